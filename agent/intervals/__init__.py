@@ -1,1 +1,1 @@
-"""From readings to energy: counters cut into intervals, with the flags of each amount."""
+"""Turns readings into energy: the amounts of counters by interval, with flags."""

@@ -1,4 +1,4 @@
-"""Converts cells of pages to rows for people: units, decimals, flags."""
+"""Converts cells of pages to readable rows, with units, decimals and flags."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agent.intervals.page_format import Column, Group, end_reading, is_taken_bac
 from agent.intervals.rows import Flag, IntervalRow
 
 PARTS = 3  # amounts are thousandths of a count
-# Known share of a stretch, below which a sum of 0 says nothing: no counter had the time to step.
+# If a smaller share of a stretch is known, a sum of 0 proves nothing: counters had no time to advance.
 ZERO_FROM: Final = Decimal("0.1")
 Convert = Callable[[int], Decimal]
 
@@ -29,11 +29,11 @@ def tidy(value: Decimal) -> Decimal:
 def mean_of_role(amount: Decimal, known: Decimal, length_ms: int) -> Decimal | None:
     """The mean power of a role over a period: the amount per hour, six decimals; None if unknown.
 
-    What is known counts over the whole stretch and is never scaled up: the known share is a mean over devices, and says
-    nothing about the power of those that are missing.
+    The known amount is divided by the whole period and never scaled up: the known share is a mean over devices, and
+    says nothing about the power of the missing ones.
 
     Args:
-        known: share of the stretch, 0 to 1.
+        known: the known share of the period, 0 to 1.
     """
     if not known or (not amount and known < ZERO_FROM):
         return None
@@ -41,7 +41,7 @@ def mean_of_role(amount: Decimal, known: Decimal, length_ms: int) -> Decimal | N
 
 
 def mean_of(amount: Decimal, length_ms: int) -> Decimal:
-    """The amount per hour, over the covered time; six decimals."""
+    """The amount per hour, over the covered time ``length_ms``; six decimals."""
     return tidy((amount * HOUR_MS / length_ms).quantize(Decimal("1e-6")))
 
 
@@ -49,7 +49,7 @@ def _scaled(unit: str, factor: Decimal, exponent: int) -> tuple[str, Convert]:
     return unit, lambda n: tidy(Decimal(n).scaleb(exponent) * factor)
 
 
-@lru_cache(maxsize=4096)  # columns change with the configuration only, and every page of a day asks
+@lru_cache(maxsize=4096)  # called for every page; columns change only with the configuration
 def amounts_of(column: Column) -> tuple[tuple[str, str, str, Convert], ...]:
     """(flow, field, unit, conversion) of the amounts in a column; a power has two, above and below zero."""
     if column.kind == "counter":
@@ -65,7 +65,7 @@ def amounts_of(column: Column) -> tuple[tuple[str, str, str, Convert], ...]:
 
 
 def row_of(stream: str, point: str, start: int, group: Group) -> list[IntervalRow]:
-    """The row of one point in one interval, from all cells that count; two for a power that has amounts both ways."""
+    """The row of one point in one interval, from all cells that count. A power with both directions has two rows."""
     t, n, number = group[-1]
     column, end = t.shape.columns[number], start + t.length[n]
     known = [g for g in group if g[0].get(g[2], "flags")[g[1]] and not is_taken_back(*g)]
@@ -122,7 +122,7 @@ def row_of(stream: str, point: str, start: int, group: Group) -> list[IntervalRo
 
 
 class _Shared:
-    """Low, high, mean and demands, in kW where they are powers."""
+    """Low, high, mean and demands; those of powers are in kW."""
 
     def __init__(self, known: Group, column: Column) -> None:
         self.low: Decimal | None = None

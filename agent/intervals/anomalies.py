@@ -1,9 +1,9 @@
-"""Readings of a counter that are not plain growth, held until later readings tell what happened.
+"""Holds the readings of a counter that are not plain growth, until later readings show what happened.
 
 The kernel accepts plain growth. Readings that it does not accept wait here, and ``Series`` judges them with all later
-readings, the same way as ``meterhouse decode counter`` does. A finding is made when waiting longer would not change
-it: a fall that was taken back or that lasts, a rise that stayed. Until then the counter does not advance and its
-intervals stay open, so nothing that might be phantom energy is ever written.
+readings, the same way as ``meterhouse decode counter`` does. A finding is made when later readings can no longer
+change it: for example, the counter came back after a fall, or stayed at its new level. Until then the counter does not
+advance and its intervals stay open, so phantom energy is never written.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from agent.intervals.rows import Flag
 from agent.intervals.series import BACK_STEP, GLITCH, NORMAL, RESET, ROLLOVER, SWAP, Series, Step, is_all_ones
 from ext.rates import CounterKernel
 
-PATIENCE_MS = 26 * 3_600_000  # a night and a morning: then a finding is made from what there is
+PATIENCE_MS = 26 * 3_600_000  # a night and a morning: after this, a finding is made from the readings so far
 SILENCE_MS = 900_000
 ALIKE = 3
-MOST_GROWTH = 10**12  # counts between two readings; nothing grows by more
-MOST = 64  # readings that wait
-TOO_LARGE = (1 << 63) - 1  # the kernel's word for a value beyond all counters
-_MOST_VALUE = 9 * 10**15  # what the kernel counts up to
+MOST_GROWTH = 10**12  # most counts between two readings that are believed
+MOST = 64  # most readings that wait
+TOO_LARGE = (1 << 63) - 1  # in the kernel, stands for any value that no counter can reach
+_MOST_VALUE = 9 * 10**15  # the highest value that the kernel counts
 _FLAGS = {ROLLOVER: Flag.ROLLOVER, RESET: Flag.RESET, SWAP: Flag.SWAP, GLITCH: Flag.GLITCH, BACK_STEP: Flag.BACK_STEP}
 
 
@@ -55,13 +55,15 @@ class Finding:
     before: tuple[int, int, int] | None  # pack, time, value of the last good reading
     growth: int
     count: int = 1  # consecutive readings with the same verdict
-    until_ms: int = 0
+    until_ms: int = 0  # time of the last of these readings
 
 
 class AnomalyDetector:
-    """One counter of a tally.
+    """Judges the readings of one counter that the kernel did not accept.
 
     Args:
+        tally: the kernel with all counters of the stream.
+        number: the slot of this counter in it.
         resolution: the value of one count of the device, in the slot's integer units.
         modulus: the value at which the counter rolls over to 0; 0 if unknown.
     """
@@ -75,16 +77,16 @@ class AnomalyDetector:
     def take(self, reading: PendingReading) -> list[Finding]:
         """Take a reading that the kernel did not accept. Returns the verdicts that are now certain."""
         level = self._tally.level(self._number)
-        is_rise = level is not None and level[2] <= reading.value <= _MOST_VALUE  # did not fall: all may be good
+        is_rise = level is not None and level[2] <= reading.value <= _MOST_VALUE  # no fall: each reading may be good
         alike = len(self.waiting) >= ALIKE and self.waiting[-1].value == self.waiting[-2].value == reading.value
         if alike and not is_rise:
-            self.waiting[-1] = reading  # a night of zeros says no more than its first and its last
+            self.waiting[-1] = reading  # of a night of zeros, the first ones and the last are enough
         else:
             self.waiting.append(reading)
         return [finding for finding in _joined(self._settle()) if self._is_news(finding)]
 
     def _is_news(self, finding: Finding) -> bool:
-        """Is this a new event? The same glitch again, from the same level, is not: a night of all ones is one event."""
+        """Is this a new event? The same glitch from the same level is not: a night of all ones is one event."""
         glitch = (finding.value, finding.before) if finding.kind == GLITCH else None
         again = glitch is not None and glitch == self._last_glitch
         self._last_glitch = glitch
@@ -105,12 +107,12 @@ class AnomalyDetector:
         return [[w.time_ms, w.value, w.pack, w.flags] for w in self.waiting], glitch
 
     def restore(self, waiting: Iterable[Sequence[int]], glitch: Sequence[Any] | None) -> None:
-        """The reverse."""
+        """Restore the result of ``state``."""
         self.waiting = [PendingReading(*w) for w in waiting]
         self._last_glitch = None if glitch is None else (glitch[0], None if glitch[1] is None else tuple(glitch[1]))
 
     def step(self, by_ms: int) -> None:
-        """The clock was set by ``by_ms``."""
+        """Move the pending readings in time, because the clock was set by ``by_ms``."""
         for reading in self.waiting:
             reading.time_ms += by_ms
 
@@ -174,7 +176,7 @@ class AnomalyDetector:
         return known is not None and known > level[2]
 
     def _finding(self, level: tuple[int, int, int], at_once: bool) -> Finding | None:
-        """The verdict on the first reading, applied to the tally; None if it is not certain yet."""
+        """The verdict on the first pending reading, applied to the tally; None if it is not certain yet."""
         reading, later = self.waiting[0], [w for w in self.waiting[1:] if w.known is not None]
         step, rises = self._series(level)
         kind, growth = step.kind, int(step.increment)
@@ -189,9 +191,9 @@ class AnomalyDetector:
         if not late and not self._certain(kind, level[2], reading.value, later, rises):
             return None
         if kind == ROLLOVER and reading.value == 0 and not any(w.value > 0 for w in later):
-            kind, growth = RESET, 0  # it never went on from there
+            kind, growth = RESET, 0  # it did not count on from zero
         if kind == NORMAL and level[2] == 0 and not self._grows_so(reading, level[1], later):
-            kind, growth = SWAP, 0  # from zero to anywhere: the zero may have been no reading
+            kind, growth = SWAP, 0  # a jump from zero: the zero may have been invalid
         if growth > MOST_GROWTH:
             kind, growth = SWAP, 0
         flags = reading.flags | _FLAGS.get(kind, Flag(0))
@@ -209,7 +211,7 @@ class AnomalyDetector:
         return since <= SILENCE_MS and reading.value <= ALIKE * usual * since
 
     def _is_glitch(self, value: int, level: int, later: list[PendingReading]) -> bool:
-        """Is a glitch certain? A jump far up may be another meter: it goes away, stays or keeps counting."""
+        """Is a glitch certain? A jump far up may also be another meter, which then stays or keeps counting."""
         if value <= level or (self._modulus is not None and value >= self._modulus):
             return True
         gone = any(w.value < value for w in later)
@@ -217,7 +219,7 @@ class AnomalyDetector:
 
     def _certain(self, kind: str, level: int, value: int, later: list[PendingReading], rises: int) -> bool:
         """Is it certain that no later reading can change the finding?"""
-        if kind == ROLLOVER:  # zeros near the end may be no readings: what comes back from them tells
+        if kind == ROLLOVER:  # near the end of the counter zeros may be invalid: the next value above zero decides
             return len(later) >= 1 and (value != 0 or later[-1].value > 0)
         if value >= level:  # it stayed at the new level, and the usual growth is known
             return len(later) >= 2 and rises >= 3

@@ -1,14 +1,15 @@
-"""The balance of the site and of each node of the metering tree: what goes in comes out, or something is not metered.
+"""The balance of the site and of each node of the metering tree: energy that goes in must come out.
 
-Electricity of one stretch of time: what grid, direct lines, generation and storage gave equals what loads, storage and
-the grid took, and a residual: losses, unmetered loads, and the errors of the meters. A node is a meter that
-others name as their ``parent``; it is compared with the sum of the meters below it, and with its check meters, which
-measure the same again.
+For electricity in one stretch of time: the energy from grid, direct lines, generation and storage equals the energy
+that loads, storage and the grid took, plus a residual. The residual is losses, unmetered loads, and the errors of the
+meters. A node is a meter that others name as their ``parent``; it is compared with the sum of the meters below it, and
+with its check meters, which measure the same again.
 
-A residual is flagged where it exceeds the error limits of all meters together: the class of each times what it counted,
-and one count of each, as a counter moves in steps. Where a class is not known, the flag says so. Of a day or more a
-meter may lack a hundredth of the time; what it may have counted then is added to the limits. Where
-nothing is known of a meter, there is no residual: the meter is named as missing.
+The verdict on a residual depends on the sum of the error limits of all meters. The limit of a meter is its accuracy
+class times its amount, plus one count, because a counter moves in steps. If the residual exceeds the sum, the verdict
+is ``beyond``, or ``unknown`` if a class is not known. In a stretch that is longer than an interval, a meter may lack a
+hundredth of the time; its estimated amount in that time is added to the limits. If nothing is known of a meter, there
+is no residual, and the meter is listed as missing.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ BalanceVerdict = Literal["within", "beyond", "unknown", "spread", "incomplete"]
 ELECTRIC: Final = "kWh"
 CHECK: Final = "check"
 ZERO, FINE = Decimal(0), Decimal("1e-6")
-MAY_LACK = Decimal("0.01")  # of the time of a day or more
+MAY_LACK = Decimal("0.01")  # share of the time that a meter may lack, if the stretch is longer than an interval
 
-# role -> (flows that give to the site, flows that take)
+# role -> (flow that gives energy to the site, flow that takes it)
 _SIDES: Mapping[str, tuple[str, str]] = {
     "grid": ("import", "export"),
     "direct": ("import", "export"),
@@ -39,8 +40,8 @@ _SIDES: Mapping[str, tuple[str, str]] = {
     "storage": ("discharge", "charge"),
     "load": ("feed", "consumption"),
 }
-_COUNTED = ("generation", "storage", "load")  # nothing below one of these is counted again
-_TAKEN: Mapping[str, int] = {  # what a meter says of what lies below it: taken 1, given back -1
+_COUNTED = ("generation", "storage", "load")  # meters below one of these are not counted again
+_TAKEN: Mapping[str, int] = {  # sign of a flow at a node: 1 if the part below takes it, -1 if it gives it
     "import": 1, "consumption": 1, "charge": 1, "total": 1, "heat": 1, "volume": 1, "mass": 1,
     "export": -1, "feed": -1, "discharge": -1, "generation": -1,
 }  # fmt: skip
@@ -48,7 +49,7 @@ _TAKEN: Mapping[str, int] = {  # what a meter says of what lies below it: taken 
 
 @dataclass(frozen=True, slots=True)
 class Residual:
-    """The rest of a difference, and how much of it the error limits allow.
+    """The residual of a comparison, and the limit that the errors of the meters allow.
 
     ``unknown``: meters of unknown class. ``missing``: meters without any known interval; then ``value`` has no meaning.
     """
@@ -60,7 +61,7 @@ class Residual:
     missing: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Decimals as text."""
+        """As a JSON object, with decimals as text."""
         if self.missing:
             return {"verdict": self.verdict, "missing": list(self.missing)}
         plain: dict[str, Any] = {
@@ -79,11 +80,11 @@ class BalanceNode:
     against: str  # "children", or the place of the check meter
     unit: str
     own: Decimal | None  # None: a meter of this side is missing
-    others: Decimal | None
+    others: Decimal | None  # None: likewise
     residual: Residual
 
     def as_dict(self) -> dict[str, Any]:
-        """Decimals as text."""
+        """As a JSON object, with decimals as text."""
         front = {"n": self.place, "against": self.against, "u": self.unit}
         sides = {name: exact_text(v) for name, v in (("own", self.own), ("others", self.others)) if v is not None}
         return {**front, **sides, **self.residual.as_dict()}
@@ -91,7 +92,7 @@ class BalanceNode:
 
 @dataclass(frozen=True, slots=True)
 class EnergyBalance:
-    """Of one stretch. ``site`` is None where the roles make no balance: loads, or what feeds them, are not metered."""
+    """The balance of one stretch. ``site`` is None if no loads, or no sources that feed them, are metered."""
 
     inputs: tuple[tuple[str, Decimal], ...]  # ("grid.import", kWh)
     outputs: tuple[tuple[str, Decimal], ...]
@@ -101,11 +102,11 @@ class EnergyBalance:
 
     @property
     def given(self) -> Decimal:
-        """All inputs, kWh."""
+        """The sum of all inputs, kWh."""
         return sum((value for _, value in self.inputs), ZERO)
 
     def as_dict(self) -> dict[str, Any]:
-        """For a pack's ``results`` and for reports, without the period."""
+        """As a JSON object for a pack's ``results`` and for reports, without the period."""
         plain: dict[str, Any] = {"kind": "balance", "id": "electricity", "u": ELECTRIC}
         if self.site is not None:
             plain |= {
@@ -135,8 +136,8 @@ def balance(meters: Sequence[MeterAmount], length_ms: int, is_interval: bool) ->
     """The balance of a stretch of ``length_ms``; None if there is nothing to compare.
 
     Args:
-        is_interval: a stretch as short as an interval, where spread amounts prove nothing; in a longer one only those
-            spread over its ends prove nothing.
+        is_interval: the stretch is one interval. Then any spread amount gives the verdict ``spread``; in a longer
+            stretch, only amounts that are spread over its start or end do.
     """
     tree = MeterTree(meters)
     inputs: dict[str, Decimal] = defaultdict(Decimal)
@@ -219,7 +220,7 @@ class MeterTree:
                 self._below[self._at[one.column.parent][0].place].append(one)
 
     def _above(self, one: MeterAmount) -> Iterator[MeterAmount]:
-        """The meters above one, from the nearest up; each once, so that a cycle ends."""
+        """Yield the meters above ``one``, nearest first. Each comes only once, so that a cycle ends."""
         seen = {one.place}
         while (up := self._at.get(one.column.parent)) and up[0].place not in seen:
             one = up[0]
@@ -227,11 +228,11 @@ class MeterTree:
             yield one
 
     def is_inside(self, one: MeterAmount) -> bool:
-        """Is it below a meter that is itself counted?"""
+        """Is ``one`` below a meter that is itself counted?"""
         return any(up.column.role.partition(".")[0] in _COUNTED for up in self._above(one))
 
     def nodes(self, length_ms: int, is_interval: bool) -> Iterator[BalanceNode]:
-        """Each node compared with the meters below it and with its check meters, by place in the tree."""
+        """Compare each node with the meters below it and with its check meters, in the order of places."""
         for place in sorted(self._below):
             own = self._at[place]
             children = [one for one in self._below[place] if one.column.role != CHECK]
@@ -256,7 +257,7 @@ class MeterTree:
         mine, theirs = (_counted_once([one for one in side if one.unit == unit]) for side in (meters, held_against))
         self.used += [*mine, *theirs]
         above = sum((_TAKEN[one.key.flow] * one.amount for one in mine), ZERO)
-        # a direct line below a node gives to it
+        # a direct line below a node gives energy to it
         below = sum(
             (_TAKEN[one.key.flow] * one.amount * (-1 if one.column.role == "direct" else 1) for one in theirs), ZERO
         )
@@ -268,8 +269,9 @@ class MeterTree:
 
 # --- accuracy classes
 
-# Of electricity meters at rated conditions: numbers are percent (IEC 62053-21 and -22; S holds from 1 % of the rated
-# current on), letters are those of EN 50470-3. With transformers both are off: then one writes the chain's percentage.
+# Classes of electricity meters, at rated conditions. Numbers are percent (IEC 62053-21 and -22; S: valid from 1 % of
+# the rated current on), letters are those of EN 50470-3. Neither includes instrument transformers: then the
+# configuration must give a percentage for the whole chain.
 _LETTERS: Mapping[str, str] = {"A": "2", "B": "1", "C": "0.5", "D": "0.2"}
 _MOST_ERROR = Decimal(20)
 ACCURACY_EXAMPLES = '"0.5S", "1", "B", or a percentage of the whole chain such as "1.2 %"'
@@ -277,7 +279,7 @@ ACCURACY_EXAMPLES = '"0.5S", "1", "B", or a percentage of the whole chain such a
 
 @lru_cache(maxsize=256)
 def accuracy_limit(text: str) -> Decimal | None:
-    """The largest error as a share of the amount: 0.005 of "0.5S"; None if it is not a class."""
+    """The largest error as a share of the amount: 0.005 for "0.5S". None if ``text`` is not a class."""
     plain = text.strip()
     if plain in _LETTERS:
         plain = _LETTERS[plain]

@@ -1,8 +1,8 @@
-"""Cutting time: intervals, days, months and years of local time, right where a day has 23 or 25 hours.
+"""Divides time into intervals, hours, days, months and years of local time, also on days of 23 or 25 hours.
 
 An interval begins wherever the local clock shows a whole multiple of the length since midnight, so tariffs and billing
-days break at the times of the wall clock. Around a change of the clock's offset this gives an interval that is shorter
-or longer by the change if the length does not divide it; 15 minutes always do.
+days begin at the times of the wall clock. If the UTC offset changes by an amount that is not a multiple of the length,
+one interval is shorter or longer than the others; the changes are always multiples of 15 minutes.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Calendar:
-    """Boundaries of one length in one time zone.
+    """The boundaries of intervals of one length in one time zone.
 
     Args:
         timezone: a name of the IANA database, such as "Asia/Shanghai".
-        length_ms: divides a day. ValueError if it does not.
+        length_ms: must divide a day; otherwise raises ValueError.
     """
 
     def __init__(self, timezone: str, length_ms: int = 900_000) -> None:
@@ -36,7 +36,7 @@ class Calendar:
         self._midnights = lru_cache(maxsize=800)(self._find_midnight)
 
     def offset_ms(self, at_ms: int) -> int:
-        """Local time minus UTC at an instant."""
+        """Local time minus UTC at a point in time, in ms."""
         found = (_EPOCH + timedelta(milliseconds=at_ms)).astimezone(self._zone).utcoffset()
         assert found is not None
         return int(found / timedelta(milliseconds=1))
@@ -66,7 +66,7 @@ class Calendar:
         return self.local(at_ms).date()
 
     def bounds_of_day(self, day: date) -> array[int]:
-        """Boundaries of a local day in UTC ms, both midnights included; 97 of them on a usual day of 15 minutes."""
+        """Boundaries of a local day in UTC ms, with both midnights: usually 97 for intervals of 15 minutes."""
         return self._days(day)
 
     def _cut_day(self, day: date) -> array[int]:
@@ -83,7 +83,7 @@ class Calendar:
         return bounds
 
     def _past_change(self, at: int, following: int, now: int) -> int:
-        """The first boundary after ``at`` if the UTC offset changes before ``following``, by the new local time."""
+        """The first boundary of the new local time, after the UTC offset changed between ``at`` and ``following``."""
         low, high = at, following
         old = self.offset_ms(at)
         while high - low > 1:
@@ -121,7 +121,7 @@ class Calendar:
         """The interval, hour, day, month or calendar year of an instant, ``[start, end)``.
 
         Raises:
-            ValueError: another word for ``period``.
+            ValueError: ``period`` is another word.
         """
         if period == "interval":
             start = self.floor(at_ms)
@@ -155,5 +155,5 @@ class Calendar:
 
 @lru_cache(maxsize=4)
 def _hours_of(timezone: str) -> Calendar:
-    """Boundaries of a day; cached, because they serve every instant of that day."""
+    """The calendar of hours; cached, because it keeps the boundaries of recent days."""
     return Calendar(timezone, HOUR_MS)

@@ -1,7 +1,7 @@
 """Compares stored intervals with the same intervals recomputed from packs.
 
-Where they differ, the rows from the packs are appended with a higher revision, and what only the stored ones know is
-taken back by a row that covers nothing. Stored rows are never edited.
+Where they differ, the rows from the packs are appended with a higher revision. Values that only the stored rows have
+are withdrawn by a row that covers nothing. Stored rows are never edited.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Made = Sequence[tuple[PageSchema, Sequence[Row]]]
 
 
 class CounterKey(NamedTuple):
-    """A counter or gauge of a stream: another epoch is another counter."""
+    """Identifies a counter or gauge of a stream. A new epoch makes it a new counter."""
 
     point: str
     epoch: str
@@ -28,12 +28,12 @@ class CounterKey(NamedTuple):
 
 @dataclass(slots=True)
 class _Known:
-    """The counted part of a counter in an interval, or that it was configured then. ``cell`` as the row has it."""
+    """The cell of a counter in a row. An empty cell: the counter was configured, but nothing is known of it."""
 
     cell: Cell
     row: Row
     shape: PageSchema
-    number: int  # its column
+    number: int  # of its column
 
     @property
     def rank(self) -> tuple[bool, int]:
@@ -46,7 +46,7 @@ class _Known:
         return self.cell.get("lack", 0) if self.cell else self.row.end_ms - self.row.start_ms
 
     def facts(self) -> tuple[object, ...]:
-        """The compared values; whether they were known at once or later does not matter."""
+        """The values to compare. The flag LATE is left out: it does not matter when they became known."""
         if not self.cell:
             return self.row.end_ms, self.shape.columns[self.number]
         flags = (self.cell["flags"] - 1) & ~Flag.LATE
@@ -55,7 +55,7 @@ class _Known:
         return flags, self.row.end_ms, self.row.first_seq, self.row.last_seq, rest, column
 
 
-_Interval = dict[int, dict[CounterKey, _Known]]  # by turn
+_Interval = dict[int, dict[CounterKey, _Known]]  # by turn, then by counter
 
 
 def corrections(
@@ -69,18 +69,19 @@ def corrections(
     decided_ms: int = 0,
     is_coming: Callable[[int, int], bool] = lambda start, end: False,
 ) -> list[tuple[PageSchema, list[Row]]]:
-    """Rows to append so that intervals that begin in ``[from_ms, to_ms)`` are what ``made`` says, by shape.
+    """The rows to append, by shape, so that the intervals that begin in ``[from_ms, to_ms)`` agree with ``made``.
 
     Args:
-        pages: of one stream, as written, in the order of writing.
-        made: the same stream's rows from its packs, in the order of making. An interval without a row in it, which
-            lies in none of its own, stays unchanged: the packs do not cover it. But where nothing
-            was known of it either, and all packs were read, nothing was due there.
-        is_whole: ``made`` is from all packs that the stream ever had. Else a counter may be undecided in it that was
-            not when it was written: the written row stays, unless as much is known or it has moved.
+        pages: the stored pages of one stream, in the order of writing.
+        made: the rows of the same stream from its packs, in the order in which the ledger made them. A stored interval
+            stays unchanged if no interval of ``made`` contains it, because the packs do not cover it. Exception: if all
+            packs were read and the stored interval has no values, nothing was due there, and it is withdrawn.
+        is_whole: ``made`` is from all packs that the stream ever had. Otherwise ``made`` may know less of a counter
+            than the stored row, which then stays (``_keep_what_is_known``).
         open_ms: intervals from here on may still be corrected by the ledger that made these rows.
-        decided_ms: what the ledger made before this is final.
-        is_coming: whether a written interval, by start and end, lies in one that will be written later, cut otherwise.
+        decided_ms: rows of ``made`` before this time are final.
+        is_coming: returns True if a stored interval (start, end) lies in an interval with other boundaries that will be
+            written later.
     """
     stored = ((PageSchema.decode(page.shape), PageReader(page.body, page.first).take_apart()) for page in pages)
     written, true = _by_start(stored, from_ms, to_ms), _by_start(made, from_ms, to_ms)
@@ -100,7 +101,7 @@ def corrections(
                 continue
         if not is_whole:
             _keep_what_is_known(start, old, new, bounds)
-        by_number = is_whole or start >= open_ms  # as those that come later will be counted
+        by_number = is_whole or start >= open_ms  # later rows will have turns of this numbering
         pairs = [(turn, turn, turn) for turn in sorted(old | new)] if by_number else _in_order(old, new)
         for shape, row in _corrected(old, new, pairs, packs):
             out.setdefault(shape, []).append(row)
@@ -108,7 +109,7 @@ def corrections(
 
 
 def _by_start(made: Iterable[tuple[PageSchema, Sequence[Row]]], from_ms: int, to_ms: int) -> dict[int, _Interval]:
-    """By start of the interval, turn of the clock and counter what counts: the highest revision, the last of equals."""
+    """By start of the interval, turn and counter, the valid cell: the highest revision, and the last of equal ones."""
     found: dict[int, _Interval] = {}
     for shape, row in ((shape, row) for shape, rows in made for row in rows):
         if not from_ms <= row.start_ms < to_ms:
@@ -124,10 +125,10 @@ def _by_start(made: Iterable[tuple[PageSchema, Sequence[Row]]], from_ms: int, to
 
 
 def _bounds(made: Made, decided_ms: int) -> dict[CounterKey, tuple[int, int]]:
-    """Of each counter, the start of the first interval in which something is known of it, and where that ends.
+    """By counter, the start of the first interval in which it is known, and of the last one (at least ``decided_ms``).
 
-    It ends at the last such interval, or at ``decided_ms``. All of ``made`` counts: packs are read from a day before
-    the intervals that are compared, so that a counter is known at the first of those.
+    All of ``made`` counts: packs are read from a day before the compared intervals, so that a counter is already known
+    in the first of those.
     """
     found: dict[CounterKey, tuple[int, int]] = {}
     for shape, rows in made:
@@ -143,9 +144,9 @@ def _bounds(made: Made, decided_ms: int) -> dict[CounterKey, tuple[int, int]]:
 def _keep_what_is_known(
     start: int, old: _Interval, new: _Interval, bounds: Mapping[CounterKey, tuple[int, int]]
 ) -> None:
-    """Take the written cell where the packs read know less of a counter, in an interval that both have.
+    """Replace cells in ``new`` by the stored cells in ``old`` if those know more of a counter, in an interval of both.
 
-    Not between the first and the last interval in which they tell of it: there they tell all.
+    Between the two bounds of a counter, ``new`` is complete, and nothing is replaced.
     """
     ends = {known.row.end_ms for counters in new.values() for known in counters.values()}
     for was, made in zip(sorted(old), sorted(new), strict=False):
@@ -154,12 +155,12 @@ def _keep_what_is_known(
             elsewhere = any(key in counters for turn, counters in new.items() if turn != made)
             less = true[key].lack > known.lack if key in true else not elsewhere
             first, last = bounds.get(key, (start, start))
-            if known.cell and less and not first < start < last and known.row.end_ms in ends:  # cut as now
+            if known.cell and less and not first < start < last and known.row.end_ms in ends:  # same boundaries as now
                 true[key] = known
 
 
 def _in_order(old: _Interval, new: _Interval) -> list[tuple[int | None, int | None, int]]:
-    """(turn as written, turn as made, turn to write) that say the same, where turns were counted from another start."""
+    """Pair turns by their order, because both sides may begin to count elsewhere: (stored, made, to be written)."""
     free = max(old, default=-1) + 1
     return [
         (was, made, was if was is not None else free + n)
@@ -199,14 +200,15 @@ def _taken_back(
     revision: int,
     packs: tuple[int, int],
 ) -> Iterator[tuple[PageSchema, Row]]:
-    """Rows that state for counters: not covered here, written elsewhere. Flag INCOMPLETE: though it is due here.
+    """Rows that withdraw cells: they state that a counter covers nothing here. INCOMPLETE: it is due here nevertheless.
 
     Args:
-        true: counters that were configured then, as the packs say.
+        gone: the stored cells to withdraw.
+        true: the counters that were configured in this interval, according to the packs.
     """
     for key, was in gone.items():
         row, (first, last) = was.row, packs if packs[1] else (was.row.first_seq, was.row.last_seq)
-        known = true.get(key, was)  # its role may be another than was written
+        known = true.get(key, was)  # its role may differ from the stored one
         flags = Flag.LATE | Flag.INCOMPLETE if key in true else Flag.LATE
         cell: Cell = {"flags": int(flags) + 1, "lack": row.end_ms - row.start_ms}
         yield known.shape, Row(row.start_ms, row.end_ms, revision, turn, first, last, {known.number: cell})

@@ -1,7 +1,7 @@
-"""Derived points: sums of counters, and heat from flow and temperatures, of one stretch of time.
+"""Derived points: sums of counters, and heat from flow and temperatures, in one stretch of time.
 
 They are results, never readings: their terms stay as the devices reported them. The heat itself is computed at each
-reading of the flow (``agent.intervals.heat``); here it is one more amount.
+reading of the flow (``agent.intervals.heat``); here it is an amount like that of a counter.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from drivers.encoding import exact_text
 
 @dataclass(frozen=True, slots=True)
 class DerivedTerm:
-    """One summand."""
+    """One term of the sum that makes a derived point."""
 
-    sign: int
+    sign: int  # 1 or -1
     stream: str
     point: str
 
 
 def terms_of(row: Mapping[str, Any], base: str) -> tuple[DerivedTerm, ...]:
-    """From a row of ``derived`` in the birth of results; ``base`` is ``park7/gw01``."""
+    """The terms in a row of ``derived`` of the results' birth. ``base``: site and gateway, such as ``park7/gw01``."""
     if "sum" not in row:
         return (DerivedTerm(1, f"{base}/{row['heat']['device']}", heat_point(row["n"])),)
     out = []
@@ -38,7 +38,7 @@ def terms_of(row: Mapping[str, Any], base: str) -> tuple[DerivedTerm, ...]:
 
 
 class Derived:
-    """All derived points of a gateway; ``rows`` as the birth of results has them."""
+    """All derived points of a gateway. ``rows``: the member ``derived`` of the results' birth."""
 
     def __init__(self, rows: Sequence[Mapping[str, Any]], base: str) -> None:
         self._terms = {str(row["n"]): terms_of(row, base) for row in rows}
@@ -49,7 +49,10 @@ class Derived:
         return (stream, column.point) in self._wanted
 
     def results(self, meters: Iterable[MeterAmount], length_ms: int) -> list[dict[str, Any]]:
-        """One result for each point, without its period. With an unknown term it has no value; ``missing`` lists it."""
+        """One result for each derived point, without its period.
+
+        If terms are unknown or have different units, there is no value, and ``missing`` lists these terms or units.
+        """
         known = {(one.key.stream, one.key.point): one for one in meters if one.covered_ms}
         return [self._result(name, known, length_ms) for name in self._terms]
 

@@ -1,11 +1,11 @@
 """The role of a point in the park: its part, its role, and the direction of its amount.
 
 A part is a prefix of point names that the configuration gives a role: ``roles = { "ac" = "generation.pv",
-"meter.ac" = "grid" }``. Of all counters of a part only the main ones count for the role: three phases, tariffs and the
-total hold the same energy again. Flows, by role:
+"meter.ac" = "grid" }``. Only the main counters of a part count for the role, because phases, tariffs and the total
+contain the same energy. Roles, their flows, and the counters of a flow, of which the first that exists counts:
 
     generation.*          generation   energy.generation, else energy.export
-                          consumption  energy.import: what it takes at night
+                          consumption  energy.import (what it takes at night)
     grid, direct          import, export
     storage               charge       energy.charge, else energy.import
                           discharge    energy.discharge, else energy.export
@@ -33,7 +33,7 @@ _AMOUNTS: dict[str, tuple[str, Decimal]] = {
     "g": ("t", Decimal("1e-6")), "kg": ("t", _THOUSANDTH), "t": ("t", _ONE),
     "mAh": ("Ah", _THOUSANDTH), "Ah": ("Ah", _ONE), "kAh": ("Ah", _THOUSAND),
 }  # fmt: skip
-_HEAT: dict[str, Decimal] = {  # kWh to GJ is exact the one way only, so heat is kept in GJ
+_HEAT: dict[str, Decimal] = {  # kWh can be converted to GJ exactly, but not GJ to kWh, so heat is kept in GJ
     "Wh": Decimal("3.6e-6"), "kWh": Decimal("0.0036"), "MWh": Decimal("3.6"), "GWh": Decimal(3600),
 }  # fmt: skip
 _POWER = {"W": Decimal("0.001"), "kW": Decimal(1), "MW": Decimal(1000), "GW": Decimal(10**6)}
@@ -61,17 +61,17 @@ _OTHER_FLOWS = (
     ("heat", ("energy", "energy.heat")), ("total", ("energy.total",)), ("import", ("energy.import",)),
     ("export", ("energy.export",)), ("volume", ("volume.norm", "volume")), ("mass", ("mass",)),
 )  # fmt: skip
-_POWER_FLOWS: Mapping[str, tuple[str, str]] = {  # integrated where there is no counter: (flow above zero, below zero)
+_POWER_FLOWS: Mapping[str, tuple[str, str]] = {  # (flow above zero, below zero) of a power without a counter
     "generation": ("generation", "consumption"),
     "storage": ("charge", "discharge"),
     "load": ("consumption", "feed"),
 }
-_POWERS = ("power.active", "power.generation", "power.consumption", "power")  # the first that a part has
+_POWERS = ("power.active", "power.generation", "power.consumption", "power")  # the first in a part counts
 
 
 @dataclass(frozen=True, slots=True)
 class PointRole:
-    """The role of one point: its part, role, parent in the tree, and the flow of its amount ("" if not a main one)."""
+    """The role of one point: its part, role, parent in the tree, and the flow of its amount ("": not a main one)."""
 
     part: str
     role: str
@@ -80,7 +80,7 @@ class PointRole:
 
 
 def part_of(point: str, parts: Iterable[str]) -> str | None:
-    """The longest of ``parts`` that is a prefix of ``point``; None if none is. "" is a prefix of all."""
+    """The longest of ``parts`` that is a prefix of ``point``; None if there is none. "" is a prefix of all."""
     found = [part for part in parts if not part or point == part or point.startswith(part + ".")]
     return max(found, key=len, default=None)
 
@@ -126,17 +126,17 @@ def point_roles(points: Sequence[str], roles: Mapping[str, str], parents: Mappin
 
 
 def flows_of(role: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """(flow, names of its counter, best first) of a role."""
+    """The flows of a role: (flow, names of its counter, best first)."""
     return _ROLE_FLOWS.get(role) or _ROLE_FLOWS.get(role.partition(".")[0]) or _OTHER_FLOWS
 
 
 def power_flows(role: str) -> tuple[str, str]:
-    """The flows of a power above and below zero, for parts without counters."""
+    """(flow above zero, flow below zero) of a power, for parts without counters."""
     return _POWER_FLOWS.get(role.partition(".")[0], ("import", "export"))
 
 
 def main_power(members: Sequence[str], part: str) -> str | None:
-    """The power of a part: integrated if the part has no counter, and used for its demand."""
+    """The power point of a part, None if it has none. It gives the demand, and replaces a missing counter."""
     for name in _POWERS:
         mine = sorted((p for p in members if _rest(p, part) == name), key=len)
         if mine:
@@ -162,7 +162,7 @@ def gauge_unit(unit: str) -> tuple[str, Decimal]:
 
 
 def power_amount(point: str, unit: str, area: Decimal) -> tuple[str, Decimal]:
-    """(unit, amount) of an integrated power: ``area`` is in ``unit`` times ms. To a millionth, half to even."""
+    """(unit, amount) of an integrated power: ``area`` is in ``unit`` times ms. Rounded: kWh to 6 places, GJ to 9."""
     kilowatts = area * _POWER[unit]
     if is_thermal(point):
         return "GJ", (kilowatts / 10**9).quantize(Decimal("1e-9"))

@@ -1,8 +1,8 @@
-"""Time that is missing, by interval and reason, summed from the gaps that a stream's packs state.
+"""Missing time by interval and reason, summed from the gaps that a stream's packs state.
 
-Two sums of each reason: time in which at least one point was missing, and the part of it in which all of the device
-were (``*`` in a pack). A gap of a point reaches from its first missing tick to the next good one, at most to the end of
-its pack. Reasons are counted independently, so those of one interval may overlap in time.
+Each reason has two sums: the time in which at least one point was missing, and the part of it in which all points of
+the device were missing (``*`` in a pack). A gap of a point reaches from its first missing tick to the next good one, at
+most to the end of its pack. Reasons are counted independently, so those of one interval may overlap in time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Gap(NamedTuple):
 
 
 class GapRow(NamedTuple):
-    """What is missing in the interval that begins at ``start_ms``, for one reason; ``whole_ms`` is a part of ``ms``."""
+    """Missing time in the interval that begins at ``start_ms``, for one reason. ``whole_ms`` is a part of ``ms``."""
 
     start_ms: int
     reason: str
@@ -36,7 +36,7 @@ class GapRow(NamedTuple):
 
 
 def gaps_of_pack(gaps: Iterable[Mapping[str, Any]]) -> tuple[Gap, ...]:
-    """The member ``gaps`` of a pack; its times may be texts."""
+    """Parse the member ``gaps`` of a pack. Its times may be texts."""
     return tuple(
         Gap(round(float(g["from"]) * 1000), round(float(g["to"]) * 1000), g["reason"], g["points"] == ALL_POINTS)
         for g in gaps
@@ -44,7 +44,7 @@ def gaps_of_pack(gaps: Iterable[Mapping[str, Any]]) -> tuple[Gap, ...]:
 
 
 def added(rows: Iterable[GapRow]) -> list[GapRow]:
-    """One row for each interval and reason, in order."""
+    """Add up rows: one row for each interval and reason, in order."""
     found: dict[tuple[int, str], tuple[int, int]] = {}
     for start, reason, ms, whole_ms in rows:
         before = found.get((start, reason), (0, 0))
@@ -53,15 +53,15 @@ def added(rows: Iterable[GapRow]) -> list[GapRow]:
 
 
 class GapSums:
-    """Gaps of a stream that are not in a row yet, as stretches: a long silence is one, however many packs state it."""
+    """Gaps of a stream that are not in a row yet. Adjacent ones are joined: a long silence in many packs is one."""
 
     def __init__(self) -> None:
-        # by reason: [from, to] in the order of packs, of any points and of all
+        # gaps of any points, and gaps of all points: by reason, [from, to] in the order of packs
         self._stretches: tuple[dict[str, list[list[int]]], dict[str, list[list[int]]]] = {}, {}
-        self._tick: list[Gap] = []  # of a tick that came in parts, until the last one is there
+        self._tick: list[Gap] = []  # gaps of a tick that comes in parts, until its last part arrives
 
     def add(self, gaps: Sequence[Gap], part: tuple[int, int] | None = None) -> None:
-        """The gaps of the next pack; ``part``: k of n, of a tick that was too large for one."""
+        """Add the gaps of the next pack. ``part``: (k, n) if the pack is part k of n of a tick."""
         if part is not None:
             self._tick += gaps
             if part[0] < part[1]:
@@ -77,8 +77,8 @@ class GapSums:
                         before.append([start, end])
 
     def take(self, until_ms: int, calendar: Calendar) -> list[GapRow]:
-        """Rows of the intervals before a boundary. Later gaps of the same time come as further rows, to be added."""
-        if not self._stretches[0]:  # with nearly every pack
+        """Take the rows of intervals before a boundary. Later gaps of the same time give further rows, to be added."""
+        if not self._stretches[0]:  # the usual case
             return []
         rows = []
         for is_whole, kept in enumerate(self._stretches):
@@ -94,11 +94,11 @@ class GapSums:
         return added(rows)
 
     def state(self) -> list[Any]:
-        """For ``restore``."""
+        """The gaps that are not in a row yet, for ``restore``."""
         return [*self._stretches, [list(gap) for gap in self._tick]]
 
     def restore(self, state: Sequence[Any]) -> None:
-        """The reverse."""
+        """Restore the result of ``state``."""
         some, whole, tick = state
         self._stretches = some, whole
         self._tick = [Gap(*gap) for gap in tick]

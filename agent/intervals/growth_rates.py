@@ -8,19 +8,19 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from statistics import median
 
-FEW = 10  # this many times the usual step, or counts, is still usual
-HUGE = 1000  # this many times the usual step is not growth
-_ENOUGH = 3  # growths that make something usual
+FEW = 10  # so many times the usual step, or so many counts, are still usual
+HUGE = 1000  # so many times the usual step are not growth
+_ENOUGH = 3  # rates from which a usual rate can be computed
 
 
 class GrowthRates:
-    """Growths of one series per second, or per step where times are not known.
+    """The growth rates of one series, per second, or per step if times are not known.
 
     Args:
         values: the readings in order; None where there was none.
         resolution: what one count is worth.
         seconds: when they were taken, from any epoch, never falling; None if unknown.
-        is_none: whether a value can be no reading after another one: (the one before, the value, its index).
+        is_none: returns True if a value is invalid, from (previous value, value, index of the value).
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class GrowthRates:
     def _growths(
         self, values: Sequence[Decimal | None], resolution: Decimal, is_none: Callable[[Decimal, Decimal, int], bool]
     ) -> dict[int, Decimal]:
-        """By the index of the later reading. Growth from zero, after a fall or taken back shows no pace."""
+        """Rates by the index of the later reading. Leaves out growth from zero, after a fall, or reversed later."""
         found: dict[int, Decimal] = {}
         there = [(n, v) for n, v in enumerate(values) if v is not None]
-        fallen = height = Decimal(0)  # the last fall, until it rises; the last rise, until it falls
+        fallen = height = Decimal(0)  # size of the last fall (0 after a rise), and of the last rise
         risen = 0
         for (before, old), (index, new) in itertools.pairwise(there):
             rise = new - old
@@ -64,9 +64,9 @@ class GrowthRates:
         return max(Decimal(self._seconds[index] - self._seconds[before]), Decimal("0.001"))
 
     def others(self, index: int) -> tuple[int, Decimal, Decimal]:
-        """(how many there are beside the one to ``index``, their median, the fastest)."""
+        """(number, median, maximum) of the rates, without the one that ends at ``index``."""
         ranked = self._ranked
-        own = bisect_left(ranked, self.of[index]) if index in self.of else len(ranked)  # the end: it is an outlier
+        own = bisect_left(ranked, self.of[index]) if index in self.of else len(ranked)  # an outlier is not in the list
         count = len(ranked) - (own < len(ranked))
         if not count:
             return 0, Decimal(0), Decimal(0)
@@ -74,18 +74,18 @@ class GrowthRates:
         return count, (low + high) / 2, last
 
     def usual(self, before: int, index: int) -> Decimal | None:
-        """The growth that the series lets one expect from one reading to another; None: it tells too little."""
+        """The growth to expect between two readings, from the median rate; None if too few rates are known."""
         return None if self._rate is None else self._rate * self.span(before, index)
 
     def expected(self, before: int, index: int) -> Decimal | None:
-        """The same; the fastest known growth if too few are known for a usual one."""
+        """Like ``usual``, but from the fastest known rate if too few are known; None if there is none."""
         if self._rate is None and self._ranked:
             return self._ranked[-1] * self.span(before, index)
         return self.usual(before, index)
 
 
 def _without_outliers(ranked: list[Decimal]) -> list[Decimal]:
-    """All but those that are not of this counter: jumps to another level."""
+    """Remove the highest rates that are jumps to another level."""
     while len(ranked) > 1 and ranked[-1] > FEW * ranked[-2] and ranked[-1] > HUGE * ranked[(len(ranked) - 1) // 2]:
         ranked.pop()
     return ranked

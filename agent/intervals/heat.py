@@ -1,8 +1,9 @@
-"""Heat from flow and temperatures, where there is no heat counter. A plausibility figure: a meter's own GJ go first.
+"""Computes heat from flow and temperatures if there is no heat counter. A meter's own GJ are better and come first.
 
-Volumetric heat capacity of water, density times specific heat at atmospheric pressure, from IAPWS-IF97 as tabled in
-EN 1434-1 annex A style heat coefficients; taken at the mean of both temperatures, in between by a straight line. With
-the flow sensor in the return this is within 1 % of the coefficient of EN 1434 for differences up to 40 K.
+The volumetric heat capacity of water (density times specific heat at atmospheric pressure) is from IAPWS-IF97, tabled
+like the heat coefficients of EN 1434-1, annex A. It is taken at the mean of both temperatures, with linear
+interpolation. With the flow sensor in the return, this is within 1 % of the coefficient of EN 1434 for differences up
+to 40 K.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ CAPACITY = (4217, 4194, 4177, 4162, 4147, 4131, 4115, 4097, 4078, 4059, 4040)
 
 
 def capacity(celsius: Decimal) -> Decimal:
-    """kJ/(m3 K) of water; beyond 0 to 100 degrees as at the end."""
+    """Heat capacity of water in kJ/(m3 K). Outside 0 to 100 degrees, the value at 0 or 100 degrees."""
     place = min(max(celsius / 10, Decimal(0)), Decimal(10))
     low = min(int(place), 9)
     return CAPACITY[low] + (CAPACITY[low + 1] - CAPACITY[low]) * (place - low)
 
 
 def heat_flow(flow: Decimal, unit: str, supply: Decimal, back: Decimal) -> Decimal:
-    """kW given by ``flow`` (m3/h and so on) that cools from ``supply`` to ``back`` degrees; below 0 where it warms."""
+    """Heat in kW of a ``flow`` (m3/h and so on) that cools from ``supply`` to ``back`` degrees; negative: it warms."""
     numerator, denominator = FLOW_SECONDS[unit]
     return flow * numerator * capacity((supply + back) / 2) * (supply - back) / denominator
 
@@ -42,10 +43,10 @@ class HeatFlows:
             if w.heat:
                 self._makers.setdefault(w.heat[0], []).append((n, w))
         self._parts = {slot for w in slots if w.heat for slot in w.heat}
-        self.last: dict[int, tuple[int, int]] = {}  # slot of a part -> (time, value)
+        self.last: dict[int, tuple[int, int]] = {}  # slot of a flow or temperature -> (time, value)
 
     def added(self, batch: SlotReadings) -> SlotReadings:
-        """The readings with heat flows, each right after the flow that it is made of."""
+        """The readings with the computed heat flows, each right after the flow that it is computed from."""
         if not self._makers:
             return batch
         out = SlotReadings(array("H"), array("q"), array("q"), b"")
@@ -67,7 +68,7 @@ class HeatFlows:
         return out
 
     def _power(self, w: TrackedPoint, time_ms: int) -> int | None:
-        """In 10^-HEAT_PLACES of its unit; None if a temperature is missing or older than two periods."""
+        """The heat flow in 10^-HEAT_PLACES kW; None if a temperature is missing or older than two periods."""
         assert w.heat is not None
         limit = 2 * max(w.period_ms, 1000)
         found = []

@@ -1,10 +1,12 @@
 """Turns one stream into intervals, from sealed ring records or from packs, with the same result.
 
-Everything follows from the packs alone: read times, values, qualities, the borders of packs and the boots they name.
-So a restart continues from the last stored state with the packs since, and an export gives a verifier the same amounts.
-Spacing between readings is the packs' UTC, which no pack lets a clock step run through: where a pack begins elsewhere
-than the one before ended, the last readings move along, and what lies between is as long as it was on the monotonic
-clock.
+The intervals depend only on the packs: read times, values, qualities, and the start, end and boot of each pack. So a
+restart continues from the last stored state with the packs since then, and a verifier gets the same amounts from an
+export.
+
+Times are the UTC of the packs, and the clock is never set within a pack. If a pack does not begin where the previous
+one ended, the clock was set in between. Then the last readings are moved by the same time, so that the time between two
+readings is what the monotonic clock measured.
 """
 
 from __future__ import annotations
@@ -32,26 +34,26 @@ _QUALITY_FLAGS = (
 )  # fmt: skip
 LONGEST_MS = 400 * DAY_MS  # a counter that was silent for longer restarts
 COUNTER, GAUGE = 1, 2
-FIRST_PACKS = 3  # of a boot: what the ring had kept, the downtime, the first readings
+FIRST_PACKS = 3  # of a boot: records kept in the ring, the downtime, the first readings
 
 
 class Ledger:
-    """Counters of one stream. Belongs to one thread."""
+    """The counters and gauges of one stream. Use it in one thread only."""
 
     def __init__(self, stream: str, calendar: Calendar, rule: Rule) -> None:
         self.stream, self._calendar, self._rule = stream, calendar, rule
         self.tracked: TrackedPoints | None = None
         self.tally = CounterKernel(0)
         self.detectors: dict[int, AnomalyDetector] = {}
-        self.seq = 0  # of the last pack taken in
+        self.seq = 0  # of the last pack that was taken
         self.to_ms = 0  # its end; 0: none yet
-        self.boot, self._fresh = "", 0  # packs of this boot that may still tell of the time before it
+        self.boot, self._fresh = "", 0  # number of packs of this boot that may still have readings from before it
         self.row_builder = RowBuilder(calendar)
         self.counter_events: list[CounterEvent] = []
         self._made: list[tuple[PageSchema, list[Row]]] = []
         self._gaps = GapSums()
         self._gap_rows: list[GapRow] = []
-        self.gaps_from_ms: int | None = None  # gaps of earlier intervals are not known; None: nothing new of that
+        self.gaps_from_ms: int | None = None  # set by ``restore`` if the gaps of earlier intervals are not known
         self._points = 0  # of the table
         self._bounds = array("q")
         self._heat = HeatFlows(())
@@ -61,7 +63,7 @@ class Ledger:
     # --- shapes
 
     def use(self, table: Mapping[str, Any]) -> None:
-        """Another table takes effect. Counters that are the same in both continue; all others end, or begin."""
+        """Switch to another point table. Counters that are in both tables continue; all others end or begin."""
         new = track(table, self._rule)
         self._points = len(table.get("points") or ())
         if self.tracked is not None and new == self.tracked:
@@ -117,7 +119,7 @@ class Ledger:
     # --- feeding
 
     def take_ring(self, ring: Ring, positions: array[int], spans: Sequence[PackSpan]) -> bool:
-        """Take the readings sealed from the ring into these packs, in order. False: some of it was overwritten."""
+        """Take the readings that were sealed from the ring into these packs. False: some of them were overwritten."""
         whole = True
         for span in spans:
             self._begin(span)
@@ -132,12 +134,12 @@ class Ledger:
         return whole
 
     def _slots_in(self, k: int, n: int) -> array[int]:
-        """As ``_slot_of``, for the points in one part of a tick that the packer has cut."""
+        """Like ``_slot_of``, but only for points in part ``k`` of ``n`` of a tick that was too large for one pack."""
         low, high = self._points * (k - 1) // n, self._points * k // n
         return array("i", [slot if low <= point < high else -1 for point, slot in enumerate(self._slot_of)])
 
     def take_pack(self, span: PackSpan, records: Iterable[Mapping[str, Any]]) -> None:
-        """Take a pack with its SenML ``e``; numbers as Decimal or int."""
+        """Take a pack. ``records``: its SenML member ``e``, with numbers as Decimal, int or text."""
         self._begin(span)
         batch = SlotReadings(array("H"), array("q"), array("q"), b"")
         qualities = bytearray()
@@ -169,7 +171,7 @@ class Ledger:
             self.boot, self._fresh = span.boot, FIRST_PACKS
         if self._fresh and span.from_ms < span.to_ms:
             self._fresh -= 1
-            if not _is_absent(span):  # of a device that is not there no reading is on its way
+            if not _is_absent(span):  # no reading of an absent device is still to come
                 self.row_builder.wait_until(span.to_ms)
         if not self.to_ms:
             self.row_builder.start(self._calendar.floor(span.from_ms))
@@ -178,7 +180,7 @@ class Ledger:
             self._gaps.add(span.gaps, span.part)
 
     def _step(self, by_ms: int) -> None:
-        """The clock was set."""
+        """Move all times by ``by_ms``, because the clock was set."""
         stands = [level[1] + by_ms for n in self._used() if (level := self.tally.level(n))]
         if stands:
             self._cover(min(stands), max(stands))
@@ -223,7 +225,7 @@ class Ledger:
         return range(len(self.tracked.slots) if self.tracked else 0)
 
     def _cover(self, from_ms: int, to_ms: int) -> None:
-        """Boundaries for these times and for the position of every slot."""
+        """Give the kernel boundaries that cover these times and the position of every slot."""
         bounds = self._bounds
         if len(bounds) > 1 and bounds[0] <= from_ms and to_ms < bounds[-1]:
             return
@@ -268,7 +270,7 @@ class Ledger:
     # --- rows
 
     def rows(self) -> list[tuple[PageSchema, list[Row]]]:
-        """The rows to write: intervals that are over and settled, and corrections of earlier ones. Each comes once.
+        """Take the rows to write: finished intervals, and corrections of earlier ones. Each row is returned once.
 
         The rows depend only on the sequence of packs, not on how many packs are taken in between two calls.
         """
@@ -276,12 +278,12 @@ class Ledger:
         return made
 
     def gap_rows(self) -> list[GapRow]:
-        """What is missing in the intervals that ``rows`` gave, by reason; to be added to what came before."""
+        """Take the gaps of the intervals that ``rows`` returned, by reason. They add to those of earlier calls."""
         made, self._gap_rows = self._gap_rows, []
         return made
 
     def _settle(self) -> None:
-        """After each pack: what can be written now."""
+        """After each pack: make the rows that can be written now."""
         if self.tracked is None or not self.to_ms:
             return
         if self.row_builder.next_ms and not self.row_builder.ready(self.to_ms):
@@ -302,7 +304,7 @@ class Ledger:
     # --- over restarts
 
     def state(self) -> bytes:
-        """All that ``restore`` needs, as of the last pack taken in and with all ``rows`` written."""
+        """All that ``restore`` needs to continue after the last pack, provided that all ``rows`` are written."""
         assert self.tracked is not None
         states = [self.tally.state(n) for n in self._used()]
         cells = [self.tally.open(n) for n in self._used()]
@@ -324,7 +326,7 @@ class Ledger:
         return pack_state(document, states)
 
     def _made_by(self) -> list[object]:
-        """The settings that a state requires."""
+        """The version and the settings that a state is valid for."""
         rule = self._rule
         return [
             STATE_LAYOUT,
@@ -336,10 +338,10 @@ class Ledger:
         ]
 
     def restore(self, state: bytes, table: Mapping[str, Any]) -> None:
-        """Continue from a state; ``table`` applies after its last pack. Counters that are not in it restart.
+        """Continue from a state. ``table``: the point table after its last pack. Counters missing in the state restart.
 
         Raises:
-            StateError: damaged, of another version or of other settings. The ledger is of no use then.
+            StateError: the state is damaged, or of another version or other settings. The ledger is then unusable.
         """
         parsed, raws = unpack_state(state)
         if parsed["rule"] != self._made_by():
@@ -355,7 +357,7 @@ class Ledger:
         known = {json.dumps(slot[:-1]): n for n, slot in enumerate(state["slots"])}
         self._bounds = self._calendar.bounds(min(state["low"], state["to"]), state["to"] + DAY_MS)
         self.tally.bounds(self._bounds, self._calendar.offset_ms(state["to"]))
-        slot_of = {}  # the slot now of one then
+        slot_of = {}  # slot in the state -> slot now
         for number, w in enumerate(self.tracked.slots):
             was = known.get(json.dumps(_identity(w)))
             if was is not None:
@@ -369,12 +371,12 @@ class Ledger:
         self.row_builder.restore(state["closing"], slot_of)
         if "gaps" in state:
             self._gaps.restore(state["gaps"])
-        else:  # by a version that kept none: known from the first interval on that lies wholly after it
+        else:  # made by a version without gaps: they are known from the first interval after the state
             self.gaps_from_ms = max(self.row_builder.next_ms, self._calendar.bounds(self.to_ms, self.to_ms)[-1])
 
 
 def _is_absent(span: PackSpan) -> bool:
-    """Was the whole device absent all the time?"""
+    """Was the whole device absent during the whole pack?"""
     return any(
         gap.is_whole and gap.reason == "absent" and gap.from_ms <= span.from_ms and span.to_ms <= gap.to_ms
         for gap in span.gaps
@@ -382,7 +384,7 @@ def _is_absent(span: PackSpan) -> bool:
 
 
 def take_body(ledger: Ledger, body: Mapping[str, Any]) -> None:
-    """A pack as parsed with ``parse_float=str`` into a ledger; a birth sets its table."""
+    """Give a pack, parsed with ``parse_float=str``, to a ledger. A birth sets the ledger's table."""
     if "table" in body:
         ledger.use(body["table"])
     from_ms, to_ms = (round(float(body[name]) * 1000) for name in ("from", "to"))
@@ -395,20 +397,21 @@ def take_body(ledger: Ledger, body: Mapping[str, Any]) -> None:
 def rows_of_packs(
     stream: str, packs: Iterable[bytes], calendar: Calendar, rule: Rule
 ) -> Iterator[tuple[int, PageSchema, list[Row]]]:
-    """The rows of one stream, from its packs in order, a birth first; each with the sequence of the pack that wrote it.
+    """Yield the rows of one stream from its packs, each with the sequence of the pack after which it was written.
 
-    They equal what the agent wrote to the last digit, from the first interval on that lies wholly after the beginning
-    of the first pack: the interval before may have begun earlier in the agent.
+    ``packs`` are in order and begin with a birth. The rows equal those of the agent to the last digit, from the first
+    interval on that begins after the start of the first pack: the agent may have had earlier packs of the interval
+    before.
     """
     ledger = Ledger(stream, calendar, rule)
     for data in packs:
         take_body(ledger, json.loads(data, parse_float=str))
-        ledger.gap_rows()  # nobody asks for them here
+        ledger.gap_rows()  # not needed here; taken so that they do not pile up
         for shape, rows in ledger.rows():
             yield ledger.seq, shape, rows
 
 
 def _identity(w: TrackedPoint) -> tuple[object, ...]:
-    """What makes two slots the same counter; its role may be another."""
+    """The facts in which two slots must agree to be the same counter; the role may differ."""
     c = w.column
     return c.point, c.kind, c.unit, c.exponent, c.epoch, w.resolution, w.modulus, w.heat

@@ -1,6 +1,6 @@
-"""The amount of each single counter in a stretch of time: for the balance, for check meters, for sums of points.
+"""The amounts of single counters in a stretch of time, for the balance, for check meters and for derived points.
 
-Filled by ``sums`` while it goes through the pages for the roles, so that a month of 500 counters is read once.
+``sums`` fills them while it reads the pages for its own sums, so that each page is read only once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ext.columns import Sums
 
 T = TypeVar("T", bound=Hashable)
 Wants = Callable[[str, Column], bool]
-# plain numbers: an enum's & makes an object each time
+# plain integers, because ``&`` of an enum creates an object each time
 _FLAW, _POWER, _SPREAD = int(FLAW), int(Flag.POWER), int(Flag.SPREAD)
 
 
@@ -37,24 +37,25 @@ class MeterAmount:
     """One flow of one point over one stretch."""
 
     key: MeterKey
-    column: Column  # as it was last
+    column: Column  # its newest state
     unit: str
     amount: Decimal
-    flawed: Decimal  # of it: spread, estimated, suspect or integrated from power
+    flawed: Decimal  # the part of it that is spread, estimated, suspect or integrated from power
     covered_ms: int
     flags: Flag
     first_seq: int
     last_seq: int
-    ends_spread: tuple[bool, bool] = (False, False)  # its first and last interval: some of them may lie beyond
+    # first and last interval are spread: a part of their amount may belong outside the stretch
+    ends_spread: tuple[bool, bool] = (False, False)
 
     @property
     def device(self) -> str:
-        """``inv1`` of ``park7/gw01/inv1``."""
+        """Name of the device: ``inv1`` of ``park7/gw01/inv1``."""
         return self.key.stream.rpartition("/")[2]
 
     @property
     def place(self) -> str:
-        """``inv1/meter.ac``: how people call the meter."""
+        """Name of the meter for people, such as ``inv1/meter.ac``."""
         return _place(self.key.stream, self.column.part)
 
     @property
@@ -63,7 +64,7 @@ class MeterAmount:
         return _count(self.column)
 
 
-# both are asked for again for each stretch, and change with the configuration only
+# cached: both are called for each stretch, and their results change only with the configuration
 @lru_cache(maxsize=4096)
 def _place(stream: str, part: str) -> str:
     device = stream.rpartition("/")[2]
@@ -78,23 +79,23 @@ def _count(column: Column) -> Decimal:
 
 
 class Spans:
-    """Stretches by their numbers, as first and last of each run."""
+    """A set of numbers of stretches, kept as runs (first, last)."""
 
     def __init__(self) -> None:
         self._runs: list[tuple[int, int]] = []
 
     def add(self, first: int, last: int) -> None:
-        """All from one to another."""
+        """Add the stretches ``first`` to ``last``."""
         if self._runs and self._runs[-1][0] <= first <= self._runs[-1][1] + 1:
             self._runs[-1] = self._runs[-1][0], max(last, self._runs[-1][1])
         else:
             self._runs.append((first, last))
 
     def add_places(self, places: array[int]) -> None:
-        """The stretches of rows in their order, several of one stretch beside each other."""
+        """Add the stretches of rows, in the order of the rows."""
         start = before = places[0]
         if places[-1] - start < len(places) and places[-1] >= start:
-            self.add(start, places[-1])  # the usual case: there is none between them without a row
+            self.add(start, places[-1])  # the usual case: every stretch in between has a row
             return
         for place in places:
             if place > before + 1 or place < before:
@@ -109,7 +110,7 @@ class Spans:
 
 
 def due_in(spans: Mapping[T, Spans], count: int) -> list[frozenset[T]]:
-    """Of each of ``count`` stretches who is in it; neighbours that are alike share one set."""
+    """For each of ``count`` stretches, the keys of ``spans`` that are due in it. Equal neighbours share one set."""
     enter: dict[int, list[T]] = {}
     leave: dict[int, list[T]] = {}
     for who, runs in spans.items():
@@ -132,7 +133,7 @@ def due_in(spans: Mapping[T, Spans], count: int) -> list[frozenset[T]]:
 
 @dataclass(slots=True)
 class _Whole:
-    """A column's sums by stretch, in its own whole numbers."""
+    """The sums of a column by stretch, as integers in the scale of the column."""
 
     column: Column
     unit: str
@@ -140,8 +141,9 @@ class _Whole:
     sums: Sums
     first_seq: list[int]
     last_seq: list[int]
-    spans: Spans = field(default_factory=Spans)  # where it was configured
-    ends: dict[int, tuple[int, bool, int, bool]] = field(default_factory=dict)  # first and last start, spread there
+    spans: Spans = field(default_factory=Spans)  # stretches in which it was configured
+    # by stretch: start of the first interval, whether it is spread, and the same of the last interval
+    ends: dict[int, tuple[int, bool, int, bool]] = field(default_factory=dict)
 
     def widen(self, at: int, t: DecodedPage, known: Sequence[int], first: int, last: int, low: int, high: int) -> None:
         """Add the rows ``first`` to ``last`` of a page, which came from the packs ``low`` to ``high``."""
@@ -157,21 +159,21 @@ class _Whole:
 
 
 class MeterSums:
-    """Takes columns from ``sums``.
+    """Adds up the columns that ``sums`` gives it, by meter.
 
     Args:
-        wants: whether a column of a stream counts.
-        stretches: how many there are; 1: everything that is taken is one.
+        wants: returns True if a column of a stream counts.
+        stretches: the number of stretches; 1: everything is added to one.
     """
 
     def __init__(self, wants: Wants, stretches: int = 1) -> None:
         self.wants, self._stretches = wants, stretches
         self._wholes: dict[tuple[MeterKey, str, int, str], _Whole] = {}
         self._due: list[frozenset[tuple[MeterKey, str, int, str]]] | None = None
-        self.since_ms = self.until_ms = 0  # all closed intervals of all streams lie in these; ``sums`` says it
+        self.since_ms = self.until_ms = 0  # range of the closed intervals of all streams, set by ``sums``
 
     def take(self, t: DecodedPage, number: int, column: Column, mine: SelectedRows) -> None:
-        """One column of a page."""
+        """Add one column of a page."""
         known, lack = t.get(number, "flags"), t.get(number, "lack")
         power = _POWER if column.kind == "gauge" else 0
         is_one = self._stretches == 1
@@ -192,12 +194,12 @@ class MeterSums:
                     into.widen(at, t, known, n, n, t.first_seq[n], t.last_seq[n])
 
     def expect(self, stream: str, column: Column, span: tuple[int, int]) -> None:
-        """A column that is configured in these stretches, first and last, whatever is known of it."""
+        """Note that a column is configured in the stretches ``span`` (first, last), even if it has no amounts there."""
         for into, _ in self._places(stream, column):
             into.spans.add(*span if self._stretches > 1 else (0, 0))
 
     def _places(self, stream: str, column: Column) -> Iterator[tuple[_Whole, str]]:
-        """Where each amount of a column goes, and the field that holds it."""
+        """Yield the sum that each amount of a column is added to, and the field that holds the amount."""
         self._due = None
         for flow, name, unit, convert in amounts_of(column):
             key = MeterKey(stream, column.point, flow), column.unit, column.exponent, column.kind
@@ -210,9 +212,10 @@ class MeterSums:
             yield into, name
 
     def found(self, at: int = 0) -> list[MeterAmount]:
-        """All that were configured in one stretch, by stream, point and flow.
+        """The amounts of all meters that were configured in one stretch, by stream, point and flow.
 
-        Amounts of a counter in other units are added. Where nothing is known of one, ``covered_ms`` is 0.
+        If the unit or scale of a counter changed, its amounts are added up, provided that they have the same amount
+        unit. ``covered_ms`` is 0 if nothing is known of a meter.
         """
         if self._due is None:
             self._due = due_in({key: w.spans for key, w in self._wholes.items()}, self._stretches)
@@ -238,7 +241,7 @@ class MeterSums:
 
 
 def added(one: MeterAmount, other: MeterAmount) -> MeterAmount:
-    """Two stretches of one meter as one, in their order."""
+    """The amounts of one meter in two consecutive stretches, added up."""
     return MeterAmount(
         other.key,
         other.column,

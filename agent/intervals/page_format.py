@@ -1,9 +1,10 @@
-"""Pages: rows of one stream in few bytes. One interval as it is written, a day once it is over.
+"""Pages: the rows of one stream in few bytes. A new page holds the newest rows; later the pages of a day are merged.
 
-A page holds rows (an interval, a revision of it) and, by column, what the kernel said of a point in each row. Columns
-are described by a shape, which is kept once. All numbers are whole; a field of a column is a run of them, as narrow as
-its largest needs, left out where all are zero. Readings at the ends are kept as differences to the row before, so that
-a day compresses to a few bytes for each counter and interval. Decoding makes no object a value (``ext.columns``).
+A row is one revision of one interval, and a column is one point; for each row and column, a page holds the fields that
+the kernel computed. The columns are described by a shape, which is stored once for many pages. All numbers are whole. A
+field of a column is a run of numbers, as wide as the largest one needs; a run of zeros is left out. Readings at the
+ends are stored as differences to the previous row, so that a day compresses to a few bytes for each counter and
+interval. Decoding creates no object per value (``ext.columns``).
 """
 
 from __future__ import annotations
@@ -24,42 +25,42 @@ from agent.intervals.rows import EndReading
 from agent.zstd import read_frame
 from ext.columns import FAR, Runs, restore, restore_window
 
-PLAIN, ZSTD = 2, 3  # 0 and 1 were other runs, before the first release
+PLAIN, ZSTD = 2, 3  # first byte; 0 and 1 were used before the first release
 LEVEL = 9
-MAX_BYTES = 8 << 20  # of a page, whatever a damaged one claims
+MAX_BYTES = 8 << 20  # largest decompressed page; a damaged one may state any size
 ROW_FIELDS: Final = ("start", "length", "revision", "turn", "first_seq", "last_seq")
 FIELDS: Final = (
-    "flags",  # 0: nothing is known of the column in this row; else flags + 1
+    "flags",  # 0: nothing is known of the column in this row; otherwise flags + 1
     "amount",  # counters: thousandths of a count
-    "lack",  # of the interval, not covered; ms
+    "lack",  # part of the interval that is not covered, ms
     "spread",
     "readings",
-    "first_lag",  # start - its time
+    "first_lag",  # start of the interval - time of its first reading
     "first_value",
-    "first_back",  # first_seq of the row - its pack, + 1; 0: no reading
-    "last_lag",  # its time - end
+    "first_back",  # pack of the first reading - first_seq of the row + 1; 0: no reading
+    "last_lag",  # time of the last reading - end of the interval
     "last_value",
-    "last_back",  # last_seq of the row - its pack, + 1; 0: no reading
+    "last_back",  # last_seq of the row - pack of the last reading + 1; 0: no reading
     "low",
     "high",
     "above",  # gauges: value * ms
     "below",
-    "demand",  # + 1; 0: none
+    "demand",  # growth in the window + 1; 0: no window
     "fixed",
 )
 FIELD: Final = {name: number for number, name in enumerate(FIELDS)}
 _ROW_DIFF = tuple(name in {"start", "first_seq", "last_seq"} for name in ROW_FIELDS)
-_DIFF = tuple(name in {"last_value", "low", "high"} for name in FIELDS)  # kept as differences from row to row
-_ENDS: Final = ("amount", "first_value", "last_value")  # are kept together, see ``_expected``
+_DIFF = tuple(name in {"last_value", "low", "high"} for name in FIELDS)  # stored as differences from row to row
+_ENDS: Final = ("amount", "first_value", "last_value")  # stored relative to each other, see ``_expected``
 _WINDOWS: Final = ("demand", "fixed")
-PARTS: Final = 1000  # of a count, in amounts
+PARTS: Final = 1000  # an amount of 1 is this part of a count
 _CODES = "bhiq"
 _LIMITS = tuple(1 << (8 * array(code).itemsize - 1) for code in _CODES)
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One point as a page keeps it. Values are ``n * 10**exponent`` of ``unit``, amounts a thousandth of that."""
+    """One point in a page. A stored value n means n * 10**exponent of ``unit``; an amount is a thousandth of that."""
 
     point: str
     kind: str  # counter or gauge
@@ -69,8 +70,8 @@ class Column:
     role: str = ""
     parent: str = ""
     flow: str = ""
-    epoch: str = ""  # another text: another counter, never compared with this one
-    count: int = 1  # what a count of the device is worth, in values as kept
+    epoch: str = ""  # changes with the counter: readings of different epochs are never compared
+    count: int = 1  # one count of the device, as a stored value
     accuracy: str = ""  # class of the meter as configured; "": not given
 
 
@@ -83,7 +84,7 @@ class PageSchema:
     slip_ms: int = 0
 
     def encode(self) -> bytes:
-        """As kept: JSON."""
+        """JSON, as stored."""
         rows = [[getattr(c, name) for name in Column.__slots__] for c in self.columns]
         document = {"columns": rows, "period": self.period_ms, "slip": self.slip_ms}
         return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
@@ -91,7 +92,7 @@ class PageSchema:
     @staticmethod
     @lru_cache(maxsize=256)
     def decode(body: bytes) -> PageSchema:
-        """The reverse; the same object for the same bytes."""
+        """The reverse of ``encode``; usually the same object for the same bytes."""
         document = json.loads(body)
         return PageSchema(tuple(Column(*row) for row in document["columns"]), document["period"], document["slip"])
 
@@ -101,19 +102,19 @@ Cell = dict[str, int]  # by the names of FIELDS; missing ones are 0
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One revision of one interval, on its way into a page. ``cells`` by column number."""
+    """One revision of one interval, before encoding or after decoding. ``cells``: by column number."""
 
     start_ms: int
     end_ms: int
     revision: int
-    turn: int  # how often the clock was set back before: rows of different turns add up
+    turn: int  # how often the clock was set back before this; rows of different turns add up
     first_seq: int
     last_seq: int
     cells: dict[int, Cell]
 
 
 def _run(values: Sequence[int], differences: bool) -> tuple[int, bytes]:
-    """(code, bytes): 0 where all are zero, else 1 + the width, its bytes plane by plane."""
+    """Encode numbers as (code, bytes): code 0 if all are zero, else 1 + log2 of the width; bytes plane by plane."""
     if not any(values):
         return 0, b""
     if differences:
@@ -127,7 +128,7 @@ def _run(values: Sequence[int], differences: bool) -> tuple[int, bytes]:
 
 
 def encode(rows: Sequence[Row], columns: int, compress: bool = False) -> bytes:
-    """A page's body. Raises ValueError where a number does not fit 64 bits."""
+    """The body of a page. Raises ValueError if a number does not fit 64 bits."""
     heads = [(r.start_ms, r.end_ms - r.start_ms, r.revision, r.turn, r.first_seq, r.last_seq) for r in rows]
     runs = [_run([head[n] for head in heads], _ROW_DIFF[n]) for n in range(len(ROW_FIELDS))]
     empty: Cell = {}
@@ -147,11 +148,11 @@ def encode(rows: Sequence[Row], columns: int, compress: bool = False) -> bytes:
 
 
 def _expected(fields: list[list[int]]) -> list[list[int]]:
-    """Fields as stored: minus the values that other fields predict. ``ext.columns.restore`` is the way back.
+    """Replace values by their differences to a prediction, which compress well. ``ext.columns.restore`` is the reverse.
 
-    The reading at the end of an interval is a count or two above the one at the start of the next, the amount is about
-    what lies between two ends, and demands are not far from it. A different value is doubled and made odd, because 0
-    means none.
+    The first reading of a row is predicted from the last one of the previous row, the amount from the growth between
+    two last readings, and demands from the amount. Differences of amounts and demands are stored as 2 * d + 1, because
+    0 means that there is none.
     """
     names = ("flags", "amount", "first_value", "last_value", "demand", "fixed")
     known, amount, first, last, demand, fixed = (fields[FIELD[name]] for name in names)
@@ -159,7 +160,7 @@ def _expected(fields: list[list[int]]) -> list[list[int]]:
     kept = 0
     for n, there in enumerate(known):
         if not there:
-            last[n] = kept  # costs nothing as a difference
+            last[n] = kept  # repeat the last value: its difference is 0
             continue
         for window in (demand, fixed):
             if window[n]:
@@ -168,16 +169,16 @@ def _expected(fields: list[list[int]]) -> list[list[int]]:
         first[n] -= last[n] if level is None else level
         level = kept = last[n]
         if is_counter:
-            likely = PARTS * (level - before) if abs(level - before) < FAR else 0  # 0: it jumped to another level
+            likely = PARTS * (level - before) if abs(level - before) < FAR else 0  # 0: a jump, not growth
             amount[n] = 2 * (amount[n] - likely) + 1
     return fields
 
 
 class PageReader:
-    """A body taken apart, a field of a column at a time.
+    """Decodes a body, one field of a column at a time. Raises ValueError if it is damaged.
 
     Args:
-        first: only so many rows of its beginning; None: all.
+        first: number of rows to read, from the beginning; None: all.
     """
 
     def __init__(self, body: bytes, first: int | None = None) -> None:
@@ -196,12 +197,12 @@ class PageReader:
             raise ValueError(f"a page of intervals is damaged: {error}") from error
 
     def row(self, field: str) -> array[int]:
-        """A field of all rows."""
+        """A field of the rows themselves, one number per row."""
         number = ROW_FIELDS.index(field)
         return self._first(self._runs.get(number, _ROW_DIFF[number]))
 
     def column(self, number: int, field: str) -> array[int]:
-        """A field of one column, a number a row."""
+        """A field of one column, one number per row."""
         if field in _ENDS:
             return self._ends(number)[field]
         kept = self._first(self._field(number, field))
@@ -212,7 +213,7 @@ class PageReader:
     def _ends(self, number: int) -> dict[str, array[int]]:
         if number not in self._whole:
             found = {name: self._field(number, name) for name in _ENDS}
-            restore(self._field(number, "flags"), *found.values())  # of all rows: they build on each other
+            restore(self._field(number, "flags"), *found.values())  # all rows: each builds on the previous ones
             self._whole[number] = {name: self._first(run) for name, run in found.items()}
         return self._whole[number]
 
@@ -224,7 +225,7 @@ class PageReader:
         return self._runs.get(len(ROW_FIELDS) + number * len(FIELDS) + n, _DIFF[n])
 
     def take_apart(self) -> list[Row]:
-        """All rows again, for a page of a day."""
+        """Decode all rows."""
         heads = [self.row(name) for name in ROW_FIELDS]
         cells: list[dict[int, Cell]] = [{} for _ in range(self.rows)]
         for number in range(self.columns):
@@ -241,7 +242,7 @@ class PageReader:
 
 @dataclass(frozen=True, slots=True)
 class StoredPage:
-    """A page as the store gives it."""
+    """A page as the store returns it."""
 
     id: int
     stream: str
@@ -249,28 +250,28 @@ class StoredPage:
     to_ms: int
     shape: bytes
     body: bytes
-    first: int | None = None  # only so many rows of its beginning count
+    first: int | None = None  # number of rows that count, from the beginning; None: all
 
 
 def merged(pages: Iterable[bytes]) -> list[Row]:
-    """The rows of several pages of one shape in order of time, for one page of a day."""
+    """The rows of several pages with one shape, in order of time; they become the page of a day."""
     rows = [row for body in pages for row in PageReader(body).take_apart()]
     return sorted(rows, key=lambda row: (row.start_ms, row.turn, row.revision))
 
 
-# --- pages in use
+# --- decoded pages
 
 NO_ROWS = array("i")
 
 
 class SelectedRows(NamedTuple):
-    """Rows of a page that count, in order, and the stretch of each; as the kernel takes them."""
+    """The selected rows of a page, in order, and the stretch of each: their numbers, for the kernel."""
 
     rows: array[int]
     places: array[int]
 
     def known(self, known: Sequence[int], count: int) -> array[int]:
-        """The known rows, as the kernel counted them: most often all, the same object then."""
+        """The selected rows with known values, of which there are ``count``. If all are, returns ``rows`` itself."""
         return self.rows if count == len(self.rows) else array("i", [n for n in self.rows if known[n]])
 
 
@@ -294,7 +295,7 @@ class DecodedPage:
         return self._columns[column, name]
 
     def packs(self, rows: array[int]) -> tuple[int, int]:
-        """The first and last pack of some rows. Column after column asks for the same ones: found once."""
+        """The first and last pack of some rows. Cached, because each column asks for the same rows."""
         if rows is not self._asked:
             self._asked = rows
             self._packs = min([self.first_seq[n] for n in rows]), max([self.last_seq[n] for n in rows])
@@ -302,12 +303,12 @@ class DecodedPage:
 
     @property
     def plain(self) -> bool:
-        """No corrections and no repeated time in it, and rows in order."""
+        """True if the page has no corrections and no repeated clock time; then its rows are in order."""
         return not any(self.revision) and not any(self.turn)
 
 
 def end_reading(t: DecodedPage, number: int, n: int, end: str) -> EndReading | None:
-    """The reading at one end ("first" or "last") of a row; None where there is none."""
+    """The reading at one end ("first" or "last") of a row; None if there is none."""
     back = t.get(number, f"{end}_back")[n]
     if not back:
         return None
@@ -319,8 +320,8 @@ def end_reading(t: DecodedPage, number: int, n: int, end: str) -> EndReading | N
 
 
 def is_taken_back(t: DecodedPage, n: int, number: int) -> bool:
-    """Does a cell only state that its interval is written elsewhere? It covers nothing and has no reading."""
+    """Does a cell only withdraw an earlier one? Such a cell covers nothing and has no reading."""
     return not t.get(number, "last_back")[n] and t.get(number, "lack")[n] == t.length[n]
 
 
-Group = list[tuple[DecodedPage, int, int]]  # page, row, column: what adds up to one interval of one point
+Group = list[tuple[DecodedPage, int, int]]  # (page, row, column) of cells that add up to one interval of one point

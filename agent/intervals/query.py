@@ -1,9 +1,9 @@
-"""Asking the store for intervals: rows with all corrections applied.
+"""Queries the store for intervals, and returns rows with all corrections applied.
 
 ``agent.intervals.sums`` is the fast path to the same amounts, where no single interval is needed.
 
-Of several revisions of a point in an interval the last one counts; what different counters (epochs) and repeated clock
-time (turns) say of one interval adds up.
+Of several revisions of a point in an interval, the last one counts. Amounts of one interval from different counters
+(epochs) and from repeated clock time (turns) are added up.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Key = tuple[str, str, int, int]  # point, epoch, turn, start_ms
 
 
 class PageSource(Protocol):
-    """The part of a store that queries need; ``Store.intervals`` is one. Belongs to the store's thread."""
+    """The part of a store that queries need, such as ``Store.intervals``. Use it in the store's thread."""
 
     def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterable[StoredPage]:
-        """Pages that touch ``[from_ms, to_ms)``, by stream, each stream's in the order of writing."""
+        """Pages that overlap ``[from_ms, to_ms)``, by stream, and within a stream in the order of writing."""
 
 
 def query(
@@ -37,13 +37,13 @@ def query(
     """The rows of all intervals inside ``[start_ms, end_ms)``, by stream, point and time.
 
     Args:
-        roles: only points of these; "generation" also means "generation.pv" and so on. None: all points, also those
+        roles: only points with these roles; "generation" also means "generation.pv" and so on. None: all points, even
             without a role.
         streams: full names ("park7/gw01/inv1"); empty: all.
         points: only these; None: all.
 
-    A point that the device has, in an interval that was closed without anything known of it, comes as a row with
-    ``amount`` None and INCOMPLETE. Points never configured in an interval have no row.
+    If nothing is known of a point in a closed interval, its row has ``amount`` None and the flag INCOMPLETE. A point
+    that was not configured in an interval has no row.
     """
     for stream, pages in groupby(store.interval_pages(start_ms, end_ms, streams), key=lambda page: page.stream):
         taken = [DecodedPage(page) for page in pages]
@@ -66,7 +66,7 @@ def wanted(role: str, roles: Collection[str] | None) -> bool:
 
 
 def latest_of(taken: Sequence[DecodedPage]) -> dict[Key, tuple[DecodedPage, int, int]]:
-    """The valid rows, if a stream has corrections or overlapping pages; empty if all are valid."""
+    """By key, the valid (page, row, column), if a stream has corrections or overlapping pages; empty: all are valid."""
     spans = [(t.start[0], t.start[-1]) for t in taken if t.page.rows]
     if all(t.plain for t in taken) and all(b[0] > a[1] for a, b in pairwise(spans)):
         return {}
@@ -76,7 +76,7 @@ def latest_of(taken: Sequence[DecodedPage]) -> dict[Key, tuple[DecodedPage, int,
             known = t.get(number, "flags")
             for n in range(t.page.rows):
                 key = (column.point, column.epoch, t.turn[n], t.start[n])
-                rank = known[n] > 0, t.revision[n]  # nothing known never takes the place of something
+                rank = known[n] > 0, t.revision[n]  # a row without values never replaces one with values
                 if key not in out or out[key][0] <= rank:
                     out[key] = (rank, t, n, number)
     return {key: (t, n, number) for key, (_, t, n, number) in out.items()}

@@ -1,4 +1,7 @@
-"""Turns the cells of finished intervals into rows, once each; later changes become corrections."""
+"""Turns the cells of finished intervals into rows. A cell holds the values of one point in one interval.
+
+Each interval is written once; later changes become corrections.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,15 @@ if TYPE_CHECKING:
 
 Key = tuple[int, int, int]  # start, end, turn
 MAX_GRACE_MS = 900_000
-AT_ONCE = 4096  # rows made in one go, after a long time away
+AT_ONCE = 4096  # most rows that one call makes, after a long pause
 
 
 class RowBuilder:
-    """Cells on their way into rows.
+    """Collects the cells of intervals until their rows are written.
 
-    An interval is written when the stream was sealed for ``grace`` beyond its end: by then the reading after the end is
-    there or known to be missing. An open row is then written with its known part, and completed by a correction
-    (revision 1, LATE) when the next reading comes.
+    An interval is written when the stream is sealed up to ``grace_ms`` after its end: by then, the reading after the
+    end has arrived or is known to be missing. If it is missing, the row has only the known part, and a correction
+    (revision 1, LATE) completes it when the next reading arrives.
     """
 
     def __init__(self, calendar: Calendar) -> None:
@@ -36,14 +39,14 @@ class RowBuilder:
         self._cells: dict[Key, dict[int, Cell]] = {}
         self._done: list[tuple[PageSchema, list[Row]]] = []
 
-    # --- its position
+    # --- position
 
     def start(self, boundary_ms: int) -> None:
-        """The first interval of a stream."""
+        """Begin a stream: its first interval starts at ``boundary_ms``."""
         self.next_ms, self._end_ms = boundary_ms, 0
 
     def wait_until(self, to_ms: int) -> None:
-        """The agent was restarted, with packs sealed up to here: its first readings may complete earlier intervals."""
+        """Write nothing until ``to_ms`` + grace: the first readings after a restart may complete earlier intervals."""
         self.hold_ms = to_ms + self.grace_ms
 
     def begin_shape(self, shape: PageSchema, grace_ms: int) -> None:
@@ -58,7 +61,7 @@ class RowBuilder:
             self._done.append((self.shape, rows))
 
     def add(self, done: Done) -> None:
-        """A cell that the kernel closed."""
+        """Add a cell that the kernel closed."""
         assert self.shape is not None
         number, start, end = done[0], done[1], done[2]
         self._cells.setdefault((start, end, self.turn), {})[number] = _cell(done, start < self.next_ms, self.shape)
@@ -72,11 +75,11 @@ class RowBuilder:
         return self._end_ms
 
     def ready(self, to_ms: int) -> bool:
-        """Is an interval finished and due to be written?"""
+        """Can the next interval be written if the stream is sealed up to ``to_ms``?"""
         return to_ms >= self.hold_ms and to_ms >= self.end_ms() + self.grace_ms
 
     def take_late(self) -> list[tuple[PageSchema, list[Row]]]:
-        """Corrections, and rows left over from a previous shape, if any."""
+        """Take the corrections of written intervals, and the rows of a previous shape."""
         late = {key: cells for key, cells in self._cells.items() if key[0] < self.next_ms}
         if late:
             self._cells = {key: cells for key, cells in self._cells.items() if key not in late}
@@ -86,7 +89,7 @@ class RowBuilder:
         return done
 
     def take(self, to_ms: int, open_cells: Sequence[Done]) -> list[tuple[PageSchema, list[Row]]]:
-        """Corrections, then the finished intervals in order; each has a row even if nothing is known."""
+        """Take the corrections, then the finished intervals in order. Each has a row even if nothing is known of it."""
         out = self.take_late()
         if self.shape is None:
             return out
@@ -114,7 +117,7 @@ class RowBuilder:
         return [self.next_ms, self.turn, self.hold_ms, cells]
 
     def restore(self, state: list[Any], column_of: Mapping[int, int]) -> None:
-        """Restore ``state``. ``column_of`` maps a column of that time to the present one."""
+        """Restore ``state``. ``column_of`` maps each column number in the state to the present one."""
         self.next_ms, self.turn, self.hold_ms, cells = state
         self._end_ms = 0
         self._cells = {
@@ -123,7 +126,7 @@ class RowBuilder:
         }
 
     def _row(self, key: Key, cells: dict[int, Cell]) -> Row:
-        """A row with its packs; the cells' own as distances to them."""
+        """A row with its first and last pack. The packs of cells become distances to these two."""
         start, end, turn = key
         late = any((cell["flags"] - 1) & Flag.LATE for cell in cells.values())
         packs = [cell[name] for cell in cells.values() for name in ("first_back", "last_back") if cell.get(name)]
@@ -178,5 +181,5 @@ def _cell(done: Done, late: bool, shape: PageSchema) -> Cell:
 
 
 def _window(growth: int, is_counter: bool) -> int:
-    """A window's growth as stored: thousandths of a count, or value * ms of a gauge."""
+    """The growth in a demand window as stored: thousandths of a count, or value * ms of a gauge."""
     return growth if is_counter else (growth + 1000) // 2000

@@ -1,9 +1,9 @@
 """Classifies the steps between the readings of a counter: growth, rollover, reset, back step, glitch, swap.
 
-The kernel (``ext.rates.CounterKernel``) takes in plain growth by itself; everything else is judged here, for the
-running agent (``agent.intervals.anomalies``) as for a person with a whole series in hand (``meterhouse decode
-counter``). Judging needs what comes later: a fall that is taken back was a glitch, one that stays was not. Phantom
-energy is worse than energy not counted: only growth and rollovers have an increment (# field pains 32 to 35).
+The kernel (``ext.rates.CounterKernel``) accepts plain growth by itself. Everything else is judged here, both for the
+running agent (``agent.intervals.anomalies``) and for a person with a whole series (``meterhouse decode counter``). A
+step is judged by the readings after it: a fall was a glitch if the counter comes back, but not if it stays down.
+Phantom energy is worse than energy not counted: only growth and rollovers have an increment (# field pains 32 to 35).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from agent.intervals.growth_rates import FEW, HUGE, GrowthRates
 
 NORMAL, ROLLOVER, RESET, BACK_STEP, GLITCH, SWAP = "normal", "rollover", "reset", "back_step", "glitch", "swap"
 _NONE = Decimal(0)
-_MOST_AT_ONCE = 10**9  # counts that one step may bring where nothing speaks for it, however wide the counter is
-_SHARES = (HUGE, 10), (FEW * FEW, 40)  # from so many counts on, this part of a level may be added while it is away
-_NEXT = 3  # readings within which an excursion has to end where nothing else tells
+_MOST_AT_ONCE = 10**9  # most counts in one step that other readings do not support, for any width of counter
+_SHARES = (HUGE, 10), (FEW * FEW, 40)  # (counts, n): a level from so many counts on may grow by 1/n in an excursion
+_NEXT = 3  # an excursion must end within so many readings, unless other facts decide
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class Series:
     Args:
         values: the readings in order; None where there was none.
         resolution: what one count of the device is worth.
-        modulus: where the counter starts again, in the unit of the values; None if unknown.
-        seconds: when the readings were taken, from any epoch, never falling; None if unknown.
+        modulus: the value at which the counter rolls over to 0; None if unknown.
+        seconds: when the readings were taken, from any epoch, never decreasing; None if unknown.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Series:
         return len(self._rates.of)
 
     def steps(self) -> list[Step]:
-        """One step for each reading after the first; also for a single first one that is not a reading."""
+        """One step for each reading after the first. A series of a single invalid reading has a step too."""
         found: list[Step] = []
         level = self.values[0] if self.values else None
         last = 0  # where ``level`` was read
@@ -75,7 +75,7 @@ class Series:
                     level, last = value, index
                 continue
             found.append(Step(index, _NONE, GLITCH))
-            again = value == self.values[index - 1]  # as bad as it was
+            again = value == self.values[index - 1]  # the same invalid value again
             if value is not None and not again and not self.bad_start(value, index):
                 level, last = value, index  # the first good reading: there is nothing to compare it with
         return found
@@ -85,7 +85,7 @@ class Series:
             return self._down(last, index, level, value)
         if self._is_spike(last, index, level, value):
             return Step(index, _NONE, GLITCH, True)
-        if self._is_unheard_of(last, index, level, value):  # from 0: it was the zero that was no reading
+        if self._is_unheard_of(last, index, level, value):  # after a zero: the zero was the invalid reading
             return Step(index, _NONE, GLITCH if level == 0 else SWAP)
         return Step(index, value - level, NORMAL)
 
@@ -96,12 +96,12 @@ class Series:
         if 0 < value < level * 9 / 10 and self.is_sentinel(value) and not self._lives_at(index, value):
             return Step(index, _NONE, GLITCH, True)
         kind, increment = self._fall(last, index, level, value)
-        # a wobble of a few counts keeps the highest reading, a glitch the last good one
+        # after a wobble of a few counts the highest reading stays the level, after a glitch the last good one
         stays = kind == GLITCH or (kind == BACK_STEP and level - value <= FEW * self.resolution)
         return Step(index, increment, kind, stays)
 
     def _is_none(self, level: Decimal, value: Decimal, index: int) -> bool:
-        """Is this impossible as a reading of a counter at ``level``? Below zero, beyond its end, all ones."""
+        """Is ``value`` invalid for a counter at ``level``: below zero, beyond its end, or all ones?"""
         if value < 0 <= level:
             return signed_end(level, value, self.resolution, self.modulus) is None
         if self.modulus is not None and level < self.modulus <= value:
@@ -114,7 +114,7 @@ class Series:
         return is_all_ones(raw) or (is_nearly_full(raw) and not self._lives_at(index, value))
 
     def _lives_at(self, index: int, value: Decimal) -> bool:
-        """Does the counter keep counting from there? An invalid value stays, or disappears."""
+        """Does the counter keep counting from ``value``? After an invalid value it stays there, or comes back."""
         highest, readings = value, 0
         for later in self.values[index + 1 : index + 2 * _NEXT]:
             if later is not None:
@@ -131,7 +131,7 @@ class Series:
         count, middle, fastest = self._rates.others(index)
         span = self._rates.span(last, index)
         if level == 0 and not any(v is not None and v > 2 * value for v in self.values[:last]):
-            # it did not fall to zero from far above: a silence may hide that the zero was none
+            # no fall from far above to this zero: it may be invalid, so the time since then does not count
             span = min(span, self._rates.rhythm)
         if count and rise <= FEW * fastest * span:
             return False
@@ -147,14 +147,14 @@ class Series:
         place = self._lower[index]
         if place is None:
             return False
-        if level == 0:  # a later zero does not tell: it may be a reset or no reading, and the first one may be none
+        if level == 0:  # a later zero proves nothing: it may be a reset, or invalid like the first one
             return self._is_blip(last, index, value)
         while place is not None:
             later = self.values[place] or _NONE
             back = later if later >= level else self._returns(last, place, level, later)
-            if back is None:  # it fell to elsewhere at once: a spike, then a reset
+            if back is None:  # it soon fell to another level: a spike, then a reset
                 return place - index <= _NEXT and self._is_unheard_of(last, index, level, value)
-            # near a counter's end all ones may be a small rise; what follows tells
+            # near a counter's end all ones may be a small rise: later readings decide
             if self.is_sentinel(value) or self._came_back(last, index, level, max(level, back)):
                 return True
             if place - index >= _NEXT or later < level:
@@ -197,9 +197,9 @@ class Series:
         return kind, _NONE
 
     def _returns(self, last: int, index: int, level: Decimal, value: Decimal) -> Decimal | None:
-        """The later reading that jumps back to about ``level``. Reaching it by normal growth is not a return."""
+        """The later reading that jumps back to about ``level``, or None. Normal growth up to it is not a return."""
         if self._last_return is not None and self._last_return[:3] == (last, index - 1, value):
-            answer = self._last_return[3]  # a night of zeros is looked through once
+            answer = self._last_return[3]  # the readings after a night of zeros are searched only once
         else:
             answer = self._looks_back(last, index, level, value)
         self._last_return = last, index, value, answer
@@ -216,17 +216,17 @@ class Series:
                 bound = max(level / share, FEW * (self._rates.expected(last, place) or _NONE), 2 * self.resolution)
                 if later - level <= bound:
                     return later if later - level >= -2 * self.resolution else None
-                above += 1  # a spike while it is away
+                above += 1  # a spike during the excursion
                 if above >= _NEXT:
                     return None
                 continue
             if later - value > max(2 * self.resolution, (level - value) / 50):
-                return None  # it lives on from where it fell to
+                return None  # it keeps counting from the lower level
             before = later
         return None
 
     def _rollover(self, last: int, index: int, level: Decimal, value: Decimal) -> Decimal | None:
-        """The increment, if the counter may have rolled over: it was near its end and is now a little above zero."""
+        """The increment if the counter may have rolled over, from near its end to just above zero. Otherwise None."""
         usual = self._rates.expected(last, index)
         if self.modulus is None:
             end = natural_end(level, value, self.resolution)
@@ -245,11 +245,11 @@ class Series:
         return increment if increment <= bound else None
 
     def is_sentinel(self, value: Decimal) -> bool:
-        """All ones of a usual width, all nines: what devices send for "not available"."""
+        """Is this all ones of a usual width, or all nines? Devices send these for "not available"."""
         return is_all_ones(value / self.resolution)
 
     def bad_start(self, value: Decimal, index: int = 0) -> bool:
-        """Is the first reading invalid: negative, or all ones with which the next reading does not agree?"""
+        """Is the first reading invalid: negative, or all ones that the next reading contradicts?"""
         if value < 0:
             return True
         if not self.is_sentinel(value):
@@ -264,7 +264,7 @@ class Series:
         return later < value * 9 / 10 and not self._went_on(index, place, value, later)
 
     def _next_other(self, index: int, value: Decimal) -> int | None:
-        """The index of the next different reading; a zero counts only if nothing but zeros follow."""
+        """The index of the next different reading; a zero counts only if no other value follows."""
         zero = None
         for place in range(index + 1, len(self.values)):
             later = self.values[place]
@@ -290,7 +290,7 @@ class Series:
 def _next_lower(values: Sequence[Decimal | None]) -> list[int | None]:
     """For each reading, the index of the next one that is lower and not negative."""
     found: list[int | None] = [None] * len(values)
-    waiting: list[int] = []  # places whose next lower one is still sought; their values never fall
+    waiting: list[int] = []  # indices without a lower reading so far; their values never fall
     for place, value in enumerate(values):
         if value is None or value < 0:
             continue
@@ -304,12 +304,12 @@ def _next_lower(values: Sequence[Decimal | None]) -> list[int | None]:
 
 _BITS = (15, 16, 24, 31, 32, 48, 63, 64)
 _NINES = frozenset(10**digits - 1 for digits in range(5, 20))
-# all ones; and the lowest number of a signed register, read as unsigned
+# all ones, and the lowest number of a signed register read as unsigned
 _ONES = frozenset([(1 << bits) - 1 for bits in _BITS] + [1 << 15, 1 << 31, 1 << 63])
 _ENDS = tuple(Decimal(1 << bits) for bits in (16, 24, 31, 32, 48, 63, 64))
 _DECIMAL_ENDS = tuple(Decimal(10) ** digits for digits in range(4, 13))
 _SIGNED_ENDS = tuple(Decimal(1 << bits) for bits in (16, 32, 64))
-MOST_COUNTS = Decimal(1 << 65)  # what no register holds
+MOST_COUNTS = Decimal(1 << 65)  # more than any register holds
 
 
 def _whole(raw: Decimal) -> int | None:
@@ -317,18 +317,18 @@ def _whole(raw: Decimal) -> int | None:
 
 
 def is_all_nines(raw: Decimal) -> bool:
-    """99999 and longer: the rest of invalid BCD digits, and the last count of a display."""
+    """Is this 99999, or more nines? Invalid BCD digits look like this, and so does the last count of a display."""
     return _whole(raw) in _NINES
 
 
 def is_all_ones(raw: Decimal) -> bool:
-    """All ones, all nines, the lowest signed number: what devices send for "not available"."""
+    """Is this all ones, all nines or the lowest signed number? Devices send these for "not available"."""
     whole = _whole(raw)
-    return raw >= MOST_COUNTS or whole in _ONES or whole in _NINES  # no register holds more: a float that is none
+    return raw >= MOST_COUNTS or whole in _ONES or whole in _NINES  # too many counts: an invalid float
 
 
 def is_nearly_full(raw: Decimal) -> bool:
-    """All ones as a float rounds them, or an unsigned register that went a little below zero (# field pain 35)."""
+    """Is this all ones rounded by a float, or an unsigned register a little below zero (# field pain 35)?"""
     for bits in _BITS:
         end = 1 << bits
         away = end / 400 if bits in (31, 32, 63, 64) else max(end >> 12, 16)
@@ -339,7 +339,7 @@ def is_nearly_full(raw: Decimal) -> bool:
 
 
 def natural_end(level: Decimal, value: Decimal, resolution: Decimal) -> Decimal | None:
-    """Where a counter of undeclared width may have passed its end: it was right before one, and is right after it."""
+    """The end that a counter of unknown width may have passed, from just before it to just after 0; or None."""
     for ends, share in ((_ENDS, 200), (_DECIMAL_ENDS, 1000)):
         for end in ends:
             modulus = end * resolution
@@ -349,7 +349,7 @@ def natural_end(level: Decimal, value: Decimal, resolution: Decimal) -> Decimal 
 
 
 def signed_end(level: Decimal, value: Decimal, resolution: Decimal, modulus: Decimal | None) -> Decimal | None:
-    """The range of a counter that is read as a signed number, if it went from its highest to its lowest."""
+    """The range of a counter that is read as a signed number, if it went from its highest to its lowest; or None."""
     for end in _SIGNED_ENDS:
         span = end * resolution
         half = span / 2

@@ -1,7 +1,7 @@
-"""How the state of a ledger is kept: a magic word, a checksum, then a document and the kernel's slots, compressed.
+"""How the state of a ledger is stored: a magic word, a checksum, then a document and the kernel's slots, compressed.
 
-The slots are the kernel's memory as it is, each with its own length: a gauge needs less than a counter, and a counter
-with a demand window more. ``STATE_LAYOUT`` says which kernel and which machine they are of.
+The slots are copies of the kernel's memory. Their lengths differ: a gauge needs less than a counter, and a counter with
+a demand window needs more. ``STATE_LAYOUT`` names the kernel version and the machine that they belong to.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import zstandard
 from agent.zstd import read_frame
 from ext.rates import SLOT_BYTES, STATE_VERSION
 
-MAGIC: Final = b"MHL3"  # before it, states had none: those were of one length for all slots, and could not be read back
+MAGIC: Final = b"MHL3"  # older states have no magic word; with one length for all slots, they cannot be read
 MAX_BYTES: Final = 64 << 20
 STATE_LAYOUT: Final = f"{STATE_VERSION}/{SLOT_BYTES}/{sys.byteorder}"
 _FRONT = struct.Struct("<4sI")
@@ -35,19 +35,19 @@ class StateError(ValueError):
 
 
 def is_of_before(state: bytes) -> bool:
-    """Was it written by a version whose states could not be read back? Its intervals may lack energy."""
+    """Was the state written by a version whose states cannot be read? Intervals of that version may lack energy."""
     return not state.startswith(MAGIC)
 
 
 def pack_state(document: Mapping[str, Any], slots: Sequence[bytes]) -> bytes:
-    """A document that says in ``slots`` how long each of the kernel's slots is, as the last member of its row."""
+    """Encode a state. The last member of each row in the document's ``slots`` must be the length of that slot."""
     text = json.dumps(document, separators=(",", ":")).encode()
     body = zstandard.ZstdCompressor(level=3).compress(_SIZE.pack(len(text)) + text + b"".join(slots))
     return _FRONT.pack(MAGIC, zlib.crc32(body)) + body
 
 
 def unpack_state(state: bytes) -> tuple[dict[str, Any], list[bytes]]:
-    """The reverse. Raises StateError."""
+    """The reverse of ``pack_state``: returns (document, slots). Raises StateError."""
     if is_of_before(state):
         raise StateError("it was written by a version before 3", is_other=True)
     body = state[_FRONT.size :]

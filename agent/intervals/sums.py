@@ -1,7 +1,7 @@
-"""Amounts by role, flow and stretch: whole columns added (``ext.columns``), no object an interval.
+"""Sums of amounts by role, flow and stretch of time. Adds whole columns (``ext.columns``), with no object per interval.
 
-A month of 500 counters by day takes less than half a second. The amounts are those of ``query`` to the last digit:
-counters add up as whole numbers, integrated powers as what each interval says.
+A month of 500 counters by day takes less than half a second. The sums equal those of ``query`` to the last digit:
+counters are added as whole numbers, and integrated powers as the rounded amounts of the intervals.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from ext.columns import Sums
 Place = tuple[str, str, str]  # role, flow, unit
 Meter = tuple[str, str]  # stream, point
 SourceDetail = Literal["each", "whole"]
-# plain numbers: an enum's & makes an object each time
+# plain integers, because ``&`` of an enum creates an object each time
 _FLAW, _POWER = int(FLAW), int(Flag.POWER)
 
 
 @dataclass(frozen=True, slots=True)
 class Unwritten:
-    """A configured stream: the time from which its intervals are not yet written, and the columns that they will have.
+    """A configured stream whose intervals from ``from_ms`` on are not yet written, and the columns that they will have.
 
-    A silent device is sealed rarely, so its intervals are written late. Figures that are made meanwhile must know that
-    it exists: its amounts are missing, not absent.
+    A silent device is sealed rarely, so its intervals are written late. Figures that are computed before that must
+    count its amounts as missing.
     """
 
     stream: str
@@ -45,29 +45,29 @@ class Unwritten:
 
 @dataclass(frozen=True, slots=True)
 class _Whole:
-    """Integers of the same unit, by period."""
+    """Sums of integer amounts with the same unit and exponent, by stretch."""
 
-    convert: Convert | None  # None: of integrated powers, whose amounts count as each interval says
+    convert: Convert | None  # None: integrated powers, whose amounts are in ``_Sum.powers``
     sums: Sums
 
 
 @dataclass(slots=True)
 class _Sum:
-    """One role and flow over all stretches."""
+    """The sums of one role and flow over all stretches."""
 
     wholes: dict[object, _Whole] = field(default_factory=dict)
-    powers: dict[int, Decimal] = field(default_factory=dict)  # of integrated powers, by stretch
+    powers: dict[int, Decimal] = field(default_factory=dict)  # sums of integrated powers, by number of the stretch
     spans: dict[Meter, Spans] = field(default_factory=dict)
     trail: dict[tuple[int, str, str], _Ends] = field(default_factory=dict)  # stretch, stream, point
 
 
 @dataclass(slots=True)
 class _Ends:
-    """Where a counter's part of a sum came from: packs, and the rows at both ends."""
+    """The source of one counter's part of a sum: packs ``low`` to ``high``, and the first and last row."""
 
     low: int
     high: int
-    first: tuple[DecodedPage, int, int]
+    first: tuple[DecodedPage, int, int]  # page, column, row
     last: tuple[DecodedPage, int, int]
 
 
@@ -83,17 +83,17 @@ def sums(
     meters: Sequence[MeterSums] = (),
     unwritten: Iterable[Unwritten] = (),
 ) -> list[RoleSum]:
-    """Amounts in the order of stretch, role, flow.
+    """Sums of amounts, in the order of stretch, role, flow.
 
     Args:
         by: interval, hour, day, month, year; "all" is one stretch ``[start_ms, end_ms)``.
         roles: as in ``query``; only points with a role and a flow are summed.
-        trail: name the ``sources`` of each stretch; or the packs of the whole time with each, without single readings:
-            many short stretches are then several times as fast.
-        meters: get what they want of all columns on the way, also of those that are summed nowhere.
-        unwritten: streams that are configured beyond what is written of them: due there, and not known.
+        trail: "each": the ``sources`` of a sum are the packs and readings of its stretch. "whole": they are the packs
+            of the whole time, without readings; many short stretches are then several times as fast.
+        meters: each also gets all columns that it wants, even those that belong to no sum.
+        unwritten: configured streams; their intervals that are not yet written count as due and missing.
 
-    A stretch ends, for its completeness, where the newest closed interval of all streams ends.
+    For its completeness, a stretch counts only up to the end of the newest closed interval of all streams.
     """
     stretches = [(start_ms, end_ms)] if by == "all" else list(calendar.stretches(by, start_ms, end_ms))
     edges = [start for start, _ in stretches]
@@ -144,7 +144,7 @@ def _expect(
     found: dict[Place, _Sum] | None,
     takers: Sequence[MeterSums],
 ) -> None:
-    """Note that a counter is due in these periods, where nothing is known of it so far."""
+    """Note that a counter is due in these stretches, even if it has no amounts there."""
     for span in spans:
         if found is not None:
             for flow, _, unit, _ in amounts_of(column):
@@ -156,7 +156,7 @@ def _expect(
 def _latest(
     t: DecodedPage, number: int, column: Column, rows: SelectedRows, latest: Mapping[Key, tuple[DecodedPage, int, int]]
 ) -> tuple[SelectedRows, Iterable[tuple[int, int]]]:
-    """The rows that no correction replaced, and the periods of rows that were withdrawn and are due."""
+    """The rows that no correction replaced, and the stretches of rows that were withdrawn although they are due."""
     keys = ((n, at, (column.point, column.epoch, t.turn[n], t.start[n])) for n, at in zip(*rows, strict=True))
     mine = [(n, at) for n, at, key in keys if latest.get(key) == (t, n, number)]
     left = [(n, at) for n, at in mine if not is_taken_back(t, n, number)]
@@ -210,7 +210,7 @@ def _trail(into: _Sum, t: DecodedPage, number: int, column: Column, at: int, row
         into.trail[key] = _Ends(low, high, first, last)
         return
     was.low, was.high = min(low, was.low) or max(low, was.low), max(high, was.high)
-    # the same time twice, after a step of the clock: by packs then
+    # after a step of the clock, rows may have the same time: then the packs decide
     page, _, n = was.first
     if (t.start[start], t.first_seq[start]) < (page.start[n], page.first_seq[n]):
         was.first = first
@@ -233,7 +233,7 @@ def _finish(found: dict[Place, _Sum], stretches: Sequence[tuple[int, int]], newe
         for place in sorted(found):
             s, (role, flow, unit) = found[place], place
             if not (meters := due[place][at]):
-                continue  # none was configured then
+                continue  # no counter was configured then
             parts = [(w.convert, some) for w in s.wholes.values() if (some := w.sums.get(at))]
             if not parts:
                 if known_ms > 0:

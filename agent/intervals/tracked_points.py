@@ -1,8 +1,11 @@
-"""Which points of a stream are tracked, and how: from the table of a birth, the same for the agent and a verifier.
+"""Decides from the table of a birth which points of a stream are tracked, and how. A verifier gets the same result.
 
-Tracked are all counters; of each part with a role its power (lowest, highest, mean, demand, and its integral where
-the part has no counter); of thermal parts flow and temperatures where there is no heat counter; a storage's state of
-charge; what a derived heat is made of.
+The tracked points are:
+- all counters
+- the power of each part with a role: lowest, highest, mean, demand, and its integral if the part has no counter
+- flow and temperatures of a thermal part without a heat counter
+- the state of charge of a storage
+- the points from which a derived heat is computed
 """
 
 from __future__ import annotations
@@ -17,12 +20,12 @@ from agent.intervals.page_format import Column, PageSchema
 from drivers.model import FLOATS
 from drivers.registry import find_protocol
 
-COUNTER_PLACES, GAUGE_PLACES = 3, 6  # decimals that are kept of a float
+COUNTER_PLACES, GAUGE_PLACES = 3, 6  # decimals of a float that are kept
 KEY_RESOLUTION = Decimal("0.001")  # of counters without a scale, where the protocol does not say
 DEMAND_ROLES = frozenset({"grid", "direct", "load", "transformer", "check", "storage"})
 DEMAND_FLOWS = frozenset({"import", "export", "consumption", "charge", "discharge"})
 HEAT_PLACES = 6
-HEAT_POWER = "power.derived"  # last part of the name of a heat flow that we compute
+HEAT_POWER = "power.derived"  # end of the name of a heat flow that the agent computes
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class TrackedPoint:
-    """A slot of the tally: a point, or for ``point`` None a value that is computed from three others."""
+    """A slot of the kernel: a point, or a value that is computed from three other slots (``point`` is None)."""
 
     column: Column
     point: int | None  # number in the table
@@ -62,7 +65,7 @@ class TrackedPoints:
 
 
 def track(table: Mapping[str, Any], rule: Rule) -> TrackedPoints:
-    """From a birth's ``table``."""
+    """The tracked points of a birth's ``table``."""
     device, points = table.get("device") or {}, table.get("points") or []
     roles, parents = dict(device.get("roles") or {}), dict(device.get("parent") or {})
     epoch, ratio = str(table.get("epoch", "")), _ratio(device)
@@ -96,7 +99,7 @@ def track(table: Mapping[str, Any], rule: Rule) -> TrackedPoints:
         period, phase = _grid(points[numeric[name]])
         modulus = _modulus(points[numeric[name]], count)
         slots.append(TrackedPoint(column, numeric[name], period, phase, count, modulus, demand))
-    beside: dict[str, list[str]] = {}  # by part, all but counters
+    beside: dict[str, list[str]] = {}  # by part, points that are not counters
     for name in numeric:
         if name not in stand and (part_here := part_of(name, roles)) is not None:
             beside.setdefault(part_here, []).append(name)
@@ -118,7 +121,7 @@ class _Part:
     role: str
     parents: Mapping[str, str]
     epoch: str
-    flows: set[str]  # that its counters give
+    flows: set[str]  # flows of its counters
 
 
 def _gauge(
@@ -144,7 +147,7 @@ def _gauges(
     base: int,
     heat_flows: Collection[str],
 ) -> list[TrackedPoint]:
-    """``heat_flows``: flows from which the configuration derives heat."""
+    """The slots of a part's gauges. ``heat_flows``: points of flows from which the configuration derives heat."""
     found: list[TrackedPoint] = []
 
     def add(name: str, flow: str = "", demand: bool = False) -> int:
@@ -168,7 +171,7 @@ def _gauges(
 
 
 def _heat(members: list[str], part: _Part, add: Any, base: int, found: list[TrackedPoint]) -> list[TrackedPoint]:
-    """Flow and temperatures of a part without a heat counter, and the heat flow that follows from them."""
+    """The slots for flow and temperatures of a part without a heat counter, and for the computed heat flow."""
     for name in sorted(members, key=len):
         front, _, last = name.rpartition(".")
         supply, back = f"{front}.temperature.supply", f"{front}.temperature.return"
@@ -186,7 +189,7 @@ def _heat(members: list[str], part: _Part, add: Any, base: int, found: list[Trac
 
 
 def heat_point(name: str) -> str:
-    """The column name of a configured heat; no device has such a point."""
+    """The column name of a configured heat. No device has a point with such a name."""
     return f"heat.derived.{name}"
 
 
@@ -197,7 +200,7 @@ def _configured(
     slots: list[TrackedPoint],
     epoch: str,
 ) -> None:
-    """The slots of a ``[[derived]]`` heat; none where the device lacks a point or the flow has another unit."""
+    """Add the slots of a ``[[derived]]`` heat; none if the device lacks a point or the unit of the flow is unknown."""
     three = []
     for key in ("flow", "supply", "return"):
         name = one["heat"][key]
@@ -216,7 +219,7 @@ def _configured(
     slots.append(TrackedPoint(column, None, period, 0, heat=(three[0], three[1], three[2])))
 
 
-# m3 a second of one unit of flow, as a fraction: numerator, denominator
+# one unit of flow in m3/s, as a fraction: numerator, denominator
 FLOW_SECONDS: Mapping[str, tuple[int, int]] = {
     "m3/h": (1, 3600), "l/h": (1, 3_600_000), "m3/s": (1, 1), "l/s": (1, 1000), "l/min": (1, 60_000), "m3/min": (1, 60),
 }  # fmt: skip
@@ -227,7 +230,7 @@ def _unit(point: Mapping[str, Any]) -> str:
 
 
 def _grid(point: Mapping[str, Any]) -> tuple[int, int]:
-    """(period, phase) in ms; 0 where it is due on no grid."""
+    """(period, phase) in ms; 0 if the point has no grid."""
     period, phase = (Decimal(str(point.get(name) or 0)) * 1000 for name in ("period", "phase"))
     return round(period), round(phase)
 
@@ -246,7 +249,10 @@ def _decimal(text: Any, default: Decimal) -> Decimal:
 
 
 def _resolution(point: Mapping[str, Any], ratio: Decimal, protocol: str | None) -> Decimal:
-    """The value of one count, in the point's unit; 0.001 if unknown."""
+    """The value of one count, in the point's unit.
+
+    Without a scale: 0.001 for floats, the protocol's resolution for points with a key, otherwise 1.
+    """
     source = point.get("source") or {}
     scales = [_decimal(part.get("scale"), Decimal(1)) for part in source.get("parts") or ()]
     if scales:
@@ -266,7 +272,7 @@ def _key_resolution(protocol: str) -> Decimal:
 
 
 def _exponent(point: Mapping[str, Any], resolution: Decimal, places: int) -> int:
-    """The power of ten that values are kept in: fine enough for the device's counts."""
+    """The exponent of ten with which values are stored: fine enough for the device's counts."""
     if (point.get("source") or {}).get("type") in FLOATS:
         return -places
     return max(-9, min(0, int(resolution.normalize().as_tuple().exponent)))

@@ -124,7 +124,7 @@ def boot_bytes() -> bytes:
 
 
 class HeadRecord:
-    """The file. ``found``: the heads written by an earlier run. After ``begin`` the file follows the commits of this run.
+    """The file. ``found``: the heads of an earlier run. After ``begin`` the file follows the commits of this run.
 
     ``mark_sent`` may be called in any thread, everything else only in the database thread.
     """

@@ -173,7 +173,7 @@ class Retention:
                 "SELECT stream, boot, seq, from_ms, span_ms FROM packs WHERE id = ?", (number,)
             ).fetchone()
             runs.setdefault((stream, boot), []).append((seq, number, from_ms, from_ms + span_ms))
-            # a later pack must state the losses again that this pack states
+            # a later pack must repeat the losses that this pack states
             self._db.execute("UPDATE losses SET stated_in = NULL WHERE stated_in = ?", (number,))
         for (stream, boot), packs in runs.items():
             packs.sort()
