@@ -1,4 +1,4 @@
-"""Figures of a period, and the slots of the green-power trace, from the interval store."""
+"""Computes the figures of a period, and the slots of the green-power trace, from stored intervals."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ Demand = tuple[Decimal, tuple[Source, ...]]
 
 
 def period_of(calendar: Calendar, kind: PeriodKind, at_ms: int, until_ms: int) -> Period:
-    """The period of a kind that an instant lies in; rolling: the 365 days before the instant's day.
+    """The period of a kind that contains ``at_ms``. "rolling": the 365 days before the local day of ``at_ms``.
 
     Args:
-        until_ms: how far intervals are known; the period counts as elapsed up to there.
+        until_ms: intervals are known up to this time, and the period counts as elapsed up to it.
     """
     day = calendar.day(at_ms)
     if kind == "rolling":
@@ -50,9 +50,9 @@ def period_of(calendar: Calendar, kind: PeriodKind, at_ms: int, until_ms: int) -
 
 
 class PeriodTotals:
-    """Sums of a period that grow day by day, so that a year needs neither a long query nor a year's rows in memory.
+    """The sums of a period, added up day by day: a year needs neither a long query nor a year's rows in memory.
 
-    Parts are the role sums of single intervals, in any order, each once.
+    Its parts are the role sums of single intervals. Add them in any order, each only once.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class PeriodTotals:
         self._demands: dict[str, Demand] = {}
 
     def add(self, parts: Iterable[RoleSum]) -> None:
-        """Add the intervals of a day, or of any other time."""
+        """Add the role sums of the intervals of a day, or of any other time."""
         parts = list(parts)
         for role, found in demands(parts).items():
             if role not in self._demands or found[0] > self._demands[role][0]:
@@ -76,7 +76,7 @@ class PeriodTotals:
             self._known_ms[key] = self._known_ms.get(key, ZERO) + known
 
     def supply(self, entries: Sequence[Declaration], period: Period) -> Supply:
-        """The amounts for the figures of the period. Time without any interval is unknown, also whole days."""
+        """The amounts for the figures of the period. Time without any interval is unknown, even whole days."""
         shares = {key: min(known / period.elapsed_ms, Decimal(1)) for key, known in self._known_ms.items()}
         whole = [replace(one, completeness=shares[key]) for key, one in self._sums.items()]
         return Supply(whole, entries, self._demands)
@@ -99,12 +99,12 @@ class PeriodTotals:
 def intervals_of(
     book: PageSource, calendar: Calendar, start_ms: int, end_ms: int, unwritten: Iterable[Unwritten] = ()
 ) -> list[RoleSum]:
-    """The role sums of single intervals. A day of 500 counters takes a few 10 ms."""
+    """The role sums of single intervals. A day of 500 counters takes some tens of ms."""
     return sums(book, calendar, start_ms, end_ms, "interval", unwritten=unwritten) if end_ms > start_ms else []
 
 
 def merge(parts: Sequence[RoleSum]) -> RoleSum:
-    """One sum of several of the same role, flow and unit: completeness by time, trails widened."""
+    """Merge sums of the same role, flow and unit. Completeness is weighted by time; sources are joined."""
     first = parts[0]
     whole_ms = sum(one.end_ms - one.start_ms for one in parts)
     known = sum((one.completeness * (one.end_ms - one.start_ms) for one in parts), Decimal(0))
@@ -114,7 +114,7 @@ def merge(parts: Sequence[RoleSum]) -> RoleSum:
     for one in parts:
         flags |= one.flags
         if one.sources is before:
-            continue  # the stretches of a day may share theirs
+            continue  # the stretches of a day may share their sources
         before = one.sources
         for source in one.sources:
             key = (source.stream, source.point)
@@ -148,9 +148,9 @@ def _at(mark: EndReading | None) -> int:
 
 
 def demands(windows: Iterable[RoleSum]) -> dict[str, Demand]:
-    """The highest mean power of a fixed window by role: the energy of an interval over its length, in kW.
+    """By role, the highest mean power of an interval, in kW: its energy divided by its length.
 
-    Windows that are not covered whole, or whose place in time was spread, are not evidence of a peak, and are left out.
+    An interval that is incomplete or spread is left out, because it does not prove a peak.
     """
     found: dict[str, Demand] = {}
     for one in windows:

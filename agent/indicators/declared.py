@@ -21,17 +21,17 @@ _ID = re.compile(r"[0-9a-f]{16}")
 
 @dataclass(frozen=True, slots=True)
 class EnteredBy:
-    """The user of the gateway's machine who entered it, as the kernel reports."""
+    """The user of the operating system who entered a declaration, as the kernel reports."""
 
     uid: int
-    login: str = ""  # "" where the machine has no name for it
+    login: str = ""  # "" if the system has no name for the uid
 
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """One entry. An amount belongs to ``[from_ms, to_ms)``; a state holds from ``from_ms`` and has no ``to_ms``.
+    """A declared value. An amount belongs to ``[from_ms, to_ms)``; a state holds from ``from_ms``, without ``to_ms``.
 
-    ``replaces`` is the id of an earlier entry whose place this one takes; with ``value`` empty it only withdraws it.
+    ``replaces``: id of an earlier entry that this entry replaces; if ``value`` is empty, it only withdraws that entry.
     """
 
     id: str  # 16 hex digits
@@ -42,12 +42,12 @@ class Declaration:
     to_ms: int | None
     who: str
     at_ms: int  # when it was entered
-    document: str = ""  # what it is read from: a certificate's number, a ticket
+    document: str = ""  # source of the value: the number of a certificate or ticket
     replaces: str = ""
-    by: EnteredBy | None = None  # None: entered before this was kept
+    by: EnteredBy | None = None  # None: entered with a version that did not store it
 
     def as_dict(self) -> dict[str, Any]:
-        """Its form in a pack; keys without a value are left out. Times are whole or fractional seconds."""
+        """The object in a pack. Keys without a value are left out. Times are whole or fractional seconds."""
         plain: dict[str, Any] = {"at": seconds(self.at_ms), "from": seconds(self.from_ms), "id": self.id}
         plain |= {"n": self.name, "u": self.unit, "v": self.value, "who": self.who}
         if self.to_ms is not None:
@@ -82,7 +82,7 @@ def from_dict(plain: Mapping[str, Any]) -> Declaration:
 
 
 def check(made: Declaration) -> None:
-    """Raises UsageError for an invalid entry. The plan checks its name and unit."""
+    """Raises UsageError for an invalid entry. Does not check whether the plan has this input with this unit."""
     if not _ID.fullmatch(made.id) or (made.replaces and not _ID.fullmatch(made.replaces)):
         raise UsageError("an id is 16 hex digits", where="declare")
     if not _NAME.fullmatch(made.name):
@@ -96,7 +96,7 @@ def check(made: Declaration) -> None:
         except ValueError as error:
             raise UsageError(str(error), where="declare") from None
     if made.to_ms is not None and made.to_ms <= made.from_ms:
-        raise UsageError("it ends before it begins", where="declare")
+        raise UsageError("the entry ends before it begins", where="declare")
     if not made.who.strip():
         raise UsageError("the name of the person who declares it is missing", where="declare", hint="--who NAME")
 
@@ -124,7 +124,7 @@ def _ms(plain: Mapping[str, Any], key: str) -> int:
 
 
 def in_force(entries: Iterable[Declaration]) -> list[Declaration]:
-    """The entries that no other replaced, in the order of entry."""
+    """The entries in effect: not replaced, and not a mere withdrawal. In the order of entry."""
     entries = list(entries)
     replaced = {entry.replaces for entry in entries if entry.replaces}
     return [entry for entry in entries if entry.id not in replaced and entry.value]
@@ -133,8 +133,8 @@ def in_force(entries: Iterable[Declaration]) -> list[Declaration]:
 def amount(entries: Iterable[Declaration], name: str, unit: Unit, kind: str, period: Period) -> Amount | None:
     """The value of the entries for one input over a period; None without an entry.
 
-    Amounts are added; one that extends beyond the period counts by its share of time, and is then ``estimated``.
-    Of states, the last one before the end of the period counts.
+    Amounts are added. An amount that extends beyond the period counts in proportion to time, and is then ``estimated``.
+    Of states, only the last one that begins before the end of the period counts.
     """
     mine = [entry for entry in in_force(entries) if entry.name == name]
     if kind == "state":

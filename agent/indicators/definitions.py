@@ -1,4 +1,4 @@
-"""Indicators as data: sets that are shipped, and a park's own plan. Read once, checked whole, never executed."""
+"""Reads indicators, which are data: the shipped sets, and a park's own plan. Files are checked, never executed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ S = TypeVar("S", bound=msgspec.Struct)
 _DECIMAL = re.compile(r"-?\d{1,20}(?:\.\d{1,20})?")
 PeriodKind = Literal["interval", "day", "month", "year", "rolling"]
 Title = dict[str, str]  # "en" and "zh"
-Text = str | int  # a decimal number as it was written: read as text, quoted or not
+Text = str | int  # a decimal number, kept as it was written, with or without quotes
 
 
 class InputText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """A value that a person attests: an amount belongs to a stretch of time, a state applies until the next one.
 
-    ``assume`` is used if nothing was declared, and the figure states that; without it there is no figure.
+    If nothing was declared, ``assume`` is used, and the figure states that. Without ``assume``, there is no figure.
     """
 
     name: str
@@ -47,7 +47,7 @@ class TermText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class WhereText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """When a threshold applies: ``term``, scaled to a whole year, is at least this."""
+    """The condition of a threshold: it applies if ``term``, scaled to a whole year, is at least ``at_least``."""
 
     term: str
     at_least: Text
@@ -55,7 +55,7 @@ class WhereText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class ThresholdText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """One of the four bounds, in the indicator's unit."""
+    """A threshold: exactly one of the four bounds is given, in the indicator's unit."""
 
     at_most: Text | None = None
     at_least: Text | None = None
@@ -64,7 +64,7 @@ class ThresholdText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     where: WhereText | None = None
 
     def bound(self) -> tuple[str, str]:
-        """("at_most", "0.2"). Raises ValueError unless there is exactly one."""
+        """The bound, such as ("at_most", "0.2"). Raises ValueError if there is none or more than one."""
         found = [(name, str(text)) for name in BOUNDS if (text := getattr(self, name)) is not None]
         if len(found) != 1:
             raise ValueError(f"needs exactly one of {', '.join(BOUNDS)}")
@@ -86,12 +86,12 @@ class IndicatorText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     better: Literal["higher", "lower"] = "higher"
     gate: Literal["", "core", "guiding"] = ""
     threshold: list[ThresholdText] = []
-    weighs: list[str] = []  # terms and quantities that keep it from being better, for the report
+    weighs: list[str] = []  # terms and quantities that make the figure worse, for the report
     note: Title = {}
 
 
 class SetText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """A file of indicators. ``official`` is the one kind of period whose verdict counts; others are monitoring."""
+    """A file of indicators. ``official``: the kind of period whose verdict is official; others are for monitoring."""
 
     schema: Literal[1]
     id: str
@@ -110,11 +110,11 @@ class PlanText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     schema: Literal[1]
     sets: list[str] = msgspec.field(default_factory=lambda: ["plain"])
-    absent: dict[str, str] = {}  # role -> why the park has none: counts as zero, stated by the plan
-    exclude: dict[str, str] = {}  # "set/indicator" -> why
+    absent: dict[str, str] = {}  # role -> reason why the park has none; it counts as zero
+    exclude: dict[str, str] = {}  # "set/indicator" -> reason
     pin: dict[str, int] = {}
     assume: dict[str, Text] = {}  # "declared.x" -> value in the input's unit
-    threshold: dict[str, list[ThresholdText]] = {}  # "set/indicator" -> in place of the set's
+    threshold: dict[str, list[ThresholdText]] = {}  # "set/indicator" -> thresholds that replace those of the set
     factor: list[FactorText] = []
     input: list[InputText] = []
     term: list[TermText] = []
@@ -122,7 +122,7 @@ class PlanText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 def read_plan(path: Path | None) -> PlanText:
-    """The park's plan; the plain set if there is no file. Raises ConfigError with every complaint."""
+    """The park's plan; a plan with the set ``plain`` if there is no file. Raises ConfigError with every complaint."""
     if path is None:
         return PlanText(schema=1)
     complaints = Complaints()
@@ -131,7 +131,7 @@ def read_plan(path: Path | None) -> PlanText:
 
 
 def parse_plan(text: str | bytes, where: str) -> tuple[PlanText, TomlSource]:
-    """The plan in the text of a file, and the lines of its keys. Raises ConfigError with every complaint."""
+    """Parse the text of a plan. Returns it with the lines of its keys. Raises ConfigError with every complaint."""
     return _parse(PlanText, text, where)
 
 
@@ -158,14 +158,14 @@ def _struct(kind: type[S], source: TomlSource, raw: dict[str, Any], complaints: 
 
 
 def all_of(complaints: Sequence[ConfigError], where: str) -> ConfigError:
-    """One error for all faults of a plan; a single fault is returned as it is."""
+    """One error for all complaints about a plan; a single complaint is returned unchanged."""
     if len(complaints) == 1:
         return complaints[0]
     return ConfigError(f"{len(complaints)} errors in the plan", where=where, complaints=tuple(complaints))
 
 
 def decimal(text: Text) -> Fraction:
-    """An exact value of a bound or an assumption. Raises ValueError."""
+    """The exact value of a bound or an assumption. Raises ValueError if it is not a plain decimal number."""
     if not _DECIMAL.fullmatch(str(text)):
         raise ValueError(f"{show(text)} is not a plain decimal number")
     return Fraction(text)

@@ -1,4 +1,4 @@
-"""Figures of one period, from a plan and a supply of amounts."""
+"""Computes the figures of one period, from a plan and a supply of amounts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Missing(Exception):
 def evaluate(
     plan: IndicatorPlan, period: Period, supply: Supply, indicators: Sequence[Indicator] | None = None
 ) -> tuple[Figure, ...]:
-    """Figures of one period, in the plan's order: all indicators for this kind of period, or the given ones."""
+    """The figures of one period, in the order of the plan: all for this kind of period, or only ``indicators``."""
     cache: dict[str, Amount | None] = {}
     wanted = plan.of_period(period.kind) if indicators is None else indicators
     return tuple(_Figuring(plan, one, period, supply, cache).figure() for one in wanted)
@@ -94,7 +94,7 @@ class _Figuring:
         return found, missing
 
     def _known(self, name: str) -> Amount | None:
-        """The known amount. None also for a meter without any known interval in the period, which is not a zero."""
+        """The amount; None if it is unknown. A meter without any known interval in the period is unknown, not zero."""
         if name not in self._cache:
             self._cache[name] = self._amount(name)
         amount = self._cache[name]
@@ -140,7 +140,7 @@ class _Figuring:
             if one.where is None:
                 return one
             if missing:
-                return None  # unknown which one holds
+                return None  # unknown which threshold applies
             term, least = one.where
             try:
                 if self._of_name(term) * self._period.year_ms / self._period.elapsed_ms >= least:
@@ -151,7 +151,7 @@ class _Figuring:
 
 
 def _summands(tree: expression.Node, one: Indicator, sign: int) -> Iterator[tuple[int, expression.Node]]:
-    """The signed summands of a formula, through terms that are sums themselves."""
+    """The summands of a formula with their signs (1 or -1). A term that is a sum is replaced by its summands."""
     inner = one.terms[tree.name].formula.tree if isinstance(tree, expression.Name) and tree.name in one.terms else tree
     if isinstance(inner, expression.Operation) and inner.sign in "+-":
         yield from _summands(inner.parts[0], one, sign)
@@ -161,7 +161,7 @@ def _summands(tree: expression.Node, one: Indicator, sign: int) -> Iterator[tupl
 
 
 def _spelled(tree: expression.Node) -> str:
-    """The first quantity of a product: ``gas * factor.gas.coal`` is about gas."""
+    """A name for a product: its first quantity, such as ``gas`` for ``gas * factor.gas.coal``."""
     return next((name for name in expression.names(tree) if not name.startswith("factor.")), expression.show(tree))
 
 

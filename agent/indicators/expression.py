@@ -1,8 +1,8 @@
 """Formulas of indicators: read once into a small tree, checked for units, then computed exactly. No ``eval``.
 
 Grammar: ``+ - * / ( )``, decimal numbers, a number with its unit in brackets (``200000 [tce]``), names of quantities
-(``grid.import``, ``generation.*.energy``, ``factor.heat.co2``), and ``min max positive``. At most 4,096 characters, 32
-levels and 200 operations, and with all terms that it names 1,000 quantities, so that a hostile file costs nothing.
+(``grid.import``, ``generation.*.energy``, ``factor.heat.co2``), and ``min max positive``. A formula has at most 4,096
+characters, 32 levels, 200 operations, and 1,000 quantities (its terms included), so that a hostile file costs nothing.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from agent.indicators.units import NUMBER, Dimension, multiply, parse_unit, show
 
 MAX_LENGTH: Final = 4096
 MAX_DEPTH: Final = 32
-MAX_QUANTITIES: Final = 1000  # of a formula with its terms written out: an exact result is as long as they are together
-MAX_SIGNS: Final = 200  # a chain of sums is as deep a tree as it is long
+MAX_QUANTITIES: Final = 1000  # in a formula and its terms: an exact result has as many digits as all of them together
+MAX_SIGNS: Final = 200  # operations; a long chain of sums makes a deep tree
 FUNCTIONS: Final = ("min", "max", "positive")
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+(?:\.\d+)?)(?:\s*\[(?P<unit>[^\]]{0,40})\])?"
@@ -47,7 +47,7 @@ class Name:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """``+ - * /`` on two, or a function on one or more."""
+    """``+ - * /`` on two parts, or a function on one or more parts."""
 
     sign: str
     parts: tuple[Node, ...]
@@ -176,7 +176,7 @@ class _Parser:
 
 
 def names(tree: Node) -> Iterator[str]:
-    """Every name in the order of the text, repeats included."""
+    """Yield every name in the order of the text, with repetitions."""
     if isinstance(tree, Name):
         yield tree.name
     elif isinstance(tree, Operation):
@@ -202,7 +202,7 @@ def dimension(tree: Node, of_name: Callable[[str], Dimension]) -> Dimension | No
 
 
 def count(tree: Node, of_name: Callable[[str], int]) -> int:
-    """The number of quantities and numbers in a formula. ``of_name`` gives the number behind a name."""
+    """The number of quantities and constants in a formula. ``of_name``: returns the number that a name counts for."""
     if isinstance(tree, Number):
         return 1
     return of_name(tree.name) if isinstance(tree, Name) else sum(count(part, of_name) for part in tree.parts)
@@ -218,7 +218,7 @@ def value(tree: Node, of_name: Callable[[str], Fraction]) -> Fraction:
 
 
 def show(tree: Node) -> str:
-    """The formula in its canonical spelling, which is hashed: two spellings of one tree are the same formula."""
+    """The canonical text of a formula, for its hash: formulas with the same tree have the same text."""
     if isinstance(tree, Number):
         unit = "" if tree.dimension is None or tree.dimension == NUMBER else f"[{tree.dimension}]"
         return f"{tree.value}{unit}"

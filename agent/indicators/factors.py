@@ -1,4 +1,4 @@
-"""Dated factors: emission factors, calorific values, coal equivalents. Shipped tables, and a site's own in its plan."""
+"""Dated factors: emission factors, calorific values, coal equivalents. Shipped, or from a site's plan."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Status = Literal["official", "quoted", "assumed"]
 class EntryText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """One published value as written in TOML; ``value`` is a decimal or a quotient of whole numbers, as text.
 
-    ``year`` is the year of the data; ``published`` the date of the publication, "" where it is not known.
+    ``year`` is the year of the data; ``published`` the date of the publication, "" if it is not known.
     """
 
     year: int
@@ -64,7 +64,7 @@ class FactorEntry:
 
     @property
     def name(self) -> str:
-        """``power.fossil.cn@2022``, as a figure names the factors that it used."""
+        """The name of this entry in a figure, such as ``power.fossil.cn@2022``."""
         return f"{self.id}@{self.year}"
 
 
@@ -78,7 +78,7 @@ class Factor:
     entries: tuple[FactorEntry, ...]
 
     def of_year(self, year: int, pinned: int | None = None) -> FactorEntry:
-        """The pinned entry; else the newest whose data year is not after ``year``; else the oldest."""
+        """The pinned entry; otherwise the newest whose data year is not after ``year``; otherwise the oldest."""
         if pinned is not None:
             return next(entry for entry in self.entries if entry.year == pinned)
         fitting = [entry for entry in self.entries if entry.year <= year]
@@ -107,7 +107,7 @@ _PLAIN = re.compile(r"-?\d{1,20}(?:\.\d{1,20})?(?:/\d{1,20})?")
 
 
 def _number(text: str) -> Fraction:
-    """Exact; a quotient is allowed because 44/12 has no decimal. Raises ValueError."""
+    """An exact number. Quotients are allowed, because 44/12 has no finite decimal form. Raises ValueError."""
     if not _PLAIN.fullmatch(text):
         raise ValueError(f"{show(text)} is not a plain number")
     above, slash, below = text.partition("/")

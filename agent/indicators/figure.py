@@ -1,7 +1,7 @@
 """A figure with all its inputs, computed exactly, and its form in a pack.
 
-Arithmetic is on fractions. Where a figure is written down it is rounded once, half to even, to twelve significant
-digits, so that two computers that start from the same readings write the same text.
+Arithmetic uses fractions. A figure is rounded only once, when it is written: half to even, to twelve significant
+digits. So two computers that start from the same readings write the same text.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _CONTEXT = Context(prec=DIGITS, rounding=ROUND_HALF_EVEN)
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """``[start_ms, end_ms)`` of local time in UTC ms. ``closed``: the end lies in the past and nothing is awaited."""
+    """A period of local time, ``[start_ms, end_ms)`` in UTC ms."""
 
     kind: PeriodKind
     start_ms: int
     end_ms: int
     label: str  # 2026-11-24, 2026-11, 2026
     year: int
-    year_ms: int  # length of the calendar year, for thresholds that are laid down per year
-    until_ms: int  # how far values exist: the end, or now
+    year_ms: int  # length of the calendar year, for thresholds that are defined per year
+    until_ms: int  # values exist up to here: the end, or now
 
     def as_dict(self) -> dict[str, Any]:
-        """Times are seconds."""
+        """The object in a pack. Times are seconds."""
         return {
             "from": seconds(self.start_ms),
             "kind": self.kind,
@@ -71,7 +71,7 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """A cause of a bad value, for people: as the definition names it, else a summand of the numerator."""
+    """A cause of a bad value, for reports: from ``weighs`` of the definition, otherwise a summand of the numerator."""
 
     name: str  # of a term or an input
     value: Fraction  # base units
@@ -84,7 +84,7 @@ class Figure:
 
     indicator: Indicator
     period: Period
-    value: Fraction | None  # base units, as all below
+    value: Fraction | None  # in base units, also the next two
     numerator: Fraction | None
     denominator: Fraction | None
     threshold: tuple[str, str] | None  # ("at_most", "0.2")
@@ -99,7 +99,7 @@ class Figure:
 
     @property
     def shown(self) -> str:
-        """The value in the indicator's unit, "" where there is none."""
+        """The value in the indicator's unit; "" if there is none."""
         return "" if self.value is None else decimal_text(self.value / self.indicator.unit.factor)
 
     def as_dict(self, config: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A park's plan with everything resolved: formulas as trees with checked units, dated factors, thresholds."""
+"""Resolves a park's plan: formulas become trees with checked units; factors and thresholds are checked too."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from drivers.encoding import base64url
 from drivers.model import ConfigError
 from drivers.toml import Complaint, InvalidValue, KeyPath, TomlSource, show
 
-SITE = "site"  # the set of a plan's own figures
+SITE = "site"  # name of the set that contains a plan's own figures
 BUILT_IN: Mapping[str, Dimension] = {"period.duration": (("s", 1),)}
 
 
@@ -40,12 +40,12 @@ class Formula:
 
     text: str
     tree: expression.Node
-    count: int  # of quantities, with its terms written out
+    count: int  # number of quantities, including those of its terms
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A declared value, its unit and the assumption without a declaration (base units)."""
+    """An input that people declare. ``assume``: its value if nothing is declared, in base units; None: unknown then."""
 
     name: str
     unit: Unit
@@ -76,7 +76,7 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Indicator:
-    """One figure of the park. ``name`` is SET/ID; ``hash`` is of formula, terms and unit."""
+    """One figure of the park. ``name`` is SET/ID; ``hash`` covers formulas, terms and units."""
 
     name: str
     title: Mapping[str, str]
@@ -139,13 +139,13 @@ def leaves(indicator: Indicator) -> list[str]:
 
 
 def load_plan(text: str | bytes, where: str) -> IndicatorPlan:
-    """The whole plan in the text of a file. Raises ConfigError with every complaint, each with its line."""
+    """Resolve the plan in the text of a file. Raises ConfigError with every complaint, each with its line."""
     plan, source = parse_plan(text, where)
     return _Maker(plan, where, source).make()
 
 
 def make_plan(text: PlanText, where: str = "plan") -> IndicatorPlan:
-    """The whole plan. Raises ConfigError with every complaint."""
+    """Resolve a plan. Raises ConfigError with every complaint."""
     return _Maker(text, where).make()
 
 
@@ -200,11 +200,11 @@ class _Maker:
         for name in self._text.sets:
             take(name, "sets")
         if not self._text.sets:
-            take("common", "sets")  # its terms are there for a park's own figures
+            take("common", "sets")  # a park's own figures may use its terms
         return chosen
 
     def _complain(self, place: str, what: str, hint: str = "", path: KeyPath = ()) -> None:
-        """``path``: its place in the park's own plan; empty for a shipped set."""
+        """``path``: the key in the park's own plan, for the line; empty for a shipped set."""
         line = self._source.line(path) if self._source is not None else None
         self._wrong.append(Complaint(what, file=self._where, line=line, key=place, hint=hint))
 
@@ -265,7 +265,7 @@ class _Maker:
                 self._terms[one.name] = Term(one.name, formula, unit, one.title)
 
     def _formula(self, text: str, unit: Unit | None, place: str, path: KeyPath) -> Formula | None:
-        """The checked formula; its dimension must be that of ``unit`` where one is given."""
+        """The checked formula; None if it is invalid. If ``unit`` is given, the formula must have its dimension."""
         try:
             tree = expression.parse(text)
             found = expression.dimension(tree, self._dimension)
@@ -273,7 +273,7 @@ class _Maker:
             if joined > expression.MAX_QUANTITIES:
                 most = expression.MAX_QUANTITIES
                 raise expression.FormulaError(
-                    f"with its terms written out it joins {joined} quantities, at most {most}"
+                    f"has {joined} quantities, including those of its terms; at most {most} are allowed"
                 )
         except expression.FormulaError as error:
             self._complain(place, str(error), path=path)
@@ -283,7 +283,7 @@ class _Maker:
         return Formula(" ".join(text.split()), tree, joined)
 
     def _is_in(self, found: Dimension | None, unit: Unit, place: str, path: KeyPath) -> bool:
-        """Can a formula of this dimension have the unit? ``None``: of the bare 0, which fits every unit."""
+        """Can a formula of this dimension have this unit? The bare 0 has no dimension and fits every unit."""
         if found is None or found == unit.dimension:
             return True
         shown = show_dimension(found), show_dimension(unit.dimension)
@@ -336,7 +336,7 @@ class _Maker:
         return _with_hash(made)
 
     def _shown_units(self, unit: Unit, numerator: Formula, denominator: Formula | None) -> tuple[Unit, Unit | None]:
-        """Units for numerator and denominator: those of the quotient, else the usual ones of their dimensions."""
+        """Units of numerator and denominator: the two sides of ``/`` in ``unit``, or those of ``_shown_unit``."""
         if denominator is None:
             return unit, None
         above, _, below = unit.text.partition("/")
@@ -406,7 +406,7 @@ def _usual(found: Dimension) -> Unit:
 
 
 def _with_hash(made: Indicator) -> Indicator:
-    """SHA-256, base64url, over the trees of the formulas and of all terms below them, and the units."""
+    """Set the hash: SHA-256, base64url, of the units, the formulas and their terms. Removes unused terms."""
     units = made.unit, made.numerator_unit, made.denominator_unit
     lines = [" ".join(unit.text for unit in units if unit is not None), expression.show(made.numerator.tree)]
     if made.denominator is not None:

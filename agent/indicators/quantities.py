@@ -1,4 +1,4 @@
-"""Metered quantities that a formula may name: ROLE.FLOW, where the role is one of a part of a device; and titles."""
+"""The metered quantities ROLE.FLOW that a formula may name, and their titles. Parts of devices have roles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agent.intervals.flows import flows_of
 from agent.roles import METERED_ROLES, ROLES
 from drivers.toml import nearest
 
-# The flows of a role, by the last word of the name; `demand` is a power: a period takes the highest.
+# Flow, which is the last word of a name -> unit. `demand` is a power; that of a period is the highest one.
 FLOWS: Final[Mapping[str, str]] = {
     "import": "kWh",
     "export": "kWh",
@@ -29,7 +29,7 @@ _DEMANDS = frozenset({"import", "charge", "consumption"})
 
 
 class Unknown(ValueError):
-    """The error in a name, and the nearest valid one."""
+    """An invalid name. The text suggests the nearest valid one."""
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -39,7 +39,7 @@ def near(name: str, known: Iterable[str]) -> str:
 
 
 def dimension_of(name: str, others: Iterable[str] = ()) -> Dimension:
-    """The dimension of a metered quantity. Raises Unknown.
+    """The dimension of a metered quantity. Raises Unknown if ``name`` is not one.
 
     Args:
         others: other names that could have been meant: terms, inputs.
@@ -97,7 +97,7 @@ FLOW_TITLES: Titles = {
     "total": ("total", "合计"),
 }
 
-# what the trade calls otherwise than role and flow put together
+# quantities whose usual title is not that of the role followed by that of the flow
 QUANTITY_TITLES: Titles = {
     "grid.import": ("Grid, imported", "网购电量"),
     "grid.export": ("Grid, exported", "上网电量"),
@@ -110,7 +110,7 @@ QUANTITY_TITLES: Titles = {
 
 
 def title_of(name: str) -> dict[str, str]:
-    """A quantity ROLE.FLOW in both languages; a site's own roles keep their name."""
+    """The title of ROLE.FLOW in both languages. A site's own roles keep their names."""
     role, _, flow = name.replace(".*.", ".").rpartition(".")
     if (known := QUANTITY_TITLES.get(f"{role}.{flow}")) is not None:
         return {"en": known[0], "zh": known[1]}

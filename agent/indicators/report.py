@@ -1,4 +1,4 @@
-"""A period as plain values for a page: figures, their trend, what weighs on them, how well they are known."""
+"""The report of a period, as plain values for a page: figures with trends, main causes and completeness."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ MAX_DRAGS = 3
 
 
 class Reporter:
-    """Takes the intervals of a period day by day, then gives its page.
+    """Collects the intervals of a period day by day, then returns the page.
 
     Args:
         period: day, month, year or rolling.
         by: the length of the slots in which consumption is matched with green power.
-        roles: that devices have by the configuration, also devices of which nothing was sealed yet.
-        late: of these, roles of devices of which nothing is sealed of the period so far.
+        roles: the roles of all configured devices, including devices from which nothing was sealed yet.
+        late: the roles of devices from which nothing is sealed in the period so far.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Reporter:
         self._curve = PowerCurve(calendar, period)
 
     def add(self, parts: Sequence[RoleSum]) -> None:
-        """The intervals of one local day."""
+        """Add the role sums of the intervals of one local day."""
         self._whole.add(parts)
         self._curve.add(parts)
         finer = FINER[self._period.kind]
@@ -73,7 +73,7 @@ class Reporter:
         self._hours += slots
 
     def page(self) -> dict[str, Any]:
-        """The page: strings, whole numbers, booleans, lists and objects."""
+        """The page, as strings, whole numbers, booleans, lists and objects."""
         wanted = [one for one in self._plan.indicators if self._period.kind in one.periods]
         kept = [one for one in wanted if not one.excluded]
         figures = evaluate(self._plan, self._period, self._whole.supply(self._entries, self._period), kept)
@@ -120,7 +120,7 @@ class Reporter:
             "trend": [{"label": label, "v": f.shown if f is not None else ""} for label, f in points],
             "drags": self._drags(figure),
         }
-        if figure.value is None and not figure.missing and one.denominator is not None:  # all of it is nothing
+        if figure.value is None and not figure.missing and one.denominator is not None:  # the denominator is 0
             plain["zero"] = [self._title(name) for name in dict.fromkeys(expression.names(one.denominator.tree))]
         for amount in plain["inputs"]:
             amount["title"] = self._title(amount["n"])
@@ -128,12 +128,12 @@ class Reporter:
         roles = [amount for amount in plain["inputs"] if amount["n"] not in self._plan.inputs]
         assumed = [amount["n"] for amount in roles if amount["basis"] == "assumed"]
         is_measured = bool(bases & {"metered", "declared"})
-        # a 0 that nobody measured and no plan states: no device has such a role, or its first amount is to come
+        # an assumed 0 is neither measured nor stated by the plan: no device has the role, or no amount came yet
         if awaited := [name for name in assumed if self._is_awaited(name, self._late if is_measured else self._roles)]:
             return self._without(plain, awaited)
         if assumed and not is_measured:
             plain["unmetered"] = True
-        # the worst of plain amounts is only the night, and of equal ones there is none
+        # only for quotients, because the worst of plain amounts is just the night; and only if the values differ
         if one.denominator is not None and len({f.value for _, f in valued}) > 1:
             pick = min if one.better == "higher" else max
             label, worst = pick(valued, key=lambda pair: pair[1].value or Fraction(0))
@@ -141,14 +141,14 @@ class Reporter:
         return plain
 
     def _is_awaited(self, name: str, roles: frozenset[str]) -> bool:
-        """Does it belong to one of these roles, which have no amount yet, not even an unknown one?"""
+        """Does a quantity belong to one of these roles that has no amount yet, not even an unknown one?"""
         role = name.rpartition(".")[0]
-        inner = role.removesuffix("*")  # of generation.*: all that are below it, beside itself
+        inner = role.removesuffix("*")  # generation.* means generation and all roles below it
         waiting = roles - self._whole.roles
         return role.removesuffix(".*") in waiting or (inner != role and any(one.startswith(inner) for one in waiting))
 
     def _without(self, plain: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-        """The figure that results if these inputs are metered but silent."""
+        """The figure as it is if these inputs have meters, but no amounts."""
         kept = {key: value for key, value in plain.items() if key not in ("v", "numerator", "denominator", "zero")}
         return kept | {
             "verdict": "no data",
@@ -225,15 +225,15 @@ class Reporter:
 
 
 class PowerCurve:
-    """Electricity by role and flow over the stretches of a period: mean power of a day's intervals, else energy."""
+    """Electricity by role and flow: mean power by interval in a day; in longer periods, energy by day or month."""
 
     def __init__(self, calendar: Calendar, period: Period) -> None:
         self._calendar, self._period, self._is_day = calendar, period, period.kind == "day"
-        self._slots: dict[int, int] = {}  # start and end, ms
-        self._sums: dict[str, dict[int, tuple[Decimal, Decimal]]] = {}  # of each series: amount, known ms
+        self._slots: dict[int, int] = {}  # start -> end, ms
+        self._sums: dict[str, dict[int, tuple[Decimal, Decimal]]] = {}  # by series and start: amount, known ms
 
     def add(self, parts: Sequence[RoleSum]) -> None:
-        """Role sums of single intervals."""
+        """Add role sums of single intervals."""
         for one in parts:
             if one.unit != "kWh":
                 continue
@@ -270,7 +270,7 @@ class PowerCurve:
 
 
 def trace_result(slots: Sequence[TraceSlot], period: Period) -> dict[str, Any]:
-    """A day's green power, hour by hour, as a result of a pack; certificates are not in it: they belong to months."""
+    """A day's green power by hour, as a result in a pack. It has no certificates, because they belong to months."""
     traced = trace(slots)
     plain = _totals(traced)
     del plain["certified"], plain["with_certificates"]

@@ -1,6 +1,6 @@
-"""Results beside the figures: the balance of the site and its nodes, and derived points, of an interval or a day.
+"""Results besides figures: the balance of the site and its nodes, and derived points, of an interval or a day.
 
-Computed in the same way from the agent's store and from intervals that a verifier made from packs.
+They are computed in the same way from the agent's store and from intervals that a verifier made from packs.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from drivers.encoding import exact_text
 
 KINDS = ("balance", "derived")
 MAIN_COUNTERS = (".energy.import", ".energy.export", ".energy.generation", ".energy.total", ".energy.heat")
-KNOWN = "known"  # a result that says up to which packs intervals were known when those beside it were made
+KNOWN = "known"  # kind of a result: up to which packs intervals were known when the results beside it were computed
 
 
 class SiteResults:
-    """For one gateway.
+    """Computes the results of one gateway.
 
     Args:
-        rows: ``derived`` of the birth of results.
+        rows: the member ``derived`` of the results' birth.
         config: hash of the configuration.
     """
 
@@ -38,11 +38,11 @@ class SiteResults:
         self._derived = Derived(rows, base)
 
     def takers(self, stretches: int = 1) -> tuple[MeterSums, MeterSums]:
-        """The counters to collect for ``sums``."""
+        """Two MeterSums to pass to ``sums``, which fills them: for the balance, and for derived points."""
         return MeterSums(wants, stretches), MeterSums(self._derived.wants, stretches)
 
     def made(self, takers: tuple[MeterSums, MeterSums], period: Period, at: int = 0) -> list[Mapping[str, Any]]:
-        """The results of a finished period: at most one balance, then the derived points."""
+        """The results of a finished period: at most one balance, and derived points. ``sums`` filled ``takers``."""
         electric, terms = takers
         common = {"period": period.as_dict(), "config": self._config}
         length_ms = period.end_ms - period.start_ms
@@ -58,10 +58,10 @@ class SiteResults:
 
 
 class BalanceReport:
-    """Balance and derived points of a period that grows day by day; the balance of finer stretches beside it.
+    """Balance and derived points of a period, added up day by day, and the balance of each finer stretch.
 
     Args:
-        period: of a day the finer stretches are its intervals, of all others their days.
+        period: the finer stretches of a day are its intervals; those of all other periods are their days.
     """
 
     def __init__(self, calendar: Calendar, period: Period, base: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -74,12 +74,12 @@ class BalanceReport:
         self._finer: list[tuple[int, Residual]] = []
 
     def takers(self, start_ms: int, end_ms: int) -> tuple[MeterSums, MeterSums, MeterSums]:
-        """The part of ``sums`` for this day's single intervals: the balance, derived points, meters without a role."""
+        """Three MeterSums to pass to ``sums`` for a day: for the balance, derived points, and meters without a role."""
         count = len(list(self._calendar.intervals(start_ms, end_ms))) if self._is_day else 1
         return MeterSums(wants, count), MeterSums(self._derived.wants), MeterSums(_counts_for_nobody, count)
 
     def add(self, takers: tuple[MeterSums, MeterSums, MeterSums], start_ms: int, end_ms: int) -> None:
-        """Add the day with which the takers were filled."""
+        """Add a day. ``takers``: filled by ``sums`` for this day."""
         until_ms = min(end_ms, takers[0].until_ms)
         self._list_meters(takers, start_ms, min(end_ms, self._period.until_ms))
         if until_ms <= start_ms:
@@ -90,14 +90,14 @@ class BalanceReport:
             found = takers[0].found(at)
             self._keep(0, found)
             if end <= takers[0].since_ms:
-                continue  # before the first interval of all
+                continue  # before the first interval of all streams
             made = balance(found, end - start, self._is_day)
             if made is not None and made.site is not None:
                 self._finer.append((start, made.site))
         self._keep(1, takers[1].found())
 
     def _list_meters(self, takers: Sequence[MeterSums], start_ms: int, end_ms: int) -> None:
-        """Note the amounts of each meter, and the times in which they are wholly known."""
+        """Note the amounts of each meter, and how much of each stretch is known."""
         if end_ms <= start_ms:
             return
         stretches = list(self._calendar.intervals(start_ms, end_ms)) if self._is_day else [(start_ms, end_ms)]
@@ -138,17 +138,17 @@ class BalanceReport:
 
 
 def _counts_for_nobody(stream: str, column: Column) -> bool:
-    """Is this a main counter without a role, which no figure includes?"""
+    """Is this a main counter without a role? No figure includes such a counter."""
     return column.kind == "counter" and not column.role and column.point.endswith(MAIN_COUNTERS)
 
 
 class _MeterLine:
-    """One meter over a period: its amounts, and the times in which they are not wholly known."""
+    """One meter over a period: its amounts, and the times in which they are not completely known."""
 
     def __init__(self, role: str) -> None:
         self.role = role
         self._amounts: dict[tuple[str, str], Decimal | None] = {}  # None: nothing is known of it
-        self._covered: dict[int, int] = {}  # of each stretch, by its start: the known time of the flow known least
+        self._covered: dict[int, int] = {}  # by start of the stretch: known ms of its least known flow
 
     def add(self, one: MeterAmount, start_ms: int, end_ms: int) -> None:
         """Add one flow of the meter in one stretch."""
@@ -160,7 +160,7 @@ class _MeterLine:
         self._covered[start_ms] = min(self._covered.get(start_ms, covered), covered)
 
     def page(self, name: str, stretches: Sequence[tuple[int, int]]) -> dict[str, Any]:
-        """``known``: the known share of the time. ``missing``: times not wholly known, adjacent ones merged."""
+        """``known``: the known share of the time. ``missing``: times not completely known, adjacent ones merged."""
         whole_ms = sum(end - start for start, end in stretches) or 1
         known_ms, missing = 0, list[list[int]]()
         for start, end in stretches:

@@ -13,7 +13,7 @@ from agent.indicators.quantities import FLOWS
 from agent.indicators.units import Unit, parse_unit
 from agent.intervals.rows import RoleSum, Source
 
-# The flows that `energy` of a role may have. A thermal role may be metered in electricity too:
+# The flows that count as `energy` of a role. A thermal role may be metered in electricity too, for example steam
 # pressure that drives a generator.
 _ENERGY: Mapping[str, tuple[str, ...]] = {"generation": ("generation",), "load": ("consumption",)}
 _OTHER_ENERGY = ("heat", "total", "import")
@@ -21,10 +21,10 @@ _GAS_UNITS = {"volume": "m3", "normal": "Nm3"}
 
 
 class Supply:
-    """A supply for one period: role sums of the interval store, demands by role (kW), and declarations.
+    """The amounts for the figures of one period: role sums of intervals, demands by role (kW), and declarations.
 
-    A role without a sum has no meter and counts as nothing; where there is no sum at all, nothing is known. Nor is
-    anything known of a role whose sums have completeness 0.
+    A role without a sum has no meter and counts as zero. If there is no sum at all, every amount is unknown. A role
+    whose sums have completeness 0 is unknown, too.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Supply:
     def metered(self, name: str, period: Period) -> Amount | None:
         """ROLE.FLOW summed over all matching counters; None if none matches.
 
-        Completeness 0, where nothing is known of one of the roles that fit: the others alone are not a sum.
+        If nothing is known of one of the matching roles, completeness is 0: the sum of the others would be too small.
         """
         role, _, flow = name.rpartition(".")
         unknown = Amount(name, Fraction(0), parse_unit(FLOWS[flow]), "metered", Fraction(0))
@@ -68,11 +68,11 @@ class Supply:
         )
 
     def declared(self, name: str, unit: Unit, kind: str, period: Period) -> Amount | None:
-        """The declarations."""
+        """The declared value of an input; None without an entry."""
         return declared.amount(self._entries, name, unit, kind, period)
 
     def _demand(self, name: str, role: str) -> Amount | None:
-        """The demand of a role. If all its windows are incomplete it is unknown, not 0."""
+        """The demand of a role; None if it has no meter. If all its intervals are incomplete, it is unknown, not 0."""
         shares = [Fraction(one.completeness) for one in self._sums if one.role == role and one.unit == "kWh"]
         if not shares:
             return None

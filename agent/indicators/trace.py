@@ -1,9 +1,9 @@
 """The green-power trace: which consumption was covered by which power, slot by slot (an hour or an interval).
 
-Rules: power generated on site counts where and when it is used, and what it loaded into a storage does not count again
-when it comes out (a discharge earns nothing); then the direct line; the rest is the storage's or the grid's.
+Rules: consumption is covered first by power generated on site in the same slot, then by the direct line, then by the
+storage, and the rest by the grid. Power from a storage does not count as green, even if green power charged it.
 Certificates are units of 1,000 kWh that belong to a month, not to an hour: they cover grid power of their month in
-proportion. A producer earns one unit for 1,000 kWh, monthly, and the remainder is carried to the next month.
+proportion. A producer earns one unit per 1,000 kWh each month, and the remainder is carried to the next month.
 
 Source: the rules for green certificates of 2024 and 2026, and 发改能源〔2026〕688号 for hourly tracing, as
 ``docs/indicators.md`` cites them. All energies are exact decimals in kWh.
@@ -43,7 +43,7 @@ class TraceSlot:
 class ConsumptionMatch:
     """How the consumption of one slot was covered; the four parts add up to ``consumption``.
 
-    ``exported`` is the part of the export that came from generation in this slot, ``stored`` what generation charged.
+    ``exported``: generation of this slot that was exported. ``stored``: generation of it that charged the storage.
     """
 
     slot: TraceSlot
@@ -71,7 +71,7 @@ class Traced:
     storage: Decimal
     grid: Decimal
     certified: Decimal
-    incomplete: int  # slots, those that are missing among them
+    incomplete: int  # number of incomplete slots, including those in ``missing``
 
     @property
     def at_the_time(self) -> Decimal | None:
@@ -80,7 +80,7 @@ class Traced:
 
     @property
     def with_certificates(self) -> Decimal | None:
-        """The same with certificates of the stretch."""
+        """The same, with the grid power that certificates cover."""
         return (self.own + self.direct + self.certified) / self.consumption if self.consumption else None
 
 

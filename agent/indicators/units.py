@@ -1,7 +1,7 @@
 """Units of figures: exact factors and dimensions, so that kWh and GJ can be added, but kWh and m3 cannot.
 
-Coal equivalent (``ce``), carbon dioxide (``CO2``) and carbon (``C``) are dimensions of their own: one becomes the other
-by a factor with an id, never by a unit. So is a cubic metre at standard conditions: ``Nm3`` is not ``m3``.
+Coal equivalent (``ce``), carbon dioxide (``CO2``) and carbon (``C``) are dimensions of their own: only a factor with an
+id converts one to another, never a unit. A cubic metre at standard conditions is one, too: ``Nm3`` is not ``m3``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NUMBER: Dimension = ()
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One unit in base units: J, s, kg, m3, Nm3, m2, kg CO2, kg C, kg coal equivalent."""
+    """A unit. ``factor``: its value in base units (J, s, kg, m3, Nm3, m2, kg CO2, kg C, kg coal equivalent)."""
 
     text: str
     factor: Fraction
@@ -56,11 +56,11 @@ for _what in ("CO2", "C", "ce"):
         f"{name}{_what}": (Fraction(size, 1000), ((f"kg{_what}", 1),))
         for name, size in (("g", 1), ("kg", 1000), ("t", 1_000_000))
     }
-_POWER_OF_TEN = re.compile(r"10\^([1-9])(?=[A-Za-z])")  # 10^4Nm3, as Chinese tables count gas
+_POWER_OF_TEN = re.compile(r"10\^([1-9])(?=[A-Za-z])")  # 10^4Nm3: the unit of gas in Chinese tables
 
 
 def multiply(left: Dimension, right: Dimension, sign: int = 1) -> Dimension:
-    """The dimension of a product; of a quotient with ``sign`` -1."""
+    """The dimension of a product, or with ``sign`` -1 of a quotient."""
     exponents = dict(left)
     for base, exponent in right:
         exponents[base] = exponents.get(base, 0) + sign * exponent
@@ -68,7 +68,7 @@ def multiply(left: Dimension, right: Dimension, sign: int = 1) -> Dimension:
 
 
 def parse_unit(text: str) -> Unit:
-    """``kWh``, ``tCO2/tce``, ``GJ/10^4Nm3``, ``kWh/m2``: products by ``*``, at most one ``/``.
+    """Parse a unit such as ``kWh``, ``tCO2/tce``, ``GJ/10^4Nm3``: products with ``*``, at most one ``/``.
 
     Raises ValueError naming the unknown part.
     """
@@ -107,7 +107,7 @@ _NAMES = {**_NAMES, "kgCO2": "CO2", "kgC": "carbon", "kgce": "coal equivalent", 
 
 
 def show_dimension(dimension: Dimension) -> str:
-    """For a complaint: ``energy``, ``CO2 per coal equivalent``, ``a plain number``."""
+    """A dimension in words, such as ``energy``, ``CO2 per coal equivalent``, ``a plain number``."""
 
     def words(sign: int) -> str:
         parts = [_NAMES.get(b, b) + (f"^{abs(n)}" if abs(n) > 1 else "") for b, n in dimension if n * sign > 0]

@@ -93,7 +93,7 @@ def test_terms_that_double_each_other_are_refused(sign: str) -> None:
     with pytest.raises(ConfigError) as raised:
         load_plan(f"schema = 1\n{text}", "plan.toml")
     first = str(raised.value.complaints[0])
-    assert "term t9: with its terms written out it joins 1536 quantities, at most 1000" in first
+    assert "term t9: has 1536 quantities, including those of its terms; at most 1000 are allowed" in first
 
 
 def test_units_add_up_or_are_refused() -> None:
