@@ -124,7 +124,7 @@ def _ms(plain: Mapping[str, Any], key: str) -> int:
 
 
 def in_force(entries: Iterable[Declaration]) -> list[Declaration]:
-    """The entries in effect: not replaced, and not a mere withdrawal. In the order of entry."""
+    """The entries in effect, in the order of entry: those that are not replaced and have a value."""
     entries = list(entries)
     replaced = {entry.replaces for entry in entries if entry.replaces}
     return [entry for entry in entries if entry.id not in replaced and entry.value]

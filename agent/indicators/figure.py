@@ -84,7 +84,7 @@ class Figure:
 
     indicator: Indicator
     period: Period
-    value: Fraction | None  # in base units, also the next two
+    value: Fraction | None  # in base units, like numerator and denominator
     numerator: Fraction | None
     denominator: Fraction | None
     threshold: tuple[str, str] | None  # ("at_most", "0.2")
@@ -155,7 +155,7 @@ def _input(amount: Amount) -> dict[str, Any]:
         plain["silent"] = [{"point": point, "stream": stream} for stream, point in amount.silent]
     if amount.entries:
         plain["entries"] = list(amount.entries)
-        if amount.estimated:  # an entry reaches beyond the period: its share of time was taken
+        if amount.estimated:  # an entry extends beyond the period and counts in proportion to time
             plain["estimated"] = decimal_text(amount.estimated)
     if amount.note:
         plain["note"] = amount.note

@@ -122,7 +122,7 @@ class IndicatorPlan:
 
 
 def leaves(indicator: Indicator) -> list[str]:
-    """The quantities, inputs and factors at the ends of an indicator's formulas, each once, in order."""
+    """The quantities, inputs and factors in an indicator's formulas and their terms, each once, in order."""
     found: dict[str, None] = {}
 
     def walk(tree: expression.Node) -> None:

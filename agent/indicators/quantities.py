@@ -1,4 +1,4 @@
-"""The metered quantities ROLE.FLOW that a formula may name, and their titles. Parts of devices have roles."""
+"""The metered quantities that a formula may name, and their titles: ROLE.FLOW, with the role of a device's part."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Unknown(ValueError):
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """ " (did you mean X?)", or nothing."""
+    """The text " (did you mean X?)" with the nearest known name; "" if none is near."""
     found = nearest(name, known)
     return f" (did you mean {found}?)" if found else ""
 

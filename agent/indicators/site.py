@@ -22,14 +22,14 @@ from drivers.encoding import exact_text
 
 KINDS = ("balance", "derived")
 MAIN_COUNTERS = (".energy.import", ".energy.export", ".energy.generation", ".energy.total", ".energy.heat")
-KNOWN = "known"  # kind of a result: up to which packs intervals were known when the results beside it were computed
+KNOWN = "known"  # kind of a result that states up to which packs intervals were known for the results beside it
 
 
 class SiteResults:
     """Computes the results of one gateway.
 
     Args:
-        rows: the member ``derived`` of the results' birth.
+        rows: the member ``derived`` of the birth of ``_indicators``.
         config: hash of the configuration.
     """
 
@@ -51,7 +51,7 @@ class SiteResults:
         return made + [one | common for one in self._derived.results(terms.found(at), length_ms)]
 
     def of(self, book: PageSource, period: Period, unwritten: Iterable[Unwritten] = ()) -> list[Mapping[str, Any]]:
-        """``made`` for a finished period, from the pages of ``book``."""
+        """The results of a finished period, computed from the pages of ``book``."""
         takers, ends = self.takers(), (period.start_ms, period.end_ms)
         sums(book, self._calendar, *ends, "all", roles=(), meters=takers, unwritten=unwritten)
         return self.made(takers, period)

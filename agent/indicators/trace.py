@@ -80,7 +80,7 @@ class Traced:
 
     @property
     def with_certificates(self) -> Decimal | None:
-        """The same, with the grid power that certificates cover."""
+        """Like ``at_the_time``, plus the grid power that certificates cover."""
         return (self.own + self.direct + self.certified) / self.consumption if self.consumption else None
 
 
@@ -136,7 +136,7 @@ def trace(slots: Iterable[TraceSlot], certificates_kwh: Decimal = ZERO) -> Trace
 def issue(
     months: Sequence[tuple[str, Decimal, Decimal]], rests: tuple[Decimal, Decimal] = (ZERO, ZERO)
 ) -> list[CertificateIssue]:
-    """Certificates month by month.
+    """The certificates of each month.
 
     Args:
         months: (label, kWh that left the site, kWh used on site), in order; storage discharge is in neither.

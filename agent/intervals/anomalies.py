@@ -23,9 +23,9 @@ from ext.rates import CounterKernel
 PATIENCE_MS = 26 * 3_600_000  # a night and a morning: after this, a finding is made from the readings so far
 SILENCE_MS = 900_000
 ALIKE = 3
-MOST_GROWTH = 10**12  # most counts between two readings that are believed
-MOST = 64  # most readings that wait
-TOO_LARGE = (1 << 63) - 1  # in the kernel, stands for any value that no counter can reach
+MOST_GROWTH = 10**12  # largest growth between two readings that is believed
+MOST = 64  # at most so many readings wait
+TOO_LARGE = (1 << 63) - 1  # stands for any value that no counter can reach, in the kernel too
 _MOST_VALUE = 9 * 10**15  # the highest value that the kernel counts
 _FLAGS = {ROLLOVER: Flag.ROLLOVER, RESET: Flag.RESET, SWAP: Flag.SWAP, GLITCH: Flag.GLITCH, BACK_STEP: Flag.BACK_STEP}
 
@@ -125,7 +125,7 @@ class AnomalyDetector:
                     break
                 continue
             if reading.time_ms <= level[1]:
-                reading.time_ms = level[1] + 1  # read before a step of the clock was noticed
+                reading.time_ms = level[1] + 1  # the reading is older than a step of the clock that was noticed later
             if self._is_plain(reading):
                 del self.waiting[0]
                 continue
@@ -191,7 +191,7 @@ class AnomalyDetector:
         if not late and not self._certain(kind, level[2], reading.value, later, rises):
             return None
         if kind == ROLLOVER and reading.value == 0 and not any(w.value > 0 for w in later):
-            kind, growth = RESET, 0  # it did not count on from zero
+            kind, growth = RESET, 0  # the counter did not count on from zero
         if kind == NORMAL and level[2] == 0 and not self._grows_so(reading, level[1], later):
             kind, growth = SWAP, 0  # a jump from zero: the zero may have been invalid
         if growth > MOST_GROWTH:
@@ -221,7 +221,7 @@ class AnomalyDetector:
         """Is it certain that no later reading can change the finding?"""
         if kind == ROLLOVER:  # near the end of the counter zeros may be invalid: the next value above zero decides
             return len(later) >= 1 and (value != 0 or later[-1].value > 0)
-        if value >= level:  # it stayed at the new level, and the usual growth is known
+        if value >= level:  # the counter stayed at the new level, and the usual growth is known
             return len(later) >= 2 and rises >= 3
         moved = later[-1].value - value if later else 0
         return len(later) >= 3 and moved >= 3 * int(self._resolution)

@@ -101,7 +101,7 @@ def corrections(
                 continue
         if not is_whole:
             _keep_what_is_known(start, old, new, bounds)
-        by_number = is_whole or start >= open_ms  # later rows will have turns of this numbering
+        by_number = is_whole or start >= open_ms  # rows that are written later number turns in this way
         pairs = [(turn, turn, turn) for turn in sorted(old | new)] if by_number else _in_order(old, new)
         for shape, row in _corrected(old, new, pairs, packs):
             out.setdefault(shape, []).append(row)
@@ -125,7 +125,7 @@ def _by_start(made: Iterable[tuple[PageSchema, Sequence[Row]]], from_ms: int, to
 
 
 def _bounds(made: Made, decided_ms: int) -> dict[CounterKey, tuple[int, int]]:
-    """By counter, the start of the first interval in which it is known, and of the last one (at least ``decided_ms``).
+    """By counter, (start of the first interval in which it is known, start of the last one or ``decided_ms`` if later).
 
     All of ``made`` counts: packs are read from a day before the compared intervals, so that a counter is already known
     in the first of those.
@@ -144,7 +144,7 @@ def _bounds(made: Made, decided_ms: int) -> dict[CounterKey, tuple[int, int]]:
 def _keep_what_is_known(
     start: int, old: _Interval, new: _Interval, bounds: Mapping[CounterKey, tuple[int, int]]
 ) -> None:
-    """Replace cells in ``new`` by the stored cells in ``old`` if those know more of a counter, in an interval of both.
+    """Replace cells in ``new`` by stored cells in ``old`` that know more of a counter, in an interval that both have.
 
     Between the two bounds of a counter, ``new`` is complete, and nothing is replaced.
     """
@@ -160,7 +160,7 @@ def _keep_what_is_known(
 
 
 def _in_order(old: _Interval, new: _Interval) -> list[tuple[int | None, int | None, int]]:
-    """Pair turns by their order, because both sides may begin to count elsewhere: (stored, made, to be written)."""
+    """(stored turn, made turn, turn to write), paired by order: both sides may begin to count at different times."""
     free = max(old, default=-1) + 1
     return [
         (was, made, was if was is not None else free + n)
@@ -200,7 +200,7 @@ def _taken_back(
     revision: int,
     packs: tuple[int, int],
 ) -> Iterator[tuple[PageSchema, Row]]:
-    """Rows that withdraw cells: they state that a counter covers nothing here. INCOMPLETE: it is due here nevertheless.
+    """Rows that withdraw cells: they state that a counter covers nothing here. INCOMPLETE: but it is due here.
 
     Args:
         gone: the stored cells to withdraw.

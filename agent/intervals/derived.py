@@ -27,7 +27,7 @@ class DerivedTerm:
 
 
 def terms_of(row: Mapping[str, Any], base: str) -> tuple[DerivedTerm, ...]:
-    """The terms in a row of ``derived`` of the results' birth. ``base``: site and gateway, such as ``park7/gw01``."""
+    """The terms of a row of ``derived`` in the birth of ``_indicators``. ``base``: such as ``park7/gw01``."""
     if "sum" not in row:
         return (DerivedTerm(1, f"{base}/{row['heat']['device']}", heat_point(row["n"])),)
     out = []
@@ -38,7 +38,7 @@ def terms_of(row: Mapping[str, Any], base: str) -> tuple[DerivedTerm, ...]:
 
 
 class Derived:
-    """All derived points of a gateway. ``rows``: the member ``derived`` of the results' birth."""
+    """All derived points of a gateway. ``rows``: the member ``derived`` of the birth of ``_indicators``."""
 
     def __init__(self, rows: Sequence[Mapping[str, Any]], base: str) -> None:
         self._terms = {str(row["n"]): terms_of(row, base) for row in rows}

@@ -61,7 +61,7 @@ _OTHER_FLOWS = (
     ("heat", ("energy", "energy.heat")), ("total", ("energy.total",)), ("import", ("energy.import",)),
     ("export", ("energy.export",)), ("volume", ("volume.norm", "volume")), ("mass", ("mass",)),
 )  # fmt: skip
-_POWER_FLOWS: Mapping[str, tuple[str, str]] = {  # (flow above zero, below zero) of a power without a counter
+_POWER_FLOWS: Mapping[str, tuple[str, str]] = {  # flows of a part's power if it has no counter: above zero, below zero
     "generation": ("generation", "consumption"),
     "storage": ("charge", "discharge"),
     "load": ("consumption", "feed"),

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from statistics import median
 
-FEW = 10  # so many times the usual step, or so many counts, are still usual
-HUGE = 1000  # so many times the usual step are not growth
+FEW = 10  # a step of so many times the usual one, or of so many counts, is still usual
+HUGE = 1000  # a step of so many times the usual one is not growth
 _ENOUGH = 3  # rates from which a usual rate can be computed
 
 
@@ -19,7 +19,7 @@ class GrowthRates:
     Args:
         values: the readings in order; None where there was none.
         resolution: what one count is worth.
-        seconds: when they were taken, from any epoch, never falling; None if unknown.
+        seconds: when the readings were taken, from any epoch, never decreasing; None if unknown.
         is_none: returns True if a value is invalid, from (previous value, value, index of the value).
     """
 

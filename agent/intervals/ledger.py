@@ -301,7 +301,7 @@ class Ledger:
                 starts.append(cell[1])
         return min(starts, default=self.to_ms)
 
-    # --- over restarts
+    # --- state for restarts
 
     def state(self) -> bytes:
         """All that ``restore`` needs to continue after the last pack, provided that all ``rows`` are written."""

@@ -34,10 +34,10 @@ class MeterKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class MeterAmount:
-    """One flow of one point over one stretch."""
+    """The amount of one flow of one point in one stretch."""
 
     key: MeterKey
-    column: Column  # its newest state
+    column: Column  # the newest one, if the configuration changed
     unit: str
     amount: Decimal
     flawed: Decimal  # the part of it that is spread, estimated, suspect or integrated from power

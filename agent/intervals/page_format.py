@@ -53,7 +53,7 @@ _ROW_DIFF = tuple(name in {"start", "first_seq", "last_seq"} for name in ROW_FIE
 _DIFF = tuple(name in {"last_value", "low", "high"} for name in FIELDS)  # stored as differences from row to row
 _ENDS: Final = ("amount", "first_value", "last_value")  # stored relative to each other, see ``_expected``
 _WINDOWS: Final = ("demand", "fixed")
-PARTS: Final = 1000  # an amount of 1 is this part of a count
+PARTS: Final = 1000  # amounts are stored in thousandths of a count
 _CODES = "bhiq"
 _LIMITS = tuple(1 << (8 * array(code).itemsize - 1) for code in _CODES)
 
@@ -114,7 +114,10 @@ class Row:
 
 
 def _run(values: Sequence[int], differences: bool) -> tuple[int, bytes]:
-    """Encode numbers as (code, bytes): code 0 if all are zero, else 1 + log2 of the width; bytes plane by plane."""
+    """Encode numbers as (code, bytes). Code 0: all are zero; otherwise 1 + log2 of the width in bytes.
+
+    The bytes are in planes: the lowest byte of each number, then the next byte of each, and so on.
+    """
     if not any(values):
         return 0, b""
     if differences:
@@ -265,7 +268,7 @@ NO_ROWS = array("i")
 
 
 class SelectedRows(NamedTuple):
-    """The selected rows of a page, in order, and the stretch of each: their numbers, for the kernel."""
+    """The numbers of selected rows of a page, in order, and of the stretch of each row, for the kernel."""
 
     rows: array[int]
     places: array[int]

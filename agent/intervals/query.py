@@ -55,7 +55,7 @@ def query(
 
 
 def wanted(role: str, roles: Collection[str] | None) -> bool:
-    """Is this role, or one that it belongs to, among ``roles``?"""
+    """Is ``role``, or a role above it, among ``roles``?"""
     if roles is None:
         return True
     while role:

@@ -16,9 +16,9 @@ from agent.intervals.growth_rates import FEW, HUGE, GrowthRates
 
 NORMAL, ROLLOVER, RESET, BACK_STEP, GLITCH, SWAP = "normal", "rollover", "reset", "back_step", "glitch", "swap"
 _NONE = Decimal(0)
-_MOST_AT_ONCE = 10**9  # most counts in one step that other readings do not support, for any width of counter
-_SHARES = (HUGE, 10), (FEW * FEW, 40)  # (counts, n): a level from so many counts on may grow by 1/n in an excursion
-_NEXT = 3  # an excursion must end within so many readings, unless other facts decide
+_MOST_AT_ONCE = 10**9  # largest step in counts that is believed without other evidence
+_SHARES = (HUGE, 10), (FEW * FEW, 40)  # (c, n): from c counts on, a level may grow by 1/n until a glitch ends
+_NEXT = 3  # a glitch must end within so many readings, unless other facts decide
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class Series:
         return is_all_ones(raw) or (is_nearly_full(raw) and not self._lives_at(index, value))
 
     def _lives_at(self, index: int, value: Decimal) -> bool:
-        """Does the counter keep counting from ``value``? After an invalid value it stays there, or comes back."""
+        """Does the counter keep counting from ``value``? An invalid value stays the same, or disappears."""
         highest, readings = value, 0
         for later in self.values[index + 1 : index + 2 * _NEXT]:
             if later is not None:
@@ -131,7 +131,7 @@ class Series:
         count, middle, fastest = self._rates.others(index)
         span = self._rates.span(last, index)
         if level == 0 and not any(v is not None and v > 2 * value for v in self.values[:last]):
-            # no fall from far above to this zero: it may be invalid, so the time since then does not count
+            # the counter did not fall to this zero from far above: the zero may be invalid, and the time since it wrong
             span = min(span, self._rates.rhythm)
         if count and rise <= FEW * fastest * span:
             return False
@@ -216,7 +216,7 @@ class Series:
                 bound = max(level / share, FEW * (self._rates.expected(last, place) or _NONE), 2 * self.resolution)
                 if later - level <= bound:
                     return later if later - level >= -2 * self.resolution else None
-                above += 1  # a spike during the excursion
+                above += 1  # a spike before the counter comes back
                 if above >= _NEXT:
                     return None
                 continue

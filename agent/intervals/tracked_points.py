@@ -21,7 +21,7 @@ from drivers.model import FLOATS
 from drivers.registry import find_protocol
 
 COUNTER_PLACES, GAUGE_PLACES = 3, 6  # decimals of a float that are kept
-KEY_RESOLUTION = Decimal("0.001")  # of counters without a scale, where the protocol does not say
+KEY_RESOLUTION = Decimal("0.001")  # of points with a key but no scale, if the protocol defines none
 DEMAND_ROLES = frozenset({"grid", "direct", "load", "transformer", "check", "storage"})
 DEMAND_FLOWS = frozenset({"import", "export", "consumption", "charge", "discharge"})
 HEAT_PLACES = 6

@@ -26,7 +26,7 @@ from agent.zstd import read_frame
 
 MAX_PACK_BYTES = 64 * 1024 * 1024  # largest decompressed pack; a damaged frame may state any size
 DICTIONARY_BYTES = 32 * 1024
-SAMPLE_BYTES = 12 * 1024  # a dictionary gets so much of one pack: usually enough to contain every point once
+SAMPLE_BYTES = 12 * 1024  # a dictionary gets at most this much of one pack: usually enough for every point once
 _PLAIN_LEVEL = 3  # zstd level until a dictionary exists
 _BIRTH, _PREV, _SIG, _DOTS = b'{"birth":"', b'"prev":"', b',"sig":"', b".."
 _PREV_LEN, _SIG_LEN = 43, 86  # base64url characters of 32 and 64 bytes

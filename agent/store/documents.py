@@ -15,13 +15,13 @@ from agent.store.sqlite import Database
 from agent.store.streams import signed
 from agent.zstd import read_frame
 
-KEEP_CHECKPOINTS, KEEP_DAYS = 750, 400  # the newest (a month of hourly ones), and the first of each day for a year
+KEEP_CHECKPOINTS, KEEP_DAYS = 750, 400  # kept: the newest (hourly, a month), and the first of each day for a year
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTable:
-    """The point table that a table number in the records of a ring stands for."""
+    """A point table. The records of a ring refer to it by its number."""
 
     stream: str
     document: dict[str, object]
@@ -173,7 +173,7 @@ class KeyTable:
         self._db = db
 
     def add(self, counter: int, body: bytes) -> None:
-        """Store an object. Durable on return."""
+        """Store an object. It is durable when the method returns."""
         with self._db.transaction():
             self._db.execute("INSERT OR IGNORE INTO key_records (counter, body) VALUES (?, ?)", (counter, body))
 

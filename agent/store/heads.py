@@ -66,11 +66,11 @@ class RecordedHead:
     sent_pos: int  # ``ring_pos`` of that pack; 0 if it was sealed from another ring
     owed_seq: int  # the first pack that a destination waits for; updated every minute
     owed_ms: int  # start of that pack
-    lost_seq: int = 0  # the first pack of the newest loss to damage; 0: none
+    lost_seq: int = 0  # the first pack of the newest loss with reason ``damaged``; 0: none
     lost_ms: int = 0  # start of that pack
 
     def advance(self, pack: SealedPack, number: int) -> None:
-        """Record that a pack was committed with this id."""
+        """Record that a pack was committed with the id ``number``."""
         if pack.ring_id != self.ring_id:
             self.ring_id, self.ring_seq, self.sent_pos = pack.ring_id, self.seq, 0
         self.boot, self.seq, self.hash, self.to_ms = pack.boot, pack.seq, pack.hash, pack.to_ms
@@ -124,7 +124,7 @@ def boot_bytes() -> bytes:
 
 
 class HeadRecord:
-    """The file. ``found``: the heads of an earlier run. After ``begin`` the file follows the commits of this run.
+    """The head record. ``found``: heads of an earlier run. After ``begin``, it follows the commits of this run.
 
     ``mark_sent`` may be called in any thread, everything else only in the database thread.
     """
@@ -178,7 +178,7 @@ class HeadRecord:
 
         Args:
             ids: by stream, the id of its newest pack, if that pack is stored.
-            lost: by stream, sequence and start of the first pack of the newest loss to damage.
+            lost: by stream, (sequence, start) of the first pack of the newest loss with reason ``damaged``.
         """
         lost = lost or {}
         self._heads = {
@@ -225,7 +225,7 @@ class HeadRecord:
             self._flush()
 
     def mark_sent(self) -> None:
-        """Record that all committed packs may be published. Must be called before that."""
+        """Record that all committed packs may be published. Must be called before they are published."""
         if not self._unsent:
             return
         with self._lock:
@@ -312,7 +312,7 @@ class HeadRecord:
             self._dirty.discard(page)
 
     def _failed(self, error: OSError) -> None:
-        """Remove the file, because an outdated file must not be used. The next commit writes a new one."""
+        """Remove the file after a failed write, because it is outdated. The next commit writes a new one."""
         if not self._failing:
             log.warning("%s cannot be written: %s", self._path, error.strerror)
         self._failing = True
@@ -343,7 +343,7 @@ class HeadTracker:
         for name, kept in self.record.found.items():
             head = heads.get(name)
             if head is None:
-                if self.record.exact:  # else the stream restarts: its position is unknown
+                if self.record.exact:  # otherwise the stream restarts, because its position is unknown
                     self.behind[name] = _behind(kept, None, self.record.exact)
             elif head.seq < kept.seq and head.to_ms <= kept.to_ms:
                 self.behind[name] = _behind(kept, head, self.record.exact)
@@ -365,7 +365,7 @@ class HeadTracker:
         ).fetchone()[0]
         if strays:
             return False
-        if not is_small(self._db.path):  # the first check of the whole store, in a few minutes, does this
+        if not is_small(self._db.path):  # too large: the first check of the whole store does this in a few minutes
             add_suspicion(self._db.path)
             return True
         return bool(self._db.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok")

@@ -21,7 +21,7 @@ from agent.store.streams import StreamRegistry
 GAPS_CHUNK = 1024  # gap rows that an iteration reads at once
 LONGEST_INTERVAL_MS = 25 * 3_600_000
 CHUNK = 256  # pages that an iteration reads at once
-LONGEST_PAGE_MS = 26 * 3_600_000  # a day of 25 hours
+LONGEST_PAGE_MS = 26 * 3_600_000  # a page covers at most a day, which may have 25 hours
 KEEP_CHANGES = 100_000  # newest corrections that are kept
 ANNOUNCED, BEGIN = "interval changes announced", "results begin"  # names in meta
 _COLUMNS = "start_ms, reason, ms, whole_ms, crc"
@@ -128,7 +128,7 @@ class GapTable:
                 after = found[-1][0], found[-1][1]
 
     def starts(self) -> dict[str, int]:
-        """By stream, the UTC ms from which on its gaps are known. A stream that is missing here has no gaps yet."""
+        """By stream, the time in UTC ms from which its gaps are known. A stream that is not listed has none yet."""
         return dict(
             self._db.query("SELECT s.name, g.from_ms FROM interval_gap_starts g JOIN streams s ON s.id = g.stream")
         )
@@ -164,7 +164,7 @@ def _crc(*columns: object) -> int:
 class Repair:
     """Progress of a repair, which compares the intervals of a stream with its packs, from the newest to the oldest.
 
-    Intervals from ``before_ms`` on are compared; 0: all are. ``seq``: sequence of the stored state that caused it.
+    Intervals from ``before_ms`` on are done; 0: all are. ``seq``: sequence of the stored state that caused it.
     """
 
     stream: str
@@ -385,7 +385,7 @@ class IntervalTable:
         )
 
     def announced_change(self) -> int:
-        """Number of the last correction that results announced. The first call counts all corrections as announced."""
+        """Number of the last correction that results announced. The first call counts all so far as announced."""
         with self._db.transaction():
             self._db.execute(
                 "INSERT INTO meta (name, value) SELECT ?, coalesce(max(id), 0) FROM interval_changes WHERE true"

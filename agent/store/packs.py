@@ -84,7 +84,7 @@ class PackTable:
 
     @property
     def destinations(self) -> Collection[str]:
-        """Names of the destinations that must confirm."""
+        """Names of the destinations that must confirm packs."""
         return self._destinations.keys()
 
     def set_destinations(
@@ -160,7 +160,7 @@ class PackTable:
         Args:
             packs: those of each stream in the order of ``seq``.
             confirmed: by destination, ids of the packs that it confirmed.
-            stated: ids of LossNotes; in ``packs``, the first pack of their stream contains them.
+            stated: ids of the LossNotes that the first pack of their stream in ``packs`` states.
             facts: by stream, the device facts in the births among ``packs``.
 
         Returns:

@@ -37,7 +37,7 @@ class Retention:
         self.max_size_bytes, self.keep_delivered_ms = max_size_bytes, int(keep_delivered_s * 1000)
         self.page_limit = page_limit(max_size_bytes)
         self.reserve = self._make_reserve()
-        # progress of the searches for old and for all confirmed packs: up to these ids none is left
+        # up to these ids, no old confirmed pack and no confirmed pack at all is left: the searches start after them
         self._old_up_to = self._confirmed_up_to = 0
         self.active: tuple[int, ...] = ()  # destinations.id of the destinations that must confirm
         self.lost_packs = 0  # packs evicted before being confirmed, or damaged, since the store was opened

@@ -175,7 +175,7 @@ MAJOR = 0
 MAJOR_STEP = 1000
 VERSION = MAJOR * MAJOR_STEP + len(STEPS)  # of a current database
 
-# The table in which sqlite-utils 4 records steps: it must recognise a database that was created without sqlite-utils.
+# sqlite-utils 4 records steps in this table. It must recognise a database that was created without it.
 _RECORDS = """
 CREATE TABLE "_sqlite_migrations" (
    "id" INTEGER PRIMARY KEY,

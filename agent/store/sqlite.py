@@ -73,7 +73,10 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit at the end of the block, roll back on any error. A nested one does nothing. Raises StoreError."""
+        """Commit at the end of the block; roll back on any error. Raises StoreError.
+
+        Inside another transaction, the block becomes a part of that one.
+        """
         if self._in_transaction:
             yield
             return
@@ -159,7 +162,7 @@ def connect(path: Path) -> sqlite3.Connection:
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + "-wal").unlink()  # left over from a removed database
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, MODE))
-    elif (found := path.stat()).st_mode & 0o077 and found.st_uid == os.geteuid():  # made by an earlier version
+    elif (found := path.stat()).st_mode & 0o077 and found.st_uid == os.geteuid():  # of an earlier version
         for name in (path, path.with_name(path.name + "-wal")):
             with contextlib.suppress(FileNotFoundError):
                 name.chmod(MODE)

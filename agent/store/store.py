@@ -95,8 +95,8 @@ class Store:
 
         Args:
             max_size_bytes: cap for database, WAL and disk reserve together.
-            keep_delivered_s: a pack that every destination confirmed is deleted when it is this old.
-            destinations: names of those that must confirm. The outbox of a removed name is kept in case it returns.
+            keep_delivered_s: age at which a pack is deleted if every destination confirmed it.
+            destinations: names of those that must confirm. The outbox of a removed name is kept, in case it returns.
             rescue: False: a damaged database stays where it is. For tools that only read.
             asked: by destination, patterns of the streams that it gets; a destination without patterns gets all.
 
@@ -204,7 +204,7 @@ class Store:
         return done
 
     def mark_sent(self) -> None:
-        """Record that all committed packs may be published. Call it before that, in any thread."""
+        """Record that all committed packs may be published. Call it before that happens; any thread may call it."""
         self._tracker.record.mark_sent()
 
     # --- limits
@@ -233,12 +233,12 @@ class Store:
         self.retention.change_limits(max_size_bytes, keep_delivered_s)
 
     def prune(self, now_ms: int) -> list[LossNote]:
-        """Delete delivered packs older than ``keep_delivered_s``, enforce the caps, return space. Call it every minute.
+        """Delete old delivered packs, enforce the caps, return unused space to the disk. Call it every minute.
 
         Call it after StoreFull too: packs that every destination confirmed are then deleted early, to make room.
 
         Args:
-            now_ms: 0 if the clock cannot be trusted: then nothing is deleted for its age.
+            now_ms: 0 if the clock cannot be trusted: then nothing is deleted because of its age.
 
         Returns:
             All losses that no pack states yet: the next pack of their stream must state them.
@@ -268,7 +268,8 @@ class Store:
         except sqlite3.Error as error:
             raise self.db.explain(error) from error
         finally:
-            # if the file has unused pages, new packs need the free disk space for the WAL; if not, a clean-up needs it
+            # On a full disk, if the file has unused pages, new packs need only space in the WAL: some disk space stays
+            # free for that. If it has none, all free space is reserved for the next clean-up.
             retention.reserve.take(0 if tight and not retention.has_spare_pages() else SPARE_BYTES)
         return retention.losses()
 
