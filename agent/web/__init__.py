@@ -1,1 +1,1 @@
-"""The gateway's page: a process of its own that reads ring, snapshot and control socket, and changes nothing."""
+"""The gateway's page: a separate process that reads the ring, the snapshot and the control socket. It is read-only."""

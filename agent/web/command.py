@@ -27,7 +27,7 @@ from agent.cli.options import DEFAULT_CONFIG, EXISTING_FILE, FOLDER, lang_option
 )
 @click.option("--runtime-dir", type=FOLDER, help="The runtime directory of the agent to show.")
 @click.option("--listen", metavar="ADDRESS:PORT", help="Listen there; default: [web] listen, else 127.0.0.1:8080.")
-@click.option("--setup", is_flag=True, help="Make a certificate and a password for other machines, and [web].")
+@click.option("--setup", is_flag=True, help="Create certificate, password and [web] for access from other machines.")
 @click.option(
     "--name",
     "names",
@@ -57,8 +57,8 @@ def web(
 ) -> None:
     """Serve the gateway's page: live values, gaps, figures and frames, in a browser.
 
-    Read-only, a process of its own: it reads shared memory and asks the running agent. By default only this machine
-    can connect; other machines need TLS and a password, which --setup makes.
+    The page is read-only and a separate process: it reads shared memory and queries the running agent. By default only
+    this machine can connect; other machines need TLS and a password, which --setup creates.
 
     \b
     Examples:
@@ -82,14 +82,14 @@ def web(
     from agent.web.routes import make_app, settings_of
     from agent.web.server import open_socket, serve, tls_context
 
-    ext.memory.stay_small()  # else the 16 MB of a login stay, twice
+    ext.memory.stay_small()  # else the process keeps twice the 16 MB that a login needs
     settings = settings_of(config_file, runtime_dir, listen, os.environ)
     tls = tls_context(settings.web)
     app = make_app(settings)
     for note in settings.notes:
         click.echo(as_complaint("warning", note), err=True)
     certificate = settings.web.certificate
-    is_credential = certificate is not None and certificate.file is None  # of a file, the notes say it
+    is_credential = certificate is not None and certificate.file is None  # for a file, settings.notes has the warning
     if certificate and is_credential and (text := expiry_text(certificate.path(os.environ).read_bytes())):
         place, hint = settings.web.places.get("certificate", "[web]"), "`meterhouse web --setup` makes a new one"
         click.echo(as_complaint("warning", f"{place}: the certificate {text}. {hint}"), err=True)
@@ -97,7 +97,7 @@ def web(
     with open_socket(settings.web) as sock:
         scheme = "https" if tls is not None else "http"
         address = settings.web.address
-        if ip_address(settings.web.host).is_unspecified:  # no browser opens that one
+        if ip_address(settings.web.host).is_unspecified:  # browsers cannot open 0.0.0.0 or [::]
             address = f"{socket.gethostname()}:{settings.web.port}"
             click.echo(say(f"Listens on every address of this machine, port {settings.web.port}"), err=True)
         click.echo(say(f"The page is at {scheme}://{address}/. Stop it with Ctrl-C"), err=True)

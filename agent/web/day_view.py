@@ -1,4 +1,4 @@
-"""The day pages: amounts and mean power by interval with what is missing and why, of the site or of one device."""
+"""The day pages of the site and of a device: amounts, mean power, missing data and the reasons, by interval."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from agent.web.labels import FLAGS, LANGUAGES, label
 from agent.web.views import GOOD, device_href, reason_text
 from drivers.model import clean_text
 
-MAIN_SERIES: Final = 3  # of a device with many points; the others are one click away
-MOST_SERIES: Final = 6  # that an address may name
-MOST_LACKING: Final = 3  # devices that are named under a curve
-DIGITS: Final = 5
+MAIN_SERIES: Final = 3  # curves on a device's page by default; its other points are links
+MOST_SERIES: Final = 6  # curves that a URL may ask for
+MOST_LACKING: Final = 3  # devices with missing data that are named under a curve
+DIGITS: Final = 5  # significant digits of a number
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One interval of a series, as the table shows it and the chart reads it."""
+    """One interval of a series: a row of the table, from which the script draws the chart."""
 
     start: int
     end: int
@@ -40,9 +40,9 @@ class Row:
     known_text: str
     flags: str
     doubtful: bool
-    gaps: str  # for the chart: reason:ms:whole_ms, separated by blanks
-    missing: str  # for people
-    packs: tuple[tuple[int, str], ...] = ()  # number, address
+    gaps: str  # for the chart: items reason:ms:whole_ms as in the answer, separated by blanks
+    missing: str  # the same gaps in words, for the table
+    packs: tuple[tuple[int, str], ...] = ()  # (sequence, URL) of the first and last pack behind the interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +61,13 @@ class Series:
     has_range: bool = False
     has_energy: bool = True
     has_packs: bool = False
-    reasons: Sequence[tuple[str, str, str]] = field(default_factory=tuple)  # code, words, how long
-    lacking: Sequence[tuple[str, str, str]] = ()  # devices of a role: name, address, what they lack
+    reasons: Sequence[tuple[str, str, str]] = field(default_factory=tuple)  # (reason code, its text, duration)
+    lacking: Sequence[tuple[str, str, str]] = ()  # devices with missing data: (name, URL, what is missing and why)
     more_lacking: int = 0
 
 
 def number(value: float | None) -> str:
-    """Sensible digits, thousands apart by thin spaces."""
+    """The number with 5 significant digits and thin spaces between thousands; "–" for None or a non-finite value."""
     if value is None or not math.isfinite(value):
         return "–"
     text = f"{value:,.{DIGITS}g}" if abs(value) < 10**DIGITS else f"{value:,.0f}"
@@ -79,7 +79,7 @@ def number(value: float | None) -> str:
 
 
 def day_links(shown: date, days: Sequence[str], today: str, query: Mapping[str, str]) -> dict[str, Any]:
-    """Addresses of the days before and after, and the bounds of the calendar."""
+    """Links to the previous day, the next day and today ("" for no link), and the bounds of the calendar."""
 
     def to(day: str) -> str:
         return f"/day?{urlencode({**query, 'date': day})}"
@@ -98,7 +98,7 @@ def day_links(shown: date, days: Sequence[str], today: str, query: Mapping[str, 
 def site_day(
     answer: Mapping[str, Any], language: str, labels: Mapping[str, str], silent: Mapping[str, Silence]
 ) -> dict[str, Any]:
-    """The whole site: its roles as charts, its devices as a table.
+    """Values for the page of the whole site: a chart for each role, and a table of the devices.
 
     Args:
         silent: devices that do not answer, as ``agent.cli.findings.silent_devices`` gives them.
@@ -106,7 +106,7 @@ def site_day(
     zone = ZoneInfo(answer["timezone"])
     roles = sorted(answer["site"], key=lambda one: (one["role"].startswith("x."), one["role"], one["flow"]))
     known = [one for one in roles if one["rows"] and one["role"] != "check"]
-    shown = [one for one in known if one["total"] != 0] or known  # at night a park of PV alone has nothing but zeros
+    shown = [one for one in known if one["total"] != 0] or known  # a PV-only park at night: all totals are 0
     series = [_site_series(n, one, answer, zone, language, silent) for n, one in enumerate(shown)]
     return {
         "series": series,
@@ -116,12 +116,16 @@ def site_day(
 
 
 def before_start(answer: Mapping[str, Any], first_day: str, device: str, language: str) -> str:
-    """On the first day that is known: why there is nothing before its first interval; else "". ``device``: "" for all.
+    """Say why the first day of all has no data before its first interval; "" for any other day.
 
-    Where only reasons began to be recorded, after an upgrade, earlier days are known.
+    After an upgrade, the reasons of gaps may be recorded from a later day than the intervals: that day is not the
+    first one, so the text is "".
+
+    Args:
+        device: the device of the page; "" for the whole site.
     """
     starts = [one["gaps_from"] for one in answer["devices"] if one["gaps_from"] is not None]
-    if 0 in starts:  # recorded from the first interval on
+    if 0 in starts:  # 0: reasons of gaps are recorded from the device's first interval on
         intervals = [*(answer["site"] or ()), *(point for one in answer["devices"] for point in one.get("points", ()))]
         starts = [start for start in starts if start] + [int(row[0]) for one in intervals for row in one["rows"]]
     if answer["day"] != first_day or not starts or not answer["from"] < min(starts) < answer["to"]:
@@ -131,7 +135,12 @@ def before_start(answer: Mapping[str, Any], first_day: str, device: str, languag
 
 
 def why_nothing(shown: date | None, days: Sequence[str], today: str, language: str, of: str = "day") -> str:
-    """Why a day or a period may have nothing; "" where only the agent could say it. ``days``: that have intervals."""
+    """Say why a day or period may have no data; "" if the reason is not known.
+
+    Args:
+        days: the days that have intervals, as ISO dates.
+        of: ``day`` or ``period``.
+    """
     if not days:
         return label("day.empty", language)
     if str(shown) > today:
@@ -142,7 +151,7 @@ def why_nothing(shown: date | None, days: Sequence[str], today: str, language: s
 
 
 def _listed(devices: Sequence[Mapping[str, Any]], silent: Mapping[str, Silence]) -> list[Mapping[str, Any]]:
-    """The devices of the answer, and those that have not sealed anything yet."""
+    """The devices of the answer, then silent devices that it lacks because they have sealed no pack yet."""
     nothing = {"label": "", "configured": True, "energy": (), "missing": {}}
     names = {one["device"] for one in devices}
     return [*devices, *({"device": name, **nothing} for name in silent if name not in names)]
@@ -151,7 +160,12 @@ def _listed(devices: Sequence[Mapping[str, Any]], silent: Mapping[str, Silence])
 def device_day(
     answer: Mapping[str, Any], language: str, wanted: Sequence[str], silent: Mapping[str, Silence]
 ) -> dict[str, Any]:
-    """One device: its main points, or those that the address names. ``silent`` as of ``site_day``."""
+    """Values for the page of one device: a chart for each of its main points.
+
+    Args:
+        wanted: points that the URL names; charts show these instead of the main points.
+        silent: see ``site_day``.
+    """
     zone = ZoneInfo(answer["timezone"])
     device: Mapping[str, Any] = answer["devices"][0]
     points = device.get("points", [])
@@ -168,10 +182,11 @@ def device_day(
     series = [
         _device_series(n, one, device["device"], answer, gaps, reasons, zone, language) for n, one in enumerate(chosen)
     ]
-    if gaps and not series:  # it has sealed no reading of this day
+    if gaps and not series:  # the device has sealed no reading of this day
         nothing = {"n": "", "kind": "gauge", "u": "", "mean_u": "", "total": None, "known": 0.0, "rows": ()}
         found = _device_series(0, nothing, device["device"], answer, gaps, reasons, zone, language)
-        # of an interval that goes on nobody knows yet what was read before the device fell silent
+        # known only if the gaps cover the first interval: of a running interval, readings from before the device fell
+        # silent may not be sealed yet
         known = found.known if sum(whole for *_, whole in gaps[min(gaps)]) >= answer["length"] * 1000 else ""
         series = [replace(found, title=label("day.gaps", language), source="", known=known)]
     others = [name for name in (*by_name, *device.get("left_out", ())) if name not in {one["n"] for one in chosen}]
@@ -205,7 +220,7 @@ def _frame(answer: Mapping[str, Any], language: str) -> dict[str, Any]:
 
 
 def _main(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """What the park counts by, then the device's power."""
+    """The points to show first: counters with a role (else all counters), then the power."""
     counters = [one for one in points if one["kind"] == "counter" and one["rows"]]
     roles = [one for one in counters if one["role"]] or counters
     fewest = min((one["n"].count(".") for one in roles), default=0)
@@ -223,7 +238,7 @@ def _span(start: int, end: int, zone: ZoneInfo) -> str:
 
 
 def _flags(flags: Iterable[str], language: str) -> tuple[str, bool]:
-    """(words, whether they make an amount doubtful)."""
+    """Return (text of the flags, True if one of them makes the amount doubtful)."""
     found = [clean_text(flag, 30) for flag in flags]
     words = ", ".join(FLAGS[flag][language == "zh"] if flag in FLAGS else flag for flag in found)
     return words, bool({"suspect", "estimated", "spread", "glitch", "swap", "reset", "clock"} & set(found))
@@ -237,7 +252,8 @@ def _site_series(
     language: str,
     silent: Mapping[str, Silence],
 ) -> Series:
-    """A role; its gaps are those of the device with the most missing in an interval: a mean would hide it."""
+    """The series of a role. Gaps of an interval are those of the device with the most missing data: a mean would
+    hide them."""
     rows, gaps = [], {int(start): gap for start, *gap in one.get("gaps", ())}
     sealed = {int(row[0]): row for row in one["rows"]}
     for start in sorted({*sealed, *gaps}):
@@ -270,7 +286,7 @@ def _site_series(
 
 
 def _who_lacks(device: str, devices: int, reasons: Sequence[tuple[str, int, int]], language: str) -> str:
-    """``inv2: no answer in time 15 min; and 3 more``."""
+    """Text for the devices with missing data, such as ``inv2: no answer in time 15 min; and 3 more``."""
     why = "; ".join(f"{reason_text(reason, language)} {duration(ms, language)}" for reason, ms, _ in reasons)
     more = label("lacking.more", language, count=devices - 1) if devices > 1 else ""
     return f"{clean_text(device, 80)}{label('colon', language)}{why}{more}"
@@ -279,7 +295,7 @@ def _who_lacks(device: str, devices: int, reasons: Sequence[tuple[str, int, int]
 def _lacking(
     one: Mapping[str, Any], answer: Mapping[str, Any], language: str, silent: Mapping[str, Silence]
 ) -> list[tuple[str, str, str]]:
-    """The devices of a role with missing data on the day, the worst first: name, address, what is missing."""
+    """(name, URL, what is missing and why) for each device of a role with missing data on the day, the worst first."""
     found = []
     for device in answer["devices"]:
         name, missing = device["device"], device["missing"]
@@ -313,7 +329,7 @@ def _device_series(
         _, end, energy, mean, low, high, known, flags, first, last = row
         words, doubtful = _flags(flags, language)
         here = gaps.get(start, ())
-        sealed = start in by_start or sum(whole for *_, whole in here) >= length * 1000  # else only its gaps are known
+        sealed = start in by_start or sum(whole for *_, whole in here) >= length * 1000  # else only gaps are known
         rows.append(
             Row(
                 start, int(end), _span(start, int(end), zone), number(energy), number(mean),
@@ -365,7 +381,7 @@ def _device_total(
 ) -> dict[str, Any]:
     name = one["device"]
     main = [energy for energy in one["energy"] if energy["role"]] or one["energy"][:1]
-    both = Counter(energy["n"] for energy in main)  # a power that is counted both ways has two amounts
+    both = Counter(energy["n"] for energy in main)  # a point may have two amounts: one for each direction
     return {
         "name": name,
         "label": clean_text(own_text(one["label"], language) or labels.get(name, ""), 80),
@@ -396,7 +412,7 @@ def _flow(flow: str, language: str) -> str:
 
 
 def day_of(text: str) -> date | None:
-    """The date in a URL; None if it is invalid."""
+    """The date in a URL; None if it is invalid or outside the years 1970 to 2199."""
     try:
         found = date.fromisoformat(text[:10])
     except ValueError:

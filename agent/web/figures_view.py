@@ -1,4 +1,4 @@
-"""The park's figures of a day, month or year for the page: no verdict is based on partial data."""
+"""The park's figures of a day, month or year for the page. Partial data never make a verdict green or red."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TRACE: Final = ("consumption", "own", "direct", "storage", "grid", "certified")
 
 
 def figures(page: Mapping[str, Any], period: str, language: str, silent: Mapping[str, Silence]) -> dict[str, Any]:
-    """All that the page shows of a report.
+    """Values for the template of the figures page, from the agent's report ``page``.
 
     Args:
         silent: devices that do not answer, as ``agent.cli.findings.silent_devices`` gives them.
@@ -75,7 +75,7 @@ def figures(page: Mapping[str, Any], period: str, language: str, silent: Mapping
 
 
 def no_figures(wanted: date, period: str, first: str, today: str) -> dict[str, Any]:
-    """The page of a period outside of all intervals, made without asking the agent."""
+    """Values for the page of a period before the first or after the last interval. The agent is not queried."""
     digits = {"day": 10, "month": 7}.get(period, 4)
 
     def to(day: str) -> str:
@@ -100,7 +100,7 @@ def no_figures(wanted: date, period: str, first: str, today: str) -> dict[str, A
 
 
 def _until(period: Mapping[str, Any], zone: ZoneInfo, language: str) -> str:
-    """How far the period is known; it may not have begun."""
+    """Text: the time until which the period is known, or that it has not begun."""
     if period["until"] <= period["from"]:
         begin = datetime.fromtimestamp(period["from"], zone)
         return label("figures.future", language, begin=f"{begin:%Y-%m-%d %H:%M}")
@@ -109,7 +109,7 @@ def _until(period: Mapping[str, Any], zone: ZoneInfo, language: str) -> str:
 
 
 def _card(figure: Mapping[str, Any], period: Mapping[str, Any], language: str) -> dict[str, Any]:
-    """One figure. A verdict is green or red only if nine tenths of the period are known."""
+    """One figure. Its verdict is green or red only if at least nine tenths of the period are known."""
     completeness, verdict, value = float(figure["completeness"]), verdict_of(figure, period), value_of(figure)
     known = bool(value)
     kind, text = {"met": "good", "not met": "bad", "not enough": "warn"}.get(verdict, "plain"), ""
@@ -191,7 +191,7 @@ def _balance(balance: Mapping[str, Any] | None, language: str) -> dict[str, Any]
 
 
 def _inputs(found: Sequence[Mapping[str, Any]], language: str) -> list[dict[str, Any]]:
-    """Each input once, with the packs that it comes from."""
+    """The inputs of all figures without duplicates, each with the packs that it comes from."""
     words, seen, rows = WORDS[language], set(), []
     for one in (one for figure in found for one in figure["inputs"]):
         key = (one["n"], one["basis"], one["v"])
@@ -248,7 +248,12 @@ def _gaps(page: Mapping[str, Any], period: str, language: str, silent: Mapping[s
 
 
 def neighbours(page: Mapping[str, Any], period: str, first: str, today: str) -> dict[str, str]:
-    """Addresses of the periods before and after, as far as there are intervals (ISO dates)."""
+    """URLs of the previous and the next period; "" if that period has no intervals.
+
+    Args:
+        first: first day with intervals, as an ISO date.
+        today: ISO date.
+    """
     zone = ZoneInfo(page["timezone"])
     begin = datetime.fromtimestamp(page["period"]["from"], zone).date()
     last = datetime.fromtimestamp(float(Decimal(page["period"]["to"])) - 1, UTC).astimezone(zone).date()

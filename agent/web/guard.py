@@ -1,4 +1,4 @@
-"""Checks that every request passes first: host name, method, size, origin, login; and the headers of every answer."""
+"""Checks each request first (host name, method, size, origin, login), and sets the headers of each response."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from agent.web.password import Sessions
 
 LARGEST_BODY: Final = 4096
 LONGEST_PATH: Final = 2000
-OPEN: Final = ("/login", "/static/")  # seen without a login
+OPEN: Final = ("/login", "/static/")  # visible without a login
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
 POSTS: Final = frozenset({"/login", "/logout"})
 CSP: Final = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
@@ -36,7 +36,7 @@ HEADERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may see the page. ``names``: host names besides addresses; ``password``: must log in."""
+    """Who may see the page. ``names``: host names accepted besides IP addresses; ``password``: a login is needed."""
 
     tls: bool
     password: bool
@@ -44,23 +44,24 @@ class Access:
 
     @property
     def cookie(self) -> str:
-        """The session's cookie; with TLS only this host can set it."""
+        """Name of the session's cookie. With TLS it has the prefix ``__Host-``, so that only this host can set it."""
         return "__Host-meterhouse" if self.tls else "meterhouse"
 
     @property
     def known_cookie(self) -> str:
-        """The cookie of a browser that has logged in before."""
+        """Name of the cookie by which a browser that has logged in before is recognised."""
         return f"{self.cookie}-known"
 
 
 def host_names(certificate_names: Iterable[str] = ()) -> frozenset[str]:
-    """Names under which this machine is reached: its own and those of the certificate."""
+    """Host names of this machine: ``localhost``, its own names and those of the certificate."""
     own = socket.gethostname().lower()
     return frozenset({"localhost", own, own.partition(".")[0], *(name.lower() for name in certificate_names)})
 
 
 def is_our_host(header: str, names: frozenset[str]) -> bool:
-    """Is it an address or one of our names? A name that an attacker pointed here (DNS rebinding) is neither."""
+    """Is the Host header an IP address or one of our names? This stops DNS rebinding, in which an attacker's name
+    resolves to this machine."""
     match = _HOST.fullmatch(header)
     if match is None:
         return False
@@ -88,7 +89,7 @@ def cookie_of(headers: Headers, name: str) -> str:
 
 
 class Guard:
-    """ASGI middleware: refuses invalid requests before any page is made."""
+    """ASGI middleware: refuses invalid requests before the application sees them."""
 
     def __init__(self, app: ASGIApp, access: Access, sessions: Sessions) -> None:
         self._app, self._access, self._sessions = app, access, sessions
@@ -97,7 +98,7 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        if scope["type"] != "http":  # no WebSocket here
+        if scope["type"] != "http":  # the page uses no WebSocket
             return
         headers = Headers(scope=scope)
 
@@ -131,7 +132,7 @@ class Guard:
         return RedirectResponse(f"/login?next={quote(target, safe='/')}" if target != "/" else "/login", 303)
 
     def _malformed(self, scope: Scope, headers: Headers) -> tuple[int, str]:
-        """(status, sentence) for a request that is refused for everyone; otherwise (0, "")."""
+        """Return (HTTP status, sentence) for a request that is refused even with a login; (0, "") for a valid one."""
         method, path, hosts = scope["method"], scope["path"], headers.getlist("host")
         length = headers.get("content-length", "0")
         checks = (

@@ -1,4 +1,5 @@
-"""The page's own words in English and Chinese; those of findings and reasons are where `status` has them."""
+"""The page's own texts in English and Chinese. Texts of findings and reasons are in ``agent.cli``, shared with
+`status`."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from drivers.model import clean_text
 __all__ = ["LABELS", "LANGUAGES", "label"]
 
 LABELS: Final[Mapping[str, Texts]] = {
-    # --- the frame of all pages
+    # --- the layout of all pages
     "colon": (": ", "："),
     "comma": (", ", "，"),
     "skip": ("Skip to the content", "跳到正文"),
@@ -26,22 +27,22 @@ LABELS: Final[Mapping[str, Texts]] = {
     "logout": ("Log out", "退出登录"),
     "pause": ("Pause", "暂停刷新"),
     "resume": ("Resume", "继续刷新"),
-    "lost": ("The page cannot be reached; what is shown is old.", "无法连接到网页服务，所示内容已过时。"),
+    "lost": ("The page cannot be reached; the data shown are old.", "无法连接到网页服务，所示内容已过时。"),
     "kept": (
-        "The agent is not running. This is what was kept while it did.",
+        "The agent is not running. The data shown were kept while it ran.",
         "采集程序未运行，以下为其运行期间保留的内容。",
     ),
     "silent": (
-        "The agent does not answer. This is what it said last; it may be old.",
+        "The agent does not answer. Its last answer is shown; it may be old.",
         "采集程序没有应答，以下为其上次应答的内容，可能已过时。",
     ),
     "hangs": (
-        "The agent has stopped reporting: it hangs, or this machine is overloaded. This is its last state; "
+        "The agent has stopped reporting: it hangs, or this machine is overloaded. Its last state is shown; "
         "`meterhouse status` says more.",
         "采集程序已停止上报：可能卡住，或本机过载。以下为其最后的状态；详情见 `meterhouse status`。",
     ),
     "readonly": (
-        "Read-only. Shown is what the agent of this gateway reads and keeps.",
+        "This page is read-only. It shows the data that the agent of this gateway reads and keeps.",
         "只读页面，显示本网关采集程序读取和保存的数据。",
     ),
     "gateway": ("gateway", "网关"),
@@ -102,7 +103,7 @@ LABELS: Final[Mapping[str, Texts]] = {
     "state": ("state", "状态"),
     "values": ("live values", "实时值"),
     "complete": ("complete", "完整率"),
-    "complete.help": ("of the readings due in ten minutes", "最近十分钟应有读数"),
+    "complete.help": ("of the readings due in the last ten minutes", "最近十分钟应有读数"),
     "missing": ("missing because", "缺失原因"),
     "doubtful": ("doubtful", "可疑值"),
     "answered": ("answered", "上次应答"),
@@ -192,7 +193,7 @@ LABELS: Final[Mapping[str, Texts]] = {
         "{text} is not a date. Expected a day such as 2026-11-28.",
         "{text} 不是日期。应为 2026-11-28 这样的日期。",
     ),
-    "day.no_curve": ("No curve is kept of {name} on this day.", "该日没有 {name} 的曲线。"),
+    "day.no_curve": ("There is no curve of {name} for this day.", "该日没有 {name} 的曲线。"),
     "period.future": ("This period has not begun.", "该时段尚未开始。"),
     "day.future": ("This day has not begun.", "该日尚未开始。"),
     "day.before": ("The first day with intervals is {day}.", "最早有数据的一天是 {day}。"),
@@ -207,15 +208,15 @@ LABELS: Final[Mapping[str, Texts]] = {
     "day.others": ("More points of this device", "该设备的其他测点"),
     "day.live": ("Live values", "实时值"),
     "day.gaps_unknown": (
-        "For a part of this day the reasons of gaps were not recorded; the known share tells what is missing.",
+        "For part of this day the reasons of gaps were not recorded; the known share tells how much is missing.",
         "当日部分时段未记录缺失原因；缺失情况见完整率。",
     ),
     "day.before_start": (
-        "Until {time}: before the first start of this gateway.",
+        "No data before {time}: this gateway was first started then.",
         "{time} 之前：本网关尚未首次启动。",
     ),
     "day.before_start.device": (
-        "Until {time}: before the first reading of this device by this gateway.",
+        "No data before {time}: this gateway first read this device then.",
         "{time} 之前：本网关尚未首次读取该设备。",
     ),
     "day.gaps": ("Missing readings by reason", "按原因统计的缺失读数"),
@@ -225,9 +226,9 @@ LABELS: Final[Mapping[str, Texts]] = {
     "chart.mean": ("mean", "均值"),
     "chart.doubtful": ("doubtful or estimated", "可疑或估算"),
     "chart.band": ("missing", "缺失"),
-    "chart.band.site": ("missing, the device that lacks most", "缺失（各间隔内缺失最多的设备）"),
+    "chart.band.site": ("missing data (of the device with the most)", "缺失（各间隔内缺失最多的设备）"),
     "chart.help": (
-        "Curve of {title}. The table below holds its values; with the arrow keys they are read out.",
+        "Curve of {title}. The table below holds its values; the arrow keys read them out.",
         "{title} 的曲线。数值见下表；按方向键可逐点朗读。",
     ),
     "chart.table": ("Table of {title}", "{title} 数据表"),
@@ -239,7 +240,7 @@ LABELS: Final[Mapping[str, Texts]] = {
     "known": ("known", "完整率"),
     "remarks": ("remarks", "备注"),
     "missing.column": ("missing", "缺失"),
-    "lacking": ("who lacks readings", "缺数设备"),
+    "lacking": ("devices with missing readings", "缺数设备"),
     "lacking.more": ("; and {count} more", "；另有 {count} 台"),
     "packs": ("packs", "数据包"),
     "total": ("total", "合计"),
@@ -264,9 +265,9 @@ LABELS: Final[Mapping[str, Texts]] = {
     "verdict.not met": ("not met", "未达标"),
     "verdict.no data": ("no data", "无数据"),
     "target": ("target", "目标"),
-    "drags": ("what weighs on it", "主要影响因素"),
+    "drags": ("main factors", "主要影响因素"),
     "trend": ("Trend", "趋势"),
-    "inputs": ("What the figures are made of", "指标的输入量"),
+    "inputs": ("Inputs of the figures", "指标的输入量"),
     "input": ("input", "输入"),
     "basis": ("basis", "来源"),
     "amount": ("amount", "数量"),
@@ -286,7 +287,7 @@ LABELS: Final[Mapping[str, Texts]] = {
     "source.device": ("Device", "设备"),
     "source.pack": ("Signed birth pack", "签名的首包"),
     "source.lead": (
-        "The signed birth pack of the device states this; every reading refers to it by its hash.",
+        "These facts are in the signed birth pack of the device; every reading refers to that pack by its hash.",
         "以下内容来自该设备签名的首包；每个读数都以哈希值引用它。",
     ),
     "source.none": ("This point is not in the newest birth pack of the device.", "该测点不在设备最新的首包中。"),
@@ -302,12 +303,12 @@ LABELS: Final[Mapping[str, Texts]] = {
     "to": ("to", "止"),
 }
 
-FACTS: Final[Mapping[str, Texts]] = {  # members of packs and birth tables
+FACTS: Final[Mapping[str, Texts]] = {  # titles for members of packs and birth tables
     "n": ("point", "测点"),
     "u": ("unit", "单位"),
     "kind": ("kind", "类型"),
     "pace": ("pace", "采集节拍"),
-    "period": ("every, in seconds", "采集周期（秒）"),
+    "period": ("period, in seconds", "采集周期（秒）"),
     "phase": ("phase, in seconds", "采集相位（秒）"),
     "range": ("possible values", "可能的取值范围"),
     "scale": ("scale", "倍率"),
@@ -318,7 +319,7 @@ FACTS: Final[Mapping[str, Texts]] = {  # members of packs and birth tables
     "bits": ("width of the counter in bits", "计数器位宽（位）"),
     "digits": ("digits of the counter", "计数器位数"),
     "bit_labels": ("meaning of the bits", "各位含义"),
-    "states": ("state that a number means", "数值对应的状态"),
+    "states": ("states by number", "数值对应的状态"),
     "source": ("source", "数据来源"),
     "source.key": ("identifier in the protocol", "协议数据标识"),
     "source.bit": ("bit", "位"),
@@ -328,15 +329,15 @@ FACTS: Final[Mapping[str, Texts]] = {  # members of packs and birth tables
     "source.parts": ("registers that are added up", "相加的寄存器"),
     "identity": ("identity", "身份信息"),
     "roles": ("role", "角色"),
-    "parent": ("counted below", "上级计量点"),
+    "parent": ("parent meter", "上级计量点"),
     "class": ("accuracy class", "准确度等级"),
-    "reversed": ("counted the other way round", "反向计量"),
+    "reversed": ("reversed direction", "反向计量"),
     "derived": ("derived points", "导出量"),
     "caching": ("repeats stored values", "转发缓存值"),
     "fresh": ("sign that its source is alive", "数据源在线标志"),
     "fresh.point": ("point that shows that its source is alive", "指示数据源在线的测点"),
     "fresh.equals": ("value while its source is alive", "数据源在线时的值"),
-    "fresh.changes_within": ("changes within, in seconds", "变化时限（秒）"),
+    "fresh.changes_within": ("longest time without a change, in seconds", "变化时限（秒）"),
     "sleeps": ("asleep in the dark", "夜间休眠"),
     "sleeps.latitude": ("latitude", "纬度"),
     "sleeps.longitude": ("longitude", "经度"),
@@ -368,7 +369,7 @@ FACTS: Final[Mapping[str, Texts]] = {  # members of packs and birth tables
     "boot": ("boot", "启动编号"),
     "seq": ("sequence", "序号"),
     "hash": ("hash", "哈希"),
-    "prev": ("hash of the one before", "前一包哈希"),
+    "prev": ("hash of the previous pack", "前一包哈希"),
     "birth": ("hash of the birth pack", "首包哈希"),
     "config": ("hash of the configuration", "配置哈希"),
     "from": ("from", "起"),
@@ -382,17 +383,17 @@ FLAGS: Final[Mapping[str, Texts]] = {
     "suspect": ("suspect", "可疑"),
     "rollover": ("rollover", "计数器翻转"),
     "reset": ("counter reset", "计数器清零"),
-    "swap": ("another meter", "换表"),
-    "glitch": ("a false reading passed over", "跳过错误读数"),
-    "back_step": ("a step back", "读数回退"),
-    "epoch": ("a new counter", "新计数周期"),
+    "swap": ("meter replaced", "换表"),
+    "glitch": ("false reading skipped", "跳过错误读数"),
+    "back_step": ("counter stepped back", "读数回退"),
+    "epoch": ("new counting period", "新计数周期"),
     "clock": ("clock was set", "时钟被调整"),
     "power": ("from power", "由功率积分"),
     "late": ("late", "迟到"),
 }
 
 
-VALUES: Final[Mapping[str, Texts]] = {  # that are words, by the last part of the member that they stand in
+VALUES: Final[Mapping[str, Texts]] = {  # texts for values; a key is the last part of the member's name and the value
     "True": ("yes", "是"),
     "False": ("no", "否"),
     "evidence derived": ("derived from documents", "由文档推导"),
@@ -411,7 +412,7 @@ VALUES: Final[Mapping[str, Texts]] = {  # that are words, by the last part of th
 
 
 def fact_name(member: str, language: str) -> str:
-    """The name of a member: ``roles.ac`` is the role of ``ac``. One that we do not know keeps its own."""
+    """The title of a member, such as "role ac" for ``roles.ac``; an unknown member keeps its name."""
     at = LANGUAGES.index(language)
     if member in FACTS:
         return FACTS[member][at]
@@ -420,7 +421,7 @@ def fact_name(member: str, language: str) -> str:
 
 
 def value_word(member: str, value: str, language: str) -> str:
-    """A value of a member, in words of the language where it is one of ours; else cleaned."""
+    """The text for a value of a member, if we have one; else the value without control characters."""
     if member.partition(".")[0] == "roles" and value in ROLES:
         return f"{ROLES[value][LANGUAGES.index(language)]} ({value})"
     key = value if value in VALUES else f"{member.rpartition('.')[2]} {value}"

@@ -1,4 +1,4 @@
-"""The present state for the page: the snapshot and the newest value of every point, shared by all viewers."""
+"""The current state for the page: the snapshot and the newest value of every point, shared by all viewers."""
 
 from __future__ import annotations
 
@@ -21,44 +21,44 @@ if TYPE_CHECKING:
     from agent.cli.ring_follower import Follower, Latest
 
 FRESH_S: Final = 1.0  # a state is reused for this long, whatever the number of viewers
-CONFIG_EVERY_S: Final = 60.0  # the configuration files are checked again after this long
-IDLE_EVERY_S: Final = 20.0  # while nobody looks, so that the next viewer need not wait for a long ring
+CONFIG_EVERY_S: Final = 60.0  # how often the configuration files are checked for errors
+IDLE_EVERY_S: Final = 20.0  # how often the ring is read without viewers, so that the next viewer waits only briefly
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What is known at one moment; replaced as a whole.
+    """The state at one moment. Each new state is a new object.
 
-    ``error``: why no agent can be shown; the other members are then its last known state, if any.
+    ``error``: why the agent cannot be shown. The other members then hold its last known state, if any.
     """
 
-    number: int = 0  # counts up; a new number means new content
+    number: int = 0  # grows with each new state
     time: float = 0.0
     snapshot: Mapping[str, Any] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     points: Mapping[str, tuple[Latest, ...]] = field(default_factory=dict)  # by device
     error: GatewayError | None = None
-    catching_up: bool = False  # older values of the ring are still being read
-    gone: bool = False  # the agent was killed: its snapshot exists, its process does not
+    catching_up: bool = False  # the ring is still being read from its oldest record on
+    gone: bool = False  # the agent was killed: its snapshot exists, but its process does not
 
     @property
     def stopped(self) -> bool:
-        """No agent reads devices, as far as the page can see: states and values are outdated."""
+        """True if the page sees no running agent. States and values are then outdated."""
         return self.gone or self.error is not None
 
     @property
     def age_s(self) -> float:
-        """Age of the snapshot; an agent that hangs does not write a new one."""
+        """Age of the snapshot. It grows while the agent hangs, because no new snapshot is written."""
         return self.time - float(self.snapshot.get("time") or self.time)
 
     @property
     def outdated(self) -> bool:
-        """States of the snapshot are not those of now: the agent is stopped, or found to hang."""
+        """True if the states of the snapshot are not current, because the agent has stopped or hangs."""
         return self.stopped or self.age_s > STALE_S
 
     @property
     def notice(self) -> str:
-        """The label at the top of every page; "" for none."""
+        """Key of the label that every page shows at its top; "" for none."""
         if self.gone or isinstance(self.error, NoAgent):
             return "kept"
         if self.error is not None:
@@ -67,14 +67,14 @@ class Moment:
 
 
 class LiveData:
-    """Reads the runtime directory of an agent, at most once a second and only if somebody looks."""
+    """Reads the runtime directory of an agent: at most once a second for viewers, and rarely without them."""
 
     def __init__(
         self, runtime_dir: Path, config_file: Path | None = None, labels: Mapping[str, str] | None = None
     ) -> None:
         self._folder = runtime_dir
-        self.labels: Mapping[str, str] = labels or {}  # of devices, by name
-        self._loaded: object = None  # when the agent read the configuration that the labels are from
+        self.labels: Mapping[str, str] = labels or {}  # the devices' labels by name
+        self._loaded: object = None  # time at which the agent loaded the configuration of these labels
         self._config_file = config_file
         self._complaints: tuple[str, ...] = ()
         self._checked_at = -1e9
@@ -92,7 +92,7 @@ class LiveData:
         return self._folder
 
     async def now(self) -> Moment:
-        """The present state, at most a second old; while a long ring is first read: what is known so far."""
+        """The current state, at most a second old. During the first read of a long ring, the state known so far."""
         if self._lock.locked() and self.moment.number and not self._caught_up:
             return self.moment
         async with self._lock:
@@ -134,13 +134,13 @@ class LiveData:
         before, now = self.moment, time.time()
         try:
             snapshot = read_snapshot(self._folder)
-        except GatewayError as error:  # stopped: its last values are not shown, its devices are
+        except GatewayError as error:  # stopped: devices of the last snapshot are still shown, values are not
             self.close()
             return Moment(before.number + 1, now, before.snapshot, (), {}, error)
         self._follow_labels(snapshot)
         alive = is_alive(snapshot.get("pid"))
         findings = tuple(find(snapshot, now, alive, self._on_disk(), disk_usage(self._folder).free))
-        if not alive:  # its ring waits for the next start; its last values are not shown
+        if not alive:  # killed: its last values are not shown; its ring is left for the next start
             self.close()
             return Moment(before.number + 1, now, snapshot, findings, gone=True)
         try:
@@ -152,7 +152,7 @@ class LiveData:
         return Moment(before.number + 1, now, snapshot, findings, self._points())
 
     def _follow_labels(self, snapshot: Mapping[str, Any]) -> None:
-        """Read the labels again after a reload or a restart; those of files that are wrong now stay as they were."""
+        """Read the labels again after a reload or a restart. If the files have errors now, the previous labels stay."""
         loaded = (snapshot.get("config") or {}).get("loaded")
         if self._config_file is None or loaded == self._loaded:
             return
@@ -161,7 +161,7 @@ class LiveData:
             self.labels = load_labels(self._config_file)
 
     def _on_disk(self) -> tuple[str, ...]:
-        """Errors in the configuration files, as `status` reports them; checked once a minute."""
+        """Errors in the configuration files, in the words of `status`. The files are checked at most once a minute."""
         if self._config_file is not None and time.monotonic() - self._checked_at >= CONFIG_EVERY_S:
             from agent.cli.options import ConfigOptions, faults_of_files
 
@@ -194,7 +194,7 @@ class LiveData:
         follower.ring.trim()
 
     def _points(self) -> dict[str, tuple[Latest, ...]]:
-        """Copies, by device in the order of the tables: the follower goes on writing into its own."""
+        """The newest values by device, in the order of the point tables: copies, as the follower changes its own."""
         from dataclasses import replace
 
         found: dict[str, list[Latest]] = {}

@@ -1,4 +1,4 @@
-"""What the gateway's page and the fleet's page have in common: static files, templates, languages, answers."""
+"""Shared by the gateway's page and the fleet's page: static files, templates, languages, responses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _KINDS: Final = ("text/css", "text/javascript", "image/svg+xml")
 
 @dataclass(frozen=True, slots=True)
 class StaticFile:
-    """A file of the package: found by its name, never by a path."""
+    """A static file of the package, held in memory. A URL selects it by its name, never by a path."""
 
     data: bytes
     kind: str
@@ -35,7 +35,7 @@ class StaticFile:
 
 
 def static_files(package: str = "agent.web") -> dict[str, StaticFile]:
-    """All of a package, by name such as ``vendor/uPlot.min.css``."""
+    """All static files of a package by name, such as ``vendor/uPlot.min.css``."""
     root = files(package) / "static"
     found: dict[str, StaticFile] = {}
     for folder, prefix in ((root, ""), (root / "vendor", "vendor/")):
@@ -48,7 +48,8 @@ def static_files(package: str = "agent.web") -> dict[str, StaticFile]:
 
 
 def static_answer(found: Mapping[str, StaticFile], request: Request) -> Response:
-    """The file that a URL names, or the answer that it has not changed. Raises HTTPException."""
+    """The file that a URL names, or status 304 if the browser has it already. Raises HTTPException for an unknown
+    name."""
     one = found.get(request.path_params["name"])
     if one is None:
         raise HTTPException(404)
@@ -60,10 +61,10 @@ def static_answer(found: Mapping[str, StaticFile], request: Request) -> Response
 
 
 def templates(loader: BaseLoader, address: Callable[[str], str]) -> Environment:
-    """Templates in which every inserted text is escaped.
+    """An environment of templates, in which every inserted text is escaped.
 
     Args:
-        address: of a static file, by its name.
+        address: returns the URL of a static file, given its name.
     """
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     made.globals["static"] = address
@@ -74,7 +75,7 @@ def templates(loader: BaseLoader, address: Callable[[str], str]) -> Environment:
 
 
 def coded(text: str) -> Markup:
-    """Text in which parts between backticks become code."""
+    """The text as HTML, with parts between backticks as ``<code>``."""
     parts = text.split("`")
     if len(parts) % 2 == 0:  # not in pairs
         return escape(text)
@@ -84,7 +85,13 @@ def coded(text: str) -> Markup:
 
 
 def html(request: Request, compressed: bytes, status: int, language: str, secure: bool) -> Response:
-    """A page. It is compressed for browsers that accept that, and stores a requested language in a cookie."""
+    """The response with a page, compressed if the browser accepts gzip. A language requested by the URL is stored in
+    a cookie.
+
+    Args:
+        compressed: the page, compressed with gzip.
+        secure: the page is served with TLS.
+    """
     headers = {"vary": "accept-encoding, accept-language, cookie, x-refresh", "content-language": language}
     body = compressed
     if "gzip" in request.headers.get("accept-encoding", ""):
@@ -98,18 +105,22 @@ def html(request: Request, compressed: bytes, status: int, language: str, secure
 
 
 def missing(request: Request, error: Exception, label: Callable[..., str]) -> tuple[int, str]:
-    """The status and a sentence for a missing page or an invalid request. ``label``: of the page's words."""
+    """Return (HTTP status, sentence) for a missing page or an invalid request. ``label`` gives the sentence by key."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     return status, label("error.404" if status == 404 else "error.other", language_of(request), status=status)
 
 
 def set_cookie(response: Response, name: str, value: str, secure: bool, max_age: int | None = None) -> None:
-    """A cookie that scripts cannot read and other sites cannot send."""
+    """Set a cookie that scripts cannot read and that browsers do not send for requests from other sites.
+
+    Args:
+        max_age: seconds; None: until the browser is closed.
+    """
     response.set_cookie(name, value, max_age=max_age, path="/", secure=secure, httponly=True, samesite="strict")
 
 
 def language_of(request: Request) -> str:
-    """The requested language, else the one chosen before, else the browser's preferred one."""
+    """The language that the URL requests, else the one in the cookie, else the browser's preferred language."""
     for given_language in (request.query_params.get("lang"), request.cookies.get("language")):
         if given_language in LANGUAGES:
             return given_language
@@ -117,7 +128,7 @@ def language_of(request: Request) -> str:
 
 
 def preferred(headers: Headers) -> str:
-    """The first language of Accept-Language that we speak."""
+    """The supported language with the highest weight in Accept-Language; ``en`` if there is none."""
     best, weight = "en", 0.0
     for item in headers.get("accept-language", "")[:200].split(","):
         name, _, more = item.strip().partition(";")

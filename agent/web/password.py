@@ -1,4 +1,4 @@
-"""The page's password: kept as a scrypt hash of 16 MB, checked one at a time, with a limited rate."""
+"""The page's password: a scrypt hash that needs 16 MB. Checks run one at a time, and their rate is limited."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from typing import Final
 
 from drivers.model import ConfigError
 
-N, R, P = 1 << 14, 8, 1  # 128 * N * R bytes: 16 MB a check, some 50 ms
+N, R, P = 1 << 14, 8, 1  # a check takes 128 * N * R bytes = 16 MB and some 50 ms
 SALT_BYTES: Final = 16
 SHORTEST: Final = 10
 LONGEST: Final = 200
-TRIES: Final = 5  # at once, from one address
-TRY_EVERY_S: Final = 30.0  # then one more each
+TRIES: Final = 5  # login attempts that an address may make at once
+TRY_EVERY_S: Final = 30.0  # it then gets one more attempt after each such period
 MOST_ADDRESSES: Final = 1000
-MOST_WAITING: Final = 4  # waited for the check in progress
+MOST_WAITING: Final = 4  # logins that may wait for the check in progress
 _LINE = re.compile(r"scrypt\$([A-Za-z0-9_-]{22})\$([A-Za-z0-9_-]{43})")
 
 
@@ -55,7 +55,7 @@ class PasswordHash:
 
     @classmethod
     def parse(cls, data: bytes, where: str) -> PasswordHash:
-        """Parse the line of a file. Raises ConfigError, which never shows the line: it may be the password itself."""
+        """Parse the line of a file. Raises ConfigError. Its text never shows the line, which may be a password."""
         match = _LINE.fullmatch(data.decode("ascii", "replace").strip())
         if match is None:
             hint = "`meterhouse web --setup` makes it; the password itself does not belong there"
@@ -63,16 +63,16 @@ class PasswordHash:
         return cls(_decoded(match[1]), _decoded(match[2]))
 
     def line(self) -> str:
-        """For the file."""
+        """The line to write to the file."""
         return f"scrypt${_encoded(self.salt)}${_encoded(self.digest)}\n"
 
     def matches(self, password: str) -> bool:
-        """Is it this password? Takes 16 MB and some 50 ms."""
+        """Is this the password? The check takes 16 MB and some 50 ms."""
         return hmac.compare_digest(_hash(password[: LONGEST + 1], self.salt), self.digest)
 
 
 class TryLater(Exception):
-    """Too many tries; ``seconds`` until the next may be made."""
+    """Too many login attempts. The next one is allowed after ``seconds``."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(seconds)
@@ -80,14 +80,14 @@ class TryLater(Exception):
 
 
 class LoginLimiter:
-    """A token bucket for each address that tried to log in; a /64 IPv6 network counts as one."""
+    """A token bucket for each address that tried to log in. An IPv6 /64 network counts as one address."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # address -> (tokens, when)
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # by address: (tokens, last attempt)
 
     def take(self, client: str) -> None:
-        """Count a try. Raises TryLater."""
+        """Count a login attempt. Raises TryLater if the address has made too many."""
         key, now = _guesser(client), self._clock()
         tokens, since = self._buckets.pop(key, (float(TRIES), now))
         tokens = min(float(TRIES), tokens + (now - since) / TRY_EVERY_S)
@@ -99,12 +99,12 @@ class LoginLimiter:
             raise TryLater((1 - tokens) * TRY_EVERY_S)
 
     def forget(self, client: str) -> None:
-        """Clear the tries after the right password."""
+        """Forget the attempts of an address, after the right password."""
         self._buckets.pop(_guesser(client), None)
 
 
 def network_of(client: str) -> str:
-    """What counts as one client: an IPv4 address, or an IPv6 network of 64 bits."""
+    """The unit that counts as one client: an IPv4 address, or an IPv6 /64 network."""
     try:
         found = ip_address(client.partition("%")[0])
     except ValueError:
@@ -113,7 +113,8 @@ def network_of(client: str) -> str:
 
 
 def _guesser(client: str) -> str:
-    """Whose tries count together: a network, or this machine, where any account may use any address of 127.0.0.0/8."""
+    """The key under which login attempts are counted. All loopback addresses share one, as any local account may use
+    any address of 127.0.0.0/8."""
     try:
         return "loopback" if ip_address(client).is_loopback else network_of(client)
     except ValueError:
@@ -128,9 +129,10 @@ class PasswordChecker:
         self._lock, self._waiting = asyncio.Lock(), 0
 
     def known_browser(self) -> str:
-        """A token for a browser that has logged in: its login attempts are counted apart from those of its address.
+        """A token for a browser that has logged in. With it, login attempts of the browser are counted separately
+        from those of its address.
 
-        Valid until the password changes, even after a restart.
+        The token is valid until the password changes, even after a restart.
         """
         name = secrets.token_urlsafe(16)
         return f"{name}.{self._signed(name)}"
@@ -144,7 +146,7 @@ class PasswordChecker:
         return f"browser {name}" if good else client
 
     async def check(self, client: str, password: str, token: str = "") -> bool:
-        """Is it the password? ``token``: of ``known_browser``, if it has one. Raises TryLater."""
+        """Is this the password? ``token``: from ``known_browser``; "" if the browser has none. Raises TryLater."""
         client = self._counted_as(client, token)
         self._limiter.take(client)
         if self._waiting >= MOST_WAITING:
@@ -165,14 +167,14 @@ MOST_SESSIONS: Final = 100
 
 
 class Sessions:
-    """Who has logged in, until the process ends; in memory only, by the hash of their token."""
+    """The login sessions, in memory only: they end with the process. Only the hash of each token is kept."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._ends: OrderedDict[bytes, float] = OrderedDict()
 
     def begin(self) -> str:
-        """A new token; the oldest session ends where there are too many."""
+        """Start a session and return its token. If there are too many sessions, the oldest ends."""
         token = secrets.token_urlsafe(32)
         self._ends[self._key(token)] = self._clock() + SESSION_S
         while len(self._ends) > MOST_SESSIONS:
@@ -180,7 +182,7 @@ class Sessions:
         return token
 
     def valid(self, token: str) -> bool:
-        """Is the token valid and not too old?"""
+        """Is there a session with this token that has not expired?"""
         ends = self._ends.get(self._key(token))
         if ends is None:
             return False
@@ -190,7 +192,7 @@ class Sessions:
         return True
 
     def end(self, token: str) -> None:
-        """Log out."""
+        """End the session of a token."""
         self._ends.pop(self._key(token), None)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Templates to HTML. Every inserted text is escaped: names of devices, lines and errors may contain anything."""
+"""Renders templates to HTML. Every inserted text is escaped: names of devices, lines and errors may contain markup."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ REFRESH_MS: Final = 2000
 
 @lru_cache(maxsize=4096)
 def point_title(point: str, language: str) -> str:
-    """The name of a point in a language, from the vocabulary, which is loaded at the first one; "" if it has none."""
+    """The title of a point from the vocabulary, in a language; "" if the vocabulary lacks the point. The first call
+    loads the vocabulary."""
     from drivers.profile import vocabulary
 
     entry = vocabulary().find(point)
@@ -27,13 +28,13 @@ def point_title(point: str, language: str) -> str:
 
 
 def short_title(point: str, language: str) -> str:
-    """The same without the remark about signs; a point missing from the vocabulary keeps its own name."""
+    """The title of a point without its remark about signs, or its name if the vocabulary lacks it."""
     title = point_title(point, language)
     return clean_text(title.partition("（")[0].partition(", ")[0], 80) or clean_text(point, 80)
 
 
 def in_language(error: GatewayError, language: str) -> str:
-    """`WHERE: WHAT. WHAT TO DO`, without what could not be printed."""
+    """The text of an error, `WHERE: WHAT. WHAT TO DO`, in a language and without control characters."""
     if language == "zh":
         from agent.cli.chinese import describe
 
@@ -45,8 +46,8 @@ class Renderer:
     """Makes the text of pages.
 
     Args:
-        tags: of the static files, by name: a changed file has another address.
-        password: whether there is a session to end.
+        tags: the hash of each static file by name. It is part of the URL, so that browsers reload a changed file.
+        password: the page has a login, so it shows a button to log out.
     """
 
     def __init__(self, tags: Mapping[str, str], password: bool) -> None:
@@ -57,18 +58,18 @@ class Renderer:
         self, template: str, language: str, url: URL, fragment: bool, moment: Moment, facts: Mapping[str, Any],
         silent: bool = False, as_of: str = "",
     ) -> str:  # fmt: skip
-        """The whole page, or with ``fragment`` what is in its <main>.
+        """The whole page as HTML; with ``fragment`` only the content of its <main>.
 
         Args:
-            silent: the agent did not answer for it.
-            as_of: a sentence of how old it is.
+            silent: the agent did not answer, so the page shows an earlier answer.
+            as_of: a sentence that says how old the data are; "" for none.
         """
 
         def t(key: str, **values: object) -> str:
             return label(key, language, **values)
 
         snapshot, notice = moment.snapshot, moment.notice
-        if notice in ("", "hangs"):  # the page of now has its own finding about an agent that hangs
+        if notice in ("", "hangs"):  # now.html needs no notice about an agent that hangs: it has a finding
             notice = "silent" if silent else "" if template == "now.html" else notice
         return self._templates.get_template(template).render(
             t=t,

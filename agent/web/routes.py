@@ -1,4 +1,4 @@
-"""The routes of the page, from a request to an answer."""
+"""The routes of the page: a handler for each kind of request."""
 
 from __future__ import annotations
 
@@ -50,20 +50,20 @@ from drivers.model import ConfigError, GatewayError, UsageError, clean_text
 log = logging.getLogger("meterhouse.web")
 T = TypeVar("T")
 ASKERS: Final = 6  # threads that wait for answers of the agent
-LONGEST_S: Final = 30.0  # how long a viewer waits for the agent's answer; it is kept when it arrives
-BODY_S: Final = 10.0  # for a login to arrive
-OF_THE_AGENT: Final = ("day.html", "figures.html", "source.html", "pack.html")  # what it was asked for
-LIVE: Final = ("frames.html", "source.html")  # show the present, with what was asked or read from files
-KEPT_PAGES: Final = 48  # of this moment, in both languages
+LONGEST_S: Final = 30.0  # how long a viewer waits for an answer of the agent; a later answer is still kept
+BODY_S: Final = 10.0  # how long the body of a login request may take to arrive
+OF_THE_AGENT: Final = ("day.html", "figures.html", "source.html", "pack.html")  # pages with answers of the agent
+LIVE: Final = ("frames.html", "source.html")  # pages with live data that are not rendered by ``live_page``
+KEPT_PAGES: Final = 48  # rendered live pages that are kept for other viewers
 NEXT = re.compile(r"/(?![/\\])[A-Za-z0-9/_.~%?&=:+-]{0,500}\Z")
 
 
 def settings_of(
     config_file: Path, runtime_dir: Path | None, listen: str | None, environ: Mapping[str, str]
 ) -> PageConfig:
-    """The configuration with the options of the command line.
+    """Read the configuration and apply the options of the command line.
 
-    Without a configuration at the default path the page still shows a given runtime directory.
+    If the file does not exist but ``runtime_dir`` is given, the page shows that directory with default settings.
     Raises ConfigError, UsageError.
     """
     try:
@@ -72,7 +72,7 @@ def settings_of(
         if runtime_dir is None or config_file.exists():
             raise
         found = PageConfig(WebConfig(), "UTC", runtime_dir)
-    if runtime_dir is not None:  # maybe of an agent with another configuration
+    if runtime_dir is not None:  # the directory may belong to an agent with another configuration
         found = replace(found, file=None)
     if listen is None:
         return found
@@ -89,7 +89,7 @@ def settings_of(
 
 
 class Page:
-    """Handlers with what they share."""
+    """The handlers and their shared state."""
 
     def __init__(self, config: PageConfig, access: Access, checker: PasswordChecker | None, data: SiteData) -> None:
         self.config, self.access, self.checker = config, access, checker
@@ -100,19 +100,23 @@ class Page:
         self.static = static_files()
         self.renderer = Renderer({name: one.tag for name, one in self.static.items()}, access.password)
         self.askers = ThreadPoolExecutor(ASKERS, "question")
-        self._asked: dict[tuple[Any, ...], asyncio.Future[Any]] = {}  # questions under way
+        self._asked: dict[tuple[Any, ...], asyncio.Future[Any]] = {}  # queries in progress
         self._frames: dict[str, tuple[tuple[int, str, str], dict[str, Any]]] = {}  # by line
         self._kept: OrderedDict[tuple[str, str, bool, int], bytes] = OrderedDict()
 
-    # --- what all pages need
+    # --- for all pages
 
     def render(
         self, request: Request, template: str, status: int = 200, answer: Mapping[str, Any] | None = None, **facts: Any
     ) -> Response:
-        """A page in the viewer's language; a refresh gets its content alone. ``answer``: of the agent, shown on it."""
+        """The response with a page in the viewer's language; a refresh gets only the content of <main>.
+
+        Args:
+            answer: the agent's answer that the page shows, from which its age is taken; None: no answer.
+        """
         language = language_of(request)
         fragment = bool(request.headers.get("x-refresh"))
-        moment = Moment() if template == "login.html" else self.live.moment  # a viewer without a login learns nothing
+        moment = Moment() if template == "login.html" else self.live.moment  # the login page must not reveal any data
         silent = self.data.silence is not None and template in OF_THE_AGENT
         as_of = "" if answer is None else self._answer_as_of(answer, moment, silent, language)
         if template in LIVE and "time" in moment.snapshot:
@@ -121,13 +125,13 @@ class Page:
         return html(request, gzip.compress(text.encode(), 1, mtime=0), status, language, self.access.tls)
 
     def _answer_as_of(self, answer: Mapping[str, Any], moment: Moment, silent: bool, language: str) -> str:
-        """How old an answer is; "" for one that does not change any more, from an agent that could say so."""
+        """Text: how old an answer is. "" for a closed period if the agent answers, as such an answer is final."""
         if answer.get("closed", True) and not (silent or moment.stopped):
             return ""
         return self._as_of(time.time(), self.data.age_s(answer), language)
 
     def _as_of(self, now: float, age_s: float, language: str) -> str:
-        """Still true of a page that stays open, or is paused."""
+        """Text: the time of the data and its age. The text stays true on a page that is left open or paused."""
         age_s = min(max(age_s, 0.0), now)
         at = datetime.fromtimestamp(now - age_s, ZoneInfo(self.config.timezone))
         return label("as_of.time", language, time=f"{at:%Y-%m-%d %H:%M:%S}", age=show_age(age_s, language))
@@ -135,13 +139,14 @@ class Page:
     async def live_page(
         self, request: Request, template: str, view: Callable[[Moment, str], dict[str, Any]]
     ) -> Response:
-        """A page of live values, rendered once for all viewers."""
+        """The response with a page of live values. The page is rendered once for all viewers."""
         moment, language = await self.live.now(), language_of(request)
         fragment = bool(request.headers.get("x-refresh"))
         key = (str(request.url.path), language, fragment, moment.number)
         body = self._kept.get(key)
         if body is None:
-            facts, url = view(moment, language), request.url.replace(query="")  # what one viewer added is not others'
+            # other viewers get the same page, so it must not contain this viewer's query
+            facts, url = view(moment, language), request.url.replace(query="")
             as_of = self._as_of(moment.time, moment.age_s, language) if "time" in moment.snapshot else ""
             text = self.renderer.render(template, language, url, fragment, moment, facts, as_of=as_of)
             body = gzip.compress(text.encode(), 5, mtime=0)
@@ -153,13 +158,13 @@ class Page:
     # --- pages
 
     async def now(self, request: Request) -> Response:
-        """Findings, devices, lines, destinations."""
+        """The first page: findings, devices, lines, destinations."""
         return await self.live_page(
             request, "now.html", lambda moment, lang: now_view(moment, lang, self.live.labels, self.certificate_ends)
         )
 
     async def device(self, request: Request) -> Response:
-        """All points of a device."""
+        """The page with all points of a device."""
         name = request.path_params["device"]
         moment = await self.live.now()
         if name not in moment.snapshot.get("devices", {}):
@@ -169,7 +174,7 @@ class Page:
         )
 
     def _unknown(self, request: Request, moment: Moment) -> Response:
-        """A device or line that the agent does not have, or nobody knows: no agent has been seen since the start."""
+        """The response for an unknown device or line: 404, or 503 if no agent has been seen since the page started."""
         if moment.snapshot or moment.error is None:
             raise HTTPException(404)
         return self.render(request, "error.html", 503, text=in_language(moment.error, language_of(request)))
@@ -179,14 +184,14 @@ class Page:
         return self.render(request, "error.html", 404, text=label("day.no_date", language, text=clean_text(text, 40)))
 
     async def first_line(self, request: Request) -> Response:
-        """To the frames of the first line."""
+        """Redirect to the frames of the first line."""
         moment = await self.live.now()
         for name in moment.snapshot.get("lines", {}):
             return RedirectResponse(f"/frames/{quote(name, safe='')}", 303)
         return self.render(request, "error.html", text=label("frames.none", language_of(request)))
 
     async def frames(self, request: Request) -> Response:
-        """The last frames of a line."""
+        """The page with the last frames of a line."""
         moment, name = await self.live.now(), request.path_params["line"]
         if name not in moment.snapshot.get("lines", {}):
             return self._unknown(request, moment)
@@ -197,10 +202,10 @@ class Page:
             kept = self._frames[name] = (key, view)
         return self.render(request, "frames.html", **kept[1])
 
-    # --- days, figures, and where values come from: queried from the agent, rarely
+    # --- pages whose data the agent is queried for: days, figures, sources of values, packs
 
     async def day(self, request: Request) -> Response:
-        """The site's day, or a device's."""
+        """The page of a day, of the site or of a device."""
         moment, language, query = await self.live.now(), language_of(request), request.query_params
         device, text = query.get("device", "")[:80], query.get("date", "")
         wanted = day_of(text) if text else None
@@ -236,7 +241,7 @@ class Page:
         except UsageError:
             if (silence := _silent(moment, math.inf).get(device)) is None:
                 raise HTTPException(404) from None
-            text = f"{clean_text(device, 80)}{label('colon', language)}"  # it has sealed nothing yet
+            text = f"{clean_text(device, 80)}{label('colon', language)}"  # the device has sealed no pack yet
             text += silent_since(silence, self.config.timezone, language)
             return self.render(request, "error.html", 404, text=text)
         shown_day = day_of(answer["day"])
@@ -251,7 +256,8 @@ class Page:
         return page(view, shown_day, answer)
 
     async def _ask(self, question: Callable[..., T], *what: Any) -> T:
-        """An answer of the agent, in a thread that live pages do not need: one query for all who wait."""
+        """Query the agent in a thread of its own pool, so that live pages do not wait. Viewers with the same question
+        share one query."""
         key = (question.__name__, *what)
         asked: asyncio.Future[T] | None = self._asked.get(key)
         if asked is None:
@@ -263,13 +269,17 @@ class Page:
         return asked.result()
 
     def _answered(self, key: tuple[Any, ...], asked: asyncio.Future[Any]) -> None:
-        """Viewers from now on start a new query; an error that nobody waits for is dropped."""
+        """Forget a finished query, so that the next viewer starts a new one.
+
+        Reading its exception keeps asyncio from logging an error that no viewer waits for.
+        """
         del self._asked[key]
         if not asked.cancelled():
             asked.exception()
 
     async def _days(self) -> tuple[list[str], str]:
-        """The days with intervals, and today; without an agent no days, and those that were kept can still be seen."""
+        """Return (days with intervals, today). If the agent does not answer, the list is empty; kept answers about
+        days can still be shown."""
         try:
             found = await self._ask(self.data.days)
         except GatewayError:
@@ -279,12 +289,12 @@ class Page:
     def _why_nothing(
         self, moment: Moment, shown_day: date | None, days: list[str], today: str, language: str, of: str = "day"
     ) -> str:
-        """Only a working agent knows which days there are."""
+        """As ``day_view.why_nothing``, but "" if the agent does not answer: the list of days is then not reliable."""
         unknown = moment.stopped or self.data.silence is not None
         return "" if unknown else why_nothing(shown_day, days, today, language, of)
 
     async def figures(self, request: Request) -> Response:
-        """The park's figures of a period."""
+        """The page with the park's figures of a period."""
         query, language = request.query_params, language_of(request)
         period, text = PERIODS.get(query.get("period", "day")), query.get("date", "")
         wanted = day_of(text) if text else None
@@ -293,7 +303,7 @@ class Page:
         if text and wanted is None:
             return self._no_date(request, text)
         days, today = await self._days()
-        moment = await self.live.now()  # whether the agent is there
+        moment = await self.live.now()  # tells whether the agent runs
         if wanted is not None and not _is_within(wanted, {"day": 10, "month": 7}.get(period, 4), days, today):
             nothing = no_figures(wanted, period, days[0], today)
             why = self._why_nothing(moment, wanted, days, today, language, "period")
@@ -307,7 +317,7 @@ class Page:
         )
 
     async def source(self, request: Request) -> Response:
-        """Where a point's values come from."""
+        """The page that shows where a point's values come from."""
         moment, language = await self.live.now(), language_of(request)
         device, point = request.path_params["device"], request.path_params["point"]
         found = [one for one in moment.points.get(device, ()) if one.point.name == point]
@@ -332,7 +342,7 @@ class Page:
         )
 
     async def pack(self, request: Request) -> Response:
-        """A pack as it was signed."""
+        """The page with a pack as it was signed."""
         device, seq = request.path_params["device"], request.path_params["seq"]
         if not 0 < seq < 1 << 53:
             raise HTTPException(404)
@@ -398,13 +408,13 @@ class Page:
         return static_answer(self.static, request)
 
     async def http_error(self, request: Request, error: Exception) -> Response:
-        """The page for an address that does not exist."""
+        """The page for an unknown URL or an invalid request."""
         await self.live.now()
         status, text = missing(request, error, label)
         return self.render(request, "error.html", status, text=text)
 
     async def gateway_error(self, request: Request, error: Exception) -> Response:
-        """The page for an agent that does not answer, or that refuses a query."""
+        """The page for an error of the agent: it does not answer, or it refuses a query."""
         assert isinstance(error, GatewayError)
         await self.live.now()
         text = in_language(error, language_of(request))
@@ -417,18 +427,25 @@ class Page:
 
 
 def _silent(moment: Moment, before_s: float) -> Mapping[str, Silence]:
-    """See ``agent.cli.findings.silent_devices``; nothing is known of the devices of an agent that does not run."""
+    """The silent devices (``agent.cli.findings.silent_devices``); none if the agent does not run, as its states are
+    outdated."""
     return {} if moment.stopped else silent_devices(moment.snapshot, before_s)
 
 
 def _unless_today(wanted: date | None, days: Sequence[str], today: str) -> date | None:
-    """Today is one query, whatever it is called. ``days`` is empty if only our own clock says what today is."""
+    """None for today, so that a query without a date and one with today's date are the same.
+
+    If ``days`` is empty, ``today`` is from our own clock and may not be the agent's: the date stays.
+    """
     return None if days and str(wanted) == today else wanted
 
 
 def _is_within(wanted: date, digits: int, days: Sequence[str], today: str) -> bool:
-    """May there be intervals in a day, month or year (10, 7 or 4 digits)? Only then is the agent asked: a client might
-    try them all."""
+    """May the period contain intervals? If not, the agent is not queried: a client could request any number of dates.
+
+    Args:
+        digits: length of the period's ISO date: 10 for a day, 7 for a month, 4 for a year.
+    """
     return not days or days[0][:digits] <= str(wanted)[:digits] <= today[:digits]
 
 

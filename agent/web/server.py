@@ -23,25 +23,26 @@ from agent.config import WebConfig
 from agent.web.password import network_of
 from drivers.model import ConfigError, GatewayError
 
-MOST_OF_ONE_ADDRESS: Final = 80  # an office may have one for all; a browser opens up to six, and keeps one
-MOST_ENDING: Final = 16  # at once
-MOST_OF_ALL: Final = 400  # including those that send nothing, not even a TLS handshake; below the limit of open files
+# connections of one address: a whole office may share an address, and a browser opens up to six and keeps one
+MOST_OF_ONE_ADDRESS: Final = 80
+MOST_ENDING: Final = 16  # connections that are being closed to make room, at once
+MOST_OF_ALL: Final = 400  # connections in total, also those without a TLS handshake; below the limit of open files
 REQUEST_S: Final = 10.0  # for a whole request to arrive
 KEEP_ALIVE_S: Final = 15
 LARGEST_HEAD: Final = 16 << 10
-TLS_BUFFER: Final = 16 << 10  # of a connection: one record; asyncio allocates 256 KiB before the first byte arrives
+TLS_BUFFER: Final = 16 << 10  # per connection: one TLS record; asyncio allocates 256 KiB before the first byte arrives
 
 
 class CountedSocket(socket.socket):
-    """A connection that is counted from its first packet to its end, also while its TLS handshake has not begun."""
+    """A connection that counts from its accept to its close, even if its TLS handshake has not begun."""
 
     listener: BoundedListener | None = None
     client = ""
-    served: Callable[[], bool] | None = None  # is a request being served right now? None: none can be
-    ending = False  # it was asked to close
+    served: Callable[[], bool] | None = None  # is a request being served? None: no HTTP protocol is attached
+    ending = False  # it is being closed to make room
 
     def close(self) -> None:
-        """Forget it."""
+        """Close the connection and stop counting it."""
         listener, self.listener = self.listener, None
         if listener is not None:
             listener.forget(self)
@@ -49,23 +50,24 @@ class CountedSocket(socket.socket):
 
 
 class BoundedListener(socket.socket):
-    """A listening socket with bounds: of the connections of an address, and of all.
+    """A listening socket that bounds the connections of each address, and of all addresses.
 
-    At a bound the connection that has been idle for longest makes room: behind one address there may be many people,
-    at the end of a tunnel or of a router, and somebody who holds it with idle connections must not lock the others out.
-    Where none is idle, the new one is closed.
+    At a bound, the connection that has been idle for longest is closed to make room. If no connection is idle, the new
+    one is closed. Behind one address there may be many people (a tunnel, a router): one of them must not lock out the
+    others with idle connections.
     """
 
     def __init__(self, family: socket.AddressFamily) -> None:
         super().__init__(family, socket.SOCK_STREAM)
-        self._of: dict[str, OrderedDict[CountedSocket, None]] = {}  # by client, the one used last at the end
+        self._of: dict[str, OrderedDict[CountedSocket, None]] = {}  # by client; the connection used last is at the end
         self._count = 0
-        self._ending = 0  # that made room, and are not closed yet
+        self._ending = 0  # connections that are being closed to make room
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Raises ConnectionAbortedError for one too many: the accept loop then waits for the next one."""
+        """Accept a connection. Raises ConnectionAbortedError if there is no room for it: the loop then accepts the
+        next one."""
         if self._ending >= MOST_ENDING:
-            raise BlockingIOError  # the loop closes those first, then comes back
+            raise BlockingIOError  # the loop first closes these connections, then accepts again
         fd, address = self._accept()  # type: ignore[attr-defined]
         client = network_of(str(address[0]))
         if not self._has_room(client):
@@ -78,19 +80,19 @@ class BoundedListener(socket.socket):
         return made, address
 
     def used(self, one: CountedSocket) -> None:
-        """Note that a request is being served: this connection is closed last when room is needed."""
+        """Note that the connection serves a request, so that it is the last one to be closed when room is needed."""
         if one in self._of.get(one.client, ()):
             self._of[one.client].move_to_end(one)
 
     def forget(self, one: CountedSocket) -> None:
-        """It is closed."""
+        """Stop counting a connection that is closed."""
         if one.ending:
             self._ending -= 1
         else:
             self._remove(one)
 
     def _has_room(self, client: str) -> bool:
-        """Room for one more, after closing an idle one if necessary."""
+        """Is there room for another connection? Closes an idle one if necessary."""
         if len(self._of.get(client, ())) >= MOST_OF_ONE_ADDRESS:
             return self._end_idle(client)
         if self._count < MOST_OF_ALL:
@@ -103,8 +105,8 @@ class BoundedListener(socket.socket):
                 self._remove(one)
                 one.ending = True
                 self._ending += 1
-                with contextlib.suppress(OSError):  # its other side has closed it already
-                    one.shutdown(socket.SHUT_RDWR)  # its transport sees the end, in TLS and out of it, and closes it
+                with contextlib.suppress(OSError):  # the client has closed it already
+                    one.shutdown(socket.SHUT_RDWR)  # its transport sees the end of the stream and closes the socket
                 return True
         return False
 
@@ -117,16 +119,16 @@ class BoundedListener(socket.socket):
 
 
 class BoundedTls(sslproto.SSLProtocol):
-    """TLS of one connection, with a small buffer, that is freed as soon as the connection ends.
+    """TLS of one connection, with a small buffer that is freed as soon as the connection ends.
 
-    asyncio's own has 256 KiB, and after a handshake that failed it stays in a cycle of its exception and the frames
-    that saw it, until the garbage collector runs: idle connections alone could fill the memory.
+    asyncio's own buffer has 256 KiB. After a failed handshake, a reference cycle of the exception and its traceback
+    holds the buffer until the garbage collector runs, so that idle connections alone could fill the memory.
     """
 
     max_size = TLS_BUFFER
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Free what is large."""
+        """Free the buffer and the TLS object."""
         super().connection_lost(exc)
         self._sslobj = None
         self._ssl_buffer = bytearray()
@@ -139,12 +141,14 @@ class BoundedTls(sslproto.SSLProtocol):
             failed.__traceback__ = None
 
     def _wakeup_waiter(self, exc: BaseException | None = None) -> None:
-        """The server that accepted it has nothing to do after a failure: the connection is closed already."""
+        """Wake the accepting server without the exception: after a failed handshake the connection is closed already,
+        and the server has nothing to do."""
         super()._wakeup_waiter()
 
 
 class PageLoop(asyncio.SelectorEventLoop):
-    """A loop whose servers bound the time (uvicorn: a minute) and the memory of a TLS handshake."""
+    """An event loop whose servers bound the time and the memory of a TLS handshake. The default of asyncio is a
+    minute."""
 
     def _make_ssl_transport(
         self, rawsock: socket.socket, protocol: Any, sslcontext: ssl.SSLContext, waiter: Any = None, *,
@@ -159,20 +163,21 @@ class PageLoop(asyncio.SelectorEventLoop):
         return tls._app_transport
 
     async def create_server(self, *args: Any, **more: Any) -> asyncio.Server:
-        """As the base class."""
+        """As the base class, with ``REQUEST_S`` as the limit for a TLS handshake."""
         if more.get("ssl") is not None:
             more.setdefault("ssl_handshake_timeout", REQUEST_S)
         return await super().create_server(*args, **more)
 
 
 class BoundedConnection(H11Protocol):
-    """A connection that must send a whole request in time; uvicorn itself waits forever for the first one."""
+    """A connection that must send a whole request within ``REQUEST_S``. uvicorn itself waits forever for the first
+    request."""
 
     _waits: asyncio.TimerHandle | None = None
     _socket: object = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The first request is awaited."""
+        """Start the time limit of the first request."""
         super().connection_made(transport)
         self._socket = getattr(transport.get_extra_info("socket"), "_sock", None)
         if isinstance(self._socket, CountedSocket):
@@ -180,7 +185,7 @@ class BoundedConnection(H11Protocol):
         self._expect()
 
     def data_received(self, data: bytes) -> None:
-        """Count the time of a request from its first byte."""
+        """Start the time limit of a later request at its first byte."""
         super().data_received(data)
         if self._is_served() and isinstance(self._socket, CountedSocket) and self._socket.listener is not None:
             self._socket.listener.used(self._socket)
@@ -188,7 +193,7 @@ class BoundedConnection(H11Protocol):
             self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Cancel the time limit."""
         if self._waits is not None:
             self._waits.cancel()
         if isinstance(self._socket, CountedSocket):
@@ -203,17 +208,18 @@ class BoundedConnection(H11Protocol):
 
     def _too_slow(self) -> None:
         self._waits = None
-        idle = self.timeout_keep_alive_task is not None  # between two requests; uvicorn ends that
+        idle = self.timeout_keep_alive_task is not None  # between two requests, where uvicorn's own time limit applies
         if not self._is_served() and not idle and not self.transport.is_closing():
             self.transport.abort()
 
 
 class PageServer(uvicorn.Server):
-    """Ends with SIGTERM or SIGINT as every command does; uvicorn would raise the signal again."""
+    """A server that ends on SIGTERM or SIGINT like all our commands. uvicorn would raise the signal again after its
+    end."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Handlers of the loop."""
+        """Handle the signals in the loop while the context is open."""
         loop, numbers = asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGINT)
         for number in numbers:
             loop.add_signal_handler(number, self._leave)
@@ -228,10 +234,10 @@ class PageServer(uvicorn.Server):
 
 
 def open_socket(web: WebConfig, setting: str = "[web] listen") -> socket.socket:
-    """The listening socket. Raises GatewayError, such as for a port that is taken.
+    """Open the listening socket. Raises GatewayError, for example if the port is in use.
 
     Args:
-        setting: the one that names another address.
+        setting: the setting for the address, which the error names.
     """
     sock = BoundedListener(socket.AF_INET6 if ":" in web.host else socket.AF_INET)
     try:
@@ -252,7 +258,7 @@ def open_socket(web: WebConfig, setting: str = "[web] listen") -> socket.socket:
 
 
 def tls_context(web: WebConfig) -> ssl.SSLContext | None:
-    """TLS 1.2 or newer with the configured certificate; None where none is. Raises ConfigError."""
+    """A TLS context (1.2 or newer) with the configured certificate; None if none is configured. Raises ConfigError."""
     if web.certificate is None or web.key is None:
         return None
     certificate, key = web.certificate.path(os.environ), web.key.path(os.environ)
@@ -278,7 +284,8 @@ def _no_passphrase() -> str:
 
 
 def certificate_facts(web: WebConfig) -> tuple[list[str], float | None]:
-    """(DNS names in the certificate, its end in UTC seconds); nothing if there is none or it cannot be parsed."""
+    """Return (DNS names in the certificate, end of its validity in UTC seconds). The end is None, and the list empty,
+    if there is no certificate or it cannot be parsed."""
     if web.certificate is None:
         return [], None
     from cryptography import x509
@@ -296,7 +303,7 @@ def certificate_facts(web: WebConfig) -> tuple[list[str], float | None]:
 
 def serve(app: ASGIApp, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
     """Serve until SIGTERM or SIGINT."""
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # invalid requests from clients are not our errors
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # no log lines for invalid requests of clients
     extra: dict[str, Any] = {}
     if tls is not None:
         context = tls

@@ -1,4 +1,4 @@
-"""`meterhouse web --setup`: creates a certificate, a password hash, and the table [web] that refers to them."""
+"""`meterhouse web --setup`: creates a certificate, a password hash, and the table [web] that names their files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from drivers.toml.parsers import InvalidValue
 if TYPE_CHECKING:
     from cryptography.x509 import GeneralName
 
-CREDENTIALS: Final = Path("/etc/credstore")  # systemd reads it for the units that import from it
+CREDENTIALS: Final = Path("/etc/credstore")  # systemd passes files of this folder to units with ImportCredential=
 CREDENTIAL_NAMES: Final = ("meterhouse-web.certificate", "meterhouse-web.key", "meterhouse-web.password")
 FILE_NAMES: Final = ("certificate.pem", "key.pem", "password")
 KEYS: Final = ("certificate", "key", "password")
@@ -40,7 +40,7 @@ DAYS: Final = 820  # phone browsers refuse certificates valid for longer than 82
 
 @dataclass(frozen=True, slots=True)
 class MadeCertificate:
-    """PEM of both, and the certificate's SHA-256 as browsers show it."""
+    """Certificate and key as PEM, the certificate's SHA-256 in the form that browsers show, and its last moment."""
 
     certificate: bytes
     key: bytes
@@ -49,7 +49,7 @@ class MadeCertificate:
 
 
 def make_certificate(names: Iterable[str], now: datetime) -> MadeCertificate:
-    """A self-signed certificate on P-256 for these names and addresses."""
+    """Make a P-256 key and a self-signed certificate for these names and addresses."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -90,7 +90,8 @@ def _general_name(name: str) -> GeneralName:
 
 
 def own_names(host: str, more: Sequence[str]) -> list[str]:
-    """This machine's names and addresses, as far as known, and those that were given."""
+    """Names for the certificate, without duplicates: the known names and addresses of this machine, ``host`` and
+    ``more``. Raises UsageError for an invalid name."""
     name = socket.gethostname()
     found = [name, f"{name}.local", "localhost", "127.0.0.1", "::1"]
     with contextlib.suppress(OSError):  # a machine that cannot resolve its own name
@@ -106,14 +107,14 @@ def own_names(host: str, more: Sequence[str]) -> list[str]:
 
 
 def password_of(value: object) -> str:
-    """A password that is long enough. Raises InvalidValue."""
+    """The value, if it is a valid password. Raises InvalidValue if it is too short or too long."""
     if not isinstance(value, str) or not SHORTEST <= len(value) <= LONGEST:
         raise InvalidValue("the password is too short or too long", f"Use {SHORTEST} to {LONGEST} characters")
     return value
 
 
 def _password(file: Path | None) -> tuple[str, bool]:
-    """(password, whether it was made here and must be shown)."""
+    """Return (password, True if it was generated and must be shown to the user)."""
     if file is not None:
         return given("--password-file", password_of, first_line(file)), False
     if not is_terminal():
@@ -124,7 +125,7 @@ def _password(file: Path | None) -> tuple[str, bool]:
     if not first:
         return secrets.token_urlsafe(12), True
     while asked(say("The same again"), str, default="", hidden=True) != first:
-        click.echo(say("That was another one."), err=True)
+        click.echo(say("The two passwords differ."), err=True)
     return first, False
 
 
@@ -137,9 +138,9 @@ def set_up(
     yes: bool,
     language: str,
 ) -> None:
-    """Create all three and write ``conf.d/web.toml``. Raises GatewayError.
+    """Create certificate, key and password hash, and write ``conf.d/web.toml``. Raises GatewayError.
 
-    An earlier address and earlier names stay unless the command line gives another address.
+    The address of an earlier setup stays unless ``listen`` is given; names in its certificate always stay.
     """
     target = config_file.parent / "conf.d" / "web.toml"
     wanted = given("--listen", listen_address, listen) if listen is not None else None
@@ -191,7 +192,8 @@ def _refuse_double(config_file: Path, target: Path) -> None:
 
 
 def _earlier(target: Path) -> dict[str, str]:
-    """The texts of the file that an earlier --setup wrote, as they are now; empty without it. Raises GatewayError."""
+    """The string values of [web] in the file that an earlier --setup wrote; empty if there is no such file. Raises
+    GatewayError."""
     import tomllib
 
     hint = "Correct it, or remove it to begin anew"
@@ -212,11 +214,12 @@ def _earlier(target: Path) -> dict[str, str]:
 
 
 def _earlier_names(earlier: Mapping[str, str], folder: Path, place: Path) -> list[str]:
-    """Names and addresses of the certificate that was made before; none if no certificate can be read.
+    """Names and addresses in the earlier certificate; an empty list if it cannot be read.
 
     Args:
-        folder: of the configuration file that names it.
-        place: where a certificate may be if no configuration names one.
+        earlier: the result of ``_earlier``.
+        folder: the folder to which a relative ``certificate_file`` refers.
+        place: the file to read if ``earlier`` names no certificate.
     """
     from cryptography import x509
 
@@ -233,7 +236,7 @@ def _earlier_names(earlier: Mapping[str, str], folder: Path, place: Path) -> lis
 
 
 def _show_earlier(before: str, listen: str, names: Sequence[str]) -> None:
-    """What happens to the earlier settings, shown before the confirmation."""
+    """Print, before the confirmation, which earlier settings are kept and which change."""
     if before and listen_address(before) == listen_address(listen):
         click.echo(say(f"keeps the address {listen}"), err=True)
     elif before:
@@ -266,12 +269,12 @@ def _show(made: MadeCertificate, host: str, port: int, names: Sequence[str], pas
     shown = f"[{own}]" if ":" in own else own
     click.echo(say(f"The page will be at https://{shown}:{port}/"))
     click.echo(say(f"Names in the certificate: {', '.join(names)}"))
-    click.echo(say(f"It is good until {made.ends:%Y-%m-%d}. Its SHA-256, for the browser's first warning:"))
+    click.echo(say(f"It is valid until {made.ends:%Y-%m-%d}. Compare its SHA-256 when the browser warns:"))
     half = len(made.fingerprint) // 2 + 1
     click.echo(f"  {made.fingerprint[:half]}\n  {made.fingerprint[half:]}")
     if can_show():
         click.echo(terminal_qr(f"https://{shown}:{port}/ SHA-256 {made.fingerprint}", sys.stdout.isatty()))
     if password:
         click.echo(say(f"The password, shown only now: {password}"))
-    click.echo(say("Start it: `sudo systemctl enable --now meterhouse-web`; once more after a change: `restart`"))
-    click.echo(say("Let the unit accept the network of the viewers: deploy.md, the gateway's page"))
+    click.echo(say("Start it with `sudo systemctl enable --now meterhouse-web`; after a change use `restart`"))
+    click.echo(say("Allow the viewers' network in the systemd unit: see deploy.md, the gateway's page"))

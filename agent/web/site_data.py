@@ -1,11 +1,12 @@
-"""Days, figures and births of the running agent for the page, queried rarely, whatever the number of viewers.
+"""Days, figures, births and packs of the running agent for the page. Answers are kept, so that more viewers do not
+mean more queries.
 
-A closed day, month or year is queried once and kept; the agent reports days that were corrected later, and those are
-queried again. What is open is asked at most once a minute, a longer period once a quarter of an hour, and the agent
-answers in a few milliseconds if nothing changed. Live values are not here: they come from ring and snapshot.
+A closed day, month or year is queried once. If the agent reports that a day was corrected, the answers that depend on
+it are queried again. The current day is queried at most once a minute, an open month or year once a quarter of an
+hour; if nothing has changed, the agent answers in a few milliseconds. Live values come from ring and snapshot instead.
 
-If the agent hangs, one query waits a few seconds; until it answers again, all others get the kept answer, or the error,
-at once.
+If the agent hangs, one query waits a few seconds. Until the agent answers again, all other queries get the kept answer
+or the error at once.
 """
 
 from __future__ import annotations
@@ -32,21 +33,21 @@ from drivers.model import GatewayError, UsageError
 PeriodName = Literal["day", "month", "year", "rolling"]
 Ask = Callable[..., dict[str, Any]]
 
-OPEN_S: Final = 60.0  # how old an answer about today may be
-LONG_S: Final = 900.0  # about an open month or year: intervals are written this often
-ERROR_S: Final = 5.0  # how long an error is returned to others with the same query
-PATIENCE_S: Final = 5.0  # without a sign of life from the agent, which gives one every second while it works
-MOST_BYTES: Final = 16 << 20  # of answers that are kept, as JSON
-LARGEST_BYTES: Final = 1 << 20  # of one that is kept
-AT_ONCE: Final = 2  # concurrent queries: the agent accepts four connections per user
+OPEN_S: Final = 60.0  # longest age of an answer about today
+LONG_S: Final = 900.0  # longest age of an answer about an open month or year: the agent writes intervals this often
+ERROR_S: Final = 5.0  # an error answers the same query for this long
+PATIENCE_S: Final = 5.0  # longest wait without a sign of life; a working agent sends one every second
+MOST_BYTES: Final = 16 << 20  # size of all kept answers as JSON
+LARGEST_BYTES: Final = 1 << 20  # a larger answer is not kept
+AT_ONCE: Final = 2  # concurrent queries: the agent accepts only four connections per user
 
 Share = Annotated[float, Meta(ge=0, le=1)]
-Missing = dict[str, tuple[Count, Count]]  # by reason: ms, and of these those of the whole device
+Missing = dict[str, tuple[Count, Count]]  # by reason: (ms missing, part of these with the whole device missing)
 Words = Annotated[list[str], Meta(max_length=32)]
 
 
 class Validity(TypedDict):
-    """How long an answer is valid; ``unchanged``: the client's copy is still valid."""
+    """Members that say how long an answer is valid. ``unchanged``: the copy that the client has is still valid."""
 
     closed: bool
     stamp: Annotated[str, Meta(max_length=64)]
@@ -54,7 +55,7 @@ class Validity(TypedDict):
     change: Count
     changed: Annotated[list[str], Meta(max_length=400)] | None
     unchanged: NotRequired[bool]
-    asked_s: NotRequired[float]  # by the clock of ``SiteData``, which adds it
+    asked_s: NotRequired[float]  # time of the query by the clock of ``SiteData``, which adds this member
 
 
 class DayList(Validity):
@@ -68,9 +69,10 @@ class DayList(Validity):
 
 
 class RoleSeries(TypedDict):
-    """A role's amount by interval: [from, amount, mean, known, estimated, flags].
+    """A role's amounts. ``rows``: by interval [from, amount, mean, known, estimated, flags].
 
-    ``gaps``: by interval [from, the device that lacks most of it, how many lack something, [reason, ms, whole_ms]].
+    ``gaps``: by interval [from, device with the most missing data, number of devices with missing data, its gaps as
+    [reason, ms, whole_ms]].
     """
 
     role: str
@@ -80,11 +82,11 @@ class RoleSeries(TypedDict):
     total: float | None
     known: Share
     rows: list[tuple[Time, float | None, float | None, Share, Share, Words]]
-    gaps: NotRequired[list[tuple[Time, str, Count, list[tuple[str, Count, Count]]]]]  # of an older agent: not there
+    gaps: NotRequired[list[tuple[Time, str, Count, list[tuple[str, Count, Count]]]]]  # an older agent does not send it
 
 
 class Total(TypedDict):
-    """The day's totals of a point of a device."""
+    """A point's total of the day."""
 
     n: str
     role: str
@@ -95,7 +97,8 @@ class Total(TypedDict):
 
 
 class PointSeries(Total):
-    """By interval: [from, to, amount, mean, low, high, known, flags, first pack, last pack]."""
+    """A point's series. ``rows``: by interval [from, to, amount, mean, low, high, known, flags, first pack, last pack];
+    packs as sequences."""
 
     kind: Literal["counter", "gauge"]
     part: str
@@ -108,7 +111,7 @@ class PointSeries(Total):
 
 
 class DeviceDay(TypedDict):
-    """A device's day. ``gaps``: [from, reason, ms, of these of the whole device]."""
+    """A device's day. ``gaps``: by interval [from, reason, ms, whole_ms], the last two as in ``Missing``."""
 
     device: str
     label: str
@@ -126,7 +129,7 @@ _Ends = TypedDict("_Ends", {"from": Time, "to": Time})
 
 
 class SiteDay(Validity, _Ends):
-    """A day of the site, or of one device. ``gaps``: of all devices [from, reason, devices, ms, whole_ms]."""
+    """A day of the site, or of one device. ``gaps``: of all devices [from, reason, number of devices, ms, whole_ms]."""
 
     day: str
     timezone: str
@@ -143,21 +146,21 @@ class SignedPack(TypedDict):
 
     hash: str
     pack: dict[str, Any]
-    asked_s: NotRequired[float]  # as of ``Validity``
+    asked_s: NotRequired[float]  # as in ``Validity``
 
 
 @dataclass(slots=True)
 class _Kept:
-    """An answer: its JSON, when it was asked, and the days that it depends on.
+    """A kept answer: its JSON, the time of the query, and the first and last day that it depends on.
 
-    ``stale``: it has to be asked again; it is shown only if there is no answer.
+    ``stale``: the answer must be queried again. It is shown only if that query gets no answer.
     """
 
     data: bytes
     asked_s: float
     closed: bool
     stamp: str
-    first: str  # ISO dates
+    first: str  # ISO date, as ``last``
     last: str
     stale: bool = False
 
@@ -169,43 +172,43 @@ def ask_agent(runtime_dir: Path, request: Request, take: Callable[[bytes], objec
 
 @dataclass(slots=True)
 class _Failed:
-    """An error, and until when it is returned."""
+    """An error, and the time until which it is returned without a new query."""
 
     error: GatewayError
     until_s: float
 
 
 Key = tuple[str, ...]
-SIGNED: Final = ("birth", "pack")  # questions whose answers do not depend on days
+SIGNED: Final = ("birth", "pack")  # queries whose answers do not depend on days
 
 
 class SiteData:
-    """Answers of the agent of a runtime directory. Every method blocks, may be called from any thread, and raises
-    NoAgent where no agent runs, GatewayError where it does not answer, UsageError for an unknown day or device.
+    """Answers of the agent of a runtime directory. Every method blocks and may be called from any thread.
 
-    Earlier answers stay available while no agent runs or answers. A page with many viewers should ask once for
-    all (``agent.web.routes.Page``): two questions at a time go to the agent, also if they are the same.
+    Raises NoAgent if no agent runs, GatewayError if it does not answer, UsageError for an unknown day or device.
+    Earlier answers stay available while no agent runs or answers. At most two queries go to the agent at a time, even
+    if they are the same: a page with many viewers should query once for all (``agent.web.routes.Page``).
 
     Args:
-        ask: in place of the control socket.
-        clock: seconds.
+        ask: sends a query to the agent; a test can replace it.
+        clock: monotonic seconds.
     """
 
     def __init__(self, runtime_dir: Path, ask: Ask = ask_agent, clock: Callable[[], float] = time.monotonic) -> None:
         self._runtime_dir, self._ask, self._clock = runtime_dir, ask, clock
         self._kept: OrderedDict[Key, _Kept] = OrderedDict()
         self._failed: dict[Key, _Failed] = {}
-        self._silent: _Failed | None = None  # the agent did not answer
-        self._trying = False  # one query finds out whether it answers again
+        self._silent: _Failed | None = None  # set while the agent does not answer
+        self._trying = False  # one query is finding out whether the agent answers again
         self._size = 0
         self._epoch, self._today = "", ""
         self._change: int | None = None
-        self._lock = threading.Lock()  # of all of the above; never held while a question is asked
+        self._lock = threading.Lock()  # protects all of the above; not held while a query waits for its answer
         self._gate = threading.BoundedSemaphore(AT_ONCE)
 
     @property
     def silence(self) -> GatewayError | None:
-        """Why there was no answer of the agent to the last question; None: there was one, or no agent runs."""
+        """The error of the last query if the agent did not answer it; None if it did, or if no agent runs."""
         with self._lock:
             return self._silent.error if self._silent is not None else None
 
@@ -215,7 +218,12 @@ class SiteData:
         return found
 
     def day(self, day: date | None = None, device: str = "") -> SiteDay:
-        """The site's day, with the totals of all devices; or the points and gaps of one device. None: today."""
+        """A day of the site with the totals of all devices, or of one device with its points and gaps.
+
+        Args:
+            day: None for today.
+            device: "" for the site.
+        """
         text = self._text(day)
         streams = [device] if device else []
 
@@ -226,7 +234,7 @@ class SiteData:
         return found
 
     def report(self, period: PeriodName, day: date | None = None) -> dict[str, Any]:
-        """The figures of the period that a day lies in, as ``meterhouse report --json`` gives them."""
+        """The figures of the period that contains a day (None: today), as ``meterhouse report --json`` prints them."""
         text = self._text(day)
 
         def request(known: Mapping[str, Any]) -> Request:
@@ -236,19 +244,20 @@ class SiteData:
         return found
 
     def birth(self, device: str, seq: int = 0) -> SignedPack:
-        """The birth of a device in effect at a pack: profile, registers and identity, signed. 0: the newest."""
+        """The signed birth of a device: profile, registers and identity. ``seq``: the pack at which the birth was in
+        effect; 0: the newest birth."""
         key = ("birth", device, str(seq))
         found: SignedPack = self._answer(key, lambda known: Birth(stream=device, seq=seq), OPEN_S)
         return found
 
     def pack(self, stream: str, seq: int) -> SignedPack:
-        """One pack of a device or of the gateway itself (``_indicators``)."""
+        """A pack of a device, or of a stream of the gateway itself such as ``_indicators``."""
         key = ("pack", stream, str(seq))
         found: SignedPack = self._answer(key, lambda known: Pack(stream=stream, seq=seq), OPEN_S)
         return found
 
     def _text(self, day: date | None) -> str:
-        """The day to query: "" for today, so that both names of today make one query."""
+        """The day to query, as an ISO date; "" for today, so that today is one query with or without its date."""
         if day is None:
             return ""
         self._refresh()
@@ -256,14 +265,14 @@ class SiteData:
             return "" if str(day) == self._today else str(day)
 
     def _refresh(self) -> None:
-        """Learn of corrections, at most once a minute. Without an agent there are none."""
+        """Learn which days were corrected, by a query at most once a minute. Errors do not matter here."""
         try:
             self.days()
         except GatewayError:
             return
 
     def age_s(self, answer: Mapping[str, Any]) -> float:
-        """How long ago the agent said this, or that it is still so."""
+        """Age of an answer in seconds, since the agent gave it or confirmed that it is unchanged."""
         return max(0.0, self._clock() - float(answer["asked_s"]))
 
     # --- asking
@@ -271,16 +280,19 @@ class SiteData:
     def _answer(self, key: Key, request: Callable[[Mapping[str, Any]], Request], open_s: float) -> Any:
         kept = self._usable(key, open_s)
         if kept is None:
-            with self._gate:  # meanwhile another one may have asked the same
+            with self._gate:  # while this thread waited, another one may have got the answer: look again
                 kept = self._usable(key, open_s) or self._while_silent(key) or self._fetch(key, request)
         return {**msgspec.json.decode(kept.data), "asked_s": kept.asked_s}
 
     def _usable(self, key: Key, open_s: float) -> _Kept | None:
-        """The kept answer if it need not be asked again. Raises the error of a moment ago."""
+        """The kept answer if it is still valid; None: the agent must be queried.
+
+        If the same query failed less than ``ERROR_S`` ago, returns an older answer or raises that error.
+        """
         now = self._clock()
         with self._lock:
             kept = self._kept.get(key)
-            open_s = 0.0 if self._silent is not None and key[0] == "days" else open_s  # does it answer again?
+            open_s = 0.0 if self._silent is not None and key[0] == "days" else open_s  # 0: try a silent agent again
             if kept is not None and not kept.stale and (kept.closed or now - kept.asked_s < open_s):
                 self._kept.move_to_end(key)
                 return kept
@@ -293,7 +305,7 @@ class SiteData:
             raise failed.error
 
     def _seen(self, key: Key) -> _Kept | None:
-        """The kept answer, however old; of a day also the one that was given while it was today."""
+        """The kept answer of any age; for a day also the answer that was kept while that day was today."""
         kept = self._kept.get(key)
         if kept is None and key[0] not in SIGNED and key[1:]:
             today = self._kept.get((key[0], "", key[2]))
@@ -301,9 +313,10 @@ class SiteData:
         return kept
 
     def _while_silent(self, key: Key) -> _Kept | None:
-        """The kept answer, however old, while the agent does not answer; None: ask it.
+        """The kept answer of any age if the agent is silent; None: the agent must be queried.
 
-        After a moment, one query at a time finds out whether it answers again. Raises the error of the last one.
+        After ``ERROR_S``, one query at a time finds out whether the agent answers again. Raises the last error if
+        there is no kept answer.
         """
         with self._lock:
             if self._silent is None:
@@ -329,7 +342,8 @@ class SiteData:
     def _ask_once(
         self, key: Key, request: Callable[[Mapping[str, Any]], Request], kept: _Kept | None, known: Mapping[str, Any]
     ) -> _Kept | None:
-        """None: the answer is that ``kept`` is still valid, but another answer said meanwhile that it is not."""
+        """Send one query and keep its answer. None: the query must be repeated, because the agent confirmed ``kept``,
+        but another answer has made it stale in the meantime."""
         buffer, asked_s = AnswerBuffer(), self._clock()
         try:
             done = self._ask(self._runtime_dir, request(known), buffer.take)
@@ -360,7 +374,7 @@ class SiteData:
             return kept
 
     def _learn(self, found: Mapping[str, Any], key: Key) -> None:
-        """Mark what the agent says is not valid any more, such as after its restart."""
+        """Mark kept answers as stale that depend on corrected days; all of them after a restart of the agent."""
         changed: Collection[str] | None = found["changed"]
         if found["epoch"] != self._epoch or changed is None:
             stale = [one for other, one in self._kept.items() if other != key]
@@ -384,11 +398,11 @@ class SiteData:
         data = msgspec.json.encode({name: one for name, one in found.items() if name not in ("change", "changed")})
         kept = _Kept(data, asked_s, closed, found.get("stamp", ""), first, last)
         before = self._drop(key)
-        if before is not None and key[:2] == ("day", "") and before.first != first:  # it was today
+        if before is not None and key[:2] == ("day", "") and before.first != first:  # it was today: keep it by date
             before.stale = True
             if (past := ("day", before.first, key[2])) not in self._kept:
                 self._put(past, before)
-        if len(data) <= LARGEST_BYTES:  # it would drop too many others
+        if len(data) <= LARGEST_BYTES:  # a larger one would push out too many others
             self._put(key, kept)
         return kept
 
@@ -411,7 +425,7 @@ def _now_ms() -> int:
 
 
 def _checked(key: Key, done: Mapping[str, Any], data: bytes) -> dict[str, Any]:
-    """An answer of the right form. Raises GatewayError."""
+    """The answer, after a check of its form. Raises GatewayError for a malformed one."""
     if key[0] in SIGNED:
         found: dict[str, Any] = {"hash": done.get("hash"), "pack": loaded(data, "pack")}
         return dict(checked(found, SignedPack, "pack"))
@@ -427,7 +441,7 @@ def _checked(key: Key, done: Mapping[str, Any], data: bytes) -> dict[str, Any]:
 
 
 def _range(key: Key, found: Mapping[str, Any]) -> tuple[str, str]:
-    """The first and last day that an answer depends on, as ISO dates; ("", "") if on none."""
+    """Return (first, last) day that an answer depends on, as ISO dates; ("", "") if it depends on no day."""
     if key[0] == "day":
         return found["day"], found["day"]
     if key[0] != "report":

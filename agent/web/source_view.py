@@ -1,4 +1,4 @@
-"""Where a value comes from: register, profile and identity in the signed birth; and a pack as it was signed."""
+"""Pages on the source of values: register, profile and identity of a point in the signed birth, and a signed pack."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from agent.web.render import point_title
 from agent.web.views import reason_text
 from drivers.model import clean_text
 
-MOST_ROWS: Final = 400  # of a pack, in its table; all of it is in the JSON
+MOST_ROWS: Final = 400  # readings of a pack that its table shows; the JSON below has all of them
 MOST_FACTS: Final = 60
 
 
 def _named(rows: list[tuple[str, str]], language: str) -> list[tuple[str, str]]:
-    """The same with the members' names in words, where there are some."""
+    """The rows with names and values in words; those without a known word stay."""
     return [
         (_identity(name, language) or fact_name(name, language), value_word(name, text, language))
         for name, text in rows
@@ -26,7 +26,7 @@ def _named(rows: list[tuple[str, str]], language: str) -> list[tuple[str, str]]:
 
 
 def _identity(name: str, language: str) -> str:
-    """``identity.hardware`` is the point ``device.hardware`` of the device; "" for all else."""
+    """The title of an identity member: that of point ``device.hardware`` for ``identity.hardware``; "" for others."""
     front, _, inner = name.partition(".")
     return point_title(f"device.{inner}", language) if front == "identity" and inner else ""
 
@@ -42,7 +42,7 @@ def _text(value: object) -> str:
 
 
 def _facts(value: object, front: str = "") -> list[tuple[str, str]]:
-    """Members as (name, text), inner ones as ``source.address``."""
+    """The members of a JSON object as (name, text). Nested members have dotted names such as ``source.address``."""
     if not isinstance(value, Mapping):
         return []
     found: list[tuple[str, str]] = []
@@ -56,7 +56,7 @@ def _facts(value: object, front: str = "") -> list[tuple[str, str]]:
 
 
 def source(answer: Mapping[str, Any], point: str, language: str) -> dict[str, Any]:
-    """A point in the birth of its device."""
+    """Values for the page of a point's source, from the birth of its device."""
     pack = answer["pack"]
     table = pack.get("table")
     table = table if isinstance(table, Mapping) else {}
@@ -81,7 +81,7 @@ def _head(pack: Mapping[str, Any], digest: object) -> list[tuple[str, str]]:
 
 
 def pack_view(answer: Mapping[str, Any], timezone: str, language: str) -> dict[str, Any]:
-    """A pack with its first readings and its gaps, and the whole of it as JSON."""
+    """Values for the page of a pack: its first readings, its gaps, and the whole pack as JSON."""
     pack, zone = answer["pack"], ZoneInfo(timezone)
 
     def at(seconds: object) -> str:
@@ -98,7 +98,7 @@ def pack_view(answer: Mapping[str, Any], timezone: str, language: str) -> dict[s
         offset = record.get("t", 0)
         seconds = base_time + offset if isinstance(offset, (int, float)) else None
         value = record.get("x", record.get("v", record.get("vs")))
-        shown = _text(value)  # every digit that was signed
+        shown = _text(value)  # not rounded: the digits that were signed
         unit = record.get("u", record.get("du", ""))
         rows.append((at(seconds), _text(record.get("n", "")), shown, _text(unit), _text(record.get("q", ""))))
     gaps = [

@@ -1,4 +1,7 @@
-"""What a silent device lacks and has not sealed yet, for the pages of days."""
+"""Gaps of silent devices that are not sealed yet, for the day pages.
+
+The agent seals the gaps of a silent device only when it answers again, so its answers about a day lack them.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ Answer = Mapping[str, Any]
 
 
 def with_unsealed(answer: Answer, silent: Mapping[str, Silence], snapshot: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer about a day with the gaps of silent devices up to the time of the snapshot.
+    """A copy of an answer about a day, with the gaps of silent devices added up to the time of the snapshot.
 
     Args:
-        answer: about the site, or about one device; it is left as it is.
+        answer: of the site or of one device.
         silent: as ``agent.cli.findings.silent_devices`` gives them.
     """
     until_s = min(float(snapshot.get("time") or 0.0), answer["to"])
@@ -28,13 +31,13 @@ def with_unsealed(answer: Answer, silent: Mapping[str, Silence], snapshot: Mappi
 
 
 def _reason(name: str, one: Silence, snapshot: Mapping[str, Any]) -> str:
-    """Of most of its missing readings of the last minutes."""
+    """The most frequent reason among the device's recent missing readings."""
     missing = (snapshot["devices"][name].get("recent") or {}).get("missing") or {}
     return max(missing, key=missing.__getitem__, default="timeout" if one.answered else "absent")
 
 
 def _intervals(answer: Answer, since_s: float, until_s: float, reason: str) -> Iterator[tuple[int, str, int]]:
-    """(beginning, reason, ms)."""
+    """Yield (start in UTC seconds, reason, ms missing) for each interval that the silence touches."""
     for start in map(int, answer["starts"]):
         ms = int((min(until_s, start + answer["length"]) - max(since_s, start)) * 1000)
         if ms > 0:
@@ -55,14 +58,14 @@ def _device(device: Mapping[str, Any], lacks: list[tuple[int, str, int]]) -> dic
 
 
 def _role(role: Mapping[str, Any], answer: Answer, lacks: Mapping[str, list[tuple[int, str, int]]]) -> dict[str, Any]:
-    """The device that lacks most of each interval stays the one that is shown."""
+    """The role with the added gaps. For each interval it shows the device with the most missing data."""
     gaps = {int(start): (device, devices, reasons) for start, device, devices, reasons in role.get("gaps", ())}
     sealed = {start: sum(whole for *_, whole in reasons) for start, (_, _, reasons) in gaps.items()}
     for device in answer["devices"]:
         if not any((one["role"], one["flow"]) == (role["role"], role["flow"]) for one in device["energy"]):
             continue
         for start, reason, ms in lacks.get(device["device"], ()):
-            if sealed.get(start, 0) >= ms:  # its own, maybe
+            if sealed.get(start, 0) >= ms:  # the sealed gap may already be this one
                 continue
             worst, devices, reasons = gaps.get(start, ("", 0, ()))
             if ms > sum(whole for *_, whole in reasons):

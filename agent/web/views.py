@@ -1,4 +1,4 @@
-"""What the live pages show, as plain values for their templates."""
+"""Values for the templates of the live pages."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from drivers.model import GatewayError, clean_text
 
 MOST_FRAMES: Final = 200
 STATES: Final = ("alive", "dead", "asleep", "unknown", "swapped")
-GOOD: Final = 0.9  # of the due readings
-OLD_S: Final = 5.0  # a value is old beyond this age and beyond this many ...
-OLD_PERIODS: Final = 3  # ... periods, as the ring shows them
+GOOD: Final = 0.9  # a smaller share of the due readings is marked as low
+OLD_S: Final = 5.0  # a value is old if it is older than this and also older than ...
+OLD_PERIODS: Final = 3  # ... this many periods of its point, as in the ring
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,10 @@ class ShownPoint:
     unit: str
     kind: str
     value: str
-    exact: str  # all its digits, shown on hover
+    exact: str  # the value with all digits, shown on hover
     quality: str  # "" for good
     missing: bool
-    old: bool  # older than it should be: the agent or its line hangs
+    old: bool  # older than its period allows: the agent or the line may hang
     age: str
     href: str
 
@@ -52,7 +52,7 @@ class ShownPoint:
 def now_view(
     moment: Moment, language: str, labels: Mapping[str, str], certificate_ends: float | None = None
 ) -> dict[str, Any]:
-    """The first page. ``certificate_ends``: of the page itself, in UTC seconds."""
+    """Values for the first page. ``certificate_ends``: end of the page's certificate in UTC seconds; None: unknown."""
     snapshot, now, outdated = moment.snapshot, moment.time, moment.outdated
     devices = [
         _device_row(name, facts, moment, language, labels) for name, facts in snapshot.get("devices", {}).items()
@@ -89,7 +89,8 @@ def _own_findings(certificate_ends: float | None, now: float, language: str) -> 
 
 
 def _verdict(moment: Moment, language: str, own: Sequence[str]) -> tuple[str, str]:
-    """(class, text): one sentence on whether all is well. ``own``: levels of the findings about the page itself."""
+    """Return (CSS class, sentence that says whether all is well). ``own``: levels of the findings about the page
+    itself."""
     if moment.error is not None:
         return "bad", label("verdict.stopped" if isinstance(moment.error, NoAgent) else "verdict.unseen", language)
     levels = Counter([*(one.level for one in moment.findings), *own])
@@ -158,12 +159,12 @@ def _device_row(
 
 
 def device_href(name: str) -> str:
-    """The address of a device's page."""
+    """The URL of a device's page."""
     return f"/device/{quote(name, safe='')}"
 
 
 def reason_text(reason: str, language: str) -> str:
-    """Why a reading is missing."""
+    """The reason of a gap in words."""
     return clean_text(reason_words(reason)[LANGUAGES.index(language)], 60)
 
 
@@ -177,7 +178,7 @@ def _main_points(points: Iterable[Latest]) -> list[Latest]:
 
 
 def shown(latest: Latest, moment: Moment, language: str) -> ShownPoint:
-    """A point for a table."""
+    """A point in the form for a table."""
     missing = latest.quality >= GAP_CODES
     name = show_quality(latest.quality)
     at = LANGUAGES.index(language)
@@ -237,7 +238,7 @@ def _uplink_row(name: str, facts: Mapping[str, Any], outdated: bool, language: s
 
 
 def device_view(moment: Moment, language: str, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
-    """The page of one device."""
+    """Values for the page of one device."""
     facts = moment.snapshot.get("devices", {}).get(name, {})
     row = _device_row(name, facts, moment, language, labels)
     identity = {
@@ -263,7 +264,7 @@ def device_view(moment: Moment, language: str, name: str, labels: Mapping[str, s
 
 
 def _say(text: str, language: str) -> str:
-    """A text of the agent in the language, where the catalogue has it."""
+    """A text of the agent, translated if the catalogue has a translation."""
     if text and language == "zh":
         from agent.cli.chinese import translate
 
@@ -272,7 +273,7 @@ def _say(text: str, language: str) -> str:
 
 
 def frames_view(folder: Path, moment: Moment, name: str, timezone: str, language: str) -> dict[str, Any]:
-    """The last frames of a line, newest first. Raises GatewayError where they cannot be read."""
+    """Values for the page of a line's last frames, the newest first. Raises GatewayError if they cannot be read."""
     from agent.cli.watch.frames import FrameJoiner, ShownFrame, frames_path
 
     path = frames_path(folder, name, moment.snapshot)

@@ -221,7 +221,7 @@ def test_the_page_is_gone(scene: Scene) -> None:
     with viewer(scene, "en", "desktop", "light") as page:
         page.goto(scene.url + "/")
         scene.page.send_signal(signal.SIGTERM)
-        page.wait_for_selector("#lost:has-text('what is shown is old')")
+        page.wait_for_selector("#lost:has-text('the data shown are old')")
         assert scene.page.wait(60) == 0  # a second signal would meet Python's own end, and kill
         page.wrong.clear()
     assert scene.page.wait(60) == 0  # a second signal would end it at once

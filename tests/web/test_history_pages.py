@@ -122,7 +122,8 @@ def test_a_day_of_the_site(viewer) -> None:
     assert 'href="/day?date=2026-11-25"' in page, "the day after"
     assert 'data-g="timeout:900000:900000"' in page and "m1: no answer in time 15 min" in page, "what the role lacks"
     words = text_of(page)
-    assert "who lacks readings: m1 no answer in time 1.17 h; the device refuses 10 min" in words, "under the curve"
+    line = "devices with missing readings: m1 no answer in time 1.17 h; the device refuses 10 min"
+    assert line in words, "under the curve"
     assert "no answer in time 1.17 h" in words and "the device refuses 10 min" in words
     assert "网购电量" in viewer.get("/day?date=2026-11-24&lang=zh").text
 
@@ -260,7 +261,7 @@ def test_the_first_day_says_that_there_was_no_gateway_before(viewer, park) -> No
     site, zh, device = (
         viewer.get(f"/day?date=2026-11-24{more}").text for more in ("", "&lang=zh", "&device=m1&lang=en")
     )
-    assert "Until 09:15: before the first start of this gateway." in site
+    assert "No data before 09:15: this gateway was first started then." in site
     assert "09:15 之前：本网关尚未首次启动。" in zh
     assert "before the first reading of this device" in device and "reasons of gaps were not recorded" not in device
     later = viewer.get("/day?device=m1").text
@@ -285,7 +286,7 @@ def test_a_gateway_that_is_new_says_so_too(viewer, park, more: str) -> None:
 
 def test_a_point_without_a_curve_is_said_to_have_none(viewer) -> None:
     page = text_of(viewer.get("/day?device=m1&point=ac.nope").text)
-    assert "No curve is kept of ac.nope on this day." in page and "Active energy imported" in page
+    assert "There is no curve of ac.nope for this day." in page and "Active energy imported" in page
 
 
 def test_a_chosen_point_is_shown_alone(viewer) -> None:
@@ -317,7 +318,7 @@ def test_an_agent_that_hangs_leaves_the_days_that_were_seen_marked_as_old(viewer
     park.now_s += 100
     for path in seen:
         page = viewer.get(path)
-        assert page.status_code == 200 and "The agent does not answer. This is what it said last" in page.text, path
+        assert page.status_code == 200 and "The agent does not answer. Its last answer is shown" in page.text, path
         assert re.search(r"it may be old\. As of \d{4}-\d\d-\d\d \d\d:\d\d:\d\d, 100 s before", text_of(page.text)), (
             path
         )
@@ -508,7 +509,7 @@ def test_a_share_says_of_what_it_is(viewer) -> None:
     """Today is known of the time so far; the known share is of time, the estimated one of the amount."""
     over, today = (text_of(viewer.get(f"/day{query}").text) for query in ("?date=2026-11-24", ""))
     assert "so far" not in over and re.search(r"[\d.]+ % of the time so far known", today)
-    assert "missing, the device that lacks most" in over, "the band under the curves of the site"
+    assert "missing data (of the device with the most)" in over, "the band under the curves of the site"
     assert "Active energy imported 1 440 kWh" in over, "which counter of the device"
     page = viewer.get("/figures?period=day&date=2026-11-24")
     assert re.search(r"[\d.]+ % of the time known", text_of(page.text))

@@ -389,7 +389,7 @@ def test_once_the_agent_was_killed_every_page_says_so_and_no_device_answers(view
     for path in paths:
         for headers in ({}, {"x-refresh": "1"}):
             page = browser.get(path, headers=headers).text
-            assert page.count("The agent is not running. This is what was kept while it did.") == 1, path
+            assert page.count("The agent is not running. The data shown were kept while it ran.") == 1, path
             assert "1234.5" not in page and "state alive" not in page and ">good<" not in page, path
             assert "100 %" not in page and "running agent of" not in page, path
     assert "采集程序未运行" in browser.get("/frames/roof?lang=zh").text

@@ -1,10 +1,10 @@
-// Draws the tables of a page as charts: every number in a chart is one of the table beside it.
+// Draws charts from the tables of a page: every number in a chart is also in its table.
 const NARROW = /[\u2009\u202f,]/g;
 const charts = [];
 
-const STEPS = [1, 5, 10, 15, 30, 60, 120, 180, 240, 360, 720, 1440].map((minutes) => minutes * 60); // no label twice
+const STEPS = [1, 5, 10, 15, 30, 60, 120, 180, 240, 360, 720, 1440].map((minutes) => minutes * 60); // whole minutes, so that no two labels are equal
 
-// As many decimals as it takes to tell one tick from the next.
+// The label of a tick on the y axis, with up to six decimals.
 function tickText(tick) {
   return tick.toLocaleString("en-GB", { maximumFractionDigits: 6 }).replace(/,/g, "\u2009");
 }
@@ -36,7 +36,7 @@ function readCurve(figure) {
   }));
 }
 
-// A step from the beginning of an interval to its end, and a hole where nothing is known.
+// Turns rows into a step curve: a constant value from the start of an interval to its end, null where data are missing.
 function steps(rows) {
   const x = [], mean = [], low = [], high = [], doubtful = [];
   const put = (at, a, b, c, d) => { x.push(at); mean.push(a); low.push(b); high.push(c); doubtful.push(d); };
@@ -50,7 +50,7 @@ function steps(rows) {
   return [x, mean, low, high, doubtful];
 }
 
-const BAND = 14; // pixels, under the curve
+const BAND = 14; // height in pixels of the band under the curve that shows gaps
 
 function drawBand(u, rows, figure) {
   const ctx = u.ctx, ratio = devicePixelRatio || 1, height = BAND * ratio;
@@ -61,7 +61,7 @@ function drawBand(u, rows, figure) {
   ctx.clip();
   const until = Number(figure.dataset.until);
   const right = u.valToPos(Number(figure.dataset.to), "x", true), left = u.valToPos(until, "x", true);
-  if (left < right) { // what has not been yet
+  if (left < right) { // shade the part of the day that is still to come
     ctx.globalAlpha = 0.12;
     ctx.fillStyle = css("--soft");
     ctx.fillRect(left, u.bbox.top, right - left, u.bbox.height);
@@ -74,9 +74,9 @@ function drawBand(u, rows, figure) {
       const color = css(`--r-${gap.reason}`) || css("--band");
       const all = Math.min(1, gap.ms / length) * height, whole = Math.min(1, gap.whole / length) * height;
       ctx.fillStyle = color;
-      ctx.globalAlpha = 0.45; // a part of the device
+      ctx.globalAlpha = 0.45; // pale: all gaps, also those of single points
       ctx.fillRect(from, base - Math.max(all, 2 * ratio), width, Math.max(all, 2 * ratio));
-      ctx.globalAlpha = 1; // the whole device
+      ctx.globalAlpha = 1; // full colour: gaps of the whole device
       ctx.fillRect(from, base - whole, width, whole);
       base = Math.max(top, base - all);
     }
@@ -84,10 +84,12 @@ function drawBand(u, rows, figure) {
   ctx.restore();
 }
 
-// The whole day; of a day that has just begun to be recorded only what there is, as nobody would see it else.
+// The range of the x axis: the whole day. If less than a sixth of the day has data, only that part, with a margin:
+// on the scale of a whole day it would be too narrow to see.
 function extent(figure, rows) {
   const from = Number(figure.dataset.from), to = Number(figure.dataset.to);
-  const until = Math.max(Number(figure.dataset.until), rows.length ? rows.at(-1).to : 0); // of a silent device up to now
+  // the gaps of a silent device reach beyond the last sealed interval
+  const until = Math.max(Number(figure.dataset.until), rows.length ? rows.at(-1).to : 0);
   const first = rows.length ? rows[0].from : from, span = until - first;
   if (until >= to || !rows.length || span > (to - from) / 6) return [from, to];
   return [Math.max(from, first - span * 0.1 - 60), Math.min(to, until + span * 0.1 + 60)];
@@ -140,14 +142,14 @@ function hideLegend(plot, numbers) {
   for (const n of numbers) if (entries[n]) entries[n].hidden = true;
 }
 
-// Room for the band under the curve; a flat curve gets some, too.
+// The range of the y axis, with room for the band under the curve. A flat curve also gets a range.
 function room(low, high, below = 0.1) {
   if (low === null || high === null || !Number.isFinite(low)) return [0, 1];
   const bottom = Math.min(low, 0), top = Math.max(high, 0), span = top - bottom || 1;
   return [bottom - span * below, top + span * 0.06];
 }
 
-// A screen reader hears the row that the arrow keys lead to.
+// The arrow keys select a row, and a screen reader reads it out.
 function readByKeys(figure, rows, show) {
   const output = figure.nextElementSibling;
   let at = -1;
@@ -209,7 +211,7 @@ function draw() {
       if (figure.clientWidth > 0) charts.push(make(figure));
     }
   }
-  document.documentElement.dataset.charts = String(charts.length); // a test waits for it
+  document.documentElement.dataset.charts = String(charts.length); // browser tests wait for this attribute
 }
 
 draw();

@@ -1,5 +1,5 @@
-// Refreshes what changes every two seconds. The server makes the HTML; only what differs is exchanged, so that focus,
-// selection and scroll positions stay, and a screen reader hears changes alone.
+// Refreshes the page every two seconds. The server sends HTML, and only the nodes that differ are changed: focus,
+// selection and scroll positions stay, and a screen reader reads out only the changes.
 const main = document.querySelector("main[data-refresh]");
 const lost = document.getElementById("lost");
 const pause = document.getElementById("pause");
@@ -26,14 +26,14 @@ export function patch(old, fresh) {
   patchChildren(old, fresh);
 }
 
-// Which part of the page a node is: the same part is changed in place.
+// A key for a node. Old and new nodes with the same key are the same part of the page and are changed in place.
 function partOf(node) {
   if (node.nodeType !== Node.ELEMENT_NODE) return node.nodeName;
   const names = [node.id, node.dataset.key, node.getAttribute("aria-labelledby"), node.getAttribute("href")];
   return [node.nodeName, ...names].join(" ");
 }
 
-// What comes or goes is in one place, mostly: what is before and after it stays as it is.
+// Most changes add or remove nodes in one place, so the equal nodes before and after that place are patched in place.
 function patchChildren(old, fresh) {
   const before = [...old.childNodes], after = [...fresh.childNodes];
   const most = Math.min(before.length, after.length);
@@ -52,7 +52,7 @@ function patchChildren(old, fresh) {
   for (const extra of leaving.slice(coming.length)) extra.remove();
 }
 
-// Focus goes back to the link it was on, wherever that is now.
+// Changes the page, then returns the focus to the element that had it, wherever that is now.
 function exchange(fresh) {
   const focused = document.activeElement, part = main.contains(focused) ? partOf(focused) : "";
   patchChildren(main, fresh);
@@ -68,7 +68,7 @@ async function refresh() {
   try {
     const answer = await fetch(location.href, { headers: { "X-Refresh": "1" }, signal: AbortSignal.timeout(8000) });
     if (answer.status === 401) return location.reload();
-    const fresh = document.createElement("template"); // keeps the blanks at the beginning, unlike a document
+    const fresh = document.createElement("template"); // a parsed document would drop leading whitespace
     fresh.innerHTML = await answer.text();
     if (!paused && !String(getSelection())) exchange(fresh.content);
     lost.textContent = "";
