@@ -1,8 +1,9 @@
-"""The platform's side: workers judge packs one by one, PostgreSQL keeps them and checks the seams between them.
+"""The platform: it receives the packs of many gateways, verifies them and keeps them in PostgreSQL.
 
-``worker`` takes packs from a broker (``sources``), ``checker`` checks each alone, ``store`` commits a batch, only then
-is it acknowledged. ``keeper`` looks at what needs more than one pack: seams, parts, late births, revocations; it also
-sends acks and asks for what is missing. No two of them share memory; any of them may be killed at any time.
+``worker`` takes packs from a broker (``sources``), ``checker`` checks each pack alone, ``store`` commits a batch. The
+batch is acknowledged only after the commit. ``keeper`` checks everything that involves several packs: the seams between
+neighbours, ticks in several parts, late births, revoked keys. It also sends acks and requests missing packs. Workers
+and keepers share no memory, and each may be killed at any time.
 
-Needs the extra ``platform`` (psycopg, pika). Nothing of the agent imports this package.
+Needs the extra ``platform`` (psycopg, pika). The agent imports nothing from this package.
 """

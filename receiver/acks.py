@@ -1,4 +1,4 @@
-"""Tells each gateway what its platform has stored: by stream and boot, the contiguous ranges that are stored."""
+"""Acknowledges packs to gateways: an ack names one contiguous range of stored sequences of a stream and a boot."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from receiver.bodies import Bodies, digest_of
 from receiver.database import Connection, boot_text, statement
 from receiver.publisher import Publisher
 
-AT_ONCE: Final = 5000  # ranges of one step
-LIST_BYTES: Final = 32 << 10  # of {"acks": [...]}
+AT_ONCE: Final = 5000  # ranges that one step acknowledges at most
+LIST_BYTES: Final = 32 << 10  # largest message {"acks": [...]}
 _NEWS: Final = statement("acks")
 
 
 class Acknowledger:
-    """Sends what is new. Killed between publishing and noting it, it sends the same again, which changes nothing."""
+    """Publishes acks for new ranges, then records them in the database. If it is killed in between, it publishes the
+    same acks again, which does no harm."""
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
         self.sent = 0
 
     def step(self, connection: Connection) -> int:
-        """One round. Returns the number of ranges that gateways were sent."""
+        """Run one round. Returns the number of ranges that were acknowledged."""
         if not self._publisher.is_connected:
             return 0
         rows = connection.execute(_NEWS, [AT_ONCE]).fetchall()
@@ -60,7 +61,7 @@ def _ack(row: tuple[Any, ...], bodies: Bodies) -> bytes:
 def _messages(
     acks: list[tuple[bytes, tuple[int, int, int, int]]], lists: bool
 ) -> Iterator[tuple[bytes, list[tuple[int, int, int, int]]]]:
-    """One ack per message, or as many as fit for gateways that understand lists."""
+    """Yield (message, keys of its acks). A message has one ack, or as many as fit if the gateway accepts lists."""
     if not lists:
         yield from ((ack, [key]) for ack, key in acks)
         return

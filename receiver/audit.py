@@ -1,4 +1,4 @@
-"""Evidence from the database: a folder that ``meterhouse verify`` checks like any other export."""
+"""Exports evidence from the database to a folder, which ``meterhouse verify`` checks like any other export."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ AT_ONCE = 1000
 _AGREED = """
 SELECT gateway || '=' || string_agg(stream, ',' ORDER BY stream) FROM agreed WHERE gateway = ANY(%s)
 GROUP BY gateway ORDER BY gateway"""
-# without those that a later checkpoint of fewer pages left behind; of a revoked key, none is later
+# Without pages that a later checkpoint does not have any more, because it has fewer pages. A checkpoint signed with a
+# revoked key does not count as later.
 _PAGES = """
 SELECT c.page, c.body FROM checkpoints c WHERE c.gateway = %s AND NOT EXISTS (
   SELECT FROM checkpoints n LEFT JOIN gateways g ON g.name = n.gateway WHERE n.gateway = c.gateway
@@ -24,7 +25,7 @@ SELECT c.page, c.body FROM checkpoints c WHERE c.gateway = %s AND NOT EXISTS (
 
 @dataclass(slots=True)
 class Written:
-    """The contents of a folder. ``agreed``: what its gateways agreed, as `meterhouse verify --streams` takes it."""
+    """Counts of an export. ``agreed``: agreed streams of each gateway, as `meterhouse verify --streams` takes them."""
 
     gateways: int = 0
     streams: int = 0
@@ -39,11 +40,13 @@ def write_export(
     """Write all packs of a site, a gateway or a stream that touch a time range, with keys, births and checkpoints.
 
     Args:
-        folder: made; must not exist.
-        like: ``park7``, ``park7/gw01`` or ``park7/gw01/inv1``.
+        folder: is created, so it must not exist.
+        like: a site, gateway or stream, such as ``park7``, ``park7/gw01`` or ``park7/gw01/inv1``.
+        from_ms: beginning of the range in UTC ms; None: no limit.
+        to_ms: end of the range in UTC ms, not included; None: no limit.
 
     Raises:
-        UsageError: the database has nothing of that name, or the folder exists.
+        UsageError: no stream has this name, or the folder exists.
     """
     rows = connection.execute(
         "SELECT id, name, gateway FROM streams WHERE name = %s OR gateway = %s OR starts_with(gateway, %s) "
@@ -52,7 +55,7 @@ def write_export(
     ).fetchall()
     if not rows:
         raise UsageError(
-            f'nothing of "{like}" is here', where="audit", hint="`meterhouse platform status` lists gateways"
+            f'no stream matches "{like}"', where="audit", hint="`meterhouse platform status` lists gateways"
         )
     try:
         folder.mkdir(parents=True)
@@ -82,7 +85,7 @@ def _write_gateway(connection: Connection, folder: Path, gateway: str, made: Wri
     for page, body in connection.execute(_PAGES, [gateway]):
         (folder / f"checkpoint{page:04d}.json").write_bytes(bytes(body) + b"\n")
     rows = connection.execute("SELECT body FROM checkpoint_twins WHERE gateway = %s", [gateway]).fetchall()
-    if rows:  # in order and in one file, so that a verifier sees what contradicts what
+    if rows:  # sorted by number and in one file, so that a verifier meets contradicting pages together
         twins = sorted((parse_object(bytes(body)) for (body,) in rows), key=lambda twin: int(twin["counter"]))
         (folder / "checkpoint_twins.jsonl").write_bytes(b"".join(canonical(twin) + b"\n" for twin in twins))
 
@@ -105,7 +108,7 @@ def _write_stream(
         "SELECT body FROM packs WHERE stream = %s AND is_birth AND from_ms < %s ORDER BY seq DESC LIMIT 1",
         [stream, low],
     ).fetchone()
-    if birth is not None:  # the birth in effect at the start of the range, so that the packs' table is known
+    if birth is not None:  # the birth in effect at the start of the range: the first packs refer to its point table
         (place / "births.jsonl").write_bytes(bodies.read(bytes(birth[0])) + b"\n")
     copies = connection.execute(
         "SELECT body FROM birth_copies c WHERE stream = %s "
@@ -113,7 +116,7 @@ def _write_stream(
         [stream],
     )
     for copy, (body,) in enumerate(copies.fetchall(), 1):
-        own = place / f"copy{copy}"  # each on its own: a bridge may have written it in several lines
+        own = place / f"copy{copy}"  # a file for each copy: a bridge may have reformatted it into several lines
         own.mkdir()
         (own / "births.json").write_bytes(bytes(body) + b"\n")
     query = (
@@ -127,7 +130,7 @@ def _write_stream(
             raw = bodies.read(bytes(body))
             made.packs += 1
             made.bytes += len(raw)
-            if b"\n" in raw:  # re-serialised in transit: an object of several lines gets its own file
+            if b"\n" in raw:  # reformatted in transit into several lines: it gets its own file
                 (place / f"pack{made.packs}.json").write_bytes(raw)
             else:
                 file.write(raw + b"\n")

@@ -1,4 +1,4 @@
-"""Fetches births that came before the platform: the broker keeps the newest birth of each stream."""
+"""Fetches births that were published before the platform started: the broker retains the newest one of each stream."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from receiver.settle import ring_of
 from receiver.store import put_birth
 
 log = logging.getLogger("meterhouse.platform")
-AT_ONCE: Final = 200  # streams
-AGAIN_S: Final = 60.0  # after a birth was not there, or is not valid
-WAIT_S: Final = 3.0  # for what the broker keeps
+AT_ONCE: Final = 200  # streams whose births one round requests
+AGAIN_S: Final = 60.0  # time until a birth is requested again
+WAIT_S: Final = 3.0  # how long the broker has to send the retained messages
 _MISSING: Final = statement("births_missing")
 
 
@@ -26,18 +26,18 @@ class Retained(Protocol):
     def is_connected(self) -> bool: ...
 
     def retained(self, topics: list[str], wait_s: float) -> Mapping[str, bytes]:
-        """The retained messages of these topics, as far as the broker has any."""
+        """The retained messages by topic; topics without a retained message are left out."""
 
 
 class BirthFetcher:
-    """Asks for the births of packs that cannot be settled without them, each at most once a minute."""
+    """Fetches births that stored packs refer to but the database lacks. Each is requested at most once a minute."""
 
     def __init__(self, broker: Retained, clock: Callable[[], float]) -> None:
         self._broker, self._clock = broker, clock
-        self._next: dict[int, float] = {}  # by stream: when it is asked for again
+        self._next: dict[int, float] = {}  # stream -> time of the next request
 
     def step(self, connection: Connection) -> int:
-        """One round. Returns how many births were found and stored."""
+        """Run one round. Returns the number of births that were found and stored."""
         if not self._broker.is_connected:
             return 0
         now = self._clock()

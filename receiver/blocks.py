@@ -1,4 +1,4 @@
-"""The readings of a pack as arrays, so that a database has one row per pack, not per reading."""
+"""The readings of a pack as arrays, so that a database needs one row per pack instead of one per reading."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ReadingBlock:
 
     Args:
         records: member ``e`` of the pack.
-        from_ms: beginning of the pack, UTC; read times are ms after it.
+        from_ms: beginning of the pack in UTC ms; ``after_ms`` counts from it.
     """
 
     def __init__(self, records: list[dict[str, Any]], from_ms: int) -> None:
@@ -40,5 +40,6 @@ class ReadingBlock:
 
 
 def _plain(value: object) -> str:
-    """PostgreSQL cannot store a NUL character; a unit is checked only where the birth declares the point."""
+    """The text without NUL characters, which PostgreSQL cannot store. The check of a pack does not always exclude them:
+    it checks the unit only of points that the birth declares."""
     return str(value).replace("\0", "")

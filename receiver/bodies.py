@@ -1,4 +1,4 @@
-"""Packs out of the database, byte for byte as they were published."""
+"""Reads packs from the database, byte for byte as they were published."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from receiver.database import Connection, short_hash
 
 
 def digest_of(raw: bytes, short: UUID) -> bytes:
-    """The whole hash of a stored pack, whose beginning is ``short``: that of its bytes, or of its canonical form if a
-    bridge has written it anew."""
+    """The full SHA-256 hash of a stored pack.
+
+    A bridge may have reformatted the pack. If the hash of its bytes does not begin with ``short``, the hash of its
+    canonical form is returned.
+    """
     try:
         if short_hash(digest := payload_hash(raw)) == short:
             return digest
@@ -24,14 +27,14 @@ def digest_of(raw: bytes, short: UUID) -> bytes:
 
 
 class Bodies:
-    """Decompresses bodies; asks the database for each dictionary once."""
+    """Decompresses stored packs. Each dictionary is queried from the database once."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._readers: dict[int, zstandard.ZstdDecompressor] = {}
 
     def read(self, frame: bytes) -> bytes:
-        """The published bytes. Raises ValueError where the row is damaged."""
+        """Decompress a pack to the published bytes. Raises ValueError if the row is damaged."""
         try:
             number = zstandard.get_frame_parameters(frame).dict_id
             reader = self._readers.get(number)

@@ -1,4 +1,7 @@
-"""The check of everything that needs more than one pack, lot by lot, in any order, by any number of checkers."""
+"""Checks everything that involves more than one pack, lot by lot. A lot is the packs that a worker committed together.
+
+Lots may be checked in any order, by any number of processes.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ import psycopg
 
 from receiver.database import Connection, statement
 
-LOTS: Final = 200  # of one transaction
-SETTLE_LOCK: Final = 7_235_702  # advisory: a pack that is settled late is counted either there or here, not twice
+LOTS: Final = 200  # lots that one transaction checks at most
+SETTLE_LOCK: Final = 7_235_702  # advisory lock: a pack must not be counted both here and by receiver/settle.py
 
 _NEW: Final = statement("new_packs")
 _FORK_FINDINGS: Final = statement("fork_findings")
@@ -18,7 +21,7 @@ _STARTED: Final = statement("started_boots")
 
 
 def check_lots(connection: Connection, most: int = LOTS) -> int:
-    """Check up to ``most`` lots that nobody has checked, in one transaction. Returns the number of their packs."""
+    """Check up to ``most`` unchecked lots in one transaction. Returns the number of their packs."""
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", [SETTLE_LOCK])
         cursor.execute(
@@ -29,7 +32,7 @@ def check_lots(connection: Connection, most: int = LOTS) -> int:
             return 0
         cursor.execute(_NEW, [lots])
         packs = cursor.rowcount
-        # checkers with packs of the same streams wait for each other, in the same order
+        # processes that check packs of the same streams wait for each other; the order by id avoids a deadlock
         cursor.execute("SELECT id FROM streams WHERE id IN (SELECT stream FROM new) ORDER BY id FOR NO KEY UPDATE")
         cursor.execute(statement("forked"))
         cursor.execute(_FORK_FINDINGS)
@@ -44,7 +47,7 @@ def check_lots(connection: Connection, most: int = LOTS) -> int:
 
 
 def assign_lines(cursor: psycopg.Cursor[Any], stream: int) -> None:
-    """Find the history of each boot of a stream: a boot with no head before it begins one."""
+    """Assign each boot of a stream to its history. A boot that continues no earlier boot begins a history."""
     cursor.execute("SELECT boot, prev_boot, begun, from_ms, line FROM boots WHERE stream = %s", [stream])
     rows = cursor.fetchall()
     lines = lines_of((boot, prev, begun, from_ms) for boot, prev, begun, from_ms, _ in rows)
@@ -52,16 +55,16 @@ def assign_lines(cursor: psycopg.Cursor[Any], stream: int) -> None:
     if not changed:
         return
     cursor.executemany("UPDATE boots SET line = %s WHERE stream = %s AND boot = %s", changed)
-    # a conflict within one history may be none between two
+    # find the conflicts again: there is none between boots that now belong to different histories
     cursor.execute("DELETE FROM findings WHERE stream = %s AND code = 'conflict'", [stream])
     cursor.execute(statement("conflicts_of_stream"), {"stream": stream})
 
 
 def lines_of(boots: Iterable[tuple[int, int | None, bool, int]]) -> dict[int, int]:
-    """The beginning of the history of each boot; -1 where no beginning is known.
+    """Map each boot to the boot that began its history; to -1 if that is not known.
 
     Args:
-        boots: each boot, the boot before it, whether its first pack is here, and when its oldest pack begins.
+        boots: (boot, previous boot, whether its first pack is stored, beginning of its oldest pack in UTC ms).
     """
     facts = {boot: (prev, begun, from_ms) for boot, prev, begun, from_ms in boots}
     roots = {boot: from_ms for boot, (prev, begun, from_ms) in facts.items() if begun and prev is None}
@@ -75,7 +78,7 @@ def lines_of(boots: Iterable[tuple[int, int | None, bool, int]]) -> dict[int, in
                 break
             at = prev
         line = lines.get(at, at if at in roots else None)
-        if line is None:  # its beginning is missing: it belongs to the last history that began before it
+        if line is None:  # an earlier pack is missing: assume the latest history that began before this boot
             before = [(since, root) for root, since in roots.items() if since <= facts[boot][2]]
             line = max(before)[1] if before else -1
         for step in (*path, boot):
@@ -84,7 +87,8 @@ def lines_of(boots: Iterable[tuple[int, int | None, bool, int]]) -> dict[int, in
 
 
 def apply_revocations(connection: Connection) -> int:
-    """Mark packs stored before their key was revoked. Returns the number of gateways with new revocations."""
+    """Mark stored packs that a revoked key signed after its last trusted one. Returns the number of gateways with new
+    revocations."""
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [SETTLE_LOCK])
         cursor.execute("UPDATE gateways SET cut = true WHERE NOT cut RETURNING name")

@@ -1,7 +1,7 @@
-"""One message, judged alone: what it proves by itself, and what needs its neighbours to be judged.
+"""Checks one message alone, without other packs of its stream. The keeper checks the seams between packs later.
 
-The verdict is that of ``agent.verify.check``; this module adds where keys and point tables come from. Any worker may
-judge any message, in any order.
+The verdict comes from ``agent.verify.check``; this module provides the keys and point tables that it needs. Any worker
+may check any message, in any order.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ MAX_RINGS, MAX_TABLES, MAX_BIRTHS = (
     20_000,
     20_000,
     200_000,
-)  # keys and tables that one worker keeps in memory; others are queried again
+)  # entries that a worker keeps in memory; beyond that the oldest are dropped and queried again when needed
 ASK_AGAIN_S: Final = 5.0  # minimum time between two lookups of an unknown gateway
 MAX_STATUS: Final = 4096
-MAX_DUE: Final = 10**11  # readings of one pack, in stated gaps too: a thousand points each second for three years
+MAX_DUE: Final = 10**11  # due readings of one pack, gaps included: a thousand points each second for three years
 T = TypeVar("T")
 
 
 class NotYet(Exception):
-    """This message needs a key or a birth that may still arrive."""
+    """The message needs a key or a birth that may still arrive."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.text)
@@ -52,7 +52,7 @@ class NotYet(Exception):
 
 
 class UnknownGateway(Exception):
-    """This gateway is not enrolled."""
+    """The gateway is not enrolled."""
 
     def __init__(self, gateway: str) -> None:
         super().__init__(gateway)
@@ -60,36 +60,37 @@ class UnknownGateway(Exception):
 
 
 class Directory(Protocol):
-    """A worker's queries to the database of a gateway. Raises psycopg.Error while it is unreachable."""
+    """A worker's queries to the database of a gateway. Each raises psycopg.Error while the database is unreachable."""
 
     def pins(self, gateway: str) -> list[str]:
-        """Trusted thumbprints; none: not enrolled."""
+        """Trusted thumbprints of a gateway; an empty list if it is not enrolled."""
 
     def keys(self, gateway: str) -> bytes | None:
-        """Its newest keys object."""
+        """The newest keys object of a gateway; None if there is none."""
 
     def points(self, birth: str) -> dict[str, Any] | None:
-        """The point table of a birth, by the birth's hash."""
+        """The point table of a birth, given the birth's hash; None if the birth is not stored."""
 
 
 @dataclass(slots=True)
 class PackMessage:
-    """A pack whose signature holds. ``balance`` is None while its birth or another part is not known."""
+    """A pack with a valid signature. ``balance`` is None while its birth or another part of its tick is missing."""
 
     checked: CheckedPack
     body: bytes
     balance: Balance | None
-    codes: list[str] = field(default_factory=list)  # rules that the pack itself breaks
+    codes: list[str] = field(default_factory=list)  # codes of the rules that this pack alone breaks
 
     @property
     def points(self) -> dict[str, Any] | None:
-        """Of a birth: what the packs that name it are settled by."""
+        """The point table of a birth, against which the completeness of its packs is checked; None for other packs."""
         return points_of(self.checked) if self.checked.link.is_birth else None
 
 
 @dataclass(slots=True)
 class KeysMessage:
-    """A keys object that its ring has accepted. ``revoked``: the last trusted sequence by signer and stream."""
+    """A keys object that was accepted. ``revoked``: for each revoked key (by its place in the chain of keys), the last
+    trusted sequence of each stream."""
 
     gateway: str
     body: bytes
@@ -99,7 +100,7 @@ class KeysMessage:
 
 @dataclass(slots=True)
 class PageMessage:
-    """A page of a checkpoint. ``signer`` is the place of its key in the chain."""
+    """A page of a checkpoint. ``signer``: place of its key in the gateway's chain of keys."""
 
     page: CheckedPage
     body: bytes
@@ -108,7 +109,7 @@ class PageMessage:
 
 @dataclass(slots=True)
 class StatusMessage:
-    """A gateway's unsigned status: a hint about its version, never evidence."""
+    """The status message of a gateway. It is not signed, so it is a hint and never evidence."""
 
     gateway: str
     online: bool
@@ -120,30 +121,30 @@ AnyMessage = PackMessage | KeysMessage | PageMessage | StatusMessage
 
 
 class Checker:
-    """Judges messages one by one; keeps keys and tables that it has needed.
+    """Checks messages one by one, and caches keys and point tables.
 
     Args:
-        directory: answers from the database of the gateway at hand.
+        directory: answers queries for keys and point tables from the database.
         clock: monotonic seconds.
     """
 
     def __init__(self, directory: Directory, clock: Callable[[], float] = monotonic) -> None:
         self._directory, self._clock = directory, clock
         self._rings: OrderedDict[str, KeyRing] = OrderedDict()
-        self._asked: OrderedDict[str, float] = OrderedDict()  # gateway -> when its keys or pins were last looked up
-        self._tables: OrderedDict[bytes, PointTable] = OrderedDict()  # births of equal points share one
+        self._asked: OrderedDict[str, float] = OrderedDict()  # gateway -> time of the last lookup of its keys or pins
+        self._tables: OrderedDict[bytes, PointTable] = OrderedDict()  # by ``points_hash``
         self._births: OrderedDict[str, PointTable] = OrderedDict()
 
     def check(self, topic: str, raw: bytes, *, patient: bool = True) -> AnyMessage | None:
-        """Judge one message. None: not a message of ours.
+        """Check one message. None: the topic is not one that the platform stores.
 
         Args:
-            patient: if the birth is unknown, raise NotYet instead of returning a pack with unknown completeness.
+            patient: True: raise NotYet if the birth is unknown. False: return such a pack with ``balance`` None.
 
         Raises:
             Refused: the message cannot be trusted.
-            UnknownGateway: none of its keys is trusted.
-            NotYet: a key or a birth may still arrive.
+            UnknownGateway: no key of the gateway is trusted.
+            NotYet: the message needs a key or a birth that may still arrive.
         """
         place = split_topic(topic)
         if place is None:
@@ -152,7 +153,7 @@ class Checker:
             gateway = "/".join(parts[:2])
             return _status(gateway, raw) if is_status and GATEWAY.fullmatch(gateway) else None
         if not GATEWAY.fullmatch(place.gateway):
-            return None  # not a valid gateway name
+            return None  # invalid gateway name
         if place.kind == "keys":
             return self._keys(place, raw)
         ring = self._ring(place.gateway)
@@ -160,11 +161,11 @@ class Checker:
             page = self._with_new_keys(ring, lambda: check_checkpoint(raw, topic, ring))
             return PageMessage(page, inflate(raw, MAX_OBJECT_BYTES), ring.order[page.kid])
         if place.kind == "birth":
-            return None  # the retained copy of a pack that comes by itself
+            return None  # a retained copy: the birth itself also arrives as a pack
         return self._pack(raw, topic, ring, patient)
 
     def forget_all(self) -> None:
-        """Forget what was learned from messages, as it may not be in the database."""
+        """Empty the caches of keys and births: what they learned from messages may not be in the database."""
         for kept in (self._rings, self._asked, self._births):
             kept.clear()
 
@@ -189,12 +190,12 @@ class Checker:
         return True
 
     def _take_keys(self, ring: KeyRing) -> bool:
-        """Newer keys of a gateway that another worker has stored."""
+        """Take newer keys that another worker has stored. True if there were any."""
         raw = self._directory.keys(ring.gateway)
         return raw is not None and ring.update(raw, parse_object(raw), unordered=True)
 
     def _with_new_keys(self, ring: KeyRing, judge: Callable[[], T | Refusal]) -> T:
-        """The checker; if a key is unknown, look for it in the database again."""
+        """The result of ``judge``. If a key is unknown, looks it up in the database and judges once more."""
         result = judge()
         if isinstance(result, Refusal) and result.wait and self._may_ask(ring.gateway) and self._take_keys(ring):
             result = judge()
@@ -209,9 +210,8 @@ class Checker:
         plain = inflate(raw, MAX_OBJECT_BYTES)
         value = parse_object(plain, MAX_OBJECT_BYTES)
         try:
-            ring.update(
-                plain, value, unordered=True
-            )  # an older object that arrives after another worker's newer one is not a fault
+            # unordered: another worker may have stored a newer object, so an older one is not a fault
+            ring.update(plain, value, unordered=True)
         except Unpinned:
             raise UnknownGateway(place.gateway) from None
         return keys_message(ring, plain, value)
@@ -245,25 +245,25 @@ class Checker:
 
 
 def keys_message(ring: KeyRing, raw: bytes, value: Mapping[str, Any]) -> KeysMessage:
-    """A keys object that ``ring`` has taken."""
+    """The message for a keys object that ``ring`` has accepted."""
     places = ring.order
     revoked = {places[kid]: dict(last) for kid, last in ring.revoked.items() if kid in places}
     return KeysMessage(ring.gateway, raw, value["counter"], revoked)
 
 
 def implausible(balance: Balance | None) -> list[str]:
-    """``implausible`` if a pack accounts for so many readings that it would falsify every total."""
+    """[``implausible``] if a pack accounts for so many readings that it would distort every total; else []."""
     return ["implausible"] if balance is not None and balance.due > MAX_DUE else []
 
 
 def points_of(birth: CheckedPack) -> dict[str, Any]:
-    """The part of a birth's table that the database keeps."""
+    """The part of a birth's point table that the database stores."""
     table = birth.value["table"]
     return {"epoch": table.get("epoch"), "points": table["points"]}
 
 
 def points_hash(value: Mapping[str, Any]) -> bytes:
-    """The name of a point table: births with equal points share one."""
+    """A hash that identifies a point table, so that births with equal points share one row."""
     return sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).digest()
 
 

@@ -1,4 +1,4 @@
-"""ClickHouse by its HTTP interface: our tables, repeatable inserts, deletes."""
+"""A client for ClickHouse's HTTP interface: creates our tables, inserts so that a repeat does no harm, deletes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from drivers.model import GatewayError, UsageError, clean_text
 
 TIMEOUT_S: Final = 120.0
 DATABASE: Final = "meterhouse"
-# synchronous, all or nothing; a repeated block is dropped; a faulty clock can produce many months
+# The insert is synchronous and atomic, and a repeated block is dropped. There is no limit of partitions (months), as a
+# faulty clock can produce many.
 _INSERT: Final = (
     "async_insert = 0, insert_deduplicate = 1, deduplicate_blocks_in_dependent_materialized_views = 1, "
     "max_partitions_per_insert_block = 0, max_insert_threads = 1, insert_deduplication_token = "
@@ -27,13 +28,13 @@ Cell = str | int | float | bool | Sequence[str] | dict[str, int] | None
 
 
 class ClickHouseError(GatewayError):
-    """ClickHouse is unreachable or refuses a statement. What was not confirmed is sent again."""
+    """ClickHouse is unreachable or rejects a statement. An unconfirmed batch is sent again later."""
 
     exit_code = 3
 
 
 class ClickHouse:
-    """One server. Each statement is a separate request; no connection stays open in between.
+    """One ClickHouse server. Each statement is a separate request with its own connection.
 
     Args:
         url: ``http://user@host:8123/database?password_file=FILE``, or ``https://`` with ``ca=FILE``.
@@ -70,7 +71,7 @@ class ClickHouse:
 
     @property
     def where(self) -> str:
-        """Host and port."""
+        """The server's host and port, for messages."""
         return f"ClickHouse at {self._host}:{self._port}"
 
     def make_tables(self) -> None:
@@ -81,13 +82,13 @@ class ClickHouse:
                 self.execute(statement.replace("{db}", self.database))
 
     def execute(self, statement: str) -> str:
-        """The answer as text. Raises ClickHouseError."""
+        """Run a statement and return the answer as text. Raises ClickHouseError."""
         return self._post(statement, b"")
 
     def insert(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]], token: str) -> int:
-        """Insert rows in one piece. Repeating a token inserts nothing, so a lost answer does no harm.
+        """Insert all rows or none. A second insert with the same token does nothing, so a lost answer does no harm.
 
-        Returns the number of rows. Raises ClickHouseError if it was not confirmed.
+        Returns the number of rows. Raises ClickHouseError if the insert was not confirmed.
         """
         left = iter(rows)
         if (first := next(left, None)) is None:
@@ -131,7 +132,7 @@ class ClickHouse:
 
 
 def _cell(value: Cell) -> str:
-    """A value in the format TabSeparated."""
+    """A value as text in the format TabSeparated."""
     if value is None:
         return "\\N"
     if isinstance(value, bool):

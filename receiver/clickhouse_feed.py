@@ -1,7 +1,8 @@
-"""What PostgreSQL has committed and checked goes to ClickHouse, once, in batches that are fixed before they are sent.
+"""Copies checked packs from PostgreSQL to ClickHouse, each once, in batches that are fixed before they are sent.
 
-A batch is a number of lots and of packs that changed since theirs was sent. Its number is the token of the insert:
-killed after the insert and before it is noted, the feed sends the batch again and ClickHouse drops it.
+A batch has a list of lots, and a list of packs that changed after their lot was sent. The number of the batch is the
+token of the insert. If the feed is killed after the insert and before it records the batch as sent, it sends the batch
+again, and ClickHouse drops the repeat.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from receiver.clickhouse import Cell, ClickHouse, ClickHouseError
 from receiver.database import Connection, DatabaseError, boot_text, open_database, statement
 
 log = logging.getLogger("meterhouse.platform")
-PACKS: Final = 2000  # of a batch, more where a lot has more
-CHANGES: Final = 1000  # of a batch
-PAUSE_S: Final = 2.0  # without work
-FAULT_S: Final = 30.0  # after a fault of ours
-LOCK: Final = 7_235_703  # advisory, of the session: one feed a database
+PACKS: Final = 2000  # packs at which a batch takes no further lot; a lot is never split
+CHANGES: Final = 1000  # changed packs of a batch at most
+PAUSE_S: Final = 2.0  # pause if there is nothing to send
+FAULT_S: Final = 30.0  # pause after an internal error
+LOCK: Final = 7_235_703  # advisory lock of the session: a database has only one feed
 
 _CLAIM_LOTS: Final = """
 UPDATE lots SET batch = %s WHERE lot IN (
@@ -45,11 +46,11 @@ FIGURE_COLUMNS: Final = (
 
 
 class ClickHouseFeed:
-    """One database and its ClickHouse. ``step`` sends one batch.
+    """Feeds ClickHouse from one database. ``step`` sends one batch.
 
     Args:
         clock: monotonic seconds.
-        place: which of how many databases it is; None: unknown.
+        place: (index of this database, number of databases); None: unknown.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class ClickHouseFeed:
         self.packs = self.failures = 0
 
     def step(self) -> int:
-        """Send what waits, at most one batch. Returns the number of packs that ClickHouse has now confirmed."""
+        """Send at most one batch. Returns the number of its packs, which ClickHouse has confirmed."""
         if self._clock() < self._away_until:
             return 0
         try:
@@ -77,20 +78,20 @@ class ClickHouseFeed:
             self._failed(error)
             return 0
         if self._problem:
-            log.info("%s: connected; what waited is sent", self._target.where)
+            log.info("%s: connected; sending pending batches", self._target.where)
         self._problem = ""
         self._retry.reset()
         self.packs += sent
         return sent
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     def _connect(self) -> Connection | None:
-        """None: another keeper feeds this database."""
+        """The connection to the database; None if another keeper feeds ClickHouse from it."""
         if self._connection is None or self._connection.closed or self._connection.broken:
             self._connection = open_database(self._dsn, self._place)
             self._token = ""
@@ -109,12 +110,12 @@ class ClickHouseFeed:
             return 0
         token = f"{self._token}-{batch}"
         lots = [lot for (lot,) in connection.execute("SELECT lot FROM lots WHERE batch = %s", [batch])]
-        with connection.transaction():  # one state for packs and figures
+        with connection.transaction():  # packs and figures must be from one snapshot
             packs = self._target.insert("incoming", PACK_COLUMNS, _pack_rows(connection, batch, lots), token)
             changed, lost = _changed_rows(connection, batch)
             if changed:
                 self._target.insert("incoming", PACK_COLUMNS, changed, f"{token}-changed")
-            for stream, seqs in lost.items():  # no longer trusted: pack_states says why
+            for stream, seqs in lost.items():  # packs no longer trusted: their readings go, pack_states has the reason
                 self._target.execute(_delete(self._target.database, stream, seqs))
             figures = _figure_rows(connection, lots)
             if figures:
@@ -130,13 +131,13 @@ class ClickHouseFeed:
         self.close()
         self._token = ""
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if text != self._problem:  # an edge is logged once
+        if text != self._problem:  # log a problem once, not at each retry
             log.warning("%s", text)
         self._problem = text
 
 
 class FeedThread:
-    """Runs the feeds of all shards beside the keeper: a slow ClickHouse does not hold up an ack."""
+    """Runs the feeds of all shards in a thread, so that a slow ClickHouse does not delay the keeper's acks."""
 
     def __init__(self, dsns: Sequence[str], url: str) -> None:
         self._feeds = [ClickHouseFeed(dsn, ClickHouse(url), place=(place, len(dsns))) for place, dsn in enumerate(dsns)]
@@ -145,7 +146,7 @@ class FeedThread:
         self._thread.start()
 
     def close(self) -> None:
-        """After the batch at hand, for at most 10 seconds: what is not confirmed is sent at the next start."""
+        """Stop after the current batch; wait at most 10 s. An unconfirmed batch is sent again after the next start."""
         self._stop.set()
         self._thread.join(10.0)
 
@@ -154,7 +155,7 @@ class FeedThread:
             try:
                 sent = sum([feed.step() for feed in self._feeds])
             except Exception:
-                log.exception("feeding ClickHouse; tried again in %.0f s", FAULT_S)
+                log.exception("internal error in the ClickHouse feed; retrying in %.0f s", FAULT_S)
                 self._stop.wait(FAULT_S)
                 continue
             if not sent:
@@ -164,7 +165,7 @@ class FeedThread:
 
 
 def _open_batch(connection: Connection) -> int | None:
-    """The batch that was not confirmed, or a new one; None: nothing waits."""
+    """Number of the unconfirmed batch, else of a new one; None if there is nothing to send."""
     row = connection.execute("SELECT min(batch) FROM batches WHERE sent IS NULL").fetchone()
     if row is not None and row[0] is not None:
         return int(row[0])
@@ -201,7 +202,8 @@ def _pack_row(row: tuple[Any, ...], batch: int, bodies: Bodies | None) -> tuple[
 
 
 def _changed_rows(connection: Connection, batch: int) -> tuple[list[tuple[Cell, ...]], dict[str, list[Any]]]:
-    """Their state now; and by stream (seq, boot, lot) of those whose readings are no longer trusted."""
+    """Return (rows of the batch's changed packs, by stream the packs whose readings are no longer trusted). Such a pack
+    is (seq, boot, lot)."""
     rows, lost = [], dict[str, list[Any]]()
     for row in connection.execute(statement("clickhouse_changes"), [batch]).fetchall():
         rows.append(_pack_row(row, batch, None))

@@ -1,4 +1,4 @@
-"""`meterhouse platform`: the platform's side, from one command to a cluster."""
+"""`meterhouse platform`: the commands of the platform."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def status_command(like: str | None, since: str | None, dsns: tuple[str, ...], l
 
 @platform.command("audit")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--of", "like", required=True, metavar="SITE[/GATEWAY[/STREAM]]", help="Whose packs.")
+@click.option("--of", "like", required=True, metavar="SITE[/GATEWAY[/STREAM]]", help="The packs to export.")
 @click.option("--from", "from_text", metavar="TIME", help="UTC, 2026-11-01 or 2026-11-01T08:00.")
 @click.option("--to", "to_text", metavar="TIME", help="End, not included.")
 @db_option
@@ -262,8 +262,8 @@ def audit_command(
         click.echo(json.dumps({**total, "agreed": agreed}, sort_keys=True))
         return
     click.echo(f"{folder}: {total['packs']} packs of {total['streams']} streams of {total['gateways']} gateways")
-    if agreed:  # not in the folder: a verifier takes it from whom it trusts
-        click.echo(say("what was agreed, for `meterhouse verify`:"))
+    if agreed:  # printed, not written to the folder: a verifier must get this list from a trusted source
+        click.echo(say("options of `meterhouse verify` for the agreed streams:"))
         click.echo("".join(f' --streams "{entry}"' for entry in agreed).strip())
 
 
@@ -317,7 +317,7 @@ def convert_command(
     dsn = shards[places.pop()]
     with connect(dsn) as connection, rights_of(connection, dsn):
         until_ms = round(time.time() * 1000) if to_ms is None else to_ms
-        # all of them before the first is written: half a file would pass for a whole one
+        # convert everything before the first write: after an error, half a file could be taken for a whole one
         messages = list(conversion.write(read_intervals(connection, conversion, from_ms or 0, until_ms, mapping)))
         guard = writing(into) if into else nullcontext()
         with guard, into.open("wb") if into else click.open_file("-", "wb") as file:
@@ -356,7 +356,7 @@ def _summary(shards: Sequence[str]) -> dict[str, Any]:
 
 
 def _log_start(who: str, shards: Sequence[str], away: Sequence[Away]) -> None:
-    """One line: what it reads from, which databases, how many gateways it trusts."""
+    """Log one line with the task, the databases and the number of trusted gateways, then warnings."""
     counts, _ = each_shard(shards, trusted_count)
     log = logging.getLogger("meterhouse.platform")
     log.info("%s; %s; %d gateways trusted", who, "; ".join(map(show_dsn, shards)), sum(counts))
@@ -367,13 +367,13 @@ def _log_start(who: str, shards: Sequence[str], away: Sequence[Away]) -> None:
 
 
 def show_url(url: str) -> str:
-    """A broker's address without login and options."""
+    """The URL of a broker without login and options."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _on_stop() -> list[int]:
-    """A list that becomes non-empty when a signal asks us to stop."""
+    """Handle SIGTERM and SIGINT. Returns a list that is empty until one of them arrives."""
     asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda signum, frame: asked.append(signum))

@@ -20,23 +20,24 @@ from drivers.model import ConfigError
 
 SCHEMA: Final = "meterhouse"
 OLDEST: Final = 150_000  # PostgreSQL 15
-MIGRATION_LOCK: Final = 7_235_700  # an advisory lock: one process migrates
+MIGRATION_LOCK: Final = 7_235_700  # advisory lock: only one process migrates at a time
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 class DatabaseError(ConfigError):
-    """The database cannot be used: wrong address, no rights, another schema."""
+    """The database cannot be used, for example: wrong address, missing right, other version of the schema."""
 
 
 class DatabaseAway(DatabaseError):
-    """The database does not answer now; the others of a platform continue."""
+    """The database does not answer now. Work with the other databases of the platform continues."""
 
 
 def connect(dsn: str, *, timeout_s: int = 10) -> Connection:
-    """A connection with our schema on its path, committing each statement by itself outside of a transaction.
+    """Connect in autocommit mode, with our schema in the search path.
 
     Raises:
-        DatabaseError: with what to do.
+        DatabaseError: the database refuses the connection or is too old.
+        DatabaseAway: it does not answer.
     """
     try:
         connection = psycopg.connect(dsn, autocommit=True, connect_timeout=timeout_s, application_name="meterhouse")
@@ -49,7 +50,7 @@ def connect(dsn: str, *, timeout_s: int = 10) -> Connection:
         version = connection.info.server_version // 10_000
         connection.close()
         raise DatabaseError(f"PostgreSQL {version}", where=show_dsn(dsn), hint="Version 15 or later is needed")
-    # compiling our queries would take seconds, running them takes milliseconds
+    # without JIT: compiling our queries would take seconds, running them takes milliseconds
     connection.execute(f"SET search_path TO {SCHEMA}; SET jit = off".encode())
     return connection
 
@@ -64,10 +65,10 @@ def show_dsn(dsn: str) -> str:
 
 
 def migrate(dsn: str) -> list[int]:
-    """Bring the schema to this version. Returns the numbers of the migrations that were made.
+    """Migrate the schema to this version. Returns the numbers of the migrations that were applied.
 
     Raises:
-        DatabaseError: it cannot be used, or is of a later version.
+        DatabaseError: the database cannot be used, or its schema is newer than this program.
     """
     known = {int(path.name[:4]): path.read_text() for path in _folder("migrations") if path.name.endswith(".sql")}
     with connect(dsn) as connection, rights_of(connection, dsn):
@@ -91,7 +92,7 @@ def migrate(dsn: str) -> list[int]:
 
 @contextlib.contextmanager
 def rights_of(connection: Connection, dsn: str) -> Iterator[None]:
-    """Turns a missing privilege into a DatabaseError that names the role."""
+    """In this context a missing privilege raises a DatabaseError that names the role."""
     try:
         yield
     except psycopg.errors.InsufficientPrivilege as error:
@@ -101,7 +102,7 @@ def rights_of(connection: Connection, dsn: str) -> Iterator[None]:
 
 
 def check_schema(connection: Connection, dsn: str) -> None:
-    """Raises DatabaseError if the schema is not that of this version."""
+    """Raises DatabaseError if the database has no schema or a schema of another version."""
     newest = max(int(path.name[:4]) for path in _folder("migrations") if path.name.endswith(".sql"))
     try:
         row = connection.execute("SELECT max(number) FROM migrations").fetchone()
@@ -122,7 +123,16 @@ def statement(name: str) -> bytes:
 
 
 def check_place(connection: Connection, dsn: str, place: int, shards: int, *, note: bool = True) -> None:
-    """Record the place of this database the first time; later raise DatabaseError if it differs."""
+    """Check that the database is the shard that ``--db`` says. A new database records its place.
+
+    Args:
+        place: index of the database, from 0.
+        shards: number of databases.
+        note: False: do not record the place.
+
+    Raises:
+        DatabaseError: the database was created with another place or another number of databases.
+    """
     row = connection.execute("SELECT place, shards FROM shard").fetchone()
     if row is None:
         if not note:
@@ -137,15 +147,15 @@ def check_place(connection: Connection, dsn: str, place: int, shards: int, *, no
 def open_database(
     dsn: str, place: tuple[int, int] | None = None, *, timeout_s: int = 10, note: bool = True
 ) -> Connection:
-    """A connection to a database with our tables.
+    """Connect to a database that has our tables.
 
     Args:
-        place: which of how many databases it is; None: unknown.
-        note: write that into a database that does not know it yet.
+        place: (index of this database, number of databases); None: do not check.
+        note: record the place in a new database.
 
     Raises:
-        DatabaseError: it does not answer, has no tables or those of another version, or is another shard; or our role
-            lacks a right.
+        DatabaseError: the database does not answer, has no tables or those of another version, or is another shard; or
+            our role lacks a right.
     """
     connection = connect(dsn, timeout_s=timeout_s)
     try:
@@ -160,7 +170,7 @@ def open_database(
 
 
 def open_shards(dsns: Sequence[str]) -> list[str]:
-    """The databases of ``--db``, each with our tables and in its place. Raises DatabaseError."""
+    """Check the databases of ``--db`` and return their DSNs. Raises DatabaseError if one cannot be used."""
     made = parse_shards(dsns)
     for place, dsn in enumerate(made):
         open_database(dsn, (place, len(made))).close()
@@ -168,21 +178,22 @@ def open_shards(dsns: Sequence[str]) -> list[str]:
 
 
 def shard_of(gateway: str, shards: int) -> int:
-    """The database of a gateway: its keys, streams and packs lie together.
+    """Index of the database that holds all data of a gateway.
 
     Args:
         gateway: ``<site>/<gateway>``.
+        shards: number of databases.
     """
     return crc32(gateway.encode()) % shards
 
 
 def stream_id(name: str) -> int:
-    """The id of a stream: every worker derives the same one without a query."""
+    """The id of a stream. It is a hash of the name, so that workers need no query for it."""
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def boot_number(boot: str) -> int:
-    """16 hex digits as the signed 64-bit number that the tables hold."""
+    """Convert a boot of 16 hex digits to the signed 64-bit number in the tables."""
     return int.from_bytes(bytes.fromhex(boot), "big", signed=True)
 
 
@@ -192,12 +203,12 @@ def boot_text(number: int) -> str:
 
 
 def short_hash(digest: bytes) -> UUID:
-    """The part of a SHA-256 that the tables hold."""
+    """The first 16 bytes of a SHA-256, which the tables hold."""
     return UUID(bytes=digest[:16])
 
 
 def json_text(value: object) -> str:
-    """JSON for a column of type jsonb, which cannot store a NUL character: they are left out."""
+    """JSON for a column of type jsonb, without NUL characters, which jsonb cannot store."""
     text = json.dumps(value)
     return json.dumps(_without_nul(value)) if "\\u0000" in text else text
 
@@ -211,7 +222,7 @@ def _without_nul(value: object) -> object:
 
 
 def month_of(ms: int) -> date | None:
-    """First day of the month of a time, if it is plausible: from 2020 to ten days ahead."""
+    """First day of the month of a time in UTC ms; None for a time before 2020 or more than ten days ahead."""
     now = datetime.now(UTC).timestamp() * 1000
     if not 1_577_836_800_000 <= ms < now + 10 * 86_400_000:
         return None
@@ -219,7 +230,8 @@ def month_of(ms: int) -> date | None:
 
 
 def parse_shards(dsns: Sequence[str]) -> list[str]:
-    """The databases of ``--db``; their order decides which gateway is in which database."""
+    """The DSNs of ``--db``. Their order matters: it decides which database holds a gateway. Raises DatabaseError for no
+    DSN or a duplicate."""
     made = [dsn.strip() for dsn in dsns if dsn.strip()]
     if not made:
         raise DatabaseError(

@@ -1,4 +1,4 @@
-"""`meterhouse platform demo`: the whole platform on this machine, fed by a simulated fleet until all is checked."""
+"""`meterhouse platform demo`: runs the whole platform on this machine, with packs of a simulated fleet."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from receiver.fleet_state import FleetState, fleet_state
 from receiver.private_postgres import PrivatePostgres
 from receiver.trust import Enrolment, enrol
 
-ROUNDS: Final = 12  # packs of each stream
+ROUNDS: Final = 12  # packs that each stream publishes
 DEVICES: Final = 2
 SILENT_MS: Final = 600_000
-STUCK_S: Final = 120.0  # allowed without any progress
+STUCK_S: Final = 120.0  # longest time without progress
 MOSQUITTO: Final = """listener 0 {socket}
 allow_anonymous true
 persistence false
@@ -45,10 +45,9 @@ class DemoError(GatewayError):
 
 
 def run_demo(gateways: int, say: Callable[[str], None]) -> FleetState:
-    """Start everything, publish the fleet, wait until all of it is checked; ends everything. Returns the state.
+    """Start all programs, publish the packs of the fleet, wait until all are checked, and stop all programs.
 
-    Raises:
-        DemoError, NoPostgres: with what is missing.
+    Returns the state of the fleet. Raises DemoError or NoPostgres if a program is missing or the demo does not finish.
     """
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="meterhouse-platform-demo-"))
@@ -77,7 +76,7 @@ def run_demo(gateways: int, say: Callable[[str], None]) -> FleetState:
 
 
 def _fleet(gateways: int, start_ms: int) -> list[MadeGateway]:
-    """Every fiftieth gateway has been silent for ten minutes."""
+    """The simulated fleet, in which every fiftieth gateway has been silent for ten minutes."""
     fleet = make_fleet(gateways, DEVICES, start_ms)
     for gateway in fleet[5::50]:
         for stream in gateway.streams:
@@ -131,7 +130,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def messages(fleet: list[MadeGateway]) -> Iterator[tuple[str, bytes, bool]]:
-    """All that the fleet publishes: topic, bytes, retained. The order of gateways is shuffled in each round."""
+    """Yield (topic, bytes, retained) of all messages. The order of gateways is shuffled in each round."""
     shuffled = random.Random(7)
     for gateway in fleet:
         yield f"meterhouse/v1/{gateway.name}/keys", gateway.keys(), True
@@ -142,7 +141,7 @@ def messages(fleet: list[MadeGateway]) -> Iterator[tuple[str, bytes, bool]]:
             for topic, body in gateway.round(number):
                 yield topic, body, False
                 if number == ROUNDS // 2 and shuffled.random() < 0.1:
-                    yield topic, body, False  # delivered once more
+                    yield topic, body, False  # a duplicate
     for gateway in fleet:
         yield f"meterhouse/v1/{gateway.name}/checkpoint/1", gateway.checkpoint(), True
 
@@ -169,7 +168,8 @@ def _publish(fleet: list[MadeGateway], port: int, folder: Path) -> int:
 
 
 def _wait_for_subscribers(client: mqtt.Client, folder: Path) -> None:
-    """A broker without sessions drops messages without a subscriber, and reports that in its PUBACK."""
+    """Wait until both workers have subscribed, because the broker drops messages without a subscriber. Its PUBACK has a
+    reason code that tells it."""
     until = time.monotonic() + 60
     taken: list[int] = []
 
@@ -178,7 +178,7 @@ def _wait_for_subscribers(client: mqtt.Client, folder: Path) -> None:
 
     client.on_publish = on_publish
     answered = 0
-    while answered < 2:  # wait for both workers: each has its own plain subscription to keys
+    while answered < 2:  # two confirmed probes in a row
         client.publish("meterhouse/v1/demo/probe/status", b'{"state":"online"}', qos=1)
         time.sleep(0.2)
         answered = answered + 1 if taken and taken[-1] == 0 else 0

@@ -1,4 +1,4 @@
-"""`meterhouse platform enrol`: which gateways are trusted, and who else publishes."""
+"""`meterhouse platform enrol`: manages the list of trusted gateways and shows unknown ones that publish."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def enrol_command(
         return
     results = [
         (rows, f"{len(rows)} gateways are trusted; {len(done.known_now)} of them had published before"),
-        (removed, f"{done.removed} gateways are no longer trusted; what they sent is kept"),
+        (removed, f"{done.removed} gateways are no longer trusted; their stored packs are kept"),
         (forgotten, f"{done.forgotten} gateways removed from the list of unknown ones"),
         (export_to, f"{export_to}: {len(done.trusted)} thumbprints"),
     ]

@@ -9,14 +9,14 @@ from uuid import uuid4
 from receiver.database import Connection, statement
 from receiver.publisher import Publisher
 
-SETTLED_MIN: Final = 10  # minutes in which a hole may still fill by itself: backfill arrives out of order
-AT_ONCE: Final = 200  # requests of one round, one for each gateway
-MOST_PACKS: Final = 10_000  # of one request
+SETTLED_MIN: Final = 10  # minutes before a hole is requested: backfill arrives out of order and may still fill it
+AT_ONCE: Final = 200  # requests in one round at most, one for each gateway
+MOST_PACKS: Final = 10_000  # packs that one request names at most
 _WANTED: Final = statement("wanted")
 
 
 def ask_again(connection: Connection, publisher: Publisher) -> int:
-    """One round of requests. Returns how many were sent."""
+    """Send one round of requests. Returns their number."""
     if not publisher.is_connected:
         return 0
     limits = {"settled": SETTLED_MIN, "most": MOST_PACKS, "limit": AT_ONCE}

@@ -1,4 +1,7 @@
-"""Completeness of packs that could not be settled alone: their birth came later, or they are parts of one tick."""
+"""Settles packs whose completeness could not be checked when they arrived.
+
+Such a pack arrived before its birth, or it is one of several parts of a tick, which are checked together.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from receiver.chains import SETTLE_LOCK
 from receiver.checker import implausible
 from receiver.database import Connection, statement
 
-AT_ONCE: Final = 200  # packs, or ticks in parts, of one transaction
+AT_ONCE: Final = 200  # packs, and ticks in parts, that one transaction settles at most
 
 _WHOLE: Final = statement("unsettled")
 _TICKS: Final = statement("ticks_in_parts")
@@ -30,7 +33,7 @@ WHERE EXISTS (SELECT FROM lots l WHERE l.lot = p.lot AND l.checked IS NOT NULL)"
 
 
 def settle_late(connection: Connection) -> int:
-    """Settle some of the waiting packs. Returns how many were settled."""
+    """Settle packs that wait for it, up to a bound. Returns the number of packs that were settled."""
     settler = _Settler(connection)
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [SETTLE_LOCK])
@@ -45,7 +48,7 @@ def settle_late(connection: Connection) -> int:
 
 
 class _Settler:
-    """Judges stored bodies again, now that their point table is known."""
+    """Checks stored packs again, now that their point table is known."""
 
     def __init__(self, connection: Connection) -> None:
         self.done: list[tuple[int, int, int, int]] = []
@@ -53,15 +56,15 @@ class _Settler:
         self._rings: dict[str, KeyRing] = {}
 
     def settle(self, rows: list[tuple[Any, ...]], cursor: psycopg.Cursor[Any]) -> None:
-        """One pack, or all parts of a tick: their sum is stored with the first part."""
+        """Settle one pack, or all parts of a tick. The counts of all parts are stored with the first part."""
         table = PointTable(rows[0][6])
         packs = [check(self._bodies.read(bytes(row[4])), None, self._ring(row[5]), lambda birth: table) for row in rows]
         sound = [pack for pack in packs if isinstance(pack, CheckedPack)]
-        if len(sound) < len(packs):  # its key was revoked, or the row is damaged
+        if len(sound) < len(packs):  # the key was revoked since, or the row is damaged
             made, codes = Balance(), ["revoked"]
         else:
             faults = [fault for pack in sound for fault in pack.faults]
-            # nothing is concluded from a pack that breaks a rule, as where its birth came first
+            # a pack that breaks a rule gets no counts, exactly as if its birth had arrived before it
             made = Balance() if faults else balance([pack.counts for pack in sound], table)
             codes = list(dict.fromkeys(fault.code for fault in (*faults, *made.faults)))
             codes += implausible(made)
@@ -86,7 +89,7 @@ class _Settler:
 
 
 def ring_of(connection: Connection, gateway: str) -> KeyRing:
-    """The trusted keys of a gateway, as they are stored."""
+    """The trusted keys of a gateway, from the database."""
     pins = [pin for (pin,) in connection.execute("SELECT thumbprint FROM pins WHERE gateway = %s", [gateway])]
     ring = KeyRing(gateway, pins)
     row = connection.execute("SELECT keys FROM gateways WHERE name = %s", [gateway]).fetchone()
@@ -96,7 +99,7 @@ def ring_of(connection: Connection, gateway: str) -> KeyRing:
 
 
 def _count(cursor: psycopg.Cursor[Any], settled: list[tuple[int, int, int, int]]) -> None:
-    """Add them to the sums by day, unless their lot is still unchecked: its check adds them."""
+    """Add the settled packs to the sums by day. Packs of an unchecked lot are left out: its check will add them."""
     cursor.execute("CREATE TEMP TABLE settled (stream bigint, seq bigint, boot bigint, from_ms bigint) ON COMMIT DROP")
     cursor.executemany("INSERT INTO settled VALUES (%s, %s, %s, %s)", settled)
     cursor.execute(_AGAIN)

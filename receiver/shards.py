@@ -1,4 +1,4 @@
-"""Several databases as one platform: an unreachable one is reported, the others are queried."""
+"""Queries all databases of a platform. An unreachable one is reported, and the others are still queried."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Away:
-    """A database that does not answer. ``place`` counts from 1."""
+    """An unreachable database. ``place``: its number among the ``--db`` options, from 1."""
 
     place: int
     name: str
@@ -33,13 +33,14 @@ class Away:
 def each_shard(
     dsns: Sequence[str], look: Callable[[Connection], T], *, timeout_s: int = 10, read_only: bool = False
 ) -> tuple[list[T], list[Away]]:
-    """What ``look`` finds in each database that answers, in their order, and those that do not.
+    """Call ``look`` for each database. Returns (results in the order of the databases, unreachable databases).
 
     Args:
-        read_only: the server refuses changes.
+        read_only: let the server refuse changes in this session.
 
     Raises:
-        DatabaseError: none answers, or one is wrong (no tables, another version, another place, no right).
+        DatabaseError: no database answers, or one of them cannot be used (no tables, another version, another place, a
+            missing right).
     """
     found: list[T] = []
     away: list[Away] = []
@@ -64,6 +65,7 @@ def each_shard(
 
 
 def open_some(dsns: Sequence[str]) -> tuple[list[str], list[Away]]:
-    """The databases of ``--db``, each in its place, and those that are unreachable now. Raises DatabaseError."""
+    """Check the databases of ``--db``. Returns (all DSNs, unreachable databases). Raises DatabaseError as
+    ``each_shard``."""
     made = parse_shards(dsns)
     return made, each_shard(made, lambda connection: None)[1]

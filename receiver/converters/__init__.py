@@ -1,6 +1,6 @@
-"""The seam for other formats: a converter turns verified values of a period into another format.
+"""The interface of converters. A converter writes verified values of a period in another format.
 
-A third-party package registers its ``CONVERTER`` in the entry point group ``meterhouse.converters``.
+A third-party package can add one: it registers a ``Converter`` in the entry point group ``meterhouse.converters``.
 """
 
 from __future__ import annotations
@@ -26,37 +26,40 @@ OURS: Final = {"hj212-2017": "receiver.converters.hj212"}
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """What a converter asks for: the readings of a point, or a figure that a gateway signed. One of them is empty."""
+    """A series that a converter needs: either a point, whose readings are used, or a figure that a gateway signed."""
 
-    stream: str  # <site>/<gateway>/<device>; of a figure <site>/<gateway>/_indicators
-    point: str = ""
-    figure: str = ""  # its id
+    stream: str  # <site>/<gateway>/<device> for a point, <site>/<gateway>/_indicators for a figure
+    point: str = ""  # "" for a figure
+    figure: str = ""  # id of the figure; "" for a point
 
 
 @dataclass(slots=True)
 class Amount:
-    """One series in one interval. Without a value ``readings`` is 0, and ``reasons`` says why."""
+    """One series in one interval. If there is no value, ``readings`` is 0, and ``reasons`` says why.
 
-    readings: int = 0  # good and doubtful ones that have a number; of a figure 1
-    expected: float | None = None  # readings by the point's period; None: not known
+    For a figure, ``mean``, ``low``, ``high`` and ``last`` all hold its value.
+    """
+
+    readings: int = 0  # numeric readings, good or doubtful; 1 for a figure
+    expected: float | None = None  # number of readings by the point's period; None: not known
     mean: float | None = None
     low: float | None = None
     high: float | None = None
-    last: float | None = None  # of a figure its value, as all of the above
+    last: float | None = None
     unit: str = ""
-    qualities: Counter[str] = field(default_factory=Counter)  # of the readings that are not good
-    reasons: Counter[str] = field(default_factory=Counter)  # of the device's gaps in this interval
-    packs: set[tuple[str, int]] = field(default_factory=set)  # (boot, sequence) that prove it
+    qualities: Counter[str] = field(default_factory=Counter)  # quality -> number of readings that are not good
+    reasons: Counter[str] = field(default_factory=Counter)  # reason -> missing readings of the device
+    packs: set[tuple[str, int]] = field(default_factory=set)  # (boot, sequence) of the packs with the readings
 
     @property
     def share(self) -> float | None:
-        """Readings of those that were expected, at most 1."""
+        """Share of the expected readings that exist, at most 1; None if the expected number is not known."""
         return None if not self.expected else min(1.0, self.readings / self.expected)
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """``amounts`` in the order of the series; a series without any data is included."""
+    """One interval with an amount for each series, in the order of the series, also for those without data."""
 
     start: datetime  # in the conversion's time zone
     end: datetime
@@ -68,18 +71,18 @@ class Conversion(Protocol):
 
     @property
     def series(self) -> Sequence[Series]:
-        """The series that it needs."""
+        """The series that the converter needs."""
 
     @property
     def zone(self) -> ZoneInfo:
-        """The time zone by which intervals are cut."""
+        """The time zone in whose local time the intervals begin."""
 
     @property
     def length_s(self) -> int:
-        """Length of an interval: a divisor of a day; 86,400: local days."""
+        """Length of an interval in seconds, a divisor of 86,400. 86,400 itself means local days."""
 
     def write(self, intervals: Iterable[Interval]) -> Iterator[bytes]:
-        """Messages in order."""
+        """Yield the messages for these intervals, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +90,16 @@ class Converter:
     """The descriptor that an entry point names.
 
     Args:
-        read_map: from a mapping file that the user wrote. Raises ConfigError.
+        read_map: makes the conversion from a mapping file that the user wrote. Raises ConfigError.
     """
 
     name: str
-    title: str  # in a sentence
+    title: str  # description for the list of formats
     read_map: Callable[[Path], Conversion]
 
 
 def converters() -> Mapping[str, Converter]:
-    """All that are installed; an invalid one of a third party is left out with a warning."""
+    """All installed converters by name. An invalid one of a third party is left out with a warning."""
     found = {name: _ours(name) for name in OURS}
     for name, point in _foreign().items():
         try:
@@ -107,10 +110,10 @@ def converters() -> Mapping[str, Converter]:
 
 
 def find_converter(name: str) -> Converter:
-    """One of them.
+    """The converter with this name.
 
     Raises:
-        UsageError: unknown name; the message lists the known ones.
+        UsageError: the name is unknown; the error lists the known ones.
         ConfigError: a third party's converter is invalid.
     """
     foreign = _foreign()
@@ -138,7 +141,7 @@ def _loaded(point: EntryPoint) -> Converter:
 def _checked(name: str, made: object, value: str) -> Converter:
     where = f"converter {name} ({value})"
     if not isinstance(made, Converter):
-        hint = "The entry point names an object of receiver/converters: Converter"
+        hint = "The entry point must name a receiver.converters.Converter"
         raise ConfigError("is not a converter descriptor", where=where, hint=hint)
     if made.name != name:
         raise ConfigError(f"is called {made.name!r}, not {name!r}", where=where)

@@ -1,8 +1,8 @@
-"""HJ 212-2017, the upload of environment bureaus: an example of a converter.
+"""HJ 212-2017, the format in which values are uploaded to Chinese environment bureaus: an example of a converter.
 
-HJ 212-2025 has replaced it since 2026-01-01; we do not have its text, so none of it is implemented. The factor code of
-each point, and every number that the bureau assigns, come from the user's file: nothing is guessed.
-The format has no signature: its values are a copy, never evidence.
+HJ 212-2025 has replaced it since 2026-01-01. We do not have its text, so it is not implemented. The factor code of each
+point, and every number that the bureau assigns, come from the user's mapping file; nothing is guessed.
+The format has no signature, so its values are a copy and never evidence.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from zoneinfo import ZoneInfo
 from drivers.model import ConfigError
 from receiver.converters import Amount, Converter, Interval, Series
 
-MOST_BYTES: Final = 1024  # of a data segment
+MOST_BYTES: Final = 1024  # longest data segment
 UPLOADS: Final = {"realtime": "2011", "minutes": "2051", "hour": "2061", "day": "2031"}
-VERSION: Final = 1 << 2  # of Flag: 2017; bit 1: the data are split, bit 0: an answer is wanted
+VERSION: Final = 1 << 2  # field Flag: version 2017; its bit 1 means split data, its bit 0 asks for an answer
 NORMAL: Final = "N"
 LETTERS: Final = {"N": "normal", "F": "stopped", "M": "maintenance", "S": "set by hand", "D": "fault",
                   "C": "calibration", "T": "over range", "B": "no communication"}  # fmt: skip
@@ -34,7 +34,7 @@ FLAGS: Final = {
     "range": "T",
     "estimated": "S",
     "substituted": "S",
-}  # fmt: skip - of gaps and qualities; all others: B
+}  # fmt: skip - gap reason or quality -> letter; all others get B
 FIELDS: Final = ("Rtd", "Min", "Avg", "Max", "Cou")
 _KEYS: Final = {"st", "mn", "password_file", "upload", "interval", "timezone", "factor", "flags", "digits"}
 _FACTOR_KEYS: Final = {"code", "stream", "point", "figure", "unit", "fields", "least"}
@@ -43,7 +43,7 @@ _CODE: Final = re.compile(r"[A-Za-z0-9]{1,12}")
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """One line of the mapping. ``least``: share of the expected readings below which no value is sent."""
+    """One [[factor]] of the mapping. ``least``: share of the expected readings below which no value is sent."""
 
     code: str
     unit: str
@@ -52,7 +52,7 @@ class Factor:
 
 
 def crc(data: bytes) -> int:
-    """Of a data segment, annex A. Not the usual CRC-16: each byte is XORed with the shifted register."""
+    """The CRC of a data segment, annex A. Unlike in the usual CRC-16, each byte is XORed with the shifted register."""
     register = 0xFFFF
     for byte in data:
         register = (register >> 8) ^ byte
@@ -62,7 +62,8 @@ def crc(data: bytes) -> int:
 
 
 def frame(segment: str) -> bytes:
-    """``##``, length, data segment, CRC, line end. Raises ValueError where it is too long or not ASCII."""
+    """The frame of a data segment: ``##``, length, data, CRC, line end. Raises ValueError if the segment is too long or
+    not ASCII."""
     raw = segment.encode("ascii")
     if len(raw) > MOST_BYTES:
         raise ValueError(f"a data segment of {len(raw)} bytes; at most {MOST_BYTES}")
@@ -70,7 +71,7 @@ def frame(segment: str) -> bytes:
 
 
 def unframe(raw: bytes) -> str:
-    """The data segment of a frame. Raises ValueError with what is wrong."""
+    """The data segment of a frame. Raises ValueError for an invalid frame."""
     if raw[:2] != b"##" or raw[-2:] != b"\r\n" or not raw[2:6].isdigit():
         raise ValueError("not a frame: expected ##, four digits, data, four digits and a line end")
     data, check = raw[6:-6], raw[-6:-2]
@@ -85,7 +86,8 @@ class Hj212:
     """Writes uploads of one monitoring site (``MN``).
 
     Args:
-        now: for ``QN``, the number of an exchange: local time, a millisecond more for each message.
+        now: local time of the first message; None: the current time. ``QN``, the number of a message, is this time plus
+            a millisecond for each earlier message.
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class Hj212:
         self._now = now
 
     def write(self, intervals: Iterable[Interval]) -> Iterator[bytes]:
-        """One message per interval, or several packets if it does not fit into one."""
+        """Yield one frame per interval, or several if the data do not fit into one."""
         now = self._now or datetime.now(self.zone)
         for interval in intervals:
             groups = [
@@ -119,7 +121,7 @@ class Hj212:
         flag, has_value = self._flag(amount, factor.least)
         found = {"Rtd": amount.last, "Min": amount.low, "Avg": amount.mean, "Max": amount.high, "Cou": amount.last}
         parts = [f"{factor.code}-{name}={self._number(found[name])}" for name in factor.fields if has_value]
-        return ",".join([*parts, f"{factor.code}-Flag={flag}"])  # without a value the flag alone: never a zero
+        return ",".join([*parts, f"{factor.code}-Flag={flag}"])  # without a value only the flag is sent, never a zero
 
     def _flag(self, amount: Amount, least: float) -> tuple[str, bool]:
         share = amount.share
@@ -161,7 +163,7 @@ class Hj212:
 
 
 def read_map(path: Path, now: datetime | None = None) -> Hj212:
-    """From a TOML file (docs/platform.md). Raises ConfigError with where and what."""
+    """Read a mapping from a TOML file, which docs/platform.md describes. Raises ConfigError."""
     try:
         value = tomllib.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
@@ -218,13 +220,11 @@ def _factor(path: Path, number: int, value: Any, upload: str) -> tuple[Factor, S
         raise ConfigError(f"fields {fields!r}", where=str(where), hint=hint)
     least = value.get("least")
     if not isinstance(least, (int, float)) or isinstance(least, bool) or not 0 <= least <= 1:
-        hint = "Expected the share of readings, 0 to 1, below which the bureau takes no value"
+        hint = "Expected a share of the expected readings, 0 to 1; with fewer readings no value is sent"
         raise ConfigError(f"least {least!r}", where=str(where), hint=hint)
     unit = value.get("unit")
     if not isinstance(unit, str):
-        raise ConfigError(
-            f"unit {unit!r}", where=str(where), hint="Expected the unit of the point, as readings have it"
-        )
+        raise ConfigError(f"unit {unit!r}", where=str(where), hint="Expected the unit of the point's readings")
     return Factor(code, unit, tuple(fields), float(least)), Series(stream, point, figure)
 
 
@@ -246,9 +246,11 @@ def _password(path: Path, name: str) -> str:
     try:
         text = file.read_text().strip()
     except (OSError, ValueError) as error:
-        raise ConfigError(str(error), where=f"{path}, password_file", hint="A file with PW alone") from None
+        raise ConfigError(
+            str(error), where=f"{path}, password_file", hint="Expected a file that contains only PW"
+        ) from None
     if not re.fullmatch(r"[!-:<-~]{1,9}", text) or "&&" in text:
-        raise ConfigError("no password of HJ 212", where=str(file), hint="Expected six characters, without ;")
+        raise ConfigError("not a password of HJ 212", where=str(file), hint="Expected six characters, without ;")
     return text
 
 

@@ -1,4 +1,4 @@
-"""Verified readings and figures by interval, out of the database, for converters."""
+"""Reads verified readings and figures from the database and sums them up by interval, for converters."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from receiver.bodies import Bodies
 from receiver.converters import Amount, Conversion, Interval, Series
 from receiver.database import Connection, boot_text, statement
 
-MOST: Final = 100_000  # intervals of one conversion
-LISTED: Final = 20  # points in an error
+MOST: Final = 100_000  # largest number of intervals in one conversion
+LISTED: Final = 20  # points that an error lists at most
 
 _SOUND: Final = statement("sound_packs")
 _DECLARED: Final = """
@@ -33,11 +33,13 @@ AND "from" >= to_timestamp(%s / 1000.0) AND "to" <= to_timestamp(%s / 1000.0)"""
 
 
 def edges(from_ms: int, to_ms: int, length_s: int, zone: ZoneInfo) -> list[int]:
-    """Beginnings of the whole local intervals in a range, and the end of the last; fewer than two: no interval.
+    """The times in UTC ms at which intervals begin, then the end of the last one, for whole intervals of local time.
+
+    A list of fewer than two times means that the range contains no whole interval.
 
     Raises:
         ConfigError: the length does not divide a day.
-        UsageError: too many.
+        UsageError: the range has too many intervals.
     """
     if not 1 <= length_s <= 86_400 or 86_400 % length_s:
         hint = "Expected a number of seconds that divides a day, such as 900 or 3600"
@@ -59,14 +61,14 @@ def edges(from_ms: int, to_ms: int, length_s: int, zone: ZoneInfo) -> list[int]:
 def read_intervals(
     connection: Connection, conversion: Conversion, from_ms: int, to_ms: int, mapping: Path
 ) -> Iterator[Interval]:
-    """All intervals of the range, including those without data.
+    """Yield all whole intervals of the range, including those without data.
 
     Args:
-        mapping: the file of the conversion, for errors.
+        mapping: the mapping file, which errors name.
 
     Raises:
-        UsageError: a stream is unknown, or its packs of that time are no longer kept.
-        ConfigError: no birth of the stream in the range declares a point.
+        UsageError: a stream is unknown, the range has no whole interval, or its packs are no longer stored.
+        ConfigError: a point is declared by no birth of its stream in the range.
     """
     cuts = edges(from_ms, to_ms, conversion.length_s, conversion.zone)
     if len(cuts) < 2:
@@ -98,7 +100,8 @@ def read_intervals(
 def _check_declared(
     connection: Connection, number: int, stream: str, points: Iterable[str], cuts: Sequence[int], mapping: Path
 ) -> None:
-    """Raises ConfigError for a point that no birth of the range declares; without packs there, no birth at all."""
+    """Raises ConfigError for a point that no birth in the range declares. If the range has no packs, all births of the
+    stream count."""
     wanted = {"stream": number, "from": cuts[0], "to": cuts[-1]}
     declared = [name for (name,) in connection.execute(_DECLARED, wanted)]
     if declared and (wrong := sorted(set(points) - set(declared))):
@@ -150,7 +153,7 @@ def _add(amount: Amount, record: dict[str, Any]) -> None:
 
 
 def _periods(connection: Connection, stream: int) -> dict[str, float | None]:
-    """Seconds between two readings of each point, by the stream's newest birth."""
+    """The period of each point in seconds, from the newest birth of the stream."""
     row = connection.execute(
         "SELECT t.value FROM packs p JOIN births b ON b.hash = p.hash JOIN point_tables t ON t.hash = b.points "
         "WHERE p.stream = %s AND p.is_birth ORDER BY p.seq DESC LIMIT 1",
