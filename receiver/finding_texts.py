@@ -1,4 +1,4 @@
-"""What a finding of the platform means, in English and Chinese; codes are those of `meterhouse verify`."""
+"""Texts for findings of the platform, in English and Chinese, by the codes of `meterhouse verify`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from agent.cli.finding_words import LANGUAGES, Texts
 
 
 class FindingText(NamedTuple):
-    """A word for a table, and a sentence."""
+    """A word for tables, and a sentence that explains the finding."""
 
     word: Texts
     meaning: Texts
@@ -27,7 +27,7 @@ FINDINGS: Final[Mapping[str, FindingText]] = {
     "conflict": FindingText(
         ("conflict", "冲突"),
         (
-            "The history was rolled back or runs twice: a copied disk or a restored backup",
+            "The history was rolled back, or two copies of it continue: a restored backup or a copied disk",
             "历史被回退或并行：磁盘被复制或恢复了旧备份",
         ),
     ),
@@ -46,22 +46,23 @@ FINDINGS: Final[Mapping[str, FindingText]] = {
     "checkpoint": FindingText(
         ("checkpoint", "检查点矛盾"),
         (
-            "Two signed checkpoints contradict each other: of one number, or one does not follow the other",
+            "Two signed checkpoints contradict each other: both have the same number, or the later one does not "
+            "continue the earlier one",
             "两个已签名的检查点相互矛盾：编号相同，或后者未接续前者",
         ),
     ),
     "implausible": FindingText(
         ("implausible", "数值不可信"),
         (
-            "A signed sequence that would mean millions of missing packs, or a pack of a hundred billion readings; "
-            "it is left out of all totals",
+            "A signed sequence implies millions of missing packs, or a pack claims a hundred billion readings; "
+            "neither counts in any total",
             "按已签名的序号推算将缺少上千万个数据包，或一个数据包声称含上千亿个读数；不计入任何合计",
         ),
     ),
     "refused": FindingText(
         ("refused", "被拒"),
         (
-            "Messages on this gateway's topics that cannot be trusted; they prove nothing against it",
+            "Messages on this gateway's topics that cannot be trusted; they prove nothing against the gateway",
             "该网关主题上的消息完全不可信；这并不能说明网关有问题",
         ),
     ),
@@ -91,12 +92,12 @@ FINDINGS: Final[Mapping[str, FindingText]] = {
 
 
 def finding_word(code: str, language: str) -> str:
-    """For a table; an unknown code is shown as it is."""
+    """The word for a table; an unknown code is returned as it is."""
     found = FINDINGS.get(code)
     return found.word[LANGUAGES.index(language)] if found else code
 
 
 def finding_meaning(code: str, language: str) -> str:
-    """A sentence; "" for an unknown code."""
+    """The sentence that explains a finding; "" for an unknown code."""
     found = FINDINGS.get(code)
     return found.meaning[LANGUAGES.index(language)] if found else ""

@@ -1,4 +1,4 @@
-"""A simulated fleet with real keys and real signatures, partly faulty: for the demo and for measurements."""
+"""A simulated fleet for the demo and for measurements. Keys and signatures are real, and some gateways have faults."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class MadeStream:
     energy: float = 0.0
 
     def pack(self, seconds: int = 10, **members: Any) -> bytes:
-        """The next pack: a birth first, then ``seconds`` with a reading of each point each second."""
+        """Make the next pack: the first is a birth, later ones have a reading of each point for each of ``seconds``."""
         is_birth = self.birth is None
         to_ms = self.at_ms if is_birth else self.at_ms + seconds * 1000
         value: dict[str, Any] = {
@@ -54,7 +54,7 @@ class MadeStream:
         return self.seal({**value, **members})
 
     def seal(self, value: Mapping[str, Any]) -> bytes:
-        """Sign a pack and advance the chain to it."""
+        """Sign a pack and make it the head of the chain."""
         payload = dumps(
             {name: member for name, member in value.items() if member is not None or name in ("prev", "prev_boot")}
         )
@@ -97,11 +97,11 @@ class MadeGateway:
 
     @property
     def pin(self) -> tuple[str, str]:
-        """(gateway, thumbprint)."""
+        """(name of the gateway, its thumbprint), as the platform trusts it."""
         return self.name, self.signer.kid
 
     def keys(self) -> bytes:
-        """Its keys object."""
+        """The signed keys object of the gateway."""
         record = {
             "alg": self.signer.alg,
             "jwk": self.signer.jwk,
@@ -113,7 +113,7 @@ class MadeGateway:
         return self.signer.sign_object(TYP_KEYS, {"counter": 1, "gateway": self.name, "records": [record], "v": 1})
 
     def checkpoint(self, counter: int = 1) -> bytes:
-        """Heads of all its streams on one page."""
+        """A checkpoint with the heads of all streams, on one page."""
         heads = [
             {"boot": s.boot, "hash": s.prev, "seq": s.seq, "stream": s.name, "to": _seconds(s.at_ms)}
             for s in self.streams
@@ -134,7 +134,7 @@ class MadeGateway:
         )
 
     def round(self, number: int) -> Iterator[tuple[str, bytes]]:
-        """Topic and bytes of one pack of each stream; the faults of this gateway appear in rounds 5 to 7."""
+        """Yield (topic, bytes) of one pack of each stream. The faults of this gateway appear in rounds 5 to 8."""
         for place, stream in enumerate(self.streams):
             topic = f"meterhouse/v1/{stream.name}/readings"
             broken = self.fault if place == 0 else ""
@@ -168,7 +168,8 @@ class MadeGateway:
     def _twist(
         self, stream: MadeStream, how: str, before: tuple[int, str | None, int], topic: str
     ) -> Iterator[tuple[str, bytes]]:
-        """What a copy of this gateway's disk would send at the same time."""
+        """Yield the additional faulty pack. For ``fork`` and ``clone``, a copy of the gateway's disk would send it; for
+        ``short``, it lacks readings without stating a gap."""
         now = (stream.seq, stream.prev, stream.at_ms, stream.boot)
         if how == "short":
             records = stream._records(10)[:-3]
@@ -186,11 +187,12 @@ class MadeGateway:
 
 
 def make_fleet(gateways: int, devices: int, start_ms: int, seed: int = 0, faults: bool = True) -> list[MadeGateway]:
-    """Gateways with keys that anyone can derive from the seed: for demos only.
+    """Make gateways. Anyone can derive their keys from the seed, so they are for demos only.
 
     Args:
-        start_ms: when their first packs begin, UTC.
-        faults: every tenth gateway or so has one of ``FAULTS``.
+        devices: streams of each gateway.
+        start_ms: beginning of the first packs in UTC ms.
+        faults: every seventh gateway gets an entry of ``FAULTS``, in turn; "" is no fault.
     """
     made = []
     for number in range(gateways):

@@ -1,4 +1,4 @@
-"""The state of the fleet as people ask for it: verified, missing with reasons, findings, late gateways."""
+"""The state of the fleet: verified and missing packs, reasons of gaps, findings, late gateways."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ SELECT count(*) FROM packs p JOIN streams s ON s.id = p.stream WHERE p.due IS NU
 
 @dataclass(slots=True)
 class GatewayState:
-    """One gateway. Packs are counted over all time, readings since the requested day."""
+    """The state of a gateway.
+
+    Stored packs, readings, gaps with their reasons, and refusals are counted since the requested day; missing packs and
+    findings are counted over all time.
+    """
 
     name: str
     newest_ms: int | None
@@ -36,29 +40,29 @@ class GatewayState:
     due: int
     gaps: int
     asleep: int
-    missing: int  # packs
+    missing: int  # packs in holes between stored packs
     lost: int  # packs that the gateway itself declares lost
-    withheld: int  # packs after the newest one here, up to the head of the newest checkpoint
+    withheld: int  # packs after the newest stored one, up to the head in the newest checkpoint
     findings: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
     refused: int = 0
     online: bool | None = None
     version: str | None = None
-    due_missing: int = 0  # readings due in missing packs, by the rate of the pack after each hole
+    due_missing: int = 0  # readings due in missing packs, estimated from the rate of the pack after each hole
     refused_codes: dict[str, int] = field(default_factory=dict)
-    refused_why: str = ""  # of the last one
+    refused_why: str = ""  # reason of the last refusal
     refused_at: datetime | None = None
     unasked: list[str] = field(default_factory=list)  # streams with packs that were not agreed
     unnamed: list[str] = field(default_factory=list)  # agreed streams that neither a pack nor a checkpoint names
-    restarts: int = 0  # histories of its streams that begin anew
-    torn: int = 0  # pages of its newest checkpoint that never came
-    unsettled: int = 0  # packs whose birth or other parts have not come for a minute: nobody knows what was due in them
+    restarts: int = 0  # times that a stream began a new history instead of continuing
+    torn: int = 0  # pages of the newest checkpoint that were not received
+    unsettled: int = 0  # packs without known completeness for over a minute: their birth or another part is missing
 
     @property
     def verdict(self) -> str:
-        """``failed`` if a signed object is invalid, ``incomplete`` if packs are missing, ``silent`` without any pack.
+        """``failed`` if a signed object is invalid, ``incomplete`` if data are missing, ``silent`` if no pack came yet.
 
-        A refused message proves nothing, as anyone who may publish can send it: it is a warning beside the verdict.
+        Refused messages do not change the verdict: anyone who may publish can send them, so they prove nothing.
         """
         if self.findings:
             return "failed"
@@ -69,27 +73,28 @@ class GatewayState:
 
     @property
     def received(self) -> int:
-        """Readings that were due and are here. ``readings`` also count states and texts, which are never due."""
+        """Due readings that are stored. ``readings`` also counts states and texts, which are never due."""
         return self.due - self.gaps
 
     @property
     def completeness(self) -> float | None:
-        """Share of readings received, of all that were due while awake, missing packs included."""
+        """Share of the due readings that were received; None if none was due. Readings in missing packs count as due,
+        readings of sleeping devices do not."""
         due = self.due - self.asleep + self.due_missing
         return self.received / due if due > 0 else None
 
     def late_s(self, now_s: float) -> float:
-        """Seconds since the end of its newest pack."""
+        """Seconds since the end of the gateway's newest pack."""
         return max(0.0, now_s - (self.newest_ms or 0) / 1000)
 
     def is_late(self, now_s: float) -> bool:
-        """Packs have come, but none for five minutes."""
+        """Has the gateway sent packs, but none that ended in the last five minutes?"""
         return self.newest_ms is not None and self.late_s(now_s) > LATE_S
 
 
 @dataclass(slots=True)
 class FleetState:
-    """All gateways, and what belongs to none of them."""
+    """The state of all gateways, and facts that concern the whole platform."""
 
     gateways: list[GatewayState]
     unknown: list[tuple[str, str]]  # gateways that are not enrolled, with their newest thumbprint
@@ -98,7 +103,7 @@ class FleetState:
     away: list[Away] = field(default_factory=list)  # unreachable databases, whose gateways are left out
 
     def summary(self, now_s: float | None = None) -> dict[str, Any]:
-        """Totals for the last line of a table and for metrics."""
+        """Totals over all gateways, for the last line of the table and for metrics."""
         now_s = time.time() if now_s is None else now_s
         verdicts = [one.verdict for one in self.gateways]
         return {
@@ -122,11 +127,11 @@ class FleetState:
 
 
 def fleet_state(connection: Connection, like: str | None = None, since: str = "1970-01-01") -> FleetState:
-    """Look at one database.
+    """Query the state of the gateways in one database.
 
     Args:
-        like: a site, or one gateway, whose packs are counted; None: all.
-        since: the first UTC day whose readings are counted.
+        like: only this site or gateway; None: all gateways.
+        since: the first UTC day whose readings are counted, as an ISO date.
     """
     rows = connection.execute(_GATEWAYS, {"like": like, "since": since}).fetchall()
     gateways = [_state(row) for row in rows]
@@ -146,10 +151,10 @@ def _state(row: tuple[Any, ...]) -> GatewayState:
 
 
 def whole_fleet(dsns: Sequence[str], like: str | None = None, since: str = "1970-01-01") -> FleetState:
-    """Look at all databases; an unreachable one is listed in ``away``.
+    """Query the state of all databases. An unreachable one is listed in ``away``.
 
     Raises:
-        DatabaseError: none can be used, or one has the wrong schema or place.
+        DatabaseError: no database answers, or one has the wrong schema or place.
     """
     states, away = each_shard(parse_shards(dsns), lambda connection: fleet_state(connection, like, since))
     return joined(states, away)
@@ -165,7 +170,7 @@ def joined(states: Sequence[FleetState], away: list[Away]) -> FleetState:
 
 
 def as_json(state: FleetState) -> dict[str, Any]:
-    """For ``--json``."""
+    """The state as ``--json`` prints it."""
     gateways = [
         {
             **asdict(one), "verdict": one.verdict, "completeness": one.completeness,

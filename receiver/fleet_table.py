@@ -13,14 +13,18 @@ from agent.cli.console_tables import cell, open_console, plain_table
 from receiver.finding_texts import finding_word
 from receiver.fleet_state import FleetState, GatewayState
 
-NAMED: Final = 3  # streams of a gateway
-MOST: Final = 50  # gateways without a fault that are listed
-CUT: Final = 100  # characters of the reason of a refusal
+NAMED: Final = 3  # streams of a gateway that a reason names at most
+MOST: Final = 50  # verified gateways that the table lists at most
+CUT: Final = 100  # longest shown reason of a refusal, in characters
 _STYLES: Final = {"verified": "green", "incomplete": "yellow", "failed": "red", "silent": "dim"}
 
 
 def print_state(state: FleetState, *, only_bad: bool = False) -> None:
-    """Faulty gateways first, then late ones and those that lost packs, then the totals."""
+    """Print the table of gateways, those with faults first, then notes and totals.
+
+    Args:
+        only_bad: leave out verified gateways that are not late.
+    """
     console, now_s = open_console(), time.time()
     order = {"failed": 0, "incomplete": 1, "silent": 2, "verified": 3}
     rows = sorted(state.gateways, key=lambda one: (order[one.verdict], not one.is_late(now_s), not one.lost, one.name))
@@ -60,7 +64,7 @@ def print_state(state: FleetState, *, only_bad: bool = False) -> None:
 
 
 def totals_in_words(s: dict[str, Any]) -> str:
-    """The last line, from ``FleetState.summary``."""
+    """The line with the totals, made from ``FleetState.summary``."""
     return say(
         f"{s['gateways']} gateways: {s['verified']} verified, {s['incomplete']} incomplete, {s['failed']} failed, "
         f"{s['silent']} silent, {s['late']} late; {s['packs']} packs, {s['received']} readings "
@@ -70,7 +74,7 @@ def totals_in_words(s: dict[str, Any]) -> str:
 
 
 def why(one: GatewayState) -> str:
-    """Findings by the verifier's codes, missing packs, and the reasons of gaps."""
+    """Text of the column "why": findings by the verifier's codes, missing packs, reasons of gaps."""
     from agent.cli.finding_words import reason_words
 
     chinese = speaks_chinese()
@@ -85,8 +89,8 @@ def why(one: GatewayState) -> str:
         reasons.append(f"{word('refused')} {one.refused}{last}")
     reasons += [f"{word('withheld')} {one.withheld}"] if one.withheld else []
     reasons += [say(f"birth or parts missing {one.unsettled}")] if one.unsettled else []
-    reasons += [say(f"history begins anew {one.restarts}")] if one.restarts else []
-    reasons += [say(f"pages of its checkpoint missing {one.torn}")] if one.torn else []
+    reasons += [say(f"new histories {one.restarts}")] if one.restarts else []
+    reasons += [say(f"checkpoint pages missing {one.torn}")] if one.torn else []
     reasons += [say(f"agreed, but never seen: {' '.join(one.unnamed[:NAMED])}")] if one.unnamed else []
     reasons += [say(f"not asked for: {' '.join(one.unasked[:NAMED])}")] if one.unasked else []
     reasons += [

@@ -1,7 +1,7 @@
-"""Does what needs more than one pack, and publishes to gateways: one or more keepers per database.
+"""The keeper: runs tasks that involve several packs, and publishes to gateways. A database may have several keepers.
 
-Checks chains, settles late packs, applies revocations, makes the next month's partition, drops what is too old; with a
-broker it also acknowledges packs and requests missing ones.
+A keeper checks chains, settles late packs, applies revocations, creates the next month's partition and drops old packs.
+With a broker it also acknowledges packs and requests missing ones.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from receiver.replays import ask_again
 from receiver.settle import settle_late
 
 log = logging.getLogger("meterhouse.platform")
-PAUSE_S: Final = 0.5  # without work
+PAUSE_S: Final = 0.5  # pause if there is nothing to check
 ACKS_S: Final = 2.0
 LATEST_S: Final = 1.0
 SETTLE_S: Final = 5.0
@@ -51,9 +51,9 @@ class Keeper:
     """Maintains one database. ``step`` runs the jobs that are due.
 
     Args:
-        publisher: None: acknowledge nothing, ask for nothing.
-        keep_days: packs that begin earlier are dropped, by whole months; None: never.
-        place: (index, count) of this database; None: unknown.
+        publisher: sends acks and requests to gateways; None: send nothing.
+        keep_days: drop packs that are older than this many days, by whole months; None: never.
+        place: (index of this database, number of databases); None: unknown.
         latest: also publish the newest values of each device.
         clock: monotonic seconds.
     """
@@ -88,7 +88,7 @@ class Keeper:
             self._jobs.append(_Job(REPLAY_S, lambda connection: ask_again(connection, publisher), clock() + REPLAY_S))
 
     def step(self) -> int:
-        """Check new lots, run the jobs that are due. Returns the number of packs checked."""
+        """Check new lots, then run the jobs that are due. Returns the number of packs checked."""
         if self._clock() < self._away_until:
             return 0
         try:
@@ -109,7 +109,8 @@ class Keeper:
         return checked
 
     def _run(self, job: _Job, connection: Connection) -> None:
-        """What one gateway signed must not keep the others from their acks: a bug is logged, and the rest goes on."""
+        """Run a job. An internal error is logged and does not stop the other jobs: data of one gateway may trigger it,
+        and the other gateways must still get their acks."""
         try:
             job.run(connection)
         except (psycopg.Error, DatabaseError):
@@ -130,7 +131,7 @@ class Keeper:
             self._connection.close()
             self._connection = None
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if not isinstance(error, DatabaseError):  # whose text names the database
+        if not isinstance(error, DatabaseError):  # the text of a DatabaseError names the database already
             text = f"{show_dsn(self.dsn)}: {text}"
         log.warning("%s. Retrying in %.1f s", text, delay_s)
 
@@ -142,14 +143,14 @@ class Keeper:
 
 
 def prepare_months(connection: Connection) -> None:
-    """This month's partition and the next one."""
+    """Create the partition of this month, and shortly before its end that of the next month."""
     today = datetime.now(UTC).date()
     for day in (today, today + timedelta(days=10)):
         connection.execute("SELECT make_partition(%s)", [day.replace(day=1)])
 
 
 def forget_strangers(connection: Connection) -> None:
-    """Delete unknown gateways that have been silent for long, and old counts of refusals."""
+    """Delete old entries: unknown gateways that no longer publish, and counts and messages of refusals."""
     days = {"unknown": UNKNOWN_DAYS, "refusals": REFUSALS_DAYS}
     connection.execute("DELETE FROM unknown_gateways WHERE seen < now() - make_interval(days => %(unknown)s)", days)
     connection.execute("DELETE FROM refusals WHERE at < now() - make_interval(days => %(refusals)s)", days)
@@ -157,7 +158,10 @@ def forget_strangers(connection: Connection) -> None:
 
 
 def drop_months(connection: Connection, keep_days: int) -> list[str]:
-    """Drop the partitions in which every pack is too old. Sums by day, findings and figures stay."""
+    """Drop the partitions in which all packs are too old. Sums by day, findings and figures stay.
+
+    Returns the names of the dropped partitions. One that ClickHouse does not have completely is not dropped.
+    """
     oldest = datetime.now(UTC).date() - timedelta(days=keep_days)
     tables = connection.execute(
         "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid "

@@ -1,6 +1,6 @@
-"""The newest value of each point of a device as one retained message, for dashboards: from verified packs only.
+"""Publishes the newest values of each device as one retained message, for dashboards. All are from verified packs.
 
-The messages are a convenience and not signed; each value names the pack that proves it.
+The messages are not signed, but each value names the signed pack that it comes from.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from receiver.database import Connection, boot_text, json_text, statement
 from receiver.publisher import Publisher
 
 PREFIX: Final = "meterhouse/latest/v1/"  # not below meterhouse/v1/: no gateway may publish here
-AT_ONCE: Final = 200  # messages of one round
-EVERY_S: Final = 10.0  # minimum between two messages of one device
-PACKS: Final = 100  # of one device that are looked at in one round
-LOCK: Final = 7_235_704  # advisory: one keeper of a database publishes
+AT_ONCE: Final = 200  # messages in one round at most
+EVERY_S: Final = 10.0  # shortest time between two messages of a device
+PACKS: Final = 100  # packs of a device that one round reads at most, the newest
+LOCK: Final = 7_235_704  # advisory lock: only one keeper of a database publishes
 
 _NEWS: Final = statement("latest_news")
 _PACKS: Final = statement("latest_packs")
@@ -24,7 +24,7 @@ _GONE: Final = statement("latest_gone")
 
 
 class LatestPublisher:
-    """Publishes new values; continues after a restart, because the database records what was published."""
+    """Publishes new values. The database records what was published, so a restart continues there."""
 
     def __init__(self, publisher: Publisher, every_s: float = EVERY_S) -> None:
         self._publisher, self._every_s = publisher, every_s
@@ -32,7 +32,7 @@ class LatestPublisher:
         self.sent = 0
 
     def step(self, connection: Connection) -> int:
-        """One round. Returns the number of devices with news."""
+        """Run one round. Returns the number of devices with new values."""
         if not self._publisher.is_connected:
             return 0
         is_first, self._is_first, sent = self._is_first, True, 0
@@ -52,13 +52,13 @@ class LatestPublisher:
                     break
                 _note(connection, stream, boot, seq, merged)
                 sent += bool(found)
-        self._is_first = len(rows) == AT_ONCE  # after a long absence everything new, however old
+        self._is_first = len(rows) == AT_ONCE  # a full round: the next one looks again at packs of any age
         self.sent += sent
         return sent
 
 
 def _newest(connection: Connection, bodies: Bodies, stream: int, boot: int, after: int) -> dict[str, dict[str, Any]]:
-    """Of each point in the sound packs since ``after`` its last reading."""
+    """The last reading of each point in the sound packs after sequence ``after``, by the point's name."""
     limits = {"stream": stream, "boot": boot, "after": after, "most": PACKS}
     rows = connection.execute(_PACKS, limits).fetchall()
     found: dict[str, dict[str, Any]] = {}
@@ -66,7 +66,7 @@ def _newest(connection: Connection, bodies: Bodies, stream: int, boot: int, afte
         try:
             records = json.loads(bodies.read(bytes(body)))["e"]
         except ValueError:
-            continue  # a damaged row: `platform audit` reports it
+            continue  # the row is damaged; `platform audit` reports it
         base = 0.0
         for record in records:
             base = record.get("bt", base)

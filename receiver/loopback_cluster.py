@@ -1,4 +1,4 @@
-"""``make platform-cluster``: three RabbitMQ nodes and two databases on loopback, to try out docs/platform.md.
+"""``make platform-cluster``: starts three RabbitMQ nodes and two databases on loopback, to try out docs/platform.md.
 
 Runs until Ctrl-C, then removes everything.
 """
@@ -20,13 +20,13 @@ SHARDS = 2
 
 
 def url_of(server: PrivatePostgres) -> str:
-    """How to connect, without a space: METERHOUSE_DB contains several, separated by spaces."""
+    """The DSN of a database as a URL. It must not contain a space, which separates the DSNs in METERHOUSE_DB."""
     user = f"{USER}@" if os.geteuid() == 0 else ""
     return f"postgresql://{user}/postgres?host={quote(str(server.folder), safe='')}"
 
 
 def main() -> int:
-    """Start it, print how to reach it, wait. Exit codes: 0 ended, 3 an engine is missing."""
+    """Start the servers, print their addresses, wait for a signal. Exit codes: 0 ended, 3 a server is not installed."""
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())

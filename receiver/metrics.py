@@ -1,4 +1,4 @@
-"""Prometheus metrics of the fleet, over HTTP on an address that the operator names."""
+"""Serves metrics of the fleet for Prometheus over HTTP."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _HELP = {
 
 
 def prometheus_text(summary: dict[str, Any]) -> str:
-    """The exposition format."""
+    """The metrics in Prometheus' text format, from ``FleetState.summary``."""
     lines = []
     for name, text in _HELP.items():
         lines += [f"# HELP meterhouse_platform_{name} {text}", f"# TYPE meterhouse_platform_{name} gauge"]
@@ -45,11 +45,11 @@ def prometheus_text(summary: dict[str, Any]) -> str:
 
 
 class MetricsServer:
-    """Answers ``GET /metrics`` in its own thread.
+    """Answers ``GET /metrics`` in a thread.
 
     Args:
-        address: ``127.0.0.1:9108``.
-        read: makes the text; called for each request.
+        address: address to listen at, such as ``127.0.0.1:9108``.
+        read: returns the text; it is called for each request.
     """
 
     def __init__(self, address: str, read: Callable[[], str]) -> None:
@@ -62,7 +62,7 @@ class MetricsServer:
                     return
                 try:
                     body = read().encode()
-                except Exception as error:  # noqa: BLE001 a scrape must not end the keeper
+                except Exception as error:  # noqa: BLE001 an error in a request must not end the keeper
                     log.warning("metrics: %s", str(error).strip().splitlines()[:1])
                     self.send_error(503)
                     return
@@ -73,7 +73,7 @@ class MetricsServer:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: Any) -> None:
-                """Requests are not logged."""
+                """Override the base class: do not log requests."""
 
         try:
             self._server = ThreadingHTTPServer((host.strip("[]") or "127.0.0.1", int(port)), Handler)

@@ -1,4 +1,7 @@
-"""A private PostgreSQL for the demo and for tests: a folder with a socket, no network, no cluster of the machine."""
+"""A private PostgreSQL server for the demo and for tests, in its own folder, reachable only by a Unix socket.
+
+The PostgreSQL service of the machine is not touched.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ from typing import Final
 from drivers.model import GatewayError
 
 PROGRAMS: Final = Path("/usr/lib/postgresql")
-USER: Final = "postgres"  # of Debian's package; the server refuses to run as root
+USER: Final = "postgres"  # used if we are root, because the server refuses to run as root; from Debian's package
 
 
 class NoPostgres(GatewayError):
-    """PostgreSQL is not installed on this machine."""
+    """PostgreSQL is not installed on this machine, or does not start."""
 
     exit_code = 3
 
@@ -36,12 +39,12 @@ def find_programs() -> Path:
 
 
 class PrivatePostgres:
-    """Starts in about a second; ``stop`` removes it.
+    """A server that starts in about a second.
 
     Args:
-        folder: where its data are stored, created if missing; None: a new temporary folder, removed by ``stop``.
-        settings: such as ``fsync=off``.
-        standby_of: a running server that this one follows by streaming replication.
+        folder: folder for its data, created if missing; None: a temporary folder, which ``stop`` removes.
+        settings: settings of the server, such as ``fsync=off``.
+        standby_of: a running server, of which this one becomes a standby by streaming replication; None: no standby.
     """
 
     def __init__(
@@ -56,11 +59,11 @@ class PrivatePostgres:
 
     @property
     def dsn(self) -> str:
-        """How to connect."""
+        """The DSN to connect with."""
         return f"host={self.folder} dbname=postgres user={self._name()}"
 
     def start(self) -> None:
-        """Create the cluster if it is new, and start it. Raises NoPostgres with the end of its log."""
+        """Create the data folder if it is missing, and start the server. Raises NoPostgres with the end of its log."""
         data = self.folder / "data"
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._user:
@@ -88,7 +91,7 @@ class PrivatePostgres:
         self._wait()
 
     def stop(self, how: str = "fast") -> None:
-        """Stop it (``fast``, or ``immediate`` like a power cut), and remove a temporary folder."""
+        """Stop the server. ``fast`` also removes a temporary folder; ``immediate`` stops it as a power cut would."""
         if self._process is not None and self._process.poll() is None:
             self._run("pg_ctl", "-D", str(self.folder / "data"), "-m", how, "-w", "stop", check=False)
             self._process.wait(60)
@@ -97,7 +100,7 @@ class PrivatePostgres:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def promote(self) -> None:
-        """Promote a standby, so that it accepts writes, as patroni does when the primary is gone. Raises NoPostgres."""
+        """Promote a standby, so that it accepts writes, as patroni does if the primary fails. Raises NoPostgres."""
         self._run("pg_ctl", "-D", str(self.folder / "data"), "-w", "promote")
 
     def _wait(self) -> None:

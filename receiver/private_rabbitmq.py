@@ -1,4 +1,7 @@
-"""Private RabbitMQ nodes on loopback, for tests and for trying out a cluster; no service of the machine is touched."""
+"""Private RabbitMQ nodes on loopback, for tests and for trying out a cluster.
+
+The RabbitMQ service of the machine is not touched.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,8 @@ from typing import Final
 from drivers.model import GatewayError
 
 PROGRAMS: Final = Path("/usr/lib/rabbitmq/bin")
-USER: Final = "rabbitmq"  # of Debian's package: nodes do not run as root
-START_S: Final = 120.0  # on a busy machine
+USER: Final = "rabbitmq"  # used if we are root, because nodes do not run as root; from Debian's package
+START_S: Final = 120.0  # time limit for the start of a node; a busy machine needs long
 PLUGINS: Final = "[rabbitmq_mqtt].\n"
 COMMON: Final = """\
 mqtt.allow_anonymous = true
@@ -49,7 +52,7 @@ def find_programs() -> Path:
 
 
 class RabbitNode:
-    """One node. Its ports stay the same when it restarts."""
+    """One RabbitMQ node. Its ports stay the same when it restarts."""
 
     def __init__(self, cluster: PrivateRabbit, number: int) -> None:
         self.number, self.name = number, f"r{number}@localhost"
@@ -59,16 +62,16 @@ class RabbitNode:
 
     @property
     def pid(self) -> int:
-        """PID of its process; 0 while it does not run."""
+        """PID of the node's process; 0 if it was not started."""
         return self._process.pid if self._process is not None else 0
 
     @property
     def is_running(self) -> bool:
-        """Was it started, and is its process alive?"""
+        """Has the node been started, and does its process still run?"""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start it; ``wait`` returns when it serves."""
+        """Start the node without waiting for it; ``wait`` returns once it serves."""
         folder = self._cluster.folder
         peers = "".join(
             f"cluster_formation.classic_config.nodes.{node.number} = {node.name}\n" for node in self._cluster.nodes
@@ -86,7 +89,7 @@ class RabbitNode:
             "RABBITMQ_NODE_PORT": str(self.amqp_port),
             "RABBITMQ_DIST_PORT": str(self._distribution_port),
             "RABBITMQ_CONFIG_FILE": str(config),
-            "detached": "1",  # the script becomes the node, so that a signal reaches it
+            "detached": "1",  # the start script execs the node, so that signals to our process reach the node
         }
         with (folder / f"r{self.number}.out").open("ab") as log:
             self._process = subprocess.Popen(
@@ -96,7 +99,7 @@ class RabbitNode:
             )  # fmt: skip
 
     def wait(self) -> None:
-        """Wait until both of its ports answer. Raises NoRabbit with the end of its log."""
+        """Wait until the node accepts connections on both ports. Raises NoRabbit with the end of its log."""
         until = time.monotonic() + START_S
         for port in (self.amqp_port, self.mqtt_port):
             while True:
@@ -112,11 +115,11 @@ class RabbitNode:
                 time.sleep(0.1)
 
     def kill(self) -> None:
-        """Kill it as ``kill -9`` does."""
+        """Kill the node with SIGKILL."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """Shut it down cleanly."""
+        """Shut the node down cleanly."""
         self._end(signal.SIGTERM)
 
     def _end(self, number: int) -> None:
@@ -129,20 +132,20 @@ class RabbitNode:
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-        with suppress(ProcessLookupError):  # its port programs
+        with suppress(ProcessLookupError):  # helper programs of the node ("ports" of Erlang) may still run
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process = None
 
 
 class PrivateRabbit:
-    """One node, or a cluster of several, each with its own ports for AMQP and MQTT; ``stop`` removes it.
+    """One node, or a cluster of nodes. Each node has its own ports for AMQP and MQTT. ``stop`` removes all data.
 
     Args:
-        nodes: 1 or 3.
-        settings: further lines of rabbitmq.conf.
+        nodes: number of nodes, 1 or 3.
+        settings: additional lines of rabbitmq.conf.
 
     Raises:
-        NoRabbit: it is not installed.
+        NoRabbit: RabbitMQ is not installed.
     """
 
     def __init__(self, nodes: int = 1, settings: Sequence[str] = ()) -> None:
@@ -159,12 +162,12 @@ class PrivateRabbit:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of nodes and of ``rabbitmqctl``."""
+        """Environment variables for the nodes and for ``rabbitmqctl``."""
         loopback = "-kernel inet_dist_use_interface {127,0,0,1}"
         return {
             "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/usr/bin:/bin",
             "LANG": "C.UTF-8",
-            "HOME": str(self.folder),  # length of the cookie with which nodes authenticate each other
+            "HOME": str(self.folder),  # has .erlang.cookie, with which the nodes authenticate each other
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
@@ -202,16 +205,16 @@ class PrivateRabbit:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def amqp_url(self, queue: str = "meterhouse") -> str:
-        """For ``--from``: all nodes, in turn, as RabbitMQ's user guest."""
+        """URL for ``--from``, which names all nodes. They are tried in turn, as RabbitMQ's user guest."""
         hosts = ",".join(f"127.0.0.1:{node.amqp_port}" for node in self.nodes)
         return f"amqp://{hosts}/%2F?queue={queue}"
 
     def mqtt_url(self) -> str:
-        """For ``--broker``: all nodes, in turn."""
+        """URL for ``--broker``, which names all nodes. They are tried in turn."""
         return "mqtt://" + ",".join(f"127.0.0.1:{node.mqtt_port}" for node in self.nodes)
 
     def control(self, *arguments: str) -> str:
-        """What ``rabbitmqctl`` prints, run against a node that is up. Raises NoRabbit with its output."""
+        """Run ``rabbitmqctl`` for a running node and return its output. Raises NoRabbit with the output if it fails."""
         node = next(node for node in self.nodes if node.is_running)
         done = subprocess.run(
             [str(self.programs / "rabbitmqctl"), "-q", "-n", node.name, *arguments], capture_output=True, text=True,
@@ -223,7 +226,8 @@ class PrivateRabbit:
         return done.stdout
 
     def leader_of(self, queue: str) -> tuple[RabbitNode, list[RabbitNode]]:
-        """The node that leads a quorum queue, and all nodes on which the queue is up. Raises NoRabbit."""
+        """Return (leader of a quorum queue, all nodes on which the queue is online). Raises NoRabbit for an unknown
+        queue."""
         listed = json.loads(self.control("list_queues", "name", "leader", "online", "--formatter", "json"))
         for one in listed:
             if one["name"] == queue:
@@ -233,7 +237,7 @@ class PrivateRabbit:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on, outside of the range that the kernel gives to connections."""
+    """Free ports on loopback, outside of the range from which the kernel takes ports of outgoing connections."""
     found: list[int] = []
     while len(found) < count:
         port = random.SystemRandom().randrange(20_000, 32_000)

@@ -1,4 +1,4 @@
-"""Publishes to gateways: acks and requests, at QoS 1, from paho's own thread."""
+"""Publishes acks and requests to gateways over MQTT, at QoS 1. paho's own thread does the network work."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ from receiver.sources.mqtt import apply_login
 
 log = logging.getLogger("meterhouse.platform")
 MAX_QUEUED: Final = 10_000
-TOPICS_AT_ONCE: Final = 50  # of one SUBSCRIBE
+TOPICS_AT_ONCE: Final = 50  # topics in one SUBSCRIBE
 
 
 class Publisher:
-    """A connection that reconnects by itself. While it is down, ``publish`` refuses and the caller tries again later.
+    """A connection to the broker that reconnects by itself. While it is down, ``publish`` accepts nothing, and the
+    caller tries again later.
 
     Args:
-        url: ``mqtt://`` or ``mqtts://``, also of a RabbitMQ with its MQTT plugin; several hosts are tried in turn.
+        url: ``mqtt://`` or ``mqtts://`` URL of a broker; RabbitMQ needs its MQTT plugin. It may name several hosts,
+            which are tried in turn.
     """
 
     def __init__(self, url: str, name: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
-            shown = f"{parts.scheme}://" if "@" in url else url  # without what may be a password
+            shown = f"{parts.scheme}://" if "@" in url else url  # leave out what may be a password
             hint = "Expected a URL such as mqtt://127.0.0.1:1883"
             raise UsageError(f"{shown!r} is not a broker URL", where="--broker", hint=hint)
         client = self._client = mqtt.Client(
@@ -48,17 +50,17 @@ class Publisher:
 
     @property
     def is_connected(self) -> bool:
-        """Is the broker connected, so that ``publish`` would accept a message?"""
+        """Is there a connection, so that ``publish`` accepts messages?"""
         return self._client.is_connected()
 
     def publish(self, topic: str, body: bytes, *, retain: bool = False) -> bool:
-        """Returns whether the message was accepted for sending."""
+        """Queue a message for sending. Returns False if it was not accepted."""
         if not self.is_connected:
             return False
         return self._client.publish(topic, body, qos=1, retain=retain).rc == mqtt.MQTT_ERR_SUCCESS
 
     def retained(self, topics: list[str], wait_s: float) -> dict[str, bytes]:
-        """The retained messages of these topics, as far as the broker has any and sends them within this time."""
+        """The retained messages by topic, as many as the broker sends within ``wait_s``."""
         found: dict[str, bytes] = {}
         complete = threading.Event()
 
@@ -79,7 +81,7 @@ class Publisher:
         return dict(found)
 
     def close(self) -> None:
-        """Send what is queued, and disconnect."""
+        """Disconnect, and end paho's thread."""
         self._closing = True
         self._client.disconnect()
         self._client.loop_stop()

@@ -1,4 +1,4 @@
-"""Stores a batch of judged messages in one database: one transaction, and repeating it changes nothing."""
+"""Stores a batch of checked messages in one database, in one transaction. Storing a batch again changes nothing."""
 
 from __future__ import annotations
 
@@ -38,28 +38,28 @@ TYPES: Final = (
     "int8", "int8", "int8", "int8", "int8", "int8", "uuid", "uuid", "uuid", "int8", "int8", "int8", "int8",
     "int8", "int8", "jsonb", "int2", "int2", "bool", "bool", "int8[]", "text[]", "bytea",
 )  # fmt: skip
-LEVEL: Final = 3  # of zstd
+LEVEL: Final = 3  # compression level of zstd
 DICTIONARY_BYTES: Final = 64 << 10
-TRAIN_PACKS: Final = 1000  # packs that a dictionary is trained on, once for a database
-MAX_REFUSED: Final = 10_000  # messages that are kept; all are counted
-MAX_REFUSED_OF_ONE: Final = 100  # of one gateway
-MAX_TWINS: Final = 20  # pages of checkpoints of one gateway that contradict another one
-MAX_UNKNOWN: Final = 10_000  # gateways in the queue
-UNKNOWN_BYTES: Final = 32 << 10  # of a keys object of a gateway that nobody enrolled: 80 keys
-MAX_COUNT: Final = 1 << 60  # of a false pack that is counted nowhere
-MAX_NAME: Final = 129  # <site>/<gateway>
-ACK_ON_ITS_WAY_S: Final = 5.0  # that an ack may take to a gateway
+TRAIN_PACKS: Final = 1000  # packs for training the dictionary; a database has one dictionary
+MAX_REFUSED: Final = 10_000  # refused messages that are kept; all are counted
+MAX_REFUSED_OF_ONE: Final = 100  # refused messages of one gateway that are kept
+MAX_TWINS: Final = 20  # contradicting checkpoint pages that are kept of one gateway
+MAX_UNKNOWN: Final = 10_000  # unknown gateways that are kept
+UNKNOWN_BYTES: Final = 32 << 10  # largest keys object that is kept of an unknown gateway: about 80 keys
+MAX_COUNT: Final = 1 << 60  # bound for a count of an invalid pack, so that it fits into a bigint
+MAX_NAME: Final = 129  # longest <site>/<gateway>
+ACK_ON_ITS_WAY_S: Final = 5.0  # how long an ack may take to reach the gateway
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,60}(?:\.[0-9]{1,60})?")
-REFUSED_BYTES: Final = 64 << 10  # of a refused message that are kept
+REFUSED_BYTES: Final = 64 << 10  # a longer refused message is cut to this length
 
 
 class TrustChanged(Exception):
-    """A gateway was enrolled or removed while a batch was judged: judge it again."""
+    """A gateway was enrolled or removed while a batch was checked, so the batch must be checked again."""
 
 
 class RefusedMessage(NamedTuple):
-    """A message that cannot be trusted, as it is kept for people."""
+    """A message that cannot be trusted. It is kept for analysis by people."""
 
     topic: str
     code: str
@@ -68,27 +68,27 @@ class RefusedMessage(NamedTuple):
 
 
 class Store:
-    """One database as a worker sees it; implements ``checker.Directory``. Connects when it is first used.
+    """A worker's access to one database; implements ``checker.Directory``. It connects at the first use.
 
-    Every method raises psycopg.Error while the database is unreachable; the next call reconnects.
+    Every method raises psycopg.Error while the database is unreachable; the next call tries to reconnect.
 
     Args:
-        readings: also write a block of readings for each pack, which the view ``readings`` unrolls.
-        place: which of how many databases it is; None: unknown.
+        readings: also store the readings of each pack as a ``ReadingBlock``, for the view ``readings``.
+        place: (index of this database, number of databases); None: unknown.
     """
 
     def __init__(self, dsn: str, *, readings: bool = False, place: tuple[int, int] | None = None) -> None:
         self.dsn, self._with_readings, self._place = dsn, readings, place
         self._layouts: set[UUID] = set()
-        self._trust = -1  # the number of trust_changes with which the present batch was judged
-        self._dropped_ms: int | None = None  # packs that begin earlier are no longer kept
+        self._trust = -1  # the number in trust_changes when the check of the current batch began
+        self._dropped_ms: int | None = None  # packs that begin before this time were dropped; None: none
         self._connection: Connection | None = None
-        self._streams: set[str] = set()  # known to be there
+        self._streams: set[str] = set()  # streams that the database already has
         self._months: set[date] = set()
         self._births: set[UUID] = set()
-        self._forks: set[UUID] = set()  # packs of the present batch whose identity another pack has
+        self._forks: set[UUID] = set()  # packs of the current batch that have the identity of another stored pack
         self._compressor = zstandard.ZstdCompressor(level=LEVEL)
-        self._samples: list[bytes | bytearray | memoryview] | None = []  # None: there is a dictionary
+        self._samples: list[bytes | bytearray | memoryview] | None = []  # None: a dictionary exists
 
     def connection(self) -> Connection:
         """The connection, reopened if it was lost."""
@@ -104,7 +104,7 @@ class Store:
         return made
 
     def drop_connection(self) -> None:
-        """After a failure: forget what was believed to be stored."""
+        """Close the connection after a failure, and forget which rows the database has."""
         try:
             self.close()
         except psycopg.Error:
@@ -115,7 +115,7 @@ class Store:
         self._births.clear()
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -126,7 +126,7 @@ class Store:
         return [thumbprint for (thumbprint,) in rows]
 
     def trust_changes(self) -> int:
-        """Grows whenever a gateway is enrolled or removed."""
+        """A number that grows whenever a gateway is enrolled or removed."""
         query = "SELECT number, (SELECT max(before_ms) FROM dropped) FROM trust_changes"
         row = self.connection().execute(query).fetchone()
         self._dropped_ms = row[1] if row and row[1] is not None else None
@@ -134,12 +134,12 @@ class Store:
         return self._trust
 
     def keys(self, gateway: str) -> bytes | None:
-        """Its newest keys object."""
+        """The newest keys object of a gateway; None if there is none."""
         row = self.connection().execute("SELECT keys FROM gateways WHERE name = %s", [gateway]).fetchone()
         return bytes(row[0]) if row else None
 
     def points(self, birth: str) -> dict[str, Any] | None:
-        """The point table of a birth."""
+        """The point table of a birth; None if the birth is not stored."""
         query = "SELECT t.value FROM births b JOIN point_tables t ON t.hash = b.points WHERE b.hash = %s"
         row = self.connection().execute(query, [_hash(birth)]).fetchone()
         return row[0] if row else None
@@ -147,16 +147,16 @@ class Store:
     def put(
         self, messages: Sequence[AnyMessage], refused: Sequence[RefusedMessage], unknown: Iterable[tuple[str, bytes]]
     ) -> int:
-        """Commit a batch. Returns how many packs were new.
+        """Commit a batch. Returns the number of new packs.
 
         Args:
-            unknown: gateways that nobody enrolled, each with its keys object or b"".
+            unknown: gateways that are not enrolled, each with its keys object or b"".
 
         Raises:
-            TrustChanged: gateways were enrolled meanwhile, and one of ``unknown`` may be among them.
+            TrustChanged: the list of trusted gateways has changed, so an unknown gateway may be enrolled now.
         """
         packs = [one for one in messages if isinstance(one, PackMessage)]
-        if self._dropped_ms is not None:  # counted earlier, and dropped since
+        if self._dropped_ms is not None:  # these packs were counted and then dropped: do not count them again
             packs = [one for one in packs if one.checked.link.from_ms >= self._dropped_ms]
         connection = self.connection()
         self._prepare_months(connection, packs)
@@ -167,7 +167,7 @@ class Store:
                 row = cursor.execute("SELECT number FROM trust_changes FOR SHARE").fetchone()
                 if row is not None and row[0] != self._trust:
                     raise TrustChanged
-            # by name, so that two workers with the same objects wait for each other without a deadlock
+            # sorted by name, so that two workers with the same objects cannot deadlock
             for keys in sorted((one for one in messages if isinstance(one, KeysMessage)), key=lambda one: one.gateway):
                 put_keys(cursor, keys)
             pages = [one for one in messages if isinstance(one, PageMessage)]
@@ -196,7 +196,7 @@ class Store:
         self._months |= months
 
     def _train(self, connection: Connection, packs: Sequence[PackMessage]) -> None:
-        """The first worker that has seen enough packs makes the dictionary that all use from then on."""
+        """Collect sample packs. The first worker that has enough trains the dictionary that all workers then use."""
         if self._samples is None:
             return
         self._samples += [one.body for one in packs if not one.checked.link.is_birth]
@@ -234,7 +234,7 @@ class Store:
             copy.set_types(TYPES)
             for one in packs:
                 copy.write_row(self._row(one, lot))
-        # in order of the key, so that two workers with the same packs wait for each other without a deadlock
+        # sorted by the key, so that two workers with the same packs cannot deadlock
         cursor.execute(
             f"INSERT INTO packs ({', '.join(COLUMNS)}) SELECT {', '.join(COLUMNS)} FROM batch "
             "ORDER BY stream, seq, boot "
@@ -249,7 +249,7 @@ class Store:
             self._forks = {row[3] for row in cursor.execute(others)}
             if self._forks:
                 cursor.execute(f"INSERT INTO forks {others} ON CONFLICT DO NOTHING")
-            # sent again although acknowledged: the ack was lost, and the keeper sends another
+            # a pack that is sent again although it was acknowledged: its ack was lost, so let the keeper send another
             cursor.execute(
                 "DELETE FROM acked a USING batch b JOIN packs p USING (stream, seq, boot, from_ms) "
                 "WHERE p.hash = b.hash AND a.stream = b.stream AND a.boot = b.boot "
@@ -298,7 +298,8 @@ class Store:
 
 
 def put_birth(cursor: psycopg.Cursor[Any], birth: CheckedPack) -> None:
-    """Store the points of a birth, or of its retained copy: what the packs that name it are settled by."""
+    """Store the point table of a birth, which is needed to check the completeness of its packs. ``birth`` may be the
+    retained copy."""
     table = points_of(birth)
     points = short_hash(points_hash(table))
     cursor.execute("INSERT INTO point_tables VALUES (%s, %s) ON CONFLICT DO NOTHING", [points, json_text(table)])
@@ -346,7 +347,7 @@ def _put_page(cursor: psycopg.Cursor[Any], one: PageMessage) -> None:
     names = [(stream_id(head.stream), head.stream, page.gateway) for head in page.heads]
     cursor.executemany("INSERT INTO streams VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", names)
     cursor.executemany(
-        # a head that was signed once cannot be withdrawn by a later one that is before it
+        # keep the highest signed head of a stream: a later checkpoint with a lower head must not withdraw it
         "INSERT INTO checkpoint_heads AS h VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (stream) DO UPDATE SET "
         "(boot, seq, hash, to_ms) = (SELECT * FROM (VALUES (excluded.boot, excluded.seq, excluded.hash, "
         "excluded.to_ms), (h.boot, h.seq, h.hash, h.to_ms)) v (boot, seq, hash, to_ms) ORDER BY seq DESC LIMIT 1), "
@@ -361,8 +362,8 @@ def _put_page(cursor: psycopg.Cursor[Any], one: PageMessage) -> None:
 
 
 def _compare_page(cursor: psycopg.Cursor[Any], one: PageMessage) -> None:
-    """Note a page that contradicts the one that is kept: two signed checkpoints of one number, or a broken chain. Which
-    of them came first does not matter."""
+    """Add a finding if a page contradicts the stored one: both have the same number but differ, or the later one does
+    not continue the earlier one. The order of their arrival does not matter."""
     page = one.page
     for number, counter, pages, short, signer, body in cursor.execute(
         "SELECT page, counter, pages, hash, signer, body FROM checkpoints WHERE gateway = %s "
@@ -392,7 +393,8 @@ def _compare_page(cursor: psycopg.Cursor[Any], one: PageMessage) -> None:
 
 
 def _keep_rewound(cursor: psycopg.Cursor[Any], one: PageMessage) -> None:
-    """Keep the earlier of two pages if the later one takes back a head: it is the evidence of packs that never came."""
+    """If a page has a lower head of a stream than an earlier page, keep the earlier page: it is the evidence for packs
+    that were not received."""
     page = one.page
     heads = {stream_id(head.stream): head.head[1] for head in page.heads}
     known = cursor.execute("SELECT stream, seq, counter FROM checkpoint_heads WHERE stream = ANY(%s)", [list(heads)])
@@ -409,7 +411,7 @@ def _keep_rewound(cursor: psycopg.Cursor[Any], one: PageMessage) -> None:
 
 
 def _keep_twin(cursor: psycopg.Cursor[Any], gateway: str, short: UUID | None, body: bytes) -> None:
-    """A few of a gateway are evidence enough, and it may sign any number of them."""
+    """Keep a page as evidence. The number per gateway is bounded, because a gateway can sign any number of pages."""
     cursor.execute(
         "INSERT INTO checkpoint_twins SELECT %s, %s, %s "
         "WHERE (SELECT count(*) FROM checkpoint_twins WHERE gateway = %s) < %s ON CONFLICT DO NOTHING",
@@ -418,13 +420,13 @@ def _keep_twin(cursor: psycopg.Cursor[Any], gateway: str, short: UUID | None, bo
 
 
 def prev_of(body: bytes) -> str | None:
-    """What a stored page names as its predecessor."""
+    """The hash of its predecessor that a stored page names; None if it names none."""
     prev = parse_object(body, MAX_OBJECT_BYTES).get("prev")
     return prev if isinstance(prev, str) else None
 
 
 def _put_extras(cursor: psycopg.Cursor[Any], packs: Sequence[PackMessage]) -> None:
-    """Losses that packs declare, and results that they carry."""
+    """Store the losses that packs declare, and the results of figures that they contain."""
     losses = [
         (stream_id(one.checked.stream), boot_number(loss.boot), loss.first, loss.last, _hash(loss.hash), loss.from_ms,
          loss.to_ms, loss.reason)
@@ -447,7 +449,7 @@ def _figures(one: PackMessage) -> Iterable[tuple[object, ...]]:
         period, kind = result.get("period"), result.get("kind")
         name = result.get("id", kind)
         if not isinstance(period, dict) or not isinstance(kind, str) or not isinstance(name, str):
-            continue  # a declaration or a list of packs: it stays in the body
+            continue  # not a figure but a declaration or a list of packs, which stays only in the body
         low, high = period.get("from"), period.get("to")
         if not isinstance(low, (int, float)) or not isinstance(high, (int, float)) or max(abs(low), abs(high)) > 1e12:
             continue
@@ -471,7 +473,8 @@ def _text(value: object) -> str | None:
 
 
 def _put_refused(cursor: psycopg.Cursor[Any], refused: Sequence[RefusedMessage]) -> None:
-    """Count all; keep the newest few of each gateway, so that no sender displaces the messages of others."""
+    """Count all refused messages, and keep the newest ones of each gateway. The number per gateway is bounded, so that
+    messages on the topics of one gateway do not displace those of others."""
     if not refused:
         return
     counts: dict[tuple[str, str], tuple[int, str]] = {}
@@ -505,7 +508,7 @@ def _put_refused(cursor: psycopg.Cursor[Any], refused: Sequence[RefusedMessage])
         [sorted(kept), MAX_REFUSED_OF_ONE],
     )
     count = cursor.execute("SELECT count(*) FROM refused").fetchall()[0][0]
-    if count > MAX_REFUSED:  # of those that have the most
+    if count > MAX_REFUSED:  # delete from the gateways that have the most
         cursor.execute(
             "DELETE FROM refused WHERE ctid IN (SELECT ctid FROM (SELECT ctid, at, row_number() OVER "
             "(PARTITION BY gateway ORDER BY at DESC) AS place FROM refused) r ORDER BY place DESC, at LIMIT %s)",
@@ -514,7 +517,7 @@ def _put_refused(cursor: psycopg.Cursor[Any], refused: Sequence[RefusedMessage])
 
 
 def _put_unknown(cursor: psycopg.Cursor[Any], unknown: Iterable[tuple[str, bytes]]) -> None:
-    """Gateways that have been silent longest make room for others."""
+    """Store gateways that are not enrolled. If there are too many, those that have been silent longest are deleted."""
     found = dict(unknown)
     rows = sorted(
         (gateway, _newest_thumbprint(keys), keys) for gateway, keys in found.items() if 0 < len(keys) <= UNKNOWN_BYTES
@@ -541,7 +544,7 @@ def _put_unknown(cursor: psycopg.Cursor[Any], unknown: Iterable[tuple[str, bytes
 
 
 def _newest_thumbprint(keys: bytes) -> str:
-    """The thumbprint that an untrusted object claims; "" if it has none of the right form."""
+    """The thumbprint of the newest key that an untrusted keys object claims; "" if the object is malformed."""
     try:
         kid = parse_object(inflate(keys, MAX_OBJECT_BYTES), MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS)["records"][-1]["kid"]
     except (Refused, LookupError, TypeError):

@@ -1,4 +1,4 @@
-"""Which keys are trusted: the operator decides, never a received message."""
+"""The list of trusted keys. Only the operator changes it, never a received message."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
 @dataclass(slots=True)
 class Enrolment:
-    """A gateway that is trusted. ``streams``: names and patterns of the requested streams; empty: unchanged, or all."""
+    """A gateway to trust. ``streams``: names and patterns of the streams that are requested from it. If empty, the
+    stored list stays; without a stored list all streams are requested."""
 
     gateway: str
     thumbprints: list[str] = field(default_factory=list)
@@ -32,12 +33,13 @@ class Enrolment:
 
 
 def read_csv(path: Path) -> list[Enrolment]:
-    """``gateway,thumbprint[,streams]``, streams separated by spaces; a gateway may have several lines.
+    """Read a CSV file with lines ``gateway,thumbprint[,streams]``. A gateway may have several lines.
 
-    A stream is a name or a pattern, as in the gateway's ``streams``: ``inv1``, ``meter-*``. A header may precede.
+    Streams are separated by spaces. Each is a name or a pattern, such as ``inv1`` or ``meter-*``, as in the gateway's
+    setting ``streams``. The file may have a header.
 
     Raises:
-        ConfigError: with all faulty lines.
+        ConfigError: the file cannot be read or has faulty lines; the error lists them, up to 20.
     """
     complaints: list[ConfigError] = []
     found: dict[str, Enrolment] = {}
@@ -88,12 +90,13 @@ def read_csv(path: Path) -> list[Enrolment]:
 
 
 def enrol(connection: Connection, rows: Sequence[Enrolment]) -> list[str]:
-    """Trust these gateways in addition to the present ones. Returns those that waited in the queue and are now known.
+    """Trust these gateways in addition to those already trusted. Returns the gateways whose keys had already arrived.
 
-    If a gateway has streams here, only these are requested of it from now on.
+    If an enrolment names streams, only these are requested from its gateway from now on.
     """
     with connection.transaction(), connection.cursor() as cursor:
-        # first: a worker that is putting keys of these gateways into the queue ends before, or looks once more
+        # This must come first. A worker that just stores keys of these gateways as unknown either commits before this
+        # update, so that they are found below, or sees the new number and checks the keys again.
         cursor.execute("UPDATE trust_changes SET number = number + 1")
         pins = [(one.gateway, thumbprint) for one in rows for thumbprint in one.thumbprints]
         cursor.executemany("INSERT INTO pins (gateway, thumbprint) VALUES (%s, %s) ON CONFLICT DO NOTHING", pins)
@@ -112,14 +115,14 @@ def enrol(connection: Connection, rows: Sequence[Enrolment]) -> list[str]:
                 value = parse_object(bytes(keys))
                 ring.update(bytes(keys), value)
             except Refused:
-                continue  # its keys are not the enrolled ones: it stays in the queue
+                continue  # these are not the enrolled keys: the gateway stays in the list of unknown ones
             put_keys(cursor, keys_message(ring, bytes(keys), value))
             known.append(gateway)
     return known
 
 
 def remove(connection: Connection, gateways: Iterable[str]) -> int:
-    """Stop trusting these gateways. Stored packs stay. Returns how many were trusted."""
+    """Stop trusting these gateways. Their stored packs stay. Returns how many of them had been trusted."""
     names = list(gateways)
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute("DELETE FROM agreed WHERE gateway = ANY(%s)", [names])
@@ -129,20 +132,21 @@ def remove(connection: Connection, gateways: Iterable[str]) -> int:
 
 
 def forget(connection: Connection, gateways: Iterable[str] | None) -> int:
-    """Remove these from the queue of unknown gateways; None: all. Those that still publish reappear."""
+    """Remove gateways from the list of unknown ones; None: all. One that still publishes reappears. Returns the number
+    of removed gateways."""
     names = None if gateways is None else list(gateways)
     query = "DELETE FROM unknown_gateways WHERE %s::text[] IS NULL OR gateway = ANY(%s)"
     return connection.execute(query, [names, names]).rowcount
 
 
 def trusted_count(connection: Connection) -> int:
-    """How many gateways are trusted."""
+    """The number of trusted gateways."""
     row = connection.execute("SELECT count(DISTINCT gateway) FROM pins").fetchone()
     return int(row[0]) if row else 0
 
 
 def shared_thumbprints(pins: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Keys shared by several gateways, as after a disk was copied: thumbprint and gateways."""
+    """Map each thumbprint that several gateways share to these gateways. This happens if a disk was copied."""
     found: dict[str, set[str]] = {}
     for gateway, thumbprint in pins:
         found.setdefault(thumbprint, set()).add(gateway)
@@ -150,7 +154,7 @@ def shared_thumbprints(pins: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def exported(connection: Connection) -> list[tuple[str, str, str]]:
-    """All that is trusted, as ``read_csv`` takes it: gateway, thumbprint, streams."""
+    """All trusted gateways as rows (gateway, thumbprint, streams), which ``read_csv`` can read again."""
     query = (
         "SELECT p.gateway, p.thumbprint, coalesce((SELECT string_agg(a.stream, ' ' ORDER BY a.stream) FROM agreed a "
         "WHERE a.gateway = p.gateway), '') FROM pins p ORDER BY 1, 2"

@@ -1,6 +1,7 @@
-"""Takes messages, judges each alone, commits a batch, and only then acknowledges it.
+"""The worker: takes messages, checks each alone, commits them as a batch, and only then acknowledges them.
 
-A worker keeps no state that matters: killed at any point, its unacknowledged messages come again and are stored once.
+A worker may be killed at any time. Its unacknowledged messages are then delivered again, and storing a message twice
+changes nothing.
 """
 
 from __future__ import annotations
@@ -25,30 +26,30 @@ from receiver.store import RefusedMessage, Store, TrustChanged
 
 log = logging.getLogger("meterhouse.platform")
 BATCH: Final = 500  # messages of one transaction
-WAIT_S: Final = 0.25  # waited for a batch to fill
-PATIENCE_S: Final = 30.0  # that a message waits for its key or birth
-MAX_WAITS: Final = 100  # of one gateway, so that it does not delay the others
-MAX_TYPES: Final = 20  # content types that are counted by name
-OUTAGES: Final = (  # the fault lies with the database, not with a message: a full disk, a standby, a missing privilege
+WAIT_S: Final = 0.25  # longest wait for a batch to fill
+PATIENCE_S: Final = 30.0  # how long a message waits for its key or birth
+MAX_WAITS: Final = 100  # waiting messages of one gateway, so that it does not delay the others
+MAX_TYPES: Final = 20  # content types that are counted by name; further ones are counted together
+OUTAGES: Final = (  # faults of the database, not of a message: full disk, standby, missing privilege
     psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError, psycopg.errors.InsufficientPrivilege,
     psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedFunction, DatabaseError,
 )  # fmt: skip
-MAX_WAITING: Final = 1000  # waiting messages; beyond this the oldest are decided at once
+MAX_WAITING: Final = 1000  # waiting messages in total; further ones are decided without waiting
 
 
 @dataclass(slots=True)
 class Totals:
-    """Since the start of this worker."""
+    """Counts since the start of this worker."""
 
     messages: int = 0
-    packs: int = 0  # stored now
+    packs: int = 0  # packs that were new
     readings: int = 0
-    again: int = 0  # stored earlier
-    refused: Counter[str] = field(default_factory=Counter)  # by code
+    again: int = 0  # packs that were stored already
+    refused: Counter[str] = field(default_factory=Counter)  # refused messages by code
     unknown: int = 0  # messages of gateways that are not enrolled
-    foreign: int = 0  # topics that are not ours
-    content_types: Counter[str] = field(default_factory=Counter)  # unexpected ones; the messages were judged
-    failures: int = 0  # of databases
+    foreign: int = 0  # messages on topics that the platform does not store
+    content_types: Counter[str] = field(default_factory=Counter)  # unexpected content types; messages are still checked
+    failures: int = 0  # failed attempts to use a database
     aside: int = 0  # messages moved to the queue of an unreachable database
 
 
@@ -59,12 +60,12 @@ class _Waiting:
 
 
 class Worker:
-    """One source, one or more databases. ``step`` handles one batch.
+    """Moves messages from one source to one or more databases. ``step`` handles one batch.
 
     Args:
-        stores: the shards, in the order of ``--db``.
+        stores: the databases, in the order of ``--db``.
         clock: monotonic seconds.
-        away: shards that were found unreachable at the start, from 0.
+        away: indexes of the databases that were unreachable at the start.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Worker:
                 self._queues.deliver_shard(shard, True)
 
     def step(self, wait_s: float = WAIT_S) -> int:
-        """Take a batch, store it, acknowledge it. Returns the number of messages that were settled."""
+        """Take a batch, store it, acknowledge it. Returns the number of acknowledged messages."""
         now = self._clock()
         again, self._waiting = self._waiting, []
         room = max(0, min(BATCH, 2 * MAX_WAITING - len(again)))
@@ -114,7 +115,8 @@ class Worker:
         return settled
 
     def _note_type(self, message: Message) -> None:
-        """The content type is not signed, and bridges set it as they like: log and count it, and judge the bytes."""
+        """Count an unexpected content type, and log it the first time. The message is still checked, because the content
+        type is not signed and bridges may change it."""
         types, kind = self.totals.content_types, clean_text(message.content_type, 60)
         if kind not in types and len(types) >= MAX_TYPES:
             kind = "others"
@@ -127,7 +129,7 @@ class Worker:
 
     @property
     def waiting(self) -> int:
-        """Messages that wait for a key, a birth or their database."""
+        """Number of messages that wait for a key, a birth or their database."""
         return len(self._waiting)
 
     def _shard(self, topic: str) -> int:
@@ -135,7 +137,7 @@ class Worker:
         return shard_of(gateway, len(self._stores))
 
     def _put(self, shard: int, items: list[_Waiting]) -> list[Message]:
-        """Store what belongs to one database. Returns what may be acknowledged."""
+        """Check and store messages of one database. Returns the messages that may be acknowledged."""
         if self._clock() < self._away_until[shard]:
             self._wait_anew(items)
             return []
@@ -156,7 +158,7 @@ class Worker:
         except TrustChanged:
             self._waiting += items
             return []
-        except Exception as error:  # noqa: BLE001 one bad message must not be redelivered forever and block the others
+        except Exception as error:  # noqa: BLE001 a bad message must not come again and again and block the others
             return self._isolate(shard, items, error)
         self._returned(shard)
         self._waiting += batch.waiting
@@ -164,13 +166,15 @@ class Worker:
         return batch.done
 
     def _wait_anew(self, items: list[_Waiting]) -> None:
-        """Keep messages for an unreachable database, whose keys and births could not be stored in that time either."""
+        """Keep messages for an unreachable database. Their waiting time starts anew, because the keys and births that
+        they need cannot be stored either."""
         for item in items:
             item.since_s = self._clock()
         self._waiting += items
 
     def _isolate(self, shard: int, items: list[_Waiting], error: Exception) -> list[Message]:
-        """Halve a batch that cannot be stored until the faulty message is alone, and refuse that one."""
+        """Find the faulty message in a batch that cannot be stored, by halving the batch, and refuse it. Returns the
+        messages that may be acknowledged."""
         self._checkers[shard].forget_all()
         if len(items) > 1:
             middle = len(items) // 2
@@ -213,7 +217,7 @@ class Worker:
             batch.of_unknown += 1
         except (psycopg.Error, DatabaseError):
             raise
-        except Exception as error:  # a bug: the message must not be redelivered forever and block the others
+        except Exception as error:  # a bug: the message must not come again and again and block the others
             log.exception("internal error while checking a message of %s", clean_text(message.topic, 200))
             batch.refused.append(RefusedMessage(message.topic, "internal", repr(error), message.body))
         else:
@@ -224,7 +228,8 @@ class Worker:
         batch.done.append(message)
 
     def _set_aside(self, shard: int) -> int:
-        """Messages for an unreachable database must not fill the window: the other databases would get nothing."""
+        """Move messages for an unreachable database to its queue, so that they do not fill the window and block the
+        other databases. Returns their number."""
         keep = MAX_WAITING // len(self._stores)
         items = [item.message for item in self._waiting if self._shard(item.message.topic) == shard]
         if self._queues is None or len(items) <= keep:
@@ -266,7 +271,7 @@ class Worker:
         totals.foreign += batch.foreign
 
     def report(self) -> dict[str, Any]:
-        """The totals, for a log line or ``--json``."""
+        """The totals as a dictionary, for the log and for ``--json``."""
         totals = self.totals
         return {
             "again": totals.again, "aside": totals.aside, "content_types": dict(sorted(totals.content_types.items())),

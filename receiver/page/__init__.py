@@ -1,1 +1,1 @@
-"""The fleet's page: a table of gateways, down to the packs of a figure. Reads the databases and changes nothing."""
+"""The fleet's page: from a table of all gateways down to the packs behind a figure. It only reads the databases."""

@@ -1,4 +1,4 @@
-"""The routes of the fleet's page, from a request to an answer."""
+"""The routes of the fleet's page: a handler for each kind of request."""
 
 from __future__ import annotations
 
@@ -46,18 +46,19 @@ from receiver.page.views import (
 
 log = logging.getLogger("meterhouse.platform")
 T = TypeVar("T")
-ASKERS: Final = 6  # threads that wait for a database
-MOST_LISTED: Final = 1000  # packs of one page
+ASKERS: Final = 6  # threads that wait for answers of databases
+MOST_LISTED: Final = 1000  # packs that a page lists at most
 MOST_SPAN_MS: Final = 86_400_000
 REFRESH_MS: Final = 10_000
 
 
 class Page:
-    """Handlers with what they share.
+    """The handlers and their shared state.
 
     Args:
         root: path under which a reverse proxy shows the page, such as ``/fleet``; "" for none.
-        zone: of times that people read.
+        zone: time zone of all times that the page shows.
+        version: version of the program, for the footer.
     """
 
     def __init__(self, data: FleetData, root: str, zone: ZoneInfo, version: str) -> None:
@@ -89,7 +90,7 @@ class Page:
         return html(request, body, status, language, request.headers.get("x-forwarded-proto", "") == "https")
 
     async def follow(self) -> None:
-        """Keep a state of the fleet, so that the next viewer need not wait for it."""
+        """Query the state of the fleet again and again, so that the next viewer finds a recent one."""
         while True:
             try:
                 await self._ask(self.data.fleet)
@@ -100,13 +101,13 @@ class Page:
     # --- pages
 
     async def fleet(self, request: Request) -> Response:
-        """All gateways."""
+        """The page with all gateways."""
         choice, language = Choice.of(request.query_params), language_of(request)
         fleet = await self._ask(self.data.fleet)
         return await self._render(request, "fleet.html", fleet_view(fleet, choice, self.root, language))
 
     async def gateway(self, request: Request) -> Response:
-        """One gateway."""
+        """The page of one gateway."""
         name = "/".join(request.path_params[part] for part in ("site", "gateway"))
         facts = await self._ask(self.data.gateway, name) if GATEWAY.fullmatch(name) else None
         if facts is None:
@@ -114,7 +115,7 @@ class Page:
         return await self._render(request, "gateway.html", gateway_view(facts, self.root, language_of(request)))
 
     async def stream(self, request: Request) -> Response:
-        """A day of one point of a stream."""
+        """The page of a stream: one day of one of its points."""
         stream, language, query = _stream_of(request), language_of(request), request.query_params
         known = await self._ask(self.data.stream_days, stream)
         if known is None:
@@ -145,7 +146,7 @@ class Page:
         return await self._render(request, "stream.html", facts)
 
     async def packs(self, request: Request) -> Response:
-        """The packs that a figure comes from."""
+        """The page with the packs behind a figure."""
         stream, language, query = _stream_of(request), language_of(request), request.query_params
         low, high, point = _number(query.get("from", "")), _number(query.get("to", "")), query.get("point", "")[:200]
         if low is None or high is None or not low < high <= low + MOST_SPAN_MS:
@@ -166,7 +167,7 @@ class Page:
         return await self._render(request, "packs.html", facts)
 
     async def pack(self, request: Request) -> Response:
-        """The packs with one sequence."""
+        """The page with the packs that have a given sequence."""
         stream, seq = _stream_of(request), request.path_params["seq"]
         if not 0 < seq < 1 << 53:
             raise HTTPException(404)
@@ -188,7 +189,7 @@ class Page:
         return one_pack_view(one, msgspec.json.decode(one.body), self.zone, self.root, language)
 
     async def raw(self, request: Request) -> Response:
-        """A pack as it was published."""
+        """A download: one pack as it was published."""
         stream, seq, wanted = _stream_of(request), request.path_params["seq"], request.query_params.get("hash", "")
         packs = await self._ask(self.data.packs_at, stream, seq) if 0 < seq < 1 << 53 else []
         for one in packs:
@@ -199,7 +200,7 @@ class Page:
         raise HTTPException(404)
 
     def _day(self, day: date) -> tuple[int, int]:
-        """A day of the viewer's time zone, in ms, rounded to whole quarters of an hour."""
+        """(beginning, end) of a day in the page's time zone, in UTC ms, rounded down to whole quarters of an hour."""
         start = datetime(day.year, day.month, day.day, tzinfo=self.zone)
         end = start + timedelta(days=1)
         end = datetime(end.year, end.month, end.day, tzinfo=self.zone)
@@ -213,12 +214,12 @@ class Page:
         return static_answer(self.static, request)
 
     async def http_error(self, request: Request, error: Exception) -> Response:
-        """The page for an address that does not exist."""
+        """The page for an unknown URL or an invalid request."""
         status, text = missing(request, error, label)
         return await self._render(request, "error.html", {"text": text}, status)
 
     async def database_error(self, request: Request, error: Exception) -> Response:
-        """The page for a database that does not answer."""
+        """The page for an error of a database."""
         language = language_of(request)
         if isinstance(error, GatewayError):
             text = in_language(error, language)
@@ -236,7 +237,7 @@ class Page:
 
 
 class UnderRoot:
-    """ASGI middleware: the page under a path of a reverse proxy, whether or not the proxy takes the path away."""
+    """ASGI middleware: removes the path under which a reverse proxy shows the page, if the proxy has not removed it."""
 
     def __init__(self, app: ASGIApp, root: str) -> None:
         self._app, self._root = app, root
@@ -255,8 +256,9 @@ def make_app(
     """The page as an ASGI application.
 
     Args:
-        root: path under which a reverse proxy shows it.
-        names: host names under which viewers reach it, besides addresses and this machine's own names.
+        root: path under which a reverse proxy shows the page; "" for none.
+        zone: time zone of all times that the page shows; None: UTC.
+        names: additional host names under which viewers reach it. IP addresses and this machine's names always work.
     """
     from agent import __version__
 
@@ -304,6 +306,6 @@ def _number(text: str) -> int | None:
 
 
 def _main_point(points: Sequence[str]) -> str:
-    """What a person looks for first: the power of the whole device."""
+    """The point to show first: the power of the whole device if there is one; "" if the list is empty."""
     ranked = sorted(points, key=lambda name: ("power.active" not in name, ".power" not in name, name.count("."), name))
     return ranked[0] if ranked else ""

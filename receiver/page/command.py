@@ -21,10 +21,18 @@ ROOT = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 
 @click.command("page")
 @click.option(
-    "--listen", default="127.0.0.1:8090", show_default=True, metavar="ADDRESS:PORT", help="Listen here, for a proxy."
+    "--listen",
+    default="127.0.0.1:8090",
+    show_default=True,
+    metavar="ADDRESS:PORT",
+    help="Address at which the proxy reaches the page.",
 )
-@click.option("--root-path", default="", metavar="PATH", help="The proxy shows it under this path, such as /fleet.")
-@click.option("--name", "names", multiple=True, help="A host name under which viewers reach it, such as fleet.example.")
+@click.option(
+    "--root-path", default="", metavar="PATH", help="The proxy shows the page under this path, such as /fleet."
+)
+@click.option(
+    "--name", "names", multiple=True, help="A host name under which viewers reach the page, such as fleet.example."
+)
 @click.option("--timezone", default="UTC", show_default=True, help="Time zone of all times shown: Asia/Shanghai.")
 @db_option
 @lang_option
@@ -33,7 +41,7 @@ def page_command(
 ) -> None:
     """Serve the fleet's page: all gateways, and for each figure the packs that it comes from.
 
-    Read-only, for a reverse proxy that does TLS and login; by default only this machine can connect.
+    The page is read-only. A reverse proxy must add TLS and login; by default only this machine can connect.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""What the page asks the databases. Every connection is read-only, and every query has a time limit."""
+"""The page's queries to the databases. Every connection is read-only, and every query has a time limit."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from receiver.page.figures import MOST_PACKS, Figures, figures_of
 from receiver.shards import each_shard
 
 T = TypeVar("T")
-DAYS: Final = 14  # of the strip of each gateway, today included
-FRESH_S: Final = 5.0  # that the state of the fleet is shown without asking again
-SHARE: Final = 5  # share of the time that a database may spend on the state of the fleet: one part in this many
-PATIENCE_S: Final = 0.2  # that a viewer waits for a newer state, if there is one from the last minutes
-OLDEST_S: Final = 180.0  # that a state may be shown
-IDLE_S: Final = 60.0  # between two states while nobody looks, so that the next viewer need not wait
+DAYS: Final = 14  # days whose completeness the page shows, today included
+FRESH_S: Final = 5.0  # a state of the fleet is shown for this long without a new query
+SHARE: Final = 5  # the next query waits this many times as long as the last one took, to bound the databases' load
+PATIENCE_S: Final = 0.2  # how long a viewer waits for a newer state before the previous one is shown
+OLDEST_S: Final = 180.0  # an older state is not shown
+IDLE_S: Final = 60.0  # how often the state is queried without viewers, so that the next viewer need not wait
 STATEMENT_MS: Final = 20_000
 CONNECT_S: Final = 3
-MOST_ROWS: Final = 500  # of findings, holes
-LONGEST_PACK_MS: Final = 3_600_000  # a pack that begins this long before an interval may still reach into it
+MOST_ROWS: Final = 500  # findings, or holes, that a page shows at most
+LONGEST_PACK_MS: Final = 3_600_000  # a pack that begins this long before an interval may still overlap it
 KEPT_FIGURES: Final = 64
 _DAYS: Final = statement("fleet_days")
 _STREAMS: Final = statement("streams")
 
-Shares = dict[date, float | None]  # by day: readings received of those that were due
+Shares = dict[date, float | None]  # by UTC day: share of the due readings that were received; None: none was due
 
 
 @dataclass(frozen=True, slots=True)
 class FleetView:
-    """All gateways at one moment."""
+    """The state of all gateways at one moment, with the completeness of each day by gateway."""
 
     state: FleetState
     shares: dict[str, Shares]
@@ -46,14 +46,14 @@ class FleetView:
 
 
 class StreamState(NamedTuple):
-    """One stream since the first day shown; missing packs are counted over all time."""
+    """The last part of a stream's name, and its state. Counts begin as in ``GatewayState``, at the first day shown."""
 
     name: str
     state: GatewayState
 
 
 class PackRow(NamedTuple):
-    """A pack as tables show it. ``hash``: all 32 bytes, from its body."""
+    """A pack as tables show it. ``hash``: the full SHA-256 of 32 bytes."""
 
     stream: str
     seq: int
@@ -73,37 +73,38 @@ class PackRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GatewayFacts:
-    """All that is known of one gateway."""
+    """All facts about one gateway that its page shows."""
 
     state: GatewayState
     shares: Shares
     days: list[date]
     streams: list[StreamState]
-    findings: list[tuple[str, int, int, str, datetime | None]]  # stream, seq, boot, code
-    holes: list[tuple[str, int, int, bool]]  # stream, first, last, whether the gateway declares them lost
-    refusals: list[tuple[str, int, str, datetime]]  # code, times, why, last
+    findings: list[tuple[str, int, int, str, datetime | None]]  # stream, seq, boot, code, time
+    holes: list[tuple[str, int, int, bool]]  # stream, first, last, declared lost
+    refusals: list[tuple[str, int, str, datetime]]  # code, count, last reason, last time
     thumbprints: list[tuple[str, datetime]]
-    keys: tuple[int, datetime] | None  # counter, since when
-    asked: list[str] = field(default_factory=list)  # streams that were requested of it; none: all
+    keys: tuple[int, datetime] | None  # counter, time of the last change; None: no keys object yet
+    asked: list[str] = field(default_factory=list)  # streams that are requested from it; empty: all
 
 
 class FleetData:
-    """Questions to all databases. May be used from several threads."""
+    """Queries the databases of the platform. May be used from several threads."""
 
     def __init__(self, dsns: Sequence[str], clock: Callable[[], float] = time.monotonic) -> None:
         self._dsns, self._clock = parse_shards(dsns), clock
         self._lock = threading.Lock()
         self._fleet: FleetView | None = None
-        self._asked_s = self._cost_s = 0.0  # when the state was queried, and how long that took
+        self._asked_s = self._cost_s = 0.0  # start and duration of the last query of the state
         self._asking: Future[FleetView] | None = None
         self._asker = ThreadPoolExecutor(1, "fleet")
         self._figures: OrderedDict[tuple[str, str, date, str], Figures] = OrderedDict()
 
     def fleet(self) -> FleetView:
-        """The whole fleet, queried once for all viewers; the previous state, if a newer one takes long.
+        """The state of the whole fleet, queried once for all viewers. If the query takes long, the previous state is
+        returned.
 
         Raises:
-            DatabaseError: there is no state from the last minutes, and no database answers.
+            DatabaseError: no database answers, and there is no state of the last three minutes.
         """
         with self._lock:
             age_s, before = self._clock() - self._asked_s, self._fleet
@@ -127,7 +128,7 @@ class FleetData:
         return made
 
     def close(self) -> None:
-        """Close the connections and ask no more."""
+        """Start no more queries."""
         self._asker.shutdown(wait=False, cancel_futures=True)
 
     def _ask_fleet(self) -> FleetView:
@@ -147,7 +148,7 @@ class FleetData:
         return FleetView(state, shares, days, time.time())
 
     def _ask(self, gateway: str, look: Callable[[Connection], T]) -> T:
-        """Ask the one database in which a gateway lies, in one snapshot of it."""
+        """Query the database that holds a gateway. All queries of ``look`` see one snapshot."""
         dsn = self._dsns[shard_of(gateway, len(self._dsns))]
         with connect(dsn, timeout_s=CONNECT_S) as connection:
             connection.execute(f"SET statement_timeout = {STATEMENT_MS}".encode())
@@ -155,12 +156,12 @@ class FleetData:
             return look(connection)
 
     def gateway(self, name: str) -> GatewayFacts | None:
-        """One gateway; None if nobody enrolled it."""
+        """The facts about a gateway; None if it is not enrolled."""
         return self._ask(name, lambda connection: _gateway(connection, name))
 
     def stream_days(self, stream: str) -> tuple[list[date], list[str], int | None] | None:
-        """The UTC days that a stream has settled packs of, newest last; the points of its newest birth; the end of its
-        newest pack, UTC ms, or None if it was dropped. None: there is no such stream."""
+        """Return (UTC days with settled packs, the newest last; points of the newest pack's birth; end of the newest
+        pack in UTC ms). The end is None if no pack is stored any more. None: the stream is unknown."""
 
         def look(connection: Connection) -> tuple[list[date], list[str], int | None] | None:
             number = stream_id(stream)
@@ -180,7 +181,12 @@ class FleetData:
         return self._ask(stream.rpartition("/")[0], look)
 
     def figures(self, stream: str, point: str, day: date, from_ms: int, to_ms: int) -> Figures:
-        """The 15-minute figures of a point in a time range that is a day, from the bodies of its packs."""
+        """The 15-minute figures of a point for a day, calculated from the bodies of its packs.
+
+        Args:
+            from_ms: beginning of the day in UTC ms.
+            to_ms: its end.
+        """
 
         def look(connection: Connection) -> Figures:
             number = stream_id(stream)
@@ -224,7 +230,7 @@ class FleetData:
         return self._ask(stream.rpartition("/")[0], look)
 
     def packs_between(self, stream: str, from_ms: int, to_ms: int, most: int) -> list[PackRow]:
-        """Packs that reach into a time range, oldest first, with those that have the same identity."""
+        """Packs that overlap a time range, the oldest first, then their twins: packs with the same identity."""
         where = (
             "p.stream = %s AND p.from_ms >= %s AND p.from_ms < %s AND p.to_ms > %s ORDER BY p.from_ms, p.seq LIMIT %s"
         )
@@ -232,13 +238,13 @@ class FleetData:
         return self._ask(stream.rpartition("/")[0], lambda connection: _packs(connection, stream, where, values))
 
     def packs_at(self, stream: str, seq: int) -> list[PackRow]:
-        """The packs with one sequence: one, or one of each start of the agent, or twins."""
+        """The packs with a given sequence: usually one, but each boot may have one, and twins may exist."""
         where, values = "p.stream = %s AND p.seq = %s ORDER BY p.from_ms LIMIT 20", [stream_id(stream), seq]
         return self._ask(stream.rpartition("/")[0], lambda connection: _packs(connection, stream, where, values))
 
 
 def last_days(count: int = DAYS) -> list[date]:
-    """UTC days up to today."""
+    """The last ``count`` UTC days, up to today."""
     today = datetime.now(UTC).date()
     return [today - timedelta(days=count - 1 - number) for number in range(count)]
 
@@ -307,7 +313,7 @@ def _gateway(connection: Connection, name: str) -> GatewayFacts | None:
 
 
 def _sum(name: str, streams: Sequence[GatewayState]) -> GatewayState:
-    """A gateway from its streams."""
+    """The state of a gateway as the sum of its streams."""
     findings, reasons = Counter[str](), Counter[str]()
     for one in streams:
         findings.update(one.findings)
@@ -319,7 +325,7 @@ def _sum(name: str, streams: Sequence[GatewayState]) -> GatewayState:
 
 
 def _packs(connection: Connection, stream: str, where: str, values: list[Any]) -> list[PackRow]:
-    """Packs with what was found of each, and their twins."""
+    """The packs that match ``where``, with the findings about each, then their twins."""
     rows = connection.execute(
         f"SELECT p.seq, p.boot, p.from_ms, p.to_ms, p.readings, p.due, p.gaps, l.stored, l.checked IS NOT NULL, "
         f"p.faults, p.body, p.hash FROM packs p LEFT JOIN lots l ON l.lot = p.lot WHERE {where}".encode(),

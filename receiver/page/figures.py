@@ -1,4 +1,4 @@
-"""15-minute figures of one point, from the bodies of verified packs: amounts, means, what is missing and why."""
+"""Calculates 15-minute figures of a point from verified packs: amounts, means, gaps with their reasons."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 QUARTER_MS: Final = 900_000
-MOST_PACKS: Final = 20_000  # of a day; a pack each five seconds
+MOST_PACKS: Final = 20_000  # packs of a day that are read at most: more than one each five seconds
 DOUBTFUL: Final = frozenset({"suspect", "range", "frozen", "clock", "estimated", "substituted"})
 
 
@@ -40,15 +40,16 @@ _DECODER: Final = msgspec.json.Decoder(_Pack)
 
 @dataclass(slots=True)
 class Figure:
-    """One interval [from_ms, to_ms) of a point.
+    """The figure of a point in one interval [from_ms, to_ms).
 
-    ``amount``: of a counter, its last reading less the last one before the interval. ``packs``: that reach into it.
+    ``amount``: increase of a counter from its last reading before the interval to its last reading in it; None if
+    not known.
     """
 
     from_ms: int
     to_ms: int
-    packs: int = 0
-    faulty: int = 0  # packs with a finding; nothing in them is counted
+    packs: int = 0  # packs that overlap the interval
+    faulty: int = 0  # of these, packs with a finding: their readings are left out
     readings: int = 0
     doubtful: int = 0
     total: float = 0.0
@@ -57,31 +58,32 @@ class Figure:
     first: float | None = None
     last: float | None = None
     amount: float | None = None
-    covered_ms: int = 0  # by packs
+    covered_ms: int = 0  # part of the interval that sound packs cover
     gaps_ms: Counter[str] = field(default_factory=Counter)
 
     @property
     def mean(self) -> float | None:
-        """Mean of the readings received."""
+        """Mean of the readings; None if there are none."""
         return self.total / self.readings if self.readings else None
 
     @property
     def known(self) -> float:
-        """The share of the interval that packs cover without a gap of this point."""
+        """Share of the interval that is covered by packs and not in a gap of this point."""
         length = self.to_ms - self.from_ms
         return max(0.0, min(length, self.covered_ms - sum(self.gaps_ms.values()))) / length
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """A day of a point. ``stamp`` changes with the packs; ``birth``: sequence of the pack that declares the point."""
+    """The figures of a point for a day. ``stamp`` changes if more packs arrive. ``birth``: sequence of the pack that
+    declares the point; None: not stored."""
 
     point: str
     kind: str
     unit: str
     rows: list[Figure]
     stamp: str
-    all_packs: bool  # False: there were more packs than are read
+    all_packs: bool  # False: the day has more than ``MOST_PACKS`` packs, so some were not read
     birth: int | None = None
 
 
@@ -93,12 +95,12 @@ def figures_of(
     stamp: str = "",
     birth: int | None = None,
 ) -> Figures:
-    """The figures of a point.
+    """Calculate the figures of a point.
 
     Args:
-        packs: beginning and end in ms, whether it is sound, and its body; in order of time.
-        table: the point table of the birth, for kind and unit.
-        between: beginning and end in ms, whole quarters of an hour.
+        packs: (beginning in UTC ms, end, whether the pack is sound, its body), in order of time.
+        table: the point table of the birth, which has kind and unit of the point.
+        between: (beginning, end) in UTC ms, both at whole quarters of an hour.
     """
     start, end = between
     rows = [Figure(at, at + QUARTER_MS) for at in range(start, end, QUARTER_MS)]
@@ -115,7 +117,7 @@ def figures_of(
         if sound and reached:
             try:
                 pack = _DECODER.decode(body)
-            except msgspec.DecodeError:  # a value of a type that points do not have
+            except msgspec.DecodeError:  # a member has an unexpected type
                 continue
             _add_readings(rows, pack.e, point, start)
             _add_gaps(reached, pack.gaps, point)
@@ -160,7 +162,8 @@ def _add_gaps(rows: list[Figure], gaps: list[_Gap], point: str) -> None:
 
 
 def _add_amounts(rows: list[Figure]) -> None:
-    """How much a counter rose: from the last reading before each interval, if the interval before has one."""
+    """Set the amount of each interval: from the last reading of the previous interval, or from its own first reading if
+    the previous one has none, to its last reading."""
     before: float | None = None
     for row in rows:
         base = row.first if before is None else before

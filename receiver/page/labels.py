@@ -1,4 +1,4 @@
-"""The page's own words in English and Chinese; those that it shares with the gateway's page are there."""
+"""The page's own texts in English and Chinese. Texts shared with the gateway's page are in ``agent.web.labels``."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ LABELS: Final[Mapping[str, Texts]] = {
     "silent.help": ("enrolled, but nothing was ever received", "已登记，但从未收到数据"),
     "late.help": ("nothing received for five minutes", "五分钟没有新数据"),
     "not_checked": ("not checked yet", "尚未检查"),
-    "open": ("completeness open", "完整性待定"),
+    "open": ("completeness not known yet", "完整性待定"),
     # --- the table
     "gateways.title": ("{count} gateways", "{count} 台网关"),
     "state": ("State", "状态"),
     "gateway": ("Gateway", "网关"),
     "complete": ("Complete", "完整率"),
     "complete.help": (
-        "Share of readings received, of all that were due in the last {days} UTC days, missing packs included; "
-        "sleeping devices do not count",
+        "Share of the readings due in the last {days} UTC days that were received. Readings in missing packs count "
+        "as due, readings of sleeping devices do not",
         "最近 {days} 个 UTC 日内应有且未休眠的读数中已到达的比例，也计入未到达的数据包",
     ),
     "by_day": ("By day", "逐日"),
@@ -70,7 +70,7 @@ LABELS: Final[Mapping[str, Texts]] = {
         "尚未登记网关。用 `meterhouse platform enrol FILE.csv` 登记受信任的网关。",
     ),
     "ago": ("{age} ago", "{age} 前"),
-    # --- choosing
+    # --- filter, order and pages of the table
     "filter.text": ("Site or gateway", "园区或网关"),
     "filter.state": ("State", "状态"),
     "filter.show": ("Show", "显示"),
@@ -80,7 +80,7 @@ LABELS: Final[Mapping[str, Texts]] = {
     "page.of": ("{first}–{last} of {count}", "第 {first}–{last} 项，共 {count} 项"),
     "page.earlier": ("Previous", "上一页"),
     "page.later": ("Next", "下一页"),
-    # --- what concerns all
+    # --- notes about the whole platform
     "away": (
         "Database {place} is unreachable: {why}. Its gateways are not in this table.",
         "数据库 {place} 无法访问：{why}。其网关不在此表中。",
@@ -90,13 +90,13 @@ LABELS: Final[Mapping[str, Texts]] = {
         "{count} 批等待检查。`meterhouse platform keep` 在运行吗？",
     ),
     "unsettled": (
-        "{count} packs wait for their birth or another part; until then their completeness is open.",
+        "{count} packs wait for their birth or another part; until then their completeness is not known.",
         "{count} 个数据包在等待其出生包或其他分包；在此之前其完整性待定。",
     ),
     "unknown.title": ("Publishing but not enrolled", "正在发布但未登记"),
     "unknown.lead": (
-        "Their packs are not stored. Compare the thumbprint with what `meterhouse keys show` prints on the gateway, "
-        "then `meterhouse platform enrol`.",
+        "Their packs are not stored. Compare the thumbprint with the one that `meterhouse keys show` prints on the "
+        "gateway, then enrol the gateway with `meterhouse platform enrol`.",
         "其内容均不保存。请与网关上 `meterhouse keys show` 显示的指纹核对，然后执行 `meterhouse platform enrol`。",
     ),
     "unknown.more": ("and {count} more", "另有 {count} 台"),
@@ -118,13 +118,14 @@ LABELS: Final[Mapping[str, Texts]] = {
     "code": ("Finding", "发现"),
     "meaning": ("Meaning", "含义"),
     "found": ("Found", "发现时间"),
-    "while_missing": ("holds while packs are missing", "缺包期间有效"),
+    "while_missing": ("as long as packs are missing", "缺包期间有效"),
     "holes.title": ("Missing packs", "缺少的数据包"),
     "holes.lost": ("declared lost by the gateway", "网关已申报丢失"),
     "holes.missing": ("requested again by the keeper", "由 keep 再次索取"),
     "refusals.title": ("Refused messages, last {days} days", "最近 {days} 天被拒的消息"),
     "refusals.lead": (
-        "Anyone who may publish can send them: they prove nothing against the gateway and do not change its verdict.",
+        "Anyone who may publish can send such messages: they prove nothing against the gateway and do not change its "
+        "verdict.",
         "任何有发布权限者都能发送此类消息：它们不能证明网关有问题，也不影响结论。",
     ),
     "times": ("Times", "次数"),
@@ -149,14 +150,14 @@ LABELS: Final[Mapping[str, Texts]] = {
     "stream.too_many": ("More than {count} packs: not all are read.", "超过 {count} 个数据包：未全部读取。"),
     "remark.readings": ("{count} readings", "{count} 个读数"),
     "remark.doubtful": ("{count} doubtful", "{count} 个可疑"),
-    "remark.faulty": ("{count} packs left out: a finding", "{count} 个数据包因有错误未计入"),
+    "remark.faulty": ("{count} packs with a finding left out", "{count} 个数据包因有错误未计入"),
     "remark.back": ("the counter stepped back", "计数器回退"),
     "no_pack": ("no pack", "无数据包"),
     # --- packs
     "packs.title": ("Packs of {from_time} to {to_time}", "{from_time} 至 {to_time} 的数据包"),
     "packs.lead": (
-        "The figure is made of these {count} signed packs and nothing else. The hash is SHA-256 of what was signed; "
-        "the next pack names it as its predecessor.",
+        "The figure is made from these {count} signed packs only. The hash is the SHA-256 of the signed content; "
+        "the next pack names it as the hash of its predecessor.",
         "该数值仅由这 {count} 个已签名数据包得出。哈希为签名内容的 SHA-256，下一个数据包以其作为前驱。",
     ),
     "packs.figure": ("Figure", "数值"),
@@ -175,7 +176,7 @@ LABELS: Final[Mapping[str, Texts]] = {
     "pack.twin": ("twin: kept as evidence, not counted", "重复包：留作证据，不计入任何统计"),
     "pack.check": ("Check it without trusting this page", "不依赖本页面自行验证"),
     "pack.check.lead": (
-        "The database keeps what was published byte for byte. Export it and run the verifier on it:",
+        "The database keeps each pack byte for byte as it was published. Export it and run the verifier on it:",
         "数据库逐字节保存已发布的内容。导出后由验证程序判断：",
     ),
     "pack.download": ("Download as published", "下载原始数据"),

@@ -1,4 +1,4 @@
-"""What the pages show, as plain values for their templates."""
+"""Values for the templates of the fleet's page."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ FILTERS: Final = ("failed", "incomplete", "late", "silent", "verified")
 COLUMNS: Final = ("state", "gateway", "complete", "findings", "missing", "seen")
 PAGE_ROWS: Final = 100
 DAY_MS: Final = 86_400_000
-NO_PACK: Final = "no_pack"  # shown as a reason, beside those of gaps
+NO_PACK: Final = "no_pack"  # shown like the reasons of gaps, for time that no pack covers
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the viewer selected in the table."""
+    """The viewer's selection for the table: filters, order and page."""
 
     text: str = ""
     state: str = ""
@@ -44,7 +44,7 @@ class Choice:
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Choice:
-        """From a URL; unknown parts are ignored."""
+        """Read the selection from the query of a URL. Invalid parts are ignored."""
         sort, state, page = query.get("sort", ""), query.get("state", ""), query.get("page", "1")
         return cls(
             query.get("q", "")[:130].strip(),
@@ -55,7 +55,7 @@ class Choice:
         )
 
     def href(self, root: str, **changes: Any) -> str:
-        """The URL of the table with another selection."""
+        """The URL of the table with this selection, changed by ``changes``."""
         facts = {"q": self.text, "state": self.state, "sort": self.sort, "order": "desc" if self.descending else ""}
         made = {
             name: value for name, value in {**facts, **changes}.items() if value and (name, value) != ("sort", "state")
@@ -64,7 +64,7 @@ class Choice:
 
 
 def fleet_view(fleet: FleetView, choice: Choice, root: str, language: str) -> dict[str, Any]:
-    """The first page: sums as filters, and the gateways that match."""
+    """Values for the first page: the number of gateways in each state, and the gateways that match the selection."""
     now_s = fleet.time_s
     found = [one for one in fleet.state.gateways if choice.text.lower() in one.name.lower()]
     summary = fleet.state.summary(now_s)
@@ -164,7 +164,7 @@ def _completeness(one: GatewayState) -> dict[str, Any]:
 
 
 def findings_of(one: GatewayState, language: str) -> list[tuple[str, str, int]]:
-    """Word, meaning and number of each kind of finding."""
+    """(word, meaning, number) for each kind of finding, the most frequent first."""
     return [
         (clean_text(finding_word(code, language), 40), finding_meaning(code, language), count)
         for code, count in sorted(one.findings.items(), key=lambda item: -item[1])
@@ -172,7 +172,7 @@ def findings_of(one: GatewayState, language: str) -> list[tuple[str, str, int]]:
 
 
 def missing_of(one: GatewayState, language: str) -> dict[str, Any]:
-    """What is missing, and why: packs, and readings in stated gaps by reason, the most frequent first."""
+    """Texts about missing packs, and about readings in stated gaps by reason, the most frequent first."""
     counts = (("packs_missing", one.missing), ("packs_withheld", one.withheld), ("packs_lost", one.lost))
     packs = [label(key, language, count=_grouped(count)) for key, count in counts if count]
     lists = (("streams_unnamed", one.unnamed), ("streams_unasked", one.unasked))
@@ -189,7 +189,7 @@ def _grouped(count: int) -> str:
 
 
 def strip(shares: Shares, days: Sequence[date], language: str) -> dict[str, Any]:
-    """Completeness of each day as a colour class, and of all days as a sentence."""
+    """Values for the strip of days: a cell (colour class, text) for each day, and one text for all days."""
     cells = []
     for day in days:
         known = shares.get(day)
@@ -211,7 +211,7 @@ def _shade(known: float | None) -> str:
 
 
 def _notes(fleet: FleetView, language: str) -> list[tuple[bool, str]]:
-    """(whether it is bad, text): what concerns more than one gateway."""
+    """(True if it is a fault, text) of each note that concerns the whole platform."""
     notes = [(True, label("away", language, place=one.place, why=clean_text(one.why, 200))) for one in fleet.state.away]
     if fleet.state.lots_waiting:
         notes.append((True, label("lots_waiting", language, count=fleet.state.lots_waiting)))
@@ -221,7 +221,7 @@ def _notes(fleet: FleetView, language: str) -> list[tuple[bool, str]]:
 
 
 def gateway_view(facts: GatewayFacts, root: str, language: str) -> dict[str, Any]:
-    """One gateway: its streams, findings, and what is missing."""
+    """Values for the page of a gateway: its streams, findings and missing packs."""
     now_s, state = time.time(), facts.state
     by_day = []
     for day in facts.days:
@@ -266,7 +266,7 @@ def gateway_view(facts: GatewayFacts, root: str, language: str) -> dict[str, Any
 def stream_view(
     figures: Figures | None, stream: str, day: date, between: tuple[int, int], zone: ZoneInfo, root: str, language: str
 ) -> dict[str, Any]:
-    """A day of one point."""
+    """Values for the page of a stream: a day of one point as a chart."""
     start, end = between[0] // 1000, between[1] // 1000
     now_s = round(time.time())
     frame = {"from": start, "to": end, "until": min(end, now_s), "zone": str(zone), "closed": now_s >= end}
@@ -305,12 +305,12 @@ def stream_view(
 
 
 def _mean_unit(unit: str) -> str:
-    """Of an amount in a quarter of an hour, by hour."""
+    """The unit of an amount per hour, such as kW for kWh."""
     return {"kWh": "kW", "MWh": "MW", "Wh": "W", "kvarh": "kvar"}.get(unit, f"{unit}/h" if unit else "/h")
 
 
 def _gaps(row: Figure) -> dict[str, float]:
-    """Milliseconds by reason, with those that no pack covers."""
+    """Missing milliseconds by reason; time that no pack covers has the reason ``NO_PACK``."""
     found: dict[str, float] = dict(row.gaps_ms)
     until = min(row.to_ms, round(time.time() * 1000))
     if (nothing := until - row.from_ms - row.covered_ms) > 0:
@@ -350,7 +350,7 @@ def packs_view(
     packs: Sequence[PackRow], figure: Figure | None, figures: Figures | None, most: int, zone: ZoneInfo, root: str,
     language: str,
 ) -> dict[str, Any]:  # fmt: skip
-    """The packs that a figure comes from."""
+    """Values for the page with the packs behind a figure."""
     shown = ""
     if figure is not None and figures is not None and figure.readings:
         unit = show_unit(clean_text(figures.unit, 20))
@@ -384,7 +384,7 @@ def _pack_row(one: PackRow, zone: ZoneInfo, root: str, language: str) -> dict[st
 
 
 def pack_verdict(one: PackRow, language: str) -> tuple[str, str]:
-    """(words, ``good``, ``bad`` or ``soft``)."""
+    """Return (text, CSS class: ``good``, ``bad`` or ``soft``)."""
     if one.codes:
         return ", ".join(clean_text(finding_word(code, language), 40) for code in one.codes), "bad"
     if not one.checked:
@@ -395,7 +395,7 @@ def pack_verdict(one: PackRow, language: str) -> tuple[str, str]:
 
 
 def one_pack_view(one: PackRow, value: Mapping[str, Any], zone: ZoneInfo, root: str, language: str) -> dict[str, Any]:
-    """A pack with its facts, its first readings and its gaps."""
+    """Values for one pack: its facts, first readings and gaps."""
     return {
         **_pack_row(one, zone, root, language),
         **pack_view({"pack": value, "hash": base64url(one.hash)}, str(zone), language),
@@ -405,22 +405,22 @@ def one_pack_view(one: PackRow, value: Mapping[str, Any], zone: ZoneInfo, root: 
 
 
 def gateway_href(root: str, name: str) -> str:
-    """The page of a gateway."""
+    """The URL of a gateway's page."""
     return f"{root}/gateway/{_path(name)}"
 
 
 def stream_href(root: str, stream: str, **query: str) -> str:
-    """The page of a stream."""
+    """The URL of a stream's page."""
     return f"{root}/stream/{_path(stream)}" + (f"?{urlencode(query)}" if query else "")
 
 
 def packs_href(root: str, stream: str, point: str, from_ms: int, to_ms: int) -> str:
-    """The page of the packs of a figure."""
+    """The URL of the page with the packs behind a figure."""
     return f"{root}/packs/{_path(stream)}?{urlencode({'point': point, 'from': from_ms, 'to': to_ms})}"
 
 
 def pack_href(root: str, stream: str, seq: int) -> str:
-    """The page of a pack."""
+    """The URL of a pack's page."""
     return f"{root}/pack/{_path(stream)}/{seq}"
 
 

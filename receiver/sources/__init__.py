@@ -1,6 +1,6 @@
-"""Where messages come from. A source delivers messages and gives one up only after ``acknowledge``.
+"""Sources of messages: connections to brokers. A message stays with the broker until it is acknowledged.
 
-Another one (Kafka, NATS) is a class with the four methods of ``Source``.
+To support another broker (Kafka, NATS), write a class with the four methods of ``Source``.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ FILE_HINT: Final = "Is the file there, and readable?"
 
 @dataclass(slots=True)
 class Message:
-    """``token`` is the source's own name of this delivery."""
+    """A message from a broker. ``token`` identifies the delivery; only the source uses it."""
 
-    topic: str  # as MQTT writes it
+    topic: str  # with slashes, as in MQTT
     body: bytes
     token: Any
     content_type: str = ""  # as stated by the publisher; "" for none
 
 
 class Source(Protocol):
-    """A connection that reconnects by itself; unacknowledged messages are delivered again, to any worker."""
+    """A connection that reconnects by itself. Unacknowledged messages are delivered again, maybe to another worker."""
 
     def take(self, most: int, wait_s: float) -> list[Message]:
-        """Up to ``most`` messages; waits for the first one, at most ``wait_s``."""
+        """Return up to ``most`` messages. Waits at most ``wait_s``."""
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
-        """These are committed, or will never be. Ignores deliveries of a connection that was lost."""
+        """Acknowledge messages that are committed or finally rejected. Deliveries of a lost connection are ignored."""
 
     def problem(self) -> str:
-        """The reason why nothing arrives, in a sentence; empty while connected."""
+        """Why there is no connection, in a sentence; "" while connected."""
 
     def close(self) -> None:
         """Close the connection; unacknowledged messages stay with the broker."""
@@ -46,23 +46,25 @@ class Source(Protocol):
 
 @runtime_checkable
 class ShardQueues(Protocol):
-    """A source whose broker also has a queue per shard, for messages whose database is unreachable."""
+    """A source whose broker also has a queue for each shard, which holds messages while the shard's database is
+    unreachable."""
 
     def set_aside(self, shard: int, messages: Sequence[Message]) -> list[Message]:
-        """Move messages to the queue of their shard. Returns those confirmed there, which may be acknowledged."""
+        """Move messages to the queue of their shard. Returns those that may now be acknowledged, because the broker has
+        confirmed them there."""
 
     def deliver_shard(self, shard: int, wanted: bool) -> None:
-        """Start or stop the delivery of messages set aside for a shard; stays so after a reconnect."""
+        """Start or stop the delivery from the queue of a shard. The choice stays in effect after a reconnect."""
 
 
 def open_source(url: str, name: str) -> Source:
-    """The source behind ``mqtt://``, ``mqtts://``, ``amqp://`` or ``amqps://``.
+    """Make the source for a URL with ``mqtt://``, ``mqtts://``, ``amqp://`` or ``amqps://``.
 
     Args:
-        name: of the worker; the broker keeps its session under this name.
+        name: name of the worker; an MQTT broker keeps the session under it.
 
     Raises:
-        UsageError: another scheme, or no host.
+        UsageError: the URL has another scheme, or no host.
     """
     parts = urlsplit(url)
     if parts.scheme in ("mqtt", "mqtts"):
@@ -80,7 +82,7 @@ def hosts_of(url: SplitResult, default_port: int) -> list[tuple[str, int]]:
     """The hosts of ``scheme://user@host[:port][,host[:port] ...]/``, in the order in which they are tried.
 
     Raises:
-        UsageError: no host, or something that is not a port.
+        UsageError: a host is missing, or a port is invalid.
     """
     found = []
     for text in url.netloc.rpartition("@")[2].split(","):
@@ -98,7 +100,7 @@ def hosts_of(url: SplitResult, default_port: int) -> list[tuple[str, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Options of a URL that name us, and the other options."""
+    """User, password and all options from the URL of a broker."""
 
     user: str
     password: str
@@ -106,13 +108,13 @@ class Login:
 
 
 def login_of(url: SplitResult, more: Collection[str] = ()) -> Login:
-    """Name and password from ``//user@host?password_file=FILE``, and the options. A password in the URL is refused.
+    """Read user, password and options from ``//user@host?password_file=FILE``.
 
     Args:
-        more: names of options besides those of ``LOGIN``.
+        more: names of valid options besides those of ``LOGIN``.
 
     Raises:
-        UsageError: a password, a file that cannot be read, or an option that is not known.
+        UsageError: the URL contains a password or an unknown option, or a file cannot be read.
     """
     options = dict(parse_qsl(url.query))
     user, _, password = url.netloc.rpartition("@")[0].partition(":")
@@ -125,7 +127,7 @@ def login_of(url: SplitResult, more: Collection[str] = ()) -> Login:
         raise UsageError(f'unknown option "{min(unknown)}"', where=f"{url.scheme}://", hint=hint)
     try:
         for name in TLS_FILES & options.keys():
-            Path(options[name]).open("rb").close()  # the error of the TLS library names no file
+            Path(options[name]).open("rb").close()  # check here, because errors of the TLS library name no file
         if "password_file" in options:
             return Login(unquote(user), Path(options["password_file"]).read_text().strip(), options)
     except (OSError, ValueError) as error:
@@ -134,7 +136,7 @@ def login_of(url: SplitResult, more: Collection[str] = ()) -> Login:
 
 
 def tls_error(url: SplitResult, options: Mapping[str, str], error: Exception) -> UsageError:
-    """For files of a URL that TLS cannot use, with their names."""
+    """The error for TLS files of a URL that cannot be used. It names the files."""
     named = ", ".join(f"{name}={options[name]}" for name in sorted(TLS_FILES & options.keys()))
     return UsageError(
         f"{named}: {error}", where=f"{url.scheme}://", hint="Expected PEM files; a key must fit its certificate"

@@ -1,15 +1,18 @@
-"""RabbitMQ 4: a quorum queue that is bound to the topics of MQTT, shared by any number of workers.
+"""RabbitMQ 4: a quorum queue that is bound to MQTT topics. Any number of workers share it.
 
-A queue keeps no retained message, so keys and status come through it like packs, and the database hands keys on to the
-other workers. RabbitMQ turns ``/`` of a topic into ``.``; names of sites and gateways must have no ``.`` of their own.
+A queue has no retained messages, so keys and status messages arrive in it like packs. A worker stores new keys in the
+database, from which other workers take them. RabbitMQ converts ``/`` in a topic to ``.``, so the names of sites and
+gateways must not contain ``.``.
 
-The broker must drop nothing by itself:
+The broker must never drop a message by itself:
 
-- A quorum queue drops a message that was returned twenty times, as good ones are if workers die often. Ours moves it,
-  after three times, to the queue ``NAME.again``, which has no such limit and is read as well. The limit is needed: a
-  topic of more than 255 bytes, which MQTT allows, ends each AMQP channel that it is delivered to. There it is a header.
-- A queue with a limit of length drops its oldest message. Ours refuse the newest, and the gateway keeps it.
-- ``NAME.shard2`` holds what waits for a database that is away, so that it holds up no other.
+- By default, a quorum queue drops a message that was returned twenty times. If workers die often, this hits good
+  messages. Our queue moves a message after three returns to the queue ``NAME.again``, which has no such limit and is
+  also read. Without any limit, a topic of more than 255 bytes, which MQTT allows, would end each AMQP channel to which
+  it is delivered. In ``NAME.again`` the topic is in a header, where its length does no harm.
+- By default, a queue with a limit of its length drops the oldest message. Our queues refuse a new message instead, and
+  the gateway keeps it.
+- ``NAME.shard2`` holds messages for the second database while it is unreachable, so that they do not delay the others.
 """
 
 from __future__ import annotations
@@ -34,19 +37,19 @@ from receiver.sources import Message, hosts_of, login_of, tls_error
 log = logging.getLogger("meterhouse.platform")
 logging.getLogger("pika").setLevel(
     logging.CRITICAL
-)  # it logs a traceback for each lost connection; ``problem`` has the reason in one line
+)  # pika logs a traceback for each lost connection; ``problem`` gives the reason in one line
 EXCHANGE: Final = "amq.topic"  # where RabbitMQ's MQTT plugin publishes
 BINDINGS: Final = (
     "meterhouse.v1.*.*.*.readings", "meterhouse.v1.*.*.*.backfill", "meterhouse.v1.*.*.checkpoint.*",
     "meterhouse.v1.*.*.keys", "meterhouse.v1.*.*.status",
 )  # fmt: skip
 ARGUMENTS: Final = {"x-queue-type": "quorum", "x-delivery-limit": -1, "x-overflow": "reject-publish"}
-RETURNS: Final = 3  # of a message, before it goes to NAME.again
+RETURNS: Final = 3  # times that a message is returned before it moves to NAME.again
 WINDOW: Final = 2000  # unacknowledged messages that the broker may send
-SIDE_WINDOW: Final = 500  # the same, of each queue beside the main one
-HEARTBEAT_S: Final = 60  # a worker that waits for its database serves no heartbeat
-BLOCKED_S: Final = 5.0  # that a broker alarm may delay setting messages aside
-ASIDE_S: Final = 1.0  # time limit of one call: the other shards wait meanwhile
+SIDE_WINDOW: Final = 500  # the same limit for each queue besides the main one
+HEARTBEAT_S: Final = 60  # long, because a worker that waits for its database sends no heartbeats
+BLOCKED_S: Final = 5.0  # how long an alarm of the broker may block ``set_aside``
+ASIDE_S: Final = 1.0  # time limit of ``set_aside``, because the other shards wait during the call
 _TLS_HINTS: Final = {
     "CERTIFICATE_VERIFY_FAILED": "its certificate does not verify: give the file of its CA with &ca=FILE, and use "
     "the host name in the certificate",
@@ -56,11 +59,11 @@ _FAILURES: Final = (AMQPError, OSError, AssertionError)
 
 
 class AmqpSource:
-    """See ``receiver.sources.Source`` and ``ShardQueues``.
+    """Messages from RabbitMQ; implements ``receiver.sources.Source`` and ``ShardQueues``.
 
     Args:
         url: ``amqp://user@host:5672[,host:port ...]/vhost?queue=NAME&password_file=FILE``; hosts are tried in turn.
-        name: of the worker; also says with which host it begins, so that workers spread over a cluster.
+        name: name of the worker. Its hash selects the first host, so that workers spread over a cluster.
 
     Raises:
         UsageError: the URL is invalid, or a file that it names cannot be read.
@@ -82,23 +85,25 @@ class AmqpSource:
         ]  # fmt: skip
         self._next = crc32(name.encode())
         self._queue = deque[Message]()
-        self._unsettled: set[int] = set()  # tags that were delivered and not acknowledged
+        self._unsettled: set[int] = set()  # tags of unacknowledged deliveries
         self._connection: Any = None
         self._channel: Any = None
         self._cancelled = False
-        self._shards: dict[int, str] = {}  # whose queue we want to read: the consumer's tag, "" while there is none
-        self._shard_names: set[str] = set()  # of these queues
-        self._aside: Any = None  # a connection of its own: a broker that is short of memory reads nothing from one
-        self._aside_channel: Any = None  # that publishes, no acknowledgement either
+        self._shards: dict[int, str] = {}  # shard whose queue we read -> tag of the consumer; "" if not connected
+        self._shard_names: set[str] = set()  # names of these queues
+        # A separate connection for publishing: a broker that is short of memory stops reading from connections that
+        # publish, and our acknowledgements must still reach it.
+        self._aside: Any = None
+        self._aside_channel: Any = None
         self._generation = 0
         self._problem = "not connected yet"
         self._retry = Backoff(0.5, 15.0)
         self._retry_at = 0.0
 
     def take(self, most: int, wait_s: float) -> list[Message]:
-        """Up to ``most`` messages."""
+        """Return up to ``most`` messages. Waits at most ``wait_s``."""
         until = time.monotonic() + wait_s
-        while True:  # at least once: a worker that has no room still answers heartbeats
+        while True:  # runs at least once: with ``most`` 0 the call still serves heartbeats
             left_s = max(0.0, min(0.05, until - time.monotonic()))
             if self._connection is None and time.monotonic() >= self._retry_at:
                 self._connect()
@@ -111,7 +116,7 @@ class AmqpSource:
         return [self._queue.popleft() for _ in range(min(most, len(self._queue)))]
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
-        """Acknowledge those of this connection."""
+        """Acknowledge the messages that arrived by the current connection."""
         tags = {tag for generation, tag in (message.token for message in messages) if generation == self._generation}
         if not tags or self._channel is None:
             return
@@ -129,18 +134,19 @@ class AmqpSource:
         self._unsettled -= tags
 
     def problem(self) -> str:
-        """Why nothing arrives."""
+        """Why there is no connection; "" while connected."""
         return self._problem
 
     def close(self) -> None:
-        """Disconnect; unacknowledged messages go back to the queue."""
+        """Disconnect. The broker returns unacknowledged messages to the queue."""
         for connection in (self._connection, self._aside):
             if connection is not None:
                 with suppress(*_FAILURES):
                     connection.close()
 
     def set_aside(self, shard: int, messages: Sequence[Message]) -> list[Message]:
-        """Move messages to the queue of their shard, for about a second. Returns those that a majority confirmed."""
+        """Move messages to the queue of their shard, for about a second at most. Returns the messages that may be
+        acknowledged: a majority of the nodes has confirmed them."""
         done: list[Message] = []
         until = time.monotonic() + ASIDE_S
         try:
@@ -148,12 +154,12 @@ class AmqpSource:
             name = self._shard_queue(channel, shard)
             for message in messages:
                 if message.token[0] != self._generation:
-                    done.append(message)  # of a connection that is gone: it comes again by itself
+                    done.append(message)  # from a lost connection: the broker delivers it again anyway
                     continue
                 properties = pika.BasicProperties(
                     content_type=message.content_type or None, delivery_mode=2, headers={"topic": message.topic}
                 )
-                channel.basic_publish("", name, message.body, properties, mandatory=True)  # returns when confirmed
+                channel.basic_publish("", name, message.body, properties, mandatory=True)  # waits for the confirm
                 done.append(message)
                 if time.monotonic() > until:
                     break
@@ -163,7 +169,7 @@ class AmqpSource:
         return done
 
     def deliver_shard(self, shard: int, wanted: bool) -> None:
-        """Start or stop the delivery of messages set aside for a shard."""
+        """Start or stop the delivery from the queue of a shard."""
         tag = self._shards.get(shard)
         if not wanted and tag is not None:
             del self._shards[shard]
@@ -263,7 +269,7 @@ class AmqpSource:
 
     def _on_message(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
         key = method.routing_key
-        text = key if isinstance(key, str) else key.decode("utf-8", "replace")  # as pika hands out what is not UTF-8
+        text = key if isinstance(key, str) else key.decode("utf-8", "replace")  # pika passes a non-UTF-8 key as bytes
         headers = properties.headers or {}
         if text == self._again_name:
             topic = _first_key(headers).replace(".", "/")
@@ -276,7 +282,7 @@ class AmqpSource:
 
 
 def _first_key(headers: dict[str, Any]) -> str:
-    """The routing key of a message before it was moved; "" where it came by another way."""
+    """The original routing key of a message that was moved to ``NAME.again``; "" if its headers do not have it."""
     try:
         key = headers["x-death"][-1]["routing-keys"][0]
     except (LookupError, TypeError):
@@ -299,10 +305,13 @@ def _code(error: Exception) -> int:
 
 
 def _first(error: Exception) -> str:
-    """The broker's error text, such as that of a 406 (pika's first argument is the code), or the system's."""
+    """The first line of the broker's error text, else of the system's.
+
+    ``reply_text`` is read first, because the first argument of pika's exceptions is only the code, such as 406.
+    """
     text = str(getattr(error, "reply_text", "") or "").strip()
     while not text and isinstance(inner := getattr(error, "exception", next(iter(error.args), None)), Exception):
-        error = inner  # pika wraps what it met
+        error = inner  # pika wraps the original exception
     for hint, kind in _TLS_HINTS.items():
         if hint in str(error):
             return kind

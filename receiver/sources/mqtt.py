@@ -1,8 +1,8 @@
-"""MQTT 5: a shared subscription for packs and checkpoints, a plain one for keys and status.
+"""MQTT 5: a shared subscription for packs and checkpoints, and a normal one for keys and status messages.
 
-Brokers give no retained message to a shared subscription, and every worker needs all keys: so keys come plainly, to
-each. The session is the worker's own and outlives it: brokers do not pass on what was in flight in a session that
-ended.
+Every worker needs all keys, and brokers send no retained messages to a shared subscription. So each worker has a normal
+subscription to keys. Each worker also has its own session, which continues after a restart of the worker: when a
+session ends, brokers do not deliver its unacknowledged messages to other workers.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ log = logging.getLogger("meterhouse.platform")
 GROUP: Final = "meterhouse"
 SHARED: Final = ("+/+/+/readings", "+/+/+/backfill", "+/+/checkpoint/+")
 PLAIN: Final = ("+/+/keys", "+/+/status")
-SESSION_S: Final = 86_400  # that the broker keeps the session of a disconnected worker
+SESSION_S: Final = 86_400  # how long the broker keeps the session of a disconnected worker
 WINDOW: Final = 2000  # unacknowledged messages that the broker may send
-HEAD_BYTES: Final = 64 << 10  # of a PUBLISH, at most
-CONNACK_S: Final = 15.0  # that the broker has for its answer
+HEAD_BYTES: Final = 64 << 10  # largest head of a PUBLISH: topic and properties
+CONNACK_S: Final = 15.0  # how long the broker has to answer a CONNECT
 
 
 class MqttSource:
-    """See ``receiver.sources.Source``. One thread: the network is served inside of ``take`` and ``acknowledge``."""
+    """Messages from an MQTT broker; implements ``receiver.sources.Source``. There is no thread for the network: ``take``
+    and ``acknowledge`` serve it."""
 
     def __init__(self, url: SplitResult, name: str) -> None:
         self._hosts, self._next = hosts_of(url, 8883 if url.scheme == "mqtts" else 1883), 0
         self._queue = deque[Message]()
-        self._generation = 0  # of the connection
+        self._generation = 0  # number of the connection
         self._problem = "not connected yet"
         self._retry = Backoff(0.5, 15.0)
         self._retry_at = 0.0
@@ -58,7 +59,7 @@ class MqttSource:
         )
 
     def take(self, most: int, wait_s: float) -> list[Message]:
-        """Up to ``most`` messages."""
+        """Return up to ``most`` messages. Waits at most ``wait_s``."""
         until = time.monotonic() + wait_s
         while True:
             self._serve(0.0 if self._queue else max(0.0, min(0.05, until - time.monotonic())))
@@ -67,18 +68,18 @@ class MqttSource:
         return [self._queue.popleft() for _ in range(min(most, len(self._queue)))]
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
-        """PUBACK for those of this connection; of an earlier one the broker sends them again."""
+        """Send PUBACK for messages of the current connection. The broker sends those of an earlier one again."""
         for message in messages:
             generation, mid, qos = message.token
             if generation == self._generation:
                 self._client.ack(mid, qos)
 
     def problem(self) -> str:
-        """Why nothing arrives."""
+        """Why there is no connection; "" while connected."""
         return self._problem
 
     def close(self) -> None:
-        """Disconnect; the session stays."""
+        """Disconnect. The broker keeps the session."""
         self._client.disconnect()
         self._client.loop(0.1)
 
@@ -96,7 +97,7 @@ class MqttSource:
         settings = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         settings.SessionExpiryInterval = SESSION_S
         settings.ReceiveMaximum = WINDOW
-        settings.MaximumPacketSize = MAX_PACK_BYTES + HEAD_BYTES  # without it, 2000 messages could have any size
+        settings.MaximumPacketSize = MAX_PACK_BYTES + HEAD_BYTES  # bounds the memory of a full window
         host, port = self._hosts[self._next % len(self._hosts)]
         self._next += 1
         try:
@@ -108,7 +109,7 @@ class MqttSource:
         self._connected, self._problem = False, why
         self._retry_at = time.monotonic() + self._retry.next_s()
         self._generation += 1
-        self._queue.clear()  # unacknowledged: it comes again
+        self._queue.clear()  # unacknowledged messages: the broker sends them again
 
     def _on_connect(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
@@ -129,10 +130,10 @@ class MqttSource:
 
 
 def apply_login(client: mqtt.Client, url: SplitResult) -> None:
-    """Name, password and TLS from ``mqtts://user@host?password_file=FILE&ca=FILE&certificate=FILE&key=FILE``.
+    """Set user, password and TLS from ``mqtts://user@host?password_file=FILE&ca=FILE&certificate=FILE&key=FILE``.
 
     Raises:
-        UsageError: a file that cannot be read, or an option that is not known.
+        UsageError: the URL contains a password or an unknown option, or a file cannot be used.
     """
     login = login_of(url)
     try:
