@@ -34,8 +34,8 @@ CONNACK_S: Final = 15.0  # how long the broker has to answer a CONNECT
 
 
 class MqttSource:
-    """Messages from an MQTT broker; implements ``receiver.sources.Source``. There is no thread for the network: ``take``
-    and ``acknowledge`` serve it."""
+    """Messages from an MQTT broker; implements ``receiver.sources.Source``. No thread serves the network: ``take`` and
+    ``acknowledge`` do that."""
 
     def __init__(self, url: SplitResult, name: str) -> None:
         self._hosts, self._next = hosts_of(url, 8883 if url.scheme == "mqtts" else 1883), 0

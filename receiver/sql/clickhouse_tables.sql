@@ -1,7 +1,7 @@
--- The tables in ClickHouse. Every statement may be repeated. Codecs by measurement: bench/RESULTS.md.
+-- The tables in ClickHouse. Every statement may be repeated. The codecs were chosen by measurement: bench/RESULTS.md.
 CREATE DATABASE IF NOT EXISTS {db};
 
--- Every verified reading, once. quality is empty where it is good; exact is there where the decimal is not the double; stored - at tells what came late.
+-- Every verified reading, once. quality is empty if it is good. exact is the signed decimal if the double is not equal to it. stored - at is the delay.
 CREATE TABLE IF NOT EXISTS {db}.readings (
   stream LowCardinality(String),
   point LowCardinality(String),
@@ -18,7 +18,7 @@ CREATE TABLE IF NOT EXISTS {db}.readings (
 ) ENGINE = MergeTree PARTITION BY if(at >= '2020-01-01' AND at < stored + INTERVAL 10 DAY, toYYYYMM(at), 0)
 ORDER BY (stream, point, at) SETTINGS non_replicated_deduplication_window = 1000;
 
--- A row a pack in its newest state: what was due, what is stated as missing and why, what is wrong with it. due is NULL while that is open.
+-- One row per pack, in its newest state: due readings, stated gaps with their reasons, faults. due is NULL while the completeness is not known.
 CREATE TABLE IF NOT EXISTS {db}.pack_states (
   stream LowCardinality(String),
   seq UInt64 CODEC(Delta, ZSTD(1)),
@@ -37,7 +37,7 @@ CREATE TABLE IF NOT EXISTS {db}.pack_states (
 ) ENGINE = ReplacingMergeTree(batch) PARTITION BY if("from" >= '2020-01-01' AND "from" < stored + INTERVAL 10 DAY, toYYYYMM("from"), 0)
 ORDER BY (stream, seq, boot, "from") SETTINGS non_replicated_deduplication_window = 1000;
 
--- Every signed result of a period, also those that were corrected since.
+-- Every signed figure of a period, also those that a later result has corrected.
 CREATE TABLE IF NOT EXISTS {db}.figures (
   gateway LowCardinality(String),
   kind LowCardinality(String),
@@ -58,7 +58,7 @@ CREATE TABLE IF NOT EXISTS {db}.figures (
   result String CODEC(ZSTD(3))
 ) ENGINE = MergeTree ORDER BY (gateway, kind, id, period, "from", seq) SETTINGS non_replicated_deduplication_window = 1000;
 
--- What a keeper inserts: packs as they were published. Nothing stays here; the two views below take it apart.
+-- The table that keepers insert into: packs as they were published. It stores nothing; two views pass the rows on to the tables above.
 CREATE TABLE IF NOT EXISTS {db}.incoming (
   stream String, seq UInt64, boot String, from_ms Int64, to_ms Int64, due Nullable(UInt64), readings UInt64, gaps UInt64, asleep UInt64,
   reasons Map(String, UInt64), faults Array(String), lot UInt64, stored UInt32, batch UInt64, body String
@@ -81,22 +81,22 @@ FROM {db}.incoming ARRAY JOIN records AS record, bases AS base WHERE body != '';
 
 CREATE VIEW IF NOT EXISTS {db}.packs AS SELECT * FROM {db}.pack_states FINAL;
 
--- A pack counts for the UTC day in which it begins; what is false or still open does not count.
+-- Completeness by UTC day. A pack counts for the day in which it begins. Packs with faults or with unknown completeness do not count.
 CREATE VIEW IF NOT EXISTS {db}.completeness AS
 SELECT arrayStringConcat(arraySlice(splitByChar('/', stream), 1, 2), '/') AS gateway, stream, toDate("from") AS day, count() AS packs,
   sum(p.due) AS due, sum(p.readings) AS readings, sum(p.gaps) AS gaps, sum(p.asleep) AS asleep,
   if(due > asleep, round((due - gaps) / (due - asleep), 6), NULL) AS share
 FROM {db}.packs AS p WHERE p.due IS NOT NULL AND empty(faults) GROUP BY stream, day;
 
--- Packs that are not here, between two that are.
+-- Ranges of missing packs between two stored packs.
 CREATE VIEW IF NOT EXISTS {db}.holes AS
 SELECT stream, before + 1 AS first, number - 1 AS last, left_to AS "from", right_from AS "to" FROM (
   SELECT stream, toInt64(seq) AS number, "from" AS right_from, lagInFrame(number, 1, number - 1) OVER w AS before, lagInFrame("to", 1, "from") OVER w AS left_to
   FROM {db}.packs WINDOW w AS (PARTITION BY stream ORDER BY seq, "from" ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
 ) WHERE number > before + 1;
 
--- What was due in packs that are not here, by UTC day, at the stream's mean rate: in holes, and since the newest pack of a stream that went
--- silent 15 minutes ago or earlier.
+-- Readings due in missing packs, by UTC day, estimated from the mean rate of the stream: in holes, and after the newest pack of a stream that has been
+-- silent for 15 minutes or longer.
 CREATE VIEW IF NOT EXISTS {db}.missing_days AS
 WITH rates AS (
   SELECT stream, sum(due) / sum(toUnixTimestamp64Milli("to") - toUnixTimestamp64Milli("from")) AS rate, max(toUnixTimestamp64Milli("to")) AS newest
@@ -111,7 +111,7 @@ SELECT stream, toDate(number) AS day, round(sum((least(high, (number + 1) * 8640
 FROM (SELECT *, arrayJoin(range(toUInt32(intDiv(low, 86400000)), toUInt32(intDiv(high - 1, 86400000)) + 1)) AS number FROM stretches)
 GROUP BY stream, day;
 
--- Completeness with what never came: readings of all that was due and not asleep.
+-- Completeness by UTC day as above, with the readings due in missing packs in addition.
 CREATE VIEW IF NOT EXISTS {db}.due_days AS
 SELECT arrayStringConcat(arraySlice(splitByChar('/', stream), 1, 2), '/') AS gateway, splitByChar('/', stream)[1] AS site, stream, day,
   sum(d) AS due, sum(r) AS readings, sum(g) AS gaps, sum(a) AS asleep, sum(m) AS missing

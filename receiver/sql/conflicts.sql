@@ -1,4 +1,4 @@
--- Two boots of one history with the same sequences: a rollback or a clone.
+-- A finding for each new boot that has sequences in common with another boot of the same history: a rollback or a clone.
 INSERT INTO findings (stream, seq, boot, code)
 SELECT DISTINCT a.stream, 0, greatest(a.boot, b.boot), 'conflict'
 FROM (SELECT DISTINCT stream, boot FROM new) n JOIN boots a ON a.stream = n.stream AND a.boot = n.boot

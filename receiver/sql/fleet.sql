@@ -6,14 +6,15 @@ WITH s AS (SELECT n.id, n.gateway, n.last AS name, n.asked
  hs AS MATERIALIZED (SELECT h.stream, s.gateway, s.asked, h.missing, h.lost FROM holes h JOIN s ON s.id = h.stream),
  h AS (SELECT h.gateway, sum((SELECT sum(upper(r) - lower(r)) FROM unnest(h.missing) r WHERE h.asked AND upper(r) - lower(r) <= most_packs())) AS missing,
    sum((SELECT sum(upper(r) - lower(r)) FROM unnest(h.lost) r WHERE upper(r) - lower(r) <= most_packs())) AS lost FROM hs h GROUP BY 1),
- -- what was due in packs that are not here, by the rate of the pack after the hole
+ -- readings due in missing packs, estimated from the rate of the pack after the hole
  m AS (SELECT h.gateway, sum(due_between(l.to_ms, r.from_ms, r.to_ms, r.due)) AS due
    FROM hs h CROSS JOIN LATERAL unnest(CASE WHEN h.asked THEN h.missing + h.lost ELSE h.lost END) AS part (seqs)
    CROSS JOIN LATERAL (SELECT p.to_ms FROM packs p WHERE p.stream = h.stream AND p.seq = lower(part.seqs) - 1 LIMIT 1) l
    CROSS JOIN LATERAL (SELECT p.from_ms, p.to_ms, p.due FROM packs p WHERE p.stream = h.stream AND p.seq = upper(part.seqs) AND p.faults IS NULL LIMIT 1) r
    WHERE day_of(l.to_ms) >= %(since)s::date AND upper(part.seqs) - lower(part.seqs) <= most_packs() GROUP BY 1),
  n AS (SELECT s.gateway, min(b.from_ms) AS begun FROM boots b JOIN s ON s.id = b.stream GROUP BY 1),
- -- as the verifier judges it, a stream without any pack may be retired, be left out of the newest checkpoint, or have ended before what is here begins
+ -- as in the verifier, a stream without any pack counts only if it is in the newest checkpoint, is not retired (or streams were agreed), and its head is
+ -- later than the beginning of the gateway's oldest stored pack
  w AS (SELECT s.gateway, sum(greatest(0, c.seq - m.seq)) AS withheld FROM checkpoint_heads c JOIN s ON s.id = c.stream LEFT JOIN n ON n.gateway = s.gateway
    CROSS JOIN LATERAL (SELECT coalesce(max(upper(b.seqs)) - 1, 0) AS seq FROM boots b WHERE b.stream = c.stream) m
     WHERE c.seq - m.seq <= most_packs() AND s.asked AND (m.seq > 0 OR c.to_ms > coalesce(n.begun, 0) AND c.counter >= (SELECT max(k.counter) FROM checkpoints k WHERE k.gateway = s.gateway)

@@ -1,5 +1,5 @@
--- By gateway and UTC day: what was due and not asleep, and what of it is here; also what was due in packs that did not come.
--- streams: ids; NULL: all.
+-- By gateway and UTC day: received readings, due readings with those of missing packs, due readings of stored packs. Sleeping devices do not count.
+-- The parameter streams is an array of ids; NULL: all streams.
 WITH here AS (
   SELECT s.gateway, d.day, sum(d.due - d.asleep) AS due, sum(d.due - d.gaps) AS readings FROM days d JOIN streams s ON s.id = d.stream
   WHERE d.day >= %(since)s::date AND (%(streams)s::bigint[] IS NULL OR d.stream = ANY(%(streams)s)) GROUP BY 1, 2

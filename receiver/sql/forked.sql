@@ -1,5 +1,5 @@
--- Two packs with one identity and different times lie in two rows: the later one in time goes to the forks, whichever came first.
--- Where it had been counted and checked already, its sums and its seams go with it; the other one is among the new ones.
+-- Packs with the same identity but different times are separate rows of packs. The one that begins later moves to forks, whichever arrived first.
+-- If it was checked already, it is subtracted from the sums, and findings about its seams are deleted. The other pack is then a new one, whose check follows.
 WITH twice AS (
   SELECT p.stream, p.seq, p.boot, max(p.from_ms) AS from_ms FROM (SELECT DISTINCT stream, seq, boot FROM new) n JOIN packs p USING (stream, seq, boot)
   GROUP BY 1, 2, 3 HAVING count(*) > 1

@@ -1,4 +1,5 @@
--- Devices with a pack that is newer than what was published. The boot at hand is the one that was last heard of by its clock or by ours, whichever is earlier.
+-- Devices that have a newer pack than the published one. The current boot of a stream is the one with the latest activity. Its time is the end of its newest
+-- pack or the time at which we stored it, whichever is earlier, so that a wrong clock of a gateway cannot put it ahead.
 WITH b AS (
   SELECT DISTINCT ON (stream) stream, boot, upper(seqs) - 1 AS seq FROM boots
   WHERE %(all)s OR stream IN (SELECT stream FROM boots WHERE changed > now() - interval '10 minutes')

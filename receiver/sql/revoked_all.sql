@@ -1,4 +1,4 @@
--- All packs of one gateway beyond what its revoked keys are trusted for: marked, named in the findings, taken out of the sums.
+-- For all packs of a gateway that a revoked key signed after its last trusted sequence: mark them, add findings, and subtract them from the sums.
 WITH bad AS (
   UPDATE packs p SET faults = array_append(coalesce(p.faults, '{}'), 'revoked')
   FROM streams s JOIN gateways g ON g.name = s.gateway CROSS JOIN LATERAL jsonb_each(g.revoked) k

@@ -1,4 +1,4 @@
--- Packs of this lot that a worker with older keys let through.
+-- Mark new packs that were signed with a revoked key. A worker that did not have the newest keys yet has accepted them.
 WITH bad AS (
   UPDATE new n SET faults = array_append(coalesce(n.faults, '{}'), 'revoked')
   FROM streams s JOIN gateways g ON g.name = s.gateway CROSS JOIN LATERAL jsonb_each(g.revoked) k

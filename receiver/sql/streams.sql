@@ -1,4 +1,4 @@
--- The streams of one gateway, by their ids.
+-- The state of each stream of a gateway, in the same columns as fleet.sql where possible.
 SELECT s.name, s.id, b.newest, coalesce(d.packs, 0), coalesce(d.readings, 0), coalesce(d.due, 0), coalesce(d.gaps, 0), coalesce(d.asleep, 0),
   coalesce(h.missing, 0), coalesce(h.lost, 0), coalesce(w.withheld, 0), coalesce(o.packs, 0), coalesce(rs.restarts, 0), f.codes, g.reasons, s.asked
 FROM agreed_streams s

@@ -1,4 +1,4 @@
--- Holes between packs, and the end that a checkpoint names; each is asked for again after 1, 2, 4 ... hours.
+-- Missing packs to request: holes between packs, and packs after the newest one up to the head of a checkpoint. A request is repeated after 1, 2, 4 ... hours.
 WITH behind AS (
   SELECT h.stream, int8range((SELECT max(upper(b.seqs)) FROM boots b WHERE b.stream = h.stream), h.seq, '[]') AS seqs
   FROM checkpoint_heads h WHERE NOT h.retired AND h.seq >= (SELECT max(upper(b.seqs)) FROM boots b WHERE b.stream = h.stream)
