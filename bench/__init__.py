@@ -1,1 +1,1 @@
-"""Measurements. ``python -m bench`` runs them; results are copied into RESULTS.md with machine and date."""
+"""Measurements. ``python -m bench`` runs them. Results are copied to RESULTS.md, with the machine and the date."""

@@ -1,4 +1,5 @@
-"""``make bench``: everything in one run, as Markdown, in about 15 minutes. Parts: ``python -m bench rtu atrest``."""
+"""``make bench``: runs all measurements in about 15 minutes and prints Markdown. ``python -m bench rtu atrest`` runs
+only some."""
 
 from __future__ import annotations
 
@@ -30,13 +31,13 @@ PARTS = {
 
 
 def cpu_name() -> str:
-    """As the kernel calls it."""
+    """The name of the CPU in /proc/cpuinfo."""
     with open("/proc/cpuinfo") as lines:
         return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown CPU")
 
 
 def main() -> int:
-    """Run the parts that are named, or all. Returns the worst exit code."""
+    """Run the measurements named on the command line, or all. Returns the highest exit code."""
     wanted = sys.argv[1:] or list(PARTS)
     if unknown := [name for name in wanted if name not in PARTS]:
         print(f"error: no part {unknown[0]!r}; there are {', '.join(PARTS)}", file=sys.stderr)

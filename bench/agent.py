@@ -1,14 +1,16 @@
-"""The whole agent under load: D simulated TCP devices of 100 floats at 1 Hz, a real broker, a verifying subscriber.
+"""The whole agent under load: simulated TCP devices with 100 floats at 1 Hz, a real broker, a verifying subscriber.
 
     python -m bench.agent [--devices 10,100,400] [--every 10,1] [--seconds 20] [--repeat 1] [--json]
     python -m bench.agent --floor     # 100, 400, 1600 and 3000 devices, medians of three, about 25 minutes
 
-Beside it, for comparison, a plain pymodbus + paho script that neither signs nor stores (left out by ``--no-plain``).
-``--floor`` measures everything in units of the least that a C program can do (``src/floor_agent.c``, libmodbus and
-libmosquitto, 100 devices, same run; Debian: libmodbus-dev libmosquitto-dev pkg-config). It sends as little as the plain
-script does. Its unit serves all sizes, because libmodbus waits with select(), which ends at 1,024 sockets.
-CPU and memory are read from /proc for the agent's process alone. A latency is from the read time in the pack to the
-moment the verified pack is in the subscriber's hands, so it contains up to one pack interval of waiting by design.
+For comparison, a plain pymodbus + paho script is measured too. It neither signs nor stores (``--no-plain`` leaves it
+out). ``--floor`` expresses CPU time as a multiple of the time that a minimal C program needs in the same run, with 100
+devices: ``src/floor_agent.c`` with libmodbus and libmosquitto (Debian: libmodbus-dev libmosquitto-dev pkg-config). This
+program sends the same messages as the plain script. Its time with 100 devices is the unit for all sizes, because
+libmodbus waits with select(), which allows only 1,024 sockets.
+
+CPU and memory are read from /proc for the agent's process only. A latency is the time from the read time in the pack
+until the subscriber has received the pack, so it includes the wait for the end of the pack, up to one pack interval.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ FLOOR_DEVICES = 100
 
 
 def build_floor(folder: Path) -> Path:
-    """Compile the C program that is the unit. Raises CalledProcessError where its libraries are missing."""
+    """Compile the minimal C program. Raises CalledProcessError if its libraries are missing."""
     libraries = subprocess.run(
         ["pkg-config", "--cflags", "--libs", "libmodbus", "libmosquitto"], check=True, capture_output=True, text=True
     )
@@ -56,7 +58,7 @@ def build_floor(folder: Path) -> Path:
 
 
 def measure(devices: int, every_s: int, seconds: float, who: str = AGENT) -> dict[str, Any]:
-    """One run of one of ``AGENT``, ``PLAIN`` and ``FLOOR``. The window spans whole pack intervals."""
+    """Measure one program once. ``who`` is ``AGENT``, ``PLAIN`` or ``FLOOR``. The window spans whole pack intervals."""
     plain = who != AGENT
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mh-bench-")))
@@ -94,7 +96,7 @@ def measure(devices: int, every_s: int, seconds: float, who: str = AGENT) -> dic
         store = sum(p.stat().st_size for p in (folder / "state").glob("*")) if not plain else 0
         time.sleep(1.0)
         subscriber.stop()
-        agent.terminate()  # what is left to verify needs the processor
+        agent.terminate()  # the subscriber needs the processor to verify the rest
         agent.wait(120)
         found = subscriber.finish()
     if not found.seen:
@@ -122,7 +124,7 @@ def measure(devices: int, every_s: int, seconds: float, who: str = AGENT) -> dic
 
 
 def median_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The median run by CPU, with the worst count of gaps, of failures and of readings of all runs."""
+    """The run with the median CPU time. Its counts of gaps, failures and readings are the worst of all runs."""
     ordered = sorted(runs, key=lambda run: run["cpu_s_per_million"])
     row = dict(ordered[len(ordered) // 2])
     row["readings_per_s"] = min(run["readings_per_s"] for run in runs)
@@ -132,7 +134,7 @@ def median_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown; with a column in units of the floor where it was measured."""
+    """A Markdown table. If the minimal C program was measured, a column has the CPU time as a multiple of its time."""
     unit = next((row["cpu_s_per_million"] for row in rows if row["who"] == FLOOR), None)
     columns = {
         "agent": lambda r: r["who"],
@@ -169,7 +171,7 @@ def main() -> None:
         wanted += [(devices, int(every), AGENT) for every in options.every.split(",")]
         wanted += [] if options.no_plain or options.floor else [(devices, 1, PLAIN)]
     runs: dict[tuple[int, int, str], list[dict[str, Any]]] = {each: [] for each in wanted}
-    # whole rounds, so that a machine that grows slower meets all rows alike
+    # each round measures all rows once, so that a machine that becomes slower affects all rows alike
     for _ in range(options.repeat or (3 if options.floor else 1)):
         for devices, every, who in wanted:
             row = measure(devices, every, options.seconds, who)

@@ -1,9 +1,9 @@
-"""Bytes at rest: what a reading takes on the disk, database and WAL together.
+"""Bytes on disk per reading, in database and WAL together.
 
     python -m bench.atrest [--json]
 
-One device with 50 points that all move (voltages, currents, powers, energies as an SDM630 gives them), read each
-second, in 10-second packs with real signatures, for an hour.
+One hour of one device: 50 points of an SDM630 (voltages, currents, powers, energies) that change all the time, read
+each second, in packs of 10 seconds with real signatures.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CLOCK = {"error_ms": 1.2, "kernel_boot": "0b6f3c0e-8a5e-4c1f-9d53-0c2f8f1a7e11",
 
 
 def document() -> dict[str, Any]:
-    """The table of the first 50 numeric points of a real family, all fast."""
+    """A point table: the first 50 numeric points of a real profile, all with pace fast."""
     points = [p for p in load_profile(find_profile("eastron/sdm630")).points if p.kind in ("gauge", "counter")]
     units = vocabulary().senml
     return {
@@ -42,7 +42,7 @@ def document() -> dict[str, Any]:
 
 
 def measure() -> dict[str, Any]:
-    """Seal and store an hour; sizes are taken after the store is closed, and while it is open with its WAL."""
+    """Seal and store an hour of packs. Sizes are taken with the store open, WAL included, and after it was closed."""
     rng = random.Random(7)
     with tempfile.TemporaryDirectory(prefix="mh-bench-") as made:
         folder = Path(made)
@@ -60,7 +60,7 @@ def measure() -> dict[str, Any]:
                 values = []
                 for p in range(POINTS):
                     levels[p] += rng.gauss(0, levels[p] * 0.002 + 0.01)
-                    # seven digits, as the shortest decimal of a float32 has
+                    # seven digits, like the shortest decimal that identifies a float32
                     digits = f"{abs(levels[p]):.7g}"
                     mantissa, _, fraction = digits.partition(".")
                     values.append((p, int(mantissa + fraction), -len(fraction), 0))

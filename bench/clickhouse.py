@@ -1,9 +1,9 @@
-"""Bytes a reading and CPU a pack of the way from PostgreSQL to ClickHouse, with ClickHouse's engine as a library.
+"""The feed from PostgreSQL to ClickHouse: bytes per reading and CPU per pack, with ClickHouse's engine as a library.
 
     python -m bench.clickhouse [--gateways 50] [--rounds 31] [--codecs]
 
-Packs of 100 readings whose values are seven random digits, the worst that a meter can send. ``--codecs`` writes the
-column of values once more with each codec. Needs `chdb-core`.
+Packs have 100 readings, each value seven random digits, which compress worst of all values of a meter. ``--codecs``
+also writes the column of values with each codec. Needs `chdb-core`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CODECS = (
 
 
 def seven_digits(stream: MadeStream, seconds: int) -> list[dict[str, Any]]:
-    """Records of the made-up points, each value seven random digits."""
+    """Records of the simulated points, in which each value has seven random digits."""
     records = []
     for second in range(seconds):
         for number, (name, _, unit, _) in enumerate(POINTS):
@@ -72,7 +72,7 @@ def main() -> int:
 
 
 def measure(dsn: str, front: Front, gateways: int, rounds: int) -> None:
-    """Print CPU of the feed and what each table takes."""
+    """Feed a simulated fleet to ClickHouse. Prints the CPU time of the feed, and the size of tables and columns."""
     migrate(dsn)
     fleet = make_fleet(gateways, 5, START_MS, faults=False)
     with connect(dsn) as connection:
@@ -110,7 +110,7 @@ def measure(dsn: str, front: Front, gateways: int, rounds: int) -> None:
 
 
 def one_codec(front: Front, codec: str) -> None:
-    """The column of values with another codec, sorted the same."""
+    """Write the column of values again with another codec, in the same order. Prints its size."""
     target = ClickHouse(front.url)
     target.execute("DROP TABLE IF EXISTS fleet.again")
     if "ALP" in codec:

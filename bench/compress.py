@@ -1,9 +1,9 @@
-"""What ``compress = "zstd"`` saves on the wire, and what it costs a pack.
+"""The setting ``compress = "zstd"``: bytes that it saves per pack, and the CPU time that it takes.
 
     python -m bench.compress
 
-Packs of 50 points, sealed with a real key, through the uplink's own compressor; one core. Values move as a sine of four
-decimals, or have seven random digits, which nothing shortens.
+Packs of 50 points, signed with a real key, pass through the uplink's own compressor, on one core. The values are a sine
+with four decimals, or have seven random digits, which no compressor can shorten.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CLOCK = {"error_ms": 1.2, "kernel_boot": "0b6f3c0e-8a5e-4c1f-9d53-0c2f8f1a7e11",
 
 
 def sealed(folder: Path, ticks: int, noise: bool) -> list[bytes]:
-    """Packs of ``ticks`` readings of each point; the birth first."""
+    """Make a birth, then packs with ``ticks`` readings of each point. ``noise``: random digits instead of a sine."""
     points = [{"n": f"x.p{n}", "kind": "gauge", "pace": "fast", "period": 1, "phase": 0} for n in range(POINTS)]
     ring = Ring.create(str(folder / f"ring{ticks}{noise}"), 1 << 22, 1, 1, bytes(32))
     start_ms, rng = 1_795_500_900_000, random.Random(1)
@@ -52,7 +52,7 @@ def sealed(folder: Path, ticks: int, noise: bool) -> list[bytes]:
 
 
 def main() -> None:
-    """Print a table."""
+    """Measure all shapes of packs and print a table."""
     print("| packs | bytes | as zstd | share | us to compress | us to decompress |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:

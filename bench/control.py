@@ -1,10 +1,10 @@
-"""The control socket of a running agent, asked by those who should and by those who should not.
+"""The control socket of a running agent under valid requests, random frames and many connections.
 
     python -m bench.control [--frames 100000] [--days 40] [--json]
 
-An agent whose store holds some weeks of a park polls two simulated devices; a task in its loop notes for how long the
-loop was held (``bench/watched_agent.py``): by the wall clock, which counts what else the machine does, and by the CPU
-time of the loop's thread. Memory is read from /proc.
+The agent has some weeks of a park in its store and polls two simulated devices. A task in its loop measures how long
+the loop was blocked (``bench/watched_agent.py``), by the wall clock and by the CPU time of the loop's thread. The wall
+clock also counts other work of the machine. Memory is read from /proc.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ every = {{ fast = "1 s", normal = "1 s", slow = "1 s" }}
 
 
 def connect(folder: Path) -> socket.socket:
-    """To the control socket; waits where the kernel's queue is full."""
+    """Connect to the control socket. Waits while the kernel's queue of connections is full."""
     sock = socket.socket(socket.AF_UNIX)
     sock.settimeout(30)
     give_up = time.monotonic() + 30
@@ -67,7 +67,7 @@ def drain(sock: socket.socket) -> None:
 
 
 def mutated(choose: random.Random, data: bytes) -> bytes:
-    """Some bytes of it changed, cut out, doubled or put in."""
+    """A copy of ``data`` in which some bytes are changed, removed, repeated or inserted."""
     out = bytearray(data)
     for _ in range(choose.randrange(1, 4)):
         at, what = choose.randrange(len(out) + 1), choose.randrange(4)
@@ -83,7 +83,7 @@ def mutated(choose: random.Random, data: bytes) -> bytes:
 
 
 def flood(folder: Path, count: int, seed: int) -> None:
-    """So many random and mutated frames, each on a connection of its own."""
+    """Send ``count`` random and mutated frames, each by its own connection."""
     choose = random.Random(seed)
     day = 86_400_000
     good = [encode_request(one) for one in (
@@ -106,14 +106,14 @@ def flood(folder: Path, count: int, seed: int) -> None:
 
 
 class Watched:
-    """A running agent, and how it did in a stretch of time."""
+    """A running agent, with measurements of it in several phases."""
 
     def __init__(self, folder: Path, pid: int) -> None:
         self.folder, self.pid, self.rows = folder, pid, list[dict[str, Any]]()
 
     @contextmanager
     def phase(self, what: str) -> Iterator[dict[str, Any]]:
-        """Add a row of what the agent did meanwhile; what the block puts into it is kept."""
+        """Measure the agent while the block runs, and add the result to ``rows``. The block may add members to it."""
         row: dict[str, Any] = {"what": what}
         time.sleep(0.6)
         began, before = time.time(), cost_of(self.pid)
@@ -139,7 +139,7 @@ class Watched:
 
 
 def lived(folder: Path, days: int) -> None:
-    """A state directory with so many days of a park that end yesterday."""
+    """Make a state directory with ``days`` days of a simulated park, up to yesterday."""
     last = datetime.now(UTC).date()
     park = Timelapse(folder, last - timedelta(days=days), every_s=600)
     for _ in park.until(last):
@@ -148,7 +148,7 @@ def lived(folder: Path, days: int) -> None:
 
 
 def measure(frames: int, days: int) -> list[dict[str, Any]]:
-    """All phases, one after the other."""
+    """Run all phases, one after the other. Returns a row for each."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mh-bench-")))
         lived(folder, days)

@@ -1,11 +1,11 @@
-"""A day of backlog: how fast it leaves, what that costs, and what it does to fresh packs.
+"""A day of backlog: how fast the agent sends it, how much CPU and memory that takes, and how much it delays live packs.
 
     python -m bench.drain [--packs 86400] [--rate N] [--core] [--quota 0.2] [--no-verify] [--json]
 
-The day is sealed with a real key and put into the store (one pack a second, 50 readings each); then the agent starts
-on it beside a broker that is not there yet, so that its memory at rest is known, and then the broker comes. ``--core``
-ties the agent to one core, ``--quota`` gives it only that share of one (root, cgroup v1), as a small board would
-(field pain 49: a throughput figure for little machines).
+A day of packs is signed with a real key and stored: one pack each second, with 50 readings. Then the agent starts
+without a broker, so that its memory at rest can be measured; then the broker starts. ``--core`` ties the agent to one
+core. ``--quota`` gives it only this share of one core, as on a small board (needs root and cgroup v1). Field pain 49
+asks for such a throughput figure.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from agent.verify.mqtt import hang_up
 from bench.rig import HERE, build_simulator, cost_of, free_port, free_ports, meterhouse, process, wait_port
 from ext.ring import Ring
 
-STREAM, POINTS, ROUND = "bench/gw/d0", 50, 100  # packs a commit
+STREAM, POINTS, ROUND = "bench/gw/d0", 50, 100  # ROUND: packs in a commit
 CLOCK = {"error_ms": 1.2, "kernel_boot": "0b6f3c0e-8a5e-4c1f-9d53-0c2f8f1a7e11", "mono_ms": 1, "synced": True}
 CONFIG = """[site]
 id = "bench"
@@ -68,7 +68,7 @@ every = {{ fast = "1 s" }}
 
 
 def fill(folder: Path, packs: int) -> float:
-    """Seal a day that ends now into the store. Returns the seconds that it took."""
+    """Store ``packs`` packs of a second each, the last of which ends now. Returns the duration in seconds."""
     began = time.monotonic()
     points = [{"n": f"x.p{n}", "kind": "gauge", "pace": "fast", "period": 1, "phase": 0} for n in range(POINTS)]
     ring = Ring.create(str(folder / "ring"), 1 << 22, 1, 1, bytes(32))
@@ -94,13 +94,13 @@ def fill(folder: Path, packs: int) -> float:
 
 
 class Platform:
-    """Subscribes as soon as there is a broker; notes when which pack came by which road, and verifies."""
+    """A subscriber that notes the arrival of each pack, by ``readings`` or by ``backfill``, and verifies all packs."""
 
     def __init__(self, port: int, trust: str | None) -> None:
         self.verifier = Verifier([trust]) if trust else None
-        self.backlog: dict[int, float] = {}  # seq -> seconds, of the first copy
-        self.fresh: list[tuple[float, float]] = []  # (when, how late after the end of the pack)
-        self.copies = 0
+        self.backlog: dict[int, float] = {}  # sequence -> arrival of the first copy of a backlog pack
+        self.fresh: list[tuple[float, float]] = []  # (arrival, seconds since the end of the pack) of each live pack
+        self.copies = 0  # further copies of backlog packs
         self.ready = threading.Event()
         self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
         self._client.on_connect = lambda client, *_: client.subscribe("#", 1)
@@ -130,7 +130,7 @@ class Platform:
 
 @contextlib.contextmanager
 def quota(share: float | None) -> Iterator[list[str]]:
-    """What stands before a command so that it gets ``share`` of one core."""
+    """Yield the words to put before a command, so that it gets only ``share`` of one core. None: no limit."""
     if share is None:
         yield []
         return
@@ -145,7 +145,7 @@ def quota(share: float | None) -> Iterator[list[str]]:
 
 
 def measure(packs: int, rate: int, core: bool, share: float | None, verify: bool) -> dict[str, Any]:
-    """One day, drained once."""
+    """Store the backlog, let the agent send it once, and measure."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mh-drain-")))
         (folder / "state").mkdir()
@@ -166,7 +166,7 @@ def measure(packs: int, rate: int, core: bool, share: float | None, verify: bool
         while "serving" not in (folder / "agent.log").read_text():
             assert time.monotonic() < deadline and agent.poll() is None, (folder / "agent.log").read_text()
             time.sleep(0.05)
-        time.sleep(6.0)  # at rest: identified, first packs sealed, memory given back
+        time.sleep(6.0)  # until the agent is at rest: device identified, first packs sealed, memory given back
         rest = cost_of(agent.pid)
         conf = folder / "mosquitto.conf"
         conf.write_text(
@@ -185,7 +185,7 @@ def measure(packs: int, rate: int, core: bool, share: float | None, verify: bool
         came = sorted(platform.backlog.values())
         drained_s = came[-1] - came[0]
         ages = [age for at, age in platform.fresh if came[0] <= at <= came[-1]]
-        deadline = time.monotonic() + 20  # what the agent itself sealed before the broker came
+        deadline = time.monotonic() + 20  # for packs that the agent itself sealed before the broker started
         while platform.verifier and platform.verifier.report().missing and time.monotonic() < deadline:
             time.sleep(0.5)
         report = platform.verifier.report() if platform.verifier else None

@@ -1,9 +1,10 @@
-"""The fleet's page: how long a database with many gateways needs for it, and how much it sends.
+"""The fleet's page with many gateways: response times and sizes.
 
     python -m bench.fleet_page [--gateways 1000] [--streams 10] [--days 60] [--json]
 
-Sums, boots, heads, holes, findings and refusals of a made-up fleet are written by SQL into a PostgreSQL of our own; its
-packs are those beside the holes. Each page is asked for when nothing of it is kept, then again.
+SQL statements write sums, boots, heads, holes, findings and refusals of a simulated fleet to a private PostgreSQL. Only
+the packs beside holes, and the newest ones, exist. The state of the fleet is queried once by itself; then each page is
+requested five times, and the slowest response counts.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ PAGES = {"fleet": "/", "filtered": "/?state=incomplete&sort=seen", "gateway": "/
 
 
 def fill(connection: Connection, gateways: int, streams: int, days: int) -> None:
-    """A fleet with a hole in each tenth stream and a finding in each fiftieth."""
+    """Write a fleet in which each tenth stream has a hole and each fiftieth a finding."""
     size = {"gateways": gateways, "streams": streams, "days": days}
     for text in MADE.split(";\n"):
         if text.strip():
@@ -54,7 +55,7 @@ def fill(connection: Connection, gateways: int, streams: int, days: int) -> None
 
 
 def measure(gateways: int, streams: int, days: int) -> dict[str, Any]:
-    """Seconds and bytes of each page."""
+    """Measure the query of the state, and the seconds and bytes of each page."""
     from starlette.testclient import TestClient
 
     from receiver.page.app import make_app
@@ -73,7 +74,7 @@ def measure(gateways: int, streams: int, days: int) -> dict[str, Any]:
         made["state_s"] = round(time.perf_counter() - begin, 3)
         data.close()
         with TestClient(make_app([server.dsn]), "http://127.0.0.1") as browser:
-            browser.get("/")  # of a page that runs
+            browser.get("/")  # warm up: the first request of a new process is not measured
             for name, path in PAGES.items():
                 times = []
                 for _ in range(5):

@@ -1,10 +1,10 @@
-"""An attacker with a million small messages at a platform: their cost, what they fill, and that honest packs arrive.
+"""An attacker sends a million small messages to a platform: their cost, and whether all honest packs are stored.
 
     python -m bench.flood [--messages 1000000] [--json]
 
-mosquitto, PostgreSQL, a worker and a keeper of our own on loopback. Ten honest gateways publish between garbage on the
-topic of one of them, packs and keys of gateways that nobody enrolled, foreign topics, broken frames and statuses.
-Exits with 1 if an honest pack is not stored, or a table holds more than it may.
+A private mosquitto, PostgreSQL, worker and keeper run on loopback. Ten honest gateways publish while the attacker sends
+garbage on the topic of one of them, packs and keys of gateways that are not enrolled, foreign topics, broken frames and
+status messages. Exits with 1 if an honest pack is not stored, a finding appears, or a table exceeds its bound.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ STATE = (
 
 
 def garbage(count: int, victim: str, gateway: str) -> Iterator[tuple[str, bytes]]:
-    """Topics and bodies, each kind mixed with the others."""
+    """Yield (topic, body) of the attacker's messages, all kinds mixed."""
     for number in range(count):
         kind = number % 10
         if kind < 3:
@@ -56,7 +56,7 @@ def garbage(count: int, victim: str, gateway: str) -> Iterator[tuple[str, bytes]
 
 
 def measure(messages: int) -> dict[str, Any]:
-    """Send them all, wait until the honest packs are stored and nothing moves any more."""
+    """Send all messages, then wait until the honest packs are stored and the tables no longer change."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meterhouse-flood-")))
         server = PrivatePostgres()
@@ -89,7 +89,7 @@ def measure(messages: int) -> dict[str, Any]:
 def _mixed(
     fleet: list[MadeGateway], honest: list[tuple[str, bytes]], messages: int
 ) -> Iterator[tuple[str, bytes, bool]]:
-    """(topic, body, retained): the keys of the fleet, then its packs, spread evenly among the garbage."""
+    """Yield (topic, body, retained): the keys of the fleet, then its packs spread evenly among the garbage."""
     for one in fleet:
         yield f"meterhouse/v1/{one.name}/keys", one.keys(), True
     waiting, each = iter(honest), max(1, messages // len(honest))
@@ -102,7 +102,7 @@ def _mixed(
 
 
 def _settled(dsn: str, honest: int) -> tuple[Any, ...]:
-    """What the tables hold once nothing has changed for some seconds."""
+    """Wait until nothing has changed for some seconds. Returns the row of the query ``STATE``."""
     before, moved = None, time.monotonic()
     with connect(dsn) as connection:
         while True:

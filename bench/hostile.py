@@ -1,4 +1,4 @@
-"""What hostile messages and files of at most 1 MiB cost a verifier, each in a process of its own.
+"""CPU and memory that a verifier needs for hostile messages and files of at most 1 MiB, each in a separate process.
 
 python -m bench.hostile [--only WORD] [--all]
 """
@@ -21,13 +21,13 @@ MOST_S, MOST_MB = 0.3, 100.0
 
 
 def memory_mb(name: str) -> float:
-    """Of this process, by its name in /proc."""
+    """A value of this process in MiB, given its name in /proc/self/status."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
 def child(path: Path) -> None:
-    """Verify what is in ``path``; prints seconds of CPU, megabytes that the memory grew by at its peak, the verdict."""
+    """Verify the attack in ``path``. Prints CPU seconds, growth of memory to its peak in MiB, verdict and failures."""
     from agent.verify import Verifier
     from agent.verify.files import read_paths
     from agent.verify.report_text import as_text
@@ -40,7 +40,7 @@ def child(path: Path) -> None:
     if file:
         folder.mkdir()
         (folder / file).write_bytes(raw)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak of memory, VmHWM
     before, start = memory_mb("VmRSS"), time.process_time()
     if file:
         read_paths(verifier, [folder])
@@ -53,8 +53,8 @@ def child(path: Path) -> None:
 
 
 def measure(wanted: str, show_all: bool) -> int:
-    """Print a line an attack, the worst last. Returns 1 where one costs more than it may."""
-    from tests.kits.hostile import ATTACKS  # of the tests
+    """Print a line for each attack, the slowest last. Returns 1 if one exceeds ``MOST_S`` or ``MOST_MB``."""
+    from tests.kits.hostile import ATTACKS
 
     found: list[tuple[float, float, str, str]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -79,10 +79,10 @@ def measure(wanted: str, show_all: bool) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """See above."""
+    """Measure all attacks, or run as the process that verifies one."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="attacks whose name has this word")
-    parser.add_argument("--all", action="store_true", help="a line for each, not for the worst only")
+    parser.add_argument("--only", default="", help="only attacks whose name contains this word")
+    parser.add_argument("--all", action="store_true", help="print a line for each attack, not only for the worst")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.child:

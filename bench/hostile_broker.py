@@ -1,4 +1,4 @@
-"""Memory of a running agent against a broker that sends 256 MiB in one message, at each connection.
+"""Memory of a running agent while a hostile broker sends a message of 256 MiB at each connection.
 
 python -m bench.hostile_broker
 """
@@ -22,7 +22,8 @@ TOPIC = b"meterhouse/v1/bench/gw/replay/request"
 
 
 def send(sock: socket.socket, version: int) -> None:
-    """256 MiB but one byte, the most that a packet can say, as far as the other side takes them."""
+    """Send a message with the largest size that an MQTT packet can state, 256 MiB less one byte, until the other side
+    closes the connection."""
     body = struct.pack(">H", len(TOPIC)) + TOPIC + (b"\0" if version > 4 else b"")
     with contextlib.suppress(OSError):
         sock.sendall(b"\x30\xff\xff\xff\x7f" + body)
@@ -32,7 +33,7 @@ def send(sock: socket.socket, version: int) -> None:
 
 
 def wait(what: str, done: object, seconds: float = 60.0) -> None:
-    """Until ``done`` is true."""
+    """Wait until ``done()`` is true. Raises RuntimeError after ``seconds``."""
     end = time.monotonic() + seconds
     while not done():  # type: ignore[operator]
         if time.monotonic() > end:
@@ -41,7 +42,7 @@ def wait(what: str, done: object, seconds: float = 60.0) -> None:
 
 
 def measure(version: int) -> tuple[float, float, int]:
-    """(MB resident before, MB more at the peak, connections) of an agent."""
+    """Return (resident memory of the agent before in MB, its growth to the peak, number of connections)."""
     from tests.kits.fake_broker import FakeBroker
 
     attacking = {"is": False}
@@ -52,15 +53,15 @@ def measure(version: int) -> tuple[float, float, int]:
         subprocess.run(meterhouse("keys", "create", "-c", config), check=True, capture_output=True)
         with process(meterhouse("run", "-c", config), folder / "agent.log") as agent:
             wait("connected", lambda: broker.subscribes)
-            time.sleep(15)  # what a start needs is over
-            Path(f"/proc/{agent.pid}/clear_refs").write_text("5")  # the peak begins here
+            time.sleep(15)  # until the additional memory of the start is given back
+            Path(f"/proc/{agent.pid}/clear_refs").write_text("5")  # reset the peak of memory
             before = cost_of(agent.pid).rss_mb
             attacking["is"] = True
             first = len(broker.subscribes)
             for sock in broker._open:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
-            # after three such ends it subscribes no more for an hour
+            # after three such messages the agent does not subscribe again for an hour
             wait("attacked", lambda: len(broker.subscribes) >= first + ROUNDS, 120)
             time.sleep(2)
             peak, connections = cost_of(agent.pid).peak_mb, len(broker.connects)
@@ -69,7 +70,7 @@ def measure(version: int) -> tuple[float, float, int]:
 
 
 def main() -> int:
-    """A line a version. Returns 1 where it is more than it may."""
+    """Print a line for each MQTT version. Returns 1 if the memory grows by more than ``MOST_MB``."""
     worst = 0.0
     print("| MQTT | resident before, MB | more at the peak, MB | messages of 256 MiB |\n|---|---:|---:|---:|")
     for version, name in ((5, "5"), (4, "3.1.1")):

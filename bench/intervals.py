@@ -1,10 +1,11 @@
-"""Intervals: readings to intervals, their size on disk, and a month's report.
+"""Intervals: CPU time to make them from readings, their size on disk, and the report of a month.
 
     python -m bench.intervals [--json] [--days 30]
 
-500 counters in 25 meters of 20 circuits, as one park has them: each load has a day and a night of its own and counts in
-steps of 0.01 kWh, all have roles, classes and a place in the metering tree. They are read every five minutes for a
-month, through ring, ledger, pages and the store's folding; a year is twelve such months. Times are of one core's CPU.
+A park has 500 counters: 25 meters of 20 circuits. Each load has its own daily curve and counts in steps of 0.01 kWh.
+All counters have roles, accuracy classes and a place in the metering tree. For a month they are read every five
+minutes; the readings pass through ring, ledger and interval pages, which the store merges by day. A year is
+extrapolated from the month. Times are CPU time of one core.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from drivers.model import Reason
 from ext.ring import Ring
 
 METERS, CIRCUITS = 25, 20
-SPAN_MS = 900_000  # sealed at a time
+SPAN_MS = 900_000  # length of a pack
 MIN_MS, DAY_MS = 60_000, 86_400_000
 CUT = Calendar("Asia/Shanghai")
 FIRST_MS = CUT.midnight(datetime(2026, 11, 1, tzinfo=UTC).date())
@@ -58,7 +59,7 @@ runtime_dir = "run"
 
 
 def table(meter: int, period_s: int, circuits: int = CIRCUITS) -> dict[str, Any]:
-    """A birth's table: circuit 1 is the board, all others hang on it."""
+    """The point table of a birth. Circuit 1 measures the whole board; all other circuits are below it."""
     parts = [f"circuit.{n}" for n in range(1, circuits + 1)]
     role = "grid" if meter == 0 else "transformer"
     roles = {part: role if n == 0 else "load" for n, part in enumerate(parts)}
@@ -82,7 +83,8 @@ def table(meter: int, period_s: int, circuits: int = CIRCUITS) -> dict[str, Any]
 
 
 def kernel() -> dict[str, Any]:
-    """A million readings of 100 counters, once a minute, from the ring to intervals and into pages: best of three."""
+    """Make intervals and pages from a million readings: 100 counters, read each minute. The fastest of three runs
+    counts."""
     counters, ticks = 100, 10_000
     with tempfile.TemporaryDirectory(prefix="mh-bench-") as made:
         ring = Ring.create(str(Path(made) / "ring"), 1 << 25, 1, 2, bytes(32))
@@ -98,7 +100,7 @@ def kernel() -> dict[str, Any]:
             ledger, intervals = Ledger(f"{BASE}/m1", CUT, Rule()), 0
             ledger.use(table(1, 60, counters))
             began, pages = time.process_time(), 0.0
-            for at in range(0, ticks, 60):  # an hour of packs at a time, as after an outage
+            for at in range(0, ticks, 60):  # an hour at a time, as after an outage
                 end = min(at + 60, ticks)
                 span = PackSpan(at + 1, "0000000000000001", FIRST_MS + at * MIN_MS, FIRST_MS + end * MIN_MS)
                 ledger.take_ring(ring, positions[at:end], [span])
@@ -114,7 +116,7 @@ def kernel() -> dict[str, Any]:
 
 
 class _Meter:
-    """One board."""
+    """One meter with its simulated loads."""
 
     def __init__(self, number: int, packer: Packer, period_s: int) -> None:
         rng = random.Random(number)
@@ -126,7 +128,7 @@ class _Meter:
         self.rng = rng
 
     def step(self, day: float, hours: float) -> float:
-        """Everybody counts on; gives what the board took, kWh."""
+        """Advance all counters by ``hours``. Returns the energy of the whole board in kWh."""
         whole = 0.0
         for n, (power, phase, noise) in enumerate(self.loads, 1):
             used = power * (1 + sin(2 * pi * day + phase)) * self.rng.uniform(1 - noise, 1 + noise) * hours
@@ -137,7 +139,7 @@ class _Meter:
 
 
 def month(folder: Path, days: int) -> dict[str, Any]:
-    """A month into a store as the agent keeps it, days folded."""
+    """Write a month of intervals to a store, with the pages of each day merged as in the agent."""
     period_s = 300
     (folder / "state").mkdir()
     (folder / "profiles").mkdir()
@@ -163,7 +165,7 @@ def month(folder: Path, days: int) -> dict[str, Any]:
                 positions.append(ring.append_values(1, tick, at * 1_000_000, 0, values))
                 used = meter.step((tick - FIRST_MS) / DAY_MS, period_s / 3600)
                 if meter is not meters[0]:
-                    meters[0].levels[0] += used  # the gate
+                    meters[0].levels[0] += used  # the meter at the grid connection counts all others
         seq += 1
         pages = []
         for meter, positions in zip(meters, taken, strict=True):
@@ -188,7 +190,7 @@ def month(folder: Path, days: int) -> dict[str, Any]:
 
 
 def report(folder: Path) -> dict[str, Any]:
-    """`meterhouse report` of the month, as a command of its own: CPU and peak memory of the whole process."""
+    """Run `meterhouse report` for the month. Measures CPU and peak memory of the whole process."""
     command = [sys.executable, "-m", "agent.cli.main", "report", "2026-11", "--json", "-c", str(folder / "agent.toml")]
     best, said = 1e9, ""
     for _ in range(3):

@@ -1,9 +1,9 @@
-"""Each kernel's time a reading, beside plain Python that gives the same result, in the same process.
+"""Time per reading of each compiled kernel, and of plain Python code with the same result, in the same process.
 
     python -m bench.kernels [--json] [--repeat 30]
 
-The plain versions are what one would write without a compiler: struct, Decimal, json. Their results are compared with
-the kernels' before anything is timed. Times are the best of all repeats.
+The plain versions use struct, Decimal and json. Before the measurement, their results are compared with those of the
+kernels. The fastest of all repeats counts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ext.decode import Plan
 from ext.ring import Ring
 
 START_MS = 1_795_500_900_000
-LIMIT_NS = 400.0  # decode, ring and canon together, 100 float32 an answer
+LIMIT_NS = 400.0  # limit for decode, ring and canon together, per reading, with 100 float32 in an answer
 
 Value = tuple[int, int, int, int]  # point, mantissa, exponent, quality
 Answer = tuple[int, int, list[Value]]  # tick in ms, read time in ns
@@ -34,7 +34,7 @@ Answer = tuple[int, int, list[Value]]  # tick in ms, read time in ns
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table; times in ns a reading."""
+    """One line of the table. Times are ns per reading."""
 
     name: str
     kernel_ns: float
@@ -42,12 +42,12 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """How many times faster than plain Python."""
+        """How many times faster the kernel is than plain Python."""
         return self.plain_ns / self.kernel_ns
 
 
 def best(work: Callable[[], object], readings: int, repeat: int) -> float:
-    """Shortest time of a call, in ns a reading."""
+    """The time of the fastest call, in ns per reading."""
     return least_time(work, repeat=repeat) * 1e9 / readings
 
 
@@ -63,7 +63,7 @@ def plain_shortest(value: float) -> tuple[int, int]:
 
 
 def plain_f32(payload: bytes) -> list[Value]:
-    """A block of float32: NaN is a gap, else the shortest decimal."""
+    """Decode a block of float32. NaN becomes a gap, other values their shortest decimal."""
     values = []
     for point, value in enumerate(struct.unpack(f">{POINTS}f", payload)):
         if math.isfinite(value):
@@ -74,7 +74,7 @@ def plain_f32(payload: bytes) -> list[Value]:
 
 
 def plain_u16(payload: bytes) -> list[Value]:
-    """A block of u16 at scale 0.1."""
+    """Decode a block of u16 with scale 0.1. 0xFFFF becomes a gap."""
     values = []
     for point, value in enumerate(struct.unpack(f">{POINTS}H", payload)):
         values.append((point, 0, 0, 133) if value == 0xFFFF else (point, value, -1, 0))
@@ -82,7 +82,7 @@ def plain_u16(payload: bytes) -> list[Value]:
 
 
 def plain_ring(memory: bytearray, values: list[Value]) -> list[Value]:
-    """Into shared memory and out again."""
+    """Write values to shared memory and read them again."""
     for n, (point, mantissa, exponent, quality) in enumerate(values):
         struct.pack_into("<qHhBBH", memory, 16 * n, mantissa, point, exponent, quality, 0, 0)
     back = []
@@ -93,7 +93,7 @@ def plain_ring(memory: bytearray, values: list[Value]) -> list[Value]:
 
 
 def plain_canon(answers: list[Answer], names: list[str]) -> bytes:
-    """SenML with an account of what was due."""
+    """SenML records of the answers, with a check that every due reading is there."""
     records, seen, base = [], set(), None
     for tick_ms, time_ns, values in answers:
         for point, mantissa, exponent, quality in values:
@@ -116,7 +116,7 @@ def plain_canon(answers: list[Answer], names: list[str]) -> bytes:
 
 
 def blocks(kind: str) -> tuple[Plan, list[bytes]]:
-    """A plan of 100 points, and ten answers to it."""
+    """Return (decode plan of 100 points, ten answers to decode)."""
     if kind == "f32":
         return float_plan(), [
             struct.pack(f">{POINTS}f", *(random.uniform(0, 500) for _ in range(POINTS))) for _ in range(TICKS)
@@ -128,7 +128,7 @@ def blocks(kind: str) -> tuple[Plan, list[bytes]]:
 
 
 def pipeline(ring: Ring, kind: str, plain: Callable[[bytes], list[Value]], repeat: int) -> tuple[Row, Row]:
-    """Decode into the ring, and the ring to canonical JSON."""
+    """Measure decoding into the ring, and canonical JSON from the ring."""
     plan, payloads = blocks(kind)
     names = [f"ac.power.p{point:03d}" for point in range(POINTS)]
     table = Table("park7/gw01/inv1/", PointLayout([(name, "u", "kW", 0, 0) for name in names], [1_000]))
@@ -164,7 +164,7 @@ def pipeline(ring: Ring, kind: str, plain: Callable[[bytes], list[Value]], repea
 
 
 def slow_road(ring: Ring, repeat: int) -> Row:
-    """An answer into the ring and out again as Python values: the path of tools and of odd protocols."""
+    """Measure writing Python values to the ring and reading them again, as tools and some protocols do."""
     values: list[Value] = [(n, random.randrange(10**6), -2, 0) for n in range(POINTS)]
     memory = bytearray(16 * POINTS)
 
@@ -180,7 +180,7 @@ def slow_road(ring: Ring, repeat: int) -> Row:
 
 
 def measure(repeat: int = 30, seed: int = 1) -> list[Row]:
-    """All rows; the first is what the limit is about."""
+    """Measure all rows. The limit applies to the first one."""
     random.seed(seed)
     with tempfile.TemporaryDirectory() as folder:
         ring = Ring.create(str(Path(folder) / "bench.ring"), 16 << 20, 1, 1, bytes(32))
@@ -194,17 +194,17 @@ def measure(repeat: int = 30, seed: int = 1) -> list[Row]:
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown."""
+    """A Markdown table."""
     lines = ["| kernel | ns a reading | plain Python, ns | times faster |", "|---|---:|---:|---:|"]
     lines += [f"| {r.name} | {r.kernel_ns:.1f} | {r.plain_ns:.0f} | {r.ratio:.0f} |" for r in rows]
     return "\n".join(lines)
 
 
 def main() -> int:
-    """Exit code 1 where the limit is missed."""
+    """Print the table. The exit code is 1 if the limit is exceeded."""
     parser = argparse.ArgumentParser(prog="python -m bench.kernels", description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    parser.add_argument("--repeat", type=int, default=30, help="repeats, of which the best counts (30)")
+    parser.add_argument("--repeat", type=int, default=30, help="number of repeats, of which the fastest counts (30)")
     arguments = parser.parse_args()
     rows = measure(arguments.repeat)
     if arguments.json:

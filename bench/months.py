@@ -1,10 +1,11 @@
-"""Disk use over months, in compressed time: packs in, confirmed, kept for thirty days, out again.
+"""Disk use over months of simulated time: packs are stored, confirmed, kept for thirty days and deleted.
 
     python -m bench.months [--days 120] [--json]
 
-Two devices of 10 points, read each 5 s, in packs of a minute with real signatures, one commit a minute and a prune each
-ten, as the running agent does them. From day 60 to day 67 the platform confirms nothing. Sizes are of each day's end;
-times of the prunes, which delete, checkpoint and give pages back in the same thread that seals.
+Two devices with 10 points are read every 5 s, in packs of a minute with real signatures. As in the running agent, there
+is a commit each minute and a prune each ten minutes. From day 60 to day 66 the platform confirms nothing. Sizes are
+taken at the end of each day. The duration of each prune is measured, because a prune deletes packs, checkpoints the WAL
+and frees pages in the thread that also seals.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ TABLE = {
 
 
 def written() -> int:
-    """Bytes that this process gave to the file system."""
+    """Bytes that this process has written to the file system."""
     return int(Path("/proc/self/io").read_text().split("write_bytes: ")[1].split()[0])
 
 
 def measure(days: int) -> dict[str, Any]:
-    """Live through so many days; sizes in MiB by day."""
+    """Simulate ``days`` days. Returns sizes in MiB by day, and durations of the prunes."""
     with tempfile.TemporaryDirectory(prefix="mh-bench-") as made:
         folder = Path(made)
         key = create_key(folder / "key", T0 // 1000)

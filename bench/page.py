@@ -1,9 +1,10 @@
-"""The gateway's page beside an agent with many points: the first view, twenty viewers, and what they cost.
+"""The gateway's page of an agent with many points: time of the first view, and the cost of twenty viewers.
 
     python -m bench.page [--devices 20] [--viewers 20] [--seconds 30] [--json]
 
-Each device has 100 floats at 1 Hz. A viewer fetches the first page every two seconds, as the page itself does; one more
-reads a device's page. CPU and memory are read from /proc; the ring's pages (shared memory) are left out of the page's.
+Each device has 100 floats at 1 Hz. A viewer fetches the first page every two seconds, as the page's script does; one of
+the viewers fetches the page of a device. CPU and memory are read from /proc. The memory of the page's process is
+counted without shared memory, which is the ring.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ REFRESH_S = 2.0
 
 
 def fetch(line: http.client.HTTPConnection, path: str, **headers: str) -> bytes:
-    """The body as it is sent."""
+    """Fetch a page. Returns the body as sent, which may be compressed."""
     line.request("GET", path, headers={"accept-encoding": "gzip", **headers})
     answer = line.getresponse()
     body = answer.read()
@@ -45,7 +46,7 @@ def fetch(line: http.client.HTTPConnection, path: str, **headers: str) -> bytes:
 
 
 def first_view(port: int) -> tuple[float, int]:
-    """(seconds, bytes) of the first page with all that it names, on one connection."""
+    """Fetch the first page and its static files by one connection. Returns (seconds, bytes)."""
     line = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     began = time.perf_counter()
     line.request("GET", "/")
@@ -57,7 +58,7 @@ def first_view(port: int) -> tuple[float, int]:
 
 
 def view(port: int, until: float, offset: float, path: str, ages: list[float]) -> None:
-    """A viewer who stays."""
+    """Be a viewer until a time. If ``ages`` is not empty, the ages of the values on the page are added to it."""
     line = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     time.sleep(offset)
     while time.monotonic() < until:
@@ -70,14 +71,14 @@ def view(port: int, until: float, offset: float, path: str, ages: list[float]) -
 
 
 def unshared_mb(pid: int) -> float:
-    """Resident memory without shared memory."""
+    """Resident memory without shared memory, in MiB."""
     status = Path(f"/proc/{pid}/status").read_text()
     kib = {name: int(size) for name, size in re.findall(r"^(VmRSS|RssShmem):\s+(\d+)", status, re.MULTILINE)}
     return (kib["VmRSS"] - kib["RssShmem"]) / 1024
 
 
 def measure(devices: int, viewers: int, seconds: float) -> dict[str, Any]:
-    """All figures of one run."""
+    """Measure once. Returns all figures."""
     with tempfile.TemporaryDirectory(prefix="bench-page-") as name, ExitStack() as stack:
         folder = Path(name)
         base = free_ports(devices)
@@ -132,7 +133,7 @@ def measure(devices: int, viewers: int, seconds: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Print a table, or JSON."""
+    """Measure, then print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--devices", type=int, default=20)
     parser.add_argument("--viewers", type=int, default=20)

@@ -1,9 +1,9 @@
-"""Frames a second and core that each protocol's parser takes: found in the stream, and found and turned into values.
+"""Speed of each protocol's parser on one core: frames per second found in a stream, and found and decoded.
 
     python -m bench.parsers [--json] [--repeat 7]
 
-A stream holds one frame again and again with three stray bytes before each, and is fed as it would come from a port, in
-pieces of 240 bytes. Times are CPU time of this thread, the best of all repeats.
+The stream repeats one frame, each time after three stray bytes. The parser gets it in pieces of 240 bytes, as from a
+port. Times are CPU time of this thread; the fastest of all repeats counts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from drivers.sunspec.models import decode_model
 from tests.kits.codecs import cjt188, dlt645, mbus
 from tests.kits.readouts import E350
 
-LIMIT = 20_000  # frames a second on one core; of a readout, whose length is the meter's choice, values
+LIMIT = 20_000  # lowest number of frames per second; for a readout, whose length varies, of values per second
 FRAMES = 1_000
 NOISE = b"\x00\x68\xff"
 
@@ -50,12 +50,13 @@ VALUES = {"IEC 62056-21 readout, 24 values": 24}
 
 
 def best(work: Callable[[], int], repeat: int) -> float:
-    """Frames a second of CPU time, of the fastest run."""
+    """Frames per second of CPU time, in the fastest run."""
     return work() / least_time(work, repeat=repeat, clock=time.thread_time)
 
 
 def hunting(parser: Callable[[], FrameScanner[Any]], text: str, decode: Callable[[Any], object] | None) -> int:
-    """Feed a stream of one frame; returns how many were found."""
+    """Feed a stream of repeated frames to a parser, and decode each frame if ``decode`` is given. Returns the number of
+    frames."""
     stream = (NOISE + bytes.fromhex(text)) * FRAMES
     hunter, count = parser(), 0
     for at in range(0, len(stream), 240):
@@ -68,7 +69,7 @@ def hunting(parser: Callable[[], FrameScanner[Any]], text: str, decode: Callable
 
 
 def modbus(request: ModbusRequest, heard: bytes, tcp: bool) -> int:
-    """Judge an answer again and again: what came over RTU is searched, over TCP the header has cut it already."""
+    """Check an answer repeatedly. In RTU the frame must be found in the bytes; in TCP the header gives its length."""
     for _ in range(FRAMES):
         found = request.judge_from(1, heard[1:-2]) if tcp else request.find(NOISE + heard, False)
         assert isinstance(found, bytes)
@@ -76,7 +77,7 @@ def modbus(request: ModbusRequest, heard: bytes, tcp: bool) -> int:
 
 
 def models() -> int:
-    """A model 103 with all its points, scaled."""
+    """Decode all points of a SunSpec model 103 repeatedly."""
     registers = [103, 50, *range(1, 51)]
     for _ in range(FRAMES):
         decode_model(40002, registers)
@@ -84,7 +85,7 @@ def models() -> int:
 
 
 def frame_end(repeat: int) -> list[tuple[str, float | None, float | None]]:
-    """(what, frames a second found, found and decoded)."""
+    """Measure all parsers. Returns rows (name, frames per second found, found and decoded); None: not measured."""
     rows: list[tuple[str, float | None, float | None]] = []
     for what, parser, decode, text in KINDS:
         found, decoded = (best(partial(hunting, parser, text, then), repeat) for then in (None, decode))
@@ -100,7 +101,7 @@ def frame_end(repeat: int) -> list[tuple[str, float | None, float | None]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table; 1 if a parser is slower than asked."""
+    """Print the table. Returns 1 if a parser is slower than ``LIMIT``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--repeat", type=int, default=7)

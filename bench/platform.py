@@ -1,10 +1,10 @@
-"""The platform's side: CPU a pack in worker, PostgreSQL and keeper, and the room that packs take.
+"""The platform without a broker: CPU per pack in worker, PostgreSQL and keeper, and bytes per reading in the database.
 
     python -m bench.platform [--gateways 100] [--rounds 31] [--streams 1000 10000] [--json]
 
-Packs of 100 readings with random digits from a made-up fleet, handed to one worker in this process and committed to a
-PostgreSQL of our own; without a broker. The keeper checks after each round of packs, as one does that runs beside the
-worker. ``--streams`` repeats everything over that many streams.
+A worker in this process gets packs of a simulated fleet, with 100 readings of random digits each, and commits them to a
+private PostgreSQL. The keeper checks them whenever about 1,000 new packs are stored, as it would while it runs beside
+the worker. ``--streams`` repeats the measurement with these numbers of streams.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from receiver.trust import Enrolment, enrol
 from receiver.worker import Worker
 
 START_MS = 1_795_500_900_000
-CHECKED_AT_ONCE = 1000  # what a keeper finds after its pause of half a second, at 2,000 packs a second
+CHECKED_AT_ONCE = 1000  # packs that wait for a keeper after its pause of 0.5 s, at 2,000 packs per second
 
 
 class Feed:
-    """A source that hands out what it was given."""
+    """A source that delivers the messages that were added to it."""
 
     def __init__(self) -> None:
         self._left: list[Message] = []
@@ -48,17 +48,17 @@ class Feed:
         return len(self._left)
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
-        """Nothing waits for it."""
+        """Do nothing: there is no broker."""
 
     def problem(self) -> str:
         return ""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there is no connection."""
 
 
 def postgres_s(folder: Path) -> float:
-    """CPU seconds of the server that runs in ``folder``, with all processes it has had."""
+    """CPU seconds of the PostgreSQL server in ``folder``, including its child processes, also those that have ended."""
     server = (folder / "data" / "postmaster.pid").read_text().split("\n", 1)[0]
     total = 0
     for process in Path("/proc").iterdir():
@@ -72,7 +72,7 @@ def postgres_s(folder: Path) -> float:
 
 
 def measure(gateways: int, devices: int, rounds: int) -> dict[str, Any]:
-    """Everything once, for ``gateways`` x ``devices`` streams of ``rounds`` packs."""
+    """Measure once, with ``gateways`` x ``devices`` streams of ``rounds`` packs."""
     server = PrivatePostgres()
     server.start()
     try:

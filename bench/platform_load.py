@@ -1,11 +1,14 @@
-"""The platform's side behind a real broker: packs a second through one worker, and CPU seconds of all that take part.
+"""The platform behind a real broker: packs per second of one worker, and CPU seconds of all processes.
 
     python -m bench.platform_load [--broker mosquitto] [--gateways 200] [--rounds 31] [--json]
 
-Packs of 100 readings with random digits from a made-up fleet are published while the worker is stopped, so that the
-publisher takes no time from what is measured; then the worker goes on, with a PostgreSQL and a keeper of our own.
-``--broker rabbitmq``: through a quorum queue of one node. ``signature_us`` is a bare check of a signature in the same
-minute; the last two lines are a pack's wall and CPU time in that unit, which does not depend on the core.
+Packs of a simulated fleet, with 100 readings of random digits each, are published while the worker is stopped, so that
+the publisher does not compete for the CPU. Then the worker continues, with a private PostgreSQL and a keeper.
+``--broker rabbitmq`` uses a quorum queue on one node.
+
+CPU seconds are per million readings. ``signature_us`` is the time of one signature check, measured in the same run. The
+last two lines are the wall time and the CPU time per pack as multiples of it, so that different machines can be
+compared.
 """
 
 from __future__ import annotations
@@ -33,13 +36,13 @@ from receiver.private_postgres import PrivatePostgres
 from receiver.private_rabbitmq import PrivateRabbit
 from receiver.trust import Enrolment, enrol
 
-READINGS = 100  # of a pack
+READINGS = 100  # readings of a pack
 IN_FLIGHT = 5000
 STUCK_S = 120.0
 
 
 def measure(kind: str, gateways: int, rounds: int) -> dict[str, Any]:
-    """Publish everything, let one worker store it and one keeper check it."""
+    """Publish all packs, let one worker store them and one keeper check them."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meterhouse-load-")))
         server = PrivatePostgres()
@@ -87,7 +90,7 @@ def measure(kind: str, gateways: int, rounds: int) -> dict[str, Any]:
 
 
 def _signature_s() -> float:
-    """CPU seconds of a bare check of one signature over 5.4 kB: the unit that machines have in common."""
+    """CPU seconds of one signature check over 5.4 kB, as a unit to compare machines."""
     key, message = Ed25519PrivateKey.generate(), bytes(5400)
     signature, public, rounds = key.sign(message), key.public_key(), 3000
     begin = time.process_time()
@@ -101,7 +104,7 @@ def _costs(pids: Mapping[str, int], database: Path) -> dict[str, float]:
 
 
 def _sent(fleet: list[MadeGateway], rounds: int) -> Iterator[tuple[str, bytes, bool]]:
-    """(topic, body, retained) of all that the fleet has."""
+    """Yield (topic, body, retained) of all messages of the fleet."""
     for one in fleet:
         yield f"meterhouse/v1/{one.name}/keys", one.keys(), True
     for number in range(rounds):
@@ -111,7 +114,7 @@ def _sent(fleet: list[MadeGateway], rounds: int) -> Iterator[tuple[str, bytes, b
 
 
 def _wait(connection: Connection, query: str, wanted: int) -> None:
-    """Until a query counts that many; raises TimeoutError where nothing moves any more."""
+    """Wait until a query returns ``wanted`` or more. Raises TimeoutError if its result does not change for long."""
     seen, moved = -1, time.monotonic()
     while (now := int(connection.execute(query.encode()).fetchall()[0][0])) < wanted:
         if now != seen:

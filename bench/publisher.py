@@ -1,4 +1,4 @@
-"""A client that publishes what gateways would, as fast as the broker confirms it."""
+"""A client that publishes messages as gateways do, as fast as the broker confirms them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from receiver.demo import _wait_for_subscribers
 
 @contextlib.contextmanager
 def connected(port: int, folder: Path, window: int) -> Iterator[mqtt.Client]:
-    """A client of the broker on loopback, once a worker subscribes there.
+    """Connect to the broker on loopback, and wait until a worker has subscribed.
 
     Args:
-        folder: with the logs of the processes, for the error if none does.
-        window: messages in flight.
+        folder: folder with the logs of the processes, which the error quotes if no worker subscribes.
+        window: largest number of messages in flight.
     """
     client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
     client.max_inflight_messages_set(window)
@@ -35,7 +35,8 @@ def connected(port: int, folder: Path, window: int) -> Iterator[mqtt.Client]:
 
 
 def publish(client: mqtt.Client, messages: Iterable[tuple[str, bytes, bool]], most: int) -> int:
-    """Publish (topic, body, retained) at QoS 1, at most ``most`` unconfirmed. Returns how many the broker confirmed."""
+    """Publish (topic, body, retained) at QoS 1, with at most ``most`` unconfirmed. Returns the number of messages, all
+    confirmed."""
     sent, confirmed = 0, [0]
 
     def on_publish(*_: Any) -> None:

@@ -1,4 +1,4 @@
-"""A rig around the agent: simulated devices in C, a real broker, a verifying subscriber; measured from outside."""
+"""Helpers for measurements: simulated devices in C, a real broker, the agent as a process, values from /proc."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def free_port() -> int:
-    """A port that was free a moment ago, below the range that the kernel gives to connections."""
+    """A port that was free a moment ago, below the range from which the kernel takes ports of outgoing connections."""
     while True:
-        port = random.randrange(12_000, 20_000)  # free_ports begins above
+        port = random.randrange(12_000, 20_000)  # below the ports of free_ports
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return port
 
 
 def free_ports(count: int) -> int:
-    """The first of ``count`` neighbouring ports that were free a moment ago."""
+    """The first of ``count`` consecutive ports that were free a moment ago."""
     for base in range(21000, 32000, 500):
         with contextlib.ExitStack() as stack:
             try:
@@ -44,7 +44,7 @@ def free_ports(count: int) -> int:
 
 
 def wait_port(port: int, seconds: float = 10.0) -> None:
-    """Until something accepts connections."""
+    """Wait until a program accepts connections on a port. Raises RuntimeError after ``seconds``."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
@@ -54,7 +54,7 @@ def wait_port(port: int, seconds: float = 10.0) -> None:
 
 
 def build_simulator(folder: Path) -> Path:
-    """Compile the C simulator; it serves thousands of devices at 19 us a request."""
+    """Compile the simulator of devices. It is in C to serve thousands of devices, at 19 us per request."""
     binary = folder / "modsim"
     subprocess.run(["cc", "-O2", "-o", binary, HERE / "src" / "modsim.c", "-lm"], check=True)
     return binary
@@ -62,7 +62,7 @@ def build_simulator(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def process(argv: list[str | Path], log: Path | None = None, **more: object) -> Iterator[subprocess.Popen[bytes]]:
-    """A child that is ended with the block, politely first."""
+    """A child process that ends with the context: first by SIGTERM, after 15 s by SIGKILL."""
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(log.open("ab")) if log else subprocess.DEVNULL
         child = subprocess.Popen([str(a) for a in argv], stdin=subprocess.DEVNULL, stdout=out, stderr=out, **more)  # type: ignore[call-overload]
@@ -80,7 +80,7 @@ def process(argv: list[str | Path], log: Path | None = None, **more: object) -> 
 
 @contextlib.contextmanager
 def broker(folder: Path) -> Iterator[int]:
-    """mosquitto on a free port of loopback, without persistence."""
+    """Run mosquitto on a free port of loopback, without persistence. Yields the port."""
     port = free_port()
     config = folder / "mosquitto.conf"
     config.write_text(
@@ -103,7 +103,7 @@ class Cost:
 
 
 def cost_of(pid: int) -> Cost:
-    """From /proc; CPU in steps of 10 ms."""
+    """The cost of a process until now, from /proc. CPU time has steps of 10 ms."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     status = Path(f"/proc/{pid}/status").read_text()
 
@@ -114,7 +114,7 @@ def cost_of(pid: int) -> Cost:
 
 
 def pid_of(argument: str) -> int:
-    """The process that has this among its arguments. Raises LookupError."""
+    """The PID of the process that has this argument in its command line. Raises LookupError if there is none."""
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if entry.name.isdigit() and argument.encode() in (entry / "cmdline").read_bytes().split(b"\0"):
@@ -124,14 +124,14 @@ def pid_of(argument: str) -> int:
 
 @contextlib.contextmanager
 def runtime_folder() -> Iterator[Path]:
-    """A runtime directory in memory, as /run is, where the machine has such a file system."""
+    """A runtime directory in memory like /run, if the machine has /dev/shm; else on disk."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(prefix="mh-bench-", dir=memory if memory.is_dir() else None) as made:
         yield Path(made)
 
 
 def ring_mb(runtime_dir: Path) -> float:
-    """The size of the ring, which is a file of the runtime directory and not memory of the process."""
+    """The size of the ring in MiB. It is a file in the runtime directory and not memory of the process."""
     return sum(file.stat().st_size for file in runtime_dir.glob("ring.*")) / 2**20
 
 
@@ -144,7 +144,7 @@ def agent_config(
     more: str = "",
     runtime: Path | None = None,
 ) -> Path:
-    """agent.toml for ``devices`` of 100 float32 points at 1 Hz, each on a connection of its own."""
+    """Write agent.toml with ``devices`` devices of 100 float32 points at 1 Hz, each on its own connection."""
     parts = [
         '[site]\nid = "bench"\ngateway = "gw"\ntimezone = "UTC"\n',
         f'[key]\nfile = "{folder}/signing.key"\n',

@@ -1,9 +1,10 @@
-"""A 9600-baud RTU line with five meters: what the poller gets out of it, against what the wire allows.
+"""A 9600-baud RTU line with five meters: how much of the line's capacity the poller uses.
 
     python -m bench.rtu [--seconds 20] [--json]
 
-The simulated line has true byte times (11 bits a character) and a turnaround of 5 ms; t3.5 is 4.01 ms. Efficiency is
-the time that requests, answers, turnarounds and silences need at least, divided by the time that passed.
+The simulated line has real byte times (11 bits per character) and a turnaround of 5 ms; t3.5 is 4.01 ms. Efficiency is
+the least time that the answered requests need on the line (requests, turnarounds, answers, silences), divided by the
+time that passed.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ TURNAROUND_S = 0.005
 
 
 async def rates(folder: Path, seconds: float, dead: bool) -> tuple[Counter[int], int, float, float]:
-    """(visits answered by unit, readings, seconds, least seconds that the answered requests need)."""
+    """Run the poller. Returns (answered visits by unit, readings, seconds, least seconds that the answered requests
+    need on the line)."""
     profile = load_profile(find_profile("eastron/sdm630"))
     clock = ParkClock(1, 1.0)
     made = [
@@ -72,7 +74,7 @@ async def rates(folder: Path, seconds: float, dead: bool) -> tuple[Counter[int],
     poller = asyncio.ensure_future(LinePoller(polls, clock).run())
     if dead:
         made[2].faults.set("silence")
-    await asyncio.sleep(6.0)  # until a dead one is known to be dead
+    await asyncio.sleep(6.0)  # until the poller has found the silent device to be dead
     start, counting, began = ring.head, True, time.monotonic()
     await asyncio.sleep(seconds)
     took = time.monotonic() - began
@@ -86,7 +88,7 @@ async def rates(folder: Path, seconds: float, dead: bool) -> tuple[Counter[int],
 
 
 def measure(seconds: float) -> dict[str, Any]:
-    """Five healthy meters, then the same with one of them dead."""
+    """Measure with five healthy meters, then with one of them dead."""
     with tempfile.TemporaryDirectory(prefix="mh-bench-") as folder:
         healthy = asyncio.run(rates(Path(folder), seconds, dead=False))
         dead = asyncio.run(rates(Path(folder), seconds, dead=True))

@@ -1,12 +1,13 @@
-"""A scan of all 247 Modbus units at 9600 baud, true byte times: the quick pass, then a slow pass that must miss none.
+"""A scan of all 247 Modbus units at 9600 baud with real byte times: a quick scan, then one with a slow pass.
 
     python -m bench.scan [--quick] [--cabinet] [--json]
 
-Five devices answer at once, as most do. Five more are what a quick pass may miss: one takes 0.7 s, one does not
-answer the first two questions, one has input registers only, one breaks its first frames, one refuses register 0.
+The scan with a slow pass must find all devices. Five devices answer quickly, as most do. A quick scan may miss five
+more: one answers after 0.7 s, one ignores the first two requests, one has only input registers, one breaks its first
+frames, and one refuses register 0.
 
-With --cabinet: a quick scan with identification of seven devices, as `meterhouse scan --quick` does it: five of shipped
-families, one of which breaks every seventh frame, a sixth that takes 0.7 s, and one that no profile knows.
+``--cabinet``: a quick scan that also identifies seven devices, like `meterhouse scan --quick`. Six are of shipped
+families: one of these breaks every seventh frame, another answers after 0.7 s. The seventh fits no profile.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from drivers.sim.image import Image
 from drivers.sim.rtu import SerialLine
 
 QUICK = (1, 17, 100, 200, 247)
-FAMILIES = {  # unit -> family, seconds to answer
+FAMILIES = {  # unit -> (family, turnaround in seconds)
     1: ("eastron/sdm630", 0.03),
     2: ("acrel/adl400", 0.03),
     3: ("huawei/sun2000", 0.03),
@@ -45,7 +46,7 @@ SLOW, DEAF, INPUT, BROKEN, REFUSING = 30, 60, 90, 120, 150
 
 
 def device(unit: int, function: int = 3, address: int = 0, *faults: str, turnaround_s: float = 0.05) -> SimDevice:
-    """One register, and the faults from the start."""
+    """A device with one register. The faults are present from the start."""
     image = Image()
     image.put_words(address, [7], function=function)
     made = SimDevice(unit, image, turnaround_s=turnaround_s)
@@ -55,7 +56,7 @@ def device(unit: int, function: int = 3, address: int = 0, *faults: str, turnaro
 
 
 async def scan(folder: Path, slow: bool) -> tuple[float, float, list[str]]:
-    """(seconds, seconds as announced, units found)."""
+    """Scan once. Returns (seconds, announced seconds, units found)."""
     bus = Bus([device(unit) for unit in QUICK], name="bench")
     if slow:
         for made in (
@@ -79,7 +80,7 @@ async def scan(folder: Path, slow: bool) -> tuple[float, float, list[str]]:
 
 
 def cabinet() -> list[SimDevice]:
-    """Seven devices as they may hang on one line."""
+    """Seven devices as in a real cabinet, for one line."""
     clock = ParkClock(1, 1.0)
     found = []
     for unit, (name, turnaround_s) in FAMILIES.items():
@@ -95,7 +96,7 @@ def cabinet() -> list[SimDevice]:
 
 
 async def scan_cabinet(folder: Path) -> dict[str, Any]:
-    """The times, said and taken, and what was found."""
+    """Scan and identify the seven devices. Returns the announced time, the time taken and the devices found."""
     line = SerialLine(Bus(cabinet(), name="cabinet"), folder / "cabinet", baud=9600)
     await line.start()
     said = []
@@ -114,7 +115,7 @@ async def scan_cabinet(folder: Path) -> dict[str, Any]:
 
 
 def measure(quick_only: bool) -> dict[str, Any]:
-    """Both scans, one after the other."""
+    """Run the quick scan, then, unless ``quick_only``, the scan with a slow pass."""
     with tempfile.TemporaryDirectory(prefix="mh-bench-") as folder:
         took, said, found = asyncio.run(scan(Path(folder), slow=False))
         result: dict[str, Any] = {
@@ -136,8 +137,8 @@ def measure(quick_only: bool) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="the quick pass alone")
-    parser.add_argument("--cabinet", action="store_true", help="seven devices with their profiles, and nothing else")
+    parser.add_argument("--quick", action="store_true", help="only the quick scan")
+    parser.add_argument("--cabinet", action="store_true", help="only the scan of seven devices with identification")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.cabinet:

@@ -1,9 +1,10 @@
-"""A bus of seven at 9600 baud, true byte times; one goes silent. What do the others keep, from its first minute on?
+"""A bus of seven devices at 9600 baud with real byte times, one of which falls silent: completeness of the others.
 
     python -m bench.silent [--minutes 2] [--json]
 
-Six meters and a battery of shipped families beside an inverter, every 6 s (slow points every 20 s): about 60 % of
-the line's time. Completeness is readings of due readings; the line's time is what the silent one was waited for.
+The devices are of shipped families: meters, a battery and an inverter, which falls silent. They are read every 6 s,
+slow points every 20 s, which takes about 60 % of the line's time. Completeness is the share of the due readings that
+were read, for each minute from the first one on. The time spent on the silent device is measured, too.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ BUS = {
 }
 SILENT = 3
 PERIODS_MS = (6_000, 6_000, 20_000, 60_000, 86_400_000)
-CACHED = {Reason.SENTINEL, Reason.EXCEPTION}  # the device answered
+CACHED = {Reason.SENTINEL, Reason.EXCEPTION}  # gaps although the device answered: not counted as missing
 
 
 class Timed(ModbusDevice):
-    """Notes what its visits and tries cost the line."""
+    """A device that sums up the time that its visits and probes take on the line."""
 
     spent_s = 0.0
 
@@ -65,7 +66,7 @@ class Timed(ModbusDevice):
 
 
 def counted(ring: Ring, start: int) -> tuple[Counter[int], Counter[int]]:
-    """(readings, missing readings) by unit."""
+    """Return (readings, missing readings), each by unit."""
     came, missing = Counter[int](), Counter[int]()
     for record in ring.scan(start, ring.head):
         if record.kind == ANSWER:
@@ -76,7 +77,7 @@ def counted(ring: Ring, start: int) -> tuple[Counter[int], Counter[int]]:
 
 
 async def minutes(folder: Path, count: int) -> list[dict[str, float]]:
-    """A healthy minute, then ``count`` with a silent device."""
+    """Run one healthy minute, then ``count`` minutes with a silent device. Returns a row for each."""
     clock = ParkClock(1, 1.0)
     profiles = {unit: load_profile(find_profile(name)) for unit, name in BUS.items()}
     made = {
@@ -98,7 +99,7 @@ async def minutes(folder: Path, count: int) -> list[dict[str, float]]:
         drivers[unit] = Timed(spec, line, ring, unit)
     polls = [DevicePoll(driver, ring, steady.now_ms(), lambda *_: None) for driver in drivers.values()]
     poller = asyncio.ensure_future(LinePoller(polls, steady).run())
-    await asyncio.sleep(20)  # what is read once, and maps that are learned
+    await asyncio.sleep(20)  # until points that are read only once are read, and register maps are learned
     said: list[dict[str, float]] = []
     for minute in range(count + 1):
         if minute == 1:

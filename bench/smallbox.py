@@ -1,9 +1,9 @@
-"""The agent alone in a box of a tenth of a core and 128 MB: does it keep up without a gap, and does ``status`` answer?
+"""The agent in a control group with a tenth of a core and 128 MB: does it have gaps, and does ``status`` answer?
 
     python -m bench.smallbox [--devices 20] [--core 0.1] [--memory 128] [--seconds 60]
 
-Devices of 100 floats at 1 Hz, packs of 10 s. Devices, broker and subscriber run outside of the box, which is a control
-group of Linux (version 2, or 1 as on this machine) and needs root.
+The devices have 100 floats at 1 Hz; packs have 10 s. Devices, broker and subscriber run outside of the control group.
+Control groups of version 1 and 2 work; they need root.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ STATUS_EVERY_S = 5.0
 
 
 class Box:
-    """A control group with limits. ``files``: a process that writes its number into each of them is in the box."""
+    """A control group with limits. A process enters it by writing its PID to each of ``files``."""
 
     def __init__(self, core: float, memory_bytes: int) -> None:
         name, quota_us = f"mh-bench-{os.getpid()}", round(core * PERIOD_US)
@@ -59,7 +59,7 @@ class Box:
         for folder, limits in self._folders.items():
             folder.mkdir()
             for file, value in limits.items():
-                with contextlib.suppress(FileNotFoundError):  # without swap there is no limit of it
+                with contextlib.suppress(FileNotFoundError):  # the file for swap is missing if there is no swap
                     (folder / file).write_text(str(value))
         return self
 
@@ -69,12 +69,12 @@ class Box:
                 folder.rmdir()
 
     def inside(self, argv: list[str | Path]) -> list[str | Path]:
-        """The command line that runs ``argv`` in the box."""
+        """The command line that runs ``argv`` in the control group."""
         enter = 'for file in $0; do echo $$ > "$file"; done; exec "$@"'
         return ["sh", "-c", enter, " ".join(map(str, self.files)), *argv]
 
     def facts(self) -> dict[str, float]:
-        """How often and how long it was throttled, and its peak of memory: pages of files in memory count here."""
+        """Counts and times of throttling, and the peak of memory in MB, which includes files in memory (ring, cache)."""
         found: dict[str, float] = {}
         for folder in self._folders:
             with contextlib.suppress(OSError):
@@ -89,7 +89,7 @@ class Box:
 
 @contextlib.contextmanager
 def running(devices: int, box: Box) -> Iterator[tuple[subprocess.Popen[bytes], Subscriber, Path]]:
-    """An agent in the box, a subscriber, and the agent's configuration."""
+    """Run an agent in the control group. Yields (its process, a subscriber, its configuration file)."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mh-bench-")))
         runtime = stack.enter_context(runtime_folder())
@@ -108,16 +108,16 @@ def running(devices: int, box: Box) -> Iterator[tuple[subprocess.Popen[bytes], S
 
 
 def status_seconds(config: Path) -> float:
-    """How long ``status`` took from outside of the box. Raises RuntimeError if it has no answer."""
+    """Seconds that ``status`` takes, run outside of the control group. Raises RuntimeError if it gets no answer."""
     began = time.monotonic()
     done = subprocess.run(meterhouse("status", "-c", config, "--json"), capture_output=True, timeout=60, check=False)
-    if not done.stdout.startswith(b"{"):  # with something to report it exits with 1
+    if not done.stdout.startswith(b"{"):  # the exit code does not help: it is 1 if there are findings
         raise RuntimeError(f"status: {done.stderr.decode()}")
     return time.monotonic() - began
 
 
 def measure(devices: int, core: float, memory_mb: int, seconds: float) -> dict[str, Any]:
-    """One run."""
+    """Measure once. Returns all figures."""
     with Box(core, memory_mb * 1_000_000) as box:
         with running(devices, box) as (agent, subscriber, config):
             began = time.time()

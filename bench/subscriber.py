@@ -1,7 +1,8 @@
-"""A subscriber that counts what arrives, and verifies all of it in a process of its own.
+"""A subscriber that notes the arrival of each message and verifies all messages in a separate process.
 
-The moment of each message is taken where it arrives. To verify it costs more than to take it, most of all a birth: done
-in the same thread, a start of thousands of devices would measure the verifier. That has a lower priority than all else.
+Verifying takes longer than receiving, most of all for births. In the same thread it would delay the times of arrival,
+and a start with thousands of devices would measure the verifier. The separate process has a lower priority than all
+others.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from agent.verify.verifier import Outcome
 
 
 class Arrival(NamedTuple):
-    """A verified message: when it came, how many readings it has, and how old the oldest was then."""
+    """A verified message: time of arrival (Unix seconds), number of readings, and age of the first reading then."""
 
     at: float
     readings: int
@@ -35,29 +36,29 @@ class Arrival(NamedTuple):
 
 @dataclass
 class Received:
-    """All that arrived."""
+    """The result: all verified messages and the counts of the verifier."""
 
     arrivals: list[Arrival] = field(default_factory=list)
-    seen: dict[str, float] = field(default_factory=dict)  # topic: when it brought readings first; a device has one
-    gaps: int = 0  # readings that were due and are stated as missing
+    seen: dict[str, float] = field(default_factory=dict)  # topic (one per device) -> its first readings' arrival
+    gaps: int = 0  # due readings in stated gaps
     failed: int = 0
 
     def readings(self, begin: float, end: float) -> int:
-        """How many came in ``[begin, end)``."""
+        """The number of readings that arrived in ``[begin, end)``."""
         return sum(one.readings for one in self.arrivals if begin <= one.at < end)
 
 
 class Subscriber:
-    """Receives everything of a broker. ``trust``: the key's thumbprint; None: plain JSON that nobody signed."""
+    """Receives all messages of a broker. ``trust``: thumbprint of the key; None: the messages are unsigned JSON."""
 
     def __init__(self, port: int, trust: str | None) -> None:
-        self.count = 0  # messages so far that may hold readings
+        self.count = 0  # messages received so far, without retained ones and births
         ours, theirs = get_context("spawn").Pipe()
         self._pipe = ours
         self._child = get_context("spawn").Process(target=_judge, args=(theirs, trust), daemon=True)
         self._child.start()
         theirs.close()
-        ours.recv()  # it is ready: its imports do not run beside the agent's
+        ours.recv()  # wait until the child is ready, so that its imports do not compete with the agent for the CPU
         self._queue: queue.SimpleQueue[tuple[float, str, bytes] | None] = queue.SimpleQueue()
         self._feeder = threading.Thread(target=self._feed, daemon=True)
         self._feeder.start()
@@ -68,7 +69,7 @@ class Subscriber:
         self._client.loop_start()
 
     def _message(self, client: mqtt.Client, user: Any, message: mqtt.MQTTMessage) -> None:
-        # the retained copy of a birth says what the pack said that came before it
+        # a retained birth is a copy of a pack that arrives anyway
         if message.retain or message.topic.endswith("/birth"):
             return
         self.count += 1
@@ -80,11 +81,11 @@ class Subscriber:
         self._pipe.send(None)
 
     def stop(self) -> None:
-        """Receive nothing more."""
+        """Stop receiving."""
         hang_up(self._client)
 
     def finish(self) -> Received:
-        """After ``stop``: verify the rest."""
+        """Wait until all received messages are verified, and return the result. Call ``stop`` before."""
         self._queue.put(None)
         self._feeder.join()
         found: Received = self._pipe.recv()
@@ -92,7 +93,7 @@ class Subscriber:
         return found
 
     def close(self) -> None:
-        """End at once."""
+        """End at once, without a result."""
         hang_up(self._client)
         if self._child.is_alive():
             self._child.kill()
@@ -100,7 +101,7 @@ class Subscriber:
 
 
 def _judge(pipe: Connection, trust: str | None) -> None:
-    """The child: verify what comes, then send what was found."""
+    """Main function of the child: verify messages until None arrives, then send the result."""
     os.nice(10)
     pipe.send(None)
     verifier, found = Verifier([trust] if trust else []), Received()

@@ -1,7 +1,7 @@
-"""A park's time, compressed: the simulated park through ring, packer, store, intervals and figures, by a made-up clock.
+"""Runs a simulated park through ring, packer, store, intervals and figures, in simulated time.
 
-Everything from the ring on is what the agent runs; only who reads (and waits) is left out. The meters count whole
-counts of one truth: what is generated, bought and discharged is what is used, sold and charged, to the count.
+From the ring on, the code is that of the agent; only the polling of devices is replaced. The energies of the meters are
+consistent to the last count: generated, bought and discharged energy equals used, sold and charged energy.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from drivers.sim.physics import Noise, Physics, Plant
 from ext.ring import Ring
 
 HOUR_MS = 3_600_000
-SCALE = 1600  # the park of the simulator, as large as the parks of the notice
+SCALE = 1600  # makes the simulator's park as large as the zero-carbon parks of the official notice
 PLANT = Plant(pv_w=(90_000.0, 25_000.0, 15_000.0), battery_w=20_000.0, battery_wh=80_000.0)
 BOOT = "3f2a9c41d07be815"
 
@@ -92,7 +92,7 @@ expect = { "gas.volume.norm" = 1, "heat.energy" = 1, "water.volume" = 1 }
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A meter: its points and what each counts, a name of ``Truth.counts``."""
+    """A meter. ``points``: name of each point -> name of its counter in ``Truth.counts``."""
 
     name: str
     label: str
@@ -125,7 +125,7 @@ SLOTS: tuple[Slot, ...] = (
 
 
 class Truth:
-    """What all meters show at a moment, as whole counts: 0.01 kWh, 0.1 Nm3, 0.01 GJ, 0.1 m3."""
+    """The simulated counters of all meters, as whole counts of 0.01 kWh, 0.1 Nm3, 0.01 GJ or 0.1 m3."""
 
     def __init__(self, seed: int, step_s: float, day_of_year: int) -> None:
         plant = replace(PLANT, day_of_year=day_of_year)
@@ -148,7 +148,7 @@ class Truth:
         }  # fmt: skip
 
     def step(self) -> None:
-        """A step of time."""
+        """Advance by one step of time."""
         p = self._physics
         cold = 0.75 + 0.75 * _season(p.t_s)
         work = 0.3 + p.workshop_w / PLANT.workshop_w
@@ -168,7 +168,7 @@ class Truth:
 
 
 def _season(t_s: float) -> float:
-    """1 in the middle of January, -1 in the middle of July."""
+    """A yearly curve: 1 in the middle of January, -1 in the middle of July."""
     from math import cos, pi
 
     return cos(2 * pi * (t_s / 86_400 - 15) / 365)
@@ -176,7 +176,7 @@ def _season(t_s: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """A meter that does not answer in ``[from_ms, to_ms)``; it counts on."""
+    """A time range ``[from_ms, to_ms)`` in which a meter does not answer, but continues to count."""
 
     device: str
     from_ms: int
@@ -193,13 +193,15 @@ class _Meter:
 
 
 class Timelapse:
-    """A park from midnight of ``first`` on. Makes agent.toml, plan, key and database in ``folder``.
+    """A simulated park, whose time begins at midnight of ``first``. Creates agent.toml, plan, key and database in
+    ``folder``.
 
     Args:
-        every_s: how often meters are read.
-        late_ms: how long after the tick they answer; of meter n it is n times that.
-        sun_day: of the year, where the sun stands on the first day.
-        silent_every_ms: how often a meter that does not answer is sealed.
+        every_s: time between two readings of a meter.
+        late_ms: delay of answers after the tick: meter n answers after n times this time.
+        silences: time ranges in which meters do not answer.
+        sun_day: day of the year whose sun the first day has.
+        silent_every_ms: time between two packs of a meter that does not answer.
     """
 
     def __init__(
@@ -282,7 +284,7 @@ class Timelapse:
         replaces: str = "",
         by: EnteredBy | None = None,
     ) -> str:
-        """Attest something at a time of the made-up clock, as ``meterhouse declare`` does. Returns the entry's id."""
+        """Declare a value at a simulated time, as ``meterhouse declare`` does. Returns the id of the entry."""
         number = f"{len(self.store.documents.declarations()) + 1:016x}"
         times = self.calendar.midnight(first), self.calendar.midnight(after) if after else None
         made = Declaration(number, f"declared.{name}", value, unit, *times, who, at_ms, document, replaces, by)
@@ -290,7 +292,7 @@ class Timelapse:
         return made.id
 
     def plan(self, text: str) -> None:
-        """Another plan from now on, as a reload brings it."""
+        """Change the plan, as a reload does."""
         (self.folder / "plan.toml").write_text(text, encoding="utf-8")
         self.config = load_config(self.folder / "agent.toml", environ={})
         self._results.use(DeviceCatalog(self.config).results_table(self._results.stream, agent.__version__))
@@ -300,14 +302,15 @@ class Timelapse:
     # --- time
 
     def until(self, last: date) -> Iterator[int]:
-        """Live until midnight of ``last`` and an hour, in which the last figures are made; gives each hour's end."""
+        """Simulate the time until an hour after midnight of ``last``; in that hour the last figures are made. Yields
+        the end of each hour in UTC ms."""
         end_ms = self.calendar.midnight(last) + HOUR_MS
         while self.now_ms < end_ms:
             self._live(self.now_ms + HOUR_MS)
             yield self.now_ms
 
     def _live(self, to_ms: int) -> None:
-        """Read until an hour is over, seal it, make what follows from it."""
+        """Read the meters until ``to_ms``, seal packs, and make intervals and figures."""
         while self.now_ms < to_ms:
             self._read(self.now_ms)
             self._truth.step()
@@ -348,7 +351,7 @@ class Timelapse:
         while self._figures.prepare(self.store, self._results.from_ms):
             pass
         settled = self._builder.closed_ms([meter.packer.stream for meter in self._meters])
-        settled = max(settled, self.now_ms - LATE_MS - LATE_PACKS * HOUR_MS)  # who is silent is not waited for
+        settled = max(settled, self.now_ms - LATE_MS - LATE_PACKS * HOUR_MS)  # do not wait longer for silent meters
         made, start = [], self._results.from_ms
         while (end := self.calendar.stretch("interval", start)[1]) <= settled:
             found = [*self._figures(self.store, start, end)]
@@ -362,14 +365,15 @@ class Timelapse:
         self.packs += len(packs)
 
     def close(self) -> None:
-        """Leave the database at rest."""
+        """Save the builder's state, and close the database and the ring."""
         self._builder.save(self.store)
         self.store.close()
         self.ring.close()
 
 
 def _exponents(points: Sequence[Any], slot: Slot) -> tuple[int, ...]:
-    """Of each point of the slot, which must be those of the device and in its order."""
+    """The exponent of each point's scale. Raises ValueError if the device's points are not those of the slot, in the
+    same order."""
     names = [point.name for point in points]
     if names != list(slot.points):
         raise ValueError(f"{slot.name} has {names}, not {list(slot.points)}")

@@ -1,8 +1,8 @@
-"""Packs a second that the verifier does on one core, beside the bare signature check of the same bytes.
-
-``--import``: milliseconds of CPU that importing takes, in processes of their own, instead.
+"""Speed of the verifier on one core in packs per second, compared with the signature check alone.
 
 python -m bench.verify [--packs N] [--import] [--json]
+
+``--import`` measures something else: the CPU time of importing the library, in separate processes.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from agent.verify import CheckedPack, KeyRing, PointTable, Verifier, check_keys
 from agent.verify import check as judge
 from agent.verify.jws import public_key
 from agent.verify.signed import cut_signature
-from tests.kits.signed import POINTS, Key, Stream, keys  # the reference maker of the tests
+from tests.kits.signed import POINTS, Key, Stream, keys  # makes signed packs, independently of the agent
 
-SHAPES = {  # name -> (points, pack length in seconds): readings a pack = points * seconds / 5
+SHAPES = {  # name -> (points, length of a pack in seconds); a pack has points * seconds / 5 readings
     "10 readings": (5, 10),
     "100 readings": (50, 10),
     "1000 readings": (500, 10),
@@ -31,12 +31,13 @@ SHAPES = {  # name -> (points, pack length in seconds): readings a pack = points
 
 
 def best(function: Callable[[], object], rounds: int = 3) -> float:
-    """Seconds of CPU of the fastest round."""
+    """CPU seconds of the fastest round."""
     return least_time(function, repeat=rounds, clock=time.process_time)
 
 
 def measure(points: int, seconds: int, count: int) -> dict[str, float]:
-    """One stream of ``count`` packs, whole verification and bare check."""
+    """Measure one stream of ``count`` packs: whole verification, ``check`` of each pack, and the signature check
+    alone."""
     key = Key()
     shape = [(f"ac.circuit.{n}.power", *POINTS[0][1:]) for n in range(points)]
     stream = Stream(key=key, points=shape)
@@ -94,7 +95,7 @@ IMPORTS = {
 
 
 def import_ms(program: str, rounds: int = 9) -> float:
-    """Milliseconds of CPU in the fastest of some processes, from before the import until after it."""
+    """Milliseconds of CPU that an import takes, in the fastest of ``rounds`` processes."""
     timed = f"import time; began = time.process_time(); {program}; print((time.process_time() - began) * 1000)"
     compiled = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     command = [sys.executable, "-c", timed]
@@ -103,7 +104,7 @@ def import_ms(program: str, rounds: int = 9) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print one line a shape."""
+    """Measure, then print one line for each shape of packs, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--packs", type=int, default=1000)
     parser.add_argument("--import", action="store_true", dest="is_import")

@@ -1,7 +1,8 @@
-"""The agent as it is, with a task in its loop that notes for how long the loop was held: for ``bench.control``.
+"""The agent with an additional task in its loop that measures how long the loop is blocked, for ``bench.control``.
 
-``python -m bench.watched_agent FILE run -c agent.toml``: FILE gets a line of JSON every quarter of a second: the
-longest wait for the loop since the line before (wall clock), and the CPU time that the loop's thread used in a wait.
+``python -m bench.watched_agent FILE run -c agent.toml`` writes a line of JSON to FILE every quarter of a second. It has
+the longest delay of the loop since the previous line (wall clock), and the most CPU time that the loop's thread used in
+one wait.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ serve = command.serve
 
 
 async def watch(path: Path) -> None:
-    """Sleep a little, and see how much longer it was."""
+    """Sleep for ``STEP_S`` again and again, and write how much longer the sleeps took."""
     with path.open("w", buffering=1) as out:
         while True:
             end, wall, cpu = time.monotonic() + 0.25, 0.0, 0.0
@@ -35,7 +36,7 @@ async def watch(path: Path) -> None:
 
 
 async def watched(config: Config, load: Callable[[], Config]) -> None:
-    """``agent.cli.run.serve`` with the watch beside it."""
+    """``agent.cli.run.serve`` with the task ``watch`` beside it."""
     task = asyncio.create_task(watch(Path(sys.argv[1])))
     try:
         await serve(config, load)

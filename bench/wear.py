@@ -1,10 +1,11 @@
-"""Bytes written to disk per reading: what wears a card out (field pains 53 and 59).
+"""Bytes written to disk per reading, which wear out an SD card (field pains 53 and 59).
 
     python -m bench.wear [--seconds 120] [--json]
 
-The running agent, with devices, broker and subscriber, on an ext4 of its own; the ring is in memory, as in /run.
-``file`` is what the process gave to the file system (write_bytes of /proc/PID/io), ``disk`` what the file system wrote
-to its block device, journal and all (as root; else only ``file``). ``kept``: what of it stays in the database.
+The agent runs with devices, broker and subscriber, on a separate ext4 file system; the ring is in memory, as in /run.
+``file`` are the bytes that the process wrote to the file system (write_bytes in /proc/PID/io). ``disk`` are the bytes
+that the file system wrote to its block device, with its journal; this needs root. ``kept`` is the growth of the
+database.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ import paho.mqtt.client as mqtt
 from agent.verify.mqtt import hang_up
 from bench.rig import agent_config, broker, build_simulator, free_ports, meterhouse, process, wait_port
 
-WARM_S = 30.0  # the dictionary is learned, the WAL has its size
+WARM_S = 30.0  # until the compression dictionary is trained and the WAL has its final size
 
 
 def subscribe(port: int) -> mqtt.Client:
-    """Somebody who takes everything: packs count as delivered."""
+    """Connect a subscriber to all topics, so that packs count as delivered."""
     client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
     client.on_connect = lambda client, *_: client.subscribe("#", 1)
     client.connect("127.0.0.1", port)
@@ -39,7 +40,8 @@ def subscribe(port: int) -> mqtt.Client:
 
 
 def small_disk(stack: ExitStack, folder: Path) -> tuple[Path, Path | None]:
-    """A folder on an ext4 of its own, and the kernel's counters of its block device; None without root."""
+    """Return (a folder on a separate ext4 file system, the file with the kernel's counters of its block device).
+    Without root: an ordinary folder and None."""
     disk = folder / "disk"
     disk.mkdir()
     if os.geteuid() != 0:
@@ -55,7 +57,7 @@ def small_disk(stack: ExitStack, folder: Path) -> tuple[Path, Path | None]:
 
 
 def look(pid: int, disk: Path, counters: Path | None, run: Path) -> dict[str, float]:
-    """The counters at one moment, all that was written being on the device."""
+    """All counters at one moment, after all written data were synced to the device."""
     subprocess.run(["sync", "-f", disk], check=True)
     io = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
     state = json.loads((run / "snapshot.json").read_text())
@@ -70,7 +72,7 @@ def look(pid: int, disk: Path, counters: Path | None, run: Path) -> dict[str, fl
 
 
 def measure(base: int, devices: int, every_s: int, seconds: float) -> dict[str, Any]:
-    """One run; figures are of a window after the start is over."""
+    """Measure one case, after the start phase of the agent."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mh-bench-")))
         run = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mh-bench-", dir="/dev/shm")))
@@ -109,7 +111,7 @@ def main() -> int:
     given = parser.parse_args()
     base = free_ports(40)
     cases = [(base, 1, 10), (base + 10, 1, 1), (base + 20, 10, 10), (base + 30, 10, 1)]
-    with ThreadPoolExecutor(len(cases)) as pool:  # they mostly wait
+    with ThreadPoolExecutor(len(cases)) as pool:  # in parallel, because the cases mostly wait
         rows = list(pool.map(lambda case: measure(*case, given.seconds), cases))
     if given.json:
         print(json.dumps(rows))

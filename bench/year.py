@@ -1,10 +1,11 @@
-"""A simulated year in some minutes: does its energy balance to zero, and does everything come out again from the packs?
+"""A simulated year in some minutes: is the energy balance zero, and can all figures be recomputed from the packs?
 
     python -m bench.year [--days 365] [--every 300] [--keep FOLDER] [--json]
 
-A park with 14 meters is read by a made-up clock (``bench/timelapse.py``) through ring, packs, store, intervals and
-figures, all as in the agent, with a meter that is silent over a midnight each month. Then: the balance of the year in
-counts, the report of the year, a month and a day, an export, and `verify --recompute` on it. Times are CPU seconds.
+A park with 14 meters is read in simulated time (``bench/timelapse.py``) through ring, packs, store, intervals and
+figures, as in the agent. Each month one meter is silent over a midnight. Then the balance of the year is calculated,
+and the reports of the year, a month and a day, an export, and `verify --recompute` of the export are run. Times are CPU
+seconds.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ USE = (("load", "consumption"), ("grid", "export"), ("storage", "charge"))
 
 
 def live(folder: Path, first: date, last: date, **how: Any) -> tuple[Timelapse, dict[str, Any]]:
-    """Live from midnight of ``first`` to that of ``last``; what people attest month by month is declared at its end."""
+    """Simulate the time from midnight of ``first`` to midnight of ``last``. Values that people attest are declared at
+    the end of each month. Returns (the park, facts to print)."""
     began = time.process_time()
     park = Timelapse(folder, first, sun_day=first.timetuple().tm_yday, **how)
     midnight = park.calendar.midnight
     for n in range((last - first).days):
         day = first + timedelta(days=n)
-        if day.day == 14:  # a meter that is silent over a midnight, another one each month
+        if day.day == 14:  # one meter is silent over this midnight, each month a different one
             name = park.config.devices[day.month % len(park.config.devices)].name
             park.silences.append(Silence(name, midnight(day) - HOUR_MS, midnight(day) + 2 * HOUR_MS))
         following = day + timedelta(days=1)
@@ -68,7 +70,7 @@ def live(folder: Path, first: date, last: date, **how: Any) -> tuple[Timelapse, 
 
 
 def interval_bytes(folder: Path) -> int:
-    """What the intervals take in the database."""
+    """Bytes of all intervals in the database."""
     import sqlite3
 
     conn = sqlite3.connect(folder / "state" / "store.db")
@@ -79,7 +81,7 @@ def interval_bytes(folder: Path) -> int:
 
 
 def days_of(folder: Path, calendar: Calendar, first: date, last: date) -> Iterator[tuple[date, list[RoleSum]]]:
-    """The role sums of all intervals, day by day."""
+    """Yield (day, role sums of its intervals) for each day."""
     store = Store.open(folder / "state" / "store.db")
     try:
         for n in range((last - first).days):
@@ -95,7 +97,7 @@ def days_of(folder: Path, calendar: Calendar, first: date, last: date) -> Iterat
 
 
 def balance(folder: Path, calendar: Calendar, first: date, last: date) -> dict[str, Any]:
-    """kWh of the whole time by role and flow, what is left over, and the largest rest of a single day."""
+    """The balance in kWh: energy of the whole time by role and flow, its residual, the largest residual of a day."""
     totals: dict[tuple[str, str], Decimal] = {}
     worst = Decimal(0)
     for _, parts in days_of(folder, calendar, first, last):
@@ -119,7 +121,7 @@ def _rest(totals: dict[tuple[str, str], Decimal]) -> Decimal:
 
 
 def command(*args: object) -> tuple[float, str]:
-    """CPU seconds and output of a command of ours. Raises RuntimeError where it fails."""
+    """Run a meterhouse command. Returns (CPU seconds, output). Raises RuntimeError if it fails."""
     out, err, began = io.StringIO(), io.StringIO(), time.process_time()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = outcome([str(arg) for arg in args])
@@ -129,7 +131,7 @@ def command(*args: object) -> tuple[float, str]:
 
 
 def look(folder: Path, kid: str, first: date, last: date, facts: dict[str, Any]) -> None:
-    """Report, export, verify and repeat; adds what was found to ``facts``."""
+    """Run reports, export and verification with recomputation, and add the results to ``facts``."""
     config = folder / "agent.toml"
     for name, period in (("year", f"{first:%Y}"), ("month", f"{first:%Y-%m}"), ("day", f"{first}")):
         took, out = command("report", period, "-c", config, "--json")
@@ -148,7 +150,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--days", type=int, default=365)
     parser.add_argument("--every", type=int, default=300, metavar="SECONDS", help="how often meters are read")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave everything here, to look at it")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep all files in this folder")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     first = date(YEAR, 1, 1)

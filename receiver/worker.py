@@ -115,8 +115,8 @@ class Worker:
         return settled
 
     def _note_type(self, message: Message) -> None:
-        """Count an unexpected content type, and log it the first time. The message is still checked, because the type is
-        not signed and bridges may change it."""
+        """Count an unexpected content type, and log it the first time. The message is still checked, because the type
+        is not signed and bridges may change it."""
         types, kind = self.totals.content_types, clean_text(message.content_type, 60)
         if kind not in types and len(types) >= MAX_TYPES:
             kind = "others"

@@ -116,10 +116,10 @@ def site_day(
 
 
 def before_start(answer: Mapping[str, Any], first_day: str, device: str, language: str) -> str:
-    """Say why the first day of all has no data before its first interval; "" for any other day.
+    """Text: why the first day that has data has none before its first interval. "" for any other day.
 
-    After an upgrade, the reasons of gaps may be recorded from a later day than the intervals: that day is not the
-    first one, so the text is "".
+    After an upgrade, the reasons of gaps are recorded from a later day on than the intervals. That later day gets "",
+    because earlier days have data.
 
     Args:
         device: the device of the page; "" for the whole site.
@@ -135,7 +135,7 @@ def before_start(answer: Mapping[str, Any], first_day: str, device: str, languag
 
 
 def why_nothing(shown: date | None, days: Sequence[str], today: str, language: str, of: str = "day") -> str:
-    """Say why a day or period may have no data; "" if the reason is not known.
+    """Text: why a day or period may have no data. "" if the reason is not known.
 
     Args:
         days: the days that have intervals, as ISO dates.

@@ -202,7 +202,7 @@ class Page:
             kept = self._frames[name] = (key, view)
         return self.render(request, "frames.html", **kept[1])
 
-    # --- pages whose data the agent is queried for: days, figures, sources of values, packs
+    # --- pages that need a query to the agent: days, figures, sources of values, packs
 
     async def day(self, request: Request) -> Response:
         """The page of a day, of the site or of a device."""
@@ -256,8 +256,8 @@ class Page:
         return page(view, shown_day, answer)
 
     async def _ask(self, question: Callable[..., T], *what: Any) -> T:
-        """Query the agent in a thread of its own pool, so that live pages do not wait. Viewers with the same question
-        share one query."""
+        """Query the agent in a separate thread pool, so that live pages do not wait for it. Viewers with the same
+        question share one query."""
         key = (question.__name__, *what)
         asked: asyncio.Future[T] | None = self._asked.get(key)
         if asked is None:

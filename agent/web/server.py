@@ -27,14 +27,14 @@ from drivers.model import ConfigError, GatewayError
 MOST_OF_ONE_ADDRESS: Final = 80
 MOST_ENDING: Final = 16  # connections that are being closed to make room, at once
 MOST_OF_ALL: Final = 400  # connections in total, also those without a TLS handshake; below the limit of open files
-REQUEST_S: Final = 10.0  # for a whole request to arrive
+REQUEST_S: Final = 10.0  # how long a whole request may take to arrive
 KEEP_ALIVE_S: Final = 15
 LARGEST_HEAD: Final = 16 << 10
 TLS_BUFFER: Final = 16 << 10  # per connection: one TLS record; asyncio allocates 256 KiB before the first byte arrives
 
 
 class CountedSocket(socket.socket):
-    """A connection that counts from its accept to its close, even if its TLS handshake has not begun."""
+    """A connection that is counted from its accept to its close, even while its TLS handshake has not begun."""
 
     listener: BoundedListener | None = None
     client = ""
@@ -147,7 +147,7 @@ class BoundedTls(sslproto.SSLProtocol):
 
 
 class PageLoop(asyncio.SelectorEventLoop):
-    """An event loop whose servers bound the time and the memory of a TLS handshake. The default of asyncio is a
+    """An event loop whose servers bound the time and the memory of a TLS handshake. asyncio's own time limit is a
     minute."""
 
     def _make_ssl_transport(
