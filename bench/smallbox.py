@@ -74,7 +74,7 @@ class Box:
         return ["sh", "-c", enter, " ".join(map(str, self.files)), *argv]
 
     def facts(self) -> dict[str, float]:
-        """Counts and times of throttling, and the peak of memory in MB, which includes files in memory (ring, cache)."""
+        """Counts and times of throttling, and the peak of memory in MB. It includes files in memory, as the ring."""
         found: dict[str, float] = {}
         for folder in self._folders:
             with contextlib.suppress(OSError):

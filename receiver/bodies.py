@@ -13,10 +13,10 @@ from receiver.database import Connection, short_hash
 
 
 def digest_of(raw: bytes, short: UUID) -> bytes:
-    """The full SHA-256 hash of a stored pack.
+    """The full SHA-256 hash of a stored pack, of which ``short`` is the beginning.
 
-    A bridge may have reformatted the pack. If the hash of its bytes does not begin with ``short``, the hash of its
-    canonical form is returned.
+    A bridge may have reformatted the pack. Then the hash of its bytes does not begin with ``short``, and the hash of
+    its canonical form is returned.
     """
     try:
         if short_hash(digest := payload_hash(raw)) == short:

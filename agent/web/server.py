@@ -25,7 +25,7 @@ from drivers.model import ConfigError, GatewayError
 
 # connections of one address: a whole office may share an address, and a browser opens up to six and keeps one
 MOST_OF_ONE_ADDRESS: Final = 80
-MOST_ENDING: Final = 16  # connections that are being closed to make room, at once
+MOST_ENDING: Final = 16  # connections that may be in the course of closing to make room
 MOST_OF_ALL: Final = 400  # connections in total, also those without a TLS handshake; below the limit of open files
 REQUEST_S: Final = 10.0  # how long a whole request may take to arrive
 KEEP_ALIVE_S: Final = 15

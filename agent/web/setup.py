@@ -40,7 +40,7 @@ DAYS: Final = 820  # phone browsers refuse certificates valid for longer than 82
 
 @dataclass(frozen=True, slots=True)
 class MadeCertificate:
-    """Certificate and key as PEM, the certificate's SHA-256 in the form that browsers show, and its last moment."""
+    """Certificate and key as PEM, the certificate's SHA-256 in the form that browsers show, and its end of validity."""
 
     certificate: bytes
     key: bytes

@@ -292,7 +292,7 @@ class SiteData:
         now = self._clock()
         with self._lock:
             kept = self._kept.get(key)
-            open_s = 0.0 if self._silent is not None and key[0] == "days" else open_s  # 0: try a silent agent again
+            open_s = 0.0 if self._silent is not None and key[0] == "days" else open_s  # 0: ask again
             if kept is not None and not kept.stale and (kept.closed or now - kept.asked_s < open_s):
                 self._kept.move_to_end(key)
                 return kept
