@@ -192,7 +192,7 @@ def make_fleet(gateways: int, devices: int, start_ms: int, seed: int = 0, faults
     Args:
         devices: streams of each gateway.
         start_ms: beginning of the first packs in UTC ms.
-        faults: every seventh gateway gets an entry of ``FAULTS``, in turn; "" is no fault.
+        faults: every seventh gateway gets an entry of ``FAULTS``, in turn; "" means no fault.
     """
     made = []
     for number in range(gateways):
