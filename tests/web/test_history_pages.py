@@ -263,9 +263,9 @@ def test_the_first_day_says_that_there_was_no_gateway_before(viewer, park) -> No
     )
     assert "No data before 09:15: this gateway was first started then." in site
     assert "09:15 之前：本网关尚未首次启动。" in zh
-    assert "before the first reading of this device" in device and "reasons of gaps were not recorded" not in device
+    assert "this gateway first read this device then" in device and "reasons of gaps were not recorded" not in device
     later = viewer.get("/day?device=m1").text
-    assert "Until" not in later and "reasons of gaps were not recorded" in later, "an upgrade, on the second day"
+    assert "No data before" not in later and "reasons of gaps were not recorded" in later, "an upgrade, on the second day"
 
 
 @pytest.mark.parametrize("more", ["", "&device=m1&point=ac.power.active"], ids=["site", "device"])
@@ -281,7 +281,7 @@ def test_a_gateway_that_is_new_says_so_too(viewer, park, more: str) -> None:
         return document
 
     park.spoil = began_late
-    assert "Until 10:00: before the first" in viewer.get(f"/day?date=2026-11-24{more}").text
+    assert "No data before 10:00: this gateway" in viewer.get(f"/day?date=2026-11-24{more}").text
 
 
 def test_a_point_without_a_curve_is_said_to_have_none(viewer) -> None:
