@@ -19,7 +19,7 @@ class Backoff:
         self.delay_s = first_s  # the next delay, before jitter
 
     def next_s(self, most_s: float | None = None) -> float:
-        """The delay after this failure, in seconds; the next is twice as long. Only the returned delay is capped."""
+        """The delay after this failure, in seconds. ``most_s`` limits this delay only; the next one still doubles."""
         delay = self.delay_s if most_s is None else min(self.delay_s, most_s)
         self.delay_s = min(self.delay_s * 2, self._most_s)
         return delay * random.uniform(1 - self._jitter, 1) if self._jitter else delay
@@ -30,5 +30,5 @@ class Backoff:
 
     @property
     def is_reset(self) -> bool:
-        """No failure since the last success."""
+        """Whether there was no failure since the last success."""
         return self.delay_s == self._first_s

@@ -52,7 +52,7 @@ class Query(Protocol):
 
     @property
     def query_id(self) -> Hashable:
-        """Equal for equal queries, whichever points of the answer are wanted."""
+        """Identifies what is asked of the device: two queries for different points of one answer have the same id."""
 
 
 Q = TypeVar("Q", bound=Query)
@@ -63,18 +63,18 @@ class Decoded(NamedTuple):
     """One point of an answer."""
 
     number: int
-    value: tuple[int, int] | str | None  # mantissa and exponent of a number in the point's unit; None: there is none
-    quality: int  # or, without a value, the reason
+    value: tuple[int, int] | str | None  # (mantissa, exponent) of a number in the point's unit, or a text; None: none
+    quality: int  # a Quality; without a value, the gap Reason
     raw: bytes = b""
     time: str = ""  # the device's own time, as in ``Reading``
 
 
 @dataclass(slots=True)
 class VisitPlan(Generic[Q]):
-    """The queries of one visit for a set of paces, in order, and the points that no query returns."""
+    """The queries that one visit sends for a set of paces, in order, and the points that no query returns."""
 
     queries: list[Q]
-    lacking: list[tuple[list[int], Reason]]
+    lacking: list[tuple[list[int], Reason]]  # points that no query returns, with their gap reason
 
 
 @dataclass(slots=True)
@@ -83,8 +83,8 @@ class Failures:
 
     count: int = 0
     backoff: Backoff | None = None
-    rest_until: float = 0.0  # monotonic seconds; it is not sent before
-    reason: Reason = Reason.TIMEOUT  # gap reason of its points meanwhile
+    rest_until: float = 0.0  # the query is not sent before this time, in monotonic seconds
+    reason: Reason = Reason.TIMEOUT  # gap reason of the query's points until then
 
 
 class Device(ABC, Generic[Q, A]):
@@ -92,8 +92,9 @@ class Device(ABC, Generic[Q, A]):
 
     Args:
         spec: the device; the index of a point in ``spec.points`` is its number in the ring.
-        line: shared with the other devices on it.
-        ring: readings and gaps go there, under ``table``.
+        line: the line, which the device shares with all other devices on it.
+        ring: the ring that readings and gaps are written to.
+        table: number of the device's point table in the ring.
 
     Raises:
         ConfigError: an invalid address or serial setting.
@@ -101,7 +102,7 @@ class Device(ABC, Generic[Q, A]):
 
     protocol: ClassVar[str]
     ADDRESS: ClassVar[str] = "address"  # the protocol's word for an address, in messages
-    TRIES: ClassVar[int] = 1  # how often ``read_points`` repeats a refused query
+    TRIES: ClassVar[int] = 1  # how often ``read_points`` sends a query that the device refuses
     UNPLANNED: ClassVar[Reason] = Reason.EXCEPTION  # gap reason of points that no query returns
 
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
@@ -115,7 +116,7 @@ class Device(ABC, Generic[Q, A]):
         self._options = line.request_options(spec.limits, spec.serial)
         self._timing = _timing(line, spec, self._limits)
         self._guard = CounterGuard(spec)
-        self._used = 0  # paces that a point has
+        self._used = 0  # bit mask of the paces that the points have
         for point in spec.points:
             self._used |= 1 << PACES.index(point.pace)
         self._plans: dict[int, VisitPlan[Q]] = {}  # by mask of paces
@@ -128,18 +129,18 @@ class Device(ABC, Generic[Q, A]):
 
     @abstractmethod
     def plan(self, numbers: Sequence[int]) -> list[Q]:
-        """The queries that return these points, without those that the device is known to lack.
+        """The queries that return these points; points that the device is known to lack are left out.
 
-        Called once for a set of paces; a driver whose plan has changed calls ``replan``.
+        The result is cached for each set of paces; a driver whose plan has changed calls ``replan``.
         """
 
     @abstractmethod
     def ask(self, queries: Sequence[Q]) -> Awaitable[Sequence[A | LineError]]:
-        """Send the first queries, at least one; returns an answer or error for each query sent."""
+        """Send the first query, or several from the start of the list; returns an answer or error for each one sent."""
 
     @abstractmethod
     def take(self, query: Q, answer: A, tick_ms: int, positions: list[int]) -> None:
-        """Put an answer into the ring; its positions are appended."""
+        """Write an answer into the ring, and append the ring positions to ``positions``."""
 
     @abstractmethod
     def decoded(self, query: Q, answer: A) -> Iterable[Decoded]:
@@ -151,7 +152,7 @@ class Device(ABC, Generic[Q, A]):
         return True
 
     async def prepare(self, result: PollResult) -> None:
-        """Ask for everything that planning depends on; requests are counted in ``result``. Raises LineError."""
+        """Read from the device what ``plan`` depends on, and count the requests in ``result``. Raises LineError."""
 
     def lacking(self, numbers: Sequence[int]) -> list[tuple[list[int], Reason]]:
         """The points that the device was found to lack, with their gap reasons."""
@@ -162,7 +163,7 @@ class Device(ABC, Generic[Q, A]):
         return isinstance(error, DeviceException)
 
     def on_silent(self, plan: VisitPlan[Q], silent: list[Q], is_alive: bool) -> None:
-        """Draw conclusions from queries that were not answered in time; ``is_alive``: others were answered."""
+        """Draw conclusions from queries that timed out. ``is_alive``: the device answered others in this visit."""
 
     def learn(self, query: Q, error: LineError) -> bool:
         """Draw conclusions from a query that failed. True: ``plan`` now asks for its points in another way."""
@@ -177,11 +178,11 @@ class Device(ABC, Generic[Q, A]):
 
     @property
     def counter_jump(self) -> CounterJump | None:
-        """The newest change of a counter's level that cannot be growth, and that it has kept since."""
+        """The newest jump of a counter to another level that the guard has accepted; None: there was none."""
         return self._guard.jump
 
     def use_ring(self, ring: Ring, table: int) -> None:
-        """Write into another ring from now on, under this table. Not while a poll is under way."""
+        """Write into another ring from now on, with this number of the point table. Do not call it during a poll."""
         self._ring, self.table = ring, table
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
@@ -205,10 +206,10 @@ class Device(ABC, Generic[Q, A]):
 
     @abstractmethod
     async def probe(self) -> None:
-        """One cheap request. Raises LineError if the device is silent; a refusal is an answer."""
+        """Send one cheap request. Raises LineError if the device is silent; a refusal counts as an answer."""
 
     async def probe_within(self, timeout_s: float) -> None:
-        """As ``probe``, without retries and within ``timeout_s``, to check whether a silent device is back."""
+        """``probe`` without retries and within ``timeout_s``: checks whether a silent device is back."""
         options = self._options
         self._options = replace(options, timeout_s=min(timeout_s, options.timeout_s), retries=0)
         try:
@@ -276,7 +277,7 @@ class Device(ABC, Generic[Q, A]):
         return plan
 
     def replan(self) -> None:
-        """Drop cached plans: the device, or what is known about it, has changed."""
+        """Drop the cached plans: the device or our knowledge of it has changed."""
         self._plans.clear()
 
     def on_answered(self, query: Q) -> None:
@@ -285,13 +286,13 @@ class Device(ABC, Generic[Q, A]):
             self._failures.pop(query.query_id, None)
 
     def failures(self, query: Q) -> Failures:
-        """Count one more failure of a query."""
+        """Count one more failure of a query; returns all its failures since its last answer."""
         found = self._failures.setdefault(query.query_id, Failures())
         found.count += 1
         return found
 
     def rest(self, failures: Failures, seconds: float, reason: Reason) -> None:
-        """Do not send a query for a while; its points become gaps."""
+        """Do not send the query with these failures for some seconds; meanwhile its points are gaps with ``reason``."""
         failures.rest_until, failures.reason = self.mono_s() + seconds, reason
         self._resting = True
 
@@ -308,20 +309,21 @@ class Device(ABC, Generic[Q, A]):
         return awake
 
     def refused(self, points: Iterable[int], reason: Reason, tick_ms: int, result: PollResult) -> None:
-        """Gaps of points that are not requested: optional points that were refused are absent."""
+        """Write gaps for points of a refused or resting query. Optional points that were refused get reason ABSENT."""
         for why, those in self.by_reason(points, reason):
             result.positions.append(self.gap(tick_ms, why, those))
 
     def by_reason(self, points: Iterable[int], reason: Reason) -> list[tuple[Reason, list[int]]]:
-        """Points by gap reason: an optional point that was refused is absent, which is not a fault."""
+        """Group points by gap reason. An optional point that was refused is ABSENT, which is not a fault."""
         absent = [n for n in points if reason is Reason.EXCEPTION and self.spec.points[n].optional]
         others = [n for n in points if reason is not Reason.EXCEPTION or not self.spec.points[n].optional]
         return [(why, those) for why, those in ((reason, others), (Reason.ABSENT, absent)) if those]
 
     async def visit(self, queries: list[Q], tick_ms: int, result: PollResult) -> list[Q]:
-        """Send the queries due at a tick, in order. A failed one becomes a gap with its reason, never a zero.
+        """Send the queries due at a tick, in order. A failed query becomes a gap with its reason, never a zero.
 
-        If the first query times out, the others are not sent: a dead device costs one timeout a visit.
+        A timeout before any answer ends the visit, so that a dead device costs one timeout per visit. So do two
+        timeouts in a row.
 
         Args:
             queries: changed in place when a failed query is replaced by others.
@@ -347,7 +349,7 @@ class Device(ABC, Generic[Q, A]):
                 if isinstance(answer, LineTimeout):
                     streak += 1
                     silent.append(query)
-                else:  # a line that is down or lent answers nothing; a broken frame says nothing about the next query
+                else:  # if the line is down or lent, no query is answered; after a broken frame the next one may be
                     streak = 2 if isinstance(answer, LineDown | LineLent) else 0
             if streak > 1 or (streak and not result.answered):
                 break
@@ -366,16 +368,16 @@ class Device(ABC, Generic[Q, A]):
         return ()
 
     def miss(self, points: Iterable[int], error: LineError, tick_ms: int, result: PollResult) -> None:
-        """Write a gap for ``points``; a device that is silent at night is asleep."""
+        """Write a gap for ``points``; its reason is ASLEEP if the device is silent and it is night."""
         reason = error.reason if result.answered else self.spec.reason_of(error, tick_ms)
         result.positions.append(self.gap(tick_ms, reason, points))
 
     def gap(self, tick_ms: int, reason: Reason, points: Iterable[int]) -> int:
-        """The ring position of a new gap."""
+        """Write a gap into the ring; returns its ring position."""
         return self._ring.append_gap(self.table, reason, tick_ms, *self._line.clock(), memoryview(array("H", points)))
 
     def write(self, values: Iterable[Decoded], stamp: tuple[int, int, int], positions: list[int]) -> None:
-        """Put the values of an answer into the ring, and gaps for missing ones; ``stamp`` as in ``append_text``."""
+        """Write the values of an answer into the ring, and gaps for missing values. ``stamp``: see ``append_text``."""
         numbers: list[tuple[int, int, int, int, int | None]] = []
         for number, value, quality, _, time in values:
             if isinstance(value, str):
@@ -390,7 +392,7 @@ class Device(ABC, Generic[Q, A]):
             positions.append(self._ring.append_values(self.table, *stamp, numbers))
 
     def append_text(self, number: int, quality: int, stamp: tuple[int, int, int], text: str) -> int:
-        """The ring position of a new text; ``stamp``: tick in ms, arrival in ns on the wall and monotonic clock."""
+        """Write a text; returns its ring position. ``stamp``: tick in ms, arrival in ns on wall and monotonic clock."""
         encoded = text.encode("utf-8", "replace")
         if quality == Quality.GOOD and self.spec.points[number].name.startswith(WHO):
             self._other_texts += self._texts.setdefault(number, encoded) != encoded
@@ -398,11 +400,11 @@ class Device(ABC, Generic[Q, A]):
         return self._ring.append_text(self.table, number, quality, *stamp, encoded)
 
     def due(self, paces: int) -> list[int]:
-        """The points of the paces in a bit mask."""
+        """The numbers of the points whose pace is in the bit mask ``paces``."""
         return [n for n, point in enumerate(self.spec.points) if paces >> PACES.index(point.pace) & 1]
 
     def numbers_of(self, names: Iterable[str]) -> list[int]:
-        """The points with these names, each once. Raises UsageError."""
+        """The numbers of the points with these names, without duplicates. Raises UsageError for an unknown name."""
         numbers = {point.name: n for n, point in enumerate(self.spec.points)}
         for name in names:
             if name not in numbers:
@@ -410,17 +412,17 @@ class Device(ABC, Generic[Q, A]):
         return [numbers[name] for name in dict.fromkeys(names)]
 
     def no_reading(self, number: int, reason: int) -> Reading:
-        """A reading without value."""
+        """A reading without value; its quality is the gap reason."""
         point = self.spec.points[number]
         return Reading(point.name, None, point.unit, reason)
 
     def mono_s(self) -> float:
-        """The line's monotonic clock."""
+        """The line's monotonic clock, in seconds."""
         return self._line.clock()[1] / 1e9
 
 
 def decimal_of(mantissa: int, exponent: int) -> Decimal:
-    """``mantissa * 10**exponent``, without an exponent above 0."""
+    """``mantissa * 10**exponent`` as a Decimal with an exponent of 0 or below."""
     return Decimal(mantissa * 10**exponent) if exponent > 0 else Decimal(mantissa).scaleb(exponent)
 
 

@@ -1,6 +1,7 @@
-"""Device clocks: times of demands and freezes as UTC, and the offset from the host's clock.
+"""Converts a device's times (of demands and freezes) to UTC, and computes the offset of its clock from the host's.
 
-Meters give local time without a zone, so the site's zone is used; in an hour repeated by DST, the first one counts.
+Meters give local time without a zone, so the site's zone is used. If the end of summer time repeats an hour, a time in
+that hour is taken as the first of the two.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from functools import lru_cache
 
 _TEXT = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})(?:[T ](\d{1,2}):(\d{1,2})(?::(\d{1,2}))?)?")
 _START = datetime(1970, 1, 1)
-LONGEST_S = 100 * 366 * 86_400  # a clock is not off by more than a century
+LONGEST_S = 100 * 366 * 86_400  # a century; a larger offset means that the device's time is invalid
 CLOCKS = ("local", "utc")  # allowed values of a profile's ``clock``
 
 
 def time_ms(text: str, zone: str, utc: bool = False) -> int | None:
-    """UTC ms of a device's time, ISO 8601 without zone; a date alone is its midnight. None if it is not a time.
+    """Convert a device's time, ISO 8601 without zone, to UTC in ms; a date alone means its midnight. None if invalid.
 
     ``zone``: IANA name; "": that of this machine.
     """
@@ -32,7 +33,7 @@ def time_ms(text: str, zone: str, utc: bool = False) -> int | None:
 
 
 def offset_s(device_time: str | int, clock: str, zone: str, time_ns: int) -> Decimal | None:
-    """Offset of a device's clock from the host's at ``time_ns``, in seconds (ahead: positive). None without a time.
+    """Offset of a device's clock from the host's at ``time_ns``, in seconds (positive: ahead). None: invalid time.
 
     Args:
         device_time: ISO 8601 without zone, or seconds since 1970.

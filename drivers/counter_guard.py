@@ -16,7 +16,7 @@ from drivers.model import DeviceSpec, Kind, Point
 from drivers.plan import ratio_of
 
 BELIEVED_S, BELIEVED_READINGS = 60.0, 3  # a new level is accepted after this time and this many consistent readings
-HIGHEST_W = Decimal(1_000_000_000)  # no device of a park moves more
+HIGHEST_W = Decimal(1_000_000_000)  # no device in a park has more power
 # unit -> highest growth per second; counters in other units may grow at any rate
 _HIGHEST: dict[str, Decimal] = {
     **{unit: HIGHEST_W / 3600 for unit in ("Wh", "varh", "VAh")},
@@ -27,39 +27,39 @@ _HIGHEST: dict[str, Decimal] = {
     "kJ": HIGHEST_W / 1000,
     "MJ": HIGHEST_W / 1_000_000,
     "GJ": HIGHEST_W / 1_000_000_000,
-    "m3": Decimal(1000),  # a second: more than a river
+    "m3": Decimal(1000),  # more than any pipe carries
     "l": Decimal(1_000_000),
     "Nm3": Decimal(100_000),
     "kg": Decimal(1_000_000),
     "t": Decimal(1000),
     "Ah": Decimal(1000),
     "kAh": Decimal(1),
-    "s": Decimal(2),  # operating time grows no faster than real time, apart from its display resolution
+    "s": Decimal(2),  # operating time grows at most as fast as real time; the rest is for the display's resolution
     "min": Decimal(2) / 60,
     "h": Decimal(2) / 3600,
     "d": Decimal(2) / 86_400,
 }
-LEAP = 1000  # times the largest step so far: possible for a counter, but a different device is likelier
+LEAP = 1000  # a step this many times the largest so far is possible, but more likely comes from another device
 SLACK_S = 2.0  # a device may have refreshed the register some time before it answers
-_COARSE = frozenset(("MWh", "GWh", "Mvarh", "MVAh", "GJ", "t", "kAh", "min", "h", "d"))  # may show whole ones only
-STEPS = 2  # steps of the last digit that a counter may take at once in addition
-_ROUNDING = Decimal(1) / (1 << 20)  # of a 24-bit mantissa: rounding may make a value seem to fall by this much
+_COARSE = frozenset(("MWh", "GWh", "Mvarh", "MVAh", "GJ", "t", "kAh", "min", "h", "d"))  # often shown as whole numbers
+STEPS = 2  # a counter may exceed its highest growth by this many steps of its last digit
+_ROUNDING = Decimal(1) / (1 << 20)  # rounding to a 24-bit mantissa may make a value seem to fall by this share of it
 
 
 @dataclass(frozen=True, slots=True)
 class CounterRule:
     """The limits of one counter's changes."""
 
-    highest: Decimal | None  # a second, in its unit
-    steps: Decimal = Decimal(0)  # step that it may take at once in addition, in its unit
-    falls: bool = False  # a net counter counts both ways
-    around: Decimal | None = None  # rolls over to 0 at this value
-    decimal: bool = False  # or at some power of ten: display digits whose number of decimals only the meter knows
-    ratio: Decimal = Decimal(1)
+    highest: Decimal | None  # highest growth per second, in the counter's unit; None: any growth is possible
+    steps: Decimal = Decimal(0)  # growth that is always allowed in addition, in the counter's unit
+    falls: bool = False  # whether the value may fall, as that of a net counter does
+    around: Decimal | None = None  # the counter rolls over to 0 at this value; None: unknown
+    decimal: bool = False  # it rolls over at a power of ten, but only the meter knows how many decimals it shows
+    ratio: Decimal = Decimal(1)  # transformer ratio that the values were multiplied by
 
     @classmethod
     def of(cls, point: Point, ratio: Decimal = Decimal(1)) -> CounterRule:
-        """For a counter of a profile."""
+        """The rule for a profile's counter ``point``."""
         return cls(
             _HIGHEST.get(point.unit),
             STEPS * (max(abs(point.scale), Decimal(1)) if point.unit in _COARSE else abs(point.scale)) * ratio,
@@ -87,19 +87,19 @@ class CounterRule:
 
 @dataclass(slots=True)
 class _Level:
-    """The last accepted value of a counter, and the deviating value it has reported since."""
+    """The last accepted value of a counter, and the deviating value that it has reported since then, if any."""
 
     value: Decimal
-    at_s: float
+    at_s: float  # when it was read, in monotonic seconds
     step: Decimal = Decimal(0)  # the largest increase between two readings
-    claim: Decimal | None = None
-    claimed_s: float = 0.0  # when the deviating value was last reported
-    since_s: float = 0.0  # and when first
-    times: int = 0
+    claim: Decimal | None = None  # the deviating value
+    claimed_s: float = 0.0  # when a deviating value was last reported
+    since_s: float = 0.0  # when it was first reported
+    times: int = 0  # how many readings have confirmed it
 
 
 class CounterJump(NamedTuple):
-    """A counter that went on from another level: its point, the values before and after, and when (monotonic)."""
+    """A counter jumped to another level and counted on from there. ``at_s``: when it jumped, in monotonic seconds."""
 
     number: int
     before: Decimal
@@ -108,14 +108,14 @@ class CounterJump(NamedTuple):
 
 
 class CounterGuard:
-    """Judges the counters of one device. State per counter: its last accepted value."""
+    """Checks the counters of one device: compares each new value with the last one that was accepted."""
 
     def __init__(self, spec: DeviceSpec) -> None:
         self.counters = frozenset(n for n, point in enumerate(spec.points) if point.kind is Kind.COUNTER)
         self._rules = {n: CounterRule.of(spec.points[n], ratio_of(spec.points[n], spec)) for n in self.counters}
         self._levels: dict[int, _Level] = {}
-        self.jump: CounterJump | None = None  # the newest one that was accepted as a new level
-        self.jumps = 0  # how often a counter changed impossibly, or implausibly: by a large jump
+        self.jump: CounterJump | None = None  # the newest jump that was accepted as a new level
+        self.jumps = 0  # how often a counter made an impossible change, or a possible but implausibly large one
 
     def is_suspect(self, values: Iterable[tuple[int, Decimal]], now_s: float) -> bool:
         """Check counters (point, value) read together at ``now_s`` (monotonic). True: some are impossible."""

@@ -24,6 +24,6 @@ def base64url(raw: bytes) -> str:
 
 
 def base64url_decode(text: str | bytes) -> bytes:
-    """The bytes of base64url text that we wrote. Raises ValueError; tolerates loose bits, unlike the verifier."""
+    """Decode base64url text that we wrote. Raises ValueError. Ignores unused bits, which the verifier checks."""
     padding = "=" if isinstance(text, str) else b"="
     return urlsafe_b64decode(text + padding * (-len(text) % 4))  # type: ignore[operator]

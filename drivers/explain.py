@@ -1,6 +1,6 @@
 """What `decode` shows: the structure of an explanation, and the parts common to all protocols.
 
-An explanation is a JSON object with ``frame`` (facts of the first frame), ``frames`` where there are several, and
+An explanation is a JSON object with ``frame`` (facts of the first frame), ``frames`` if there are several, and
 ``readings``. A protocol's ``explain.py`` makes them; agent/cli prints them.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from drivers.model import Quality, Reading, Reason, clean_text
 
 Json = dict[str, Any]
-MAX_TEXT = 1000  # characters of a device's text, at most: a whole telegram of maker's data in hex
+MAX_TEXT = 1000  # most characters shown of a device's text: enough for a telegram of manufacturer data in hex
 COPY_WHOLE = "Copy the complete frame, from its first byte to its last"
 AS_SENT = "A byte differs from what was sent: read it again, or copy it again"
 SHOWN_UNITS: Mapping[str, str] = {"Cel": "°C", "deg": "°"}
@@ -34,13 +34,14 @@ class Explainer:
     """One subcommand of `decode`.
 
     Args:
-        name: of the subcommand, such as "snail".
+        name: name of the subcommand, such as "snail".
         title: name of the protocol explained, such as "Snail".
-        help: of the subcommand, as click expects it.
-        explain: bytes (or, ``takes_json``, the content of a JSON file) -> an explanation. Raises BrokenInput.
-        is_sound: whether bytes are beyond doubt a valid frame; if another subcommand cannot explain bytes,
-            its error then points to this one.
-        takes_json: its argument is a JSON file, else hex.
+        help: help text of the subcommand, as click expects it.
+        explain: takes bytes (with ``takes_json``, the content of a JSON file) and returns an explanation. Raises
+            BrokenInput.
+        is_sound: returns whether bytes are certainly a valid frame of this protocol. If another subcommand cannot
+            explain such bytes, its error suggests this subcommand.
+        takes_json: the argument is a JSON file; without it, hex.
     """
 
     name: str
@@ -52,19 +53,19 @@ class Explainer:
 
 
 def number(value: Decimal | int | str | None) -> int | float | str | None:
-    """A JSON number that reads back as the same decimal (15 digits), or the text, or None."""
+    """A Decimal as a JSON number that reads back as the same decimal (15 digits); any other value unchanged."""
     if not isinstance(value, Decimal):
         return value
     return int(value) if value == value.to_integral_value() else float(value)
 
 
 def show_unit(unit: str) -> str:
-    """A unit as people write it; packs and JSON speak SenML."""
+    """A unit as people write it, such as °C; points and packs use the SenML unit, such as Cel."""
     return SHOWN_UNITS.get(unit, unit)
 
 
 def show_quality(code: int) -> str:
-    """ "" for good, else the word for a quality or, from 128 on, for the reason of a gap."""
+    """The name of a quality or, for codes from 128 on, of a gap reason; "" for a good reading."""
     if code >= min(Reason):
         return Reason(code).name.lower() if code in set(Reason) else f"reason {code}"
     if code == Quality.GOOD:
@@ -73,7 +74,7 @@ def show_quality(code: int) -> str:
 
 
 def reading_json(reading: Reading) -> Json:
-    """A reading as JSON; what is empty or 0 is left out."""
+    """A reading as JSON; optional members that are empty or 0 are left out."""
     shown: Json = {
         "name": reading.name,
         "value": clean_text(reading.value, MAX_TEXT) if isinstance(reading.value, str) else number(reading.value),
@@ -97,7 +98,7 @@ def reading_json(reading: Reading) -> Json:
 
 
 def several(frames: Sequence[tuple[Json, Sequence[Reading]]]) -> Json:
-    """One result for all frames of an input; the first frame with readings provides the main part."""
+    """One explanation for all frames of an input; ``frame`` describes the first frame that has readings."""
     described = [{**frame, "readings": [reading_json(r) for r in readings]} for frame, readings in frames]
     lead = next((f for f in described if f["readings"]), described[0])
     result: Json = {"frame": {k: v for k, v in lead.items() if k != "readings"}}
@@ -117,7 +118,7 @@ def wake_bytes(stream: bytes, offset: int) -> int:
 
 
 def by_address(dump: Mapping[str, Any]) -> Any:
-    """``registers`` by address; a list starts at ``base_address``. Raises BrokenInput."""
+    """A dump's ``registers`` by address; if they are a list, it starts at ``base_address``. Raises BrokenInput."""
     registers, base = dump["registers"], dump.get("base_address", 40000)
     if not isinstance(registers, list):
         return registers
@@ -147,7 +148,7 @@ def register_words(registers: Any, key: str) -> dict[int, int | None]:
 
 
 def frame_hint(error: str, stream: bytes, tried: str, form: str) -> str:
-    """The hint for a frame that failed with ``error``; ``form`` describes a valid one."""
+    """The hint for a frame that failed with ``error``; ``form`` describes a valid frame."""
     elsewhere = other_protocol(stream, tried)
     if elsewhere:
         return elsewhere
@@ -180,13 +181,13 @@ def checksum_frame_error(
     form: str,
     stream: bytes,
 ) -> BrokenInput:
-    """The error for bytes without a valid ``framing.ChecksumFrame``, with the valid prefix but no values.
+    """The error for bytes without a valid ``framing.ChecksumFrame``; it describes the broken frame, without values.
 
     Args:
         broken: (bytes of the best attempt, offset, error), as ``framing.best_attempt`` returns them.
-        describe: bytes of a frame and their offset as JSON.
-        length_at: where the length is in a frame; the data follows, then checksum and end.
-        form: describes a valid frame.
+        describe: takes the bytes of a frame and their offset; returns the frame as JSON.
+        length_at: index of the length byte in a frame; data, checksum and stop byte follow it.
+        form: text that describes a valid frame, for the hint.
     """
     raw, offset, error = broken
     shown: Json = {}

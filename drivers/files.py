@@ -13,7 +13,7 @@ def write_atomic(path: Path, data: bytes, mode: int, *, durable: bool = False) -
     """Replace the file at ``path``: readers see the old one or the whole new one. Raises OSError.
 
     Args:
-        mode: rights of the new file, less the umask.
+        mode: permissions of the new file, before the umask is applied.
         durable: on return, the file survives a power cut.
     """
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -35,10 +35,10 @@ def write_atomic(path: Path, data: bytes, mode: int, *, durable: bool = False) -
 def write_draft(
     name: str, data: bytes, mode: int, folder: int, *, like: os.stat_result | None = None, durable: bool = True
 ) -> None:
-    """A new file ``name`` in the open ``folder``, to be renamed or linked when it is complete. Raises OSError.
+    """Write a new file ``name`` in the open directory ``folder``; the caller then renames or links it. Raises OSError.
 
     Args:
-        like: the new file gets the owner and group of this file, if they differ from ours, and exactly ``mode``.
+        like: the new file gets the owner and group of this file, and exactly ``mode``, whatever the umask is.
     """
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(name, flags, mode if like is None else 0o600, dir_fd=folder)
@@ -59,7 +59,7 @@ def write_draft(
 
 
 def remove(name: str, folder: int) -> None:
-    """Remove a file of the open ``folder``, if it is there. Raises OSError."""
+    """Remove a file of the open directory ``folder``, if it exists. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(name, dir_fd=folder)
 
@@ -95,5 +95,5 @@ def is_locked(path: Path) -> bool:
 
 
 def others_may_use(found: os.stat_result) -> bool:
-    """Whether others can read or change a secret. A file owned by root may be readable by one group."""
+    """Whether other users may read or change a secret. If root owns the file, its group may read it."""
     return bool(stat.S_IMODE(found.st_mode) & (0o037 if found.st_uid == 0 else 0o077))

@@ -1,8 +1,8 @@
 """A push parser: bytes in, valid frames out, noise skipped.
 
-The result is always the same as if the bytes had arrived one by one: the frame that is complete
-first wins, and of two that end at the same byte the one that began first. So a stray start byte never holds
-back a valid frame after it, and the result does not depend on how the bytes were split.
+If possible frames overlap, the one that is complete first wins; of two that end at the same byte, the one that began
+first. So a stray start byte never delays a valid frame after it, and the result does not depend on how the bytes were
+split.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ F = TypeVar("F")
 
 REJECT = -1  # no frame begins here, whatever follows
 STOP = 0x16  # the last byte of frames that end in a checksum
-REPLY, ERROR = 0x80, 0x40  # bits of their control code
+REPLY, ERROR = 0x80, 0x40  # bits of the control code in such frames
 
 
 class FrameScanner(ABC, Generic[F]):
-    """Finds frames of one protocol in a stream. Keeps at most one longest frame plus the piece just fed."""
+    """Finds frames of one protocol in a stream. Buffers at most ``longest`` bytes plus the piece just fed."""
 
     starts: re.Pattern[bytes]  # the bytes that a frame can begin with
-    longest: int  # bytes of the longest possible frame
+    longest: int  # length of the longest possible frame, in bytes
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -37,7 +37,7 @@ class FrameScanner(ABC, Generic[F]):
     def frame_end(self, buffer: bytearray, start: int, size: int) -> int:
         """Where the frame that begins at ``start`` ends (exclusive), or ``REJECT``.
 
-        A number above ``size`` means undecided until the buffer holds that many bytes.
+        A result above ``size`` means: the buffer must hold that many bytes before this can be decided.
         """
 
     @abstractmethod
@@ -66,7 +66,7 @@ class FrameScanner(ABC, Generic[F]):
         return frames
 
     def _first(self, buffer: bytearray, position: int, size: int) -> tuple[int, int, int]:
-        """(begin, end, -) of the frame that ends first, or (-, -1, hold): what lies before ``hold`` is noise."""
+        """(begin, end, -) of the frame that ends first, or (-, -1, hold): the bytes before ``hold`` are noise."""
         search, frame_end = self.starts.search, self.frame_end
         begin, end, hold = -1, -1, size
         stop = size
@@ -86,7 +86,7 @@ class FrameScanner(ABC, Generic[F]):
         return begin, end, hold
 
 
-# --- frames that end in a checksum: ``... C L data CS 16``, CS the sum of all bytes before it
+# --- frames that end in a checksum: ``... C L data CS 16``; CS is the sum of all bytes before it, modulo 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class ChecksumFrame:
 
     raw: bytes
     offset: int = 0
-    LENGTH_AT: ClassVar[int]  # of the byte L
+    LENGTH_AT: ClassVar[int]  # index of the length byte L
 
     @property
     def control(self) -> int:
@@ -123,7 +123,7 @@ class ChecksumFrame:
 
 
 def frame_end(buffer: bytearray, start: int, size: int, length_at: int) -> int:
-    """The end of the frame at ``start`` whose byte ``length_at`` is L, as ``FrameScanner.frame_end`` returns it."""
+    """``FrameScanner.frame_end`` for a frame that ends in a checksum; ``length_at``: index of its length byte."""
     if start + length_at >= size:
         return start + length_at + 1
     end = start + length_at + 3 + buffer[start + length_at]
@@ -135,7 +135,7 @@ def frame_end(buffer: bytearray, start: int, size: int, length_at: int) -> int:
 
 
 def diagnose(rest: bytes, length_at: int) -> tuple[int, bytes, str]:
-    """Why ``rest`` does not begin with a frame: (score, higher is closer to a frame; its bytes; error text)."""
+    """Why ``rest`` does not begin with a valid frame: (score, bytes of the attempt, error). The best score is 4."""
     if len(rest) <= length_at:
         return 1, rest, "cut short inside the header"
     length = rest[length_at]
@@ -152,7 +152,7 @@ def diagnose(rest: bytes, length_at: int) -> tuple[int, bytes, str]:
 def best_attempt(
     stream: bytes, starts: re.Pattern[bytes], length_at: int, nothing: str, begins: Callable[[bytes], bool] = bool
 ) -> tuple[bytes, int, str]:
-    """Why no frame was found: (bytes of the best attempt from its 68h, its offset, what is wrong)."""
+    """Why no frame was found: (bytes of the best attempt, its offset, error). ``nothing``: the error without one."""
     best: tuple[int, bytes, int, str] = (0, b"", 0, nothing)
     for start in (m.start() for m in starts.finditer(stream)):
         if begins(stream[start:]):
@@ -162,13 +162,13 @@ def best_attempt(
 
 
 def build_request(head: bytes, control: int, data: bytes, wake: int) -> bytes:
-    """Wake-up bytes, then the frame of ``head`` (up to the control code), with its length and checksum."""
+    """Build a request: ``wake`` wake-up bytes, ``head``, control code, length, data, checksum and stop byte."""
     body = head + bytes((control, len(data))) + data
     return b"\xfe" * wake + body + bytes((sum(body) & 0xFF, STOP))
 
 
 def address_bytes(address: str, digits: int, where: str) -> bytes:
-    """An address of up to ``digits`` digits as sent, low byte first. Raises UsageError."""
+    """An address of up to ``digits`` digits as it is sent, low byte first. Raises UsageError."""
     if not re.fullmatch(f"[0-9A]{{1,{digits}}}", address.upper()):
         hint = f"Up to {digits} digits; A stands for any digit"
         raise UsageError(f"{address!r} is not a meter address", where=where, hint=hint)

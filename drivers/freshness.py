@@ -6,12 +6,12 @@ from drivers.model import FreshnessRule, Quality, Reading
 
 
 class Freshness:
-    """Evaluates one device's sign of life. A point that cannot be read or has not changed yet is not fresh."""
+    """Evaluates the point that proves a device alive. A point that cannot be read or has not changed proves nothing."""
 
     def __init__(self, rule: FreshnessRule) -> None:
         self.rule = rule
         self._last: object = None
-        self._moved_s: float | None = None  # when it was last seen to change
+        self._moved_s: float | None = None  # when the value last changed, in monotonic seconds; None: never
         self.stale_s: float | None = None  # since when the source has been stale; None: it is fresh
 
     def judge(self, reading: Reading | None, now_s: float) -> bool:
@@ -36,7 +36,7 @@ class Freshness:
         return self.rule.changes_within_s or 0.0
 
     def why(self, reading: Reading | None) -> str:
-        """The error, for a technician."""
+        """Why the readings are not valid, for a technician."""
         value = None if reading is None else reading.value
         if value is None:
             return f"{self.rule.point} cannot be read, so nothing proves that the source is alive"

@@ -42,16 +42,16 @@ REFUSALS, REST_S = 2, 3600.0  # after this many consecutive refusals a query res
 
 
 class MeterRequest(Generic[F]):
-    """One question to a meter for the line's owner.
+    """One request to a meter, which the line's owner sends.
 
     Args:
         judge: returns the bytes of a valid answer, a LineError for a refusal, None if the frame is not for us
-            (another meter's, our own echo); a MismatchError is kept while the right answer may still arrive.
+            (another meter's, our own echo). A MismatchError counts only if no right answer arrives after it.
         broken: returns (bytes of the best attempt, offset, error) for bytes that contain no frame.
     """
 
     __slots__ = ("_broken", "_judge", "_parser", "expect", "frame", "function", "unit", "where")
-    registers = None  # it reads no registers
+    registers = None  # a meter request reads no registers
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class MeterRequest(Generic[F]):
         self._parser, self._judge, self._broken = parser, judge, broken
 
     def find(self, response: bytes, final: bool) -> bytes | LineError | None:
-        """As ``drivers.line.Request`` says. An echo of our own bytes is not an answer (field pains 20, 22)."""
+        """See ``drivers.line.Request``. An echo of our own bytes is not an answer (field pains 20, 22)."""
         seen: LineError | None = None
         frames = self._parser().feed(response)
         for frame in frames:
@@ -103,7 +103,7 @@ class Response:
 
 
 def field_of(name: str, words: str) -> bool:
-    """Whether a reading's name is ``words``, or ``words`` below the medium's own first word (``heat.energy``)."""
+    """Whether a reading's name is ``words``, with or without a first word: ``energy`` matches ``heat.energy``."""
     return words in (name, name.partition(".")[2])
 
 
@@ -115,7 +115,7 @@ class MeterDevice(Device[MeterQuery, Response]):
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
         super().__init__(spec, line, ring, table)
         self._asked = 0  # requests sent since the visit began
-        self._warned: set[int] = set()
+        self._warned: set[int] = set()  # points whose wrong unit has been logged
         for point in spec.points:
             self.check(point)
         self._decimals = [None if p.is_text else decimal_plan(n, p, spec) for n, p in enumerate(spec.points)]
@@ -128,7 +128,7 @@ class MeterDevice(Device[MeterQuery, Response]):
 
     @abstractmethod
     async def fetch(self, query_id: str) -> Response:
-        """Ask. Raises LineError."""
+        """Send a query; returns its answer. Raises LineError."""
 
     @abstractmethod
     def explain(self, query_id: str, frames: Sequence[bytes]) -> Sequence[Reading]:
@@ -140,7 +140,7 @@ class MeterDevice(Device[MeterQuery, Response]):
 
     @abstractmethod
     def pick(self, point: Point, query_id: str, response: Response) -> Reading | None:
-        """The reading of a point among those of an answer; None if it is missing."""
+        """The reading of a point from an answer; None if the answer does not contain it."""
 
     @abstractmethod
     def cost(self, query_id: str) -> tuple[int, int]:
@@ -163,7 +163,7 @@ class MeterDevice(Device[MeterQuery, Response]):
             return [error]
 
     def read_frames(self, frames: Mapping[str, Sequence[bytes]]) -> dict[str, Reading]:
-        """The readings in recorded answers (question -> its frames), by point. Sends nothing. Raises LineError."""
+        """The readings in recorded answers (query -> frames), by point name. Sends nothing. Raises LineError."""
         found: dict[int, Reading] = {}
         for query_id, raw in frames.items():
             numbers = [n for n, point in enumerate(self.spec.points) if self.brings(point, query_id)]
@@ -175,7 +175,7 @@ class MeterDevice(Device[MeterQuery, Response]):
         found: dict[str, list[bytes]] = {}
         for query_id, text in frames.items():
             parser = protocol_of(self.protocol).new_parser()
-            assert parser is not None  # a protocol of meters has frames of its own
+            assert parser is not None  # every meter protocol has a parser
             found[query_id] = [frame.raw for frame in parser.feed(bytes.fromhex(text))]
             if not found[query_id]:
                 raise ValueError(f"the frame of {query_id} is invalid")
@@ -192,7 +192,7 @@ class MeterDevice(Device[MeterQuery, Response]):
     # --- from bytes to a value
 
     async def exchange(self, request: MeterRequest[F]) -> Answer:
-        """One request on the line, counted. Raises LineError."""
+        """Send one request on the line and count it. Raises LineError."""
         self._asked += 1
         return await self._line.exchange(request, self._options)
 
@@ -216,7 +216,7 @@ class MeterDevice(Device[MeterQuery, Response]):
             yield Decoded(number, value, quality, found.raw, found.time if has_time else "")
 
     def _given(self, number: int, found: Reading, answer: Response) -> tuple[Decimal | int | str | None, int]:
-        """The value that the meter sent for a point, in the point's unit, and its quality; or None and the reason."""
+        """(value in the point's unit, quality) as the meter sent it; (None, gap reason) without a value."""
         point, value = self.spec.points[number], found.value
         quality: int = found.quality if value is None or not answer.suspect else Quality.SUSPECT
         if value is None:
@@ -242,12 +242,12 @@ class MeterDevice(Device[MeterQuery, Response]):
 
     async def visit(self, queries: list[MeterQuery], tick_ms: int, result: PollResult) -> list[MeterQuery]:
         self._asked = 0
-        silent = await super().visit(list(queries), tick_ms, result)  # the replacement applies to this visit only
+        silent = await super().visit(list(queries), tick_ms, result)  # a copy, for ``failed`` may replace queries in it
         result.asked = self._asked
         return silent
 
     def failed(self, query: MeterQuery, error: LineError, tick_ms: int, result: PollResult) -> Sequence[MeterQuery]:
-        """Use an alternative query; without one the points are gaps, and the query rests after two refusals."""
+        """Use an alternative query. Without one, the points are gaps; after two refusals the query rests an hour."""
         if not isinstance(error, DeviceException):
             return super().failed(query, error, tick_ms, result)
         result.answered += 1

@@ -1,7 +1,6 @@
-"""The vocabulary as types: points, qualities, gap reasons, limits, errors. Pure values, no I/O.
+"""The types that all parts share: points, qualities, gap reasons, limits, errors. No I/O.
 
-Codes that reach the ring are small integers (a quality is below 128, a gap reason is 128 or more),
-so that the kernels and the packs agree on one byte.
+A quality is below 128 and a gap reason is 128 or more, so that one byte in the ring and in packs holds either.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ def sentences(first: str, second: str) -> str:
 
 
 class GatewayError(Exception):
-    """Root of the tree. Callers branch on type or ``retry``, never on text."""
+    """Base class of all our errors. Callers decide by type or by ``retry``, never by text."""
 
     retry: ClassVar[bool] = False  # can the same call succeed later, unchanged?
     exit_code: ClassVar[int] = 1  # what the CLI returns when this reaches the top
@@ -43,7 +42,7 @@ class UsageError(GatewayError):
 
 
 class ConfigError(GatewayError):
-    """agent.toml or a file it names is wrong. ``complaints`` contains all errors, in file order."""
+    """agent.toml, or a file that it names, is invalid. ``complaints`` contains all errors, in file order."""
 
     exit_code = 3
 
@@ -53,7 +52,7 @@ class ConfigError(GatewayError):
 
 
 class ProfileError(GatewayError):
-    """A profile is wrong or missing. ``complaints`` contains all errors, in file order."""
+    """A profile is invalid or missing. ``complaints`` contains all errors, in file order."""
 
     exit_code = 3
 
@@ -149,7 +148,7 @@ class MismatchError(LineError):
 
 
 class DeviceException(LineError):
-    """The device refused: ``code`` is the protocol's own. ``busy``: it may answer in a moment."""
+    """The device refused. ``code``: the protocol's error code. ``busy``: the device may answer in a moment."""
 
     reason = Reason.EXCEPTION
 
@@ -164,7 +163,7 @@ class LineLent(LineError):
     reason = Reason.LENT
 
 
-BYTE_SCHEMES = ("serial", "tcp", "udp")  # of the urls of lines that carry any bytes
+BYTE_SCHEMES = ("serial", "tcp", "udp")  # url schemes of lines that carry any bytes, without framing of their own
 PACES: tuple[str, ...] = ("fast", "normal", "slow", "cells", "once")  # the index is the pace's number everywhere
 DEFAULT_PERIODS_MS: Mapping[str, int] = {
     "fast": 1_000,
@@ -183,7 +182,7 @@ class RegisterPart:
     type: str
     scale: Decimal
     order: str = ""
-    function: int | None = None  # None: as the point's
+    function: int | None = None  # None: the point's function
 
 
 IDENTIFICATION = 43  # the function that reads a device's identification; with MEI type 14
@@ -210,7 +209,7 @@ class Point:
     bit: int | None = None
     mask: int | None = None  # applied to the raw integer before a shift to its lowest bit
     scale: Decimal = Decimal(1)
-    scale_at: int | None = None  # register with its power of ten, in the same read
+    scale_at: int | None = None  # address of the register that holds its power of ten; read in the same request
     share: bool = False  # a share of 1, whatever the unit: a value above 1 is in percent
     offset: Decimal = Decimal(0)  # added to the raw integer before scale
     sentinels: tuple[int, ...] | None = None  # raw values that mean "no reading"; None: the type's default
@@ -226,13 +225,13 @@ class Point:
     barrier: bool = False  # no request may cover both this register and the one before it
     ratio: str = ""  # "apply": multiply by the device's ct/pt ratio; "done": the device does so itself; "": neither
     sleeps: bool = False
-    optional: bool = False  # illegal address means that this firmware lacks it: stop asking, without a warning
+    optional: bool = False  # after "illegal address" this firmware lacks the point: stop asking, without a warning
     key: str = ""
     flips: bool = False  # the sign changes with a reversed CT
     clock: str = ""  # "local" or "utc": the point is the device's clock, the reading is its lead over the gateway's
     text: str = ""  # how the registers of a text point become text, such as "{0}.{1:02x}"; "": characters
-    en: str = ""  # its meaning, if the vocabulary has none or not enough
-    zh: str = ""
+    en: str = ""  # its meaning in English, if the vocabulary does not explain it well enough
+    zh: str = ""  # the same in Chinese
 
     @property
     def span(self) -> tuple[int, int]:
@@ -242,29 +241,29 @@ class Point:
 
     @property
     def is_signed(self) -> bool:
-        """Its raw value is a signed integer."""
+        """Whether its raw value is a signed integer."""
         return self.type.startswith("i")
 
     @property
     def is_object(self) -> bool:
-        """An object of device identification instead of registers; its number is in ``address``."""
+        """Whether it is an object of device identification, not a register. ``address`` is then the object's number."""
         return self.function == IDENTIFICATION
 
     @property
     def is_text(self) -> bool:
-        """Its bytes are cut from an answer and read as text, outside the compiled plan."""
+        """Whether its bytes are read from the answer as text, not by the compiled plan."""
         return self.kind is Kind.TEXT or bool(self.clock)
 
 
-MOST_SERIAL_TIMEOUT_S = 2.0  # to the start of an answer; slow meters take one second
+MOST_SERIAL_TIMEOUT_S = 2.0  # from a request to the start of its answer; slow meters take one second
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Limits of a device or line. Device beats line beats profile; None means "not given here"."""
 
-    max_words: int | None = None  # at most, per read
-    max_gap: int | None = None  # unneeded registers to read over rather than send a second request
+    max_words: int | None = None  # most registers in one read
+    max_gap: int | None = None  # most unneeded registers to read over instead of sending a second request
     holes: bool | None = None  # may a read cover registers that no point uses?
     quiet_s: float | None = None  # silence between an answer and the next request
     timeout_s: float | None = None
@@ -273,15 +272,15 @@ class Limits:
     turnaround_s: float | None = None  # typical time from request to answer, for the plan
     late_s: float | None = None  # raw TCP: how long a late answer may still come
     retries: int | None = None
-    connections: int | None = None  # at a time to one host, over all lines to it
-    serial_timeout_s: float | None = None  # of a profile: instead of ``timeout_s`` on lines that carry bytes
-    serial_retries: int | None = None  # and of ``retries``
+    connections: int | None = None  # most connections to one host at a time, counting all lines to it
+    serial_timeout_s: float | None = None  # only in profiles: replaces ``timeout_s`` on lines that carry bytes
+    serial_retries: int | None = None  # likewise for ``retries``
 
     def on_line(self, scheme: str) -> Limits:
         """A profile's limits on a line of this scheme.
 
         ``timeout_s`` may be meant for a dongle or logger that has its own framing. A device on a bus answers sooner,
-        and the others wait while it is silent: without a separate bus timeout it is limited to 2 s there.
+        and while it is silent all others wait. So, without ``serial_timeout_s``, the timeout on a bus is 2 s at most.
         """
         if scheme not in BYTE_SCHEMES:
             return replace(self, serial_timeout_s=None, serial_retries=None)
@@ -295,7 +294,7 @@ class Limits:
         )
 
     def over(self, other: Limits) -> Limits:
-        """These limits where they are given, else the other's."""
+        """These limits; where one is None, the limit of ``other``."""
         return Limits(*(a if (a := getattr(self, n)) is not None else getattr(other, n) for n in self.__slots__))
 
 
@@ -329,45 +328,48 @@ class DeviceSpec:
     probe: str = ""  # point to read when probing whether the device is alive
     variant: str = ""
     serial: str = ""  # the device's own setting on a serial line, such as "2400 8E1"; "": the line's
-    zone: str = ""  # IANA name of the time that the device's clock shows; "": that of this machine
+    zone: str = ""  # IANA name of the time zone of the device's clock; "": the zone of this machine
     caching: bool = False  # answers come from a master's cache and prove nothing about the device behind it
-    fresh: FreshnessRule | None = None  # this proves it
+    fresh: FreshnessRule | None = None  # how to prove that a device behind a cache is alive
     night: Night | None = None  # nights at its site, for a device that sleeps in the dark
 
     def silence(self, reason: Reason, utc_ms: int) -> Reason:
-        """The reason why the device was silent at a time: ``reason``, or asleep."""
+        """The gap reason for silence at a time: ASLEEP instead of TIMEOUT or ABSENT if it was dark, else ``reason``."""
         if self.night is None or reason not in (Reason.TIMEOUT, Reason.ABSENT) or not self.night.is_dark(utc_ms):
             return reason
         return Reason.ASLEEP
 
     def reason_of(self, error: LineError, utc_ms: int) -> Reason:
-        """Why a failed request has no reading: asleep, if it is dark and the failure may come from sleep."""
+        """The gap reason for a failed request: ASLEEP if it is dark and sleep can cause the error, else the error's."""
         return self.silence(error.reason, utc_ms) if self.may_sleep_by(error) else error.reason
 
     def may_sleep_by(self, error: LineError | None) -> bool:
-        """May the device, or the dongle that it powers, fail like this because it sleeps? An answer is not sleep, and a
-        serial port of this machine that cannot be opened has nothing to do with the device."""
+        """Whether sleep of the device, or of the dongle that it powers, can cause this error. None: no error is known.
+
+        An answer shows that the device is awake. If a serial port of this machine cannot be opened, that has nothing
+        to do with the device.
+        """
         if isinstance(error, LineDown):
             return not self.own_port
         return error is None or isinstance(error, LineTimeout)
 
     def lack(self, utc_ms: int) -> Reason:
-        """The reason for an answer without a value: some inverters answer "not available" all night."""
+        """The gap reason for a "not available" answer: ASLEEP in the dark, as some inverters send it all night."""
         return Reason.SENTINEL if self.night is None or not self.night.is_dark(utc_ms) else Reason.ASLEEP
 
 
 @dataclass(slots=True)
 class PollResult:
-    """The result of one visit to a device: positions in the ring, which contains the readings and gaps."""
+    """The result of one visit to a device. The readings and gaps themselves are in the ring, at ``positions``."""
 
     positions: list[int] = field(default_factory=list)  # ring positions written, in order
     asked: int = 0  # requests sent
-    answered: int = 0  # requests answered by the device itself (exceptions count; 0A and 0B do not)
+    answered: int = 0  # requests that the device itself answered (all exceptions but 0A and 0B count)
     error: LineError | None = None  # the last failure
 
 
 def clean_text(text: str, limit: int = 80) -> str:
-    """Text from a device made safe to show: control characters out, cut to ``limit``."""
+    """Text from a device, safe to show: control characters are replaced, and it has at most ``limit`` characters."""
     shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text.replace("\x00", ""))
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
@@ -379,13 +381,13 @@ class Reading:
     name: str
     value: Decimal | int | str | None  # None: not available; ``quality`` says why
     unit: str = ""
-    quality: int = Quality.GOOD  # a Quality or, for None, a Reason
+    quality: int = Quality.GOOD  # a Quality; a Reason if ``value`` is None
     raw: bytes = b""
     storage: int = 0  # 0 now, 1 and up: the n-th last settlement, freeze or storage number
-    tariff: int = 0  # 0 total
-    subunit: int = 0  # the part of the device
+    tariff: int = 0  # 0: the total of all tariffs
+    subunit: int = 0  # number of the device's part that the value belongs to
     function: str = ""  # instantaneous, maximum, minimum, error
-    time: str = ""  # the device's own time of the value (demand, freeze), ISO 8601 without zone
+    time: str = ""  # the device's own time for the value (demand, freeze), ISO 8601 without zone
     label: str = ""  # the name used by the standard or the device
 
 
@@ -407,4 +409,4 @@ class ProgressCallback(Protocol):
 
 
 def no_progress(done: float, total: float | None = None, text: str = "") -> None:
-    """Shows nothing."""
+    """A ``ProgressCallback`` that shows nothing."""

@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 from decimal import Decimal
 
-# Inverters start some time after sunrise and stop before sunset, even more so on dull days. That margin is short (about
-# 25 minutes at 30 degrees of latitude), and silence outside it is never taken for sleep.
+# Inverters start some time after sunrise and stop some time before sunset, and on dull days these times are longer. The
+# limit allows about 25 minutes at 30 degrees of latitude. Silence at any other time of the day never counts as sleep.
 DARK_BELOW_DEG = 5.0
 _DAY_MS = 86_400_000
 
@@ -24,10 +24,10 @@ class Night:
     longitude: Decimal
 
     def sun_deg(self, utc_ms: int) -> float:
-        """Elevation of the sun above the horizon, in degrees; refraction left out."""
+        """Elevation of the sun above the horizon, in degrees, without refraction."""
         days, rest_ms = divmod(utc_ms, _DAY_MS)
         hour = rest_ms / 3_600_000
-        # from the start of 1970; four years have 1461 days (1901 to 2099), and a quarter of a day does not matter here
+        # days count from the start of 1970; four years have 1461 days (1901 to 2099); an error below a day is harmless
         day_of_year = (days % 1461) % 365.25
         angle = 2 * math.pi / 365.25 * (day_of_year + (hour - 12) / 24)
         time_min = 229.18 * (

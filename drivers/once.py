@@ -31,7 +31,7 @@ from ext.ring import Ring
 
 FIRMWARE = "device.firmware"
 LONGEST_TIMEOUT_S = 600.0
-_RING_BYTES = 1 << 16  # the smallest; drivers require one, but nothing is read from it
+_RING_BYTES = 1 << 16  # the smallest size of a ring; drivers need a ring, but nothing reads this one
 logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are raised; the caller may log them
 
 Number = int | float | str | Decimal
@@ -72,13 +72,13 @@ async def read_once_async(
             agent keeps its serial ports locked.
         profile: an id (``eastron/sdm630``), or the path of a file that ends in ``.toml``.
         address: of the device on its line: a unit number, or a meter's digits. As text it keeps leading zeros.
-        points: names or patterns (``ac.power.*``); none: all of the profile.
-        serial: the port's setting, such as ``9600 8N1``; "": the profile's, else 9600 8N1. Behind ``tcp://`` and
-            ``udp://`` its speed is that of the bus.
+        points: names or patterns (``ac.power.*``); empty: all points of the profile.
+        serial: the port's setting, such as ``9600 8N1``; "": the profile's, else 9600 8N1. For ``tcp://`` and
+            ``udp://`` it gives the speed of the bus behind the converter.
         params: parameters of the profile.
-        ct, pt: transformer ratios, for profiles whose points need them applied.
-        timeout_s: to the start of an answer; None: as the profile says.
-        zone: IANA name of the time that a meter's clock shows; "": that of this machine.
+        ct, pt: transformer ratios, for profiles whose points must be multiplied by them.
+        timeout_s: time to the start of an answer, in seconds; None: as the profile says.
+        zone: IANA name of the time zone of the meter's clock; "": the zone of this machine.
         dirs: folders of profiles that are searched before the usual ones.
 
     Returns:
@@ -125,7 +125,7 @@ async def read_once_async(
             caching=found.caching or found.fresh is not None,
         )
 
-    select(spec().points, patterns)  # a wrong name is reported before anything is sent; a variant may have more points
+    select(spec().points, patterns)  # report a wrong name before anything is sent
     line = open_line(config)
     try:
         readings = await read_variant(found, spec, line, lambda made: select(made.points, patterns))
@@ -143,7 +143,7 @@ async def read_variant(
     """Read a device once on an open line, in the variant selected by its own data.
 
     Args:
-        make_spec: returns the device for a firmware and identity, None while unknown.
+        make_spec: returns the spec for the device's firmware and identity; both are None while they are unknown.
         choose: returns the wanted points, in the order of the result.
 
     Raises LineError, ProfileError, ConfigError and what ``choose`` raises.

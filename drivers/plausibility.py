@@ -1,6 +1,6 @@
-"""Checks whether a device's values are consistent. Hints for a person: what is odd, and what to do. Pure.
+"""Checks whether a device's values are consistent; hints tell a person what is odd and what to do. No I/O.
 
-None of this marks or changes a reading: a hint may be wrong, and a signed value must not depend on a guess.
+The checks never mark or change a reading: a hint may be wrong, and a signed value must not depend on a guess.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ext.decode import Plan
 
 PHASES = ("l1", "l2", "l3")
 LEAST_VA, LEAST_W = 50.0, 200.0  # below these limits a load is too small for a conclusion
-LEAST_ZEROS = 4  # number of values: fewer may well all be zero, as in a new water meter
+LEAST_ZEROS = 4  # fewer values than this may all be zero for good reason, as in a new water meter
 TINY = Decimal("1e-6")  # in the base unit: typical of a float read in the wrong order
-_SENSIBLE: Mapping[str, tuple[str, str]] = {  # base unit -> range in which a value is believed after changing the order
+_SENSIBLE: Mapping[str, tuple[str, str]] = {  # base unit -> range in which a reordered value is believed
     "Hz": ("45", "65"), "V": ("20", "40000"), "A": ("0.01", "20000"), "W": ("1", "1e9"), "VA": ("1", "1e9"),
     "var": ("1", "1e9"), "Cel": ("-50", "1500"), "%": ("0.1", "120"), "Wh": ("1", "1e13"), "varh": ("1", "1e13"),
 }  # fmt: skip
@@ -119,11 +119,11 @@ class Hint:
 
 
 def hints(spec: DeviceSpec, readings: Mapping[str, Reading], roles: Mapping[str, str] | None = None) -> list[Hint]:
-    """Hints about readings of one moment.
+    """Hints about readings that were taken at one time.
 
     Args:
-        readings: by point name; other orders are tried on ``raw``.
-        roles: role by part of the device, as configured; the sign of power must fit the role.
+        readings: by point name; other byte orders are tried on their ``raw`` bytes.
+        roles: configured role by part of the device; the sign of power must fit the role.
     """
     values = _Values(readings)
     found = [*all_zero(spec.points, readings), *_orders(spec, readings), *_scales(spec, readings)]
@@ -134,8 +134,8 @@ def hints(spec: DeviceSpec, readings: Mapping[str, Reading], roles: Mapping[str,
 
 
 def all_zero(points: Iterable[Point], readings: Mapping[str, Reading]) -> Iterator[Hint]:
-    """Every measured or counted value is zero: the registers exist, but are not those of the
-    profile, or a gateway that answers for an absent device."""
+    """A hint if every measured or counted value is zero: the registers exist but are not those of the profile, or a
+    gateway answers for an absent device."""
     found: list[str] = []
     for point in points:
         reading = readings.get(point.name)
@@ -153,7 +153,7 @@ def all_zero(points: Iterable[Point], readings: Mapping[str, Reading]) -> Iterat
 def growth_hints(
     spec: DeviceSpec, first: Mapping[str, Reading], last: Mapping[str, Reading], seconds: float
 ) -> list[Hint]:
-    """Hints if counters did not grow as the power between two readings implies; none if the time was too short."""
+    """Hints if counters did not grow as the power at two readings implies; no hints if the time was too short."""
     before, after = _Values(first), _Values(last)
     points = {point.name: point for point in spec.points}
     found: list[Hint] = []
@@ -196,7 +196,7 @@ def _base(unit: str) -> str:
 
 
 def _prefixes(readings: Iterable[str]) -> list[str]:
-    """The prefixes of power, voltage and current of each alternating-current part: "ac.", "meter.ac."."""
+    """The prefix of the point names of each alternating-current part, such as "ac." or "meter.ac."."""
     found = (name[: name.index("ac.") + 3] for name in readings if name.startswith("ac.") or ".ac." in name)
     return list(dict.fromkeys(found))
 
@@ -204,11 +204,11 @@ def _prefixes(readings: Iterable[str]) -> list[str]:
 # --- one value alone
 
 
-Reordered = list[tuple[Point, Reading, Decimal]]  # with the value in another byte order
+Reordered = list[tuple[Point, Reading, Decimal]]  # the Decimal is the value in another byte order
 
 
 def order_that_fits(spec: DeviceSpec, readings: Mapping[str, Reading]) -> tuple[str, Reordered]:
-    """The byte order that gives plausible values where the present one does not, and these values; "": none does."""
+    """(byte order, values in it) if the order makes implausible values plausible; ("", []) if no order does."""
     found: dict[str, list[tuple[Point, Reading, Decimal]]] = {}
     for point in spec.points:
         reading = readings.get(point.name)
@@ -247,7 +247,7 @@ def _number(value: Decimal | int | str | float | None, unit: str) -> str:
 
 
 def _plain(value: float, digits: int = 4) -> str:
-    """The number with this many digits, without an exponent where people would not write one."""
+    """The number as text with this many significant digits; large numbers get an exponent from 1e9 on only."""
     if 10**digits <= abs(value) < 1e9:
         return f"{value:.0f}"
     return f"{float(f'{value:.{digits}g}'):.9g}"
@@ -283,7 +283,7 @@ def _is_sensible(value: Decimal, unit: str) -> bool:
 
 
 def _scales(spec: DeviceSpec, readings: Mapping[str, Reading]) -> Iterator[Hint]:
-    """A frequency of 5001 Hz is 50.01 Hz in the wrong scale."""
+    """A hint if a frequency has the wrong scale, such as 5001 Hz instead of 50.01 Hz."""
     for point in spec.points:
         reading = readings.get(point.name)
         if (
@@ -306,7 +306,7 @@ def _scales(spec: DeviceSpec, readings: Mapping[str, Reading]) -> Iterator[Hint]
 
 
 def _products(values: _Values, ac: str) -> Iterator[Hint]:
-    """Power compared with voltage x current x power factor, per phase; the total if there are no phases."""
+    """A hint if power is not voltage x current x power factor. Checks each phase; if none is odd, the total."""
     odd: list[tuple[str, float, float, bool]] = []
     kinds = ("power.active", "power.generation")
     for phase in PHASES:
@@ -330,7 +330,7 @@ def _products(values: _Values, ac: str) -> Iterator[Hint]:
 
 
 def _apparent(values: _Values, ac: str) -> float | None:
-    """Voltage x current of all phases, or of the only one."""
+    """Voltage x current, summed over the phases, in VA; None if a value is missing."""
     amps = [values.of(f"{ac}current.{phase}") for phase in PHASES]
     known = [one for one in amps if one is not None]
     volts = [values.of(f"{ac}voltage.{phase}") for phase in PHASES]
@@ -346,7 +346,7 @@ def _apparent(values: _Values, ac: str) -> float | None:
 def _compare(
     values: _Values, name: str, apparent: float, factor: float | None
 ) -> Iterator[tuple[str, float, float, bool]]:
-    """(point, factor by which it is too large, expected value, whether a power factor was used) if it does not fit."""
+    """Yield (point, power / expected power, expected power, whether a power factor was used) if power is odd."""
     power = abs(values.of(name) or 0.0)
     has_factor = factor is not None and 0.02 < abs(factor) <= 1
     expected = apparent * abs(factor) if has_factor and factor is not None else apparent
@@ -359,7 +359,7 @@ def _compare(
 
 
 def _phase_sum(values: _Values, ac: str) -> Iterator[Hint]:
-    """The total compared with the phases, and a phase whose sign differs from the other two."""
+    """Hints if the total is not the sum of the phases, or if one phase has another sign than the other two."""
     kind = "power.active" if values.of(f"{ac}power.active.l1") is not None else "power.generation"
     total = values.of(f"{ac}{kind}")
     names = [f"{ac}{kind}.{phase}" for phase in PHASES]
@@ -389,7 +389,7 @@ def _phase_sum(values: _Values, ac: str) -> Iterator[Hint]:
 
 
 def _signs(values: _Values, roles: Mapping[str, str]) -> Iterator[Hint]:
-    """Power must flow in the direction of the role: out of a generator, into a load."""
+    """Hints if power flows against the role: into a generator or out of a load."""
     for part, role in roles.items():
         fronts = (f"{part}." if part else "ac.", f"{part}.ac." if part else "ac.")
         for front in dict.fromkeys(fronts):
@@ -430,5 +430,5 @@ def _step(point: Point, value_wh: float) -> float:
 
 
 def sentences(found: Sequence[Hint], lang: str) -> list[str]:
-    """The texts, each once."""
+    """The texts of the hints, without duplicates."""
     return list(Counter(one.text(lang) for one in found))

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 class Driver(Interface):
-    """What a driver can do; ours derive from ``drivers.base.Device``, which implements most of it.
+    """The interface of a driver. Our drivers derive from ``drivers.base.Device``, which implements most of it.
 
-    It may also have ``probe_within(timeout_s)``: ``probe`` without retries, within this time. Without it a
-    silent device costs its line a whole timeout at every new attempt.
+    A driver may also have ``probe_within(timeout_s)``: ``probe`` without retries and within this time. Without this
+    method, each new attempt to reach a silent device costs its line a whole timeout.
     """
 
     protocol: ClassVar[str]
@@ -40,16 +40,16 @@ class Driver(Interface):
     table: int
 
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
-        """Raises ConfigError or ProfileError; touches no device."""
+        """Sends nothing to the device. Raises ConfigError or ProfileError."""
 
     def use_ring(self, ring: Ring, table: int) -> None:
-        """Write into another ring from now on, under this table. Not while a poll is under way."""
+        """Write into another ring from now on, with this number of the point table. It is not called during a poll."""
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
         """Read the due points; readings and gaps go into the ring."""
 
     async def probe(self) -> None:
-        """One cheap request. Raises LineError if the device is silent."""
+        """Send one cheap request. Raises LineError if the device is silent."""
 
     async def read_points(self, names: Sequence[str]) -> dict[str, Reading]:
         """Values for a person. Raises LineError if the device is silent."""
@@ -74,13 +74,13 @@ class InvalidAddress:
 
 
 def invalid_address(address: str, name: str, hint: str) -> InvalidAddress:
-    """``name`` with its article: "a Snail"."""
+    """The error for an invalid address. ``name``: of the protocol, with its article, such as "a Snail"."""
     return InvalidAddress("address", f'"{clean_text(address, 40)}" is not {name} address', hint)
 
 
 @dataclass(frozen=True, slots=True)
 class SearchOption:
-    """An option of `scan` that only one protocol has, as ``--NAME``. The value is a choice, "" if it is not given."""
+    """An option ``--NAME`` of `scan` that only one protocol has. Its value is one of ``choices``; "" if not given."""
 
     name: str
     choices: tuple[str, ...]
@@ -89,17 +89,17 @@ class SearchOption:
 
 @dataclass(frozen=True, slots=True)
 class LineScheme:
-    """The url scheme of lines with their own framing; the device behind such a line passes on no other bytes.
+    """A url scheme of lines with their own framing. Such a line carries only these frames, not any bytes.
 
     Args:
-        name: of the scheme.
-        title: of the frames, in sentences.
+        name: the scheme.
+        title: name of the frames, as messages write it.
         port: TCP port if the url has none.
-        link: the class of its ``drivers.line.owner.Link``.
-        recognizes: whether bytes received on a line of bytes are one of its frames.
-        hint: for a line of bytes that should have this scheme.
-        other_hint: for a line of this scheme that should carry bytes.
-        aliases: wrong names that people use for it.
+        link: class of its ``drivers.line.owner.Link``.
+        recognizes: returns whether bytes received on a line without framing are one of these frames.
+        hint: what to do if a line without framing should have this scheme.
+        other_hint: what to do if a line of this scheme should have no framing.
+        aliases: wrong names that people use for the scheme.
     """
 
     name: str
@@ -112,43 +112,43 @@ class LineScheme:
     aliases: tuple[str, ...] = ()
 
     def link_class(self) -> Callable[..., Link]:
-        """Creates a link over a port."""
+        """The class ``link``, which creates a link over a port."""
         return cast("Callable[..., Link]", _imported(self.link))
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """One protocol. Fields with a default may be left out; the text of each says what is then not possible.
+    """One protocol. Fields with a default may be left out.
 
     Args:
-        name: in profiles, births and `--protocol`, such as "snail".
-        title: in sentences, such as "Snail".
+        name: name in profiles, births and `--protocol`, such as "snail".
+        title: name in messages, such as "Snail".
         device: the driver's class, see ``Driver``.
         frames: every kind of frame that driver and scan may send -> what it does. All of them only read.
-        check_address: address and the scheme of the line ("" where no line is known) -> what is wrong, or None.
-        serial_settings: the usual ones, likeliest first, such as "2400 8E1".
-        schemes: of the urls of lines that it can use.
-        line_schemes: schemes defined by this protocol.
+        check_address: takes an address and the line's url scheme ("": unknown); returns the error, or None.
+        serial_settings: the usual serial settings, such as "2400 8E1", the most common first.
+        schemes: url schemes of the lines that it can use.
+        line_schemes: url schemes defined by this protocol.
         maps_registers: points of its profiles have function, address and type; else a protocol-specific ``key``.
-        has_registers: devices hold registers: they can be dumped, and samples of profiles are registers.
+        has_registers: its devices have registers, so they can be dumped, and samples of profiles are registers.
         register_request: (unit, function, address, count, where) -> a ``drivers.line.Request`` that reads registers.
-        any_address: addresses the only device on a line, whichever it is; samples that are frames are read with it.
-        resolution: of counters without a scale in the profile, in the point's unit.
+        any_address: an address that any device answers if it is alone on its line; also used to decode samples.
+        resolution: resolution of counters that have no scale in the profile, in the point's unit.
         one_answer: all points come in one answer, so reading only some saves nothing.
         tells_its_model: any answer proves that the profile is right, whatever the manufacturer.
-        parser: its ``FrameScanner``, if it has its own frames on lines of bytes.
-        request_parser: the ``FrameScanner`` of requests, if they look different; for simulators.
-        search: its ``DeviceSearch``; without one, `scan` does not find its devices, `identify` and `adopt` do.
-        wire: the protocol on the wire if it is a different one, whose search finds the devices.
-        searched_by_default: `scan` looks for it on lines of bytes unless told otherwise.
-        search_options: options of `scan` that only it has.
-        explainers: a tuple of ``Explainer``: what `decode` shows.
-        example_address: of a simulated device if none is given.
-        simulate: a ``Simulate`` function: a device of a profile for `simulate`.
-        demo: a ``drivers.sim.slots.ParkSlot``: its device on the line "meters" of the demo park.
-        libraries: packages it uses; a report contains their versions.
-        profiles: a folder VENDOR/FAMILY.toml of profiles that come with it; ours lie in firmware_profiles.
-        chinese: the file with the Chinese of its texts, as agent/cli/chinese describes it.
+        parser: its ``FrameScanner``, if it has its own frames on lines without framing.
+        request_parser: the ``FrameScanner`` of its requests, if they look different from answers; for simulators.
+        search: its ``DeviceSearch``. Without one, `scan` does not find its devices, but `identify` and `adopt` do.
+        wire: name of the protocol on the wire, if it is another one; the search of that one finds the devices.
+        searched_by_default: `scan` looks for it on lines without framing unless told otherwise.
+        search_options: options of `scan` for this protocol only.
+        explainers: a tuple of ``Explainer``, the subcommands of `decode`.
+        example_address: address of a simulated device if none is given.
+        simulate: a ``Simulate`` function, which makes a device of a profile for `simulate`.
+        demo: a ``drivers.sim.slots.ParkSlot``, its device on the line "meters" of the demo park.
+        libraries: packages that it uses; a report contains their versions.
+        profiles: folder of the profiles that come with it, as VENDOR/FAMILY.toml; ours lie in firmware_profiles.
+        chinese: file with the Chinese translations of its texts, in the format of agent/cli/chinese.
     """
 
     name: str
@@ -182,7 +182,7 @@ class Protocol:
 
     @property
     def wire_name(self) -> str:
-        """The protocol on the wire, by which its devices are found: mostly its own."""
+        """The name of the protocol on the wire, whose search finds the devices; usually its own name."""
         return self.wire or self.name
 
     def driver(self) -> type[Driver]:
@@ -194,15 +194,15 @@ class Protocol:
         return cast("FrameScanner[Any]", _imported(self.parser)()) if self.parser else None
 
     def new_request_parser(self) -> FrameScanner[Any] | None:
-        """A parser of what its devices are sent."""
+        """A parser of the requests to its devices; None if it has no frames of its own."""
         return cast("FrameScanner[Any]", _imported(self.request_parser)()) if self.request_parser else self.new_parser()
 
     def make_register_request(self) -> Callable[[int, int, int, int, str], Request]:
-        """Makes requests for registers, of a protocol that has them."""
+        """The function that makes requests for registers, for a protocol with ``has_registers``."""
         return cast("Callable[[int, int, int, int, str], Request]", _imported(self.register_request))
 
     def search_class(self) -> type[DeviceSearch] | None:
-        """How its devices are found on a line; None if they cannot be searched for."""
+        """The class that finds its devices on a line; None if they cannot be searched for."""
         return cast("type[DeviceSearch]", _imported(self.search)) if self.search else None
 
     def all_explainers(self) -> tuple[Explainer, ...]:
@@ -210,11 +210,11 @@ class Protocol:
         return cast("tuple[Explainer, ...]", _imported(self.explainers)) if self.explainers else ()
 
     def simulation(self) -> Simulate | None:
-        """Makes a simulated device of a profile; None where there is none."""
+        """The function that makes a simulated device of a profile; None if there is none."""
         return cast("Simulate", _imported(self.simulate)) if self.simulate else None
 
     def demo_slot(self) -> ParkSlot | None:
-        """Its device in the demo park."""
+        """Its device in the demo park; None if it has none there."""
         return cast("ParkSlot", _imported(self.demo)) if self.demo else None
 
 
@@ -224,7 +224,7 @@ def _imported(path: str) -> Any:
 
 
 def plate_digits(most: int, name: str, hint: str) -> Callable[[str, str], InvalidAddress | None]:
-    """The address rule of meters addressed by the digits on their nameplate; A stands for any digit."""
+    """A ``check_address`` for meters whose address is on their nameplate; A in an address stands for any digit."""
 
     def check(address: str, scheme: str) -> InvalidAddress | None:
         return None if re.fullmatch(f"[0-9Aa]{{1,{most}}}", address) else invalid_address(address, name, hint)

@@ -10,7 +10,7 @@ class TokenBucket:
     """``rate`` tokens a second, at most ``burst`` of them at once.
 
     Args:
-        tokens: how many are there at the start; by default ``burst``.
+        tokens: number of tokens at the start; None: ``burst``.
     """
 
     __slots__ = ("_at_s", "_burst", "_rate", "_tokens")
@@ -20,13 +20,13 @@ class TokenBucket:
         self._tokens = burst if tokens is None else tokens
 
     def available(self, now_s: float) -> bool:
-        """Is there a token?"""
+        """Whether there is a token at ``now_s``."""
         self._tokens = min(self._burst, self._tokens + (now_s - self._at_s) * self._rate)
         self._at_s = now_s
         return self._tokens >= 1
 
     def take(self, now_s: float) -> bool:
-        """Take a token; False where there is none."""
+        """Take a token; False if there is none."""
         if not self.available(now_s):
             return False
         self._tokens -= 1
@@ -34,7 +34,7 @@ class TokenBucket:
 
     @property
     def wait_s(self) -> float:
-        """Seconds from the last look until there is a token."""
+        """Seconds from the last call of ``available`` or ``take`` until there is a token."""
         return max(0.0, 1 - self._tokens) / self._rate
 
 
@@ -47,7 +47,7 @@ class RateLimitedLog:
         self._count = 0
 
     def log(self, write: Callable[..., None], text: str, *args: object) -> None:
-        """Call ``write`` (such as ``log.warning``) now, or only count."""
+        """Write the message with ``write`` (such as ``log.warning``), or only count it if it is too soon."""
         self._count += 1
         now = self._monotonic()
         if now - self._logged_s >= self._every_s:

@@ -1,4 +1,4 @@
-"""Registers read without a profile, for a technician before one exists."""
+"""Reads registers without a profile, for a technician who has no profile yet."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from drivers.model import DeviceException, LineDown, LineError, LineLent, LineTi
 from drivers.profile.register_layout import MAX_COILS, MAX_WORDS
 
 SPACES: Mapping[int, str] = {1: "coils", 2: "discrete inputs", 3: "holding registers", 4: "input registers"}
-MOST_SPLITS = 64  # of one range: with more holes than that, the range is not the right one
-SILENT_PIECES = 2  # requests without any answer: the device is missing
+MOST_SPLITS = 64  # how often one range is split; a range that needs more has too many holes to be the right one
+SILENT_PIECES = 2  # after this many requests without any answer, the device counts as missing
 _SPLIT_CODES = frozenset({2, 3, 4})  # illegal address, illegal count, and the codes that some firmware uses instead
 _RANGE = re.compile(r"\s*(?P<function>[^:]*):\s*(?P<start>[^+]*?)\s*(?:\+\s*(?P<count>.*?)\s*)?\Z")
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,8}|[0-9]{1,9}")
@@ -22,7 +22,7 @@ EXAMPLE = "Write FUNCTION:START+COUNT, such as 3:0x100+20 (3 holding registers, 
 
 @dataclass(frozen=True, slots=True)
 class RegisterRange:
-    """Registers, or coils of functions 1 and 2; ``address`` counts from 0 as on the wire."""
+    """A range of registers (functions 3 and 4) or of bits (1 and 2). ``address`` counts from 0 as on the wire."""
 
     function: int
     address: int
@@ -33,7 +33,7 @@ class RegisterRange:
 
     @property
     def other_notation(self) -> str:
-        """The range that a manual in 4x notation means by this number (40257 is address 256); "" if none."""
+        """The range if the address is in the 4x notation of manuals (40257 is address 256); "" if it cannot be."""
         first = {1: 1, 2: 10001, 3: 40001, 4: 30001}[self.function]
         at = self.address - first
         return f"{self.function}:{at}+{self.count}" if self.function > 1 and 0 <= at < 9999 else ""
@@ -56,7 +56,7 @@ class RawRegisters:
 
 
 def parse_ranges(texts: Sequence[str]) -> list[RegisterRange]:
-    """Ranges such as ``3:0x100+20``, several in a text with commas. Raises UsageError."""
+    """Parse ranges such as ``3:0x100+20``; a text may hold several, with commas between them. Raises UsageError."""
     return [_range(text) for given in texts for text in given.split(",")]
 
 
@@ -106,7 +106,7 @@ async def read_raw(
 ) -> RawRegisters:
     """Read ranges once. A part that the device refuses is halved until everything readable has been read.
 
-    ``make_request``: of the device's protocol, ``Protocol.register_request``.
+    ``make_request``: the ``Protocol.register_request`` of the device's protocol.
 
     Raises LineTimeout if the device does not answer at all, LineDown or LineLent.
     """
@@ -142,7 +142,7 @@ async def read_raw(
 
 
 def _pieces(wanted: RegisterRange) -> list[RegisterRange]:
-    """The parts that fit in one request each, last first."""
+    """Split a range into parts that fit in one request each; the last part comes first."""
     most = MAX_WORDS if wanted.function >= 3 else MAX_COILS
     end = wanted.address + wanted.count
     starts = range(wanted.address, end, most)
@@ -150,7 +150,7 @@ def _pieces(wanted: RegisterRange) -> list[RegisterRange]:
 
 
 def _halves(piece: RegisterRange) -> tuple[RegisterRange, RegisterRange]:
-    """Two parts, the first with an even count, as some firmware refuses half a value."""
+    """Split a range in two; the first part has an even count, because some firmware refuses half a value."""
     first = max(piece.count // 4 * 2, 1)
     return (
         RegisterRange(piece.function, piece.address, first),

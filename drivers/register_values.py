@@ -1,6 +1,6 @@
-"""Guesses at register contents: tries every type and order for a voltage, a frequency or a counter. Pure.
+"""Guesses what registers contain: tries every type and order and looks for a voltage, a frequency or a counter.
 
-A guess for a person in front of an unknown map, never for data: a profile says what a register is.
+The guesses help a person with an unknown register map. Data never depend on them: a profile says what a register is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from drivers.profile.register_layout import REGISTERS
 from ext.decode import Plan
 
 Words = Mapping[int, int]  # address -> word
-Habit = tuple[str, str, Decimal, int, str]  # type, order, scale, alignment, quantity where that matters
+Habit = tuple[str, str, Decimal, int, str]  # type, order, scale, alignment, quantity (or "" if it does not matter)
 ORDERS: Mapping[int, tuple[str, ...]] = {
     1: ("AB",),
     2: ("ABCD", "CDAB", "BADC", "DCBA"),
@@ -28,7 +28,7 @@ TYPES = ("u16", "i16", "u32", "i32", "f32", "u64", "i64", "f64")
 FLOATS = ("f32", "f64")
 MOST_ACCIDENTS = 3  # this many values read in one way are not a coincidence
 TEXT_RUN = 8  # this many printable characters in a row are not a coincidence
-GUESSED = ("f64", "f32", "u32", "u16", "i16")  # tried in this order: a wide value explains its registers
+GUESSED = ("f64", "f32", "u32", "u16", "i16")  # wide types are tried first: one match explains several registers
 _TENTH, _THOUSANDTH = Decimal("0.1"), Decimal("0.001")
 _LOOKS: tuple[tuple[str, str, str], ...] = (  # quantity, lowest, highest
     ("phase voltage", "200", "250"),
@@ -41,7 +41,7 @@ UNITS: Mapping[str, str] = {"phase voltage": "V", "line voltage": "V", "frequenc
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Registers from ``address`` on that look like a quantity when read in one way. ``value`` is scaled."""
+    """Registers from ``address`` on that look like ``quantity`` if read as this type. ``value`` is scaled."""
 
     address: int
     type: str
@@ -65,7 +65,7 @@ def _plan(type_: str, order: str) -> Plan:
 
 
 def value_at(words: Words, address: int, type_: str, order: str) -> Decimal | None:
-    """A number as a profile would read it, unscaled; None if a register is missing or it is not a number."""
+    """The unscaled number at ``address``, as a profile would read it; None if a register is missing or it is NaN."""
     found = [words.get(address + n) for n in range(REGISTERS[type_])]
     if any(word is None for word in found):
         return None
@@ -80,9 +80,9 @@ def text_of_word(word: int) -> str:
 
 
 def looks(words: Words, history: Sequence[Words] = ()) -> list[Look]:
-    """Guesses by address. ``history``: earlier readings of the same registers, oldest first."""
+    """Guesses, sorted by address. ``history``: earlier readings of the same registers, oldest first."""
     guesses = [g for type_ in GUESSED for address in sorted(words) if (g := _guess(words, address, type_))]
-    # neighbours mostly share type, order and alignment: a single different one among them is a coincidence
+    # neighbouring values mostly share type, order and alignment, so a single different guess is a coincidence
     alike = Counter(map(_habit, guesses))
     guesses = [one for one in guesses if _is_telling(one) or alike[_habit(one)] > 1]
     guesses.sort(key=lambda one: (GUESSED.index(one.type), -alike[_habit(one)], one.address))
@@ -97,7 +97,7 @@ def looks(words: Words, history: Sequence[Words] = ()) -> list[Look]:
 
 
 def _without_accidents(guesses: Sequence[Look], alike: Counter[Habit]) -> list[Look]:
-    """Between values of one wide type, order and alignment, other matches count as parts of such values."""
+    """Drop guesses between values of the commonest wide type, order and alignment: they are parts of such values."""
     wide = [one for one in guesses if REGISTERS[one.type] > 1]
     best = max(map(_habit, wide), key=lambda habit: alike[habit], default=None)
     if best is None or alike[best] < MOST_ACCIDENTS:
@@ -118,7 +118,7 @@ def _free(guesses: Sequence[Look], taken: set[int]) -> list[Look]:
 
 
 def _is_telling(one: Look) -> bool:
-    """Whether it counts without a similar neighbour: many whole numbers are a voltage at some scale."""
+    """Whether a guess counts without a similar neighbour. Most voltages do not: many integers look like one."""
     return one.type in FLOATS or one.scale == _TENTH or not one.quantity.endswith("voltage")
 
 
@@ -129,7 +129,7 @@ def _habit(one: Look) -> Habit:
 
 
 def favourite(found: Sequence[Look]) -> Look | None:
-    """A value read in the way that explains most values; None if no way stands out."""
+    """A guess with the type, order, scale and alignment that most guesses share; None if no two guesses share them."""
     wide = [one for one in found if REGISTERS.get(one.type, 0) > 1]
     alike = Counter(map(_habit, wide))
     best = max(wide, key=lambda one: alike[_habit(one)], default=None)
@@ -148,7 +148,7 @@ def _guess(words: Words, address: int, type_: str) -> Look | None:
 
 
 def _is_padded(words: Words, address: int, type_: str) -> bool:
-    """Whether a whole number has an outer register of 0 or all ones: then a narrower type gives the same value."""
+    """Whether an integer has 0 or all ones in its first or last register: a narrower type then gives the same value."""
     wide = REGISTERS[type_]
     return wide > 1 and type_ not in FLOATS and bool({words[address], words[address + wide - 1]} & {0, 0xFFFF})
 
@@ -157,14 +157,14 @@ def _quantity(value: Decimal, type_: str, scale: Decimal) -> str:
     for quantity, low, high in _LOOKS:
         if Decimal(low) <= value <= Decimal(high):
             return quantity
-    # of whole numbers only those near 1 with three digits: 95 may be anything
+    # an integer must be close to 1 in thousandths to be a power factor: 95 could be anything
     least = Decimal("0.8") if type_ in FLOATS else Decimal("0.9")
     may_be = type_ in FLOATS or (REGISTERS[type_] == 1 and scale == _THOUSANDTH)
     return "power factor" if may_be and least <= abs(value) <= 1 else ""
 
 
 def _texts(words: Words) -> list[Look]:
-    """Runs of printable characters over neighbouring registers; a text may end in the high byte of its last one."""
+    """Runs of printable characters in neighbouring registers; a text may end in the high byte of its last register."""
     out: list[Look] = []
     run, begin, is_open = "", 0, False
     for address in [*sorted(words), -1]:
@@ -185,10 +185,10 @@ def _text(run: str, begin: int) -> list[Look]:
 
 
 def _counters(rounds: Sequence[Words]) -> list[Look]:
-    """Values that only grow, and grow little for their size; best guess first.
+    """Values that only grow, and by little compared with their size; best guess first.
 
-    The best one grows least: read in another order, or from too early a register, the same counter jumps.
-    A float that explains the changes of all its registers comes first: whole numbers do not resemble one by chance.
+    The best guess grows least: in another order, or one register too early, the same counter seems to jump. But a
+    float with more than one changed register comes first: integers do not resemble a growing float by chance.
     """
     last = rounds[-1]
     changed = {at for at in last if any(one.get(at) != last[at] for one in rounds)}

@@ -1,4 +1,4 @@
-"""The protocols by name; third-party protocols by entry point. A driver is imported when its protocol is first used."""
+"""Finds protocols by name, third-party ones by entry point. A driver is imported when its protocol is first used."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def protocol_of(name: str) -> Protocol:
 
 
 def all_protocols() -> Iterator[Protocol]:
-    """All descriptors, our own first, without broken third-party ones (using one reports what is wrong)."""
+    """All descriptors, our own first. Broken third-party ones are left out and logged once."""
     for name in protocols():
         try:
             yield protocol_of(name)
@@ -67,13 +67,13 @@ def _warn_once(text: str) -> None:
 
 
 def own_schemes() -> list[LineScheme]:
-    """The schemes of lines with frames of our own protocols."""
+    """The line schemes that our own protocols define."""
     descriptors = (import_module(package).PROTOCOL for package in PACKAGES.values())
     return [scheme for protocol in descriptors for scheme in protocol.line_schemes]
 
 
 def find_scheme(name: str) -> LineScheme | None:
-    """The scheme of lines with their own framing; None for one that carries bytes, or is unknown."""
+    """The line scheme with this name; None if the name is unknown or means a line without framing."""
     if name in BYTE_SCHEMES:
         return None
     if (own := next((one for one in own_schemes() if one.name == name), None)) is not None:
@@ -99,7 +99,7 @@ def searchable(scheme: str = "") -> list[Protocol]:
 
 
 def named_on_lines() -> list[str]:
-    """The protocols that a device can be read with, without those that run inside another."""
+    """The names of the protocols that devices speak, without those that run inside another protocol."""
     return [one.name for one in all_protocols() if not one.wire]
 
 
@@ -110,7 +110,7 @@ def has_registers(name: str) -> bool:
 
 
 def maps_registers(name: str) -> bool:
-    """Whether points of its profiles have registers instead of a key; an unknown protocol has keys."""
+    """Whether points of its profiles have registers instead of a key; False for an unknown protocol."""
     found = _found(name)
     return found is not None and found.maps_registers
 
@@ -118,7 +118,7 @@ def maps_registers(name: str) -> bool:
 def _found(name: str) -> Protocol | None:
     try:
         return find_protocol(name)
-    except ConfigError:  # using it reports what is wrong
+    except ConfigError:  # the error is reported when the protocol is used
         return None
 
 
@@ -171,7 +171,7 @@ def foreign_profiles() -> list[Path]:
 
 
 def entry_points(group: str) -> Iterable[EntryPoint]:
-    """Importing package metadata takes a megabyte, so it is done only for third-party drivers."""
+    """The installed entry points of a group. The import takes a megabyte of memory, so it waits until it is needed."""
     from importlib.metadata import entry_points as found
 
     return found(group=group)
@@ -183,7 +183,7 @@ def _foreign() -> list[EntryPoint]:
 
 @lru_cache(maxsize=1)
 def _installed(path: tuple[str, ...]) -> list[EntryPoint]:
-    """Searching takes 10 ms, so it is done once per search path."""
+    """The entry points of third-party drivers, by name. The search takes 10 ms, so it is done once per path."""
     return sorted(entry_points(group=GROUP), key=lambda point: point.name)
 
 
@@ -196,7 +196,7 @@ def load_point(point: EntryPoint, where: str) -> object:
 
 
 def _checked(point: EntryPoint) -> Protocol:
-    """A third party's descriptor, checked: it must be one and list the frames it sends."""
+    """Load and check a third party's descriptor: its type, the frames it sends, its name. Raises ConfigError."""
     where = f"driver {point.name} ({point.value})"
     found = load_point(point, where)
     if not isinstance(found, Protocol):

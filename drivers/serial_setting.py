@@ -51,7 +51,7 @@ class SerialSetting:
 
 
 def silence_ns(baud: int) -> int:
-    """t3.5: the silence between frames. Fixed above 19200 baud."""
+    """t3.5, the silence between frames, in ns. It is a fixed time above 19200 baud."""
     return 1_750_000 if baud > 19_200 else round(3.5 * 11 * 1e9 / baud)
 
 
@@ -61,6 +61,6 @@ def nearest_baud(baud: int) -> int:
 
 
 def nearest_setting(text: str) -> str:
-    """``9600 8N1`` of ``9600,8,n,1`` and similar; "" without anything like a setting."""
+    """The setting that was probably meant: ``9600 8N1`` for ``9600,8,n,1``; "" if the text resembles no setting."""
     found = _NEAR.fullmatch(text.upper())
     return f"{found[1]} {found[2]}{found[3]}{found[4]}" if found else ""

@@ -1,4 +1,4 @@
-"""Factors from a device's unit to the profile's: powers of ten only, and whole numbers of seconds."""
+"""Factors from a device's unit to the profile's: powers of ten only, and whole factors between units of time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from decimal import Decimal
 
 
 def _family(unit: str, first: int, prefixes: str) -> dict[str, tuple[str, int]]:
-    """``prefixes`` a thousand apart, "-" for none; the first stands for ten to ``first``."""
+    """Entries for ``_POWERS``: ``prefixes`` a factor of 1000 apart ("-": no prefix), from 10**``first`` on."""
     return {f"{p.strip('-')}{unit}": (unit, first + 3 * n) for n, p in enumerate(prefixes)}
 
 
@@ -27,7 +27,7 @@ _SECONDS: Mapping[str, int] = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 def unit_factor(have: str, want: str) -> Decimal | None:
     """The factor from ``have`` to ``want``; None if there is no factor, or no exact one.
 
-    A reading keeps the device's unit up to powers of ten: kWh never becomes GJ here.
+    Only powers of ten of the device's unit may change, except for times: kWh never becomes GJ here.
     """
     if have == want:
         return Decimal(1)

@@ -1,10 +1,11 @@
 """One CJ/T 188 heat, water or gas meter on a line. Reads only.
 
-A point's ``key`` is ``FIELD`` or ``DI:FIELD``: the field as ``drivers.cjt188.values`` names it without its first word
-(``volume``, ``energy``, ``temperature.supply``, or a whole name such as ``device.time``), out of the answer to the
-identifier DI (four hex digits; 901F, the current data, where none is given). ``FIELD@N`` is the N-th last settlement.
-A point's ``type`` is the meter type in hex that is asked for (``10`` cold water, ``20`` heat, ``AA`` any).
-The byte order of the identifier is found by trial: it is swapped after each timeout until the meter answers.
+A point's ``key`` is ``FIELD`` or ``DI:FIELD``. DI is the identifier to read, four hex digits; without it, 901F (current
+data). FIELD is a name of ``drivers.cjt188.values`` without its first word (``volume``, ``energy``,
+``temperature.supply``) or a whole name such as ``device.time``. ``FIELD@N`` is the N-th last settlement.
+A point's ``type`` is the meter type that is addressed, in hex (``10`` cold water, ``20`` heat, ``AA`` any).
+
+The driver finds the byte order of the identifier by trial: it swaps it after each timeout until the meter answers.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Cjt188Device(MeterDevice):
         self._address = spec.address.upper().rjust(14, "0")
         self._whose = re.compile(self._address.replace("A", "[0-9A-F]"))
         self._low_first = False
-        self._proven = False  # this meter has answered in this order
+        self._proven = False  # whether this meter has answered with this byte order of the identifier
         self._echoes_serial = True
         self._serial = 0
 
@@ -76,7 +77,7 @@ class Cjt188Device(MeterDevice):
         try:
             answer = await self.exchange(self._request(query_id))
         except (LineTimeout, DeviceException):
-            if not self._proven:  # some meters accept the identifier in one order only and do not answer the other
+            if not self._proven:  # some meters accept the identifier in one byte order only
                 self._low_first = not self._low_first
             raise
         self._proven = True

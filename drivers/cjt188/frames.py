@@ -1,7 +1,7 @@
 """The envelope of CJ/T 188: frames, the push parser, requests.
 
-``FE* 68 T A0..A6 C L DI SER data CS 16``, nothing added to the data. Source: CJ/T 188-2004 clauses 5 and 6,
-CJ/T 188-2018; the byte order of DI is not reliable between makers, so both are read.
+``FE* 68 T A0..A6 C L DI SER data CS 16``; unlike DL/T 645, nothing is added to the data bytes. Makers differ in the
+byte order of DI, so both orders are accepted. Source: CJ/T 188-2004 clauses 5 and 6, CJ/T 188-2018.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ METER_TYPES = {
     ANY: "any",
 }
 
-_HIGH_BYTES = frozenset((0x81, 0x90, 0x91, 0xA0, *range(0xD0, 0xD5)))  # of identifiers that exist
+_HIGH_BYTES = frozenset((0x81, 0x90, 0x91, 0xA0, *range(0xD0, 0xD5)))  # high bytes of all identifiers
 
 
 class Frame(ChecksumFrame):
@@ -67,7 +67,7 @@ class Frame(ChecksumFrame):
 
     @property
     def low_first(self) -> bool:
-        """The identifier came low byte first (1F 90 for 901F)."""
+        """Whether the identifier was sent low byte first (1F 90 for 901F)."""
         first, second = self.raw[11], self.raw[12]
         return first not in _HIGH_BYTES and second in _HIGH_BYTES
 
@@ -81,7 +81,10 @@ class Frame(ChecksumFrame):
 
     @property
     def serial(self) -> int | None:
-        """SER, which an answer repeats. An error answer is SER and a status word."""
+        """SER, the serial number of a request, which its answer repeats; None if there is none.
+
+        The data of an error answer are SER and a status word.
+        """
         if self._has_identifier:
             return self.raw[13]
         return self.raw[11] if self.is_error and self.length else None
@@ -109,14 +112,14 @@ class Parser(FrameScanner[Frame]):
 
 
 def broken(stream: bytes) -> tuple[bytes, int, str]:
-    """As ``best_attempt``."""
+    """Why ``stream`` contains no frame: see ``framing.best_attempt``."""
     return best_attempt(
         stream, re.compile(rb"\x68[\x10-\x4f\xaa]"), Frame.LENGTH_AT, "no frame: 68h and a meter type not found"
     )
 
 
 def build_frame(meter_type: int, address: str, control: int, data: bytes, wake: int) -> bytes:
-    """A request. Raises UsageError for a control code that may write, or an invalid address."""
+    """Build a request. Raises UsageError for a control code that may write, or an invalid address."""
     if control not in ALLOWED_CONTROLS:  # read-only is enforced here, where the frames are built
         raise UsageError(f"control code {control:02X}h may write", where="CJ/T 188")
     return build_request(bytes((START, meter_type)) + address_bytes(address, 14, "CJ/T 188"), control, data, wake)
@@ -125,12 +128,12 @@ def build_frame(meter_type: int, address: str, control: int, data: bytes, wake: 
 def build_read(
     meter_type: int, address: str, identifier: int = CURRENT, *, serial: int = 0, low_first: bool = False, wake: int = 3
 ) -> bytes:
-    """A read request. ``low_first`` sends 1F 90 for 901F: remember for each meter which order it answers."""
+    """A read request. ``low_first``: send 1F 90 for 901F, for meters that answer only this order."""
     code = identifier.to_bytes(2, "little" if low_first else "big")
     return build_frame(meter_type, address, READ, code + bytes((serial & 0xFF,)), wake)
 
 
 def build_read_address(*, serial: int = 0, low_first: bool = False, wake: int = 3) -> bytes:
-    """A request to the only meter on the line for its type and address."""
+    """A request that asks the only meter on the line for its type and address."""
     code = ADDRESS.to_bytes(2, "little" if low_first else "big")
     return build_frame(ANY, "A" * 14, READ_ADDRESS, code + bytes((serial & 0xFF,)), wake)

@@ -15,14 +15,14 @@ _METER_S = 0.5  # a meter answers within 500 ms
 
 class Cjt188Search(DeviceSearch):
     def probes(self, serial: str) -> list[Probe]:
-        """A read to AA..AA, in both orders of the identifier."""
+        """A read to the address AA..AA, once in each byte order of the identifier."""
         return [self._read(ANY, "A" * 14, low_first, serial, "any address") for low_first in (False, True)]
 
     def sender(self, probe: Probe, payload: bytes) -> str:
         return Parser().feed(payload)[0].address
 
     async def is_there(self, probe: Probe, payload: bytes) -> bool:
-        """The same read to the meter that answered, in its own byte order first."""
+        """Repeat the read with the address of the meter that answered; the byte order of its answer comes first."""
         found = Parser().feed(payload)[0]
         for order in (found.low_first, not found.low_first):
             named = self._read(found.meter_type, found.address, order, probe.serial, f"address {found.address}")

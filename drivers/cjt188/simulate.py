@@ -1,4 +1,4 @@
-"""A CJ/T 188 meter from the device's side, and a simulated meter of a profile that shows its part of a park."""
+"""Simulates a CJ/T 188 meter: its side of the protocol, and a meter of a profile with values of the simulated park."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DEMO = ParkSlot(
     points=HEAT,
 )
 
-Layout = tuple[tuple[str, int | None, str, int, int], ...]  # point, unit code, unit, decimals, bytes of the value
+Layout = tuple[tuple[str, int | None, str, int, int], ...]  # point, unit code, unit, decimals, bytes of value
 _HEAT_FIELDS: Layout = (
     ("heat.energy.settlement", 0x05, "kWh", 2, 4),
     ("heat.energy", 0x05, "kWh", 2, 4),
@@ -39,7 +39,7 @@ _HEAT_FIELDS: Layout = (
 )
 _WATER_FIELDS: Layout = (("water.volume", 0x2C, "m3", 2, 4), ("water.volume.settlement", 0x2C, "m3", 2, 4))
 _GAS_FIELDS: Layout = (("gas.volume", 0x2C, "m3", 2, 4), ("x.gas.volume.settlement", 0x2C, "m3", 2, 4))
-_LAYOUTS: Mapping[str, tuple[int, Layout]] = {  # kind -> meter type, layout; else heat
+_LAYOUTS: Mapping[str, tuple[int, Layout]] = {  # kind of the profile -> (meter type, layout); other kinds: heat
     "water": (0x10, _WATER_FIELDS),
     "gas": (0x30, _GAS_FIELDS),
 }
@@ -74,7 +74,7 @@ class Cjt188Meter(SimMeter):
 
 
 def simulate(wanted: SimulationRequest) -> tuple[Cjt188Meter, MeterDisplay]:
-    """As ``drivers.sim.simulation.Simulate``."""
+    """See ``drivers.sim.simulation.Simulate``."""
     check_digits(wanted.address, 14, "cjt188")
     display = display_of(wanted)
     meter_type, layout = _LAYOUTS.get(wanted.profile.kind, (0x20, _HEAT_FIELDS))

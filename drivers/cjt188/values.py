@@ -1,6 +1,6 @@
 """Decodes answers of CJ/T 188: identifier, meter type and payload in, readings out.
 
-Source: CJ/T 188-2004 annex A and table 5 (units), CJ/T 188-2018 as ng-gateway reads it.
+Source: CJ/T 188-2004 annex A and table 5 (units); for CJ/T 188-2018 the source code of ng-gateway.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from drivers.model import Quality, Reading, Reason
 
 
 def _units() -> dict[int, tuple[str, Decimal]]:
-    """Unit code -> (unit, factor). From each first code on, codes run ×1, ×10, ×100 (2004 table 5)."""
+    """Unit code -> (unit, factor). The two codes after each code listed here mean 10 and 100 times its unit."""
     firsts = {
         0x02: "Wh", 0x05: "kWh", 0x08: "MWh", 0x0B: "kJ", 0x0E: "MJ", 0x11: "GJ", 0x14: "W", 0x17: "kW", 0x1A: "MW",
         0x29: "l", 0x2C: "m3", 0x32: "l/h", 0x35: "m3/h", 0x40: "J/h", 0x43: "kJ/h", 0x46: "MJ/h", 0x49: "GJ/h",
@@ -42,7 +42,7 @@ class _Field:
     size: int
     decimals: int = 0
     unit: str = ""
-    kind: str = ""  # a class of units (the last byte is a unit code), or "", time, status
+    kind: str = ""  # key of ``_CLASSES`` (one byte is then a unit code), "time", "status"; "": a plain number
 
 
 def _q(name: str, label: str, kind: str, decimals: int = 2, size: int = 5) -> _Field:
@@ -131,10 +131,10 @@ def _size(layout: tuple[_Field, ...]) -> int:
 
 
 def _layout(identifier: int, meter_type: int, size: int) -> tuple[tuple[_Field, ...], int]:
-    """(fields, storage number) of a payload of ``size`` bytes; no fields: unknown."""
+    """(fields, storage number) of a payload of ``size`` bytes; there are no fields if the identifier is unknown."""
     is_heat, high, low = meter_type >> 4 == 2, identifier >> 8, identifier & 0xFF
     if identifier == CURRENT:
-        if is_heat and size == _size(_WATER):  # the meter counts volume only
+        if is_heat and size == _size(_WATER):  # a heat meter that counts only volume
             return _WATER, 0
         return ((_HEAT_2018 if size == _size(_HEAT_2018) else _HEAT_2004) if is_heat else _WATER), 0
     if identifier == CURRENT_BOTH or identifier in _PLAIN:
@@ -161,7 +161,7 @@ def _scope(meter_type: int) -> str:
 def unit_first(pieces: Sequence[tuple[bytes, str]]) -> bool:
     """Whether the unit code precedes the value in these quantities (bytes, class of unit), as some makers send it.
 
-    Decided over all of them together: a single match may be chance, since a value's low byte can look like a unit code.
+    All quantities are judged together: a value's low byte can look like a unit code, so one match may be chance.
     """
     last = [(raw[-1], kind) for raw, kind in pieces]
     first = [(raw[0], kind) for raw, kind in pieces]
@@ -183,7 +183,7 @@ def _bcd(raw: bytes, decimals: int) -> tuple[Decimal | None, int]:
 
 
 def _moment(raw: bytes) -> tuple[str | None, int]:
-    """ss mm hh DD MM YY CC as ISO 8601; a clock that was never set is not a reading."""
+    """The time of the bytes ss mm hh DD MM YY CC as ISO 8601, and its quality; (None, gap reason) if it is not set."""
     if raw.count(0xFF) == len(raw):
         return None, Reason.SENTINEL
     digits = raw[::-1].hex()
@@ -207,7 +207,7 @@ def _value(field: _Field, raw: bytes, unit_leads: bool) -> tuple[Decimal | int |
     value, quality = _bcd(digits, field.decimals)
     unit, factor = UNITS.get(code, ("", Decimal(1)))
     if value is not None and code not in _CLASSES[field.kind]:
-        quality = Quality.SUSPECT  # a number in an unknown unit, or an energy in m3
+        quality = Quality.SUSPECT  # the unit is unknown, or wrong for the quantity, such as an energy in m3
     return (None if value is None else value * factor), unit, quality
 
 
@@ -262,6 +262,6 @@ def decode_frame(frame: Frame) -> tuple[Reading, ...]:
 
 
 def status_words(raw: bytes) -> dict[str, object]:
-    """The bits of the status word that the standard defines: valve and battery. The others are the maker's."""
+    """The bits of the status word that the standard defines: valve and battery. Makers define the other bits."""
     valve = {0: "open", 1: "closed", 3: "fault"}.get(raw[0] & 3, "unknown")
     return {"valve": valve, "battery_low": bool(raw[0] & 4)}

@@ -1,9 +1,13 @@
 """One DL/T 645 meter on a line; the identifiers in its profile select 2007 or 1997. Reads only.
 
-A point's ``key`` is ``DI``, ``DI#N``, ``DI@time`` or ``DATE+TIME``: the data identifier as the standard prints it (8
-hex digits for 2007, 4 for 1997), the N-th value (from 0) of a block requested as a whole, the device's own time of
-the value, or the two identifiers whose values together are the meter's clock. Frozen values (05..) are read together
-with the time of the freeze.
+A point's ``key`` is one of:
+
+- ``DI``: a data identifier as the standard prints it (8 hex digits for 2007, 4 for 1997);
+- ``DI#N``: the N-th value, from 0, of a block that is requested as a whole;
+- ``DI@time``: the meter's own time for the value;
+- ``DATE+TIME``: two identifiers whose values together are the meter's clock.
+
+Frozen values (05..) are read together with the time of the freeze.
 Points whose identifiers differ only in phase or tariff are read as one block; a meter that refuses the block is
 read point by point from then on.
 """
@@ -51,7 +55,7 @@ _KEY = re.compile(
 )
 _FREEZE = re.compile(r"05(..)(?!00)..(..)")
 _MOST_FRAMES = 32  # of one answer; the standard's sequence number would allow 255
-_ENVELOPE = 4 + 12  # wake-up bytes and frame around the data
+_ENVELOPE = 4 + 12  # bytes around the data: wake-up bytes and the frame
 
 
 class Dlt645Device(MeterDevice):
@@ -117,12 +121,15 @@ class Dlt645Device(MeterDevice):
         return replace(response, readings=[replace(reading, time=before) for reading in response.readings])
 
     async def _clock(self, date_di: str, time_di: str) -> Response:
-        """The meter's date and time of day as one text, stamped when the time came in; never across a midnight."""
+        """The meter's date and time of day as one text, with the arrival time of the time of day.
+
+        If midnight may have passed between the two answers, the date is read again.
+        """
         before = _text(await self._one(date_di))
         response = await self._one(time_di)
         clock = _text(response)
         if clock.startswith("00:0"):
-            before = _text(await self._one(date_di))  # midnight may have passed between the two answers
+            before = _text(await self._one(date_di))
         time_text = f"{before}T{clock}" if before and clock else None
         quality = Quality.GOOD if time_text else Reason.SENTINEL
         return replace(
@@ -157,7 +164,7 @@ class Dlt645Device(MeterDevice):
     def brings(self, point: Point, query_id: str) -> bool:
         di = _parts(point)[0]
         if "+" in di:
-            return False  # no arrival time to compare the clock with
+            return False  # a recorded answer has no arrival time to compare the clock with
         return query_id in (di, (block_of(di) or ("",))[0])
 
     def pick(self, point: Point, query_id: str, response: Response) -> Reading | None:
@@ -207,7 +214,7 @@ def _text(response: Response) -> str:
 
 
 def _parts(point: Point) -> tuple[str, int, bool]:
-    """(identifier, place in its answer, whether the time is wanted) of a key."""
+    """(identifier, index of the value in its answer, whether the value's time is wanted) of a point's key."""
     found = _KEY.fullmatch(point.key)
     assert found is not None  # checked when the device was made
     return found[1].upper(), int(found[2] or 0), bool(found[3])

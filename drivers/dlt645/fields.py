@@ -1,4 +1,4 @@
-"""How one field of DL/T 645 turns into a value: packed BCD, sign bit, times, text, bit words."""
+"""Converts one field of DL/T 645 to a value: packed BCD, sign bit, times, text, bit words."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def word(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field as defined in the standard's tables. ``kind`` names a reader below; ``decimals`` counts for BCD."""
+    """One field as defined in the standard's tables. ``kind``: see ``read_value``; ``decimals`` is used for BCD only."""
 
     name: str
     label: str
@@ -37,7 +37,7 @@ class Field:
 
 
 def is_absent(raw: bytes) -> bool:
-    """All FF: the meter does not have this quantity."""
+    """Whether all bytes are FF: the meter does not have this quantity."""
     return bool(raw) and raw.count(0xFF) == len(raw)
 
 
@@ -95,7 +95,7 @@ def _text(raw: bytes) -> str | None:
 
 
 def read_value(field: Field, raw: bytes) -> tuple[Value, int]:
-    """(value, quality); a value of None has a gap reason for quality."""
+    """(value, quality), or (None, gap reason) if there is no valid value."""
     if is_absent(raw):
         return None, Reason.SENTINEL
     if len(raw) != field.size:
@@ -126,7 +126,7 @@ def read_value(field: Field, raw: bytes) -> tuple[Value, int]:
 
 
 def reading(field: Field, raw: bytes, *, storage: int = 0, tariff: int = 0, moment: str = "") -> Reading:
-    """A field's bytes as a reading. ``moment`` is the device's own time of it."""
+    """A field's bytes as a reading. ``moment``: the device's own time for the value."""
     value, quality = read_value(field, raw)
     return Reading(
         name=field.name,

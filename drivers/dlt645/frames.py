@@ -12,13 +12,13 @@ from drivers.framing import REJECT, ChecksumFrame, FrameScanner, address_bytes, 
 from drivers.model import FrameError, UsageError
 
 START = 0x68
-MORE = 0x20  # a bit of the control code
+MORE = 0x20  # bit of the control code: more data follow in another frame
 
 READ, READ_NEXT, READ_ADDRESS = 0x11, 0x12, 0x13  # 2007
 READ_97, READ_NEXT_97, REREAD_97 = 0x01, 0x02, 0x03  # 1997
-ALLOWED_CONTROLS = frozenset({READ, READ_NEXT, READ_ADDRESS, READ_97, READ_NEXT_97, REREAD_97})  # all that we send
+ALLOWED_CONTROLS = frozenset({READ, READ_NEXT, READ_ADDRESS, READ_97, READ_NEXT_97, REREAD_97})  # no others are sent
 
-FUNCTIONS = {  # the low five bits of the control code: up to 10h 1997, from 11h on 2007; 08h both
+FUNCTIONS = {  # by the low five bits of the control code; up to 10h: 1997, from 11h on: 2007; 08h: both
     0x01: "read",
     0x02: "read next",
     0x03: "reread",
@@ -83,17 +83,17 @@ class Frame(ChecksumFrame):
 
     @property
     def more(self) -> bool:
-        """The meter has more of this data: request it with ``read next``."""
+        """Whether more data follow, which must be requested with ``read next``."""
         return self.raw[8] & MORE != 0
 
     @property
     def is_follow_on(self) -> bool:
-        """A reply that continues a block begun in earlier frames."""
+        """Whether this is a reply that continues a block begun in earlier frames."""
         return self.is_reply and not self.is_error and self.function in (READ_NEXT, READ_NEXT_97)
 
     @property
     def _is_security(self) -> bool:
-        """03h of 2007 is security authentication (identifiers 07......), of 1997 rereading."""
+        """Whether control code 03h means security authentication (2007, identifiers 07......), not rereading (1997)."""
         return self.function == REREAD_97 and self.length >= 4 and self.data[3] == 0x07
 
     @property
@@ -117,7 +117,7 @@ class Frame(ChecksumFrame):
 
     @property
     def sequence(self) -> int | None:
-        """The number of a follow-on frame (2007 read next, its last data byte)."""
+        """The number of a follow-on frame, its last data byte (2007 read next); None in any other frame."""
         if self.function != READ_NEXT or self.is_error or self.length < 5:
             return None
         return self.data[-1]
@@ -131,7 +131,7 @@ class Frame(ChecksumFrame):
 
     @property
     def reported_address(self) -> str:
-        """The answer to ``read address``, "" for any other frame."""
+        """The address in an answer to ``read address``; "" for any other frame."""
         if self.function != READ_ADDRESS or not self.is_reply or self.is_error or self.length != 6:
             return ""
         return self.data[::-1].hex().upper()
@@ -155,7 +155,7 @@ class Parser(FrameScanner[Frame]):
 
 
 def broken(stream: bytes) -> tuple[bytes, int, str]:
-    """As ``best_attempt``."""
+    """Why ``stream`` contains no frame: see ``framing.best_attempt``."""
     nothing = "no frame: 68h, six address bytes, 68h not found"
     return best_attempt(
         stream, Parser.starts, Frame.LENGTH_AT, nothing, lambda rest: rest[7:8] in (b"", bytes((START,)))
@@ -163,7 +163,7 @@ def broken(stream: bytes) -> tuple[bytes, int, str]:
 
 
 def build_frame(address: str, control: int, data: bytes, wake: int) -> bytes:
-    """A request. Raises UsageError for a control code that may write, or an invalid address."""
+    """Build a request. Raises UsageError for a control code that may write, or an invalid address."""
     if control not in ALLOWED_CONTROLS:  # read-only is enforced here, where the frames are built
         raise UsageError(f"control code {control:02X}h may write", where="DL/T 645")
     head = bytes((START, *address_bytes(address, 12, "DL/T 645"), START))
@@ -193,7 +193,7 @@ def build_read_next(address: str, identifier: str, sequence: int = 1, *, wake: i
 
 
 def build_read_address(*, wake: int = 4) -> bytes:
-    """A request to the only meter on the line for its address (2007)."""
+    """A request that asks the only meter on the line for its address (2007)."""
     return build_frame("AAAAAAAAAAAA", READ_ADDRESS, b"", wake)
 
 

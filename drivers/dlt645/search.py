@@ -1,6 +1,6 @@
-"""How a scan finds DL/T 645 meters: all at once by any address, then by the last digits of their addresses.
+"""How a scan finds DL/T 645 meters: first it asks all at once, then by the last digits of their addresses.
 
-Where several answer at once (their bytes collide), the group is split further. Source: DL/T 645-2007 7.1
+If several meters answer at once, so that their bytes collide, the group is split further. Source: DL/T 645-2007 7.1
 (abbreviated addresses).
 """
 
@@ -38,12 +38,12 @@ class Dlt645Search(DeviceSearch):
         return await answers_to_its_name(self.scan.put, sender_of(payload), probe.serial, timeout_s, function)
 
     async def in_groups(self, progress: ProgressCallback, slow: bool = False) -> None:
-        """Search by the last digits: where several meters answered at once, and in the slow pass everywhere."""
+        """Search by the last digits, at serial settings where several meters answered at once; if ``slow``, at all."""
         wanted = {probe.serial: probe.request.function for probe in self.crowded}
         if slow and self.is_wanted:
             wanted = {serial: READ for serial in self.scan.plan.settings(self.name)} | wanted
         if wanted and not slow:
-            seconds = sum(200 * self._one_s(serial) for serial in wanted)  # more where three and more answer
+            seconds = sum(200 * self._one_s(serial) for serial in wanted)  # more if three or more meters answer
             self.scan.announce("crowd", len(wanted), seconds)
         for serial, asked in wanted.items():
             function = READ_97 if asked == READ_97 else READ
@@ -65,7 +65,7 @@ class Dlt645Search(DeviceSearch):
 
 
 def _probe(frame: bytes, function: int, serial: str, timeout_s: float, what: str) -> Probe:
-    def judge(found: Frame) -> bytes | None:  # only whether any meter answers, and which, matters here
+    def judge(found: Frame) -> bytes | None:  # any answer will do: it shows which meter there is
         return found.raw if found.is_reply else None
 
     request = MeterRequest(frame, function, _ANYBODY, "DL/T 645", 24, Parser, judge, broken)
@@ -88,14 +88,14 @@ def sender_of(frame: bytes) -> str:
 async def by_digits(
     ask: Asker, serial: str, function: int, timeout_s: float, remark: Remark, ending: str = ""
 ) -> AsyncIterator[bytes]:
-    """The answers of all meters whose address ends in ``ending``, extended by two digits at a time."""
+    """The answers of all meters whose address ends in ``ending``. Each step adds two digits in front of it."""
     for number in range(100):
         digits = f"{number:02d}{ending}"
         reply = await ask(probe_ending(digits, serial, timeout_s, function))
         sender = sender_of(reply.payload) if isinstance(reply, Answer) else ""
         if isinstance(reply, Answer) and not sender:
             if Frame(reply.payload).is_error:
-                return  # it refuses every address except its own: a search by digits finds nothing
+                return  # the meter refuses every address except its own: a search by digits finds nothing
             continue
         if isinstance(reply, Answer) and await answers_to_its_name(ask, sender, serial, timeout_s, function):
             yield reply.payload

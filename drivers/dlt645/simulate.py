@@ -1,4 +1,4 @@
-"""A DL/T 645 meter from the device's side, and a simulated meter of a profile that shows its part of a park."""
+"""Simulates a DL/T 645 meter: its side of the protocol, and a meter of a profile with values of the simulated park."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Dlt645Meter(SimMeter):
 
 
 def simulate(wanted: SimulationRequest) -> tuple[Dlt645Meter, MeterDisplay]:
-    """As ``drivers.sim.simulation.Simulate``."""
+    """See ``drivers.sim.simulation.Simulate``."""
     check_digits(wanted.address, 12, "dlt645")
     display = display_of(wanted)
     display.texts["device.serial"] = display.serial.rjust(12, "0")
@@ -88,7 +88,7 @@ def simulate(wanted: SimulationRequest) -> tuple[Dlt645Meter, MeterDisplay]:
 
 
 def _format(di: str) -> tuple[str, int, int, bool] | None:
-    """(unit, decimals, bytes, signed) of a number's identifier, as the decoder understands it."""
+    """(unit, decimals, bytes, signed) of an identifier, as the decoder reads it; None if its value is not a number."""
     for size in (2, 3, 4):
         found = decode(di, bytes(size))
         if len(found) == 1 and found[0].quality == Quality.GOOD and isinstance(found[0].value, Decimal):

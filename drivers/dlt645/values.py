@@ -1,7 +1,7 @@
 """Decodes data identifiers of DL/T 645: identifier and payload in, readings out.
 
-Source: DL/T 645-2007 annex A (tables A.1 to A.7), DL/T 645-1997 annex A. Vendors' own identifiers come out
-as text of their digits under the name ``x.dlt645.<identifier>``.
+Source: DL/T 645-2007 annex A (tables A.1 to A.7), DL/T 645-1997 annex A. The value of a vendor's own identifier is the
+text of its digits, with the name ``x.dlt645.<identifier>``.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from drivers.dlt645.tables import (
 from drivers.model import Quality, Reading, Reason
 
 Readings = tuple[Reading, ...]
-BLOCK = 0xFF
-STATUS_WORDS = 0x040005FF  # the block of all seven
-BLOCK_END = 0xAA  # 1997, and some makers in 2007, close a list of values with it
+BLOCK = 0xFF  # in an identifier: all tariffs, phases or settlement days
+STATUS_WORDS = 0x040005FF  # the block of all seven status words
+BLOCK_END = 0xAA  # 1997 meters, and some 2007 meters, end a list of values with this byte
 
 
 def decode_frame(frame: Frame) -> Readings:
@@ -37,7 +37,7 @@ def decode_frame(frame: Frame) -> Readings:
     if not frame.identifier or frame.function not in (READ, READ_NEXT, READ_97, READ_NEXT_97, REREAD_97):
         return ()
     found = decode(frame.identifier, frame.payload)
-    if frame.is_follow_on:  # it continues within the block; only the previous frames show where
+    if frame.is_follow_on:  # only the frames before it show which values of the block these are
         return tuple(r if r.value is None else replace(r, quality=Quality.SUSPECT) for r in found)
     return found
 
@@ -45,7 +45,7 @@ def decode_frame(frame: Frame) -> Readings:
 def decode(identifier: str, payload: bytes) -> Readings:
     """The readings in ``payload`` for ``identifier``: 8 hex digits mean 2007, 4 mean 1997.
 
-    A field of the wrong length is a reading without value, quality ``mismatch``; all FF is ``sentinel``.
+    A field of the wrong length gives a reading without value, with the reason MISMATCH; all FF gives SENTINEL.
     """
     if not payload:
         return ()
@@ -121,7 +121,7 @@ def _demand_value(field: Field, raw: bytes, storage: int, tariff: int) -> Readin
 
 
 def _spread(field: Field | None, size: int, read: Reader, tariff: int, storage: int, payload: bytes) -> Readings:
-    """One value or a block over tariffs (``tariff`` FF) or over settlement days (``storage`` FF)."""
+    """Read one value, or a block of all tariffs (``tariff`` is FF) or of all settlement days (``storage`` is FF)."""
     if field is None or (tariff == BLOCK and storage == BLOCK):
         return ()
     pieces = _pieces(payload, size)
@@ -141,7 +141,7 @@ def _demand(kind: int, tariff: int, storage: int, payload: bytes) -> Readings:
 
 
 def _momentary(family: int, part: int, item: int, payload: bytes) -> Readings:
-    """02: voltages, currents, powers and so on, one phase or the block of all."""
+    """Identifiers 02......: voltages, currents, powers and so on, of one phase or of all phases as a block."""
     if family in (0x0A, 0x0B):
         return _harmonics(family, part, item, payload)
     found = MOMENTARY.get(family)
@@ -170,7 +170,7 @@ def _phase_label(suffix: str) -> str:
 
 
 def _harmonics(family: int, phase: int, order: int, payload: bytes) -> Readings:
-    """020A, 020B: share of each harmonic, DI1 the phase, DI0 the order, FF all orders."""
+    """Identifiers 020A...., 020B....: content of each harmonic. DI1 is the phase, DI0 the order (FF: all orders)."""
     if not 1 <= phase <= 3 or not (1 <= order <= 0x15 or order == BLOCK):
         return ()
     quantity, label = ("voltage", "电压") if family == 0x0A else ("current", "电流")
@@ -185,7 +185,7 @@ def _harmonics(family: int, phase: int, order: int, payload: bytes) -> Readings:
 
 
 def _frozen(series: int, part: int, number: int, payload: bytes) -> Readings:
-    """05: frozen values; DI2 the series (00 timed, 06 daily and so on), DI1 the part, DI0 the n-th last."""
+    """Identifiers 05......: frozen values. DI2 is the series (00 timed, 06 daily), DI1 the part, DI0 n: the n-th last."""
     if part == 0x00:
         return (reading(Field("x.freeze.time", "冻结时间", 5, kind="stamp"), payload, storage=number),)
     if 0x01 <= part <= 0x08:
@@ -277,7 +277,7 @@ def _limits_97(part: int, item: int, payload: bytes) -> Readings:
 
 
 def _phase_failures_97(part: int, item: int, payload: bytes) -> Readings:
-    """B31x counts, B32x minutes, B33x and B34x first and last moments of lost phases; x0 all, x1 to x3 A to C."""
+    """Lost phases: B31x count, B32x minutes, B33x start and B34x end of the last loss. x: 0 all, 1 to 3 phase A to C."""
     phase = {0: "", 1: ".l1", 2: ".l2", 3: ".l3"}.get(item)
     if phase is None:
         return ()

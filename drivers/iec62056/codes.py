@@ -29,7 +29,7 @@ class Code:
 
     @property
     def is_present(self) -> bool:
-        """Not of a past billing period, as far as the code says."""
+        """Whether the code names no past billing period."""
         return self.period in (None, PRESENT)
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ def parse_code(text: str) -> Code | None:
 
 
 def _phases(first: int, name: str) -> dict[str, str]:
-    """Three codes, 20 apart."""
+    """Code -> name for the three phases, whose codes are 20 apart."""
     return {f"{first + 20 * n}.7.0": f"{name}.l{n + 1}" for n in range(3)}
 
 
@@ -112,13 +112,13 @@ def name_of(code: Code) -> str:
 
 
 def tariff_of(code: Code) -> int:
-    """E of energies and demands of electricity: 0 is the total."""
+    """The tariff, which is E in codes of electrical energy and demand. 0: the total, or a code without tariff."""
     quantity, kind, tariff = code.quantity.split(".")
     is_summed = code.medium in ("", "1") and quantity.isdecimal() and quantity != "0" and kind in ("2", "4", "6", "8")
     return int(tariff) if is_summed and tariff.isdecimal() else 0
 
 
-UNITS = {  # as meters write them, in capitals -> ours; units whose first letter sets the factor are below
+UNITS = {  # unit in capitals -> our spelling; units in which m and M differ are in ``_EXACT``
     "WH": "Wh", "KWH": "kWh", "GWH": "GWh", "VARH": "varh", "KVARH": "kvarh", "VAH": "VAh", "KVAH": "kVAh",
     "W": "W", "KW": "kW", "GW": "GW", "VAR": "var", "KVAR": "kvar", "VA": "VA", "KVA": "kVA",
     "V": "V", "KV": "kV", "A": "A", "KA": "kA", "HZ": "Hz", "J": "J", "KJ": "kJ", "GJ": "GJ",

@@ -1,7 +1,7 @@
-"""The data sets of a readout, and readings out of them.
+"""Splits a readout into data sets, and makes readings of them.
 
 A data set is ``CODE(VALUE*UNIT)``; more brackets may follow, also on the next line: a time stamp, the same value
-again (Pafal), a list. A past period's value often has no unit; it then has the unit of the quantity's present value.
+again (Pafal), a list. A past period's value often has no unit; the unit of the quantity's present value then applies.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 _STAMP = re.compile(r"[0-9]{10}|[0-9]{12}(?:[0-9]{2})?|([0-9])[0-9]{12}|[0-9]{10}(?:[0-9]{2})?[SWsw]")
 _WRITTEN = re.compile(r"([0-9]{2})-([0-9]{2})-([0-9]{2})[ ,T]([0-9]{2}):([0-9]{2})(?::([0-9]{2}))?")
 _LONGEST = 128  # characters of a value
-_DIGITS = 30  # of a number: the standard allows 32 characters
-MOST_VALUES = 4096  # a readout has some hundred
+_DIGITS = 30  # most characters of a number; the standard allows 32
+MOST_VALUES = 4096  # of a readout, which usually has a few hundred
 
 
 @dataclass(slots=True)
@@ -34,7 +34,7 @@ class DataSet:
 
 
 def data_sets(block: bytes) -> tuple[DataSet, ...]:
-    """All data sets of a block, in order; text neither in brackets nor followed by any is left out."""
+    """All data sets of a block, in order; text that is neither inside nor directly before brackets is left out."""
     found: list[DataSet] = []
     address: str | None = None  # text before the open bracket; None: no bracket is open
     count = 0
@@ -56,14 +56,17 @@ def data_sets(block: bytes) -> tuple[DataSet, ...]:
 
 
 def number_of(text: str) -> Decimal | None:
-    """A decimal number with all its digits."""
+    """A decimal number with all its digits; None if the text is not a number."""
     text = text.strip()
     return Decimal(text) if len(text) <= _DIGITS and _NUMBER.fullmatch(text) else None
 
 
 def time_of(text: str) -> str:
-    """ISO 8601, without zone, of a time stamp; "" if invalid: ``YYMMDDhhmm``, with ``ss``, with a digit for the
-    season in front or S or W behind, or ``YY-MM-DD hh:mm``."""
+    """Convert a time stamp to ISO 8601 without zone; "" if it is invalid.
+
+    Accepts ``YYMMDDhhmm`` and ``YYMMDDhhmmss``, also with a digit for the season in front or S or W behind, and
+    ``YY-MM-DD hh:mm``.
+    """
     text = text.strip()
     written = _WRITTEN.fullmatch(text)
     if written is not None:
@@ -87,7 +90,7 @@ def time_of(text: str) -> str:
 
 
 def date_of(text: str) -> str:
-    """ISO 8601 of a date, "" if invalid: ``YYMMDD``, ``YY-MM-DD``, also behind a digit for the season."""
+    """Convert ``YYMMDD`` or ``YY-MM-DD``, also with a digit for the season in front, to ISO 8601; "" if invalid."""
     digits = text.strip().replace("-", "").replace(".", "")
     if not digits.isdecimal() or not digits.isascii() or len(digits) not in (6, 7):
         return ""
@@ -96,7 +99,7 @@ def date_of(text: str) -> str:
 
 
 def time_of_day(text: str) -> str:
-    """``hh:mm:ss``, "" if invalid: from ``hhmmss``, ``hh:mm:ss``, ``hhmm``, ``hh:mm``, as in ``date_of``."""
+    """Convert ``hhmmss``, ``hh:mm:ss``, ``hhmm`` or ``hh:mm``, also with a season, to ``hh:mm:ss``; "" if invalid."""
     digits = text.strip().replace(":", "").rstrip("SWsw")
     if not digits.isdecimal() or not digits.isascii() or not 4 <= len(digits) <= 7:
         return ""
@@ -111,12 +114,12 @@ def printable(text: str) -> str:
 
 
 def is_blank(text: str) -> bool:
-    """The meter has no value there: nothing, spaces or dashes."""
+    """Whether the meter sent no value: the text is empty or has only spaces and dashes."""
     return not text.strip(" -_\x00")
 
 
 def _value(data_set: DataSet) -> tuple[int, str]:
-    """(which bracket holds the value, the time of it): a gas meter's hour comes before its volume."""
+    """(number of the bracket with the value, time of the value or ""). A gas meter sends the time before the volume."""
     values = data_set.values
     if len(values) > 1:
         first, second = time_of(values[0][0]), time_of(values[1][0])
@@ -194,7 +197,7 @@ def clock_text(date: str, time: str) -> str:
 
 
 def matching(readings: Sequence[Reading], wanted: Code) -> list[Reading]:
-    """The readings of a quantity; present values first, unless ``wanted`` names a period."""
+    """The readings of a quantity for the period that ``wanted`` names; without a period, the present ones."""
     found: list[tuple[int, Reading]] = []
     for reading in readings:
         code = parse_code(reading.label)

@@ -1,13 +1,17 @@
 """One meter of IEC 62056-21 on a line. Reads only: sign-on, and the choice of a readout.
 
-A point's ``key`` is ``CODE``, ``CODE#N``, ``CODE@time``, ``CODE+CODE``, ``maker`` or ``model``: a code of OBIS or EDIS
-as the meter sends it (``1.8.0``, ``1-0:1.8.0``, ``1.8.0*01`` of a past billing period), its N-th bracket from 0, the
-meter's own time of the value, the date and time of day that together are the meter's clock, or what the meter calls
-itself when it signs on. A point's ``type`` is the unit of a value that the meter sends without one, or ``hex`` for
-states that are hexadecimal.
+A point's ``key`` is one of:
 
-All points come in one readout. It begins at the device's own speed; from 300 baud the line switches to the speed that
-the meter offers. Where the data fail twice at that speed, they are read at 300 baud for an hour.
+- ``CODE``: an OBIS or EDIS code as the meter sends it (``1.8.0``, ``1-0:1.8.0``; ``1.8.0*01``: a past billing period);
+- ``CODE#N``: the N-th bracket after the code, from 0;
+- ``CODE@time``: the meter's own time for the value;
+- ``CODE+CODE``: the date and the time of day that together are the meter's clock;
+- ``maker`` or ``model``: from the identification that the meter sends at the sign-on.
+
+A point's ``type`` is the unit of a value that the meter sends without one, or ``hex`` for a state in hexadecimal.
+
+All points come in one readout. The sign-on uses the device's configured speed; from 300 baud the line switches to the
+speed that the meter offers. If the data fail twice at that speed, they are read at 300 baud for an hour.
 """
 
 from __future__ import annotations
@@ -45,13 +49,13 @@ from drivers.units import unit_factor
 from ext.ring import Ring
 
 READOUT = "readout"  # the only query
-FAILURES, SLOW_S = 2, 3600.0  # after two failures at the speed of the meter, an hour at the other
+FAILURES, SLOW_S = 2, 3600.0  # after two failures at the speed that the meter offers, read at 300 baud for an hour
 HELD_S = 5.0  # above this age, a probe's readout is not reused for another query
 _KEY = re.compile(r"(maker|model)|([^+#@]+)\+([^+#@]+)|([^+#@]+?)(?:#([0-9]{1,2})|(@time))?")
 _HEX = re.compile(r"[0-9A-Fa-f]{1,16}")
 _BYTES_A_SET = 24
 _OWN_NUMBER = re.compile(r"0\.0\.[0-9]|C\.1\.0|96\.1\.0")
-_LEAST_SERIAL = 4  # digits of a number that is likely unique
+_LEAST_SERIAL = 4  # a number with at least this many digits is probably unique
 _log = logging.getLogger("meterhouse.meters")
 
 
@@ -72,10 +76,10 @@ class Iec62056Device(MeterDevice):
         self._fast_failures = 0
         self._slow_until_s = 0.0
         self._last: Response | None = None  # a readout that no poll has used
-        self._is_probed = False  # it came from a probe and has not been used
+        self._is_probed = False  # whether that readout came from a probe
         self._seen_bytes = 0
 
-    # --- what MeterDevice asks
+    # --- implementation of MeterDevice
 
     def check(self, point: Point) -> None:
         where = f"{self.spec.profile}: {point.name}"
@@ -120,7 +124,7 @@ class Iec62056Device(MeterDevice):
         return self._last
 
     def _failed_at(self, request: SignOn) -> None:
-        """Note that no data came although the meter had identified itself."""
+        """Count a failure at the speed that the meter offers: it identified itself, but no valid data came."""
         if request.speed.switch_to is None or request.identification is None:
             return
         self._fast_failures += 1
@@ -167,14 +171,14 @@ class Iec62056Device(MeterDevice):
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
         if self._last is not None and self._last.time_ns < tick_ms * 1_000_000:
-            self._last = None  # no reading is older than its tick
+            self._last = None  # a reading must not be older than its tick
         try:
             return await super().poll(tick_ms, paces)
         finally:
             self._last, self._is_probed = None, False
 
     async def probe(self) -> None:
-        """Read a whole readout: a meter abandoned after its sign-on would send its data anyway, and slowly."""
+        """Request a whole readout: after a sign-on alone, the meter would send its data anyway, and slowly."""
         await self.fetch(READOUT)
         self._is_probed = True
 
@@ -185,7 +189,7 @@ class Iec62056Device(MeterDevice):
         return await super().read_points(names)
 
     async def ask(self, queries: Sequence[MeterQuery]) -> Sequence[Response | LineError]:
-        """A readout that a probe or identity check has just received is reused."""
+        """Reuse a readout that a probe or an identity check has just received, else request one."""
         held = self._last
         if held is not None and self.mono_s() - held.mono_ns / 1e9 <= HELD_S:
             return [held]
@@ -216,10 +220,10 @@ def numbers_said(readings: Sequence[Reading]) -> list[Reading]:
 
 
 def says_address(readings: Sequence[Reading], address: str) -> bool | None:
-    """Whether a readout contains the requested address: True, False if it has only others, None if it has none.
+    """True if a readout contains the requested address, False if it contains another one, None if neither is certain.
 
-    Leading zeros do not count, and a number may be the end of a longer one (a serial number after the maker's code).
-    An address of up to three digits is one of a bus: only 0.0.0 contradicts it, a serial number does not.
+    Leading zeros do not count, and one number may be the end of the other (a serial number after the maker's code).
+    An address of up to three digits is a bus address: another 0.0.0 contradicts it, a serial number does not.
     """
     if address == ANY:
         return None
@@ -241,7 +245,7 @@ def _plain(number: str) -> str:
 
 
 def _first(response: Response, code: str, bracket: int | None = None) -> Reading | None:
-    """The reading of a code; ``bracket`` None: the bracket with the value."""
+    """The reading of a code from its bracket number ``bracket``; None: from the bracket with the value."""
     wanted = parse_code(code)
     assert wanted is not None  # checked when the device was made
     found = matching(response.readings, wanted)
@@ -262,7 +266,7 @@ def _text(reading: Reading) -> str:
 
 
 def _as_kind(point: Point, reading: Reading) -> Reading:
-    """The value in the form of its point: texts keep their zeros, clocks are times, states may be hexadecimal."""
+    """The reading as its point needs it: texts keep their zeros, clocks become times, states may be hexadecimal."""
     text = _text(reading)
     if is_blank(text):
         return reading

@@ -53,7 +53,7 @@ def _readout(readout: Readout) -> Json:
 
 
 def _part(stream: bytes) -> Json | None:
-    """A single message: a sign-on, an option select, an identification, data without one."""
+    """Explain a sign-on, an option select, an identification, or data without an identification; None: another one."""
     if (found := SIGN_ON.fullmatch(stream)) is not None:
         address = cast(bytes, found[1]).decode("ascii")
         return {"frame": {"protocol": "iec62056", "kind": "sign-on", "address": address or "*"}, "readings": []}
@@ -75,7 +75,7 @@ def _part(stream: bytes) -> Json | None:
 
 
 def explain(stream: bytes) -> Json:
-    """All readouts of ``stream``, decoded; or the one message that it is."""
+    """Explain all readouts in ``stream``; without a readout, the single message that it consists of."""
     readouts = Parser().feed(stream)
     if readouts:
         result = several([(_readout(one), decode_readout(one)) for one in readouts])
@@ -92,7 +92,7 @@ def explain(stream: bytes) -> Json:
 
 
 def is_sound(stream: bytes) -> bool:
-    """A whole readout whose data have a code of OBIS: a check character of 7 bits alone proves little."""
+    """Whether the bytes contain a whole readout with an OBIS code; the check character of 7 bits alone proves little."""
     return any(
         parse_code(reading.label) is not None for one in Parser().feed(stream) for reading in decode_block(one.block)
     )

@@ -1,8 +1,9 @@
-"""Messages of IEC 62056-21: sign-on, identification, option select for a readout, the data message. Pure, no I/O.
+"""Messages of IEC 62056-21: sign-on, identification, option select for a readout, the data message. No I/O.
 
-A readout in mode C: ``/?ADDRESS! CR LF``, answered by ``/XXXZIDENT CR LF``; ``ACK 0 Z 0 CR LF``; then, at the speed of
-Z, ``STX data ! CR LF ETX BCC``. In mode A the data follow the identification by themselves at 300 baud, in mode B at
-the speed of Z. Source: IEC 62056-21:2002, 6.3 and 6.4, as the public sources in docs/decisions/0030 give it.
+A readout in mode C: we send ``/?ADDRESS! CR LF``, the meter answers ``/XXXZIDENT CR LF``, we send ``ACK 0 Z 0 CR LF``,
+and the meter sends ``STX data ! CR LF ETX BCC`` at the speed of Z. In modes A and B the meter sends the data after its
+identification without a select: in mode A at 300 baud, in mode B at the speed of Z. Source: IEC 62056-21:2002, 6.3 and
+6.4, as the public sources in docs/decisions/0030 give it.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from drivers.model import UsageError
 
 STX, ETX, ACK, SOH = 0x02, 0x03, 0x06, 0x01
 BAUDS = (300, 600, 1200, 2400, 4800, 9600, 19200)  # characters 0 to 6 in mode C; A to F, from 600 baud on, in mode B
-MOST_BYTES = 32_768  # of a readout: the largest known (fifteen months of many registers) has 10,000
-SHORT_REACTION_S, REACTION_S = 0.02, 0.2  # least time between messages; short if the maker's last letter is small
-ANY = "*"  # our notation for the only meter's address; nothing is sent for it
+MOST_BYTES = 32_768  # of a readout; the largest known one (fifteen months of many registers) has 10,000
+SHORT_REACTION_S, REACTION_S = 0.02, 0.2  # least time between messages; short if the maker's last letter is lower case
+ANY = "*"  # addresses the only meter on a line: the sign-on then contains no address
 
 SIGN_ON = re.compile(rb"/\?([0-9A-Za-z ]{0,32})!\r?\n")
 SELECT = re.compile(rb"\x06[0-9]([0-9])([0-9])\r?\n")
 _ADDRESS = re.compile(r"[0-9A-Za-z]{1,32}")
 _IDENTIFICATION = re.compile(rb"/([A-Za-z]{3})([^\r\n/!\x00-\x1f\x7f-\xff])([^\r\n/!\x00\x7f-\xff]{0,40})\r?\n")
-_LONGEST_LINE = 64  # of an identification
-_BETWEEN = 64  # bytes between identification and data that belong to neither: our echo, padding
+_LONGEST_LINE = 64  # most bytes of an identification
+_BETWEEN = 64  # most bytes between identification and data that belong to neither: our echo, padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Identification:
 
     @property
     def speed(self) -> str:
-        """The character Z."""
+        """The character Z, which encodes mode and speed."""
         return chr(self.raw[4])
 
     @property
@@ -68,7 +69,7 @@ class Identification:
 
     @property
     def reaction_s(self) -> float:
-        """The least time between its message and ours."""
+        """The least time between the meter's message and our reply, in seconds."""
         return SHORT_REACTION_S if self.raw[3:4].islower() else REACTION_S
 
 
@@ -118,7 +119,7 @@ def find_block(received: bytes, begin: int = 0) -> bytes | None:
     end = received.find(ETX, begin)
     while 0 <= end < len(received) - 1:
         check, found = received[end + 1], -1
-        for at in range(end, begin - 1, -1):  # backwards, so that a thousand STX cost no more than one
+        for at in range(end, begin - 1, -1):  # backwards: one pass checks every STX before this ETX
             if received[at] == STX and check == 0:
                 found = at
             check ^= received[at]
@@ -162,12 +163,12 @@ class Parser(FrameScanner[Readout]):
 
 
 def _may_begin(piece: bytes | bytearray) -> bool:
-    """Whether an identification begins with three letters."""
+    """Whether an identification can begin like this: with three letters after the slash."""
     return all(byte < 0x80 and chr(byte).isalpha() for byte in piece[1:4])
 
 
 def broken(stream: bytes) -> tuple[bytes, int, str]:
-    """Why no valid readout was found: (bytes of the best attempt, its offset, what is wrong)."""
+    """Why no valid readout was found: (bytes of the best attempt, its offset, error)."""
     if high := sum(byte > 0x7F for byte in stream):
         is_even = all(byte.bit_count() % 2 == 0 for byte in stream)
         why = "the line is set to 8N1, not to 7E1" if is_even else "wrong speed, or not 7E1"
@@ -200,7 +201,7 @@ def build_sign_on(address: str = ANY) -> bytes:
 
 
 def build_select(speed: str) -> bytes:
-    """ACK: select a readout at the speed ``speed``. No other mode can be expressed here, so it only reads."""
+    """The option select (ACK) of a readout at ``speed``. It cannot select another mode, so it only reads."""
     if len(speed) != 1 or speed not in "0123456789":
         raise UsageError(f"{speed!r} is not a speed of mode C", where="IEC 62056-21")
     return bytes((ACK,)) + f"0{speed}0\r\n".encode("ascii")

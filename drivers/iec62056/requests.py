@@ -21,10 +21,10 @@ from drivers.model import DeviceException, FrameError, LineError, MismatchError
 
 REACTION_S = 1.5  # the longest time between a message and its answer (IEC 62056-21, 6.3.13)
 GAP_S = 1.5  # the longest silence between two characters of a message
-_MARGIN_S = 0.2  # of adapters and serial servers
+_MARGIN_S = 0.2  # for delays in adapters and serial servers
 LEAST_S = REACTION_S + _MARGIN_S
 STANDARD = SerialSetting(300, 7, "E", 1)
-SIGN_ON_FUNCTION, SELECT_FUNCTION = 0x2F, 0x30  # names for the line's counters, where 06h would be a Modbus write
+SIGN_ON_FUNCTION, SELECT_FUNCTION = 0x2F, 0x30  # for the line's counters, where ACK (06h) would be a Modbus write
 _NAK = 0x15
 
 
@@ -40,12 +40,12 @@ SpeedRule = Callable[[Identification], Speed]
 
 
 def speed_rule(setting: SerialSetting | None, server: str = "") -> SpeedRule:
-    """How to reach the speed of the data.
+    """The rule that chooses the speed of the data.
 
     Args:
-        setting: of the device on a serial line. At 300 baud, the standard's sign-on speed, the line switches as the
-            meter offers; a meter at any other speed has a fixed one. None: a line that cannot switch.
-        server: the setting of that line, as configured. One with 8 bits cannot be correct: 300 baud is assumed.
+        setting: the device's setting on a serial line. At 300 baud, the standard's sign-on speed, the line switches to
+            the speed that the meter offers; any other speed is kept. None: the line cannot switch.
+        server: configured setting of a line that cannot switch. If it has 8 bits it must be wrong: 300 baud is assumed.
     """
     if setting is None:
         given = SerialSetting.parse(server, "") if server else STANDARD
@@ -59,7 +59,7 @@ def speed_rule(setting: SerialSetting | None, server: str = "") -> SpeedRule:
 
 
 def stay(found: Identification) -> Speed:
-    """The data at the speed of the sign-on."""
+    """The ``SpeedRule`` that reads the data at the speed of the sign-on."""
     return Speed("0")
 
 
@@ -73,7 +73,7 @@ def _offered(found: Identification, setting: SerialSetting) -> Speed:
 class SignOn(StepRequest):
     """The first step; its answer is a whole readout, from ``/`` to BCC.
 
-    ``identification`` is that of the latest try, ``speed`` what was chosen for it.
+    ``identification`` was received in the latest try; ``speed`` is the choice that was made for it.
     """
 
     def __init__(self, address: str, where: str, rule: SpeedRule) -> None:

@@ -1,4 +1,4 @@
-"""A meter of IEC 62056-21 from the device's side, and a simulated meter of a profile that shows its part of a park."""
+"""Simulates an IEC 62056-21 meter: its side of the protocol, and a meter of a profile with values of the park."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from drivers.sim.meters import SimMeter
 from drivers.sim.simulation import SimulationRequest
 
 READOUT, SIGNED_ON, SELECTED = "0", 0x2F, 0x30
-PROGRAMMING = 0x01  # name for the counter; it must not be requested
+PROGRAMMING = 0x01  # for the counter of requests for programming mode, which must not occur
 _MODEL = re.compile(r"[^0-9A-Za-z .-]")
-_LONGEST = 40  # bytes of a request
+_LONGEST = 40  # most bytes of a request
 _FORMATS = {  # unit of a point -> digits before the point, and decimals
     "kWh": (6, 3), "kvarh": (6, 3), "kVAh": (6, 3), "Wh": (9, 0), "MWh": (6, 3), "GJ": (6, 3), "m3": (6, 3),
     "kW": (2, 3), "kvar": (2, 3), "kVA": (2, 3), "W": (5, 0), "V": (3, 1), "A": (3, 2), "Hz": (2, 2), "": (1, 2),
@@ -35,7 +35,7 @@ class Request:
 
 
 class RequestParser(FrameScanner[Request]):
-    """Push parser of what masters send."""
+    """Push parser of the messages that masters send."""
 
     starts = re.compile(rb"[/\x06]")
     longest = _LONGEST
@@ -63,9 +63,9 @@ class Iec62056Meter(SimMeter):
     maker: str = "SIM"
     model: str = "METER"
     speed: str = "5"
-    switches: bool = True  # from the speed of the sign-on to the chosen one; else its speed is fixed
+    switches: bool = True  # whether it switches from the speed of the sign-on to the selected one
     lines: list[str] = field(default_factory=list)
-    data_baud: int = 0  # of data at its own speed, where that is not what it offers
+    data_baud: int = 0  # actual speed of its data after a switch, if it is not the offered one; 0: as offered
     selected: str = ""  # the speed of the latest select
     signed_on: bool = False
 
@@ -100,7 +100,7 @@ class Iec62056Meter(SimMeter):
 
 
 def simulate(wanted: SimulationRequest) -> tuple[Iec62056Meter, MeterDisplay]:
-    """As ``drivers.sim.simulation.Simulate``; the address ``*`` is a meter whose address is its serial number."""
+    """See ``drivers.sim.simulation.Simulate``. With the address ``*``, the meter's address is its serial number."""
     profile, address = wanted.profile, wanted.address
     display = display_of(wanted)
     own = display.serial if address == ANY else address

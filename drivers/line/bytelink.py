@@ -48,14 +48,14 @@ class ByteLink:
         self._loop = asyncio.get_running_loop()
         self._buffer = b""
         self._echo_due = b""
-        self._untraced, self._untraced_ns = b"", 0  # of an answer of many pieces
+        self._untraced, self._untraced_ns = b"", 0  # bytes of a multi-step answer that are not in the trace yet
         self._request: Request | None = None  # the outstanding request
         self._done: asyncio.Future[Answer | LineError] | None = None
         self._unasked_ns = 0
         self._give_up_ns = 0
-        self._answer_char_s = 0.0  # for an answer of any length: each received byte extends it by its own time
+        self._answer_char_s = 0.0  # each received byte of a multi-step answer extends its deadline by this
         self._silent_step_ns = 0  # when the last multi-step query was given up without an answer
-        self._steps_late = False  # whether its answer arrived after that
+        self._steps_late = False  # whether an answer to that query arrived later
         self._timer: asyncio.TimerHandle | None = None
         self._settling: asyncio.TimerHandle | None = None
         self._active_ns = clock()[1]  # when the line was last not silent
@@ -85,7 +85,7 @@ class ByteLink:
         return None
 
     def abandon(self) -> None:
-        """The caller was cancelled; an answer still to come is dropped."""
+        """Forget the request of a cancelled caller; its answer is dropped when it arrives."""
         if self._request is not None:
             self._suspects.add(self._request.unit)
             self._request = None
@@ -207,10 +207,11 @@ class ByteLink:
             now = self._clock()[1]
 
     async def _steps_silence(self, request: Request) -> LineError | None:
-        """Before a multi-step query: wait until a late answer to the previous one cannot be mistaken for its own.
+        """Before a multi-step query, wait until a late answer to the previous one cannot be mistaken for its answer.
 
-        The answer to a sign-on does not contain the address, so this applies whichever device is next.
-        A late answer is dropped; its sender waits for our select, then may send its data: hence the longer silence.
+        The answer to a first step does not contain the device's address, so this applies whichever device is next.
+        A late answer is dropped, but its sender waits for the next step and may then send its data anyway. So the
+        silence after a late answer must be longer.
         """
         given_up_ns = self._silent_step_ns
         if not given_up_ns:
@@ -272,7 +273,7 @@ class ByteLink:
         self._finish(Answer(verdict, utc_ns, mono_ns, suspect))
 
     def _trace_piece(self, data: bytes, utc_ns: int) -> None:
-        """Thousands of bytes received one by one become a few frames in the trace."""
+        """Collect bytes for the trace, so that thousands of bytes received one by one become a few frames there."""
         if not self._untraced:
             self._untraced_ns = utc_ns
         self._untraced += data
@@ -297,7 +298,7 @@ class ByteLink:
         return data[size:]
 
     def _unasked(self, data: bytes, utc_ns: int, mono_ns: int) -> None:
-        """A late answer, or traffic of another master; its pieces count as one."""
+        """Count bytes that answer no request: a late answer, or a frame of another master. Pieces of one count once."""
         if mono_ns - self._unasked_ns > _ONE_FRAME_NS:
             if self._suspects:
                 self._stats.stale += 1
@@ -308,7 +309,7 @@ class ByteLink:
             self._trace.put(NOISE, data, utc_ns)
 
     def _settle(self, done: asyncio.Future[Answer | LineError], request: Request) -> None:
-        """Give up early: a full answer's bytes were received and nothing followed, so the answer is broken."""
+        """Give up early: enough bytes for a full answer were received and no more followed, so the answer is broken."""
         self._settling = None
         if done is not self._done or done.done():
             return
@@ -346,7 +347,7 @@ class ByteLink:
             return  # the device is in the middle of its answer
         self._request = None
         verdict = self._judged(request)
-        if isinstance(verdict, bytes):  # an answer after bytes that looked like the start of one
+        if isinstance(verdict, bytes):  # the answer came after bytes that looked like its start
             done.set_result(Answer(verdict, *self._clock(), True))
             return
         if not self._buffer:
@@ -378,6 +379,6 @@ class ByteLink:
 
 
 def wake(waiter: asyncio.Future[None]) -> None:
-    """End a wait, unless it has ended."""
+    """End a wait, unless it has already ended."""
     if not waiter.done():
         waiter.set_result(None)

@@ -14,9 +14,9 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class LineConfig:
-    """One line. ``name`` "": the line is not in a configuration.
+    """One line. Its ``name`` is "" if the line is not in a configuration.
 
-    ``serial`` is used by serial lines only, ``bus_baud`` by the bus behind a TCP gateway.
+    ``serial`` applies to serial lines only; ``bus_baud`` is the speed of the bus behind a TCP gateway.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Target:
 
     @property
     def carries_bytes(self) -> bool:
-        """Any bytes, without frames of its own."""
+        """Whether the line carries any bytes, without framing of its own."""
         return self.scheme in BYTE_SCHEMES
 
 
@@ -80,15 +80,15 @@ class RequestOptions:
     quiet_s: float = 0.0  # silence before each request
     late_s: float = 0.0  # how long after a timeout its answer may still come
     retries: int = 0  # after a timeout; after a broken frame the request is always repeated once
-    setting: SerialSetting | None = None  # serial lines: this device's own
+    setting: SerialSetting | None = None  # the device's serial setting; None: not a serial line
     connect_delay_s: float = 0.0  # for the whole connection: silence after it is opened
-    connections: int | None = None  # how many the host allows
+    connections: int | None = None  # most connections that the host allows; None: no limit
 
 
 def request_options(config: LineConfig, limits: Limits = NO_LIMITS, serial: str = "") -> RequestOptions:
     """The options for a device with ``limits`` (device beats line) and its own ``serial`` setting, if any.
 
-    Raises ConfigError if it has its own setting on a line that cannot switch.
+    Raises ConfigError if the device has its own setting on a line that cannot switch.
     """
     where = target(config)
     both = limits.over(config.limits)

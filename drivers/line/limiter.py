@@ -13,37 +13,37 @@ from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 
 class ConnectionHolder(Protocol):
-    """A line that has a connection or waits for one; a Protocol, because ``owner`` imports this module."""
+    """A line that has a connection or waits for one. It is a Protocol because ``owner`` imports this module."""
 
     def release_if_idle(self) -> None:
-        """Close the connection now if it is idle; else it is closed at the end of the turn."""
+        """Close the connection now if it is idle; a busy line closes it at the end of its turn."""
 
 
 class ConnectionLimiter:
     """The connection limiter of one host; the limit is the lowest that any of its lines allows.
 
-    It knows only lines that are connected or waiting, each with the number of connections it allows; a line that is
-    closed or removed takes its number with it.
+    It knows only lines that are connected or waiting, each with the number of connections that it allows. The number
+    of a line that is closed or removed no longer counts.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._holders: WeakSet[ConnectionHolder] = WeakSet()
-        self._limits: WeakKeyDictionary[ConnectionHolder, int] = WeakKeyDictionary()  # of those that have one
+        self._limits: WeakKeyDictionary[ConnectionHolder, int] = WeakKeyDictionary()  # of holders with a limit
         self._waiting: deque[tuple[ConnectionHolder, int | None, asyncio.Future[None]]] = deque()
 
     @property
     def is_contended(self) -> bool:
-        """A line waits for a connection."""
+        """Whether a line waits for a connection."""
         return bool(self._waiting)
 
     def lowest_limit(self, connections: int | None = None) -> int | None:
-        """The lowest limit of the connected lines and of one with ``connections``; None: no limit."""
+        """The lowest of ``connections`` and the limits of all connected lines; None: no limit."""
         named = (*self._limits.values(), connections)
         return min((most for most in named if most is not None), default=None)
 
     def set_limit(self, connection: ConnectionHolder, connections: int | None) -> None:
-        """A connected line has learned a new limit."""
+        """Set the limit that a line allows; does nothing if the line is not connected."""
         if connection in self._holders:
             self._hold(connection, connections)
 

@@ -22,8 +22,8 @@ from drivers.serial_setting import SerialSetting
 OPEN_TIMEOUT_S = 5.0
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
-SILENT_BEFORE_REOPEN = 3  # timeouts without a single byte, over TCP: the other end may have been restarted
-FOREIGN_BEFORE_WARNING = 5  # unsolicited frames: one may be noise
+SILENT_BEFORE_REOPEN = 3  # timeouts without a single byte until a connection is reopened: its end may have restarted
+FOREIGN_BEFORE_WARNING = 5  # unsolicited frames until a warning: a single one may be noise
 BUSY_PAUSES_S = (0.05, 0.1, 0.2, 0.4)
 _log = logging.getLogger("meterhouse.line")
 
@@ -54,7 +54,7 @@ class Link(Protocol):
         """Send ``requests`` from index ``len(results)`` on and append the answers; stop at the first error."""
 
     def abandon(self) -> None:
-        """The caller was cancelled; an answer still to come is dropped."""
+        """Forget the request of a cancelled caller; its answer is dropped when it arrives."""
 
     def close(self) -> None:
         """Close the port. A waiting caller gets a LineDown."""
@@ -77,7 +77,7 @@ class Line:
         self.target = target(config)
         self.carries_bytes = self.target.carries_bytes
         self.where = config.where
-        # requests per burst: a TCP device answers all at once; slower lines pass on each answer as it arrives
+        # requests in one burst: on a line of bytes only one, so that each answer is passed on as it arrives
         self.burst_size = 1 if self.carries_bytes else 16
         self.stats = LineStats(since_ns=clock()[1])
         self.clock, self._trace, self._opener = clock, trace, opener
@@ -207,7 +207,7 @@ class Line:
                 self._end_of_turn()
 
     def trim(self) -> None:
-        """Give back memory that is not in use."""
+        """Release memory that the trace does not use."""
         if self._trace is not None:
             self._trace.trim()
 
@@ -262,7 +262,7 @@ class Line:
             trouble = next_trouble
 
     def _count(self, trouble: LineError, asked: str) -> None:
-        """``asked``: the device, as its requests name it."""
+        """Count an error for the line and for a device; ``asked`` is the ``where`` of the device's requests."""
         stats, device = self.stats, self.stats.of_device(asked)
         if isinstance(trouble, LineTimeout):
             stats.timeouts += 1
@@ -279,12 +279,12 @@ class Line:
             self._trace.put(BROKEN, trouble.what.encode(), self.clock()[0])
 
     def _suspect_silence(self) -> None:
-        """Over TCP, silence from all devices may mean that the other end was restarted."""
+        """Close a connection whose devices are all silent, to reopen it: the other end may have been restarted."""
         if self._link is not None and self._link.silent >= SILENT_BEFORE_REOPEN and self.target.scheme != "serial":
             self._drop()
 
     async def _ready(self) -> Link:
-        """The open link. Raises LineLent or LineDown; during a pause it raises at once."""
+        """The open link; opens it if necessary. Raises LineLent or LineDown, at once during a pause after a failure."""
         if self._lease is not None:
             raise LineLent(f"lent to {self._lease.holder}", where=self.where)
         if self._link is not None:
@@ -357,7 +357,7 @@ class Line:
         return error
 
     def _doubt_scheme(self, results: list[Answer | LineError]) -> None:
-        """The connection was closed on a request before any answer: the url may need another scheme."""
+        """Add a hint if the other end closed the connection at the first request: the url may need another scheme."""
         last = results[-1]
         if isinstance(last, LineDown):
             hints = [scheme.hint for scheme in own_schemes()]
@@ -376,7 +376,7 @@ class Line:
             self._rest(error)
 
     def _rest(self, error: LineError) -> None:
-        """Pause the line, longer each time."""
+        """Pause the line after a failure; each pause is longer than the one before."""
         if self._why_down is None:
             _log.warning("%s", error)
         self._why_down = error
@@ -406,9 +406,9 @@ def open_line(
     """The line of ``config``; nothing is opened yet.
 
     Args:
-        clock: gives (UTC ns, monotonic ns); None: the kernel's.
-        trace: receives its frames; closed with the line.
-        opener: opens its port; a simulation with simulated time passes its own.
+        clock: returns (UTC ns, monotonic ns); None: the clock of the operating system.
+        trace: receives the line's frames; it is closed with the line.
+        opener: opens the line's port; a simulation with simulated time passes its own function.
 
     Raises:
         ConfigError: an invalid address or setting.

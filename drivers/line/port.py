@@ -1,4 +1,4 @@
-"""The only module that opens serial ports and sockets of the field. Every port is one non-blocking descriptor."""
+"""The only module that opens serial ports and sockets to devices. Every port is one non-blocking descriptor."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Port:
         return 0
 
     def close(self) -> None:
-        """Close the descriptor. As long as it is open, a replugged USB adapter gets a different name."""
+        """Close the descriptor. While it is open, a USB adapter that is plugged in again gets another name."""
         raise NotImplementedError
 
 
@@ -91,7 +91,7 @@ class _SerialPort(Port):
         import serial  # imported here: it takes a megabyte that TCP lines do not need
 
         plain = SerialSetting(setting.baud, 8, "N", setting.stop)
-        # inter_byte_timeout 0 sets VMIN 1: "nothing there" is then EAGAIN, and an empty read only a hang-up
+        # inter_byte_timeout 0 sets VMIN 1: a read without data then fails with EAGAIN, and b"" means a lost port
         self._serial = serial.Serial(
             path, plain.baud, stopbits=plain.stop, exclusive=True, timeout=0, inter_byte_timeout=0
         )
@@ -99,9 +99,9 @@ class _SerialPort(Port):
         super().__init__(where, fd, self._read, self._write)
         try:
             os.set_blocking(fd, False)
-            if not self._is_pty():  # there it would outlive us while the other side is open; the lock is enough
+            if not self._is_pty():  # on a pty TIOCEXCL outlives us while the other side is open; the lock is enough
                 fcntl.ioctl(fd, termios.TIOCEXCL)
-            try:  # FTDI adapters collect bytes for 16 ms otherwise
+            try:  # otherwise FTDI adapters collect bytes for 16 ms
                 self._serial.set_low_latency_mode(True)
                 self.notes["latency"] = "low"
             except (ValueError, OSError):
@@ -131,12 +131,12 @@ class _SerialPort(Port):
         except termios.error as error:
             if error.args[0] != errno.EINVAL or not self._only_frame_differs(setting):
                 raise OSError(*error.args) from error
-            # pseudo-terminals keep neither parity nor 7 bits, and glibc takes that for a failure
+            # pseudo-terminals keep neither parity nor 7 bits, which glibc reports as an error
             self.notes["serial"] = f"the port does not support {setting.bits}{setting.parity}"
         self.setting = setting
 
     def _only_frame_differs(self, setting: SerialSetting) -> bool:
-        """Whether the port accepted speed and stop bits and is not a real UART."""
+        """Whether the port is a pseudo-terminal, not a real UART, and has accepted speed and stop bits."""
         _, _, flags, _, _, speed, _ = termios.tcgetattr(self.fd)
         stop = 2 if flags & termios.CSTOPB else 1
         return self._is_pty() and stop == setting.stop and speed == getattr(termios, f"B{setting.baud}", speed)
@@ -145,7 +145,7 @@ class _SerialPort(Port):
         return os.major(os.fstat(self.fd).st_rdev) in range(136, 144)  # Unix98 slaves, Linux devices.txt
 
     def _switch_transmitter(self) -> None:
-        """Ask the driver for RS-485 mode; some UARTs know only one level of RTS while sending."""
+        """Ask the driver for RS-485 mode; some UARTs support only one of the two RTS levels while sending."""
         from serial.rs485 import RS485Settings
 
         for level in (True, False):
@@ -160,13 +160,13 @@ class _SerialPort(Port):
 
     def close(self) -> None:
         self._serial.close()
-        self.fd = -1  # the number may be reused from now on
+        self.fd = -1  # the system may give the number to another file from now on
 
 
 async def open_port(config: LineConfig, target: Target, setting: SerialSetting | None) -> Port:
     """Open a line's port.
 
-    Raises OSError (of the system) or, for serial ports, its subclass of pyserial. No deadline of its own.
+    Raises OSError or, for serial ports, pyserial's subclass of it. The caller limits the time.
     """
     place = f"{target.host}{f':{target.port}' if target.port else ''}"
     where = f"{config.where} ({place})" if config.name else config.where

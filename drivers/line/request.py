@@ -25,7 +25,7 @@ class Request(Protocol):
 
     @property
     def function(self) -> int:
-        """The name under which sent requests are counted."""
+        """The number under which sent requests are counted."""
 
     @property
     def unit(self) -> str | int:
@@ -33,7 +33,7 @@ class Request(Protocol):
 
     @property
     def where(self) -> str:
-        """For messages."""
+        """The device, as messages name it."""
 
     @property
     def registers(self) -> tuple[int, int, int] | None:
@@ -41,7 +41,10 @@ class Request(Protocol):
 
     @property
     def expect(self) -> int:
-        """Bytes of a full answer, for the deadline."""
+        """Number of bytes of a full answer, from which the deadline is computed."""
 
     def find(self, received: bytes, final: bool) -> bytes | LineError | None:
-        """The answer's payload, an error, or None: not complete, or (``final``) nothing was received at all."""
+        """The answer's payload, or an error. None: the answer is not complete.
+
+        With ``final`` no more bytes will come; None then means that no answer was received.
+        """

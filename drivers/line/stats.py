@@ -1,4 +1,4 @@
-"""Counters per line, for ``status`` and the poller. States are metrics; edges go to the log."""
+"""Counters per line, for ``status`` and the poller."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ WINDOW_NS, MARKS = 600_000_000_000, 20
 
 
 def _ago(marks: deque[tuple[int, ...]], now_ns: int, begin_ns: int, *counts: int) -> tuple[int, ...]:
-    """(monotonic ns, counts) of ten minutes ago, or ``begin_ns`` and zeros. Each call may store a new mark."""
+    """(monotonic ns, counts) of ten minutes ago; later if counting began later. Each call may store a mark."""
     if not marks:
         marks.append((begin_ns, *(0 for _ in counts)))
     if now_ns - marks[-1][0] >= WINDOW_NS // MARKS:
@@ -23,13 +23,13 @@ def _ago(marks: deque[tuple[int, ...]], now_ns: int, begin_ns: int, *counts: int
 class AnswerCounts:
     """Answers of one device since the line object was created, including answers to retries."""
 
-    sound: int = 0  # including refusals
+    sound: int = 0  # valid answers, including refusals
     broken: int = 0  # a wrong CRC, cut short, or no frame at all
     mismatches: int = 0  # valid frames that answer something else
     _marks: deque[tuple[int, ...]] = field(default_factory=deque)
 
     def recent(self, now_ns: int) -> tuple[int, int, int]:
-        """(sound, broken, mismatches) of the last ten minutes. To be called every few seconds."""
+        """(sound, broken, mismatches) of the last ten minutes. Call it every few seconds."""
         _, sound, broken, mismatches = _ago(self._marks, now_ns, now_ns, self.sound, self.broken, self.mismatches)
         return self.sound - sound, self.broken - broken, self.mismatches - mismatches
 

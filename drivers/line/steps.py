@@ -16,19 +16,19 @@ class StepRequest(ABC):
     """A ``Request`` that is one step of a query. Its answer may have any length; ``find`` determines its end.
 
     Args:
-        frame: what is sent; b"" only listens.
-        function: the name under which it is counted.
-        unit: who answers.
-        where: for messages.
+        frame: the bytes to send; b"": only listen.
+        function: the number under which the request is counted.
+        unit: the unit that answers.
+        where: the device, as messages name it.
         quiet_s: silence before the frame; None: as for other requests.
         answer_setting: the speed of the answer if it differs from that of the frame; the line switches once the frame
             has left. Only for lines that can switch: ``Line.can_switch``.
         least_s: the time that the protocol allows until the answer starts; shorter timeouts do not apply.
         gap_s: a silence of this length within an answer ends it.
-        most_bytes: no answer is longer.
+        most_bytes: length of the longest possible answer.
     """
 
-    registers = None  # it reads no registers
+    registers = None  # a step reads no registers
 
     def __init__(
         self,
@@ -49,13 +49,13 @@ class StepRequest(ABC):
 
     @property
     def expect(self) -> int:
-        """As ``Request.expect``: at least one byte."""
+        """See ``Request.expect``; only the first byte is certain."""
         return 1
 
     @abstractmethod
     def find(self, received: bytes, final: bool) -> bytes | LineError | None:
-        """As ``Request.find``."""
+        """See ``Request.find``."""
 
     def then(self, payload: bytes) -> StepRequest | None:
-        """The next step after this answer; None: ``payload`` is the answer to the question."""
+        """The next step after this answer; None: this was the last step, and ``payload`` answers the query."""
         return None

@@ -24,7 +24,7 @@ _MAGIC = b"mhframes"
 _HEAD = struct.Struct("<QqHBx")
 _COUNT = struct.Struct("<Q")
 _HEAD_BYTES = _HEAD.size
-MOST_SHOWN = SLOT - _HEAD_BYTES  # bytes of a frame
+MOST_SHOWN = SLOT - _HEAD_BYTES  # most bytes of a frame that are kept
 
 
 class TracedFrame(NamedTuple):
@@ -42,12 +42,12 @@ def frames_each(lines: int, budget_bytes: int = 4 << 20) -> int:
 
 
 class FrameTrace:
-    """The writer: one per line, owned by it."""
+    """Writes the trace of one line, which owns it."""
 
     def __init__(self, path: Path, frames: int = FRAMES, mode: int = 0o640, *, hidden: bool = False) -> None:
-        """A new, empty file at ``path`` (replaces an old one). Raises OSError.
+        """Create an empty file at ``path``; it replaces an old one. Raises OSError.
 
-        ``hidden``: it takes that name only with ``show``; until then an old file stays in place.
+        ``hidden``: the file gets this name only when ``show`` is called; until then an old file stays in place.
         """
         size = HEADER + frames * SLOT
         self._path, self._draft = path, path.with_name(path.name + ".new")
@@ -66,11 +66,11 @@ class FrameTrace:
             self.show()
 
     def show(self) -> None:
-        """Take the place of the old file. Raises OSError."""
+        """Give the file its name, and replace an old one. Raises OSError."""
         self._draft.rename(self._path)
 
     def discard(self) -> None:
-        """Remove one that was never shown."""
+        """Remove a file for which ``show`` was never called."""
         self._draft.unlink(missing_ok=True)
 
     def put(self, direction: int, data: bytes, time_ns: int) -> None:
@@ -100,7 +100,7 @@ def read_trace(path: Path, after: int = 0) -> Iterator[TracedFrame]:
 
     Raises OSError if there is no such file, ValueError if it is not a frame trace.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would never open
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # without O_NONBLOCK, a pipe would block
     with open(fd, "rb"), mmap.mmap(fd, 0, prot=mmap.PROT_READ) as view:
         if len(view) < HEADER or view[: len(_MAGIC)] != _MAGIC:
             raise ValueError(f"{path}: not a frame trace")

@@ -10,7 +10,7 @@ _SECONDARY = re.compile(r"[0-9Ff]{8}([0-9A-Fa-f]{8})?")
 
 
 def _check_address(address: str, scheme: str) -> InvalidAddress | None:
-    """Primary 0 to 250 and 254, or secondary: 8 digits (F: any), maker, version and medium behind them in hex."""
+    """A primary address is 0 to 250 or 254. A secondary one has 8 digits (F: any), then perhaps 8 hex digits more."""
     if _PRIMARY.fullmatch(address):
         is_good = int(address) <= 250 or int(address) == 254
     else:

@@ -1,10 +1,15 @@
 """One M-Bus meter on a line, by primary or secondary address. Sends only SND_NKE, REQ_UD2 and selection.
 
-A point's ``key`` is ``QUANTITY[@STORAGE[/TARIFF[/SUBUNIT[/FUNCTION]]]][#N]``: the quantity as ``drivers.mbus.names``
-gives it without its first word (``energy``, ``volume``, ``temperature.supply``; or a whole name such as
-``device.time``), the numbers of the record (0 where none is given), ``now``, ``max``, ``min`` or ``error``, and which
-of several equal records with a unit that fits, from 1. ``header.serial``, ``header.vendor``, ``header.version``,
-``header.medium``, ``header.status`` and ``header.access`` come from the telegram's head.
+A point's ``key`` is ``QUANTITY[@STORAGE[/TARIFF[/SUBUNIT[/FUNCTION]]]][#N]``:
+
+- QUANTITY: a name of ``drivers.mbus.names`` without its first word (``energy``, ``volume``, ``temperature.supply``), or
+  a whole name such as ``device.time``;
+- STORAGE, TARIFF, SUBUNIT: the numbers of the record; 0 if left out;
+- FUNCTION: ``now``, ``max``, ``min`` or ``error``; ``now`` if left out;
+- N: which of several equal records with a suitable unit, from 1.
+
+The keys ``header.serial``, ``header.vendor``, ``header.version``, ``header.medium``, ``header.status`` and
+``header.access`` read the header of the telegram.
 """
 
 from __future__ import annotations
@@ -57,7 +62,7 @@ _sessions: WeakKeyDictionary[Line, asyncio.Lock] = WeakKeyDictionary()  # one se
 
 
 class MbusDevice(MeterDevice):
-    """``spec.address``: "0" to "250" primary, 8 digits (F: any) or 16 hex digits secondary, 254 the only one of a line.
+    """Reads the meter with the primary address (0 to 250; 254: the only one on a line) or secondary address ``spec.address``.
 
     Raises:
         ConfigError: an invalid address or key, or a Modbus TCP line.
@@ -78,8 +83,8 @@ class MbusDevice(MeterDevice):
             maker = int.from_bytes(bytes.fromhex(text[8:12]), "little")
             self._select = text[:8], maker, int(text[12:14], 16), int(text[14:], 16)
         self._fcb = True
-        self._reset = True  # the next readout begins with SND_NKE or selection: then the first telegram comes
-        self._telegrams = 1  # of the last readout
+        self._reset = True  # begin the next readout with SND_NKE or selection, so that the first telegram comes
+        self._telegrams = 1  # number of telegrams in the last readout
 
     def check(self, point: Point) -> None:
         found = _KEY.fullmatch(point.key)
@@ -94,7 +99,7 @@ class MbusDevice(MeterDevice):
         return [MeterQuery("readout", tuple(numbers))] if numbers else []
 
     async def fetch(self, query_id: str) -> Response:
-        """All telegrams of one readout."""
+        """Read all telegrams of one readout."""
         lock = _sessions.setdefault(self._line, asyncio.Lock())
         async with lock:
             try:
@@ -137,7 +142,7 @@ class MbusDevice(MeterDevice):
         while True:
             answer = await self._next(first=not frames)
             if frames and answer.payload == frames[-1]:
-                break  # it ignores the frame count bit: it has sent all its telegrams
+                break  # the meter ignores the frame count bit, so there are no more telegrams
             frames.append(answer.payload)
             suspect |= answer.suspect
             self._fcb = not self._fcb
@@ -162,7 +167,7 @@ class MbusDevice(MeterDevice):
         return True
 
     async def _next(self, first: bool) -> Answer:
-        """The next telegram. Selection and first request go out in one turn: no other selection comes between."""
+        """The next telegram. Selection and first request share one turn, so that no other selection comes between."""
         if self._select is None or not first:
             return await self.exchange(self._question())
         self._fcb = True

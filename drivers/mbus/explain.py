@@ -66,7 +66,7 @@ def _frame(frame: Frame, stream: bytes) -> Json:
 
 
 def _readings(telegram: Telegram) -> list[Json]:
-    """As for every protocol, but always with storage, tariff and function, which distinguish M-Bus records."""
+    """The readings as JSON, always with storage and tariff, which distinguish M-Bus records."""
     return [reading_json(r) | {"storage": r.storage, "tariff": r.tariff} for r in telegram.readings]
 
 
@@ -102,7 +102,7 @@ def _wireless(stream: bytes) -> Json:
 
 
 def explain(stream: bytes) -> Json:
-    """All wired frames of ``stream``, or its one wireless frame."""
+    """Explain all wired frames in ``stream``, or the one wireless frame that it is."""
     frames = Parser().feed(stream)
     if any(f.kind == "long" for f in frames):
         return _wired(frames, stream)
@@ -125,7 +125,7 @@ def explain(stream: bytes) -> Json:
 
 
 def _is_sound(stream: bytes) -> bool:
-    """Whether a frame is convincing: a single byte E5 proves nothing, a short frame little."""
+    """Whether the bytes contain a long frame: a single byte E5 proves nothing, and a short frame proves little."""
     return any(frame.kind == "long" for frame in Parser().feed(stream))
 
 

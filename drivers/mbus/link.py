@@ -16,13 +16,13 @@ SND_NKE, SND_UD, REQ_UD2 = 0x40, 0x53, 0x5B
 FCB = 0x20
 SELECTED = 0xFD  # address of the selected device
 CI_SELECT = 0x52
-ALLOWED_CONTROLS = frozenset({SND_NKE, REQ_UD2, REQ_UD2 | FCB, SND_UD})  # SND_UD only with CI_SELECT, see select()
+ALLOWED_CONTROLS = frozenset({SND_NKE, REQ_UD2, REQ_UD2 | FCB, SND_UD})  # SND_UD: only in build_select
 
 _SHORT_CONTROLS = frozenset({0x40, 0x5B, 0x7B, 0x5A, 0x7A, 0x49, 0x59, 0x79, 0x00, 0x10, 0x20, 0x30, 0x0B, 0x1B})
 
 
 def function_name(control: int) -> str:
-    """SND_UD, RSP_UD and so on; the frame count and access bits do not matter."""
+    """The name of a control field, such as SND_UD or RSP_UD; "" if unknown. Frame count and access bits are ignored."""
     if control & 0x40:
         names = {0x0: "SND_NKE", 0x3: "SND_UD", 0x9: "REQ_SKE", 0xA: "REQ_UD1", 0xB: "REQ_UD2", 0x4: "SND_NR"}
     else:
@@ -43,7 +43,7 @@ class Frame:
 
     @property
     def control(self) -> int:
-        """0 for an acknowledgement, which is one byte."""
+        """The control field; 0 for an acknowledgement, which is one byte."""
         if len(self.raw) == 1:
             return 0
         return self.raw[4] if self.raw[0] == LONG else self.raw[1]
@@ -78,7 +78,7 @@ class Frame:
 
 
 class Parser(FrameScanner[Frame]):
-    """Push parser: ``feed(bytes) -> frames``. E5 counts only outside other frames, broken ones included."""
+    """Push parser: ``feed(bytes) -> frames``. An E5 counts only outside other frames, even if these are broken."""
 
     starts = re.compile(rb"[\x68\x10\xe5]")
     longest = 261
@@ -86,7 +86,7 @@ class Parser(FrameScanner[Frame]):
     def __init__(self) -> None:
         super().__init__()
         self._shadow = 0  # stream offset up to which an E5 may lie inside another frame
-        self._doubt = -1  # stream offset of a 68h or 10h that may yet turn out to begin one
+        self._doubt = -1  # buffer offset of a 68h or 10h that may still turn out to begin a frame; -1: none
 
     def frame_end(self, buffer: bytearray, start: int, size: int) -> int:
         first = buffer[start]
@@ -140,7 +140,7 @@ class Parser(FrameScanner[Frame]):
 
 
 def broken(stream: bytes) -> tuple[bytes, int, str]:
-    """Why no frame was found: (bytes of the best attempt from its first, its offset, the error)."""
+    """Why no frame was found: (bytes of the best attempt, its offset, error)."""
     best: tuple[int, bytes, int, str] = (0, b"", 0, "no frame: neither 68h L L 68h, nor 10h, nor E5h found")
     for start in (m.start() for m in re.finditer(rb"[\x68\x10]", stream)):
         rest = stream[start:]

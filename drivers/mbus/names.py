@@ -55,7 +55,7 @@ _IN_OUT = {
 _THERMAL = {"energy": "energy", "power": "power"}
 _GASEOUS = {"volume": "volume", "flow": "flow", "pressure": "pressure"}
 _HEAT = _HYDRAULIC | _THERMAL | {f"temperature.{k}": f"temperature.{k}" for k in ("supply", "return", "difference")}
-_BY_SCOPE: dict[str, dict[str, str]] = {  # quantity -> what follows the scope
+_BY_SCOPE: dict[str, dict[str, str]] = {  # first word of the name -> quantity -> rest of the name
     "heat": _HEAT,
     "cool": _HEAT,
     "water": _HYDRAULIC | _IN_OUT,
@@ -98,7 +98,7 @@ def fixed_medium(code: int) -> int:
 
 
 def name_of(key: str, medium: int, unit: str = "") -> str:
-    """The point name of a quantity measured by a device of this medium; ``x.`` where the vocabulary has none."""
+    """The point name of a quantity that a device of this medium measures; ``x...`` if the vocabulary has no name."""
     scope = _SCOPES.get(medium, "")
     name = _OF_ITS_OWN.get(key, "")
     if not name and key in _BY_SCOPE.get(scope, {}):
@@ -110,5 +110,5 @@ def name_of(key: str, medium: int, unit: str = "") -> str:
 
 
 def manufacturer(code: int) -> str:
-    """Three letters out of the two bytes of the header."""
+    """The manufacturer's three letters, from the two-byte code in the header."""
     return "".join(chr((code >> shift & 0x1F) + 64) for shift in (10, 5, 0))

@@ -52,7 +52,7 @@ class _Cursor:
         return piece[::-1] if self.high_first else piece
 
     def extensions(self, first: int, what: str) -> list[int]:
-        """The extension bytes: they continue while the top bit is set."""
+        """The extension bytes after ``first``; another one follows as long as the top bit is set."""
         found: list[int] = []
         last = first
         while last & 0x80:
@@ -92,7 +92,7 @@ def _maker_reading(found: RecordArea) -> Reading:
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """The header of a record, before its data: the same bytes in every readout of a meter."""
+    """The decoded header of a record. Its bytes are the same in every readout of a meter, so the result is cached."""
 
     name: str
     storage: int
@@ -132,7 +132,7 @@ def _record(cursor: _Cursor, dif: int, medium: int) -> Reading:
 
 @lru_cache(maxsize=1024)
 def _shape(head: bytes, medium: int) -> _Shape:
-    """The decoded DIF, DIFE, VIF and VIFE."""
+    """Decode DIF, DIFE, VIF and VIFE."""
     cursor = _Cursor(head, False)
     dif = cursor.byte()
     storage, tariff, subunit = dif >> 6 & 1, 0, 0
@@ -144,13 +144,13 @@ def _shape(head: bytes, medium: int) -> _Shape:
     effect = _effect_of(modifiers, own_unit is not None, meaning)
     name = _named(effect, medium, tariff)
     if meaning.key == "datetime" and (storage or dif & 0x30 or effect.meaning is not meaning):
-        name = "x.mbus.datetime"  # not the device's clock: when something was stored or reached its extreme
+        name = "x.mbus.datetime"  # not the device's clock, but the time of a stored value or of an extreme
     label = ", ".join((effect.meaning.label, *effect.words))
     return _Shape(name, storage, tariff, subunit, FUNCTIONS[dif >> 4 & 3], label, dif & 0x0F, effect)
 
 
 def _value_information(cursor: _Cursor) -> tuple[Meaning, list[int], str | None]:
-    """(meaning, the VIFE that modify it, the text of a plain-text VIF)."""
+    """(meaning, the VIFE that modify it, the text of a plain-text VIF or None)."""
     first = cursor.byte()
     if first & 0x7F == 0x7C:
         words = str(values.text(cursor.take(cursor.byte()))[0] or "")
@@ -181,14 +181,14 @@ class _Effect:
     words: tuple[str, ...] = ()
     suffix: str = ""
     backwards: bool = False
-    other: str = ""  # not the quantity itself: a limit, a rate, a forecast
+    other: str = ""  # set if the value is not the quantity itself, but a limit, a rate or a forecast
     no_data: int | None = None  # the reason, if the device reports that it has no value
     foreign: bool = False  # in gallons, Fahrenheit and so on, with a different scale
 
 
 _LIMIT_TIMES = frozenset((0x42, 0x43, 0x46, 0x47, 0x4A, 0x4B, 0x4E, 0x4F, 0x6A, 0x6B, 0x6E, 0x6F, 0x39))
 _DURATIONS = ("s", "min", "h", "d")
-_SAME_QUANTITY = frozenset((0x1D, 0x3A, 0x3B, 0x3E, 0x3F))  # VIFE that leave a volume a volume
+_SAME_QUANTITY = frozenset((0x1D, 0x3A, 0x3B, 0x3E, 0x3F))  # VIFE that do not change the quantity
 
 
 def _effect_of(modifiers: list[int], is_text: bool, meaning: Meaning) -> _Effect:
@@ -207,7 +207,7 @@ def _effect_of(modifiers: list[int], is_text: bool, meaning: Meaning) -> _Effect
 
 
 def _modify(effect: _Effect, code: int) -> None:
-    """One combinable VIFE of the first table (EN 13757-3 table 15)."""
+    """Apply one combinable VIFE of the first table (EN 13757-3 table 15)."""
     if code in _LIMIT_TIMES:
         words = "start of" if code == 0x39 else _limit_words(code)
         _retyped(effect, "datetime", f"Time: {words} {effect.meaning.label}")
@@ -255,13 +255,13 @@ def _retyped(effect: _Effect, kind: str, label: str, unit: str = "", factor: int
 
 
 def _foreign(effect: _Effect) -> None:
-    """A non-metric unit instead of the VIF's. Which one depends on the edition, so the number has no unit."""
+    """Note that the unit is not metric. Which unit it is depends on the standard's edition, so the value gets none."""
     effect.foreign, effect.other = True, "non-metric"
     effect.meaning = replace(effect.meaning, unit="")
 
 
 def _second_table(effect: _Effect, code: int) -> None:
-    """A VIFE after FC: phases and directions."""
+    """Apply a VIFE after FCh: a phase or a direction."""
     if code in vif.PHASES:
         effect.suffix = vif.PHASES[code]
     elif code == 0x13:
@@ -274,7 +274,7 @@ def _second_table(effect: _Effect, code: int) -> None:
 
 
 def _data(cursor: _Cursor, code: int, meaning: Meaning) -> tuple[Coded, bytes]:
-    """The data field, decoded by DIF and meaning, and its bytes as evidence."""
+    """((value, quality), raw bytes) of a data field; DIF (``code``) and meaning determine its format."""
     if code in (0x0, 0x8):  # no data; selection for readout
         return (None, Reason.ABSENT), b""
     if code == 0xD:
@@ -308,7 +308,7 @@ def _binary(raw: bytes, meaning: Meaning) -> Coded:
         return values.integer(raw, signed=False)
     number, quality = values.integer(raw, signed=True)
     if meaning.kind == "rssi" and len(raw) == 1 and isinstance(number, Decimal) and number > 0:
-        number = 2 * number - 130  # a level is never above 0 dBm: the coded form of EN 13757-4 and OMS
+        number = 2 * number - 130  # above 0 dBm is impossible: it is the coded form of EN 13757-4 and OMS
     return number, quality
 
 

@@ -1,6 +1,6 @@
 """How a scan finds M-Bus meters: by primary address, and by selection, which also separates simultaneous answers.
 
-A selection addresses all meters; where several answer at once (their bytes collide), the group is split.
+A selection addresses a group of meters. If several answer at once, so that their bytes collide, the group is split.
 Source: EN 13757-3 clause 11 (secondary addresses, wildcards).
 """
 
@@ -35,14 +35,14 @@ from drivers.scan.plan import FoundDevice, baud_of
 from drivers.scan.probes import Probe
 from drivers.scan.search import Scan
 
-SELECTION_S = 30.0  # to distinguish one meter from the others by its digits
+SELECTION_S = 30.0  # estimated time to find one meter by its digits
 PROFILE_MEDIA: Mapping[str, frozenset[int]] = {  # EN 13757-3: kind of a profile -> media of its meters
     "heat": frozenset((0x04, 0x0A, 0x0B, 0x0C, 0x0D)),
     "water": frozenset((0x06, 0x07, 0x15, 0x16, 0x17)),
     "gas": frozenset((0x03,)),
     "meter": frozenset((0x02,)),
 }
-# Makers common on M-Bus; tried if two meters differ in nothing else that can be selected.
+# Common makers of M-Bus meters; a search tries them if it cannot tell two meters apart by anything else.
 MAKERS = (
     "KAM SEN ZRI LUG LGB LGZ ABB SLB ACW ITW ITR ELS HYD SON TCH QDS EMH DME EFE AMT REL PAD ELV NZR EMU GAV SVM SPX "
     "APA BMT ENG ISK EST EAS MIN MOL NOR RAY SAP SIE TEC VES WZG ZAG BHG DIL AXI ACE CAL EDM EMS GWF ISI LEC MET PIK "
@@ -51,7 +51,7 @@ MAKERS = (
 
 
 class MbusSearch(DeviceSearch):
-    """With the option ``mbus-by`` by selection, by primary address or both; primary alone where addresses are given."""
+    """Searches by selection, by primary address or both: see the option ``mbus-by`` for the default."""
 
     def __init__(self, protocol: Protocol, scan: Scan) -> None:
         super().__init__(protocol, scan)
@@ -73,7 +73,7 @@ class MbusSearch(DeviceSearch):
         return [reset_probe(address, serial, max(self.options.timeout_s * 2, 0.5)) for address in silent]
 
     async def on_answer(self, probe: Probe, payload: bytes) -> None:
-        """An acknowledgement contains no address, the data do (late answers, field pain 22)."""
+        """Read the meter's data for its address: an acknowledgement has none, and may be late (field pain 22)."""
         for address in (int(probe.address), int(probe.address) - 1):
             if address < 0 or self.scan.is_known(self.name, str(address), probe.serial):
                 continue
@@ -104,7 +104,7 @@ class MbusSearch(DeviceSearch):
                 if (who := (baud_of(serial), identity_of(frame))) not in self._seen:
                     self._seen.add(who)
                     found.append(self._add(_secondary(frame), serial, frame))
-            for device in found:  # a number used by two makers: all sixteen digits distinguish them
+            for device in found:  # eight digits suffice unless two makers use the same number
                 if sum(other.address[:8] == device.address[:8] for other in self.scan.found) == 1:
                     device.address = device.address[:8]
 
@@ -134,7 +134,7 @@ class MbusSearch(DeviceSearch):
 
 
 def _secondary(frame: bytes) -> str:
-    """The address, for agent.toml, of a telegram's sender: sixteen digits, or only the eight of its number."""
+    """The secondary address of a telegram's sender, as in agent.toml: 16 digits, or only the 8 of its number."""
     who = identity_of(frame)
     return (who[3::-1] + who[4:]).hex().upper()
 
@@ -185,7 +185,7 @@ def acknowledge_s(serial: str) -> float:
 
 
 def maker_code(letters: str) -> int:
-    """EN 13757-3, 5.6: three letters in five bits each."""
+    """The code of a maker's three letters, five bits each (EN 13757-3, 5.6)."""
     code = 0
     for letter in letters:
         code = code << 5 | (ord(letter) - 64)
@@ -216,7 +216,7 @@ class SelectionMask:
         return self._by_kind() + ([[replace(self, version=n) for n in range(0xFF)]] if self.version == 0xFF else [])
 
     def all_ways(self) -> list[list[SelectionMask]]:
-        """All splits: for any difference between two meters (except version), one of them separates the two."""
+        """All ways to split the group. One of them separates any two meters, unless they differ only in version."""
         return [self._by_digit(at) for at in range(7, -1, -1) if self.digits[at] == "F"] + self._by_kind()
 
     def _by_digit(self, at: int) -> list[SelectionMask]:
@@ -236,8 +236,8 @@ async def by_selection(
 ) -> AsyncIterator[bytes]:
     """The telegrams of all meters that can be selected, one each.
 
-    Two simultaneous answers can look like one of the two. ``thorough`` accepts a meter as alone only after
-    trying selections that differ from it in each digit, in medium and in maker.
+    Two simultaneous answers can look like one of the two. With ``thorough``, a meter counts as the only one of its
+    group only after selections for every other digit, medium and maker have been tried.
     """
     seen: set[bytes] = set()
     search = _Selection(ask, serial, timeout_s, remark)
@@ -246,11 +246,11 @@ async def by_selection(
             seen.add(who)
             yield frame
     if search.selected:
-        await ask(reset_probe(SELECTED, serial, timeout_s))  # SND_NKE: it is deselected
+        await ask(reset_probe(SELECTED, serial, timeout_s))  # SND_NKE deselects the meter
 
 
 def identity_of(frame: bytes) -> bytes:
-    """Number, maker, version and medium of a telegram, as a selection has them; of a fixed one the number alone."""
+    """Number, maker, version and medium from a telegram, as a selection sends them; in a fixed structure the number."""
     body = Frame(frame).body
     return body[:8] if frame[6] == 0x72 else body[:4]
 
@@ -281,7 +281,7 @@ class _Selection:
             self._remark(note("not alone", protocol="mbus", mask=mask, found=found))
 
     async def _one(self, mask: SelectionMask) -> tuple[bytes | None, bool]:
-        """(the telegram if one alone answers, whether several do)."""
+        """(the telegram if exactly one meter answers, whether several answer)."""
         frame = build_select(mask.digits, mask.maker, mask.version, mask.medium)
         reply = await self._ask(select_probe(frame, str(mask), self._serial, self._timeout_s))
         if isinstance(reply, LineError):

@@ -1,4 +1,4 @@
-"""An M-Bus meter from the device's side, and a simulated meter of a profile that shows its part of a park."""
+"""Simulates an M-Bus meter: its side of the protocol, and a meter of a profile with values of the simulated park."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ _RECORDS = {
     "heat.temperature.supply": ("0259", "Cel", 2),
     "heat.temperature.return": ("025D", "Cel", 2),
 }
-_MEDIA = {"water": 7, "gas": 3, "meter": 2}  # of a kind of profile; else heat
+_MEDIA = {"water": 7, "gas": 3, "meter": 2}  # kind of profile -> medium; other kinds: heat
 
 
 @dataclass(slots=True)
 class MbusMeter(SimMeter):
-    """``telegrams``: what follows C and A (CI first), one after the other as the FCB toggles.
+    """``telegrams``: the bytes after C and A, from CI on; each toggle of the FCB requests the next telegram.
 
-    ``secondary``: its eight bytes of identity, number, maker, version and medium, low byte first.
+    ``secondary``: the eight bytes of its secondary address: number, maker, version and medium, low byte first.
     """
 
     address: int = 1
     secondary: bytes = bytes(8)
-    number: str = ""  # its address in agent.toml, if that is not the primary address
+    number: str = ""  # its address in agent.toml if that is the secondary address, else ""
     telegrams: tuple[bytes, ...] = ()
     selected: bool = False
     at: int = -1
@@ -78,7 +78,7 @@ class MbusMeter(SimMeter):
             return b"\xe5"
         if asked.control & 0x5F != 0x5B or not self.telegrams:
             return None
-        if asked.control & 0x20 != self.last_fcb:  # a toggled FCB requests the next, the same FCB the last again
+        if asked.control & 0x20 != self.last_fcb:  # a toggled FCB requests the next telegram; the same FCB, the last one again
             self.at = (self.at + 1) % len(self.telegrams)
         self.last_fcb = asked.control & 0x20
         body = bytes((0x08, self.address)) + self.telegrams[self.at]
@@ -86,7 +86,7 @@ class MbusMeter(SimMeter):
 
 
 def _matches(mask: bytes, own: bytes) -> bool:
-    """Selection of EN 13757-3: F nibbles of the number and FF bytes of the rest match anything."""
+    """Whether a selection (EN 13757-3) matches; F digits of the number and FF bytes of the rest match anything."""
     if len(mask) != 8 or len(own) != 8:
         return False
     digits = all(m in ("f", o) for m, o in zip(mask[:4].hex(), own[:4].hex(), strict=True))
@@ -95,7 +95,7 @@ def _matches(mask: bytes, own: bytes) -> bool:
 
 
 def simulate(wanted: SimulationRequest) -> tuple[MbusMeter, MeterDisplay]:
-    """As ``drivers.sim.simulation.Simulate``, at a primary address, or the 8 digits of its number."""
+    """See ``drivers.sim.simulation.Simulate``. The address is primary, or the 8 digits of the meter's number."""
     address = wanted.address
     is_number = len(address) == 8  # asked by secondary address
     check_digits(address, 8 if is_number else 3, "mbus", ", or the 8 of its number")
