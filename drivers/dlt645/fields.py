@@ -26,7 +26,7 @@ def word(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field as defined in the standard's tables. ``kind``: see ``read_value``; ``decimals`` is used for BCD only."""
+    """One field as defined in the standard's tables. ``kind``: see ``read_value``; ``decimals`` applies to BCD."""
 
     name: str
     label: str

@@ -170,7 +170,7 @@ def _phase_label(suffix: str) -> str:
 
 
 def _harmonics(family: int, phase: int, order: int, payload: bytes) -> Readings:
-    """Identifiers 020A...., 020B....: content of each harmonic. DI1 is the phase, DI0 the order (FF: all orders)."""
+    """Identifiers 020A and 020B: content of each harmonic. DI1 is the phase, DI0 the order (FF: all orders)."""
     if not 1 <= phase <= 3 or not (1 <= order <= 0x15 or order == BLOCK):
         return ()
     quantity, label = ("voltage", "电压") if family == 0x0A else ("current", "电流")
@@ -185,7 +185,7 @@ def _harmonics(family: int, phase: int, order: int, payload: bytes) -> Readings:
 
 
 def _frozen(series: int, part: int, number: int, payload: bytes) -> Readings:
-    """Identifiers 05......: frozen values. DI2 is the series (00 timed, 06 daily), DI1 the part, DI0 n: the n-th last."""
+    """Identifiers 05......: frozen values. DI2: series (00 timed, 06 daily, ...), DI1: part, DI0 = n: the n-th last."""
     if part == 0x00:
         return (reading(Field("x.freeze.time", "冻结时间", 5, kind="stamp"), payload, storage=number),)
     if 0x01 <= part <= 0x08:
@@ -277,7 +277,7 @@ def _limits_97(part: int, item: int, payload: bytes) -> Readings:
 
 
 def _phase_failures_97(part: int, item: int, payload: bytes) -> Readings:
-    """Lost phases: B31x count, B32x minutes, B33x start and B34x end of the last loss. x: 0 all, 1 to 3 phase A to C."""
+    """Lost phases: B31x count, B32x minutes, B33x start, B34x end of the last loss. x: 0 all, 1 to 3 phase A to C."""
     phase = {0: "", 1: ".l1", 2: ".l2", 3: ".l3"}.get(item)
     if phase is None:
         return ()

@@ -100,7 +100,7 @@ def read_trace(path: Path, after: int = 0) -> Iterator[TracedFrame]:
 
     Raises OSError if there is no such file, ValueError if it is not a frame trace.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # without O_NONBLOCK, a pipe would block
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not block
     with open(fd, "rb"), mmap.mmap(fd, 0, prot=mmap.PROT_READ) as view:
         if len(view) < HEADER or view[: len(_MAGIC)] != _MAGIC:
             raise ValueError(f"{path}: not a frame trace")

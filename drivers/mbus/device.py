@@ -62,7 +62,7 @@ _sessions: WeakKeyDictionary[Line, asyncio.Lock] = WeakKeyDictionary()  # one se
 
 
 class MbusDevice(MeterDevice):
-    """Reads the meter with the primary address (0 to 250; 254: the only one on a line) or secondary address ``spec.address``.
+    """Reads the meter with ``spec.address``: primary (0 to 250; 254: the only one on a line) or secondary.
 
     Raises:
         ConfigError: an invalid address or key, or a Modbus TCP line.

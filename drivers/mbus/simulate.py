@@ -78,7 +78,7 @@ class MbusMeter(SimMeter):
             return b"\xe5"
         if asked.control & 0x5F != 0x5B or not self.telegrams:
             return None
-        if asked.control & 0x20 != self.last_fcb:  # a toggled FCB requests the next telegram; the same FCB, the last one again
+        if asked.control & 0x20 != self.last_fcb:  # the same FCB requests the last telegram again
             self.at = (self.at + 1) % len(self.telegrams)
         self.last_fcb = asked.control & 0x20
         body = bytes((0x08, self.address)) + self.telegrams[self.at]

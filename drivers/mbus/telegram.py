@@ -60,9 +60,9 @@ class Telegram:
     medium: int | None = None
     access: int | None = None
     status: int | None = None
-    configuration: int | None = None  # in old wired meters: the signature, without meaning
+    configuration: int | None = None  # old wired meters send a signature here, which is ignored
     readings: tuple[Reading, ...] = ()
-    more: bool = False  # ask again for the next telegram
+    more: bool = False  # whether another telegram follows, which must be requested
     maker: bytes = b""
     error: str = ""  # the application error reported by the device (CI 70h)
     encrypted: bool = False
@@ -86,7 +86,7 @@ def decode_frame(frame: Frame) -> Telegram:
 
 
 def _identity(telegram: Telegram, body: bytes, high_first: bool = False) -> None:
-    """id4 man2 ver med, low byte first except in mode 2."""
+    """Read number (4 bytes), manufacturer (2), version and medium; low byte first except in mode 2."""
     number, maker = (body[:4], body[4:6]) if high_first else (body[3::-1], body[5:3:-1])
     telegram.identity = number.hex().upper()
     telegram.manufacturer = manufacturer(int.from_bytes(maker, "big"))
@@ -128,7 +128,7 @@ def _short_header(telegram: Telegram, body: bytes) -> None:
 
 
 def _payload(telegram: Telegram, payload: bytes, *, wired: bool, high_first: bool = False) -> None:
-    """Records, or the unencrypted rest of an encrypted payload."""
+    """Decode the records; of an encrypted payload, those in its unencrypted rest."""
     mode = telegram.encryption_mode
     if mode == 7 and payload[1:3] == b"\x2f\x2f":
         payload = payload[1:]  # the configuration field has a third byte in this mode
@@ -143,7 +143,7 @@ def _payload(telegram: Telegram, payload: bytes, *, wired: bool, high_first: boo
 
 
 def _locked_bytes(telegram: Telegram, payload: bytes, wired: bool) -> int:
-    """How many bytes at the front are encrypted. 2F 2F there shows that they are decrypted already."""
+    """The number of encrypted bytes at the front; 0 if 2F 2F at the front shows that they are already decrypted."""
     mode = telegram.encryption_mode
     if not mode or payload[:2] == b"\x2f\x2f" or telegram.configuration is None:
         return 0
@@ -156,7 +156,7 @@ def _locked_bytes(telegram: Telegram, payload: bytes, wired: bool) -> int:
 
 
 def _fixed(telegram: Telegram, body: bytes, high_first: bool) -> None:
-    """The fixed structure: two counters, each with a unit code; medium in the top bits of the two."""
+    """The fixed structure: two counters, each with a unit code. The top bits of both codes are the medium."""
     if len(body) < 16:
         telegram.fault = f"fixed data truncated: expected 16 bytes, {len(body)} left"
         return
@@ -208,7 +208,7 @@ def _checked(data: bytes) -> bool:
 
 
 def strip_crc(data: bytes) -> tuple[bytes, str]:
-    """(the frame without its checksums, the format they were in: A, B or "" for none)."""
+    """(the frame without its checksums, their format: A, B, or "" if there are none)."""
     if len(data) >= 12 and _checked(data[:12]):
         blocks = [data[:12], *(data[i : i + 18] for i in range(12, len(data), 18))]
         if all(_checked(b) for b in blocks):
@@ -227,7 +227,7 @@ _WIRELESS_CONTROLS = frozenset({0x44, 0x46, 0x48, 0x08, 0x00, 0x06, 0x40, 0x47, 
 
 
 def looks_wireless(data: bytes) -> bool:
-    """Whether this may be a wireless frame, from its length byte on. It has no start byte: the fields must fit."""
+    """Whether this may be a wireless frame, from its length byte on. Without a start byte, its fields are checked."""
     if len(data) < 11 or data[1] not in _WIRELESS_CONTROLS:
         return False
     letters = manufacturer(int.from_bytes(data[2:4], "little"))
@@ -260,7 +260,7 @@ def decode_wireless(data: bytes) -> Telegram:
 
 
 def _extension(telegram: Telegram, rest: bytes) -> int:
-    """Bytes of a link layer extension at the front of ``rest`` (ELL, AFL), 0 where it is the application's CI."""
+    """Length of the link layer extension (ELL, AFL) at the front; 0 if the application's CI is there."""
     ci = rest[0]
     if ci == 0x90:
         return 2 + rest[1] if len(rest) > 1 else 0

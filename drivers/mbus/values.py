@@ -10,7 +10,7 @@ from decimal import Decimal
 from drivers.model import Quality, Reason
 
 Value = Decimal | int | str | None
-Coded = tuple[Value, int]  # value and quality; None has a gap reason
+Coded = tuple[Value, int]  # (value, quality), or (None, gap reason)
 
 
 def bcd(raw: bytes, minus: bool = False) -> Coded:
@@ -27,7 +27,7 @@ def bcd(raw: bytes, minus: bool = False) -> Coded:
 
 
 def integer(raw: bytes, *, signed: bool) -> Coded:
-    """Type B, or types C and D where unsigned. The lowest number of type B means invalid."""
+    """Type B (signed), or types C and D (unsigned). The lowest number of type B means that there is no value."""
     number = int.from_bytes(raw, "little", signed=signed)
     if signed and number == -(1 << (8 * len(raw) - 1)):
         return None, Reason.SENTINEL
@@ -35,7 +35,7 @@ def integer(raw: bytes, *, signed: bool) -> Coded:
 
 
 def real(raw: bytes) -> Coded:
-    """Type H: the shortest decimal that identifies the float32; NaN and infinities are not values."""
+    """Type H: the shortest decimal that identifies the float32; there is no value for NaN and infinities."""
     (number,) = struct.unpack("<f", raw)
     if not math.isfinite(number):
         return None, Reason.SENTINEL
@@ -47,14 +47,14 @@ def real(raw: bytes) -> Coded:
 
 
 def _year(low: int, hundreds: int | None = None) -> int:
-    """Two-digit years: with no century bits, 0 to 80 are 2000 to 2080 (EN 13757-3 annex A, type F and G)."""
+    """The full year. Without century bits, 0 to 80 mean 2000 to 2080 (EN 13757-3 annex A, types F and G)."""
     if hundreds:
         return 1900 + 100 * hundreds + low
     return low + (2000 if low <= 80 else 1900)
 
 
 def _day(year: int, month: int, day: int, *, every_year: bool) -> Coded:
-    """The date as ISO 8601, shortened where it recurs each year (``--MM-DD``) or month; an invalid date is suspect."""
+    """The date as ISO 8601, shortened if it recurs each year (``--MM-DD``) or month; an invalid date is SUSPECT."""
     if month == 15 and day:
         return f"---{day:02d}", Quality.GOOD
     if every_year and month:
@@ -68,13 +68,13 @@ def _day(year: int, month: int, day: int, *, every_year: bool) -> Coded:
 
 
 def _split_day(low: int, high: int) -> tuple[int, int, int, bool]:
-    """(two-digit year, month, day, every year) out of the two date bytes that types F, G and I share."""
+    """(two-digit year, month, day, whether it recurs every year) from the two date bytes of types F, G and I."""
     year = low >> 5 | (high >> 4) << 3
     return year, high & 0x0F, low & 0x1F, year == 127
 
 
 def date_g(raw: bytes) -> Coded:
-    """Type G, 2 bytes."""
+    """Type G, 2 bytes: a date."""
     if raw == b"\xff\xff":
         return None, Reason.SENTINEL
     year, month, day, every = _split_day(raw[0], raw[1])
@@ -82,7 +82,7 @@ def date_g(raw: bytes) -> Coded:
 
 
 def datetime_f(raw: bytes) -> Coded:
-    """Type F, 4 bytes, to the minute; the invalid bit makes it no value."""
+    """Type F, 4 bytes: date and time to the minute; there is no value if the invalid bit is set."""
     if raw == b"\xff\xff\xff\xff":
         return None, Reason.SENTINEL
     if raw[0] & 0x80:
@@ -93,7 +93,7 @@ def datetime_f(raw: bytes) -> Coded:
 
 
 def datetime_i(raw: bytes) -> Coded:
-    """Type I, 6 bytes, to the second."""
+    """Type I, 6 bytes: date and time to the second."""
     if raw == b"\xff" * 6:
         return None, Reason.SENTINEL
     if raw[1] & 0x80:
@@ -126,13 +126,13 @@ def moment(raw: bytes) -> Coded:
 
 
 def text(raw: bytes) -> Coded:
-    """Characters, sent last one first. All blank or zero: nothing."""
+    """Text, sent with its last character first; there is no value if all characters are blank or zero."""
     shown = raw[::-1].decode("latin-1").strip("\0 ")
     return (shown, Quality.GOOD) if shown else (None, Reason.ABSENT)
 
 
 def variable_size(lvar: int) -> int | None:
-    """Bytes that follow an LVAR byte; None for a reserved one."""
+    """The number of bytes that follow an LVAR byte; None if the LVAR is reserved."""
     if lvar < 0xC0:
         return lvar
     if lvar < 0xF0:
@@ -141,7 +141,7 @@ def variable_size(lvar: int) -> int | None:
 
 
 def variable(lvar: int, raw: bytes) -> Coded:
-    """The value behind an LVAR byte: text, BCD of either sign, or a long binary number (hex if it is not a number)."""
+    """The value after an LVAR byte: text, BCD of either sign, or a binary number (as hex if longer than 8 bytes)."""
     if lvar < 0xC0:
         return text(raw)
     if lvar < 0xE0:

@@ -22,13 +22,13 @@ _S, _MIN, _H, _D = Decimal(1), Decimal(60), Decimal(3600), Decimal(86400)
 
 
 def _power(table: Table, first: int, count: int, exponent: int, key: str, label: str, unit: str) -> None:
-    """``count`` codes from ``first`` on, each ten times the one before, starting at ten to the ``exponent``."""
+    """Add ``count`` codes from ``first`` on. The first has factor 10**``exponent``, each next one ten times as much."""
     for n in range(count):
         table[first + n] = Meaning(key, label, unit, Decimal(10) ** (exponent + n))
 
 
 def _duration(table: Table, first: int, key: str, label: str, scales: str = "smhd") -> None:
-    """All durations in seconds, except months and years, whose length is not fixed."""
+    """Add codes of durations, all in seconds except months and years, whose length is not fixed."""
     for n, letter in enumerate(scales):
         if letter in "smhd":
             table[first + n] = Meaning(key, label, "s", {"s": _S, "m": _MIN, "h": _H, "d": _D}[letter])
@@ -173,7 +173,8 @@ def _extension_fb() -> Table:
 
 PRIMARY, FD, FB = _primary(), _extension_fd(), _extension_fb()
 
-# codes of the fixed structure (EN 1434-3 table of physical units): six bits -> (key, unit, factor)
+# codes of the fixed structure (EN 1434-3 table of physical units) with quantity and unit; the two codes after each mean
+# 10 and 100 times the unit
 _FIXED_FIRSTS: tuple[tuple[int, str, str], ...] = (
     (0x02, "energy", "Wh"), (0x05, "energy", "kWh"), (0x08, "energy", "MWh"), (0x0B, "energy", "kJ"),
     (0x0E, "energy", "MJ"), (0x11, "energy", "GJ"), (0x14, "power", "W"), (0x17, "power", "kW"),
@@ -192,9 +193,9 @@ FIXED_UNITS[0x01] = Meaning("date", "D, M, Y")
 FIXED_UNITS[0x38] = Meaning("temperature", "Temperature", "Cel", Decimal("0.001"))
 FIXED_UNITS[0x39] = Meaning("hca", "H.C.A.", "HCA")
 FIXED_UNITS[0x3F] = Meaning("number", "without unit")
-FIXED_HISTORIC = 0x3E  # "same but historic": the unit of the other counter, a stored value
+FIXED_HISTORIC = 0x3E  # "same but historic": a stored value in the unit of the other counter
 
-# combinable VIFE -> (key, words); what only annotates. Those that change value or type are in ``records``.
+# combinable VIFE that only annotate a value -> words; those that change its value or type are in ``records``
 ANNOTATIONS: dict[int, str] = {
     0x12: "average value",
     0x13: "inverse compact profile",
@@ -243,7 +244,7 @@ ANNOTATIONS: dict[int, str] = {
     0x6D: "overflow",
     0x7E: "future value",
 }
-# record errors, VIFE sent by a device
+# VIFE by which a device reports an error in a record
 ERRORS: dict[int, str] = {
     0x01: "too many DIFE",
     0x02: "storage number not implemented",
@@ -263,7 +264,7 @@ ERRORS: dict[int, str] = {
     0x18: "data error",
     0x1C: "premature end of record",
 }
-# second table of combinable VIFE, after FC
+# second table of combinable VIFE, which follow FCh
 PHASES: dict[int, str] = {
     0x01: "l1",
     0x02: "l2",

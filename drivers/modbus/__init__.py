@@ -1,4 +1,4 @@
-"""Modbus over TCP and RTU: reads only, planned by wire time, decoded directly into the ring."""
+"""Modbus over TCP and RTU: only reads, planned for the least time on the wire, decoded directly into the ring."""
 
 from pathlib import Path
 

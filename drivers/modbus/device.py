@@ -36,7 +36,7 @@ _log = logging.getLogger("meterhouse.modbus")
 
 
 class ModbusDevice(RegisterDevice):
-    """``holes``: facts known about this identity and firmware; None: nothing yet.
+    """Polls one device. ``holes``: facts already known about the register map of this identity and firmware, or None.
 
     Raises:
         ConfigError: an invalid address or serial setting.
@@ -97,7 +97,7 @@ class ModbusDevice(RegisterDevice):
         return learned
 
     def on_silent(self, plan: VisitPlan[Read], silent: list[Read], is_alive: bool) -> None:
-        """Move it to the end, so that the next visit shows whether only this read gets no answer.
+        """Move silent reads to the end of the plan, so that the next visit shows whether only they get no answer.
 
         A read without an answer, while others get one, is split if possible, and finally sent less and less often. Some
         firmware does not answer for registers it does not have, or for reads that are too long (field pains 27, 41).
@@ -118,7 +118,7 @@ class ModbusDevice(RegisterDevice):
             self.rest(failures, failures.backoff.next_s(), Reason.TIMEOUT)
 
     def probe_request(self) -> ModbusRequest:
-        """The point that the profile chose for probing, else the shortest."""
+        """A read of the point that the profile names for probing, else of the shortest point."""
         points = self.spec.points
         point = next(
             (p for p in points if p.name == self.spec.probe), min(points, key=lambda p: (p.is_object, p.count))
@@ -153,7 +153,7 @@ class ModbusDevice(RegisterDevice):
         return {reading.name: reading for reading in read_image(words, self.spec.points, self.spec)[0]}
 
     async def _ask_objects(self, paces: int, tick_ms: int, result: PollResult) -> None:
-        """Objects of device identification, read after the registers; skipped if the device did not answer those."""
+        """Read objects of device identification, after the registers; skipped if the device answered no register."""
         due = [n for n in self._objects if paces >> PACES.index(self.spec.points[n].pace) & 1]
         if not due:
             return

@@ -58,7 +58,7 @@ _AA55 = b"\xaa\x55"  # some inverters put this before an RTU answer sent over UD
 
 
 def decode_rtu(frame: bytes) -> Json:
-    """Explain one RTU frame, or several back to back; the first leads. Raises BrokenInput."""
+    """Explain one RTU frame, or several back to back; ``frame`` describes the first. Raises BrokenInput."""
     header, body = (_AA55, frame[2:]) if frame.startswith(_AA55) else (b"", frame)
     pieces = _split_rtu(body)
     if pieces is None:
@@ -73,9 +73,9 @@ def decode_rtu(frame: bytes) -> Json:
 
 
 def _split_rtu(body: bytes) -> list[bytes] | None:
-    """The valid frames that the bytes consist of, with none left over; None if there are other bytes.
+    """Split bytes into valid frames; None if any byte is left over.
 
-    Found by the sizes of each function, not by the CRC alone, which also matches a valid frame followed by zeros.
+    The frame sizes of each function are used, not the CRC alone: it also matches a valid frame followed by zeros.
     """
     came: dict[int, tuple[int, int]] = {}  # possible start of a frame -> start and end of the previous frame
     ways = [0]
@@ -238,7 +238,7 @@ def _body(frame: Json, function: int, pdu: bytes) -> tuple[Json, list[Json]]:
 
 
 def _seldom(frame: Json, function: int, pdu: bytes) -> Json:
-    """Functions rarely used by meters: direction and content, if the length reveals them."""
+    """Explain a function that meters rarely use: direction and content, if the length reveals them."""
     size = len(pdu)
     result: Json = {"kind": "not explained further"}
     if function in {7, 11, 12, 17} and size == 1:
@@ -302,7 +302,7 @@ def _read_answer(frame: Json, function: int, payload: bytes) -> tuple[Json, list
 
 
 def _identification(frame: Json, pdu: bytes) -> tuple[Json, list[Json]]:
-    """Function 43/14: a list of numbered texts."""
+    """Explain an answer of function 43/14: a list of numbered texts."""
     readings: list[Json] = []
     at, kind = 7, "answer"
     for n in range(pdu[6]):

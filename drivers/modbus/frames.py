@@ -1,7 +1,7 @@
-"""Modbus frames: requests, and how an answer is found in a byte stream. Pure, no I/O.
+"""Modbus frames: requests, and how an answer is found in a byte stream. No I/O.
 
-Only reads can be expressed: the functions 1, 2, 3, 4 and 43/14 (read device identification). The silence between frames
-(t3.5, ``drivers.serial_setting``): MODBUS over serial line 1.02, 2.5.1.1.
+Only reads can be built: the functions 1, 2, 3, 4 and 43/14 (read device identification). Source for the silence between
+frames (t3.5, ``drivers.serial_setting``): MODBUS over serial line 1.02, 2.5.1.1.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class ModbusRequest:
     Args:
         unit: 0 to 255 (over a bus 1 to 247; direct TCP devices also use 0 and 255).
         pdu: function code and its parameters, as pymodbus encodes them.
-        payload_bytes: of the expected answer, without its byte count; 0 if it varies (function 43).
-        where: for messages, such as "cabinet-2 unit 7".
+        payload_bytes: size of the expected answer, without its byte count; 0 if it varies (function 43).
+        where: the device as messages name it, such as "cabinet-2 unit 7".
 
     Raises:
         ValueError: any function that is not a read. Frames of this protocol are built only here.
@@ -88,7 +88,7 @@ class ModbusRequest:
         )
 
     def judge_from(self, unit: int, pdu: bytes) -> bytes | LineError:
-        """As ``judge``, with the unit that the answer claims to be from."""
+        """``judge``, after a check of the unit that the answer names as its sender."""
         if unit != self.unit:
             return self._mismatch(f"answer is from unit {unit}, expected unit {self.unit}")
         return self.judge(pdu)
@@ -96,7 +96,7 @@ class ModbusRequest:
     def find(self, received: bytes, final: bool) -> bytes | LineError | None:
         """The answer in the bytes of an RTU line; noise around it and frames of other devices are skipped.
 
-        While more bytes may arrive, an incomplete candidate for the answer is waited for.
+        Unless ``final``, an incomplete frame that may be the answer gives None, so that the caller waits for the rest.
         """
         size, at, unit, function = len(received), 0, self.unit, self.function
         seen: LineError | None = None

@@ -24,7 +24,7 @@ from drivers.modbus.frames import MAX_ADU, ModbusRequest
 from drivers.model import FrameError, LineDown, LineError, LineTimeout
 
 _decode = cast(Callable[[bytes], tuple[int, int, int, bytes]], FramerSocket(DecodePDU(False)).decode)
-logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)  # we raise what it would log
+logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)  # we raise the errors that it would log
 _REMEMBERED = 64  # abandoned transaction ids that may still be answered
 
 
@@ -77,7 +77,7 @@ class MbapLink:
         return done
 
     def abandon(self) -> None:
-        """The caller was cancelled; an answer still to come will be stale."""
+        """Give up the request of a cancelled caller; its answer is dropped when it arrives."""
         if self._request is not None:
             self._give_up()
         self._done = None
@@ -182,7 +182,7 @@ class MbapLink:
             self._send()
 
     def _incomplete(self, data: bytes) -> None:
-        """Keep the beginning of a frame, unless it cannot be one."""
+        """Keep an incomplete frame; break the connection if the bytes cannot be the beginning of one."""
         if len(data) >= 6 and (data[2] or data[3] or not 2 <= int.from_bytes(data[4:6], "big") <= MAX_ADU - 6):
             self._break(self._no_mbap())
         else:
@@ -215,7 +215,7 @@ class MbapLink:
             self._timer = self._loop.call_at(self._deadline, self._expire)
             return
         self.silent += 1
-        if len(self._rest) >= 4 and crc_ok(self._rest):  # a refusal is too short to be recognised early
+        if len(self._rest) >= 4 and crc_ok(self._rest):  # an RTU refusal is too short to be recognised earlier
             self._break(self._no_mbap())
             return
         self._give_up()

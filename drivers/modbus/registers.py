@@ -50,8 +50,8 @@ class Read:
 
     block: Block
     request: ModbusRequest
-    plan: Plan | None  # None: texts only
-    counters: Plan | None  # of its counters only; None: it has no counters
+    plan: Plan | None  # None: it has only texts
+    counters: Plan | None  # a plan for its counters alone; None: it has no counters
     texts: tuple[TextSlot, ...]
     points: memoryview  # uint16 numbers, for gaps
 
@@ -68,8 +68,8 @@ class RegisterDevice(Device[Read, Answer]):
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
         super().__init__(spec, line, ring, table)
         self.unit = int(spec.address)
-        self.points: Sequence[Point] = spec.points  # as this device has them in its registers
-        self._probes = 0  # second ones
+        self.points: Sequence[Point] = spec.points  # with this device's own register addresses
+        self._probes = 0  # how many second requests ``probe`` has sent
 
     def plan_summary(self, paces: int) -> PlanSummary:
         """What one visit for these paces costs on this line."""
@@ -80,7 +80,7 @@ class RegisterDevice(Device[Read, Answer]):
         """One cheap read, for probes."""
 
     def proves_life(self, error: LineError) -> bool:
-        """Over Modbus TCP, many serial servers answer exception 04h for a missing device."""
+        """Whether the device itself sent the error. Many serial servers answer exception 04h for a missing device."""
         is_doubtful = isinstance(error, DeviceException) and error.code == DEVICE_FAILURE
         return isinstance(error, DeviceException) and (self._line.target.carries_bytes or not is_doubtful)
 
@@ -91,7 +91,7 @@ class RegisterDevice(Device[Read, Answer]):
         return result
 
     async def probe(self) -> None:
-        """One cheap request. Raises LineError if the device is silent; a refusal is an answer.
+        """Send one cheap request. Raises LineError if the device is silent; a refusal counts as an answer.
 
         A failure that may come from a serial server is checked with reads of other registers, because some
         devices fail on registers that they do not have.
@@ -130,7 +130,7 @@ class RegisterDevice(Device[Read, Answer]):
         return found
 
     def _decoder(self, block: Block, numbers: list[int]) -> Plan | None:
-        """The plan of some points of a block; None if there are none."""
+        """The plan that decodes some points of a block; None if ``numbers`` is empty."""
         return compile_block(replace(block, points=tuple(numbers)), self.points, self.spec) if numbers else None
 
     def take(self, query: Read, answer: Answer, tick_ms: int, positions: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""How a scan finds Modbus devices: one register is read from each unit, and late answers count for their own unit.
+"""How a scan finds Modbus devices: it reads one register from each unit; a late answer counts for its own unit.
 
 Over Modbus TCP a scan also detects one device that answers for all units; on a bus, unsolicited frames reveal
 another master. Serial servers may answer an exception for missing units.
@@ -26,11 +26,11 @@ from drivers.scan.search import Scan
 from drivers.scan.traffic import TrafficTrace
 
 MOST_UNITS = 16  # up to this many units are asked before checking whether they are one device
-UNLIKELY_UNITS = (247, 201, 139)  # a device that answers to all of these is not a bus behind a gateway
-AGAIN_S = 0.5  # for units near a broken answer, which may have been late, or two answers at once
+UNLIKELY_UNITS = (247, 201, 139)  # if all of these answer, one device answers for every unit
+AGAIN_S = 0.5  # timeout for units near a broken answer, which may have been late, or two answers at once
 GATEWAY_CODES: Final = (10, 11)  # path unavailable, target failed to respond: never from a device
-MOST_SILENCES = 3  # timeouts of register reads: a unit silent this often does not answer everything alike
-MOST_WAITS = 20  # for silence after late answers
+MOST_SILENCES = 3  # after this many timeouts of reads, no server answers for the unit
+MOST_WAITS = 20  # most waits for silence after late answers
 SUNSPEC: Final = ((3, 40000, 2), (3, 0, 2), (3, 50000, 2))
 
 Registers = tuple[int, int, int]  # function, address, count
@@ -42,13 +42,13 @@ class ModbusSearch(DeviceSearch):
         self._asked: set[int] = set()
         self._one_unit = False  # one device answers for all units
         self._doubtful: list[Probe] = []  # probes whose answers were broken
-        self._judged: set[tuple[str, int, float]] = set()  # (setting, exception, patience) that were tried elsewhere
-        self._no_server: set[tuple[str, float]] = set()  # (setting, patience): an improbable unit was silent
+        self._judged: set[tuple[str, int, float]] = set()  # (setting, exception, timeout) tried with improbable units
+        self._no_server: set[tuple[str, float]] = set()  # (setting, timeout): an improbable unit was silent
         self._absent: set[tuple[str, int]] = set()  # (setting, exception) that a server answers for missing units
         self._refused_late: list[tuple[int, str, int]] = []  # (unit, setting, exception)
-        self._says_no_more: set[tuple[str, int, int]] = set()  # (setting, unit, exception)
+        self._says_no_more: set[tuple[str, int, int]] = set()  # (setting, unit, exception): answers nothing else
         self._telling: list[Registers] = []
-        self._from_gateway = 0  # answers of a gateway that reaches no device
+        self._from_gateway = 0  # how many answers said that a gateway reaches no device
 
     def _units(self) -> list[int]:
         is_bus = self.scan.carries_bytes
@@ -81,7 +81,7 @@ class ModbusSearch(DeviceSearch):
             await self._is_it_one()
 
     async def ask_again(self) -> None:
-        """Ask again the units with broken answers, and those before them, which may have answered late."""
+        """Ask each unit with a broken answer again, and the unit before it, which may have answered late."""
         doubtful, self._doubtful = self._doubtful, []
         for probe in doubtful:
             for unit in (int(probe.address) - 1, int(probe.address)):
@@ -94,7 +94,7 @@ class ModbusSearch(DeviceSearch):
             await self._is_it_one(self.scan.found[:1])
 
     async def _is_it_one(self, kept: Sequence[FoundDevice] = ()) -> None:
-        """Many Modbus TCP devices answer whatever the unit number; then only ``kept`` are still found."""
+        """Check whether one device answers for all units, as many do over Modbus TCP; then keep only ``kept``."""
         before = list(self.scan.found)
         for unit in UNLIKELY_UNITS:
             if not await self.scan.ask(unit_probe(unit, "", self.options.slow_s), quiet=True):
@@ -119,9 +119,10 @@ class ModbusSearch(DeviceSearch):
     # --- refusals: from a device, or from a server on behalf of a missing one
 
     async def is_own(self, probe: Probe, code: int) -> bool:
-        """Ask improbable units once per exception, to see whether they answer it too.
+        """Whether the unit itself sent the exception, and not a server on behalf of a missing unit.
 
-        If they do, only units that do not answer it to everything exist.
+        Improbable units are asked once per exception. If they answer it too, a unit counts as existing only if it
+        does not answer this exception to everything.
         """
         serial, wait_s = probe.serial, probe.timeout_s
         is_judged = (serial, code, wait_s) in self._judged or (serial, wait_s) in self._no_server
@@ -134,7 +135,7 @@ class ModbusSearch(DeviceSearch):
         for unit in UNLIKELY_UNITS:
             result = await self.scan.put(unit_probe(unit, serial, wait_s))
             if isinstance(result, LineTimeout):
-                self._no_server.add((serial, wait_s))  # whatever the exception
+                self._no_server.add((serial, wait_s))  # for all exceptions
             if not isinstance(result, DeviceException) or result.code != code:
                 return
         if await self._says_more(unit_probe(UNLIKELY_UNITS[0], serial, wait_s), code):
@@ -143,7 +144,7 @@ class ModbusSearch(DeviceSearch):
         self.scan.remark(note("absent", code=f"{code:02X}"))
 
     async def _says_more(self, probe: Probe, code: int) -> bool:
-        """Does the unit answer anything but this exception?"""
+        """Whether the unit answers some read with something other than this exception."""
         unit, silences = int(probe.address), 0
         if (probe.serial, unit, code) in self._says_no_more:
             return False
@@ -164,7 +165,7 @@ class ModbusSearch(DeviceSearch):
         return False
 
     async def settle(self) -> None:
-        """Refusals received while another unit was asked: from a server, or from a slow device."""
+        """Decide whether refusals that arrived late came from a server or from slow devices; add the devices."""
         while self._refused_late:
             unit, serial, code = self._refused_late.pop()
             if (serial, code) in self._absent:  # slow devices are found by the slow pass
@@ -199,7 +200,7 @@ class ModbusSearch(DeviceSearch):
         return words
 
     def overhear(self, probe: Probe | None) -> bool:
-        """Attribute received frames by their unit (late answers, field pains 15, 19)."""
+        """Assign received frames to the units that sent them (field pains 15, 19). True: one was a late answer."""
         late, is_bus = False, self.scan.carries_bytes
         current = int(probe.address) if probe is not None and probe.protocol == self.name else -1
         for frame in take_frames(self.scan.traffic, is_bus):
@@ -229,7 +230,7 @@ def unit_probe(unit: int, serial: str, timeout_s: float, function: int = 3) -> P
 
 
 def telling_reads(profiles: Iterable[Profile]) -> list[Registers]:
-    """A few reads; a device of any profile, or of SunSpec, answers at least one. The most common comes first."""
+    """A few reads. A device of any profile, or with SunSpec, answers at least one of them."""
     left = [
         {(point.function, point.address, point.count) for point in profile.points if not point.optional}
         for profile in profiles
@@ -247,7 +248,7 @@ class BusFrame(NamedTuple):
     unit: int
     function: int  # without the exception bit
     is_request: bool
-    code: int  # of an exception, else 0
+    code: int  # exception code; 0: no exception
     raw: bytes
 
 

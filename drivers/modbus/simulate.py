@@ -1,4 +1,4 @@
-"""A simulated Modbus device of a profile that shows its part of a park."""
+"""Simulates a Modbus device of a profile with values of the simulated park."""
 
 from __future__ import annotations
 

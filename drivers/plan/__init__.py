@@ -1,4 +1,4 @@
-"""Turns points into the requests with the least wire time, split as the device requires, decoded by compiled plans."""
+"""Plans the requests that read points in the least time on the wire, and compiles plans that decode the answers."""
 
 from drivers.plan.blocks import plan_blocks, plan_summary
 from drivers.plan.compiled import (

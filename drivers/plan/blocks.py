@@ -11,8 +11,8 @@ from drivers.plan.holes import KnownHoles
 from drivers.plan.timing import Block, LineTiming
 from drivers.serial_setting import DEFAULT_SERIAL
 
-MAX_WORDS = 125  # of one read
-MAX_COILS = 2000  # the same, 6.1
+MAX_WORDS = 125  # most registers in one read
+MAX_COILS = 2000  # most coils or inputs in one read
 _NO_LIMITS = Limits()
 DEFAULT_TIMING = LineTiming.serial(DEFAULT_SERIAL)
 
@@ -37,15 +37,15 @@ def plan_blocks(
 
     Args:
         points: all points of the device; addresses in registers, from 0 as on the wire.
-        limits: ``max_words`` a read; ``holes`` and ``max_gap``: how many registers in a row that no point of the
-            device knows may be read over (registers of other points always may).
+        limits: ``max_words``: registers per read. ``holes`` and ``max_gap``: how many consecutive registers a read may
+            cover that belong to no point of the device; registers of other points may always be covered.
         timing: the cost of a request and of a byte on this line.
-        wanted: positions of the points that are due, all if None.
+        wanted: indexes of the points to read; None: all points.
         holes: learned facts about the device; points that it lacks are left out.
 
     Returns:
-        Blocks by function and address. Each wanted point lies wholly in exactly one of them, a ``together`` group too;
-        none crosses a ``barrier``.
+        Blocks by function and address. Each wanted point, and each ``together`` group, lies in exactly one block. No
+        block crosses a ``barrier``.
 
     Raises:
         ProfileError: a single point, or a ``together`` group, is longer than a read may be.
@@ -131,7 +131,7 @@ def _pieces(points: Sequence[Point], numbers: list[int], function: int, longest:
 
 
 class _Bridge:
-    """Which gaps between two pieces may be read over."""
+    """Decides which gaps between two pieces a read may cover."""
 
     def __init__(self, points: Sequence[Point], function: int, limits: Limits, cuts: list[int]) -> None:
         self._cuts = cuts
@@ -164,13 +164,13 @@ class _Bridge:
 
 
 def _cheapest(function: int, pieces: list[_Piece], longest: int, timing: LineTiming, bridge: _Bridge) -> list[Block]:
-    """Shortest way through the pieces: ``best[i]`` is the least time to read the first ``i`` of them.
+    """Find the blocks with the least total time. ``best[i]`` is the least time to read the first ``i`` pieces.
 
-    Pieces have rising starts and ends, and a request's time only grows with its length; so some best plan reads
-    neighbours together, and it is enough to look at runs of neighbours.
+    Pieces have rising starts and ends, and a longer request never takes less time. So there is a best plan in which
+    each request reads a run of neighbours, and no other requests need to be tried.
     """
     goes_on = [bridge.open(a.end, b.start) for a, b in pairwise(pieces)]  # may pieces i and i+1 share a request?
-    costs: dict[int, int] = {}  # of a request, by registers
+    costs: dict[int, int] = {}  # cost of a request by its number of registers
     best: list[tuple[int, int]] = [(0, 0)]  # time, requests
     start_of: list[int] = [0]
     for i in range(1, len(pieces) + 1):
@@ -180,7 +180,7 @@ def _cheapest(function: int, pieces: list[_Piece], longest: int, timing: LineTim
             if end - pieces[j].start > longest or (j < i - 1 and not goes_on[j]):
                 break
             if j < i - 1 and bridge.cut(pieces[j].start, end):
-                break  # a cut inside a single piece is ignored: the value would be torn
+                break  # a cut inside a single piece is ignored, because it would tear a value
             count = end - pieces[j].start
             if count not in costs:
                 costs[count] = timing.cost_ns(_payload(function, count))

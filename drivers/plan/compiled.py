@@ -1,4 +1,4 @@
-"""A block becomes a plan of the decode kernel; texts are sliced out of the answer beside it."""
+"""Compiles a block into a plan for the decode kernel. Texts are not in the plan; they are cut from the answer here."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ class TextSlot(NamedTuple):
 def compile_block(block: Block, points: Sequence[Point], spec: DeviceSpec) -> Plan:
     """The kernel plan of a block; point numbers are positions in ``points``. Texts are left out (``text_slots``).
 
-    Scale, ratio and sign become one exact decimal: voltages take the voltage ratio, currents the current ratio, power
-    and energy both, where the profile says ``ratio = "apply"``; points that flip are turned where the CT is reversed.
+    Scale, ratio and sign become one exact decimal. With ``ratio = "apply"`` in the profile, voltages are multiplied by
+    the voltage ratio, currents by the current ratio, power and energy by both. Points with ``flips`` change their sign
+    if the CT is reversed.
 
     Raises:
         ProfileError: the kernel refuses a point; the message names it.
@@ -47,7 +48,8 @@ def compile_block(block: Block, points: Sequence[Point], spec: DeviceSpec) -> Pl
     return _COMPILED[key][0]
 
 
-# A plan has no state, so a hundred devices of one family share it. Keyed by identity: keep references to the points.
+# A plan has no state, so a hundred devices of one family share it. It is keyed by the identity of points, so the cache
+# keeps references to them.
 _COMPILED: dict[object, tuple[Plan, tuple[Point, ...]]] = {}
 _COMPILED_AT_MOST = 512
 
@@ -67,7 +69,7 @@ def build_plan(block: Block, points: Sequence[Point] | Mapping[int, Point], spec
 
 
 def text_slots(block: Block, points: Sequence[Point]) -> tuple[TextSlot, ...]:
-    """The points of a block that come as texts (times of a clock among them) and where their bytes lie."""
+    """The points of a block that are read as texts (including clocks), and where their bytes lie."""
     return tuple(
         TextSlot(n, 2 * (points[n].address - block.address), 2 * points[n].count)
         for n in block.points
@@ -79,10 +81,10 @@ BYTE_OF_REGISTER = {"high": 0, "low": 1}  # values of ``Point.text``: where a re
 
 
 def text_of(point: Point, raw: bytes) -> str | None:
-    """The text in a text point's bytes: up to the first NUL, blanks and control characters off; None if it is empty.
+    """The text in a text point's bytes; None if it is empty or all bytes are FF.
 
-    All FF or all 00 means that there is no text. Integers become their digits, ``point.text`` a format
-    over the registers, or "low" or "high": one character per register, in that byte of it.
+    Characters: see ``characters``. An integer becomes its digits. ``point.text`` is a format to fill with the numbers
+    in the registers; or "low" or "high": each register has one character, in this byte.
     """
     if not raw or raw.count(0xFF) == len(raw):
         return None
@@ -99,12 +101,12 @@ def text_of(point: Point, raw: bytes) -> str | None:
 
 
 def characters(raw: bytes) -> str | None:
-    """The text in bytes: up to the first NUL, blanks and control characters off; None if it is empty."""
+    """The text in bytes up to the first NUL, without blanks around it and safe to show; None if it is empty."""
     return clean_text(decoded(raw.split(b"\0", 1)[0].rstrip(b"\xff")).strip(), 250) or None
 
 
 def decoded(raw: bytes) -> str:
-    """Decodes a device's text: UTF-8, else GBK (Chinese firmware), else the old PC code page, which has every byte."""
+    """Decodes a device's text: UTF-8, else GB 18030 (Chinese firmware), else code page 437, which decodes any byte."""
     for encoding in ("utf-8", "gb18030"):
         try:
             return raw.decode(encoding)
@@ -122,7 +124,7 @@ def ratio_of(point: Point, spec: DeviceSpec) -> Decimal:
 
 
 def range_of(point: Point, spec: DeviceSpec) -> tuple[Decimal | None, Decimal | None]:
-    """Lowest and highest plausible reading, with the sign of readings, before any transformer ratio."""
+    """Lowest and highest plausible reading: with the sign that readings have, but without the transformer ratio."""
     low, high = point.low, point.high
     if point.flips and concerned(point.name, spec.reversed):
         low, high = (None if high is None else -high), (None if low is None else -low)
@@ -139,7 +141,7 @@ def exact(value: Decimal) -> tuple[int, int]:
     return (-mantissa if sign else mantissa), (exponent if mantissa else 0)
 
 
-_DECIMAL = struct.Struct("<QhBx")  # mantissa, exponent, flags: as the kernel's fields of that type
+_DECIMAL = struct.Struct("<QhBx")  # mantissa, exponent, flags, as the kernel reads the type "decimal"
 _UNSIGNED, _MISSING = 1, 128
 
 
@@ -163,7 +165,7 @@ def decimal_plan(number: int, point: Point, spec: DeviceSpec) -> Plan:
 
 
 def add_point(plan: Plan, number: int, point: Point, block: Block, spec: DeviceSpec) -> None:
-    """Add a point to the plan of a block: all its keys that say how its registers become a value. Raises ValueError."""
+    """Add a point to the plan of a block, with all that turns its registers into a value. Raises ValueError."""
     ratio = ratio_of(point, spec)
     negate = point.flips and concerned(point.name, spec.reversed)
     low, high = (None if v is None else v * ratio for v in range_of(point, spec))

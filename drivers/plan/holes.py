@@ -1,7 +1,7 @@
 """Learned facts about a device's register map: where to cut blocks, missing registers, the longest read.
 
-A request over a register that is missing fails as a whole (field pains 24, 25, 30, 40). An illegal-address answer, seen
-twice, cuts the block: first at registers that no point wants, then in halves, until the missing point is isolated.
+A request that covers a missing register fails as a whole (field pains 24, 25, 30, 40). After two illegal-address
+answers the block is cut: first at registers that no point needs, then in halves, until the missing point is isolated.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from drivers.model import Point
 from drivers.plan.timing import Block
 
 ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE = 1, 2, 3
-STRIKES = 2  # one refusal may be a device that is starting
-EXPIRES_S = 7 * 86_400  # then everything is requested again: a firmware update may have added the register
+STRIKES = 2  # a single refusal may come from a device that is starting
+EXPIRES_S = 7 * 86_400  # after this time everything is requested again: new firmware may have added the register
 
 Place = tuple[int, int]  # function, address
 
@@ -23,17 +23,17 @@ Place = tuple[int, int]  # function, address
 class KnownHoles:
     """Learned cuts for one identity and firmware (``key``). Times are UTC seconds, given by the caller.
 
-    ``version`` counts changes: a driver plans again when it differs from the one it planned with.
+    ``version`` counts the changes, so that a driver knows when to plan again.
     """
 
     def __init__(self, key: str = "", expires_s: int = EXPIRES_S) -> None:
         self.key, self.expires_s, self.version = key, expires_s, 0
         self.cuts: set[Place] = set()  # no block may contain both this register and the one before it
-        self.absent: set[tuple[int, int, int]] = set()  # function, address, count that this device lacks
+        self.absent: set[tuple[int, int, int]] = set()  # (function, address, count) that this device lacks
         self.max_words: int | None = None  # learned: longer reads are refused (field pain 27)
         self._since: int | None = None
-        self._strikes: dict[tuple[int, int, int, int], tuple[int, int]] = {}  # count, answers at the first
-        self._answers = 0  # of any block
+        self._strikes: dict[tuple[int, int, int, int], tuple[int, int]] = {}  # refusals, ``_answers`` at the first
+        self._answers = 0  # how many reads of any block were answered
 
     def good(self, block: Block) -> None:
         """Note an answered block: the device works normally, and earlier refusals of this block were temporary."""
@@ -126,7 +126,7 @@ class KnownHoles:
 
 
 def holes_key(profile_hash: str, identity: Mapping[str, str] | None, firmware: str | None) -> str:
-    """The key for storing holes; another device, firmware or profile starts from scratch."""
+    """The key for storing holes. It differs for another device, firmware or profile, which then starts from scratch."""
     texts = ",".join(f"{k}={v}" for k, v in sorted((identity or {}).items()))
     return f"{profile_hash}|{texts}|{firmware or ''}"
 
@@ -149,7 +149,7 @@ def _pieces(block: Block, points: Sequence[Point]) -> list[tuple[int, int]]:
 
 
 def _cuts(block: Block, pieces: list[tuple[int, int]]) -> list[int]:
-    """Where to cut: after every range without points, else in the middle."""
+    """The addresses to cut at: after every range without points; without such a range, near the middle."""
     holes = [start for (_, end), (start, _) in pairwise(pieces) if start > end]
     if holes:
         return holes

@@ -1,4 +1,4 @@
-"""Points read out of a register image: recorded dumps, samples of profiles, files that a technician sends."""
+"""Reads points from a register image: a recorded dump, a sample of a profile, or a file that a technician sends."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def image_spec(profile: Profile, points: Sequence[Point], reversed: frozenset[st
 
 
 def image_bytes(point: Point, image: Image) -> bytes | None:
-    """The bytes that a device with this image would send for a point; None where a word is missing."""
+    """The bytes that a device with this image would send for a point; None if a word is missing."""
     words = image.get(point.function, {})
     found = [words.get(a) for a in range(point.address, point.address + point.count)]
     if point.type == "str" and not point.text:  # registers after the end of a text do not matter
@@ -62,7 +62,7 @@ def _reading(number: int, point: Point, raw: bytes, points: Sequence[Point], spe
         text = text_of(point, raw)
         quality: int = Quality.GOOD if text is not None else Reason.SENTINEL
         if text and point.name.rpartition(".")[2] == "time" and time_ms(text, "UTC") is None:
-            quality = Quality.SUSPECT  # the 37th of a month: a clock that was never set, or registers of something else
+            quality = Quality.SUSPECT  # an impossible date: the clock was never set, or these are other registers
         return Reading(point.name, text, "", quality, raw)
     if point.clock:  # a dump has no time to compare its clock with
         return Reading(point.name, None, point.unit, Reason.ABSENT, raw)
@@ -73,7 +73,7 @@ def _reading(number: int, point: Point, raw: bytes, points: Sequence[Point], spe
 
 
 def plain(mantissa: int, exponent: int) -> Decimal | int:
-    """mantissa * 10**exponent; an int where it is one."""
+    """``mantissa * 10**exponent``; an int if it is a whole number."""
     if exponent >= 0:
         return mantissa * int(10**exponent)
     digits = str(abs(mantissa))
@@ -84,9 +84,9 @@ def plain(mantissa: int, exponent: int) -> Decimal | int:
 def resolve_image(
     profile: Profile, image: Image, params: Mapping[str, int | str] | None = None, firmware: str | None = None
 ) -> tuple[Resolved, dict[str, str]]:
-    """The points that fit the device an image was taken from, and the identity that its own registers give.
+    """The points of the device that an image was taken from, and the device's identity from its registers.
 
-    ``firmware`` overrides that of the image.
+    ``firmware``, if given, replaces the firmware in the image.
     """
     base = profile.resolve(params)
     wanted = [p for p in base.points if p.name in profile.identity_points]

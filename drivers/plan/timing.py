@@ -9,7 +9,7 @@ from drivers.serial_setting import SerialSetting, silence_ns
 
 REQUEST = 8  # bytes on a serial line: address, function, start, count, CRC
 ANSWER = 5  # address, function, byte count, CRC
-_MBAP = 7 + 1 + 4 + 7 + 2  # the same over MBAP, both ways, without the CRC
+_MBAP = 7 + 1 + 4 + 7 + 2  # request and answer over MBAP, without the registers
 _ETHERNET = 2 * 66  # headers of a TCP segment each way
 _NETWORK_NS_PER_BYTE = 80  # 100 Mbit/s
 _NO_LIMITS = Limits()
@@ -32,19 +32,19 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class LineTiming:
-    """The parts of a request's time: ``cost_ns`` is what the planner minimises.
+    """The parts of a request's time. The planner minimises ``cost_ns``, their sum.
 
-    Behind a TCP gateway both hold: the network's bytes and the bus's bytes.
+    Behind a TCP gateway, both the bytes on the network and the bytes on the bus count.
     """
 
-    byte_ns: int  # a byte on the serial bus; 0 where there is none
-    quiet_ns: int  # silence before a request: t3.5 or what the device wants
+    byte_ns: int  # a byte on the serial bus; 0: there is no bus
+    quiet_ns: int  # silence before a request: t3.5, or longer if the device needs it
     turnaround_ns: int  # from the end of a request to the start of the answer
     network: bool = False
 
     @staticmethod
     def serial(setting: str, limits: Limits = _NO_LIMITS, turnaround_s: float = 0.005) -> LineTiming:
-        """A serial line by its setting, as "9600 8N1". Raises ConfigError for another form."""
+        """The timing of a serial line with a setting such as "9600 8N1". Raises ConfigError if it is invalid."""
         serial = SerialSetting.parse(setting, "plan")
         turnaround = limits.turnaround_s if limits.turnaround_s is not None else turnaround_s
         quiet = max(silence_ns(serial.baud), round((limits.quiet_s or 0) * 1e9))
@@ -52,7 +52,7 @@ class LineTiming:
 
     @staticmethod
     def tcp(bus_baud: int | None = None, limits: Limits = _NO_LIMITS, turnaround_s: float = 0.002) -> LineTiming:
-        """A network line; ``bus_baud`` is the speed of the serial bus behind a gateway, if there is one."""
+        """The timing of a network line. ``bus_baud``: speed of the serial bus behind a gateway; None: there is none."""
         turnaround = round((limits.turnaround_s if limits.turnaround_s is not None else turnaround_s) * 1e9)
         quiet = round((limits.quiet_s or 0) * 1e9)
         if not bus_baud:

@@ -1,4 +1,4 @@
-"""Complaints about a profile: collected with file, line and key, raised together."""
+"""Collects complaints about a profile with file, line and key, and raises them together."""
 
 from __future__ import annotations
 

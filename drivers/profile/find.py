@@ -1,4 +1,4 @@
-"""The folders of profiles: the shipped one, the site's own, which wins and survives upgrades, and those of drivers."""
+"""Finds profiles: in the site's folder (it wins, and survives upgrades), the shipped one, and those of drivers."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def find_profile(id: str, search_dirs: Sequence[Path] | None = None) -> Path:
 
 
 def list_profiles(dirs: Sequence[Path] | None = None) -> dict[str, Path]:
-    """All profile ids and their files, by id; where two folders have one, the first folder's.
+    """All profile ids with their files, sorted by id. If two folders have the same id, the first folder wins.
 
-    Those that came with third-party drivers are always among them.
+    The profiles that came with third-party drivers are always included.
     """
     result: dict[str, Path] = {}
     for folder in (*(default_dirs() if dirs is None else dirs), *foreign_profiles()):

@@ -76,7 +76,7 @@ LIMIT_KEYS: Mapping[str, str] = {
 
 
 def read_head(document: Mapping[str, Any], complaints: ProfileComplaints, base: ProfileHead | None) -> ProfileHead:
-    """Read and check the head; with ``base`` (extends) missing keys are the base's."""
+    """Read and check the head. Missing keys are taken from ``base``, the head of the profile that this one extends."""
     table = complaints.table(document)
     table.unknown(HEAD_KEYS)
     schema = table.of_types("schema", (int,), "1")
@@ -115,13 +115,13 @@ def _protocol(table: TomlTable, base: ProfileHead | None) -> str:
     if not protocol or protocol in PACKAGES or protocol in (known := protocols()):
         return protocol or DEFAULT
     near = suggestion(protocol, known)
-    if near or not re.fullmatch(r"[a-z][a-z0-9-]*", protocol):  # otherwise its driver may be installed elsewhere
+    if near or not re.fullmatch(r"[a-z][a-z0-9-]*", protocol):  # else its driver may be installed elsewhere
         table.add("protocol", f"unknown protocol {show(protocol)}", near)
     return DEFAULT if near else protocol
 
 
 def _second_source(table: TomlTable) -> SecondSource | None:
-    """Not inherited by ``extends``: like ``source``, it is about this file's own points."""
+    """The second source or None. ``extends`` does not inherit it: like ``source``, it is about this file's points."""
     given = table.mapping("second_source")
     if not given:
         return None

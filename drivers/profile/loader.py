@@ -40,7 +40,7 @@ _SAME = re.compile(r"device\.(vendor|model|serial|firmware|hardware|protocol)(\.
 
 @dataclass(slots=True)
 class _Layer:
-    """One file of an ``extends`` chain, base first."""
+    """One file of an ``extends`` chain. A list of layers begins with the base."""
 
     document: Mapping[str, Any]
     complaints: ProfileComplaints
@@ -103,7 +103,7 @@ def _layers(path: Path, dirs: Sequence[Path] | None, seen: tuple[Path, ...]) -> 
                     layer.complaints.check()
             except ProfileError as error:
                 complaints.at(("extends",), f"extends {show(base)}: {error.what}", error.hint)
-        complaints.check()  # without its base everything is missing: one complaint is enough
+        complaints.check()  # without the base all inherited keys are missing: one complaint is enough
     head = read_head(document, complaints, layers[-1].head if layers else None)
     limits = head.limits
     inherited = layers[-1].defaults if layers else Defaults()
@@ -157,7 +157,7 @@ def _defaults(
 
 
 def _default_order(given: TomlTable) -> str:
-    """The order in the defaults; an invalid one is one complaint, not one per point."""
+    """The order in the defaults. An invalid order gives one complaint here, and none for each point."""
     order = given.text("order")
     allowed = dict.fromkeys(one for orders in ORDERS.values() for one in orders)
     if order and order not in allowed:
@@ -203,7 +203,7 @@ def _assemble(path: Path, layers: list[_Layer]) -> Profile:
         _check_groups(variants[number][0], more, limits)
     _check_groups(last, points, limits)
     _check_names(last, points, names)
-    for chosen in _sample_params(last.document, head.params):  # a sample may be of a larger cabinet
+    for chosen in _sample_params(last.document, head.params):  # a sample may have more modules, and so more points
         names.update(p.name for p in expand({**params, **chosen}, frozenset())[0])
     samples: tuple[Sample, ...] = read_samples(last.complaints.table(last.document), names, head.protocol)
     wanted = [n for _, _, v in variants for n in v.identity]
@@ -229,7 +229,7 @@ def _trial(param: Param) -> int | str:
 
 
 def _sample_params(document: Mapping[str, Any], known: Mapping[str, Param]) -> list[dict[str, int | str]]:
-    """The parameters that samples set and the profile allows; complaints about others are made elsewhere."""
+    """The parameters that samples set and the profile allows. Other code complains about invalid ones."""
     samples = document.get("sample")
     tables = (
         [s["params"] for s in samples if isinstance(s, dict) and "params" in s] if isinstance(samples, list) else []
@@ -282,7 +282,7 @@ def _remove(points: dict[str, Point], table: TomlTable) -> None:
 
 
 def _check_groups(layer: _Layer, points: Sequence[Point], limits: Limits) -> None:
-    """A ``together`` group must fit into one request."""
+    """Complain about ``together`` groups that do not fit into one request."""
     longest = limits.max_words or MAX_WORDS
     groups: dict[str, list[Point]] = {}
     for point in points:

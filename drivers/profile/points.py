@@ -71,7 +71,7 @@ def build_point(table: TomlTable, defaults: Defaults, vocabulary: Vocabulary) ->
 def reach(
     layout: RegisterLayout, scale: Decimal, offset: Decimal = Decimal(0), mask: int | None = None
 ) -> tuple[Decimal, Decimal] | None:
-    """The lowest and highest value that registers can give; None where that is not known, as of floats."""
+    """(lowest, highest) value that the registers can hold; None if it is not known, as for floats."""
     if layout.parts:
         found = [(raw_range(part.type, 0), part.scale) for part in layout.parts]
         if any(raw is None for raw, _ in found):
@@ -90,7 +90,7 @@ def _below_full(
 ) -> tuple[Decimal | None, Decimal | None]:
     """The range without 7FFF and 7FFFFFFF, which many devices send in place of a value that they do not have.
 
-    8000 and FFFF are sentinels already, where the profile names no others; these are left in the readings and marked.
+    8000 and FFFF are sentinels unless the profile names others. 7FFF stays in the readings, marked as out of range.
     """
     raw = raw_range(layout.type, layout.count)
     if raw is None or layout.type not in SIGNED or not layout.function or layout.parts:
@@ -124,7 +124,7 @@ class _Reader:
         bits, digits = self._width(kind, type_, bool(layout.parts))
         ratio = self._ratio(entry, unit)
         pace = self.defaults.values.get("pace", "once" if kind is Kind.TEXT else "normal")
-        if "clock" in self.given:  # a clock drifts by seconds per day
+        if "clock" in self.given:  # once a day is enough: a clock drifts by seconds per day
             pace = "once"
         clock = table.choice("clock", CLOCKS)
         if clock and (kind is not Kind.GAUGE or unit != "s"):
@@ -241,7 +241,7 @@ class _Reader:
     def _bounded(
         self, low: Decimal | None, high: Decimal | None, unit: str, reach: tuple[Decimal, Decimal] | None
     ) -> tuple[Decimal | None, Decimal | None]:
-        """The range within the bounds of the unit. A bound beyond what the registers can hold is omitted."""
+        """The range within the bounds of the unit. Bounds that the registers cannot exceed anyway are not added."""
         own = low is not None and high is not None and "range" in self.given
         if own and reach is not None and (low > reach[1] or high < reach[0]):  # type: ignore[operator]
             what = f"no value can lie in the range: the registers hold {reach[0]:f} to {reach[1]:f}"

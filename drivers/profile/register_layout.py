@@ -11,9 +11,9 @@ from drivers.model import IDENTIFICATION, RegisterPart
 from drivers.toml import TomlTable, show, suggestion
 from drivers.toml.parsers import nearest
 
-OBJECTS = 3  # of basic identification: vendor, product code, revision
+OBJECTS = 3  # number of objects in a basic identification: vendor, product code, revision
 
-# type -> registers; 0: the point says how many (mod10k, str, bits counts coils)
+# type -> number of registers; 0: the key "count" of the point gives it (for bits: the number of coils)
 REGISTERS: Mapping[str, int] = {
     **dict.fromkeys(("u16", "i16", "u8h", "u8l", "i8h", "i8l", "f16", "bcd16"), 1),
     **dict.fromkeys(("u32", "i32", "f32", "bcd32"), 2),
@@ -29,7 +29,7 @@ INTEGERS = frozenset({"u16", "i16", "u8h", "u8l", "i8h", "i8l", "u32", "i32", "u
 HALVES = frozenset({"u8h", "u8l", "i8h", "i8l"})
 BITS: Mapping[str, int] = {"u16": 16, "u8h": 8, "u8l": 8, "u32": 32, "u64": 64, "i16": 16, "i32": 32, "i64": 64}
 
-TYPE_WORDS: Mapping[str, str] = {  # what manuals and other tools call a type
+TYPE_WORDS: Mapping[str, str] = {  # name in manuals and other tools -> type
     **dict.fromkeys(("float", "float32", "real", "single", "ieee754", "f", "fp32"), "f32"),
     **dict.fromkeys(("double", "float64", "lreal"), "f64"),
     **dict.fromkeys(("int", "int16", "short", "signed", "s16", "sint16", "integer"), "i16"),
@@ -75,7 +75,7 @@ FUNCTION_WORDS: Mapping[str, int] = {
     **dict.fromkeys(("discrete", "discrete input", "inputs", "di", "1x", "fc2", "fc02", "02", "2", "0x02"), 2),
 }
 PART_KEYS = ("address", "type", "order", "scale", "function")
-MAX_WORDS = 125  # at most, per read
+MAX_WORDS = 125  # most registers in one read
 MAX_COILS = 2000
 
 
@@ -88,11 +88,11 @@ class Defaults:
     sleeps: bool = False
     max_words: int = MAX_WORDS
     maps_registers: bool = True  # points have register addresses; else they have a key
-    unsure: bool = False  # the type is wrong: no complaints about consequences
+    unsure: bool = False  # the type is invalid: complain only about it, not about what follows from it
 
 
 def read_type(table: TomlTable, default: str = "") -> tuple[str, bool]:
-    """The type in a table, and whether it is valid; an invalid one is a complaint with the right word."""
+    """(type, whether it is valid) of a table. An invalid type gives a complaint that suggests the right one."""
     raw = table.raw.get("type")
     if not isinstance(raw, str) or raw in REGISTERS:
         return table.choice("type", REGISTERS, default), raw is None or isinstance(raw, str)
@@ -106,7 +106,7 @@ def read_type(table: TomlTable, default: str = "") -> tuple[str, bool]:
 
 
 def order_hint(order: str, allowed: Iterable[str]) -> str:
-    """A hint at the intended order."""
+    """A hint that names the order that was probably meant."""
     meant = ORDER_WORDS.get(order.strip().lower(), "")
     if meant == "CDAB" and order.strip().lower().startswith("l"):
         return LITTLE_HINT
@@ -116,7 +116,7 @@ def order_hint(order: str, allowed: Iterable[str]) -> str:
 
 
 def read_function(table: TomlTable, default: int | None = None) -> int | None:
-    """The function of a table; a word for it is a complaint with the number, which then counts."""
+    """The function of a table. A word instead of its number gives a complaint, and the number is returned."""
     raw = table.raw.get("function")
     meant = FUNCTION_WORDS.get(raw.strip().lower()) if isinstance(raw, str) else None
     if meant is None:
@@ -140,7 +140,7 @@ class RegisterLayout:
 
 
 def raw_range(type_: str, count: int) -> tuple[int, int] | None:
-    """The lowest and highest raw value of a type; None for floats and for what has no numbers."""
+    """The lowest and highest raw value of a type; None for floats and texts."""
     if type_ in BITS or type_ in HALVES:
         wide = BITS.get(type_, 8)
         return (-(1 << wide - 1), (1 << wide - 1) - 1) if type_.startswith("i") else (0, (1 << wide) - 1)
@@ -150,7 +150,7 @@ def raw_range(type_: str, count: int) -> tuple[int, int] | None:
 
 
 def read_layout(table: TomlTable, defaults: Defaults) -> RegisterLayout:
-    """The registers of a point's table; other protocols have none."""
+    """The layout of the point in a table; without registers if the protocol has none."""
     if not defaults.maps_registers:
         return RegisterLayout(table.text("type"), "", 0, 0, 0)
     return _LayoutReader(table, defaults).read()
@@ -188,10 +188,10 @@ class _LayoutReader:
         return RegisterLayout("str", "", 1, IDENTIFICATION, number or 0)
 
     def _layout(self) -> tuple[str, str, int]:
-        """Type, order and registers (coils for functions 1 and 2)."""
+        """(type, order, number of registers; of coils for functions 1 and 2)."""
         table, values = self.table, self.defaults.values
         function = self.given.get("function", values.get("function"))
-        coils = function in (1, 2)  # not a set lookup: it may be any TOML value
+        coils = function in (1, 2)  # not a set lookup: a TOML value may be unhashable
         given = self.given.get("type", None if coils else values.get("type"))
         if coils and given not in (None, "bits"):
             table.add("type", f"type is {show(given)}, but function {function} reads single bits", "Leave type out")
@@ -202,7 +202,7 @@ class _LayoutReader:
             table.add("type", 'type "bits" belongs to functions 1 and 2', "Registers of flags are u16 with bit_labels")
         if not coils and given is None and "parts" not in self.given and not self.defaults.unsure:
             table.add("type", 'the key "type" is missing')
-        if self.unsure:  # the type determines the number and order of registers
+        if self.unsure:  # without a valid type, count and order cannot be checked
             return type_, "", table.integer("count", 1, MAX_WORDS, 1) or 1
         count = self._count(type_)
         return type_, self._order(type_, count), count

@@ -1,4 +1,4 @@
-"""[[repeat]] over a parameter: one description becomes many points."""
+"""Expands [[repeat]] tables: one description becomes many points."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from drivers.toml import KeyPath, TomlTable, show
 REPEAT_KEYS = ("over", "count", "values", "first", "stride", "point", "repeat")
 MAX_POINTS = 20_000  # far beyond any cabinet; a typo in a parameter must not exhaust memory
 
-Described = tuple[Mapping[str, Any], KeyPath]  # a point's table and its place
+Described = tuple[Mapping[str, Any], KeyPath]  # a point's table and its path in the file
 
 
 def described_points(
@@ -56,7 +56,7 @@ def _expanded(
 
 
 def _words(reader: TomlTable, params: Mapping[str, int | str]) -> list[str]:
-    """The values of the variable, turn by turn."""
+    """The values that the variable of a repeat takes, in order."""
     if "values" in reader.raw:
         for key in ("count", "first"):
             if key in reader.raw:
@@ -76,7 +76,7 @@ def _words(reader: TomlTable, params: Mapping[str, int | str]) -> list[str]:
         if "count" not in reader.raw:
             reader.add("count", "count or values is missing")
         return []
-    if int(count) > MAX_POINTS:  # before the values are expanded
+    if int(count) > MAX_POINTS:  # checked before the values are expanded
         reader.add("count", f"count is {count}, at most {MAX_POINTS} are allowed", "Is a parameter too large?")
         return []
     first = reader.integer("first", 0, 0xFFFF, 1)

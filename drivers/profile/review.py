@@ -41,21 +41,21 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
         "样本“{sample}”中 {name} 为 {value}{unit}，不可能：scale、unit、type 或 order 是否有误？",
     ),
 }  # fmt: skip
-TEMPLATE_SOURCE = "TITLE, REVISION (DATE)"  # of `profiles new`
-_FIRST = {3: 40001, 4: 30001}  # what 4x notation calls the first holding and input register
+TEMPLATE_SOURCE = "TITLE, REVISION (DATE)"  # the source that `profiles new` writes
+_FIRST = {3: 40001, 4: 30001}  # number of the first holding and input register in 4x notation
 _GRID = re.compile(r"(?:.+\.)?ac\.(voltage|frequency|power\.factor)(?:\.l[123]{1,2})?")
-_COARSE: Mapping[tuple[str, str], tuple[Decimal, Decimal, str, str]] = {  # in a unit: of whole numbers, of floats
+_COARSE: Mapping[tuple[str, str], tuple[Decimal, Decimal, str, str]] = {  # too coarse: integer, float; usual
     ("voltage", "V"): (Decimal(10), Decimal(10), "0.01 to 1 V", "0.01 至 1 V"),
     ("voltage", "kV"): (Decimal("0.1"), Decimal(10), "0.001 to 0.01 kV", "0.001 至 0.01 kV"),
     ("frequency", "Hz"): (Decimal(1), Decimal(10), "0.001 to 0.1 Hz", "0.001 至 0.1 Hz"),
     ("power.factor", ""): (Decimal("0.05"), Decimal(10), "0.0001 to 0.01", "0.0001 至 0.01"),
 }
-_MOST_V = 40_000  # of a grid that a park is connected to
+_MOST_V = 40_000  # highest voltage of a grid that a park is connected to
 _MEASURED = ("dump", "field")  # evidence that the addresses were right
 
 
 def remarks(profile: Profile) -> list[tuple[str, str]]:
-    """(English, Chinese) of everything that is odd, in order of registers."""
+    """The warnings about a profile as (English, Chinese), in order of registers."""
     template = [_remark("template")] if "MODEL*" in profile.models or profile.source == TEMPLATE_SOURCE else []
     if not maps_registers(profile.protocol):
         return template
@@ -65,14 +65,14 @@ def remarks(profile: Profile) -> list[tuple[str, str]]:
 
 
 def _overlaps(points: Sequence[Point]) -> Iterator[tuple[str, str]]:
-    """Points that share registers. A point may be part of another: a word or a bit of it."""
+    """Warn about points that share registers. A point may lie wholly inside another, as a word or bit of it."""
     for n, a in enumerate(points):
         for b in points[n + 1 :]:
             if b.function != a.function or b.address >= a.address + a.count:
                 break
             ends = a.address + a.count, b.address + b.count
             places = {"a": a.name, "a_at": _place(a), "b": b.name, "b_at": _place(b), "shared": b.address}
-            if a.parts or b.parts:  # the registers between them belong to another point
+            if a.parts or b.parts:  # the registers between the parts may belong to another point
                 continue
             if b.address > a.address and ends[1] > ends[0]:
                 yield _remark("overlap", **places)
@@ -85,7 +85,7 @@ def _place(point: Point) -> str:
 
 
 def _notation(profile: Profile, points: Sequence[Point]) -> Iterator[tuple[str, str]]:
-    """Addresses that look like 4x notation. Many devices really have registers there, so this is reported once."""
+    """Warn once about addresses that look like 4x notation; many devices really have registers there."""
     if profile.evidence in _MEASURED or profile.path.is_relative_to(shipped_dir()):
         return
     for function, first in _FIRST.items():
@@ -97,7 +97,7 @@ def _notation(profile: Profile, points: Sequence[Point]) -> Iterator[tuple[str, 
 
 
 def _coarse(points: Sequence[Point]) -> Iterator[tuple[str, str]]:
-    """A step so large that the scale must be wrong: 100 V, 1 Hz, 0.05 of a power factor."""
+    """Warn about a step so large that the scale must be wrong: 100 V, 1 Hz, 0.05 of a power factor."""
     for point in points:
         grid = _GRID.fullmatch(point.name)
         if grid is None or (limits := _COARSE.get((grid[1], point.unit))) is None or point.parts:
@@ -109,7 +109,7 @@ def _coarse(points: Sequence[Point]) -> Iterator[tuple[str, str]]:
 
 
 def _samples(profile: Profile) -> Iterator[tuple[str, str]]:
-    """Expected values outside the range of their point, and voltages of a transmission line."""
+    """Warn about expected values outside the range of their point, and about voltages above ``_MOST_V``."""
     for sample in profile.samples:
         for point in profile.resolve(sample.params, sample.firmware, sample.identity).points:
             value = sample.expect.get(point.name)

@@ -1,4 +1,4 @@
-"""[[sample]]: registers with known results, replayed by the tests for every profile."""
+"""Reads [[sample]] tables: registers with known results, which the tests replay for every profile."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Sample:
 class SecondSource:
     """An independent source with which the points were compared, and the result in English and Chinese."""
 
-    source: str  # "": no source; the result says why, or what follows
+    source: str  # "": no source was found; ``en`` and ``zh`` then say why, or what this means
     en: str
     zh: str
 
@@ -85,20 +85,20 @@ class ProfileHead:
     sleeps: bool  # the device goes silent in the dark
     caching: bool  # answers come from a master's cache and prove nothing about the device
     fresh: FreshnessRule | None
-    serial: str  # the factory setting of its port, as "9600 8N1"; "" where unknown
+    serial: str  # the factory setting of its port, such as "9600 8N1"; "" if unknown
     identity: tuple[str, ...]  # points that identify the unit, in addition to the usual ones
     notes: Mapping[str, str]  # {"en": ..., "zh": ...} for the installer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile(ProfileHead):
-    """One device family. ``resolve`` gives the points of one device of it."""
+    """One device family. ``resolve`` returns the points of one device of the family."""
 
     id: str
     path: Path
     variants: tuple[Variant, ...]
     samples: tuple[Sample, ...]
-    identity_points: tuple[str, ...]  # points that identify the unit; read before its data count
+    identity_points: tuple[str, ...]  # points that identify the unit; they are read before its data are accepted
     hash: str  # SHA-256 of the canonical content, base64url without padding
     _expand: Callable[[Mapping[str, int | str], frozenset[int]], tuple[tuple[Point, ...], Limits]]
     _matches: Callable[[str | None, Mapping[str, str]], frozenset[int]]
@@ -123,7 +123,7 @@ class Profile(ProfileHead):
             firmware: the device's firmware text; None while unknown: no variant with a firmware condition applies.
             identity: texts of identity points by name (``device.model`` and so on).
             reversed: prefixes of points behind a reversed CT ("" means all): their import and export
-                counters change names. The sign of power is turned by the plan (drivers/plan/).
+                counters change names. The sign of power is not changed here but by the plan (drivers/plan/).
 
         Raises:
             ProfileError: a parameter is unknown, missing or outside its limits.
@@ -160,7 +160,7 @@ class Profile(ProfileHead):
 
 
 def select(points: Sequence[Point], globs: Sequence[str]) -> tuple[Point, ...]:
-    """The points whose names match any of ``globs`` (``ac.*``), in their own order; all without globs.
+    """The points whose names match any of ``globs`` (``ac.*``), in their own order; without globs, all points.
 
     Raises:
         ProfileError: a glob that matches nothing, which is nearly always a typo.
@@ -177,12 +177,12 @@ def select(points: Sequence[Point], globs: Sequence[str]) -> tuple[Point, ...]:
 
 
 def concerned(name: str, prefixes: frozenset[str]) -> bool:
-    """Whether a point lies behind one of the reversed CTs: "" means all, else a prefix in whole words."""
+    """Whether a point lies behind a reversed CT. The prefix "" matches all points; others match whole words only."""
     return any(not p or name == p or name.startswith(p.rstrip(".") + ".") for p in prefixes)
 
 
 def swap_reversed(points: tuple[Point, ...], prefixes: frozenset[str]) -> tuple[Point, ...]:
-    """A meter with a reversed CT counts import as export: swap the names, whether or not both exist."""
+    """Swap import and export in the names of points behind a reversed CT, as their meter counts import as export."""
     if not prefixes:
         return points
     return tuple(replace(p, name=_swapped(p.name)) if concerned(p.name, prefixes) else p for p in points)

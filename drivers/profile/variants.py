@@ -12,7 +12,7 @@ _CHUNK = re.compile(r"\d+|[A-Za-z]+")
 
 
 def condition_error(condition: str) -> str:
-    """The error in a firmware condition; "" without one."""
+    """The error in a firmware condition; "" if it is valid."""
     found = _CONDITION.fullmatch(condition)
     if not found:
         return "empty"
@@ -27,7 +27,7 @@ def condition_error(condition: str) -> str:
 def holds(condition: str, firmware: str) -> bool:
     """Whether a firmware string fulfils ``>=3.1``, ``<V200R002``, ``==1.4``, ``!=1.4`` or a pattern such as ``V100*``.
 
-    Versions compare by their numbers and letters from left to right, missing numbers count as 0: 3 equals 3.0 and
+    Versions are compared by their numbers and letters from left to right. Missing numbers count as 0: 3 equals 3.0, and
     V100R001C00SPC153 comes before V100R001C00SPC200. A condition that begins with a digit is compared with the first
     number of the firmware and the text after it ("FW 1.23" fulfils >=1.2).
     """
@@ -60,7 +60,7 @@ def _compare(left: str, right: str) -> int:
 
 
 def _chunks(version: str) -> list[tuple[int, int, str]]:
-    """Letters sort before numbers, so that 1.0rc1 comes before 1.0.1 and, by padding, before 1.0."""
+    """The numbers and letters of a version, to compare. Letters sort before numbers: 1.0rc1 comes before 1.0.1."""
     return [(1, int(c), "") if c.isdigit() else (0, 0, c.lower()) for c in _CHUNK.findall(version)]
 
 

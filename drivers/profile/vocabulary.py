@@ -25,7 +25,7 @@ VARIABLES: Mapping[str, tuple[str, ...] | None] = {
 
 @dataclass(frozen=True, slots=True)
 class VocabularyEntry:
-    """The vocabulary's entry for one name. ``en`` and ``zh`` are filled in for the name asked for."""
+    """The vocabulary's entry for one name. ``Vocabulary.find`` fills the name's numbers into ``en`` and ``zh``."""
 
     pattern: str
     dimension: str
@@ -119,7 +119,7 @@ class Vocabulary:
         for node, values in _reach(self._root, words):
             if node.entry:
                 return _filled(node.entry, values)
-        if depth:  # one prefix is enough
+        if depth:  # a name has at most one prefix
             return None
         for cut in range(1, len(words)):
             for node, values in _reach(self._root, words[:cut]):
@@ -129,13 +129,13 @@ class Vocabulary:
         return None
 
     def nearest(self, name: str) -> str:
-        """The known name closest to ``name``, with the caller's numbers in it; "" if none is close."""
+        """The known name closest to ``name``, with the numbers of ``name`` in it; "" if none is close."""
         shape = ".".join(_shape(word) for word in name.split("."))
         found = self._longer(shape) or difflib.get_close_matches(shape, _shapes(self), n=8, cutoff=0.6)
         if not found:
             return ""
         front = shape.partition(".")[0]
-        found.sort(key=lambda one: one.partition(".")[0] != front)  # the domain is the part least likely to be mistyped
+        found.sort(key=lambda one: one.partition(".")[0] != front)  # the first word is the least likely to be mistyped
         seen: dict[str, list[str]] = {}
         for word in name.split("."):
             if (key := _shape(word)) != word:
@@ -143,14 +143,14 @@ class Vocabulary:
         return ".".join(seen[w].pop(0) if seen.get(w) else _example(w) for w in found[0].split("."))
 
     def _longer(self, shape: str) -> list[str]:
-        """The first name that completes this one: ac.power means ac.power.active, as does power.active; else none."""
+        """The first known name of which this is the beginning or end: ac.power.active for ac.power or power.active."""
         shapes = _shapes(self)
         found = [one for one in shapes if one.startswith(f"{shape}.")]
         return (found or [one for one in shapes if one.endswith(f".{shape}")])[:1]
 
 
 def _reach(node: _Node, words: tuple[str, ...]) -> Iterator[tuple[_Node, dict[str, str]]]:
-    """Nodes that ``words`` lead to, words before variables, with the variables' values."""
+    """The nodes that ``words`` lead to, with the values of variables. Fixed words are tried before variables."""
     if not words:
         yield node, {}
         return

@@ -1,4 +1,4 @@
-"""A line that caches answers: trying many profiles reads each register once, and a dump is the set of answers."""
+"""A line that caches answers, so that trying many profiles reads each register once. A dump is the set of answers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from drivers.line import Answer, Line, Request, RequestOptions, StepRequest
 from drivers.model import DeviceException, FrameError, LineDown, LineError, LineLent, LineTimeout
 
 HASTY_S = 0.2  # minimum timeout for a device whose answers were quick so far
-HASTY_TIMES = 3  # and this multiple of its longest answer time
+HASTY_TIMES = 3  # the timeout is also at least this multiple of its longest answer time
 ILLEGAL_FUNCTION = 1  # the exception for an unsupported function
-NO_FUNCTION = 3  # this many refusals with it, and no other answer: the function counts as unsupported
+NO_FUNCTION = 3  # a function counts as unsupported after this many such refusals and no other answer
 SPACES = {1: "coils", 2: "discrete", 3: "holding", 4: "input"}
 
 
@@ -39,7 +39,7 @@ class CachingLine:
         self._line, self._timeout_s, self._most, self._most_s = line, timeout_s, most_silences, most_s
         self._hasty = hasty
         self._spent_s = 0.0
-        self._answer_s: list[float] = []  # from request to answer, without their bytes
+        self._answer_s: list[float] = []  # times from request to answer, without the time that the bytes take
         self._answered: set[tuple[int, int]] = set()  # (function, address) of registers
         self._known: dict[bytes, Answer | LineError] = {}
         self._asked: list[tuple[tuple[int, int, int], bytes]] = []  # function, address, count
@@ -50,18 +50,18 @@ class CachingLine:
         return getattr(self._line, name)
 
     def as_line(self) -> Line:
-        """Itself as a Line, for drivers."""
+        """This object, typed as a ``Line`` for drivers."""
         return cast(Line, self)
 
     async def exchange(self, request: Request, options: RequestOptions | None = None) -> Answer:
-        """As ``Line.exchange``."""
+        """See ``Line.exchange``."""
         answer = await self._ask(request, options or self._line.request_options())
         if isinstance(answer, LineError):
             raise answer
         return answer
 
     async def burst(self, requests: Sequence[Request], options: RequestOptions) -> list[Answer | LineError]:
-        """As ``Line.burst``."""
+        """See ``Line.burst``."""
         results: list[Answer | LineError] = []
         for request in requests:
             results.append(await self._ask(request, options))
@@ -87,7 +87,7 @@ class CachingLine:
 
     @property
     def answer_s(self) -> float:
-        """Its usual time from request to answer, without their bytes; 0 if it answered nothing."""
+        """The device's usual time from request to answer, without the time that the bytes take; 0: no answer yet."""
         return median(self._answer_s) if self._answer_s else 0.0
 
     def has_all(self, registers: set[tuple[int, int]]) -> bool:
@@ -95,7 +95,7 @@ class CachingLine:
         return registers <= self._answered
 
     def allow(self, more_s: float) -> None:
-        """Extend the time by this much, whatever was silent until now."""
+        """Allow ``more_s`` more seconds from now on, and forget earlier timeouts."""
         self.silences, self._most_s = 0, self._spent_s + more_s
 
     def dump(self) -> dict[str, dict[str, int]]:
@@ -138,7 +138,7 @@ class CachingLine:
         elif isinstance(answer, DeviceException) and answer.code == ILLEGAL_FUNCTION:
             self._no_function[function] += 1
         elif isinstance(answer, Answer | DeviceException):
-            self._no_function[function] = -(1 << 20)  # it has it
+            self._no_function[function] = -(1 << 20)  # supported
         if not isinstance(answer, LineDown | LineLent):
             self._known[request.frame] = answer
         if isinstance(answer, Answer) and request.registers is not None:

@@ -31,9 +31,9 @@ class DeviceSearch:
     def __init__(self, protocol: Protocol, scan: Scan) -> None:
         self.protocol, self.scan, self.options = protocol, scan, scan.options
         self.name = protocol.name
-        self.is_wanted = protocol.name in scan.options.protocols  # else it only listens, and identifies
+        self.is_wanted = protocol.name in scan.options.protocols  # if not, it only listens and identifies
         self.crowded: list[Probe] = []  # probes whose answers were broken: several devices at once?
-        self.nameless: list[Probe] = []  # answered by a device that did not report its address
+        self.nameless: list[Probe] = []  # probes answered by a device that did not report its address
 
     # --- questions
 
@@ -89,10 +89,10 @@ class DeviceSearch:
         """After a pass: repeat the probes with broken answers."""
 
     async def in_groups(self, progress: ProgressCallback, slow: bool = False) -> None:
-        """After a pass: search among devices that answer at once; ``slow``: everywhere."""
+        """After a pass: search groups of devices that answer at once; if ``slow``, search all groups."""
 
     async def ask_deep(self, device: FoundDevice) -> None:
-        """With --deep: more about a device, into ``device.identity``. Raises LineDown or LineLent only."""
+        """With --deep: read more about a device into ``device.identity``. Raises only LineDown or LineLent."""
 
     def groups_s(self) -> float:
         """Seconds that the slow pass's group searches take if nothing is found."""
@@ -109,7 +109,7 @@ class DeviceSearch:
         return []
 
     def overhear(self, probe: Probe | None) -> bool:
-        """Check other bytes received with the answer to ``probe``. Whether one was a late answer to another."""
+        """Check other bytes received with the answer to ``probe``. True: there was a late answer to another probe."""
         return False
 
     async def settle(self) -> None:

@@ -1,4 +1,4 @@
-"""Which profile fits a device: its identity first, then the plausibility of its values."""
+"""Finds the profile that fits a device, by its identity first, then by the plausibility of its values."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ CHECKS = (
     "ac.voltage.l12", "battery.soc", "battery.voltage", "ac.power.active", "device.state",
 )  # fmt: skip
 MOST_POINTS, FEW_POINTS = 8, 4
-# A profile of a protocol, not of a family: the device's model proves nothing. Older files have "any maker".
+# vendors of a profile for a protocol, not for a family: the device's model proves nothing; older files say "any maker"
 ANY_MANUFACTURER = frozenset({"any manufacturer", "any maker"})
 TELLS = 2  # result of ``_judge`` for a value that only the right map gives
-MANY_TELLING = 3  # with this many of those, no other family need be tried if time is short
+MANY_TELLING = 3  # with this many such values, no other family is tried if time is short
 MANY_WEAK = 4  # this many plausible values are as good as one that only the right map gives
-MOST_SILENCES = 12  # timeouts after which the other requests are not sent
+MOST_SILENCES = 12  # after this many timeouts no more requests are sent
 TO_COMPARE = 0.25  # this share of the trial time is added to compare similar profiles
 MOST_ALIKE = 4  # likely profiles that are compared with each other
 TIMEOUT_S = 0.5
-SANE: Mapping[str, tuple[Decimal, Decimal]] = {  # unit -> where a true value will nearly always lie
+SANE: Mapping[str, tuple[Decimal, Decimal]] = {  # unit -> range in which nearly all true values lie
     "Hz": (Decimal(0), Decimal(500)),  # of pumps and fans
     "V": (Decimal(0), Decimal(40000)),  # of cells, too
     "%": (Decimal(0), Decimal(120)),
     "Cel": (Decimal(-60), Decimal(250)),
 }
-TELLING: Mapping[str, tuple[Decimal, Decimal]] = {  # of the grid: a value in it says something about the map
+TELLING: Mapping[str, tuple[Decimal, Decimal]] = {  # unit -> range in the grid: such a value is evidence
     "Hz": (Decimal(45), Decimal(65)),
     "V": (Decimal(20), Decimal(40000)),
 }
@@ -63,7 +63,7 @@ TELLING: Mapping[str, tuple[Decimal, Decimal]] = {  # of the grid: a value in it
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A profile that agrees with a device. ``how``: certain (the device says so), likely or possible."""
+    """A profile that agrees with a device. ``how``: certain (the device names its model), likely or possible."""
 
     profile: str
     variant: str
@@ -83,12 +83,12 @@ class Identity:
     facts: dict[str, str] = field(default_factory=dict)
     fits: list[Fit] = field(default_factory=list)
     cut_short: bool = False  # too many timeouts: not all profiles were tried
-    has_answered: bool = False  # anything at all, a refusal too
+    has_answered: bool = False  # whether it answered anything, even with a refusal
     is_garbled: bool = False  # bytes were received that are not a valid frame
     answer_s: float = 0.0  # its usual time from request to answer
-    block: RegisterRange | None = None  # registers that it answers, where no profile fits
+    block: RegisterRange | None = None  # registers that it answers, if no profile fits
     reordered: tuple[str, str] | None = (
-        None  # where none fits: the profile that would with another order, and that order
+        None  # if no profile fits: one that would fit with another byte order, and this order
     )
 
 
@@ -96,7 +96,8 @@ class Identity:
 class Effort:
     """Limits for trying one device. ``brief``: once a profile fits, only similar ones are tried.
 
-    ``timeout_s`` is for one answer, ``most_s`` for all of them, but for one question and what follows a broken answer.
+    ``timeout_s`` limits the wait for one answer. ``most_s`` limits the total time; only the last request may exceed it,
+    and its repetition after a broken answer.
     """
 
     timeout_s: float = TIMEOUT_S
@@ -109,9 +110,9 @@ THOROUGH = Effort()
 
 
 def profiles_of(protocols: Iterable[str], only: str = "", dirs: tuple[Path, ...] = ()) -> list[Profile]:
-    """The profiles of these protocols in ``dirs`` (the shipped and the site's, if empty); broken ones are left out.
+    """The profiles of these protocols in ``dirs``; if this is empty, in the site's and the shipped folder.
 
-    `profiles check` reports those.
+    Broken profiles are left out; `profiles check` reports them.
     """
     dirs = dirs or default_dirs()
     wanted, listed = set(protocols), list_profiles(dirs)
@@ -122,9 +123,9 @@ def profiles_of(protocols: Iterable[str], only: str = "", dirs: tuple[Path, ...]
 
 @lru_cache(maxsize=256)
 def _loaded(path: Path, dirs: tuple[Path, ...], state: tuple[int, ...]) -> Profile | None:
-    """A cached profile, None if broken; a scan tries all profiles with each device that it finds.
+    """Load a profile; None if it is broken. It is cached, because a scan tries all profiles on each device.
 
-    ``state``: of all files, as a profile may extend others.
+    ``state``: times of change of all files, since a profile may extend others.
     """
     try:
         return load_profile(path, dirs)
@@ -148,10 +149,10 @@ async def identify(
     effort: Effort = THOROUGH,
     make_request: Callable[[int, int, int, int, str], Request] | None = None,
 ) -> Identity:
-    """Try ``profiles`` on one device, best first. Raises LineDown or LineLent; else a silent device fits nothing.
+    """Try ``profiles`` on one device; the best fit comes first. A silent device fits none. Raises LineDown or LineLent.
 
-    ``profiles`` are tried in their order, which matters only if ``effort`` is brief. ``make_request``: for registers,
-    which are looked for where none fits.
+    ``profiles`` are tried in their order, which matters only if ``effort`` is brief. ``make_request`` makes requests
+    for registers; with it, and if no profile fits, registers that the device answers are looked for.
     """
     identity = Identity(dict(facts or {}))
     try_s = effort.most_s / (1 + TO_COMPARE)
@@ -180,19 +181,19 @@ async def identify(
 
 
 def _settled(ranked: Sequence[_Ranked]) -> str:
-    """How well the best profile fits if no others need be tried; else ""."""
+    """``certain`` or ``likely`` if a profile fits so well that no others need be tried; else ""."""
     hows = {fit.how for _, fit, _ in ranked if fit.is_telling or fit.how == "certain"}
     return next((how for how in ("certain", "likely") if how in hows), "")
 
 
 class _Trial:
-    """Profiles tried on one device."""
+    """Tries profiles on one device."""
 
     def __init__(self, address: str, serial: str, memory: CachingLine, ring: Ring, facts: Mapping[str, str]) -> None:
         self._address, self._serial, self._memory, self._ring, self._facts = address, serial, memory, ring, facts
-        self._silent: set[str] = set()  # protocols that tell their model, and did not
+        self._silent: set[str] = set()  # protocols whose devices report their model, but this one did not
         self._brief = False
-        self.reordered: list[tuple[int, str, str]] = []  # how many points, profile, order
+        self.reordered: list[tuple[int, str, str]] = []  # (number of points, profile, order)
 
     async def run(self, profiles: Sequence[Profile], brief: bool) -> list[_Ranked]:
         """The profiles that fit, best first. Brief: one request per profile, a second only if none fits yet."""
@@ -207,7 +208,10 @@ class _Trial:
     async def _round(
         self, profiles: Sequence[Profile], ranked: list[_Ranked], first: int, brief: bool
     ) -> list[Profile]:
-        """Ask for the first points of each, and the others if they agree. Those of which it lacks all first points."""
+        """Read the first points of each profile, and the others if these agree.
+
+        Returns the profiles of which the device lacks all first points.
+        """
         lacking: list[Profile] = []
         for profile in profiles:
             if profile.protocol in self._silent:
@@ -229,7 +233,11 @@ class _Trial:
         return lacking
 
     def _may_fit_better(self, profile: Profile, ranked: Sequence[_Ranked]) -> bool:
-        """With a certain fit: those with the same model. With a likely one: same maker or same registers."""
+        """Whether a profile may fit better than those found.
+
+        After a certain fit, only a profile with the same model may; after a likely one, only a profile of the same
+        maker or with the same registers.
+        """
         how = _settled(ranked)
         if how == "certain":
             return _names_itself(profile, [text for _, fit, texts in ranked for text in texts.values()])
@@ -239,7 +247,7 @@ class _Trial:
         return self._memory.has_all({(point.function, point.address) for point in points})
 
     async def _try(self, profile: Profile, first: int) -> _Ranked | bool:
-        """The fit; True if the device lacks all of the first points, False if it contradicts the profile."""
+        """Try a profile: its fit; True if the device lacks all first points, False if it contradicts the profile."""
         params = _least(profile)
         points = _chosen(profile, profile.resolve(params).points)
         if not points:
@@ -276,8 +284,7 @@ class _Trial:
     async def _try_other_order(
         self, profile: Profile, points: tuple[Point, ...], begin: Sequence[Point], readings: Mapping[str, Reading]
     ) -> None:
-        """Would the profile fit if the device's words came in another order? All points are read only if the first say
-        so."""
+        """Note the profile if it would fit with another byte order. Reads all points only if the first ones suggest it."""
         order, found = order_that_fits(self._spec(profile, points), readings)
         if self._brief or len(found) < len(begin):
             return
@@ -286,7 +293,7 @@ class _Trial:
             self.reordered.append((len(all_found[1]), profile.id, order))
 
     async def larger_sister_first(self, ranked: list[_Ranked], profiles: Mapping[str, Profile]) -> None:
-        """A family whose map contains another's is the better guess if the device has all of it."""
+        """Put a profile first that has all registers of the best one and more, if the device has them all."""
         likely = [one for one in ranked if one[1].how == "likely" and _maps_registers(profiles[one[1].profile])]
         if len(likely) < 2 or likely[0] is not ranked[0]:
             return
@@ -343,7 +350,7 @@ def _chosen(profile: Profile, points: Sequence[Point]) -> tuple[Point, ...]:
         return tuple(points)
     names = dict.fromkeys((*profile.identity_points, profile.probe, *CHECKS))
     found = [by_name[name] for name in names if name in by_name]
-    if len(found) < FEW_POINTS:  # a heat pump knows neither voltage nor frequency: its temperatures must tell
+    if len(found) < FEW_POINTS:  # a heat pump has neither voltage nor frequency: use its temperatures
         others = [p for p in points if p not in found and p.kind is not Kind.TEXT and (p.unit in SANE or p.labels)]
         others.sort(key=lambda p: (p.optional, p.unit not in SANE))
         found += others[: MOST_POINTS - len(found)]
@@ -396,7 +403,7 @@ def _judge(point: Point, reading: Reading, proof: bool) -> int:
 
 
 def _is_all_ones(point: Point, value: Decimal | int) -> bool:
-    """FFFF in each register: sent by a server for a missing device, and by a counter one below zero."""
+    """Whether each register is FFFF: a server sends this for a missing device, and a counter that is one below zero."""
     raws = (-1, (1 << 16 * point.count) - 1)
     return value in [(raw + point.offset) * point.scale for raw in raws]
 
@@ -405,7 +412,7 @@ _NO_GRID = re.compile(r"cell|pump|fan|compressor|heater")
 
 
 def _judge_text(point: Point, text: str, proof: bool) -> int:
-    if not text.strip(" .0"):  # a register of zeros, whatever a map calls it
+    if not text.strip(" .0"):  # zeros and blanks prove nothing
         return 0
     if not _is_text(text) or (point.name == "device.model" and not proof):
         return -1

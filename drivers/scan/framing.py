@@ -9,9 +9,9 @@ from typing import Final
 from drivers.registry import all_protocols, find_scheme
 from drivers.scan.plan import LISTEN_S, ScanOptions
 
-RAW: Final = "tcp"  # of serial servers
-FEW_UNITS: Final = tuple(range(1, 33))  # where the caller names none
-ANY_UNIT: Final = 255  # of a single device; gateways answer for each unit, if only with a refusal
+RAW: Final = "tcp"  # the scheme of serial servers
+FEW_UNITS: Final = tuple(range(1, 33))  # units to ask if the caller names none
+ANY_UNIT: Final = 255  # for a single device; a gateway answers for each unit, at least with a refusal
 MOST_UNITS: Final = 32
 WAIT_S: Final = 0.2
 
@@ -20,12 +20,12 @@ WAIT_S: Final = 0.2
 class OtherFraming:
     """A scheme that a port may use instead of the given one."""
 
-    options: ScanOptions  # a short scan that finds it out
-    title: str  # of the frames that one of both has
-    is_raw: bool  # the port passes raw bytes, but was asked in frames
+    options: ScanOptions  # a short scan that tests this scheme
+    title: str  # name of the frames that one of the two schemes has
+    is_raw: bool  # whether this scheme carries raw bytes, and the given one has frames
 
     def is_spoken(self, found: Sequence[object], received: int) -> bool:
-        """Whether an answer of the short scan proves it. ``received``: bytes, which are frames if they are not raw."""
+        """Whether the short scan proves this scheme: by devices found or, with frames, by any ``received`` bytes."""
         return bool(found) if self.is_raw else bool(received)
 
 

@@ -1,4 +1,4 @@
-"""What a scan looks for, the time its probes take without an answer, and the devices found."""
+"""The options of a scan, the time that its probes take without an answer, and the devices found."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from drivers.scan.notes import Note
 from drivers.scan.probes import Probe
 
 LISTEN_S = 10.0
-QUICK_S, QUICK_PATIENT_S = 10.0, 8.0  # to find the profile of one device; of a slow one, in a quick scan
+QUICK_S, QUICK_PATIENT_S = 10.0, 8.0  # most time to find a device's profile, or a slow device's, in a quick scan
 THOROUGH_S, PATIENT_S = 18.0, 60.0  # the same in a whole scan
-QUESTION_S = 3.0  # the last request may be repeated after a broken answer, as may the probe that found the device
-OVERHEAD_S = 0.001  # of the host, a question
+QUESTION_S = 3.0  # added, as the last request and the probe that found the device may be repeated once
+OVERHEAD_S = 0.001  # time that the host needs for one request
 
 
 def baud_of(serial: str) -> str:
@@ -31,7 +31,7 @@ class ScanOptions:
     url: str
     protocols: tuple[str, ...] = (DEFAULT,)
     settings: tuple[str, ...] = ()
-    addresses: tuple[int, ...] = ()  # of protocols whose addresses are numbers; (): all
+    addresses: tuple[int, ...] = ()  # addresses to ask, in protocols whose addresses are numbers; (): all
     timeout_s: float = 0.2
     slow_s: float = 1.0
     slow: bool = True
@@ -61,7 +61,7 @@ class FoundDevice:
     cut_short: bool = False  # but not all of them
     is_slow: bool = False  # it did not answer in the first pass
     answer_s: float = 0.0  # its usual time from request to answer; 0: not measured
-    block: str = ""  # where no profile fits: registers that it answers, such as 3:0+40
+    block: str = ""  # if no profile fits: registers that it answers, such as 3:0+40
 
 
 def effort(options: ScanOptions, is_slow: bool) -> Effort:
@@ -74,7 +74,7 @@ def effort(options: ScanOptions, is_slow: bool) -> Effort:
 
 @dataclass(frozen=True, slots=True)
 class ScanPlan:
-    """The settings of a scan on a line of this kind, and what its questions cost."""
+    """The serial settings of a scan on a line of this kind, and the time that its probes take."""
 
     options: ScanOptions
     is_serial: bool
@@ -82,7 +82,7 @@ class ScanPlan:
 
     @property
     def listen_s(self) -> float:
-        """Whether other traffic can be received: not on lines with their own framing."""
+        """Seconds to listen; 0 on lines with their own framing, where other traffic cannot be received."""
         return self.options.listen_s if self.carries_bytes else 0.0
 
     def settings(self, protocol: str) -> tuple[str, ...]:
@@ -92,12 +92,12 @@ class ScanPlan:
         return self.options.settings or protocol_of(protocol).serial_settings
 
     def identify_s(self, is_slow: bool = False) -> float:
-        """The longest time to find the profile of one device."""
+        """The longest time to find the profile of one device, in seconds."""
         most_s = effort(self.options, is_slow).most_s if self.options.identify else 0.0
         return most_s + QUESTION_S
 
     def cost_s(self, probe: Probe) -> float:
-        """One question without an answer."""
+        """Seconds that a probe takes without an answer."""
         if not probe.serial:
             return probe.timeout_s
         setting = SerialSetting.parse(probe.serial, self.options.url)

@@ -1,4 +1,4 @@
-"""A question of a scan: a read, and how long to wait for its answer."""
+"""A probe of a scan: a read, and how long to wait for its answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMMON_SETTINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One question. ``address`` is the device that should answer, "" if the answer tells it."""
+    """One read. ``address`` is the device that should answer; "" if the answer contains the address."""
 
     protocol: str
     address: str

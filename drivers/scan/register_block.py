@@ -1,4 +1,4 @@
-"""Registers of a device that no profile knows: a first block to look at, which it did answer."""
+"""Finds a first block of registers that an unknown device answers, for a person to look at."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from drivers.scan.caching_line import SPACES, CachingLine
 
 STARTS: Final = (0, 1, 100, 0x100, 0x300, 1000, 0x1000, 2000, 0x2000, 3000, 0x3000, 0x5000, 30000, 40000)
 FUNCTIONS: Final = (3, 4)
-SHORT: Final = 2  # registers: some devices refuse half a value
-LENGTHS: Final = (40, 20, 10, 4)  # the longest that is answered, once the short question was
-MOST_KNOWN: Final = 3  # places that were answered while profiles were tried
+SHORT: Final = 2  # registers in a first request; some devices refuse half a value
+LENGTHS: Final = (40, 20, 10, 4)  # tried after the short request was answered; the first one that is answered is used
+MOST_KNOWN: Final = 3  # most places to use that were answered while profiles were tried
 FILLERS: Final = {0, 0xFFFF}
 
 
 async def find_block(
     memory: CachingLine, make_request: Callable[[int, int, int, int, str], Request], unit: int, serial: str
 ) -> RegisterRange | None:
-    """A block that the device answers, of more than zeros if there is one; None: none of those that were asked.
+    """A block of registers that the device answers, if possible with more than zeros in it; None: none was answered.
 
-    First where it answered the profiles that were tried, then usual starts. Asks while ``memory`` may.
+    It tries registers that were answered while profiles were tried, then usual start addresses, while ``memory`` sends.
 
     Raises LineDown or LineLent.
     """
@@ -31,7 +31,7 @@ async def find_block(
     empty: RegisterRange | None = None
 
     async def words(block: RegisterRange) -> set[int]:
-        """What the registers hold; nothing where the device refuses them together."""
+        """The distinct words in these registers; empty if the device does not answer a read of all of them."""
         request = make_request(unit, block.function, block.address, block.count, f"unit {unit}")
         try:
             payload = (await memory.exchange(request, options)).payload
@@ -42,7 +42,7 @@ async def find_block(
         return {int.from_bytes(payload[at : at + 2]) for at in range(0, len(payload), 2)}
 
     usual = [RegisterRange(code, at, SHORT) for at in STARTS for code in FUNCTIONS]
-    single = [RegisterRange(code, 0, 1) for code in FUNCTIONS]  # what the search asks for
+    single = [RegisterRange(code, 0, 1) for code in FUNCTIONS]  # the registers that a search reads
     for start in (*_answered(memory), *usual, *single):
         best, found = start, await words(start)
         if not found:
@@ -59,7 +59,7 @@ async def find_block(
 
 
 def _answered(memory: CachingLine) -> Iterator[RegisterRange]:
-    """Neighbours that were answered and are not all zero, the longest first."""
+    """Runs of neighbouring registers that were answered and are not all 0 or FFFF, the longest first."""
     runs: list[RegisterRange] = []
     dump = memory.dump()
     for function in FUNCTIONS:

@@ -32,17 +32,17 @@ from drivers.scan.traffic import AnotherMaster, TrafficTrace
 FOREIGN_FRAMES = 2  # unsolicited frames before the scan stops: one may be noise
 MIN_SERIAL = 4  # characters: a shorter serial number, or one of equal characters, was never set
 NOISE_BYTES = 3  # fewer bytes than this without a valid frame may be a spike on the wire
-MOST_SAID = 8  # frames of another master, in a message
-DEAF_S, DEAF_MOST_S = 0.2, 1.6  # for one question and all, to a named device that answered none yet
-SLOW_S = 0.4  # a device slower than this for one register gets more time for all
+MOST_SAID = 8  # most frames of another master that a message lists
+DEAF_S, DEAF_MOST_S = 0.2, 1.6  # time for one request and for all, if the device to identify has not answered yet
+SLOW_S = 0.4  # a device that takes longer than this for one register gets more time
 _LATE_S = 0.5
 
 
-Announce = Callable[[str, int, float], None]  # "found" or "crowd", how many, how many more seconds at most
+Announce = Callable[[str, int, float], None]  # what is announced ("found"), number, most extra seconds
 
 
 def unannounced(what: str, count: int, most_s: float) -> None:
-    """Says nothing."""
+    """An ``Announce`` that does nothing."""
 
 
 class Scan:
@@ -73,7 +73,7 @@ class Scan:
         self.traffic = TrafficTrace()
         self.foreign: list[bytes] = []  # unsolicited frames
         self.announce: Announce = unannounced
-        self.other_url = ""  # of the same port, where it speaks another scheme than that of ``options.url``
+        self.other_url = ""  # url of the same port with the scheme that it really uses; "": the given one
         self._others = tuple(other_framings(options)) if options.tries_framing else ()
         self._line_factory, self._config = line_factory, config
         self.line = line_factory(config, trace=self.traffic)
@@ -85,11 +85,11 @@ class Scan:
     # --- the plan
 
     def first_pass(self) -> list[Probe]:
-        """Everything once, quickly, in the order of the protocols."""
+        """The probes of the first pass: all addresses once, with short timeouts, in the order of the protocols."""
         return [probe for search, serial in self._asked() for probe in search.probes(serial)]
 
     def slow_pass(self) -> list[Probe]:
-        """The silent addresses again, with longer timeouts. Meters are also searched for in groups."""
+        """The probes of the slow pass: silent addresses again, with longer timeouts. Group searches are extra."""
         return [probe for search, serial in self._asked() for probe in search.slow_probes(serial)]
 
     def _asked(self) -> list[tuple[DeviceSearch, str]]:
@@ -100,7 +100,7 @@ class Scan:
         return [self._searches[name] for name in self.options.protocols if name in self._searches]
 
     def estimate_s(self) -> float:
-        """How long the scan takes without answers, in seconds."""
+        """How long the scan takes if nothing answers, in seconds."""
         passes = self.first_pass() + (self.slow_pass() if self.options.slow else [])
         groups_s = sum(search.groups_s() for search in self._wanted()) if self.options.slow else 0.0
         return self.plan.listen_s + sum(self.plan.cost_s(p) for p in passes) + groups_s
@@ -108,7 +108,7 @@ class Scan:
     # --- the run
 
     def device_s(self) -> tuple[float, float]:
-        """The longest extra time for each found device: for one that answers at once, and for a slow one."""
+        """Most extra seconds for each found device: (for a device that answers at once, for a slow device)."""
         return self._device_s(), self._device_s(is_slow=True)
 
     def _device_s(self, is_slow: bool = False) -> float:
@@ -166,7 +166,7 @@ class Scan:
         await self._settle()
 
     async def _speaks_another(self, progress: ProgressCallback) -> bool:
-        """Whether the port speaks another scheme, which then is ``other_url``: nothing answered in ours."""
+        """After nothing answered: check whether the port uses another scheme. If so, set ``other_url``."""
         await self.line.close()  # many servers accept only one connection
         for other in self._others:
             short = Scan(other.options, self._line_factory)
@@ -188,9 +188,9 @@ class Scan:
         return False
 
     async def identify(self, progress: ProgressCallback = no_progress) -> None:
-        """Identify the devices that were found, and the profiles that fit. Closes nothing.
+        """Identify the devices that were found, and find the profiles that fit. Does not close the line.
 
-        The slow ones last: their bus has mostly more of the same families.
+        Slow devices come last: often, others on the same bus have already shown which families are likely.
         """
         waiting = sorted(self.found, key=lambda device: device.is_slow)
         for number, device in enumerate(waiting):
@@ -223,7 +223,7 @@ class Scan:
         return known
 
     def _likeliest_first(self, name: str) -> list[Profile]:
-        """The profiles of a protocol, first those that prove themselves, and those that other devices have here."""
+        """The profiles of a protocol: first those that report their model, then those that fit other devices here."""
         best = Counter(device.fits[0].profile for device in self.found if device.fits)
         spoken = {protocol.name: protocol for protocol in all_protocols() if name in (protocol.name, protocol.wire)}
         return sorted(
@@ -232,8 +232,8 @@ class Scan:
         )
 
     def _note_twins(self) -> None:
-        """One serial number at several addresses: where a line has frames of its own, one device that answers
-        whatever the unit number."""
+        """Note that several addresses have one serial number. On a line with its own framing this is one device that
+        answers for all unit numbers, and only its first address is kept."""
         groups: dict[tuple[str, str], list[FoundDevice]] = {}
         for device in self.found:
             if len(set(number := device.identity.get("device.serial", ""))) > 1 and len(number) >= MIN_SERIAL:
@@ -250,9 +250,9 @@ class Scan:
                 self.remark(note("twins", **names))
 
     async def identify_one(self) -> None:
-        """As ``identify`` for the one device that is known.
+        """``identify`` for a scan with one known device (``one_device``).
 
-        ``seen`` is then "silent" if it does not answer at all, "garbled" if no answer is a sound frame.
+        Afterwards its ``seen`` is "answer"; "silent" if it did not answer at all; "garbled" if no answer was valid.
         """
         device = self.found[0]
         try:
@@ -306,7 +306,7 @@ class Scan:
                 self.remark(note("nameless", protocol=probe.protocol, serial=probe.serial or self.options.url))
 
     def asker(self, progress: ProgressCallback) -> Asker:
-        """Sends one probe of an address search and adds its cost, which the estimate did not include."""
+        """A function that sends one probe of an address search, and adds its cost, which the estimate lacks."""
 
         async def ask(probe: Probe) -> Answer | LineError:
             self._tell(probe, progress)
@@ -317,18 +317,18 @@ class Scan:
         return ask
 
     def remark(self, found: Note) -> None:
-        """Note something about the line, once."""
+        """Add a note about the line, unless it is already there."""
         if found not in self.notes:
             self.notes.append(found)
 
     # --- one question
 
     async def put(self, probe: Probe) -> Answer | LineError:
-        """Send one question. Raises LineDown, LineLent."""
+        """Send one probe; returns its answer or error. Raises LineDown, LineLent."""
         request = probe.request
         self._searches[probe.protocol].on_sent(probe)
         char_s = SerialSetting.parse(probe.serial, self.options.url).char_s if probe.serial else 0.0
-        # the link adds the time of a whole answer; ours counts to its start, and the link lets it finish
+        # the link adds the time of a whole answer, but ours ends at its start; an answer that has begun may finish
         timeout_s = max(probe.timeout_s - request.expect * char_s, probe.timeout_s / 2)
         options = self.line.request_options(Limits(timeout_s=timeout_s, late_s=0.0), probe.serial)
         (result,) = await self.line.burst((request,), options)
@@ -337,7 +337,7 @@ class Scan:
         return result
 
     async def ask(self, probe: Probe, quiet: bool = False, is_last: bool = False) -> bool:
-        """One question; whether its own device answered. Raises LineDown, LineLent, AnotherMaster.
+        """Send one probe. True: its own device answered. Raises LineDown, LineLent, AnotherMaster.
 
         ``is_last``: a broken answer is noted now and the probe is not repeated later.
         """
@@ -360,7 +360,7 @@ class Scan:
             await search.settle()
 
     def overhear(self, probe: Probe | None) -> bool:
-        """Look at what came beside the answer of ``probe``. Whether something was late. Raises AnotherMaster."""
+        """Check other bytes received with the answer to ``probe``. True: one answer was late. Raises AnotherMaster."""
         late = [search.overhear(probe) for search in self._searches.values()]
         if len(self.foreign) >= FOREIGN_FRAMES and not self.options.bus_is_mine:
             description = self.describe(b"".join(self.foreign))
@@ -380,7 +380,7 @@ class Scan:
     # --- results
 
     def add(self, protocol: str, address: str, serial: str, seen: str) -> FoundDevice:
-        """The device of an address at a speed, which may have been found before. ``seen``: as in FoundDevice."""
+        """Add a found device, or return the one found before at this address and speed. ``seen``: see FoundDevice."""
         for device in self.found:
             if (device.protocol, device.address) == (protocol, address) and baud_of(device.serial) == baud_of(serial):
                 return device
@@ -389,7 +389,7 @@ class Scan:
         return device
 
     def is_known(self, protocol: str, address: str, serial: str) -> bool:
-        """Whether it was found already."""
+        """Whether a device was already found at this address, at the speed of ``serial``."""
         return any(
             (d.protocol, d.address) == (protocol, address) and baud_of(d.serial) == baud_of(serial) for d in self.found
         )
@@ -401,7 +401,7 @@ _MINE = "Stop it, or lend the line; use --bus-is-mine only if its traffic may be
 def one_device(
     options: ScanOptions, protocol: str, address: str, serial: str, line_factory: LineFactory = open_line
 ) -> Scan:
-    """A scan that has found one device already, for ``identify``."""
+    """A scan whose only device is known in advance, for ``identify_one``."""
     scan = Scan(replace(options, bus_is_mine=True), line_factory)
     scan.found.append(FoundDevice(protocol, address, serial if scan.is_serial else "", "named", options.url))
     return scan

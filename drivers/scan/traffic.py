@@ -14,7 +14,7 @@ class AnotherMaster(MismatchError):
 
 
 class TrafficTrace(FrameTrace):
-    """A frame trace in memory instead of a file. ``received`` may be cut by those that have looked at it."""
+    """A frame trace in memory instead of a file. A reader may cut off processed bytes of ``received``."""
 
     def __init__(self) -> None:
         self.received = b""
@@ -29,7 +29,7 @@ class TrafficTrace(FrameTrace):
         self.received = (self.received + data)[-_KEPT:]
 
     def trim(self) -> None:
-        """Nothing to give back."""
+        """Does nothing: there is no memory to release."""
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Does nothing: there is no file to close."""

@@ -1,1 +1,1 @@
-"""The device side: simulated devices and lines, with faults, for tests, demos and users without hardware."""
+"""Simulates devices and lines, with faults, for tests, demos and users without hardware."""

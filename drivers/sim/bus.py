@@ -15,7 +15,7 @@ BITS_A_CHARACTER = 11
 
 
 def quiet_s(baud: int) -> float:
-    """t3.5 in seconds: 3.5 characters, fixed above 19200 baud. As in ``drivers.serial_setting``."""
+    """t3.5 in seconds, as in ``drivers.serial_setting``: 3.5 characters, or a fixed time above 19200 baud."""
     return 0.00175 if baud > 19200 else 3.5 * BITS_A_CHARACTER / baud
 
 
@@ -48,7 +48,7 @@ class Bus:
             self.add(device)
 
     def add(self, device: SimDevice) -> None:
-        """Put a device on the line; UsageError if its unit id is taken."""
+        """Put a device on the line. Raises UsageError if its unit id is taken."""
         if device.unit in self.devices:
             raise UsageError(f"unit {device.unit} already exists", where=f"simulated line {self.name}")
         self.devices[device.unit] = device
@@ -58,15 +58,15 @@ class Bus:
         return self.devices.pop(unit)
 
     def framing(self) -> Framing:
-        """Finds requests among bytes; one a connection."""
+        """A new object that finds requests among bytes; each connection needs its own."""
         return RtuFraming()
 
     def listens_at(self, baud: int, line_baud: int) -> bool:
-        """Whether any device here understands this speed. Called before bytes received at it are processed."""
+        """Whether any device here understands this speed. Called before bytes at this speed are processed."""
         return baud == line_baud
 
     def answer(self, request: SimRequest, framing: Framing) -> SimAnswer | None:
-        """The bytes on the line after a request."""
+        """The bytes on the line after a request; None: silence."""
         self.trace.append(SimExchange(self.mono_ns(), False, request.frame))
         device = self.devices.get(request.unit)
         if device is not None and request.pdu:
@@ -88,7 +88,7 @@ class SimLine(Protocol):
 
     @property
     def url(self) -> str:
-        """As written in the agent's configuration."""
+        """The url of the line, as in the agent's configuration."""
 
     async def start(self) -> None:
         """Open the line; returns when it is usable."""
@@ -103,4 +103,4 @@ class SimLine(Protocol):
         """Bring the port back under the same name."""
 
     def say(self, frame: bytes) -> None:
-        """Unsolicited bytes, such as a panel's own broadcast."""
+        """Send unsolicited bytes, such as a panel's own broadcast."""

@@ -1,4 +1,4 @@
-"""Commands at run time, mostly faults: one per line, from a terminal, a pipe or a file."""
+"""Commands to a running simulator, mostly faults: one per line, from a terminal, a pipe or a file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ help                  show this text
 
 
 class Control:
-    """Carries out commands on the devices and lines of a simulator. Owns the waits for `unplug SECONDS`."""
+    """Carries out commands on the devices and lines of a simulator. Owns the tasks that end `unplug SECONDS`."""
 
     def __init__(self, lines: Mapping[str, SimLine], devices: Mapping[str, Simulated]) -> None:
         self._lines, self._devices = lines, devices
@@ -107,7 +107,7 @@ class Control:
         return "\n".join(rows)
 
     async def close(self) -> None:
-        """Cancel the pending replugs."""
+        """Cancel the tasks that would plug lines in again."""
         for task in list(self._returns):
             task.cancel()
         await asyncio.gather(*self._returns, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""One simulated device of registers: its image, its faults, and the answer that goes out."""
+"""One simulated device with registers: its image, its faults, and its answers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from drivers.sim.image import Image
 
 @dataclass(slots=True)
 class SimAnswer:
-    """The response of a line to one request: bytes, when, and how."""
+    """The response of a line to one request: the bytes, and when and how they are sent."""
 
     frame: bytes = b""
     delay_s: float = 0.0  # from the request's last byte to the answer's first
-    echo: bytes = b""  # at once, before the delay
+    echo: bytes = b""  # sent at once, before the delay
     bytewise_s: float | None = None  # pause between bytes; None: in one piece
     end: str = ""  # "reset" or "close": the connection ends instead
-    baud: int = 0  # its own speed, if it differs from the request's; then sent byte by byte
+    baud: int = 0  # speed of the answer, which is then sent byte by byte; 0: the speed of the request
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class SimDevice:
     over_code: int = ILLEGAL_ADDRESS
     objects: Mapping[int, bytes] = field(default_factory=dict)
     before: Callable[[int, int, int], None] | None = None
-    restart: Callable[[], None] | None = None  # counters to zero
+    restart: Callable[[], None] | None = None  # sets the counters to zero
     asleep: Callable[[], bool] | None = None  # an inverter in the dark does not answer
     faults: ActiveFaults = field(default_factory=ActiveFaults)
     requests: Counter[int] = field(default_factory=Counter)
@@ -80,7 +80,7 @@ class SimDevice:
         return bytes((function | 0x80, ILLEGAL_FUNCTION))
 
     def _identification(self, request: bytes) -> bytes:
-        """Function 43/14 (Application Protocol 1.1b3, 6.21): everything that fits, with "more follows"."""
+        """Function 43/14 (Application Protocol 1.1b3, 6.21): the objects that fit, and whether more follow."""
         code, first = request[2], request[3]
         if code == 4:
             ids = [first] if first in self.objects else []
@@ -100,7 +100,7 @@ class SimDevice:
         return bytes((43, 14, code, 0x83, more, following, count)) + listed
 
     def answer(self, request: SimRequest, framing: Framing) -> SimAnswer | None:
-        """The bytes on the line, faults applied; None is silence."""
+        """The answer to a request, after faults were applied; None: silence."""
         self.requests[request.pdu[0]] += 1
         if self._silent_until and self.monotonic() < self._silent_until:
             return None
@@ -144,7 +144,7 @@ def garbled(frame: bytes) -> bytes:
 def sent_with_faults(
     frame: bytes, hit: Mapping[str, InjectedFault], turnaround_s: float, echo: bytes, wake: bytes = b""
 ) -> SimAnswer:
-    """A frame after the faults that change how its bytes are sent."""
+    """Apply the faults that change how the bytes of a frame are sent."""
     if "cut" in hit:
         frame = frame[: hit["cut"].number]
     stray = hit["stray"].stray if "stray" in hit else b""
@@ -154,7 +154,7 @@ def sent_with_faults(
 
 
 def _wrong_pdu(asked: bytes, honest: bytes, hit: dict[str, InjectedFault]) -> bytes:
-    """The PDU after the faults that change its content."""
+    """Apply the faults that change the content of a PDU."""
     for kind in ("exception", "gateway", "busy"):
         if kind in hit:
             return bytes((asked[0] | 0x80, hit[kind].number))

@@ -1,4 +1,4 @@
-"""A device whose registers show its part of the park, written when they are read."""
+"""The registers of a simulated device, which show its part of the park. They are written when they are read."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from drivers.sim.facts import FactLookup, default_number, default_text, in_unit
 from drivers.sim.image import Image
 from drivers.sim.physics import Physics
 
-CATCH_UP = 20_000  # steps after a long sleep of the process; the park's clock did not move then
+CATCH_UP = 20_000  # most steps to catch up after the process slept; the park's clock skips the rest of that time
 
 
 class ParkClock:
     """Moves the physics with real time: ``speed`` seconds of the park in one real second, 0 stops the park.
 
-    The step is ``tick_s`` of our time, so all that is read within a tick belongs to one instant of the park.
+    One step takes ``tick_s`` of real time, so everything that is read within it belongs to one instant of the park.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Display:
             None  # point -> (UTC ns, value) of each change served
         )
         self._book = FactLookup(role, clock.physics)
-        self._zero: dict[str, float] = {}  # counters after a reboot: what the fact was then
+        self._zero: dict[str, float] = {}  # counter -> its fact at the last reboot
         self._texts = dict(texts or {})
         self._written: dict[str, int] = {}
         rng = random.Random(seed)
@@ -202,7 +202,7 @@ class Display:
 
 
 def _wrapped(point: Point, value: float) -> float:
-    """A counter beyond its width begins again."""
+    """The value of a counter, which rolls over to 0 beyond its width."""
     turns = [float(point.scale) * 2.0**point.bits] if point.bits and not point.parts else []
     if point.digits:
         turns.append(float(point.scale) * 10.0**point.digits)

@@ -1,6 +1,6 @@
-"""Values to register words: the exact inverse of what a decode plan does, for the device side.
+"""Converts values to register words for simulated devices: the exact inverse of a decode plan.
 
-Slow and plain on purpose: it is also the reference against which the decode kernel is tested.
+It is slow and plain on purpose, because it is also the reference against which the decode kernel is tested.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class EncodeError(GatewayError):
 
 
 def size_of(type_name: str, count: int) -> int:
-    """Bytes that a value of this type takes on the wire; ``count`` registers decide where the type does not."""
+    """Bytes that a value of this type takes on the wire. ``count`` registers: for types without a fixed size."""
     if type_name in INTEGER_TYPES:
         return INTEGER_TYPES[type_name][0]
     if type_name in FLOAT_TYPES:
@@ -89,7 +89,7 @@ def pack_raw(type_name: str, raw: Decimal | int, size: int, *, where: str) -> in
 
 
 def _letters(order: str, size: int, where: str) -> str:
-    """The order of all ``size`` bytes: BA swaps within each register, ABCD and its like name the same habit of more."""
+    """The order of ``size`` bytes, one letter for each. AB and BA apply to each register, ABCD and so on to all."""
     natural = "".join(chr(ord("A") + n) for n in range(size))
     if len(order) == size and sorted(order) == list(natural):
         return order
@@ -136,7 +136,7 @@ def served_value(point: Point, value: Value) -> Decimal:
 
 
 def _shortest(number: float, *, single: bool) -> float:
-    """For a float32 the float whose decimal is the shortest that identifies it; halves and doubles as they are."""
+    """The float with the shortest decimal that identifies a float32 (``single``); other floats are unchanged."""
     if not single:
         return number
     for digits in range(1, 10):
@@ -150,7 +150,7 @@ def _shortest(number: float, *, single: bool) -> float:
 
 
 def missing_pattern(type_name: str, size: int, sentinels: tuple[int, ...] | None) -> int | None:
-    """The bit pattern that means "no reading", or None where the type has none."""
+    """The bit pattern that means "no reading"; None if the type has none."""
     if sentinels:
         return sentinels[0]
     if type_name in _NAN_PATTERNS:  # NaN is never a value
@@ -200,7 +200,7 @@ def encode_text(point: Point, text: str) -> bytes:
 
 
 def _numbers_of(point: Point, text: str) -> list[int]:
-    """Registers that a ``text`` form such as ``{0}.{1:02x}`` turns into this text."""
+    """The numbers that a ``text`` form such as ``{0}.{1:02x}`` turns into this text."""
     pattern, bases = "", {}
     for before, name, form, _ in string.Formatter().parse(point.text):
         pattern += re.escape(before)
@@ -217,7 +217,7 @@ def _numbers_of(point: Point, text: str) -> list[int]:
 
 
 def split_parts(value: Value, parts: tuple[RegisterPart, ...]) -> list[int]:
-    """Raw numbers of the parts of a counter, the coarse ones filled first and the finest one rounded."""
+    """Raw numbers of the parts of a counter: coarse parts are rounded down, the finest part to the nearest number."""
     rest = raw_number(value, Decimal(1), Decimal(0))
     raws = [0] * len(parts)
     by_scale = sorted(range(len(parts)), key=lambda n: -parts[n].scale)
@@ -229,5 +229,5 @@ def split_parts(value: Value, parts: tuple[RegisterPart, ...]) -> list[int]:
 
 
 def where_of(point: Point) -> str:
-    """How errors name a point."""
+    """The name of a point in errors."""
     return f"point {point.name} at {point.address:#06x}"

@@ -1,6 +1,6 @@
 """The quantities measured by each device of the park: the state of the physics under the names of the vocabulary.
 
-Facts are in base units (W, Wh, var, varh, V, A, Hz, Cel, %, m3, m3/h, s); ``in_unit`` turns them into a point's own.
+Facts are in base units (W, Wh, var, varh, V, A, Hz, Cel, %, m3, m3/h, s); ``in_unit`` converts them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from drivers.model import Kind, Point
 from drivers.sim.encode import text_width
 from drivers.sim.physics import DAY_S, Physics
 
-PREFIXES = {"meter": "grid", "load": "load", "pv": "pv", "grid": "grid"}  # parts of one device -> whose facts
+PREFIXES = {"meter": "grid", "load": "load", "pv": "pv", "grid": "grid"}  # prefix of a part -> role that has its facts
 _POWERS = {"u": 1e-6, "m": 1e-3, "h": 1e2, "k": 1e3, "M": 1e6, "G": 1e9}
 _TENS = ("W", "VA", "var", "Wh", "VAh", "varh", "A", "Ah", "V", "Ohm", "Hz", "Pa")
 _FACTORS: dict[str, float] = {  # unit -> base units; others are base units
@@ -119,7 +119,7 @@ def _workshop(p: Physics) -> dict[str, float]:
 
 
 def _pv(p: Physics, n: int) -> dict[str, float]:
-    """An inverter: what it gives is generation; its strings carry the DC side, and add up to it."""
+    """The facts of an inverter. Its output counts as generation; its strings add up to its DC side."""
     power, made = p.pv_w[n], p.counters.pv[n]
     facts = _line(p, -power, 0.0, made)
     for phase in ("", ".l1", ".l2", ".l3"):
@@ -138,7 +138,7 @@ def _pv(p: Physics, n: int) -> dict[str, float]:
     for s, share in enumerate(p.string_share[n]):
         volts = 610.0 * p.string_volts[n][s] if lit else 0.0
         current = dc * share / volts if lit else 0.0
-        for kind, number in (("string", s + 1), ("input", s + 1), ("mppt", s // 2 + 1)):  # two strings a tracker
+        for kind, number in (("string", s + 1), ("input", s + 1), ("mppt", s // 2 + 1)):  # two strings per tracker
             place = f"dc.{kind}.{number}"
             facts[f"{place}.voltage"] = volts
             for name, value in (("current", current), ("power", volts * current), ("energy", dc_made * share)):
@@ -155,7 +155,7 @@ def _pv(p: Physics, n: int) -> dict[str, float]:
 
 
 def _storage(p: Physics) -> dict[str, float]:
-    """A battery: cells in series make its voltage, power over voltage its current."""
+    """The facts of a battery. Its voltage is the sum of its cells, its current is power divided by voltage."""
     plant, counters = p.plant, p.counters
     cells = [p.cell(n) for n in range(plant.cells)]
     warm = [p.cell_celsius(n) for n in range(plant.cells)]
@@ -179,7 +179,7 @@ def _storage(p: Physics) -> dict[str, float]:
         "energy.capacity": plant.battery_wh,
         "charge.remaining": p.soc * ah,
         "charge.capacity": ah,
-        "charge.total": counters.charge / (3.2 * plant.cells),  # at a fixed voltage: a counter must not fall
+        "charge.total": counters.charge / (3.2 * plant.cells),  # with a fixed voltage, as a counter must not fall
         "discharge.total": counters.discharge / (3.2 * plant.cells),
         "cycles": 210.0 + counters.discharge / plant.battery_wh,
         "cell.voltage.max": max(cells),
@@ -214,7 +214,7 @@ def _storage(p: Physics) -> dict[str, float]:
 
 
 def _heat(p: Physics) -> dict[str, float]:
-    """Heat recovery at a compressor: flow times temperature difference is the power, and the energy its integral."""
+    """The facts of heat recovery at a compressor. Flow and temperature difference give the power and the energy."""
     facts = {
         "power": p.heat_w,
         "energy": p.counters.heat,
@@ -276,7 +276,7 @@ _PARTS: Mapping[str, Callable[[Physics], dict[str, float]]] = {
     "heat": _heat,
 }
 PARK_PARTS = (*_PARTS, "pv1", "pv2", "pv3")
-PART_OF_KIND: Mapping[str, str] = {  # a profile's kind -> the part of the park that a device on its own plays
+PART_OF_KIND: Mapping[str, str] = {  # kind of a profile -> part of the park, if no role is given
     "inverter": "pv1",
     "pv": "pv1",
     "meter": "grid",
@@ -302,7 +302,7 @@ _GROUP = re.compile(r"battery\.(?:rack|pack|module)\.(\d+)\.(.+)")
 
 
 class FactLookup:
-    """Looks a point's name up in the facts of one moment, with the parts that one device has of others."""
+    """Looks up the facts of the present moment by point name. A device may also have parts with the facts of others."""
 
     def __init__(self, role: str, physics: Physics, cells_a_module: int = 15) -> None:
         self.role, self.physics, self.cells_a_module = role, physics, cells_a_module
@@ -332,7 +332,7 @@ class FactLookup:
         return self._battery(name) if head == "battery" else None
 
     def _since_midnight(self, name: str) -> float | None:
-        """A counter's part of this day, counted from the first look at it; months and years have one day here."""
+        """The growth of a counter today, from its first read of the day; months and years give the same value here."""
         now, day = self.get(name), int(self.physics.t_s // DAY_S)
         if now is None:
             return None
@@ -378,7 +378,7 @@ def default_number(point: Point, asleep: bool) -> int:
 
 
 def default_text(point: Point, random_: random.Random) -> str:
-    """A text that fits the point's registers; a device's clock begins right and does not advance."""
+    """A text that fits the point's registers; a device's clock is right at first, but does not advance."""
     if point.text:
         numbers = [1] * (2 * point.count // text_width(point))
         if point.name == "device.time" and len(numbers) == 6:

@@ -1,4 +1,4 @@
-"""A device of any family that shows its part of a park."""
+"""Makes a simulated device of any family, which shows its part of a park."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ def _simulation(profile: Profile) -> Simulate:
 
 
 def device_from_profile(profile: Profile, *, unit: int = 1, **options: Any) -> tuple[SimDevice, Display]:
-    """A device of registers behind a unit number; options as ``SimulationRequest`` has them.
+    """A device with registers behind a unit number; for the options see ``SimulationRequest``.
 
-    Identity texts pick the profile's variant here as they do for the reader. Registers between points exist only
-    where the profile says that holes may be read. With ``sleeps`` a device with ``sleeps`` in its profile is silent in
-    the dark.
+    Identity texts select the profile's variant, as they do for a reader. Registers between points exist only if the
+    profile allows reading holes. With the option ``sleeps``, a device whose profile has it is silent in the dark.
     """
     device, display = _simulation(profile)(SimulationRequest(profile, str(unit), **options))
     assert isinstance(device, SimDevice) and isinstance(display, Display)
@@ -37,7 +36,7 @@ def device_from_profile(profile: Profile, *, unit: int = 1, **options: Any) -> t
 
 
 def meter_from_profile(profile: Profile, *, address: str, **options: Any) -> tuple[SimMeter, MeterDisplay]:
-    """A meter with frames of its own; options as in ``SimulationRequest``. Raises UsageError for a wrong address."""
+    """A meter with its own frames; for the options see ``SimulationRequest``. Raises UsageError for a wrong address."""
     if protocol_of(profile.protocol).has_registers:
         raise UsageError(f"{profile.id} uses {profile.protocol}", where="simulated meter", hint="Give a unit number")
     meter, display = _simulation(profile)(SimulationRequest(profile, address, **options))
@@ -49,7 +48,7 @@ MakeDisplay = Callable[[Profile, Resolved, str, ParkClock, int, Mapping[str, str
 
 
 def register_device(wanted: SimulationRequest, make_display: MakeDisplay) -> tuple[SimDevice, Display]:
-    """``Simulate`` of a protocol with registers; ``make_display`` lays them out, by what was resolved."""
+    """The ``Simulate`` of protocols with registers; ``make_display`` makes the registers of the resolved points."""
     profile, params = wanted.profile, wanted.params
     clock = wanted.clock or ParkClock(wanted.seed, 0.0)
     role = wanted.role or PART_OF_KIND.get(profile.kind, "grid")

@@ -1,4 +1,4 @@
-"""Faults on demand: what a simulated device does wrong, for how many requests, and how people write it down."""
+"""Faults on demand: what a simulated device does wrong, for how many requests, and the notation for it."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class ActiveFaults:
         return bool(self._active)
 
     def take(self) -> dict[str, InjectedFault]:
-        """The faults that hit the next request, by kind; counts it."""
+        """Count one more request, and return the faults that hit it, by kind."""
         hit = {}
         for kind, fault in list(self._active.items()):
             seen = self._seen[kind] = self._seen[kind] + 1

@@ -1,4 +1,4 @@
-"""Frames of units with registers from the device's side: find requests in a stream of bytes, wrap answers."""
+"""The device's side of frames to units with registers: finds requests in a stream of bytes, and wraps answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ RTU_MAX = 256
 
 
 class SimRequest(NamedTuple):
-    """One request as it came."""
+    """One request as received."""
 
     unit: int
     pdu: bytes
@@ -19,13 +19,13 @@ class SimRequest(NamedTuple):
 
 
 class Framing(Protocol):
-    """The differences between MBAP and RTU. One object a connection: it keeps the bytes of an unfinished request."""
+    """The differences between MBAP and RTU. One object per connection keeps the bytes of an unfinished request."""
 
     def feed(self, chunk: bytes) -> list[SimRequest]:
         """Requests that are complete now, in order."""
 
     def silence(self) -> None:
-        """The line has been quiet: an unfinished request can never become one. Does not apply to MBAP."""
+        """Drop an unfinished request, because the line has been silent. Has no effect with MBAP."""
 
     def wrap(self, unit: int, pdu: bytes, tag: int) -> bytes:
         """The frame of an answer."""
@@ -56,7 +56,7 @@ class MbapFraming:
         return found
 
     def silence(self) -> None:
-        """Segments of TCP may come any time apart."""
+        """Does nothing: any time may pass between TCP segments."""
 
     def wrap(self, unit: int, pdu: bytes, tag: int) -> bytes:
         return tag.to_bytes(2, "big") + b"\x00\x00" + (len(pdu) + 1).to_bytes(2, "big") + bytes([unit]) + pdu
@@ -66,7 +66,7 @@ class MbapFraming:
 
 
 def rtu_request_size(head: bytes) -> int | None:
-    """Bytes of the RTU request that begins with ``head``; None: more is needed to tell; 0: unknown function."""
+    """Bytes of the RTU request that begins with ``head``; None: more bytes are needed to tell; 0: unknown function."""
     if len(head) < 2:
         return None
     function = head[1]
@@ -82,7 +82,7 @@ def rtu_request_size(head: bytes) -> int | None:
 
 
 class RtuFraming:
-    """RTU requests by expected length and CRC; a byte that begins no frame is skipped and counted."""
+    """Finds RTU requests by expected length and CRC; a byte with which no valid frame begins is skipped."""
 
     def __init__(self) -> None:
         self._held = b""
@@ -108,7 +108,7 @@ class RtuFraming:
         return found
 
     def silence(self) -> None:
-        """The line has been quiet: the held bytes can never become a frame."""
+        """Drop the held bytes: the line has been silent, so they can never become a frame."""
         self._held = b""
 
     def wrap(self, unit: int, pdu: bytes, tag: int) -> bytes:

@@ -29,7 +29,7 @@ _SPACE = 0x10000
 
 
 class _Table:
-    """The 65,536 items of one function code. ``codes`` has 0 where an item exists, else the exception it answers."""
+    """The 65,536 items of one function code. ``codes``: 0 for an item that exists, else the exception it answers."""
 
     __slots__ = ("codes", "items", "width")
 
@@ -99,7 +99,7 @@ class Image:
         table.codes[address : address + count] = bytes(count)
 
     def words(self, address: int, count: int = 1, *, function: int = 3) -> tuple[int, ...]:
-        """Registers as they are now, existing or not (0)."""
+        """The present content of registers; 0 for a register that does not exist."""
         table = self._table(function)
         raw = table.items[2 * address : 2 * (address + count)]
         return tuple(int.from_bytes(raw[n : n + 2], "big") for n in range(0, len(raw), 2))
@@ -170,7 +170,7 @@ class Image:
         self._put(function, address, word.to_bytes(2, "big"))
 
     def _set_field(self, point: Point, field: int, size: int, where: str) -> None:
-        """One bit or a masked field: the other bits of the register belong to other points."""
+        """Write one bit or a masked field. The other bits of the register stay: they belong to other points."""
         mask = 1 << point.bit if point.bit is not None else point.mask or 0
         shift = (mask & -mask).bit_length() - 1
         if not 0 <= field <= mask >> shift:
@@ -260,7 +260,7 @@ class DumpError(EncodeError):
 
 
 def load_dump(path: Path) -> tuple[Image, int]:
-    """Registers and address of ``{"address": 1, "holding": {"35000": 1, ...}, "input": {...}}``.
+    """(image, unit address) from a dump file: ``{"address": 1, "holding": {"35000": 1, ...}, "input": {...}}``.
 
     Raises DumpError that names the file and the error in it.
     """

@@ -13,7 +13,7 @@ from drivers.sim.meters import SimMeter
 from drivers.sim.simulation import SimulationRequest
 from drivers.units import unit_factor
 
-ROLES = {"meter": "grid"}  # kind of a profile -> the part of the park that it shows; else heat
+ROLES = {"meter": "grid"}  # kind of a profile -> the part of the park that it shows; other kinds: heat
 ServedValue = Decimal | int | str
 ZONE = "Asia/Shanghai"  # of the clocks of simulated meters, and of the park's configuration
 
@@ -35,7 +35,7 @@ def check_digits(address: str, most: int, protocol: str, more: str = "") -> None
 
 
 class MeterDisplay:
-    """The point values of one meter as the park moves; ``values`` is what a reader must find now."""
+    """The point values of one meter as the park moves; ``values`` returns the values that a reader must find now."""
 
     def __init__(self, clock: ParkClock, points: tuple[Point, ...], role: str, texts: Mapping[str, str]) -> None:
         self.clock, self.points, self.role, self.texts = clock, points, role, dict(texts)
@@ -45,11 +45,11 @@ class MeterDisplay:
         self.ahead_s = 0.0  # how far the meter's clock is off
 
     def number(self, name: str, unit: str, decimals: int) -> Decimal | None:
-        """A fact as the wire rounds it, in the unit of the wire; None where the park knows nothing of it."""
+        """A fact in ``unit``, rounded to ``decimals`` as on the wire; None if the park does not have it."""
         with self.clock.hold():
             fact = self._book.get(name)
             medium, _, quantity = name.partition(".")
-            if fact is None and medium in ("water", "gas"):  # all that runs in the park runs through its heat circuit
+            if fact is None and medium in ("water", "gas"):  # shown from the heat circuit
                 fact = self._book.get(f"heat.{quantity}")
         if fact is None:
             return None
@@ -71,7 +71,7 @@ class MeterDisplay:
 
 
 def display_of(wanted: SimulationRequest) -> MeterDisplay:
-    """The display of a meter of this profile, with a serial number by ``seed``."""
+    """The display of a meter of this profile; ``seed`` determines its serial number."""
     profile, clock = wanted.profile, wanted.clock or ParkClock(wanted.seed, 0.0)
     display = MeterDisplay(clock, profile.points, wanted.role or ROLES.get(profile.kind, "heat"), {})
     display.serial = f"{random.Random(wanted.seed).randrange(10**8):08d}"
@@ -79,7 +79,7 @@ def display_of(wanted: SimulationRequest) -> MeterDisplay:
 
 
 def shown_by(meter: SimMeter, refresh: Callable[[], None], wanted: SimulationRequest) -> None:
-    """Let a meter show what ``refresh`` puts into it whenever it is asked."""
+    """Let a meter call ``refresh``, which updates its values, before each answer."""
     meter.turnaround_s = wanted.turnaround_of_device_s
     refresh()
     meter.before = refresh

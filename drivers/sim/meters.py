@@ -1,8 +1,8 @@
-"""Meters with frames of their own from the device's side, and a bus that they share with devices of registers.
+"""Simulated meters with their own frames, and a bus that they share with register devices.
 
-A meter receives every valid frame on its bus at its own speed and answers those for it; simultaneous answers of several
-meters are overlaid. Faults are those of ``drivers.sim.faults`` that make sense for bytes: silence, late, crc, cut,
-stray, echo, bytewise, stale.
+A meter receives every valid frame on its bus at its own speed, and answers those that are addressed to it. If several
+meters answer at once, their answers are overlaid. Of the faults in ``drivers.sim.faults``, meters can have those that
+apply to any bytes: silence, late, crc, cut, stray, echo, bytewise, stale.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from drivers.sim.device import SimAnswer, SimDevice, sent_with_faults
 from drivers.sim.faults import ActiveFaults
 from drivers.sim.framing import Framing, RtuFraming, SimRequest
 
-METER = -1  # the unit of a request in frames of another protocol
+METER = -1  # stands for the unit number in a request with a meter's frames
 
 
 @dataclass(slots=True)
@@ -31,12 +31,12 @@ class SimMeter(ABC):
     baud: int | None = None
     character: str = "8E1"  # its bits, parity and stop bits
     turnaround_s: float = 0.0
-    answer_baud: int = 0  # the speed of the answer that ``hear`` gave, where it is not that of the request
+    answer_baud: int = 0  # the speed of the answer that ``hear`` returned; 0: the speed of the request
     wake: bytes = b""  # bytes that this meter sends before each answer, such as FE FE
     faults: ActiveFaults = field(default_factory=ActiveFaults)
     requests: Counter[int] = field(default_factory=Counter)  # by control code
     answered: int = 0
-    last: bytes = b""  # its answer before
+    last: bytes = b""  # its previous answer
     before: Callable[[], None] | None = None  # called ahead of each answer: a park refreshes its values there
 
     def count(self, control: int) -> None:
@@ -49,11 +49,11 @@ class SimMeter(ABC):
         """The correct answer to a frame; None if it is not for this meter."""
 
 
-Simulated = SimDevice | SimMeter  # what faults can be set on
+Simulated = SimDevice | SimMeter  # can have faults
 
 
 class MixedFraming(RtuFraming):
-    """Requests to units and frames of all other protocols in one stream; a pause on the line ends all of them."""
+    """Requests to units and frames of all other protocols in one stream; a pause on the line drops unfinished ones."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class MixedFraming(RtuFraming):
 
     def feed(self, chunk: bytes) -> list[SimRequest]:
         found = [SimRequest(METER, b"", 0, f.raw) for parser in self._parsers for f in parser.feed(chunk)]
-        if found:  # bytes of a meter's frame do not begin one to a unit
+        if found:  # bytes of a meter's frame cannot begin a request to a unit
             self._held = b""
             return found
         return super().feed(chunk)
@@ -76,12 +76,12 @@ class MixedFraming(RtuFraming):
 
 
 class MixedBus(Bus):
-    """A bus of meters and, if any, devices of registers. Each hears its own speed where the line can tell speeds."""
+    """A bus of meters and perhaps register devices. If the line knows the speed, each receives only its own speed."""
 
     def __init__(self, meters: Iterable[SimMeter] = (), devices: Iterable[SimDevice] = (), *, name: str = "") -> None:
         super().__init__(devices, name=name)
         self.meters = list(meters)
-        self.overlaid = 0  # answers that were those of several meters at once
+        self.overlaid = 0  # how often several meters answered at once
         self.device_baud: dict[int, int] = {}  # unit -> its own speed
         self._heard_baud = 0
 
@@ -121,7 +121,7 @@ class MixedBus(Bus):
 
 
 def overlay(answers: Sequence[SimAnswer]) -> SimAnswer:
-    """The bytes on the line when several meters answer at once: a 0 of any of them, which is the current, wins."""
+    """The bytes on the line when several meters answer at once: a 0 bit, for which a current flows, wins."""
     frame = bytearray(b"\xff" * max(len(answer.frame) for answer in answers))
     for answer in answers:
         for n, byte in enumerate(answer.frame):
@@ -131,7 +131,7 @@ def overlay(answers: Sequence[SimAnswer]) -> SimAnswer:
 
 
 def _answer(meter: SimMeter, asked: bytes, honest: bytes) -> SimAnswer | None:
-    """The bytes on the line, with the meter's faults."""
+    """The meter's answer on the line, after its faults were applied; None: silence."""
     hit = meter.faults.take() if meter.faults else {}
     echo = asked if "echo" in hit else b""
     if "silence" in hit:

@@ -23,13 +23,13 @@ from drivers.sim.tcp import TcpLine
 
 __all__ = ["CABINETS", "DEMO", "METERS", "Park", "ParkDevice", "ParkMeter", "ParkSlot", "make_park"]
 
-SERIAL_LINES = frozenset({"cabinet", "meters"})  # a pseudo-terminal; all others are TCP
+SERIAL_LINES = frozenset({"cabinet", "meters"})  # pseudo-terminals; all others are TCP
 BAUD = 9600
 
 
 def _protocol_slots() -> Iterator[ParkSlot]:
     for protocol in all_protocols():
-        with suppress(ImportError, AttributeError):  # a third party's that is broken does not stop the demo
+        with suppress(ImportError, AttributeError):  # a broken third-party protocol must not stop the demo
             if (slot := protocol.demo_slot()) is not None:
                 yield slot
 
@@ -40,7 +40,7 @@ DEMO: tuple[ParkSlot, ...] = (*CABINETS, *METERS)
 
 @dataclass(slots=True)
 class ParkDevice:
-    """A device of the park as it is served."""
+    """A register device of the park."""
 
     slot: ParkSlot
     sim: SimDevice
@@ -49,7 +49,7 @@ class ParkDevice:
 
 @dataclass(slots=True)
 class ParkMeter:
-    """A meter of the park, with frames of its own."""
+    """A meter of the park, which has its own frames."""
 
     slot: ParkSlot
     sim: SimMeter
@@ -70,7 +70,7 @@ class Park:
         self.clock, self.lines, self.devices, self.meters, self.slots = clock, lines, devices, meters, tuple(slots)
 
     def served(self) -> dict[str, Simulated]:
-        """All of it by name, in the order of the slots: what faults can be set on."""
+        """All devices and meters by name, in the order of the slots. Faults can be set on them."""
         found: dict[str, Simulated] = {}
         for slot in self.slots:
             name = slot.name
@@ -78,7 +78,7 @@ class Park:
         return found
 
     def serial(self, slot: ParkSlot) -> str:
-        """The serial setting that reads this device; "" over TCP."""
+        """The serial setting with which this device is read; "" over TCP."""
         line = self.lines[slot.line]
         if not isinstance(line, SerialLine):
             return ""
@@ -99,7 +99,7 @@ class Park:
             await line.stop()
 
     def agent_toml(self, *, uplink: str = "mqtt://127.0.0.1:1883", site: str = "demo") -> str:
-        """An agent.toml that reads this park and keeps its files beside itself."""
+        """The text of an agent.toml that reads this park; the agent's files then lie beside it."""
         text = f'[site]\nid = {_toml(site)}\ngateway = "gw01"\ntimezone = "Asia/Shanghai"\n\n'
         text += '[paths]\nstate_dir = "state"\nruntime_dir = "run"\n\n'
         text += f'[[uplink]]\nname = "platform"\nurl = {_toml(uplink)}\n'
@@ -125,7 +125,7 @@ class Park:
         return text
 
     def write_config(self, folder: Path) -> Path:
-        """agent.toml with intervals of a minute, and the plan of the park's figures beside it. Raises OSError."""
+        """Write agent.toml, with intervals of one minute, and the plan of the park's figures. Raises OSError."""
         path = folder / "agent.toml"
         text = self.agent_toml() + '\n[interval]\nlength = "1 min"\n\n[indicators]\nplan = "indicators.toml"\n'
         (folder / "indicators.toml").write_text(PLAN, encoding="utf-8")
@@ -155,7 +155,7 @@ def make_park(
 
     With ``sleeps`` its inverters are silent in the dark; else they are in standby and answer.
 
-    Raises ProfileError where a family is missing, UsageError where two devices share a place.
+    Raises ProfileError if a profile is missing, UsageError if two devices have the same name or unit.
     """
     clock = clock or ParkClock(seed, speed)
     buses: dict[str, Bus] = {}
@@ -201,7 +201,7 @@ def make_park(
 
 
 def _mixed(buses: dict[str, Bus], line: str) -> MixedBus:
-    """The bus of a line that a meter hangs on; devices that were there before stay."""
+    """The bus of a line with meters; devices that the line already has stay on it."""
     bus = buses.get(line)
     if not isinstance(bus, MixedBus):
         bus = buses[line] = MixedBus(devices=bus.devices.values() if bus else (), name=line)

@@ -32,9 +32,9 @@ class Noise:
 
 @dataclass(frozen=True, slots=True)
 class Plant:
-    """How large the park is."""
+    """The size of the park."""
 
-    pv_w: tuple[float, ...] = (100_000.0, 20_000.0, 12_000.0)  # rated, an inverter each
+    pv_w: tuple[float, ...] = (100_000.0, 20_000.0, 12_000.0)  # rated power of each inverter
     strings: tuple[int, ...] = (20, 2, 4)
     base_load_w: float = 42_000.0
     workshop_w: float = 28_000.0
@@ -50,7 +50,7 @@ class Plant:
 
 @dataclass(slots=True)
 class Counters:
-    """Energies of a lifetime, Wh (volume in m3, time in s)."""
+    """Lifetime counters of the park: energies in Wh, volume in m3, time in s."""
 
     pv: list[float] = field(default_factory=list)
     pv_dc: list[float] = field(default_factory=list)
@@ -85,7 +85,7 @@ class Physics:
         self._voltage_noise = Noise(rng, 3, 1200)
         self._frequency_noise = Noise(rng, 3, 300)
         self._water_noise = Noise(rng, 8, 1800)
-        self.wobble = Noise(rng, 5, 120)  # for what the park knows nothing of
+        self.wobble = Noise(rng, 5, 120)  # for quantities that the park does not have
         self.string_share = [self._shares(rng, self.plant.strings[n]) for n in roofs]
         self.string_volts = [[rng.uniform(0.98, 1.02) for _ in range(self.plant.strings[n])] for n in roofs]
         self.cell_offset_v = [rng.gauss(0, 0.003) for _ in range(self.plant.cells)]
@@ -118,7 +118,7 @@ class Physics:
 
     @staticmethod
     def _shares(rng: random.Random, count: int) -> list[float]:
-        """Parts of one whole, nearly equal."""
+        """Nearly equal shares that add up to 1."""
         raw = [rng.uniform(0.95, 1.05) for _ in range(count)]
         return [share / sum(raw) for share in raw]
 
@@ -135,7 +135,7 @@ class Physics:
         return float(max(0.0, height) ** 1.15)
 
     def _look(self) -> None:
-        """Powers at the present time, held until the next step."""
+        """Compute the powers at the present time; they hold until the next step."""
         plant, t = self.plant, self.t_s
         sun = self.sun()
         for n, rated in enumerate(plant.pv_w):
@@ -148,7 +148,7 @@ class Physics:
         self.base_w = plant.base_load_w * (0.45 + 0.5 * work) * (1 + 0.1 * self._load_noise(t))
         self.load_w = self.base_w + self.workshop_w + self.compressor_w
         self.battery_w = self._battery(sum(self.pv_w) - self.load_w)
-        self.grid_w = self.load_w + self.battery_w - sum(self.pv_w)  # the balance that all else must keep
+        self.grid_w = self.load_w + self.battery_w - sum(self.pv_w)  # energy balance: the grid supplies the rest
         self.volts = 230.0 * (1 + 0.012 * self._voltage_noise(t) - 1.5e-8 * self.grid_w)
         self.frequency_hz = 50.0 + 0.03 * self._frequency_noise(t)
         self.heat_w = plant.heat_share * self.compressor_w
@@ -157,12 +157,12 @@ class Physics:
         self.supply_c = self.return_c + self.heat_w / (WATER_WH_PER_M3K * self.flow_m3h)
 
     def _shift(self) -> float:
-        """How much of the working day is on, 0..1, with soft edges."""
+        """How much work goes on at this hour, 0 to 1; it rises in the morning and falls in the evening."""
         hour = self.hour
         return 1 / (1 + math.exp(-(hour - 7.5) * 3)) * (1 / (1 + math.exp((hour - 18.5) * 2)))
 
     def _battery(self, surplus_w: float) -> float:
-        """Charge the surplus, supply the deficit, within power and state of charge."""
+        """The battery's power in W: it charges the surplus or supplies the deficit, within its limits."""
         plant = self.plant
         wanted = max(-plant.battery_w, min(plant.battery_w, 0.9 * surplus_w))
         hours = self.step_s / 3600.0
@@ -187,7 +187,7 @@ class Physics:
         return 27.0 + 5.0 * abs(self.battery_w) / self.plant.battery_w + self.cell_warmth[n % len(self.cell_warmth)]
 
     def step(self) -> None:
-        """One step of the clock: counters take up the powers that held, then the powers are new."""
+        """Advance the clock by one step: add the energy of the present powers to the counters, then get new powers."""
         hours, counters, plant = self.step_s / 3600.0, self.counters, self.plant
         for n, power in enumerate(self.pv_w):
             counters.pv[n] += power * hours

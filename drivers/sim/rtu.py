@@ -1,8 +1,8 @@
 """RTU frames on a pseudo-terminal with the byte times of a real line.
 
-A thread of its own does the timing: byte k of a burst is heard at ``last + 11 / baud``, and a byte is written
-when it would be complete. It sleeps until shortly before and spins the rest, because epoll rounds up to a
-millisecond (a byte at 9600 baud takes 1.146).
+A separate thread does the timing: each byte of a burst counts as received 11 bit times after the one before, and each
+byte is written when it would be complete. The thread sleeps until shortly before that time and then spins, because
+epoll rounds waits up to a millisecond (a byte at 9600 baud takes 1.146 ms).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from drivers.sim.bus import BITS_A_CHARACTER, Bus, quiet_s
 from drivers.sim.device import SimAnswer, garbled
 
 SPIN_S = 0.0003
-BROKEN_S = 0.02  # a pause within a request after which a device forgets it (well above what a busy host makes)
+BROKEN_S = 0.02  # after a longer pause within a request, a device drops it; a busy host pauses for less
 _BAUDS = {getattr(termios, f"B{n}"): n for n in (300, 600, 1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200)}
 
 
@@ -33,9 +33,9 @@ class SerialLine:
     """A pty under a stable link name; ``devices`` answer as on a two-wire bus.
 
     A device begins to answer ``max(t3.5, turnaround)`` after the last byte of the request. A request that runs
-    into an answer is lost and counted in ``collisions``. A master at another baud rate is not understood, and does
-    not understand an answer that comes at another one than its own.
-    ``realtime`` asks the kernel for SCHED_FIFO, which holds byte times on a busy machine where it is allowed.
+    into an answer is lost and counted in ``collisions``. A master at another baud rate is not understood, and it
+    receives an answer at another baud rate as wrong bytes.
+    ``realtime`` asks the kernel for SCHED_FIFO, which keeps byte times exact on a busy machine, if it is permitted.
     """
 
     def __init__(self, bus: Bus, link: Path | str, *, baud: int = 9600, realtime: bool = False) -> None:
@@ -48,7 +48,7 @@ class SerialLine:
         self._wake_read = self._wake_write = -1
         self._thread: threading.Thread | None = None
         self._stopping = False
-        self.unsent: deque[bytes] = deque()  # what ``say`` was given and the thread has not begun yet
+        self.unsent: deque[bytes] = deque()  # bytes from ``say`` that the thread has not sent yet
 
     @property
     def url(self) -> str:
@@ -61,11 +61,11 @@ class SerialLine:
         return f"{self.baud} 8N1"
 
     async def start(self) -> None:
-        """Make the pty and its link. Raises LineDown if the link's place is taken by something else."""
+        """Make the pty and its link. Raises LineDown if another file has the link's path."""
         self.open()
 
     def open(self) -> None:
-        """As ``start``, for callers without a loop."""
+        """``start`` for callers without an event loop."""
         if self._thread is not None:
             return
         if self.link.exists() and not self.link.is_symlink():
@@ -74,7 +74,7 @@ class SerialLine:
             self._master, self._slave = os.openpty()
         except OSError as error:
             raise LineDown(f"cannot open a pseudo-terminal: {error.strerror}", where=str(self.link)) from error
-        tty.setraw(self._slave)  # the slave stays open here: else the master reads EIO whenever no client is there
+        tty.setraw(self._slave)  # the slave stays open: else the master reads EIO while no client has it open
         speed = getattr(termios, f"B{self.baud}", None)
         if speed is not None:
             mode = termios.tcgetattr(self._slave)
@@ -104,22 +104,22 @@ class SerialLine:
             self._closed()
 
     def close(self) -> None:
-        """As ``stop``, for callers without a loop."""
+        """``stop`` for callers without an event loop."""
         if self._thread is not None:
             self._ask_to_stop()
             self._thread.join()
             self._closed()
 
     async def unplug(self) -> None:
-        """The adapter is pulled: the pty hangs up and the link is gone."""
+        """Simulate that the adapter is pulled: close the pty and remove the link."""
         await self.stop()
 
     async def plug(self) -> None:
-        """The adapter is back, another pty under the same link name."""
+        """Simulate that the adapter is back: open another pty with the same link name."""
         await self.start()
 
     def say(self, frame: bytes) -> None:
-        """Unsolicited bytes, with their byte times; lost while unplugged, as on a wire."""
+        """Send unsolicited bytes, with their byte times. They are lost while unplugged, as on a wire."""
         if self._thread is not None:
             self.unsent.append(frame)
             os.write(self._wake_write, b"s")
@@ -164,15 +164,15 @@ class _Turns:
     def __init__(self, line: SerialLine, master: int, wake: int) -> None:
         self._line, self._master, self._wake = line, master, wake
         self._framing = line.bus.framing()
-        self._baud, self._byte_s = line.baud, line.byte_s  # those of the device that is spoken to
+        self._baud, self._byte_s = line.baud, line.byte_s  # of the device that the master addresses
         self._due: list[tuple[float, int, SimAnswer]] = []  # answers not yet begun
         self._out: deque[tuple[float, bytes]] = deque()  # bytes with the time at which each is complete
         self._count = 0
         self._heard_end = 0.0  # when the last byte of the master is complete
-        self._sent_end = 0.0  # when our last byte is
+        self._sent_end = 0.0  # when our last byte is complete
 
     def run(self, stopping: Callable[[], bool]) -> None:
-        """Until ``stopping()``."""
+        """Run until ``stopping()`` returns True."""
         while not stopping():
             now = time.monotonic()
             self._begin(now)
@@ -217,7 +217,7 @@ class _Turns:
             if answer is None or answer.end:
                 continue  # a reset or a close has no meaning on a serial line
             if answer.echo:
-                self._write(answer.echo)  # an echo is heard while the master talks
+                self._write(answer.echo)  # an echo arrives while the master still sends
             if answer.frame:
                 self._schedule(self._heard_end + max(answer.delay_s, quiet_s(self._baud)), answer)
 
@@ -226,7 +226,7 @@ class _Turns:
         heapq.heappush(self._due, (start, self._count, answer))
 
     def _begin(self, now: float) -> None:
-        """Turn answers whose time has come into bytes with their times."""
+        """Schedule the bytes of all answers that begin now."""
         while self._due and self._due[0][0] <= now:
             start, _, answer = heapq.heappop(self._due)
             at = max(start, self._sent_end)
@@ -242,15 +242,15 @@ class _Turns:
             self._sent_end = at
 
     def _send(self, now: float) -> float:
-        """Write the due bytes; seconds until the next byte."""
+        """Write the bytes that are due; returns the seconds until the next byte."""
         while self._out and self._out[0][0] <= now:
             chunk = self._out.popleft()[1]
-            while self._out and self._out[0][0] <= now:  # fast lines and late wake-ups: several at once
+            while self._out and self._out[0][0] <= now:  # several are due on a fast line, or after a late wake-up
                 chunk += self._out.popleft()[1]
             self._write(chunk)
             now = time.monotonic()
         return self._out[0][0] - now if self._out else 60.0
 
     def _write(self, chunk: bytes) -> None:
-        with contextlib.suppress(BlockingIOError):  # no reader: a wire does not wait either
+        with contextlib.suppress(BlockingIOError):  # without a reader the bytes are lost, as on a wire
             os.write(self._master, chunk)

@@ -1,4 +1,4 @@
-"""A protocol's part in the simulator: a device of a profile that shows its part of a park."""
+"""What a protocol provides for the simulator: a function that makes a device of a profile."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class SimulationRequest:
     profile: Profile
     address: str
     name: str = ""
-    role: str = ""  # the part of the park that it shows; "": as the profile's kind
-    clock: ParkClock | None = None  # None: a park of its own
-    baud: int | None = None  # None: that of the line
+    role: str = ""  # the part of the park that it shows; "": the usual part for the profile's kind
+    clock: ParkClock | None = None  # None: the device gets its own park
+    baud: int | None = None  # None: the speed of the line
     seed: int = 1
-    turnaround_s: float | None = None  # None: the profile's
+    turnaround_s: float | None = None  # None: as in the profile
     params: Mapping[str, int | str] | None = None
-    texts: Mapping[str, str] | None = None  # identity, by point
-    sleeps: bool = False  # silent in the dark, where the profile says so
+    texts: Mapping[str, str] | None = None  # identity texts by point name
+    sleeps: bool = False  # silent in the dark, if the profile says so
 
     @property
     def turnaround_of_device_s(self) -> float:
-        """From a question to its answer."""
+        """Time from a request to its answer, in seconds."""
         return (self.profile.limits.turnaround_s or 0.0) if self.turnaround_s is None else self.turnaround_s
 
 
@@ -40,7 +40,7 @@ class Simulate(Protocol):
     """Creates the requested device and its display.
 
     A protocol with registers makes a ``SimDevice`` with a ``Display``; others a ``SimMeter``, which answers frames,
-    with a ``MeterDisplay``. Raises UsageError for an address or profile that it cannot be.
+    with a ``MeterDisplay``. Raises UsageError for an impossible address or profile.
     """
 
     def __call__(self, wanted: SimulationRequest) -> tuple[SimDevice, Display] | tuple[SimMeter, MeterDisplay]: ...

@@ -1,4 +1,4 @@
-"""The devices of the demo park, before they exist."""
+"""The descriptions of the devices in the demo park."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class ParkSlot:
-    """One device of a park before it exists: where it hangs, what it is, which part of the park it shows."""
+    """The description of one device of a park: its line, its profile, and the part of the park that it shows."""
 
     name: str
     label: str
@@ -17,17 +17,17 @@ class ParkSlot:
     profile: str
     role: str
     roles: Mapping[str, str]  # for agent.toml
-    parent: Mapping[str, str] = field(default_factory=dict)  # for agent.toml: where its parts hang in the metering tree
+    parent: Mapping[str, str] = field(default_factory=dict)  # for agent.toml: parents of its parts
     params: Mapping[str, int | str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
-    address: str = ""  # of a meter without unit numbers; its ``unit`` is its place along the line
-    baud: int | None = None  # its own speed on a line of several
+    address: str = ""  # of a meter without a unit number; ``unit`` then orders the meters of a line
+    baud: int | None = None  # its own speed on a line with several speeds
     every: Mapping[str, str] = field(default_factory=dict)  # for agent.toml: pace -> period
     points: Sequence[str] = ()  # for agent.toml: () means all
 
 
-# Counters are read every ten seconds, as figures of an interval are made twice the slowest period of a counter after
-# its end. An SUN2000 answers slowly and needs a pause after connecting: its first round alone takes three seconds.
+# Counters are read every ten seconds, because the figures of an interval wait after its end for twice the slowest
+# period of a counter. A SUN2000 answers slowly and needs a pause after connecting: its first visit takes three seconds.
 BRISK = {"fast": "2 s", "normal": "10 s", "slow": "10 s"}
 CABINETS: tuple[ParkSlot, ...] = (
     ParkSlot(
@@ -83,18 +83,19 @@ CABINETS: tuple[ParkSlot, ...] = (
         1,
         "generic/heat-recovery-plc",
         "heat",
-        {"heat": "heat.recovered", "ac": "heat.available"},  # nearly all that a compressor takes becomes heat
+        {"heat": "heat.recovered", "ac": "heat.available"},  # nearly all power of a compressor becomes heat
         every={"fast": "5 s", "normal": "5 s", "slow": "10 s"},
     ),
 )
-# "meters" is one RS-485 line of all protocols (the slot of each lies with it) and two speeds. Reading at 2400 baud is
-# slow (a visit of the main meter takes more than a second), so the paces of this line are longer than those of the
+# "meters" is one RS-485 line with devices of all protocols (each protocol's folder has its slot) at two speeds. Reading
+# at 2400 baud is slow (a visit of the main meter takes more than a second), so this line has longer periods than the
 # others, and only some points are read.
 HEAT = ("heat.energy", "heat.power", "heat.flow", "heat.volume", "heat.temperature.supply", "heat.temperature.return")
 SLOW_LINE = {"normal": "10 s", "slow": "10 s"}
 HALLS = ParkSlot("halls", "厂房总用电 / all halls", "meters", 9, "eastron/sdm630", "load", {"ac": "load"},
                  every={"fast": "10 s", **SLOW_LINE})  # fmt: skip
-# The park's figures. The figures of the notice are of a year; some are made for every interval too, to look at.
+# The plan of the park's figures. The figures of the national set are yearly; the plan makes some for every interval,
+# too, so that the demo soon shows them.
 PLAN = """\
 schema = 1
 sets = ["plain", "national-2025"]

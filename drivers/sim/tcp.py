@@ -80,7 +80,7 @@ class _Connection(asyncio.Protocol):
         self._timers.add(timer)
 
     def write(self, chunk: bytes) -> None:
-        """Send at once."""
+        """Send bytes at once."""
         if chunk and self._transport is not None:
             self._line.bus.sent(chunk)
             self._transport.write(chunk)
@@ -98,9 +98,9 @@ class _Connection(asyncio.Protocol):
 
 
 class TcpLine:
-    """A listening port. ``framing`` "mbap" has frames of its own, "rtu" raw bytes as a serial server passes them.
+    """A listening port. ``framing``: "mbap" for MBAP frames, "rtu" for raw bytes as a serial server passes them.
 
-    ``baud`` makes it a gateway to a bus: each exchange takes its byte times and they follow one another.
+    ``baud`` makes it a gateway to a bus: each exchange takes the time of its bytes, and exchanges follow one another.
     """
 
     def __init__(
@@ -124,29 +124,29 @@ class TcpLine:
 
     @property
     def url(self) -> str:
-        """As written in the agent's configuration; the port is known once started."""
+        """The url of the line, as in the agent's configuration; a port 0 becomes the real one at ``start``."""
         return f"{SCHEMES[self.framing]}://{self.host}:{self.port}"
 
     def reserve(self, delay_s: float, asked: int, answered: int) -> float:
-        """Seconds from now until the answer is whole, the bus behind a gateway counted."""
+        """Reserve the bus behind a gateway for one exchange; returns the seconds until its answer is complete."""
         if self.baud is None:
             return delay_s
         now = asyncio.get_running_loop().time()
         start, quiet = max(now, self._bus_free), quiet_s(self.baud)
-        wire = asked + answered - (8 if self.framing == "mbap" else 0)  # RTU's address and CRC for MBAP's seven bytes
+        wire = asked + answered - (8 if self.framing == "mbap" else 0)  # RTU has 3 bytes instead of MBAP's 7
         done = start + wire * BITS_A_CHARACTER / self.baud + max(delay_s, quiet)
         self._bus_free = done + quiet
         return done - now
 
     def deliver_at(self, answer: SimAnswer, asked: int, after: Callable[[float, bytes], None]) -> None:
-        """Hand on the bytes of an answer at its own speed, each when it is complete."""
+        """Schedule the bytes of an answer at its own speed, each for the time at which it is complete."""
         byte_s = BITS_A_CHARACTER / answer.baud
         begin = asked * BITS_A_CHARACTER / self.asked_at() + max(answer.delay_s, quiet_s(answer.baud))
         for n in range(len(answer.frame)):
             after(begin + (n + 1) * byte_s, answer.frame[n : n + 1])
 
     def asked_at(self) -> int:
-        """The speed of the request that came last."""
+        """The speed of the last request, in baud."""
         return self.baud or BITS_A_CHARACTER
 
     async def start(self) -> None:
@@ -179,7 +179,7 @@ class TcpLine:
                     await server.wait_closed()
 
     def say(self, frame: bytes) -> None:
-        """Unsolicited bytes to all clients."""
+        """Send unsolicited bytes to all clients."""
         for client in self.clients:
             client.write(frame)
 

@@ -1,4 +1,4 @@
-"""SunSpec: models of inverters, meters and storages, found and read over Modbus."""
+"""SunSpec: finds and reads the models of inverters, meters and storage systems over Modbus."""
 
 from pathlib import Path
 

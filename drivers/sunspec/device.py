@@ -1,9 +1,9 @@
 """One SunSpec device on one line, over Modbus TCP, RTU or raw TCP: its models are found first, then read by plan.
 
-A point's ``key`` is ``MODELS.POINT``, alternatives after ``|``: ``103.W``, ``101,102,103.W``,
-``inverter.WH|701.TotWhInj``, ``160.module[0].DCW``. The first model that the device has, and that implements the
-point, gives it. ``inverter`` stands for 101 to 103 and 111 to 113, ``meter`` for 201 to 204 and 211 to 214;
-``203:2.W`` is the second model 203. A value and its scale factor always come from one read (field pain 38).
+A point's ``key`` is ``MODELS.POINT``, with alternatives after ``|``: ``103.W``, ``101,102,103.W``,
+``inverter.WH|701.TotWhInj``, ``160.module[0].DCW``. The value comes from the first of these models that the device has
+and that implements the point. ``inverter`` stands for 101 to 103 and 111 to 113, ``meter`` for 201 to 204 and 211 to
+214; ``203:2.W`` is the second model 203. A value and its scale factor always come from one read (field pain 38).
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ _log = logging.getLogger("meterhouse.sunspec")
 
 
 class SunSpecDevice(RegisterDevice):
-    """The chain of models is walked at the first contact and again after the device was silent or refused, since a
-    firmware update may have moved them.
+    """Reads one SunSpec device.
+
+    The chain of models is walked at the first contact, and again after the device was silent or refused a request,
+    because a firmware update may have moved the models.
 
     Raises:
         ConfigError: an invalid address or key.
@@ -56,10 +58,10 @@ class SunSpecDevice(RegisterDevice):
             alternatives(point.key, f"{spec.profile}: {point.name}")
         self._most = min(self._limits.max_words or MAX_READ, MAX_READ)
         self._bases = list(BASES)
-        self.device: ModelChain | None = None  # as last walked
+        self.device: ModelChain | None = None  # as found by the last walk; None: to be walked
         # registers between two points belong to the chain of models, which a device must answer throughout
         self._reading = Limits(max_words=self._most, holes=True)
-        self._known: dict[int, Point] = {}  # the points that it has, where it has them
+        self._known: dict[int, Point] = {}  # the points that the device has, with their addresses there
 
     def plan(self, numbers: Sequence[int]) -> list[Read]:
         return self.reads([n for n in numbers if n in self._known], self._reading)
@@ -81,7 +83,7 @@ class SunSpecDevice(RegisterDevice):
         return False
 
     def probe_request(self) -> ModbusRequest:
-        """The marker."""
+        """A read of the marker."""
         return self._request(self.device.base if self.device is not None else self._bases[0], 2)
 
     async def read_points(self, names: Sequence[str]) -> dict[str, Reading]:
@@ -97,8 +99,8 @@ class SunSpecDevice(RegisterDevice):
         return plan_summary([Block(HOLDING, 0, 60, tuple(due))] * bool(due), self._timing)
 
     async def walk(self, visit: PollResult | None = None) -> ModelChain:
-        """Find the models; the requests are counted in ``visit``. Raises LineError; DeviceException without SunSpec."""
-        visit, codes = visit or PollResult(), set[int]()  # 0: an answer
+        """Find the models, and count the requests in ``visit``. Raises LineError; without SunSpec, DeviceException."""
+        visit, codes = visit or PollResult(), set[int]()  # exception codes received; 0: an answer
         walk = discover(self._bases, self._most)
         asked = next(walk)
         while True:
@@ -112,7 +114,7 @@ class SunSpecDevice(RegisterDevice):
                 registers = None
                 codes.add(refused.code)
             except LineTimeout:
-                if asked[0] == self._bases[0]:  # some do not answer for missing registers: try another base next
+                if asked[0] == self._bases[0]:  # a device may not answer for missing registers: try another base next
                     self._bases.append(self._bases.pop(0))
                 raise
             try:

@@ -38,7 +38,7 @@ class PointDef:
 
 @dataclass(frozen=True, slots=True)
 class GroupDef:
-    """Points and inner groups. ``count`` None: once; 0: until the model ends; a name: as that point says."""
+    """Points and inner groups. ``count``: None: the group exists once; 0: until the model ends; or a point's name."""
 
     name: str
     points: tuple[PointDef, ...]
@@ -61,7 +61,7 @@ class ModelOffset(NamedTuple):
     offset: int
     point: PointDef
     power: int  # a scale factor that the definition itself gives
-    scale_at: int | None  # where the device's scale factor lies
+    scale_at: int | None  # offset of the device's scale factor; None: the device has none
 
 
 @dataclass(slots=True)
@@ -72,7 +72,7 @@ class Model:
     address: int
     length: int
     points: dict[str, PointValue] = field(default_factory=dict)  # by name: ``W``, ``module[0].DCW``
-    places: dict[str, ModelOffset] = field(default_factory=dict)  # of all but scale factors
+    places: dict[str, ModelOffset] = field(default_factory=dict)  # of all points except scale factors
     known: bool = True
     truncated: bool = False  # the image ends before the model does
 
@@ -196,9 +196,9 @@ def _nothing(raw: bytes) -> Value:
 
 @lru_cache(256)
 def reader_of(kind: str, size: int) -> Callable[[bytes], Value]:
-    """How to read a type of ``size`` registers, None for "not implemented".
+    """The function that reads a type of ``size`` registers; it returns None for "not implemented".
 
-    An unknown type, or one of a wrong size, has no value.
+    For an unknown type, or a wrong size, it always returns None.
     """
     if kind == "string":
         return _string
@@ -254,7 +254,7 @@ class _Reader:
             fitting.append(point)
             at = end
         self.at = at
-        for point in fitting:  # a factor may stand behind the values that need it
+        for point in fitting:  # a scale factor may come after the values that need it
             if point.type == "pad":
                 continue
             name, raw = prefix + point.name, scope.raws[point.name]
@@ -309,7 +309,7 @@ def scaled(raw: Value, scale: str | int | None, scope: _Scope) -> Value:
 
 
 def decode_model(address: int, registers: Sequence[int]) -> Model:
-    """One model out of its registers, id and length first. Fewer registers than announced: what is whole is read.
+    """Decode a model from its registers, id and length first. If some at the end are missing, so are their points.
 
     Raises:
         ProfileError: see ``definition``.
@@ -324,7 +324,7 @@ def decode_model(address: int, registers: Sequence[int]) -> Model:
 
 
 def whole_registers(registers: Sequence[int]) -> int:
-    """How many of a model's first registers end with a whole point: where one read may stop and the next begin.
+    """The number of a model's first registers that end with a whole point: one read may stop there.
 
     A value of several registers that came in two reads can be torn (# field pain 38).
     """

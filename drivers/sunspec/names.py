@@ -171,7 +171,7 @@ _INSTANCE = re.compile(r"(\w+)\[(\d+)\]\.(\w+)")
 
 
 def name_of(model_id: int, point: str) -> str:
-    """The vocabulary's name of a model's point, "" where it has none."""
+    """The vocabulary's name of a model's point; "" if it has none."""
     found = _BY_MODEL.get(model_id, {}).get(point)
     if found is not None:
         return found
@@ -202,7 +202,7 @@ def _all(device: ModelChain) -> Iterator[Reading]:
         elif model.id in _METERS and generates:
             prefix = "meter."
         for reading in _of_model(model, prefix):
-            if reading.name not in seen:  # a common model repeats before each meter of some devices
+            if reading.name not in seen:  # some devices repeat the common model before each meter
                 seen.add(reading.name)
                 yield reading
 
@@ -218,7 +218,7 @@ def _of_model(model: Model, prefix: str) -> Iterator[Reading]:
 
 
 def _shown(name: str, found: PointValue) -> tuple[Decimal | int | str | None, str]:
-    """Value and unit in the vocabulary's units. Power factors are shares of 1 or percent, whatever is defined."""
+    """Value and unit in the vocabulary's units. Devices send power factors as shares of 1 or as percent."""
     unit = UNITS.get(found.unit, found.unit)
     value = found.value
     if ".power.factor" in name:

@@ -1,4 +1,4 @@
-"""Points of a profile onto the models of one device."""
+"""Maps the points of a profile to the models of one device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from drivers.sunspec.names import UNITS
 from drivers.sunspec.walk import ModelChain
 from drivers.units import unit_factor
 
-HOLDING = 3  # the function that reads all of it
+HOLDING = 3  # the function that reads all SunSpec registers
 _log = logging.getLogger("meterhouse.sunspec")
 _ALIASES = {"inverter": (101, 102, 103, 111, 112, 113), "meter": (201, 202, 203, 204, 211, 212, 213, 214)}
 _ALTERNATIVE = re.compile(r"([a-z0-9]+(?:,[a-z0-9]+)*)(?::(\d{1,2}))?\.([A-Za-z][\w.\[\]]*)")
@@ -24,7 +24,7 @@ TYPES: Mapping[str, str] = {  # SunSpec type -> the kernel's
     kind: _KERNEL_TYPES[code] for kind, (code, _) in NUMBERS.items() if kind not in ("sunssf", "ipaddr")
 }
 
-Alternative = tuple[tuple[int, ...], int, str]  # models, which of several equal ones from 1, point
+Alternative = tuple[tuple[int, ...], int, str]  # model ids, which of several equal models from 1, point
 
 
 def alternatives(key: str, where: str) -> list[Alternative]:
@@ -93,7 +93,7 @@ def _fits(point: Point, place: ModelOffset, where: str) -> bool:
 
 
 def _placed(point: Point, place: ModelOffset, address: int) -> Point:
-    """A point in a model at an address. Devices send power factors as shares or as percent, despite the model."""
+    """The register point for a place in a model at ``address``. Power factors come as a share of 1 or as percent."""
     definition = place.point
     share = ".power.factor" in f".{point.name}" and point.kind is Kind.GAUGE
     plain = point.kind in (Kind.STATE, Kind.TEXT) or share

@@ -1,6 +1,6 @@
-"""A SunSpec device that shows its part of a park: the points of its profile, laid out as the models say.
+"""Simulates a SunSpec device that shows its part of a park: the points of its profile, laid out in models.
 
-The models are those of integers with scale factors: 103 and 160 of an inverter, 203 of a meter, 802 of a storage.
+It uses the models with integers and scale factors: 103 and 160 for an inverter, 203 for a meter, 802 for a storage.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Raw = int | float | str
 BASE = 40000
 MODELS: Mapping[str, tuple[int, ...]] = {"inverter": (1, 103, 160), "meter": (1, 203), "storage": (1, 802)}
 _POWERS = {"A": -1, "V": -1, "Hz": -2, "": -3, "%": -1, "Cel": -1, "Wh": 0}  # unit -> scale factor
-LARGE_W = 30_000.0  # above it, 16 bits hold no power in W
+LARGE_W = 30_000.0  # above this, 16 bits cannot hold a power in W
 
 
 def _display(
@@ -116,14 +116,14 @@ def _power_of_watts(role: str, clock: ParkClock) -> int:
 
 
 def _initial(model: int, mine: Mapping[str, Point], watts: int) -> dict[str, Raw]:
-    """Values that make every point of ``mine`` implemented, with the scale factors that hold from then on."""
+    """Initial raw values, so that every point of ``mine`` is implemented, and the scale factors, which stay."""
     values: dict[str, Raw] = {}
     groups = {name.partition(".")[0] for name in mine if "." in name}
     if groups:
         values["N"] = len(groups)
     for name in mine:
         point = _defined(model, name)
-        assert point is not None  # ``_wanted`` has looked
+        assert point is not None  # checked in ``_wanted``
         values[name] = "" if point.type == "string" else 1
         if isinstance(point.scale, str) and not point.scale.lstrip("-").isdigit():
             unit = UNITS.get(point.unit, point.unit)
@@ -153,9 +153,9 @@ def _placed(point: Point, place: ModelOffset, at: int, values: Mapping[str, Raw]
 
 
 def model_registers(model_id: int, values: Mapping[str, Raw]) -> list[int]:
-    """A model, id and length first. ``values``: name (``W``, ``module[1].DCW``) -> raw; the rest is not implemented.
+    """The registers of a model. ``values``: name (``W``, ``module[1].DCW``) -> raw; other points are not implemented.
 
-    Repeating groups come as often as ``values`` names them.
+    A repeating group occurs as often as ``values`` names it.
     """
     found = definition(model_id)
     if found is None:

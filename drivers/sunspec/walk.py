@@ -1,4 +1,4 @@
-"""Finding a device's models: the marker at one of three addresses, then from length to length to the end.
+"""Finds a device's models: the marker at one of three addresses, then each model by the length of the one before.
 
 Source: SunSpec Device Information Model Specification 1.2, clause 6; the order of the addresses is that of pysunspec2.
 """
@@ -15,7 +15,7 @@ from drivers.sunspec.models import END_MODEL, Model, decode_model, whole_registe
 
 BASES = (40000, 0, 50000)
 MARKER = (0x5375, 0x6E53)  # "SunS"
-MAX_READ = 125  # registers a Modbus read, at most
+MAX_READ = 125  # most registers in one Modbus read
 MAX_MODELS = 200  # a longer chain is not plausible
 
 Ask = tuple[int, int]  # address, count of holding registers
@@ -36,10 +36,10 @@ class ModelChain:
 
 
 def discover(bases: Sequence[int] = BASES, most: int = MAX_READ) -> Generator[Ask, Answer, ModelChain]:
-    """Request the registers that identify a device, without doing any input or output.
+    """A generator of the reads that find a device's models; it does no I/O itself.
 
-    The caller sends each (address, count) that comes out as a read of holding registers and sends back the
-    registers, or None where there are none. No value lies in two reads.
+    For each (address, count) that it yields, the caller reads holding registers and sends them into the generator, or
+    None if there was no answer. No value is split between two reads.
 
     Raises:
         FrameError: no marker at any of ``bases``, or a chain without end.
@@ -79,7 +79,7 @@ def discover(bases: Sequence[int] = BASES, most: int = MAX_READ) -> Generator[As
 
 
 def _read_model(at: int, head: Sequence[int], most: int) -> Generator[Ask, Answer, list[int]]:
-    """All registers of one model, id and length first, or as many as the device gives."""
+    """All registers of one model, id and length first, or as many as the device answers."""
     registers, wanted = [*head], 2 + head[1]
     while len(registers) < wanted:
         begin = len(registers)

@@ -1,6 +1,6 @@
-"""The line of each key in a TOML text: tomllib gives values without line numbers.
+"""Finds the line of each key in a TOML text, because tomllib gives no line numbers.
 
-The text has been accepted by tomllib before, so this reader need not judge, only walk.
+tomllib has already accepted the text, so this reader does not check it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def key_lines(text: str) -> dict[KeyPath, int]:
 class _Walker:
     def __init__(self, text: str) -> None:
         self.text, self.at = text, 0
-        self.counted_to, self.newlines = 0, 0  # in the text before it
+        self.counted_to, self.newlines = 0, 0  # newlines up to this position
         self.lines: dict[KeyPath, int] = {}
         self.counts: dict[KeyPath, int] = {}  # how many tables an array of tables has so far
 

@@ -1,4 +1,4 @@
-"""Parsers of single TOML values: texts, numbers, choices, durations. Pure; an invalid value raises ``InvalidValue``."""
+"""Parsers of single TOML values: texts, numbers, choices, durations. An invalid value raises ``InvalidValue``."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def number(value: object) -> Decimal:
 
 
 def of_types(types: tuple[type, ...], wanted: str) -> Callable[[object], Any]:
-    """A value of one of the types (a bool is not an int), as it is; ``wanted`` names them for people."""
+    """A value of one of the types (a bool is not an int), unchanged; ``wanted`` names the types in the complaint."""
 
     def parse(value: object) -> Any:
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
@@ -124,7 +124,7 @@ def of_types(types: tuple[type, ...], wanted: str) -> Callable[[object], Any]:
 
 
 def choice(*allowed: str) -> Callable[[object], str]:
-    """One of the words."""
+    """One of the ``allowed`` words."""
 
     def parse(value: object) -> str:
         out = text(value)
@@ -136,7 +136,7 @@ def choice(*allowed: str) -> Callable[[object], str]:
 
 
 def duration_ms(low_ms: int, high_ms: int, example: str = "10 s") -> Callable[[object], int]:
-    """Milliseconds of ``"1.5 s"``, within limits. Units ms, s, min, h, d."""
+    """A duration such as ``"1.5 s"`` in milliseconds, within limits. Units: ms, s, min, h, d."""
 
     def parse(value: object) -> int:
         ms = _milliseconds(value, example)
@@ -173,7 +173,7 @@ def _milliseconds(value: object, example: str) -> Decimal:
 
 
 def seconds(value: object) -> float:
-    """Seconds of a duration such as ``"20 ms"``, however short or long."""
+    """A duration such as ``"20 ms"`` in seconds, without limits."""
     return float(_milliseconds(value, "20 ms") / 1000)
 
 

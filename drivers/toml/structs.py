@@ -1,4 +1,4 @@
-"""Tables as msgspec structs, whose fields define the keys and their types."""
+"""Reads tables into msgspec structs, whose fields define the keys and their types."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ T = TypeVar("T")
 MAX_FILE_BYTES = 4 << 20
 _AT_LINE = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)\Z")
 _DUPLICATE = "Cannot overwrite a value"
-# tomllib's messages in a technician's words
+# beginning of tomllib's message -> (complaint, hint) in a technician's words
 _SYNTAX = {
     "Invalid value": (
         "this value is not understood",
@@ -61,7 +61,7 @@ _SLIPS = tuple(
 
 
 class Complaint(ConfigError):
-    """A position in a file: file, line (None if the file has no such position), key."""
+    """A complaint with its place: file, line (None if the file has no such place), key."""
 
     def __init__(self, what: str, *, file: str, line: int | None, key: str, hint: str = "") -> None:
         place = file if line is None else f"{file}:{line}"
@@ -131,12 +131,12 @@ class TomlTable:
 
     @property
     def raw(self) -> Mapping[str, Any]:
-        """The content of a table of one file."""
+        """The content, if the table comes from one file only."""
         return self.layers[0].raw
 
     @property
     def path(self) -> KeyPath:
-        """The place of a table of one file."""
+        """The path, if the table comes from one file only."""
         return self.layers[0].path
 
     def find(self, key: str) -> tuple[Layer, Any] | None:
@@ -188,7 +188,7 @@ class TomlTable:
         return self.take(key, parse, default)
 
     def table(self, key: str) -> TomlTable | None:
-        """An inner table; None if it is absent (or not a table: a complaint)."""
+        """An inner table; None if it is absent, or is not a table (then with a complaint)."""
         found = self.find(key)
         if found is None:
             return None
@@ -200,12 +200,12 @@ class TomlTable:
         return self.inner(self._named(key), layer.path, found[1], layer.source)
 
     def inner(self, name: str, path: KeyPath, raw: dict[str, Any], source: TomlSource | None = None) -> TomlTable:
-        """A table below this one, under a name of its own."""
+        """A table below this one, with its own name."""
         layer = Layer(source or self.layers[0].source, path, raw)
         return TomlTable(name, [layer], self.complaints, joiner=self.joiner)
 
     def tables(self, key: str) -> list[TomlTable]:
-        """The items of ``[[key]]``, each under the name or id that it gives itself; empty where it is absent."""
+        """The items of ``[[key]]``, each called by its own key ``name`` or ``id``; empty if there are none."""
         found = self.find(key)
         if found is None:
             return []
@@ -221,7 +221,7 @@ class TomlTable:
         return out
 
     def pairs(self, key: str, parse_key: Callable[[object], str], parse: Callable[[object], T]) -> dict[str, T]:
-        """An inner table with free keys."""
+        """An inner table whose keys may be any that ``parse_key`` accepts; invalid pairs give complaints."""
         inner = self.table(key)
         out: dict[str, T] = {}
         for name in inner.layers[0].raw if inner else ():
@@ -252,7 +252,7 @@ class TomlTable:
                 self.complaints.add(layer.source, (*layer.path, key, n), self._named(key), wrong.what, wrong.hint)
         return tuple(out)
 
-    # The same for the usual kinds of values; the default where a key is absent or wrong.
+    # ``take`` for the usual kinds of values; it returns the default if a key is absent or invalid.
 
     def text(self, key: str, default: str = "", *, required: bool = False) -> str:
         """A text; a required one is neither absent nor empty."""
@@ -287,11 +287,11 @@ class TomlTable:
         return self.take(key, parsers.seconds, None)
 
     def of_types(self, key: str, types: tuple[type, ...], wanted: str, default: Any = None) -> Any:
-        """A value of one of the types, as it is; ``wanted`` names them for people."""
+        """A value of one of the types, unchanged; ``wanted`` names the types in the complaint."""
         return self.take(key, parsers.of_types(types, wanted), default)
 
     def mapping(self, key: str) -> dict[str, Any]:
-        """An inner table as it is."""
+        """The content of an inner table, unchecked; empty if there is none."""
         inner = self.table(key)
         return {} if inner is None else dict(inner.raw)
 
@@ -318,7 +318,7 @@ class TomlTable:
         self.done()
 
     def done(self, elsewhere: Mapping[str, str] | None = None) -> None:
-        """Complain about every key that was not read; ``elsewhere`` has hints where some of them belong."""
+        """Complain about every key that was not read; ``elsewhere``: key -> hint where it belongs."""
         for layer in [*self.layers, *([self.over] if self.over else [])]:
             for key in layer.raw:
                 if key not in self.known:
@@ -330,16 +330,16 @@ class TomlTable:
 def read_source(
     path: Path, complaints: Complaints, order: int = 0, *, name: str = "", hint: str = ""
 ) -> tuple[TomlSource, dict[str, Any]]:
-    """One TOML file. A file that cannot be read or parsed is a complaint, and an empty table.
+    """Read one TOML file. If it cannot be read or parsed, that is a complaint, and the table is empty.
 
     Args:
-        order: of the file among several.
+        order: position of the file among several.
         name: the file as people know it; by default its path.
-        hint: what to do where it cannot be read.
+        hint: what to do if the file cannot be read.
     """
     source = TomlSource(name or str(path), path.parent, "", order)
     try:
-        if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):  # opening one could wait for ever
+        if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):  # opening a pipe could block
             complaints.add(source, (), "", "is a pipe, socket or device, not a file", "Remove it, or give a text file")
             return source, {}
         with path.open("rb") as stream:
