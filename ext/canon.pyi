@@ -1,11 +1,11 @@
-"""Ring slices to canonical SenML JSON (RFC 8428 in the form of RFC 8785), with an account of what was due."""
+"""Writes ring slices as canonical SenML JSON (RFC 8428 in the form of RFC 8785), and accounts for due readings."""
 from collections.abc import Sequence
 from typing import NamedTuple
 from typing_extensions import Buffer
 from ext.ring import Ring
 
 class PointLayout:
-    """Points, rendered once for all streams that have the same ones. Of its tables, one is sealed at a time."""
+    """The JSON of points, made once for all streams with the same points. One of its tables is sealed at a time."""
 
     def __init__(
         self,
@@ -16,7 +16,7 @@ class PointLayout:
     ) -> None: ...
 
 class Table:
-    """A stream's points. Holds what was last sent of states and texts: about a hundred bytes each."""
+    """A stream's points. Remembers the last value sent of each state and text, about a hundred bytes each."""
 
     def __init__(self, base_name: str, layout: PointLayout) -> None: ...  # "park7/gw01/inv1/"
     def reset(self) -> None:
@@ -24,19 +24,19 @@ class Table:
 
 class Slice(NamedTuple):
     e: bytes  # the JSON array, b"[]" if empty
-    records: int  # in it
+    records: int  # number of records in ``e``
     reached_ms: int
-    # the slice covers [from_ms, reached_ms); < to_ms when max_bytes was met (cut on a tick boundary);
-    # == from_ms when already the first tick is too large: then ask again with points=(lo, hi) parts
+    # the slice covers [from_ms, reached_ms). reached_ms < to_ms: max_bytes cut the slice, at the end of a tick.
+    # reached_ms == from_ms: even the first tick is too large; seal it in parts, with points=(lo, hi)
     complete: bool  # every due tick of every gauge and counter in [from_ms, reached_ms) has a record
     due: int  # due readings in [from_ms, reached_ms)
     grid: bytes
-    # b"" if complete; else for each gauge and counter in table order (of ``points``, if given), a byte a due tick in
-    # [from_ms, reached_ms): 0 nothing known, 1 a reading, >= 128 a gap reason
+    # b"" if complete; else, for each gauge and counter in table order (of ``points``, if given), one byte for each due
+    # tick in [from_ms, reached_ms): 0 nothing known, 1 a reading, >= 128 a gap reason
     used: int  # how many of ``positions`` lie wholly before reached_ms (a prefix), overwritten ones included
     lost: int  # of those, how many were overwritten in the ring before they could be read
     tally: dict[int, int]
-    # how many due readings came to what, ``due`` in all: -1 nothing known, 0 good, 1 to 6 a quality, >= 128 a gap reason
+    # number of due readings by result, ``due`` in all: -1 nothing known, 0 good, 1 to 6 a quality, >= 128 a gap reason
 
 def seal(
     ring: Ring,
@@ -47,34 +47,33 @@ def seal(
     max_bytes: int = 0,  # 0: no limit
     points: tuple[int, int] | None = None,  # only points lo <= n < hi (parts of one tick)
 ) -> Slice:
-    """Membership is by tick: records with from_ms <= tick_ms < reached_ms, in the order of positions.
+    """Write the records with from_ms <= tick_ms < reached_ms, in the order of positions.
 
-    The first SenML record carries ``bn`` and ``bt``; a later answer re-bases with ``bt`` when its read time differs
-    (UTC seconds, cut to whole milliseconds). States and texts only where changed (Table); they carry no due ticks.
-    Values with more than 15 significant digits that a double cannot hold have ``x`` with the exact decimal beside the
-    rounded ``v``; one that a double holds (as what came from an f64) has none. The device's own time of a value goes into
-    ``mt``. Text goes into ``vs``. Quality names:
-    suspect range frozen clock estimated substituted, in ``q``. A later value for the same point and tick is dropped
-    (never two records for one due tick), as is a gauge's or counter's value at a tick at which its pace is not due.
-    A reading beats a gap of the same tick, the first gap's reason a later one's.
+    The first SenML record has ``bn`` and ``bt``; a later answer has a new ``bt`` if its read time differs (UTC seconds,
+    cut to whole milliseconds). States and texts are written only if they changed (see Table); they have no due ticks.
+    If a value has more than 15 significant digits and no double holds it exactly, ``x`` has the exact decimal beside
+    the rounded ``v``. The device's own time for a value goes into ``mt``, a text into ``vs``, and the quality into
+    ``q``: suspect range frozen clock estimated substituted. Of two values for the same point and tick the later one is
+    dropped, so that a due tick never has two records. A gauge's or counter's value at a tick at which its pace is not
+    due is dropped too. A reading replaces a gap at the same tick; of two gaps, the first one's reason counts.
 
-    Several positions are walked without the GIL; its layout is busy meanwhile (RuntimeError). ValueError on a position
-    that is not committed, and where more than 64 Mi readings are due.
+    With several positions, the walk runs without the GIL; meanwhile the layout is busy, and using it raises
+    RuntimeError. Raises ValueError for a position that is not committed, or if more than 64 Mi readings are due.
     """
 
 def quote(text: str) -> bytes:
-    """A JSON string as RFC 8785 writes it. ValueError on a lone surrogate."""
+    """A JSON string as RFC 8785 writes it. Raises ValueError for a lone surrogate."""
 
 class RawJson(bytes):
-    """Canonical JSON that is written already (a Slice's ``e``); ``dumps`` takes it as it is."""
+    """Canonical JSON that is already written (a Slice's ``e``); ``dumps`` inserts it unchanged."""
 
 def dumps(value: object) -> bytes:
     """Any JSON value (dict with str keys, list, tuple, str, int, float, bool, None, RawJson) in the form of RFC 8785.
 
-    Slow road, for heads, births and events. Raises ValueError on NaN, infinities, integers beyond +-(2**53 - 1), lone
-    surrogates, other types, and nesting deeper than 64."""
+    It is slow, and meant for heads, births and events. Raises ValueError for NaN, infinities, integers beyond
+    +-(2**53 - 1), lone surrogates, other types, and nesting deeper than 64."""
 
 def number(mantissa: int, exponent: int) -> bytes:
     """mantissa * 10**exponent as RFC 8785 writes the double nearest to it (``-1500``, ``230.1``, ``1e-7``).
 
-    ValueError beyond the largest double."""
+    Raises ValueError beyond the largest double."""

@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # distutils: language = c++
-"""Ring slices to canonical SenML JSON, with an account of due readings. Slow path: any JSON value, canonically."""
+"""Writes ring slices as canonical SenML JSON, and accounts for due readings. ``dumps`` writes any JSON value."""
 from typing import NamedTuple
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -128,7 +128,7 @@ cdef class Table:
 
 
 cdef Place *_places(Ring ring, const uint64_t[::1] positions) except NULL:
-    """A copy, so that the caller may append to its own while the GIL is released."""
+    """Copy the positions, so that the caller may append to its own list while the GIL is released."""
     cdef Py_ssize_t i, n = positions.shape[0]
     cdef uint64_t head = ring.head
     cdef Place *places = <Place *>calloc(n + 1, sizeof(Place))

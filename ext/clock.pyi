@@ -1,4 +1,4 @@
-"""What the kernel says about its clock (adjtimex, read only)."""
+"""Reads the state of the kernel's clock (adjtimex, read only)."""
 from typing import NamedTuple
 
 class ClockState(NamedTuple):

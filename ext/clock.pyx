@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""What the kernel reports about its clock. Read only: modes 0 sets nothing."""
+"""Reads the state of the kernel's clock. It is never set: ``adjtimex`` with modes 0 only reads."""
 from typing import NamedTuple
 
 from libc.stdint cimport int64_t

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Pages of intervals: decodes runs of whole numbers and adds them by stretch. ``def`` functions check arguments."""
+"""Pages of intervals: decodes runs of integers and adds them by stretch of time. ``def`` functions check arguments."""
 from array import array
 
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -19,14 +19,14 @@ cdef enum:
     WIDEST = 4  # code of a run with 8 bytes per number
     MAX_ROWS = 65_535
 
-cdef int64_t FAR_COUNTS = <int64_t>1 << 48  # a jump to another level: no amount can be predicted
+cdef int64_t FAR_COUNTS = <int64_t>1 << 48  # growth from which on it is a jump to another level, not an amount
 cdef object ZERO = array("q", [0])
 
 FAR = FAR_COUNTS
 
 
 cdef inline int64_t _plus(int64_t a, int64_t b) noexcept nogil:
-    return <int64_t>(<uint64_t>a + <uint64_t>b)  # wraps: a value that fitted 64 bits does so again
+    return <int64_t>(<uint64_t>a + <uint64_t>b)  # may wrap: the sums of a valid page fit 64 bits again
 
 
 cdef void _read(const uint8_t *p, Py_ssize_t n, int code, bint differences, int64_t *to) noexcept nogil:

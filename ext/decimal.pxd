@@ -88,7 +88,7 @@ cdef inline int digits(uint64_t m) noexcept nogil:
     return n
 
 cdef inline void shorten(Decimal *v) noexcept nogil:
-    """Reduce to the fewest digits for the same value; for a float at most what 64 bits hold."""
+    """Reduce to the fewest digits for the same value; for a float, round to what 64 bits hold."""
     cdef bint minus = v.m < 0
     cdef u128 rest, unit = 1, m = magnitude(v.m)
     cdef u128 limit = <u128>1 << 63 if minus else <u128>UINT64_MAX
@@ -106,7 +106,7 @@ cdef inline void shorten(Decimal *v) noexcept nogil:
     v.m = -<i128>m if minus else <i128>m
 
 cdef inline void add(Decimal *to, i128 m, int e) noexcept nogil:
-    """to += m * 10**e. What 128 bits cannot align leaves an exact value missing; a float keeps its leading digits."""
+    """to += m * 10**e. If 128 bits cannot align both, an exact value becomes missing; a float keeps leading digits."""
     cdef i128 aligned = 0, total = 0
     if to.m == 0 or m == 0:
         if m != 0:
@@ -125,7 +125,7 @@ cdef inline void add(Decimal *to, i128 m, int e) noexcept nogil:
             return
     if to.exact:
         to.missing = True
-    elif e > to.e:  # both have at most 64 bits here, so the other is beyond the last digit
+    elif e > to.e:  # both have at most 64 bits here, so the smaller one is beyond the last digit
         to.m = m
         to.e = e
 

@@ -35,25 +35,26 @@ class Plan:
         high: tuple[int, int] | None = None,
         scale_offset: int = -1,
         # byte offset of an int16 power of ten in the same payload; outside -10..10 (8000h too): no reading
-        negate: bool = False,  # a reversed CT: turns the sign of this field's own value
+        negate: bool = False,  # for a reversed CT: changes the sign of this field's own value
         part: bool = False,
-        # add this value to that of the next field, of the same point, which emits; a sentinel in any part wins
-        share: bool = False,  # a share of 1: beyond 1 the device gave it in percent, and it is divided by 100
+        # add this value to the next field, which is of the same point and gives the sum; if a part is missing, so is
+        # the sum
+        share: bool = False,  # a share of 1; a value above 1 is in percent and is divided by 100
     ) -> None:
-        """Raises ValueError that names the field and what is wrong: beyond length, order on one byte or of the wrong
-        size, a bit that the type has not, two of bit/mask, f16.. with bit, and so on."""
+        """Add a field. Raises ValueError that names the field and the error: beyond length, order on one byte or of the
+        wrong size, a bit that the type does not have, both bit and mask, f16.. with bit, and so on."""
     length: int
-    points: tuple[int, ...]  # that an answer gives values of, in order
+    points: tuple[int, ...]  # the points whose values an answer gives, in order
     def decode_into(
         self, ring: Ring, payload: Buffer, table: int, tick_ms: int, time_ns: int, mono_ns: int, quality: int = 0,
         absent: int = 133,
     ) -> int:  # fmt: skip
-        """One ANSWER record with a value for every field; returns its position. ``quality`` goes to good values,
-        ``absent`` (a gap reason) to those that the device says it has not.
+        """Write one ANSWER record with a value for every field; returns its position. Good values get ``quality``;
+        values that the device marks as missing get ``absent``, a gap reason.
 
-        ValueError if the payload is not ``length`` bytes (nothing is written then). An f32 or f64 becomes the shortest
-        decimal that identifies it, an f16 the shortest that identifies the same number as an f64. A value that does not
-        fit 64 bits of mantissa loses last digits if it came from a float, else it is a gap too, as is one beyond
-        every double."""
+        Raises ValueError if the payload does not have ``length`` bytes; nothing is written then. An f32 or f64 becomes
+        the shortest decimal that identifies it, an f16 the shortest that identifies the same number as an f64. If a
+        value needs more than 64 bits of mantissa, it loses its last digits if it came from a float; else it becomes a
+        gap. A value too large for a double becomes a gap too."""
     def values(self, payload: Buffer) -> list[tuple[int, int, int, int]]:
         """The same as Python tuples (point, mantissa, exponent, quality), for tools and tests."""

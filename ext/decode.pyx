@@ -181,7 +181,7 @@ cdef void _value(const PlanField *f, const uint64_t *sentinels, const uint8_t *p
     v.e += f.scale_e
     if f.scale_offset >= 0:
         factor = <int16_t>load16(payload + f.scale_offset, O_ABCD)
-        if factor < -10 or factor > 10:  # 8000h, or outside what a sunssf may be: the value is invalid
+        if factor < -10 or factor > 10:  # 8000h, or outside the range of a sunssf: the value is invalid
             v.missing = True
         v.e += factor
     if f.flags & F_SHARE and compare(<i128>magnitude(v.m), v.e, 1, 0) > 0:
@@ -346,8 +346,8 @@ cdef class Plan:
         PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE)
         try:
             self._check(view.len)
-            # Keep the GIL: this takes a few microseconds, less than getting it back from a busy thread,
-            # and so appends of this process never overlap.
+            # Keep the GIL: this takes a few microseconds, less than getting it back from a busy thread.
+            # With the GIL, appends of this process never overlap.
             position = begin(&ring.map, HEAD_SLOTS + self.emitted)
             put(&ring.map, position, &head, sizeof(RecordHeader))
             _run(

@@ -26,10 +26,10 @@ cdef enum:
     SUSPECT = 8
     BACK_STEP = 256
     CLOCK = 1024
-    PARTS = 1000  # of a count
+    PARTS = 1000  # an amount is in thousandths of a count
     FEW = 10  # up to this many times the usual growth, or this many counts, is still usual
     PAST = 8  # remembered growths, for judging the next one
-    MAX_WINDOW = 61  # positions of a sliding window
+    MAX_WINDOW = 61  # most positions of a sliding window
     CHUNK = 64
 
 cdef struct Mark:  # time 0: none
@@ -78,11 +78,11 @@ cdef struct TrackedSlot:
     uint8_t kind
     uint8_t has
     uint8_t held  # its readings are judged elsewhere first
-    uint8_t known  # of past
+    uint8_t known  # number of levels in ``past``
     double pace  # counts per millisecond of growth; decides which readings are plain or examined, never an amount
     Cell cell
     i128 total  # since the window's first position
-    int32_t run  # positions without interruption
+    int32_t run  # window positions reached without interruption
 
 cdef struct Done:
     int32_t slot
@@ -322,7 +322,7 @@ cdef inline void step_clock(
         s.past.time[i] += by_ms
     s.cell.flags |= CLOCK
     if by_ms >= 0 and s.start <= s.time < s.end:
-        return  # set back: the same time comes again, and its readings must not be mixed with the earlier ones
+        return  # below, the clock was set back or far ahead: readings of a repeated time must not mix with earlier ones
     was = s.cell.last
     close(s, number, done, dones)
     s.at = find(t, s.time)

@@ -1,9 +1,10 @@
-"""Keeps the C allocator small. On a C library other than glibc both do nothing."""
+"""Keeps the memory of the C allocator small. With a C library other than glibc, both functions do nothing."""
 
 def stay_small() -> None:
-    """One arena for all threads, and large blocks mapped on their own: to be called before threads start.
+    """Use one arena for all threads, and map large blocks separately. Call it before threads start.
 
-    glibc gives every thread an arena of its own, each with its own holes; our threads allocate little and seldom at once."""
+    By default glibc gives every thread its own arena, with its own holes. Our threads do not need that: they allocate
+    little, and seldom at the same time."""
 
 def give_back() -> bool:
-    """Give free memory back to the kernel. True if some was."""
+    """Give free memory back to the kernel. True: some was given back."""

@@ -213,7 +213,7 @@ cdef class CounterKernel:
         for i in range(self.dones):
             out.append(_shown(self.done[i].slot, self.done[i].start, self.done[i].end, &self.done[i].cell))
         self.dones = 0
-        if self.room > 8 * CHUNK:  # after a long silence
+        if self.room > 8 * CHUNK:  # a long silence needed much space: release it
             free(self.done)
             self.done, self.room = NULL, 0
         return out
@@ -226,7 +226,7 @@ cdef class CounterKernel:
         cdef TrackedSlot was = self.slot(number)[0]
         past = PyBytes_FromStringAndSize(<char *>was.past, sizeof(Past)) if was.past != NULL else b""
         window = PyBytes_FromStringAndSize(<char *>was.position, was.run * sizeof(i128)) if was.run else b""
-        was.past, was.position, was.at = NULL, NULL, 0  # of this process only: a state is the same wherever it is made
+        was.past, was.position, was.at = NULL, NULL, 0  # valid in this process only; equal states get equal bytes
         return PyBytes_FromStringAndSize(<char *>&was, sizeof(TrackedSlot)) + past + window
 
     def restore(self, int number, const uint8_t[::1] state not None):

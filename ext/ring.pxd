@@ -6,7 +6,7 @@ from libc.string cimport memcpy
 cdef extern from *:
     """
     #include <stdint.h>
-    /* Stores and loads by which another process orders its own. */
+    /* Atomic stores, loads and fences: they order the accesses of different processes. */
     static inline uint64_t mh_load_acquire(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
     static inline uint64_t mh_load_relaxed(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
     static inline void mh_store_release(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
@@ -28,8 +28,8 @@ cdef enum:
     KIND_EVENT = 4
     HEAD_SLOTS = 2
     FLAG_UNSIGNED = 1
-    FLAG_TIMED = 2  # a value whose next slot has the device's own time for it
-    FLAG_TIME = 4  # such a time: UTC ms in place of the mantissa, and the value's point
+    FLAG_TIMED = 2  # a value; the next slot has the device's own time for it
+    FLAG_TIME = 4  # the slot with that time: UTC ms in place of the mantissa, and the value's point
     FIRST_REASON = 128  # gap reasons begin here; qualities are below
 
 cdef struct RingHeader:  # the first page; each changing word has its own cache line
@@ -120,7 +120,7 @@ cdef inline uint64_t begin(Map *ring, uint64_t slots) noexcept nogil:
         # tail first: if killed after this line, the file just has fewer old records than it could
         mh_store_relaxed(&h.overwritten, h.overwritten + lost)
         mh_store_release(&h.tail, tail)
-    if end > h.reserve:  # it may be ahead, after a writer was killed in the middle of a larger record
+    if end > h.reserve:  # reserve may be ahead, after a writer was killed in the middle of a larger record
         mh_store_relaxed(&h.reserve, end)
     mh_fence_release()  # no slot changes before others can see it
     return head

@@ -15,7 +15,7 @@ cdef uint32_t VERSION = 1
 cdef size_t PAGE = 4096
 cdef uint64_t MIN_SIZE = 64 * 1024
 cdef uint64_t MAX_SIZE = <uint64_t>1 << 40
-cdef int64_t MOST_MS = <int64_t>1 << 47  # of a device's own time: about four thousand years
+cdef int64_t MOST_MS = <int64_t>1 << 47  # limit for a device's own time: about four thousand years
 
 ANSWER, GAP, TEXT, EVENT = KIND_ANSWER, KIND_GAP, KIND_TEXT, KIND_EVENT
 
@@ -292,7 +292,7 @@ cdef int _take_over(Ring ring, int fd, boot) except -1:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        # our own earlier mapping, not closed yet: not another writer
+        # our own earlier mapping that is not closed yet is not another writer
         if ring.map.h.writer_pid != os.getpid():
             raise BlockingIOError(f"{ring.path}: process {ring.map.h.writer_pid} writes this ring") from None
     ring.map.h.writer_pid = os.getpid()

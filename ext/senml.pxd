@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-# The walk of a slice: ring records to SenML in a buffer, and marks in the grid of due readings.
+# Walks a slice: writes ring records as SenML into a buffer, and marks them in the grid of due readings.
 # Part of canon: nothing else cimports it.
 from libc.stdint cimport INT64_MIN, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -41,8 +41,8 @@ cdef struct State:  # for a state or text of one stream
 
 cdef struct OutputRow:
     uint32_t text  # in Points.texts: ["du":..,]"n":"..."  then  ,"u":"..","v":  then  ,"u":"..","vs":
-    uint32_t unit_size  # of the first part: "mt" goes between "du" and "n"
-    uint32_t name_size  # both
+    uint32_t unit_size  # of "du" in the first part: "mt" goes between "du" and "n"
+    uint32_t name_size  # of the whole first part
     uint32_t value_size
     uint32_t string_size
     uint8_t kind
@@ -311,7 +311,7 @@ cdef inline void text(Job *job, Points *table, const RecordHeader *head, uint8_t
         put(&job.out, b"}", 1)
 
 cdef inline void look(const Map *ring, Job *job, Place *places, Py_ssize_t n) noexcept nogil:
-    """Read the heads of all positions, and from each on the smallest tick still to come."""
+    """Read the heads of all positions, and set ``least`` of each: the smallest tick from there on."""
     cdef Py_ssize_t i
     cdef int64_t least = job.to_ms
     cdef Place *place
@@ -343,7 +343,7 @@ cdef inline void record(Job *job, Points *table, const RecordHeader *head) noexc
         text(job, table, head, <uint8_t *>job.body)
 
 cdef inline void walk(const Map *ring, Job *job, Points *table, Place *places, Py_ssize_t n) noexcept nogil:
-    """Process records in order, up to the last boundary that fits: all ticks before it are smaller than those after."""
+    """Process records in order, up to the last boundary that fits. All ticks before it are smaller than after it."""
     cdef Py_ssize_t i
     cdef Place *place
     cdef Out *out = &job.out

@@ -227,7 +227,7 @@ _WIRELESS_CONTROLS = frozenset({0x44, 0x46, 0x48, 0x08, 0x00, 0x06, 0x40, 0x47, 
 
 
 def looks_wireless(data: bytes) -> bool:
-    """Whether this may be a wireless frame, from its length byte on. Without a start byte, its fields are checked."""
+    """Whether this may be a wireless frame, from its length byte on. It has no start byte: its fields are checked."""
     if len(data) < 11 or data[1] not in _WIRELESS_CONTROLS:
         return False
     letters = manufacturer(int.from_bytes(data[2:4], "little"))

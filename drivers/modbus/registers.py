@@ -137,7 +137,7 @@ class RegisterDevice(Device[Read, Answer]):
         payload, time_ns, mono_ns, suspect = answer
         quality = Quality.SUSPECT if suspect else Quality.GOOD
         if query.counters is not None and self._is_suspect(query.counters, payload, mono_ns):
-            quality = Quality.SUSPECT  # all counters: they reveal an answer to a different request
+            quality = Quality.SUSPECT  # for all values: an impossible counter shows that this is another answer
         why, stamp = self.spec.lack(tick_ms), (tick_ms, time_ns, mono_ns)
         if query.plan is not None:
             positions.append(query.plan.decode_into(self._ring, payload, self.table, *stamp, quality, why))

@@ -106,7 +106,7 @@ def characters(raw: bytes) -> str | None:
 
 
 def decoded(raw: bytes) -> str:
-    """Decodes a device's text: UTF-8, else GB 18030 (Chinese firmware), else code page 437, which decodes any byte."""
+    """Decodes a device's text: UTF-8, else GB 18030 (Chinese firmware), else code page 437 (any byte)."""
     for encoding in ("utf-8", "gb18030"):
         try:
             return raw.decode(encoding)

@@ -1,6 +1,6 @@
 """Learned facts about a device's register map: where to cut blocks, missing registers, the longest read.
 
-A request that covers a missing register fails as a whole (field pains 24, 25, 30, 40). After two illegal-address
+If a request covers a missing register, it fails as a whole (field pains 24, 25, 30, 40). After two illegal-address
 answers the block is cut: first at registers that no point needs, then in halves, until the missing point is isolated.
 """
 

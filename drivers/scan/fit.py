@@ -284,7 +284,7 @@ class _Trial:
     async def _try_other_order(
         self, profile: Profile, points: tuple[Point, ...], begin: Sequence[Point], readings: Mapping[str, Reading]
     ) -> None:
-        """Note the profile if it would fit with another byte order. Reads all points only if the first ones suggest it."""
+        """Note the profile if it would fit with another byte order. Reads all points only if the first suggest it."""
         order, found = order_that_fits(self._spec(profile, points), readings)
         if self._brief or len(found) < len(begin):
             return
