@@ -64,7 +64,7 @@ EXPLAINERS = (
     Explainer(
         name="cjt188",
         title="CJ/T 188",
-        help="""Explain CJ/T 188 bytes (water, heat, gas; 2004 and 2018): leading FE, noise, several frames.
+        help="""Explain CJ/T 188 bytes (water, heat, gas; 2004 and 2018), also with leading FE, noise or several frames.
 
     \b
     Example:

@@ -110,7 +110,7 @@ EXPLAINERS = (
     Explainer(
         name="dlt645",
         title="DL/T 645",
-        help="""Explain DL/T 645 bytes (2007 and 1997): any FE before, noise around, several frames.
+        help="""Explain DL/T 645 bytes (2007 and 1997), also with leading FE, noise or several frames.
 
     \b
     Example:

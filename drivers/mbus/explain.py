@@ -10,7 +10,7 @@ from drivers.mbus.names import MEDIA
 from drivers.mbus.telegram import CI_NAMES, Telegram, decode_frame, decode_wireless, looks_wireless, strip_crc
 from drivers.model import Reading
 
-_RECORDS_HINT = "The frame itself is valid: the meter sent this. What precedes it was decoded"
+_RECORDS_HINT = "The frame itself is valid: the meter sent this. The records before the error were decoded"
 
 
 def _telegram(telegram: Telegram) -> Json:
@@ -97,7 +97,7 @@ def _wireless(stream: bytes) -> Json:
     }
     result: Json = {"frame": shown, "readings": _readings(telegram)}
     if telegram.fault:
-        raise BrokenInput(telegram.fault, result, "What precedes it was decoded")
+        raise BrokenInput(telegram.fault, result, "The records before the error were decoded")
     return result
 
 
