@@ -210,7 +210,7 @@ class Point:
     mask: int | None = None  # applied to the raw integer before a shift to its lowest bit
     scale: Decimal = Decimal(1)
     scale_at: int | None = None  # address of the register that holds its power of ten; read in the same request
-    share: bool = False  # a share of 1, whatever the unit: a value above 1 is in percent
+    share: bool = False  # a share of 1, such as a power factor: a value above 1 is in percent and is divided by 100
     offset: Decimal = Decimal(0)  # added to the raw integer before scale
     sentinels: tuple[int, ...] | None = None  # raw values that mean "no reading"; None: the type's default
     low: Decimal | None = None

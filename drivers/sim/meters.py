@@ -34,7 +34,7 @@ class SimMeter(ABC):
     answer_baud: int = 0  # the speed of the answer that ``hear`` returned; 0: the speed of the request
     wake: bytes = b""  # bytes that this meter sends before each answer, such as FE FE
     faults: ActiveFaults = field(default_factory=ActiveFaults)
-    requests: Counter[int] = field(default_factory=Counter)  # by control code
+    requests: Counter[int] = field(default_factory=Counter)  # received requests, by control code
     answered: int = 0
     last: bytes = b""  # its previous answer
     before: Callable[[], None] | None = None  # called ahead of each answer: a park refreshes its values there

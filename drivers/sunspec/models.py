@@ -215,7 +215,7 @@ class _Full(Exception):
 
 @dataclass(slots=True)
 class _Scope:
-    """Raw values and offsets of the group being read, by point; the group around it."""
+    """Raw values and offsets of the group being read, by point, and the scope of the group around it."""
 
     raws: dict[str, Value]
     offsets: dict[str, int]
@@ -326,7 +326,7 @@ def decode_model(address: int, registers: Sequence[int]) -> Model:
 def whole_registers(registers: Sequence[int]) -> int:
     """The number of a model's first registers that end with a whole point: one read may stop there.
 
-    A value of several registers that came in two reads can be torn (# field pain 38).
+    If a value's registers came in two reads, they might belong to different moments (field pain 38).
     """
     wanted = min(len(registers), 2 + registers[1])
     reader = _read(registers[0], registers)

@@ -24,7 +24,7 @@ TYPES: Mapping[str, str] = {  # SunSpec type -> the kernel's
     kind: _KERNEL_TYPES[code] for kind, (code, _) in NUMBERS.items() if kind not in ("sunssf", "ipaddr")
 }
 
-Alternative = tuple[tuple[int, ...], int, str]  # model ids, which of several equal models from 1, point
+Alternative = tuple[tuple[int, ...], int, str]  # (model ids, number of the model among equal ones from 1, point)
 
 
 def alternatives(key: str, where: str) -> list[Alternative]:
