@@ -17,7 +17,7 @@ from drivers.profile.points import build_point
 from drivers.profile.register_layout import FUNCTION_WORDS, REGISTERS, TYPE_WORDS, Defaults
 from drivers.toml import KeyPath, TomlSource, nearest, show
 
-HEADERS: Final[Mapping[str, tuple[str, ...]]] = {  # key of a point -> its names in lists, without punctuation
+HEADERS: Final[Mapping[str, tuple[str, ...]]] = {  # key of a point -> its names in lists
     "name": ("name", "point", "pointname", "tag", "variable", "名称", "点名", "测点", "测点名称"),
     "address": ("address", "addr", "register", "registeraddress", "reg", "地址", "寄存器", "寄存器地址"),
     "type": ("type", "datatype", "format", "dtype", "类型", "数据类型", "格式"),
@@ -166,7 +166,7 @@ class _Row:
         return "u16"
 
     def _place(self) -> tuple[int, int]:
-        """The Modbus function, and the address as on the wire, from 0."""
+        """The function code, and the address as on the wire, from 0."""
         given = self.given
         function = _function(given.get("function", ""), self.options)
         address = self._number("address")

@@ -248,7 +248,7 @@ def test_a_lost_key_is_followed_by_a_new_root(path: Path, tmp_path: Path) -> Non
     root = current_records(load_key(path), GATEWAY, published)
     assert counter_of(root) == 1_795_700_000 > counter_of(published)
     assert check_key_records(root, GATEWAY, trust=new.kid).instead_of == lost.kid
-    with pytest.raises(KeyFileError, match="none of it is pinned"):
+    with pytest.raises(KeyFileError, match="none of its keys is pinned"):
         check_key_records(root, GATEWAY, trust=lost.kid)
     rotate_key(path, GATEWAY, 1_795_800_000)  # before the agent was started again
     assert check_key_records(current_records(load_key(path), GATEWAY, published), GATEWAY).first == new.kid
@@ -358,7 +358,7 @@ def test_a_stolen_key_as_its_owner_sees_it(path: Path, mh: Mh) -> None:
     with pytest.raises(ValueError, match=r"counter|records do not begin"):
         ring.update(forged, parse_object(forged))
     fresh = KeyRing(GATEWAY, [load_key(path).kid])
-    with pytest.raises(ValueError, match="none of it is pinned"):
+    with pytest.raises(ValueError, match="none of its keys is pinned"):
         fresh.update(forged, parse_object(forged))
     assert json.loads(forged)["records"][1]["sig"].startswith(old.sign(TYP_KEYS, b"").split("..")[0])
 

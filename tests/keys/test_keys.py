@@ -193,7 +193,7 @@ def test_a_rotation_is_signed_by_the_key_before(tmp_path: Path) -> None:
         with pytest.raises(KeyFileError, match="must be recorded by its predecessor"):
             key_records(new, GATEWAY, before=first, old=wrong)
     assert check_key_records(second, GATEWAY, trust=new.kid).first == old.kid, "any key of a chain may be pinned"
-    with pytest.raises(KeyFileError, match="none of it is pinned"):
+    with pytest.raises(KeyFileError, match="none of its keys is pinned"):
         check_key_records(second, GATEWAY, trust=stranger.kid)
     with pytest.raises(KeyFileError):
         check_key_records(second.replace(b'"counter":2', b'"counter":3'), GATEWAY)

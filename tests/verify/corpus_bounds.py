@@ -96,5 +96,5 @@ def another_gateways_key() -> Case:
         *((forged.topic(), raw) for raw in forged.run(2)),
     )
     return Case("another_gateways_key", "a key pinned for gw02 signs for gw01", objects, "failed",
-                {"key-chain": 1, "kid": 2}, "do not begin with the ones known", 2,
+                {"key-chain": 1, "kid": 2}, "do not begin with the known records", 2,
                 trust=(f"park7/gw01={one.kid}", f"park7/gw02={two.kid}"))  # fmt: skip

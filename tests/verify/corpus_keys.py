@@ -138,7 +138,7 @@ def forked_records() -> Case:
     packs = stream.run(2)
     objects = (*feed(stream, packs, keys(old, new, counter=2)), (KEYS_TOPIC, keys(old, thief, counter=9)))
     return Case("forked_records", "another successor of a key that has one", objects, "failed", {"key-chain": 1},
-                "do not begin with the ones known", 2)  # fmt: skip
+                "do not begin with the known records", 2)  # fmt: skip
 
 
 @case
@@ -149,7 +149,7 @@ def forked_from_the_pinned() -> Case:
     packs = stream.run(2)
     objects = (*feed(stream, packs, keys(old, thief, counter=9)), (KEYS_TOPIC, keys(old, new, counter=2)))
     return Case("forked_from_the_pinned", "a thief's successor before the owner's, which is pinned", objects, "failed",
-                {"key-chain": 1}, "do not begin with the ones known", 2, trust=(new.kid,))  # fmt: skip
+                {"key-chain": 1}, "do not begin with the known records", 2, trust=(new.kid,))  # fmt: skip
 
 
 @case
@@ -200,7 +200,7 @@ def unpinned_root() -> Case:
     root = keys_object([key_record(new, since=START + 60, instead_of=old.kid)], new, START + 60)
     objects = (*feed(stream, packs), (KEYS_TOPIC, root))
     return Case("unpinned_root", "a new root that nobody pinned", objects, "failed", {"key-chain": 1},
-                "do not begin with the ones known", 2)  # fmt: skip
+                "do not begin with the known records", 2)  # fmt: skip
 
 
 @case

@@ -173,7 +173,7 @@ def wrong_loss_hash() -> Case:
     }  # fmt: skip
     packs = packs[:3] + packs[5:] + [stream.pack(events=[loss])]
     return Case("wrong_loss_hash", "a loss event that does not fit the pack after", feed(stream, packs), "failed", {},
-                "names another hash", 5)  # fmt: skip
+                "the hash in the loss event", 5)  # fmt: skip
 
 
 @case
