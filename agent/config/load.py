@@ -231,7 +231,7 @@ def _build(
                 "timezone",
                 v.timezone,
                 "UTC",
-                'Add it, such as timezone = "Asia/Shanghai"; intervals are cut on local time',
+                'Add it, such as timezone = "Asia/Shanghai"; intervals follow local time',
             ),
             site.take("label", p.label, ""),
         )

@@ -2,8 +2,8 @@
 
 Rules: consumption is covered first by power generated on site in the same slot, then by the direct line, then by the
 storage, and the rest by the grid. Power from a storage does not count as green, even if green power charged it.
-Certificates are units of 1,000 kWh that belong to a month, not to an hour: they cover grid power of their month in
-proportion. A producer earns one unit per 1,000 kWh each month, and the remainder is carried to the next month.
+Certificates are units of 1,000 kWh that belong to a month, not to an hour: they cover grid power of their month, at
+most all of it. A producer earns one unit per 1,000 kWh each month, and the remainder is carried to the next month.
 
 Source: the rules for green certificates of 2024 and 2026, and 发改能源〔2026〕688号 for hourly tracing, as
 ``docs/indicators.md`` cites them. All energies are exact decimals in kWh.

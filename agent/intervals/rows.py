@@ -1,6 +1,6 @@
 """The input of a ledger, and the rows of intervals, as plain values. Amounts are exact decimals, never floats.
 
-An interval is ``[start_ms, end_ms)`` in UTC ms, cut on local time (``agent.intervals.calendar``). Its amount is the
+An interval is ``[start_ms, end_ms)`` in UTC ms, aligned to local time (``agent.intervals.calendar``). Its amount is the
 growth of a counter between its ends, interpolated between the readings around each end. A row contains these readings,
 so that anybody can repeat the sum from the packs ``first_seq`` to ``last_seq`` of the stream.
 """
