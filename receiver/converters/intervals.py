@@ -6,12 +6,12 @@ import json
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from drivers.model import ConfigError, UsageError, clean_text
+from drivers.toml import suggestion
 from receiver.bodies import Bodies
 from receiver.converters import Amount, Conversion, Interval, Series
 from receiver.database import Connection, boot_text, statement
@@ -105,8 +105,7 @@ def _check_declared(
     wanted = {"stream": number, "from": cuts[0], "to": cuts[-1]}
     declared = [name for (name,) in connection.execute(_DECLARED, wanted)]
     if declared and (wrong := sorted(set(points) - set(declared))):
-        near = get_close_matches(wrong[0], declared, n=1, cutoff=0.6)
-        hint = f'Did you mean "{near[0]}"?' if near else f"Declared there: {', '.join(declared[:LISTED])}"
+        hint = suggestion(wrong[0], declared) or f"Declared there: {', '.join(declared[:LISTED])}"
         raise ConfigError(f'{stream} has no point "{clean_text(wrong[0], 200)}"', where=str(mapping), hint=hint)
 
 

@@ -54,15 +54,28 @@ class Kept:
         return True
 
 
+def settle(worker: Worker, clock: Clock) -> None:
+    """Let the worker take all that was sent, also what waits for a key or a birth that does not come."""
+    for _ in range(3):
+        worker.step(0)
+        clock.now += 40.0
+
+
+def keep(dsn: str, broker: Kept | None = None) -> None:
+    """Let a keeper do all that is due."""
+    keeper = Keeper(dsn, broker)  # type: ignore[arg-type]
+    while keeper.step():
+        pass
+    keeper.close()
+
+
 def without_birth(dsn: str, b: Broken) -> None:
     """All packs of a gateway but its birth, as a platform gets them that is added later."""
     with connect(dsn) as connection:
         enrol(connection, [Enrolment(b.gateway.name, [b.gateway.signer.kid])])
     clock = Clock()
     worker = Worker(Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent[1:]]), [Store(dsn)], clock)
-    for _ in range(3):
-        worker.step(0)
-        clock.now += 40.0
+    settle(worker, clock)
     assert not worker.waiting and not worker.totals.refused
 
 
@@ -135,10 +148,7 @@ def test_a_pack_that_a_bridge_has_written_anew_is_acknowledged_by_what_was_signe
         worker = Worker(Feed([*keys, *made[0].sent[:-1], (topic, again), *made[1].sent]), [Store(dsn)], Clock())
         worker.step(0)
         broker = Kept()
-        keeper = Keeper(dsn, broker)  # type: ignore[arg-type]
-        while keeper.step():
-            pass
-        keeper.close()
+        keep(dsn, broker)
         acks = {topic.removeprefix("meterhouse/v1/"): body for topic, body in broker.sent if topic.endswith("/ack")}
         assert {f"{b.gateway.name}/ack" for b in made} == acks.keys()
         for b in made:
@@ -194,10 +204,7 @@ def test_a_stream_that_ended_before_the_platform_came_is_not_withheld(
     sent = [("meterhouse/v1/park7/gw01/keys", keys(key)), *((stream.topic(), raw) for raw in packs)]
     sent.append(("meterhouse/v1/park7/gw01/checkpoint/1", checkpoint(heads, key)))
     Worker(Feed(sent), [Store(dsn)], Clock()).step(0)
-    keeper = Keeper(dsn)
-    while keeper.step():
-        pass
-    keeper.close()
+    keep(dsn)
     with connect(dsn) as connection:
         (one,) = fleet_state(connection).gateways
     page = FleetData([dsn]).gateway("park7/gw01")
@@ -216,13 +223,8 @@ def judged(dsn: str, folder: Path, key: Key, sent: list[tuple[str, bytes]]) -> t
         enrol(connection, [Enrolment("park7/gw01", [key.kid])])
     clock = Clock()
     worker = Worker(Feed([("meterhouse/v1/park7/gw01/keys", keys(key)), *sent]), [Store(dsn)], clock)
-    for _ in range(3):
-        worker.step(0)
-        clock.now += 40.0
-    keeper = Keeper(dsn)
-    while keeper.step():
-        pass
-    keeper.close()
+    settle(worker, clock)
+    keep(dsn)
     with connect(dsn) as connection:
         (one,) = fleet_state(connection).gateways
     page = FleetData([dsn]).gateway("park7/gw01")
@@ -319,13 +321,8 @@ def test_a_pack_that_breaks_a_rule_is_found_the_same_whenever_its_birth_comes(ds
         worker = Worker(feed, [Store(dsn)], clock)
         for more in ([], packs[1:]):
             feed.left += Feed([(stream.topic(), raw) for raw in more]).left
-            for _ in range(3):
-                worker.step(0)
-                clock.now += 40.0
-        keeper = Keeper(dsn)
-        while keeper.step():
-            pass
-        keeper.close()
+            settle(worker, clock)
+        keep(dsn)
         with connect(dsn) as connection:
             found.append(connection.execute("SELECT seq, code FROM all_findings ORDER BY 1, 2").fetchall())
     assert found[0] == found[1] == [(2, "rule")]
