@@ -104,8 +104,8 @@ def verify(
 ) -> None:
     """Check packs: signatures, order, and that every due reading is present or accounted for.
 
-    PATHs are exported files or folders (.json, .jsonl, also with .zst appended); - reads packs from stdin, one per
-    line. Only packs signed by the pinned key are trusted: get the thumbprint with `meterhouse keys show` at the
+    PATHs are exported files or folders (.json, .jsonl, also with .zst appended). The PATH - is stdin, with one pack
+    per line. Only packs signed by the pinned key are trusted: get the thumbprint with `meterhouse keys show` at the
     gateway, not over the network. With several gateways, put SITE/GATEWAY= before each thumbprint, because otherwise
     the owner of one could sign for another. With --recompute, each signed figure whose packs are all present is
     computed again and must agree to the last digit; give the park's plan with --plan if it is too long for the packs.

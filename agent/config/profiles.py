@@ -236,7 +236,7 @@ def _serial_note(
             ConfigWarning(
                 place_of(table, "serial" if entry.serial else "line"),
                 what,
-                "Correct only if it was changed at the device",
+                "This is right only if the setting was changed at the device",
             )
         )
 

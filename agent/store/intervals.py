@@ -21,7 +21,7 @@ from agent.store.streams import StreamRegistry
 GAPS_CHUNK = 1024  # gap rows that an iteration reads at once
 LONGEST_INTERVAL_MS = 25 * 3_600_000
 CHUNK = 256  # pages that an iteration reads at once
-LONGEST_PAGE_MS = 26 * 3_600_000  # a page covers at most a day, which may have 25 hours
+LONGEST_PAGE_MS = 26 * 3_600_000  # a page covers at most a day, which may have 25 hours, with one to spare
 KEEP_CHANGES = 100_000  # newest corrections that are kept
 ANNOUNCED, BEGIN = "interval changes announced", "results begin"  # names in meta
 _COLUMNS = "start_ms, reason, ms, whole_ms, crc"

@@ -14,7 +14,7 @@ STARTS: Final = (0, 1, 100, 0x100, 0x300, 1000, 0x1000, 2000, 0x2000, 3000, 0x30
 FUNCTIONS: Final = (3, 4)
 SHORT: Final = 2  # registers in a first request; some devices refuse half a value
 LENGTHS: Final = (40, 20, 10, 4)  # tried after the short request was answered; the first one that is answered is used
-MOST_KNOWN: Final = 3  # most places to use that were answered while profiles were tried
+MOST_KNOWN: Final = 3  # use at most this many register runs that answered while profiles were tried
 FILLERS: Final = {0, 0xFFFF}
 
 

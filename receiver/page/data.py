@@ -46,7 +46,7 @@ class FleetView:
 
 
 class StreamState(NamedTuple):
-    """The last part of a stream's name, and its state. Counts begin as in ``GatewayState``, at the first day shown."""
+    """The last part of a stream's name, and its state. The requested day of ``GatewayState`` is the first day shown."""
 
     name: str
     state: GatewayState

@@ -27,7 +27,7 @@ from agent.store import Store
 STREAMS_AT_ONCE: Final = 25  # in one slice of the database thread: a few milliseconds
 MOST_CHANGES: Final = 20_000  # if there are more corrections, all days count as corrected
 MOST_DAYS: Final = 400  # if there are more corrected days, all days count as corrected
-SETTLED_MS: Final = 2 * 3_600_000  # an interval that is not written after this time has no readings
+SETTLED_MS: Final = 2 * 3_600_000  # an interval that is still not written this long after its end has no readings
 
 
 @dataclass(frozen=True, slots=True)
