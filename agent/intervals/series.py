@@ -152,7 +152,7 @@ class Series:
         while place is not None:
             later = self.values[place] or _NONE
             back = later if later >= level else self._returns(last, place, level, later)
-            if back is None:  # the counter did not come back: a spike and then a reset, if it fell soon and the rise was far too fast
+            if back is None:  # it did not come back: a spike and then a reset, if it fell soon and rose far too fast
                 return place - index <= _NEXT and self._is_unheard_of(last, index, level, value)
             # near a counter's end all ones may be a small rise: later readings decide
             if self.is_sentinel(value) or self._came_back(last, index, level, max(level, back)):

@@ -18,7 +18,8 @@ BIRTHS: Final = tuple("births" + suffix for suffix in SUFFIXES)  # files with co
 ONLY: Final = "streams.txt"  # in an export of some devices: their names, one per line
 MAX_ONLY_BYTES, MAX_NAME = 1 << 16, 64
 MAX_WINDOW: Final = 1 << 27
-MAX_REJECTED: Final = 60_000  # highest cost between two valid objects: 1 for each empty line, and each bracket or comma of a refused object
+# highest cost between two valid objects: 1 for each empty line, and for each bracket or comma of a refused object
+MAX_REJECTED: Final = 60_000
 SKIPPED: Final = 1024  # this many bytes of an oversized line cost as much as one comma
 FREE_BYTES, RATIO = 64 << 20, 1000  # a file may decompress to these bytes, plus this many times its size
 

@@ -115,7 +115,8 @@ class Verifier:
         self._early: list[tuple[bytes, str, str, Unpinned]] = []  # keys objects without a pinned key
         self._faults = Faults()  # of objects that belong to no stream, or whose signature is invalid
         self._first_bad: Fault | None = None
-        self._read: set[str] | None = None  # gateways whose keys object was read in the current file; None: objects do not come from files
+        # gateways whose keys object was read in the current file; None: objects do not come from files
+        self._read: set[str] | None = None
         self._unread: dict[str, int] = {}  # why -> number of unread objects or files
         self._cut_short: list[str] = []  # files that were not read to the end, and why
         self._content_types: dict[str, int] = {}
