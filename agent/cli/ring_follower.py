@@ -76,7 +76,7 @@ def show_number(value: Decimal | str | None, kind: str = "", is_float: bool = Fa
 
 
 def show_short(value: Decimal | str | None, kind: str = "", is_float: bool = False) -> str:
-    """As ``show_number``, for a table: numbers longer than a 64-bit counter are rounded to 15 digits, or like 3.4028e+38."""
+    """As ``show_number``, for a table: numbers longer than a 64-bit counter get 15 digits, or look like 3.4e+38."""
     text = show_number(value, kind, is_float)
     if not isinstance(value, Decimal) or len(text) <= LONGEST:
         return text

@@ -128,7 +128,7 @@ class BlockedTopics:
 
 
 class RejectedRetained:
-    """Retained messages that the broker rejected. When it accepts one of these, all retained ones are published again."""
+    """Retained messages that the broker rejected. When it accepts one, all retained ones are published again."""
 
     def __init__(self) -> None:
         self._topics: set[str] = set()

@@ -117,7 +117,7 @@ class KeyRing:
         return self._follows(_Chain(counter, keys, written, says, since, revoked), unordered)
 
     def _follows(self, new: _Chain, unordered: bool) -> bool:
-        """Add a chain that is the first, continues the known one, or may begin anew. Returns False if it is already known."""
+        """Add a chain that is the first, continues the known one, or may begin anew. False: it is known already."""
         first = next(iter(new.keys))
         known = self._chains.get(first)
         if known is not None and not self._pins & new.keys.keys() and self._is_part(new, known):

@@ -71,7 +71,8 @@ class ModbusRequest:
         if function != self.function:
             return self._mismatch(f"answer has function {function}, expected {self.function}")
         if not self._sized:
-            return pdu[1:] if self._identity_bytes(pdu, 0) == len(pdu) else self._mismatch("wrong length of an identification")
+            right = self._identity_bytes(pdu, 0) == len(pdu)
+            return pdu[1:] if right else self._mismatch("wrong length of an identification")
         if pdu[:2] != self.head or len(pdu) != self.pdu_bytes:
             count = pdu[1] if len(pdu) > 1 else 0
             return self._mismatch(f"answer has {count} bytes ({len(pdu) - 2} received), expected {self.pdu_bytes - 2}")

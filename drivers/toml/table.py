@@ -387,7 +387,7 @@ def parse_source(source: TomlSource, blob: bytes, complaints: Complaints) -> dic
 
 
 def _key_on(line: str) -> str:
-    """The key at the start of a line; "" if it has triple quotes: a multi-line text, perhaps a secret, may end there."""
+    """The key at the start of a line; "" if it has triple quotes: a secret of several lines may end there."""
     found = None if '"""' in line or "'''" in line else _KEY.match(line)
     return found[1] if found else ""
 
