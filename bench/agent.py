@@ -96,7 +96,7 @@ def measure(devices: int, every_s: int, seconds: float, who: str = AGENT) -> dic
         store = sum(p.stat().st_size for p in (folder / "state").glob("*")) if not plain else 0
         time.sleep(1.0)
         subscriber.stop()
-        agent.terminate()  # the subscriber needs the processor to verify the rest
+        agent.terminate()  # so that the subscriber has the CPU to verify the remaining messages
         agent.wait(120)
         found = subscriber.finish()
     if not found.seen:
@@ -124,7 +124,8 @@ def measure(devices: int, every_s: int, seconds: float, who: str = AGENT) -> dic
 
 
 def median_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The run with the median CPU time. Its counts of gaps, failures and readings are the worst of all runs."""
+    """The run with the median CPU time. Its counts of gaps, failures and readings are the worst
+    of all runs."""
     ordered = sorted(runs, key=lambda run: run["cpu_s_per_million"])
     row = dict(ordered[len(ordered) // 2])
     row["readings_per_s"] = min(run["readings_per_s"] for run in runs)
@@ -134,7 +135,8 @@ def median_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """A Markdown table. If the minimal C program was measured, a column has the CPU time as a multiple of its time."""
+    """A Markdown table. If the minimal C program was measured too, one column has the CPU time as a multiple of the
+    program's CPU time."""
     unit = next((row["cpu_s_per_million"] for row in rows if row["who"] == FLOOR), None)
     columns = {
         "agent": lambda r: r["who"],

@@ -113,7 +113,7 @@ class Watched:
 
     @contextmanager
     def phase(self, what: str) -> Iterator[dict[str, Any]]:
-        """Measure the agent while the block runs, and add the result to ``rows``. The block may add members to it."""
+        """Measure the agent while the ``with`` block runs, and add a row to ``rows``. The block may extend the row."""
         row: dict[str, Any] = {"what": what}
         time.sleep(0.6)
         began, before = time.time(), cost_of(self.pid)

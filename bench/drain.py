@@ -166,7 +166,7 @@ def measure(packs: int, rate: int, core: bool, share: float | None, verify: bool
         while "serving" not in (folder / "agent.log").read_text():
             assert time.monotonic() < deadline and agent.poll() is None, (folder / "agent.log").read_text()
             time.sleep(0.05)
-        time.sleep(6.0)  # until the agent is at rest: device identified, first packs sealed, memory given back
+        time.sleep(6.0)  # until the agent has identified the device, sealed first packs and given back memory
         rest = cost_of(agent.pid)
         conf = folder / "mosquitto.conf"
         conf.write_text(
@@ -185,7 +185,7 @@ def measure(packs: int, rate: int, core: bool, share: float | None, verify: bool
         came = sorted(platform.backlog.values())
         drained_s = came[-1] - came[0]
         ages = [age for at, age in platform.fresh if came[0] <= at <= came[-1]]
-        deadline = time.monotonic() + 20  # for packs that the agent itself sealed before the broker started
+        deadline = time.monotonic() + 20  # wait for packs that the agent itself sealed before the broker started
         while platform.verifier and platform.verifier.report().missing and time.monotonic() < deadline:
             time.sleep(0.5)
         report = platform.verifier.report() if platform.verifier else None

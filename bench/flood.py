@@ -39,7 +39,7 @@ STATE = (
 
 
 def garbage(count: int, victim: str, gateway: str) -> Iterator[tuple[str, bytes]]:
-    """Yield (topic, body) of the attacker's messages, all kinds mixed."""
+    """Yield (topic, body) of each message of the attacker. The kinds are mixed."""
     for number in range(count):
         kind = number % 10
         if kind < 3:

@@ -53,7 +53,7 @@ def measure(version: int) -> tuple[float, float, int]:
         subprocess.run(meterhouse("keys", "create", "-c", config), check=True, capture_output=True)
         with process(meterhouse("run", "-c", config), folder / "agent.log") as agent:
             wait("connected", lambda: broker.subscribes)
-            time.sleep(15)  # until the additional memory of the start is given back
+            time.sleep(15)  # then the agent has given back the additional memory of its start
             Path(f"/proc/{agent.pid}/clear_refs").write_text("5")  # reset the peak of memory
             before = cost_of(agent.pid).rss_mb
             attacking["is"] = True
@@ -61,7 +61,7 @@ def measure(version: int) -> tuple[float, float, int]:
             for sock in broker._open:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
-            # after three such messages the agent does not subscribe again for an hour
+            # no more: after three such messages the agent does not subscribe for an hour
             wait("attacked", lambda: len(broker.subscribes) >= first + ROUNDS, 120)
             time.sleep(2)
             peak, connections = cost_of(agent.pid).peak_mb, len(broker.connects)

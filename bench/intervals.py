@@ -100,7 +100,7 @@ def kernel() -> dict[str, Any]:
             ledger, intervals = Ledger(f"{BASE}/m1", CUT, Rule()), 0
             ledger.use(table(1, 60, counters))
             began, pages = time.process_time(), 0.0
-            for at in range(0, ticks, 60):  # an hour at a time, as after an outage
+            for at in range(0, ticks, 60):  # an hour of readings in one call, as after an outage
                 end = min(at + 60, ticks)
                 span = PackSpan(at + 1, "0000000000000001", FIRST_MS + at * MIN_MS, FIRST_MS + end * MIN_MS)
                 ledger.take_ring(ring, positions[at:end], [span])

@@ -26,7 +26,7 @@ from ext.decode import Plan
 from ext.ring import Ring
 
 START_MS = 1_795_500_900_000
-LIMIT_NS = 400.0  # limit for decode, ring and canon together, per reading, with 100 float32 in an answer
+LIMIT_NS = 400.0  # limit per reading for decode, ring and canon together, with 100 float32 in an answer
 
 Value = tuple[int, int, int, int]  # point, mantissa, exponent, quality
 Answer = tuple[int, int, list[Value]]  # tick in ms, read time in ns

@@ -58,7 +58,7 @@ def first_view(port: int) -> tuple[float, int]:
 
 
 def view(port: int, until: float, offset: float, path: str, ages: list[float]) -> None:
-    """Be a viewer until a time. If ``ages`` is not empty, the ages of the values on the page are added to it."""
+    """Fetch a page every ``REFRESH_S`` until a time. If ``ages`` is not empty, add the ages of the shown values."""
     line = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     time.sleep(offset)
     while time.monotonic() < until:

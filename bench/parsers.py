@@ -25,7 +25,7 @@ from drivers.sunspec.models import decode_model
 from tests.kits.codecs import cjt188, dlt645, mbus
 from tests.kits.readouts import E350
 
-LIMIT = 20_000  # lowest number of frames per second; for a readout, whose length varies, of values per second
+LIMIT = 20_000  # frames per second that each parser must reach; for a readout, whose length varies: values per second
 FRAMES = 1_000
 NOISE = b"\x00\x68\xff"
 

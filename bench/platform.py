@@ -27,7 +27,7 @@ from receiver.trust import Enrolment, enrol
 from receiver.worker import Worker
 
 START_MS = 1_795_500_900_000
-CHECKED_AT_ONCE = 1000  # packs that wait for a keeper after its pause of 0.5 s, at 2,000 packs per second
+CHECKED_AT_ONCE = 1000  # so many packs wait for a keeper after its pause of 0.5 s, if 2,000 packs arrive per second
 
 
 class Feed:

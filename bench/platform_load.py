@@ -7,8 +7,8 @@ the publisher does not compete for the CPU. Then the worker continues, with a pr
 ``--broker rabbitmq`` uses a quorum queue on one node.
 
 CPU seconds are per million readings. ``signature_us`` is the time of one signature check, measured in the same run. The
-last two lines are the wall time and the CPU time per pack as multiples of it, so that different machines can be
-compared.
+last two lines are the wall time and the CPU time per pack, as multiples of ``signature_us``, so that different machines
+can be compared.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ SLOW, DEAF, INPUT, BROKEN, REFUSING = 30, 60, 90, 120, 150
 
 
 def device(unit: int, function: int = 3, address: int = 0, *faults: str, turnaround_s: float = 0.05) -> SimDevice:
-    """A device with one register. The faults are present from the start."""
+    """A device with one register. It has its ``faults`` from the first request on."""
     image = Image()
     image.put_words(address, [7], function=function)
     made = SimDevice(unit, image, turnaround_s=turnaround_s)

@@ -42,7 +42,7 @@ BUS = {
 }
 SILENT = 3
 PERIODS_MS = (6_000, 6_000, 20_000, 60_000, 86_400_000)
-CACHED = {Reason.SENTINEL, Reason.EXCEPTION}  # gaps although the device answered: not counted as missing
+CACHED = {Reason.SENTINEL, Reason.EXCEPTION}  # in these gaps the device did answer, so they do not count as missing
 
 
 class Timed(ModbusDevice):
@@ -99,7 +99,7 @@ async def minutes(folder: Path, count: int) -> list[dict[str, float]]:
         drivers[unit] = Timed(spec, line, ring, unit)
     polls = [DevicePoll(driver, ring, steady.now_ms(), lambda *_: None) for driver in drivers.values()]
     poller = asyncio.ensure_future(LinePoller(polls, steady).run())
-    await asyncio.sleep(20)  # until points that are read only once are read, and register maps are learned
+    await asyncio.sleep(20)  # warm-up: reads the points that are read only once, and learns which registers exist
     said: list[dict[str, float]] = []
     for minute in range(count + 1):
         if minute == 1:

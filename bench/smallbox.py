@@ -2,7 +2,7 @@
 
     python -m bench.smallbox [--devices 20] [--core 0.1] [--memory 128] [--seconds 60]
 
-The devices have 100 floats at 1 Hz; packs have 10 s. Devices, broker and subscriber run outside of the control group.
+Each device has 100 floats at 1 Hz; a pack spans 10 s. Devices, broker and subscriber run outside of the control group.
 Control groups of version 1 and 2 work; they need root.
 """
 
@@ -74,7 +74,7 @@ class Box:
         return ["sh", "-c", enter, " ".join(map(str, self.files)), *argv]
 
     def facts(self) -> dict[str, float]:
-        """Counts and times of throttling, and the peak of memory in MB. It includes files in memory, as the ring."""
+        """Counts and times of throttling, and the peak of memory in MB. The ring, a file in memory, counts as well."""
         found: dict[str, float] = {}
         for folder in self._folders:
             with contextlib.suppress(OSError):

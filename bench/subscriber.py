@@ -39,7 +39,7 @@ class Received:
     """The result: all verified messages and the counts of the verifier."""
 
     arrivals: list[Arrival] = field(default_factory=list)
-    seen: dict[str, float] = field(default_factory=dict)  # topic (one per device) -> its first readings' arrival
+    seen: dict[str, float] = field(default_factory=dict)  # topic (one per device) -> arrival of its first readings
     gaps: int = 0  # due readings in stated gaps
     failed: int = 0
 

@@ -32,7 +32,7 @@ from drivers.sim.physics import Noise, Physics, Plant
 from ext.ring import Ring
 
 HOUR_MS = 3_600_000
-SCALE = 1600  # makes the simulator's park as large as the zero-carbon parks of the official notice
+SCALE = 1600  # multiplies the simulator's park to the size of the zero-carbon parks in the official notice
 PLANT = Plant(pv_w=(90_000.0, 25_000.0, 15_000.0), battery_w=20_000.0, battery_wh=80_000.0)
 BOOT = "3f2a9c41d07be815"
 
@@ -201,7 +201,7 @@ class Timelapse:
         late_ms: delay of answers after the tick: meter n answers after n times this time.
         silences: time ranges in which meters do not answer.
         sun_day: day of the year whose sun the first day has.
-        silent_every_ms: time between two packs of a meter that does not answer.
+        silent_every_ms: time between two packs of a meter while it does not answer.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """The agent with an additional task in its loop that measures how long the loop is blocked, for ``bench.control``.
 
 ``python -m bench.watched_agent FILE run -c agent.toml`` writes a line of JSON to FILE every quarter of a second. It has
-the longest delay of the loop since the previous line (wall clock), and the most CPU time that the loop's thread used in
-one wait.
+the longest delay of the loop since the previous line (wall clock), and the most CPU time that the loop's thread used
+during one sleep of the task.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ AT_ONCE = 1000
 _AGREED = """
 SELECT gateway || '=' || string_agg(stream, ',' ORDER BY stream) FROM agreed WHERE gateway = ANY(%s)
 GROUP BY gateway ORDER BY gateway"""
-# Without pages that a later checkpoint does not have any more, because it has fewer pages. A checkpoint signed with a
-# revoked key does not count as later.
+# A page is left out if a later checkpoint has fewer pages and so has no page with this number. A checkpoint that is
+# signed with a revoked key does not count as later.
 _PAGES = """
 SELECT c.page, c.body FROM checkpoints c WHERE c.gateway = %s AND NOT EXISTS (
   SELECT FROM checkpoints n LEFT JOIN gateways g ON g.name = n.gateway WHERE n.gateway = c.gateway

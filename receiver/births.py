@@ -13,8 +13,8 @@ from receiver.settle import ring_of
 from receiver.store import put_birth
 
 log = logging.getLogger("meterhouse.platform")
-AT_ONCE: Final = 200  # streams whose births one round requests
-AGAIN_S: Final = 60.0  # time until a birth is requested again
+AT_ONCE: Final = 200  # one round requests the births of at most this many streams
+AGAIN_S: Final = 60.0  # pause before a birth that was not found is requested again
 WAIT_S: Final = 3.0  # how long the broker has to send the retained messages
 _MISSING: Final = statement("births_missing")
 

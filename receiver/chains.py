@@ -13,7 +13,7 @@ import psycopg
 from receiver.database import Connection, statement
 
 LOTS: Final = 200  # lots that one transaction checks at most
-SETTLE_LOCK: Final = 7_235_702  # advisory lock: a pack must not be counted both here and by receiver/settle.py
+SETTLE_LOCK: Final = 7_235_702  # advisory lock that receiver/settle.py takes too, so that no pack is counted twice
 
 _NEW: Final = statement("new_packs")
 _FORK_FINDINGS: Final = statement("fork_findings")
@@ -55,13 +55,13 @@ def assign_lines(cursor: psycopg.Cursor[Any], stream: int) -> None:
     if not changed:
         return
     cursor.executemany("UPDATE boots SET line = %s WHERE stream = %s AND boot = %s", changed)
-    # find the conflicts again: there is none between boots that now belong to different histories
+    # find all conflicts again: two boots that now belong to different histories no longer conflict
     cursor.execute("DELETE FROM findings WHERE stream = %s AND code = 'conflict'", [stream])
     cursor.execute(statement("conflicts_of_stream"), {"stream": stream})
 
 
 def lines_of(boots: Iterable[tuple[int, int | None, bool, int]]) -> dict[int, int]:
-    """Map each boot to the boot that began its history; to -1 if that is not known.
+    """Map each boot to the boot that began its history, or to -1 if that boot is not known.
 
     Args:
         boots: (boot, previous boot, whether its first pack is stored, beginning of its oldest pack in UTC ms).

@@ -39,7 +39,7 @@ MAX_RINGS, MAX_TABLES, MAX_BIRTHS = (
 )  # entries that a worker keeps in memory; beyond that the oldest are dropped and queried again when needed
 ASK_AGAIN_S: Final = 5.0  # minimum time between two lookups of an unknown gateway
 MAX_STATUS: Final = 4096
-MAX_DUE: Final = 10**11  # due readings of one pack, gaps included: a thousand points each second for three years
+MAX_DUE: Final = 10**11  # more due readings in a pack are a finding; a thousand points per second need three years
 T = TypeVar("T")
 
 
@@ -165,7 +165,7 @@ class Checker:
         return self._pack(raw, topic, ring, patient)
 
     def forget_all(self) -> None:
-        """Empty the caches of keys and births: what they learned from messages may not be in the database."""
+        """Empty the caches of keys and births, which may contain data of messages that the database did not store."""
         for kept in (self._rings, self._asked, self._births):
             kept.clear()
 

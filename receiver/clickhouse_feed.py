@@ -21,8 +21,8 @@ from receiver.clickhouse import Cell, ClickHouse, ClickHouseError
 from receiver.database import Connection, DatabaseError, boot_text, open_database, statement
 
 log = logging.getLogger("meterhouse.platform")
-PACKS: Final = 2000  # packs at which a batch takes no further lot; a lot is never split
-CHANGES: Final = 1000  # changed packs of a batch at most
+PACKS: Final = 2000  # a batch with so many packs takes no further lot; lots are never split
+CHANGES: Final = 1000  # changed packs that one batch contains at most
 PAUSE_S: Final = 2.0  # pause if there is nothing to send
 FAULT_S: Final = 30.0  # pause after an internal error
 LOCK: Final = 7_235_703  # advisory lock of the session: a database has only one feed
@@ -115,7 +115,7 @@ class ClickHouseFeed:
             changed, lost = _changed_rows(connection, batch)
             if changed:
                 self._target.insert("incoming", PACK_COLUMNS, changed, f"{token}-changed")
-            for stream, seqs in lost.items():  # packs no longer trusted: their readings go, pack_states has the reason
+            for stream, seqs in lost.items():  # delete readings that are no longer trusted; the pack's row stays
                 self._target.execute(_delete(self._target.database, stream, seqs))
             figures = _figure_rows(connection, lots)
             if figures:
@@ -202,8 +202,8 @@ def _pack_row(row: tuple[Any, ...], batch: int, bodies: Bodies | None) -> tuple[
 
 
 def _changed_rows(connection: Connection, batch: int) -> tuple[list[tuple[Cell, ...]], dict[str, list[Any]]]:
-    """Return (rows of the batch's changed packs, by stream the packs whose readings are no longer trusted). Such a pack
-    is (seq, boot, lot)."""
+    """Return (rows of the batch's changed packs, packs whose readings are no longer trusted). The latter are a
+    dictionary: stream -> list of (seq, boot, lot)."""
     rows, lost = [], dict[str, list[Any]]()
     for row in connection.execute(statement("clickhouse_changes"), [batch]).fetchall():
         rows.append(_pack_row(row, batch, None))

@@ -92,7 +92,7 @@ def migrate(dsn: str) -> list[int]:
 
 @contextlib.contextmanager
 def rights_of(connection: Connection, dsn: str) -> Iterator[None]:
-    """In this context a missing privilege raises a DatabaseError that names the role."""
+    """A context in which a missing privilege raises a DatabaseError that names the role."""
     try:
         yield
     except psycopg.errors.InsufficientPrivilege as error:

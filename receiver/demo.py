@@ -76,7 +76,7 @@ def run_demo(gateways: int, say: Callable[[str], None]) -> FleetState:
 
 
 def _fleet(gateways: int, start_ms: int) -> list[MadeGateway]:
-    """The simulated fleet, in which every fiftieth gateway has been silent for ten minutes."""
+    """Make the simulated fleet. Every fiftieth gateway has been silent for ten minutes."""
     fleet = make_fleet(gateways, DEVICES, start_ms)
     for gateway in fleet[5::50]:
         for stream in gateway.streams:
@@ -168,8 +168,8 @@ def _publish(fleet: list[MadeGateway], port: int, folder: Path) -> int:
 
 
 def _wait_for_subscribers(client: mqtt.Client, folder: Path) -> None:
-    """Wait until both workers have subscribed, because the broker drops messages without a subscriber. Its PUBACK has a
-    reason code that tells it."""
+    """Wait until both workers have subscribed, because the broker drops messages without a subscriber. The reason code
+    in its PUBACK says whether there was a subscriber."""
     until = time.monotonic() + 60
     taken: list[int] = []
 

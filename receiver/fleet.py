@@ -97,7 +97,7 @@ class MadeGateway:
 
     @property
     def pin(self) -> tuple[str, str]:
-        """(name of the gateway, its thumbprint), as the platform trusts it."""
+        """(name of the gateway, its thumbprint): the entry that makes the platform trust it."""
         return self.name, self.signer.kid
 
     def keys(self) -> bytes:
@@ -168,8 +168,8 @@ class MadeGateway:
     def _twist(
         self, stream: MadeStream, how: str, before: tuple[int, str | None, int], topic: str
     ) -> Iterator[tuple[str, bytes]]:
-        """Yield the additional faulty pack. For ``fork`` and ``clone``, a copy of the gateway's disk would send it; for
-        ``short``, it lacks readings without stating a gap."""
+        """Yield the additional faulty pack. With ``fork`` and ``clone`` it is a pack that a copy of the gateway's disk
+        would send. With ``short`` it lacks readings and states no gap."""
         now = (stream.seq, stream.prev, stream.at_ms, stream.boot)
         if how == "short":
             records = stream._records(10)[:-3]

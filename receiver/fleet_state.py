@@ -54,9 +54,9 @@ class GatewayState:
     refused_at: datetime | None = None
     unasked: list[str] = field(default_factory=list)  # streams with packs that were not agreed
     unnamed: list[str] = field(default_factory=list)  # agreed streams that neither a pack nor a checkpoint names
-    restarts: int = 0  # times that a stream began a new history instead of continuing
+    restarts: int = 0  # how often a stream began a new history instead of continuing the old one
     torn: int = 0  # pages of the newest checkpoint that were not received
-    unsettled: int = 0  # packs without known completeness for over a minute: their birth or another part is missing
+    unsettled: int = 0  # packs whose birth, or another part of their tick, is missing for over a minute
 
     @property
     def verdict(self) -> str:
@@ -100,7 +100,7 @@ class FleetState:
     unknown: list[tuple[str, str]]  # gateways that are not enrolled, with their newest thumbprint
     lots_waiting: int
     unsettled: int
-    away: list[Away] = field(default_factory=list)  # unreachable databases, whose gateways are left out
+    away: list[Away] = field(default_factory=list)  # unreachable databases; their gateways are not in ``gateways``
 
     def summary(self, now_s: float | None = None) -> dict[str, Any]:
         """Totals over all gateways, for the last line of the table and for metrics."""

@@ -13,7 +13,7 @@ from agent.cli.console_tables import cell, open_console, plain_table
 from receiver.finding_texts import finding_word
 from receiver.fleet_state import FleetState, GatewayState
 
-NAMED: Final = 3  # streams of a gateway that a reason names at most
+NAMED: Final = 3  # the column "why" names at most so many streams of a gateway
 MOST: Final = 50  # verified gateways that the table lists at most
 CUT: Final = 100  # longest shown reason of a refusal, in characters
 _STYLES: Final = {"verified": "green", "incomplete": "yellow", "failed": "red", "silent": "dim"}

@@ -160,7 +160,7 @@ def forget_strangers(connection: Connection) -> None:
 def drop_months(connection: Connection, keep_days: int) -> list[str]:
     """Drop the partitions in which all packs are too old. Sums by day, findings and figures stay.
 
-    Returns the names of the dropped partitions. One that ClickHouse does not have completely is not dropped.
+    A partition with packs that ClickHouse still lacks is not dropped. Returns the names of the dropped partitions.
     """
     oldest = datetime.now(UTC).date() - timedelta(days=keep_days)
     tables = connection.execute(

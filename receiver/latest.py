@@ -15,7 +15,7 @@ from receiver.publisher import Publisher
 PREFIX: Final = "meterhouse/latest/v1/"  # not below meterhouse/v1/: no gateway may publish here
 AT_ONCE: Final = 200  # messages in one round at most
 EVERY_S: Final = 10.0  # shortest time between two messages of a device
-PACKS: Final = 100  # packs of a device that one round reads at most, the newest
+PACKS: Final = 100  # one round reads at most the newest 100 packs of a device
 LOCK: Final = 7_235_704  # advisory lock: only one keeper of a database publishes
 
 _NEWS: Final = statement("latest_news")
@@ -52,7 +52,7 @@ class LatestPublisher:
                     break
                 _note(connection, stream, boot, seq, merged)
                 sent += bool(found)
-        self._is_first = len(rows) == AT_ONCE  # a full round: the next one looks again at packs of any age
+        self._is_first = len(rows) == AT_ONCE  # there may be more: the next round again looks at packs of any age
         self.sent += sent
         return sent
 

@@ -32,7 +32,7 @@ class Publisher:
     def __init__(self, url: str, name: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
-            shown = f"{parts.scheme}://" if "@" in url else url  # leave out what may be a password
+            shown = f"{parts.scheme}://" if "@" in url else url  # an invalid URL may contain a password: do not show it
             hint = "Expected a URL such as mqtt://127.0.0.1:1883"
             raise UsageError(f"{shown!r} is not a broker URL", where="--broker", hint=hint)
         client = self._client = mqtt.Client(

@@ -9,7 +9,7 @@ from uuid import uuid4
 from receiver.database import Connection, statement
 from receiver.publisher import Publisher
 
-SETTLED_MIN: Final = 10  # minutes before a hole is requested: backfill arrives out of order and may still fill it
+SETTLED_MIN: Final = 10  # minutes until a hole is requested: backfill arrives out of order and may still fill it
 AT_ONCE: Final = 200  # requests in one round at most, one for each gateway
 MOST_PACKS: Final = 10_000  # packs that one request names at most
 _WANTED: Final = statement("wanted")

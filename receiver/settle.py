@@ -17,7 +17,7 @@ from receiver.chains import SETTLE_LOCK
 from receiver.checker import implausible
 from receiver.database import Connection, statement
 
-AT_ONCE: Final = 200  # packs, and ticks in parts, that one transaction settles at most
+AT_ONCE: Final = 200  # packs that one transaction settles at most, and also ticks in parts
 
 _WHOLE: Final = statement("unsettled")
 _TICKS: Final = statement("ticks_in_parts")
@@ -33,7 +33,7 @@ WHERE EXISTS (SELECT FROM lots l WHERE l.lot = p.lot AND l.checked IS NOT NULL)"
 
 
 def settle_late(connection: Connection) -> int:
-    """Settle packs that wait for it, up to a bound. Returns the number of packs that were settled."""
+    """Settle up to ``AT_ONCE`` waiting packs and ticks in parts. Returns the number of packs that were settled."""
     settler = _Settler(connection)
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [SETTLE_LOCK])
@@ -60,7 +60,7 @@ class _Settler:
         table = PointTable(rows[0][6])
         packs = [check(self._bodies.read(bytes(row[4])), None, self._ring(row[5]), lambda birth: table) for row in rows]
         sound = [pack for pack in packs if isinstance(pack, CheckedPack)]
-        if len(sound) < len(packs):  # the key was revoked since, or the row is damaged
+        if len(sound) < len(packs):  # the key was revoked after the pack had arrived, or the row is damaged
             made, codes = Balance(), ["revoked"]
         else:
             faults = [fault for pack in sound for fault in pack.faults]

@@ -41,14 +41,14 @@ TYPES: Final = (
 LEVEL: Final = 3  # compression level of zstd
 DICTIONARY_BYTES: Final = 64 << 10
 TRAIN_PACKS: Final = 1000  # packs for training the dictionary; a database has one dictionary
-MAX_REFUSED: Final = 10_000  # refused messages that are kept; all are counted
+MAX_REFUSED: Final = 10_000  # refused messages that are kept, of all gateways; further ones are only counted
 MAX_REFUSED_OF_ONE: Final = 100  # refused messages of one gateway that are kept
 MAX_TWINS: Final = 20  # contradicting checkpoint pages that are kept of one gateway
 MAX_UNKNOWN: Final = 10_000  # unknown gateways that are kept
 UNKNOWN_BYTES: Final = 32 << 10  # largest keys object that is kept of an unknown gateway: about 80 keys
-MAX_COUNT: Final = 1 << 60  # bound for a count of an invalid pack, so that it fits into a bigint
+MAX_COUNT: Final = 1 << 60  # larger counts, of an invalid pack, are cut to this, so that they fit into a bigint
 MAX_NAME: Final = 129  # longest <site>/<gateway>
-ACK_ON_ITS_WAY_S: Final = 5.0  # how long an ack may take to reach the gateway
+ACK_ON_ITS_WAY_S: Final = 5.0  # a pack that arrives again sooner gets no second ack, as the first may be under way
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,60}(?:\.[0-9]{1,60})?")
 REFUSED_BYTES: Final = 64 << 10  # a longer refused message is cut to this length
@@ -173,7 +173,7 @@ class Store:
             pages = [one for one in messages if isinstance(one, PageMessage)]
             for page in sorted(pages, key=lambda one: (one.page.gateway, one.page.page)):
                 _put_page(cursor, page)
-            statuses = {one.gateway: one for one in messages if isinstance(one, StatusMessage)}  # the last one counts
+            statuses = {one.gateway: one for one in messages if isinstance(one, StatusMessage)}  # its last one counts
             for _, status in sorted(statuses.items()):
                 _put_status(cursor, status)
             self._put_streams(cursor, packs)

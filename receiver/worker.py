@@ -28,13 +28,13 @@ log = logging.getLogger("meterhouse.platform")
 BATCH: Final = 500  # messages of one transaction
 WAIT_S: Final = 0.25  # longest wait for a batch to fill
 PATIENCE_S: Final = 30.0  # how long a message waits for its key or birth
-MAX_WAITS: Final = 100  # waiting messages of one gateway, so that it does not delay the others
+MAX_WAITS: Final = 100  # waiting messages of one gateway, so that it cannot use up MAX_WAITING
 MAX_TYPES: Final = 20  # content types that are counted by name; further ones are counted together
 OUTAGES: Final = (  # faults of the database, not of a message: full disk, standby, missing privilege
     psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError, psycopg.errors.InsufficientPrivilege,
     psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedFunction, DatabaseError,
 )  # fmt: skip
-MAX_WAITING: Final = 1000  # waiting messages in total; further ones are decided without waiting
+MAX_WAITING: Final = 1000  # waiting messages in total; further ones do not wait for a key or birth
 
 
 @dataclass(slots=True)

@@ -41,7 +41,7 @@ class Amount:
     """
 
     readings: int = 0  # numeric readings, good or doubtful; 1 for a figure
-    expected: float | None = None  # number of readings by the point's period; None: not known
+    expected: float | None = None  # readings that fit into the interval by the point's period; None: unknown
     mean: float | None = None
     low: float | None = None
     high: float | None = None

@@ -100,8 +100,8 @@ def read_intervals(
 def _check_declared(
     connection: Connection, number: int, stream: str, points: Iterable[str], cuts: Sequence[int], mapping: Path
 ) -> None:
-    """Raises ConfigError for a point that no birth in the range declares. If the range has no packs, all births of the
-    stream count."""
+    """Raise ConfigError for a point that no birth declares. Only births of packs in the range count; if the range has
+    no packs, all births of the stream count."""
     wanted = {"stream": number, "from": cuts[0], "to": cuts[-1]}
     declared = [name for (name,) in connection.execute(_DECLARED, wanted)]
     if declared and (wrong := sorted(set(points) - set(declared))):

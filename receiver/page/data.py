@@ -22,12 +22,12 @@ DAYS: Final = 14  # days whose completeness the page shows, today included
 FRESH_S: Final = 5.0  # a state of the fleet is shown for this long without a new query
 SHARE: Final = 5  # the next query waits this many times as long as the last one took, to bound the databases' load
 PATIENCE_S: Final = 0.2  # how long a viewer waits for a newer state before the previous one is shown
-OLDEST_S: Final = 180.0  # an older state is not shown
+OLDEST_S: Final = 180.0  # if the previous state is older, the viewer waits for the new one
 IDLE_S: Final = 60.0  # how often the state is queried without viewers, so that the next viewer need not wait
 STATEMENT_MS: Final = 20_000
 CONNECT_S: Final = 3
 MOST_ROWS: Final = 500  # findings, or holes, that a page shows at most
-LONGEST_PACK_MS: Final = 3_600_000  # a pack that begins this long before an interval may still overlap it
+LONGEST_PACK_MS: Final = 3_600_000  # packs are shorter: an earlier pack cannot overlap a range
 KEPT_FIGURES: Final = 64
 _DAYS: Final = statement("fleet_days")
 _STREAMS: Final = statement("streams")
@@ -46,7 +46,7 @@ class FleetView:
 
 
 class StreamState(NamedTuple):
-    """The last part of a stream's name, and its state. The requested day of ``GatewayState`` is the first day shown."""
+    """A stream: the last part of its name, and its state. Packs and readings count from the first day shown on."""
 
     name: str
     state: GatewayState
@@ -100,8 +100,8 @@ class FleetData:
         self._figures: OrderedDict[tuple[str, str, date, str], Figures] = OrderedDict()
 
     def fleet(self) -> FleetView:
-        """The state of the whole fleet, queried once for all viewers. If the query takes long, the previous state is
-        returned.
+        """The state of the whole fleet, queried once for all viewers. If the query takes longer than
+        ``PATIENCE_S``, the previous state is returned.
 
         Raises:
             DatabaseError: no database answers, and there is no state of the last three minutes.

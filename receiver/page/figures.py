@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 QUARTER_MS: Final = 900_000
-MOST_PACKS: Final = 20_000  # packs of a day that are read at most: more than one each five seconds
+MOST_PACKS: Final = 20_000  # packs of a day that are read at most; enough for one each five seconds
 DOUBTFUL: Final = frozenset({"suspect", "range", "frozen", "clock", "estimated", "substituted"})
 
 
@@ -49,7 +49,7 @@ class Figure:
     from_ms: int
     to_ms: int
     packs: int = 0  # packs that overlap the interval
-    faulty: int = 0  # of these, packs with a finding: their readings are left out
+    faulty: int = 0  # of these packs, those with a finding; their readings are left out
     readings: int = 0
     doubtful: int = 0
     total: float = 0.0
@@ -76,7 +76,7 @@ class Figure:
 @dataclass(frozen=True, slots=True)
 class Figures:
     """The figures of a point for a day. ``stamp`` changes if more packs arrive. ``birth``: sequence of the pack that
-    declares the point; None: not stored."""
+    declares the point; None: that pack is not stored."""
 
     point: str
     kind: str

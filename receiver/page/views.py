@@ -29,7 +29,7 @@ FILTERS: Final = ("failed", "incomplete", "late", "silent", "verified")
 COLUMNS: Final = ("state", "gateway", "complete", "findings", "missing", "seen")
 PAGE_ROWS: Final = 100
 DAY_MS: Final = 86_400_000
-NO_PACK: Final = "no_pack"  # shown like the reasons of gaps, for time that no pack covers
+NO_PACK: Final = "no_pack"  # reason that the page shows for time that no pack covers
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,8 +45,8 @@ BINDINGS: Final = (
 )  # fmt: skip
 ARGUMENTS: Final = {"x-queue-type": "quorum", "x-delivery-limit": -1, "x-overflow": "reject-publish"}
 RETURNS: Final = 3  # times that a message is returned before it moves to NAME.again
-WINDOW: Final = 2000  # unacknowledged messages that the broker may send
-SIDE_WINDOW: Final = 500  # the same limit for each queue besides the main one
+WINDOW: Final = 2000  # the broker sends at most so many messages before they are acknowledged
+SIDE_WINDOW: Final = 500  # the same limit for NAME.again and for the queue of each shard
 HEARTBEAT_S: Final = 60  # long, because a worker that waits for its database sends no heartbeats
 BLOCKED_S: Final = 5.0  # how long an alarm of the broker may block ``set_aside``
 ASIDE_S: Final = 1.0  # time limit of ``set_aside``, because the other shards wait during the call

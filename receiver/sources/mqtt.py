@@ -28,7 +28,7 @@ GROUP: Final = "meterhouse"
 SHARED: Final = ("+/+/+/readings", "+/+/+/backfill", "+/+/checkpoint/+")
 PLAIN: Final = ("+/+/keys", "+/+/status")
 SESSION_S: Final = 86_400  # how long the broker keeps the session of a disconnected worker
-WINDOW: Final = 2000  # unacknowledged messages that the broker may send
+WINDOW: Final = 2000  # the broker sends at most so many messages before they are acknowledged
 HEAD_BYTES: Final = 64 << 10  # largest head of a PUBLISH: topic and properties
 CONNACK_S: Final = 15.0  # how long the broker has to answer a CONNECT
 
@@ -40,7 +40,7 @@ class MqttSource:
     def __init__(self, url: SplitResult, name: str) -> None:
         self._hosts, self._next = hosts_of(url, 8883 if url.scheme == "mqtts" else 1883), 0
         self._queue = deque[Message]()
-        self._generation = 0  # number of the connection
+        self._generation = 0  # grows with each connection, to recognise messages of an earlier one
         self._problem = "not connected yet"
         self._retry = Backoff(0.5, 15.0)
         self._retry_at = 0.0
