@@ -1,6 +1,6 @@
--- What goes to ClickHouse, where a keeper is told one: lots in batches. A batch is fixed before it is sent, so that sending it again is the same insert.
+-- State of the export to ClickHouse, if a keeper has a ClickHouse: lots are sent in batches. A batch is fixed before it is sent, so a repeat is the same insert.
 
-CREATE TABLE clickhouse (               -- one row where a ClickHouse follows; the id is part of every insert's token
+CREATE TABLE clickhouse (               -- one row if packs are exported; its id is part of the token of every insert
   id uuid NOT NULL DEFAULT gen_random_uuid(),
   since timestamptz NOT NULL DEFAULT now());
 
@@ -10,11 +10,11 @@ CREATE TABLE batches (
   sent timestamptz);                    -- NULL: ClickHouse has not confirmed it
 CREATE INDEX ON batches (batch) WHERE sent IS NULL;
 
-ALTER TABLE lots ADD batch bigint;      -- NULL: in no batch yet
+ALTER TABLE lots ADD batch bigint;      -- NULL: the lot is in no batch yet
 CREATE INDEX ON lots (lot) WHERE batch IS NULL;
 CREATE INDEX ON lots (batch);
 
-CREATE TABLE changed_packs (            -- settled, revoked or moved to the forks; ClickHouse has to hear of it
+CREATE TABLE changed_packs (            -- packs that were settled, revoked or moved to forks: ClickHouse needs their new state
   number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   stream bigint NOT NULL, seq bigint NOT NULL, boot bigint NOT NULL, from_ms bigint NOT NULL, lot bigint NOT NULL,
   batch bigint);
@@ -29,21 +29,21 @@ END $$;
 CREATE TRIGGER changed AFTER UPDATE ON packs REFERENCING OLD TABLE AS before FOR EACH STATEMENT EXECUTE FUNCTION note_changed_packs();
 CREATE TRIGGER moved AFTER DELETE ON packs REFERENCING OLD TABLE AS before FOR EACH STATEMENT EXECUTE FUNCTION note_changed_packs();
 
--- Packs that ClickHouse does not have, and since when the oldest of them waits.
+-- The number of packs that ClickHouse does not have yet, and the time when the oldest of them was stored.
 CREATE VIEW clickhouse_waiting AS
 SELECT coalesce(sum(l.packs), 0)::bigint AS packs, min(l.stored) AS since
 FROM lots l
 WHERE EXISTS (SELECT FROM clickhouse) AND (l.batch IS NULL OR l.batch IN (SELECT batch FROM batches WHERE sent IS NULL));
 
--- What `keep --latest` has published, one retained message a device.
+-- The retained messages that `keep --latest` has published, one per device.
 CREATE TABLE latest (
   stream bigint PRIMARY KEY,
-  boot bigint NOT NULL, seq bigint NOT NULL, -- of the newest pack in it
+  boot bigint NOT NULL, seq bigint NOT NULL, -- of the newest pack whose values are in the message
   points jsonb NOT NULL,                -- {point: {"v", "t", "u", "q", "pack"}}
   published timestamptz NOT NULL DEFAULT now());
 CREATE INDEX ON findings (found);
 
--- All streams, and whether they were asked for: what was agreed with a gateway is, and its own stream; where nothing was agreed, all of them.
+-- All streams. asked: the stream was agreed with its gateway, or is the stream _gateway, or no streams were agreed with this gateway.
 CREATE VIEW agreed_streams AS
 SELECT s.id, s.gateway, s.name, split_part(s.name, '/', 3) AS last, (
   NOT EXISTS (SELECT FROM agreed a WHERE a.gateway = s.gateway) OR split_part(s.name, '/', 3) = '_gateway'
@@ -51,14 +51,15 @@ SELECT s.id, s.gateway, s.name, split_part(s.name, '/', 3) AS last, (
     AND split_part(s.name, '/', 3) LIKE replace(replace(replace(a.stream, '_', '\_'), '*', '%'), '?', '_'))) AS asked
 FROM streams s;
 
--- Agreed by name, and named by no pack and no checkpoint of a gateway that made one.
+-- Streams that were agreed by name (not by a pattern) and that no pack or checkpoint names. Only gateways with a stored checkpoint count.
 CREATE VIEW unnamed_streams AS
 SELECT a.gateway, a.stream FROM agreed a WHERE a.stream !~ '[*?]'
   AND EXISTS (SELECT FROM streams s JOIN checkpoint_heads c ON c.stream = s.id WHERE s.gateway = a.gateway)
   AND NOT EXISTS (SELECT FROM streams s WHERE s.gateway = a.gateway AND split_part(s.name, '/', 3) = a.stream);
 
--- What was due in packs that are not here and were asked for, by UTC day: in holes, and since the newest pack of a device that went silent 15 minutes ago or earlier.
--- At the rate of the next pack with readings, at the end of the last one.
+-- Estimated number of readings due in missing packs, by UTC day: in holes, and since the newest pack of a stream that has been silent for 15 minutes or longer.
+-- Only requested streams count, except for packs that the gateway declares lost. In a hole the rate is that of the next pack with due readings; at the end of
+-- a stream it is that of the last such pack.
 CREATE VIEW missing_days AS
 WITH stretches AS (
   SELECT h.stream, l.to_ms AS low, r.from_ms AS high, coalesce(n.rate, l.rate, 0) AS rate
@@ -81,14 +82,14 @@ FROM stretches CROSS JOIN LATERAL (SELECT day, extract(epoch FROM day AT TIME ZO
   FROM generate_series(day_of(low)::timestamp, day_of(high - 1)::timestamp, interval '1 day') AS day) d
 WHERE high > low AND rate > 0 GROUP BY 1, 2;
 
--- Completeness with what never came: readings of all that was due and not asleep.
+-- Readings by UTC day, with those due in missing packs in addition.
 CREATE VIEW due_days AS
 SELECT s.gateway, split_part(s.gateway, '/', 1) AS site, s.name AS stream, day, coalesce(d.due, 0) AS due, coalesce(d.readings, 0) AS readings,
   coalesce(d.gaps, 0) AS gaps, coalesce(d.asleep, 0) AS asleep, coalesce(m.due, 0) AS missing
 FROM days d FULL JOIN missing_days m USING (stream, day) JOIN streams s ON s.id = stream
 WHERE EXISTS (SELECT FROM pins p WHERE p.gateway = s.gateway);
 
--- As before, and how often each was signed.
+-- The view of 0001.sql, with a further column: the number of results that were signed for the period.
 CREATE OR REPLACE VIEW latest_figures AS
 SELECT DISTINCT ON (f.stream, f.kind, f.id, f.period, f.from_ms) s.gateway, split_part(s.gateway, '/', 1) AS site, f.kind, f.id, f.period, f.label,
   to_timestamp(f.from_ms / 1000.0) AS "from", to_timestamp(f.to_ms / 1000.0) AS "to", f.v, f.u, f.completeness, f.verdict, f.official, f.seq, f.result,
