@@ -81,14 +81,14 @@ class Store:
         self.dsn, self._with_readings, self._place = dsn, readings, place
         self._layouts: set[UUID] = set()
         self._trust = -1  # the number in trust_changes when the check of the current batch began
-        self._dropped_ms: int | None = None  # packs that begin before this time were dropped; None: none
+        self._dropped_ms: int | None = None  # packs that begin before this time were dropped; None: no packs were
         self._connection: Connection | None = None
         self._streams: set[str] = set()  # streams that the database already has
         self._months: set[date] = set()
         self._births: set[UUID] = set()
         self._forks: set[UUID] = set()  # packs of the current batch that have the identity of another stored pack
         self._compressor = zstandard.ZstdCompressor(level=LEVEL)
-        self._samples: list[bytes | bytearray | memoryview] | None = []  # None: a dictionary exists
+        self._samples: list[bytes | bytearray | memoryview] | None = []  # None: a dictionary exists already
 
     def connection(self) -> Connection:
         """The connection, reopened if it was lost."""

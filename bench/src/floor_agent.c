@@ -1,4 +1,4 @@
-/* The least a C program can do for the agent's work: the unit that bench/agent.py measures in.
+/* A minimal C program that reads and publishes as the agent does: its CPU time is the unit of bench/agent.py --floor.
  *
  *   floor_agent BASEPORT DEVICES MQTTPORT
  *
