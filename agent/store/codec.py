@@ -26,10 +26,10 @@ from agent.zstd import read_frame
 
 MAX_PACK_BYTES = 64 * 1024 * 1024  # largest decompressed pack; a damaged frame may state any size
 DICTIONARY_BYTES = 32 * 1024
-SAMPLE_BYTES = 12 * 1024  # a dictionary gets at most this much of one pack: usually enough for every point once
+SAMPLE_BYTES = 12 * 1024  # bytes of one pack that a dictionary may contain: usually enough for every point once
 _PLAIN_LEVEL = 3  # zstd level until a dictionary exists
 _BIRTH, _PREV, _SIG, _DOTS = b'{"birth":"', b'"prev":"', b',"sig":"', b".."
-_PREV_LEN, _SIG_LEN = 43, 86  # base64url characters of 32 and 64 bytes
+_PREV_LEN, _SIG_LEN = 43, 86  # lengths of ``prev`` (32 bytes) and the signature (64 bytes) in base64url
 
 
 def prev_of(body: bytes | None) -> bytes | None:
@@ -138,7 +138,7 @@ class Codec:
         # largest size in bytes, and the compressor for packs up to it
         self._compressors: list[tuple[float, zstandard.ZstdCompressor]] = [(math.inf, compressor)]
         self._readers: dict[int, zstandard.ZstdDecompressor] = {}
-        self.dictionary = 0  # number of the active one; 0: none
+        self.dictionary = 0  # number of the active dictionary; 0: none is active
 
     def activate(self, number: int, raw: bytes) -> None:
         """Encode with this dictionary from now on."""

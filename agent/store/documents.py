@@ -15,7 +15,8 @@ from agent.store.sqlite import Database
 from agent.store.streams import signed
 from agent.zstd import read_frame
 
-KEEP_CHECKPOINTS, KEEP_DAYS = 750, 400  # kept: the newest (hourly, a month), and the first of each day for a year
+# so many of the hourly checkpoints are kept (a month); of older ones, the first of each day, for so many days
+KEEP_CHECKPOINTS, KEEP_DAYS = 750, 400
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 
 
@@ -128,13 +129,13 @@ class Documents:
 
         Args:
             make: gets the newest (page, counter, object) of each page, and returns the new rows (page, counter,
-                time_ms, object). If checkpoints were lost, it gets page 0 instead of each page: the counters of the
-                lost pages were at least as high.
+                time_ms, object). If newer checkpoints were lost, each page that it gets has the number 0 and no
+                object, because only the counter is of use: the lost pages had counters at least as high.
         """
         with self._db.transaction():
             before = self.newest_checkpoints()
             if self._db.execute("DELETE FROM meta WHERE name = 'checkpoints_lost' RETURNING value").fetchone():
-                before = [(0, counter, b"") for _, counter, _ in before]  # later pages are lost
+                before = [(0, counter, b"") for _, counter, _ in before]  # newer pages are lost
             for row in make(before):
                 self._db.execute("INSERT INTO checkpoints (page, counter, time_ms, body) VALUES (?, ?, ?, ?)", row)
             self._db.execute(

@@ -16,10 +16,10 @@ from typing import Final
 
 from drivers.model import GatewayError
 
-CHECK_BYTES: Final = 256 << 20  # the largest file that is read and checked while everything else waits
+CHECK_BYTES: Final = 256 << 20  # bytes; a larger file is not checked at a start, because everything else would wait
 UNREADABLE_S: Final = 60.0  # a disk that recovers does so within this time; a bad sector stays unreadable
 PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)  # pauses between attempts to open the database
-MAX_CLEARED: Final = 3  # false reports of damage in one run; the next one is believed, or the agent would fail forever
+MAX_CLEARED: Final = 3  # so many false reports of damage in one run are ignored; else the agent might fail forever
 _BLOCK: Final = 1 << 20
 
 

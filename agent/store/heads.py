@@ -41,7 +41,7 @@ log = logging.getLogger("meterhouse.store")
 SLOT: Final = 512
 PAGE: Final = 4096
 MAGIC: Final = b"mhheads1"
-MAX_BYTES: Final = 4 << 20  # enough for eight thousand streams; the rest of a larger file is not read
+MAX_BYTES: Final = 4 << 20  # bytes, enough for eight thousand streams; the rest of a larger file is not read
 _HEADER = struct.Struct("<8s16sB")
 _ENTRY = struct.Struct("<Qq32sqQQqqqqQqqB")  # a ``RecordedHead`` without its name, whose length comes last
 _LOST = struct.Struct("<qq")  # at the end of a slot, before the checksum; zeros in the file of an older version
@@ -124,7 +124,7 @@ def boot_bytes() -> bytes:
 
 
 class HeadRecord:
-    """The head record. ``found``: heads of an earlier run. After ``begin``, it follows the commits of this run.
+    """The head record. ``found``: heads of an earlier run. After ``begin``, the file follows the commits of this run.
 
     ``mark_sent`` may be called in any thread, everything else only in the database thread.
     """
@@ -137,7 +137,7 @@ class HeadRecord:
         self._heads: dict[str, RecordedHead] = {}
         self._image = bytearray()
         self._dirty: set[int] = set()  # numbers of pages that are not written yet
-        self._unsent: set[str] = set()  # streams with packs that were committed after ``mark_sent``
+        self._unsent: set[str] = set()  # streams with packs that were committed after the last ``mark_sent``
         self._lock = threading.Lock()
         self._fd = -1
         self.begun = False  # True: the file follows the commits
@@ -261,7 +261,7 @@ class HeadRecord:
         if not self.begun:
             return
         with self._lock:
-            self._mark_all_sent()  # any of them may still be published, and that can no longer be recorded
+            self._mark_all_sent()  # any committed pack may still be published after the file is closed
             self._put_header(closed=True)
             with contextlib.suppress(OSError):
                 self._write()
@@ -442,7 +442,8 @@ def _behind(kept: RecordedHead, head: StreamHead | None, exact: bool) -> Lagging
     seq, to_ms, pos = kept.sent_seq, kept.sent_ms, kept.sent_pos
     first, first_ms = max(1, kept.owed_seq), kept.owed_ms
     if kept.lost_seq and (head is None or head.seq < kept.lost_seq) and kept.lost_seq < first:
-        first, first_ms = kept.lost_seq, kept.lost_ms  # the packs that state this loss are missing too
+        # this older loss must be stated again, because the packs that stated it are missing too
+        first, first_ms = kept.lost_seq, kept.lost_ms
     if head is not None:
         if head.seq >= seq:
             seq, to_ms, pos = head.seq, head.to_ms, head.ring_pos if head.ring_id == kept.ring_id else 0
@@ -460,7 +461,7 @@ def set_stale_wal_aside(path: Path, record: HeadRecord, rescue: bool = True) -> 
     wal = path.with_name(path.name + "-wal")
     if not record.found or not file_bytes(path) or not file_bytes(wal) or not is_small(path):
         return False
-    # set aside only if heads are missing with the WAL but not without; a read error shows when the store opens
+    # set aside only if heads are missing when the WAL is read, and present without it; read errors are not handled here
     if _reaches(path, "mode=ro", record) is not False or not _reaches(path, "mode=ro&immutable=1", record, sound=True):
         return False
     if not rescue:

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from agent.pack import SealedPack
 
 ROW_BYTES = 128  # estimated size of a pack besides its body: row, index, outbox
-TRAIN_AFTER = 64  # packs before the first dictionary is made from them
+TRAIN_AFTER = 64  # the first dictionary is made after so many packs
 RETRAIN_AFTER = 10_000
-SAMPLES = 64  # at most so many streams are used for a dictionary
+SAMPLES = 64  # a dictionary is made from the packs of at most so many streams
 CHUNK = 32  # packs that an iteration reads at once
 _ALL: Mapping[str, Sequence[str]] = {}
 
@@ -60,7 +60,7 @@ class PackTable:
         self._asked: dict[str, tuple[str, ...]] = {}  # by destination, patterns of its streams; empty: all
         self.pending_counts: dict[str, int] = {}  # unconfirmed packs by destination
         self._next_id = 1
-        self._untrained = 0  # packs since the last dictionary
+        self._untrained = 0  # packs that were stored since the last dictionary was made
         self._train_after = TRAIN_AFTER
 
     def load(self, destinations: Sequence[str], now_ms: int, asked: Mapping[str, Sequence[str]] = _ALL) -> None:
@@ -396,7 +396,7 @@ class PackTable:
         ]
 
     def births(self, after: str = "", limit: int = 100, max_bytes: int = 1 << 20) -> list[OutboxItem]:
-        """The newest births of streams with names above ``after``, by name; empty: no more."""
+        """The birth in effect of each stream with a name above ``after``, in order of names; empty: no more."""
         found, last = self._read(
             max_bytes,
             "SELECT s.name, p.from_ms + p.span_ms, p.id, p.dictionary, p.body, b.hash FROM streams s"
@@ -495,7 +495,7 @@ class PackTable:
         return first, from_ms
 
     def seq_at(self, stream: str, at_ms: int) -> int:
-        """Sequence of the last pack of a stream that begins at or before ``at_ms``; otherwise of the first stored pack.
+        """Sequence of the last pack of a stream that begins at or before ``at_ms``; if none does, of the first one.
 
         Uses bisection: if the clock was set back, several packs fit, and the result is any of them.
         """
@@ -516,7 +516,7 @@ class PackTable:
     # --- acks and replay
 
     def acknowledged(self, destination: str, ack: Ack) -> tuple[list[int], str | None]:
-        """Ids in the outbox of ``destination`` that an ack confirms, and the reason if it is refused, or None."""
+        """Return the ids in the outbox of ``destination`` that an ack confirms, and why the ack is refused or None."""
         boot = self._streams.find_boot(ack.boot)
         if ack.stream not in self._streams.cached or boot is None:
             return [], "no such stream or boot"

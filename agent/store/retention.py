@@ -13,7 +13,7 @@ from agent.verify.signed import payload_hash
 
 SPARE_BYTES = 1024 * 1024  # disk space that a commit leaves free for other programs and log lines
 STEP = 1024  # ids examined in one statement
-EVICT = 64  # packs evicted at once to stay under the cap
+EVICT = 64  # so many unconfirmed packs are deleted at once to stay under the cap
 VACUUM_PAGES = 512
 # packs that are never deleted: births in effect, and the newest pack, because an id must never be assigned twice
 _STAYS = "(SELECT birth_pack FROM streams WHERE birth_pack IS NOT NULL UNION SELECT max(id) FROM packs)"
@@ -37,7 +37,7 @@ class Retention:
         self.max_size_bytes, self.keep_delivered_ms = max_size_bytes, int(keep_delivered_s * 1000)
         self.page_limit = page_limit(max_size_bytes)
         self.reserve = self._make_reserve()
-        # up to these ids, no old confirmed pack and no confirmed pack at all is left: the searches start after them
+        # searches start after these ids: up to the first, no old confirmed pack is left; up to the second, none at all
         self._old_up_to = self._confirmed_up_to = 0
         self.active: tuple[int, ...] = ()  # destinations.id of the destinations that must confirm
         self.lost_packs = 0  # packs evicted before being confirmed, or damaged, since the store was opened
@@ -57,7 +57,8 @@ class Retention:
         self.keep_delivered_ms = int(keep_delivered_s * 1000)
         if max_size_bytes != self.max_size_bytes:
             self.max_size_bytes, self.page_limit = max_size_bytes, page_limit(max_size_bytes)
-            with contextlib.suppress(OSError, sqlite3.Error):  # the next clean-up reserves the space again
+            # on an error, the next clean-up tries again to reserve the space
+            with contextlib.suppress(OSError, sqlite3.Error):
                 self.reserve.drop()
                 self.reserve = self._make_reserve()
                 self.apply_limits()
@@ -105,7 +106,7 @@ class Retention:
                 continue
             ids = self._oldest_packs(EVICT)
             if not ids:
-                break  # only births in effect are left
+                break  # only packs that are never deleted are left, see ``_STAYS``
             lost += self.evict(ids, SIZE_CAP)
         return lost
 

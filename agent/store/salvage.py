@@ -27,14 +27,15 @@ from drivers.encoding import base64url_decode
 
 log = logging.getLogger("meterhouse.store")
 MAX_PACKS = 100_000  # more packs than this stay in the old file and are stated as lost
-ONE_BY_ONE = 2_000  # keys tried one by one after a bad page; then in growing steps
-NEWEST = (("id", "packs"), ("id", "packs INDEXED BY packs_seq"), ("pack", "outbox"))  # where the last pack id is found
+ONE_BY_ONE = 2_000  # after a bad page, so many keys are tried one by one, then keys at growing distances
+# (column, table): the last pack id is the highest value in any of these, since some may be unreadable
+NEWEST = (("id", "packs"), ("id", "packs INDEXED BY packs_seq"), ("pack", "outbox"))
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(slots=True)
 class Hole:
-    """Rows with the keys ``first`` to ``last`` cannot be read, if they existed."""
+    """A range of keys, ``first`` to ``last``, in which no row can be read. Nobody knows which of the rows existed."""
 
     first: int
     last: int
@@ -98,7 +99,8 @@ def read_rows(
     """Yield the rows of ``sql``, and a Hole for each range of keys that cannot be read.
 
     Args:
-        sql: returns rows by ascending integer key, the first column. Its last ``?`` stands for the key to read after.
+        sql: returns rows in ascending order of the first column, an integer key. Its last ``?`` is the key after which
+            reading starts.
         last: the highest possible key; a hole ends there at the latest.
     """
     at, tried, hole = -1, 0, -1
@@ -250,7 +252,7 @@ class Salvage:
         return int(self._db.execute("SELECT id FROM destinations WHERE name = ?", (name,)).fetchone()[0])
 
     def _read(self, old: sqlite3.Connection, key: int) -> tuple[int, bytes] | None:
-        """(id of its stream in the old database, bytes) of a pack; None if it cannot be read."""
+        """Return (id of the stream in the old database, bytes) of pack ``key``; None if the pack cannot be read."""
         try:
             row = old.execute("SELECT stream, birth, dictionary, body FROM packs WHERE id = ?", (key,)).fetchone()
             if row is None:
@@ -280,7 +282,7 @@ class Salvage:
             stream = streams.get(found[0]) or self._by_name(pack["stream"], found[0], streams)
             kept = self._recorded.heads.get(stream.name)
             if self._recorded.torn and kept is not None and pack["seq"] < kept.owed_seq:
-                return True  # no destination waits for it
+                return True  # no destination waits for it, so it is neither copied nor lost
             if pack["stream"] != stream.name or not 0 < pack["seq"] <= stream.seq or pack["seq"] in stream.saved:
                 return False
             edges = edges_of(pack)
@@ -327,7 +329,7 @@ class Salvage:
         return first if first <= stream.seq else 0
 
     def _note_losses(self, old: sqlite3.Connection, stream: SalvagedStream, missing: Mapping[int, int]) -> None:
-        """Note each run of missing packs as a loss. Its hash: ``prev`` of the readable pack after it, or the head's."""
+        """Note each run of missing packs as a loss. Its hash is ``prev`` of the next readable pack, or the head's."""
         at = 0
         for first in sorted(missing):
             if first <= at:

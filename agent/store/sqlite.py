@@ -31,7 +31,7 @@ from drivers.files import sync_directory
 
 log = logging.getLogger("meterhouse.store")
 PAGE_BYTES = 4096  # small: a gateway commits a few kilobytes at a time, and flash wears per page written
-CHECKPOINT_PAGES = 64  # pages in the WAL; small, because the WAL counts towards the size cap
+CHECKPOINT_PAGES = 64  # SQLite empties the WAL at so many pages: few, because the WAL counts towards the size cap
 WAL_LIMIT_BYTES = 4 * 1024 * 1024  # the WAL file is truncated to this size after a large transaction
 BUSY_MS = 2_000
 MODE = 0o600  # other users must not open the file: a reader can lock it
@@ -247,7 +247,8 @@ def open_or_quarantine(
     if aside := _interrupted_salvage(path):
         return connect(path), Quarantine(str(aside), "found at an earlier start")
     retries = RetryPolicy(path)
-    if suspicion_count(path) > 1 and not is_small(path):  # after the first report ``StoreCheck`` checks the whole file
+    # after the first report of damage, ``StoreCheck`` checks a large file while the agent runs
+    if suspicion_count(path) > 1 and not is_small(path):
         damage = damage or "reported damaged while in use for the second time, and too large to be checked at a start"
     while not damage:
         try:

@@ -47,7 +47,7 @@ class Usage:
     unused_bytes: int  # free for new packs inside the database
     max_bytes: int
     free_disk_bytes: int
-    packs: int  # range of their ids: more than the number of packs if some in the middle were deleted
+    packs: int  # newest id - oldest id + 1: too high if packs between were deleted, but fast
     pending: dict[str, int]  # unconfirmed packs by destination
     settings: str  # "WAL, synchronous FULL, ..."
 

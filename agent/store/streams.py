@@ -78,9 +78,10 @@ class StoredPack:
 
 @dataclass(frozen=True, slots=True)
 class LossNote:
-    """The store deleted packs ``first`` to ``last`` of a boot before every destination confirmed them.
+    """Packs ``first`` to ``last`` of a boot were deleted, or found damaged, before every destination confirmed them.
 
-    The next pack of the stream states this as a loss event. Give ``id`` to ``PackTable.commit(stated=...)`` with it.
+    The next pack of the stream states this as a loss event. Give ``id`` to ``PackTable.commit(stated=...)`` together
+    with that pack.
     """
 
     id: int

@@ -25,10 +25,10 @@ from .topics import STREAM
 
 _HASH: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 MAX_PAGES: Final = 1000
-MAX_HEADS: Final = 1000  # heads on a page; gateways put 200 on a page
-MAX_FILED: Final = 10_000  # pages from files that are remembered, to recognise copies
-MAX_PARTIAL: Final = 10_000  # checkpoints in files with missing pages that are remembered
-ARRIVING_MS: Final = 300_000  # how long pages may still arrive: over a slow link, a page takes half a minute
+MAX_HEADS: Final = 1000  # heads on a page; a gateway puts 200 on it
+MAX_FILED: Final = 10_000  # so many pages from files are remembered, to recognise copies
+MAX_PARTIAL: Final = 10_000  # so many incomplete checkpoints from files are remembered
+ARRIVING_MS: Final = 300_000  # time for the other pages to arrive: over a slow link, each takes half a minute
 
 
 class _Page(NamedTuple):
@@ -82,10 +82,11 @@ class CheckpointPages:
 
     def __init__(self) -> None:
         self.count = 0
-        self.forgotten = 0  # incomplete checkpoints in files that are no longer kept
+        self.forgotten = 0  # number of incomplete checkpoints that were dropped, see ``MAX_PARTIAL``
         self._gateways: dict[str, _GatewayPages] = {}
         self._filed: OrderedDict[tuple[str, int, int], _Page] = OrderedDict()  # from files: (gateway, page, counter)
-        self._file: dict[tuple[str, int], _Page] | None = None  # newest pages in the current file; None: no files
+        # by number, the last page in the current file; None: objects do not come from files
+        self._file: dict[tuple[str, int], _Page] | None = None
         # incomplete checkpoints in files: (gateway, counter) -> a page, and one bit for each page that is present
         self._partial: OrderedDict[tuple[str, int], tuple[_Page, int]] = OrderedDict()
 
@@ -189,7 +190,7 @@ class CheckpointPages:
         return {gateway: top.time_ms for gateway, top in tops if top}
 
     def incomplete(self, rings: Mapping[str, KeyRing], until_ms: Mapping[str, float]) -> list[IncompleteCheckpoint]:
-        """Return the checkpoints with missing pages, the newest of each gateway first.
+        """Return the checkpoints with missing pages: first the newest of each gateway, then older ones from files.
 
         Each page states the number of pages, so a missing page is noticed. Of published pages only the newest
         checkpoint counts, because retained pages replace each other and older pages are received only by chance. While

@@ -28,7 +28,8 @@ class PackCounts:
     points: Mapping[str, int]  # records by point
     readings: int  # all records
     gaps: tuple[Gap, ...]
-    units: tuple[tuple[str, Unit], ...] = ()  # of points; only if the birth is not known yet
+    # each (point, unit) of the records once, to be checked when the birth is known; empty if already checked
+    units: tuple[tuple[str, Unit], ...] = ()
 
     def plus(self, other: PackCounts) -> PackCounts:
         """Return the sum of two parts of one tick."""
@@ -50,7 +51,7 @@ class Balance:
     due: int = 0
     got: int = 0
     gaps: Mapping[str, int] = field(default_factory=dict)  # due readings in stated gaps, by reason
-    days: tuple[tuple[int, Day], ...] = ()  # (UTC day since 1970, its share)
+    days: tuple[tuple[int, Day], ...] = ()  # (number of the UTC day since 1970, readings of that day)
     faults: tuple[PackFault, ...] = ()
 
 

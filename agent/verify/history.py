@@ -11,8 +11,8 @@ from typing import Final
 
 from .seam import ChainLink, check_seam
 
-RECENT: Final = 1024  # packs of a stream whose hash is kept, to distinguish a duplicate from a fork
-MAX_SPARSE: Final = 1024  # hashes kept of older packs, at growing distances
+RECENT: Final = 1024  # the hashes of so many last packs are kept, to distinguish a duplicate from a fork
+MAX_SPARSE: Final = 1024  # so many hashes of older packs are kept, at growing distances
 MAX_RUNS: Final = 4096  # per stream
 
 
@@ -31,8 +31,8 @@ class PackRun:
 
     first: ChainLink
     last: ChainLink
-    joined: bool = False  # the previous pack is known and fits (it is of another boot)
-    continued: bool = False  # the next pack is known (it is of another boot)
+    joined: bool = False  # the pack before the run is known; it belongs to another boot
+    continued: bool = False  # the pack after the run is known; it belongs to another boot
 
 
 @dataclass(slots=True)
@@ -64,7 +64,8 @@ class History:
         self._ends: dict[str, PackRun] = {}  # runs whose next pack is not known yet, by hash of the last pack
         self._starts: dict[str, PackRun] = {}  # runs whose previous pack is not known yet, by prev of the first pack
         self._hashes = PackHashes()
-        self._cursor: tuple[str, int] = ("", 0)  # last redelivered pack that could not be compared; how many in a row
+        # hash of the last redelivered pack that could not be compared, and the number of such packs in a row
+        self._cursor: tuple[str, int] = ("", 0)
         self._count = 0
         self._boot_numbers = 0
 
@@ -101,7 +102,7 @@ class History:
 
     @property
     def open_ends(self) -> int:
-        """Ends of runs whose neighbour pack is unknown: at each gap in the sequence, and at the newest pack."""
+        """The number of run ends whose neighbour pack is unknown, such as at a gap or at the newest pack."""
         return len(self._ends) + len(self._starts)
 
     def runs(self) -> Iterator[PackRun]:
@@ -155,8 +156,8 @@ class History:
     def _again(self, boot: Boot, run: PackRun, link: ChainLink, digest: bytes) -> Arrival:
         """Compare a known pack that arrives again.
 
-        If its hash is no longer kept, it counts as uncompared until the packs that follow it arrive again, up to a pack
-        whose hash is kept: the chain of ``prev`` then proves them all.
+        If its hash is no longer kept, the pack counts as uncompared. That ends when the packs after it also arrive
+        again, in order, up to a pack whose hash is kept: the chain of ``prev`` then proves all of them.
         """
         known = self._hashes.get(boot.number, link.seq)
         if known is None:
@@ -177,7 +178,11 @@ class History:
         return Arrival.OLD_DUPLICATE
 
     def _forget(self) -> None:
-        """Drop old runs: first the oldest boots without a hole up to the next boot, then also boots with holes."""
+        """Drop old runs, whole boots at a time, the oldest boot first.
+
+        The first pass stops at a boot with a hole in it or after it. If more room is needed, the second pass also drops
+        boots with holes. The last boot is kept, but may lose its oldest runs.
+        """
         room = self._count - MAX_RUNS * 3 // 4
         order = sorted(self.boots.items(), key=lambda item: item[1].runs[0].first.seq)
         for with_holes in (False, True):

@@ -13,9 +13,9 @@ from .strict import Refused, shown
 
 _THUMBPRINT = re.compile(r"[0-9A-Za-z_-]{43}")
 MAX_RECORDS = 1000
-MAX_SINCE = 1 << 43  # seconds; the limit of all times in objects
+MAX_SINCE = 1 << 43  # seconds since 1970; the limit for all times in objects
 MAX_ROOTS = 20
-MANY_RECORDS = 16  # in a longer chain, a pinned key is looked for before all signatures are checked
+MANY_RECORDS = 16  # a longer chain must claim a pinned key before its signatures are checked, which takes time
 
 
 class _Chain(NamedTuple):
@@ -72,7 +72,7 @@ class KeyRing:
             check_pin(pin)
         self.gateway = gateway
         self.keys: dict[str, PublicKey] = {}
-        self.order: dict[str, int] = {}  # kid -> a number that grows from key to key
+        self.order: dict[str, int] = {}  # kid -> number; a later key has a higher number
         self._strict = bool(pins)
         self._pins = frozenset(thumb for owner, thumb in map(split_pin, pins) if owner in ("", gateway))
         self._chains: dict[str, _Chain] = {}  # by first key
@@ -117,11 +117,14 @@ class KeyRing:
         return self._follows(_Chain(counter, keys, written, says, since, revoked), unordered)
 
     def _follows(self, new: _Chain, unordered: bool) -> bool:
-        """Add a chain that is the first, continues the known one, or may begin anew. False: it is known already."""
+        """Add a chain: the first one, a longer version of a known one, or a separate one with a pinned key of its own.
+
+        Returns False if all its records are known already. Raises Refused for any other chain.
+        """
         first = next(iter(new.keys))
         known = self._chains.get(first)
         if known is not None and not self._pins & new.keys.keys() and self._is_part(new, known):
-            return False  # older than the pinned key: everything in it is known
+            return False  # it ends before the pinned key, and the known chain begins with its records
         if known is None and self._chains and not self._begins_anew(new):
             known = next(reversed(self._chains.values()))
         if known is not None:

@@ -116,7 +116,7 @@ class Subscriber:
         self.queue = MessageQueue()
         self.refusal: LiveError | None = None
         self._reason = 0
-        self._ready = threading.Event()  # subscribed, or refused
+        self._ready = threading.Event()  # set when the broker has accepted or refused the subscription
         self._client: BoundedClient | None = None
         self.connections = 0
 
@@ -281,7 +281,7 @@ class Live(Subscriber):
     def stop(self) -> Report:
         """Process the messages that have arrived, disconnect, and return the last verdict."""
         if self._worker.is_alive():
-            self._hang_up()  # while the worker drains the queue
+            self._hang_up()  # meanwhile the worker empties the queue
         self.close()
         if self._worker.is_alive():
             self._worker.join()

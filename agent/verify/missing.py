@@ -163,7 +163,7 @@ def _compare_heads(
     Args:
         heads: in order of their checkpoints.
     """
-    behind: dict[int, CheckpointHead] = {}  # by number of the line: its highest head beyond the last pack
+    behind: dict[int, CheckpointHead] = {}  # by index in ``lines``: the highest head with a sequence above all packs
     gone = [*made.missing, *made.lost]
     line_of = {s.first.boot: n for n, line in enumerate(lines) for s in line}
     taken_over = _taken_over(lines)

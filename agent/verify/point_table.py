@@ -16,8 +16,8 @@ DAY_MS: Final = 86_400_000
 EPOCH: Final = date(1970, 1, 1).toordinal()
 MAX_POINTS: Final = 65_536
 MAX_GRIDS: Final = 256  # combinations of period and phase in one table; a device has only five paces
-MAX_GAP_WORK: Final = 200_000  # gaps times the points and days that each gap is compared with
-MAX_DAYS: Final = 4000  # days that one time range is divided into
+MAX_GAP_WORK: Final = 200_000  # steps for the gaps of one pack: each gap takes its points times its days
+MAX_DAYS: Final = 4000  # a time range is divided into so many days; the last one has all the rest
 Unit = object  # ``u``, or (u, du) if there is a ``du``
 
 
@@ -97,7 +97,8 @@ class PointTable:
                 raise Refused("shape", f"the birth's table has more than {MAX_GRIDS} different periods and phases")
         self.names: frozenset[str] | None = frozenset(self.units) or None
         self.grids = tuple((period, phase, tuple(names)) for (period, phase), names in grids.items())
-        self._last: tuple[Mapping[str, int], list[int], Completeness] | None = None  # the last balance without gaps
+        # the last balance without gaps (counts, ticks, result): the next pack mostly has the same counts and ticks
+        self._last: tuple[Mapping[str, int], list[int], Completeness] | None = None
         self._grid_of = {name: (period, phase) for period, phase, names in self.grids for name in names}
         # names, units and counts of the last pack without a fault: the next pack mostly has the same names and units
         self._counted: tuple[list[str], list[Unit], Mapping[str, int]] | None = None
@@ -185,7 +186,7 @@ class PointTable:
         spans: dict[str, list[tuple[int, int]]] = {}
         whole = [(gap.from_ms, gap.to_ms) for gap in gaps if gap.points is None]
         missing: dict[str, int] = {}
-        of_grid = dict.fromkeys(self.grids, 0)  # ticks of the gaps of all points
+        of_grid = dict.fromkeys(self.grids, 0)  # by grid: ticks in gaps that cover all points
         for gap in gaps:
             total = 0
             if gap.points is None:

@@ -22,7 +22,7 @@ class PackRecords:
 
     names: list[str] = field(default_factory=list)
     units: list[Unit] = field(default_factory=list)
-    early: int = 0  # read times before the pack begins
+    early: int = 0  # read times more than 1 s before the pack begins
 
     @property
     def pairs(self) -> Iterable[tuple[str, Unit]]:

@@ -10,7 +10,8 @@ from typing import Any, Final
 from .agreed import AgreedStreams
 
 HOUR_MS: Final = 3_600_000
-HOURLY_MS, DAILY_MS = HOUR_MS + 600_000, 25 * HOUR_MS  # checkpoints are made each hour; one a day is kept of old ones
+# longest usual time without a checkpoint: one is made each hour, and of the old ones, one a day is kept
+HOURLY_MS, DAILY_MS = HOUR_MS + 600_000, 25 * HOUR_MS
 _ALL: Final = AgreedStreams()
 MAX_LISTED: Final = 100  # at most this many faults, ranges and so on are listed; all are counted
 
@@ -135,9 +136,9 @@ class StreamReport:
     asleep: int = 0  # of these readings, those in gaps because the device sleeps
     gap_reasons: dict[str, int] = field(default_factory=dict)
     redelivered: int = 0
-    uncompared: int = 0  # of these packs, those that are too old to compare their bytes
+    uncompared: int = 0  # of these packs, those whose bytes could not be compared: their hash is no longer kept
     reordered: int = 0
-    rewritten: int = 0  # verified only after canonicalisation
+    rewritten: int = 0  # packs whose signature fits only after canonicalisation
     births: int = 0
     boots: int = 0
     asked: bool = True  # False: the stream was not requested, so its packs may be absent
@@ -145,7 +146,7 @@ class StreamReport:
     head_seq: int = 0  # sequence of its head in the newest checkpoint; 0 without a checkpoint
     head_ms: int = 0
     oldest_head_seq: int = 0  # sequence of its head in the oldest checkpoint in files
-    is_unheard: bool = False  # its head advanced from one checkpoint to the next, but no pack arrived
+    is_unheard: bool = False  # its head advanced between two checkpoints, but no pack arrived
     first_seq: int = 0
     last_seq: int = 0
     from_ms: int = 0
@@ -155,11 +156,11 @@ class StreamReport:
     lost: list[Range] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)  # rollbacks and clones
     restarts: list[str] = field(default_factory=list)  # where the history begins anew
-    unchecked: int = 0  # packs whose birth or other parts were not seen: completeness unknown
+    unchecked: int = 0  # packs of unknown completeness, because their birth or other parts are missing
     clock_unsynced: int = 0  # packs made while the clock was not synchronised
     clock_unknown: int = 0  # packs that do not state whether the clock was synchronised
     clock_backward: int = 0  # how often the monotonic clock went back within a kernel boot
-    early: int = 0  # read times before the start of their pack
+    early: int = 0  # read times more than 1 s before the start of their pack
     days: dict[str, Day] = field(default_factory=dict)
     handovers: list[Handover] = field(default_factory=list)  # the first hundred
     faults: Faults = field(default_factory=Faults)
@@ -203,10 +204,11 @@ def latest(streams: Mapping[str, StreamReport]) -> dict[str, int]:
 def held_back(streams: Mapping[str, StreamReport], wanted: Collection[str], agreed: AgreedStreams = _ALL) -> list[str]:
     """Return the streams that have no pack here, but must have had some.
 
-    In files, a checkpoint has a head of such a stream after the beginning of the other streams. On a broker, its head
-    advanced from one checkpoint to the next. Retired streams, and streams that were not requested, may be absent.
-    For a stream that was agreed by name or pattern, only the agreement counts: the files cannot exclude the stream, and
-    the gateway cannot call it retired after it had packs.
+    In files, this is a stream whose newest head in a checkpoint ends after the first pack of another stream of the
+    gateway. On a broker, it is a stream whose head advanced between two checkpoints.
+
+    Retired streams, and streams that were not requested, may be absent. A stream that was agreed by name or pattern may
+    not: it is returned even if the files were exported without it or the gateway calls it retired.
     """
     begun: dict[str, int] = {}
     for name, stream in streams.items():

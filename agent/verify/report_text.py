@@ -10,8 +10,8 @@ from .strict import clean
 
 COLUMNS = ("stream", "packs", "readings", "gaps", "redelivered", "missing", "failed", "complete")
 MAX_NOTES = 20
-MAX_HANDOVERS = 5  # the last handovers of a gateway
-MAX_NAMES = 10  # names of streams that were not requested
+MAX_HANDOVERS = 5  # so many handovers of a gateway are shown, the last ones
+MAX_NAMES = 10  # so many names of streams that were not requested are shown
 MAX_LINE = 2000
 
 

@@ -74,7 +74,7 @@ class CheckedPack:
     losses: tuple[Loss, ...]
     synced: bool | None  # the clock was synchronised; None: not known
     monotonic: tuple[str, int] | None  # (kernel boot, ms)
-    early: int  # read times before the pack begins
+    early: int  # read times more than 1 s before the pack begins
     handovers: tuple[Handover, ...]
     faults: tuple[PackFault, ...]  # rules that the pack breaks by itself; a report names the first
 

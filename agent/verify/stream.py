@@ -18,12 +18,12 @@ from .seam import ChainLink
 from .stateless import CheckedPack
 
 MAX_TABLES: Final = 64
-MAX_WAITING: Final = 256  # packs whose birth is not known yet
-MAX_GROUPS: Final = 64  # ticks of which some parts have not arrived yet
+MAX_WAITING: Final = 256  # so many packs wait for their birth; the completeness of further ones stays unknown
+MAX_GROUPS: Final = 64  # so many ticks wait for their missing parts
 MAX_LOSSES: Final = 1000
 MAX_DAYS: Final = 1500
 MAX_FAULTY: Final = 10_000
-MAX_HEADS: Final = 128  # heads of packs that are not known, about 250 bytes each
+MAX_HEADS: Final = 128  # so many heads wait for their pack, about 250 bytes each
 
 
 @dataclass(slots=True, eq=False)
@@ -53,11 +53,12 @@ class StreamState:
         self._groups: OrderedDict[tuple[str, int], _Unbalanced] = OrderedDict()
         self._faulty: set[tuple[str, int]] = set()
         self._bad = 0  # packs with a fault
-        self._monotonic: tuple[str, str, int, int] = ("", "", 0, 0)  # boot, kernel boot, seq, ms
-        self._heads: dict[tuple[str, int], NamedHead] = {}  # heads of packs that are not known yet
+        self._monotonic: tuple[str, str, int, int] = ("", "", 0, 0)  # of the newest pack: boot, kernel boot, seq, ms
+        self._heads: dict[tuple[str, int], NamedHead] = {}  # by (boot, seq): heads whose pack has not arrived yet
         self._newest: NamedHead | None = None
-        self._oldest: NamedHead | None = None  # of the checkpoints in files
-        self._second: NamedHead | None = None  # the second one received: the first may be an old retained one
+        self._oldest: NamedHead | None = None  # the oldest head, of the checkpoints in files
+        # the second head from a broker, with which later ones are compared: the first may be an old retained one
+        self._second: NamedHead | None = None
         self._denied: list[NamedHead] = []  # heads that contradict the packs
         self._signed: dict[str, int] = {}  # kid -> the highest sequence that this key signed
 
@@ -242,7 +243,7 @@ class StreamState:
             self._sum.readings += run.counts.readings
 
     def _gather(self, run: _Unbalanced, part: tuple[int, int]) -> _Unbalanced | None:
-        """Add a part to its tick. Returns the whole tick with its last part, None before that."""
+        """Add a part to its tick. Returns the whole tick once all its parts are here, None before that."""
         link = run.packs[0]
         key = (link.boot, link.seq - part[0])
         group = self._groups.get(key)

@@ -13,17 +13,17 @@ from typing import Any, Final, NamedTuple
 from .canonical import MAX_SAFE, canonical, number_text
 
 MAX_DEPTH: Final = 32
-MAX_PACK_BYTES: Final = 8 << 20  # a gateway splits larger packs than 64 KiB, but not births
+MAX_PACK_BYTES: Final = 8 << 20  # a gateway splits packs above 64 KiB, but it cannot split a birth
 MAX_OBJECT_BYTES: Final = 1 << 20  # keys objects and checkpoint pages
 MAX_COMPRESSED_BYTES: Final = 1 << 20
 MAX_ITEMS: Final = 1 << 18  # brackets and commas, which cost parsing time; allows births of 18,000 points
-MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS = 1 << 20, 1 << 16  # for bytes that no known key has signed
+MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS = 1 << 20, 1 << 16  # lower limits, for bytes that no known key has signed
 # decompression is limited to FREE_BYTES plus MAX_RATIO times the compressed size
 MAX_RATIO, FREE_BYTES = 1000, 64 << 10
 ZSTD_STEP: Final = 256  # compressed bytes per step: a decompression bomb makes at most 8 MiB of them
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 MAX_SHOWN: Final = 80
-MAX_REASON: Final = 400  # characters that are kept of a fault
+MAX_REASON: Final = 400  # characters that are kept of a fault's text
 FEW: Final = 8  # arrays up to this length are checked item by item
 SAMPLE: Final = 64  # records that are looked at to find the usual number of members
 

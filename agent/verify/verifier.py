@@ -31,12 +31,12 @@ from .strict import MAX_REASON, Columns, MissingPackage, Refused, clean, count_i
 from .topics import GATEWAY, NAME, PREFIX, Topic, is_known_type, split_topic
 from .verdict import LISTED, add_up, decide, shared_pins
 
-MAX_HELD: Final = 1000  # objects that wait for their keys
+MAX_HELD: Final = 1000  # so many objects wait for their keys; the oldest of more is refused
 MAX_HELD_BYTES: Final = 16 << 20
 MAX_EARLY: Final = 20
 MAX_GATEWAYS: Final = 1000
 MAX_STREAMS: Final = 10_000  # about 30 KB each
-MAX_RECENT, MAX_RECENT_BYTES = 64, 4 << 20  # valid objects that are recognised by their bytes
+MAX_RECENT, MAX_RECENT_BYTES = 64, 4 << 20  # so many valid objects are kept, to recognise copies by their bytes
 MAX_WHERE: Final = 300  # characters that are kept of a file's name or a topic
 MAX_TYPES, MAX_TYPE = 20, 60  # unknown content types that are counted, and characters kept of each
 REFUSAL: Final = 100  # cost of a refused object, besides its brackets and commas
@@ -103,7 +103,7 @@ class Verifier:
         self._is_bare = any(not split_pin(pin)[0] for pin in self._trust)
         self._only: set[str] = set()
         self._rings: dict[str, KeyRing] = {}
-        self._signers: dict[str, PublicKey] = {}  # of all rings
+        self._signers: dict[str, PublicKey] = {}  # the keys of all rings, by thumbprint
         self._streams: dict[str, StreamState] = {}
         self._checkpoints = CheckpointPages()
         # recent valid objects and their streams, so that a million copies of a short object cost little
@@ -112,12 +112,13 @@ class Verifier:
         self._last_state: StreamState | None = None
         self._held: deque[_Received] = deque()
         self._held_bytes = 0
-        self._early: list[tuple[bytes, str, str, Unpinned]] = []  # keys objects without a pinned key
-        self._faults = Faults()  # of objects that belong to no stream, or whose signature is invalid
+        # keys objects without a pinned key; a later object may continue them up to a pinned key
+        self._early: list[tuple[bytes, str, str, Unpinned]] = []
+        self._faults = Faults()  # of objects that belong to no stream, or have an invalid signature
         self._first_bad: Fault | None = None
         # gateways whose keys object was read in the current file; None: objects do not come from files
         self._read: set[str] | None = None
-        self._unread: dict[str, int] = {}  # why -> number of unread objects or files
+        self._unread: dict[str, int] = {}  # reason -> number of objects or files that could not be read
         self._cut_short: list[str] = []  # files that were not read to the end, and why
         self._content_types: dict[str, int] = {}
         self.bad_signatures = 0
@@ -317,7 +318,7 @@ class Verifier:
             return self._hold(got, gateway)
         for named in self._checkpoints.take(raw, value, ring, got.found, filed=got.topic is None):
             self._state(named.stream).head(named, ring)
-        self._forget()  # an older page that arrives again must be checked again
+        self._forget()  # a copy of an older page may now be a fault, so it must be checked again
         return Outcome.TAKEN
 
     def _take_pack(self, got: _Received) -> Outcome:
