@@ -114,7 +114,7 @@ def merge(parts: Sequence[RoleSum]) -> RoleSum:
     for one in parts:
         flags |= one.flags
         if one.sources is before:
-            continue  # the stretches of a day may share their sources
+            continue  # already joined: the stretches of a day may share one tuple of sources
         before = one.sources
         for source in one.sources:
             key = (source.stream, source.point)
@@ -166,7 +166,8 @@ def slots_of(parts: Iterable[RoleSum], calendar: Calendar, by: Literal["interval
     """The amounts of the green-power trace, slot by slot; a slot without any counter is left out."""
     found: dict[tuple[int, int], dict[str, Decimal]] = {}
     broken: set[tuple[int, int]] = set()
-    unknown: dict[tuple[int, int], dict[str, bool]] = {}  # role and flow: is nothing known of it in the slot?
+    # by slot, then by role and flow: True if nothing is known of it in the slot
+    unknown: dict[tuple[int, int], dict[str, bool]] = {}
     hour_of: dict[int, tuple[int, int]] = {}
     for one in parts:
         name = _slot_field(one)

@@ -204,7 +204,7 @@ class _Maker:
         return chosen
 
     def _complain(self, place: str, what: str, hint: str = "", path: KeyPath = ()) -> None:
-        """``path``: the key in the park's own plan, for the line; empty for a shipped set."""
+        """Note an error. ``path``: its key in the park's own plan, which gives the line; empty for a shipped set."""
         line = self._source.line(path) if self._source is not None else None
         self._wrong.append(Complaint(what, file=self._where, line=line, key=place, hint=hint))
 

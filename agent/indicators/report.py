@@ -148,7 +148,7 @@ class Reporter:
         return role.removesuffix(".*") in waiting or (inner != role and any(one.startswith(inner) for one in waiting))
 
     def _without(self, plain: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-        """The figure as it is if these inputs have meters, but no amounts."""
+        """The figure without a value, because these inputs have meters but no amounts yet."""
         kept = {key: value for key, value in plain.items() if key not in ("v", "numerator", "denominator", "zero")}
         return kept | {
             "verdict": "no data",
@@ -229,7 +229,7 @@ class PowerCurve:
 
     def __init__(self, calendar: Calendar, period: Period) -> None:
         self._calendar, self._period, self._is_day = calendar, period, period.kind == "day"
-        self._slots: dict[int, int] = {}  # start -> end, ms
+        self._slots: dict[int, int] = {}  # start of the slot -> its end, ms
         self._sums: dict[str, dict[int, tuple[Decimal, Decimal]]] = {}  # by series and start: amount, known ms
 
     def add(self, parts: Sequence[RoleSum]) -> None:

@@ -22,7 +22,8 @@ from drivers.encoding import exact_text
 
 KINDS = ("balance", "derived")
 MAIN_COUNTERS = (".energy.import", ".energy.export", ".energy.generation", ".energy.total", ".energy.heat")
-KNOWN = "known"  # kind of a result that states up to which packs intervals were known for the results beside it
+# kind of the result that names, for the results beside it, the last pack of each stream whose intervals were known
+KNOWN = "known"
 
 
 class SiteResults:
@@ -90,7 +91,7 @@ class BalanceReport:
             found = takers[0].found(at)
             self._keep(0, found)
             if end <= takers[0].since_ms:
-                continue  # before the first interval of all streams
+                continue  # no stream has an interval as early as this
             made = balance(found, end - start, self._is_day)
             if made is not None and made.site is not None:
                 self._finer.append((start, made.site))
@@ -147,7 +148,7 @@ class _MeterLine:
 
     def __init__(self, role: str) -> None:
         self.role = role
-        self._amounts: dict[tuple[str, str], Decimal | None] = {}  # None: nothing is known of it
+        self._amounts: dict[tuple[str, str], Decimal | None] = {}  # by flow and unit; None: not known
         self._covered: dict[int, int] = {}  # by start of the stretch: known ms of its least known flow
 
     def add(self, one: MeterAmount, start_ms: int, end_ms: int) -> None:

@@ -43,7 +43,7 @@ class TraceSlot:
 class ConsumptionMatch:
     """How the consumption of one slot was covered; the four parts add up to ``consumption``.
 
-    ``exported``: generation of this slot that was exported. ``stored``: generation of it that charged the storage.
+    ``exported``: generation of this slot that was exported. ``stored``: generation that charged the storage.
     """
 
     slot: TraceSlot

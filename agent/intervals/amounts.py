@@ -41,7 +41,7 @@ def mean_of_role(amount: Decimal, known: Decimal, length_ms: int) -> Decimal | N
 
 
 def mean_of(amount: Decimal, length_ms: int) -> Decimal:
-    """The amount per hour, over the covered time ``length_ms``; six decimals."""
+    """The amount per hour in a time of ``length_ms``; six decimals."""
     return tidy((amount * HOUR_MS / length_ms).quantize(Decimal("1e-6")))
 
 

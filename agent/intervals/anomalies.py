@@ -23,8 +23,8 @@ from ext.rates import CounterKernel
 PATIENCE_MS = 26 * 3_600_000  # a night and a morning: after this, a finding is made from the readings so far
 SILENCE_MS = 900_000
 ALIKE = 3
-MOST_GROWTH = 10**12  # largest growth between two readings that is believed
-MOST = 64  # at most so many readings wait
+MOST_GROWTH = 10**12  # largest growth between two readings that is believed, in the slot's integer units
+MOST = 64  # if so many readings wait, a finding is made from them
 TOO_LARGE = (1 << 63) - 1  # stands for any value that no counter can reach, in the kernel too
 _MOST_VALUE = 9 * 10**15  # the highest value that the kernel counts
 _FLAGS = {ROLLOVER: Flag.ROLLOVER, RESET: Flag.RESET, SWAP: Flag.SWAP, GLITCH: Flag.GLITCH, BACK_STEP: Flag.BACK_STEP}
@@ -52,7 +52,7 @@ class Finding:
     kind: str
     time_ms: int
     value: int
-    before: tuple[int, int, int] | None  # pack, time, value of the last good reading
+    before: tuple[int, int, int] | None  # pack, time in ms, and value of the last good reading
     growth: int
     count: int = 1  # consecutive readings with the same verdict
     until_ms: int = 0  # time of the last of these readings
@@ -77,10 +77,11 @@ class AnomalyDetector:
     def take(self, reading: PendingReading) -> list[Finding]:
         """Take a reading that the kernel did not accept. Returns the verdicts that are now certain."""
         level = self._tally.level(self._number)
-        is_rise = level is not None and level[2] <= reading.value <= _MOST_VALUE  # no fall: each reading may be good
+        is_rise = level is not None and level[2] <= reading.value <= _MOST_VALUE
         alike = len(self.waiting) >= ALIKE and self.waiting[-1].value == self.waiting[-2].value == reading.value
         if alike and not is_rise:
-            self.waiting[-1] = reading  # of a night of zeros, the first ones and the last are enough
+            # of a night of zeros, the first ones and the last are enough; after a rise, each equal reading may be good
+            self.waiting[-1] = reading
         else:
             self.waiting.append(reading)
         return [finding for finding in _joined(self._settle()) if self._is_news(finding)]
@@ -98,7 +99,7 @@ class AnomalyDetector:
 
     @property
     def is_fresh(self) -> bool:
-        """Is there no state to save?"""
+        """True if there is no state to save."""
         return not self.waiting and self._last_glitch is None
 
     def state(self) -> tuple[list[list[int]], list[Any] | None]:
@@ -182,7 +183,7 @@ class AnomalyDetector:
         kind, growth = step.kind, int(step.increment)
         late = at_once or len(self.waiting) >= MOST or self.waiting[-1].time_ms - reading.time_ms > PATIENCE_MS
         if kind == GLITCH and not step.stays and reading.known is not None:
-            kind = SWAP  # the zero before was not a reading: continue from here without counting
+            kind = SWAP  # the zero before it was invalid: the counter continues from here, and nothing is counted
         if kind == GLITCH:
             if not late and reading.known is not None and not self._is_glitch(reading.value, level[2], later):
                 return None
@@ -221,7 +222,7 @@ class AnomalyDetector:
         """Is it certain that no later reading can change the finding?"""
         if kind == ROLLOVER:  # near the end of the counter zeros may be invalid: the next value above zero decides
             return len(later) >= 1 and (value != 0 or later[-1].value > 0)
-        if value >= level:  # the counter stayed at the new level, and the usual growth is known
+        if value >= level:  # the counter must stay at the new level, and its usual growth must be known
             return len(later) >= 2 and rises >= 3
         moved = later[-1].value - value if later else 0
         return len(later) >= 3 and moved >= 3 * int(self._resolution)

@@ -40,7 +40,7 @@ _SIDES: Mapping[str, tuple[str, str]] = {
     "storage": ("discharge", "charge"),
     "load": ("feed", "consumption"),
 }
-_COUNTED = ("generation", "storage", "load")  # meters below one of these are not counted again
+_COUNTED = ("generation", "storage", "load")  # a meter below a meter of such a role is not counted again for the site
 _TAKEN: Mapping[str, int] = {  # sign of a flow at a node: 1 if the part below takes it, -1 if it gives it
     "import": 1, "consumption": 1, "charge": 1, "total": 1, "heat": 1, "volume": 1, "mass": 1,
     "export": -1, "feed": -1, "discharge": -1, "generation": -1,
@@ -79,8 +79,8 @@ class BalanceNode:
     place: str
     against: str  # "children", or the place of the check meter
     unit: str
-    own: Decimal | None  # None: a meter of this side is missing
-    others: Decimal | None  # None: likewise
+    own: Decimal | None  # amount of the node itself, in ``unit``; None if it is not known
+    others: Decimal | None  # the same for the meters that it is compared with
     residual: Residual
 
     def as_dict(self) -> dict[str, Any]:
@@ -94,11 +94,11 @@ class BalanceNode:
 class EnergyBalance:
     """The balance of one stretch. ``site`` is None if no loads, or no sources that feed them, are metered."""
 
-    inputs: tuple[tuple[str, Decimal], ...]  # ("grid.import", kWh)
+    inputs: tuple[tuple[str, Decimal], ...]  # (role and flow, kWh), such as ("grid.import", 12.5)
     outputs: tuple[tuple[str, Decimal], ...]
     site: Residual | None
     nodes: tuple[BalanceNode, ...]
-    trails: tuple[tuple[str, int, int], ...]  # stream, first and last pack
+    trails: tuple[tuple[str, int, int], ...]  # (stream, first pack, last pack) of the amounts
 
     @property
     def given(self) -> Decimal:
@@ -121,7 +121,7 @@ class EnergyBalance:
 
 
 def _counted_once(meters: Iterable[MeterAmount]) -> list[MeterAmount]:
-    """The meters that count at a node. A meter with both directions and their total would count its energy twice."""
+    """The meters that count at a node. The total of a meter with both directions is left out: it would count twice."""
     known = [one for one in meters if one.key.flow in _TAKEN]
     both = {one.place for one in known if one.key.flow == "import"}
     return [one for one in known if one.key.flow != "total" or one.place not in both]
@@ -204,7 +204,8 @@ class MeterTree:
     """The metering tree."""
 
     def __init__(self, meters: Sequence[MeterAmount]) -> None:
-        self._at: dict[str, list[MeterAmount]] = defaultdict(list)  # by place, and by device where it has one part only
+        # by place; also by device name if the device has only one place
+        self._at: dict[str, list[MeterAmount]] = defaultdict(list)
         self._below: dict[str, list[MeterAmount]] = defaultdict(list)
         self.used: list[MeterAmount] = []
         for one in meters:

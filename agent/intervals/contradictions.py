@@ -33,7 +33,7 @@ class _Known:
     cell: Cell
     row: Row
     shape: PageSchema
-    number: int  # of its column
+    number: int  # number of the column
 
     @property
     def rank(self) -> tuple[bool, int]:
@@ -79,7 +79,7 @@ def corrections(
         is_whole: ``made`` is from all packs that the stream ever had. Otherwise ``made`` may know less of a counter
             than the stored row, which then stays (``_keep_what_is_known``).
         open_ms: intervals from here on may still be corrected by the ledger that made these rows.
-        decided_ms: rows of ``made`` before this time are final.
+        decided_ms: rows of ``made`` for intervals before this time are final.
         is_coming: returns True if a stored interval (start, end) lies in an interval with other boundaries that will be
             written later.
     """
@@ -101,7 +101,8 @@ def corrections(
                 continue
         if not is_whole:
             _keep_what_is_known(start, old, new, bounds)
-        by_number = is_whole or start >= open_ms  # rows that are written later number turns in this way
+        # then equal turns are compared, because the ledger numbers the turns of its later rows in the same way
+        by_number = is_whole or start >= open_ms
         pairs = [(turn, turn, turn) for turn in sorted(old | new)] if by_number else _in_order(old, new)
         for shape, row in _corrected(old, new, pairs, packs):
             out.setdefault(shape, []).append(row)
@@ -125,10 +126,11 @@ def _by_start(made: Iterable[tuple[PageSchema, Sequence[Row]]], from_ms: int, to
 
 
 def _bounds(made: Made, decided_ms: int) -> dict[CounterKey, tuple[int, int]]:
-    """By counter, (start of the first interval in which it is known, start of the last one or ``decided_ms`` if later).
+    """Return two times for each counter, between which ``made`` is complete.
 
-    All of ``made`` counts: packs are read from a day before the compared intervals, so that a counter is already known
-    in the first of those.
+    They are the start of the first interval in which the counter is known, and the later of ``decided_ms`` and the
+    start of the last such interval. All of ``made`` counts, not only the compared intervals: packs are read from a day
+    earlier, so that a counter is already known in the first compared interval.
     """
     found: dict[CounterKey, tuple[int, int]] = {}
     for shape, rows in made:
@@ -155,12 +157,16 @@ def _keep_what_is_known(
             elsewhere = any(key in counters for turn, counters in new.items() if turn != made)
             less = true[key].lack > known.lack if key in true else not elsewhere
             first, last = bounds.get(key, (start, start))
-            if known.cell and less and not first < start < last and known.row.end_ms in ends:  # same boundaries as now
+            # with ``ends``: the interval must have the same boundaries on both sides
+            if known.cell and less and not first < start < last and known.row.end_ms in ends:
                 true[key] = known
 
 
 def _in_order(old: _Interval, new: _Interval) -> list[tuple[int | None, int | None, int]]:
-    """(stored turn, made turn, turn to write), paired by order: both sides may begin to count at different times."""
+    """Pair the turns of both sides by order, not by number: each side may have begun to count at another time.
+
+    Returns (stored turn, made turn, turn to write); None: the other side has more turns.
+    """
     free = max(old, default=-1) + 1
     return [
         (was, made, was if was is not None else free + n)
@@ -200,7 +206,9 @@ def _taken_back(
     revision: int,
     packs: tuple[int, int],
 ) -> Iterator[tuple[PageSchema, Row]]:
-    """Rows that withdraw cells: they state that a counter covers nothing here. INCOMPLETE: but it is due here.
+    """Yield rows that withdraw cells. Each states that nothing of a counter is known in this interval.
+
+    If the packs say that the counter was configured, the row has the flag INCOMPLETE: its amount counts as missing.
 
     Args:
         gone: the stored cells to withdraw.
@@ -208,7 +216,7 @@ def _taken_back(
     """
     for key, was in gone.items():
         row, (first, last) = was.row, packs if packs[1] else (was.row.first_seq, was.row.last_seq)
-        known = true.get(key, was)  # its role may differ from the stored one
+        known = true.get(key, was)  # the column from the packs: its role may differ from the stored one
         flags = Flag.LATE | Flag.INCOMPLETE if key in true else Flag.LATE
         cell: Cell = {"flags": int(flags) + 1, "lack": row.end_ms - row.start_ms}
         yield known.shape, Row(row.start_ms, row.end_ms, revision, turn, first, last, {known.number: cell})

@@ -77,7 +77,7 @@ class GapSums:
                         before.append([start, end])
 
     def take(self, until_ms: int, calendar: Calendar) -> list[GapRow]:
-        """Take the rows of intervals before a boundary. Later gaps of the same time give further rows, to be added."""
+        """Take the rows of intervals before a boundary. Gaps that arrive later give further rows, to be added up."""
         if not self._stretches[0]:  # the usual case
             return []
         rows = []

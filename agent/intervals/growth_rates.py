@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from statistics import median
 
-FEW = 10  # a step of so many times the usual one, or of so many counts, is still usual
-HUGE = 1000  # a step of so many times the usual one is not growth
-_ENOUGH = 3  # rates from which a usual rate can be computed
+FEW = 10  # a step of so many counts, or of so many times the usual step, is still usual
+HUGE = 1000  # a step of so many times the usual step is not growth
+_ENOUGH = 3  # number of rates that are needed to compute the usual rate
 
 
 class GrowthRates:

@@ -43,7 +43,7 @@ class HeatFlows:
             if w.heat:
                 self._makers.setdefault(w.heat[0], []).append((n, w))
         self._parts = {slot for w in slots if w.heat for slot in w.heat}
-        self.last: dict[int, tuple[int, int]] = {}  # slot of a flow or temperature -> (time, value)
+        self.last: dict[int, tuple[int, int]] = {}  # slot of a flow or temperature -> (time in ms, value)
 
     def added(self, batch: SlotReadings) -> SlotReadings:
         """The readings with the computed heat flows, each right after the flow that it is computed from."""

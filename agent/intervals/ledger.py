@@ -32,9 +32,9 @@ from ext.ring import Ring
 _QUALITY_FLAGS = (
     Flag(0), Flag.SUSPECT, Flag.SUSPECT, Flag.SUSPECT, Flag.SUSPECT, Flag.ESTIMATED, Flag.ESTIMATED,
 )  # fmt: skip
-LONGEST_MS = 400 * DAY_MS  # a counter that was silent for longer restarts
+LONGEST_MS = 400 * DAY_MS  # after a longer silence a counter starts anew: the growth in between is not counted
 COUNTER, GAUGE = 1, 2
-FIRST_PACKS = 3  # of a boot: records kept in the ring, the downtime, the first readings
+FIRST_PACKS = 3  # of a boot: one with records kept in the ring, one for the downtime, one with the first readings
 
 
 class Ledger:
@@ -45,16 +45,17 @@ class Ledger:
         self.tracked: TrackedPoints | None = None
         self.tally = CounterKernel(0)
         self.detectors: dict[int, AnomalyDetector] = {}
-        self.seq = 0  # of the last pack that was taken
-        self.to_ms = 0  # its end; 0: none yet
-        self.boot, self._fresh = "", 0  # number of packs of this boot that may still have readings from before it
+        self.seq = 0  # sequence of the last pack that was taken
+        self.to_ms = 0  # end of that pack; 0: no pack was taken yet
+        # ``_fresh``: so many of the next packs of this boot may have readings from before the boot
+        self.boot, self._fresh = "", 0
         self.row_builder = RowBuilder(calendar)
         self.counter_events: list[CounterEvent] = []
         self._made: list[tuple[PageSchema, list[Row]]] = []
         self._gaps = GapSums()
         self._gap_rows: list[GapRow] = []
         self.gaps_from_ms: int | None = None  # set by ``restore`` if the gaps of earlier intervals are not known
-        self._points = 0  # of the table
+        self._points = 0  # number of points in the table
         self._bounds = array("q")
         self._heat = HeatFlows(())
         self._slot_of, self._wanted = array("i"), memoryview(bytes(24)).cast("q", (1, 3))
@@ -171,7 +172,7 @@ class Ledger:
             self.boot, self._fresh = span.boot, FIRST_PACKS
         if self._fresh and span.from_ms < span.to_ms:
             self._fresh -= 1
-            if not _is_absent(span):  # no reading of an absent device is still to come
+            if not _is_absent(span):  # an absent device sends no readings that could complete earlier intervals
                 self.row_builder.wait_until(span.to_ms)
         if not self.to_ms:
             self.row_builder.start(self._calendar.floor(span.from_ms))
@@ -225,7 +226,7 @@ class Ledger:
         return range(len(self.tracked.slots) if self.tracked else 0)
 
     def _cover(self, from_ms: int, to_ms: int) -> None:
-        """Give the kernel boundaries that cover these times and the position of every slot."""
+        """Give the kernel interval boundaries that cover these times, all open intervals and pending readings."""
         bounds = self._bounds
         if len(bounds) > 1 and bounds[0] <= from_ms and to_ms < bounds[-1]:
             return
@@ -278,7 +279,7 @@ class Ledger:
         return made
 
     def gap_rows(self) -> list[GapRow]:
-        """Take the gaps of the intervals that ``rows`` returned, by reason. They add to those of earlier calls."""
+        """Take the gaps of the intervals that ``rows`` returned, by reason. Add them to those of earlier calls."""
         made, self._gap_rows = self._gap_rows, []
         return made
 
@@ -399,14 +400,13 @@ def rows_of_packs(
 ) -> Iterator[tuple[int, PageSchema, list[Row]]]:
     """Yield the rows of one stream from its packs, each with the sequence of the pack after which it was written.
 
-    ``packs`` are in order and begin with a birth. The rows equal those of the agent to the last digit, from the first
-    interval on that begins after the start of the first pack: the agent may have had earlier packs of the interval
-    before.
+    ``packs`` are in order and begin with a birth. The rows equal those of the agent to the last digit, except in the
+    interval in which the first pack begins, because the agent may have had earlier packs of that interval.
     """
     ledger = Ledger(stream, calendar, rule)
     for data in packs:
         take_body(ledger, json.loads(data, parse_float=str))
-        ledger.gap_rows()  # not needed here; taken so that they do not pile up
+        ledger.gap_rows()  # not needed here, but they would accumulate
         for shape, rows in ledger.rows():
             yield ledger.seq, shape, rows
 

@@ -72,7 +72,7 @@ class Column:
     flow: str = ""
     epoch: str = ""  # changes with the counter: readings of different epochs are never compared
     count: int = 1  # one count of the device, as a stored value
-    accuracy: str = ""  # class of the meter as configured; "": not given
+    accuracy: str = ""  # accuracy class as configured; "": not given
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Row:
     start_ms: int
     end_ms: int
     revision: int
-    turn: int  # how often the clock was set back before this; rows of different turns add up
+    turn: int  # how often the clock was set back before; rows of one interval with different turns add up
     first_seq: int
     last_seq: int
     cells: dict[int, Cell]
@@ -163,7 +163,7 @@ def _expected(fields: list[list[int]]) -> list[list[int]]:
     kept = 0
     for n, there in enumerate(known):
         if not there:
-            last[n] = kept  # repeat the last value: its difference is 0
+            last[n] = kept  # repeat the last value, so that the stored difference is 0
             continue
         for window in (demand, fixed):
             if window[n]:
@@ -172,7 +172,7 @@ def _expected(fields: list[list[int]]) -> list[list[int]]:
         first[n] -= last[n] if level is None else level
         level = kept = last[n]
         if is_counter:
-            likely = PARTS * (level - before) if abs(level - before) < FAR else 0  # 0: a jump, not growth
+            likely = PARTS * (level - before) if abs(level - before) < FAR else 0  # 0: this is a jump, not growth
             amount[n] = 2 * (amount[n] - likely) + 1
     return fields
 
@@ -268,7 +268,7 @@ NO_ROWS = array("i")
 
 
 class SelectedRows(NamedTuple):
-    """The numbers of selected rows of a page, in order, and of the stretch of each row, for the kernel."""
+    """Selected rows of a page: ``rows`` has their numbers in order, ``places`` the number of each row's stretch."""
 
     rows: array[int]
     places: array[int]

@@ -66,7 +66,10 @@ def wanted(role: str, roles: Collection[str] | None) -> bool:
 
 
 def latest_of(taken: Sequence[DecodedPage]) -> dict[Key, tuple[DecodedPage, int, int]]:
-    """By key, the valid (page, row, column), if a stream has corrections or overlapping pages; empty: all are valid."""
+    """Return the valid (page, row, column) by key.
+
+    Returns {} if all rows are valid, because the stream has neither corrections nor overlapping pages.
+    """
     spans = [(t.start[0], t.start[-1]) for t in taken if t.page.rows]
     if all(t.plain for t in taken) and all(b[0] > a[1] for a, b in pairwise(spans)):
         return {}

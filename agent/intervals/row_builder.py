@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Key = tuple[int, int, int]  # start, end, turn
 MAX_GRACE_MS = 900_000
-AT_ONCE = 4096  # most rows that one call makes, after a long pause
+AT_ONCE = 4096  # a call stops at this number of rows: after a long pause there may be very many
 
 
 class RowBuilder:
@@ -33,9 +33,9 @@ class RowBuilder:
         self.shape: PageSchema | None = None
         self.grace_ms = 20_000
         self.next_ms = 0  # start of the first interval that is not written
-        self.turn = 0  # how often the clock was set back
+        self.turn = 0  # how often the clock of this stream was set back
         self.hold_ms = 0  # nothing is written before the stream is sealed up to here
-        self._end_ms = 0  # of the interval at ``next_ms``
+        self._end_ms = 0  # end of the interval that starts at ``next_ms``
         self._cells: dict[Key, dict[int, Cell]] = {}
         self._done: list[tuple[PageSchema, list[Row]]] = []
 
@@ -89,12 +89,13 @@ class RowBuilder:
         return done
 
     def take(self, to_ms: int, open_cells: Sequence[Done]) -> list[tuple[PageSchema, list[Row]]]:
-        """Take the corrections, then the finished intervals in order. Each has a row even if nothing is known of it."""
+        """Take the corrections, then the finished intervals in order. Each interval has a row, even an empty one."""
         out = self.take_late()
         if self.shape is None:
             return out
         rows: list[Row] = []
-        keys: dict[int, list[Key]] = {}  # sorted once: after a clock step there are tens of thousands
+        # sorted once, not for each interval: after a clock step there are tens of thousands of keys
+        keys: dict[int, list[Key]] = {}
         for key in sorted(self._cells) if self.ready(to_ms) else ():
             keys.setdefault(key[0], []).append(key)
         while self.ready(to_ms) and len(rows) < AT_ONCE:

@@ -17,7 +17,8 @@ from agent.intervals.growth_rates import FEW, HUGE, GrowthRates
 NORMAL, ROLLOVER, RESET, BACK_STEP, GLITCH, SWAP = "normal", "rollover", "reset", "back_step", "glitch", "swap"
 _NONE = Decimal(0)
 _MOST_AT_ONCE = 10**9  # largest step in counts that is believed without other evidence
-_SHARES = (HUGE, 10), (FEW * FEW, 40)  # (c, n): from c counts on, a level may grow by 1/n until a glitch ends
+# (c, n): during a glitch, a level of at least c counts may grow by 1/n of itself; a lower level by 1/100
+_SHARES = (HUGE, 10), (FEW * FEW, 40)
 _NEXT = 3  # a glitch must end within so many readings, unless other facts decide
 
 
@@ -25,7 +26,7 @@ _NEXT = 3  # a glitch must end within so many readings, unless other facts decid
 class Step:
     """The step from the last good reading to this one."""
 
-    index: int  # of the reading that the step ends at
+    index: int  # index of the reading at which the step ends
     increment: Decimal
     kind: str
     stays: bool = False  # the next step starts from the same level
@@ -62,7 +63,7 @@ class Series:
         """One step for each reading after the first. A series of a single invalid reading has a step too."""
         found: list[Step] = []
         level = self.values[0] if self.values else None
-        last = 0  # where ``level`` was read
+        last = 0  # index of the reading that gave ``level``
         if level is None or self.bad_start(level):
             level = None
             if len(self.values) == 1:
@@ -85,7 +86,7 @@ class Series:
             return self._down(last, index, level, value)
         if self._is_spike(last, index, level, value):
             return Step(index, _NONE, GLITCH, True)
-        if self._is_unheard_of(last, index, level, value):  # after a zero: the zero was the invalid reading
+        if self._is_unheard_of(last, index, level, value):  # GLITCH: the zero before this reading was invalid
             return Step(index, _NONE, GLITCH if level == 0 else SWAP)
         return Step(index, value - level, NORMAL)
 
@@ -96,7 +97,7 @@ class Series:
         if 0 < value < level * 9 / 10 and self.is_sentinel(value) and not self._lives_at(index, value):
             return Step(index, _NONE, GLITCH, True)
         kind, increment = self._fall(last, index, level, value)
-        # after a wobble of a few counts the highest reading stays the level, after a glitch the last good one
+        # after a glitch or a fall of a few counts, the next step starts from the level before it, not from this reading
         stays = kind == GLITCH or (kind == BACK_STEP and level - value <= FEW * self.resolution)
         return Step(index, increment, kind, stays)
 
@@ -131,7 +132,8 @@ class Series:
         count, middle, fastest = self._rates.others(index)
         span = self._rates.span(last, index)
         if level == 0 and not any(v is not None and v > 2 * value for v in self.values[:last]):
-            # the counter did not fall to this zero from far above: the zero may be invalid, and the time since it wrong
+            # no earlier reading was far above, so the zero may be invalid: a long time since it must not make the rise
+            # look slow
             span = min(span, self._rates.rhythm)
         if count and rise <= FEW * fastest * span:
             return False
@@ -216,7 +218,7 @@ class Series:
                 bound = max(level / share, FEW * (self._rates.expected(last, place) or _NONE), 2 * self.resolution)
                 if later - level <= bound:
                     return later if later - level >= -2 * self.resolution else None
-                above += 1  # a spike before the counter comes back
+                above += 1  # this may be a spike before the counter comes back
                 if above >= _NEXT:
                     return None
                 continue
@@ -290,7 +292,7 @@ class Series:
 def _next_lower(values: Sequence[Decimal | None]) -> list[int | None]:
     """For each reading, the index of the next one that is lower and not negative."""
     found: list[int | None] = [None] * len(values)
-    waiting: list[int] = []  # indices without a lower reading so far; their values never fall
+    waiting: list[int] = []  # indices of readings that no lower one followed so far, in ascending order of values
     for place, value in enumerate(values):
         if value is None or value < 0:
             continue

@@ -58,7 +58,7 @@ class _Sum:
     wholes: dict[object, _Whole] = field(default_factory=dict)
     powers: dict[int, Decimal] = field(default_factory=dict)  # sums of integrated powers, by number of the stretch
     spans: dict[Meter, Spans] = field(default_factory=dict)
-    trail: dict[tuple[int, str, str], _Ends] = field(default_factory=dict)  # stretch, stream, point
+    trail: dict[tuple[int, str, str], _Ends] = field(default_factory=dict)  # by (stretch, stream, point)
 
 
 @dataclass(slots=True)
@@ -93,7 +93,7 @@ def sums(
         meters: each also gets all columns that it wants, even those that belong to no sum.
         unwritten: configured streams; their intervals that are not yet written count as due and missing.
 
-    For its completeness, a stretch counts only up to the end of the newest closed interval of all streams.
+    The completeness of a stretch refers to its part before the end of the newest closed interval of any stream.
     """
     stretches = [(start_ms, end_ms)] if by == "all" else list(calendar.stretches(by, start_ms, end_ms))
     edges = [start for start, _ in stretches]

@@ -21,7 +21,7 @@ from drivers.model import FLOATS
 from drivers.registry import find_protocol
 
 COUNTER_PLACES, GAUGE_PLACES = 3, 6  # decimals of a float that are kept
-KEY_RESOLUTION = Decimal("0.001")  # of points with a key but no scale, if the protocol defines none
+KEY_RESOLUTION = Decimal("0.001")  # one count of a point with a key but no scale, if its protocol defines no resolution
 DEMAND_ROLES = frozenset({"grid", "direct", "load", "transformer", "check", "storage"})
 DEMAND_FLOWS = frozenset({"import", "export", "consumption", "charge", "discharge"})
 HEAT_PLACES = 6
@@ -33,7 +33,7 @@ class Rule:
     """The settings of ``[interval]``."""
 
     max_gap_ms: int = 300_000
-    period_ms: int = 900_000  # of demand windows
+    period_ms: int = 900_000  # length of demand windows
     slip_ms: int = 60_000
 
 
@@ -230,7 +230,7 @@ def _unit(point: Mapping[str, Any]) -> str:
 
 
 def _grid(point: Mapping[str, Any]) -> tuple[int, int]:
-    """(period, phase) in ms; 0 if the point has no grid."""
+    """(period, phase) in ms; the period is 0 if the point has none."""
     period, phase = (Decimal(str(point.get(name) or 0)) * 1000 for name in ("period", "phase"))
     return round(period), round(phase)
 

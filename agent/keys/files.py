@@ -96,7 +96,7 @@ def rotate_key(
         alg: algorithm of the new key; by default the algorithm of the old key.
         token: URI of the new key, if it is in a token.
         revokes: keys that this rotation revokes, including the old key if it was stolen.
-        give_up_s: deadline for the new key, in seconds of monotonic time; ``revokes`` is out of date after it.
+        give_up_s: deadline in seconds of monotonic time. After it nothing is replaced, because ``revokes`` is outdated.
 
     Raises:
         KeyFileError: the old key cannot be read, the file cannot be written, or the deadline has passed.
@@ -278,7 +278,7 @@ def _signer(text: bytes, owner: int, path: Path) -> Signer:
     head, begin, _ = text.partition(b"-----BEGIN")
     lines = head.splitlines()
     if not begin and (uri := next((line for line in lines if line.startswith(_TOKEN)), b"")):
-        if os.geteuid() == 0 and owner != 0:  # the token's library would run as root
+        if os.geteuid() == 0 and owner != 0:  # root must not run a library that another user chose
             raise KeyFileError(
                 f"the key file belongs to user {owner} and names a PKCS#11 library: root does not load a library"
                 " that another user chose",

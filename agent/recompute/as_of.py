@@ -68,12 +68,12 @@ class IntervalsAsOf:
 
     def __init__(self, calendar: Calendar, rule: Rule, streams: Mapping[str, StreamInfo]) -> None:
         self.calendar, self._rule, self._streams = calendar, rule, streams
-        self.ready_ms = 0  # results that begin earlier cannot be recomputed
+        self.ready_ms = 0  # results of periods that begin earlier cannot be recomputed
         self.seen: dict[str, int] = {}
         self.configured: Collection[str] | None = None  # streams; None: older versions did not record them
         self._pages: dict[str, dict[date, list[tuple[StoredPage, array[int]]]]] = {}  # array: the pack of each row
         self._written: dict[str, _FirstRevisions] = {}
-        self._late: dict[str, list[tuple[int, int]]] = {}  # of each correction: (pack, start of its interval)
+        self._late: dict[str, list[tuple[int, int]]] = {}  # by stream: (pack, start of the interval) of each correction
         self._late_days: set[date] = set()
         self._parts = lru_cache(maxsize=4)(self._parts_of_day)
         self._columns = lru_cache(maxsize=4096)(self._columns_at)

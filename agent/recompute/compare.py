@@ -313,8 +313,8 @@ def _read_intervals(entry: Mapping[str, Any], source: _Source) -> tuple[Interval
 def _packs_of(stream: str, source: _Source, seen: set[int], book: IntervalsAsOf, life: StreamInfo) -> Iterator[bytes]:
     """Yield each pack of one stream once, in file order. Adds its sequence to ``seen`` and its times to ``life``.
 
-    If the export lacks the stream's first pack, the first pack that it has gets the point table in effect, and
-    ``book.ready_ms`` is set: later results do not depend on the counter readings that are missing.
+    If the export lacks the first pack of the stream, the first exported pack gets the point table in effect. Then
+    ``book.ready_ms`` is set to a time after which results do not depend on the missing counter readings.
     """
     for path in source.files[stream]:
         for raw, _ in read_objects(path):
