@@ -11,7 +11,7 @@ from agent.intervals.flows import flows_of
 from agent.roles import METERED_ROLES, ROLES
 from drivers.toml import nearest
 
-# Flow, which is the last word of a name -> unit. `demand` is a power; that of a period is the highest one.
+# Units by flow, which is the last word of a name. `demand` is a power: the highest one in a period.
 FLOWS: Final[Mapping[str, str]] = {
     "import": "kWh",
     "export": "kWh",

@@ -1,7 +1,7 @@
 """Units of figures: exact factors and dimensions, so that kWh and GJ can be added, but kWh and m3 cannot.
 
 Coal equivalent (``ce``), carbon dioxide (``CO2``) and carbon (``C``) are dimensions of their own: only a factor with an
-id converts one to another, never a unit. So is a cubic metre at standard conditions: ``Nm3`` is not ``m3``.
+id converts one to another, never a unit. ``Nm3`` (at standard conditions) is another dimension than ``m3``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A part is a prefix of point names that the configuration gives a role: ``roles = { "ac" = "generation.pv",
 "meter.ac" = "grid" }``. Only the main counters of a part count for the role, because phases, tariffs and the total
-contain the same energy. Roles, their flows, and the counters of a flow, of which the first that exists counts:
+contain the same energy. The table lists roles, their flows, and the counters of each flow; the first existing counts:
 
     generation.*          generation   energy.generation, else energy.export
                           consumption  energy.import (what it takes at night)

@@ -406,7 +406,7 @@ def rows_of_packs(
     ledger = Ledger(stream, calendar, rule)
     for data in packs:
         take_body(ledger, json.loads(data, parse_float=str))
-        ledger.gap_rows()  # not needed here, but they would accumulate
+        ledger.gap_rows()  # discard the gaps, which are not needed here and would accumulate
         for shape, rows in ledger.rows():
             yield ledger.seq, shape, rows
 

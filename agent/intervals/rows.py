@@ -27,20 +27,20 @@ class Flag(IntFlag):
     SWAP = 64  # the counter jumped to another level: new meter, or set by hand; the growth in between is lost
     GLITCH = 128  # invalid readings (a zero, all ones, a spike) were skipped; the amount is exact
     BACK_STEP = 256  # the counter went back a little; nothing is counted until it exceeds its highest level
-    EPOCH = 512  # a new counter (identity, ratio, scale, variant): the time between the two is not counted
+    EPOCH = 512  # a new counter (identity, ratio, scale, variant): the time between old and new is not counted
     CLOCK = 1024  # the clock was set in the interval; amounts of repeated clock time are added up
     POWER = 2048  # integrated from power readings, because there is no counter
     LATE = 4096  # known or corrected after the interval was closed
 
 
-FLAW = Flag.SPREAD | Flag.ESTIMATED | Flag.SUSPECT | Flag.POWER  # counts into the estimated share
+FLAW = Flag.SPREAD | Flag.ESTIMATED | Flag.SUSPECT | Flag.POWER  # an amount with one of these flags counts as estimated
 
 
 @dataclass(frozen=True, slots=True)
 class EndReading:
     """A reading that an amount came from."""
 
-    seq: int  # pack of the stream that holds it; 0: not known
+    seq: int  # sequence of the pack that contains it; 0: not known
     time_ms: int  # when it was read, as in the pack
     value: Decimal  # in the device's unit, as read
 
@@ -72,7 +72,7 @@ class IntervalRow:
     readings: int  # good readings within [start, end)
     first: EndReading | None
     last: EndReading | None
-    first_seq: int  # packs that the row came from, both included; 0: none
+    first_seq: int  # first and last pack that the row came from; 0: none
     last_seq: int
     revision: int  # 0 as first written; grows with each correction
     low: Decimal | None = None  # gauges: lowest, highest, time-weighted mean (trapezoid over covered time)
@@ -151,9 +151,9 @@ class CounterEvent:
     """The verdict on a counter's reading, for an event of its stream. Values are exact, in the device's unit."""
 
     point: str
-    kind: str  # rollover reset swap glitch back_step
+    kind: str  # rollover, reset, swap, glitch or back_step
     time_ms: int
-    value: Decimal | None  # None: no counter can reach it
+    value: Decimal | None  # None: a value that no counter can reach
     before_ms: int
     before: Decimal
     growth: Decimal

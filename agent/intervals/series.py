@@ -24,9 +24,9 @@ _NEXT = 3  # a glitch must end within so many readings, unless other facts decid
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The step from the last good reading to this one."""
+    """The step from the last good reading to the reading ``index``."""
 
-    index: int  # index of the reading at which the step ends
+    index: int
     increment: Decimal
     kind: str
     stays: bool = False  # the next step starts from the same level

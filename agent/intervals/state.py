@@ -19,7 +19,7 @@ import zstandard
 from agent.zstd import read_frame
 from ext.rates import SLOT_BYTES, STATE_VERSION
 
-MAGIC: Final = b"MHL3"  # older states have no magic word; with one length for all slots, they cannot be read
+MAGIC: Final = b"MHL3"  # older states have no magic word, and cannot be read: all their slots have one length
 MAX_BYTES: Final = 64 << 20
 STATE_LAYOUT: Final = f"{STATE_VERSION}/{SLOT_BYTES}/{sys.byteorder}"
 _FRONT = struct.Struct("<4sI")

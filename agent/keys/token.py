@@ -104,7 +104,7 @@ class TokenKey:
             token = self._token()
             try:
                 self._session = token.open(user_pin=pin, rw=make)
-            except errors.UserAlreadyLoggedIn:  # this process has logged in already, for another key
+            except errors.UserAlreadyLoggedIn:  # no error: this process has logged in already, for another key
                 self._session = token.open(rw=make)
             alg, jwk = self._find(make)
         except (errors.PinIncorrect, errors.PinInvalid, errors.PinLenRange, errors.PinLocked) as error:

@@ -160,7 +160,7 @@ def read_error(path: Path) -> str:
 
 
 class RetryPolicy:
-    """Decides if a start that finds damage tries again. Damage counts if it persists after all bytes could be read."""
+    """Decides if a start that finds damage tries again. Damage counts if it persists while all bytes can be read."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._pauses, self._was_readable = path, list(PAUSES_S), False

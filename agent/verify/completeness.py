@@ -14,7 +14,7 @@ from .strict import MAX_REASON, clean
 
 @dataclass(frozen=True, slots=True)
 class PackFault:
-    """A rule that a signed pack breaks. ``code``: ``rule`` or ``due``."""
+    """A rule that a signed pack breaks. ``code``: ``due`` if its readings do not add up, else ``rule``."""
 
     code: str
     text: str

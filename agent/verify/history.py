@@ -17,7 +17,7 @@ MAX_RUNS: Final = 4096  # per stream
 
 
 class Arrival(Enum):
-    """Where a pack belongs."""
+    """What a received pack is, compared with the known packs of its stream."""
 
     NEW = "new"
     DUPLICATE = "duplicate"  # the same bytes as before
@@ -70,7 +70,7 @@ class History:
         self._boot_numbers = 0
 
     def place(self, link: ChainLink, digest: bytes) -> tuple[Arrival, list[tuple[ChainLink, str]]]:
-        """Add a pack. Returns where it belongs, and faults: (pack with the fault, text)."""
+        """Add a pack. Returns what it is, and faults: (pack with the fault, text)."""
         boot = self.boots.get(link.boot)
         if link.seq <= self._forgotten_seq and (boot is None or boot.index(link.seq) < 0):
             return self._uncompared(link), []

@@ -53,7 +53,7 @@ class Pack:
     gaps: tuple[Gap, ...]
     losses: tuple[Loss, ...]
     synced: bool | None
-    monotonic: tuple[str, int] | None  # (kernel boot, ms)
+    monotonic: tuple[str, int] | None  # (boot id of the kernel, monotonic clock in ms)
     handovers: tuple[Handover, ...] = ()
     faults: list[str] = field(default_factory=list)
 

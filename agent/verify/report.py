@@ -98,7 +98,7 @@ class Handover:
     id: str
     boot: str
     seq: int
-    hash: str  # of its pack
+    hash: str  # hash of the pack that contains the record
     time_ms: int
     who: str
     devices: int
@@ -114,13 +114,13 @@ class Handover:
 
 @dataclass(slots=True)
 class Day:
-    """Completeness of a stream over one UTC day: readings of gauges and counters."""
+    """Completeness of a stream over one UTC day: numbers of readings of gauges and counters."""
 
     due: int = 0
     got: int = 0
-    asleep: int = 0
-    gaps: int = 0  # other than asleep
-    lost: int = 0  # stated by loss events
+    asleep: int = 0  # due readings in gaps because the device sleeps
+    gaps: int = 0  # due readings in stated gaps, without those of ``asleep``
+    lost: int = 0  # due readings in packs that the gateway reports as dropped
     missing: int = 0
 
 
@@ -253,7 +253,7 @@ class Report:
     bad_signatures: int = 0
     checkpoints: int = 0  # number of pages of checkpoints
     checkpointed: dict[str, int] = field(default_factory=dict)  # gateway -> time of its newest checkpoint, ms
-    beyond: dict[str, int] = field(default_factory=dict)  # gateway -> how long its packs continue after that, ms
+    beyond: dict[str, int] = field(default_factory=dict)  # gateway -> ms that its packs continue after it
     only: list[str] = field(default_factory=list)  # the streams that files were exported for; empty: all
     withheld: list[str] = field(default_factory=list)  # streams without packs that should have some
     agreed: list[str] = field(default_factory=list)  # agreed names and patterns; empty: all streams

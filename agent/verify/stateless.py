@@ -73,7 +73,7 @@ class CheckedPack:
     balance: Balance | None  # None: see ``unjudged``
     losses: tuple[Loss, ...]
     synced: bool | None  # the clock was synchronised; None: not known
-    monotonic: tuple[str, int] | None  # (kernel boot, ms)
+    monotonic: tuple[str, int] | None  # (boot id of the kernel, monotonic clock in ms)
     early: int  # read times more than 1 s before the pack begins
     handovers: tuple[Handover, ...]
     faults: tuple[PackFault, ...]  # rules that the pack breaks by itself; a report names the first

@@ -63,7 +63,7 @@ class StreamState:
         self._signed: dict[str, int] = {}  # kid -> the highest sequence that this key signed
 
     def take(self, pack: CheckedPack, where: str = "") -> tuple[Arrival, bool]:
-        """Add one pack. Returns where it belongs, and True if it has no fault that can be found now."""
+        """Add one pack. Returns what it is (see ``Arrival``), and True if no fault is known so far."""
         link = pack.link
         place, seams = self.history.place(link, pack.digest)
         if place is Arrival.FORK:

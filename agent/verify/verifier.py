@@ -57,7 +57,7 @@ class Outcome(Enum):
 
 @dataclass(slots=True)
 class _Received:
-    """A received object on its way through the verifier."""
+    """A received object, and what the verifier has found out about it so far."""
 
     raw: bytes  # decompressed
     topic: str | None
