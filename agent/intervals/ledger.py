@@ -47,7 +47,7 @@ class Ledger:
         self.detectors: dict[int, AnomalyDetector] = {}
         self.seq = 0  # sequence of the last pack that was taken
         self.to_ms = 0  # end of that pack; 0: no pack was taken yet
-        # ``_fresh``: so many of the next packs of this boot may have readings from before the boot
+        # ``_fresh``: the number of next packs of this boot that may have readings from before the boot
         self.boot, self._fresh = "", 0
         self.row_builder = RowBuilder(calendar)
         self.counter_events: list[CounterEvent] = []

@@ -19,7 +19,7 @@ _NONE = Decimal(0)
 _MOST_AT_ONCE = 10**9  # largest step in counts that is believed without other evidence
 # (c, n): during a glitch, a level of at least c counts may grow by 1/n of itself; a lower level by 1/100
 _SHARES = (HUGE, 10), (FEW * FEW, 40)
-_NEXT = 3  # a glitch must end within so many readings, unless other facts decide
+_NEXT = 3  # a glitch must end within this number of readings, unless other facts decide
 
 
 @dataclass(frozen=True, slots=True)

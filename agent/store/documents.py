@@ -15,7 +15,7 @@ from agent.store.sqlite import Database
 from agent.store.streams import signed
 from agent.zstd import read_frame
 
-# so many of the hourly checkpoints are kept (a month); of older ones, the first of each day, for so many days
+# kept: the newest 750 checkpoints (a month, as one is made each hour), and the first one of each of 400 days
 KEEP_CHECKPOINTS, KEEP_DAYS = 750, 400
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 

@@ -19,7 +19,7 @@ from drivers.model import GatewayError
 CHECK_BYTES: Final = 256 << 20  # bytes; a larger file is not checked at a start, because everything else would wait
 UNREADABLE_S: Final = 60.0  # a disk that recovers does so within this time; a bad sector stays unreadable
 PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)  # pauses between attempts to open the database
-MAX_CLEARED: Final = 3  # so many false reports of damage in one run are ignored; else the agent might fail forever
+MAX_CLEARED: Final = 3  # reports of damage in one run that a check may refute; the next one is believed
 _BLOCK: Final = 1 << 20
 
 

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from agent.pack import SealedPack
 
 ROW_BYTES = 128  # estimated size of a pack besides its body: row, index, outbox
-TRAIN_AFTER = 64  # the first dictionary is made after so many packs
+TRAIN_AFTER = 64  # the first dictionary is made after this number of packs
 RETRAIN_AFTER = 10_000
-SAMPLES = 64  # a dictionary is made from the packs of at most so many streams
+SAMPLES = 64  # a dictionary is made from one pack each of at most 64 streams
 CHUNK = 32  # packs that an iteration reads at once
 _ALL: Mapping[str, Sequence[str]] = {}
 

@@ -13,7 +13,7 @@ from agent.verify.signed import payload_hash
 
 SPARE_BYTES = 1024 * 1024  # disk space that a commit leaves free for other programs and log lines
 STEP = 1024  # ids examined in one statement
-EVICT = 64  # so many unconfirmed packs are deleted at once to stay under the cap
+EVICT = 64  # number of unconfirmed packs that are deleted at once to stay under the cap
 VACUUM_PAGES = 512
 # packs that are never deleted: births in effect, and the newest pack, because an id must never be assigned twice
 _STAYS = "(SELECT birth_pack FROM streams WHERE birth_pack IS NOT NULL UNION SELECT max(id) FROM packs)"

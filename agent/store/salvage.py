@@ -27,7 +27,7 @@ from drivers.encoding import base64url_decode
 
 log = logging.getLogger("meterhouse.store")
 MAX_PACKS = 100_000  # more packs than this stay in the old file and are stated as lost
-ONE_BY_ONE = 2_000  # after a bad page, so many keys are tried one by one, then keys at growing distances
+ONE_BY_ONE = 2_000  # keys that are tried one by one after a bad page; the next ones are at growing distances
 # (column, table): the last pack id is the highest value in any of these, since some may be unreadable
 NEWEST = (("id", "packs"), ("id", "packs INDEXED BY packs_seq"), ("pack", "outbox"))
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024

@@ -31,7 +31,7 @@ from drivers.files import sync_directory
 
 log = logging.getLogger("meterhouse.store")
 PAGE_BYTES = 4096  # small: a gateway commits a few kilobytes at a time, and flash wears per page written
-CHECKPOINT_PAGES = 64  # SQLite empties the WAL at so many pages: few, because the WAL counts towards the size cap
+CHECKPOINT_PAGES = 64  # size of the WAL at which it is copied into the file: small, as it counts towards the cap
 WAL_LIMIT_BYTES = 4 * 1024 * 1024  # the WAL file is truncated to this size after a large transaction
 BUSY_MS = 2_000
 MODE = 0o600  # other users must not open the file: a reader can lock it

@@ -26,9 +26,9 @@ from .topics import STREAM
 _HASH: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 MAX_PAGES: Final = 1000
 MAX_HEADS: Final = 1000  # heads on a page; a gateway puts 200 on it
-MAX_FILED: Final = 10_000  # so many pages from files are remembered, to recognise copies
-MAX_PARTIAL: Final = 10_000  # so many incomplete checkpoints from files are remembered
-ARRIVING_MS: Final = 300_000  # time for the other pages to arrive: over a slow link, each takes half a minute
+MAX_FILED: Final = 10_000  # limit of the pages from files that are kept to recognise copies
+MAX_PARTIAL: Final = 10_000  # limit of the incomplete checkpoints from files; beyond it, the oldest is dropped
+ARRIVING_MS: Final = 300_000  # time for all pages to arrive: over a slow link, a page takes half a minute
 
 
 class _Page(NamedTuple):

@@ -11,8 +11,8 @@ from typing import Final
 
 from .seam import ChainLink, check_seam
 
-RECENT: Final = 1024  # the hashes of so many last packs are kept, to distinguish a duplicate from a fork
-MAX_SPARSE: Final = 1024  # so many hashes of older packs are kept, at growing distances
+RECENT: Final = 1024  # number of last packs whose hashes are kept, to distinguish a duplicate from a fork
+MAX_SPARSE: Final = 1024  # number of older packs whose hashes are kept, at growing distances
 MAX_RUNS: Final = 4096  # per stream
 
 

@@ -23,7 +23,7 @@ _DECIMAL: Final = re.compile(r"-?[0-9]{1,400}(?:\.[0-9]{1,400})?")
 _EPOCHS: Final = frozenset(("identity", "firmware", "ratio", "variant"))  # events that begin a counter epoch
 MAX_PARTS: Final = 4096
 MAX_STEPS: Final = 100  # a pack that states more clock steps and losses together is refused
-MAX_HANDOVERS: Final = 20  # so many handovers are read from a pack, and so many devices are named in each
+MAX_HANDOVERS: Final = 20  # limit of the handovers read from a pack, and of the devices named in each
 MAX_KERNEL: Final = 64  # characters that are kept of the kernel's boot id
 EARLY_MS: Final = 1000  # a read time that is more than this before its pack is doubtful
 

@@ -16,8 +16,8 @@ DAY_MS: Final = 86_400_000
 EPOCH: Final = date(1970, 1, 1).toordinal()
 MAX_POINTS: Final = 65_536
 MAX_GRIDS: Final = 256  # combinations of period and phase in one table; a device has only five paces
-MAX_GAP_WORK: Final = 200_000  # steps for the gaps of one pack: each gap takes its points times its days
-MAX_DAYS: Final = 4000  # a time range is divided into so many days; the last one has all the rest
+MAX_GAP_WORK: Final = 200_000  # limit of the steps for the gaps of one pack: each gap takes its points times its days
+MAX_DAYS: Final = 4000  # limit of the days of one time range; one more row has all the rest
 Unit = object  # ``u``, or (u, du) if there is a ``du``
 
 

@@ -253,7 +253,7 @@ class Report:
     bad_signatures: int = 0
     checkpoints: int = 0  # number of pages of checkpoints
     checkpointed: dict[str, int] = field(default_factory=dict)  # gateway -> time of its newest checkpoint, ms
-    beyond: dict[str, int] = field(default_factory=dict)  # gateway -> ms that its packs continue after it
+    beyond: dict[str, int] = field(default_factory=dict)  # gateway -> ms from its newest checkpoint to its last pack
     only: list[str] = field(default_factory=list)  # the streams that files were exported for; empty: all
     withheld: list[str] = field(default_factory=list)  # streams without packs that should have some
     agreed: list[str] = field(default_factory=list)  # agreed names and patterns; empty: all streams

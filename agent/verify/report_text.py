@@ -10,8 +10,8 @@ from .strict import clean
 
 COLUMNS = ("stream", "packs", "readings", "gaps", "redelivered", "missing", "failed", "complete")
 MAX_NOTES = 20
-MAX_HANDOVERS = 5  # so many handovers of a gateway are shown, the last ones
-MAX_NAMES = 10  # so many names of streams that were not requested are shown
+MAX_HANDOVERS = 5  # only the last 5 handovers of a gateway are shown
+MAX_NAMES = 10  # at most 10 names of streams that were not requested are shown
 MAX_LINE = 2000
 
 

@@ -18,12 +18,12 @@ from .seam import ChainLink
 from .stateless import CheckedPack
 
 MAX_TABLES: Final = 64
-MAX_WAITING: Final = 256  # so many packs wait for their birth; the completeness of further ones stays unknown
-MAX_GROUPS: Final = 64  # so many ticks wait for their missing parts
+MAX_WAITING: Final = 256  # limit of the packs that wait for their birth; the completeness of others stays unknown
+MAX_GROUPS: Final = 64  # limit of the ticks that wait for their missing parts
 MAX_LOSSES: Final = 1000
 MAX_DAYS: Final = 1500
 MAX_FAULTY: Final = 10_000
-MAX_HEADS: Final = 128  # so many heads wait for their pack, about 250 bytes each
+MAX_HEADS: Final = 128  # limit of the heads that wait for their pack, about 250 bytes each
 
 
 @dataclass(slots=True, eq=False)

@@ -31,12 +31,12 @@ from .strict import MAX_REASON, Columns, MissingPackage, Refused, clean, count_i
 from .topics import GATEWAY, NAME, PREFIX, Topic, is_known_type, split_topic
 from .verdict import LISTED, add_up, decide, shared_pins
 
-MAX_HELD: Final = 1000  # so many objects wait for their keys; the oldest of more is refused
+MAX_HELD: Final = 1000  # limit of the objects that wait for their keys; beyond it, the oldest is refused
 MAX_HELD_BYTES: Final = 16 << 20
 MAX_EARLY: Final = 20
 MAX_GATEWAYS: Final = 1000
 MAX_STREAMS: Final = 10_000  # about 30 KB each
-MAX_RECENT, MAX_RECENT_BYTES = 64, 4 << 20  # so many valid objects are kept, to recognise copies by their bytes
+MAX_RECENT, MAX_RECENT_BYTES = 64, 4 << 20  # valid objects that are kept, and their bytes, to recognise copies
 MAX_WHERE: Final = 300  # characters that are kept of a file's name or a topic
 MAX_TYPES, MAX_TYPE = 20, 60  # unknown content types that are counted, and characters kept of each
 REFUSAL: Final = 100  # cost of a refused object, besides its brackets and commas
