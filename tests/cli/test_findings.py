@@ -337,7 +337,7 @@ def test_the_words_of_late_readings_blame_neither_the_line_nor_the_agent() -> No
     )
     text = (Path(__file__).parents[2] / "docs" / "pack-format.md").read_text(encoding="utf-8")
     (row,) = (line for line in text.splitlines() if line.startswith("| `overload` |"))
-    assert "stood still" in row
+    assert "was paused" in row
 
 
 def test_who_confirms_and_what_was_learned_are_told_in_chinese() -> None:
