@@ -161,7 +161,7 @@ def test_notes_tell_what_works_and_still_deserves_a_look(site, good) -> None:
         "agent.toml:80: device.third.address: has the same address as device.main on the same line. "
         "Correct only if two profiles describe one device",
         "agent.toml:70: device.second.line: 9600 8N1 is not the factory setting of test/meter (9600 8E1). "
-        "Correct only if it was changed at the device",
+        "This is right only if the setting was changed at the device",
         "agent.toml:73: device.second.every: no point has the pace normal",
         "agent.toml:84: uplink.plain.url: is sent unencrypted. mqtts:// protects password and readings",
         "roles: devices without a role are not included in any figure: second, third. " + ROLE_HINT,
