@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 
 LEASE_S: Final = 300.0
 SERIAL: Final = "device.serial"
-TWINS_S: Final = 10.0  # seconds; later, no further configured device is asked for its serial number
+# seconds for reading the serial numbers of configured devices; after this time, no further device is read
+TWINS_S: Final = 10.0
 AGREED: Final = YES | {"j", "ja"}
 PARTS: Final = ("ac", "battery", "heat", "water", "gas", "meter", "dc")  # parts that may have a role, likely ones first
 LIKELY_ROLES: Final = {"inverter": "generation.pv", "hybrid": "generation.pv", "bms": "storage", "storage": "storage",
@@ -209,7 +210,10 @@ def adopt(
 
 
 def ready(options: ConfigOptions, yes: bool, where: str) -> None:
-    """Raises GatewayError if the new files could not be confirmed or written. Called first, because a scan is long."""
+    """Raises GatewayError if the user cannot confirm new files, or if they cannot be written.
+
+    Called before a scan, because the user should not wait for a long scan in vain.
+    """
     config = options.load()
     if not yes and not is_terminal():
         raise UsageError("confirmation needed, but stdin is not a terminal", where=where, hint="Use --yes")
@@ -222,7 +226,7 @@ def add_found(options: ConfigOptions, found: Sequence[FoundDevice], yes: bool, l
 
     words, added, config, dirs = WORDS[lang], 0, options.load(), profile_dirs(options.config_file)
     numbers: dict[str, str] = {}
-    # for all devices at once, so that ``every`` suits the load of the whole line
+    # one call for all devices: ``every`` depends on the load of the whole line
     together = tables(found, {}, lang, dirs)[-len(found) :] if found else []
     for device, text in zip(found, together, strict=True):
         title = {"protocol": device.protocol, "address": device.address}
@@ -310,10 +314,10 @@ def _identified(
     entry = _configured(config, line)
     url = entry.url if entry else given("--line", v.line_url, line)
     protocol, own = choices["protocol"], entry.serial if entry and entry.carries_bytes else ""
-    # the usual setting is tried, too: a meter may share the line with devices that use another one
+    # after the line's own serial setting, try the protocol's usual one: the new device may differ from the others
     usual = protocol_of(protocol).serial_settings[0]
     settings = [choices["serial"]] if choices["serial"] else [own, usual] if own not in ("", usual) else [usual]
-    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # the error is printed once, at the end
+    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # no log: an error is printed once, at the end
     dirs, garbled = profile_dirs(options.config_file), False
     for setting in settings:
         wanted = ScanOptions(url, (protocol,), (setting,), profile_dirs=dirs)
@@ -477,7 +481,7 @@ def _points(profile: Profile, params: Mapping[str, Any]) -> Sequence[Point]:
 
 
 def _parts(profile: Profile, params: Mapping[str, Any]) -> list[str]:
-    """The parts of a device that may have a role, the most likely one first; [""] if it has no parts."""
+    """The parts of a device that may have a role, the most likely first; [""] if the device has no parts."""
     fronts = {point.name.partition(".")[0] for point in _points(profile, params)}
     return [part for part in PARTS if part in fronts] or [""]
 
@@ -636,9 +640,9 @@ def _loaded(config: Config, files: Mapping[Path, str], name: str) -> tuple[Confi
 
 
 def _slower_paces(config: Config, entry: DeviceConfig) -> dict[str, str]:
-    """The value of ``every`` for a device whose line is too slow for the default paces.
+    """The value of ``every`` for a device that, even alone, would overload its line at the default paces.
 
-    {} if the line is fast enough, or if this cannot be calculated.
+    {} if it would not, or if the load cannot be calculated. Other devices of the line are not counted.
     """
     from agent.cli.toml_snippet import slower_paces
 
@@ -728,7 +732,7 @@ def _warn_of_twins(config: Config, entry: DeviceConfig, number: str, known: dict
 def _serial_numbers(config: Config, entry: DeviceConfig, known: Mapping[str, str]) -> dict[str, str]:
     """Serial numbers by device name, "" if a device reports none.
 
-    They come from the snapshot of a running agent; without one, the configured devices with the same profile are read.
+    If an agent runs, its snapshot has them. Otherwise, the configured devices with the same profile are read.
     """
     from agent.cli.common import agent_runs, read_snapshot
     from agent.cli.lease import borrow_line
@@ -745,7 +749,7 @@ def _serial_numbers(config: Config, entry: DeviceConfig, known: Mapping[str, str
             continue
         if time.monotonic() - begin_s > TWINS_S:
             break
-        with suppress(GatewayError):  # silent, or without this point: there is nothing to compare
+        with suppress(GatewayError):  # the device is silent or has no serial number: nothing to compare
             found[other.name] = ""
             with borrow_line(config.runtime_dir, config.line(other.line).url, "read", LEASE_S) as owner:
                 profile = site_profiles(config.profiles_dir)(other.profile)

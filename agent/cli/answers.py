@@ -17,12 +17,12 @@ from msgspec import Meta
 from agent.cli.common import clean
 from drivers.model import GatewayError, clean_text
 
-Time = Annotated[float, Meta(ge=-62_000_000_000, le=253_000_000_000)]  # UTC seconds; years of four digits
+Time = Annotated[float, Meta(ge=-62_000_000_000, le=253_000_000_000)]  # UTC seconds, in the years 5 to 9987
 Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
 def checked(found: Any, kind: Any, what: str) -> Any:
-    """``found`` with cleaned texts, if it has the type ``kind``. ``what``: what an error calls it."""
+    """Return ``found`` with cleaned texts. Raises GatewayError, which names ``what``, if the type is not ``kind``."""
     try:
         msgspec.convert(found, kind)
         return clean(found)
@@ -190,7 +190,7 @@ class HandedOver(TypedDict):
 
 class _Table(TypedDict):
     stream: str
-    points: list[_Point] | Count  # the number of another table with the same points
+    points: list[_Point] | Count  # a number names another table that has the same points
 
 
 class _Point(TypedDict):

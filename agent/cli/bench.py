@@ -30,11 +30,13 @@ def least_time(
     repeat: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """The shortest time of a call, in seconds of ``clock``: the cost of the work if nothing disturbs it.
+    """Call ``work`` repeatedly; return the time of the fastest call, in seconds of ``clock``.
+
+    Other programs disturbed the fastest call least, so it shows best what the work costs.
 
     Args:
-        seconds: how long to repeat the call.
-        repeat: number of calls; 0: as many as fit into ``seconds``.
+        seconds: how long to repeat the call; ignored if ``repeat`` is given.
+        repeat: the number of calls; 0 means as many as fit into ``seconds``.
     """
     best, done, end = float("inf"), 0, time.perf_counter() + seconds
     while done < repeat if repeat else time.perf_counter() < end:

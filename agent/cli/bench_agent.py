@@ -27,20 +27,20 @@ PACK_MS = 10_000
 SETTLE_S, WINDOW_S, START_S = 12.0, 20.0, 60.0
 CORE = 0.5  # share of a core that the agent may use
 DELIVERY = 1.15  # factor for the CPU time of delivery, which is not measured here; see bench/RESULTS.md
-REQUESTS = 2  # per poll of a device: its 200 registers do not fit into one answer
+REQUESTS = 2  # requests per poll of a device: its 200 registers do not fit into one answer
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
     """How many devices of 100 points at 1 Hz a machine can read, with packs of 10 s."""
 
-    core_per_device: float  # share of one core; measured, without delivery
+    core_per_device: float  # share of one core that reading one device takes, as measured; without delivery
     by_processor: int  # devices that half a core can read
     by_memory: int  # devices that fit into the memory that the systemd unit allows
 
     @property
     def devices(self) -> int:
-        """The smaller of the two numbers, rounded down to two digits."""
+        """The smaller of ``by_processor`` and ``by_memory``, rounded down to two significant digits."""
         most = min(self.by_processor, self.by_memory)
         step = int(10 ** max(0, len(str(most)) - 2))
         return most // step * step

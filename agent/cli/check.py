@@ -115,7 +115,7 @@ def _evidence(profile: Profile) -> str:
 def _learned(config: Config) -> dict[str, str]:
     """What the running agent has learned about the register maps, by device; {} if no agent runs.
 
-    The agent then sends other requests to the device than its profile plans.
+    To such a device, the agent sends other requests than those planned from its profile.
     """
     from agent.cli.common import learned_maps, read_snapshot
 
@@ -160,7 +160,10 @@ def lost_key(config: Config) -> bool:
 
 
 def find_notes(config: Config) -> list[ConfigWarning]:
-    """Warnings about configured files, groups and ports that are missing. The agent needs only its key to start."""
+    """Warnings about missing files, groups, ports, devices and destinations, unused lines and too little disk space.
+
+    Of all these, only a missing key file can keep the agent from starting.
+    """
     from agent.config import ConfigWarning, ControlConfig
     from agent.service.control.peer import gid_of
 

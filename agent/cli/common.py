@@ -49,13 +49,13 @@ def show_unit(unit: str) -> str:
 
 
 def language_of(given: str | None, environment: Mapping[str, str]) -> str:
-    """English or Chinese: as requested, else by the terminal's language."""
+    """Return ``en`` or ``zh``: the requested language, else that of the terminal, as ``environment`` states it."""
     terminal = environment.get("LC_ALL") or environment.get("LC_MESSAGES") or environment.get("LANG", "")
     return given or ("zh" if terminal.startswith("zh") else "en")
 
 
 def speaks_chinese() -> bool:
-    """Does this command print Chinese: by --lang, else by the terminal's language?"""
+    """True if this command prints Chinese. --lang decides; without it, the language of the terminal."""
     return language_of(REQUESTED.get(), os.environ) == "zh"
 
 
@@ -154,9 +154,10 @@ def read_plain(path: Path, limit: int) -> bytes:
 
 
 def learned_maps(snapshot: Mapping[str, Any], language: str = "en") -> dict[str, str]:
-    """What the agent has learned about register maps, in words by device; only devices with learned facts.
+    """What the agent has learned about the register maps of devices, as one text for each device name.
 
-    These facts are: where to split reads, missing registers, and the longest read.
+    It learns where to split reads, which registers are missing, and how long a read may be. Devices about which it
+    has learned nothing are left out.
     """
     learned = {name: device.get("learned") for name, device in snapshot.get("devices", {}).items()}
     found = {str(name): clean_text(str(text), 300) for name, text in learned.items() if text}
@@ -238,7 +239,7 @@ def unwound() -> Iterator[None]:
         raise SystemExit(128 + number)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    # a signal that has a handler or is ignored, as SIGHUP under nohup, stays so
+    # a signal that is already handled or ignored, as SIGHUP is under nohup, is left unchanged
     before = {number: handler for number, handler in before.items() if handler is signal.SIG_DFL}
     if threading.current_thread() is not threading.main_thread():
         before = {}

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from drivers.model import GatewayError, UsageError
 
-MODE: Final = 0o640  # like the folders of the package: root writes, the agent's group reads
+MODE: Final = 0o640  # root may write, the agent's group may read, as in the folders of the package
 FOLDER_MODE: Final = 0o750
 SECRET_MODE: Final = 0o600
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -39,7 +39,7 @@ def plain_table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
 def print_table(
     console: Console, title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()
 ) -> None:
-    """Rows of markup as a table; on a terminal that is too narrow for it, each row as a few lines."""
+    """Print rows of markup as a table. If the terminal is too narrow for it, print each row as a few lines."""
     from agent.cli.common import say
 
     rows, table = list(rows), plain_table(title, *heads, right=tuple(right))
@@ -73,7 +73,7 @@ def print_parts(console: Console, parts: Iterable[str]) -> None:
 
 
 def open_console(stderr: bool = False) -> Console:
-    """The console for tables: as wide as the terminal; in a pipe or file no line is folded."""
+    """The console for tables, as wide as the terminal. For a pipe or a file it is so wide that no line is folded."""
     console = Console(highlight=False, stderr=stderr)
     return console if console.is_terminal else Console(highlight=False, stderr=stderr, width=PIPE_WIDTH)
 
@@ -84,7 +84,7 @@ def cell(text: object, limit: int = 80) -> str:
 
 
 def quality_word(code: int, language: str) -> str:
-    """The words for a quality code: why a value is missing, or its quality; "" if it is good."""
+    """The words for a quality code: why a value is missing, or why it is doubtful; "" for good quality."""
     from agent.cli.finding_words import reason_words
     from drivers.model import Reason
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from agent.config import Config
     from agent.service.control.protocol import Request
 
+# longest waits in seconds:
 PICK_UP_S: Final = 15.0  # for the first frame: a starting agent first seals the readings left in the ring
 SILENCE_S: Final = 30.0  # for each further frame: a working agent reports progress every second or two
 ANSWER_S: Final = 3600.0  # for a whole answer, even if progress reports keep arriving
@@ -44,11 +45,11 @@ Take = Callable[[bytes], object]
 
 
 class NoAnswer(GatewayError):
-    """The socket is open, but there was no answer."""
+    """The agent accepted the connection, but did not answer."""
 
 
 def discard(data: bytes) -> None:
-    """Ignore a part: for requests whose answers have no parts."""
+    """Ignore a part of an answer. The default of ``take``, for requests whose answers have no parts."""
 
 
 def ask(
@@ -66,7 +67,7 @@ def ask(
         pick_up_s: how long to wait for the first frame, or for an agent that is starting or stopping.
 
     Raises:
-        GatewayError: the error in the answer, or: no answer, no database, no permission.
+        GatewayError: the answer is an error, or there is no answer, no database or no permission.
     """
     from agent.cli.stopped_agent import AgentRunning, ask_database
 
@@ -123,7 +124,7 @@ class ControlClient:
         try:
             if not stat.S_ISSOCK(os.stat(SOCKET, dir_fd=folder, follow_symlinks=False).st_mode):
                 raise GatewayError("is not a socket", where=str(where), hint="Check who created it")
-            _connect(sock, f"/proc/self/fd/{folder}/{SOCKET}")  # a socket path has at most 108 bytes
+            _connect(sock, f"/proc/self/fd/{folder}/{SOCKET}")  # short: a socket path has at most 108 bytes
             owner, listener = os.fstat(folder).st_uid, peer_of(sock).uid
             if listener not in (owner, os.geteuid()):
                 what = f"user {listener} listens in a folder of user {owner}"

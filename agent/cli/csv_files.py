@@ -59,12 +59,12 @@ def _text(path: Path) -> str:
         raise UsageError("a workbook, not a CSV file", where=str(path), hint=hint)
     if b"\0" in raw and not raw.startswith(_UTF_16):
         raise UsageError("not a CSV file", where=str(path), hint=SAVE)
-    encodings = ["utf-8", "gb18030"]  # in this order: most UTF-8 is also valid GBK, with another meaning
+    encodings = ["utf-8", "gb18030"]  # UTF-8 first: most UTF-8 text is also valid GBK, with another meaning
     if raw.startswith(_UTF_16):
         encodings = ["utf-16"]
     elif raw.startswith(codecs.BOM_UTF8):
         raw, encodings = raw.removeprefix(codecs.BOM_UTF8), ["utf-8"]
-    good = 0  # bytes before the first error
+    good = 0  # bytes before the first error, in the encoding that got furthest
     for encoding in encodings:
         try:
             return raw.decode(encoding)

@@ -160,12 +160,15 @@ def _number(type_: str, order: str, factor: Decimal, bit: int | None, piece: byt
     except ValueError as error:
         raise UsageError(str(error).partition(": ")[2] or str(error), where=f"--type {type_}") from error
     ((_, mantissa, exponent, quality),) = plan.values(piece)
-    # scaled here, because the kernel has 64 bits, and 0.5 times the largest u64 must work, too
+    # scaled here and not by the kernel, whose 64 bits would overflow for 0.5 times the largest u64
     return None if quality >= min(Reason) else factor * plain(mantissa, exponent)
 
 
 def _in_text_order(raw: bytes, order: str) -> bytes:
-    """Bytes of a text or of flags in natural order: BA swaps within registers, a word swap reverses all registers."""
+    """The bytes of a text or of flags in reading order.
+
+    Orders such as BA swap the two bytes of each register. Orders such as CDAB reverse the sequence of the registers.
+    """
     if order in {"BA", "BADC", "DCBA", "BADCFEHG", "HGFEDCBA"}:
         return bytes(raw[i ^ 1] for i in range(len(raw)))
     if order in {"CDAB", "GHEFCDAB", "CDABGHEF"}:
@@ -219,7 +222,7 @@ def profile(
     from drivers.registry import find_protocol
 
     found = load_profile_of(profile_id, dirs, "ID")
-    # optional parts (a meter, a battery) are searched for in the dump even if they are not the default
+    # also decode optional parts, such as a meter or a battery, which the profile leaves out by default
     chosen: dict[str, int | str] = {p.name: 1 for p in found.params.values() if p.high == 1 and not p.choices}
     chosen |= parse_params(params)
 
@@ -286,7 +289,10 @@ def _dump(file: Path) -> Mapping[str, Any]:
 
 
 def _image(dump: Mapping[str, Any]) -> dict[int, dict[int, int]]:
-    """The registers of a dump: function -> address -> word. ``registers`` with ``function`` is a short form."""
+    """The registers of a dump as {function: {address: word}}.
+
+    A dump may have ``registers`` and ``function`` as a short form for the registers of one function.
+    """
     spaces = {"coils": 1, "inputs": 2, "discrete": 2, "holding": 3, "input": 4}
     image: dict[int, dict[int, int]] = {}
     for key, function in spaces.items():

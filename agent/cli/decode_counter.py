@@ -82,9 +82,9 @@ def _value(content: Any, place: int) -> Decimal | str | None:
 
 
 def _levels(given: list[Decimal | str | None], modulus: Decimal | None) -> tuple[list[Decimal | None], set[int]]:
-    """(values with a number for each word, indexes of the words). The same word gets the same number."""
+    """Return (values with a number in place of each word, indexes of the words). Equal words get equal numbers."""
     highest = max([Decimal(0), *(v for v in given if isinstance(v, Decimal))])
-    above = 200 * highest or Decimal(1_000_003)  # a fall from a word to a number is large
+    above = 200 * highest or Decimal(1_000_003)  # so high that a step from a word to a number is a large fall
     if modulus is not None:
         above = min(above, modulus / 100)
     words: dict[str, Decimal] = {}
@@ -93,7 +93,7 @@ def _levels(given: list[Decimal | str | None], modulus: Decimal | None) -> tuple
 
 
 def _resolution(content: dict[str, Any], values: list[Decimal]) -> Decimal:
-    """The value of one count: as given, else the last decimal place of any value."""
+    """The value of one count: ``resolution`` or ``scale`` if given, else the smallest decimal place of the values."""
     for key in ("resolution", "scale"):
         if content.get(key) is not None:
             found = _decimal(content[key], key)
@@ -134,7 +134,10 @@ def _moment(time: Any) -> datetime | None:
 
 
 def _seconds(times: list[Any]) -> list[float] | None:
-    """Seconds since the first reading, for ISO 8601 or numeric times; else None: all steps count as equally long."""
+    """The seconds from the first reading to each reading, if all times are numbers or ISO 8601.
+
+    None if not: then all steps count as equally long.
+    """
     found = [_moment(t) for t in times]
     try:
         return [(t - found[0]).total_seconds() for t in found]  # type: ignore[operator]
@@ -143,10 +146,11 @@ def _seconds(times: list[Any]) -> list[float] | None:
 
 
 def _order(times: list[Any], values: list[Decimal | None]) -> tuple[list[int], list[float] | None, list[str]]:
-    """(indexes in the order of reading, their seconds or None, warnings).
+    """Return (indexes in the order of reading, seconds of these readings or None, warnings).
 
-    If time and counter both go back, a reading arrived late. If only time goes back, the clock was set back (such as at
-    the end of summer time), and the readings keep their order; then the length of a step is unknown.
+    If time and counter both go back, a reading arrived late, and the readings are sorted by time. If only the time goes
+    back, the clock was set back, such as at the end of summer time. Then the readings keep their order, and the seconds
+    are None, because the length of a step is unknown.
     """
     places, seconds = list(range(len(values))), _seconds(times)
     back = [n for n, (a, b) in enumerate(itertools.pairwise(seconds or []), 1) if b < a]

@@ -19,7 +19,8 @@ MAX_INPUT = 1 << 24  # bytes of hex from standard input
 HEX_HINT = "Write bytes as 68 61, 6861, 68:61 or 0x68 0x61"
 _QUOTE = re.compile(r"""\bb?["']""")  # the quotes of a Python or C literal; they are removed first
 _PREFIX = re.compile(r"0[xX]|\\x|\$")
-_BETWEEN = re.compile(r"""[\s:,;_|"'(){}\[\]\u200b\ufeff\uff0c\uff1a\uff1b-]+""")  # with Chinese , : ;
+# separators between bytes, also the Chinese forms of , : ;
+_BETWEEN = re.compile(r"""[\s:,;_|"'(){}\[\]\u200b\ufeff\uff0c\uff1a\uff1b-]+""")
 _SUFFIX = re.compile(r"([0-9A-Fa-f]{2})[hH]")
 
 
@@ -75,7 +76,7 @@ def finish(decoded: Json, as_json: bool) -> NoReturn:
     elif decoded["ok"]:
         _print_table(decoded)
     else:
-        if decoded.get("readings"):  # the valid prefix
+        if decoded.get("readings"):  # those decoded before the error
             _print_table(decoded)
         click.echo(say(f"cannot decode: {sentences(decoded['error'], decoded.get('hint', ''))}"), err=True)
     raise SystemExit(0 if decoded["ok"] else 4)

@@ -45,7 +45,7 @@ max_inflight_count = 100
 dynamic_filters = true
 """
 PACK_S = 2
-# from the end of an interval until its figures arrive: twice the period of the slowest counter, and time for packs
+# seconds from the end of an interval until its figures arrive: two periods of the slowest counter, plus delivery
 GRACE_S = 26.0
 START_S = 30.0
 
@@ -140,7 +140,8 @@ def demo(
         "seconds": round(took, 1),
         "figures": run.figures.total,
     }
-    # with a silent device, the last pack may be sealed too late; it stays in the outbox until the next start
+    # a fault may make a device silent, so that its last pack is sealed too late to be sent: packs that are still in the
+    # outbox are not expected at the verifier
     due = sealed - waiting if faults else sealed
     good = report.ok and report.verified == report.packs == due and crashed == 0
     if as_json:

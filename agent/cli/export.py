@@ -230,7 +230,7 @@ class ReadingsCsv(CsvDraft):
 
 
 def rows_of(pack: bytes) -> Iterable[tuple[int, tuple[str, ...]]]:
-    """(read time in UTC ms, row under ``CSV_HEAD``) of each reading; numbers exactly as in the pack."""
+    """Yield (read time in UTC ms, cells in the order of ``CSV_HEAD``) for each reading. Numbers keep all digits."""
     body: dict[str, Any] = json.loads(pack, parse_float=Decimal)
     device = body["stream"].rpartition("/")[2]
     base = Decimal(0)
@@ -264,7 +264,7 @@ PEOPLE = (
 
 
 class IntervalsCsv(CsvDraft):
-    """Intervals as CSV: local time and words for people, or ``flat`` with all columns for programs."""
+    """Intervals as CSV: with local times and words for people or, if ``flat``, with all columns for programs."""
 
     def __init__(self, path: Path, flat: bool) -> None:
         from agent.service.control.export import COLUMNS
@@ -289,6 +289,6 @@ def _for_people(cells: Sequence[Any], places: Sequence[int]) -> list[Any]:
     for (heading, _), place in zip(PEOPLE, places, strict=True):
         cell = cells[place]
         if heading in ("from", "to"):
-            cell = f"{str(cell)[:10]} {str(cell)[11:19]}"  # spreadsheets recognise this form, without UTC offset
+            cell = f"{str(cell)[:10]} {str(cell)[11:19]}"  # without UTC offset, so that spreadsheets recognise a time
         out.append(safe_cell(cell))
     return out

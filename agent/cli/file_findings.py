@@ -30,9 +30,9 @@ def find_in_files(snapshot: Mapping[str, Any], config: Config | None) -> Iterato
 
 
 def open_key(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
-    """A finding if others may read the key file, or if it is missing: the next start would fail.
+    """A finding if others may read the key file, or if it is missing. In both cases the next start would fail.
 
-    The agent reports a missing key by itself, but its snapshot is some seconds old.
+    The agent itself reports a missing key file, too, but only in its next snapshot, some seconds later.
     """
     key = snapshot.get("key")
     file = key.get("file") if isinstance(key, Mapping) else None

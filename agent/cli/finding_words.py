@@ -10,7 +10,7 @@ Texts = tuple[str, str]  # English, Chinese
 
 
 class FindingWords(NamedTuple):
-    """A kind of finding. ``exit_code`` 0: a note, not a fault; ``warns``: it may become a fault."""
+    """A kind of finding. ``exit_code`` 0 means a note, not a fault; ``warns`` marks a note that may become a fault."""
 
     exit_code: int
     found: Texts

@@ -20,33 +20,33 @@ OURS, CONFIG, LINE, BROKER = 1, 3, 4, 5  # exit codes; a command returns the fir
 ORDER: Final = (OURS, CONFIG, LINE, BROKER)
 COMPLETE: Final = 0.9  # share of the due readings; a smaller share is a fault
 BUSY: Final = 0.9  # share of a line's time; a larger share is an overload
-SNAPSHOT_ROOM: Final = 1 << 20  # bytes that must be free: ten times the snapshot of a hundred devices
-STALE_S: Final = 15.0  # the agent writes its snapshot every few seconds
+SNAPSHOT_ROOM: Final = 1 << 20  # bytes that must be free in the runtime directory: ten snapshots of 100 devices
+STALE_S: Final = 15.0  # an older snapshot shows that the agent hangs: it writes one at least every ten seconds
 LOSS_SHOWN_S: Final = 86_400.0
-DISK_FREE: Final = 100_000_000  # bytes that must be free; for a small store, a tenth of its limit
-STORE_FULL: Final = 0.8  # share of the limit that is taken by unconfirmed packs
+DISK_FREE: Final = 100_000_000  # bytes that must be free; or a tenth of the store's size limit, if that is less
+STORE_FULL: Final = 0.8  # share of the store's size limit; if unconfirmed packs take more, this is a finding
 BY_GATEWAY: Final = ("ring", "disk")  # gap reasons that are faults of the gateway, not of a device
-WHOLE_LINE: Final[Mapping[str, str]] = {  # a finding of all devices of a line -> one finding of the line
+WHOLE_LINE: Final[Mapping[str, str]] = {  # finding of every device of a line -> the one finding that replaces them
     "device-unreachable": "line-down",
     "device-dead": "line-silent",
     "device-never-answered": "line-silent",
     "device-dead-behind-gateway": "line-silent",
     "device-garbled": "line-garbled",
 }
-EARLY: Final = frozenset({"device-early", "device-not-heard"})  # state not known yet: `status` must not say "all well"
-EXCUSED: Final = ("asleep", "lent", "stopped", "clock")  # reasons that do not count as missing
-TOLD: Final = EXCUSED[1:]  # these become findings; "asleep" is a state of the device
-OWN_TEXTS: Final = ("why", "hint", "what", "change")  # values that the agent wrote as English sentences
-BROKEN: Final = 0.01  # from this share of broken answers in ten minutes on, a device is reported
+EARLY: Final = frozenset({"device-early", "device-not-heard"})  # not known yet, so `status` must not say "all well"
+EXCUSED: Final = ("asleep", "lent", "stopped", "clock")  # gap reasons whose readings do not count as missing
+TOLD: Final = EXCUSED[1:]  # these get a finding; "asleep" needs none, because it is a state of the device
+OWN_TEXTS: Final = ("why", "hint", "what", "change")  # values of findings that the agent wrote as English sentences
+BROKEN: Final = 0.01  # a device is reported if this share of its answers in ten minutes, or more, was broken
 FEWEST_BROKEN: Final = 3  # fewer broken answers are ignored: electrical switching nearby may cause one
 FEWEST_REFUSED: Final = 3  # fewer refused readings are ignored if the points are unknown: the device may be busy
 FIRST_CONNECT_S: Final = 10.0  # a destination may take this long to connect
 FIRST_ANSWER_S: Final = 10.0  # a device may take this long to answer after a start
 VALUELESS_S: Final = 60.0
-NO_VALUE: Final = ("sentinel", "absent")  # gap reasons: an answering device lacks the point, or its value
+NO_VALUE: Final = ("sentinel", "absent")  # gap reasons of a device that answers, but has no such point or value
 DOUBTFUL: Final = ("suspect", "range", "frozen")
 
-MIN_SERIAL: Final = 4  # characters
+MIN_SERIAL: Final = 4  # characters; shorter serial numbers are not compared
 
 Facts = Mapping[str, Any]
 
@@ -307,9 +307,10 @@ def _serial(device: Facts) -> str:
 
 
 def _whole_lines(found: Sequence[tuple[str, Finding]], devices: Mapping[str, Facts]) -> Iterator[Finding]:
-    """The findings; a line that is down, or on which no device answers, is one finding instead of one per device.
+    """The findings; for a line that is down or on which no device answers, one finding instead of one per device.
 
-    The finding for a line that is down names all its devices, even rarely polled devices that are not due yet.
+    The finding for a line that is down names all its devices that are not asleep, even rarely polled ones
+    that are not due yet.
     """
     shown: set[tuple[str, str]] = set()
     down = {str(devices[name].get("line")): one for name, one in found if one.code == "device-unreachable"}
@@ -382,7 +383,10 @@ def _device(name: str, device: Facts, line: Facts, now: float) -> Iterator[Findi
 
 
 class Silence(NamedTuple):
-    """Since when a device is silent (UTC s): its last answer, or the first request if it never answered this agent."""
+    """Since when a device is silent, in UTC seconds.
+
+    That is its last answer or, if it has not ``answered`` this agent at all, the time at which its polling began.
+    """
 
     since_s: float
     answered: bool
@@ -401,9 +405,10 @@ def silent_devices(snapshot: Facts, before_s: float) -> dict[str, Silence]:
 
 
 def _valueless_s(device: Facts, recent: Facts, now: float) -> float:
-    """For how many seconds a device has answered without any value; 0 if this time is short.
+    """The seconds for which a device has answered without any value.
 
-    If it is not short, the device counts as faulty even if ``recent`` contains earlier values.
+    0 if they are fewer than ``VALUELESS_S`` or the device's ``dead_after``. Otherwise the device counts as faulty, even
+    if ``recent`` contains earlier values.
     """
     since = recent.get("valueless_since")
     if since is None:
@@ -424,8 +429,8 @@ def _readings(name: str, where: str, device: Facts, line: Facts, now: float) -> 
     values: dict[str, object] = {"name": name, "span": span, "due": due, "line": device.get("line")}
     has_none = 0
     if float(device.get("answering_since") or 0) <= float(recent.get("from", 0)) + FIRST_ANSWER_S:
-        # the device answered all the time, so it lacks these points: not a fault if other points have values.
-        # `absent` also counts requests that were skipped while the device was silent: these readings stay missing
+        # the device answered all the time, so it lacks the points of these readings: no fault if others have values.
+        # But `absent` also counts requests that were skipped while the device was silent: those count as missing
         not_asked = min(recent.get("not_asked") or 0, missing.get("absent", 0))
         has_none = sum(missing.pop(reason, 0) for reason in NO_VALUE) - not_asked
         if not_asked:
@@ -459,7 +464,7 @@ def _readings(name: str, where: str, device: Facts, line: Facts, now: float) -> 
 
 
 def _each_reason(missing: Mapping[str, int], why: Texts, worst: str) -> Texts:
-    """All reasons with their counts, the worst first. ``why``: the words for the worst reason."""
+    """All reasons with their counts, the most frequent (``worst``) first. ``why``: the words for that reason."""
     rest = sorted((reason for reason in missing if reason != worst), key=missing.__getitem__, reverse=True)
     words = [(why, missing[worst]), *((reason_words(reason), missing[reason]) for reason in rest)]
     return "; ".join(f"{one[0]}: {n}" for one, n in words), "；".join(f"{one[1]} {n}" for one, n in words)
@@ -484,7 +489,7 @@ def _refused(where: str, device: Facts, values: Mapping[str, object]) -> Iterato
 
 
 def _because(worst: str, missing: Mapping[str, int], line: Facts) -> tuple[Texts, Texts]:
-    """(why readings are missing, what to do about the worst reason).
+    """Return (why readings are missing, what to do about ``worst``, the most frequent reason).
 
     If a line was late although it was not busy, the reason is a pause of the agent or the machine.
     """

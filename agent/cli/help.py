@@ -10,7 +10,7 @@ import click
 
 from agent.cli.common import columns, say, speaks_chinese
 
-EXTRA: Final = re.compile(r"  \[([^\[\]]*)\]$")  # added by click to the text of an option
+EXTRA: Final = re.compile(r"  \[([^\[\]]*)\]$")  # the part in brackets that click adds to the text of an option
 EXTRAS: Final = (("default: ", "默认："), ("env var: ", "环境变量："), ("required", "必填"))
 USAGE: Final = (("[OPTIONS]", "[选项]"), ("COMMAND [ARGS]...", "命令 [参数]..."))
 VERBATIM: Final = "\b"  # click does not rewrap a paragraph that begins with this
@@ -95,13 +95,13 @@ def _option(text: str) -> str:
     for english, chinese in EXTRAS:
         extra = extra.replace(english, chinese)
     default = extra.partition("默认：")[2]
-    if " " in default:  # a sentence rather than a value
+    if " " in default:  # words that need a translation, not a value
         extra = extra.replace(default, say(default))
     return f"{say(text[: found.start()])}  [{extra}]"
 
 
 def _uncut(text: str) -> str:
-    """The whole first sentence of a command, which click has cut to the width of the English text."""
+    """The whole first sentence of a command: click has cut it to the line width, but the catalogue has all of it."""
     from agent.cli.chinese import plain_texts
 
     if not text.endswith("..."):

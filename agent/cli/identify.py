@@ -134,7 +134,7 @@ def identify(
     configured = known[2].id if known is not None else None
     protocol = protocol or DEFAULT
     setting = serial or protocol_of(protocol).serial_settings[0]
-    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # the error is printed once, at the end
+    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # no log: an error is printed once, at the end
     dirs = profile_dirs(options.config_file)
     asked = ScanOptions(
         line, (protocol,), (setting,), deep=deep, echo=owned is not None and owned.echo, profile_dirs=dirs
@@ -168,7 +168,8 @@ def is_contradicted(configured: str, found: FoundDevice) -> bool:
     """Whether a device fits another profile better than its configured one."""
     if not found.fits:
         return False
-    how = {fit.profile: fit.how for fit in reversed(found.fits)}  # reversed: the best fit of each profile stays
+    # reversed, so that of several fits of a profile the first, which is the best, stays in the dictionary
+    how = {fit.profile: fit.how for fit in reversed(found.fits)}
     return found.fits[0].how != "possible" and how.get(configured) != found.fits[0].how
 
 
@@ -184,7 +185,10 @@ def registers_hint(found: FoundDevice, lang: str, config_file: Path, name: str |
 
 
 def registers_command(found: FoundDevice, config_file: Path, name: str | None = None) -> str:
-    """The command that shows a block that the device answered; without such a block, with START to be filled in."""
+    """The command that shows a block of registers that the device has answered.
+
+    If no such block is known, the command contains START, for which the user puts an address.
+    """
     where = name or f"--line {shlex.quote(found.url)} --address {found.address}"
     if not name and found.serial and found.serial != protocol_of(found.protocol).serial_settings[0]:
         where += f' --serial "{found.serial}"'

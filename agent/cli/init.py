@@ -107,7 +107,7 @@ class Answers:
     location: str = ""
     broker: str = ""
     username: str = ""
-    password: str = ""  # typed; it is written into its own file
+    password: str = ""  # as typed by the user; it is written into a file of its own
     password_file: str = ""
     ca_file: str = ""
     ca_text: str = ""  # content of the CA file, to be written to ``ca_file``
@@ -288,7 +288,7 @@ def _fitting(answers: Answers) -> Answers:
 
 
 def _take_in(answers: Answers) -> None:
-    """Read password and CA file, to copy them for the service: it cannot read home folders or files of root."""
+    """Read the password and the CA file, to copy them: the service cannot read home folders or files of root."""
     from agent.cli.options import first_line
 
     if answers.password_file:

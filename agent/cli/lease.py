@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Purpose = Literal["read", "identify", "scan"]
-GRANT_S: Final = 40.0  # to wait for the line; the agent gives up ten seconds earlier
+GRANT_S: Final = 40.0  # seconds to wait for the line; the agent refuses ten seconds earlier if the line is not free
 
 
 def borrow_line(folder: Path, url: str, purpose: Purpose, seconds: float) -> BorrowedLine:
@@ -54,7 +54,10 @@ def is_same(first: object, second: str) -> bool:
 
 
 class BorrowedLine:
-    """A context in which this process may use a line's port. Without a folder there is no agent to borrow it from."""
+    """A context in which this process may use a line's port.
+
+    ``folder`` is the runtime directory of the agent that lends the line. None if no agent owns it.
+    """
 
     def __init__(
         self, folder: Path | None = None, line: str = "", purpose: Purpose = "read", seconds: float = 0

@@ -25,7 +25,7 @@ from drivers.profile import Profile
 from drivers.toml.parsers import show_ms
 
 FULL = 1.0
-TIGHT = 0.8  # above this, a lost answer or two make the line late
+TIGHT = 0.8  # share of a line's time; above it, one or two lost answers make the line late
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def plan_notes(costs: Sequence[PaceCost]) -> list[ConfigWarning]:
 
 
 def _long_visit(costs: Sequence[PaceCost]) -> tuple[str, str] | None:
-    """A warning (what, hint) if one visit on this line makes another device miss a tick."""
+    """A warning (what, hint) if reading one device takes so long that another one on this line misses a tick."""
     visits: dict[str, float] = {}
     for cost in costs:
         if cost.pace != "once":

@@ -26,7 +26,7 @@ class CommandEntry(NamedTuple):
 
     module: str
     help: str
-    name: str = ""  # of the command in its module, if it differs from the name on the command line
+    name: str = ""  # name of the command in its module; "" if it is the name on the command line
 
 
 COMMANDS: Mapping[str, CommandEntry] = {
@@ -61,7 +61,7 @@ COMMANDS: Mapping[str, CommandEntry] = {
     "bench": CommandEntry("agent.cli.bench", "Measure how many devices this machine can read."),
 }
 
-EXTRAS: Mapping[str, str] = {"psycopg": "platform", "pika": "platform"}  # package -> extra of our wheel
+EXTRAS: Mapping[str, str] = {"psycopg": "platform", "pika": "platform"}  # package -> extra of our wheel with it
 click.Context.formatter_class = TranslatedFormatter  # for all commands: their help is in two languages
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from drivers.profile import Profile
 
 LEASE_S: Final = 300.0
-MOST_POINTS: Final = 20  # to read per device: enough to show that address and profile are right
+MOST_POINTS: Final = 20  # points to read per device: enough to show that address and profile are right
 WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     "en": {
         "devices": "devices, tried now", "device": "device", "line": "line", "address": "address", "answer": "answer",
@@ -240,7 +240,7 @@ def online(config: Config, profiles: Mapping[str, Profile], lang: str, as_json: 
         for one in destination_problems(trial, lang)
     ]
     for name, findings in agent_finds(config).items() if running else ():
-        # if the trial failed, the agent reports the same problem
+        # after a failed trial, the findings of the agent would only repeat its problem
         if not any(trial.name == name and trial.problems for trial in destinations):
             problems += [BrokerError(one.text(lang), where="", hint=one.advice(lang)) for one in findings]
     if not as_json:

@@ -33,7 +33,7 @@ _CHILD: Final = (
 def path_owner(path: Path) -> os.stat_result | None:
     """The status of the first folder or link in ``path`` that does not belong to root.
 
-    Its owner controls where the path leads. None if only root controls it, or if this process does not run as root.
+    Its owner controls where the path leads. None if only root controls this, or if this process does not run as root.
 
     Raises:
         GatewayError: a folder in the path belongs to root, but other users may write to it.

@@ -115,7 +115,7 @@ def read_list(path: Path, options: ListOptions) -> list[dict[str, Any]]:
 
 
 def _columns(cells: list[str]) -> dict[int, str]:
-    """The key of a point for each known column of a header, by the column's index."""
+    """The keys of a point that the columns of a header stand for, by column index. Unknown columns are left out."""
     found: dict[int, str] = {}
     for at, cell in enumerate(cells):
         plain = re.sub(r"[\s_\-./:()（）\[\]]+", "", cell.lower())

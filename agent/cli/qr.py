@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-BORDER: Final = 2  # light modules around the code; on a terminal, fewer than the standard's four are enough
+BORDER: Final = 2  # light modules around the code on a terminal; the standard demands four, but two are enough there
 _HALVES: Final = {(0, 0): " ", (1, 0): "▀", (0, 1): "▄", (1, 1): "█"}
 
 

@@ -180,7 +180,7 @@ def read(
     _check_recorded(profile, {"--dump": dump_file, "--sample": sample_file})
     folder = options.find_runtime_dir(strict=False) if device is None else config.runtime_dir
     owner = borrow_line(folder, config.line(entry.line).url, "read", LEASE_S)
-    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
+    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # no log: errors are printed once, at the end
     recorded = dump_file is not None or sample_file is not None
     try:
         with owner:

@@ -18,7 +18,7 @@ HEADS: Final[Mapping[str, Mapping[str, str]]] = {
         "raw": "原始字节",
     },
 }  # fmt: skip
-NARROW: Final = 100  # columns of a terminal
+NARROW: Final = 100  # columns; up to this width, the words of a state are cut shorter
 NOT_MISSING: Final = {Reason.SENTINEL, Reason.ASLEEP}  # the device itself reports that it has no value
 
 
@@ -40,7 +40,7 @@ def meaning(point: Point, lang: str | None) -> str:
 
 
 def label(point: Point, reading: Reading) -> str:
-    """The words for the number of a state, separated by commas; "" if there are none."""
+    """The words for the states that the value encodes, separated by commas; "" if there are none."""
     value = reading.value
     if value is None or isinstance(value, str) or value != int(value):
         return ""

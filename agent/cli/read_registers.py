@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from drivers.register_values import Look
 
 LEASE_S: Final = 300.0
-MOST_REPEAT_S: Final = 240.0  # for all repetitions: less than the lease
-TABLE_WIDTH: Final = 80  # where stdout is not a terminal
+MOST_REPEAT_S: Final = 240.0  # seconds for all repetitions: less than the lease of the line
+TABLE_WIDTH: Final = 80  # columns if stdout is not a terminal
 MOST_CHANGES: Final = 60
-COLUMNS: Final = (  # type, order, width; from the left, as many as fit the terminal
+COLUMNS: Final = (  # (type, order, width); the first ones, as many as fit the terminal, are shown
     ("u16", "AB", 5), ("i16", "AB", 6), ("f32", "ABCD", 10), ("f32", "CDAB", 10), ("u32", "ABCD", 10),
     ("u32", "CDAB", 10), ("i32", "ABCD", 11), ("i32", "CDAB", 11), ("f32", "BADC", 10), ("f32", "DCBA", 10),
     ("u32", "BADC", 10), ("u32", "DCBA", 10), ("u64", "ABCDEFGH", 20), ("u64", "GHEFCDAB", 20),
@@ -108,7 +108,7 @@ def read_registers(
 
     ranges = parse_ranges(texts)
     target = _configured(options, device) if device is not None else _adhoc(options, adhoc)
-    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
+    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # no log: errors are printed once, at the end
     owner = borrow_line(target.folder, target.line.url, "read", LEASE_S)
     try:
         with progress("readings") as tell, owner:

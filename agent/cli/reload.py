@@ -76,7 +76,7 @@ def reload(lang: str, options: ConfigOptions, as_json: bool) -> None:
 
 
 def _changes(found: Mapping[str, Any], changed: str, words: Mapping[str, str]) -> Iterator[str]:
-    """One line per change; only the text ``changed`` for an agent of an earlier version, which lists no changes."""
+    """One line per change. An agent of an earlier version lists no changes: then only the text ``changed``."""
     if "changes" not in found:
         yield changed
     elif not found["changes"]:

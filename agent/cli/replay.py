@@ -23,10 +23,10 @@ from drivers.model import BrokerError, UsageError, clean_text
 if TYPE_CHECKING:
     from paho.mqtt.client import Client
 
-NO_SUBSCRIBERS: Final = 0x10  # a reason code of MQTT 5
+NO_SUBSCRIBERS: Final = 0x10  # reason code of MQTT 5: nobody subscribes to the topic of the message
 CONNECT_S: Final = 10.0
 LAST = 2**53
-MAX_REPLIES: Final = 10_000  # to one request
+MAX_REPLIES: Final = 10_000  # to one request; more are an error
 MAX_REPLY_BYTES: Final = 64 << 10
 MAX_PACKS: Final = 2_000_000  # their hashes are held in memory, to recognise duplicates
 
@@ -96,7 +96,10 @@ def replay(
 
 
 class ReplayClient(Subscriber):
-    """Sends the request after each subscription, so also after a reconnect. A refusal then closes the queue."""
+    """Sends the request after each subscription, so also after a reconnect.
+
+    If the broker then refuses the request, the queue is closed, so that nobody waits for messages.
+    """
 
     def __init__(self, broker: str, stream: str, request: dict[str, Any], login: BrokerLogin) -> None:
         base = PREFIX + stream.rpartition("/")[0]

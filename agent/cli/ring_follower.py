@@ -11,8 +11,9 @@ from typing import Any
 from drivers.model import GatewayError, Quality
 from ext.ring import ANSWER, EVENT, GAP, Record, Ring
 
-GAP_CODES = 128  # from here on, a quality is the reason of a gap
-LONGEST, SHORT_DIGITS = 21, 15  # most characters in a table (a 64-bit counter); significant digits of longer numbers
+GAP_CODES = 128  # qualities from this number on are reasons of gaps
+# most characters of a number in a table, enough for a 64-bit counter; significant digits of a longer number
+LONGEST, SHORT_DIGITS = 21, 15
 FLOAT_DIGITS: Mapping[str, int] = {"gauge": 5, "counter": 8}  # significant digits; further ones are rounding noise
 
 
@@ -76,7 +77,10 @@ def show_number(value: Decimal | str | None, kind: str = "", is_float: bool = Fa
 
 
 def show_short(value: Decimal | str | None, kind: str = "", is_float: bool = False) -> str:
-    """As ``show_number``, for a table: numbers longer than a 64-bit counter get 15 digits, or look like 3.4e+38."""
+    """As ``show_number``, for a table with little room.
+
+    A number longer than a 64-bit counter is rounded to 15 digits or, if it is huge or tiny, written like 3.4028e+38.
+    """
     text = show_number(value, kind, is_float)
     if not isinstance(value, Decimal) or len(text) <= LONGEST:
         return text

@@ -25,9 +25,9 @@ from agent.store import StoreFull
 from drivers.model import ConfigError, GatewayError
 
 log = logging.getLogger("meterhouse")
-# open files:
-EACH_LINE = 2  # port or connection, frames in shared memory
-EACH_UPLINK = 4  # connection, wake-up pipe, poller; briefly a certificate
+# numbers of open files:
+EACH_LINE = 2  # per line: its port or connection, and its frames in shared memory
+EACH_UPLINK = 4  # per destination: connection, wake-up pipe, poller; briefly a certificate
 SPARE = 48  # event loop, database, ring, snapshot, log, connections of tools; briefly files that libraries open
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LEASE_S = 900.0
 MOST_HOSTS = 256
-# in the first pass; an answer that comes later is still recognised by its address, and that address is tried again
+# seconds to wait for an answer in the first pass; a later answer still shows its address, which is then tried again
 TIMEOUT_S, QUICK_TIMEOUT_S = 0.2, 0.1
 WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "estimate": (
@@ -180,7 +180,7 @@ def scan(
     from agent.cli.target import named_line
     from drivers.scan import Scan
 
-    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are printed once, at the end
+    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # no log: errors are printed once, at the end
     if add:
         from agent.cli.adopt import add_found, ready
 

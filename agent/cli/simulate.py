@@ -136,7 +136,7 @@ async def _serve(options: dict[str, Any]) -> None:
             stack.push_async_callback(control.close)
             for fault in options["faults"]:
                 await control.run(fault if " " in fault.strip() else f"* {fault}")
-            _listen_to(options, control, stack)  # before the output: a script may send commands as soon as it sees it
+            _listen_to(options, control, stack)  # first: a script may send commands as soon as it sees the output
             _announce(options, lines, devices)
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), options["seconds"])
@@ -301,7 +301,7 @@ def _announce(options: dict[str, Any], lines: dict[str, SimLine], devices: Mappi
 def _say(
     options: dict[str, Any], name: str, line: str, url: str, serial: str, who: tuple[str, str], profile: str
 ) -> None:
-    """Print one device. ``who``: its address as in agent.toml, and the same for people."""
+    """Print one device. ``who``: its address as agent.toml has it, and its address as people write it."""
     address, shown = who
     if options["as_json"]:
         facts = {"device": name, "line": line, "url": url, "serial": serial or None}

@@ -109,7 +109,7 @@ def adhoc_target(
     config = Config(
         site="local",
         gateway="read",
-        timezone=local_timezone(),  # meters show local time, and the technician's computer has the same
+        timezone=local_timezone(),  # meters keep local time, and the technician's computer is assumed to keep the same
         key=Secret(file=nowhere),
         state_dir=nowhere,
         runtime_dir=nowhere,
@@ -130,7 +130,7 @@ def local_timezone(link: Path = Path("/etc/localtime")) -> str:
 def demand_address(protocol: str, address: str, scheme: str, *, is_chosen: bool = True) -> None:
     """Raises UsageError if the address is invalid in this protocol.
 
-    ``is_chosen``: the protocol comes from ``--protocol``, so the hint may name protocols with such addresses.
+    ``is_chosen``: the user can choose another protocol, so the hint names the protocols that accept this address.
     """
     given_address = _value("--address", parse_address, address)
     wrong = check_address(protocol, given_address, scheme)

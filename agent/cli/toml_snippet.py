@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 BY_ID = Path("/dev/serial/by-id")
 MOST_OTHERS = 4
-SLOW_S = 0.1  # an answer time above this is written into the file
+SLOW_S = 0.1  # a longer answer time is written into the file
 STEPS_S = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300)  # round times and periods, as people write them
-COMFORTABLE = 0.7  # share of a line's time for its devices; the rest is left so that a dead one delays no other
+COMFORTABLE = 0.7  # share of a line's time for its devices; the rest is a reserve for time-outs of dead devices
 WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "none": ("none of the known profiles fits", "已知设备模板均不匹配"),
     "cut short": (
@@ -71,7 +71,7 @@ def tables(
     devices = [_device(device, names[device.url], serials[device.url], taken, lang, dirs) for device in found]
     wanted = periods([*lines, *devices], dirs)
     for text in devices:
-        (entry,) = tomllib.loads(text).get("device", [{}])  # {}: it is commented out
+        (entry,) = tomllib.loads(text).get("device", [{}])  # {} if the device is commented out
         every = wanted.get(entry.get("name", ""), "")
         texts.append(text + (f"every = {every}  # {_say(lang, 'every')}\n" if every else ""))
     return texts
@@ -222,7 +222,10 @@ def limits_of(device: FoundDevice, profile: Profile) -> dict[str, str]:
 
 
 def _params(profile: Profile, lang: str) -> Iterable[str]:
-    """The row ``params``, with default, first or lowest values; a comment if all parameters have defaults."""
+    """The row ``params``, in which each parameter has its default, else its first choice or its lowest value.
+
+    The row is a comment if all parameters have defaults. Empty for a profile without parameters.
+    """
     if not profile.params:
         return []
     facts = {

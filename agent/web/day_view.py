@@ -116,10 +116,10 @@ def site_day(
 
 
 def before_start(answer: Mapping[str, Any], first_day: str, device: str, language: str) -> str:
-    """Text: why the first day that has data has none before its first interval. "" for any other day.
+    """A text that explains why the first day with data has no data before its first interval. "" for any other day.
 
-    After an upgrade, the reasons of gaps are recorded from a later day on than the intervals. That later day gets "",
-    because earlier days have data.
+    After an upgrade, the agent may have the reasons of gaps only from a later day on. That day gets "", too, because
+    earlier days have intervals.
 
     Args:
         device: the device of the page; "" for the whole site.
@@ -135,7 +135,7 @@ def before_start(answer: Mapping[str, Any], first_day: str, device: str, languag
 
 
 def why_nothing(shown: date | None, days: Sequence[str], today: str, language: str, of: str = "day") -> str:
-    """Text: why a day or period may have no data. "" if the reason is not known.
+    """A text that explains why a day or period may have no data. "" if the reason is not known.
 
     Args:
         days: the days that have intervals, as ISO dates.
@@ -185,8 +185,8 @@ def device_day(
     if gaps and not series:  # the device has sealed no reading of this day
         nothing = {"n": "", "kind": "gauge", "u": "", "mean_u": "", "total": None, "known": 0.0, "rows": ()}
         found = _device_series(0, nothing, device["device"], answer, gaps, reasons, zone, language)
-        # known only if the gaps cover the first interval: of a running interval, readings from before the device fell
-        # silent may not be sealed yet
+        # the share is known only if the gaps cover the whole first interval; else the device may have fallen silent in
+        # that interval, and its readings from before may not be sealed yet
         known = found.known if sum(whole for *_, whole in gaps[min(gaps)]) >= answer["length"] * 1000 else ""
         series = [replace(found, title=label("day.gaps", language), source="", known=known)]
     others = [name for name in (*by_name, *device.get("left_out", ())) if name not in {one["n"] for one in chosen}]

@@ -100,7 +100,7 @@ def no_figures(wanted: date, period: str, first: str, today: str) -> dict[str, A
 
 
 def _until(period: Mapping[str, Any], zone: ZoneInfo, language: str) -> str:
-    """Text: the time until which the period is known, or that it has not begun."""
+    """A text: until when the period is known, or when a future period begins."""
     if period["until"] <= period["from"]:
         begin = datetime.fromtimestamp(period["from"], zone)
         return label("figures.future", language, begin=f"{begin:%Y-%m-%d %H:%M}")

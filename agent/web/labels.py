@@ -393,7 +393,7 @@ FLAGS: Final[Mapping[str, Texts]] = {
 }
 
 
-VALUES: Final[Mapping[str, Texts]] = {  # texts for values; a key is the last part of the member's name and the value
+VALUES: Final[Mapping[str, Texts]] = {  # texts for values; key: last part of the member's name, blank, value
     "True": ("yes", "是"),
     "False": ("no", "否"),
     "evidence derived": ("derived from documents", "由文档推导"),

@@ -194,7 +194,7 @@ class LiveData:
         follower.ring.trim()
 
     def _points(self) -> dict[str, tuple[Latest, ...]]:
-        """The newest values by device, in the order of the point tables: copies, as the follower changes its own."""
+        """The newest values by device, in the order of the point tables; copied, because the follower changes them."""
         from dataclasses import replace
 
         found: dict[str, list[Latest]] = {}

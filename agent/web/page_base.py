@@ -77,7 +77,7 @@ def templates(loader: BaseLoader, address: Callable[[str], str]) -> Environment:
 def coded(text: str) -> Markup:
     """The text as HTML, with parts between backticks as ``<code>``."""
     parts = text.split("`")
-    if len(parts) % 2 == 0:  # not in pairs
+    if len(parts) % 2 == 0:  # the backticks are not in pairs
         return escape(text)
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if n % 2 else escape(part) for n, part in enumerate(parts)

@@ -101,7 +101,7 @@ class Page:
         self.renderer = Renderer({name: one.tag for name, one in self.static.items()}, access.password)
         self.askers = ThreadPoolExecutor(ASKERS, "question")
         self._asked: dict[tuple[Any, ...], asyncio.Future[Any]] = {}  # queries in progress
-        self._frames: dict[str, tuple[tuple[int, str, str], dict[str, Any]]] = {}  # by line
+        self._frames: dict[str, tuple[tuple[int, str, str], dict[str, Any]]] = {}  # by line: (key of the view, view)
         self._kept: OrderedDict[tuple[str, str, bool, int], bytes] = OrderedDict()
 
     # --- for all pages
@@ -125,13 +125,13 @@ class Page:
         return html(request, gzip.compress(text.encode(), 1, mtime=0), status, language, self.access.tls)
 
     def _answer_as_of(self, answer: Mapping[str, Any], moment: Moment, silent: bool, language: str) -> str:
-        """Text: how old an answer is. "" for a closed period if the agent answers, as such an answer is final."""
+        """A text with the age of an answer. "" for a closed period if the agent answers: such an answer is final."""
         if answer.get("closed", True) and not (silent or moment.stopped):
             return ""
         return self._as_of(time.time(), self.data.age_s(answer), language)
 
     def _as_of(self, now: float, age_s: float, language: str) -> str:
-        """Text: the time of the data and its age. The text stays true on a page that is left open or paused."""
+        """A text with the time and the age of the data. The time stays true on a page that is left open or paused."""
         age_s = min(max(age_s, 0.0), now)
         at = datetime.fromtimestamp(now - age_s, ZoneInfo(self.config.timezone))
         return label("as_of.time", language, time=f"{at:%Y-%m-%d %H:%M:%S}", age=show_age(age_s, language))
@@ -433,9 +433,10 @@ def _silent(moment: Moment, before_s: float) -> Mapping[str, Silence]:
 
 
 def _unless_today(wanted: date | None, days: Sequence[str], today: str) -> date | None:
-    """None for today, so that a query without a date and one with today's date are the same.
+    """``wanted``, or None if it is today: then queries with and without today's date are the same.
 
-    If ``days`` is empty, ``today`` is from our own clock and may not be the agent's: the date stays.
+    If ``days`` is empty, the agent did not answer, and ``today`` comes from our own clock, which may be wrong. Then
+    ``wanted`` stays unchanged.
     """
     return None if days and str(wanted) == today else wanted
 

@@ -23,9 +23,9 @@ from agent.config import WebConfig
 from agent.web.password import network_of
 from drivers.model import ConfigError, GatewayError
 
-# connections of one address: a whole office may share an address, and a browser opens up to six and keeps one
+# most connections of one address: a whole office may share it, and each browser opens up to six and keeps one open
 MOST_OF_ONE_ADDRESS: Final = 80
-MOST_ENDING: Final = 16  # connections that may be in the course of closing to make room
+MOST_ENDING: Final = 16  # connections that may be closing at a time, to make room for new ones
 MOST_OF_ALL: Final = 400  # connections in total, also those without a TLS handshake; below the limit of open files
 REQUEST_S: Final = 10.0  # how long a whole request may take to arrive
 KEEP_ALIVE_S: Final = 15
@@ -92,7 +92,11 @@ class BoundedListener(socket.socket):
             self._remove(one)
 
     def _has_room(self, client: str) -> bool:
-        """Is there room for another connection? Closes an idle one if necessary."""
+        """True if there is room for another connection of a client, if necessary after closing an idle one.
+
+        If the client has too many, one of its own is closed; if there are too many in total, one of the client with
+        the most.
+        """
         if len(self._of.get(client, ())) >= MOST_OF_ONE_ADDRESS:
             return self._end_idle(client)
         if self._count < MOST_OF_ALL:

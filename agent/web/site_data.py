@@ -35,7 +35,7 @@ Ask = Callable[..., dict[str, Any]]
 
 OPEN_S: Final = 60.0  # longest age of an answer about today
 LONG_S: Final = 900.0  # longest age of an answer about an open month or year: the agent writes intervals this often
-ERROR_S: Final = 5.0  # an error answers the same query for this long
+ERROR_S: Final = 5.0  # the same query gets the same error for this long, without another query to the agent
 PATIENCE_S: Final = 5.0  # longest wait without a sign of life; a working agent sends one every second
 MOST_BYTES: Final = 16 << 20  # size of all kept answers as JSON
 LARGEST_BYTES: Final = 1 << 20  # a larger answer is not kept
@@ -374,7 +374,7 @@ class SiteData:
             return kept
 
     def _learn(self, found: Mapping[str, Any], key: Key) -> None:
-        """Mark kept answers as stale that depend on corrected days; all of them after a restart of the agent."""
+        """Mark kept answers that depend on corrected days as stale; after a restart of the agent, all kept answers."""
         changed: Collection[str] | None = found["changed"]
         if found["epoch"] != self._epoch or changed is None:
             stale = [one for other, one in self._kept.items() if other != key]
@@ -398,7 +398,8 @@ class SiteData:
         data = msgspec.json.encode({name: one for name, one in found.items() if name not in ("change", "changed")})
         kept = _Kept(data, asked_s, closed, found.get("stamp", ""), first, last)
         before = self._drop(key)
-        if before is not None and key[:2] == ("day", "") and before.first != first:  # it was today: keep it by date
+        # ``before`` is about a day that was today and is over now: keep it under the date of that day
+        if before is not None and key[:2] == ("day", "") and before.first != first:
             before.stale = True
             if (past := ("day", before.first, key[2])) not in self._kept:
                 self._put(past, before)

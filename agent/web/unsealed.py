@@ -31,7 +31,10 @@ def with_unsealed(answer: Answer, silent: Mapping[str, Silence], snapshot: Mappi
 
 
 def _reason(name: str, one: Silence, snapshot: Mapping[str, Any]) -> str:
-    """The most frequent reason among the device's recent missing readings."""
+    """The most frequent reason among the device's recent missing readings.
+
+    If there are none: ``timeout``, or ``absent`` for a device that has never answered.
+    """
     missing = (snapshot["devices"][name].get("recent") or {}).get("missing") or {}
     return max(missing, key=missing.__getitem__, default="timeout" if one.answered else "absent")
 
@@ -65,7 +68,7 @@ def _role(role: Mapping[str, Any], answer: Answer, lacks: Mapping[str, list[tupl
         if not any((one["role"], one["flow"]) == (role["role"], role["flow"]) for one in device["energy"]):
             continue
         for start, reason, ms in lacks.get(device["device"], ()):
-            if sealed.get(start, 0) >= ms:  # the sealed gap may already be this one
+            if sealed.get(start, 0) >= ms:  # the answer may contain this gap already
                 continue
             worst, devices, reasons = gaps.get(start, ("", 0, ()))
             if ms > sum(whole for *_, whole in reasons):

@@ -29,8 +29,8 @@ from drivers.model import GatewayError, clean_text
 MOST_FRAMES: Final = 200
 STATES: Final = ("alive", "dead", "asleep", "unknown", "swapped")
 GOOD: Final = 0.9  # a smaller share of the due readings is marked as low
-OLD_S: Final = 5.0  # a value is old if it is older than this and also older than ...
-OLD_PERIODS: Final = 3  # ... this many periods of its point, as in the ring
+OLD_S: Final = 5.0  # a value is old if it is older than this and than OLD_PERIODS periods of its point
+OLD_PERIODS: Final = 3  # a period is the time between the last two ticks of the point in the ring
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,15 +14,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
-PART: Final = re.compile(r"(\. |; |(?<=[?!]) )")  # between the sentences of a text
+PART: Final = re.compile(r"(\. |; |(?<=[?!]) )")  # separators between the sentences of a text
 MARKS: Final = {". ": "。", "; ": "；", " ": ""}
 LETTERS: Final = re.compile("[A-Za-z]")
-ADDRESS: Final = re.compile(r"(.+?),? (unit|address) (\S+)")  # drivers/base.py: Device.where
-PROFILE_ON: Final = re.compile(r"(\S+) on (\S+)")  # drivers/plan/compiled.py: the profile of a device
+ADDRESS: Final = re.compile(r"(.+?),? (unit|address) (\S+)")  # such as "line roof unit 1"; made by Device.where
+PROFILE_ON: Final = re.compile(r"(\S+) on (\S+)")  # PROFILE on DEVICE; made by drivers/plan/compiled.py
 VALUE: Final = re.compile(r"\{(\d?)\}")
-MOST_SENTENCES: Final = 6  # most sentences of a template
-MOST_PLACES: Final = 6  # most positions at which WHERE may end and WHAT begin
-DEPTH: Final = 2  # levels of nested values that are translated
+MOST_SENTENCES: Final = 6  # a template has at most this many sentences
+MOST_PLACES: Final = 6  # colons of a text that are tried as the end of WHERE in `WHERE: WHAT`
+DEPTH: Final = 2  # values inside of values are translated down to this level
 
 
 class Pair(NamedTuple):
@@ -81,14 +81,14 @@ def _catalogue() -> tuple[_Template, ...]:
 
 @lru_cache(maxsize=1)
 def plain_texts() -> Mapping[str, str]:
-    """The Chinese text by English text, for the texts without a value."""
+    """The Chinese text for each English text that has no inserted value."""
     return {pair.english: pair.chinese for pair in read_pairs() if "{}" not in pair.english}
 
 
 def find(text: str, depth: int = DEPTH, anything: bool = False) -> str | None:
     """The translation of a text that one template matches as a whole; None if no template matches.
 
-    ``anything``: a value may contain the end of a sentence.
+    ``anything``: a value may contain several sentences, so templates with fewer sentences are tried, too.
     """
     sentences = len(PART.findall(text))
     for template in _catalogue():
@@ -115,10 +115,11 @@ def translate(text: str, depth: int = DEPTH) -> str:
     while at < len(pieces):
         for end in range(
             min(len(pieces), at + 2 * MOST_SENTENCES - 1), at, -2
-        ):  # a template may have several sentences
+        ):  # the longest run of sentences first, because a template may have several
             run = "".join(pieces[at:end])
             found = _find_run(run, depth)
-            if end == at + 1 and (found is None or LETTERS.search(found)):  # a template may have matched WHERE as well
+            # the value of a template may contain WHERE, untranslated: also translate WHERE and WHAT separately
+            if end == at + 1 and (found is None or LETTERS.search(found)):
                 either = [one for one in (found, _with_place(run, depth)) if one is not None]
                 found = min(either, key=lambda text: len(LETTERS.findall(text)), default=None)
             if found is not None:

@@ -23,17 +23,17 @@ from drivers.model import UsageError
 if TYPE_CHECKING:
     from agent.config import Config
 
-MAX_FILE: Final = 4 << 20  # bytes of a file that is read
+MAX_FILE: Final = 4 << 20  # bytes; a larger file is not read
 LEAST_SECRET: Final = 4  # characters: a shorter secret is hidden only if it is a whole word
-ENCODINGS: Final = ("utf-8", "utf-16", "gb18030")  # of password files
+ENCODINGS: Final = ("utf-8", "utf-16", "gb18030")  # a password file may have any of these
 HIDDEN: Final = "[hidden]"
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _WORD = (
     r"(?:pas+w(?:or)?[dt]|passphrase|kennwort|\bpass\b|(?<![a-z])pw(?:d)?(?![a-z])|secret|token|(?<![a-z])psk(?![a-z])"
     r"|(?<![a-z])pin(?:-value)?(?![a-z])|api_?key|private_?key|密码|口令|密钥串)"
 )
-# `password = "..."` in TOML or JSON, `password=...` on a command line, but not *_file and *_credential: these name a
-# place, not a secret
+# finds `password = "..."` in TOML or JSON, and `password=...` on a command line; not password_file and
+# password_credential, because these name a place, not a secret
 _NAME = rf"{_WORD}[\w.-]*"
 _PLACE = r"(?<!_file)(?<!_credential)[\"']?"
 _STRING = r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\''
@@ -55,7 +55,8 @@ class Redactor:
     Labels are not hidden: they are names of devices, and are published anyway.
 
     Args:
-        config: its secret files are hidden. None if it has errors; then each file that ``texts`` name is secret.
+        config: the content of its secret files is hidden. None if the configuration has errors: then every file that is
+            named in ``texts`` counts as secret.
         folder: relative paths in ``texts`` begin here.
         texts: the content of the configuration files.
     """
@@ -100,11 +101,11 @@ def config_texts(file: Path, config: Config | None) -> Mapping[str, str]:
         try:
             text = read_plain(path, MAX_FILE).decode("utf-8")
             found[name] = _REMARK.sub(lambda part: part[1] or "#", text)
-        except UnicodeDecodeError:  # it could not be searched for secrets
+        except UnicodeDecodeError:  # such a file cannot be searched for secrets
             found[name] = "# left out: it is not text in UTF-8\n"
         except ValueError:
             found[name] = "# left out: not a regular file, or too large\n"
-        except OSError as error:  # also if it is a link
+        except OSError as error:  # also for a symbolic link
             found[name] = f"# left out: {error.strerror}\n"
     return found
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from agent.config import Config
 
 GOOD, NOTE, FAULT = "good", "note", "fault"
-OURS, LINE = 1, 4  # exit codes
-LOW_SHARE: Final = 0.05  # share of a disk's inodes
+OURS, LINE = 1, 4  # exit codes: a fault of the gateway itself; a fault of a device, line or adapter
+LOW_SHARE: Final = 0.05  # share of a disk's inodes that must be free
 TIME_SERVICES: Final = {"systemd-timesyn": "systemd-timesyncd", "chronyd": "chrony", "ntpd": "ntpd"}
 PORT_TRIERS: Final = ("ModemManager", "brltty")  # programs that talk to every new serial port
 
@@ -56,7 +56,7 @@ class Results:
         return CheckResult(self._subject, NOTE, text(self._lang, name, **facts), hint)
 
     def fault(self, name: str, code: int = OURS, hint: str = "", **facts: object) -> CheckResult:
-        """A fault with advice: the text named ``hint``, by default the text named ``name`` followed by "!"."""
+        """A fault with advice. ``hint`` names the advice in ``TEXTS``; by default, it is ``name`` followed by "!"."""
         todo = text(self._lang, hint or f"{name}!", **facts)
         return CheckResult(self._subject, FAULT, text(self._lang, name, **facts), todo, code)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from agent.config import Config
 
 LOOK_S: Final = 0.25  # between two looks at the ring
-VISIT_S: Final = 30.0  # a due reading may have to wait for other devices on its line
+VISIT_S: Final = 30.0  # longest delay of a due reading by other devices on its line
 USUAL_S: Final = 60.0  # period of a counter if it is not known
 LASTING: Final = frozenset({Reason.EXCEPTION, Reason.SENTINEL, Reason.ASLEEP, Reason.STALE_SOURCE})
 
@@ -29,8 +29,8 @@ LASTING: Final = frozenset({Reason.EXCEPTION, Reason.SENTINEL, Reason.ASLEEP, Re
 class _Awaited:
     device: str
     latest: Latest
-    heard_ns: int  # UTC time of its last record before the wait; 0 if there was none
-    most_s: float  # until its next reading is due
+    heard_ns: int  # UTC time of the counter's last record before the wait; 0 if there was none
+    most_s: float  # longest time until the counter's next reading is due
 
 
 def counter_of(view: LiveView, device: str, point: str = "") -> Latest | None:

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from agent.service.control.protocol import ComparedDevice
 
 MAX_TEXT: Final = 200
-OUTDATED_PERIODS, OUTDATED_S = 3, 10.0  # a last value is too old if it is older than both
-MOST_DEVICES: Final = 300  # in one request
+OUTDATED_PERIODS, OUTDATED_S = 3, 10.0  # a value is too old if it is older than 3 of its periods and than 10 s
+MOST_DEVICES: Final = 300  # devices in one request
 _NUMBER: Final = re.compile(r"-?[0-9]{1,25}(\.[0-9]{1,12})?")
 _ONE_COMMA: Final = re.compile(r"(-?[0-9]{1,25}),([0-9]{3})")  # ambiguous: a thousands separator or a decimal comma
 _WITH_UNIT: Final = re.compile(r"(.*?)(?:(?<=\d)\s*([A-Za-z][A-Za-z0-9³]{0,7}))?", re.DOTALL)
@@ -247,7 +247,7 @@ def _check_points(view: LiveView, points: Mapping[str, str]) -> None:
 
 
 def _compared(view: LiveView, device: str, shown: Shown | None, lang: str, asks: bool) -> ComparedDevice:
-    """The request's entry for a device; asks for the displayed value if no option gives it."""
+    """The entry of a device in the request. If ``asks``, asks for the displayed value if no option gives it."""
     from agent.cli.handover.labels import WORDS
     from agent.cli.ring_follower import show_number
     from agent.service.control.protocol import ComparedDevice
@@ -269,7 +269,7 @@ def _compared(view: LiveView, device: str, shown: Shown | None, lang: str, asks:
     if shown is None and asks:
         question = words["ask"].format(device=device, point=name, value=show_number(latest.value), unit=unit)
         value = asked(question, lambda text: _in_unit(*_number(text, device), unit, device) if text else "", "")
-        view.catch_up()  # the counter may grow while the person walks to the display
+        view.catch_up()  # read again: the counter may have grown meanwhile
         if isinstance(latest.value, Decimal):
             seen.append(_seen(latest))
     near = min(seen, key=lambda one: abs(Decimal(one["v"]) - Decimal(value))) if value else seen[-1]
@@ -277,7 +277,7 @@ def _compared(view: LiveView, device: str, shown: Shown | None, lang: str, asks:
 
 
 def _outdated(latest: Latest, lang: str) -> str:
-    """A warning if the counter's last value is too old, else ""."""
+    """A warning if the newest reading of the counter failed and its last value is too old, else ""."""
     from agent.cli.finding_words import reason_words
     from agent.cli.handover.labels import WORDS
     from agent.cli.ring_follower import GAP_CODES

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from agent.cli.common import show_unit
 
-POWERS: Final = (3, -3, 1, -1, 2, -2, 6, -6)  # powers of ten by which a wrong unit or decimal point changes a value
+POWERS: Final = (3, -3, 1, -1, 2, -2, 6, -6)  # exponents of ten by which a wrong unit or decimal point scales a value
 
 WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     "en": {
@@ -84,7 +84,7 @@ def verdict(entry: Mapping[str, object]) -> str:
 
 
 def why_different(entry: Mapping[str, Any], words: Mapping[str, str]) -> str:
-    """A text if reading and display differ by the device's transformer ratio or by a power of ten, else ""."""
+    """A text if the transformer ratio or a power of ten explains why reading and display differ, else ""."""
     from agent.service.control.attest import compare
 
     if entry.get("agrees", True) or not Decimal(entry["display"]):

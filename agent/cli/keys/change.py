@@ -45,7 +45,7 @@ from drivers.model import GatewayError, UsageError, clean_text
 if TYPE_CHECKING:
     from agent.cli.keys.worker import KeyFacts
 
-SPARE_S = 8.0  # time to replace the key: the agent pauses sealing for ten seconds
+SPARE_S = 8.0  # seconds to replace the key: two less than the ten for which the agent pauses sealing
 MAX_LASTS = 4 << 20
 
 
@@ -219,9 +219,10 @@ def ask_for_lasts(
 
 
 def check_lasts(key_file: KeyFile, kid: str, given: LastSequences, before: Sequence[str]) -> None:
-    """Compare sequences given on the command line with the database, if possible. Raises UsageError.
+    """Compare the sequences given on the command line with the database, if it can be read.
 
-    A sequence higher than the last one that the key signed here would make later packs of a thief trusted.
+    Raises UsageError for a sequence above the last one that the key signed here: it would make packs trusted that only
+    a thief can have signed.
     """
     most = most_signed(key_file)
     if wrong := [stream for stream, seq in given.items() if not 0 < seq <= most]:
@@ -248,7 +249,7 @@ def check_lasts(key_file: KeyFile, kid: str, given: LastSequences, before: Seque
 
 
 def _whole(kid: str, known: tuple[str, ...]) -> str:
-    """The only known thumbprint that begins with ``kid``. Raises UsageError."""
+    """The only known thumbprint that begins with ``kid``. Raises UsageError, also for fewer than four characters."""
     found = [one for one in known if one.startswith(kid)]
     if len(found) == 1 and len(kid) >= 4:
         return found[0]

@@ -149,7 +149,10 @@ def _lose(
     change: Callable[[LastSequences | None], None],
     confirm: Callable[[Sequence[str]], object],
 ) -> None:
-    """Replace a lost key. Its packs up to the last sequences in the database stay trusted; without a database, all."""
+    """Replace a lost key.
+
+    Packs that the lost key signed stay trusted up to the last sequences in the database; without a database, all do.
+    """
     config = key_file.config
     if config is not None and _has_database(config):
         ask_for_lasts(key_file, lost, None, change, (), confirm)

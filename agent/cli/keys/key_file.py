@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 ALGORITHMS = {"ed25519": "Ed25519", "es256": "ES256"}
-SEEN_S = 12.0  # the agent checks its key file every two seconds, and writes its snapshot every two
+# longest wait until the snapshot names a new key: the agent checks the key file every two seconds, and writes a
+# snapshot at least every ten
+SEEN_S = 12.0
 
 file_argument = click.argument("file", type=click.Path(path_type=Path), required=False)
 gateway_option = click.option("--gateway", help="SITE/GATEWAY, such as park7/gw01; default: the configuration's.")
@@ -145,7 +147,7 @@ def _when(seconds: int) -> str:
 
 
 def in_use(config: Config, kid: str, wait_s: float = 0.0) -> bool | None:
-    """True if the running agent signs with this key; None if no agent runs. Waits up to ``wait_s`` until it does."""
+    """True if the running agent signs with this key within ``wait_s``, False if it does not; None if no agent runs."""
     give_up = time.monotonic() + wait_s
     while True:
         try:

@@ -15,11 +15,12 @@ from agent.cli.keys.key_file import KeyFile
 from drivers.model import GatewayError, UsageError, clean_text
 
 LastSequences = Mapping[str, int]  # the last trusted sequence by full stream name
-DAY_S = 86_400  # clocks may differ by this time
-LONG_S = 100 * 366 * DAY_S  # assumed age of a key if the clock is wrong, that is, before the creation of the key
+DAY_S = 86_400  # seconds by which the clock may have been wrong when the key was created
+LONG_S = 100 * 366 * DAY_S  # seconds; assumed age of a key if the clock is wrong: it shows a time before the creation
 _STREAM = re.compile(r"[a-z0-9_][a-z0-9_-]{0,99}")
-MAX_STREAMS = 5000  # of one revocation: about 200 kB in the key file
-USUAL, USUAL_S = 4, 3600  # usual packs of a stream per pack interval, parts included; allowed clock error in seconds
+MAX_STREAMS = 5000  # streams of one revocation; they take about 200 kB in the key file
+# a stream usually has at most USUAL packs per pack interval, parts included; the clock may be wrong by USUAL_S
+USUAL, USUAL_S = 4, 3600
 MOST_SAID = 20  # warnings that are printed
 RATE = 1000  # packs of one stream per second, parts included: far more than a gateway can seal
 
@@ -63,7 +64,7 @@ def oddities(lasts: LastSequences, key_file: KeyFile) -> list[str]:
     known = {f"{config.base}/{name}" for name in ("_gateway", "_indicators", *(one.name for one in config.devices))}
     odd = [f"{clean_text(stream)} is not a stream of this configuration" for stream in sorted(lasts.keys() - known)]
     made = made_at(key_file)
-    if made:  # the age of a key created elsewhere is unknown
+    if made:  # 0 means an unknown age, so that no usual maximum is known
         usual = USUAL * int((max(time.time() - made, 0) + USUAL_S) * 1000 / config.pack.every_ms)
         odd += [
             f"{clean_text(stream)} up to {seq} exceeds {usual}, the usual maximum since the first key was created"

@@ -1,7 +1,7 @@
 """Reads, creates and replaces a key file in a child process that runs as the owner of its folder.
 
-Otherwise the agent's user could make `meterhouse keys`, run by root, write anywhere with a symbolic link, or load the
-library that the key file names. The child's answer is checked like any input.
+If root's own process did this, the agent's user could misuse it: a symbolic link could make it write anywhere, and it
+would load the library that the key file names. The child's answer is checked like any input.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class KeyFacts(Struct, frozen=True):
 
 
 class ReadKey(Struct, frozen=True, tag="look"):
-    """Read the key in a file. ``gateway``: also return its records as they are published; "" for no records."""
+    """Read the key in a file. ``gateway``: also return the key records that this gateway publishes; "" for none."""
 
     path: str
     gateway: str = ""
@@ -52,7 +52,8 @@ class ReadKey(Struct, frozen=True, tag="look"):
 class ReplaceKey(Struct, frozen=True, tag="replace"):
     """Replace a key; the arguments of ``agent.keys.rotate_key``.
 
-    ``revokes``: the last trusted sequences by stream, by thumbprint of the revoked key. ``give_up_s``: None for never.
+    ``revokes``: thumbprint of the revoked key -> stream -> last trusted sequence. ``give_up_s``: monotonic time after
+    which the key is not replaced any more; None for no limit.
     """
 
     path: str

@@ -161,10 +161,10 @@ class _Balance(TypedDict):
     given: Number
     trend: list[_Labelled]
     counts: dict[BalanceVerdict, Count]
-    verdict: NotRequired[BalanceVerdict]  # present with ``missing`` or ``residual``
+    verdict: NotRequired[BalanceVerdict]  # present if ``missing`` or ``residual`` is
     missing: NotRequired[list[str]]
     residual: NotRequired[Number]
-    allowed: NotRequired[Number]  # present with ``residual``
+    allowed: NotRequired[Number]  # present if ``residual`` is
     inputs: NotRequired[list[_Flow]]
     outputs: NotRequired[list[_Flow]]
     nodes: NotRequired[list[_Node]]
@@ -174,9 +174,9 @@ class _Balance(TypedDict):
 class _Derived(TypedDict):
     id: str
     v: NotRequired[Number]
-    u: NotRequired[str]  # present with ``v``, like ``completeness``
+    u: NotRequired[str]  # present if ``v`` is, like ``completeness``
     completeness: NotRequired[Number]
-    missing: NotRequired[list[str]]  # present without ``v``
+    missing: NotRequired[list[str]]  # present if ``v`` is not
 
 
 class _Series(TypedDict):

@@ -15,7 +15,7 @@ JUDGED = ("within", "beyond", "unknown", "spread", "incomplete")
 
 
 def site_row(balance: Mapping[str, Any], language: str) -> str:
-    """The balance of the site in one sentence; "" if it has none."""
+    """The balance of the site in one sentence; "" if the site has no balance."""
     words, unit = BALANCE_WORDS[language], balance["u"]
     if balance.get("missing"):
         return f"{words[balance['verdict']]}{WORDS[language]['colon']}{', '.join(balance['missing'])}"
@@ -43,7 +43,7 @@ def is_odd(balance: Mapping[str, Any]) -> bool:
 
 
 def counts_row(balance: Mapping[str, Any], language: str) -> str:
-    """How many of the shorter stretches have each verdict: ``within 94, beyond 2``."""
+    """The number of stretches within the period by verdict, such as ``within 94, beyond 2``."""
     words, counts = BALANCE_WORDS[language], balance["counts"]
     return WORDS[language]["comma"].join(
         f"{words['short_' + name]} {counts[name]}" for name in JUDGED if counts.get(name)

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 from agent.cli.report.labels import WORDS, number, text_in
 
 LEFT, RIGHT, TOP, BELOW = 46.0, 6.0, 6.0, 18.0  # margins in px, with room for the labels of the axes
-FONT: Final = 10.0  # size of the labels in px; a chart is drawn in the width at which it is shown
+FONT: Final = 10.0  # px of the labels; they are not scaled, because a chart is drawn in the width at which it is shown
 LEAVES: Final = ("export", "charge", "feed")  # outgoing flows, drawn below zero
 COLOURS: Final[Mapping[str, str]] = {
     "grid.import": "#8f9aa3", "grid.export": "#5b6770", "generation.pv.generation": "#d9a21b",
@@ -20,7 +20,7 @@ COLOURS: Final[Mapping[str, str]] = {
     "storage.discharge": "#8f5fb0", "storage.charge": "#b99ccd", "load.consumption": "#b3362b",
 }  # fmt: skip
 MORE_COLOURS: Final = ("#3f9d6b", "#c0705a", "#4f6fb5", "#a08a3c", "#5aa7a7", "#9a5a7a")
-DRAWN: Final = ("grid", "direct", "generation", "storage", "load", "x")  # no check meters: they repeat other flows
+DRAWN: Final = ("grid", "direct", "generation", "storage", "load", "x")  # not "check": its meters repeat other flows
 MOST_SERIES: Final = 9
 KNOWN: Final = 0.999  # known share from which an interval counts as complete
 PARTS: Final = (("own", "#3f9d6b"), ("direct", "#7cc27f"), ("storage", "#d9b44a"), ("grid", "#8f9aa3"))

@@ -282,7 +282,7 @@ def _show(page: Mapping[str, Any], language: str, first_interval_s: float, lengt
 
 
 def _until(page: Mapping[str, Any], words: Mapping[str, str]) -> str:
-    """A text with the time until which a current period is known, or at which a future one begins; "" if it is over."""
+    """A text: until when a current period is known, or when a future period begins; "" for a past period."""
     from datetime import datetime
     from zoneinfo import ZoneInfo
 

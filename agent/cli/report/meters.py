@@ -71,9 +71,10 @@ def _at(seconds: float, page: Mapping[str, Any], zone: ZoneInfo) -> str:
 
 
 def why_missing(device: Mapping[str, Any], page: Mapping[str, Any], language: str) -> str:
-    """The reasons of missing readings, the longest first: ``no answer in time 1.2 h; ...``; "" if there are none.
+    """Why readings are missing, such as ``no answer in time 1.2 h; ...``; "" if none are missing.
 
-    A reason that never affected the whole device is marked "some points".
+    A present silence of the device comes first, then the reasons by duration. A reason that never affected the whole
+    device is marked "some points".
     """
     words, at = WORDS[language], LANGUAGES.index(language)
     texts = []

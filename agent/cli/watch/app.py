@@ -34,7 +34,7 @@ EVERY_S: Final = 1.0
 SLICE_S: Final = 0.02  # a full ring is read in slices of this time, so that keys work meanwhile
 REST_S: Final = 0.005  # pause between two slices: the event loop needs several turns to handle a key
 PAGES: Final = ("devices", "values", "lines", "destinations", "findings")
-LETTER_KEYS: Final = frozenset({"page", "search", "trouble", "keys"})  # actions of keys that are text in a search
+LETTER_KEYS: Final = frozenset({"page", "search", "trouble", "keys"})  # their keys are text while a search is typed
 MOST_FRAMES: Final = 2000
 CTRL_C: Final = 130
 
@@ -100,14 +100,14 @@ class WatchApp(App[int]):
         self._zone = ZoneInfo(timezone) if timezone else None
         self._timezone = timezone or self._word("machine time")
         self._on_disk, self._read_labels = on_disk, read_labels
-        self._config: object = None  # the configuration's part of the snapshot
+        self._config: object = None  # the member ``config`` of the snapshot; it changes at a reload
         self._reads = 0
         self._is_here = False  # an agent is running; if False, the values on the screen are old
         self._trouble = ""  # the reason why no agent is running
         self._is_catching_up = False
         self._shown = "values" if devices or patterns else "devices"
-        self._device = devices[0] if len(devices) == 1 else ""  # page of values: only this device; "": all
-        self._line = ""  # page of frames: the line to show
+        self._device = devices[0] if len(devices) == 1 else ""  # the page of values shows only this device; "" for all
+        self._line = ""  # the page of frames shows this line
         self.fault: BaseException | None = None
         self._texts: dict[str, Text] = {}  # texts of the lines around the list
         self._joiner, self._frames = FrameJoiner(), deque[str](maxlen=MOST_FRAMES)

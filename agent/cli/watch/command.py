@@ -126,7 +126,7 @@ def _values(folder: Path, devices: Sequence[str], patterns: Sequence[str], end: 
     watched = LiveView(folder, devices, patterns)
     try:
         if as_json:
-            watched.catch_up()  # print only the newest of the records in the ring for each point, then all new records
+            watched.catch_up()  # print first only the newest record of each point, then every new record
             _tell(watched.shown())
             for _ in until(end):
                 _tell(watched.news())

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from drivers.line.trace import TracedFrame
 
 JOIN_NS: Final = 50_000_000  # pieces closer than this belong to one frame
-JUDGED_NS: Final = 300_000_000  # the agent has checked a complete answer by then; it checks a short one at its time-out
+# time after which the agent has checked a complete answer; it checks an incomplete one only at the time-out
+JUDGED_NS: Final = 300_000_000
 SENT, RECEIVED, NOISE, BROKEN = range(4)  # as in drivers.line.trace, which is slow to import
 DIRECTIONS: Final = ("->", "<-", "??", "!!")
 DIRECTION_WORDS: Final = ("sent", "received", "noise", "broken")

@@ -71,7 +71,7 @@ class LiveView:
         return Follower.open(self.folder, self.snapshot)
 
     def news(self) -> Iterator[Latest]:
-        """Yield the selected point of each record since the last call. Raises GatewayError if the agent has ended."""
+        """Yield the point of each new record, if it is selected. Raises GatewayError if the agent has ended."""
         if time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + self._snapshot_every_s
             self._look(read_snapshot(self.folder))

@@ -38,8 +38,8 @@ class Cell(NamedTuple):
 class Column:
     """A column of a page.
 
-    ``right``: aligned to the right. ``drop``: on a narrow screen, columns with the highest number are left out first;
-    0: never. ``shrinks``: may be cut. ``most``: the largest width.
+    ``right``: aligned to the right. ``drop``: a narrow screen leaves out the columns with the highest number first, and
+    never a column with 0. ``shrinks``: the cells may be cut. ``most``: the largest width in columns of the terminal.
     """
 
     title: str

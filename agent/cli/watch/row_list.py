@@ -20,7 +20,7 @@ GAP: Final = 2  # columns between two cells
 HEADING: Final = Style.parse("bold")
 CURSOR: Final = Style.parse("reverse")
 NARROWEST: Final = 6  # a column is not cut to fewer columns of the terminal
-EXTRA: Final = 3  # columns of the table with at least this ``drop`` are left out before any other is cut
+EXTRA: Final = 3  # columns with this ``drop``, or a higher one, are left out before any column is cut
 
 
 class RowList(ScrollView, can_focus=True):
@@ -192,7 +192,7 @@ def cut(text: str, width: int) -> str:
 def fitted(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[int]:
     """Widths of columns that fit into ``room``; 0 for a column that is not shown.
 
-    Columns are left out in the order of ``drop``, then columns with ``shrinks`` are cut.
+    Columns are left out, the highest ``drop`` first; then columns with ``shrinks`` are cut.
     """
     out = list(widths)
 
