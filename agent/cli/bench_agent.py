@@ -116,7 +116,7 @@ def capacity_of(core_per_device: float, machine_bytes: int, runtime_bytes: int |
     Args:
         core_per_device: share of a core that one device needs, without delivery.
         machine_bytes: memory of the machine.
-        runtime_bytes: size of the file system of the runtime directory; None: size of /run on this machine.
+        runtime_bytes: size of the file system of the runtime directory; None means the size of /run on this machine.
     """
     runtime_bytes = file_system_bytes(Path("/run")) if runtime_bytes is None else runtime_bytes
     low, high = 0, 1_000_000

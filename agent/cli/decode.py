@@ -143,7 +143,7 @@ def _whole_registers(raw: bytes, frame: Json) -> None:
 
 
 def _size(type_: str, length: int) -> int:
-    if type_ == "mod10k":  # digits over 1 to 4 registers: all bytes are one value
+    if type_ == "mod10k":  # a value has 1 to 4 registers: take all bytes as one value
         return length if length <= 8 and length % 2 == 0 else 2
     return 2 * REGISTERS[type_]
 

@@ -275,7 +275,7 @@ def _final_report(live: Live) -> Report:
 
 
 def _count_sealed(path: Path) -> tuple[int, int]:
-    """(packs in the database, those still in the outbox). The agent has stopped, so we may open its database."""
+    """Return (packs in the database, packs in the outbox). The agent has stopped, so we may open its database."""
     from agent.store import Store
 
     store = Store.open(path, destinations=["platform"])

@@ -107,7 +107,7 @@ class LatestFigures:
         return WORDS[language]["figures"].format(start=start, end=end) + COLON[language] + "; ".join(parts)
 
     def rows(self, language: str) -> list[tuple[str, str, str, str]]:
-        """(title, value, unit, completeness) as people read them."""
+        """One row (title, value, unit, completeness) per figure, as people read it."""
         from agent.cli.report.labels import number, percent, text_in, unit
 
         return [

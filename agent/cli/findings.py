@@ -510,7 +510,7 @@ def _broken_answers(name: str, where: str, device: Facts) -> Iterator[Finding]:
 
 
 def _unusable(device: Facts) -> tuple[int, Texts]:
-    """(number of unusable answers in the last ten minutes, words with the number of each kind)."""
+    """Return (number of unusable answers in the last ten minutes, words with the number of each kind)."""
     answers = _part(device, "answers")
     kinds = {reason: answers.get(key) or 0 for reason, key in (("crc", "broken"), ("mismatch", "mismatches"))}
     at = {reason: number for reason, number in kinds.items() if number}

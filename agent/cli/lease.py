@@ -56,7 +56,7 @@ def is_same(first: object, second: str) -> bool:
 class BorrowedLine:
     """A context in which this process may use a line's port.
 
-    ``folder`` is the runtime directory of the agent that lends the line. None if no agent owns it.
+    ``folder`` is the runtime directory of the agent that lends the line; None if no agent owns the line.
     """
 
     def __init__(

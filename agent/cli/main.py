@@ -61,7 +61,8 @@ COMMANDS: Mapping[str, CommandEntry] = {
     "bench": CommandEntry("agent.cli.bench", "Measure how many devices this machine can read."),
 }
 
-EXTRAS: Mapping[str, str] = {"psycopg": "platform", "pika": "platform"}  # package -> extra of our wheel with it
+# optional package -> extra of our wheel that installs it
+EXTRAS: Mapping[str, str] = {"psycopg": "platform", "pika": "platform"}
 click.Context.formatter_class = TranslatedFormatter  # for all commands: their help is in two languages
 
 

@@ -80,7 +80,10 @@ def _paths_table(file: Path) -> dict[str, Any]:
 
 
 def profile_dirs(config_file: Path, folder: Path | None = None) -> tuple[Path, ...]:
-    """The folders to search for profiles, in order: ``--profiles``, ``profiles_dir``, the site's, the shipped one."""
+    """The folders to search for profiles, in order: ``--profiles``, ``profiles_dir``, then the default folders.
+
+    The default folders are that of the site and that of the shipped profiles.
+    """
     from drivers.profile import default_dirs
 
     own = (folder, configured_folder(config_file, "profiles_dir"))

@@ -79,7 +79,7 @@ def _check_unshared(path: Path, name: str, folder: os.stat_result) -> None:
 
 @contextlib.contextmanager
 def child(owner: os.stat_result, module: str, sock: socket.socket, argument: object) -> Iterator[None]:
-    """Run ``main`` of a module in a child process of this user; at the end, wait for the process, or kill it.
+    """Run ``main`` of a module in a child process of the user ``owner``. At the end, wait for it or kill it.
 
     ``main`` gets the number of the socket. ``argument`` is pickled on standard input, which is a file in memory: with
     a pipe, the parent would wait forever if the user has stopped the child.

@@ -186,5 +186,5 @@ def _value(value: object) -> str:
 
 
 def _text(value: object) -> str:
-    """A value as TOML. JSON can write it, because a basic string of TOML has the same escapes."""
+    """A value as TOML. It is written as JSON, because basic strings of TOML have the same escapes."""
     return json.dumps(value, ensure_ascii=False)

@@ -38,8 +38,8 @@ class Latest:
     quality: int = Quality.GOOD
     tick_ms: int = 0
     time_ns: int = 0  # UTC time of the newest record
-    good_ns: int = 0  # UTC time of ``value``; 0: the ring has no value
-    period_ms: int = 0  # between the last two ticks; 0: not known yet
+    good_ns: int = 0  # UTC time of ``value``; 0 if the ring has no value
+    period_ms: int = 0  # time between the last two ticks; 0 if it is not known yet
 
     def age_s(self, now_ns: int) -> float | None:
         """Seconds since the last value; None if the ring has none (field pain 70)."""

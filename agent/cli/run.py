@@ -61,7 +61,7 @@ def make_key(config: Config) -> None:
         GatewayError: the key or the state directory cannot be created.
     """
     file = config.key.file
-    if file is None or file.exists():  # None: the key is a credential, which systemd provides
+    if file is None or file.exists():  # without a file, the key is a credential, which systemd provides
         return
     if config.store_path.exists():  # not a new gateway: the key was lost, and verifiers would not trust another one
         return

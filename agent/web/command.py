@@ -82,14 +82,14 @@ def web(
     from agent.web.routes import make_app, settings_of
     from agent.web.server import open_socket, serve, tls_context
 
-    ext.memory.stay_small()  # else the process keeps twice the 16 MB that a login needs
+    ext.memory.stay_small()  # a login needs 16 MB; without this, the process would keep twice as much
     settings = settings_of(config_file, runtime_dir, listen, os.environ)
     tls = tls_context(settings.web)
     app = make_app(settings)
     for note in settings.notes:
         click.echo(as_complaint("warning", note), err=True)
     certificate = settings.web.certificate
-    is_credential = certificate is not None and certificate.file is None  # for a file, settings.notes has the warning
+    is_credential = certificate is not None and certificate.file is None  # for a file, settings.notes warns
     if certificate and is_credential and (text := expiry_text(certificate.path(os.environ).read_bytes())):
         place, hint = settings.web.places.get("certificate", "[web]"), "`meterhouse web --setup` makes a new one"
         click.echo(as_complaint("warning", f"{place}: the certificate {text}. {hint}"), err=True)

@@ -186,7 +186,7 @@ def device_day(
         nothing = {"n": "", "kind": "gauge", "u": "", "mean_u": "", "total": None, "known": 0.0, "rows": ()}
         found = _device_series(0, nothing, device["device"], answer, gaps, reasons, zone, language)
         # the share is known only if the gaps cover the whole first interval; else the device may have fallen silent in
-        # that interval, and its readings from before may not be sealed yet
+        # that interval, and its readings from before the silence may not be sealed yet
         known = found.known if sum(whole for *_, whole in gaps[min(gaps)]) >= answer["length"] * 1000 else ""
         series = [replace(found, title=label("day.gaps", language), source="", known=known)]
     others = [name for name in (*by_name, *device.get("left_out", ())) if name not in {one["n"] for one in chosen}]
@@ -295,7 +295,7 @@ def _who_lacks(device: str, devices: int, reasons: Sequence[tuple[str, int, int]
 def _lacking(
     one: Mapping[str, Any], answer: Mapping[str, Any], language: str, silent: Mapping[str, Silence]
 ) -> list[tuple[str, str, str]]:
-    """(name, URL, what is missing and why) for each device of a role with missing data on the day, the worst first."""
+    """Return (name, URL, what is missing and why) for each device of a role that lacks data on the day, worst first."""
     found = []
     for device in answer["devices"]:
         name, missing = device["device"], device["missing"]

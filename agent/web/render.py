@@ -69,7 +69,7 @@ class Renderer:
             return label(key, language, **values)
 
         snapshot, notice = moment.snapshot, moment.notice
-        if notice in ("", "hangs"):  # now.html needs no notice about an agent that hangs: it has a finding
+        if notice in ("", "hangs"):  # on now.html, a finding tells already that the agent hangs
             notice = "silent" if silent else "" if template == "now.html" else notice
         return self._templates.get_template(template).render(
             t=t,

@@ -72,7 +72,7 @@ def settings_of(
         if runtime_dir is None or config_file.exists():
             raise
         found = PageConfig(WebConfig(), "UTC", runtime_dir)
-    if runtime_dir is not None:  # the directory may belong to an agent with another configuration
+    if runtime_dir is not None:  # forget the file: the directory may belong to another agent
         found = replace(found, file=None)
     if listen is None:
         return found
@@ -112,7 +112,7 @@ class Page:
         """The response with a page in the viewer's language; a refresh gets only the content of <main>.
 
         Args:
-            answer: the agent's answer that the page shows, from which its age is taken; None: no answer.
+            answer: the agent's answer that the page shows; the page states its age. None if it shows no answer.
         """
         language = language_of(request)
         fragment = bool(request.headers.get("x-refresh"))

@@ -38,7 +38,7 @@ class CountedSocket(socket.socket):
 
     listener: BoundedListener | None = None
     client = ""
-    served: Callable[[], bool] | None = None  # is a request being served? None: no HTTP protocol is attached
+    served: Callable[[], bool] | None = None  # tells whether a request is being served; None without an HTTP protocol
     ending = False  # it is being closed to make room
 
     def close(self) -> None:

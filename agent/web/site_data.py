@@ -234,7 +234,7 @@ class SiteData:
         return found
 
     def report(self, period: PeriodName, day: date | None = None) -> dict[str, Any]:
-        """The figures of the period that contains a day (None: today), as ``meterhouse report --json`` prints them."""
+        """The figures of the period with this day, as ``meterhouse report --json`` prints them. None means today."""
         text = self._text(day)
 
         def request(known: Mapping[str, Any]) -> Request:
@@ -244,8 +244,11 @@ class SiteData:
         return found
 
     def birth(self, device: str, seq: int = 0) -> SignedPack:
-        """The signed birth of a device: profile, registers and identity. ``seq``: the pack at which the birth was in
-        effect; 0: the newest birth."""
+        """The signed birth of a device, with profile, registers and identity.
+
+        Args:
+            seq: the sequence of a pack: return the birth that was in effect for it. 0 means the newest birth.
+        """
         key = ("birth", device, str(seq))
         found: SignedPack = self._answer(key, lambda known: Birth(stream=device, seq=seq), OPEN_S)
         return found
@@ -285,14 +288,15 @@ class SiteData:
         return {**msgspec.json.decode(kept.data), "asked_s": kept.asked_s}
 
     def _usable(self, key: Key, open_s: float) -> _Kept | None:
-        """The kept answer if it is still valid; None: the agent must be queried.
+        """The kept answer if it is still valid, else None: then the agent must be queried.
 
         If the same query failed less than ``ERROR_S`` ago, returns an older answer or raises that error.
         """
         now = self._clock()
         with self._lock:
             kept = self._kept.get(key)
-            open_s = 0.0 if self._silent is not None and key[0] == "days" else open_s  # 0: ask again
+            # while the agent is silent, a kept list of days is not valid without a new query
+            open_s = 0.0 if self._silent is not None and key[0] == "days" else open_s
             if kept is not None and not kept.stale and (kept.closed or now - kept.asked_s < open_s):
                 self._kept.move_to_end(key)
                 return kept
@@ -313,7 +317,7 @@ class SiteData:
         return kept
 
     def _while_silent(self, key: Key) -> _Kept | None:
-        """The kept answer of any age if the agent is silent; None: the agent must be queried.
+        """The kept answer of any age if the agent is silent, else None: then the agent must be queried.
 
         After ``ERROR_S``, one query at a time finds out whether the agent answers again. Raises the last error if
         there is no kept answer.
@@ -342,8 +346,11 @@ class SiteData:
     def _ask_once(
         self, key: Key, request: Callable[[Mapping[str, Any]], Request], kept: _Kept | None, known: Mapping[str, Any]
     ) -> _Kept | None:
-        """Send one query and keep its answer. None: the query must be repeated, because the agent confirmed ``kept``,
-        but another answer has made it stale in the meantime."""
+        """Send one query; keep and return its answer.
+
+        Returns None if the query must be repeated: the agent confirmed ``kept``, but meanwhile another answer has made
+        it stale.
+        """
         buffer, asked_s = AnswerBuffer(), self._clock()
         try:
             done = self._ask(self._runtime_dir, request(known), buffer.take)
@@ -449,7 +456,7 @@ def _range(key: Key, found: Mapping[str, Any]) -> tuple[str, str]:
         return "", ""
     label = str(found["period"]["label"])  # 2026-11-24, 2026-11, 2026 or two days with a slash between them
     first, _, last = label.partition("/")
-    return first, last or f"{first}~"  # ~ sorts after all digits and separators: 2026-11-24 lies in 2026-11 and in 2026
+    return first, last or f"{first}~"  # ~ sorts after digits and "-", so 2026-11-24 lies in 2026-11 and in 2026
 
 
 __all__ = ["DayList", "SignedPack", "SiteData", "SiteDay"]

@@ -29,8 +29,8 @@ from drivers.model import GatewayError, clean_text
 MOST_FRAMES: Final = 200
 STATES: Final = ("alive", "dead", "asleep", "unknown", "swapped")
 GOOD: Final = 0.9  # a smaller share of the due readings is marked as low
-OLD_S: Final = 5.0  # a value is old if it is older than this and than OLD_PERIODS periods of its point
-OLD_PERIODS: Final = 3  # a period is the time between the last two ticks of the point in the ring
+OLD_S: Final = 5.0  # seconds; a value is old if it is older than this and than OLD_PERIODS periods of its point
+OLD_PERIODS: Final = 3  # the period is a day or, for most points, the time between the last two ticks in the ring
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class ShownPoint:
 def now_view(
     moment: Moment, language: str, labels: Mapping[str, str], certificate_ends: float | None = None
 ) -> dict[str, Any]:
-    """Values for the first page. ``certificate_ends``: end of the page's certificate in UTC seconds; None: unknown."""
+    """Values for the first page. ``certificate_ends``: UTC seconds at which the page's certificate ends, if known."""
     snapshot, now, outdated = moment.snapshot, moment.time, moment.outdated
     devices = [
         _device_row(name, facts, moment, language, labels) for name, facts in snapshot.get("devices", {}).items()

@@ -154,7 +154,7 @@ def _destinations(config: Config, running: bool, lang: str) -> Iterator[CheckRes
     from agent.cli.online import agent_finds, destination_problems, destination_words, try_destinations
 
     subject = text(lang, "destination")
-    # the results about the agent contain these findings; a destination with a finding gets no good result here
+    # the results about the agent contain these findings, so a destination with a finding must not be called good here
     found = agent_finds(config) if running else {}
     for trial in try_destinations(config, running):
         problems = destination_problems(trial, lang)

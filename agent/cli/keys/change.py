@@ -175,7 +175,7 @@ def ask_for_lasts(
     """Show the last sequences that ``kid`` signed, call ``confirm``, then call ``change`` while sealing is paused.
 
     Args:
-        until_ms: only packs up to this UTC time count; None: all.
+        until_ms: only packs up to this UTC time count; None means that all packs count.
         change: gets the last sequences.
         before: the thumbprints of the keys that precede ``kid`` in the chain.
         confirm: gets warnings about the numbers.

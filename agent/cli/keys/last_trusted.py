@@ -107,7 +107,7 @@ def read_lasts(data: bytes, key_file: KeyFile, most: int) -> dict[str, int]:
 
 
 def check_growth(shown: LastSequences, found: LastSequences, seconds: float) -> None:
-    """Raises GatewayError if a sequence decreased from ``shown`` to ``found``, or grew too much for ``seconds``."""
+    """Raises GatewayError if a sequence decreased from ``shown`` to ``found``, or grew faster than ``RATE``."""
     grown = int(RATE * seconds)
     for stream in shown.keys() | found.keys():
         if not 0 <= found.get(stream, 0) - shown.get(stream, 0) <= grown:

@@ -34,7 +34,7 @@ EVERY_S: Final = 1.0
 SLICE_S: Final = 0.02  # a full ring is read in slices of this time, so that keys work meanwhile
 REST_S: Final = 0.005  # pause between two slices: the event loop needs several turns to handle a key
 PAGES: Final = ("devices", "values", "lines", "destinations", "findings")
-LETTER_KEYS: Final = frozenset({"page", "search", "trouble", "keys"})  # their keys are text while a search is typed
+LETTER_KEYS: Final = frozenset({"page", "search", "trouble", "keys"})  # actions; their keys are text in a search
 MOST_FRAMES: Final = 2000
 CTRL_C: Final = 130
 
@@ -43,13 +43,13 @@ class WatchApp(App[int]):
     """The full screen.
 
     Args:
-        devices: show only the values of these devices; empty: all.
-        patterns: show only points that match one of these globs; empty: all.
-        seconds: end after this time; None: never.
+        devices: show only the values of these devices; an empty sequence means all.
+        patterns: show only points that match one of these globs; an empty sequence means all.
+        seconds: end after this time; None means that only the user ends the screen.
         every_s: how often to read new values, or to look for an agent if none runs; the snapshot is read half as often.
         labels: the labels of devices, by name.
         read_labels: returns the labels after a reload; raises GatewayError if the files are invalid.
-        timezone: the site's time zone, for the times of frames; "": that of this machine.
+        timezone: the site's time zone, for the times of frames; "" means the time zone of this machine.
         on_disk: errors in the configuration files, shown until the agent reloads them.
     """
 

@@ -111,7 +111,7 @@ def _screen(
 
 
 def until(end: float | None, every_s: float = LOOK_EVERY_S) -> Iterator[None]:
-    """Yield every ``every_s`` seconds until the monotonic time ``end``, at least once; None: forever."""
+    """Yield every ``every_s`` seconds until the monotonic time ``end``, but at least once. None means forever."""
     while True:
         yield
         left = None if end is None else end - time.monotonic()

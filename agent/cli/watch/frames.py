@@ -100,7 +100,7 @@ class FrameJoiner:
 def frame_text(frame: ShownFrame, zone: tzinfo | None = None) -> str:
     """A frame as text: ``12:00:00.123 -> 01 03 ...``, followed by ``!! reason`` if it is not a valid answer.
 
-    ``zone``: the time zone; None: that of this machine.
+    ``zone``: the time zone of the text; None means the time zone of this machine.
     """
     at = datetime.fromtimestamp(frame.time_ns // 1_000_000_000, UTC).astimezone(zone)
     clock = f"{at:%H:%M:%S}.{frame.time_ns // 1_000_000 % 1000:03d}"

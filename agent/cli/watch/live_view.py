@@ -33,8 +33,8 @@ class LiveView:
     """Snapshot and ring of the agent; the ring is reopened when the agent restarts or changes to another ring.
 
     Args:
-        devices: select only these devices; empty: all.
-        patterns: select only points that match one of these globs; empty: all.
+        devices: select only these devices; an empty sequence selects all.
+        patterns: select only points that match one of these globs; an empty sequence selects all.
         keeps_history: collect the last numbers of each point in ``history``.
         snapshot_every_s: how often the snapshot is read; the ring is read at each call of ``news``.
 
