@@ -130,7 +130,7 @@ def plan_notes(costs: Sequence[PaceCost]) -> list[ConfigWarning]:
 
 
 def _long_visit(costs: Sequence[PaceCost]) -> tuple[str, str] | None:
-    """A warning (what, hint) if reading one device takes so long that another one on this line misses a tick."""
+    """A warning (what, hint) if another device on this line misses a tick while one device is read."""
     visits: dict[str, float] = {}
     for cost in costs:
         if cost.pace != "once":
