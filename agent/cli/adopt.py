@@ -648,7 +648,7 @@ def _slower_paces(config: Config, entry: DeviceConfig) -> dict[str, str]:
 
     try:
         every = slower_paces(replace(config, devices=(entry,))).get(entry.name, "{}")
-    except (GatewayError, OSError):  # such as a full disk: writing the file will report it
+    except (GatewayError, OSError):  # such as a full disk, which is reported later, when the file is written
         return {}
     return dict(tomllib.loads(f"every = {every}")["every"])
 

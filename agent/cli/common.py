@@ -29,8 +29,8 @@ show_quality = explain.show_quality  # the words for qualities that `decode` pri
 COLON: Final = {"en": ": ", "zh": "："}
 AGE_UNITS: Final = {"s": "秒", "min": "分钟", "h": "小时", "d": "天"}
 LAST_ERROR: Final = "last-error"  # file in the runtime directory, written by the agent
-# must not reach a terminal: control characters, line separators, surrogates, and characters that have no width or
-# change the writing direction
+# characters that must not reach a terminal: control characters, line separators, surrogates, and those that have no
+# width or change the writing direction
 UNSHOWN: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
 )

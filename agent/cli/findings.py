@@ -33,7 +33,7 @@ WHOLE_LINE: Final[Mapping[str, str]] = {  # finding of every device of a line ->
     "device-dead-behind-gateway": "line-silent",
     "device-garbled": "line-garbled",
 }
-EARLY: Final = frozenset({"device-early", "device-not-heard"})  # not known yet, so `status` must not say "all well"
+EARLY: Final = frozenset({"device-early", "device-not-heard"})  # state unknown, so `status` must not say "all well"
 EXCUSED: Final = ("asleep", "lent", "stopped", "clock")  # gap reasons whose readings do not count as missing
 TOLD: Final = EXCUSED[1:]  # these get a finding; "asleep" needs none, because it is a state of the device
 OWN_TEXTS: Final = ("why", "hint", "what", "change")  # values of findings that the agent wrote as English sentences

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 NO_SUBSCRIBERS: Final = 0x10  # reason code of MQTT 5: nobody subscribes to the topic of the message
 CONNECT_S: Final = 10.0
 LAST = 2**53
-MAX_REPLIES: Final = 10_000  # to one request; more are an error
+MAX_REPLIES: Final = 10_000  # replies to one request; more are an error
 MAX_REPLY_BYTES: Final = 64 << 10
 MAX_PACKS: Final = 2_000_000  # their hashes are held in memory, to recognise duplicates
 

@@ -121,7 +121,10 @@ def _latest(folder: Path, snapshot: Mapping[str, Any]) -> list[Latest]:
 def to_json(
     snapshot: Mapping[str, Any], findings: Sequence[Finding], latest: Iterable[Latest], now: float
 ) -> dict[str, Any]:
-    """The snapshot with ``ok``, ``findings``, ``faults`` (the texts of those that are faults) and ages in seconds."""
+    """The snapshot with ``ok``, ``findings``, ``faults`` and ages in seconds.
+
+    ``faults`` has the texts of the findings that are faults.
+    """
     facts = {key: value for key, value in snapshot.items() if key != "tables"}
     facts["faults"] = [one.text() for one in findings if one.exit_code]
     facts["ok"] = not facts["faults"]

@@ -151,7 +151,7 @@ def why_nothing(shown: date | None, days: Sequence[str], today: str, language: s
 
 
 def _listed(devices: Sequence[Mapping[str, Any]], silent: Mapping[str, Silence]) -> list[Mapping[str, Any]]:
-    """The devices of the answer, then silent devices that it lacks because they have sealed no pack yet."""
+    """The devices of the answer, then the silent devices that it lacks, because no pack of them is sealed yet."""
     nothing = {"label": "", "configured": True, "energy": (), "missing": {}}
     names = {one["device"] for one in devices}
     return [*devices, *({"device": name, **nothing} for name in silent if name not in names)]
@@ -295,7 +295,10 @@ def _who_lacks(device: str, devices: int, reasons: Sequence[tuple[str, int, int]
 def _lacking(
     one: Mapping[str, Any], answer: Mapping[str, Any], language: str, silent: Mapping[str, Silence]
 ) -> list[tuple[str, str, str]]:
-    """Return (name, URL, what is missing and why) for each device of a role that lacks data on the day, worst first."""
+    """The devices that have this role and lack data on the day, the worst first.
+
+    Returns (name, URL, what is missing and why) for each.
+    """
     found = []
     for device in answer["devices"]:
         name, missing = device["device"], device["missing"]

@@ -92,7 +92,7 @@ class LiveData:
         return self._folder
 
     async def now(self) -> Moment:
-        """The current state, at most a second old. During the first read of a long ring, the state known so far."""
+        """The current state, at most a second old. During the first read of a long ring, it is the state known so far."""
         if self._lock.locked() and self.moment.number and not self._caught_up:
             return self.moment
         async with self._lock:
@@ -134,13 +134,13 @@ class LiveData:
         before, now = self.moment, time.time()
         try:
             snapshot = read_snapshot(self._folder)
-        except GatewayError as error:  # stopped: devices of the last snapshot are still shown, values are not
+        except GatewayError as error:  # stopped: still show the devices of the last snapshot, but no values
             self.close()
             return Moment(before.number + 1, now, before.snapshot, (), {}, error)
         self._follow_labels(snapshot)
         alive = is_alive(snapshot.get("pid"))
         findings = tuple(find(snapshot, now, alive, self._on_disk(), disk_usage(self._folder).free))
-        if not alive:  # killed: its last values are not shown; its ring is left for the next start
+        if not alive:  # killed: do not show its last values, and leave its ring for the next start
             self.close()
             return Moment(before.number + 1, now, snapshot, findings, gone=True)
         try:

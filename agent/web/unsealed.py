@@ -1,6 +1,7 @@
 """Gaps of silent devices that are not sealed yet, for the day pages.
 
-The agent seals the gaps of a silent device only when it answers again, so its answers about a day lack them.
+The agent seals the gaps of a silent device only when the device answers again. Until then, the agent's answers about a
+day lack these gaps.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def _agent(
 
     results = Results(lang, "agent")
     if snapshot is None:
-        if why is not None and not isinstance(why, NoAgent):  # an agent may run
+        if why is not None and not isinstance(why, NoAgent):  # unreadable, but an agent may run
             yield CheckResult(text(lang, "agent"), host.FAULT, say_at(why.where, why.what), say(why.hint), 1)
         elif hidden:
             yield results.note("not found")

@@ -20,7 +20,8 @@ COLOURS: Final[Mapping[str, str]] = {
     "storage.discharge": "#8f5fb0", "storage.charge": "#b99ccd", "load.consumption": "#b3362b",
 }  # fmt: skip
 MORE_COLOURS: Final = ("#3f9d6b", "#c0705a", "#4f6fb5", "#a08a3c", "#5aa7a7", "#9a5a7a")
-DRAWN: Final = ("grid", "direct", "generation", "storage", "load", "x")  # not "check": its meters repeat other flows
+# roles that have a line in the curve of a day; not "check", because its meters repeat other flows
+DRAWN: Final = ("grid", "direct", "generation", "storage", "load", "x")
 MOST_SERIES: Final = 9
 KNOWN: Final = 0.999  # known share from which an interval counts as complete
 PARTS: Final = (("own", "#3f9d6b"), ("direct", "#7cc27f"), ("storage", "#d9b44a"), ("grid", "#8f9aa3"))
