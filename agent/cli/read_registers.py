@@ -406,7 +406,7 @@ def _print_bits(registers: Mapping[int, int], words: Mapping[str, str], is_hex: 
 def _print_changes(rounds: Sequence[RawRegisters], best: Look | None, words: Mapping[str, str], is_hex: bool) -> None:
     """Print the values that changed between the readings, with the difference between the first and the last.
 
-    ``best``: has the type and order that most values seem to have; if None, 16-bit registers are compared.
+    ``best``: the values are read in its type and order, which most of them seem to have. None means 16-bit registers.
     """
     from drivers.register_values import value_at
 

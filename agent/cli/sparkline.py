@@ -15,8 +15,8 @@ def sparkline(values: Sequence[float | None], width: int, low: float | None = No
 
     Args:
         values: None is an unknown value, drawn as a dot.
-        low: the value of the lowest block; the smallest value in ``values`` replaces None or a larger number.
-        high: the value of the highest block; the largest value in ``values`` replaces None or a smaller number.
+        low: the value of the lowest block. If it is None or too high, the smallest value shown is used instead.
+        high: the value of the highest block. If it is None or too low, the largest value shown is used instead.
     """
     shown = [value if value is not None and isfinite(value) else None for value in values[-width:]]
     known = [value for value in shown if value is not None]

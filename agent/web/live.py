@@ -92,7 +92,7 @@ class LiveData:
         return self._folder
 
     async def now(self) -> Moment:
-        """The current state, at most a second old. During the first read of a long ring, it is the state known so far."""
+        """The current state, at most a second old. During the first read of a long ring: the state known so far."""
         if self._lock.locked() and self.moment.number and not self._caught_up:
             return self.moment
         async with self._lock:
