@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 STEP_MS = 500  # a larger difference between wall and monotonic clock means that somebody set the wall clock
-MAX_SLOWING_NS = 50_000_000  # backward correction per comparison at most; comparisons are made once a second
+MAX_SLOWING_NS = 50_000_000  # one comparison moves the clock back by at most this; there is one a second
 
 
 class SteadyClock:
@@ -19,7 +19,7 @@ class SteadyClock:
     ) -> None:
         self._utc, self._mono = utc_ns, mono_ns
         self._offset_ns = utc_ns() - mono_ns()
-        self._floor_ns = 0  # ``now_ms`` returns at least this: after a small backward correction it stands still
+        self._floor_ns = 0  # ``now_ms`` returns at least this: a small backward correction makes it stand still
 
     def now_ms(self) -> int:
         """UTC in ms. Advances with the monotonic clock, and goes back only in ``take_step``."""

@@ -6,7 +6,7 @@ from collections import deque
 
 from drivers.model import LineDown, LineError, LineTimeout, Reason
 
-DEAD_AFTER_FAILURES = 2  # consecutive failures. The age of the last answer alone proves nothing on an overloaded line
+DEAD_AFTER_FAILURES = 2  # consecutive failures; an old last answer alone may mean that the line is overloaded
 NOT_ASKED_STEP_MS = 30_000  # resolution of the counts in ``NotAsked``
 NOT_ASKED_STEPS = 64  # 32 minutes: longer than the period that `status` shows
 
@@ -39,7 +39,7 @@ class LineSilence:
         self._reason = Reason.TIMEOUT
 
     def waited(self, from_ms: int, to_ms: int, error: LineError) -> None:
-        """Record a visit that ended with an error. Readings that became due during it are missing because of it."""
+        """Record a visit that ended with an error. It explains why readings that became due meanwhile are missing."""
         if isinstance(error, LineTimeout | LineDown):
             if not self.visits:
                 self._from_ms = from_ms
@@ -47,12 +47,13 @@ class LineSilence:
             self._to_ms, self._reason = to_ms, error.reason
 
     def lasts_ms(self, now_ms: int) -> int:
-        """For how long no device has answered, in ms. 0: the last visit was answered, or only one visit has failed."""
+        """The time in ms since any device answered. 0: the last visit was answered, or only one visit has failed."""
         return now_ms - self._from_ms if self.visits >= DEAD_AFTER_FAILURES else 0
 
     def reason_for(self, tick_ms: int, next_ms: int) -> Reason:
         """Why a tick was not polled before the next one.
 
-        Returns the reason of the failed visits if they took the time of this tick; else overload of the line or agent.
+        Returns the reason of the failed visits if they took the time of this tick. Otherwise the line or the agent was
+        overloaded, and the reason is ``overload``.
         """
         return self._reason if self._from_ms <= next_ms and tick_ms < self._to_ms else Reason.OVERLOAD

@@ -46,7 +46,7 @@ def mount_of(directory: Path, mountinfo: str | None = None) -> Mount:
     """The file system of a folder.
 
     Args:
-        mountinfo: contents of /proc/self/mountinfo; for tests.
+        mountinfo: text in the form of /proc/self/mountinfo, for tests. None: the file itself is read.
     """
     if mountinfo is None:
         try:

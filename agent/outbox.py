@@ -48,8 +48,8 @@ class MissingRange:
 class ReplayPage:
     """Part of the answer to a replay request.
 
-    ``next_seq``: the first sequence of the next page, 0 if this is the last page. ``refused``: why the request is
-    rejected, "" if it is not.
+    ``next_seq``: the first sequence of the next page; 0 if this is the last page. ``refused``: why the request is
+    rejected; "" if the request is accepted.
     """
 
     items: Sequence[OutboxItem] = ()
@@ -103,7 +103,7 @@ class Outbox(Protocol):
     ) -> None:
         """Read packs ``first`` to ``last`` of a stream as published, confirmed or not; otherwise like ``fetch``.
 
-        ``boot`` None: of any boot.
+        ``boot`` None: packs of every boot.
         """
 
     def spend(self, dest: str, day: int, size: int, callback: Callable[[int], None]) -> None:

@@ -44,17 +44,17 @@ DEAD_AFTER_PERIODS = 3  # ... after this many of its shortest periods, if that i
 FIRST_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 60.0
 DEAD_SHARE = 0.1  # share of a line's time that all its dead devices together may take
-SILENCE_SHARE = 0.05  # on a line without answers: pause between two tries, as a share of its time of silence
+SILENCE_SHARE = 0.05  # on a silent line: the pause between two tries, as a share of the time that it has been silent
 SHORT_TRY_S = 0.3  # timeout of a short try of a silent device, or ...
 ANSWER_TIMES = 2  # ... this many times its usual answer time, if that is longer
 FULL_TRY_EVERY = 4  # every fourth try uses the full timeout, in case the device has become slow
 MAX_WAIT_ROUNDS = 4  # the deadline of a slow pace is at most this many of the shortest periods after its tick
 AWAY_MS = 10_000  # after this long without an answer, the meter may have been exchanged
-IDENTIFY_EVERY_MS = 86_400_000  # the identity is read this often, even if the device always answers
-# A hint at another device (the line was reopened, or the driver doubts a counter) causes an identity check. These are
-# the shortest and longest pauses between such checks: a flapping line or an odd counter must not cost readings.
+IDENTIFY_EVERY_MS = 86_400_000  # the identity is read once in this time, even if the device always answers
+# If the line was reopened, or the driver doubts a counter, another device may answer, and its identity is checked.
+# These are the shortest and longest pauses between such checks, because a check takes time from readings.
 DOUBT_FIRST_S, DOUBT_MOST_S = 60.0, 3600.0
-HEARTBEAT_RETRY_MS = 200  # while waiting for a heartbeat to change for the first time
+HEARTBEAT_RETRY_MS = 200  # interval between reads of a heartbeat, until it changes for the first time
 CATCH_UP_MS = 60_000  # ticks missed up to this time after a lease get the gap reason ``lent``
 FIRST_CONTACT_MS = 30_000  # a new device may wait this long for its first visit without a gap
 
@@ -99,10 +99,10 @@ class DevicePoll:
         self._tries = 0  # consecutive tries of the silent device
         self.tried_at = 0.0  # loop time of the last try
         self.is_called = False  # another device that fell silent at the same time answers again: try this one soon
-        self.line_silence = LineSilence()  # the poller replaces it by the one of the line
+        self.line_silence = LineSilence()  # the poller sets the object that all devices of the line share
         self.not_asked = NotAsked()
         self.last_error = ""
-        self._may_sleep = True  # the last failure may come from sleep; a bad answer cannot
+        self._may_sleep = True  # False after a bad answer, because a sleeping device sends nothing
         self.line_down = False  # the last visit failed because the line could not be opened, or broke
         self.gateway_answers = False  # the gateway in front of the device answers, but not the device
         self._logged_dead = False  # the log already states that the device does not respond
@@ -113,9 +113,9 @@ class DevicePoll:
         self._settled: asyncio.Future[None] | None = None
         self.driver = driver
         self.opened: Callable[[], int] = lambda: 0  # returns how often the line was opened
-        self.answers: Callable[[], int] = lambda: 0  # returns the answers on the line; a visit sees only its own
-        self._visit = (0, 0)  # last progress of the current visit: time in ms, answers on the line
-        self._hints = (0, 0)  # openings of the line and driver's doubts at the last identification
+        self.answers: Callable[[], int] = lambda: 0  # returns how many answers the line has had so far
+        self._visit = (0, 0)  # last progress of the current visit: time in ms, and the value of ``answers`` then
+        self._hints = (0, 0)  # numbers of line openings and of the driver's doubts at the last identification
         self._doubt_backoff = Backoff(DOUBT_FIRST_S, DOUBT_MOST_S)
         self._doubt_ms = 0  # hints at another device are ignored before this tick
         self.freshness: Freshness | None = None  # set if the device is read through a caching master
@@ -138,10 +138,10 @@ class DevicePoll:
         self._points: dict[int, array[int]] = {}
 
     def begin_again(self, now_ms: int) -> bool:
-        """If the first answer of the device came after several ticks, begin its schedule again at the newest tick.
+        """If the device answers for the first time after several ticks, begin its schedule again at the newest tick.
 
-        Returns True in this case. Reason: with thousands of devices it takes a while until the agent reaches the last
-        one, and this time must not become a gap. A device that does not answer is due from the start on.
+        Returns True in this case. With thousands of devices, the agent needs a while to reach the last device, and this
+        time must not become a gap. For a device that does not answer, all ticks from the start on are due.
         """
         fastest = min((period for period in self.periods if period), default=0)
         newest_ms = self._first_tick(fastest, now_ms + 1 - fastest)
@@ -283,13 +283,16 @@ class DevicePoll:
         return best, tick, paces
 
     def needs_identification(self, tick_ms: int) -> bool:
-        """True if the identity must be read before readings count: after an absence, on a hint, and once a day."""
+        """True if the identity must be read before readings count.
+
+        This is so after an absence, once a day, and if another device may answer (see ``DOUBT_FIRST_S``).
+        """
         away = self.failures and tick_ms - self.last_answer_ms >= AWAY_MS
         hinted = tick_ms >= self._doubt_ms and self._current_hints() != self._hints
         return bool(away) or hinted or tick_ms - self.identified_ms >= IDENTIFY_EVERY_MS
 
     def _current_hints(self) -> tuple[int, int]:
-        return self.opened(), getattr(self.driver, "doubts", 0)  # drivers of third parties have none
+        return self.opened(), getattr(self.driver, "doubts", 0)  # drivers of third parties may lack it
 
     def mark_identified(self, tick_ms: int) -> None:
         """Record that the identity was read at this tick."""
@@ -317,7 +320,7 @@ class DevicePoll:
         await probe_within(max(SHORT_TRY_S, ANSWER_TIMES * usual_s) if is_short else math.inf)
 
     def answered_in(self, seconds: float, requests: int) -> None:
-        """Record the duration of a visit whose ``requests`` were all answered."""
+        """Record the duration of a visit in seconds. All its ``requests`` were answered."""
         self.answer_s = max(seconds / requests, 0.9 * self.answer_s)
 
     def record(self, positions: list[int], answered: bool) -> None:
@@ -359,7 +362,7 @@ class DevicePoll:
 
     @property
     def is_backing_off(self) -> bool:
-        """True if a repeated try failed. Tries of such devices share the time for dead devices."""
+        """True if the device is dead or was tried again. Such devices share a small part of the line's time."""
         return self.availability is Availability.DEAD or self._tries > 0
 
     def is_asleep(self, utc_ms: int) -> bool:
@@ -513,7 +516,7 @@ class LinePoller:
             best = tick = paces = 0
             for device in devices:
                 at, t, p = device.deadline()
-                # with equal deadlines the longest waiting device: else the last one would starve under overload
+                # with equal deadlines, the device that has waited longest: else overload would starve the last device
                 if at and (chosen is None or at < best or (at == best and device.turn < chosen.turn)):
                     chosen, best, tick, paces = device, at, t, p
             if chosen is None:
@@ -532,7 +535,7 @@ class LinePoller:
                 chosen.visit_ended()
 
     async def _sleep(self, seconds: float) -> None:
-        """Like asyncio.sleep, but ``serve`` and ``wake`` end it."""
+        """Like asyncio.sleep, but ``serve`` and ``wake`` end the wait early."""
         loop = asyncio.get_running_loop()
         self._sleeping = sleeping = loop.create_future()
         timer = loop.call_later(seconds, wake, sleeping)
@@ -557,7 +560,7 @@ class LinePoller:
         device.mark_alive(self._clock.now_ms())
 
     def _may_try(self, device: DevicePoll, now: float) -> bool:
-        """True if the device may be tried now. Of several silent devices, the one tried longest ago is first."""
+        """True if the device may be tried now. Silent devices take turns: first the device whose last try is oldest."""
         if device.is_called or not (device.is_backing_off or now < device.probe_at):
             return True
         nobody_answers = self._nobody_answers()
@@ -654,7 +657,7 @@ class LinePoller:
         return tick, paces
 
     async def _source_is_fresh(self, device: DevicePoll, tick: int, paces: int, clock: Callable[[], float]) -> bool:
-        """Check before a poll that the source behind a caching master is alive. If not, write a gap; return False."""
+        """Return whether the source behind a caching master is alive. If not, write a gap. Called before each poll."""
         rule = device.driver.spec.fresh
         assert rule is not None
         judge = device.freshness

@@ -57,11 +57,11 @@ class UplinkConfig:
     client_id: str = ""  # empty: derived from site, gateway and name
     confirm: str = ""  # platform, subscriber or broker; empty: subscriber with MQTT 5, otherwise broker
     keepalive_s: int = 30
-    backfill_rate: int = 0  # backlog packs per second, at most; 0: 200, or 25 times the rate of live packs
-    in_flight: int = 20  # packs sent but not acknowledged, at most
-    streams: tuple[str, ...] = ()  # names and patterns of the streams to send; none: all
+    backfill_rate: int = 0  # most backlog packs per second; 0: 200, or 25 times the live rate if that is more
+    in_flight: int = 20  # at most this many packs are sent but not acknowledged
+    streams: tuple[str, ...] = ()  # names and patterns of the streams to send; empty: all streams
     compress: str = ""  # "zstd", or "" for none
 
     def wants(self, stream: str) -> bool:
-        """True if this destination gets stream ``<site>/<gateway>/<name>``. All get the gateway's own stream."""
+        """True if this destination gets stream ``<site>/<gateway>/<name>``. True for the gateway's own stream."""
         return is_asked(stream.rpartition("/")[2], self.streams)

@@ -13,7 +13,8 @@ ADDED, REMOVED, CHANGED = "added", "removed", "changed"
 ACCEPTED = "accepted"  # a reload accepts a device that was swapped for another one
 LISTS: Final = ("line", "device", "uplink", "derived")
 TABLES: Final = ("store", "pack", "ring", "interval", "indicators", "control", "web")
-# field of the configuration's objects -> its key in agent.toml; fields that differ only by a unit suffix are left out
+# field of the configuration's objects -> its key in agent.toml; not listed: equal names, and names that only have a
+# unit suffix, such as _ms, after the key
 _KEYS: Final[Mapping[str, str]] = {
     "ratio_ct": "ratio", "ratio_pt": "ratio", "accuracy": "class", "password": "password", "plan_hash": "plan",
     "demand_period_ms": "demand", "demand_slip_ms": "demand", "length_ms": "length", "max_gap_ms": "max_gap",
@@ -47,8 +48,8 @@ def config_changes(old: Config, new: Config, renewed: Iterable[str] = ()) -> tup
     """Return all differences: first those of lines, devices, uplinks and derived points, then those of single tables.
 
     Args:
-        renewed: devices that get a new driver or point table. If agent.toml has no change for such a device, the file
-            of its profile has changed.
+        renewed: devices that get a new driver or point table. If such a device is unchanged in agent.toml, its profile
+            has changed, and this is listed as the difference.
     """
     found: list[ConfigChange] = []
     for kind in LISTS:

@@ -186,9 +186,9 @@ def _reversed(table: TomlTable) -> frozenset[str]:
 def _serial(
     device: DeviceConfig, line: LineRead, table: TomlTable, shared: dict[str, tuple[str, str, TomlTable]]
 ) -> None:
-    """Complain about a device's own serial setting if it has no effect, or differs behind the same serial server."""
+    """Complain if a device's own serial setting has no effect, or differs from that of its serial server."""
     entry = line.entry
-    if not table.has("serial") or not entry.url:  # an invalid url has its own complaint
+    if not table.has("serial") or not entry.url:  # an invalid url is reported elsewhere
         return
     if not entry.carries_bytes:
         table.complain(

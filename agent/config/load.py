@@ -1,4 +1,4 @@
-"""Reads agent.toml and conf.d/*.toml into one ``Config``. A complaint is one error; all are reported at once."""
+"""Reads agent.toml and conf.d/*.toml into one ``Config``. Each error becomes a complaint; all are reported at once."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ TABLES = (
 LISTS = frozenset({"uplink", "line", "device", "derived"})
 DAY_MS = 86_400_000
 MAX_PACK_BYTES = 8 << 20  # the largest pack that receivers accept (docs/pack-format.md)
-MAX_SLIPS = 60  # a demand window is at most this many slips long
+MAX_SLIPS = 60  # a demand window may be at most this many times as long as its slip
 _GROUP = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]{0,31}")
 
 
@@ -106,7 +106,7 @@ class PageConfig:
     web: WebConfig
     timezone: str
     runtime_dir: Path
-    labels: Mapping[str, str] = field(default_factory=dict)  # labels of devices, by device name
+    labels: Mapping[str, str] = field(default_factory=dict)  # device name -> label of the device
     file: Path | None = None  # agent.toml
     notes: tuple[ConfigWarning, ...] = ()  # warnings about the page's secrets and certificate
 
@@ -320,7 +320,7 @@ def _found(path: Path) -> os.stat_result | None:
 def _places(
     lists: Mapping[str, list[TomlTable]], singles: Mapping[str, TomlTable]
 ) -> dict[str, tuple[str, int | None]]:
-    """Return the file and line of each table in ``lists`` and of each key in ``singles``, for later complaints."""
+    """Return where the tables in ``lists`` and the keys in ``singles`` are: file and line, for later complaints."""
     found: dict[str, tuple[str, int | None]] = {}
     for table in (table for tables in lists.values() for table in tables):
         layer = table.layers[0]

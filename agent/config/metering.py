@@ -190,7 +190,7 @@ class _Points:
         entry = self._devices[device]
         try:
             resolved = self._profiles(entry.profile).resolve(entry.params)
-        except ProfileError:  # the device has its own complaint
+        except ProfileError:  # another check reports this error
             return {}
         return {point.name: (point.kind.value, point.unit) for point in resolved.points}
 

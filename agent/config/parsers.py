@@ -29,7 +29,7 @@ SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 PROFILE_ID = re.compile(r"[a-z0-9][a-z0-9-]*/[a-z0-9][a-z0-9-]*\Z")
 POINT_PATTERN = re.compile(r"[a-z0-9*?][a-z0-9.*?_-]*\Z")
 CREDENTIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
-RESERVED_NAMES = frozenset({"status", "keys", "checkpoint", "ack", "replay"})  # topics of the gateway itself
+RESERVED_NAMES = frozenset({"status", "keys", "checkpoint", "ack", "replay"})  # topics of the gateway: never names
 
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _BYTES_NEAR = {"k": "KiB", "m": "MiB", "g": "GiB", "t": "TiB", "b": "B", "": "MiB"}
@@ -130,7 +130,7 @@ def show_bytes(size: int) -> str:
 
 
 def serial(value: object) -> str:
-    """Parse a serial setting such as ``"9600 8N1"``: baud rate, data bits, parity, stop bits. Returns this form."""
+    """Parse a serial setting: baud rate, data bits, parity, stop bits. Returns it in the form ``9600 8N1``."""
     is_number = isinstance(value, int) and not isinstance(value, bool)
     shown = " ".join((str(value) if is_number else text(value)).split())
     near = nearest_setting(shown)

@@ -87,7 +87,7 @@ def sleeps(device: DeviceConfig, profile: Profile) -> bool:
 
 
 def _note_sleepers(names: Sequence[str], notes: list[ConfigWarning]) -> None:
-    """Add one note about all devices that sleep at night, because their sleep will look like a fault."""
+    """Note that the site's location is unknown: the sleep of these devices at night will look like a fault."""
     what = f"site location unknown: no answer from {', '.join(names[:3])}"
     what += f" and {len(names) - 3} more" if len(names) > 3 else ""
     hint = "Add latitude and longitude to [site], in degrees; then this counts as asleep"
@@ -109,7 +109,7 @@ def roleless(
         try:
             if profiles(entry.profile).kind in METERED_KINDS:
                 out.append(entry.name)
-        except ProfileError:  # has its own complaint
+        except ProfileError:  # another check reports this error
             continue
     return tuple(out)
 
@@ -159,7 +159,7 @@ def _check(device: DeviceRead, line: LineEntry | None, profile: Profile, notes: 
 
 
 def _ratio(table: TomlTable, resolved: Resolved, profile: Profile, notes: list[ConfigWarning]) -> None:
-    """Complain about a ratio that applies to no point. Add only a note if the device applies the ratio itself."""
+    """Complain about a configured ratio that no point uses. If the device applies it itself, only add a note."""
     ratios = {point.ratio for point in resolved.points}
     if not table.has("ratio") or "apply" in ratios:
         return
@@ -264,10 +264,10 @@ def device_spec(
     resolved = profile.resolve(device.params, firmware, identity, device.reversed)
     try:
         points = select(resolved.points, _patterns(device))
-    except ProfileError:  # a variant may lack points that a pattern of the base profile matches
+    except ProfileError:  # a pattern matches only points that this variant lacks: ignore the pattern
         patterns = [glob for glob in _patterns(device) if _matches(resolved.points, glob)]
         points = select(resolved.points, patterns) if patterns else ()
-    # the device's freshness is judged by this point, so the device is never read without it
+    # this point shows whether the values are fresh, so it is read even if the device's patterns leave it out
     if profile.fresh and all(point.name != profile.fresh.point for point in points):
         points = (*points, *(point for point in resolved.points if point.name == profile.fresh.point))
     line = config.line(device.line)

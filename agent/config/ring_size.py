@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 MIN_RING_BYTES = 64 << 10
 MAX_RING_BYTES = 4 << 30  # limit of a configured size
-AUTO_BYTES = 16 << 20  # minimum of size = "auto": a small site fills it in minutes or hours if the disk is full
+AUTO_BYTES = 16 << 20  # least size for size = "auto": with a full disk, a small site can fill it for minutes or hours
 SLOT_BYTES = 16  # each value in the ring takes one slot
 HEAD_SLOTS = 2  # the head of each answer in the ring takes two slots
 AGENT_BYTES = 64 << 20  # memory of an agent without devices; measured in bench/RESULTS.md
 DEVICE_BYTES = 96 << 10  # memory of each device with 100 points; measured in bench/RESULTS.md
-MEMORY_SHARE = 0.6  # share of the machine's memory that the unit allows (MemoryHigh=)
-STALL_MS = 10_000  # the ring holds all readings if the store stalls for this long
+MEMORY_SHARE = 0.6  # the systemd unit allows this share of the machine's memory (MemoryHigh=)
+STALL_MS = 10_000  # even if the store stalls for this long, the ring holds all readings
 MARGIN = 1.25
 SHARE = 4  # a computed size is at most 1/4 of the runtime directory's file system
 
@@ -44,8 +44,8 @@ class RingPlan:
     """The size of a ring, and the figures that it results from. Sizes are powers of two, in bytes."""
 
     size_bytes: int
-    need_bytes: int  # for the readings of a pack interval and of a stall of the store
-    limit_bytes: int  # limit of a computed size
+    need_bytes: int  # size that the ring must have for the devices; see ``plan_ring``
+    limit_bytes: int  # the largest size that is computed
     by_file_system: bool  # True: the file system sets ``limit_bytes``; False: ``[ring] max`` does
     rate: ReadingRate
     every_ms: int  # the pack interval
@@ -57,7 +57,7 @@ class RingPlan:
 
     @property
     def early_s(self) -> float | None:
-        """Seconds until the ring is half full, when sealing begins early; None if the pack interval is not longer."""
+        """Seconds until the ring is half full and sealing begins early; None if packs are sealed before that anyway."""
         return self.full_s / 2 if self.full_s / 2 < self.every_ms / 1000 else None
 
     def __str__(self) -> str:
@@ -120,8 +120,8 @@ def file_system_bytes(folder: Path) -> int:
 def plan_ring(config: RingConfig, rate: ReadingRate, every_ms: int, file_system: int) -> RingPlan:
     """Return the size of the ring for a rate of readings.
 
-    The ring holds the readings of one pack interval and of a stall of the store, or of two pack intervals if that is
-    longer, plus a margin. One interval fits into half of the ring, so sealing begins early only if the store stalls.
+    The ring has space for the readings of one pack interval and of a stall of the store, but at least of two intervals,
+    plus a margin. One interval fits into half of the ring, so sealing begins early only if the store stalls.
 
     Args:
         file_system: size in bytes of the runtime directory's file system.

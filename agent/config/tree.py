@@ -63,16 +63,19 @@ class PackConfig:
 class RingConfig:
     """The ring in shared memory; ``agent/config/ring_size.py`` has the rule for its size."""
 
-    size_bytes: int | None = None  # None: auto
-    max_bytes: int = 256 << 20  # limit of a computed size; a configured size may be larger
+    size_bytes: int | None = None  # None: computed from the devices (size = "auto")
+    max_bytes: int = 256 << 20  # the largest size that is computed; a configured size may be larger
 
 
 @dataclass(frozen=True, slots=True)
 class IntervalConfig:
-    """Energy intervals, whose length divides a day, and demand windows. A new demand window starts every slip."""
+    """The lengths of energy intervals and demand windows. The length of an interval divides a day.
+
+    A new demand window starts every ``demand_slip_ms``, so windows overlap.
+    """
 
     length_ms: int = 900_000
-    max_gap_ms: int = 300_000  # between two counter readings; a longer gap has a total, but no amount per interval
+    max_gap_ms: int = 300_000  # the growth between readings further apart counts as a total only, not by interval
     demand_period_ms: int = 900_000
     demand_slip_ms: int = 60_000
 
@@ -107,7 +110,7 @@ class WebConfig:
     certificate: Secret | None = None
     key: Secret | None = None
     password: Secret | None = None
-    places: Mapping[str, str] = field(default_factory=dict, compare=False)  # of each secret: agent.toml:9: ...
+    places: Mapping[str, str] = field(default_factory=dict, compare=False)  # secret -> place, such as agent.toml:9: ...
 
     @property
     def is_loopback(self) -> bool:
@@ -164,15 +167,15 @@ class DeviceConfig:
     reversed: frozenset[str] = frozenset()
     serial: str = ""  # empty: the setting of the line
     limits: Limits = field(default_factory=Limits)
-    accuracy: Mapping[str, str] = field(default_factory=dict)  # classes by part; "" is the whole device
+    accuracy: Mapping[str, str] = field(default_factory=dict)  # part ("": the whole device) -> class
 
 
 @dataclass(frozen=True, slots=True)
 class DerivedConfig:
     """A value computed from points per interval: a sum of counters, or heat from flow and temperatures.
 
-    A sum has ``terms``: (sign, device, point). A heat has ``device`` and its points ``flow``, ``supply`` and ``back``
-    (the key ``return``).
+    A sum has ``terms``: (sign, device, point). A heat has ``device`` and three of its points: ``flow``, ``supply`` and
+    ``back``. In agent.toml, ``back`` is the key ``return``.
     """
 
     name: str
@@ -181,7 +184,7 @@ class DerivedConfig:
     flow: str = ""
     supply: str = ""
     back: str = ""
-    role: str = ""  # of a heat; figures count a heat only if it has a role
+    role: str = ""  # only a heat has a role; without a role, figures do not count it
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,8 +275,8 @@ class Config:
         return base64url(digest)
 
 
-# Fields that the hash leaves out. Folders, file names, the page and access to the control socket do not affect
-# readings, and a key in another file is still the same key.
+# Fields that the hash leaves out, because they do not affect readings: folders, file names, the page, and access to the
+# control socket. A key in another file is still the same key.
 _LEFT_OUT = {
     "control",
     "web",
@@ -294,7 +297,8 @@ _LEFT_OUT = {
 }
 
 
-# Fields of later versions, with their defaults. The hash leaves out a default, so that an old file keeps its hash.
+# Fields that later versions added, with their defaults. The hash leaves out a field with its default, so that the
+# configurations of older versions keep their hash.
 _ADDED = {"streams": (), "compress": ""}
 
 

@@ -53,7 +53,7 @@ def read_uplinks(
     """Read all destinations, in file order.
 
     Args:
-        agents: as for ``open_secret``.
+        agents: status of the state directory; see ``open_secret``.
         devices: names of all devices, for notes on ``streams``.
     """
     out: list[UplinkConfig] = []
@@ -77,9 +77,9 @@ def read_uplinks(
 
 
 def _unmatched_streams(table: TomlTable, uplink: UplinkConfig, devices: Sequence[str]) -> list[ConfigWarning]:
-    """Return notes on patterns that match no stream. They are not errors: the stream of a removed device may be meant.
+    """Return notes on patterns that match no stream.
 
-    Packs of a removed device may still wait for delivery.
+    They are not errors: a pattern may mean a removed device, whose packs may still wait for delivery.
     """
     known = (*devices, "_gateway", "_indicators")
     return [
@@ -102,7 +102,7 @@ def _unsent_streams(uplinks: Sequence[UplinkConfig], devices: Sequence[str]) -> 
 
 
 def _open_secrets(table: TomlTable, uplink: UplinkConfig, agents: os.stat_result | None) -> list[ConfigWarning]:
-    """Return notes on secrets that other users may read. An error would cut off the destination after an upgrade."""
+    """Return notes on secrets that other users may read. Errors would stop deliveries of old sites after an upgrade."""
     password = uplink.password.file if uplink.password else None
     files = (("password_file", password, "set another password"), ("key_file", uplink.key_file, "make a new key"))
     notes = (open_secret(table, key, path, remedy, agents) for key, path, remedy in files if path is not None)
@@ -114,8 +114,8 @@ def open_secret(
 ) -> ConfigWarning | None:
     """Return a note if other users may read or change a secret; None if they may not, or if there is no file.
 
-    One group may read a file of root, because packages install secrets like this. It must not be the agent's group,
-    whose members may only query the agent.
+    A file that belongs to root may be readable for its group, because packages install secrets like this. This group
+    must not be the agent's group, whose members may only query the agent.
 
     Args:
         agents: status of the state directory, whose owner and group are the agent's; None if unknown.

@@ -45,7 +45,7 @@ def _old_certificate(path: Path, place: str) -> list[ConfigWarning]:
     """Return a note if the certificate has expired or expires soon."""
     try:
         data = path.read_bytes()
-    except OSError:  # only the page's user must be able to read it
+    except OSError:  # no error here: only the page's user needs to read the certificate
         return []
     if not (text := expiry_text(data)):
         return []

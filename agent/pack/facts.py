@@ -28,9 +28,9 @@ class Facts:
     """
 
     epoch: int
-    identity: Mapping[str, str]  # names without "device.", firmware included; only known items
-    ratio: Mapping[str, Any]  # ct, pt, reversed
-    map: Mapping[str, Any]  # profile, variant
+    identity: Mapping[str, str]  # item (without "device.") -> value; known items only, including the firmware
+    ratio: Mapping[str, Any]  # the members ct, pt and reversed
+    map: Mapping[str, Any]  # the members profile and variant
     counters: Mapping[str, str]
 
     @classmethod
@@ -68,7 +68,7 @@ class Facts:
 
 
 def changes(old: Facts, new: Facts) -> list[Change]:
-    """The differences, as events. Empty if the counter epoch continues. Items that only one side has are ignored."""
+    """The differences, as events; empty if the counter epoch continues. Items without a value in both are ignored."""
     both = old.identity.keys() & new.identity.keys()
     differ = {name for name in both if old.identity[name] != new.identity[name]}
     ratios = {name for name in differ if name.startswith(RATIO)}

@@ -20,8 +20,8 @@ def gaps_of(
 
     Args:
         unknown: the reason for ticks without any record.
-        points: (first, end) of the point numbers in the slice if it has only a part of the table; then no gap has the
-            points ``*``. None: the slice has all points.
+        points: (first, end) if the slice has only the points with numbers in ``[first, end)``. Its gaps then name their
+            points and never have ``*``. None: the slice has all points.
     """
     to_ms, grid = piece.reached_ms, piece.grid
     rows: list[tuple[str, range, bytes]] = []
@@ -66,7 +66,7 @@ def _whole_stretches(
     rows: Sequence[tuple[str, range, bytes]], to_ms: int, unknown: Reason
 ) -> list[tuple[int, int, int]]:
     """(from, to, reason) of stretches in which every due reading of every point is missing for the same reason."""
-    at_tick: dict[int, int] = {}  # tick -> reason; 0 if a reading exists, or if reasons differ
+    at_tick: dict[int, int] = {}  # tick -> reason; 0: a reading exists, or the reasons of the points differ
     for _, due, row in rows:
         for tick, cell in zip(due, row, strict=True):
             reason = 0 if cell == 1 else cell or int(unknown)

@@ -25,7 +25,7 @@ class Head:
 
     boot: str
     seq: int
-    hash: str  # of the payload, as base64url without padding
+    hash: str  # of the pack's payload, as base64url without padding
     to_ms: int
 
 
@@ -47,7 +47,7 @@ class SealedPack:
     gap_readings: int
     part: tuple[int, int] | None = None  # (k, n): part k of n of a tick that was too large for one pack
     facts: bytes | None = None  # facts of an identified device, if this is its birth; stored beside the head
-    tally: Mapping[int, int] = field(default_factory=dict)  # number of due readings by quality (0: good) or gap reason
+    tally: Mapping[int, int] = field(default_factory=dict)  # quality (0: good) or gap reason -> number of due readings
     gaps: Sequence[Mapping[str, Any]] = ()  # as in the pack itself
 
 
@@ -64,7 +64,7 @@ class _State:
     hour: int  # UTC hour in which all states were last sent again
     quiet: bool  # the last pack held no reading
     ring_id: int = 0
-    ring_pos: int = 0  # in this ring; never goes back, even if a pack seals no record
+    ring_pos: int = 0  # in ring ``ring_id``; a pack that seals no record does not move it back
 
 
 Savepoint = tuple[_State, "BirthTable | None"]  # argument of Packer.restore
@@ -76,7 +76,7 @@ def _blame(piece: Slice, unknown: Reason) -> Reason:
 
 
 def _known(tally: dict[int, int], unknown: Reason) -> dict[int, int]:
-    """The tally, with readings without a record counted under the reason ``unknown``."""
+    """Return the tally. Readings without a record, which have the key -1, are counted under ``unknown`` instead."""
     if missing := tally.pop(-1, 0):
         tally[unknown] = tally.get(unknown, 0) + missing
     return tally
@@ -168,7 +168,7 @@ class Packer:
         table.canon.reset()
 
     def step(self, new_ms: int) -> dict[str, Any]:
-        """Let the next pack begin at ``new_ms`` after a clock step. Returns the event that this pack must contain."""
+        """After a clock step, let the next pack begin at ``new_ms``. Returns the event that this pack must contain."""
         event = {"event": "clock_step", "new": seconds(new_ms), "old": seconds(self._at.from_ms), "t": seconds(new_ms)}
         self._at.from_ms = new_ms
         return event
@@ -195,7 +195,7 @@ class Packer:
         if table is None:
             raise ValueError(f"{self.stream} has no point table yet")
         out: list[SealedPack] = []
-        end = positions[0] if positions else 0  # a birth seals no record: the first one stays unsealed
+        end = positions[0] if positions else 0  # a birth seals no record, so the first record stays unsealed
         if at.birth is None:
             out.append(self._pack(ring, end, at.from_ms, clock, table=table, events=events))
             events = ()
@@ -249,8 +249,8 @@ class Packer:
         """Make packs of results. A birth comes first if one is needed.
 
         Args:
-            made: (end in UTC ms, results) of each stretch of time, in order. A stretch begins where the previous one
-                ended. It is split into parts only if it is too large for one pack.
+            made: (end in UTC ms, results) of each stretch of time, in order. Each stretch begins at the end of the
+                previous stretch. A pack may hold several; a stretch that is too large for one pack is split.
             events: events for the first pack. If there are events, a pack is made even without results.
         """
         table, at, room = self._table, self._at, self._max - HEADER_BYTES
@@ -289,7 +289,7 @@ class Packer:
         return out
 
     def _refresh_states(self, table: BirthTable) -> None:
-        # once an hour, a pack contains all states and texts again, not only changes
+        # packs contain states and texts only when they change; once an hour, a pack contains all of them again
         hour = self._at.from_ms // HOUR_MS
         if hour != self._at.hour:
             self._at.hour = hour
@@ -305,7 +305,7 @@ class Packer:
         to_ms: int,
         unknown: Reason,
     ) -> list[SealedPack]:
-        """Split a tick that is too large for one pack into parts by points, all with the same ``[from, to)``."""
+        """Split a tick that is too large for one pack. Each part has some of the points; all have the same times."""
         from_ms = self._at.from_ms
         total = len(table.points.names)
         end_ms = min(table.next_tick(from_ms) or to_ms, to_ms)

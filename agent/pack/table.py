@@ -43,7 +43,7 @@ class BirthPoints:
             for p in points
         ]
         self.layout = PointLayout(rendered, self.periods_ms, self.phase_ms)
-        # (number, name, period in ms) of the points that have a row in the grid of a Slice, in order
+        # (number, name, period in ms) of each point that has a row in the grid of a ``Slice``, in the order of the rows
         self.due = tuple(
             (number, p["n"], periods[PACES.index(p["pace"])])
             for number, p in enumerate(points)
@@ -70,7 +70,7 @@ class BirthTable:
         self._front = dumps(front)[:-1]
         device = document.get("device") or {}
         self.facts = Facts.of(device, document.get("epoch") or 0, self.points.counters)
-        # False before the device is identified: such a birth must not overwrite the facts in the store
+        # True if the device was identified; else a birth with this table must not overwrite the facts in the store
         self.met = bool(self.facts.identity) and device.get("profile") is not None
         self.canon = Table(stream + "/", self.points.layout)
 

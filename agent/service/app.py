@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("meterhouse")
 CLOCK_CHECK_S = 1.0  # interval between comparisons with the wall clock
 SNAPSHOT_EVERY_S, SNAPSHOT_MOST_S = 2.0, 10.0
-SNAPSHOT_SHARE = 0.001  # maximum share of the loop's time: every 5 s with 100 devices, every 10 s with 200
+SNAPSHOT_SHARE = 0.001  # share of time for writing the status: this is every 5 s with 100 devices, 10 s with 200
 # Time after which a computing thread must give the interpreter to a thread that returns from a system call. With
 # Python's default of 5 ms, the first packs of 1,600 devices took 3 s: each signature, hash and write waited for the
 # loop, which was connecting the other devices.
@@ -96,7 +96,7 @@ class Service:
         self.checkpoints: CheckpointMaker | None = None
         self._slices, self._sums = ReadThrottle(), ReadThrottle()
         self.newest_stored_ms = 0  # end of the newest pack of earlier runs; 0: none
-        self.certificates: list[Expiry] = []  # of all destinations; at most a minute old
+        self.certificates: list[Expiry] = []  # of all destinations; read again within a minute of a change
         self._control = ControlServer(self._access, config.runtime_dir, lambda: self.config.control.group)
 
     @property
@@ -146,7 +146,7 @@ class Service:
 
     async def _start(self, key_path: Path) -> None:
         config = self.config
-        await self.db_thread.call(self.active_key.activate)  # first of all: a wrong key must not sign anything
+        await self.db_thread.call(self.active_key.activate)  # before anything is signed: a wrong key raises here
         note, publish = self.sealing.gateway_event, self._publish_keys
         self.key_watcher = KeyFileWatcher(
             self.active_key, key_path, self.db_thread, publish, note, self._make_checkpoint
@@ -288,7 +288,7 @@ class Service:
             if sealed and self.checkpoints is not None:
                 await self.checkpoints.make()
         except GatewayError as error:
-            log.error("%s", error)  # the ring file stays: the next start seals it
+            log.error("%s", error)  # the ring file stays: the next start seals its records
             sealed = False
         await asyncio.gather(*(asyncio.to_thread(uplink.stop, LAST_PACKS_S) for uplink in self.uplinks))
         await self.db_thread.stop()
@@ -353,7 +353,7 @@ class Service:
     async def _housekeeping(self) -> None:
         """Once a minute: keep the store within its limits, save quirks, and check the certificates.
 
-        The next pack of a stream states the packs that the store had to drop.
+        If the store had to drop packs of a stream, the next pack of this stream states the loss.
         """
         seen: object = None
         while True:
@@ -364,7 +364,7 @@ class Service:
                 self.sealing.set_trouble(str(error))
             await self.device_manager.save_quirks()
             now = await asyncio.to_thread(stamps, self.config.uplinks)
-            if now != seen:  # a file was replaced, or the configuration has changed
+            if now != seen:  # a certificate file was replaced, or the configuration has changed
                 self.certificates = await asyncio.to_thread(expiries, self.config.uplinks)
                 seen = now
             await asyncio.sleep(PRUNE_EVERY_S)

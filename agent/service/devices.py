@@ -54,8 +54,8 @@ class DeviceManager:
     """All lines and devices. Used only in the loop.
 
     Args:
-        make_stream: returns the stream with a name. It continues the stored stream; a new one begins at the given UTC
-            ms.
+        make_stream: called with a name and a time in UTC ms, returns the stream of that name. A stream that the store
+            knows is continued; a new stream begins at that time.
 
     ``lock``: held while pollers are stopped or changed, so that a clock step and a reload cannot interfere.
     """
@@ -267,10 +267,10 @@ class RingMove:
 
 
 async def move_to_ring(manager: DeviceManager, ring: Ring, moves: Sequence[RingMove]) -> None:
-    """Let all devices continue in another ring, each between two ticks. ``moves``: with tables that are durable there.
+    """Let all devices continue in another ring. Each device moves between two ticks.
 
-    If a device got a new table meanwhile and the store cannot commit this table now, the device stays in the previous
-    ring, and that ring is kept.
+    The tables in ``moves`` are already durable. A device that was identified since then has a newer table, which is
+    stored first. If the store cannot commit it, the device stays in the previous ring, and that ring is kept.
     """
     manager.ring = ring
     await _all(*(_move(manager, ring, move) for move in moves))
@@ -281,13 +281,13 @@ async def _move(manager: DeviceManager, ring: Ring, move: RingMove) -> None:
     try:
         await device.poll.pause()
         table = device.stream.table_version.table
-        if table is not move.table:  # the device was identified meanwhile
+        if table is not move.table:  # the device was identified meanwhile, which changed its table
             number = manager.number()
             await manager.register(ring, [(number, table)])
         device.stream.switch_table(number, table, manager.cut_ms(device), ring)
         device.poll.use_ring(ring, number)
     except StoreDamaged:
-        raise  # ends the service: the next start sets the file aside
+        raise  # ends the service: the next start sets the database aside
     except StoreError as error:
         log.warning("%s stays in the previous ring: %s", device.config.name, error)
     finally:
@@ -318,8 +318,8 @@ class DeviceChanges:
 
     config: Config
     catalog: DeviceCatalog
-    lines: dict[str, Line] = field(default_factory=dict)  # new lines, and replacements for lines of the same name
-    traces: list[FrameTrace] = field(default_factory=list)  # of the lines above; hidden until they are in use
+    lines: dict[str, Line] = field(default_factory=dict)  # new lines, and changed lines with the name of the old line
+    traces: list[FrameTrace] = field(default_factory=list)  # of ``lines``; hidden until the lines are in use
     gone_lines: set[str] = field(default_factory=set)  # lines to close, because they are removed or replaced
     gone: list[RunningDevice] = field(default_factory=list)
     changed: list[DeviceSwap] = field(default_factory=list)
@@ -482,7 +482,7 @@ async def apply(manager: DeviceManager, change: DeviceChanges) -> None:
 async def _all(*steps: Coroutine[Any, Any, None]) -> None:
     """Run all steps to their end, then raise the first error.
 
-    No step may still be running while the caller rolls back.
+    An error makes the caller roll back, and then no step may still be running.
     """
     for error in await asyncio.gather(*steps, return_exceptions=True):
         if error is not None:
@@ -522,7 +522,7 @@ async def _swap_in_place(manager: DeviceManager, swap: DeviceSwap) -> None:
 
 async def _remove_in_place(manager: DeviceManager, device: RunningDevice) -> None:
     try:
-        await device.poll.pause()  # it is not resumed
+        await device.poll.pause()  # for good: the device is removed
         manager.remove(device)
     except BaseException:
         device.poll.resume()
@@ -535,7 +535,7 @@ def _swap(manager: DeviceManager, swap: DeviceSwap) -> None:
     device.config, device.catalog = swap.entry, manager.catalog
     device.line = manager.lines[swap.entry.line]
     device.line.apply_options(device.line.request_options(swap.spec.limits, swap.spec.serial))
-    # True if the device was identified again after ``prepare``: its table and driver are newer than the prepared ones
+    # True if the device was identified after ``prepare``: its table and driver are then newer than those in ``swap``
     identified_meanwhile = device.identity != swap.identity
     if identified_meanwhile or not swap.same_address:
         device.identity = None

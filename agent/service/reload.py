@@ -62,7 +62,7 @@ class ReloadOutcome:
     config: str  # hash of the configuration that is in effect now
     changed: str = ""  # summary of the changes, for the log
     complaints: tuple[str, ...] = ()
-    fault: bool = False  # an internal error: the files may be correct
+    fault: bool = False  # True: rejected because of an internal error; the files may be correct
     changes: tuple[ConfigChange, ...] = ()
     warnings: tuple[str, ...] = ()  # about valid settings that are probably not intended
 
@@ -107,7 +107,7 @@ class RingChange:
 
     file: RingFile
     moves: Sequence[RingMove]
-    gateway: tuple[int, BirthTable]  # number in the new ring, and table, of the gateway's own stream
+    gateway: tuple[int, BirthTable]  # (number in the new ring, table) of the gateway's own stream
 
     @property
     def tables(self) -> list[tuple[int, BirthTable]]:
@@ -187,14 +187,14 @@ class Reloader:
             changed, changes = await self._reload(await asyncio.to_thread(self._load))
             changes += self._accept_swapped()
             certificates = await asyncio.to_thread(expiries, self._service.config.uplinks)
-            self._service.certificates = certificates  # not those of the previous configuration
+            self._service.certificates = certificates  # before the status is written: it shows them
         except HalfReloaded:
             raise
         except GatewayError as error:
             return self._rejected(*(str(one) for one in getattr(error, "complaints", (error,))))
         except OSError as error:
             return self._rejected(f"{error.filename or 'runtime directory'}: {error.strerror}")
-        except Exception as error:  # no file content may end a running agent
+        except Exception as error:  # a bug: whatever the files contain, the agent must continue
             log.error("reload: internal error", exc_info=error)
             return self._rejected(f"internal error: {type(error).__name__}: {error}", fault=True)
         warnings = tuple(str(note) for note in self._service.notes())
@@ -347,9 +347,9 @@ class Reloader:
         service.publisher.ring = ring
         await move_to_ring(service.device_manager, ring, change.moves)
         begin_ms = max(stream.table_version.start_ms for stream in service.sealing.streams.values())
-        wait_ms = begin_ms - service.clock.now_ms()  # an idle device uses the new ring from the next millisecond on
+        wait_ms = begin_ms - service.clock.now_ms()  # until each stream writes into the new ring: usually 1 ms
         await asyncio.sleep(max(0, min(wait_ms, 1000)) / 1000)
-        await service.remove_sealed_rings()  # if the store cannot commit now, later turns try again
+        await service.remove_sealed_rings()  # after an error, ``Service._turn`` tries again
 
     def _make_uplinks(self, config: Config, uplinks: dict[str, Uplink], wrong: list[GatewayError]) -> None:
         """Create new and changed destinations. Each has its thread, but does not connect yet."""

@@ -17,8 +17,8 @@ from drivers.model import Reason
 from ext.ring import Ring
 
 SILENT_MS = 900_000  # a stream without readings is sealed at least this often
-LONG_MS = 3_600_000  # a longer time without records is stated as one gap, without a search tick by tick
-OUT_OF_TURN_MS = 600_000  # a tick may be answered this much later than newer ticks
+LONG_MS = 3_600_000  # a longer time without records becomes one gap at once, because checking each tick is slow
+OUT_OF_TURN_MS = 600_000  # a tick may be answered after newer ticks, if it is at most this much older
 
 
 @dataclass(slots=True)
@@ -34,7 +34,7 @@ class TableVersion:
 
 @dataclass(slots=True)
 class SealSegment:
-    """The records of one table version that a job seals. ``taken``: how many of the first positions were sealed."""
+    """The records of one table version that a job seals. ``taken``: the first ``taken`` positions are now sealed."""
 
     ring: Ring
     number: int
@@ -67,7 +67,7 @@ class SealJob:
     segments: list[SealSegment]
     events: list[tuple[int, Mapping[str, Any]]]
     unknown: Reason = Reason.STOPPED
-    start_ms: int | None = None  # only in the first job of a boot: no agent ran before this time
+    start_ms: int | None = None  # first job of a boot: no agent ran before this time; later jobs: None
     step_ms: int | None = None  # after a clock step: the new time, at which the stream continues
     # results:
     packs: list[SealedPack] = field(default_factory=list)
@@ -93,7 +93,7 @@ class SealJob:
                 if packer.from_ms > self.start_ms:  # the clock was set back while the agent was stopped
                     events.insert(0, packer.step(self.start_ms))
                 elif packer.from_ms < self.start_ms:
-                    # the reason of this gap does not depend on what prevents sealing now
+                    # ``stopped``, not ``unknown``: no agent ran then, whatever prevents sealing now
                     packs += packer.absent(ring, self.start_ms, Reason.STOPPED, clock, events)
                     events = []
                 self.start_ms = None
@@ -133,8 +133,8 @@ class Stream:
         self.start_ms: int | None = start_ms
         self.sealing = False  # a job is in the database thread
         self.quiet = False  # the last pack held no reading
-        self.news = False  # there are new readings, or a loss, that no pack has yet
-        # ring positions of the newest visits, by number of positions: visits for other paces have another number
+        self.news = False  # True: there are readings, or a loss, that no pack contains yet
+        # number of positions -> ring positions of the newest visit; visits for different paces differ in this number
         self.newest_visits: dict[int, Sequence[int]] = {}
         self._newest_answer = (0, -1)  # table number and ring position of the newest reading
         self.readings = 0  # readings sealed since the start
@@ -197,8 +197,8 @@ class Stream:
         Args:
             settled_ms: every due tick before this time is answered or a gap.
             reason: the gap reason for readings of a silent stream that are not sealed yet.
-            not_asked: returns how many readings between two times are ``absent`` because the device was silent and was
-                not queried. Other readings are ``absent`` because the device does not have them.
+            not_asked: called with two times, returns how many readings between them are ``absent`` because the device
+                was silent and was not queried. Other ``absent`` readings are values that the device does not have.
         """
         points, silent, begin_ms = self.table_version.table.points, dict[int, int](), 0
         if self.quiet and not self.news:
@@ -207,7 +207,7 @@ class Stream:
                 silent = {int(reason): due}
         facts = self.recent.facts(now_ms, points.shortest_ms, silent, self.sealed_ms)
         if facts is not None:
-            told_ms = begin_ms if silent else now_ms  # ``silent`` contains the readings due later
+            told_ms = begin_ms if silent else now_ms  # ``silent`` already counts the readings due after ``begin_ms``
             unasked = silent.get(Reason.ABSENT, 0) + not_asked(int(facts["from"] * 1000), told_ms)
             facts["not_asked"] = min(unasked, facts["missing"].get("absent", 0))
         return facts
@@ -260,7 +260,7 @@ class Stream:
             del version.positions[: segment.taken]
         while len(self.table_versions) > 1 and self.table_versions[1].start_ms <= job.to_ms:
             self.table_versions.popleft()
-        # an answer at the boundary itself may be older than the pack, but belongs to the next one
+        # an answer to the tick at the boundary may exist before the pack is made, but belongs to the next pack
         number, position = self._newest_answer
         self.news = any(
             version.number == number and version.positions and version.positions[-1] >= position
@@ -269,7 +269,7 @@ class Stream:
 
 
 def loss_event(note: LossNote) -> dict[str, Any]:
-    """The event that states in a stream that some of its packs were dropped."""
+    """The event with which a stream states that some of its packs were dropped."""
     return {
         "boot": note.boot,
         "event": "loss",

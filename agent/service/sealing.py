@@ -19,13 +19,14 @@ from drivers.model import Reason
 from ext.ring import Ring
 
 log = logging.getLogger("meterhouse")
-FIRST_STREAMS = 100  # first packs per call: identity checks must wait for the database thread meanwhile
-FIRST_SEAL_S = 1.5  # the first pack of a stream waits at most this long for its first tick
+FIRST_STREAMS = 100  # first packs sealed in one call; identity checks wait for the database thread during a call
+FIRST_SEAL_S = 1.5  # at the start, the first packs wait at most this long for the first readings
 TURN_MS = 5_000  # maximum time between two turns of ``run``, even if packs are sealed every 15 minutes
 BURST_MS = 250  # at a boundary, sealing waits at most this long for the answers of the tick at the boundary
-LOOK_MS = 10  # interval of the checks for these answers; by the first check, the polls have begun
+LOOK_MS = 10  # interval of the checks for these answers. The first check is this long after the boundary: then the
+# polls have begun
 ALL_SETTLED = 1 << 62
-AHEAD_S = 0.25  # interval of the check for a half-full ring
+AHEAD_S = 0.25  # interval of the checks whether the ring is half full
 RETRY_S = 5.0  # while the store cannot commit, sealing ahead waits this long between tries
 
 
@@ -55,7 +56,7 @@ class SealScheduler:
         self.on_turn: Callable[[], Awaitable[None]] = _noop  # awaited at each turn of ``run``
         self.trouble: str | None = None  # why nothing can be sealed now; None: sealing works
         self._gap_reason = Reason.STOPPED  # for readings that are overwritten while sealing is paused
-        self._unsealed: tuple[Ring, int] | None = None  # (ring, position): all older records are sealed
+        self._unsealed: tuple[Ring, int] | None = None  # (ring, position): all records before it are sealed
         self._ahead_s = 0.0  # loop time of the next try to seal ahead after a failure
 
     def open(self, gateway: Stream) -> None:
@@ -93,7 +94,7 @@ class SealScheduler:
             self.add_event(self._gateway, event)
 
     def loss_pending(self, names: Collection[str]) -> None:
-        """Let streams that must state a loss be sealed at the next boundary, even if they are silent."""
+        """Seal these streams at the next boundary even if they are silent, because they must state a loss."""
         for name in names:
             if name in self.streams:
                 self.streams[name].news = True
@@ -159,8 +160,8 @@ class SealScheduler:
     async def seal_ahead(self) -> None:
         """Seal streams whose oldest unsealed record is half a ring old, without waiting for the pack boundary.
 
-        A stalled store can then catch up before the ring is full, and a ring that is small for the pack interval loses
-        nothing. It also saves the gap reasons of a silent stream before they are overwritten.
+        So a stalled store can catch up before the ring is full, and a ring that is small for the pack interval loses no
+        reading. The gap reasons of a silent stream are also sealed before they are overwritten.
         """
         loop = asyncio.get_running_loop()
         if self.trouble and loop.time() < self._ahead_s:
@@ -188,8 +189,8 @@ class SealScheduler:
     async def cut(self, old_ms: int, new_ms: int) -> bool:
         """After a clock step, seal all streams up to the old time. Their next packs begin at the new time.
 
-        False if the store could not commit: then all streams continue at the old time. If only some streams took the
-        step, the next try would seal these up to the old time twice.
+        False if the store could not commit: then all streams continue at the old time, and the caller tries again. The
+        step is committed for all streams or none: a stream must not be sealed up to the old time twice.
         """
         await self._flush_removed()
         async with self._lock:
@@ -220,7 +221,7 @@ class SealScheduler:
     async def _seal_first_round(self) -> None:
         """Seal each stream right after its first readings, for ``FIRST_SEAL_S`` at most.
 
-        All streams are sealed in one call if they are ready at the same time; else there are a few calls per second.
+        If all streams are ready at the same time, one call seals them; otherwise there are a few calls per second.
         """
         loop = asyncio.get_running_loop()
         end, next_s = loop.time() + FIRST_SEAL_S, loop.time() + AHEAD_S
@@ -235,7 +236,7 @@ class SealScheduler:
         await self.seal(self._clock.now_ms(), [*without_polls, *self._ready_first()])
 
     def _ready_first(self, patient: bool = False) -> list[Stream]:
-        """Streams without a pack of this run that can be sealed: their first tick is settled, or not due yet.
+        """The streams without a pack of this run that can be sealed now: their first tick is settled, or not due yet.
 
         Args:
             patient: leave out streams whose first tick is not due yet.
@@ -266,15 +267,15 @@ class SealScheduler:
         return poll.settled_ms if poll else ALL_SETTLED
 
     def _asked_ms(self, stream: Stream) -> int:
-        """A time in UTC ms that is after all polled ticks and all events of the stream."""
+        """A time in UTC ms that is later than all polled ticks and all events of the stream."""
         poll = self._polls.get(stream.name)
         return max(poll.settled_ms, poll.asked_ms + 1) if poll and not stream.events else ALL_SETTLED
 
     async def seal(self, to_ms: int, streams: Sequence[Stream], ended: bool = False) -> bool:
         """Seal and commit these streams, each up to its last settled tick. False if the store could not commit.
 
-        ``ended``: polling has stopped, so all records must be sealed. On an overloaded line, ticks that are older than
-        the last answer may still be pending; they become gaps.
+        ``ended``: polling has stopped, so all records must be sealed. On an overloaded line, ticks may still be pending
+        although newer ticks are answered; these pending ticks become gaps.
         """
         async with self._lock:
             to_ms = min(to_ms, self._clock.now_ms() + 1)  # the clock may have been set back meanwhile
@@ -283,7 +284,7 @@ class SealScheduler:
             for stream in streams:
                 poll = None if ended or stream.start_ms is None else self._polls.get(stream.name)
                 if poll is not None and poll.awaits_first_record(now_ms):
-                    continue  # its first pack may still begin at a later tick
+                    continue  # see ``DevicePoll.begin_again``: its first pack may still begin at a later tick
                 end = min(to_ms, self._asked_ms(stream) if ended else self._settled_ms(stream))
                 if end >= stream.sealed_ms or stream.start_ms is not None:
                     jobs.append(stream.job(end, unknown))
@@ -304,7 +305,7 @@ class SealScheduler:
     async def _carry_out(self, jobs: Sequence[SealJob], whole: bool = False) -> bool:
         """Run jobs and apply their results to the streams. True if all jobs are committed.
 
-        Does this even if cancelled, because the database thread continues anyway.
+        If cancelled, it still applies the results and then raises: the database thread has run the jobs anyway.
         """
         work = asyncio.ensure_future(self._db_thread.seal(jobs, whole))
         cancelled = await _to_its_end(work)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 METRICS_EVERY_S = 10.0
 JUMP_SHOWN_MS = 86_400_000  # a jump of a counter is shown for this long
-FUTURE_MS = 60_000  # if packs end this far in the future, the clock was different when they were sealed
+FUTURE_MS = 60_000  # if stored packs end further in the future than this, the clock is or was wrong: warn
 
 
 class StatusFile:
@@ -108,7 +108,10 @@ def _key_facts(service: Service) -> dict[str, Any]:
 
 
 def _uplink_facts(service: Service, uplink: Uplink) -> dict[str, Any]:
-    """``waiting``: unconfirmed packs, as the uplink counts them; as the store does if the uplink may not know all."""
+    """The state of a destination for the snapshot.
+
+    ``waiting``: number of unconfirmed packs. The store counts them if the uplink may not know all of them.
+    """
     state = uplink.state()
     usage = service.watchdog.usage
     knows_all = state.connected and not (state.backfilling or state.silent_topics or state.set_aside or state.error)
@@ -124,7 +127,7 @@ def _uplink_facts(service: Service, uplink: Uplink) -> dict[str, Any]:
 
 
 def _store_facts(service: Service) -> dict[str, Any]:
-    """Facts about the store. Sizes and backlog are a few seconds old: the watchdog reads them when it is fed."""
+    """Facts about the store. Sizes and backlog are up to about ten seconds old: ``Watchdog.feed`` reads them."""
     facts: dict[str, Any] = {"trouble": service.sealing.trouble, "path": str(service.config.store_path)}
     if (usage := service.watchdog.usage) is not None:
         facts |= {
@@ -161,14 +164,14 @@ def summary(service: Service) -> str:
 def point_tables(versions: Sequence[tuple[str, TableVersion]]) -> str:
     """The point tables of the records in the ring, as JSON, by number.
 
-    If an earlier table has the same points, ``points`` is the number of that table.
+    If an earlier table in the text has the same points, ``points`` is only the number of that table.
     """
     first: dict[int, int] = {}  # id of the points -> number of the table that states them
     rows = []
     for stream, version in versions:
         table = version.table.points
         if id(table) not in first:
-            # float: the last digits are noise; daily: values that are a day old are normal
+            # marks for tools: the last digits of a ``float`` are noise, and a ``daily`` value may be a day old
             marks = {"float": table.floats, "daily": table.daily}
             named = [
                 {"n": n, "u": unit, "kind": kind} | {mark: True for mark, names in marks.items() if n in names}
@@ -242,7 +245,7 @@ def _refused_points(device: RunningDevice) -> list[str]:
 
 
 def _answer_facts(device: RunningDevice) -> dict[str, Any]:
-    """Counts of the answers in the last ten minutes. A bad answer counts even if a retry succeeded."""
+    """Counts the answers in the last ten minutes: good and bad. A bad answer counts even if a retry succeeded."""
     where = getattr(device.poll.driver, "where", "")  # drivers of third parties may lack it
     sound, broken, mismatches = device.line.stats.of_device(where).recent(time.monotonic_ns())
     count = sound + broken + mismatches

@@ -13,7 +13,7 @@ from typing import Final
 from drivers.model import BrokerError, clean_text
 
 log = logging.getLogger("meterhouse.uplink")
-CLEAR_S: Final = 10.0  # after this long without a fault, all faults count as cleared
+CLEAR_S: Final = 10.0  # after this long without a fault, the destination counts as recovered
 MOST_KINDS: Final = 20
 LOG_AGAIN_S: Final = 3600.0  # a fault that still occurs is logged again after this long
 # reason codes of MQTT 5, section 2.4
@@ -189,7 +189,8 @@ def _tls_failed(error: ssl.SSLError, url: str) -> BrokerError:
 class FaultLog:
     """Logs the faults of a destination by episodes. An episode ends after ``CLEAR_S`` without a fault.
 
-    In an episode it logs each fault once (and again every ``LOG_AGAIN_S``), the first connection, and the end.
+    In an episode it logs the first connection, the end, and each fault. A fault that lasts is logged every
+    ``LOG_AGAIN_S`` seconds.
     """
 
     def __init__(self, name: str, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -220,7 +221,7 @@ class FaultLog:
             log.info("%s: %s", self._name, text)
 
     def cleared(self) -> None:
-        """Report that all faults are gone at this moment."""
+        """Report that no fault exists at this moment. Ends the episode if the last fault is old enough."""
         now = self._monotonic()
         if self._logged and now - self._last_s >= CLEAR_S:
             count = f", {self._count} faults" if self._count > len(self._logged) else ""

@@ -12,17 +12,17 @@ from agent.uplink.messages import OutgoingMessage
 from drivers.backoff import Backoff
 
 RETRY_MOST_S: Final = 60.0
-SHORT_MOST_S, SHORT_FOR_S = 10.0, 600.0  # after a short outage the agent reconnects within 10 s
-TAKEN_OVER_S, TAKEN_OVER_MOST_S = 60.0, 900.0  # another client uses our id: do not take over the session at once
+SHORT_MOST_S, SHORT_FOR_S = 10.0, 600.0  # in the first ten minutes of an outage, the longest delay is 10 s
+TAKEN_OVER_S, TAKEN_OVER_MOST_S = 60.0, 900.0  # delays after another client with our id took over our session
 STABLE_S: Final = 30.0  # a connection that lasted this long was stable
-JITTER: Final = 0.5  # random part of a delay, so that gateways do not reconnect all at once
-MOST_BYTES, LEAST_BYTES, FIRST_BYTES = 4 << 20, 16 << 10, 256 << 10  # of the window: largest, smallest, at the start
+JITTER: Final = 0.5  # this share of each delay is random, so that gateways do not reconnect all at once
+MOST_BYTES, LEAST_BYTES, FIRST_BYTES = 4 << 20, 16 << 10, 256 << 10  # largest, smallest and first InflightWindow
 FAST_ACK_S: Final = 1.0  # the window grows if the PUBACK takes less than this
 SLOW_ACK_S: Final = 5.0  # the window shrinks if the PUBACK takes longer than this
 PROBE_FIRST_S: Final = 1.0
 PROBE_MOST_S: Final = 60.0
-NO_READER_MOST_S: Final = 10.0  # a subscriber may come at any time, and a probe every ten seconds costs little
-STRIKES: Final = 3  # a message is poison after this many disconnects in which it was alone in flight
+NO_READER_MOST_S: Final = 10.0  # longest pause between probes if only a subscriber is missing: it may soon come
+STRIKES: Final = 3  # a message is poison if it was alone in flight at this many disconnects by the broker
 SKIPS: Final = 2_000  # packs of blocked topics that the backlog may skip between two probes
 
 TopicKey = tuple[str, str]  # stream, kind
@@ -47,7 +47,7 @@ class Admission(Enum):
     """Whether a pack may be sent."""
 
     OPEN = "open"
-    PROBE = "probe"  # yes, to test whether its blocked topic is accepted again
+    PROBE = "probe"  # yes: it tests whether the broker accepts its blocked topic again
     BLOCKED = "blocked"
 
 
@@ -59,7 +59,7 @@ class BlockedTopics:
     """
 
     def __init__(self, first_s: float = PROBE_FIRST_S) -> None:
-        self._lowest: dict[TopicKey, int] = {}  # by topic: the lowest id of its waiting packs
+        self._lowest: dict[TopicKey, int] = {}  # blocked topic -> the lowest id of the packs that wait for it
         self._backoff = Backoff(first_s, PROBE_MOST_S)
         self._most_s = PROBE_MOST_S
         self._probe_at_s = 0.0
@@ -87,7 +87,7 @@ class BlockedTopics:
         self._lowest[key] = min(number, self._lowest.get(key, number))
 
     def postpone_probe(self, now: float) -> None:
-        """Postpone the next probe by the backoff."""
+        """Set the next probe to the end of the next, longer pause of the backoff."""
         self._probe_at_s = now + self._backoff.next_s(self._most_s)
         self._skips = SKIPS
 
@@ -192,16 +192,16 @@ class PoisonDetector:
 class ReconnectBackoff:
     """Delays between attempts to connect.
 
-    A delay is at most 10 s after a connection that delivered packs (an unstable modem), and during the first ten
-    minutes in which the broker cannot be reached. Otherwise it is at most a minute. After another client took over the
-    session, a separate, longer backoff applies.
+    Delays double up to a limit. The limit is 10 s after a connection that delivered packs, because an unstable modem
+    may cause short connections, and in the first ten minutes in which the broker cannot be reached. Otherwise it is a
+    minute. If another client took over the session, a separate, longer backoff applies.
     """
 
     def __init__(self, first_s: float, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._backoff = Backoff(first_s, RETRY_MOST_S, JITTER)
         self._taken_over = Backoff(TAKEN_OVER_S, TAKEN_OVER_MOST_S, JITTER)
-        self._healthy_s = monotonic()  # when the connection last worked
+        self._healthy_s = monotonic()  # when a connection last delivered packs or was stable
 
     def next(self, *, lived_s: float, answered: bool, taken_over: bool, served: bool = False) -> float:
         """Seconds to wait before the next attempt.
@@ -227,9 +227,10 @@ class ReconnectBackoff:
 
 
 class AckWatchdog:
-    """Measures how long the broker has not acknowledged the oldest message, although it has received all of it.
+    """Measures how long the oldest message has made no progress, so that the uplink can drop a dead connection.
 
-    A slow link may need minutes to deliver a message. While bytes of it still arrive, the broker is not at fault.
+    A slow link may need minutes to deliver a message. While its bytes arrive, there is progress. When the broker has
+    received all of them, only its PUBACK is progress.
     """
 
     def __init__(self) -> None:
@@ -238,7 +239,7 @@ class AckWatchdog:
         self._complete_s = 0.0
 
     def overdue_s(self, oldest: OutgoingMessage | None, now: float, received: int) -> float:
-        """Return how many seconds there was no progress.
+        """Return for how many seconds the oldest message has made no progress; 0 if no message waits.
 
         Args:
             oldest: the oldest message without a PUBACK; None if there is none.
@@ -251,6 +252,6 @@ class AckWatchdog:
         if received < oldest.end_offset:
             return now - max(oldest.sent_s, self._progress_s)
         if self._complete is not oldest:
-            slow = received and now - oldest.sent_s > 1.0  # the link delayed the message
+            slow = received and now - oldest.sent_s > 1.0  # the link needed this time, not the broker
             self._complete, self._complete_s = oldest, now if slow else oldest.sent_s
         return now - self._complete_s

@@ -17,7 +17,7 @@ BACKFILL: Final = "backfill"
 BIRTH: Final = "birth"
 CONTROL: Final = "control"  # status, keys, checkpoints, replies
 NO_LIMIT: Final = 1 << 62  # the limit of a packet in bytes, if the broker states none
-CONTENT_TYPE: Final = CONTENT_TYPES[-1]  # RFC 8878 registers its suffix
+CONTENT_TYPE: Final = CONTENT_TYPES[-1]  # of a compressed pack; RFC 8878 registers the suffix +zstd
 LEVEL: Final = 3  # level 9 takes eight times as long and saves at most a tenth (python -m bench.compress)
 
 
@@ -45,7 +45,7 @@ class OutgoingMessage:
     stream: str = ""
     probe: bool = False  # tests whether a blocked topic is accepted again
     sent_s: float = 0.0
-    content_type: str = ""  # "": none
+    content_type: str = ""  # "": the message states no content type
     end_offset: int = 0  # the broker has the whole message once it has received this many bytes of the connection
 
 
@@ -54,8 +54,8 @@ class UplinkState:
     """State of one destination. Times are in seconds since the epoch."""
 
     connected: bool
-    since: float | None  # when it was connected or disconnected
-    waiting: int  # unconfirmed packs known to the uplink, including those in flight; the store counts all
+    since: float | None  # since when it has been connected or disconnected
+    waiting: int  # unconfirmed packs that the uplink knows, including those in flight; the store may have more
     in_flight: int
     # the next four count from the start of the agent
     confirmed: int  # packs that the broker accepted (the status page calls them confirmed)
@@ -76,7 +76,7 @@ class UplinkState:
 
 
 class PackCompressor:
-    """Compresses a pack when it is sent, in the uplink's thread. Keeps the result, because the size is checked first.
+    """Compresses packs in the uplink's thread. Keeps the last result: first its size is checked, then it is sent.
 
     ``enabled`` is False if the connection cannot state a content type (MQTT 3.1.1): packs are then sent uncompressed.
     """

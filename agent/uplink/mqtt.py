@@ -35,7 +35,7 @@ from drivers.model import BrokerError
 
 CONNECT_S: Final = 10.0
 BROKER_CERTIFICATE: Final = "broker certificate"
-MAX_PACKET: Final = 64 << 10  # bytes of a packet that the broker may send
+MAX_PACKET: Final = 64 << 10  # bytes; the largest packet that the broker may send
 _BYTES_ACKED: Final = 120  # offset of tcpi_bytes_acked in struct tcp_info (linux/tcp.h)
 V5, V311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
 
@@ -45,7 +45,7 @@ class MqttConnection:
 
     Args:
         wake_fd: descriptor that another thread makes readable to wake this thread; ``on_wake`` then drains it.
-        connect_s: timeout in seconds, once for connecting and once for the CONNACK.
+        connect_s: timeout in seconds. It applies to connecting, and then again to the CONNACK.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class MqttConnection:
             return 0
 
     def certificate_expiries(self) -> dict[str, float]:
-        """Return when our certificate and the broker's expire: seconds since the epoch by description."""
+        """Return when our certificate and the broker's expire: description -> seconds since the epoch."""
         found: dict[str, float] = {}
         sock = self._client.socket()
         if isinstance(sock, ssl.SSLSocket) and (peer := sock.getpeercert()):
@@ -219,7 +219,7 @@ class MqttConnection:
         if now - self._misc_s >= 1:
             self._misc_s = now
             client.loop_misc()
-        if client.socket() is None:  # its descriptor may be reused for another file
+        if client.socket() is None:  # closed: the system may use its descriptor for another file
             self._unregister(fd)
 
     def _read(self) -> None:
@@ -299,7 +299,7 @@ class MqttConnection:
         self.subacks += [(packet, reason.value) for reason in reasons]
 
     def _on_message(self, client: Client, userdata: Any, message: MQTTMessage) -> None:
-        if message.retain:  # an ack or request counts once, and an earlier connection may have received this one
+        if message.retain:  # acks and requests must count once: an earlier connection may have received this message
             self.ignored.append(message.topic)
         else:
             self.messages.append((message.topic, bytes(message.payload)))

@@ -14,7 +14,7 @@ from agent.outbox import OutboxItem
 
 PAGE_PACKS: Final = 128
 PAGE_BYTES: Final = 1 << 20
-STORE_TIMEOUT_S: Final = 30.0  # a page is requested again after this long, because a failed store never answers
+STORE_TIMEOUT_S: Final = 30.0  # without an answer for this long, a page is requested again: the store has failed
 LOW_WATER: Final = 32  # the next page is requested when fewer packs than this are in memory
 
 
@@ -30,12 +30,12 @@ class OutboxCursor:
         self.queue: deque[OutboxItem] = deque()
         self.position = 0  # the last id read
         self.after_stream = ""  # the last stream read: births are read in order of stream names
-        self.requested_up_to = 0  # the newest id offered when the last page was requested
+        self.requested_up_to = 0  # the newest id that had been offered when the last page was requested
         self.request_number = 0  # number of the last request; pages of earlier requests are dropped
         self.exhausted = True  # the outbox has no more packs: a page was empty
         self._loading = False
         self._requested_s = 0.0
-        self._invalidated = False  # rewound while a page was being loaded
+        self._invalidated = False  # True: the page being loaded must be dropped, because of ``rewind``
 
     def restart(self, after: int) -> None:
         """Start to read again, after the id ``after``."""
@@ -49,7 +49,7 @@ class OutboxCursor:
         self.exhausted, self._loading, self._invalidated = True, False, False
 
     def rewind(self, number: int) -> None:
-        """Go back, so that the pack with id ``number`` is read (again)."""
+        """Go back, if necessary, so that the pack with id ``number`` is read next or later."""
         self.exhausted = False
         if number <= self.position:
             self.position = min(number, self.queue[0].id if self.queue else number) - 1
@@ -59,7 +59,7 @@ class OutboxCursor:
     def on_page(self, page: Sequence[OutboxItem], wanted: Sequence[OutboxItem] | None = None) -> None:
         """Process the requested page. ``wanted``: the packs of the page that are to be sent; None: all."""
         self._loading = False
-        if self._invalidated:  # rewound meanwhile: the packs of this page are read again
+        if self._invalidated:  # after ``rewind``, the packs of this page are read again
             self._invalidated = False
             return
         if not page:
@@ -92,9 +92,9 @@ class OutboxCursor:
 class InboundQueue:
     """Committed packs and requested pages, in the order in which the database thread put them in. Thread-safe.
 
-    It keeps no packs while disconnected, and no more than ``max_bytes``; the store has them all. After an overflow
-    (``overflowed``) the reader gets all packs from the store until it has caught up. ``held_bytes``: size of the packs
-    in memory.
+    It keeps no packs while disconnected, and at most ``max_bytes`` while connected, because the store has all packs.
+    After an overflow (``overflowed``) the uplink reads packs from the store until it has caught up. ``held_bytes``: the
+    size of the packs in memory.
     """
 
     def __init__(self, max_bytes: int, monotonic: Callable[[], float], wake: Callable[[], None]) -> None:
@@ -105,7 +105,7 @@ class InboundQueue:
         self._open = False
         self.held_bytes = 0
         self.overflowed = False
-        self.overflow_from = 0  # the last id before the overflow
+        self.overflow_from = 0  # at an overflow: the last id that was kept in memory
         self.first_offered = self.last_offered = 0  # ids; 0: none yet
 
     def __bool__(self) -> bool:
@@ -121,7 +121,7 @@ class InboundQueue:
             self.first_offered = self.first_offered or items[0].id
             self.last_offered = items[-1].id
             if not self._open:
-                return  # the next connection reads them from the store
+                return  # not connected: the next connection reads these packs from the store
             kept = []
             for item in items:
                 size = len(item.data)
@@ -165,7 +165,7 @@ class InboundQueue:
             return not self.overflowed
 
     def open(self, late_s: float) -> int | None:
-        """Begin to keep packs. Returns the first id that was offered within the last ``late_s`` seconds; None if none.
+        """Begin to keep packs. Returns the first id offered in the last ``late_s`` seconds; None if there was no offer.
 
         From that id on, packs are first read from the store (``overflowed``).
         """

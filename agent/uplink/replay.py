@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from agent.uplink.wire import ReplayWire
 
 log = logging.getLogger("meterhouse.uplink")
-MAX_JOBS: Final = 8  # jobs that may wait
-MAX_IDS: Final = 16  # requests that one job answers
-REQUEST_RATE, REQUEST_BURST = 1.0, 20.0  # requests that are read per second, and at once; more are ignored
+MAX_JOBS: Final = 8  # at most this many jobs wait while another is served
+MAX_IDS: Final = 16  # one job answers at most this many requests for overlapping ranges
+REQUEST_RATE, REQUEST_BURST = 1.0, 20.0  # requests per second on average, and in a burst; others are ignored
 RESUMES: Final = 10  # after more reconnects than this, a job is refused
-QUOTA_BYTES: Final = 256 << 20  # per UTC day and destination
+QUOTA_BYTES: Final = 256 << 20  # a destination gets at most this much by replay in one UTC day
 PAGE_PACKS, PAGE_BYTES = 32, 1 << 20
 STORE_TIMEOUT_S: Final = 60.0
-DISCONNECT_S: Final = 3.0  # a disconnect this soon after the connection began counts as a refusal
+DISCONNECT_S: Final = 3.0  # if the broker disconnects within this time, it counts as refusing our subscription
 STRIKES, DISABLED_S = 3, 3600.0  # after this many refusals, we do not subscribe for this long
 DAY_S: Final = 86_400
-RESERVE_BYTES: Final = 4 << 20  # step in which the store records used quota; a restart wastes at most one step
+RESERVE_BYTES: Final = 4 << 20  # the store records used quota in these steps; a restart wastes at most one step
 
 
 @dataclass(slots=True, eq=False)
@@ -45,16 +45,16 @@ class _Job:
     ids: list[str]
     begun: bool = False
     position: int = 0  # the next sequence to request from the store
-    requested_s: float = 0.0  # when a page was requested; 0: none outstanding
-    page_number: int = 0  # number of the last requested page; earlier pages are dropped
+    requested_s: float = 0.0  # when the page that has not come yet was requested; 0: no request is open
+    page_number: int = 0  # number of the last requested page; pages with earlier numbers are dropped
     exhausted: bool = False  # the store has no more pages
     sent: int = 0
     items: deque[OutboxItem] = field(default_factory=deque)
-    pages: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=256))  # first sequence, count
+    pages: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=256))  # (first sequence, packs in it)
     resumed: int = 0
 
     def rewind(self, in_flight: int) -> None:
-        """Go back to a position before which all packs have certainly arrived. ``in_flight``: packs possibly lost."""
+        """Go back to a position before which all packs have arrived. The last ``in_flight`` packs sent may be lost."""
         sent = -len(self.items)  # number of sent packs in the pages that are dropped below
         while self.pages and sent < in_flight:
             self.position, count = self.pages.pop()
@@ -101,7 +101,7 @@ class ReplayServer:
         self._connected_s, self._strikes = 0.0, 0
 
     def begin(self) -> bool:
-        """Begin a connection. Returns False if we must not subscribe, because the broker refused that too often."""
+        """Begin a connection. Returns False if we must not subscribe, because the broker has refused it too often."""
         now = self._monotonic()
         if self._strikes >= STRIKES and now - self._connected_s < DISABLED_S:
             return False
@@ -166,7 +166,7 @@ class ReplayServer:
             if not job.begun and wire.first <= job.last + 1 and wire.last >= job.first - 1:
                 job.first, job.last = min(job.first, wire.first), max(job.last, wire.last)
             elif not (job.begun and job.position == job.first and job.first <= wire.first and wire.last <= job.last):
-                continue  # the job has another range, or a part of it is sent
+                continue  # the range of the job does not fit, or part of the job is sent
             job.ids.append(wire.id)
             return True
         if len(self._jobs) > MAX_JOBS:

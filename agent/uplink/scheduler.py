@@ -1,9 +1,9 @@
 """Decides what to send next to one destination, and handles each PUBACK. Uses no socket, so that tests can drive it.
 
 Live packs are sent in order of their ids, from memory if they fit, otherwise from the store. ``_backlog_end`` is the
-last id that left the live queue. Packs up to this id that are neither in flight nor confirmed are the backlog, which is
-read from the store, oldest first. A live pack that is refused, not acknowledged or late becomes backlog as soon as it
-is dropped from memory.
+last id that left the live queue. The backlog consists of all packs up to this id that are neither in flight nor
+confirmed. It is read from the store, oldest first. A live pack becomes backlog if the broker refuses it, if the
+connection ends before its PUBACK, or if it is late: it is dropped from memory, and later read from the store.
 """
 
 from __future__ import annotations
@@ -39,20 +39,21 @@ from agent.uplink.queues import InboundQueue, OutboxCursor
 from drivers.backoff import Backoff
 from drivers.rate_limit import TokenBucket
 
-LIVE_BYTES: Final = 8 << 20  # of live packs in memory; more are read back from the store
+LIVE_BYTES: Final = 8 << 20  # size of the live packs in memory; further packs are read back from the store
 LATE_INTERVALS: Final = 3  # a live pack older than this many pack intervals becomes backlog
 RECENT: Final = 20_000  # confirmed ids that are remembered, because the store may not have recorded them yet
 MAX_QUARANTINED: Final = 1_000
 REJECT_MOST_S: Final = 60.0
-RESEND_S, RESEND_MOST_S = 60.0, 3600.0  # packs are sent again after this long if a platform does not acknowledge them
-REFRESH_S: Final = 1.0  # all conditions are checked again at least this often
-OVERHEAD_BYTES: Final = 100  # size of a PUBLISH packet without its payload and the base of its topic
+# If the platform does not acknowledge packs, they are sent again after RESEND_S; the time doubles up to RESEND_MOST_S.
+RESEND_S, RESEND_MOST_S = 60.0, 3600.0
+REFRESH_S: Final = 1.0  # the uplink calls ``next`` again at least this often, even if nothing happens
+OVERHEAD_BYTES: Final = 100  # upper limit of a PUBLISH packet's size without its payload and the base of its topic
 TYPE_BYTES: Final = 30  # a content type makes the PUBLISH packet this much larger
 NEVER: Final = 1 << 62
 
 
 class SendScheduler:
-    """The queues of one destination. Any thread may use ``inbound``; only the uplink's thread uses everything else.
+    """The queues of one destination. Any thread may use ``inbound``; only the uplink's thread may use the rest.
 
     Args:
         base: first part of all topics, such as ``meterhouse/v1/park7/gw01``.
@@ -63,7 +64,8 @@ class SendScheduler:
         monotonic, wall_ms: clocks.
         wake: called from other threads when ``inbound`` has a new entry.
         backoff_s: the first pause after a refusal; later pauses double, up to a minute.
-        wants: returns True for a stream that this destination gets. Used for births: the outbox has only these streams.
+        wants: returns True for a stream that this destination gets. Needed only for births, because the store returns
+            the births of all streams, but from the outbox only the packs for this destination.
         compressor: makes the payload of a pack.
     """
 
@@ -102,8 +104,8 @@ class SendScheduler:
         self.quarantined: set[int] = set()  # refs of messages that are not sent again until the agent restarts
         self.blocked = BlockedTopics(backoff_s)
         self._unsubscribed: set[TopicKey] = set()  # blocked topics without a subscriber
-        self._accepts = False  # a pack was accepted on this connection
-        self._looking_for_probe = False  # the backlog was rewound for a due probe
+        self._accepts = False  # True: the broker has accepted a pack on this connection
+        self._looking_for_probe = False  # True: the backlog was rewound to find a pack for a due probe
         self._poison = PoisonDetector()
         self._backlog_end = NEVER  # until a pack is offered, all packs are backlog
         self._bucket = TokenBucket(rate, max(1.0, rate / 2), monotonic())
@@ -258,7 +260,7 @@ class SendScheduler:
             if (late and not self.draining) or self._too_large(item, item.id):
                 self._to_backlog(item.id)
                 continue
-            # while draining, late packs are sent too: as backlog they would wait for the next start
+            # before a stop (``draining``), late packs are sent too: as backlog they would wait for the next start
             kind = BACKFILL if late else LIVE
             if (admission := self._allow(item, kind, now)) is Admission.BLOCKED:
                 self._active.discard(item.id)
@@ -279,7 +281,7 @@ class SendScheduler:
         if now >= self._resend_at_s:
             self._resend(now)
         if self._backlog.exhausted and not self._backlog.queue and self.blocked.probe_due(now):
-            if self._looking_for_probe:  # the backlog has no pack for a probe: the store may have dropped them
+            if self._looking_for_probe:  # no pack for the probe was found: the store may have dropped all of them
                 self.blocked.postpone_probe(now)
             else:
                 self._backlog.rewind(self.blocked.lowest)
@@ -344,7 +346,7 @@ class SendScheduler:
         self._backlog.rewind(number)
 
     def _resend(self, now: float) -> None:
-        """Let packs become backlog if the broker accepted them but the platform has not acknowledged them in time."""
+        """Return packs to the backlog that the broker accepted, but the platform has not acknowledged in time."""
         if self._recent.forget_up_to(self._resend_mark):
             self._backlog.rewind(1)
             self._resend_backoff.next_s()
@@ -389,7 +391,7 @@ class SendScheduler:
         elif code in {TOO_LARGE, BAD_FORMAT}:
             self._quarantine(message.id)
         else:
-            if code != ID_IN_USE and now >= self._paused_until_s:  # one pause for all messages in flight
+            if code != ID_IN_USE and now >= self._paused_until_s:  # only one pause if several are refused
                 self._paused_until_s = now + self._reject_backoff.next_s()
             self._to_backlog(message.id)
         return message
@@ -410,7 +412,7 @@ class SendScheduler:
         if self.mode != "platform":
             self.delivered.append(message.id)
         if message.probe:
-            self._backlog.rewind(self.blocked.reset())  # back to the oldest waiting pack
+            self._backlog.rewind(self.blocked.reset())  # to the oldest pack that waited for a blocked topic
             self._unsubscribed.clear()
             self._rejected.mark_retry()
 
@@ -436,7 +438,7 @@ class SendScheduler:
         return next(iter(self._in_flight.values()), None)
 
     def wait_s(self) -> float:
-        """Seconds until ``next`` may return a message even without a PUBACK or a new entry in ``inbound``."""
+        """Seconds after which ``next`` must be called again, even without a PUBACK or a new entry in ``inbound``."""
         if self.inbound or (self._control and not self._window_full):
             return 0.0
         now = self._monotonic()
@@ -474,7 +476,7 @@ class SendScheduler:
 
     @property
     def subscriber(self) -> bool | None:
-        """True if all our packs have a subscriber; None if not known."""
+        """True if all our packs have a subscriber, False if some have none, None if not known."""
         if self._unsubscribed:
             return False
         return True if self._accepts and self.mode != "broker" else None

@@ -1,7 +1,7 @@
 """Tries a destination once, for `check --online` and `doctor`: host name, TLS, login, rights, and subscribers.
 
-A trial sends no signed message. If no agent runs here, it publishes the status "offline", which is true then. The
-message is not retained.
+A trial sends no signed message. Only if no agent runs here, it publishes the status "offline", not retained: this is
+then the truth.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from agent.uplink.uplink import PREFIX
 from drivers.model import BrokerError, GatewayError
 
 ANSWER_S: Final = 10.0
-# The trial publishes nothing on these topics. A broker checks rights only for a message that it delivers; a platform
-# would take this message for data, and a verifier for a forged pack. An empty message is delivered too, and some
-# brokers deliver a message of QoS 2 before its release.
+# The trial publishes nothing on these topics, so it cannot try the right to publish there. A broker checks this right
+# only for a message that it then delivers. A platform would take such a message for data, and a verifier for a forged
+# pack. An empty message would be delivered too, and some brokers deliver a message of QoS 2 before its release.
 UNTRIED: Final = ("keys", "checkpoint/+", "+/birth", "+/readings", "+/backfill", "replay/reply")
 
 
 @dataclass(slots=True)
 class TrialResult:
-    """The answers of one destination. None: not tried, or this broker cannot report it."""
+    """The answers of one destination. A member is None if it was not tried, or if the broker cannot report it."""
 
     name: str
     url: str
     mqtt: str | None = None  # "5" or "3.1.1", once connected
     may_publish: bool | None = None  # on the gateway's status topic
     has_subscriber: bool | None = None
-    certificates: dict[str, float] = field(default_factory=dict)  # when each expires, UTC seconds, by description
+    certificates: dict[str, float] = field(default_factory=dict)  # description -> expiry in UTC seconds
     unproven: tuple[str, ...] = ()  # topics that the agent uses but the trial could not try
     plain: bool = False  # compression is configured, but packs are not compressed with MQTT 3.1.1
     problems: list[GatewayError] = field(default_factory=list)

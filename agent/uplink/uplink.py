@@ -29,17 +29,17 @@ from drivers.rate_limit import RateLimitedLog
 log = logging.getLogger("meterhouse.uplink")
 PREFIX: Final = "meterhouse/v1"
 RETRY_S: Final = 1.0
-MAX_ACKS: Final = 256  # messages on ``ack`` that may wait for the store
-BACKFILL_RATE: Final = 200.0  # packs per second, unless configured
+MAX_ACKS: Final = 256  # at most this many messages on ``ack`` wait for the store
+BACKFILL_RATE: Final = 200.0  # packs of backlog per second, at least, unless configured
 BACKFILL_FACTOR: Final = 25.0  # backlog is sent at least this many times as fast as live packs, unless configured
 TRY_V5_AGAIN_S: Final = 3600.0
 STATUS_S: Final = 300.0
-CONFIRM_S, CONFIRM_COUNT = 0.2, 100  # the store gets confirmed ids after this long, or when there are this many
-DISCONNECT_S: Final = 1.0  # the part of a stop's time that is reserved for the status "offline"
+CONFIRM_S, CONFIRM_COUNT = 0.2, 100  # confirmed ids go to the store after this time in s, or at this number
+DISCONNECT_S: Final = 1.0  # of the time that ``stop`` gives, this much is kept for publishing "offline"
 
 
 def backlog_rate(configured: int, live_rate: float) -> float:
-    """Return the packs of backlog per second: as configured, else enough to catch up while live packs continue."""
+    """Return the rate of backlog in packs per second: the configured one, or else enough to catch up (see above)."""
     return configured or max(BACKFILL_RATE, BACKFILL_FACTOR * live_rate)
 
 
@@ -120,8 +120,8 @@ class Uplink:
         self._stop_at_s: float | None = None
         self._protocol = V5
         self._v311_since_s = 0.0
-        self._answered = False  # the last attempt got a CONNACK
-        self._accepted_before = 0  # packs that the broker accepted before that attempt
+        self._answered = False  # True: the broker answered the last attempt to connect with a CONNACK
+        self._accepted_before = 0  # packs that the broker had accepted before the last attempt to connect
         self._taken_over = 0  # how often another client took over the session
         self._connected = False
         self._connects = 0
@@ -229,7 +229,7 @@ class Uplink:
         taken_over = self._fault is not None and self._fault.what == errors.disconnected(errors.TAKEN_OVER, "").what
         if taken_over:
             self._taken_over += 1
-            with contextlib.suppress(RuntimeError):  # a second signal may have ended the service
+            with contextlib.suppress(RuntimeError):  # the loop is closed, if a second signal has ended the service
                 self._on_event({"event": "taken_over", "times": self._taken_over, "uplink": self.name})
         served = self._scheduler.accepted > self._accepted_before
         delay_s = self._backoff.next(lived_s=lived_s, answered=self._answered, taken_over=taken_over, served=served)
@@ -279,7 +279,7 @@ class Uplink:
     def _on_connected(self, connection: MqttConnection) -> None:
         mode = self.config.confirm or "subscriber"
         if connection.protocol == V311 and mode == "subscriber":
-            mode = "broker"  # with 3.1.1 a PUBACK does not report if there is a subscriber
+            mode = "broker"  # with MQTT 3.1.1 a PUBACK does not tell whether a subscriber exists
         down_s = time.monotonic() - self._since_mono
         self._connects += 1
         self._connected, self._since, self._since_mono = True, time.time(), time.monotonic()

@@ -84,7 +84,7 @@ def _ack(wire: AckWire) -> Ack:
 def parse_replay_request(payload: bytes, gateway: str) -> ReplayWire:
     """Parse and check a message on ``replay/request``. Raises ValueError like ``parse_acks``.
 
-    Does not check that ``first`` is not greater than ``last``: the caller replies to that.
+    ``first`` may be greater than ``last``: the caller must check this, and can then reply to the platform.
     """
     return _decode(_replay_decoder, payload, gateway)
 
