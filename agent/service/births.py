@@ -18,8 +18,8 @@ from drivers.night import DARK_BELOW_DEG
 from drivers.plan import range_of
 from drivers.profile import Profile, vocabulary
 
-MAX_PLAN_BYTES = 48 << 10  # of a larger plan, the birth contains only the hash
-Kind = tuple[object, ...]  # key that is equal for devices that differ only in their address
+MAX_PLAN_BYTES = 48 << 10  # if the text of the plan is larger, the birth contains only its hash
+Kind = tuple[object, ...]  # devices that differ only in their address have the same key
 
 
 @dataclass(slots=True)
@@ -31,9 +31,9 @@ class RunningDevice:
     line: Line
     stream: Stream
     poll: DevicePoll
-    identity: dict[str, str | None] | None = None  # None: not identified yet
+    identity: dict[str, str | None] | None = None  # item -> value; None: not identified yet
     stillness: Stillness = field(default_factory=Stillness)
-    swapped: dict[str, Any] | None = None  # since when another device answers, and how it differs
+    swapped: dict[str, Any] | None = None  # since when another device answers, and how it differs; None: no swap
 
     @property
     def profile(self) -> Profile:
@@ -53,7 +53,7 @@ class DeviceCatalog:
     Raises ProfileError if a profile was removed after the check of the configuration.
 
     Args:
-        known: known facts about devices, by stream. They are updated later, and the next catalog gets the same object.
+        known: known facts about devices, by stream. The agent updates this object and gives it to the next catalog.
         start_ms: start of the first counter epoch of a device without known facts.
     """
 
@@ -65,7 +65,7 @@ class DeviceCatalog:
         self._profiles = {device.profile: find(device.profile) for device in config.devices}
         self._points: dict[Kind, tuple[Point, ...]] = {}
         self._tables: dict[Kind, BirthPoints] = {}
-        # kept for devices without a known identity: at a start most are needed again a second later
+        # specs and tables of devices that are not identified yet: at a start, most are needed twice within a second
         self._plain_specs: dict[str, DeviceSpec] = {}
         self._plain_tables: dict[str, BirthTable] = {}
 
@@ -74,7 +74,7 @@ class DeviceCatalog:
         return self._profiles[device.profile]
 
     def spec(self, device: DeviceConfig, identity: Mapping[str, str | None] | None = None) -> DeviceSpec:
-        """The driver's configuration of a device. ``identity``: its items that are known so far."""
+        """The driver's configuration of a device. ``identity``: items of its identity that are known."""
         known = {name: text for name, text in (identity or {}).items() if text is not None}
         if not known and device.name in self._plain_specs:
             return self._plain_specs[device.name]
@@ -94,7 +94,7 @@ class DeviceCatalog:
         identity: Mapping[str, str | None] | None = None,
         epoch: int | None = None,
     ) -> BirthTable:
-        """The point table for a birth of this device. ``epoch`` None: the known epoch of the device."""
+        """The point table for a birth of this device. ``epoch`` None: the epoch does not change."""
         if epoch is None:
             epoch = self.known[spec.stream].epoch if spec.stream in self.known else self._first_epoch
         is_plain = not any(text is not None for text in (identity or {}).values())
@@ -108,7 +108,7 @@ class DeviceCatalog:
         table = BirthTable(spec.stream, front, self._tables[kind])
         before = self.known.get(spec.stream)
         if before is not None and before.epoch == epoch and changes(before, table.facts):
-            table.met = False  # the store keeps the old facts until the event of this change is stored
+            table.met = False  # a change: the store keeps the old facts until the event about the change is stored
         if is_plain:
             self._plain_tables[device.name] = table
         return table
@@ -153,8 +153,8 @@ def gateway_table(config: Config, version: str) -> dict[str, Any]:
 def results_table(config: Config, version: str) -> dict[str, Any]:
     """The table of the stream ``_indicators``, with the interval settings and the text of the site's plan.
 
-    A verifier recomputes the figures from this table, the shipped sets of indicators, and the packs. Of a plan above
-    48 KiB the table contains only the hash.
+    A verifier recomputes the figures from this table, the shipped sets of indicators, and the packs. If the plan is
+    larger than 48 KiB, the table contains only its hash.
     """
     entry = config.interval
     cut = {

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("meterhouse")
 FIRST_S = 3.0  # time from the start to the first checkpoint: by then the first packs are sealed
 LOOK_EVERY_S = 10.0
-HOUR_MS, LATE_MS = 3_600_000, 15_000  # LATE_MS: delay after an hour; by then its last packs are sealed
+HOUR_MS, LATE_MS = 3_600_000, 15_000  # a checkpoint is made LATE_MS after each hour: its last packs are then sealed
 
 
 class CheckpointMaker:
-    """Makes, stores and publishes checkpoints. Only the database thread uses the key, as for packs.
+    """Makes, stores and publishes checkpoints. As for packs, only the database thread signs.
 
     Args:
         gateway: such as ``park7/gw01``.

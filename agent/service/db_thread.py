@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agent.uplink import Uplink
 
 T = TypeVar("T")
-COMMIT_BYTES = 1 << 19  # size of the packs in one transaction: few fsyncs, but little memory for waiting packs
+COMMIT_BYTES = 1 << 19  # packs of about this size share a transaction: few fsyncs, but little memory is needed
 FLUSH_S = 1.0  # confirmations wait at most this long for the next commit of packs
 _REMOVED = "this destination is no longer configured"
 
@@ -35,9 +35,9 @@ class DatabaseThread:
         open_store: called in the thread; ``start`` raises its error.
         clock: returns the ``clock`` object for packs made now.
 
-    ``on_trouble`` is called in the loop. If the store cannot commit or the key cannot sign, the arguments are a text
-    and the reason for later gaps; if both work, the argument is None. ``on_committed`` is called in the thread as soon
-    as packs are durable and offered to the uplinks.
+    ``on_trouble`` is called in the loop, with a text if the store cannot commit, with a text and the reason of later
+    gaps if the key cannot sign, and with None if packs are sealed again. ``on_committed`` is called in the thread as
+    soon as packs are durable and offered to the uplinks.
     """
 
     def __init__(self, open_store: Callable[[], Store], clock: Callable[[], Mapping[str, Any]]) -> None:
@@ -84,9 +84,9 @@ class DatabaseThread:
         return await future
 
     async def seal(self, jobs: Sequence[SealJob], whole: bool = False) -> int:
-        """Seal and commit jobs, half a megabyte per transaction. Returns N: the first N jobs are committed, no others.
+        """Seal and commit jobs, half a megabyte per transaction. Returns N: only the first N jobs are committed.
 
-        ``whole``: commit all jobs in one transaction or none; for small jobs.
+        ``whole``: commit all jobs in one transaction, or none of them. The jobs must be small.
         """
         return await self.call(lambda store: self._seal(store, jobs, whole))
 
@@ -102,7 +102,7 @@ class DatabaseThread:
     async def reconfigure(self, change: Callable[[Store], None]) -> None:
         """Call ``change``, which changes limits or destinations of the store.
 
-        All confirmations so far are written before.
+        All confirmations so far are written first.
         """
 
         def run(store: Store) -> None:
@@ -230,7 +230,7 @@ class DatabaseThread:
     def _do(self, store: Store, function: Callable[[Store], T]) -> T:
         """Run a function; SQLite errors become store errors.
 
-        If the database is damaged, the next sealing ends the service.
+        If the database is damaged, the next call of ``seal`` raises the error, which ends the service.
         """
         try:
             return store.call(function)
@@ -242,13 +242,13 @@ class DatabaseThread:
         try:
             return self._queue.get(timeout=FLUSH_S if self._confirmed else None)
         except queue.Empty:
-            return _noop  # nothing to do but flush confirmations
+            return _noop  # no job: the caller then writes the confirmations
 
     def _flush(self, store: Store, age_s: float) -> None:
         if self._confirmed and time.monotonic() - self._confirmed_at >= age_s:
             try:
                 store.packs.commit((), self._confirmed)
-            except GatewayError as error:  # they wait for a later commit; at worst a pack is sent twice
+            except GatewayError as error:  # the confirmations wait for a later commit; at worst a pack is sent twice
                 self._confirmed_at = time.monotonic()
                 self._post_to_loop(self.on_trouble, str(error))
                 return
@@ -303,7 +303,7 @@ class DatabaseThread:
             ids = store.packs.commit(packs, self._confirmed, stated, facts)
         except StoreDamaged:
             _undo(batch)
-            raise  # ends the service: the next start sets the file aside and seals the ring
+            raise  # ends the service: the next start sets the database aside and seals the ring
         except GatewayError as error:
             _undo(batch)
             self._post_to_loop(self.on_trouble, str(error))

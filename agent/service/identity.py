@@ -4,8 +4,8 @@ The agent reads the identity at the first contact, after each absence and once a
 facts, which may come from an earlier run. A difference becomes an event, with the last counter readings of the old
 device and the first ones of the new device. In the stream, the event precedes the birth with the new epoch.
 
-The quirks that a driver learns are stored too, for one profile, identity and firmware. Learning takes failed requests,
-each sent twice, so it must not be repeated at every start (field pains 24, 30, 40).
+The quirks that a driver learns are stored too. They are valid for one profile, identity and firmware. Learning takes
+failed requests, each sent twice, so it must not be repeated at every start (field pains 24, 30, 40).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class IdentityChecker:
     Args:
         register: stores new point tables of a ring.
         number: returns the next table number in the ring.
-        map_quirks: the quirks that drivers have learned.
+        map_quirks: stores the quirks that drivers have learned. None: they are not stored.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class IdentityChecker:
             try:
                 await self._identified(device, identity, tick_ms, catalog)
             except StoreDamaged:
-                raise  # ends the service: the next start sets the file aside
+                raise  # ends the service: the next start sets the database aside
             except StoreError as error:
                 raise IdentityNotStored(error.what, where=error.where, hint=error.hint) from error
 
@@ -125,11 +125,11 @@ class IdentityChecker:
         await self._register(poll.ring, [(number, table)])
         driver = poll.driver
         if found or spec.points != driver.spec.points or spec.limits != driver.spec.limits:
-            # a new driver even for the same points: quirks and counter state of the old one belong to another device
+            # a new driver, even for the same points: the old driver keeps quirks and counters of the previous device
             driver = driver_class(spec.protocol)(spec, device.line, poll.ring, number)
             device.line.apply_options(device.line.request_options(spec.limits, spec.serial))
         if found:
-            # may raise, if the device does not answer any more: nothing has changed yet, so the check can be repeated
+            # raises LineError if the device no longer answers; nothing has changed yet, so the check can be repeated
             await self._add_events(device, found, table, await _first_counts(driver, spec))
         device.identity, catalog.known[table.stream] = identity, table.facts
         device.stream.switch_table(number, table, tick_ms)
@@ -276,7 +276,7 @@ def _known(device: RunningDevice, catalog: DeviceCatalog) -> Identity:
 
 
 def _merged(known: Identity, read: Identity) -> Identity:
-    """Combine known and read identity. If the device is the same, items that it did not report now stay known."""
+    """Combine known and read identity. If it is the same device, known items that it did not report now are kept."""
     versions = {"device.firmware", "device.protocol"}
     other = {name: text for name, text in read.items() if name not in versions}
     if contradicts(known, other):
@@ -323,7 +323,7 @@ class MapQuirks:
         holes = KnownHoles.from_json(self._stored.get(stream, {}), key, _now_s())
         if summary := holes.summary():
             log.info("%s: register map learned earlier: %s", device.config.name, summary)
-        elif not driver.holes.key:  # keep what the driver learned during this check
+        elif not driver.holes.key:  # nothing is stored: keep what the driver has learned during this check
             driver.holes.key = key
             return
         driver.holes = holes

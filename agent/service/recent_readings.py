@@ -1,8 +1,8 @@
 """Facts for `status` about recent readings: how many of the last ten minutes exist, and whether the values change.
 
-The numbers come from the tallies of sealed packs. Changes are checked from time to time in the newest records of the
-ring. This finds gateways that repeat old answers, and devices whose measuring voltage is missing. No work is done per
-reading.
+The numbers come from the tallies of sealed packs. Every 100 s the newest records of the ring are compared with earlier
+values. This finds gateways that repeat old answers, and devices whose measuring voltage is missing. So no single
+reading costs any work.
 """
 
 from __future__ import annotations
@@ -19,24 +19,26 @@ from ext.ring import ANSWER, Ring
 
 WINDOW_MS = 600_000
 BUCKETS = 20
-FEWEST_TICKS = 10  # a figure needs this many of the shortest periods: one lost tick then costs at most 10 %
-SETTLING_MS = 60_000  # this time after a start is not typical: all paces are due at once, and identities are read
-# reasons that are not faults: night, a tool has the line, no agent ran, the clock was set
+FEWEST_TICKS = 10  # a figure covers at least this many of the shortest periods: a lost tick costs at most 10 %
+SETTLING_MS = 60_000  # just after a start, figures are not typical: all paces are due, and identities are read
+# reasons that are not faults, in this order: it is dark, a tool uses the line, no agent ran, the clock was set
 EXCUSED = frozenset((Reason.ASLEEP, Reason.LENT, Reason.STOPPED, Reason.CLOCK))
 LOOK_EVERY_MS: Final = 100_000  # interval between checks for changed values
 STILL_MS: Final = 600_000  # values that do not change for this long are suspect
-FINE: Final = 1000  # a grid voltage or frequency of this many resolution steps cannot stay the same for ten minutes
-STEPS: Final = 5  # a counter counts as stuck if its power should have moved it by this many steps
+# If a grid voltage or frequency is at least this many steps of its resolution, it changes within ten minutes.
+FINE: Final = 1000
+STEPS: Final = 5  # a counter is stuck if it stands still while the power should have moved it by this many steps
 GRID: Final = re.compile(r"(.+\.)?ac\.(voltage|frequency)(\.|$)")
 VOLTAGE: Final = re.compile(r"(^|\.)voltage(\.|$)")
 POWER: Final = re.compile(r"(?P<domain>.+)\.power(\.active)?$")
-# power -> (counters that it advances if positive, counters that it advances if negative), beside the power
+# power -> (counters that advance while it is positive, counters that advance while it is negative). A device has the
+# power and its counters below the same prefix, such as ``ac.``.
 GROWS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "power.active": (("energy.import", "energy.total"), ("energy.export", "energy.total")),
     "power.generation": (("energy.generation",), ()),
 }
 AC_POWER: Final = re.compile(r"(?P<part>(.+\.)?ac\.)(?P<power>power\.(active|generation))")
-FLOAT_STEP: Final = {"f16": 2.0**-10, "f32": 2.0**-23}  # resolution relative to the value
+FLOAT_STEP: Final = {"f16": 2.0**-10, "f32": 2.0**-23}  # type -> its resolution as a share of the value
 WATTS: Final[Mapping[str, float]] = {"W": 1, "kW": 1e3, "MW": 1e6}
 WATT_HOURS: Final[Mapping[str, float]] = {"Wh": 1, "kWh": 1e3, "MWh": 1e6}
 
@@ -51,7 +53,7 @@ class RecentReadings:
     """Counts the recent due readings of a stream by quality (0: good) or gap reason (128 and above), in bounded memory.
 
     The window is ten minutes, or eleven of the shortest periods if that is longer. If a pack is even longer, the window
-    is the newest pack. The first minute after a start counts only until later packs exist.
+    is the newest pack. The first minute after a start is not typical, so it is dropped as soon as later packs exist.
     """
 
     def __init__(self, start_ms: int) -> None:
@@ -136,7 +138,7 @@ class _Value(NamedTuple):
 
 @dataclass(slots=True)
 class _IdleCounters:
-    """Counters beside a power that have not changed since ``since_ms``, and the lowest power during this time."""
+    """The counters that belong to a power and have not changed since ``since_ms``, and the lowest power meanwhile."""
 
     grows: tuple[int, ...]  # numbers of the counters that the power must advance
     values: dict[int, _Value]
@@ -209,7 +211,7 @@ class Stillness:
                 before.values |= {n: value for n, (_, value) in found.items()}
 
     def idle_counter(self, spec: DeviceSpec) -> dict[str, Any] | None:
-        """For the snapshot: a counter that did not move for ten minutes, beside a power large enough to move it."""
+        """For the snapshot: a counter that did not move for ten minutes, although the power should have moved it."""
         for power, idle in self._idle.items():
             span_ms = idle.to_ms - idle.since_ms
             moved_wh = idle.least_w * span_ms / 3_600_000
@@ -224,7 +226,7 @@ class Stillness:
         """Frozen values, for the snapshot. None: the values change, or they may correctly stay the same.
 
         Args:
-            may_rest: the device shows zeros in the dark, and it is or may be dark now.
+            may_rest: it is or may be dark now, and the device may then show only zeros.
         """
         if not self._values or now_ms - self.since_ms < STILL_MS:
             return None

@@ -27,12 +27,12 @@ _DRAFT = re.compile("new[0-9]+")  # suffix of a ring file whose creation has not
 
 @dataclass(slots=True)
 class UnsealedSegment:
-    """The unsealed records of one stream that are in one ring and have one point table."""
+    """Unsealed records of one stream. All are in the same ring and have the same point table."""
 
     ring: Ring
     table: BirthTable
     positions: array[int] = field(default_factory=lambda: array("Q"))
-    last_ms: int = 0  # newest tick
+    last_ms: int = 0  # newest tick in UTC ms
 
 
 @dataclass(slots=True)
@@ -41,16 +41,16 @@ class Unsealed:
 
     segments: list[UnsealedSegment] = field(default_factory=list)
     events: list[Mapping[str, Any]] = field(default_factory=list)
-    first_ms: int = NEVER  # time of the oldest tick or event
+    first_ms: int = NEVER  # time of the oldest tick or event, in UTC ms
 
 
 @dataclass(frozen=True, slots=True)
 class LostTransactions:
-    """The newest transactions, if the database has lost them; for the ``start`` event and the log."""
+    """What the database has lost with its newest transactions, for the ``start`` event and the log."""
 
     streams: int
-    packs: int  # packs that will be stated as lost
-    again: int  # streams whose lost readings are still in the ring, and are sealed again
+    packs: int  # number of packs that will be stated as lost
+    again: int  # number of streams whose lost readings are still in the ring, and are sealed again
     exact: bool  # False: after a power cut, more packs may be lost than is known
 
 
@@ -67,8 +67,9 @@ class Recovered:
 def resume_after_loss(store: Store, runtime_dir: Path) -> LostTransactions | None:
     """Let streams continue after packs that the database lost silently, and record the loss. None: nothing was lost.
 
-    A stream continues after its highest sequence that was ever committed. Lost packs that left the gateway may have
-    arrived, so they are not sealed again; the others are sealed again if the ring still has all their records.
+    A stream continues after the highest sequence that it ever had. Lost packs that have left the gateway may have
+    arrived, so their readings are not sealed again. The readings of other lost packs are sealed again, in new packs, if
+    the ring still has all of them.
     """
     if not store.behind:
         return None
@@ -77,7 +78,7 @@ def resume_after_loss(store: Store, runtime_dir: Path) -> LostTransactions | Non
     again = 0
     for name, behind in store.behind.items():
         in_ring = behind.resealable and tails.get(behind.head.ring_id, NEVER) <= behind.sent_pos
-        if in_ring or name.rpartition("/")[2] == RESULTS:  # results are computed again anyway
+        if in_ring or name.rpartition("/")[2] == RESULTS:  # results need no ring: they are computed again
             resumes[name] = Resume(behind.sent_ms, behind.sent_pos)
             again += behind.sent_ms < behind.head.to_ms
     exact = all(behind.exact for behind in store.behind.values())
@@ -120,12 +121,13 @@ def recover(
 ) -> Recovered:
     """Seal and commit the unsealed records of older rings in ``runtime_dir``, then remove these rings.
 
-    The rings of one boot are sealed together: after a reload that needed a larger ring there are two, and each stream
-    continues from the first in the second. A ring whose tables are not in the store is set aside; the store may have
-    been replaced or damaged.
+    The rings of one boot are sealed together. If a reload made a larger ring, there are two, and each stream continues
+    in the second. If a table of a ring is not in the store, the rest of this ring is set aside: the store may have been
+    replaced or damaged.
 
     Args:
-        packer_of: returns the packer of a stream. A stream without packs begins at the given UTC ms.
+        packer_of: called with a name and a time in UTC ms, returns the packer of the stream. A stream without packs
+            begins at this time.
     """
     done = Recovered()
     for paths in _left_rings(runtime_dir):
@@ -205,7 +207,7 @@ def _gather(
             segment = mine.segments[-1]
             segment.positions.append(record.position)
             segment.last_ms = max(segment.last_ms, record.tick_ms)
-    except ValueError as error:  # the records before the damage are good
+    except ValueError as error:  # damage; the records before it are good and already in ``left``
         return str(error)
     return ""
 

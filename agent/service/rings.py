@@ -1,8 +1,8 @@
 """The ring files of this boot: the one in use, and older ones that are not completely sealed yet.
 
-A ring cannot grow. If a reload needs a larger ring, it creates a second file (``ring.BOOT.2``). Each device moves to it
-between two ticks, and the first file is removed when its records are sealed. If the agent is killed before that, both
-files stay, and the next start seals them in their order.
+A ring cannot grow. If a reload needs a larger ring, it creates a second file (``ring.BOOT.2``). Each device moves to
+the new ring between two ticks, and the first file is removed when its records are sealed. If the agent is killed before
+that, both files stay, and the next start seals their records, those of the first file first.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class RingFiles:
         self._files.append(file)
 
     def remove_sealed(self, in_use: Collection[Ring]) -> bool:
-        """Remove older rings that are not in ``in_use``. True if there was one."""
+        """Remove the older rings that are not in ``in_use``. Returns True if a ring was removed."""
         gone = [file for file in self._files[:-1] if file.ring not in in_use]
         for file in gone:
             discard(file)

@@ -22,10 +22,10 @@ LOCK_WAIT_S = 0.5  # a tool that checks whether an agent runs may hold the lock 
 
 @contextlib.contextmanager
 def instance_lock(state_dir: Path, runtime_dir: Path) -> Iterator[None]:
-    """Lock the runtime directory. A second agent would take the ring in use for one that a dead agent has left.
+    """Lock the runtime directory. Without the lock, a second agent would take the ring in use for a ring left over.
 
-    Only the owner may open the state directory and the lock: other users who can open the lock could hold it, and
-    prevent the agent from starting.
+    Only the owner may open the state directory and the lock file. Another user who can open the lock file could lock
+    it, and so prevent the agent from starting.
 
     Raises:
         GatewayError: a directory cannot be created, or another agent runs there.

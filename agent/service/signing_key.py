@@ -66,7 +66,7 @@ class ActiveKey:
 
 @dataclass(frozen=True, slots=True)
 class PreparedKey:
-    """A key file and its key. ``signer``: the key if it is a successor, with its ``records``; None: the active key."""
+    """A key that was loaded from a file. ``signer`` None: it is already active. Otherwise ``records`` end with it."""
 
     path: Path
     stamp: tuple[int, int, int] | None
@@ -84,7 +84,7 @@ class KeyFileWatcher:
 
     Args:
         path: the configured key file.
-        publish: called in the database thread with a new ``keys`` object, before anything is signed with its key.
+        publish: called in the database thread with a new ``keys`` object, before anything is signed with the new key.
         note: adds an event to the gateway's stream.
         after: called after each change of the key; it makes a checkpoint that shows where the new key began.
     """
@@ -103,7 +103,7 @@ class KeyFileWatcher:
         self._stamp = _stamp(path)
         self._lock = asyncio.Lock()
         self._trouble, self._missing = "", False
-        self.last_unused_hold_s = -math.inf  # monotonic time when a tool last paused sealing but made no key
+        self.last_unused_hold_s = -math.inf  # monotonic time when a tool last paused sealing without making a key
 
     @property
     def kid(self) -> str:
@@ -112,7 +112,7 @@ class KeyFileWatcher:
 
     @property
     def trouble(self) -> str:
-        """Why a restart could not use the key file; "" if it could."""
+        """Why the agent could not use the key file after a restart; "" if it could."""
         return self._trouble or (f"{self.path}: the key file is missing" if self._missing else "")
 
     async def run(self) -> None:

@@ -20,7 +20,7 @@ from agent.store import Store, StoreDamaged
 from drivers.model import GatewayError
 
 log = logging.getLogger("meterhouse")
-FIRST_S = 300.0  # the first check begins this long after the start, which is a busy time
+FIRST_S = 300.0  # the first check begins this long after the start, because the agent is busy before
 EVERY_MS = 86_400_000
 SHARE = 10  # scrubbing gets one tenth of the database thread's time
 AGAIN_S = 600.0  # pause after a disk error
@@ -115,7 +115,7 @@ def _aside(store: Store) -> dict[str, Any] | None:
 
 
 def _checker(store: Store) -> Callable[[bytes], bool]:
-    """A function that returns True for a pack with a valid signature, or with a signature by an unknown (old) key."""
+    """A function that returns False for a pack with a wrong or no signature. Signatures of unknown, old keys pass."""
     from agent.verify.jws import TYP_PACK, check_signature, public_key
     from agent.verify.signed import cut_signature, signature_of
     from agent.verify.strict import Refused

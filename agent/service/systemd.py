@@ -19,7 +19,7 @@ from agent.store import Usage
 
 log = logging.getLogger("meterhouse")
 FEED_S = 10.0  # longest interval between two messages to the watchdog
-STUCK_S = 300.0  # a poll without progress for this long hangs: each answer and each timeout is progress
+STUCK_S = 300.0  # a poll hangs if it makes no progress for this long; each answer or timeout is progress
 
 
 def notify(message: str) -> None:
@@ -61,7 +61,7 @@ class Watchdog:
         self._logged: set[str] = set()
         self.usage: Usage | None = None  # usage of the store at the last feed; None: not fed yet
         self.lost_packs = 0
-        self.lost_s: float | None = None  # time of the last new loss, in seconds since the epoch
+        self.lost_s: float | None = None  # when a new loss was last found, in seconds since the epoch; None: no loss
 
     async def feed(self) -> None:
         """Feed the watchdog if it is time. Called at each turn of the sealing loop; waits for the database thread."""

@@ -27,10 +27,10 @@ from drivers.encoding import exact_text
 from drivers.model import GatewayError, Quality, UsageError, clean_text
 from ext.ring import ANSWER
 
-AT_ONCE: Final = 50  # devices in one event: the pack must not exceed the packet limit of brokers
-VISIT_S: Final = 30.0  # wait for the end of a visit: a tool sees a reading earlier than the agent records it
-AGAIN_S: Final = 0.25  # interval of the checks meanwhile
-AROUND: Final = 3  # a reading is searched for in this many packs before and after its time
+AT_ONCE: Final = 50  # most devices in one event, so that its pack stays below the packet limit of brokers
+VISIT_S: Final = 30.0  # longest wait for a reading: a tool sees it before the visit ends and the agent records it
+AGAIN_S: Final = 0.25  # interval of the checks during this wait
+AROUND: Final = 3  # a reading is searched in this many packs before its time, and in as many after it
 
 
 async def answer(access: Access, request: Handover | Declarations | Declare, reply: Reply) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def _sealed(store: Store, stream: str, before: int, number: str) -> Sequence[tup
 
 
 async def declarations(access: Access, request: Declarations | Declare) -> dict[str, Any]:
-    """Return {"entries"}: all declarations; or store a declaration, and return it as {"entry"}."""
+    """Serve one of two requests: return all declarations as {"entries"}, or store one and return it as {"entry"}."""
     entries = [from_dict(plain) for plain in await access.call(lambda store: store.documents.declarations())]
     if isinstance(request, Declarations):
         holding = {entry.id for entry in in_force(entries)}
@@ -220,8 +220,8 @@ async def declarations(access: Access, request: Declarations | Declare) -> dict[
 def _keep(store: Store, made: Declaration, results: str) -> Declaration:
     """Store a declaration. Called in the database thread.
 
-    A declaration is signed with the results of the interval that contains its time. If these are already published, its
-    time is moved to the end of the published results.
+    A declaration is signed with the results of the interval that contains its time. If these results are already
+    published, the declaration gets a later time: the end of the published results.
     """
     head = store.packs.heads().get(results)
     if head is not None and head.to_ms > made.at_ms:

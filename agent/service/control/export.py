@@ -25,12 +25,12 @@ from agent.store import Store
 from drivers.encoding import exact_text
 from drivers.model import GatewayError, UsageError, clean_text
 
-CHUNK, CHUNK_BYTES = 256, 256 << 10  # packs and bytes in a piece: limits memory, and time in the database thread
+CHUNK, CHUNK_BYTES = 256, 256 << 10  # most packs and bytes in a piece: to limit memory and time in the database thread
 AT_ONCE = 400  # rows made in one slice of the database thread: about 20 ms
 Cell = str | int | None
 
-# Users rely on the columns: never rename or move one or change its unit; add new ones at the end. docs/intervals.md
-# describes their types.
+# Users rely on these columns: never rename or move a column, and never change its unit. Add new columns at the end.
+# docs/intervals.md describes the types.
 COLUMNS: Final = (
     "start_utc", "end_utc", "start_local", "end_local", "length_s", "site", "gateway", "device", "part", "point",
     "role", "flow", "parent", "amount", "unit", "completeness", "covered_s", "spread_s", "readings", "flags",
@@ -77,9 +77,9 @@ def as_part(piece: ArchivePiece) -> bytes:
 
 
 def _look_at_key_file(store: Store, access: Access, archive: Archive) -> None:
-    """Add key records from the key file if the store does not have them yet: a revocation must not be missing.
+    """Add key records from the key file if the store does not have them yet, so that no revocation is missing.
 
-    Such records were made while no agent ran. A running agent stores new records within seconds.
+    This is the case if they were made while no agent ran. A running agent stores new records within seconds.
     """
     kept = store.keys.newest()
     if kept and access.service is not None:
@@ -109,11 +109,11 @@ class ArchivePiece:
 class Archive:
     """The signed objects of the store in ``[from_ms, to_ms)``, piece by piece. Used only in the database thread.
 
-    The archive contains, for each stream, all packs in the store that overlap the range. The birth in effect before
-    them is in a separate file: in the file of packs, the missing packs after it would look like a loss. It also
-    contains the checkpoints made in the range, except those that name later packs. Packs sealed after the creation of
-    this object are not in the archive; packs that retention deletes meanwhile are missing at the beginning. No database
-    cursor is open between pieces.
+    The archive contains all packs in the store that overlap the range. For each stream, a separate file has the birth
+    in effect before these packs: in the file of packs, the packs missing after the birth would look like a loss. The
+    archive also has the checkpoints made in the range, except checkpoints that name later packs. Packs sealed after the
+    creation of this object are not in the archive. Packs that retention deletes meanwhile are missing at the beginning.
+    No database cursor is open between pieces.
 
     Args:
         streams: last parts of names, such as ``inv1``; empty: all.
@@ -140,7 +140,7 @@ class Archive:
 
     @property
     def total(self) -> int:
-        """The approximate number of packs: it includes packs that the store has dropped from the range."""
+        """The number of packs, for the progress. It is too high if the store has dropped packs of the range."""
         return sum(last - first + 1 for first, last in self._spans.values())
 
     def pieces(self) -> Iterator[ArchivePiece]:
@@ -157,7 +157,7 @@ class Archive:
                 yield ArchivePiece("births.jsonl", (birth,), 0)
         for _, keys in groupby(self._store.documents.checkpoint_keys(self._from, self._to), lambda key: key[1]):
             pages = [body for key in keys if (body := self._store.documents.checkpoint(*key))]
-            # all pages or none: to a verifier, a missing page looks withheld
+            # all pages of a checkpoint or none: to a verifier, a missing page would look withheld
             if all(map(self._is_within, pages)):
                 yield ArchivePiece("checkpoints.jsonl", tuple(pages), 0)
         for stream, (first, last) in self._spans.items():
@@ -212,7 +212,7 @@ def is_ours(stream: str) -> bool:
 
 
 def chosen(known: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The full names of these devices; without names, all known streams. Raises UsageError for an unknown device."""
+    """The streams of the devices ``names``; all of ``known`` if it is empty. Raises UsageError for unknown devices."""
     ends = {stream.rpartition("/")[2]: stream for stream in known}
     for name in names:
         if name not in ends:

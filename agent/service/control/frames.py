@@ -1,6 +1,6 @@
 """Encodes and decodes frames on the control socket.
 
-The requests in them are decoded in another module, which the agent does not load before the first request.
+Another module decodes the requests in these frames; the agent loads that module at the first request.
 
 A frame consists of one byte (``FrameKind``), the length of the payload (32 bits, big endian), and the payload. On a
 connection, the client sends one REQUEST; all other frames come from the agent:
@@ -27,7 +27,7 @@ from drivers.model import ConfigError, GatewayError, LineDown, LineLent, UsageEr
 SOCKET: Final = "control"  # name of the socket in the runtime directory
 HEADER: Final = struct.Struct(">BI")
 MAX_REQUEST: Final = 64 << 10
-MAX_ANSWER: Final = 17 << 20  # payload of one frame, in bytes; a pack may have 16 MiB
+MAX_ANSWER: Final = 17 << 20  # bytes; largest payload of an agent's frame, far above the largest pack (8 MiB)
 VERSIONS: Final = "Do agent and tool have the same version? `meterhouse status` shows the agent's"
 
 

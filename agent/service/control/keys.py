@@ -21,7 +21,7 @@ from agent.service.control.protocol import Access, Keys, PublishedKey, Reply
 from agent.store import Store
 from drivers.model import GatewayError, UsageError, clean_text
 
-HOLD_S: Final = 10.0  # longest pause of sealing; the tool must make its key two seconds earlier
+HOLD_S: Final = 10.0  # longest pause of sealing; a tool must make its key two seconds before the end
 LOOK_S: Final = 0.05  # interval of the checks for the new key
 PAUSE_S: Final = 60.0  # no new pause for this long after a tool paused sealing but made no key
 
@@ -29,8 +29,9 @@ PAUSE_S: Final = 60.0  # no new pause for this long after a tool paused sealing 
 async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> dict[str, Any]:
     """Serve a request about keys.
 
-    The answer to ``Keys`` has one part: the last signed sequence of each stream. Returns {"kid"}: the thumbprint of the
-    newest published key (``PublishedKey``), or of the active key after a hold; None without hold.
+    The answer to ``Keys`` has one part: the last signed sequence of each stream. Returns {"kid": thumbprint}. For
+    ``PublishedKey`` it is the newest published key. For ``Keys`` it is the key active after the pause of sealing, and
+    None if no pause was requested.
 
     Raises:
         NotAllowed: only root and the agent's user may pause sealing.
@@ -43,7 +44,7 @@ async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> 
     if service is None or not request.hold:
         await reply.part(json.dumps(await last_signed(access, kid, until_ms, before)).encode())
         return {"kid": None}
-    if access.caller.uid not in (0, os.geteuid()):  # other users cannot write the key file anyway
+    if access.caller.uid not in (0, os.geteuid()):  # other users cannot make a key, so they need no pause
         hint = "Use sudo to replace or revoke keys"
         what = f"{access.caller} may not pause sealing: only root and the agent's user may"
         raise NotAllowed(what, where="control", hint=hint)
@@ -54,7 +55,7 @@ async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> 
             raise GatewayError("sealing was paused just now and no new key was made", where="agent", hint=hint)
         await reply.part(json.dumps(await last_signed(access, kid, until_ms, before)).encode())
         old, give_up = watch.kid, time.monotonic() + HOLD_S
-        watch.last_unused_hold_s = time.monotonic()  # even if the tool disconnects now
+        watch.last_unused_hold_s = time.monotonic()  # now, because the tool may disconnect during the pause
         while watch.kid == old:
             await watch.check()
             if time.monotonic() > give_up:
@@ -66,11 +67,11 @@ async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> 
 
 
 async def last_signed(access: Access, kid: str, until_ms: int | None, before: Collection[str] = ()) -> dict[str, int]:
-    """The last sequence in each stream that a key or one of its predecessors signed: stream -> sequence.
+    """Find the last pack in each stream that a key or one of its predecessors signed. Returns stream -> sequence.
 
     Args:
         until_ms: only packs that end up to this time count; None: all packs.
-        before: the predecessors of the key in the key file, which may be newer than the published records.
+        before: the predecessors of the key according to the key file, which may be newer than the published records.
 
     Raises:
         UsageError: the published records do not name this key.
@@ -93,7 +94,7 @@ async def last_signed(access: Access, kid: str, until_ms: int | None, before: Co
 
 
 def _last(store: Store, stream: str, later: frozenset[str]) -> int:
-    """The last sequence before the first pack that one of the ``later`` keys signed. Found by bisection."""
+    """Find, by bisection, the first pack that a key in ``later`` signed. Returns the sequence before it; 0: none."""
     low, high = 0, store.packs.head(stream).seq + 1
     top = high
     if not later:
@@ -106,12 +107,12 @@ def _last(store: Store, stream: str, later: frozenset[str]) -> int:
         else:
             low = packs[0].seq
     if low == 0 and (oldest := store.packs.after(stream, 0, top, 1)):
-        return oldest[0].seq - 1  # the packs that the key signed are deleted
+        return oldest[0].seq - 1  # all packs before those of the later keys are deleted
     return low
 
 
 def _until(store: Store, stream: str, until_ms: int) -> int:
-    """The sequence of the last pack that ends at or before ``until_ms``; 0: none."""
+    """The sequence of the last pack that ends at or before ``until_ms``; 0: no pack ends before this time."""
     span = store.packs.spans(0, until_ms).get(stream)
     if span is None:
         return 0

@@ -1,8 +1,8 @@
 """Serves the data of the gateway's page and of reports: a day by intervals, lists of days, births, packs, periods.
 
-An answer is one JSON document, sent in parts; numbers keep all their digits. Its size is bounded: an answer about one
-device has its main points or the requested ones, an answer about all devices has only totals. The store is read in
-slices.
+An answer is one JSON document, sent in parts; numbers keep all their digits. To limit its size, an answer about one
+device has only the requested points, by default the main points. An answer about all devices has only totals. The store
+is read in slices, so that sealing does not have to wait.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from drivers.encoding import base64url
 from drivers.model import GatewayError, UsageError, clean_text
 
 FIRST_YEAR, LAST_YEAR = 1970, 2199
-MOST_POINTS: Final = 24  # points of a device in an answer, if the request names none
+MOST_POINTS: Final = 24  # if the request names no points, the answer has at most this many of a device
 DAYS_AT_ONCE: Final = 32
 PART_BYTES: Final = 1 << 19
-NEWEST: Final = 1 << 53  # larger than every sequence
+NEWEST: Final = 1 << 53  # stands for the newest pack: larger than every sequence
 _PER_HOUR: Final[Mapping[str, str]] = {"kWh": "kW", "kvarh": "kvar", "kVAh": "kVA"}
 
 _encoder = msgspec.json.Encoder(decimal_format="number")
@@ -69,7 +69,7 @@ def day_of(text: str, where: str = "report") -> date | None:
         found = date.fromisoformat(text)
     except ValueError:
         raise UsageError(f"invalid date {clean_text(text, 40)!r}", where=where, hint="Example: 2026-11-24") from None
-    if not FIRST_YEAR <= found.year <= LAST_YEAR:  # the days before and after it must be valid dates too
+    if not FIRST_YEAR <= found.year <= LAST_YEAR:  # far from the limits of ``date``: other days are computed from it
         hint = f"Reports cover the years {FIRST_YEAR} to {LAST_YEAR}"
         raise UsageError(f"no report for {found}", where=where, hint=hint)
     return found
@@ -78,7 +78,7 @@ def day_of(text: str, where: str = "report") -> date | None:
 def now_of(access: Access, now_ms: int) -> int:
     """The time of the answer in UTC ms.
 
-    A running agent uses its own clock, as it does for intervals; else ``now_ms``.
+    This is the time of the agent's clock, which intervals use too. If no agent runs, it is ``now_ms`` of the request.
     """
     return now_ms if access.service is None else int(access.service.clock.now_ms())
 
@@ -92,7 +92,7 @@ async def send(access: Access, reply: Reply, document: Mapping[str, Any]) -> dic
 
 
 async def days(access: Access, request: Days) -> dict[str, Any]:
-    """Return the local days that have intervals, and today. If the client's ``stamp`` is current, only report that."""
+    """Return the local days that have intervals, and today. If the client has this answer already, say only that."""
     calendar = Calendar(access.config.timezone, access.config.interval.length_ms)
     now_ms = now_of(access, request.now_ms)
     valid = await access.call(partial(validity, access, calendar, 0, 0, now_ms, request.after_change))
@@ -143,7 +143,7 @@ async def signed(access: Access, request: Birth | Pack, reply: Reply) -> dict[st
 
 
 async def day(access: Access, request: Day, reply: Reply) -> dict[str, Any]:
-    """Send the document of a day; returns its length. If the client's ``stamp`` is current, only report that."""
+    """Send the document of a day; returns its length. If the client has this document already, say only that."""
     config = access.config
     calendar = Calendar(config.timezone, config.interval.length_ms)
     now_ms = now_of(access, request.now_ms)
@@ -152,7 +152,7 @@ async def day(access: Access, request: Day, reply: Reply) -> dict[str, Any]:
     look = partial(validity, access, calendar, start, end, now_ms, request.after_change)
     valid = await access.call(
         look
-    )  # before the work: intervals written during the work then change the stamp, or count as corrections
+    )  # before the work, so that the client asks again if intervals are written or corrected during the work
     if request.unless == valid.stamp:
         return {"unchanged": True, **valid.as_dict()}
     until = end if end <= now_ms else max(start, await access.call(partial(known_until, now_ms)))
@@ -184,7 +184,7 @@ async def day(access: Access, request: Day, reply: Reply) -> dict[str, Any]:
 
 
 class _DayWork:
-    """Collects the data for a request about a day. ``until_ms``: end of the known part of the day."""
+    """Collects the data for a request about a day, of which the intervals up to ``until_ms`` are known."""
 
     def __init__(self, config: Config, calendar: Calendar, start_ms: int, until_ms: int) -> None:
         self._config, self._calendar = config, calendar
@@ -250,7 +250,10 @@ class _DayWork:
         return out
 
     def site_gaps(self) -> list[list[Any]]:
-        """The gaps of all devices added up: [from, reason, devices, ms, whole_ms] by interval and reason."""
+        """The gaps of all devices added up: [from, reason, devices, ms, whole_ms] by interval and reason.
+
+        ``whole_ms`` is the part of ``ms`` in which all points of a device were missing.
+        """
         return [[start, reason, *sums_of] for (start, reason), sums_of in sorted(self._gaps_of_all.items())]
 
     def _total(self, one: MeterAmount) -> dict[str, Any]:
@@ -335,7 +338,7 @@ class _Lacking:
         self.reasons: Sequence[tuple[str, int, int]] = ()
 
     def add(self, stream: str, reasons: Sequence[tuple[str, int, int]]) -> None:
-        """Add one device. ``reasons``: (reason, ms, how many of these ms concern the whole device)."""
+        """Add one device. ``reasons``: (reason, ms, the part of these ms in which all its points were missing)."""
         self.devices += 1
         lack = sum(whole_ms for _, _, whole_ms in reasons), sum(ms for _, ms, _ in reasons)
         if not self.stream or lack > self._lack:
@@ -350,7 +353,7 @@ class _Series:
         self.rows: list[list[Any]] = []
         self._covered_ms, self._amount = 0, Decimal(0)
         if first.amount is None and first.gauge_unit:
-            self.unit = ""  # a gauge that is not a power has no sum
+            self.unit = ""  # no sum: only a power can be summed over time, to an energy; other gauges cannot
 
     def add(self, row: IntervalRow) -> None:
         """Add a row."""
@@ -389,7 +392,7 @@ def add_missing(into: dict[str, list[int]], reason: str, ms: int, whole_ms: int)
 
 
 def is_main(column: Column) -> bool:
-    """True if the column represents its device: an amount of a role, or a counter of the whole device without role."""
+    """True if answers have the column by default: it has a flow, or is a counter of a whole device without role."""
     return bool(column.flow) or (not column.role and column.kind == "counter" and column.point.count(".") <= 2)
 
 
@@ -422,7 +425,7 @@ def _site_row(one: RoleSum) -> list[Any]:
 
 
 async def report(access: Access, request: PeriodReport, reply: Reply) -> dict[str, Any]:
-    """Send the report of a period; returns its length. If the client's ``stamp`` is current, only report that."""
+    """Send the report of a period; returns its length. If the client has this report already, say only that."""
     config, day, now_ms = access.config, day_of(request.day), now_of(access, request.now_ms)
     calendar = Calendar(config.timezone, config.interval.length_ms)
     at_ms = calendar.midnight(day) if day is not None else now_ms
@@ -445,7 +448,7 @@ async def report(access: Access, request: PeriodReport, reply: Reply) -> dict[st
         until = min(end, period.until_ms)
         pages = await fetch_pages(access, start, until, streams)
         late = await access.call(partial(unwritten.before, at_ms=until))
-        # not in the loop, which serves lines, nor in the database thread, which seals readings
+        # in a separate thread: the loop must serve the lines, and the database thread must seal readings
         await access.compute(partial(_add, reporter, balancer, calendar, start, end, until, pages, late))
         for at in range(0, len(streams), STREAMS_AT_ONCE):
             await access.call(partial(missing.add, streams[at : at + STREAMS_AT_ONCE], start, until))
@@ -456,7 +459,7 @@ async def report(access: Access, request: PeriodReport, reply: Reply) -> dict[st
 
 
 def _late_roles(config: Config, period: Period, store: Store) -> set[str]:
-    """The roles of new devices, which have not sealed anything in a period that is not over yet."""
+    """The roles of devices that have no pack in the known part of the period; empty if the period is over."""
     if period.until_ms >= period.end_ms:
         return set()
     heads = store.packs.heads()
@@ -488,7 +491,7 @@ class _Missing:
             add_missing(self._found.setdefault(stream, {}), row.reason, row.ms, row.whole_ms)
 
     def devices(self, store: Store) -> list[dict[str, Any]]:
-        """Describe the gaps of all configured devices, and of other devices that have gaps."""
+        """The sums of gaps by reason, for all configured devices and for removed devices that have gaps."""
         starts = store.intervals.gaps.starts()
         return [
             {
@@ -511,7 +514,7 @@ def _add(
     pages: FetchedPages,
     late: Sequence[Unwritten],
 ) -> None:
-    """Add one day to the report. ``until``: end of the known part of the day."""
+    """Add the day from ``start`` to ``end``, of which only the part up to ``until`` is known, to the report."""
     takers = balancer.takers(start, end)
     reporter.add(sums(pages, calendar, start, until, trail="whole", meters=takers, unwritten=late))
     balancer.add(takers, start, end)

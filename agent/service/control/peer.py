@@ -17,7 +17,7 @@ from typing import Any, Final
 from drivers.model import GatewayError, clean_text
 
 _SO_PEERGROUPS: Final = 59  # the socket module does not define it
-_GROUPS_BYTES: Final = 1024  # the most that Python reads: 256 groups
+_GROUPS_BYTES: Final = 1024  # Python's getsockopt reads at most this much: 256 groups
 _MOST_GROUPS: Final = 65536  # NGROUPS_MAX
 _CREDENTIALS: Final = struct.Struct("iII")
 
@@ -70,7 +70,10 @@ def peer_of(sock: socket.socket) -> Peer:
 
 
 def _many_groups(sock: socket.socket) -> bytes:
-    """The groups of a peer that is in more groups than Python reads, as in large domains; empty after an error."""
+    """The gids of a peer that is in more groups than Python reads, which happens in large domains.
+
+    Returns the bytes of the C array; empty after an error.
+    """
     import ctypes  # imported here, because it needs memory and is rarely used
 
     groups, size = (ctypes.c_uint32 * _MOST_GROUPS)(), ctypes.c_uint32(_MOST_GROUPS * 4)
@@ -92,7 +95,7 @@ def unmapped_uid() -> int:
 def login_of(uid: int) -> str:
     """The name of a user; "" if there is no such user. May wait for a directory service."""
     if uid == unmapped_uid():
-        return ""  # this uid stands for every unmapped user, not for `nobody`
+        return ""  # this uid stands for every unmapped user; its name would be misleading
     try:
         return clean_text(pwd.getpwuid(uid).pw_name, 64)
     except (KeyError, OSError):
@@ -127,7 +130,7 @@ class AccessRules:
         """Raise NotAllowed if the peer does not have this right. Its hint tells how to get the right.
 
         Args:
-            group, group_gid: the group whose members may make changes. gid None: the group does not exist.
+            group, group_gid: the group whose members may make changes. ``group_gid`` None: the group does not exist.
         """
         if peer.uid in self.own:
             return

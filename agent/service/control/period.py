@@ -24,7 +24,7 @@ from agent.service.control.protocol import Access
 from agent.service.results.site import UnwrittenStreams
 from agent.store import Store
 
-STREAMS_AT_ONCE: Final = 25  # in one slice of the database thread: a few milliseconds
+STREAMS_AT_ONCE: Final = 25  # streams read in one slice of the database thread, which takes a few ms
 MOST_CHANGES: Final = 20_000  # if there are more corrections, all days count as corrected
 MOST_DAYS: Final = 400  # if there are more corrected days, all days count as corrected
 SETTLED_MS: Final = 2 * 3_600_000  # an interval that is still not written this long after its end has no readings
@@ -35,7 +35,7 @@ class Validity:
     """How long an answer is valid; see the docstring of the module.
 
     ``stamp`` changes whenever the answer could change. ``change``: number of the newest correction. ``changed``: the
-    local days corrected after the number that the client sent. None: the client must request all days again.
+    local days with corrections after the number that the client sent; None: the client must request all days again.
     """
 
     closed: bool
@@ -72,7 +72,7 @@ def validity(
     return Validity(closed, stamp, epoch, change, _corrected(calendar, after_change, change, store))
 
 
-_unwritten: list[tuple[Config, UnwrittenStreams]] = []  # for the newest configuration only
+_unwritten: list[tuple[Config, UnwrittenStreams]] = []  # at most one entry: for the newest configuration
 
 
 def unwritten_of(config: Config) -> UnwrittenStreams:
@@ -87,13 +87,13 @@ def _digest(*parts: object) -> str:
 
 
 def _corrected(calendar: Calendar, after: int | None, change: int, store: Store) -> Sequence[date] | None:
-    """The days of the corrections after number ``after``. None: unknown.
+    """The days of the corrections after number ``after``. None: they are not known, so every day may be corrected.
 
-    ``after`` None: the client has no answer yet.
+    ``after`` None: the client has no answer yet, so the result is empty.
     """
     if after is None or after == change:
         return ()
-    if not 0 < change - after <= MOST_CHANGES:  # outside this range, the number may be of another database
+    if not 0 < change - after <= MOST_CHANGES:  # too many, or ``after`` is the number of another database
         return None
     found = store.intervals.interval_changes(after)
     if not found or found[0][0] != after + 1:
@@ -103,7 +103,7 @@ def _corrected(calendar: Calendar, after: int | None, change: int, store: Store)
 
 
 def known_until(now_ms: int, store: Store) -> int:
-    """The end of the newest interval if it is less than two hours old, else ``now_ms``.
+    """The time up to which intervals are known: the end of the newest interval, or ``now_ms`` if it is two hours old.
 
     Called in the database thread.
     """

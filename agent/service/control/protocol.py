@@ -24,7 +24,7 @@ T = TypeVar("T")
 LONGEST_LEASE_S: Final = 900
 END_MS: Final = 1 << 52  # the largest time in a request
 DECIMAL: Final = r"^-?[0-9]{1,25}(\.[0-9]{1,12})?\Z"
-LAST_NOW_MS: Final = 7_258_000_000_000  # in 2199, because calendars end before END_MS
+LAST_NOW_MS: Final = 7_258_000_000_000  # the largest ``now_ms``, in 2199: calendars cannot reach END_MS
 
 Text = Annotated[str, Meta(max_length=400)]
 TimeMs = Annotated[int, Meta(ge=0, le=END_MS)]
@@ -67,8 +67,9 @@ class Intervals(RangeRequest, frozen=True, tag="intervals"):
 class KnownAnswer(RequestBase, frozen=True, kw_only=True):
     """A request whose answer the client may keep (see ``agent.service.control.period``).
 
-    ``now_ms``: the time, used only if no agent runs. ``unless`` and ``after_change``: the ``stamp`` and ``change`` of
-    the answer that the client already has. Members with default values are not sent, so that an older agent can answer.
+    ``now_ms``: the client's time, used only if no agent runs. ``unless`` and ``after_change``: the ``stamp`` and
+    ``change`` of the answer that the client already has. A member with its default value is not sent: an older agent,
+    which does not know the member, can then answer.
     """
 
     now_ms: Annotated[int, Meta(ge=0, le=LAST_NOW_MS)]
@@ -89,8 +90,9 @@ class PeriodReport(KnownAnswer, frozen=True, kw_only=True, omit_defaults=True, t
 class Day(KnownAnswer, frozen=True, kw_only=True, omit_defaults=True, tag="day"):
     """Get a day by intervals.
 
-    Without ``streams`` (last parts of names), the answer has the site's roles, and the totals of each device; else
-    these devices with their points and gaps. ``day``: a date; "" means today. ``points``: names; empty: main points.
+    Without ``streams`` (last parts of names), the answer has the site's roles and the totals of each device. Otherwise
+    it has only the devices in ``streams``, with their points and gaps. ``day``: a date; "" means today. ``points``:
+    names of points; empty: the main points.
     """
 
     module: ClassVar[str] = "agent.service.control.pages"
@@ -149,8 +151,8 @@ class Declare(RequestBase, frozen=True, tag="declare"):
 class ComparedDevice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One device of a handover.
 
-    ``n``, ``t_ms`` and ``v``: point, time and value of a recorded reading; ``display``: the value on the display of the
-    device, "" if nobody read it.
+    ``n``, ``t_ms`` and ``v``: point, time and value of a recorded reading; ``display``: the value that a person read on
+    the display of the device, "" if nobody read it.
     """
 
     device: Text
@@ -181,8 +183,8 @@ class PublishedKey(RequestBase, frozen=True, tag="key"):
 class Keys(RequestBase, frozen=True, tag="keys"):
     """Get the last sequence in each stream that key ``kid`` or one of its predecessors (``before``) signed.
 
-    ``until_ms``: only packs that end up to this time count. With ``hold`` (only for root and the agent's user), sealing
-    is paused from the answer on until another key is active, for at most ten seconds.
+    ``until_ms``: only packs that end at or before this time count. With ``hold``, the agent pauses sealing when it
+    answers, until another key is active, for at most ten seconds. Only root and the agent's user may use ``hold``.
     """
 
     right: ClassVar[Right] = Right.CHANGE

@@ -12,7 +12,7 @@ from drivers.line import Line
 from drivers.model import LineLent, UsageError, clean_text
 
 MAX_COMPLAINTS: Final = 200  # the answer to a reload has at most this many complaints
-GRANT_S: Final = 30.0  # a lease waits this long at most for the end of the current request on the line
+GRANT_S: Final = 30.0  # a lease waits at most this long until the current request on the line has ended
 
 
 async def answer(access: Access, request: Reload | Lease, reply: Reply) -> dict[str, Any]:

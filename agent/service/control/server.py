@@ -44,12 +44,12 @@ T = TypeVar("T")
 log = logging.getLogger("meterhouse")
 MODE: Final = 0o660
 BACKLOG: Final = 64  # connections that the kernel queues until the loop accepts them
-# KEPT: connections reserved for root and the agent's user. For these two, MAX_OF_USER does not apply.
+# KEPT: this many of MAX_CONNECTIONS are reserved for root and the agent's user, who are not limited by MAX_OF_USER.
 MAX_CONNECTIONS, MAX_OF_USER, KEPT = 16, 4, 4
-REQUEST_S: Final = 5.0  # deadline for the complete request, from the connection on
+REQUEST_S: Final = 5.0  # the complete request must arrive within this time after the connection
 SEND_S: Final = 60.0  # a client that reads nothing for this long is considered dead
 PROGRESS_S: Final = 1.0  # interval of PROGRESS frames
-NAMES_S: Final = 2.0  # deadline for a directory service that looks up user and group
+NAMES_S: Final = 2.0  # longest wait for a directory service to look up user and group
 _REQUESTS: Final = frozenset({FrameKind.REQUEST})
 
 
@@ -341,7 +341,7 @@ class ControlConnection:
 
 
 class ReadThrottle:
-    """Limits the work for all read-only requests together to half of the time.
+    """Limits the work for all read-only requests together to half of the time, so that other work is not delayed.
 
     It runs one slice of work at a time, and then pauses for as long as the slice took. So sealing waits for at most one
     slice, even if there are many requests. There are two throttles: for the database thread, and for other threads.
@@ -388,7 +388,7 @@ class RunningAccess:
             running = asyncio.ensure_future(asyncio.to_thread(function))
             try:
                 return await asyncio.shield(running)
-            except asyncio.CancelledError:  # the client left; the turn lasts until the thread ends
+            except asyncio.CancelledError:  # the client left, but the thread still works: keep the turn until it ends
                 await asyncio.wait({running})
                 raise
 
@@ -425,7 +425,7 @@ def _listen(folder_fd: int) -> socket.socket:
     try:
         door.setblocking(False)
         os.fchmod(door.fileno(), MODE)  # before bind: the socket never allows more than this
-        door.bind(f"/proc/self/fd/{folder_fd}/{SOCKET}")  # a short path, because the length of socket paths is limited
+        door.bind(f"/proc/self/fd/{folder_fd}/{SOCKET}")  # short, because the length of a socket path is limited
         os.chmod(SOCKET, MODE, dir_fd=folder_fd)  # after bind: the umask may have removed rights
         door.listen(BACKLOG)
     except BaseException:

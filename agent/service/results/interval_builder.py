@@ -1,8 +1,8 @@
 """The interval builder: makes intervals from records that were just committed and, after a start, from packs.
 
-It runs in the database thread after the commit, so sealing never waits for it. Intervals that were not written before a
-kill are made from the packs again. After a start, a stream is behind: new records are ignored until all of its packs
-are read, in slices. From then on the readings come directly from the ring, at a few nanoseconds each. If the stored
+It runs in the database thread after the commit, so sealing never waits for it. If a kill loses intervals, they are made
+again from the packs. After a start, a stream is behind: its packs are read in slices, and new records are ignored until
+all packs are read. From then on the readings come directly from the ring, at a few nanoseconds each. If the stored
 state of a stream is not usable, its intervals of the newest day are rebuilt from its packs.
 """
 
@@ -42,7 +42,7 @@ from drivers.model import GatewayError
 
 log = logging.getLogger("meterhouse.intervals")
 SLICE_S = 0.03  # time in the database thread for one slice of reading packs
-FOLD_AFTER_MS = 3 * 3_600_000  # time from the end of a day until its pages are merged; by then corrections are written
+FOLD_AFTER_MS = 3 * 3_600_000  # the pages of a day are merged this long after its end, when most corrections exist
 
 Event = tuple[str, dict[str, Any]]  # stream, event
 
@@ -53,7 +53,7 @@ class _StreamState:
 
     ledger: Ledger
     replay: PackReplay
-    table: BirthTable | None = None  # table in effect; None: not known from a committed segment yet
+    table: BirthTable | None = None  # table of the newest committed segment; None: no segment since the start
     rebuild: _Rebuild | None = None
     rebuilt_ms: int = 0  # end of the intervals that were written before a rebuild; 0: no rebuild
 
@@ -63,7 +63,7 @@ class _Rebuild:
     """The rebuild of a ledger from packs, while intervals of an earlier run are already written."""
 
     written_ms: int  # end of the intervals that are already written
-    repair: Repair | None  # the repair of older intervals that follows; None: none follows
+    repair: Repair | None  # the repair of older intervals, which begins afterwards; None: not needed
     made: RebuiltRows = field(default_factory=list)  # rebuilt rows, to be compared with the written ones
     gaps: list[GapRow] = field(default_factory=list)  # gaps of all intervals made so far, written at the end
 
@@ -81,7 +81,7 @@ class _Unsaved:
         store.intervals.add(self.pages, self.states, self.repairs, self.gaps)
 
     def forget(self, stream: str) -> None:
-        """Forget the unsaved data of a stream, which is then read again from its stored state."""
+        """Forget the unsaved data of a stream. The caller then continues the stream from its stored state."""
         self.pages = [page for page in self.pages if page.stream != stream]
         self.gaps = [gaps for gaps in self.gaps if gaps.stream != stream]
         self.states.pop(stream, None)
@@ -127,7 +127,7 @@ class IntervalBuilder:
                     PackSpan(p.seq, p.boot, p.from_ms, p.to_ms, p.part, gaps_of_pack(p.gaps)) for p in segment.packs
                 ]
                 if not state.ledger.take_ring(segment.ring, segment.positions, spans):
-                    # the ring was overwritten meanwhile: continue from the stored state and later packs
+                    # the ring was overwritten meanwhile: continue with the stored state and the packs after it
                     del self._states[segment.stream]
                     self._behind[segment.stream] = None
                     continue
@@ -203,16 +203,16 @@ class IntervalBuilder:
         return _StreamState(ledger, PackReplay(stream, ledger, 0, False))
 
     def _rebuilt(self, store: Store, stream: str, other: int | None) -> _StreamState:
-        """Begin to rebuild a ledger, from the newest day on; from the end of the written intervals if that is earlier.
+        """Begin to rebuild a ledger from the newest day on, or from the end of the written intervals if it is earlier.
 
         Args:
-            other: sequence of the stored state if this is intact, but of another version or other settings. Earlier
-                days are then compared with their packs too. None: they are not.
+            other: sequence of the stored state if it is intact, but of another version or other settings. Earlier days
+                are then compared with their packs later. None: earlier days are not compared.
         """
         written_ms, head = store.intervals.end_ms(stream), store.packs.head(stream)
         from_ms = min(written_ms, self.calendar.stretch("day", head.to_ms)[0])
         replay = begin_replay(store, stream, self.calendar, self.rule, from_ms)
-        if replay.trusted_ms:  # 0: the replay reads all packs, and counts itself how often the clock was set back
+        if replay.trusted_ms:  # else the replay reads all packs, and itself counts how often the clock was set back
             replay.ledger.row_builder.turn = _turn_at(store, stream, written_ms)
         repair = None
         if other is not None:
@@ -248,7 +248,7 @@ class IntervalBuilder:
                 for counter_event in state.ledger.counter_events:
                     self._note(stream, event_of(counter_event))
                 state.ledger.counter_events = []
-                if state.rebuild is not None:  # stores no state, so that after a kill the rebuild starts again
+                if state.rebuild is not None:  # store no state yet: after a kill, the rebuild must start again
                     written, made = split_rows(made, state.rebuild.written_ms)
                     state.rebuild.made += written
                     state.rebuild.gaps += gaps
@@ -284,7 +284,7 @@ class IntervalBuilder:
         self._unsaved = _Unsaved()
 
     def _note_gap_start(self, stream: str, ledger: Ledger) -> None:
-        """Store the time from which on gaps are known, together with the first state that has gaps."""
+        """Store, once, the time from which on the gaps of a stream are known: with its first state that has gaps."""
         if ledger.gaps_from_ms is not None:
             self._unsaved.gaps.append(NewGaps(stream, (), from_ms=ledger.gaps_from_ms))
             ledger.gaps_from_ms = None
@@ -292,7 +292,8 @@ class IntervalBuilder:
     def closed_ms(self, streams: Iterable[str]) -> int:
         """The time in UTC ms up to which all these streams have written their intervals.
 
-        0: one of them has no interval yet, or its packs are not all read.
+        Streams that a bug has stopped are left out. 0: one of the others has no interval yet, or its packs are not all
+        read.
         """
         ends = []
         for stream in streams:
@@ -320,7 +321,7 @@ class IntervalBuilder:
             followed = stream in self._states or stream in self._behind
             start_ms, end_ms = self.calendar.stretch("day", head.to_ms)
             repairs.append(Repair(stream, head.seq, start_ms if followed else end_ms))
-            if followed:  # the newest day is rebuilt when its packs are read again
+            if followed:  # ``catch_up`` reads the packs of the newest day again and rebuilds it
                 self._states.pop(stream, None)
                 self._behind[stream] = None
         store.intervals.drop_damaged_pages(repairs)
@@ -330,7 +331,7 @@ class IntervalBuilder:
     def tidy(self, store: Store, now_ms: int) -> None:
         """Merge the pages of past days, a few days per call, and delete old intervals.
 
-        ``now_ms`` 0: the clock is unreliable.
+        ``now_ms`` 0: the clock is unreliable, so nothing is done.
         """
         if now_ms:
             store.intervals.merge_days(self.calendar.stretch("day", now_ms - FOLD_AFTER_MS)[0], self.calendar.day, fold)

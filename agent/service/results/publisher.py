@@ -1,13 +1,13 @@
 """The result publisher: lets intervals be built after commits, closes them, and publishes their results.
 
-It runs in the loop. An interval of the site is closed when all devices have written their intervals, or 20 minutes and
-four packs after its end at the latest: a dead device must not hold back the site's figures. After a start, this time
-begins when all packs are read, because the first readings complete earlier intervals.
+It runs in the loop. An interval of the site is closed when all devices have written their intervals, or at the latest
+20 minutes and four pack intervals after its end: a dead device must not hold back the site's figures. After a start,
+this time begins when all packs are read, because the first readings complete earlier intervals.
 
 Results are sealed as packs of stream ``_indicators``; their ``from`` and ``to`` are interval boundaries. The head of
 the stream is written in the same transaction as the pack, and records which intervals are published. So each interval
-is published exactly once, also across restarts. Before the very first results, intervals are skipped while devices are
-still being reached for the first time.
+is published exactly once, also across restarts. At the very first start, results begin only after the interval in which
+the devices are reached for the first time.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from drivers.model import GatewayError
 from ext.ring import Ring
 
 log = logging.getLogger("meterhouse.intervals")
-LATE_MS = 1_200_000  # a stream without readings is sealed at least every 15 minutes
-LATE_PACKS = 4  # additional packs to wait for: after a start, the third pack may still change an earlier interval
-WAITED_MS = 86_400_000  # the first results wait for a meter for less than this time
+LATE_MS = 1_200_000  # wait for streams: longer than 15 minutes, within which even a silent stream is sealed
+LATE_PACKS = 4  # more waiting, in pack intervals: after a start, even the third pack may change earlier intervals
+WAITED_MS = 86_400_000  # a wait for the first results that an earlier run began goes on if it is younger than this
 LOOK_S = 2.0
-SLICES_S = 0.05  # pause between two slices of catching up, so that sealing goes first
+SLICES_S = 0.05  # pause between two slices of catching up, in which packs can be sealed
 TIDY_EVERY_S = 60.0
 AT_ONCE = 96  # at most this many intervals are published in one call, after a long downtime
 
@@ -55,15 +55,15 @@ class ResultProducer(Protocol):
         """Return result objects as in docs/pack-format.md. After a GatewayError, the publisher calls again later."""
 
     def prepare(self, store: Store, start_ms: int) -> bool:
-        """Do one slice of preparation for the interval that begins at ``start_ms``. True: there is more to do."""
+        """Prepare the interval that begins at ``start_ms``, for one slice of time. True: there is more to do."""
 
 
 class ResultPublisher:
     """Publishes results. The service owns it, and sets ``producers`` before it calls ``open``.
 
     Args:
-        packer_of: returns the packer of a stream. It continues the stored stream; a new stream begins at the given UTC
-            ms.
+        packer_of: called with a name and a time in UTC ms, returns the packer of the stream. A stored stream is
+            continued; a new stream begins at this time.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class ResultPublisher:
         from_ms = self.builder.calendar.floor(self._clock.now_ms())
         if self.producers:
             begin_ms = await self._db_thread.call(lambda store: store.intervals.results_begin(from_ms))
-            if 0 < from_ms - begin_ms < WAITED_MS:  # no results exist yet: an earlier run was waiting for a meter
+            if 0 < from_ms - begin_ms < WAITED_MS:  # an earlier run waited for a meter, and made no results yet
                 from_ms = begin_ms
         self.packer = self._packer_of(table.stream, from_ms)
         self.packer.use(table)
@@ -126,7 +126,7 @@ class ResultPublisher:
         return None if self._config.store == config.store else self._make(config)
 
     async def reload(self, config: Config, table: BirthTable, builder: IntervalBuilder | None) -> None:
-        """Apply a new configuration. ``table``: of the results; ``builder``: the result of ``prepare``."""
+        """Apply a new configuration. ``table``: point table of the results; ``builder``: result of ``prepare``."""
         self._config = config
         await self._db_thread.call(lambda store: self._take(store, table, builder))
 
@@ -167,7 +167,7 @@ class ResultPublisher:
 
     def _prepare(self, store: Store) -> bool:
         if self.builder.repair.left:
-            return False  # the repair may still change the sums
+            return False  # wait: the repair may still change the sums
         return self.packer is not None and any(
             producer.prepare(store, self.packer.from_ms) for producer in self.producers
         )
@@ -182,10 +182,10 @@ class ResultPublisher:
             await self._db_thread.call(self.builder.save)
 
     def facts(self) -> dict[str, Any]:
-        """Facts for the status; those without content are left out.
+        """Facts for the status. Empty members are left out.
 
         ``reading``: number of streams whose packs are still being read; ``repair``: progress of the comparison with
-        packs; ``stopped``: devices whose intervals an internal error has stopped; ``waits``: the error that delays all.
+        packs; ``stopped``: devices without intervals because of a bug; ``waits``: the error that delays all results.
         """
         found: dict[str, Any] = {"reading": self.builder.reading, "repair": self.builder.repair.facts()}
         found["stopped"] = [stream.rpartition("/")[2] for stream in self.builder.stopped]
@@ -227,7 +227,7 @@ class ResultPublisher:
                 break
             start = end
         lost = self._db_thread.losses_of(packer.stream)
-        if (not made and not lost) or store.intervals.damaged_pages:  # rebuild first
+        if (not made and not lost) or store.intervals.damaged_pages:  # these are rebuilt first
             return
         corrections, last = corrected_figures(store, calendar, packer.from_ms)
         mark = packer.savepoint()
@@ -238,20 +238,20 @@ class ResultPublisher:
             packer.restore(mark)
             raise
         self.closed_ms = self.builder.published_ms = start
-        store.intervals.announce_changes(last)  # after the pack: after a kill in between, they are announced twice
+        store.intervals.announce_changes(last)  # after the commit: a kill in between repeats the event
 
 
 def _begins_later(store: Store, streams: Sequence[str], end_ms: int) -> bool:
-    """True if a device was polled before the end of this interval, but reached after it: its role would count as 0."""
+    """True if a device was first reached just after this interval: in its results, the device would count as 0."""
     heads = store.packs.heads()
     firsts = (store.packs.first_pack(stream)[1] for stream in streams if stream in heads)
     return any(end_ms <= first_ms < end_ms + FIRST_CONTACT_MS for first_ms in firsts)
 
 
 def corrected_figures(store: Store, calendar: Calendar, published_ms: int) -> tuple[list[dict[str, Any]], int]:
-    """Events for corrected intervals in days whose figures are signed, one event per run of consecutive days.
+    """Make events about corrected intervals in past days, whose figures are already signed.
 
-    Also returns the number of the newest change, for ``announce_changes``.
+    Consecutive days share an event. Also returns the number of the newest change, for ``announce_changes``.
     """
     last = store.intervals.announced_change()
     days: dict[date, tuple[int, int]] = {}

@@ -1,8 +1,8 @@
 """Rebuilds intervals: reads the packs of a stream again into a new ledger, in slices.
 
-The growth of a counter is known from its last good reading on, and a step may wait 26 hours for later readings that
-confirm it. So reading begins 26 hours before the first interval that matters. If a counter has no reading there, it
-begins even earlier: the written intervals tell the time of the last reading.
+The growth of a counter is known only from a good reading on, and it may take 26 hours until later readings confirm a
+step. So the replay begins with the packs 26 hours before the first interval that matters. If a counter has no reading
+there, it begins earlier still: the written intervals tell when the counter was last read.
 
 ``IntervalRepair`` compares written intervals with their packs in the background. This is needed if an older version,
 which lost energy at restarts, has written the database, or if the interval settings were different then. It rebuilds
@@ -48,7 +48,7 @@ class PackReplay:
     stream: str
     ledger: Ledger
     trusted_ms: int
-    is_from_the_first: bool  # no earlier packs exist
+    is_from_the_first: bool  # True: the replay begins with the oldest pack in the store
     events: set[tuple[str, str, int]] = field(default_factory=set)  # counter events: (point, kind, UTC ms)
 
     def read(self, store: Store, last: int, deadline_s: float) -> bool:
@@ -57,7 +57,7 @@ class PackReplay:
         while ledger.seq < last and time.monotonic() < deadline_s:
             page = store.packs.after(self.stream, ledger.seq, last, PACKS)
             if not page:
-                ledger.seq = last  # the store has dropped the rest
+                ledger.seq = last  # the store has dropped the remaining packs
                 break
             for pack in page:
                 body: Mapping[str, Any] = json.loads(pack.data, parse_float=str)
@@ -68,7 +68,7 @@ class PackReplay:
 
 
 def begin_replay(store: Store, stream: str, calendar: Calendar, rule: Rule, from_ms: int) -> PackReplay:
-    """Begin a replay whose intervals are right from ``from_ms`` on; from later on if older packs are missing."""
+    """Begin a replay. Its intervals are right from ``from_ms`` on, or from later on if older packs are missing."""
     first, first_ms = store.packs.first_pack(stream)
     trusted_ms = calendar.floor(min(from_ms, _oldest_last_reading(store, stream, calendar, rule, from_ms, first_ms)))
     seq = store.packs.seq_at(stream, trusted_ms - PATIENCE_MS)
@@ -83,9 +83,9 @@ def begin_replay(store: Store, stream: str, calendar: Calendar, rule: Rule, from
 
 
 def _oldest_last_reading(store: Store, stream: str, calendar: Calendar, rule: Rule, at_ms: int, first_ms: int) -> int:
-    """Find the last reading of each point before ``at_ms``, and return the oldest of their times, or ``at_ms``.
+    """Find when each counter was last read before ``at_ms``. Return the oldest of these times; ``at_ms`` if none.
 
-    Later readings can change intervals from this time on. The search goes back to the first pack if necessary.
+    Readings after ``at_ms`` can change intervals back to the returned time. The search ends at the first pack.
     """
     birth = store.packs.birth_before(stream, store.packs.seq_at(stream, at_ms) + 1)
     columns = track(json.loads(birth)["table"], rule).shape.columns if birth is not None else ()
@@ -134,7 +134,9 @@ def corrected_pages(
     next_ms: int = FOREVER,
     open_ms: int = FOREVER,
 ) -> list[NewPage]:
-    """The pages that make written intervals from ``replay.trusted_ms`` to ``to_ms`` equal to those of the replay.
+    """The pages with corrections, after which the written intervals equal those of the replay.
+
+    Only intervals from ``replay.trusted_ms`` to ``to_ms`` are compared.
 
     Args:
         made: the rows of the replay.
@@ -163,7 +165,7 @@ def corrected_pages(
 
 
 def above_written(store: Store, stream: str, made: RebuiltRows, until_ms: int) -> RebuiltRows:
-    """Return the rows. Corrections get a revision that is higher than those of the written rows of the same interval.
+    """Give each correction a higher revision than the written rows of the same interval have. Returns all rows.
 
     Args:
         until_ms: rows that begin before this time may be corrections even if their revision is 0, because intervals
@@ -229,7 +231,7 @@ class _Day:
     def is_over(self) -> bool:
         """True if enough packs are read: all intervals of the day are made, and no later pack can change them.
 
-        This is the case when each counter has a later reading, or 26 hours are over.
+        This is so when each counter has a later reading, when the packs of 26 more hours are read, or at the last pack.
         """
         ledger, end_ms = self.replay.ledger, self.repair.before_ms
         if ledger.seq >= self.head or ledger.to_ms > end_ms + PATIENCE_MS:
@@ -244,7 +246,7 @@ class IntervalRepair:
         self._calendar, self._rule = calendar, rule
         self._day: _Day | None = None
         self.left: dict[str, Repair] = {}  # unfinished repairs, by stream
-        self.oldest_ms = 0  # start of the oldest pack of these streams; 0: no repair is unfinished
+        self.oldest_ms = 0  # start of the oldest pack of the streams in ``left``; 0: no repair is unfinished
         self.corrected = 0  # number of intervals corrected since the start
 
     def open(self, store: Store, followed: Collection[str]) -> None:
@@ -262,7 +264,7 @@ class IntervalRepair:
         self._look_back(store)
 
     def add(self, store: Store, repair: Repair) -> None:
-        """Continue with the older days of a stream. Its newest day is rebuilt, and stored together with ``repair``."""
+        """Compare the older days of a stream in later steps. The interval builder rebuilds the newest day itself."""
         if repair.before_ms:
             self.left[repair.stream] = repair
             self._look_back(store)
@@ -273,8 +275,8 @@ class IntervalRepair:
     def facts(self) -> dict[str, Any]:
         """Facts for the status; empty if nothing is left to compare.
 
-        ``streams``: number of unfinished streams; ``compared_from``: all intervals from this time on are compared;
-        ``packs_from``: time of the oldest pack, at which the comparison ends.
+        ``streams``: number of streams still to compare; ``compared_from``: all later intervals are compared already;
+        ``packs_from``: time of the oldest pack. The comparison goes back in time and ends there.
         """
         if not (left := list(self.left.values())):  # a copy: the database thread may change it meanwhile
             return {}
@@ -290,7 +292,7 @@ class IntervalRepair:
                 if self._day is None or self._day.repair != repair:
                     self._day = self._begin(store, repair)
                 self._read(store, self._day, end_s)
-            except GatewayError:  # a disk error: the next call begins with this day again
+            except GatewayError:  # a disk error: the next call begins this day again
                 self._day = None
                 raise
             except Exception:  # a bug in a sum must never stop the sealing of readings

@@ -1,9 +1,9 @@
 """Makes the results of the site, which are balances and figures, for each interval and each longer period.
 
-The results of an interval are made when it is closed, those of a day, month or year when the day or period ends. All
-functions run in the database thread. ``KnownPacks`` states which packs the results were made from, for verifiers that
-repeat them. The sums of month and year are built day by day, in slices between other work, so that no commit waits
-while a whole year is read.
+The results of an interval are made when it is closed, and the results of longer periods when a day ends. All functions
+run in the database thread. ``KnownPacks`` states from which packs the results were made, so that verifiers can repeat
+them. The sums of month and year are built day by day, in slices between other work: no commit has to wait until a whole
+year is read.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LONGER: tuple[PeriodKind, ...] = ("month", "year")
 class UnwrittenStreams:
     """Finds configured streams whose intervals are not written yet. Used only in the database thread.
 
-    A verifier derives the same streams from the packs and the result ``known``, which is sealed with the other results.
+    A verifier finds the same streams: it has the packs and the result ``known``, which is sealed with other results.
     """
 
     def __init__(self, config: Config) -> None:
@@ -69,9 +69,10 @@ class UnwrittenStreams:
 
 
 class KnownPacks:
-    """Produces the result ``known``: the last pack of each configured stream whose readings are in written intervals.
+    """Produces the result ``known``: for each configured stream, the last pack that the written intervals contain.
 
-    ``last`` is 0 for a stream without written intervals. ``configured``: the list has all configured streams.
+    ``last`` is the sequence of this pack; 0: the stream has no written intervals. ``configured`` is always True: it
+    states that the list has all configured streams that have packs.
     """
 
     def __init__(self, config: Config) -> None:
@@ -106,7 +107,7 @@ class BalanceResults:
 
 
 class NotYet(GatewayError):
-    """Raised while earlier days are still being read. The caller tries again soon."""
+    """Raised if earlier days are still being compared or summed. The caller tries again soon."""
 
     retry = True
 
@@ -126,14 +127,14 @@ class IndicatorResults:
         self._unwritten = UnwrittenStreams(config)
         self._tallies: dict[PeriodKind, PeriodTotals] = {}
         self._starts: dict[PeriodKind, int] = {}
-        self._added_ms = 0  # the tallies contain the days up to this time
+        self._added_ms = 0  # ``_tallies`` contain the days up to this time in UTC ms
         self._change = 0
 
     def __call__(self, store: Store, start_ms: int, end_ms: int) -> list[Mapping[str, Any]]:
         """New declarations, then the figures of the interval; at the end of a day, also those of longer periods."""
         entries = [
             entry for entry in _entries(store) if entry.at_ms < end_ms
-        ]  # later declarations are signed with later intervals
+        ]  # a later declaration is signed with the interval that contains its time
         made: list[Mapping[str, Any]] = [
             {"kind": "declaration", **entry.as_dict()} for entry in entries if start_ms <= entry.at_ms
         ]
@@ -153,7 +154,7 @@ class IndicatorResults:
         changed = store.intervals.interval_changes(self._change)
         self._change = changed[-1][0] if changed else self._change
         if any(start < self._added_ms for _, start, _ in changed):
-            self._starts = {}  # late readings have changed days already added: start again
+            self._starts = {}  # late readings have changed days that are already added: start again
         for kind in LONGER:
             start, _ = self._calendar.stretch(kind, today)
             if self._starts.get(kind) != start:
@@ -190,7 +191,7 @@ class IndicatorResults:
         made: list[Mapping[str, Any]] = []
         tallies: dict[PeriodKind, PeriodTotals] = {"day": day}
         for kind in LONGER:
-            if self._added_ms < end:  # False if a commit of these results failed before
+            if self._added_ms < end:  # else this day is added already, and the commit of the results has failed
                 self._tallies[kind].add(parts)
             tallies[kind] = self._tallies[kind]
         self._added_ms = end
