@@ -47,7 +47,7 @@ class LineSilence:
             self._to_ms, self._reason = to_ms, error.reason
 
     def lasts_ms(self, now_ms: int) -> int:
-        """The time in ms since any device answered. 0: the last visit was answered, or only one visit has failed."""
+        """How long no device has answered, in ms. 0: the last visit was answered, or only one visit has failed."""
         return now_ms - self._from_ms if self.visits >= DEAD_AFTER_FAILURES else 0
 
     def reason_for(self, tick_ms: int, next_ms: int) -> Reason:

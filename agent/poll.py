@@ -50,7 +50,7 @@ ANSWER_TIMES = 2  # ... this many times its usual answer time, if that is longer
 FULL_TRY_EVERY = 4  # every fourth try uses the full timeout, in case the device has become slow
 MAX_WAIT_ROUNDS = 4  # the deadline of a slow pace is at most this many of the shortest periods after its tick
 AWAY_MS = 10_000  # after this long without an answer, the meter may have been exchanged
-IDENTIFY_EVERY_MS = 86_400_000  # the identity is read once in this time, even if the device always answers
+IDENTIFY_EVERY_MS = 86_400_000  # the identity is read at least once in this time, even if the device always answers
 # If the line was reopened, or the driver doubts a counter, another device may answer, and its identity is checked.
 # These are the shortest and longest pauses between such checks, because a check takes time from readings.
 DOUBT_FIRST_S, DOUBT_MOST_S = 60.0, 3600.0

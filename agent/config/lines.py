@@ -50,7 +50,7 @@ def read_limits(table: TomlTable) -> Limits:
 
 
 def is_first(seen: dict[str, TomlTable], table: TomlTable, name: str, key: str = "name") -> bool:
-    """True if the name is unique so far; otherwise adds a complaint with both places."""
+    """True if no earlier table has this name. Otherwise adds a complaint that states the places of both tables."""
     if not name:
         return False
     first = seen.setdefault(name, table)
@@ -119,9 +119,9 @@ def _meaningless(table: TomlTable, scheme: str) -> None:
 
 
 def _check_port(ports: dict[str, TomlTable], table: TomlTable, url: str, notes: list[ConfigWarning]) -> None:
-    """Complain if two lines use one port, because their requests would interleave.
+    """Complain if two lines use the same port, because their requests would interleave.
 
-    Two connections to one gateway may be intended, so they only get a note.
+    Two network connections to the same gateway may be intended, so they only get a note.
     """
     if not url:
         return

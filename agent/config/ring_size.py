@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MIN_RING_BYTES = 64 << 10
 MAX_RING_BYTES = 4 << 30  # limit of a configured size
-AUTO_BYTES = 16 << 20  # least size for size = "auto": with a full disk, a small site can fill it for minutes or hours
+AUTO_BYTES = 16 << 20  # minimum for size = "auto"; if the disk is full, a small site fills it in minutes or hours
 SLOT_BYTES = 16  # each value in the ring takes one slot
 HEAD_SLOTS = 2  # the head of each answer in the ring takes two slots
 AGENT_BYTES = 64 << 20  # memory of an agent without devices; measured in bench/RESULTS.md

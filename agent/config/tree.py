@@ -71,7 +71,7 @@ class RingConfig:
 class IntervalConfig:
     """The lengths of energy intervals and demand windows. The length of an interval divides a day.
 
-    A new demand window starts every ``demand_slip_ms``, so windows overlap.
+    A new demand window starts every ``demand_slip_ms``, so windows may overlap.
     """
 
     length_ms: int = 900_000

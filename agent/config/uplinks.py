@@ -102,7 +102,7 @@ def _unsent_streams(uplinks: Sequence[UplinkConfig], devices: Sequence[str]) -> 
 
 
 def _open_secrets(table: TomlTable, uplink: UplinkConfig, agents: os.stat_result | None) -> list[ConfigWarning]:
-    """Return notes on secrets that other users may read. Errors would stop deliveries of old sites after an upgrade."""
+    """Return notes on secrets that other users may read. As errors they could stop the delivery after an upgrade."""
     password = uplink.password.file if uplink.password else None
     files = (("password_file", password, "set another password"), ("key_file", uplink.key_file, "make a new key"))
     notes = (open_secret(table, key, path, remedy, agents) for key, path, remedy in files if path is not None)

@@ -68,7 +68,7 @@ class Facts:
 
 
 def changes(old: Facts, new: Facts) -> list[Change]:
-    """The differences, as events; empty if the counter epoch continues. Items without a value in both are ignored."""
+    """The differences, as events; empty if the counter epoch continues. An item that only one side has is ignored."""
     both = old.identity.keys() & new.identity.keys()
     differ = {name for name in both if old.identity[name] != new.identity[name]}
     ratios = {name for name in differ if name.startswith(RATIO)}

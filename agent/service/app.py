@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("meterhouse")
 CLOCK_CHECK_S = 1.0  # interval between comparisons with the wall clock
 SNAPSHOT_EVERY_S, SNAPSHOT_MOST_S = 2.0, 10.0
-SNAPSHOT_SHARE = 0.001  # share of time for writing the status: this is every 5 s with 100 devices, 10 s with 200
+SNAPSHOT_SHARE = 0.001  # share of the loop's time for the status: a file every 5 s with 100 devices, 10 s with 200
 # Time after which a computing thread must give the interpreter to a thread that returns from a system call. With
 # Python's default of 5 ms, the first packs of 1,600 devices took 3 s: each signature, hash and write waited for the
 # loop, which was connecting the other devices.

@@ -522,7 +522,7 @@ async def _swap_in_place(manager: DeviceManager, swap: DeviceSwap) -> None:
 
 async def _remove_in_place(manager: DeviceManager, device: RunningDevice) -> None:
     try:
-        await device.poll.pause()  # for good: the device is removed
+        await device.poll.pause()  # not resumed, because the device is removed
         manager.remove(device)
     except BaseException:
         device.poll.resume()

@@ -401,7 +401,7 @@ class Reloader:
         await service.publisher.reload(config, prepared.results, prepared.builder)
         service.publisher.producers = list(prepared.producers)
         text = await self._swap_uplinks(config, prepared.uplinks)
-        if prepared.key is not None:  # last: a key that has signed cannot be taken back
+        if prepared.key is not None:  # last, because packs signed with a new key cannot be taken back
             await service.key_watcher.activate(prepared.key)
         return f"{prepared.change}{text}"
 
@@ -461,6 +461,6 @@ class Reloader:
 
         await self._reconfigure(config, also)
         await self._apply(back)
-        for uplink in failed.uplinks.values():  # these never connected
+        for uplink in failed.uplinks.values():  # stop those that never connected
             if uplink not in service.uplinks:
                 await asyncio.to_thread(uplink.stop, 0.0)

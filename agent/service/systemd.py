@@ -32,7 +32,7 @@ def notify(message: str) -> None:
         try:
             door.sendto(message.encode(), address)
         except OSError:
-            return  # the agent can continue without the service manager
+            return  # ignore the error: the agent works without systemd too
 
 
 class Watchdog:

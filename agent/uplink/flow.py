@@ -87,7 +87,7 @@ class BlockedTopics:
         self._lowest[key] = min(number, self._lowest.get(key, number))
 
     def postpone_probe(self, now: float) -> None:
-        """Set the next probe to the end of the next, longer pause of the backoff."""
+        """Delay the next probe by the next pause of the backoff; each pause is longer than the one before."""
         self._probe_at_s = now + self._backoff.next_s(self._most_s)
         self._skips = SKIPS
 

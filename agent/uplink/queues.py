@@ -49,7 +49,7 @@ class OutboxCursor:
         self.exhausted, self._loading, self._invalidated = True, False, False
 
     def rewind(self, number: int) -> None:
-        """Go back, if necessary, so that the pack with id ``number`` is read next or later."""
+        """Go back, if necessary, to before the pack with id ``number``, so that it is read again."""
         self.exhausted = False
         if number <= self.position:
             self.position = min(number, self.queue[0].id if self.queue else number) - 1

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("meterhouse.uplink")
 MAX_JOBS: Final = 8  # at most this many jobs wait while another is served
-MAX_IDS: Final = 16  # one job answers at most this many requests for overlapping ranges
+MAX_IDS: Final = 16  # one job answers at most this many requests for overlapping or adjacent ranges
 REQUEST_RATE, REQUEST_BURST = 1.0, 20.0  # requests per second on average, and in a burst; others are ignored
 RESUMES: Final = 10  # after more reconnects than this, a job is refused
 QUOTA_BYTES: Final = 256 << 20  # a destination gets at most this much by replay in one UTC day

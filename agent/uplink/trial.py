@@ -1,7 +1,7 @@
 """Tries a destination once, for `check --online` and `doctor`: host name, TLS, login, rights, and subscribers.
 
-A trial sends no signed message. Only if no agent runs here, it publishes the status "offline", not retained: this is
-then the truth.
+A trial sends no signed message. If no agent runs here, it publishes the status "offline", which is then true. It does
+not publish this status as a retained message.
 """
 
 from __future__ import annotations

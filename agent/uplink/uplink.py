@@ -131,7 +131,7 @@ class Uplink:
         self._subscribed: dict[int, str] = {}  # topics by packet id, of this connection
         self._status_s = 0.0  # when "online" was published last
         self._newest_ms = 0
-        self._delivered_s = 0.0  # time of the oldest confirmation that the store does not have yet
+        self._delivered_s = 0.0  # arrival of the oldest confirmation that the store does not have yet
 
     # --- from other threads
 

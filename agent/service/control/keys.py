@@ -112,7 +112,7 @@ def _last(store: Store, stream: str, later: frozenset[str]) -> int:
 
 
 def _until(store: Store, stream: str, until_ms: int) -> int:
-    """The sequence of the last pack that ends at or before ``until_ms``; 0: no pack ends before this time."""
+    """The sequence of the last pack that ends at or before ``until_ms``; 0: no pack ends by then."""
     span = store.packs.spans(0, until_ms).get(stream)
     if span is None:
         return 0

@@ -103,7 +103,7 @@ def _corrected(calendar: Calendar, after: int | None, change: int, store: Store)
 
 
 def known_until(now_ms: int, store: Store) -> int:
-    """The time up to which intervals are known: the end of the newest interval, or ``now_ms`` if it is two hours old.
+    """The end of the newest interval; ``now_ms`` if no interval ended in the last two hours.
 
     Called in the database thread.
     """

@@ -36,9 +36,9 @@ from drivers.model import GatewayError
 from ext.ring import Ring
 
 log = logging.getLogger("meterhouse.intervals")
-LATE_MS = 1_200_000  # wait for streams: longer than 15 minutes, within which even a silent stream is sealed
+LATE_MS = 1_200_000  # wait for late streams, in ms; a silent stream is sealed only every 15 minutes
 LATE_PACKS = 4  # more waiting, in pack intervals: after a start, even the third pack may change earlier intervals
-WAITED_MS = 86_400_000  # a wait for the first results that an earlier run began goes on if it is younger than this
+WAITED_MS = 86_400_000  # if an earlier run began to wait for the first results less than this ago, the wait goes on
 LOOK_S = 2.0
 SLICES_S = 0.05  # pause between two slices of catching up, in which packs can be sealed
 TIDY_EVERY_S = 60.0
