@@ -98,7 +98,9 @@ def read_devices(
             if first is not table and device.entry.address:
                 what = f"has the same address as {first.name} on the same line"
                 notes.append(
-                    ConfigWarning(place_of(table, "address"), what, "Correct only if two profiles describe one device")
+                    ConfigWarning(
+                        place_of(table, "address"), what, "This is right only if two profiles describe one device"
+                    )
                 )
         if is_first(names, table, device.entry.name):
             out.append(device)

@@ -159,7 +159,7 @@ def test_notes_tell_what_works_and_still_deserves_a_look(site, good) -> None:
         "agent.toml:50: line.server.url: opens a second connection beside line.roof (agent.toml:44). "
         "Devices of one line take turns; many gateways accept one or two connections only",
         "agent.toml:80: device.third.address: has the same address as device.main on the same line. "
-        "Correct only if two profiles describe one device",
+        "This is right only if two profiles describe one device",
         "agent.toml:70: device.second.line: 9600 8N1 is not the factory setting of test/meter (9600 8E1). "
         "This is right only if the setting was changed at the device",
         "agent.toml:73: device.second.every: no point has the pace normal",
