@@ -41,7 +41,8 @@ from drivers.toml import show, suggestion
 from ext.ring import Ring
 
 WHO = ("device.firmware", "device.serial", "device.model", "device.vendor")  # texts that identify the device
-_ROUNDS = 40  # isolating a missing register by halving takes few attempts; the bound prevents an endless loop
+# most times that ``read_points`` plans and asks again: isolating a missing register by halving takes far fewer
+_ROUNDS = 40
 
 
 class Query(Protocol):
@@ -63,8 +64,8 @@ class Decoded(NamedTuple):
     """One point of an answer."""
 
     number: int
-    value: tuple[int, int] | str | None  # (mantissa, exponent) of a number in the point's unit, or a text; None: none
-    quality: int  # a Quality; without a value, the gap Reason
+    value: tuple[int, int] | str | None  # (mantissa, exponent) in the point's unit, or a text; None: no value
+    quality: int  # a Quality; if there is no value, the gap Reason
     raw: bytes = b""
     time: str = ""  # the device's own time, as in ``Reading``
 
@@ -102,7 +103,7 @@ class Device(ABC, Generic[Q, A]):
 
     protocol: ClassVar[str]
     ADDRESS: ClassVar[str] = "address"  # the protocol's word for an address, in messages
-    TRIES: ClassVar[int] = 1  # how often ``read_points`` sends a query that the device refuses
+    TRIES: ClassVar[int] = 1  # ``read_points`` sends a query that the device refuses this many times in all
     UNPLANNED: ClassVar[Reason] = Reason.EXCEPTION  # gap reason of points that no query returns
 
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
@@ -309,7 +310,7 @@ class Device(ABC, Generic[Q, A]):
         return awake
 
     def refused(self, points: Iterable[int], reason: Reason, tick_ms: int, result: PollResult) -> None:
-        """Write gaps for points of a refused or resting query. Optional points that were refused get reason ABSENT."""
+        """Write gaps for the points of a refused or resting query; an optional point that was refused is ABSENT."""
         for why, those in self.by_reason(points, reason):
             result.positions.append(self.gap(tick_ms, why, those))
 
@@ -322,8 +323,8 @@ class Device(ABC, Generic[Q, A]):
     async def visit(self, queries: list[Q], tick_ms: int, result: PollResult) -> list[Q]:
         """Send the queries due at a tick, in order. A failed query becomes a gap with its reason, never a zero.
 
-        A timeout before any answer ends the visit, so that a dead device costs one timeout per visit. So do two
-        timeouts in a row.
+        The visit ends after a timeout before any answer, so that a dead device costs only one timeout per visit. It
+        also ends after two timeouts in a row.
 
         Args:
             queries: changed in place when a failed query is replaced by others.
@@ -349,7 +350,7 @@ class Device(ABC, Generic[Q, A]):
                 if isinstance(answer, LineTimeout):
                     streak += 1
                     silent.append(query)
-                else:  # if the line is down or lent, no query is answered; after a broken frame the next one may be
+                else:  # a line that is down or lent ends the visit; after a broken frame the next query may succeed
                     streak = 2 if isinstance(answer, LineDown | LineLent) else 0
             if streak > 1 or (streak and not result.answered):
                 break
@@ -392,7 +393,7 @@ class Device(ABC, Generic[Q, A]):
             positions.append(self._ring.append_values(self.table, *stamp, numbers))
 
     def append_text(self, number: int, quality: int, stamp: tuple[int, int, int], text: str) -> int:
-        """Write a text; returns its ring position. ``stamp``: tick in ms, arrival in ns on wall and monotonic clock."""
+        """Write a text; returns its ring position. ``stamp``: tick in ms, arrival in UTC ns and monotonic ns."""
         encoded = text.encode("utf-8", "replace")
         if quality == Quality.GOOD and self.spec.points[number].name.startswith(WHO):
             self._other_texts += self._texts.setdefault(number, encoded) != encoded

@@ -15,7 +15,8 @@ from typing import NamedTuple
 from drivers.model import DeviceSpec, Kind, Point
 from drivers.plan import ratio_of
 
-BELIEVED_S, BELIEVED_READINGS = 60.0, 3  # a new level is accepted after this time and this many consistent readings
+# a counter's new level is accepted after this time and after this many readings that continue from it
+BELIEVED_S, BELIEVED_READINGS = 60.0, 3
 HIGHEST_W = Decimal(1_000_000_000)  # no device in a park has more power
 # unit -> highest growth per second; counters in other units may grow at any rate
 _HIGHEST: dict[str, Decimal] = {
@@ -39,11 +40,12 @@ _HIGHEST: dict[str, Decimal] = {
     "h": Decimal(2) / 3600,
     "d": Decimal(2) / 86_400,
 }
-LEAP = 1000  # a step this many times the largest so far is possible, but more likely comes from another device
-SLACK_S = 2.0  # a device may have refreshed the register some time before it answers
-_COARSE = frozenset(("MWh", "GWh", "Mvarh", "MVAh", "GJ", "t", "kAh", "min", "h", "d"))  # often shown as whole numbers
-STEPS = 2  # a counter may exceed its highest growth by this many steps of its last digit
-_ROUNDING = Decimal(1) / (1 << 20)  # rounding to a 24-bit mantissa may make a value seem to fall by this share of it
+LEAP = 1000  # growth beyond this many times the largest growth so far is possible, but hints at another device
+SLACK_S = 2.0  # added to the time between two readings: a register may be this old when a device sends it
+_COARSE = frozenset(("MWh", "GWh", "Mvarh", "MVAh", "GJ", "t", "kAh", "min", "h", "d"))  # often whole numbers
+STEPS = 2  # a counter may exceed its highest possible growth by this many steps of its last digit
+# A value that falls by at most this share of itself counts as rounded: an f32 has a mantissa of only 24 bits.
+_ROUNDING = Decimal(1) / (1 << 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,8 @@ class CounterRule:
     highest: Decimal | None  # highest growth per second, in the counter's unit; None: any growth is possible
     steps: Decimal = Decimal(0)  # growth that is always allowed in addition, in the counter's unit
     falls: bool = False  # whether the value may fall, as that of a net counter does
-    around: Decimal | None = None  # the counter rolls over to 0 at this value; None: unknown
-    decimal: bool = False  # it rolls over at a power of ten, but only the meter knows how many decimals it shows
+    around: Decimal | None = None  # the value at which the counter rolls over to 0; None: unknown
+    decimal: bool = False  # it rolls over at a power of ten; which one is unknown and is taken from the last value
     ratio: Decimal = Decimal(1)  # transformer ratio that the values were multiplied by
 
     @classmethod
@@ -91,11 +93,11 @@ class _Level:
 
     value: Decimal
     at_s: float  # when it was read, in monotonic seconds
-    step: Decimal = Decimal(0)  # the largest increase between two readings
+    step: Decimal = Decimal(0)  # the largest growth so far between two readings
     claim: Decimal | None = None  # the deviating value
     claimed_s: float = 0.0  # when a deviating value was last reported
-    since_s: float = 0.0  # when it was first reported
-    times: int = 0  # how many readings have confirmed it
+    since_s: float = 0.0  # when the counter first deviated to this level
+    times: int = 0  # number of consistent readings at this level, the first one included
 
 
 class CounterJump(NamedTuple):
@@ -115,7 +117,7 @@ class CounterGuard:
         self._rules = {n: CounterRule.of(spec.points[n], ratio_of(spec.points[n], spec)) for n in self.counters}
         self._levels: dict[int, _Level] = {}
         self.jump: CounterJump | None = None  # the newest jump that was accepted as a new level
-        self.jumps = 0  # how often a counter made an impossible change, or a possible but implausibly large one
+        self.jumps = 0  # how often a counter made an impossible change, or one beyond ``LEAP``
 
     def is_suspect(self, values: Iterable[tuple[int, Decimal]], now_s: float) -> bool:
         """Check counters (point, value) read together at ``now_s`` (monotonic). True: some are impossible."""

@@ -17,7 +17,7 @@ from drivers.model import UsageError
 
 F = TypeVar("F")
 
-REJECT = -1  # no frame begins here, whatever follows
+REJECT = -1  # a result of ``frame_end``: no frame begins here, whatever bytes follow
 STOP = 0x16  # the last byte of frames that end in a checksum
 REPLY, ERROR = 0x80, 0x40  # bits of the control code in such frames
 
@@ -35,9 +35,9 @@ class FrameScanner(ABC, Generic[F]):
 
     @abstractmethod
     def frame_end(self, buffer: bytearray, start: int, size: int) -> int:
-        """Where the frame that begins at ``start`` ends (exclusive), or ``REJECT``.
+        """The index after the last byte of the frame that begins at ``start``; ``REJECT`` if no frame begins there.
 
-        A result above ``size`` means: the buffer must hold that many bytes before this can be decided.
+        A result above ``size`` means that the buffer must hold that many bytes before this can be decided.
         """
 
     @abstractmethod
@@ -66,7 +66,10 @@ class FrameScanner(ABC, Generic[F]):
         return frames
 
     def _first(self, buffer: bytearray, position: int, size: int) -> tuple[int, int, int]:
-        """(begin, end, -) of the frame that ends first, or (-, -1, hold): the bytes before ``hold`` are noise."""
+        """(begin, end, hold): where the first complete frame begins and ends.
+
+        If there is no complete frame, ``end`` is -1, and the bytes before ``hold`` are noise that can be dropped.
+        """
         search, frame_end = self.starts.search, self.frame_end
         begin, end, hold = -1, -1, size
         stop = size
@@ -135,7 +138,10 @@ def frame_end(buffer: bytearray, start: int, size: int, length_at: int) -> int:
 
 
 def diagnose(rest: bytes, length_at: int) -> tuple[int, bytes, str]:
-    """Why ``rest`` does not begin with a valid frame: (score, bytes of the attempt, error). The best score is 4."""
+    """Why ``rest`` does not begin with a valid frame: (score, bytes of the attempt, error).
+
+    The score says how much of a frame there is: 1 for a part of the header, up to 4 if only the checksum is wrong.
+    """
     if len(rest) <= length_at:
         return 1, rest, "cut short inside the header"
     length = rest[length_at]
@@ -152,7 +158,10 @@ def diagnose(rest: bytes, length_at: int) -> tuple[int, bytes, str]:
 def best_attempt(
     stream: bytes, starts: re.Pattern[bytes], length_at: int, nothing: str, begins: Callable[[bytes], bool] = bool
 ) -> tuple[bytes, int, str]:
-    """Why no frame was found: (bytes of the best attempt, its offset, error). ``nothing``: the error without one."""
+    """Why no frame was found: (bytes of the best attempt, its offset, error).
+
+    ``nothing`` is the error to return if no frame can begin anywhere. ``begins`` checks bytes that match ``starts``.
+    """
     best: tuple[int, bytes, int, str] = (0, b"", 0, nothing)
     for start in (m.start() for m in starts.finditer(stream)):
         if begins(stream[start:]):

@@ -176,13 +176,13 @@ DEFAULT_PERIODS_MS: Mapping[str, int] = {
 
 @dataclass(frozen=True, slots=True)
 class RegisterPart:
-    """One register group of a value that is spread over several (an MWh and a kWh register make one counter)."""
+    """The registers of one part of a value. A device may count in two registers, one for MWh and one for kWh."""
 
     address: int
     type: str
     scale: Decimal
     order: str = ""
-    function: int | None = None  # None: the point's function
+    function: int | None = None  # None: the same function as that of the point
 
 
 IDENTIFICATION = 43  # the function that reads a device's identification; with MEI type 14
@@ -209,26 +209,26 @@ class Point:
     bit: int | None = None
     mask: int | None = None  # applied to the raw integer before a shift to its lowest bit
     scale: Decimal = Decimal(1)
-    scale_at: int | None = None  # address of the register that holds its power of ten; read in the same request
+    scale_at: int | None = None  # address of the register with its scale factor, a power of ten
     share: bool = False  # a share of 1, such as a power factor: a value above 1 is in percent and is divided by 100
     offset: Decimal = Decimal(0)  # added to the raw integer before scale
     sentinels: tuple[int, ...] | None = None  # raw values that mean "no reading"; None: the type's default
     low: Decimal | None = None
     high: Decimal | None = None
-    bits: int | None = None  # width of a counter
-    digits: int | None = None  # a counter that rolls over at 10**digits counts
+    bits: int | None = None  # the counter rolls over to 0 at 2**bits counts; None: unknown
+    digits: int | None = None  # the counter rolls over to 0 at 10**digits counts; None: unknown
     labels: Mapping[int, str] = field(default_factory=dict)
     bit_labels: Mapping[int, str] = field(default_factory=dict)
-    states: Mapping[int, str] = field(default_factory=dict)  # raw device.state -> off, standby, ... unknown
+    states: Mapping[int, str] = field(default_factory=dict)  # of device.state: raw value -> off, standby, ... unknown
     parts: tuple[RegisterPart, ...] = ()
     together: str = ""  # points of one group never straddle two requests
     barrier: bool = False  # no request may cover both this register and the one before it
     ratio: str = ""  # "apply": multiply by the device's ct/pt ratio; "done": the device does so itself; "": neither
     sleeps: bool = False
-    optional: bool = False  # after "illegal address" this firmware lacks the point: stop asking, without a warning
+    optional: bool = False  # not every firmware has it: after "illegal address" its gap is no fault
     key: str = ""
     flips: bool = False  # the sign changes with a reversed CT
-    clock: str = ""  # "local" or "utc": the point is the device's clock, the reading is its lead over the gateway's
+    clock: str = ""  # "local" or "utc": the device's clock; its reading is the lead over the gateway's, in seconds
     text: str = ""  # how the registers of a text point become text, such as "{0}.{1:02x}"; "": characters
     en: str = ""  # its meaning in English, if the vocabulary does not explain it well enough
     zh: str = ""  # the same in Chinese
@@ -255,7 +255,8 @@ class Point:
         return self.kind is Kind.TEXT or bool(self.clock)
 
 
-MOST_SERIAL_TIMEOUT_S = 2.0  # from a request to the start of its answer; slow meters take one second
+# on a bus, a profile's ``timeout_s`` counts as at most this; it is enough, as even slow meters answer within a second
+MOST_SERIAL_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,18 +264,18 @@ class Limits:
     """Limits of a device or line. Device beats line beats profile; None means "not given here"."""
 
     max_words: int | None = None  # most registers in one read
-    max_gap: int | None = None  # most unneeded registers to read over instead of sending a second request
-    holes: bool | None = None  # may a read cover registers that no point uses?
+    max_gap: int | None = None  # one read may cover at most this many consecutive registers that no point uses
+    holes: bool | None = None  # whether a read may cover registers that no point uses
     quiet_s: float | None = None  # silence between an answer and the next request
     timeout_s: float | None = None
     connect_delay_s: float | None = None
     min_every_s: float | None = None
-    turnaround_s: float | None = None  # typical time from request to answer, for the plan
-    late_s: float | None = None  # raw TCP: how long a late answer may still come
+    turnaround_s: float | None = None  # typical time from request to answer; the plan of reads is optimised with it
+    late_s: float | None = None  # raw TCP: how long after a timeout the answer may still arrive
     retries: int | None = None
     connections: int | None = None  # most connections to one host at a time, counting all lines to it
     serial_timeout_s: float | None = None  # only in profiles: replaces ``timeout_s`` on lines that carry bytes
-    serial_retries: int | None = None  # likewise for ``retries``
+    serial_retries: int | None = None  # only in profiles: replaces ``retries`` on such lines
 
     def on_line(self, scheme: str) -> Limits:
         """A profile's limits on a line of this scheme.
@@ -317,11 +318,11 @@ class DeviceSpec:
     protocol: str
     profile: str
     points: tuple[Point, ...]
-    periods_ms: tuple[int, ...]  # by pace number; 0: never
+    periods_ms: tuple[int, ...]  # by pace number; 0: points of this pace are never read
     limits: Limits = Limits()
     label: str = ""
     phase_ms: int = 0
-    reversed: frozenset[str] = frozenset()  # prefixes of points with a reversed CT; "" means all
+    reversed: frozenset[str] = frozenset()  # prefixes of points behind a reversed CT; the prefix "": all points
     own_port: bool = False  # its line is a serial port of this machine
     ratio_ct: Decimal = Decimal(1)
     ratio_pt: Decimal = Decimal(1)
@@ -364,7 +365,7 @@ class PollResult:
 
     positions: list[int] = field(default_factory=list)  # ring positions written, in order
     asked: int = 0  # requests sent
-    answered: int = 0  # requests that the device itself answered (all exceptions but 0A and 0B count)
+    answered: int = 0  # requests that the device itself answered or refused, as ``Device.proves_life`` tells
     error: LineError | None = None  # the last failure
 
 
@@ -383,10 +384,10 @@ class Reading:
     unit: str = ""
     quality: int = Quality.GOOD  # a Quality; a Reason if ``value`` is None
     raw: bytes = b""
-    storage: int = 0  # 0 now, 1 and up: the n-th last settlement, freeze or storage number
+    storage: int = 0  # 0: the present value; n: the n-th last settlement or freeze, or storage number n
     tariff: int = 0  # 0: the total of all tariffs
     subunit: int = 0  # number of the device's part that the value belongs to
-    function: str = ""  # instantaneous, maximum, minimum, error
+    function: str = ""  # "instantaneous", "maximum", "minimum", or "error" for a value during an error; "": not given
     time: str = ""  # the device's own time for the value (demand, freeze), ISO 8601 without zone
     label: str = ""  # the name used by the standard or the device
 

@@ -18,7 +18,8 @@ from drivers.profile.register_layout import REGISTERS
 from ext.decode import Plan
 
 Words = Mapping[int, int]  # address -> word
-Habit = tuple[str, str, Decimal, int, str]  # type, order, scale, alignment, quantity (or "" if it does not matter)
+# type, order, scale, alignment (address modulo the number of registers), and "voltage" for one-register voltages or ""
+Habit = tuple[str, str, Decimal, int, str]
 ORDERS: Mapping[int, tuple[str, ...]] = {
     1: ("AB",),
     2: ("ABCD", "CDAB", "BADC", "DCBA"),
@@ -26,8 +27,8 @@ ORDERS: Mapping[int, tuple[str, ...]] = {
 }
 TYPES = ("u16", "i16", "u32", "i32", "f32", "u64", "i64", "f64")
 FLOATS = ("f32", "f64")
-MOST_ACCIDENTS = 3  # this many values read in one way are not a coincidence
-TEXT_RUN = 8  # this many printable characters in a row are not a coincidence
+MOST_ACCIDENTS = 3  # this many plausible values of one type, order and alignment are no coincidence
+TEXT_RUN = 8  # this many printable characters in a row are no coincidence, but a text
 GUESSED = ("f64", "f32", "u32", "u16", "i16")  # wide types are tried first: one match explains several registers
 _TENTH, _THOUSANDTH = Decimal("0.1"), Decimal("0.001")
 _LOOKS: tuple[tuple[str, str, str], ...] = (  # quantity, lowest, highest
@@ -97,7 +98,10 @@ def looks(words: Words, history: Sequence[Words] = ()) -> list[Look]:
 
 
 def _without_accidents(guesses: Sequence[Look], alike: Counter[Habit]) -> list[Look]:
-    """Drop guesses between values of the commonest wide type, order and alignment: they are parts of such values."""
+    """Drop other guesses that lie between values of the commonest type, order and alignment, and are parts of these.
+
+    Only types of two or more registers count here.
+    """
     wide = [one for one in guesses if REGISTERS[one.type] > 1]
     best = max(map(_habit, wide), key=lambda habit: alike[habit], default=None)
     if best is None or alike[best] < MOST_ACCIDENTS:
@@ -118,7 +122,7 @@ def _free(guesses: Sequence[Look], taken: set[int]) -> list[Look]:
 
 
 def _is_telling(one: Look) -> bool:
-    """Whether a guess counts without a similar neighbour. Most voltages do not: many integers look like one."""
+    """Whether a guess counts without a second guess of its kind. Most voltages do not: many integers look like one."""
     return one.type in FLOATS or one.scale == _TENTH or not one.quantity.endswith("voltage")
 
 
@@ -148,7 +152,7 @@ def _guess(words: Words, address: int, type_: str) -> Look | None:
 
 
 def _is_padded(words: Words, address: int, type_: str) -> bool:
-    """Whether an integer has 0 or all ones in its first or last register: a narrower type then gives the same value."""
+    """Whether the first or last register of an integer is padding (0 or FFFF): a narrower type has the same value."""
     wide = REGISTERS[type_]
     return wide > 1 and type_ not in FLOATS and bool({words[address], words[address + wide - 1]} & {0, 0xFFFF})
 
@@ -187,8 +191,9 @@ def _text(run: str, begin: int) -> list[Look]:
 def _counters(rounds: Sequence[Words]) -> list[Look]:
     """Values that only grow, and by little compared with their size; best guess first.
 
-    The best guess grows least: in another order, or one register too early, the same counter seems to jump. But a
-    float with more than one changed register comes first: integers do not resemble a growing float by chance.
+    Of two guesses, the one that grows less is better: read in a wrong order, or from one register too early, a counter
+    seems to jump. But a float of which more than one register changed comes first: integers do not resemble a growing
+    float by chance.
     """
     last = rounds[-1]
     changed = {at for at in last if any(one.get(at) != last[at] for one in rounds)}

@@ -5,7 +5,8 @@ data). FIELD is a name of ``drivers.cjt188.values`` without its first word (``vo
 ``temperature.supply``) or a whole name such as ``device.time``. ``FIELD@N`` is the N-th last settlement.
 A point's ``type`` is the meter type that is addressed, in hex (``10`` cold water, ``20`` heat, ``AA`` any).
 
-The driver finds the byte order of the identifier by trial: it swaps it after each timeout until the meter answers.
+The driver finds the byte order of the identifier by trial: until the meter first answers with data, each timeout or
+refusal makes the driver swap the order.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ext.ring import Ring
 
 _KEY = re.compile(r"(?:([0-9A-Fa-f]{4}):)?([a-z_][a-z0-9_.]*)(?:@(\d{1,2}))?")
 _TYPE = re.compile(r"[1-4][0-9A-Fa-f]|[Aa][Aa]|")
-_ANSWER = 13 + 3 + 48  # bytes of a frame with the longest current data, 2018 heat and cold
+_ANSWER = 13 + 3 + 48  # bytes of the longest answer with current data: of a heat and cold meter of 2018
 
 
 class Cjt188Device(MeterDevice):
@@ -48,7 +49,7 @@ class Cjt188Device(MeterDevice):
         self._address = spec.address.upper().rjust(14, "0")
         self._whose = re.compile(self._address.replace("A", "[0-9A-F]"))
         self._low_first = False
-        self._proven = False  # whether this meter has answered with this byte order of the identifier
+        self._proven = False  # whether a read in this byte order of the identifier was answered
         self._echoes_serial = True
         self._serial = 0
 

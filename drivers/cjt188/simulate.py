@@ -26,7 +26,7 @@ DEMO = ParkSlot(
     points=HEAT,
 )
 
-Layout = tuple[tuple[str, int | None, str, int, int], ...]  # point, unit code, unit, decimals, bytes of value
+Layout = tuple[tuple[str, int | None, str, int, int], ...]  # point, unit code, unit, decimals, size in bytes
 _HEAT_FIELDS: Layout = (
     ("heat.energy.settlement", 0x05, "kWh", 2, 4),
     ("heat.energy", 0x05, "kWh", 2, 4),

@@ -42,7 +42,8 @@ class _Field:
     size: int
     decimals: int = 0
     unit: str = ""
-    kind: str = ""  # key of ``_CLASSES`` (one byte is then a unit code), "time", "status"; "": a plain number
+    # "time", "status", "" (a plain number), or a key of ``_CLASSES``: then one byte of the field is a unit code
+    kind: str = ""
 
 
 def _q(name: str, label: str, kind: str, decimals: int = 2, size: int = 5) -> _Field:
@@ -161,7 +162,8 @@ def _scope(meter_type: int) -> str:
 def unit_first(pieces: Sequence[tuple[bytes, str]]) -> bool:
     """Whether the unit code precedes the value in these quantities (bytes, class of unit), as some makers send it.
 
-    All quantities are judged together: a value's low byte can look like a unit code, so one match may be chance.
+    All quantities are judged together, because a single match may be chance: a value's low byte can look like a unit
+    code.
     """
     last = [(raw[-1], kind) for raw, kind in pieces]
     first = [(raw[0], kind) for raw, kind in pieces]

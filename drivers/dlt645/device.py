@@ -8,8 +8,8 @@ A point's ``key`` is one of:
 - ``DATE+TIME``: two identifiers whose values together are the meter's clock.
 
 Frozen values (05..) are read together with the time of the freeze.
-Points whose identifiers differ only in phase or tariff are read as one block; a meter that refuses the block is
-read point by point from then on.
+Points whose identifiers differ only in phase or tariff are read as one block. If a meter refuses a block, its points
+are read one by one from then on.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _KEY = re.compile(
     r"([0-9A-F]{8}\+[0-9A-F]{8}|[0-9A-F]{4}\+[0-9A-F]{4}|[0-9A-F]{8}|[0-9A-F]{4})(?:#(\d{1,2})|(@time))?", re.IGNORECASE
 )
 _FREEZE = re.compile(r"05(..)(?!00)..(..)")
-_MOST_FRAMES = 32  # of one answer; the standard's sequence number would allow 255
+_MOST_FRAMES = 32  # an answer with more frames is an error, although the sequence number would allow 255
 _ENVELOPE = 4 + 12  # bytes around the data: wake-up bytes and the frame
 
 
@@ -114,16 +114,16 @@ class Dlt645Device(MeterDevice):
         try:
             before = _text(await self._one(moment))
         except DeviceException:
-            return await self._one(query_id)  # the meter does not report the time of the freeze
+            return await self._one(query_id)  # without a time: the meter does not report when it froze the value
         response = await self._one(query_id)
         if _text(await self._one(moment)) != before:
             raise MismatchError(f"the meter stored a new freeze while {query_id} was being read", where=self.where)
         return replace(response, readings=[replace(reading, time=before) for reading in response.readings])
 
     async def _clock(self, date_di: str, time_di: str) -> Response:
-        """The meter's date and time of day as one text, with the arrival time of the time of day.
+        """The meter's date and time of day as one text, stamped with the arrival of the time of day.
 
-        If midnight may have passed between the two answers, the date is read again.
+        The date is read first, and again if the time of day shows that midnight may have passed in between.
         """
         before = _text(await self._one(date_di))
         response = await self._one(time_di)
@@ -164,7 +164,7 @@ class Dlt645Device(MeterDevice):
     def brings(self, point: Point, query_id: str) -> bool:
         di = _parts(point)[0]
         if "+" in di:
-            return False  # a recorded answer has no arrival time to compare the clock with
+            return False  # a clock is compared with its time of arrival, which a recorded answer does not have
         return query_id in (di, (block_of(di) or ("",))[0])
 
     def pick(self, point: Point, query_id: str, response: Response) -> Reading | None:
@@ -221,7 +221,7 @@ def _parts(point: Point) -> tuple[str, int, bool]:
 
 
 def block_of(di: str) -> tuple[str, int] | None:
-    """The block that contains an identifier's value, and the value's position in it; None if there is none.
+    """(block that contains an identifier's value, position of the value in it); None if no block contains it.
 
     Source: DL/T 645-2007 annex A (DI1 FF: all tariffs or phases), DL/T 645-1997 annex A (low digit F).
     """

@@ -22,7 +22,7 @@ _ANYBODY = "A" * 12
 
 class Dlt645Search(DeviceSearch):
     def probes(self, serial: str) -> list[Probe]:
-        """Requests that the only meter on a line answers: 13h (2007), then a read to AA..AA (2007, 1997)."""
+        """Requests that every meter answers: ``read address`` (2007), then a read to AA..AA as of 2007 and of 1997."""
         asked = (
             (build_read_address(), READ_ADDRESS),
             (build_read(_ANYBODY, "00010000"), READ),
@@ -38,12 +38,15 @@ class Dlt645Search(DeviceSearch):
         return await answers_to_its_name(self.scan.put, sender_of(payload), probe.serial, timeout_s, function)
 
     async def in_groups(self, progress: ProgressCallback, slow: bool = False) -> None:
-        """Search by the last digits, at serial settings where several meters answered at once; if ``slow``, at all."""
+        """Search by the last digits at the serial settings at which several meters answered at once.
+
+        If ``slow``, search at all settings.
+        """
         wanted = {probe.serial: probe.request.function for probe in self.crowded}
         if slow and self.is_wanted:
             wanted = {serial: READ for serial in self.scan.plan.settings(self.name)} | wanted
         if wanted and not slow:
-            seconds = sum(200 * self._one_s(serial) for serial in wanted)  # more if three or more meters answer
+            seconds = sum(200 * self._one_s(serial) for serial in wanted)  # three or more meters take longer
             self.scan.announce("crowd", len(wanted), seconds)
         for serial, asked in wanted.items():
             function = READ_97 if asked == READ_97 else READ
@@ -65,7 +68,7 @@ class Dlt645Search(DeviceSearch):
 
 
 def _probe(frame: bytes, function: int, serial: str, timeout_s: float, what: str) -> Probe:
-    def judge(found: Frame) -> bytes | None:  # any answer will do: it shows which meter there is
+    def judge(found: Frame) -> bytes | None:  # accept any answer, also an error: it shows a meter's address
         return found.raw if found.is_reply else None
 
     request = MeterRequest(frame, function, _ANYBODY, "DL/T 645", 24, Parser, judge, broken)
@@ -95,7 +98,7 @@ async def by_digits(
         sender = sender_of(reply.payload) if isinstance(reply, Answer) else ""
         if isinstance(reply, Answer) and not sender:
             if Frame(reply.payload).is_error:
-                return  # the meter refuses every address except its own: a search by digits finds nothing
+                return  # a meter that refuses wildcard addresses: a search by digits cannot find it
             continue
         if isinstance(reply, Answer) and await answers_to_its_name(ask, sender, serial, timeout_s, function):
             yield reply.payload

@@ -44,7 +44,7 @@ class Dlt645Meter(SimMeter):
     address: str = "000000000001"
     values: dict[str, bytes] = field(default_factory=dict)
     most: int = 200
-    speaks: tuple[int, ...] = (0x01, 0x02, 0x11, 0x12, 0x13)  # other control codes get no answer
+    speaks: tuple[int, ...] = (0x01, 0x02, 0x11, 0x12, 0x13)  # control codes that the meter answers
 
     def hear(self, frame: bytes) -> bytes | None:
         found = Parser().feed(frame)

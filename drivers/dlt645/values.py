@@ -37,7 +37,7 @@ def decode_frame(frame: Frame) -> Readings:
     if not frame.identifier or frame.function not in (READ, READ_NEXT, READ_97, READ_NEXT_97, REREAD_97):
         return ()
     found = decode(frame.identifier, frame.payload)
-    if frame.is_follow_on:  # only the frames before it show which values of the block these are
+    if frame.is_follow_on:  # which values of the block these are depends on the frames before, which are not known here
         return tuple(r if r.value is None else replace(r, quality=Quality.SUSPECT) for r in found)
     return found
 
@@ -45,7 +45,8 @@ def decode_frame(frame: Frame) -> Readings:
 def decode(identifier: str, payload: bytes) -> Readings:
     """The readings in ``payload`` for ``identifier``: 8 hex digits mean 2007, 4 mean 1997.
 
-    A field of the wrong length gives a reading without value, with the reason MISMATCH; all FF gives SENTINEL.
+    A field of the wrong length, or one that is all FF (no data), gives a reading without value; its reason is MISMATCH
+    or SENTINEL.
     """
     if not payload:
         return ()

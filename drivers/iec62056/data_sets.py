@@ -20,9 +20,9 @@ _PIECE = re.compile(r"([^()\r\n]*)([()\r\n]|\Z)")  # matches at every position, 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 _STAMP = re.compile(r"[0-9]{10}|[0-9]{12}(?:[0-9]{2})?|([0-9])[0-9]{12}|[0-9]{10}(?:[0-9]{2})?[SWsw]")
 _WRITTEN = re.compile(r"([0-9]{2})-([0-9]{2})-([0-9]{2})[ ,T]([0-9]{2}):([0-9]{2})(?::([0-9]{2}))?")
-_LONGEST = 128  # characters of a value
+_LONGEST = 128  # most characters of a value
 _DIGITS = 30  # most characters of a number; the standard allows 32
-MOST_VALUES = 4096  # of a readout, which usually has a few hundred
+MOST_VALUES = 4096  # most values taken from a readout, which usually has a few hundred
 
 
 @dataclass(slots=True)
@@ -119,7 +119,10 @@ def is_blank(text: str) -> bool:
 
 
 def _value(data_set: DataSet) -> tuple[int, str]:
-    """(number of the bracket with the value, time of the value or ""). A gas meter sends the time before the volume."""
+    """(number of the bracket with the value, time of the value or "").
+
+    The value is in the first bracket, except in data sets of gas meters that send the time before the volume.
+    """
     values = data_set.values
     if len(values) > 1:
         first, second = time_of(values[0][0]), time_of(values[1][0])
@@ -208,7 +211,7 @@ def matching(readings: Sequence[Reading], wanted: Code) -> list[Reading]:
         if wanted.medium and not code.medium and wanted.medium != "1":
             continue
         if wanted.is_present:
-            rank = 0 if code.is_present else 1 if code.period == 0 else -1  # some meters write *00 for the present
+            rank = 0 if code.is_present else 1 if code.period == 0 else -1  # some meters mark present values with *00
         else:
             rank = 0 if code.period == wanted.period else -1
         if rank >= 0:

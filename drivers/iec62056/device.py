@@ -50,12 +50,12 @@ from ext.ring import Ring
 
 READOUT = "readout"  # the only query
 FAILURES, SLOW_S = 2, 3600.0  # after two failures at the speed that the meter offers, read at 300 baud for an hour
-HELD_S = 5.0  # above this age, a probe's readout is not reused for another query
+HELD_S = 5.0  # a readout is reused for the next query up to this age
 _KEY = re.compile(r"(maker|model)|([^+#@]+)\+([^+#@]+)|([^+#@]+?)(?:#([0-9]{1,2})|(@time))?")
 _HEX = re.compile(r"[0-9A-Fa-f]{1,16}")
 _BYTES_A_SET = 24
 _OWN_NUMBER = re.compile(r"0\.0\.[0-9]|C\.1\.0|96\.1\.0")
-_LEAST_SERIAL = 4  # a number with at least this many digits is probably unique
+_LEAST_SERIAL = 4  # digits from which on a number is taken for a unique serial number, not a bus address
 _log = logging.getLogger("meterhouse.meters")
 
 
@@ -75,8 +75,8 @@ class Iec62056Device(MeterDevice):
         self._who = [n for n, point in enumerate(spec.points) if point.name.startswith(WHO)]
         self._fast_failures = 0
         self._slow_until_s = 0.0
-        self._last: Response | None = None  # a readout that no poll has used
-        self._is_probed = False  # whether that readout came from a probe
+        self._last: Response | None = None  # the latest readout, until a poll has used it
+        self._is_probed = False  # whether a probe requested that readout
         self._seen_bytes = 0
 
     # --- implementation of MeterDevice
@@ -157,7 +157,7 @@ class Iec62056Device(MeterDevice):
 
     def take(self, query: MeterQuery, answer: Response, tick_ms: int, positions: list[int]) -> None:
         super().take(query, answer, tick_ms, positions)
-        for number in self._who:  # every readout contains the identity, also when no identity check is due
+        for number in self._who:  # every readout contains the identity, so it is checked every time
             text = self.readings(MeterQuery(READOUT, (number,)), answer)[number].value
             if isinstance(text, str):
                 encoded = text.encode("utf-8", "replace")
@@ -171,14 +171,14 @@ class Iec62056Device(MeterDevice):
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
         if self._last is not None and self._last.time_ns < tick_ms * 1_000_000:
-            self._last = None  # a reading must not be older than its tick
+            self._last = None  # too old for this poll: a reading must not be older than its tick
         try:
             return await super().poll(tick_ms, paces)
         finally:
             self._last, self._is_probed = None, False
 
     async def probe(self) -> None:
-        """Request a whole readout: after a sign-on alone, the meter would send its data anyway, and slowly."""
+        """Request a whole readout. After only a sign-on, the meter would send its data anyway, at the slow speed."""
         await self.fetch(READOUT)
         self._is_probed = True
 
@@ -220,10 +220,11 @@ def numbers_said(readings: Sequence[Reading]) -> list[Reading]:
 
 
 def says_address(readings: Sequence[Reading], address: str) -> bool | None:
-    """True if a readout contains the requested address, False if it contains another one, None if neither is certain.
+    """Whether a readout comes from the meter with the requested address; None if this is uncertain.
 
-    Leading zeros do not count, and one number may be the end of the other (a serial number after the maker's code).
-    An address of up to three digits is a bus address: another 0.0.0 contradicts it, a serial number does not.
+    It does if one of its numbers is the address, without leading zeros, or if one of the two is the end of the other: a
+    serial number may follow the maker's code. An address of up to three digits is a bus address. Only a different
+    0.0.0 contradicts it; a different serial number does not.
     """
     if address == ANY:
         return None

@@ -53,7 +53,7 @@ def _readout(readout: Readout) -> Json:
 
 
 def _part(stream: bytes) -> Json | None:
-    """Explain a sign-on, an option select, an identification, or data without one; None: it is none of these."""
+    """Explain a sign-on, an option select, an identification, or data without one; None for anything else."""
     if (found := SIGN_ON.fullmatch(stream)) is not None:
         address = cast(bytes, found[1]).decode("ascii")
         return {"frame": {"protocol": "iec62056", "kind": "sign-on", "address": address or "*"}, "readings": []}
@@ -92,7 +92,7 @@ def explain(stream: bytes) -> Json:
 
 
 def is_sound(stream: bytes) -> bool:
-    """Whether the bytes contain a whole readout with an OBIS code: its check character of 7 bits proves little."""
+    """Whether the bytes contain a whole readout with an OBIS code. Its check character of 7 bits proves little."""
     return any(
         parse_code(reading.label) is not None for one in Parser().feed(stream) for reading in decode_block(one.block)
     )

@@ -15,9 +15,11 @@ from drivers.framing import REJECT, FrameScanner
 from drivers.model import UsageError
 
 STX, ETX, ACK, SOH = 0x02, 0x03, 0x06, 0x01
-BAUDS = (300, 600, 1200, 2400, 4800, 9600, 19200)  # characters 0 to 6 in mode C; A to F, from 600 baud on, in mode B
-MOST_BYTES = 32_768  # of a readout; the largest known one (fifteen months of many registers) has 10,000
-SHORT_REACTION_S, REACTION_S = 0.02, 0.2  # least time between messages; short if the maker's last letter is lower case
+# speeds of the character Z: 0 to 6 (300 to 19200 baud) in mode C, A to F (600 to 19200 baud) in mode B
+BAUDS = (300, 600, 1200, 2400, 4800, 9600, 19200)
+MOST_BYTES = 32_768  # most bytes of a readout; the largest known readout, with fifteen months, has 10,000
+# least time between messages; the short one applies if the last letter of the maker's code is lower case
+SHORT_REACTION_S, REACTION_S = 0.02, 0.2
 ANY = "*"  # addresses the only meter on a line: the sign-on then contains no address
 
 SIGN_ON = re.compile(rb"/\?([0-9A-Za-z ]{0,32})!\r?\n")
@@ -119,7 +121,7 @@ def find_block(received: bytes, begin: int = 0) -> bytes | None:
     end = received.find(ETX, begin)
     while 0 <= end < len(received) - 1:
         check, found = received[end + 1], -1
-        for at in range(end, begin - 1, -1):  # backwards: one pass checks every STX before this ETX
+        for at in range(end, begin - 1, -1):  # backwards, so that one pass tries every STX before this ETX
             if received[at] == STX and check == 0:
                 found = at
             check ^= received[at]
@@ -144,7 +146,7 @@ class Parser(FrameScanner[Readout]):
         between = line_end + 1 + _BETWEEN
         begin = buffer.find(STX, line_end + 1, between)
         if buffer.find(b"/", line_end + 1, begin if begin >= 0 else between) >= 0:
-            return REJECT  # another identification, or another master's sign-on, before any data
+            return REJECT  # another identification, or another master's sign-on, came before any data
         if begin < 0:
             return size + 1 if size < between else REJECT
         return self._data_end(buffer, begin, size)

@@ -24,13 +24,14 @@ GAP_S = 1.5  # the longest silence between two characters of a message
 _MARGIN_S = 0.2  # for delays in adapters and serial servers
 LEAST_S = REACTION_S + _MARGIN_S
 STANDARD = SerialSetting(300, 7, "E", 1)
-SIGN_ON_FUNCTION, SELECT_FUNCTION = 0x2F, 0x30  # for the line's counters, where ACK (06h) would be a Modbus write
+# numbers under which the line counts these requests; the code of ACK (06h) would look like a Modbus write there
+SIGN_ON_FUNCTION, SELECT_FUNCTION = 0x2F, 0x30
 _NAK = 0x15
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """The reply to an identification: the character Z to select, and the speed to switch to (None: no switch)."""
+    """The speed of the data: the character Z to select, and the setting to switch to (None: the line keeps its own)."""
 
     choice: str
     switch_to: SerialSetting | None = None
@@ -43,9 +44,10 @@ def speed_rule(setting: SerialSetting | None, server: str = "") -> SpeedRule:
     """The rule that chooses the speed of the data.
 
     Args:
-        setting: the device's setting on a serial line. At 300 baud, the standard's sign-on speed, the line switches to
-            the speed that the meter offers; any other speed is kept. None: the line cannot switch.
-        server: configured setting of a line that cannot switch. If it has 8 bits it must be wrong: 300 baud is assumed.
+        setting: the device's setting on a serial line; None if the line cannot switch. From 300 baud, the standard's
+            sign-on speed, the line switches to the speed that the meter offers; any other speed is kept.
+        server: configured setting of a line that cannot switch. A setting with 8 bits cannot be right, since these
+            meters send 7 bits; then 300 baud is assumed.
     """
     if setting is None:
         given = SerialSetting.parse(server, "") if server else STANDARD
@@ -73,7 +75,7 @@ def _offered(found: Identification, setting: SerialSetting) -> Speed:
 class SignOn(StepRequest):
     """The first step; its answer is a whole readout, from ``/`` to BCC.
 
-    ``identification`` was received in the latest try; ``speed`` is the choice that was made for it.
+    ``identification`` is the one received in the latest try, and ``speed`` the speed chosen for its data.
     """
 
     def __init__(self, address: str, where: str, rule: SpeedRule) -> None:

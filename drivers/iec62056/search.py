@@ -13,7 +13,7 @@ from drivers.scan.probes import Probe
 
 class Iec62056Search(DeviceSearch):
     def probes(self, serial: str) -> list[Probe]:
-        """Request a whole readout: after a sign-on alone, the meter would still send its data, at the sign-on speed."""
+        """Request a whole readout. After only a sign-on, the meter would send its data anyway, at the sign-on speed."""
         return [self._sign_on(serial)]
 
     def sender(self, probe: Probe, payload: bytes) -> str:

@@ -17,7 +17,7 @@ from drivers.sim.meters import SimMeter
 from drivers.sim.simulation import SimulationRequest
 
 READOUT, SIGNED_ON, SELECTED = "0", 0x2F, 0x30
-PROGRAMMING = 0x01  # for the counter of requests for programming mode, which must not occur
+PROGRAMMING = 0x01  # counts requests for programming mode; tests check that there are none
 _MODEL = re.compile(r"[^0-9A-Za-z .-]")
 _LONGEST = 40  # most bytes of a request
 _FORMATS = {  # unit of a point -> digits before the point, and decimals
@@ -65,8 +65,8 @@ class Iec62056Meter(SimMeter):
     speed: str = "5"
     switches: bool = True  # whether it switches from the speed of the sign-on to the selected one
     lines: list[str] = field(default_factory=list)
-    data_baud: int = 0  # actual speed of its data after a switch, if it is not the offered one; 0: as offered
-    selected: str = ""  # the speed of the latest select
+    data_baud: int = 0  # speed of its data after a switch, for a faulty meter; 0: the speed that it offers
+    selected: str = ""  # the character Z of the latest option select
     signed_on: bool = False
 
     def hear(self, frame: bytes) -> bytes | None:

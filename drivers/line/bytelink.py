@@ -18,13 +18,13 @@ from drivers.model import FrameError, LineDown, LineError, LineTimeout
 from drivers.registry import own_schemes
 from drivers.serial_setting import SerialSetting
 
-LONGEST_NOISE_S = 0.5  # if a bus is not silent within this time, there is another master
-LONGEST_PAUSES_S = 60.0  # limit for the sum of all pauses within an answer of any length
+LONGEST_NOISE_S = 0.5  # if a bus does not become silent within this time, there may be another master: give up
+LONGEST_PAUSES_S = 60.0  # limit for the sum of all pauses within a multi-step answer, which may have any length
 LATE_STEPS_S, AFTER_LATE_S, LONGEST_LATE_S = 2.0, 2.5, 30.0  # see ``_steps_silence``
 _MOST_BUFFERED = 4096
-_SLOWEST_CHAR_S = 11 / 300  # assumed for a bus of unknown speed behind a serial server
-_SETTLED_S = 0.1  # a pause of this length ends an answer
-_ONE_FRAME_NS = 20_000_000  # pieces of one frame arrive closer together than this
+_SLOWEST_CHAR_S = 11 / 300  # a character at 300 baud: assumed if the speed of the bus is unknown
+_SETTLED_S = 0.1  # after enough bytes for a full answer, a pause of this length ends the wait for more
+_ONE_FRAME_NS = 20_000_000  # bytes that arrive within this time of one another belong to the same frame
 
 
 class ByteLink:
@@ -54,11 +54,11 @@ class ByteLink:
         self._unasked_ns = 0
         self._give_up_ns = 0
         self._answer_char_s = 0.0  # each received byte of a multi-step answer extends its deadline by this
-        self._silent_step_ns = 0  # when the last multi-step query was given up without an answer
-        self._steps_late = False  # whether an answer to that query arrived later
+        self._silent_step_ns = 0  # when a multi-step query was given up without an answer, in monotonic ns; 0: none
+        self._steps_late = False  # whether bytes arrived after that query was given up
         self._timer: asyncio.TimerHandle | None = None
         self._settling: asyncio.TimerHandle | None = None
-        self._active_ns = clock()[1]  # when the line was last not silent
+        self._active_ns = clock()[1]  # monotonic ns of the last activity on the line
         self._late_until: dict[str | int, int] = {}  # unit -> monotonic ns until which a late answer may arrive
         self._suspects: set[str | int] = set()  # units whose next answer may be a late one
         self._loop.add_reader(port.fd, self._received)
@@ -104,7 +104,7 @@ class ByteLink:
         if step is not None and step.quiet_s is not None:
             quiet_s = step.quiet_s
         if new is not None and old is not None:
-            if new != old:  # silence is required before and after the switch, counted at the slower speed
+            if new != old:  # both settings need their silence here: wait for the longer one
                 quiet_s = max(quiet_s, old.quiet_s)
             char_s = new.char_s
         trouble = await self._silence(request, quiet_s)
@@ -209,9 +209,10 @@ class ByteLink:
     async def _steps_silence(self, request: Request) -> LineError | None:
         """Before a multi-step query, wait until a late answer to the previous one cannot be mistaken for its answer.
 
-        The answer to a first step does not contain the device's address, so this applies whichever device is next.
-        A late answer is dropped, but its sender waits for the next step and may then send its data anyway. So the
-        silence after a late answer must be longer.
+        The answer to a first step does not contain the device's address, so the wait is needed before a query to any
+        device: ``LATE_STEPS_S`` after the previous query was given up. If a late answer arrives, it is dropped. But the
+        meter that sent it waits for its next step, and may then send its data unasked. So the line must be silent for
+        ``AFTER_LATE_S`` after that. After ``LONGEST_LATE_S`` without such a silence the query fails.
         """
         given_up_ns = self._silent_step_ns
         if not given_up_ns:
@@ -298,7 +299,7 @@ class ByteLink:
         return data[size:]
 
     def _unasked(self, data: bytes, utc_ns: int, mono_ns: int) -> None:
-        """Count bytes that answer no request: a late answer, or a frame of another master. Pieces of one count once."""
+        """Count bytes that answer no request: a late answer or another master's frame. Pieces of a frame count once."""
         if mono_ns - self._unasked_ns > _ONE_FRAME_NS:
             if self._suspects:
                 self._stats.stale += 1
@@ -309,7 +310,7 @@ class ByteLink:
             self._trace.put(NOISE, data, utc_ns)
 
     def _settle(self, done: asyncio.Future[Answer | LineError], request: Request) -> None:
-        """Give up early: enough bytes for a full answer were received and no more followed, so the answer is broken."""
+        """Give up before the timeout: enough bytes for a full answer came, but no answer is in them."""
         self._settling = None
         if done is not self._done or done.done():
             return
@@ -347,7 +348,7 @@ class ByteLink:
             return  # the device is in the middle of its answer
         self._request = None
         verdict = self._judged(request)
-        if isinstance(verdict, bytes):  # the answer came after bytes that looked like its start
+        if isinstance(verdict, bytes):  # before the answer came bytes that looked like its start
             done.set_result(Answer(verdict, *self._clock(), True))
             return
         if not self._buffer:

@@ -25,7 +25,7 @@ class LineConfig:
     bus_baud: int | None = None
     limits: Limits = NO_LIMITS
     echo: bool = False  # the adapter echoes what we send
-    rs485: bool = False  # let the kernel driver switch the transmitter
+    rs485: bool = False  # the kernel's driver switches the transmitter on and off (RS-485 mode)
 
     @property
     def where(self) -> str:
@@ -78,8 +78,8 @@ class RequestOptions:
 
     timeout_s: float = 1.0  # from the end of the request to the start of the answer
     quiet_s: float = 0.0  # silence before each request
-    late_s: float = 0.0  # how long after a timeout its answer may still come
-    retries: int = 0  # after a timeout; after a broken frame the request is always repeated once
+    late_s: float = 0.0  # how long after a timeout the answer may still arrive
+    retries: int = 0  # after a timeout; after a broken frame a request is repeated at least once
     setting: SerialSetting | None = None  # the device's serial setting; None: not a serial line
     connect_delay_s: float = 0.0  # for the whole connection: silence after it is opened
     connections: int | None = None  # most connections that the host allows; None: no limit

@@ -22,14 +22,14 @@ class ConnectionHolder(Protocol):
 class ConnectionLimiter:
     """The connection limiter of one host; the limit is the lowest that any of its lines allows.
 
-    It knows only lines that are connected or waiting, each with the number of connections that it allows. The number
-    of a line that is closed or removed no longer counts.
+    Each line states how many connections the host allows. Only the lines that are connected or waiting count: the
+    statement of a line that is closed or removed no longer applies.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._holders: WeakSet[ConnectionHolder] = WeakSet()
-        self._limits: WeakKeyDictionary[ConnectionHolder, int] = WeakKeyDictionary()  # of holders with a limit
+        self._limits: WeakKeyDictionary[ConnectionHolder, int] = WeakKeyDictionary()  # only holders that have a limit
         self._waiting: deque[tuple[ConnectionHolder, int | None, asyncio.Future[None]]] = deque()
 
     @property
@@ -66,11 +66,11 @@ class ConnectionLimiter:
         except asyncio.CancelledError:
             if place in self._waiting:
                 self._waiting.remove(place)
-            self.release(connection)  # a connection may have been granted just now; the next line may fit too
+            self.release(connection)  # it may have been granted just before the cancellation: pass it on
             raise
 
     def release(self, connection: ConnectionHolder) -> None:
-        """Release a connection, if the line has one; the line that has waited longest gets it, before any new one."""
+        """Release the line's connection, if it has one. The line that has waited longest gets it."""
         self._holders.discard(connection)
         self._limits.pop(connection, None)
         while self._waiting:

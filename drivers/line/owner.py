@@ -22,8 +22,9 @@ from drivers.serial_setting import SerialSetting
 OPEN_TIMEOUT_S = 5.0
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
-SILENT_BEFORE_REOPEN = 3  # timeouts without a single byte until a connection is reopened: its end may have restarted
-FOREIGN_BEFORE_WARNING = 5  # unsolicited frames until a warning: a single one may be noise
+# A connection is reopened after this many timeouts without a single byte: the other end may have been restarted.
+SILENT_BEFORE_REOPEN = 3
+FOREIGN_BEFORE_WARNING = 5  # warn after this many unsolicited frames; a few may be noise
 BUSY_PAUSES_S = (0.05, 0.1, 0.2, 0.4)
 _log = logging.getLogger("meterhouse.line")
 
@@ -88,7 +89,7 @@ class Line:
         self._connect_delay_s = config.limits.connect_delay_s or 0.0
         self._connections = config.limits.connections
         self._link: Link | None = None
-        self._proven = False  # whether this connection has delivered an answer
+        self._proven = False  # whether this connection has delivered an answer, which shows that it worked
         self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         self._retry_at = 0.0
         self._why_down: LineError | None = None
@@ -227,7 +228,11 @@ class Line:
         results: list[Answer | LineError],
         options: RequestOptions,
     ) -> None:
-        """Handle an error: wait while busy, retry after a broken answer, record the error or give up the rest."""
+        """Handle an error, then go on with the remaining requests.
+
+        A busy device is asked again after a pause. Broken answers and timeouts are retried. If no retry is left, the
+        error is recorded as the result; after a timeout, or if the line is down or lent, the rest is not sent.
+        """
         at, tries = -1, 0
         reopened = False
         while True:
@@ -279,12 +284,15 @@ class Line:
             self._trace.put(BROKEN, trouble.what.encode(), self.clock()[0])
 
     def _suspect_silence(self) -> None:
-        """Close a connection whose devices are all silent, to reopen it: the other end may have been restarted."""
+        """Close a connection on which all devices are silent, so that the next request opens a new one."""
         if self._link is not None and self._link.silent >= SILENT_BEFORE_REOPEN and self.target.scheme != "serial":
             self._drop()
 
     async def _ready(self) -> Link:
-        """The open link; opens it if necessary. Raises LineLent or LineDown, at once during a pause after a failure."""
+        """The open link; opens the port if necessary. Raises LineLent or LineDown.
+
+        During the pause after a failure, LineDown is raised without an attempt to open.
+        """
         if self._lease is not None:
             raise LineLent(f"lent to {self._lease.holder}", where=self.where)
         if self._link is not None:
@@ -357,7 +365,7 @@ class Line:
         return error
 
     def _doubt_scheme(self, results: list[Answer | LineError]) -> None:
-        """Add a hint if the other end closed the connection at the first request: the url may need another scheme."""
+        """Add a hint to a LineDown in the last result: the other end may have closed because of a wrong scheme."""
         last = results[-1]
         if isinstance(last, LineDown):
             hints = [scheme.hint for scheme in own_schemes()]
@@ -369,7 +377,7 @@ class Line:
             return
         self.stats.lost += 1
         self._drop()
-        if self._proven:  # many devices close idle connections: reopen at once, and log only a failure
+        if self._proven:  # many devices close idle connections: reopen at once, and log only if that fails
             self._backoff.reset()
             self._retry_at, self._why_down = 0.0, None
         else:  # it broke before any use: treat it as a failure to open

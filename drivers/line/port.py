@@ -99,13 +99,13 @@ class _SerialPort(Port):
         super().__init__(where, fd, self._read, self._write)
         try:
             os.set_blocking(fd, False)
-            if not self._is_pty():  # on a pty TIOCEXCL outlives us while the other side is open; the lock is enough
+            if not self._is_pty():  # on a pty TIOCEXCL would outlive this process; the lock is enough
                 fcntl.ioctl(fd, termios.TIOCEXCL)
-            try:  # otherwise FTDI adapters collect bytes for 16 ms
+            try:  # low latency: otherwise FTDI adapters collect bytes for 16 ms
                 self._serial.set_low_latency_mode(True)
                 self.notes["latency"] = "low"
             except (ValueError, OSError):
-                pass  # most other ports have no such mode and do not need it
+                pass  # most other ports have no low-latency mode and do not need it
             if rs485:
                 self._switch_transmitter()
             self.apply(setting)

@@ -13,7 +13,7 @@ class Answer(NamedTuple):
     payload: bytes
     time_ns: int  # UTC
     mono_ns: int
-    suspect: bool  # the first answer of this device after a timeout, on a line without transaction ids
+    suspect: bool  # it may be a late answer to another request, as frames on this line have no transaction ids
 
 
 class Request(Protocol):

@@ -9,7 +9,10 @@ WINDOW_NS, MARKS = 600_000_000_000, 20
 
 
 def _ago(marks: deque[tuple[int, ...]], now_ns: int, begin_ns: int, *counts: int) -> tuple[int, ...]:
-    """(monotonic ns, counts) of ten minutes ago; later if counting began later. Each call may store a mark."""
+    """(monotonic ns, counts) of ten minutes ago, or of ``begin_ns`` if that is later.
+
+    Each call may store the present counts as a mark for later calls.
+    """
     if not marks:
         marks.append((begin_ns, *(0 for _ in counts)))
     if now_ns - marks[-1][0] >= WINDOW_NS // MARKS:

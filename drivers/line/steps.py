@@ -23,7 +23,7 @@ class StepRequest(ABC):
         quiet_s: silence before the frame; None: as for other requests.
         answer_setting: the speed of the answer if it differs from that of the frame; the line switches once the frame
             has left. Only for lines that can switch: ``Line.can_switch``.
-        least_s: the time that the protocol allows until the answer starts; shorter timeouts do not apply.
+        least_s: the time that the protocol allows until the answer starts. A shorter timeout is raised to it.
         gap_s: a silence of this length within an answer ends it.
         most_bytes: length of the longest possible answer.
     """

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SENT, RECEIVED, NOISE = 0, 1, 2
-BROKEN = 3  # not a frame: UTF-8 text saying why the bytes received since the request are not an answer
+BROKEN = 3  # instead of a frame, a text (UTF-8): why the bytes received since the request are not a valid answer
 SLOT = 288
 FRAMES = 2000
 HEADER = 4096
@@ -54,7 +54,7 @@ class FrameTrace:
         self._draft.unlink(missing_ok=True)
         fd = os.open(self._draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
         try:
-            os.posix_fallocate(fd, 0, size)  # writing to a hole in a full tmpfs would kill the agent
+            os.posix_fallocate(fd, 0, size)  # otherwise a later write in a full tmpfs would kill the agent (SIGBUS)
             self._map = mmap.mmap(fd, size)
         finally:
             os.close(fd)
@@ -100,7 +100,7 @@ def read_trace(path: Path, after: int = 0) -> Iterator[TracedFrame]:
 
     Raises OSError if there is no such file, ValueError if it is not a frame trace.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not block
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe must not block
     with open(fd, "rb"), mmap.mmap(fd, 0, prot=mmap.PROT_READ) as view:
         if len(view) < HEADER or view[: len(_MAGIC)] != _MAGIC:
             raise ValueError(f"{path}: not a frame trace")

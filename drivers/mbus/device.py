@@ -56,9 +56,10 @@ _KEY = re.compile(
 )
 _WHEN = dict(zip(("now", "max", "min", "error"), FUNCTIONS, strict=True))
 _HEADER = ("serial", "vendor", "version", "medium", "status", "access")
-_MOST_TELEGRAMS = 32  # of one readout
-_ANSWER = 261  # bytes of the longest frame: the deadline must allow it
-_sessions: WeakKeyDictionary[Line, asyncio.Lock] = WeakKeyDictionary()  # one selection at a time on a line
+_MOST_TELEGRAMS = 32  # most telegrams of one readout
+_ANSWER = 261  # bytes of the longest frame; deadlines leave time for it
+# one lock for each line: only one meter can be selected at a time
+_sessions: WeakKeyDictionary[Line, asyncio.Lock] = WeakKeyDictionary()
 
 
 class MbusDevice(MeterDevice):
@@ -83,7 +84,7 @@ class MbusDevice(MeterDevice):
             maker = int.from_bytes(bytes.fromhex(text[8:12]), "little")
             self._select = text[:8], maker, int(text[12:14], 16), int(text[14:], 16)
         self._fcb = True
-        self._reset = True  # begin the next readout with SND_NKE or selection, so that the first telegram comes
+        self._reset = True  # begin the next readout with SND_NKE or selection, to get the first telegram
         self._telegrams = 1  # number of telegrams in the last readout
 
     def check(self, point: Point) -> None:
@@ -142,7 +143,7 @@ class MbusDevice(MeterDevice):
         while True:
             answer = await self._next(first=not frames)
             if frames and answer.payload == frames[-1]:
-                break  # the meter ignores the frame count bit, so there are no more telegrams
+                break  # the meter ignores the frame count bit and sends the same telegram: it has no more
             frames.append(answer.payload)
             suspect |= answer.suspect
             self._fcb = not self._fcb

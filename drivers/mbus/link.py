@@ -16,7 +16,7 @@ SND_NKE, SND_UD, REQ_UD2 = 0x40, 0x53, 0x5B
 FCB = 0x20
 SELECTED = 0xFD  # address of the selected device
 CI_SELECT = 0x52
-ALLOWED_CONTROLS = frozenset({SND_NKE, REQ_UD2, REQ_UD2 | FCB, SND_UD})  # SND_UD: only in build_select
+ALLOWED_CONTROLS = frozenset({SND_NKE, REQ_UD2, REQ_UD2 | FCB, SND_UD})  # SND_UD only from build_select
 
 _SHORT_CONTROLS = frozenset({0x40, 0x5B, 0x7B, 0x5A, 0x7A, 0x49, 0x59, 0x79, 0x00, 0x10, 0x20, 0x30, 0x0B, 0x1B})
 
@@ -85,7 +85,7 @@ class Parser(FrameScanner[Frame]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._shadow = 0  # stream offset up to which an E5 may lie inside another frame
+        self._shadow = 0  # before this stream offset, an E5 may be a part of another frame
         self._doubt = -1  # buffer offset of a 68h or 10h that may still turn out to begin a frame; -1: none
 
     def frame_end(self, buffer: bytearray, start: int, size: int) -> int:
@@ -131,7 +131,7 @@ class Parser(FrameScanner[Frame]):
     def _first(self, buffer: bytearray, position: int, size: int) -> tuple[int, int, int]:
         self._doubt = -1
         found = super()._first(buffer, position, size)
-        if found[1] > 0:  # a frame ends here: candidates that began before its end no longer count
+        if found[1] > 0:  # a valid frame: other possible frames that overlap it no longer count
             self._shadow = self._base + found[1]
         return found
 
@@ -200,7 +200,7 @@ def build_req_ud2(address: int, *, fcb: bool) -> bytes:
 
 
 def build_select(identity: str, manufacturer: int = 0xFFFF, version: int = 0xFF, medium: int = 0xFF) -> bytes:
-    """Select by secondary address; F in the eight digits of ``identity`` and all ones elsewhere match anything."""
+    """Select by secondary address. In the eight digits of ``identity``, F matches any digit; elsewhere all ones do."""
     digits = identity.upper()
     if not re.fullmatch("[0-9A-F]{8}", digits):
         raise UsageError(

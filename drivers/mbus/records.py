@@ -92,7 +92,7 @@ def _maker_reading(found: RecordArea) -> Reading:
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """The decoded header of a record. Its bytes are the same in every readout of a meter, so the result is cached."""
+    """The decoded header of a record. It is cached, because a meter sends the same header in every readout."""
 
     name: str
     storage: int
@@ -162,7 +162,7 @@ def _value_information(cursor: _Cursor) -> tuple[Meaning, list[int], str | None]
     if first in (0xFD, 0xFB) and following:
         table = vif.FD if first == 0xFD else vif.FB
         code, rest = following[0] & 0x7F, following[1:]
-        if code == 0x7D and rest:  # a second level of the table, rarely used: skipped rather than misread
+        if code == 0x7D and rest:  # a further extension table, which is rarely used: left undecoded, not misread
             return _UNKNOWN, rest[1:], None
         return table.get(code, Meaning("reserved", f"Reserved {first:02X}h {code:02X}h")), rest, None
     if first == 0xEF:
@@ -181,9 +181,9 @@ class _Effect:
     words: tuple[str, ...] = ()
     suffix: str = ""
     backwards: bool = False
-    other: str = ""  # set if the value is not the quantity itself, but a limit, a rate or a forecast
-    no_data: int | None = None  # the reason, if the device reports that it has no value
-    foreign: bool = False  # in gallons, Fahrenheit and so on, with a different scale
+    other: str = ""  # what the value is instead, if it is not the quantity itself: a limit, a rate, a forecast
+    no_data: int | None = None  # the gap reason if the device reports that it has no value
+    foreign: bool = False  # the unit is not metric, such as gallons
 
 
 _LIMIT_TIMES = frozenset((0x42, 0x43, 0x46, 0x47, 0x4A, 0x4B, 0x4E, 0x4F, 0x6A, 0x6B, 0x6E, 0x6F, 0x39))
@@ -255,7 +255,7 @@ def _retyped(effect: _Effect, kind: str, label: str, unit: str = "", factor: int
 
 
 def _foreign(effect: _Effect) -> None:
-    """Note that the unit is not metric. Which unit it is depends on the standard's edition, so the value gets none."""
+    """Note that the unit is not metric. The value gets no unit, as editions of the standard differ in which it is."""
     effect.foreign, effect.other = True, "non-metric"
     effect.meaning = replace(effect.meaning, unit="")
 
@@ -275,7 +275,7 @@ def _second_table(effect: _Effect, code: int) -> None:
 
 def _data(cursor: _Cursor, code: int, meaning: Meaning) -> tuple[Coded, bytes]:
     """((value, quality), raw bytes) of a data field; DIF (``code``) and meaning determine its format."""
-    if code in (0x0, 0x8):  # no data; selection for readout
+    if code in (0x0, 0x8):  # no data, and "selection for readout", which has none either
         return (None, Reason.ABSENT), b""
     if code == 0xD:
         return _variable(cursor, meaning)
@@ -308,7 +308,7 @@ def _binary(raw: bytes, meaning: Meaning) -> Coded:
         return values.integer(raw, signed=False)
     number, quality = values.integer(raw, signed=True)
     if meaning.kind == "rssi" and len(raw) == 1 and isinstance(number, Decimal) and number > 0:
-        number = 2 * number - 130  # above 0 dBm is impossible: it is the coded form of EN 13757-4 and OMS
+        number = 2 * number - 130  # a level above 0 dBm is impossible: this is the code of EN 13757-4 and OMS
     return number, quality
 
 

@@ -35,7 +35,7 @@ from drivers.scan.plan import FoundDevice, baud_of
 from drivers.scan.probes import Probe
 from drivers.scan.search import Scan
 
-SELECTION_S = 30.0  # estimated time to find one meter by its digits
+SELECTION_S = 30.0  # estimated time to find one meter by the digits of its number
 PROFILE_MEDIA: Mapping[str, frozenset[int]] = {  # EN 13757-3: kind of a profile -> media of its meters
     "heat": frozenset((0x04, 0x0A, 0x0B, 0x0C, 0x0D)),
     "water": frozenset((0x06, 0x07, 0x15, 0x16, 0x17)),
@@ -73,7 +73,10 @@ class MbusSearch(DeviceSearch):
         return [reset_probe(address, serial, max(self.options.timeout_s * 2, 0.5)) for address in silent]
 
     async def on_answer(self, probe: Probe, payload: bytes) -> None:
-        """Read the meter's data for its address: an acknowledgement has none, and may be late (field pain 22)."""
+        """Read the meter's data to get its address.
+
+        An acknowledgement contains no address, and may be a late one of the meter before (field pain 22).
+        """
         for address in (int(probe.address), int(probe.address) - 1):
             if address < 0 or self.scan.is_known(self.name, str(address), probe.serial):
                 continue
@@ -104,7 +107,7 @@ class MbusSearch(DeviceSearch):
                 if (who := (baud_of(serial), identity_of(frame))) not in self._seen:
                     self._seen.add(who)
                     found.append(self._add(_secondary(frame), serial, frame))
-            for device in found:  # eight digits suffice unless two makers use the same number
+            for device in found:  # the eight digits of the number suffice, unless several meters have the same number
                 if sum(other.address[:8] == device.address[:8] for other in self.scan.found) == 1:
                     device.address = device.address[:8]
 
@@ -194,7 +197,7 @@ def maker_code(letters: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class SelectionMask:
-    """The group of meters that a selection addresses: F and all ones match anything."""
+    """The group of meters that a selection addresses. A digit F, and FF in the other bytes, match anything."""
 
     digits: str = "FFFFFFFF"
     maker: int = 0xFFFF
@@ -206,9 +209,9 @@ class SelectionMask:
         return self.digits if rest == "FFFFFFFF" else self.digits + rest
 
     def ways(self) -> list[list[SelectionMask]]:
-        """Ways to split the group, to be tried until two parts have answered.
+        """Ways to split the group into parts, to be tried one after another until two parts have answered.
 
-        The last digit comes first: meters of one delivery differ there.
+        The last digit is tried first, because it differs between meters of one delivery.
         """
         at = self.digits.rfind("F")
         if at >= 0:
@@ -236,8 +239,8 @@ async def by_selection(
 ) -> AsyncIterator[bytes]:
     """The telegrams of all meters that can be selected, one each.
 
-    Two simultaneous answers can look like one of the two. With ``thorough``, a meter counts as the only one of its
-    group only after selections for every other digit, medium and maker have been tried.
+    If two meters answer at once, it can look as if only one of them did. So with ``thorough``, all digits, media and
+    makers are also selected one by one after a single answer, in search of a second meter.
     """
     seen: set[bytes] = set()
     search = _Selection(ask, serial, timeout_s, remark)
@@ -250,7 +253,7 @@ async def by_selection(
 
 
 def identity_of(frame: bytes) -> bytes:
-    """Number, maker, version and medium from a telegram, as a selection sends them; in a fixed structure the number."""
+    """Number, maker, version and medium from a telegram, as in a selection. A fixed structure has only the number."""
     body = Frame(frame).body
     return body[:8] if frame[6] == 0x72 else body[:4]
 
@@ -281,7 +284,7 @@ class _Selection:
             self._remark(note("not alone", protocol="mbus", mask=mask, found=found))
 
     async def _one(self, mask: SelectionMask) -> tuple[bytes | None, bool]:
-        """(the telegram if exactly one meter answers, whether several answer)."""
+        """Select a group: (the telegram, or None unless exactly one meter seems to answer; whether several answer)."""
         frame = build_select(mask.digits, mask.maker, mask.version, mask.medium)
         reply = await self._ask(select_probe(frame, str(mask), self._serial, self._timeout_s))
         if isinstance(reply, LineError):

@@ -51,7 +51,7 @@ class MbusMeter(SimMeter):
 
     address: int = 1
     secondary: bytes = bytes(8)
-    number: str = ""  # its address in agent.toml if that is the secondary address, else ""
+    number: str = ""  # its secondary address as in agent.toml; "" if agent.toml has its primary address
     telegrams: tuple[bytes, ...] = ()
     selected: bool = False
     at: int = -1
@@ -78,7 +78,7 @@ class MbusMeter(SimMeter):
             return b"\xe5"
         if asked.control & 0x5F != 0x5B or not self.telegrams:
             return None
-        if asked.control & 0x20 != self.last_fcb:  # the same FCB requests the last telegram again
+        if asked.control & 0x20 != self.last_fcb:  # with an unchanged FCB, the last telegram is sent again
             self.at = (self.at + 1) % len(self.telegrams)
         self.last_fcb = asked.control & 0x20
         body = bytes((0x08, self.address)) + self.telegrams[self.at]

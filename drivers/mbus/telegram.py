@@ -60,7 +60,7 @@ class Telegram:
     medium: int | None = None
     access: int | None = None
     status: int | None = None
-    configuration: int | None = None  # old wired meters send a signature here, which is ignored
+    configuration: int | None = None  # in old wired meters a signature, which is ignored
     readings: tuple[Reading, ...] = ()
     more: bool = False  # whether another telegram follows, which must be requested
     maker: bytes = b""
@@ -143,12 +143,12 @@ def _payload(telegram: Telegram, payload: bytes, *, wired: bool, high_first: boo
 
 
 def _locked_bytes(telegram: Telegram, payload: bytes, wired: bool) -> int:
-    """The number of encrypted bytes at the front; 0 if 2F 2F at the front shows that they are already decrypted."""
+    """The number of encrypted bytes at the front; 0 if they begin with 2F 2F, which shows that they are decrypted."""
     mode = telegram.encryption_mode
     if not mode or payload[:2] == b"\x2f\x2f" or telegram.configuration is None:
         return 0
     blocks = 16 * (telegram.configuration >> 4 & 0xF)
-    if wired:  # old meters fill the field with arbitrary data: trust it only if it fits exactly
+    if wired:  # old meters fill the field with arbitrary data: trust the length only if it fits exactly
         return blocks if mode == 5 and 0 < blocks <= len(payload) else 0
     if mode == 5 and 0 < blocks <= len(payload):
         return blocks
@@ -208,7 +208,7 @@ def _checked(data: bytes) -> bool:
 
 
 def strip_crc(data: bytes) -> tuple[bytes, str]:
-    """(the frame without its checksums, their format: A, B, or "" if there are none)."""
+    """(the frame without its checksums, their frame format): "A", "B", or "" if the frame has no checksums."""
     if len(data) >= 12 and _checked(data[:12]):
         blocks = [data[:12], *(data[i : i + 18] for i in range(12, len(data), 18))]
         if all(_checked(b) for b in blocks):
@@ -227,7 +227,7 @@ _WIRELESS_CONTROLS = frozenset({0x44, 0x46, 0x48, 0x08, 0x00, 0x06, 0x40, 0x47, 
 
 
 def looks_wireless(data: bytes) -> bool:
-    """Whether this may be a wireless frame, from its length byte on. It has no start byte: its fields are checked."""
+    """Whether this may be a wireless frame, from its length byte on. There is no start byte, so fields are checked."""
     if len(data) < 11 or data[1] not in _WIRELESS_CONTROLS:
         return False
     letters = manufacturer(int.from_bytes(data[2:4], "little"))
@@ -276,5 +276,5 @@ def _extension(telegram: Telegram, rest: bytes) -> int:
 
 
 def _plain(rest: bytes) -> bool:
-    """Whether the checksum before this payload fits, that is, whether it has been decrypted."""
+    """Whether the checksum before this payload is right, which shows that the payload is not encrypted (any more)."""
     return len(rest) > 2 and crc(rest[2:]) in (int.from_bytes(rest[:2], "little"), int.from_bytes(rest[:2], "big"))

@@ -29,7 +29,8 @@ from drivers.plan import KnownHoles, read_image
 from drivers.plan.holes import ILLEGAL_ADDRESS, STRIKES
 from ext.ring import Ring
 
-SILENT_VISITS = 8  # a read with this many consecutive timeouts, while others answer, is split or rests
+# a read that timed out in this many visits in a row, while other reads were answered, is split or sent less often
+SILENT_VISITS = 8
 FIRST_REST_S, LONGEST_REST_S = 60.0, 3600.0
 _EXPIRE_EVERY = 1024  # visits between checks of the age of learned facts
 _log = logging.getLogger("meterhouse.modbus")
@@ -52,7 +53,7 @@ class ModbusDevice(RegisterDevice):
         self._version = self.holes.version
         self._polls = 0
         self._objects = tuple(n for n, point in enumerate(spec.points) if point.is_object)
-        self.visit_plan(self._used)  # raise now, not at the first tick
+        self.visit_plan(self._used)  # raises ProfileError here instead of at the first tick
 
     @property
     def holes(self) -> KnownHoles:
@@ -99,8 +100,8 @@ class ModbusDevice(RegisterDevice):
     def on_silent(self, plan: VisitPlan[Read], silent: list[Read], is_alive: bool) -> None:
         """Move silent reads to the end of the plan, so that the next visit shows whether only they get no answer.
 
-        A read without an answer, while others get one, is split if possible, and finally sent less and less often. Some
-        firmware does not answer for registers it does not have, or for reads that are too long (field pains 27, 41).
+        Some firmware does not answer reads of registers that it lacks, or reads that are too long (field pains 27, 41).
+        So a read that gets no answer, while others get one, is split if possible; else it is sent less and less often.
         """
         for read in silent:
             plan.queries.remove(read)

@@ -91,7 +91,7 @@ def _split_rtu(body: bytes) -> list[bytes] | None:
         sizes = [n for n in _rtu_sizes(rest) if n <= len(rest) and crc_ok(rest[:n])]
         if not sizes and crc_ok(rest):
             sizes = [len(rest)]
-        for size in sorted(sizes):  # the longest is tried first
+        for size in sorted(sizes):  # the longest comes last in ``ways``, so it is tried first
             end = at + size
             follows = end + 2 if body[end : end + 2] == _AA55 and end + 2 < len(body) else end
             if follows not in came:

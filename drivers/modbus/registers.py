@@ -41,7 +41,7 @@ from drivers.plan import (
 from ext.decode import Plan
 from ext.ring import Ring
 
-DEVICE_FAILURE = 4  # the exception code
+DEVICE_FAILURE = 4  # Modbus exception "server device failure"
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class RegisterDevice(Device[Read, Answer]):
         super().__init__(spec, line, ring, table)
         self.unit = int(spec.address)
         self.points: Sequence[Point] = spec.points  # with this device's own register addresses
-        self._probes = 0  # how many second requests ``probe`` has sent
+        self._probes = 0  # how many second requests ``probe`` has sent, to choose other registers each time
 
     def plan_summary(self, paces: int) -> PlanSummary:
         """What one visit for these paces costs on this line."""
@@ -137,7 +137,7 @@ class RegisterDevice(Device[Read, Answer]):
         payload, time_ns, mono_ns, suspect = answer
         quality = Quality.SUSPECT if suspect else Quality.GOOD
         if query.counters is not None and self._is_suspect(query.counters, payload, mono_ns):
-            quality = Quality.SUSPECT  # for all values: an impossible counter shows that this is another answer
+            quality = Quality.SUSPECT  # of all values: an impossible counter shows that the whole answer is wrong
         why, stamp = self.spec.lack(tick_ms), (tick_ms, time_ns, mono_ns)
         if query.plan is not None:
             positions.append(query.plan.decode_into(self._ring, payload, self.table, *stamp, quality, why))

@@ -17,7 +17,7 @@ _READS: dict[int, type[ModbusPDU]] = {
     3: ReadHoldingRegistersRequest,
     4: ReadInputRegistersRequest,
 }
-_MOST_OBJECTS = 16  # most requests for one identification: a device may say "more follows" forever
+_MOST_OBJECTS = 16  # most requests for one identification, since a faulty device may say "more follows" forever
 
 
 def read_request(unit: int, function: int, address: int, count: int, where: str) -> ModbusRequest:

@@ -25,12 +25,13 @@ from drivers.scan.probes import Probe
 from drivers.scan.search import Scan
 from drivers.scan.traffic import TrafficTrace
 
-MOST_UNITS = 16  # up to this many units are asked before checking whether they are one device
-UNLIKELY_UNITS = (247, 201, 139)  # if all of these answer, one device answers for every unit
-AGAIN_S = 0.5  # timeout for units near a broken answer, which may have been late, or two answers at once
-GATEWAY_CODES: Final = (10, 11)  # path unavailable, target failed to respond: never from a device
-MOST_SILENCES = 3  # after this many timeouts of reads, no server answers for the unit
-MOST_WAITS = 20  # most waits for silence after late answers
+# Whether one device answers for all units is checked before a scan of more units than this, and after a scan of fewer.
+MOST_UNITS = 16
+UNLIKELY_UNITS = (247, 201, 139)  # seldom used; if all of them answer, one device answers for every unit
+AGAIN_S = 0.5  # timeout when units are asked again after a broken answer, which may have been two answers at once
+GATEWAY_CODES: Final = (10, 11)  # exceptions that only gateways send: path unavailable, target failed to respond
+MOST_SILENCES = 3  # after this many timeouts of reads, it is clear that no server answers for the unit
+MOST_WAITS = 20  # how often a scan waits, at most, for the end of late answers
 SUNSPEC: Final = ((3, 40000, 2), (3, 0, 2), (3, 50000, 2))
 
 Registers = tuple[int, int, int]  # function, address, count
@@ -42,11 +43,13 @@ class ModbusSearch(DeviceSearch):
         self._asked: set[int] = set()
         self._one_unit = False  # one device answers for all units
         self._doubtful: list[Probe] = []  # probes whose answers were broken
-        self._judged: set[tuple[str, int, float]] = set()  # (setting, exception, timeout) tried with improbable units
-        self._no_server: set[tuple[str, float]] = set()  # (setting, timeout): an improbable unit was silent
+        # (setting, exception, timeout) for which improbable units were asked whether they answer this exception, too
+        self._judged: set[tuple[str, int, float]] = set()
+        # (setting, timeout) at which an improbable unit was silent: no server answers for missing units
+        self._no_server: set[tuple[str, float]] = set()
         self._absent: set[tuple[str, int]] = set()  # (setting, exception) that a server answers for missing units
-        self._refused_late: list[tuple[int, str, int]] = []  # (unit, setting, exception)
-        self._says_no_more: set[tuple[str, int, int]] = set()  # (setting, unit, exception): answers nothing else
+        self._refused_late: list[tuple[int, str, int]] = []  # late refusals: (unit, setting, exception)
+        self._says_no_more: set[tuple[str, int, int]] = set()  # (setting, unit, exception) if it answers nothing else
         self._telling: list[Registers] = []
         self._from_gateway = 0  # how many answers said that a gateway reaches no device
 
@@ -111,7 +114,7 @@ class ModbusSearch(DeviceSearch):
             objects = await read_identification(line, int(device.address), options, f"unit {device.address}")
         except (LineDown, LineLent):
             raise
-        except (LineError, IndexError):  # most devices do not have it; some answer with too few bytes
+        except (LineError, IndexError):  # most devices have no identification; some answer with too few bytes
             return
         names = {0: "vendor", 1: "product", 2: "revision"}
         device.identity.update({names[n]: text for n, text in objects.items() if n in names and text})
@@ -121,8 +124,8 @@ class ModbusSearch(DeviceSearch):
     async def is_own(self, probe: Probe, code: int) -> bool:
         """Whether the unit itself sent the exception, and not a server on behalf of a missing unit.
 
-        Improbable units are asked once per exception. If they answer it too, a unit counts as existing only if it
-        does not answer this exception to everything.
+        For each exception, improbable units are asked once. If they answer the same exception, it may come from a
+        server. Then a unit counts as existing only if it answers some read with something else.
         """
         serial, wait_s = probe.serial, probe.timeout_s
         is_judged = (serial, code, wait_s) in self._judged or (serial, wait_s) in self._no_server
@@ -135,11 +138,11 @@ class ModbusSearch(DeviceSearch):
         for unit in UNLIKELY_UNITS:
             result = await self.scan.put(unit_probe(unit, serial, wait_s))
             if isinstance(result, LineTimeout):
-                self._no_server.add((serial, wait_s))  # for all exceptions
+                self._no_server.add((serial, wait_s))  # this holds for every exception
             if not isinstance(result, DeviceException) or result.code != code:
                 return
         if await self._says_more(unit_probe(UNLIKELY_UNITS[0], serial, wait_s), code):
-            return  # one device that answers whatever the unit number
+            return  # no server: one device answers, whatever the unit number
         self._absent.add((serial, code))
         self.scan.remark(note("absent", code=f"{code:02X}"))
 
@@ -160,7 +163,7 @@ class ModbusSearch(DeviceSearch):
             if isinstance(result, LineTimeout) and self._from_gateway == before:
                 silences += 1
                 if silences >= MOST_SILENCES:
-                    return True  # a server would have answered
+                    return True  # the unit is silent, but a server would have answered
         self._says_no_more.add((probe.serial, unit, code))
         return False
 
@@ -168,7 +171,7 @@ class ModbusSearch(DeviceSearch):
         """Decide whether refusals that arrived late came from a server or from slow devices; add the devices."""
         while self._refused_late:
             unit, serial, code = self._refused_late.pop()
-            if (serial, code) in self._absent:  # slow devices are found by the slow pass
+            if (serial, code) in self._absent:  # if it is a slow device after all, the slow pass finds it
                 continue
             probe = unit_probe(unit, serial, self.options.slow_s)
             await self._wait_for_silence(probe)
@@ -230,7 +233,7 @@ def unit_probe(unit: int, serial: str, timeout_s: float, function: int = 3) -> P
 
 
 def telling_reads(profiles: Iterable[Profile]) -> list[Registers]:
-    """A few reads. A device of any profile, or with SunSpec, answers at least one of them."""
+    """A small set of reads: a device of any profile, and any SunSpec device, answers at least one of them."""
     left = [
         {(point.function, point.address, point.count) for point in profile.points if not point.optional}
         for profile in profiles

@@ -11,8 +11,8 @@ from typing import Any, cast
 from drivers.line import Answer, Line, Request, RequestOptions, StepRequest
 from drivers.model import DeviceException, FrameError, LineDown, LineError, LineLent, LineTimeout
 
-HASTY_S = 0.2  # minimum timeout for a device whose answers were quick so far
-HASTY_TIMES = 3  # the timeout is also at least this multiple of its longest answer time
+HASTY_S = 0.2  # with ``hasty``, timeouts are never shortened below this
+HASTY_TIMES = 3  # with ``hasty``, timeouts are shortened to this multiple of the longest answer time so far
 ILLEGAL_FUNCTION = 1  # the exception for an unsupported function
 NO_FUNCTION = 3  # a function counts as unsupported after this many such refusals and no other answer
 SPACES = {1: "coils", 2: "discrete", 3: "holding", 4: "input"}
@@ -23,8 +23,8 @@ class CachingLine:
 
     Args:
         timeout_s: the longest wait for one answer; None: as the caller specifies.
-        most_silences: after this many timeouts every new request counts as timed out; None: no bound.
-        most_s: the same after this many seconds in total.
+        most_silences: after this many timeouts no request is sent; new ones count as timed out. None: no bound.
+        most_s: the same after this many seconds of requests in total.
         hasty: use short timeouts for a device that has answered quickly.
     """
 
@@ -43,7 +43,7 @@ class CachingLine:
         self._answered: set[tuple[int, int]] = set()  # (function, address) of registers
         self._known: dict[bytes, Answer | LineError] = {}
         self._asked: list[tuple[tuple[int, int, int], bytes]] = []  # function, address, count
-        self._no_function = Counter[int]()  # function -> refusals as unsupported
+        self._no_function = Counter[int]()  # function -> how often it was refused as unsupported
         self.silences = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -129,7 +129,7 @@ class CachingLine:
         (answer,) = await self._line.burst((request,), options)
         took_s = (self._line.clock()[1] - begin_ns) / 1e9
         self._spent_s += took_s
-        if isinstance(answer, Answer) and not isinstance(request, StepRequest):  # the time of its steps is unknown
+        if isinstance(answer, Answer) and not isinstance(request, StepRequest):  # the times of single steps are unknown
             char_s = options.setting.char_s if options.setting is not None else 0.0
             size = len(request.frame) + request.expect
             self._answer_s.append(max(took_s - size * char_s - options.quiet_s, 0.0))
@@ -138,7 +138,7 @@ class CachingLine:
         elif isinstance(answer, DeviceException) and answer.code == ILLEGAL_FUNCTION:
             self._no_function[function] += 1
         elif isinstance(answer, Answer | DeviceException):
-            self._no_function[function] = -(1 << 20)  # supported
+            self._no_function[function] = -(1 << 20)  # the function is supported: later refusals do not count
         if not isinstance(answer, LineDown | LineLent):
             self._known[request.frame] = answer
         if isinstance(answer, Answer) and request.registers is not None:

@@ -40,22 +40,22 @@ CHECKS = (
     "ac.voltage.l12", "battery.soc", "battery.voltage", "ac.power.active", "device.state",
 )  # fmt: skip
 MOST_POINTS, FEW_POINTS = 8, 4
-# vendors of a profile for a protocol, not for a family: the device's model proves nothing; older files say "any maker"
+# "vendor" in profiles for any device of a protocol: a device's model proves nothing then. Old files: "any maker".
 ANY_MANUFACTURER = frozenset({"any manufacturer", "any maker"})
 TELLS = 2  # result of ``_judge`` for a value that only the right map gives
-MANY_TELLING = 3  # with this many such values, no other family is tried if time is short
-MANY_WEAK = 4  # this many plausible values are as good as one that only the right map gives
-MOST_SILENCES = 12  # after this many timeouts no more requests are sent
-TO_COMPARE = 0.25  # this share of the trial time is added to compare similar profiles
-MOST_ALIKE = 4  # likely profiles that are compared with each other
+MANY_TELLING = 3  # after this many such values, a brief trial skips unrelated families
+MANY_WEAK = 4  # this many values that agree are as good as one that only the right map gives
+MOST_SILENCES = 12  # after this many timeouts of one device, no more profiles are tried on it
+TO_COMPARE = 0.25  # time to compare similar profiles afterwards, as a share of the time for trying profiles
+MOST_ALIKE = 4  # at most this many likely profiles are compared with each other
 TIMEOUT_S = 0.5
 SANE: Mapping[str, tuple[Decimal, Decimal]] = {  # unit -> range in which nearly all true values lie
-    "Hz": (Decimal(0), Decimal(500)),  # of pumps and fans
-    "V": (Decimal(0), Decimal(40000)),  # of cells, too
+    "Hz": (Decimal(0), Decimal(500)),  # also for the drives of pumps and fans
+    "V": (Decimal(0), Decimal(40000)),  # also for battery cells
     "%": (Decimal(0), Decimal(120)),
     "Cel": (Decimal(-60), Decimal(250)),
 }
-TELLING: Mapping[str, tuple[Decimal, Decimal]] = {  # unit -> range in the grid: such a value is evidence
+TELLING: Mapping[str, tuple[Decimal, Decimal]] = {  # unit -> range in a grid; a value within it is evidence
     "Hz": (Decimal(45), Decimal(65)),
     "V": (Decimal(20), Decimal(40000)),
 }
@@ -70,7 +70,7 @@ class Fit:
     how: str
     agreeing: int
     asked: int
-    is_telling: bool = False  # several values were read that only the right map gives
+    is_telling: bool = False  # at least ``MANY_TELLING`` values were read that only the right map gives
 
 
 _Ranked = tuple[tuple[int, int], Fit, dict[str, str]]
@@ -82,13 +82,13 @@ class Identity:
 
     facts: dict[str, str] = field(default_factory=dict)
     fits: list[Fit] = field(default_factory=list)
-    cut_short: bool = False  # too many timeouts: not all profiles were tried
+    cut_short: bool = False  # not all profiles could be tried: too many timeouts, or too little time
     has_answered: bool = False  # whether it answered anything, even with a refusal
     is_garbled: bool = False  # bytes were received that are not a valid frame
     answer_s: float = 0.0  # its usual time from request to answer
     block: RegisterRange | None = None  # registers that it answers, if no profile fits
     reordered: tuple[str, str] | None = (
-        None  # if no profile fits: one that would fit with another byte order, and this order
+        None  # if no profile fits: (id of a profile that would fit with another byte order, this order)
     )
 
 
@@ -96,8 +96,8 @@ class Identity:
 class Effort:
     """Limits for trying one device. ``brief``: once a profile fits, only similar ones are tried.
 
-    ``timeout_s`` limits the wait for one answer. ``most_s`` limits the total time; only the last request may exceed it,
-    and its repetition after a broken answer.
+    ``timeout_s`` limits the wait for one answer. ``most_s`` limits the total time, after which no request begins; the
+    last request may still end later, also after it was repeated because of a broken answer.
     """
 
     timeout_s: float = TIMEOUT_S
@@ -136,7 +136,7 @@ def _loaded(path: Path, dirs: tuple[Path, ...], state: tuple[int, ...]) -> Profi
 def _changed_ns(path: Path) -> int:
     try:
         return path.stat().st_mtime_ns
-    except OSError:  # a dangling link; loading it reports the error
+    except OSError:  # a dangling link: loading the profile fails too, and reports it
         return 0
 
 
@@ -151,8 +151,8 @@ async def identify(
 ) -> Identity:
     """Try ``profiles`` on one device; the best fit comes first. A silent device fits none. Raises LineDown or LineLent.
 
-    ``profiles`` are tried in their order, which matters only if ``effort`` is brief. ``make_request`` makes requests
-    for registers; with it, and if no profile fits, registers that the device answers are looked for.
+    ``profiles`` are tried in their order, which matters only if ``effort`` is brief. If no profile fits, and
+    ``make_request`` (which makes requests for registers) is given, registers that the device answers are sought.
     """
     identity = Identity(dict(facts or {}))
     try_s = effort.most_s / (1 + TO_COMPARE)
@@ -262,11 +262,11 @@ class _Trial:
             await self._try_other_order(profile, points, begin, readings)
             return False
         if not proof and _lacking(profile, begin, readings) == len(begin):
-            return True  # the others need not be asked
+            return True  # the device lacks all first points: do not ask for the other points
         readings = await self._read(profile, points)
         texts = {n: str(r.value) for n, r in readings.items() if n.startswith("device.") and r.value is not None}
         proof = _names_itself(profile, [texts.get("device.model", ""), *self._facts.values()])
-        if protocol.tells_its_model:  # of any vendor: the device itself reports its models
+        if protocol.tells_its_model:  # any valid answer proves the profile, whatever the vendor
             proof = any(point.name == profile.probe and readings[point.name].value is not None for point in points)
         judged = [_judge(point, readings[point.name], proof or profile.vendor in ANY_MANUFACTURER) for point in points]
         plus, minus = sum(j for j in judged if j > 0), sum(1 for j in judged if j < 0)
@@ -293,7 +293,7 @@ class _Trial:
             self.reordered.append((len(all_found[1]), profile.id, order))
 
     async def larger_sister_first(self, ranked: list[_Ranked], profiles: Mapping[str, Profile]) -> None:
-        """Put a profile first that has all registers of the best one and more, if the device has them all."""
+        """Put a likely profile first if it has all registers of the best one and more, and the device has them all."""
         likely = [one for one in ranked if one[1].how == "likely" and _maps_registers(profiles[one[1].profile])]
         if len(likely) < 2 or likely[0] is not ranked[0]:
             return
@@ -336,7 +336,7 @@ def _registers(profile: Profile) -> frozenset[tuple[int, int]]:
 
 
 def _least(profile: Profile) -> dict[str, int | str]:
-    """The parameters that an installer must give, with the smallest valid values."""
+    """The required parameters of a profile, each with its smallest valid value or its first choice."""
     return {
         name: param.choices[0] if param.choices else max(param.low, 1)
         for name, param in profile.params.items()
@@ -383,10 +383,10 @@ def _names_itself(profile: Profile, words: Iterable[str]) -> bool:
 
 
 def _judge(point: Point, reading: Reading, proof: bool) -> int:
-    """2: a value that only the right map gives, 1: agrees, 0: no evidence, -1: contradicts the profile."""
+    """How a value judges the profile: 2: only the right map gives it; 1: agrees; 0: no evidence; -1: contradicts."""
     value = reading.value
     if value is None:  # missing points are counted apart: many devices lack some points of their family
-        is_other_unit = reading.quality == Reason.MISMATCH and point.kind is not Kind.TEXT  # kWh instead of GJ
+        is_other_unit = reading.quality == Reason.MISMATCH and point.kind is not Kind.TEXT  # such as kWh instead of GJ
         return -1 if is_other_unit else 0
     if isinstance(value, str):
         return _judge_text(point, value, proof)
@@ -403,7 +403,7 @@ def _judge(point: Point, reading: Reading, proof: bool) -> int:
 
 
 def _is_all_ones(point: Point, value: Decimal | int) -> bool:
-    """Whether each register is FFFF: a server sends this for a missing device, and a counter that is one below zero."""
+    """Whether each register is FFFF, as servers send for a missing device. A counter of minus one has it too."""
     raws = (-1, (1 << 16 * point.count) - 1)
     return value in [(raw + point.offset) * point.scale for raw in raws]
 

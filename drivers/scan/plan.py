@@ -13,9 +13,10 @@ from drivers.scan.notes import Note
 from drivers.scan.probes import Probe
 
 LISTEN_S = 10.0
-QUICK_S, QUICK_PATIENT_S = 10.0, 8.0  # most time to find a device's profile, or a slow device's, in a quick scan
-THOROUGH_S, PATIENT_S = 18.0, 60.0  # the same in a whole scan
-QUESTION_S = 3.0  # added, as the last request and the probe that found the device may be repeated once
+# longest time to find the profile of one device in a quick scan: of a usual device, and of a slow one
+QUICK_S, QUICK_PATIENT_S = 10.0, 8.0
+THOROUGH_S, PATIENT_S = 18.0, 60.0  # the same in a full scan, which has a slow pass
+QUESTION_S = 3.0  # added to these times in estimates: the last request may end later, and may be repeated once
 OVERHEAD_S = 0.001  # time that the host needs for one request
 
 
@@ -31,23 +32,23 @@ class ScanOptions:
     url: str
     protocols: tuple[str, ...] = (DEFAULT,)
     settings: tuple[str, ...] = ()
-    addresses: tuple[int, ...] = ()  # addresses to ask, in protocols whose addresses are numbers; (): all
+    addresses: tuple[int, ...] = ()  # addresses to ask, if the protocol's addresses are numbers; (): all addresses
     timeout_s: float = 0.2
     slow_s: float = 1.0
     slow: bool = True
     listen_s: float = LISTEN_S
     bus_is_mine: bool = False
-    deep: bool = False  # also read identity that only some devices have
-    choices: Mapping[str, str] = field(default_factory=dict)  # of ``Protocol.search_options``, by name
+    deep: bool = False  # also read the identification that only some devices have, such as function 43/14
+    choices: Mapping[str, str] = field(default_factory=dict)  # name of a ``SearchOption`` -> chosen value
     identify: bool = True
     echo: bool = False
-    profile_dirs: tuple[Path, ...] = ()  # where profiles are looked for; (): the shipped and the site's
+    profile_dirs: tuple[Path, ...] = ()  # folders of profiles; if empty, the site's and the shipped folder
     tries_framing: bool = False  # if nothing answers on TCP: check whether the port uses another scheme
 
 
 @dataclass(slots=True)
 class FoundDevice:
-    """One device. ``seen``: answer, refusal, late (its answer came when another was asked)."""
+    """One device. ``seen``: "answer", "refusal", or "late" (its answer arrived while another device was asked)."""
 
     protocol: str
     address: str
@@ -58,7 +59,7 @@ class FoundDevice:
     fits: list[Fit] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     tried: bool = False  # profiles were tried on it
-    cut_short: bool = False  # but not all of them
+    cut_short: bool = False  # not all profiles could be tried: too many timeouts, or too little time
     is_slow: bool = False  # it did not answer in the first pass
     answer_s: float = 0.0  # its usual time from request to answer; 0: not measured
     block: str = ""  # if no profile fits: registers that it answers, such as 3:0+40

@@ -12,18 +12,19 @@ from drivers.scan.caching_line import SPACES, CachingLine
 
 STARTS: Final = (0, 1, 100, 0x100, 0x300, 1000, 0x1000, 2000, 0x2000, 3000, 0x3000, 0x5000, 30000, 40000)
 FUNCTIONS: Final = (3, 4)
-SHORT: Final = 2  # registers in a first request; some devices refuse half a value
-LENGTHS: Final = (40, 20, 10, 4)  # tried after the short request was answered; the first one that is answered is used
+SHORT: Final = 2  # registers in a first request: some devices refuse to send only one of the two registers of a value
+LENGTHS: Final = (40, 20, 10, 4)  # registers; if the short request is answered, longer ones follow
 MOST_KNOWN: Final = 3  # use at most this many register runs that answered while profiles were tried
-FILLERS: Final = {0, 0xFFFF}
+FILLERS: Final = {0, 0xFFFF}  # words that many devices send for registers without content
 
 
 async def find_block(
     memory: CachingLine, make_request: Callable[[int, int, int, int, str], Request], unit: int, serial: str
 ) -> RegisterRange | None:
-    """A block of registers that the device answers, if possible with more than zeros in it; None: none was answered.
+    """A block of registers that the device answers; None if the device answers no block.
 
-    It tries registers that were answered while profiles were tried, then usual start addresses, while ``memory`` sends.
+    Blocks in which some register is neither 0 nor FFFF are preferred. The search tries registers that the device
+    answered while profiles were tried, then usual start addresses. It ends when ``memory`` sends no more requests.
 
     Raises LineDown or LineLent.
     """
@@ -42,7 +43,7 @@ async def find_block(
         return {int.from_bytes(payload[at : at + 2]) for at in range(0, len(payload), 2)}
 
     usual = [RegisterRange(code, at, SHORT) for at in STARTS for code in FUNCTIONS]
-    single = [RegisterRange(code, 0, 1) for code in FUNCTIONS]  # the registers that a search reads
+    single = [RegisterRange(code, 0, 1) for code in FUNCTIONS]  # the search for devices reads these: a last resort
     for start in (*_answered(memory), *usual, *single):
         best, found = start, await words(start)
         if not found:

@@ -29,16 +29,18 @@ from drivers.scan.plan import FoundDevice, ScanOptions, ScanPlan, baud_of, effor
 from drivers.scan.probes import Probe
 from drivers.scan.traffic import AnotherMaster, TrafficTrace
 
-FOREIGN_FRAMES = 2  # unsolicited frames before the scan stops: one may be noise
-MIN_SERIAL = 4  # characters: a shorter serial number, or one of equal characters, was never set
+FOREIGN_FRAMES = 2  # the scan stops after this many unsolicited frames; a single one may be noise
+MIN_SERIAL = 4  # a serial number with fewer characters, or with only equal ones, was never set by the maker
 NOISE_BYTES = 3  # fewer bytes than this without a valid frame may be a spike on the wire
 MOST_SAID = 8  # most frames of another master that a message lists
-DEAF_S, DEAF_MOST_S = 0.2, 1.6  # time for one request and for all, if the device to identify has not answered yet
-SLOW_S = 0.4  # a device that takes longer than this for one register gets more time
+# ``identify_one``: while its device has not answered anything, the longest wait for one answer, and for all requests
+DEAF_S, DEAF_MOST_S = 0.2, 1.6
+SLOW_S = 0.4  # a device that takes longer than this to answer counts as slow and gets more time for its profile
 _LATE_S = 0.5
 
 
-Announce = Callable[[str, int, float], None]  # what is announced ("found"), number, most extra seconds
+# called with: what is announced, such as "found"; the number of devices or settings; the longest extra time in seconds
+Announce = Callable[[str, int, float], None]
 
 
 def unannounced(what: str, count: int, most_s: float) -> None:
@@ -73,7 +75,7 @@ class Scan:
         self.traffic = TrafficTrace()
         self.foreign: list[bytes] = []  # unsolicited frames
         self.announce: Announce = unannounced
-        self.other_url = ""  # url of the same port with the scheme that it really uses; "": the given one
+        self.other_url = ""  # url with the scheme that the port really uses; "" if the given scheme is right
         self._others = tuple(other_framings(options)) if options.tries_framing else ()
         self._line_factory, self._config = line_factory, config
         self.line = line_factory(config, trace=self.traffic)
@@ -108,7 +110,7 @@ class Scan:
     # --- the run
 
     def device_s(self) -> tuple[float, float]:
-        """Most extra seconds for each found device: (for a device that answers at once, for a slow device)."""
+        """The longest extra time for each found device, in seconds: (for a quick device, for a slow one)."""
         return self._device_s(), self._device_s(is_slow=True)
 
     def _device_s(self, is_slow: bool = False) -> float:
