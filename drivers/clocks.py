@@ -13,7 +13,7 @@ from functools import lru_cache
 
 _TEXT = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})(?:[T ](\d{1,2}):(\d{1,2})(?::(\d{1,2}))?)?")
 _START = datetime(1970, 1, 1)
-LONGEST_S = 100 * 366 * 86_400  # a century; a larger offset means that the device's time is invalid
+LONGEST_S = 100 * 366 * 86_400  # a clock that is more than a century off is invalid
 CLOCKS = ("local", "utc")  # allowed values of a profile's ``clock``
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from drivers.model import Quality, Reading, Reason, clean_text
 
 Json = dict[str, Any]
-MAX_TEXT = 1000  # most characters shown of a device's text: enough for a telegram of manufacturer data in hex
+MAX_TEXT = 1000  # most characters shown of a text; a telegram of manufacturer data in hex fits
 COPY_WHOLE = "Copy the complete frame, from its first byte to its last"
 AS_SENT = "A byte differs from what was sent: read it again, or copy it again"
 SHOWN_UNITS: Mapping[str, str] = {"Cel": "°C", "deg": "°"}

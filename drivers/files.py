@@ -1,4 +1,4 @@
-"""Atomic file replacement, file locks, and who may use a secret."""
+"""Atomic file replacement, file locks, and checks of who may read or change a secret."""
 
 from __future__ import annotations
 

@@ -6,13 +6,13 @@ from drivers.model import FreshnessRule, Quality, Reading
 
 
 class Freshness:
-    """Evaluates the point that proves a device alive. A point that cannot be read or has not changed proves nothing."""
+    """Judges by the point of a rule whether a device behind a caching master is alive."""
 
     def __init__(self, rule: FreshnessRule) -> None:
         self.rule = rule
         self._last: object = None
         self._moved_s: float | None = None  # when the value last changed, in monotonic seconds; None: never
-        self.stale_s: float | None = None  # since when the source has been stale; None: it is fresh
+        self.stale_s: float | None = None  # since when nothing proves it alive, in monotonic seconds; None: it is alive
 
     def judge(self, reading: Reading | None, now_s: float) -> bool:
         """Process the point's value at ``now_s`` (monotonic). True: the readings of this visit are valid."""

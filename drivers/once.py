@@ -31,8 +31,9 @@ from ext.ring import Ring
 
 FIRMWARE = "device.firmware"
 LONGEST_TIMEOUT_S = 600.0
-_RING_BYTES = 1 << 16  # the smallest size of a ring; drivers need a ring, but nothing reads this one
-logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # errors are raised; the caller may log them
+_RING_BYTES = 1 << 16  # a ring of the smallest size: drivers need one, but nothing reads it here
+# without a handler of the caller, warnings would go to stderr; errors are raised anyway
+logging.getLogger("meterhouse").addHandler(logging.NullHandler())
 
 Number = int | float | str | Decimal
 
@@ -109,7 +110,7 @@ async def read_once_async(
     def spec(firmware: str | None = None, identity: Mapping[str, str] | None = None) -> DeviceSpec:
         resolved = found.resolve(params, firmware, identity)
         return DeviceSpec(
-            name=f"{place} at {url}",  # only for messages
+            name=f"{place} at {url}",  # shown in messages
             stream="local/read/device",
             address=place,
             protocol=found.protocol,

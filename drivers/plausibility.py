@@ -19,16 +19,16 @@ from drivers.units import unit_factor
 from ext.decode import Plan
 
 PHASES = ("l1", "l2", "l3")
-LEAST_VA, LEAST_W = 50.0, 200.0  # below these limits a load is too small for a conclusion
-LEAST_ZEROS = 4  # fewer values than this may all be zero for good reason, as in a new water meter
-TINY = Decimal("1e-6")  # in the base unit: typical of a float read in the wrong order
+LEAST_VA, LEAST_W = 50.0, 200.0  # smaller loads, in VA or in W, allow no conclusion
+LEAST_ZEROS = 4  # values that must be zero for a hint; fewer may be zero for good reason, as in a new water meter
+TINY = Decimal("1e-6")  # a float below this, but not 0, was probably read in the wrong byte order
 _SENSIBLE: Mapping[str, tuple[str, str]] = {  # base unit -> range in which a reordered value is believed
     "Hz": ("45", "65"), "V": ("20", "40000"), "A": ("0.01", "20000"), "W": ("1", "1e9"), "VA": ("1", "1e9"),
     "var": ("1", "1e9"), "Cel": ("-50", "1500"), "%": ("0.1", "120"), "Wh": ("1", "1e13"), "varh": ("1", "1e13"),
 }  # fmt: skip
 _ORDER_OF_TRIAL = ("CDAB", "ABCD", "BADC", "DCBA", "GHEFCDAB", "ABCDEFGH", "BADCFEHG", "HGFEDCBA")
 
-_TEXTS: Mapping[str, tuple[str, str]] = {  # by hint: in English and in Chinese
+_TEXTS: Mapping[str, tuple[str, str]] = {  # text of each hint, in English and in Chinese
     "order": (
         '{name} is {now}; with order "{order}" instead of "{old}" this would be {value}{more}. Correct order in the '
         "profile",
@@ -134,8 +134,10 @@ def hints(spec: DeviceSpec, readings: Mapping[str, Reading], roles: Mapping[str,
 
 
 def all_zero(points: Iterable[Point], readings: Mapping[str, Reading]) -> Iterator[Hint]:
-    """A hint if every measured or counted value is zero: the registers exist but are not those of the profile, or a
-    gateway answers for an absent device."""
+    """A hint if every measured or counted value is zero.
+
+    Then the registers exist, but are not those of the profile; or a gateway answers for an absent device.
+    """
     found: list[str] = []
     for point in points:
         reading = readings.get(point.name)
@@ -153,7 +155,7 @@ def all_zero(points: Iterable[Point], readings: Mapping[str, Reading]) -> Iterat
 def growth_hints(
     spec: DeviceSpec, first: Mapping[str, Reading], last: Mapping[str, Reading], seconds: float
 ) -> list[Hint]:
-    """Hints if counters did not grow as the power at two readings implies; no hints if the time was too short."""
+    """Hints if counters did not grow between two readings as the power implies; no hints if the time was too short."""
     before, after = _Values(first), _Values(last)
     points = {point.name: point for point in spec.points}
     found: list[Hint] = []
@@ -204,11 +206,11 @@ def _prefixes(readings: Iterable[str]) -> list[str]:
 # --- one value alone
 
 
-Reordered = list[tuple[Point, Reading, Decimal]]  # the Decimal is the value in another byte order
+Reordered = list[tuple[Point, Reading, Decimal]]  # with the value as read in another byte order
 
 
 def order_that_fits(spec: DeviceSpec, readings: Mapping[str, Reading]) -> tuple[str, Reordered]:
-    """(byte order, values in it) if the order makes implausible values plausible; ("", []) if no order does."""
+    """The byte order that makes most implausible values plausible, and these values; ("", []) if no order does."""
     found: dict[str, list[tuple[Point, Reading, Decimal]]] = {}
     for point in spec.points:
         reading = readings.get(point.name)
@@ -346,7 +348,7 @@ def _apparent(values: _Values, ac: str) -> float | None:
 def _compare(
     values: _Values, name: str, apparent: float, factor: float | None
 ) -> Iterator[tuple[str, float, float, bool]]:
-    """Yield (point, power / expected power, expected power, whether a power factor was used) if power is odd."""
+    """If the power is odd, yield (point, power / expected power, expected power, whether a power factor was used)."""
     power = abs(values.of(name) or 0.0)
     has_factor = factor is not None and 0.02 < abs(factor) <= 1
     expected = apparent * abs(factor) if has_factor and factor is not None else apparent

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 class Driver(Interface):
     """The interface of a driver. Our drivers derive from ``drivers.base.Device``, which implements most of it.
 
-    A driver may also have ``probe_within(timeout_s)``: ``probe`` without retries and within this time. Without this
-    method, each new attempt to reach a silent device costs its line a whole timeout.
+    A driver may also have ``probe_within(timeout_s)``, which is ``probe`` without retries and with this timeout. If it
+    has not, each new attempt to reach a silent device blocks the line for the device's whole timeout.
     """
 
     protocol: ClassVar[str]
@@ -132,14 +132,14 @@ class Protocol:
         maps_registers: points of its profiles have function, address and type; else a protocol-specific ``key``.
         has_registers: its devices have registers, so they can be dumped, and samples of profiles are registers.
         register_request: (unit, function, address, count, where) -> a ``drivers.line.Request`` that reads registers.
-        any_address: an address that any device answers if it is alone on its line; also used to decode samples.
+        any_address: an address that any device answers, for a device alone on its line, and for decoding samples.
         resolution: resolution of counters that have no scale in the profile, in the point's unit.
-        one_answer: all points come in one answer, so reading only some saves nothing.
-        tells_its_model: any answer proves that the profile is right, whatever the manufacturer.
+        one_answer: all points come in one answer, so that reading fewer points saves nothing.
+        tells_its_model: any valid answer proves that the profile fits, whatever the manufacturer.
         parser: its ``FrameScanner``, if it has its own frames on lines without framing.
         request_parser: the ``FrameScanner`` of its requests, if they look different from answers; for simulators.
         search: its ``DeviceSearch``. Without one, `scan` does not find its devices, but `identify` and `adopt` do.
-        wire: name of the protocol on the wire, if it is another one; the search of that one finds the devices.
+        wire: name of the protocol that carries this one, if any; the search of that protocol finds the devices.
         searched_by_default: `scan` looks for it on lines without framing unless told otherwise.
         search_options: options of `scan` for this protocol only.
         explainers: a tuple of ``Explainer``, the subcommands of `decode`.

@@ -11,9 +11,9 @@ from drivers.model import DeviceException, LineDown, LineError, LineLent, LineTi
 from drivers.profile.register_layout import MAX_COILS, MAX_WORDS
 
 SPACES: Mapping[int, str] = {1: "coils", 2: "discrete inputs", 3: "holding registers", 4: "input registers"}
-MOST_SPLITS = 64  # how often one range is split; a range that needs more has too many holes to be the right one
+MOST_SPLITS = 64  # most splits of one range; a range with more holes is probably the wrong one
 SILENT_PIECES = 2  # after this many requests without any answer, the device counts as missing
-_SPLIT_CODES = frozenset({2, 3, 4})  # illegal address, illegal count, and the codes that some firmware uses instead
+_SPLIT_CODES = frozenset({2, 3, 4})  # illegal address, illegal count, and the failure that some firmware sends instead
 _RANGE = re.compile(r"\s*(?P<function>[^:]*):\s*(?P<start>[^+]*?)\s*(?:\+\s*(?P<count>.*?)\s*)?\Z")
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,8}|[0-9]{1,9}")
 _4X = re.compile(r"([134])([0-9]{4,5})((?:\+[0-9]+)?)", re.ASCII)
@@ -65,7 +65,7 @@ def _range(text: str) -> RegisterRange:
     found = _RANGE.match(text)
     if not found:
         what, hint = f"{shown} has no function" if text.strip() else "an empty range", EXAMPLE
-        if (written := _4X.fullmatch(text.strip())) and int(written[2]):  # notation of manuals
+        if (written := _4X.fullmatch(text.strip())) and int(written[2]):  # the 4x notation of manuals
             function = {"4": 3, "3": 4, "1": 2}[written[1]]
             meant = f"{function}:{int(written[2]) - 1}{written[3]}"
             hint = f"In 4x notation, which counts from 40001 or 30001, this is {meant}. {EXAMPLE}"
@@ -150,7 +150,7 @@ def _pieces(wanted: RegisterRange) -> list[RegisterRange]:
 
 
 def _halves(piece: RegisterRange) -> tuple[RegisterRange, RegisterRange]:
-    """Split a range in two; the first part has an even count, because some firmware refuses half a value."""
+    """Split a range in two. The first part has an even count: some firmware refuses half of a two-register value."""
     first = max(piece.count // 4 * 2, 1)
     return (
         RegisterRange(piece.function, piece.address, first),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "meterhouse.drivers"
-PACKAGES: Mapping[str, str] = {  # protocol -> package with its PROTOCOL
+PACKAGES: Mapping[str, str] = {  # protocol -> package that contains its descriptor, PROTOCOL
     "modbus": "drivers.modbus",
     "sunspec": "drivers.sunspec",
     "dlt645": "drivers.dlt645",
@@ -99,7 +99,7 @@ def searchable(scheme: str = "") -> list[Protocol]:
 
 
 def named_on_lines() -> list[str]:
-    """The names of the protocols that devices speak, without those that run inside another protocol."""
+    """The names of the protocols that devices use on a line, without those that are carried by another protocol."""
     return [one.name for one in all_protocols() if not one.wire]
 
 
@@ -171,7 +171,7 @@ def foreign_profiles() -> list[Path]:
 
 
 def entry_points(group: str) -> Iterable[EntryPoint]:
-    """The installed entry points of a group. The import takes a megabyte of memory, so it waits until it is needed."""
+    """The installed entry points of a group. importlib.metadata takes a megabyte, so it is imported only here."""
     from importlib.metadata import entry_points as found
 
     return found(group=group)

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 
 def _family(unit: str, first: int, prefixes: str) -> dict[str, tuple[str, int]]:
-    """Entries for ``_POWERS``: ``prefixes`` a factor of 1000 apart ("-": no prefix), from 10**``first`` on."""
+    """Entries for ``_POWERS``. The first prefix means 10**``first``, each next one 1000 times more; "-": none."""
     return {f"{p.strip('-')}{unit}": (unit, first + 3 * n) for n, p in enumerate(prefixes)}
 
 
@@ -27,7 +27,7 @@ _SECONDS: Mapping[str, int] = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 def unit_factor(have: str, want: str) -> Decimal | None:
     """The factor from ``have`` to ``want``; None if there is no factor, or no exact one.
 
-    Only powers of ten of the device's unit may change, except for times: kWh never becomes GJ here.
+    Units of time have whole factors. All other factors are powers of ten: kWh is never converted to GJ.
     """
     if have == want:
         return Decimal(1)

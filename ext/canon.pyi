@@ -5,14 +5,14 @@ from typing_extensions import Buffer
 from ext.ring import Ring
 
 class PointLayout:
-    """The JSON of points, made once for all streams with the same points. One of its tables is sealed at a time."""
+    """The JSON of points, made once for all streams with the same points. They must be sealed one after another."""
 
     def __init__(
         self,
         # name, "u" | "du" | "", unit, kind code (0 gauge 1 counter 2 state 3 text), pace
         points: Sequence[tuple[str, str, str, int, int]],
-        periods_ms: Sequence[int],  # by pace number (16 at most); 0: not on a grid, never due
-        phase_ms: int = 0,
+        periods_ms: Sequence[int],  # by pace number (16 at most); 0: points of this pace are never due
+        phase_ms: int = 0,  # ticks are due at phase_ms + n * period
     ) -> None: ...
 
 class Table:
@@ -26,17 +26,18 @@ class Slice(NamedTuple):
     e: bytes  # the JSON array, b"[]" if empty
     records: int  # number of records in ``e``
     reached_ms: int
-    # the slice covers [from_ms, reached_ms). reached_ms < to_ms: max_bytes cut the slice, at the end of a tick.
-    # reached_ms == from_ms: even the first tick is too large; seal it in parts, with points=(lo, hi)
+    # The slice covers [from_ms, reached_ms). If reached_ms is below to_ms, max_bytes cut the slice after a whole tick.
+    # If reached_ms is from_ms, even the first tick is too large: seal this tick in parts, with points=(lo, hi).
     complete: bool  # every due tick of every gauge and counter in [from_ms, reached_ms) has a record
     due: int  # due readings in [from_ms, reached_ms)
     grid: bytes
-    # b"" if complete; else, for each gauge and counter in table order (of ``points``, if given), one byte for each due
-    # tick in [from_ms, reached_ms): 0 nothing known, 1 a reading, >= 128 a gap reason
-    used: int  # how many of ``positions`` lie wholly before reached_ms (a prefix), overwritten ones included
-    lost: int  # of those, how many were overwritten in the ring before they could be read
+    # b"" if complete. Else one byte for each due tick in [from_ms, reached_ms): 0 if nothing is known, 1 for a reading,
+    # >= 128 for a gap with this reason. The gauges and counters (of ``points``, if given) follow in the table's order.
+    used: int  # this many leading ``positions`` are done: overwritten, or with a tick before reached_ms
+    lost: int  # how many of these were overwritten in the ring before they could be read
     tally: dict[int, int]
-    # number of due readings by result, ``due`` in all: -1 nothing known, 0 good, 1 to 6 a quality, >= 128 a gap reason
+    # result -> number of due readings with it; their sum is ``due``. Results: -1 nothing is known, 0 a good reading,
+    # 1 to 6 a reading with this quality, >= 128 a gap with this reason
 
 def seal(
     ring: Ring,
@@ -49,16 +50,19 @@ def seal(
 ) -> Slice:
     """Write the records with from_ms <= tick_ms < reached_ms, in the order of positions.
 
-    The first SenML record has ``bn`` and ``bt``; a later answer has a new ``bt`` if its read time differs (UTC seconds,
-    cut to whole milliseconds). States and texts are written only if they changed (see Table); they have no due ticks.
-    If a value has more than 15 significant digits and no double holds it exactly, ``x`` has the exact decimal beside
-    the rounded ``v``. The device's own time for a value goes into ``mt``, a text into ``vs``, and the quality into
-    ``q``: suspect range frozen clock estimated substituted. Of two values for the same point and tick the later one is
-    dropped, so that a due tick never has two records. A gauge's or counter's value at a tick at which its pace is not
-    due is dropped too. A reading replaces a gap at the same tick; of two gaps, the first one's reason counts.
+    The first SenML record has ``bn`` and ``bt``, the read time in UTC seconds, cut to whole milliseconds. Each answer
+    with another read time begins with a new ``bt``. States and texts have no due ticks: they are written only if they
+    changed (see Table). If no double holds a value of more than 15 significant digits exactly, ``x`` has the exact
+    decimal beside the rounded ``v``. The device's own time for a value goes into ``mt``, a text into ``vs``, and the
+    quality into ``q``: suspect range frozen clock estimated substituted.
 
-    With several positions, the walk runs without the GIL; meanwhile the layout is busy, and using it raises
-    RuntimeError. Raises ValueError for a position that is not committed, or if more than 64 Mi readings are due.
+    A due tick never has two records: of two values for the same point and tick, the later one is dropped. So is a
+    gauge's or counter's value at a tick at which its pace is not due. A reading replaces a gap at the same tick; of two
+    gaps, the reason of the first one counts.
+
+    With more than four positions, the kernel runs without the GIL. Meanwhile other threads must not seal a table of the
+    same layout, or reset one: this raises RuntimeError. Raises ValueError for a position that is not committed, or if
+    more than 64 Mi readings are due.
     """
 
 def quote(text: str) -> bytes:

@@ -16,8 +16,8 @@ from ext.senml cimport (
     COUNTER, LAST_KIND, MAX_PACES, Job, OutputRow, Pace, Place, Points, State, above, forget, look, walk,
 )  # fmt: skip
 
-cdef size_t MAX_GRID = 64 << 20  # bytes: a whole day of 700 points at 1 s
-cdef uint64_t BIGGEST = (<uint64_t>1 << 53) - 1  # integers up to here are safe in every reader's doubles
+cdef size_t MAX_GRID = 64 << 20  # due readings of one slice, a byte each: enough for a day of 700 points at 1 s
+cdef uint64_t BIGGEST = (<uint64_t>1 << 53) - 1  # a double holds every integer up to this one exactly
 cdef int MAX_DEPTH = 64
 
 
@@ -143,7 +143,7 @@ cdef Place *_places(Ring ring, const uint64_t[::1] positions) except NULL:
 
 
 cdef int _prepare(Job *job, Points *table, Place *places, Py_ssize_t n) except -1:
-    """Allocate the grid and memory for the walk."""
+    """Compute the due ticks of each pace, and allocate the grid and the buffers that ``walk`` needs."""
     cdef int k
     cdef int32_t i
     cdef Py_ssize_t p
@@ -250,7 +250,7 @@ def seal(
     try:
         look(&ring.map, &job, places, n)
         _prepare(&job, &table.points, places, n)
-        if n > 4:  # with fewer, taking the GIL again costs more than keeping it
+        if n > 4:  # with fewer records, getting the GIL back costs more than keeping it
             with nogil:
                 walk(&ring.map, &job, &table.points, places, n)
         else:
@@ -355,7 +355,7 @@ cdef int _dump(Out *out, value, int depth) except -1:
 
 
 cdef list _sorted(dict value):
-    """Keys in order of UTF-16 code units, which differs from that of code points only beyond the BMP."""
+    """The keys in order of UTF-16 code units, as RFC 8785 demands. For ASCII, this is the usual order of texts."""
     for key in value:
         if not isinstance(key, str):
             raise ValueError(f"a key must be a str, got {key!r}")

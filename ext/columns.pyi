@@ -13,8 +13,8 @@ class Runs:
         """``count`` codes begin at ``head``; the runs follow. A run has the lowest bytes of all its numbers first, then
         all next higher bytes, and so on.
 
-        A code is 0 (all numbers are 0; no bytes follow), or 1 to 4: signed numbers of 1, 2, 4 or 8 bytes. Raises
-        ValueError if the codes and rows do not give exactly the size of the body."""
+        Code 0 means a run of zeros without any bytes; codes 1 to 4 mean signed numbers of 1, 2, 4 or 8 bytes. Raises
+        ValueError if the body has not exactly the size that codes and rows give."""
     def get(self, number: int, differences: bool = False) -> array[int]:
         """A run as int64. ``differences``: the run has differences from row to row; return their sums. IndexError."""
 
@@ -22,18 +22,21 @@ def restore(known: Buffer, amount: Buffer, first: Buffer, last: Buffer) -> None:
     """Decode four runs of a column in place, all int64_t[::1] of one length.
 
     A page stores ``first`` as its distance from the ``last`` of the known row before (in the first known row, from its
-    own ``last``). It stores a counter's ``amount`` as 2 * d + 1, where d is the amount less 1000 times the growth
-    since the reading before; from a growth of ``FAR`` on, d is the amount itself. Rows with ``known`` 0 are skipped,
-    and their ``last`` becomes 0. Numbers beyond 64 bits wrap, but no written page has any. Raises ValueError."""
+    own ``last``). It stores a counter's ``amount`` as 2 * d + 1. Here d is the amount minus 1000 times the growth:
+    the difference of ``last`` from that of the known row before (in the first known row, from ``first``). If the
+    growth is ``FAR`` or more, d is the amount itself. Rows with ``known`` 0 are skipped, and their ``last`` becomes 0.
+    Numbers beyond 64 bits wrap, but no written page has any. Raises ValueError."""
 
 def restore_window(kept: Buffer, amount: Buffer) -> None:
-    """Decode a column's demands in place, int64_t[::1]. ``kept`` is 2 * (demand - amount) + 1; 0: no demand."""
+    """Decode a column's demands in place, int64_t[::1].
+
+    A page stores a demand as 2 * (demand - amount) + 1, and 0 if there is no demand, which stays 0."""
 
 class Sums:
-    """Sums by stretch of time, of one column or of several with equal counts. They are exact: they have 128 bits."""
+    """Sums by stretch of time, of one column or of several with equal counts. With 128 bits they are exact."""
 
     def __init__(self, count: int, flaw: int) -> None:
-        """``count`` stretches; amounts with a flag of ``flaw`` are also added to the flawed ones. Raises ValueError."""
+        """``count`` stretches. Amounts with any flag of ``flaw`` also count as flawed. Raises ValueError."""
     def add(
         self,
         rows: Buffer,  # const int32_t[::1], the rows to add, each once

@@ -16,17 +16,17 @@ cdef extern from *:
     bint sub_overflows "__builtin_sub_overflow" (int64_t a, int64_t b, int64_t *difference) noexcept nogil
 
 cdef enum:
-    WIDEST = 4  # code of a run with 8 bytes per number
+    WIDEST = 4  # the highest code of a run: 8 bytes per number
     MAX_ROWS = 65_535
 
-cdef int64_t FAR_COUNTS = <int64_t>1 << 48  # growth from which on it is a jump to another level, not an amount
+cdef int64_t FAR_COUNTS = <int64_t>1 << 48  # growth of so many counts is a jump to another level, not an amount
 cdef object ZERO = array("q", [0])
 
 FAR = FAR_COUNTS
 
 
 cdef inline int64_t _plus(int64_t a, int64_t b) noexcept nogil:
-    return <int64_t>(<uint64_t>a + <uint64_t>b)  # may wrap: the sums of a valid page fit 64 bits again
+    return <int64_t>(<uint64_t>a + <uint64_t>b)  # may wrap on the way: the results of a valid page fit 64 bits
 
 
 cdef void _read(const uint8_t *p, Py_ssize_t n, int code, bint differences, int64_t *to) noexcept nogil:

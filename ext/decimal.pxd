@@ -64,8 +64,8 @@ cdef extern from *:
 cdef struct Decimal:
     i128 m
     int e
-    bint exact  # False: from a float, whose last digits may be dropped
-    bint missing
+    bint exact  # False: the value comes from a float, so its last digits may be dropped
+    bint missing  # there is no value
 
 cdef inline u128 magnitude(i128 v) noexcept nogil:
     return <u128>0 - <u128>v if v < 0 else <u128>v
@@ -88,7 +88,7 @@ cdef inline int digits(uint64_t m) noexcept nogil:
     return n
 
 cdef inline void shorten(Decimal *v) noexcept nogil:
-    """Reduce to the fewest digits for the same value; for a float, round to what 64 bits hold."""
+    """Remove trailing zeros from the mantissa; then round a float that does not fit 64 bits."""
     cdef bint minus = v.m < 0
     cdef u128 rest, unit = 1, m = magnitude(v.m)
     cdef u128 limit = <u128>1 << 63 if minus else <u128>UINT64_MAX
@@ -106,7 +106,10 @@ cdef inline void shorten(Decimal *v) noexcept nogil:
     v.m = -<i128>m if minus else <i128>m
 
 cdef inline void add(Decimal *to, i128 m, int e) noexcept nogil:
-    """to += m * 10**e. If 128 bits cannot align both, an exact value becomes missing; a float keeps leading digits."""
+    """Add m * 10**e to ``to``. If the sum does not fit 128 bits, an exact value becomes missing.
+
+    Of a float, the larger summand is kept: the smaller one does not reach its last digit.
+    """
     cdef i128 aligned = 0, total = 0
     if to.m == 0 or m == 0:
         if m != 0:

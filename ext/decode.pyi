@@ -7,8 +7,8 @@ TYPES: tuple[str, ...]  # of registers: u16 i16 u8h u8l i8h i8l u32 i32 u64 i64 
 # Beside them "decimal", 12 bytes: digits that a device sent, as ``drivers.plan.pack_decimal`` packs them.
 ORDERS: dict[str, int]
 # AB BA ABCD CDAB BADC DCBA ABCDEFGH GHEFCDAB CDABGHEF BADCFEHG HGFEDCBA -> size in bytes.
-# Letters name the order of bytes on the wire, A the most significant. On 64 bits ABCD, CDAB, BADC, DCBA mean
-# ABCDEFGH, GHEFCDAB, BADCFEHG, HGFEDCBA; on 6 bytes (mod10k, bits) the same habit.
+# Letters name the order of bytes on the wire; A is the most significant byte. For 8 bytes, ABCD, CDAB, BADC and DCBA
+# mean ABCDEFGH, GHEFCDAB, BADCFEHG and HGFEDCBA. For 6 bytes (mod10k, bits) they mean the same order of 6 bytes.
 
 class Plan:
     def __init__(self, length: int) -> None:
@@ -16,33 +16,34 @@ class Plan:
     def add(
         self,
         point: int,  # 0..65534, the point's number in its table
-        offset: int,  # of the first byte in the payload (u8h..i8l: of the register)
+        offset: int,  # of the value's first byte in the payload; for u8h, u8l, i8h and i8l of the register's first byte
         type: str,
         order: str = "",  # "" is the natural AB / ABCD / ABCDEFGH
         *,
         size: int = 0,
-        # bytes; only for mod10k (2, 4, 6, 8: words below 10000, else "no reading") and bits (1 to 8: bit 0 is the
-        # lowest of the first byte, as coils are packed; an order applies to the bytes first, so BA is for registers)
+        # bytes, only for two types. mod10k has 2, 4, 6 or 8: each word must be below 10000, else there is no reading.
+        # bits has 1 to 8: bit 0 is the lowest bit of the first byte, as coils are packed. An order is applied to the
+        # bytes before, so registers of bits need BA.
         bit: int = -1,  # take this one bit of the raw integer (after order)
-        mask: int = 0,  # or these, shifted down to their lowest bit
+        mask: int = 0,  # or take the bits of this mask, shifted down so that its lowest bit becomes bit 0; 0: no mask
         scale: tuple[int, int] = (1, 0),  # (m, e): value = (raw + add) * m * 10**e; exact, decimal
         add: tuple[int, int] = (0, 0),  # (m, e), added to the raw value before scale
         sentinels: Sequence[int] | None = None,
-        # raw unsigned bit patterns (after order, before bit and mask) that mean "no reading"; None: the type's own:
-        # u16 FFFF, i16 8000, u32 FFFFFFFF, i32 80000000, u64, i64 likewise; bits, u8.., i8..: none. (): none.
-        # Always: floats NaN and infinities, bcd with a digit above 9.
-        low: tuple[int, int] | None = None,  # (m, e), range of the final value; outside: it stays, quality RANGE
+        # raw unsigned bit patterns (after order, before bit and mask) that mean "no reading"; (): there are none. None:
+        # those of the type: u16 FFFF, i16 8000, u32 FFFFFFFF, i32 80000000, and likewise for u64 and i64; other types
+        # have none. In addition, NaN, infinities and BCD with a digit above 9 always mean "no reading".
+        low: tuple[int, int] | None = None,  # (m, e), lowest usual final value; one below is kept, with quality RANGE
         high: tuple[int, int] | None = None,
         scale_offset: int = -1,
         # byte offset of an int16 power of ten in the same payload; outside -10..10 (8000h too): no reading
         negate: bool = False,  # for a reversed CT: changes the sign of this field's own value
         part: bool = False,
-        # add this value to the next field, which is of the same point and gives the sum; if a part is missing, so is
-        # the sum
+        # add this value to the next field, which must be of the same point. The last field of a point gives the sum.
+        # If a part is missing, the sum is missing, too.
         share: bool = False,  # a share of 1; a value above 1 is in percent and is divided by 100
     ) -> None:
-        """Add a field. Raises ValueError that names the field and the error: beyond length, order on one byte or of the
-        wrong size, a bit that the type does not have, both bit and mask, f16.. with bit, and so on."""
+        """Add a field. Raises ValueError, which names the field and the error, such as a field beyond the payload, an
+        order of a wrong size, or both bit and mask."""
     length: int
     points: tuple[int, ...]  # the points whose values an answer gives, in order
     def decode_into(
@@ -53,8 +54,8 @@ class Plan:
         values that the device marks as missing get ``absent``, a gap reason.
 
         Raises ValueError if the payload does not have ``length`` bytes; nothing is written then. An f32 or f64 becomes
-        the shortest decimal that identifies it, an f16 the shortest that identifies the same number as an f64. If a
-        value needs more than 64 bits of mantissa, it loses its last digits if it came from a float; else it becomes a
-        gap. A value too large for a double becomes a gap too."""
+        the shortest decimal that identifies it, an f16 the shortest that identifies the same number as an f64. A
+        mantissa has at most 64 bits: a float loses its last digits to fit; any other value that does not fit becomes a
+        gap. So does a value too large for a double."""
     def values(self, payload: Buffer) -> list[tuple[int, int, int, int]]:
         """The same as Python tuples (point, mantissa, exponent, quality), for tools and tests."""

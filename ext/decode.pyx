@@ -23,15 +23,15 @@ cdef enum:
     F_PART = 2
     F_LOW = 4
     F_HIGH = 8
-    F_PLAIN = 16  # scale is just a power of ten, and nothing is added
-    F_SHARE = 32  # a share of 1; a value above 1 is in percent
+    F_PLAIN = 16  # the scale is a power of ten, and no offset is added
+    F_SHARE = 32  # a share of 1; a value above 1 is in percent, and is divided by 100
     QUALITY_RANGE = 2
     REASON_SENTINEL = 133
-    DECIMAL_MISSING = 128  # with FLAG_UNSIGNED, in the eleventh byte of a decimal
+    DECIMAL_MISSING = 128  # a flag in the eleventh byte of a decimal, as is FLAG_UNSIGNED: there is no value
 
 cdef struct PlanField:
     uint32_t offset
-    int32_t scale_offset  # -1: none
+    int32_t scale_offset  # byte offset of the scale factor's register; -1: there is none
     uint16_t point
     uint8_t type
     uint8_t size
@@ -44,9 +44,9 @@ cdef struct PlanField:
     int16_t add_e
     int16_t low_e
     int16_t high_e
-    uint32_t sentinel  # index of the first
-    uint32_t sentinels  # how many
-    uint64_t mask  # after the shift; all ones if the whole integer is the value
+    uint32_t sentinel  # index of the field's first sentinel in the plan's list
+    uint32_t sentinels  # number of the field's sentinels
+    uint64_t mask  # applied after the shift; all ones if the whole integer is the value
     int64_t scale_m
     int64_t add_m
     int64_t low_m
@@ -64,7 +64,7 @@ _LAYOUTS = {
     "BA": O_DCBA, "DCBA": O_DCBA, "HGFEDCBA": O_DCBA,
     "CDABGHEF": O_CDABGHEF,
 }  # fmt: skip
-# class, bytes, bits, default sentinel, which byte of the register (-1: all)
+# type -> (class, bytes, bits, default sentinel); bytes 0: ``size`` gives them
 _TYPES = {
     "u16": (T_UNSIGNED, 2, 16, 0xFFFF), "i16": (T_SIGNED, 2, 16, 0x8000),
     "u8h": (T_UNSIGNED, 2, 8, None), "u8l": (T_UNSIGNED, 2, 8, None),
@@ -75,12 +75,12 @@ _TYPES = {
     "bcd16": (T_BCD, 2, 16, None), "bcd32": (T_BCD, 4, 32, None),
     "mod10k": (T_MOD10K, 0, 0, None), "bits": (T_BITS, 0, 0, None),
 }  # fmt: skip
-TYPES = tuple(_TYPES)  # of registers
+TYPES = tuple(_TYPES)  # the types of registers, without "decimal"
 _TYPES["decimal"] = T_DECIMAL, 12, 64, None
 
 
 cdef bint _fit(Decimal *v, Slot *slot) noexcept nogil:
-    """Reduce to a 64-bit mantissa if possible."""
+    """Write a decimal into a slot. False: it does not fit 64 bits of mantissa, or is too large for a double."""
     if v.m > <i128>INT64_MAX or v.m < <i128>INT64_MIN:
         shorten(v)
         if v.m > <i128>UINT64_MAX or v.m < <i128>INT64_MIN:
@@ -95,7 +95,10 @@ cdef bint _fit(Decimal *v, Slot *slot) noexcept nogil:
 
 
 cdef bint _load_decimal(const uint8_t *p, Decimal *v, uint64_t *raw, bint *is_whole) noexcept nogil:
-    """Load a value sent as digits; sets ``raw`` if it is a whole number of 64 bits. False: no reading."""
+    """Load a value that a device sent as digits. False: there is no reading.
+
+    For a whole number of up to 64 bits, ``raw`` is set and ``is_whole`` becomes True.
+    """
     cdef int64_t m
     cdef int16_t e
     cdef i128 integer = 0
@@ -107,7 +110,7 @@ cdef bint _load_decimal(const uint8_t *p, Decimal *v, uint64_t *raw, bint *is_wh
     v.m = <i128><uint64_t>m if p[10] & FLAG_UNSIGNED else <i128>m
     v.e = e
     whole = v[0]
-    shorten(&whole)  # 5.0 is whole
+    shorten(&whole)  # so that 5.0 counts as whole
     if whole.m == 0 or (0 <= whole.e <= 19 and not multiply_overflows(whole.m, <i128>power10(whole.e), &integer)):
         if <i128>INT64_MIN <= integer <= <i128>UINT64_MAX:
             raw[0] = <uint64_t>integer
@@ -181,7 +184,7 @@ cdef void _value(const PlanField *f, const uint64_t *sentinels, const uint8_t *p
     v.e += f.scale_e
     if f.scale_offset >= 0:
         factor = <int16_t>load16(payload + f.scale_offset, O_ABCD)
-        if factor < -10 or factor > 10:  # 8000h, or outside the range of a sunssf: the value is invalid
+        if factor < -10 or factor > 10:  # 8000h means "no factor", and others are impossible: the value is invalid
             v.missing = True
         v.e += factor
     if f.flags & F_SHARE and compare(<i128>magnitude(v.m), v.e, 1, 0) > 0:
@@ -342,12 +345,12 @@ cdef class Plan:
         if absent < FIRST_REASON:
             raise ValueError(f"a reason is {FIRST_REASON} or more, got {absent}")
         ring.check_room(self.emitted)
-        # no typed view: it would cost more than decoding ten registers
+        # not a typed memoryview, which would take longer than decoding ten registers
         PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE)
         try:
             self._check(view.len)
-            # Keep the GIL: this takes a few microseconds, less than getting it back from a busy thread.
-            # With the GIL, appends of this process never overlap.
+            # Keep the GIL: decoding takes a few microseconds, less than getting the GIL back from a busy thread. And
+            # under the GIL, no two appends of this process can overlap.
             position = begin(&ring.map, HEAD_SLOTS + self.emitted)
             put(&ring.map, position, &head, sizeof(RecordHeader))
             _run(
@@ -399,14 +402,14 @@ def _check_order(where, type, order, size):
         return O_ABCD
     if order not in _LAYOUTS:
         raise ValueError(f"{where}: unknown order {order!r}; known are {' '.join(ORDERS)}")
-    # ABCD and similar names also apply to the same order of 6 and 8 bytes
+    # the names of 4 letters also apply to the same order of 6 and 8 bytes
     if size == ORDERS[order] or (size in (6, 8) and ORDERS[order] == 4):
         return _LAYOUTS[order]
     raise ValueError(f"{where}: order {order} is for {ORDERS[order]} bytes, {type} has {size} here")
 
 
 def _check_mask(where, type, kind, width, bit, mask):
-    """Shift, and the mask to apply after it."""
+    """(shift, mask to apply after the shift) for a bit or a mask."""
     if bit == -1 and not mask:
         return 0, UINT64_MAX
     if kind not in (T_UNSIGNED, T_SIGNED, T_BITS, T_DECIMAL):
@@ -425,7 +428,7 @@ def _check_mask(where, type, kind, width, bit, mask):
 
 def _check_decimal(where, name, pair):
     m, e = pair
-    while m and m % 10 == 0:  # fewest digits, so that most steps stay within 64 bits
+    while m and m % 10 == 0:  # remove trailing zeros, so that most results stay within 64 bits
         m, e = m // 10, e + 1
     if m == 0:
         e = 0

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-# One counter or gauge over intervals. All amounts are whole numbers of thousandths of a count.
+# Divides the course of one counter or gauge into intervals. All amounts are whole numbers of thousandths of a count.
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memmove, memset
 
@@ -21,46 +21,47 @@ cdef enum:
     UNUSED = 0
     COUNTER = 1
     GAUGE = 2
-    SPREAD = 1  # as agent.intervals.Flag
+    SPREAD = 1  # this and the next four: values of agent.intervals.Flag
     ESTIMATED = 2
     SUSPECT = 8
     BACK_STEP = 256
     CLOCK = 1024
     PARTS = 1000  # an amount is in thousandths of a count
-    FEW = 10  # up to this many times the usual growth, or this many counts, is still usual
-    PAST = 8  # remembered growths, for judging the next one
+    FEW = 10  # growth of at most this many counts, or this many times the usual growth, is plain
+    PAST = 8  # number of levels that are remembered to judge the next one
     MAX_WINDOW = 61  # most positions of a sliding window
-    CHUNK = 64
+    CHUNK = 64  # arrays grow by at least this many items
 
-cdef struct Mark:  # time 0: none
+cdef struct Mark:  # one reading; time 0: there is none
     int64_t time
     int64_t value
     uint32_t seq
 
 cdef struct Cell:  # what is known of one interval
     int64_t amount  # of a counter
-    int64_t covered
-    int64_t spread
+    int64_t covered  # ms about which the readings tell
+    int64_t spread  # part of these ms that is in steps longer than max_gap
     int64_t readings
     int64_t low
     int64_t high
-    i128 pos  # of a gauge: area above and below zero, in 1/2000 value * ms
-    i128 neg
-    i128 demand  # highest growth in a sliding window, and in a fixed one; in the unit of amount or pos
-    i128 fixed
+    i128 pos  # of a gauge: area above zero, in 1/2000 of value * ms
+    i128 neg  # of a gauge: area below zero, in the same unit
+    i128 demand  # highest growth over a sliding window, in the unit of amount or pos
+    i128 fixed  # highest growth over a window that begins at a fixed time
     Mark first
     Mark last
     uint32_t flags
-    uint8_t seen  # low and high are set
-    uint8_t windows
-    uint8_t fixed_windows
+    uint8_t seen  # 1: low and high are set
+    uint8_t windows  # 1: demand is set
+    uint8_t fixed_windows  # 1: fixed is set
 
 cdef struct Past:
     int64_t time[PAST]
     int64_t value[PAST]
 
 cdef struct TrackedSlot:
-    Past *past  # for counters only, and positions only for a sliding window: a gateway has thousands of plain gauges
+    # Allocated only if needed, since a gateway has thousands of plain gauges: past for counters, position for windows.
+    Past *past
     i128 *position
     int64_t resolution
     int64_t modulus
@@ -77,12 +78,12 @@ cdef struct TrackedSlot:
     uint32_t carry  # flags for the next step
     uint8_t kind
     uint8_t has
-    uint8_t held  # its readings are judged elsewhere first
+    uint8_t held  # 1: ``feed`` returns its readings, so that the caller judges them
     uint8_t known  # number of levels in ``past``
-    double pace  # counts per millisecond of growth; decides which readings are plain or examined, never an amount
+    double pace  # usual growth in counts per ms; it only decides which readings are plain, and affects no amount
     Cell cell
-    i128 total  # since the window's first position
-    int32_t run  # window positions reached without interruption
+    i128 total  # amount up to the last reading, from which window positions are computed
+    int32_t run  # number of window positions reached without interruption
 
 cdef struct Done:
     int32_t slot
@@ -96,7 +97,7 @@ cdef struct Times:
     int64_t offset  # local time minus UTC: determines where fixed windows begin
 
 cdef inline int32_t find(const Times *t, int64_t at_ms) noexcept nogil:
-    """The interval of an instant within the boundaries."""
+    """The number of the interval that contains an instant, which must lie within the boundaries."""
     cdef int32_t low = 0, high = t.count - 1, middle
     while high - low > 1:
         middle = (low + high) >> 1
@@ -107,7 +108,7 @@ cdef inline int32_t find(const Times *t, int64_t at_ms) noexcept nogil:
     return low
 
 cdef inline bint is_plain(const TrackedSlot *s, int64_t time_ms, int64_t value, int64_t most) noexcept nogil:
-    """True for usual growth, or a wobble of a few counts, which needs no examination."""
+    """Whether a reading is usual growth, or a wobble of a few counts: then nobody needs to judge it."""
     cdef int64_t rise
     if not -most <= value <= most:
         return False
@@ -166,9 +167,10 @@ cdef inline void begin(
     touch(s, time_ms, value, seq)
 
 cdef inline i128 part(const TrackedSlot *s, int64_t value, int64_t growth, int64_t dt, int64_t into) noexcept nogil:
-    """The amount reached ``into`` ms after the last reading, in a step of ``dt`` ms; the whole step at its end.
+    """The amount from the last reading up to ``into`` ms after it, in a step of ``dt`` ms to the next reading.
 
-    Each value is rounded down, and amounts are differences of these, so the parts of a step add up to it exactly.
+    It is rounded down. The amount of an interval is the difference of two of these values, so the parts of a step add
+    up to it exactly.
     """
     cdef i128 wide = growth
     if s.kind == COUNTER:
@@ -184,7 +186,7 @@ cdef inline int64_t over(int64_t a, int64_t step) noexcept nogil:
 cdef inline void slide(
     TrackedSlot *s, int64_t offset, int64_t value, int64_t growth, int64_t dt, int64_t low, int64_t high
 ) noexcept nogil:
-    """Process window positions in ``(low, high]``, which lie in the open cell or at its end."""
+    """Process the window positions in ``(low, high]``, a stretch within the open cell."""
     cdef int32_t n = <int32_t>(s.period / s.slip) + 1
     cdef int64_t b = over(low, s.slip)
     cdef i128 window
@@ -203,7 +205,7 @@ cdef inline void slide(
         b += s.slip
 
 cdef inline void close(TrackedSlot *s, int32_t number, Done *done, int32_t *dones) noexcept nogil:
-    """Close the open cell, which is as complete as it can be."""
+    """Append the open cell to ``done``: no later reading can add to it."""
     cdef Done *d = &done[dones[0]]
     d.slot, d.start, d.end, d.cell = number, s.start, s.end, s.cell
     dones[0] += 1
@@ -220,7 +222,7 @@ cdef inline void move(
     TrackedSlot *s, const Times *t, int32_t number, int64_t to_ms, int64_t value, int64_t growth, uint32_t flags,
     bint covered, const Mark *now, Done *done, int32_t *dones,
 ) noexcept nogil:  # fmt: skip
-    """Move the slot to ``to_ms``, cell by cell. ``now``: the reading at the end of the step."""
+    """Advance the slot to ``to_ms``, and close the cells that end on the way. ``now``: the reading at ``to_ms``."""
     cdef int64_t dt = to_ms - s.time, low = s.time, high
     cdef i128 whole = part(s, value, growth, dt, dt) if dt > 0 and covered else 0
     cdef i128 before = 0, so_far
@@ -268,11 +270,11 @@ cdef inline void advance(
     """Process the next good reading.
 
     Args:
-        growth: of a counter; below 0: a wobble, the level stays until it is exceeded.
+        growth: growth of a counter; below 0: the counter wobbled, and its level stays until it is exceeded.
         covered: False if nothing is known about the time between the two readings.
     """
     cdef int64_t dt = time_ms - s.time, zero
-    cdef uint32_t own = flags & (SUSPECT | ESTIMATED)  # a doubtful reading affects the steps on both sides
+    cdef uint32_t own = flags & (SUSPECT | ESTIMATED)  # a doubtful reading also affects the step after it
     cdef Mark now
     now.time, now.value, now.seq = time_ms, value, seq
     flags |= s.carry
@@ -280,7 +282,7 @@ cdef inline void advance(
     if s.kind == GAUGE:
         covered = covered and dt <= s.max_gap
         if covered and dt > 0 and ((s.level < 0 < value) or (value < 0 < s.level)):
-            # through zero: the areas above and below are separate amounts
+            # the gauge passes through zero: divide the step there, as areas above and below zero are counted apart
             zero = s.time + <int64_t>(<i128>dt * s.level / (<i128>s.level - value))
             if s.time < zero < time_ms:
                 move(s, t, number, zero, 0, 0, flags, covered, &now, done, dones)
@@ -311,7 +313,7 @@ cdef inline void advance(
 cdef inline void step_clock(
     TrackedSlot *s, const Times *t, int32_t number, int64_t by_ms, Done *done, int32_t *dones
 ) noexcept nogil:
-    """Apply a clock step: the age of the last reading stays the same on the new clock."""
+    """Apply a clock step. The last reading moves with the clock, so that its age stays the same."""
     cdef Mark was
     cdef int i
     if not s.has:
@@ -322,7 +324,8 @@ cdef inline void step_clock(
         s.past.time[i] += by_ms
     s.cell.flags |= CLOCK
     if by_ms >= 0 and s.start <= s.time < s.end:
-        return  # below, the clock was set back or far ahead: readings of a repeated time must not mix with earlier ones
+        return
+    # The clock was set back or far ahead. Close the cell: readings of a repeated time must not mix with earlier ones.
     was = s.cell.last
     close(s, number, done, dones)
     s.at = find(t, s.time)
@@ -332,7 +335,7 @@ cdef inline void step_clock(
     s.cell.first = s.cell.last = was
 
 cdef inline void cut_off(TrackedSlot *s, int32_t number, Done *done, int32_t *dones) noexcept nogil:
-    """End this counter; the next reading belongs to another one."""
+    """End this counter: the next reading is the first of another counter."""
     if s.has:
         close(s, number, done, dones)
     s.has = s.held = s.known = 0

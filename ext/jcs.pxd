@@ -15,16 +15,16 @@ cdef extern from *:
     const char *PAIRS "mh_pairs"
 
 cdef enum:
-    NUMBER_ROOM = 64  # most bytes that one number or time takes, including over-copying
+    NUMBER_ROOM = 64  # room for one number or time in bytes; fixed-size copies may write beyond its end
 
 cdef struct Out:
     char *text
     size_t size
     size_t room
-    bint failed  # no memory
+    bint failed  # whether memory was lacking once: the text is then incomplete
 
 cdef inline bint reserve(Out *out, size_t more) noexcept nogil:
-    """Reserve ``more`` bytes after the text; False: no memory, ``failed`` is set."""
+    """Reserve ``more`` bytes after the text. False: there is no memory, and ``failed`` is set."""
     cdef size_t room
     cdef void *grown
     if out.size + more <= out.room:
@@ -69,9 +69,10 @@ cdef inline int write_digits(char *out, uint64_t m) noexcept nogil:
     return 20 - at
 
 cdef inline int write_layout(char *out, bint minus, const char *digits, int k, int n) noexcept nogil:
-    """Write 0.DIGITS * 10**n like ECMAScript's Number::toString; k digits, no zero at either end. Returns the length.
+    """Write 0.DIGITS * 10**n as ECMAScript's Number::toString does. Returns the length.
 
-    ``digits`` has 48 readable bytes, ``out`` NUMBER_ROOM writable ones: a fixed copy is faster than an exact one.
+    There are ``k`` digits; the first and the last are not 0. The caller provides 48 readable bytes in ``digits`` and
+    NUMBER_ROOM writable ones in ``out``, because copies of a fixed size are faster than exact ones.
     """
     cdef char *p = out
     cdef int e
@@ -125,7 +126,10 @@ cdef inline int write_double(char *out, double v) noexcept nogil:
     return write_decimal(out, v < 0, m, e)
 
 cdef inline int write_number(char *out, bint minus, uint64_t m, int e, bint *rounded) noexcept nogil:
-    """Write the double nearest to m * 10**e. ``rounded``: not the same decimal. Returns the length; 0: too large."""
+    """Write the double nearest to m * 10**e. Returns the length; 0 if it is too large for a double.
+
+    ``rounded`` becomes True if the written decimal is not exactly m * 10**e.
+    """
     cdef char digits[48]
     cdef char *end
     cdef int k, n, all_digits, near_e = 0
@@ -142,7 +146,7 @@ cdef inline int write_number(char *out, bint minus, uint64_t m, int e, bint *rou
     # a decimal of up to 15 digits survives conversion to a double, except at both ends of its range
     if k <= 15 and -290 < n < 290:
         return write_layout(out, minus, digits, k, n)
-    # DIGITS e EXPONENT, for the nearest double
+    # make the text DIGITS e EXPONENT, and parse it as the nearest double
     end = digits + all_digits
     end[0] = c"e"
     end[1] = c"-" if e < 0 else c"+"

@@ -6,7 +6,7 @@ from typing_extensions import Buffer
 from ext.ring import Ring
 
 STATE_VERSION: Final[int]  # of the bytes that ``CounterKernel.state`` returns
-SLOT_BYTES: Final[int]  # size of a counter's slot with its past; another compiler may lay it out differently
+SLOT_BYTES: Final[int]  # size of a counter's slot with its past; it differs if another compiler uses another layout
 
 Mark = tuple[int, int, int]  # pack, read time in UTC ms, value
 Done = tuple[
@@ -16,16 +16,16 @@ Done = tuple[
     int,  # flags
     int,  # amount of a counter, thousandths of a count
     int,  # ms covered: between two good readings of one counter
-    int,  # of these, ms in steps longer than max_gap
+    int,  # part of the ms covered: in steps longer than max_gap
     int,  # good readings within [start, end)
-    Mark | None,  # the last reading at or before the start, or the first within
-    Mark | None,  # the first reading at or after the end, or the last within
+    Mark | None,  # the last reading at or before the start; if there is none, the first reading within
+    Mark | None,  # the first reading at or after the end; if there is none, the last reading within
     int | None,  # gauge: lowest value read within
     int | None,  # gauge: highest value read within
     int,  # gauge: area above zero, in 1/2000 of value * ms
     int,  # gauge: area below zero, in the same unit
-    int | None,  # highest growth of a sliding window that ends within; in the unit of amount, or of area (net)
-    int | None,  # the same for a fixed window
+    int | None,  # highest growth over a sliding window that ends within; of a gauge the net area, in its unit above
+    int | None,  # the same for windows that begin at fixed times
 ]
 
 class CounterKernel:
@@ -56,15 +56,15 @@ class CounterKernel:
     def feed(self, numbers: Buffer, times_ms: Buffer, values: Buffer, packs: Buffer, flags: Buffer) -> list[int]:
         """Process readings in order of time: uint16_t slots, int64_t UTC ms, int64_t values, uint32_t, uint32_t.
 
-        Returns the indexes of readings that were not processed: those that are not plain growth (the very first one, a
-        fall, a rise beyond ten times the usual one and ten counts), all later ones of the same counter (its slot is
-        then held), and those outside the boundaries. A fall of at most ten counts is plain: the level stays until it
-        is exceeded.
+        Returns the indexes of the readings that were not processed. These are readings outside the boundaries, and
+        those that are not plain growth, such as a counter's very first reading, a fall, or a rise of more than ten
+        counts and more than ten times the usual growth. The slot of such a counter is then held, so all its later
+        readings are returned, too. A fall of at most ten counts is plain: the level stays until it is exceeded.
         """
     def accept(
         self, number: int, time_ms: int, value: int, growth: int, pack: int, flags: int = 0, covered: bool = True
     ) -> None:
-        """Process a reading that was judged: the counter grew by ``growth``; -1: a wobble, the level stays.
+        """Process a reading that the caller has judged: the counter grew by ``growth``; -1: a wobble, the level stays.
 
         ``covered`` False: nothing is known about the time since the reading before. ValueError if out of bounds."""
     def hold(self, number: int, held: bool) -> None:

@@ -28,11 +28,11 @@ cdef enum:
     KIND_EVENT = 4
     HEAD_SLOTS = 2
     FLAG_UNSIGNED = 1
-    FLAG_TIMED = 2  # a value; the next slot has the device's own time for it
-    FLAG_TIME = 4  # the slot with that time: UTC ms in place of the mantissa, and the value's point
+    FLAG_TIMED = 2  # in the slot of a value: the next slot has the device's own time for this value
+    FLAG_TIME = 4  # in that next slot: it has the time (UTC ms) in place of a mantissa, and the same point
     FIRST_REASON = 128  # gap reasons begin here; qualities are below
 
-cdef struct RingHeader:  # the first page; each changing word has its own cache line
+cdef struct RingHeader:  # at the file's beginning; reserve, head and tail are in different cache lines
     char magic[8]
     uint32_t version
     uint32_t slot_size
@@ -42,11 +42,11 @@ cdef struct RingHeader:  # the first page; each changing word has its own cache 
     uint8_t table_hash[32]
     uint32_t writer_pid
     uint8_t pad0[52]
-    uint64_t reserve  # at 128
+    uint64_t reserve  # at byte 128
     uint64_t pad1[7]
-    uint64_t head  # at 192
+    uint64_t head  # at byte 192
     uint64_t pad2[7]
-    uint64_t tail  # at 256
+    uint64_t tail  # at byte 256
     uint64_t overwritten
     uint64_t pad3[6]
 
@@ -88,7 +88,7 @@ cdef class Ring:
     cdef void unmap(self) noexcept
 
 cdef inline uint64_t body_slots(const RecordHeader *head) noexcept nogil:
-    """Slots of a record after its head. For text and event the count is in bytes."""
+    """The number of slots of a record after its head. For a text or event, ``count`` is in bytes."""
     if head.kind >= KIND_TEXT:
         return (<uint64_t>head.count + 15) >> 4
     return head.count
@@ -112,17 +112,17 @@ cdef inline uint64_t begin(Map *ring, uint64_t slots) noexcept nogil:
     cdef const RecordHeader *oldest
     if end - tail > ring.mask + 1:
         while tail < head and end - tail > ring.mask + 1:
-            # count and kind are in the first of a head's two slots, so wrapping does not matter
+            # only the first slot of this head is read, which has count and kind: the second may be at the ring's start
             oldest = <const RecordHeader *>&ring.slot[tail & ring.mask]
-            # a damaged head does not show where the next record begins: only future records are certain to be readable
+            # a damaged head does not show where the next record begins: give up all records so far
             tail = tail + HEAD_SLOTS + body_slots(oldest) if plausible(ring, tail, oldest) else head
             lost += 1
-        # tail first: if killed after this line, the file just has fewer old records than it could
+        # the tail moves first: if the process is killed after that, only a few old records are lost
         mh_store_relaxed(&h.overwritten, h.overwritten + lost)
         mh_store_release(&h.tail, tail)
-    if end > h.reserve:  # reserve may be ahead, after a writer was killed in the middle of a larger record
+    if end > h.reserve:  # reserve is ahead if a writer was killed while it wrote a larger record
         mh_store_relaxed(&h.reserve, end)
-    mh_fence_release()  # no slot changes before others can see it
+    mh_fence_release()  # others see the new reserve before any slot changes
     return head
 
 cdef inline void put(Map *ring, uint64_t position, const void *source, size_t size) noexcept nogil:
@@ -152,6 +152,6 @@ cdef inline void get(const Map *ring, uint64_t position, void *target, size_t si
         memcpy(<char *>target + room, base, size - room)
 
 cdef inline bint intact(const Map *ring, uint64_t position) noexcept nogil:
-    """True if nothing copied from ``position`` on was overwritten meanwhile. Call it after copying."""
+    """Whether the bytes copied from ``position`` on are valid: nothing was overwritten. Call it after copying."""
     mh_fence_acquire()
     return mh_load_relaxed(&ring.h.reserve) - position <= ring.mask + 1 and position >= mh_load_relaxed(&ring.h.tail)

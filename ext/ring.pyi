@@ -10,15 +10,15 @@ A *record* is a head of two slots (32 bytes) and its body:
            u8  aux     gap: reason code; answer, text: quality given to the whole answer; event: 0
            i64 tick_ms, i64 time_ns (UTC, when the answer arrived), i64 mono_ns
     value  i64 mantissa, u16 point, i16 exponent, u8 quality (>= 128: gap reason, no value), u8 flags
-           (bit 0: mantissa is unsigned; bit 1: the next slot is the device's own time of this value; bit 2: this is such
-           a time, UTC ms in the place of the mantissa), u16 zero            value = mantissa * 10**exponent
+           (bit 0: mantissa is unsigned; bit 1: the next slot is the device's own time of this value; bit 2: this is
+           that time, in UTC ms in place of the mantissa), u16 zero. The value is mantissa * 10**exponent
     gap    u16 point numbers, eight per slot (last padded with 0xFFFF); count 0 means all points of the table
     text   point number as u16, then UTF-8 bytes
     event  canonical JSON bytes
 
 The writer first stores ``reserve`` (the position it will write up to), then the slots, then ``head`` (release):
-``head`` is the commit word, so a record is seen whole or not at all, also by a reader that opens the file after kill -9.
-A reader that copied a record checks afterwards that ``reserve - position <= slots``: else it was overwritten.
+``head`` is the commit word. So readers see a record whole or not at all, even if the writer was killed (kill -9).
+A reader copies a record, then checks that ``reserve - position <= slots``: otherwise the record was overwritten.
 """
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
@@ -44,25 +44,27 @@ class Record(NamedTuple):
     tick_ms: int
     time_ns: int
     mono_ns: int
-    values: tuple[Value, ...]  # ANSWER
-    points: tuple[int, ...] | None  # GAP (None: all); TEXT: the one point
-    text: bytes  # TEXT, EVENT
+    values: tuple[Value, ...]  # of an ANSWER record, else empty
+    points: tuple[int, ...] | None  # of a GAP record (None: all points of the table); of a TEXT record its only point
+    text: bytes  # of a TEXT or EVENT record, else b""
     mt: tuple[tuple[int, int], ...] = ()  # ANSWER: (point, the device's own time of its value in UTC ms)
 
 class Ring:
     """One mapped ring file. ``create`` returns the writer; ``open`` a reader or, if ``writable``, the next writer."""
 
-    ring_id: int  # random u64 given at creation; with a position it names a record for ever
-    boot: int  # u64 of the boot that writes
+    ring_id: int  # random u64 given at creation; a ring_id and a position together identify a record for ever
+    boot: int  # u64 that identifies the boot in which the writer runs
     slots: int
     head: int  # first position not yet committed
-    tail: int  # oldest position that is surely readable as the START of a record (kept by the writer in the header)
-    overwritten: int  # records overwritten so far (they may have been sealed before: the sealer knows)
+    tail: int  # position of the oldest record that is not overwritten
+    overwritten: int  # number of records overwritten so far, whether they were sealed before or not
     table_hash: bytes  # 32 bytes; the writer may set it
 
     @staticmethod
     def create(path: str, size_bytes: int, ring_id: int, boot: int, table_hash: bytes, mode: int = 0o640) -> Ring:
-        """Create a file of zeros (tmp + rename); ``size_bytes`` is rounded down to a power of two of slots.
+        """Create an empty ring, and give the file its name when it is complete.
+
+        ``size_bytes`` is rounded down, so that the number of slots is a power of two.
 
         All of it is allocated, so that a full file system gives an OSError here, not a SIGBUS later.
         Raises ValueError for sizes under 64 KiB.
@@ -102,6 +104,7 @@ class Ring:
     def trim(self) -> None:
         """Release the pages that this process has touched; they stay in the file, and are mapped again when used.
 
-        So the process does not seem to grow by the whole ring, whose memory counts for the runtime directory anyway."""
+        Otherwise the memory of the process would seem to grow by the whole ring, which the runtime directory already
+        accounts for."""
     def close(self) -> None:
         """Unmap the file; a ``seal`` that runs in another thread finishes first."""

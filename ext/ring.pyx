@@ -15,7 +15,7 @@ cdef uint32_t VERSION = 1
 cdef size_t PAGE = 4096
 cdef uint64_t MIN_SIZE = 64 * 1024
 cdef uint64_t MAX_SIZE = <uint64_t>1 << 40
-cdef int64_t MOST_MS = <int64_t>1 << 47  # limit for a device's own time: about four thousand years
+cdef int64_t MOST_MS = <int64_t>1 << 47  # a device's own time lies at most this far from 1970: 4,400 years
 
 ANSWER, GAP, TEXT, EVENT = KIND_ANSWER, KIND_GAP, KIND_TEXT, KIND_EVENT
 
@@ -67,7 +67,7 @@ cdef class Ring:
         draft = f"{path}.new{os.getpid()}"
         fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
         try:
-            os.fchmod(fd, mode)  # regardless of the umask: tools of the group read it
+            os.fchmod(fd, mode)  # whatever the umask is: tools that run in the group must be able to read the file
             # allocate every page now: a full tmpfs must be an error here, not a SIGBUS at a later store
             os.posix_fallocate(fd, 0, PAGE + slots * sizeof(Slot))
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -110,7 +110,7 @@ cdef class Ring:
             if h.slots == 0 or h.slots & (h.slots - 1) or PAGE + h.slots * sizeof(Slot) != size:
                 raise ring._damage(f"says {h.slots} slots, but has {size} bytes")
             ring.map.mask = h.slots - 1
-            # read in an order in which a busy writer cannot cause a false error
+            # a writer may be busy: in this order of reading, it cannot cause a false error
             tail, head, reserve = mh_load_acquire(&h.tail), mh_load_acquire(&h.head), mh_load_acquire(&h.reserve)
             if not tail <= head <= reserve:
                 raise ring._damage(f"has tail {tail}, head {head}, reserve {reserve}: out of order")
@@ -165,7 +165,7 @@ cdef class Ring:
         self.check_open()
         if not self.writable:
             raise ValueError(f"{self.path}: the ring was opened for reading only")
-        # a quarter at most, so that a reader always has time for its current record
+        # a quarter of the ring at most, so that readers have time to copy a record before it is overwritten
         if slots + HEAD_SLOTS > (self.map.mask + 1) >> 2:
             raise ValueError(f"{self.path}: a body of {slots} slots is too large for a ring of {self.map.mask + 1}")
         return 0
@@ -207,7 +207,7 @@ cdef class Ring:
     ):  # fmt: skip
         if quality >= FIRST_REASON:
             raise ValueError(f"a quality is below {FIRST_REASON}, got {quality}; a missing text is a gap")
-        text.decode()  # raises here, so that everything in the ring can be sent
+        text.decode()  # an invalid text raises here: everything in the ring must be fit to be sent
         text = point.to_bytes(2, "little") + text
         return _bytes(self, RecordHeader(len(text), table, KIND_TEXT, quality, tick_ms, time_ns, mono_ns), text)
 
@@ -227,7 +227,7 @@ cdef class Ring:
         try:
             for value in values:
                 at += _fill(&slots[at], value)
-            head.count = <uint32_t>at  # a missing value has no time
+            head.count = <uint32_t>at  # may be less than n: a missing value takes no slot for its time
             n = at
             position = begin(&self.map, HEAD_SLOTS + n)
             put(&self.map, position, &head, sizeof(RecordHeader))
@@ -292,21 +292,21 @@ cdef int _take_over(Ring ring, int fd, boot) except -1:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        # our own earlier mapping that is not closed yet is not another writer
+        # if this process holds the lock, through an earlier mapping that is not closed yet, there is no other writer
         if ring.map.h.writer_pid != os.getpid():
             raise BlockingIOError(f"{ring.path}: process {ring.map.h.writer_pid} writes this ring") from None
     ring.map.h.writer_pid = os.getpid()
     if boot is not None:
         ring.map.h.boot = boot
-    # A killed writer left reserve ahead of head. It stays there, since the half-written record has destroyed
-    # the oldest slots. The tail was moved first, so it is right.
+    # A killed writer may have left reserve ahead of head. It stays there, because the unfinished record has overwritten
+    # the oldest slots. The tail is right, because the writer moved it before.
     if ring.map.h.reserve - ring.map.h.tail > ring.map.mask + 1:
         raise ring._damage(f"has tail {ring.map.h.tail} too far behind reserve {ring.map.h.reserve}")
     return 0
 
 
 cdef int _fill(Slot *slot, value) except -1:
-    """Fill slots; returns how many: one, or two with a time."""
+    """Write one value into slots; returns their number: two if the value has a time, else one."""
     cdef int64_t mt
     point, mantissa, exponent, quality = value[:4]
     memset(slot, 0, sizeof(Slot))

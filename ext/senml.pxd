@@ -20,14 +20,14 @@ cdef extern from *:
     const uint8_t *QUALITY_SIZE "mh_quality_sizes"
 
 cdef enum:
-    COUNTER = 1  # kinds up to here are due on a grid, those above are sent on change
+    COUNTER = 1  # kinds up to here (gauge, counter) have due ticks; those above (state, text) are sent when they change
     LAST_KIND = 3
     LAST_QUALITY = 6
     REASON_SENTINEL = 133
     MAX_PACES = 16
 
-cdef struct Sent:  # what the platform knows about a state or text
-    bint known
+cdef struct Sent:  # the value of a state or text that was last sent to the platform
+    bint known  # False: none was sent yet
     uint8_t quality
     uint8_t flags
     int16_t exponent
@@ -35,42 +35,44 @@ cdef struct Sent:  # what the platform knows about a state or text
     uint8_t *text  # NULL: a number
     size_t size
 
-cdef struct State:  # for a state or text of one stream
-    Sent sent  # up to the last boundary
-    Sent now
+cdef struct State:  # of a state or text of one stream
+    Sent sent  # as of the last boundary, to which a slice that is cut returns
+    Sent now  # including the records written since
 
 cdef struct OutputRow:
-    uint32_t text  # in Points.texts: ["du":..,]"n":"..."  then  ,"u":"..","v":  then  ,"u":"..","vs":
-    uint32_t unit_size  # of "du" in the first part: "mt" goes between "du" and "n"
-    uint32_t name_size  # of the whole first part
-    uint32_t value_size
-    uint32_t string_size
+    # Offset in Points.texts of three parts: ["du":..,]"n":"..."  and  ,"u":"..","v":  and  ,"u":"..","vs":
+    uint32_t text
+    uint32_t unit_size  # bytes of "du" in the first part, after which "mt" is inserted
+    uint32_t name_size  # bytes of the first part
+    uint32_t value_size  # bytes of the second part, for numbers
+    uint32_t string_size  # bytes of the third part, for texts
     uint8_t kind
     uint8_t pace
-    bint touched
-    size_t grid  # start of its row in the grid, for this call
-    int64_t last_tick  # the last tick with a record in this call; for points without a row
-    int32_t state  # in Points.states; -1: a gauge or counter
+    bint touched  # whether its state changed since the last boundary
+    size_t grid  # offset of its row in the grid of this call
+    int64_t last_tick  # the last tick with a record in this call, for points that have no row in the grid
+    int32_t state  # index in Points.states; -1: it is a gauge or counter
 
 cdef struct Points:  # a point table, and what was sent for its states and texts
-    OutputRow *rows  # streams with the same points share everything except base and states: one is sealed at a time
+    # Streams with the same points share everything except base and states. So only one of them is sealed at a time.
+    OutputRow *rows
     State *states
     int32_t state_count
     int32_t count
-    int32_t *touched  # rows changed since the last boundary
+    int32_t *touched  # numbers of the rows whose state changed since the last boundary
     int32_t touched_count
     int64_t periods[MAX_PACES]
     int paces
     int64_t phase
     const char *base  # "bn":"..",
     size_t base_size
-    const char *texts  # of all rows
+    const char *texts  # the JSON parts of all rows
 
 cdef struct Pace:
     int64_t period
-    int64_t first  # number of the first due tick
-    int64_t count  # due ticks
-    int64_t index  # of the current tick; -1: not due on it
+    int64_t first  # number of the first due tick in [from_ms, to_ms)
+    int64_t count  # number of due ticks in [from_ms, to_ms)
+    int64_t index  # which of these is the tick of the current record; -1: the pace is not due then
 
 cdef struct Job:  # one call of seal
     Out out
@@ -85,22 +87,22 @@ cdef struct Job:  # one call of seal
     size_t grid_size
     int64_t records
     int64_t bt_ms
-    bint based  # the first record is written
+    bint based  # whether a record has been written: the first one has the base name
     Pace pace[MAX_PACES]
 
-cdef struct Place:  # one position
+cdef struct Place:  # one position to be sealed
     RecordHeader head
     uint64_t position
-    int64_t least  # smallest tick from here on within [from, to), or ``to``
+    int64_t least  # smallest tick in [from_ms, to_ms) of this and all later positions; to_ms if there is none
     uint64_t slots
-    bint lost
+    bint lost  # overwritten before it could be read
 
 cdef inline void forget(Sent *sent) noexcept nogil:
     free(sent.text)
     memset(sent, 0, sizeof(Sent))
 
 cdef inline bint copy(Sent *to, const Sent *source) noexcept nogil:
-    """Copy a value. False: no memory."""
+    """Copy a value. False: there is no memory."""
     cdef uint8_t *text = NULL
     if source.text != NULL:
         text = <uint8_t *>malloc(source.size + 1)
@@ -131,7 +133,7 @@ cdef inline bint news(Points *table, int32_t point, const Sent *seen) noexcept n
     return True
 
 cdef inline void settle(Points *table, bint keep) noexcept nogil:
-    """At a boundary, keep or discard what was sent since the last one."""
+    """At a boundary, keep or undo the changes of states since the last boundary."""
     cdef State *state
     cdef int32_t i
     for i in range(table.touched_count):
@@ -148,7 +150,7 @@ cdef inline uint8_t read_cell(uint8_t quality) noexcept nogil:
     return 1 + (quality if quality <= LAST_QUALITY else 1)
 
 cdef inline int64_t above(int64_t a, int64_t b) noexcept nogil:
-    """a / b, b > 0, rounded up."""
+    """a / b rounded up, for b > 0."""
     return a // b + (1 if a % b > 0 else 0)
 
 cdef inline int64_t milliseconds(int64_t ns) noexcept nogil:
@@ -157,9 +159,10 @@ cdef inline int64_t milliseconds(int64_t ns) noexcept nogil:
 cdef inline bint start(
     Job *job, const Points *table, const OutputRow *row, int64_t ms, uint8_t quality, bint string, const Slot *time
 ) noexcept nogil:  # fmt: skip
-    """Write a record up to its value, with the base name in the first and the base time if changed. False: no memory.
+    """Write a record up to its value. False: there is no memory.
 
-    ``time``: the device's own, NULL if it gives none.
+    The first record has the base name; a record has a base time if it differs from the one before.
+    ``time``: the device's own time for the value; NULL if there is none.
     """
     cdef Out *out = &job.out
     cdef const char *text = table.texts + row.text
@@ -213,7 +216,7 @@ cdef inline bint start(
 cdef inline bint write(
     Job *job, const Points *table, const OutputRow *row, const Slot *slot, int64_t ms, const Slot *time
 ) noexcept nogil:  # fmt: skip
-    """Write one record. False: its value is too large for a double (nothing is written), or no memory."""
+    """Write one record. False: its value is too large for a double (nothing is written then), or there is no memory."""
     cdef Out *out = &job.out
     cdef char number[NUMBER_ROOM]
     cdef bint rounded = False
@@ -249,7 +252,7 @@ cdef inline void answer(Job *job, Points *table, const RecordHeader *head, const
         slot = &body[i]
         time = NULL
         if slot.flags > FLAG_UNSIGNED:
-            if slot.flags & FLAG_TIME:  # written with its value
+            if slot.flags & FLAG_TIME:  # a time, which is written together with its value
                 continue
             if i + 1 < head.count and body[i + 1].flags & FLAG_TIME:
                 time = &body[i + 1]
@@ -258,7 +261,7 @@ cdef inline void answer(Job *job, Points *table, const RecordHeader *head, const
         row = &table.rows[slot.point]
         pace = &job.pace[row.pace]
         if row.kind <= COUNTER and pace.period:
-            if pace.index < 0:  # not due: a record here would be one more than verifiers count
+            if pace.index < 0:  # not due: verifiers would count this record as one too many
                 continue
             cell = job.grid + row.grid + pace.index
             if slot.quality >= FIRST_REASON:
@@ -343,12 +346,15 @@ cdef inline void record(Job *job, Points *table, const RecordHeader *head) noexc
         text(job, table, head, <uint8_t *>job.body)
 
 cdef inline void walk(const Map *ring, Job *job, Points *table, Place *places, Py_ssize_t n) noexcept nogil:
-    """Process records in order, up to the last boundary that fits. All ticks before it are smaller than after it."""
+    """Process records in order, up to the last boundary that fits.
+
+    A boundary is a place between two positions at which all ticks before are smaller than all ticks after it.
+    """
     cdef Py_ssize_t i
     cdef Place *place
     cdef Out *out = &job.out
     cdef int64_t most = INT64_MIN
-    cdef size_t kept = 1  # bytes, records and slice end at the last boundary
+    cdef size_t kept = 1  # this and the next two: bytes, records and end of the slice at the last boundary
     cdef int64_t kept_records = 0
     cdef int64_t kept_reached = job.to_ms
     put(out, b"[", 1)

@@ -22,7 +22,7 @@ cdef extern from *:
     uint64_t swap64 "__builtin_bswap64" (uint64_t v) noexcept nogil
 
 cdef enum:
-    # byte order: natural, words reversed, bytes of each word swapped, all reversed, words of each half swapped
+    # byte orders: natural; words reversed; bytes of each word swapped; all bytes reversed; words of each half swapped
     O_ABCD, O_CDAB, O_BADC, O_DCBA, O_CDABGHEF
 
 cdef inline uint64_t load16(const uint8_t *p, int order) noexcept nogil:

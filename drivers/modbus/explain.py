@@ -75,9 +75,10 @@ def decode_rtu(frame: bytes) -> Json:
 def _split_rtu(body: bytes) -> list[bytes] | None:
     """Split bytes into valid frames; None if any byte is left over.
 
-    The frame sizes of each function are used, not the CRC alone: it also matches a valid frame followed by zeros.
+    The CRC alone is not enough, because it also fits if zeros follow a valid frame. So the sizes that frames of each
+    function may have are used, too.
     """
-    came: dict[int, tuple[int, int]] = {}  # possible start of a frame -> start and end of the previous frame
+    came: dict[int, tuple[int, int]] = {}  # where a frame may begin -> (begin, end) of the frame before it
     ways = [0]
     while ways:
         at = ways.pop()
@@ -129,7 +130,7 @@ def _broken_rtu(body: bytes) -> BrokenInput:
     partly = _unproven({"protocol": "modbus-rtu", "unit": body[0], "crc_ok": False}, body[1:-2])
     right = crc16(body[:-2]).to_bytes(2, "little").hex()
     expected = next(iter(_rtu_sizes(body)), 0)
-    if crc_ok(body) and (inside := _sound_inside(body)) is not None:  # zeros after a frame do not change its CRC check
+    if crc_ok(body) and (inside := _sound_inside(body)) is not None:  # the CRC also fits if zeros follow a valid frame
         what = f"bytes {inside[0] + 1} to {inside[1]} are a valid frame, but there are {len(body)} bytes"
         return BrokenInput(what, {"frame": partly}, "Leave the others out")
     what, hint = "", AS_SENT

@@ -34,7 +34,7 @@ class ModbusRequest:
     Args:
         unit: 0 to 255 (over a bus 1 to 247; direct TCP devices also use 0 and 255).
         pdu: function code and its parameters, as pymodbus encodes them.
-        payload_bytes: size of the expected answer, without its byte count; 0 if it varies (function 43).
+        payload_bytes: value of the byte count in the expected answer; 0 if the size varies (function 43).
         where: the device as messages name it, such as "cabinet-2 unit 7".
 
     Raises:
@@ -97,7 +97,8 @@ class ModbusRequest:
     def find(self, received: bytes, final: bool) -> bytes | LineError | None:
         """The answer in the bytes of an RTU line; noise around it and frames of other devices are skipped.
 
-        Unless ``final``, an incomplete frame that may be the answer gives None, so that the caller waits for the rest.
+        If an incomplete frame may be the answer, the result is None, so that the caller waits for the rest; with
+        ``final``, no more bytes come, and this does not apply.
         """
         size, at, unit, function = len(received), 0, self.unit, self.function
         seen: LineError | None = None
@@ -141,7 +142,7 @@ class ModbusRequest:
 
     @staticmethod
     def _past_foreign(received: bytes, at: int) -> int:
-        """The position after a valid answer of another unit that begins at ``at``, else the next byte."""
+        """The position to continue from: after a valid answer of another unit at ``at``; else the next byte."""
         if received[at] <= 247 and received[at + 1] in (1, 2, 3, 4) and at + 2 < len(received):
             end = at + 5 + received[at + 2]
             if end <= len(received) and crc_ok(received[at:end]):
@@ -150,7 +151,7 @@ class ModbusRequest:
 
     @staticmethod
     def _identity_bytes(pdu: bytes, at: int) -> int:
-        """Bytes of the PDU of function 43/14 that begins at ``at``, by its counts; 999 if not known yet."""
+        """Size of the PDU of function 43/14 that begins at ``at``, in bytes; 999 if there are too few bytes to tell."""
         if len(pdu) < at + 7:
             return 999
         end = at + 7

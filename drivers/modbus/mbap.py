@@ -1,7 +1,7 @@
 """Modbus TCP: a burst of requests on one connection, one outstanding at a time, with little work in Python.
 
-pymodbus's framer takes the answers apart. Without errors no task wakes between the first request
-and the last answer: the next request is sent from within the call that delivered the previous answer.
+pymodbus's framer takes the answers apart. Each request is sent from within the call that delivered the answer before.
+So without errors no task wakes between the first request and the last answer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from drivers.model import FrameError, LineDown, LineError, LineTimeout
 
 _decode = cast(Callable[[bytes], tuple[int, int, int, bytes]], FramerSocket(DecodePDU(False)).decode)
 logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)  # we raise the errors that it would log
-_REMEMBERED = 64  # abandoned transaction ids that may still be answered
+_REMEMBERED = 64  # most abandoned transaction ids that are remembered, since a late answer may still arrive
 
 
 class MbapLink:
@@ -54,7 +54,7 @@ class MbapLink:
         self._done: asyncio.Future[LineError | None] | None = None
         self._timeout_s = 1.0
         self._quiet_s = 0.0
-        self._free_at = 0.0  # loop time before which nothing is sent
+        self._free_at = 0.0  # time of the event loop before which nothing is sent, to keep the device's pause
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._loop.add_reader(port.fd, self._received)
@@ -193,7 +193,7 @@ class MbapLink:
         return FrameError("received bytes that are not Modbus TCP", where=self.port.where, hint=hint)
 
     def _unasked(self, tid: int) -> None:
-        """A late answer is dropped; an answer to a request never sent here means another master on this link."""
+        """Count an answer that was not expected: a late one, or one to a request of another master on this link."""
         if tid in self._given_up:
             del self._given_up[tid]
             self._stats.stale += 1

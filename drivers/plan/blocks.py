@@ -37,11 +37,12 @@ def plan_blocks(
 
     Args:
         points: all points of the device; addresses in registers, from 0 as on the wire.
-        limits: ``max_words``: registers per read. ``holes`` and ``max_gap``: how many consecutive registers a read may
-            cover that belong to no point of the device; registers of other points may always be covered.
+        limits: ``max_words`` limits the registers of a read. A read may cover registers that belong to no point of the
+            device only if ``holes`` is set, and at most ``max_gap`` of them in a row. It may always cover registers
+            of points that are not wanted.
         timing: the cost of a request and of a byte on this line.
         wanted: indexes of the points to read; None: all points.
-        holes: learned facts about the device; points that it lacks are left out.
+        holes: learned facts about the device; points that the device lacks are left out.
 
     Returns:
         Blocks by function and address. Each wanted point, and each ``together`` group, lies in exactly one block. No
@@ -62,7 +63,8 @@ def plan_blocks(
     return _PLANNED[key][0]
 
 
-# A hundred devices of one family share a plan. It is keyed by the identity of points, so it keeps references to them.
+# A hundred devices of one family share a plan. The key contains the ids of the points. So an entry also keeps the
+# points, or else their ids might be used again for other objects.
 _PLANNED: dict[object, tuple[tuple[Block, ...], tuple[Point, ...]]] = {}
 _PLANNED_AT_MOST = 256
 
@@ -166,12 +168,12 @@ class _Bridge:
 def _cheapest(function: int, pieces: list[_Piece], longest: int, timing: LineTiming, bridge: _Bridge) -> list[Block]:
     """Find the blocks with the least total time. ``best[i]`` is the least time to read the first ``i`` pieces.
 
-    Pieces have rising starts and ends, and a longer request never takes less time. So there is a best plan in which
-    each request reads a run of neighbours, and no other requests need to be tried.
+    Both the starts and the ends of the pieces rise, and a longer request never takes less time. So there is a best plan
+    in which each request reads neighbouring pieces. Only such requests are tried.
     """
     goes_on = [bridge.open(a.end, b.start) for a, b in pairwise(pieces)]  # may pieces i and i+1 share a request?
     costs: dict[int, int] = {}  # cost of a request by its number of registers
-    best: list[tuple[int, int]] = [(0, 0)]  # time, requests
+    best: list[tuple[int, int]] = [(0, 0)]  # (time in ns, number of requests)
     start_of: list[int] = [0]
     for i in range(1, len(pieces) + 1):
         end = pieces[i - 1].end
@@ -180,7 +182,7 @@ def _cheapest(function: int, pieces: list[_Piece], longest: int, timing: LineTim
             if end - pieces[j].start > longest or (j < i - 1 and not goes_on[j]):
                 break
             if j < i - 1 and bridge.cut(pieces[j].start, end):
-                break  # a cut inside a single piece is ignored, because it would tear a value
+                break  # only between pieces: a cut inside a piece is ignored, because it would tear a value
             count = end - pieces[j].start
             if count not in costs:
                 costs[count] = timing.cost_ns(_payload(function, count))

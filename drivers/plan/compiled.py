@@ -13,7 +13,7 @@ from drivers.plan.timing import Block
 from drivers.profile import concerned
 from ext.decode import Plan
 
-# unit -> powers of the current and the voltage ratio that turn a meter's secondary value into a primary one
+# unit -> (c, v): a secondary value times (current ratio)**c * (voltage ratio)**v is the primary value
 _RATIO: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("V", "mV", "kV", "uV"), (0, 1)),
     **dict.fromkeys(("A", "mA", "kA", "uA", "Ah", "kAh", "mAh"), (1, 0)),
@@ -48,8 +48,8 @@ def compile_block(block: Block, points: Sequence[Point], spec: DeviceSpec) -> Pl
     return _COMPILED[key][0]
 
 
-# A plan has no state, so a hundred devices of one family share it. It is keyed by the identity of points, so the cache
-# keeps references to them.
+# A plan has no state, so a hundred devices of one family share it. The key contains the ids of the points. So an entry
+# also keeps the points: otherwise their ids might be used again for other objects.
 _COMPILED: dict[object, tuple[Plan, tuple[Point, ...]]] = {}
 _COMPILED_AT_MOST = 512
 
@@ -83,8 +83,9 @@ BYTE_OF_REGISTER = {"high": 0, "low": 1}  # values of ``Point.text``: where a re
 def text_of(point: Point, raw: bytes) -> str | None:
     """The text in a text point's bytes; None if it is empty or all bytes are FF.
 
-    Characters: see ``characters``. An integer becomes its digits. ``point.text`` is a format to fill with the numbers
-    in the registers; or "low" or "high": each register has one character, in this byte.
+    A point of type str has characters, see ``characters``. An integer becomes its digits. If ``point.text`` is "low" or
+    "high", this byte of each register is one character. Any other ``point.text`` is a format that is filled with the
+    numbers in the registers.
     """
     if not raw or raw.count(0xFF) == len(raw):
         return None
@@ -116,7 +117,7 @@ def decoded(raw: bytes) -> str:
 
 
 def ratio_of(point: Point, spec: DeviceSpec) -> Decimal:
-    """The transformer ratio that applies to this point; 1 if the device applied it or there is none."""
+    """The factor by which transformer ratios multiply this point; 1 if the device applies them itself, or has none."""
     if point.ratio != "apply":
         return Decimal(1)
     ct, pt = _RATIO.get(point.unit, (0, 0))
@@ -124,7 +125,7 @@ def ratio_of(point: Point, spec: DeviceSpec) -> Decimal:
 
 
 def range_of(point: Point, spec: DeviceSpec) -> tuple[Decimal | None, Decimal | None]:
-    """Lowest and highest plausible reading: with the sign that readings have, but without the transformer ratio."""
+    """(lowest, highest) plausible reading of a point: with the sign of a reversed CT, without the transformer ratio."""
     low, high = point.low, point.high
     if point.flips and concerned(point.name, spec.reversed):
         low, high = (None if high is None else -high), (None if low is None else -low)

@@ -14,7 +14,7 @@ from drivers.model import Point
 from drivers.plan.timing import Block
 
 ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE = 1, 2, 3
-STRIKES = 2  # a single refusal may come from a device that is starting
+STRIKES = 2  # refusals until something is learned; a single one may come from a device that is starting
 EXPIRES_S = 7 * 86_400  # after this time everything is requested again: new firmware may have added the register
 
 Place = tuple[int, int]  # function, address
@@ -30,9 +30,10 @@ class KnownHoles:
         self.key, self.expires_s, self.version = key, expires_s, 0
         self.cuts: set[Place] = set()  # no block may contain both this register and the one before it
         self.absent: set[tuple[int, int, int]] = set()  # (function, address, count) that this device lacks
-        self.max_words: int | None = None  # learned: longer reads are refused (field pain 27)
+        self.max_words: int | None = None  # longer reads are refused (field pain 27); None: no such limit was found
         self._since: int | None = None
-        self._strikes: dict[tuple[int, int, int, int], tuple[int, int]] = {}  # refusals, ``_answers`` at the first
+        # (function, address, count, exception) -> (refusals, the value of ``_answers`` at the first refusal)
+        self._strikes: dict[tuple[int, int, int, int], tuple[int, int]] = {}
         self._answers = 0  # how many reads of any block were answered
 
     def good(self, block: Block) -> None:
@@ -45,8 +46,8 @@ class KnownHoles:
     def refused(self, block: Block, points: Sequence[Point], code: int, now_s: int) -> bool:
         """Note the exception that a read received. True: something was learned, plan again.
 
-        A register counts as absent only if the device has answered another read since it first refused this one, so
-        that a device which refuses everything for a while does not lose its points.
+        A point counts as absent only if the device has answered some read since it first refused this one. So a device
+        that refuses everything for a while does not lose its points.
         """
         if code not in {ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE}:
             return False

@@ -32,7 +32,7 @@ def image_bytes(point: Point, image: Image) -> bytes | None:
     """The bytes that a device with this image would send for a point; None if a word is missing."""
     words = image.get(point.function, {})
     found = [words.get(a) for a in range(point.address, point.address + point.count)]
-    if point.type == "str" and not point.text:  # registers after the end of a text do not matter
+    if point.type == "str" and not point.text:  # registers may be missing after the end of the text
         end = next((i for i, w in enumerate(found) if w is None or not w & 0xFF), len(found))
         if end < len(found) and found[end] is not None:
             found[end + 1 :] = [0] * (len(found) - end - 1)
@@ -62,9 +62,9 @@ def _reading(number: int, point: Point, raw: bytes, points: Sequence[Point], spe
         text = text_of(point, raw)
         quality: int = Quality.GOOD if text is not None else Reason.SENTINEL
         if text and point.name.rpartition(".")[2] == "time" and time_ms(text, "UTC") is None:
-            quality = Quality.SUSPECT  # an impossible date: the clock was never set, or these are other registers
+            quality = Quality.SUSPECT  # an impossible date: the clock was never set, or the profile does not fit
         return Reading(point.name, text, "", quality, raw)
-    if point.clock:  # a dump has no time to compare its clock with
+    if point.clock:  # a clock is compared with the time of its reading, which a dump does not contain
         return Reading(point.name, None, point.unit, Reason.ABSENT, raw)
     block = Block(point.function, point.address, point.count, (number,))
     ((_, mantissa, exponent, quality),) = build_plan(block, points, spec).values(raw)

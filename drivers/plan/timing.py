@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from drivers.model import Limits
 from drivers.serial_setting import SerialSetting, silence_ns
 
-REQUEST = 8  # bytes on a serial line: address, function, start, count, CRC
-ANSWER = 5  # address, function, byte count, CRC
-_MBAP = 7 + 1 + 4 + 7 + 2  # request and answer over MBAP, without the registers
-_ETHERNET = 2 * 66  # headers of a TCP segment each way
+REQUEST = 8  # bytes of a request on a serial line: address, function, start, count, CRC
+ANSWER = 5  # bytes of its answer without the registers: address, function, byte count, CRC
+_MBAP = 7 + 1 + 4 + 7 + 2  # bytes of request and answer over MBAP, without the registers
+_ETHERNET = 2 * 66  # bytes of the headers of one TCP segment in each direction
 _NETWORK_NS_PER_BYTE = 80  # 100 Mbit/s
 _NO_LIMITS = Limits()
 
@@ -34,10 +34,10 @@ class Block:
 class LineTiming:
     """The parts of a request's time. The planner minimises ``cost_ns``, their sum.
 
-    Behind a TCP gateway, both the bytes on the network and the bytes on the bus count.
+    With a TCP gateway, a request takes the time of its bytes on the network plus that of its bytes on the bus.
     """
 
-    byte_ns: int  # a byte on the serial bus; 0: there is no bus
+    byte_ns: int  # time of a byte on the serial bus; 0: there is no bus
     quiet_ns: int  # silence before a request: t3.5, or longer if the device needs it
     turnaround_ns: int  # from the end of a request to the start of the answer
     network: bool = False

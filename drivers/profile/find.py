@@ -1,4 +1,7 @@
-"""Finds profiles: in the site's folder (it wins, and survives upgrades), the shipped one, and those of drivers."""
+"""Finds profiles: in the site's folder, the shipped folder, and the folders of third-party drivers.
+
+If several folders have a profile, the site's wins. Upgrades do not touch the site's folder.
+"""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def load_profile(path: Path, search_dirs: Sequence[Path] | None = None) -> Profi
         profile = _assemble(path, layers)
         for layer in layers:
             layer.complaints.check()
-    except RecursionError:  # in tomllib, or in code that walks a document which tomllib just managed to parse
+    except RecursionError:  # from tomllib; or from our code, if tomllib could parse the document
         raise ProfileError("brackets are nested too deep", where=_short(path)) from None
     return profile
 
@@ -103,7 +103,7 @@ def _layers(path: Path, dirs: Sequence[Path] | None, seen: tuple[Path, ...]) -> 
                     layer.complaints.check()
             except ProfileError as error:
                 complaints.at(("extends",), f"extends {show(base)}: {error.what}", error.hint)
-        complaints.check()  # without the base all inherited keys are missing: one complaint is enough
+        complaints.check()  # stop here: without the base, each inherited key would be missing, too
     head = read_head(document, complaints, layers[-1].head if layers else None)
     limits = head.limits
     inherited = layers[-1].defaults if layers else Defaults()
@@ -197,13 +197,13 @@ def _assemble(path: Path, layers: list[_Layer]) -> Profile:
     params = {n: _trial(p) for n, p in head.params.items()}
     points, limits = expand(params, frozenset())
     names = {p.name for p in points}
-    for number in range(len(variants)):  # every variant is checked, even if no such device has been seen
+    for number in range(len(variants)):  # check every variant, not only those that apply by default
         more, _ = expand(params, frozenset({number}))
         names.update(p.name for p in more)
         _check_groups(variants[number][0], more, limits)
     _check_groups(last, points, limits)
     _check_names(last, points, names)
-    for chosen in _sample_params(last.document, head.params):  # a sample may have more modules, and so more points
+    for chosen in _sample_params(last.document, head.params):  # its parameters may give more points
         names.update(p.name for p in expand({**params, **chosen}, frozenset())[0])
     samples: tuple[Sample, ...] = read_samples(last.complaints.table(last.document), names, head.protocol)
     wanted = [n for _, _, v in variants for n in v.identity]

@@ -79,7 +79,7 @@ def reach(
         ends = [sorted((raw[0] * factor, raw[1] * factor)) for raw, factor in found if raw is not None]
         return sum((low for low, _ in ends), Decimal(0)), sum((high for _, high in ends), Decimal(0))
     raw = (0, mask) if mask is not None else raw_range(layout.type, layout.count)
-    if raw is None or not layout.function:  # types of other protocols do not determine the number of digits
+    if raw is None or not layout.function:  # without registers, the type does not limit the value
         return None
     low, high = sorted(((raw[0] + offset) * scale, (raw[1] + offset) * scale))
     return low, high
@@ -90,7 +90,7 @@ def _below_full(
 ) -> tuple[Decimal | None, Decimal | None]:
     """The range without 7FFF and 7FFFFFFF, which many devices send in place of a value that they do not have.
 
-    8000 and FFFF are sentinels unless the profile names others. 7FFF stays in the readings, marked as out of range.
+    Only 8000 and FFFF are sentinels by default. 7FFF is not: such a reading is kept, but marked as out of range.
     """
     raw = raw_range(layout.type, layout.count)
     if raw is None or layout.type not in SIGNED or not layout.function or layout.parts:
@@ -241,7 +241,7 @@ class _Reader:
     def _bounded(
         self, low: Decimal | None, high: Decimal | None, unit: str, reach: tuple[Decimal, Decimal] | None
     ) -> tuple[Decimal | None, Decimal | None]:
-        """The range within the bounds of the unit. Bounds that the registers cannot exceed anyway are not added."""
+        """The range, limited to the bounds of the unit. If the registers cannot exceed the bounds, it is unchanged."""
         own = low is not None and high is not None and "range" in self.given
         if own and reach is not None and (low > reach[1] or high < reach[0]):  # type: ignore[operator]
             what = f"no value can lie in the range: the registers hold {reach[0]:f} to {reach[1]:f}"
@@ -294,7 +294,7 @@ class _Reader:
                 return None
             return tuple(items)
         if bit is not None or mask is not None:
-            return ()  # a flag inside a word: the other flags make "all ones" possible
+            return ()  # the point is a part of a word, and a word in which all bits are 1 is valid
         return self.defaults.sentinels.get(type_)
 
     def _ratio(self, entry: VocabularyEntry | None, unit: str) -> str:

@@ -13,14 +13,14 @@ from drivers.toml.parsers import nearest
 
 OBJECTS = 3  # number of objects in a basic identification: vendor, product code, revision
 
-# type -> number of registers; 0: the key "count" of the point gives it (for bits: the number of coils)
+# type -> number of registers; 0: the point's key "count" gives the number of registers, or of coils for the type bits
 REGISTERS: Mapping[str, int] = {
     **dict.fromkeys(("u16", "i16", "u8h", "u8l", "i8h", "i8l", "f16", "bcd16"), 1),
     **dict.fromkeys(("u32", "i32", "f32", "bcd32"), 2),
     **dict.fromkeys(("u64", "i64", "f64"), 4),
     **dict.fromkeys(("mod10k", "str", "bits"), 0),
 }
-ORDERS: Mapping[int, tuple[str, ...]] = {  # registers -> meaningful orders
+ORDERS: Mapping[int, tuple[str, ...]] = {  # number of registers -> valid byte orders
     1: ("AB", "BA"),
     2: ("ABCD", "CDAB", "BADC", "DCBA"),
     4: ("ABCDEFGH", "GHEFCDAB", "BADCFEHG", "HGFEDCBA", "CDABGHEF", "ABCD", "CDAB", "BADC", "DCBA"),
@@ -87,8 +87,8 @@ class Defaults:
     sentinels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     sleeps: bool = False
     max_words: int = MAX_WORDS
-    maps_registers: bool = True  # points have register addresses; else they have a key
-    unsure: bool = False  # the type is invalid: complain only about it, not about what follows from it
+    maps_registers: bool = True  # whether points have register addresses; otherwise they have a key
+    unsure: bool = False  # the type is invalid: no other complaints that only follow from this one
 
 
 def read_type(table: TomlTable, default: str = "") -> tuple[str, bool]:
@@ -188,10 +188,10 @@ class _LayoutReader:
         return RegisterLayout("str", "", 1, IDENTIFICATION, number or 0)
 
     def _layout(self) -> tuple[str, str, int]:
-        """(type, order, number of registers; of coils for functions 1 and 2)."""
+        """(type, byte order, number of registers, or of coils for functions 1 and 2)."""
         table, values = self.table, self.defaults.values
         function = self.given.get("function", values.get("function"))
-        coils = function in (1, 2)  # not a set lookup: a TOML value may be unhashable
+        coils = function in (1, 2)  # a tuple, not a set: a TOML value may be unhashable
         given = self.given.get("type", None if coils else values.get("type"))
         if coils and given not in (None, "bits"):
             table.add("type", f"type is {show(given)}, but function {function} reads single bits", "Leave type out")
@@ -228,7 +228,7 @@ class _LayoutReader:
         size = 1 if type_ in {"str", "mod10k"} or "text" in self.given else count
         allowed = ORDERS[size] if size in ORDERS else ORDERS[1]
         if own and own not in allowed:
-            if size == 1:  # field pain 37: a word swap on one register was silently accepted for years
+            if size == 1:  # field pain 37: other software silently accepted a word swap on one register
                 what = f"order {show(own)} does not apply to the 16 bits of {type_}"
                 self.table.add("order", what, "AB or BA, or leave it out")
             else:

@@ -10,7 +10,7 @@ from drivers.profile.complaints import ProfileComplaints
 from drivers.toml import KeyPath, TomlTable, show
 
 REPEAT_KEYS = ("over", "count", "values", "first", "stride", "point", "repeat")
-MAX_POINTS = 20_000  # far beyond any cabinet; a typo in a parameter must not exhaust memory
+MAX_POINTS = 20_000  # more than any device has; the limit keeps a typo in a parameter from exhausting memory
 
 Described = tuple[Mapping[str, Any], KeyPath]  # a point's table and its path in the file
 

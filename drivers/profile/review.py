@@ -44,14 +44,15 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
 TEMPLATE_SOURCE = "TITLE, REVISION (DATE)"  # the source that `profiles new` writes
 _FIRST = {3: 40001, 4: 30001}  # number of the first holding and input register in 4x notation
 _GRID = re.compile(r"(?:.+\.)?ac\.(voltage|frequency|power\.factor)(?:\.l[123]{1,2})?")
-_COARSE: Mapping[tuple[str, str], tuple[Decimal, Decimal, str, str]] = {  # too coarse: integer, float; usual
+# (quantity, unit) -> scale from which on an integer is too coarse, the same for a float, usual scale (English, Chinese)
+_COARSE: Mapping[tuple[str, str], tuple[Decimal, Decimal, str, str]] = {
     ("voltage", "V"): (Decimal(10), Decimal(10), "0.01 to 1 V", "0.01 至 1 V"),
     ("voltage", "kV"): (Decimal("0.1"), Decimal(10), "0.001 to 0.01 kV", "0.001 至 0.01 kV"),
     ("frequency", "Hz"): (Decimal(1), Decimal(10), "0.001 to 0.1 Hz", "0.001 至 0.1 Hz"),
     ("power.factor", ""): (Decimal("0.05"), Decimal(10), "0.0001 to 0.01", "0.0001 至 0.01"),
 }
-_MOST_V = 40_000  # highest voltage of a grid that a park is connected to
-_MEASURED = ("dump", "field")  # evidence that the addresses were right
+_MOST_V = 40_000  # no park is connected to a grid of a higher voltage
+_MEASURED = ("dump", "field")  # values of "evidence" which mean that the addresses were tested on a device
 
 
 def remarks(profile: Profile) -> list[tuple[str, str]]:
@@ -65,14 +66,14 @@ def remarks(profile: Profile) -> list[tuple[str, str]]:
 
 
 def _overlaps(points: Sequence[Point]) -> Iterator[tuple[str, str]]:
-    """Warn about points that share registers. A point may lie wholly inside another, as a word or bit of it."""
+    """Warn about points that overlap in part, or lie inside a float. An integer may contain points, such as bits."""
     for n, a in enumerate(points):
         for b in points[n + 1 :]:
             if b.function != a.function or b.address >= a.address + a.count:
                 break
             ends = a.address + a.count, b.address + b.count
             places = {"a": a.name, "a_at": _place(a), "b": b.name, "b_at": _place(b), "shared": b.address}
-            if a.parts or b.parts:  # the registers between the parts may belong to another point
+            if a.parts or b.parts:  # its parts may lie apart, with registers of other points between them
                 continue
             if b.address > a.address and ends[1] > ends[0]:
                 yield _remark("overlap", **places)

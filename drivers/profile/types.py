@@ -53,7 +53,7 @@ class Sample:
 class SecondSource:
     """An independent source with which the points were compared, and the result in English and Chinese."""
 
-    source: str  # "": no source was found; ``en`` and ``zh`` then say why, or what this means
+    source: str  # "": none was found; ``en`` and ``zh`` then say what this means for the profile
     en: str
     zh: str
 
@@ -76,17 +76,17 @@ class ProfileHead:
     kind: str
     protocol: str
     source: str
-    second_source: SecondSource | None  # None: the profile does not say
+    second_source: SecondSource | None  # None: the profile does not say whether there is one
     evidence: str
     limits: Limits
     probe: str  # the point to read as a sign of life; "" lets the driver choose
     params: Mapping[str, Param]
-    accuracy: str  # class of all models of the family, such as "0.5S"; "": differs, or unknown
+    accuracy: str  # accuracy class, such as "0.5S"; "" if unknown, or if the models differ
     sleeps: bool  # the device goes silent in the dark
     caching: bool  # answers come from a master's cache and prove nothing about the device
     fresh: FreshnessRule | None
     serial: str  # the factory setting of its port, such as "9600 8N1"; "" if unknown
-    identity: tuple[str, ...]  # points that identify the unit, in addition to the usual ones
+    identity: tuple[str, ...]  # points that identify a single device, in addition to the usual ones
     notes: Mapping[str, str]  # {"en": ..., "zh": ...} for the installer
 
 
@@ -98,7 +98,7 @@ class Profile(ProfileHead):
     path: Path
     variants: tuple[Variant, ...]
     samples: tuple[Sample, ...]
-    identity_points: tuple[str, ...]  # points that identify the unit; they are read before its data are accepted
+    identity_points: tuple[str, ...]  # points that identify a single device; they are read before its data are accepted
     hash: str  # SHA-256 of the canonical content, base64url without padding
     _expand: Callable[[Mapping[str, int | str], frozenset[int]], tuple[tuple[Point, ...], Limits]]
     _matches: Callable[[str | None, Mapping[str, str]], frozenset[int]]
@@ -182,7 +182,7 @@ def concerned(name: str, prefixes: frozenset[str]) -> bool:
 
 
 def swap_reversed(points: tuple[Point, ...], prefixes: frozenset[str]) -> tuple[Point, ...]:
-    """Swap import and export in the names of points behind a reversed CT, as their meter counts import as export."""
+    """Swap import and export in the names of points behind a reversed CT: with it, a meter counts import as export."""
     if not prefixes:
         return points
     return tuple(replace(p, name=_swapped(p.name)) if concerned(p.name, prefixes) else p for p in points)

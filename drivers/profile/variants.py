@@ -27,9 +27,9 @@ def condition_error(condition: str) -> str:
 def holds(condition: str, firmware: str) -> bool:
     """Whether a firmware string fulfils ``>=3.1``, ``<V200R002``, ``==1.4``, ``!=1.4`` or a pattern such as ``V100*``.
 
-    Versions are compared by their numbers and letters from left to right. Missing numbers count as 0: 3 equals 3.0, and
-    V100R001C00SPC153 comes before V100R001C00SPC200. A condition that begins with a digit is compared with the first
-    number of the firmware and the text after it ("FW 1.23" fulfils >=1.2).
+    Versions are compared by their numbers and letters from left to right: V100R001C00SPC153 comes before
+    V100R001C00SPC200. Missing numbers count as 0: 3 equals 3.0. If the version in the condition begins with a digit,
+    letters before the first digit of the firmware are ignored: "FW 1.23" fulfils >=1.2.
     """
     found = _CONDITION.fullmatch(condition)
     if not found:
@@ -52,7 +52,7 @@ def holds(condition: str, firmware: str) -> bool:
 
 
 def _compare(left: str, right: str) -> int:
-    nothing = (1, 0, "")  # sorts as the number 0
+    nothing = (1, 0, "")  # a missing number: sorts as 0
     for a, b in zip_longest(_chunks(left), _chunks(right), fillvalue=nothing):
         if a != b:
             return 1 if a > b else -1

@@ -15,7 +15,7 @@ import firmware_profiles
 from drivers.model import Kind
 from drivers.units import unit_factor
 
-# a variable of a pattern -> the words allowed for it; None: a number from 1
+# variable of a pattern -> words that may stand for it; None: any number from 1 on
 VARIABLES: Mapping[str, tuple[str, ...] | None] = {
     "{l}": ("l1", "l2", "l3"),
     "{ll}": ("l12", "l23", "l31"),
@@ -25,12 +25,12 @@ VARIABLES: Mapping[str, tuple[str, ...] | None] = {
 
 @dataclass(frozen=True, slots=True)
 class VocabularyEntry:
-    """The vocabulary's entry for one name. ``Vocabulary.find`` fills the name's numbers into ``en`` and ``zh``."""
+    """The entry for one pattern of names. ``Vocabulary.find`` fills the numbers of a name into ``en`` and ``zh``."""
 
     pattern: str
     dimension: str
     kind: Kind
-    units: tuple[str, ...]  # empty: no unit belongs here
+    units: tuple[str, ...]  # allowed units; empty: the quantity has no unit
     en: str
     zh: str
     low: Decimal | None = None  # plausible range, in the first unit
@@ -143,7 +143,7 @@ class Vocabulary:
         return ".".join(seen[w].pop(0) if seen.get(w) else _example(w) for w in found[0].split("."))
 
     def _longer(self, shape: str) -> list[str]:
-        """The first known name of which this is the beginning or end: ac.power.active for ac.power or power.active."""
+        """The first known name that begins with ``shape``, else that ends with it: ac.power.active for power.active."""
         shapes = _shapes(self)
         found = [one for one in shapes if one.startswith(f"{shape}.")]
         return (found or [one for one in shapes if one.endswith(f".{shape}")])[:1]

@@ -31,8 +31,8 @@ class DeviceSearch:
     def __init__(self, protocol: Protocol, scan: Scan) -> None:
         self.protocol, self.scan, self.options = protocol, scan, scan.options
         self.name = protocol.name
-        self.is_wanted = protocol.name in scan.options.protocols  # if not, it only listens and identifies
-        self.crowded: list[Probe] = []  # probes whose answers were broken: several devices at once?
+        self.is_wanted = protocol.name in scan.options.protocols  # if False, it sends no probes to find devices
+        self.crowded: list[Probe] = []  # probes with broken answers: perhaps several devices answered at once
         self.nameless: list[Probe] = []  # probes answered by a device that did not report its address
 
     # --- questions
@@ -46,7 +46,7 @@ class DeviceSearch:
         return []
 
     def signs_of_life(self, device: FoundDevice) -> list[Probe]:
-        """For `identify`: short probes that most devices answer or refuse; none if profiles send the same requests."""
+        """For `identify`: short probes that most devices answer or refuse; empty if profiles send the same requests."""
         return []
 
     def on_sent(self, probe: Probe) -> None:
@@ -59,7 +59,7 @@ class DeviceSearch:
         return probe.address
 
     async def is_there(self, probe: Probe, payload: bytes) -> bool:
-        """Whether the sender answers at its own address: two simultaneous answers can look like a third device."""
+        """Whether a device exists at the sender's address: two answers at once can look like that of a third device."""
         return True
 
     async def is_own(self, probe: Probe, code: int) -> bool:
@@ -89,7 +89,7 @@ class DeviceSearch:
         """After a pass: repeat the probes with broken answers."""
 
     async def in_groups(self, progress: ProgressCallback, slow: bool = False) -> None:
-        """After a pass: search groups of devices that answer at once; if ``slow``, search all groups."""
+        """After a pass: search in groups where several devices answered at once; if ``slow``, in all groups."""
 
     async def ask_deep(self, device: FoundDevice) -> None:
         """With --deep: read more about a device into ``device.identity``. Raises only LineDown or LineLent."""

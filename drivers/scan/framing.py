@@ -11,7 +11,7 @@ from drivers.scan.plan import LISTEN_S, ScanOptions
 
 RAW: Final = "tcp"  # the scheme of serial servers
 FEW_UNITS: Final = tuple(range(1, 33))  # units to ask if the caller names none
-ANY_UNIT: Final = 255  # for a single device; a gateway answers for each unit, at least with a refusal
+ANY_UNIT: Final = 255  # most single devices answer to it; a gateway answers for each unit, at least with a refusal
 MOST_UNITS: Final = 32
 WAIT_S: Final = 0.2
 
@@ -21,11 +21,11 @@ class OtherFraming:
     """A scheme that a port may use instead of the given one."""
 
     options: ScanOptions  # a short scan that tests this scheme
-    title: str  # name of the frames that one of the two schemes has
-    is_raw: bool  # whether this scheme carries raw bytes, and the given one has frames
+    title: str  # name of the frames, which either this scheme or the given one has
+    is_raw: bool  # True: this scheme carries raw bytes, the given one has frames; False: the other way round
 
     def is_spoken(self, found: Sequence[object], received: int) -> bool:
-        """Whether the short scan proves this scheme: by devices found or, with frames, by any ``received`` bytes."""
+        """Whether the short scan proves this scheme. Devices found prove raw bytes; any received bytes prove frames."""
         return bool(found) if self.is_raw else bool(received)
 
 
@@ -35,7 +35,7 @@ def other_framings(options: ScanOptions) -> Iterator[OtherFraming]:
     few = replace(options, slow=False, identify=False, settings=(), deep=False, tries_framing=False)
     if (framed := find_scheme(scheme)) is not None:
         host = rest if rest.rpartition(":")[2].isdigit() else f"{rest}:{framed.port}"
-        listen_s = options.listen_s or LISTEN_S  # another master may be there
+        listen_s = options.listen_s or LISTEN_S  # always listen first: there may be another master
         addresses = options.addresses[:MOST_UNITS] or FEW_UNITS
         raw = replace(few, url=f"{RAW}://{host}", addresses=addresses, listen_s=listen_s, timeout_s=WAIT_S)
         yield OtherFraming(raw, framed.title, True)

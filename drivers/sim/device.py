@@ -29,21 +29,21 @@ class SimAnswer:
 class SimDevice:
     """A device with a unit id.
 
-    ``before`` is called with function, address and count ahead of each read (a park refreshes its values there);
-    ``objects`` are the texts of function 43/14 by object id. Requests are counted by function code, writes are
-    refused with exception 1.
+    ``before`` is called with function, address and count before each read; in a park it updates the registers.
+    ``objects`` are the texts of function 43/14 by object id. ``requests`` counts by function code. Writes are refused
+    with exception 1.
     """
 
     unit: int
     image: Image
     name: str = ""
     turnaround_s: float = 0.0
-    max_words: int = 125  # a longer read answers exception 2, or ``over_code``
+    max_words: int = 125  # longest read in registers; a longer one is answered with the exception ``over_code``
     over_code: int = ILLEGAL_ADDRESS
     objects: Mapping[int, bytes] = field(default_factory=dict)
     before: Callable[[int, int, int], None] | None = None
     restart: Callable[[], None] | None = None  # sets the counters to zero
-    asleep: Callable[[], bool] | None = None  # an inverter in the dark does not answer
+    asleep: Callable[[], bool] | None = None  # while it returns True, the device does not answer
     faults: ActiveFaults = field(default_factory=ActiveFaults)
     requests: Counter[int] = field(default_factory=Counter)
     answered: int = 0
@@ -55,13 +55,13 @@ class SimDevice:
         self.faults.on_reboot = self.reboot
 
     def reboot(self, silent_s: float = 0.0) -> None:
-        """Power cycle: silent for a while, counters from zero."""
+        """Simulate a power cycle: the device is silent for ``silent_s``, and its counters start from zero."""
         self._silent_until = self.monotonic() + silent_s
         if self.restart is not None:
             self.restart()
 
     def pdu(self, request: bytes, *, frozen: bool = False) -> bytes:
-        """The correct answer to a request PDU; ``frozen`` leaves the registers unchanged."""
+        """The correct answer to a request PDU. With ``frozen``, registers are not updated before they are read."""
         function = request[0]
         if function in (1, 2, 3, 4):
             if len(request) != 5:
@@ -137,7 +137,7 @@ class SimDevice:
 
 
 def garbled(frame: bytes) -> bytes:
-    """A frame as received at a different speed: wrong bytes, about as many."""
+    """A frame as a receiver at another speed sees it: as many bytes, but wrong ones."""
     return bytes(byte ^ 0x55 | 0x80 for byte in frame)
 
 

@@ -16,7 +16,8 @@ from drivers.sim.facts import FactLookup, default_number, default_text, in_unit
 from drivers.sim.image import Image
 from drivers.sim.physics import Physics
 
-CATCH_UP = 20_000  # most steps to catch up after the process slept; the park's clock skips the rest of that time
+# most steps that are made up for at once, such as after the process was suspended; the park's clock skips further ones
+CATCH_UP = 20_000
 
 
 class ParkClock:
@@ -83,7 +84,7 @@ class Display:
             None  # point -> (UTC ns, value) of each change served
         )
         self._book = FactLookup(role, clock.physics)
-        self._zero: dict[str, float] = {}  # counter -> its fact at the last reboot
+        self._zero: dict[str, float] = {}  # counter -> its fact at the last reboot, from which it counts again
         self._texts = dict(texts or {})
         self._written: dict[str, int] = {}
         rng = random.Random(seed)
@@ -172,7 +173,7 @@ class Display:
         return value if point.high is None else min(value, float(point.high))
 
     def _made_up(self, point: Point) -> Value:
-        """A value for a quantity that the park does not have; a profile's own gauges change, so that they look live."""
+        """A value for a quantity that the park does not have. Gauges named ``x.`` vary, so that they look live."""
         physics = self._book.physics
         if point.kind is Kind.STATE:
             return default_number(point, self.role.startswith("pv") and physics.sun() <= 0.0)

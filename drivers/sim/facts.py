@@ -15,10 +15,11 @@ from drivers.model import Kind, Point
 from drivers.sim.encode import text_width
 from drivers.sim.physics import DAY_S, Physics
 
-PREFIXES = {"meter": "grid", "load": "load", "pv": "pv", "grid": "grid"}  # prefix of a part -> role that has its facts
+# first word of a point's name, if it names a part of the device -> role in the park that has the facts of this part
+PREFIXES = {"meter": "grid", "load": "load", "pv": "pv", "grid": "grid"}
 _POWERS = {"u": 1e-6, "m": 1e-3, "h": 1e2, "k": 1e3, "M": 1e6, "G": 1e9}
 _TENS = ("W", "VA", "var", "Wh", "VAh", "varh", "A", "Ah", "V", "Ohm", "Hz", "Pa")
-_FACTORS: dict[str, float] = {  # unit -> base units; others are base units
+_FACTORS: dict[str, float] = {  # unit -> how many base units it is; a unit that is not here is a base unit
     **{prefix + unit: factor for unit in _TENS for prefix, factor in _POWERS.items()},
     "J": 1 / 3600,
     "kJ": 1 / 3.6,
@@ -179,7 +180,7 @@ def _storage(p: Physics) -> dict[str, float]:
         "energy.capacity": plant.battery_wh,
         "charge.remaining": p.soc * ah,
         "charge.capacity": ah,
-        "charge.total": counters.charge / (3.2 * plant.cells),  # with a fixed voltage, as a counter must not fall
+        "charge.total": counters.charge / (3.2 * plant.cells),  # fixed voltage: a counter must not fall
         "discharge.total": counters.discharge / (3.2 * plant.cells),
         "cycles": 210.0 + counters.discharge / plant.battery_wh,
         "cell.voltage.max": max(cells),
@@ -302,13 +303,13 @@ _GROUP = re.compile(r"battery\.(?:rack|pack|module)\.(\d+)\.(.+)")
 
 
 class FactLookup:
-    """Looks up the facts of the present moment by point name. A device may also have parts with the facts of others."""
+    """Looks up the present facts by point name. A device's parts may have the facts of other roles (``PREFIXES``)."""
 
     def __init__(self, role: str, physics: Physics, cells_a_module: int = 15) -> None:
         self.role, self.physics, self.cells_a_module = role, physics, cells_a_module
         self._step = -1
         self._facts: dict[str, dict[str, float]] = {}
-        self._midnight: dict[str, tuple[int, float]] = {}  # counter -> day, value then
+        self._midnight: dict[str, tuple[int, float]] = {}  # counter -> (day, value at its first read of this day)
 
     def get(self, name: str) -> float | None:
         """The fact in base units; None if the park does not have it."""
@@ -332,7 +333,7 @@ class FactLookup:
         return self._battery(name) if head == "battery" else None
 
     def _since_midnight(self, name: str) -> float | None:
-        """The growth of a counter today, from its first read of the day; months and years give the same value here."""
+        """The growth of a counter since its first read of the day. Months and years have the same value here."""
         now, day = self.get(name), int(self.physics.t_s // DAY_S)
         if now is None:
             return None

@@ -38,7 +38,10 @@ _CODES = ("exception", "gateway", "busy")
 
 @dataclass(frozen=True, slots=True)
 class InjectedFault:
-    """One fault. ``times`` requests are hit (None: until cleared), every ``every``-th one, after the first ``skip``."""
+    """One fault. The first ``skip`` requests are spared; then every ``every``-th request is hit.
+
+    The fault ends after ``times`` hits; None: it lasts until it is cleared.
+    """
 
     kind: str
     seconds: float = 0.0
@@ -109,7 +112,7 @@ class ActiveFaults:
         self.on_reboot: Callable[[float], None] | None = None  # called with the seconds of silence
 
     def set(self, fault: InjectedFault | str) -> InjectedFault:
-        """Switch a fault on (a text is parsed); ``reboot`` happens now."""
+        """Switch a fault on, given as a text or an object. The fault ``reboot`` happens at once instead."""
         if isinstance(fault, str):
             fault = parse_fault(fault)
         if fault.kind == "reboot":
@@ -122,7 +125,7 @@ class ActiveFaults:
         return fault
 
     def clear(self, kind: str | None = None) -> None:
-        """Switch one kind off, or all."""
+        """Switch one kind of fault off; None: all kinds."""
         if kind is None:
             self._active.clear()
         else:

@@ -46,7 +46,7 @@ class MbapFraming:
         while len(held) >= 8:
             length = int.from_bytes(held[4:6], "big")
             if held[2:4] != b"\x00\x00" or not 2 <= length <= 254:
-                held = b""  # no way to find the next header: a real stack closes or forgets
+                held = b""  # the next header cannot be found: real stacks also drop the bytes, or close the connection
                 break
             if len(held) < 6 + length:
                 break
@@ -66,7 +66,7 @@ class MbapFraming:
 
 
 def rtu_request_size(head: bytes) -> int | None:
-    """Bytes of the RTU request that begins with ``head``; None: more bytes are needed to tell; 0: unknown function."""
+    """Size of the RTU request that begins with ``head``, in bytes; None: ``head`` is too short; 0: unknown function."""
     if len(head) < 2:
         return None
     function = head[1]
@@ -82,7 +82,7 @@ def rtu_request_size(head: bytes) -> int | None:
 
 
 class RtuFraming:
-    """Finds RTU requests by expected length and CRC; a byte with which no valid frame begins is skipped."""
+    """Finds RTU requests by expected length and CRC. A byte is skipped if no valid frame begins with it."""
 
     def __init__(self) -> None:
         self._held = b""
@@ -97,7 +97,7 @@ class RtuFraming:
                     size = -1
                 else:
                     break
-            if size == 0:  # unknown function: it is a frame if it ends where the burst ends
+            if size == 0:  # unknown function: all bytes together must be the frame
                 size = len(held) if crc_ok(held) else -1
             if size > 0 and crc_ok(held[:size]):
                 found.append(SimRequest(held[0], held[1 : size - 2], 0, held[:size]))

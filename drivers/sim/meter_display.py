@@ -15,7 +15,7 @@ from drivers.units import unit_factor
 
 ROLES = {"meter": "grid"}  # kind of a profile -> the part of the park that it shows; other kinds: heat
 ServedValue = Decimal | int | str
-ZONE = "Asia/Shanghai"  # of the clocks of simulated meters, and of the park's configuration
+ZONE = "Asia/Shanghai"  # time zone of the clocks of simulated meters and of the demo park's configuration
 
 
 def bcd(value: Decimal, decimals: int, size: int, *, signed: bool = False) -> bytes:
@@ -42,14 +42,14 @@ class MeterDisplay:
         self._book = FactLookup(role, clock.physics)
         self.decimals: dict[str, tuple[str, int]] = {}  # point -> unit and decimals on the wire
         self.serial = ""  # its serial number, in digits
-        self.ahead_s = 0.0  # how far the meter's clock is off
+        self.ahead_s = 0.0  # seconds that the meter's clock is ahead
 
     def number(self, name: str, unit: str, decimals: int) -> Decimal | None:
         """A fact in ``unit``, rounded to ``decimals`` as on the wire; None if the park does not have it."""
         with self.clock.hold():
             fact = self._book.get(name)
             medium, _, quantity = name.partition(".")
-            if fact is None and medium in ("water", "gas"):  # shown from the heat circuit
+            if fact is None and medium in ("water", "gas"):  # the park has neither: show the heat circuit's values
                 fact = self._book.get(f"heat.{quantity}")
         if fact is None:
             return None

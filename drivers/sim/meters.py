@@ -20,7 +20,7 @@ from drivers.sim.device import SimAnswer, SimDevice, sent_with_faults
 from drivers.sim.faults import ActiveFaults
 from drivers.sim.framing import Framing, RtuFraming, SimRequest
 
-METER = -1  # stands for the unit number in a request with a meter's frames
+METER = -1  # in place of the unit number: the request is a frame of a meter's protocol
 
 
 @dataclass(slots=True)
@@ -31,13 +31,13 @@ class SimMeter(ABC):
     baud: int | None = None
     character: str = "8E1"  # its bits, parity and stop bits
     turnaround_s: float = 0.0
-    answer_baud: int = 0  # the speed of the answer that ``hear`` returned; 0: the speed of the request
+    answer_baud: int = 0  # speed of the answer that ``hear`` has returned; 0: the speed of the request
     wake: bytes = b""  # bytes that this meter sends before each answer, such as FE FE
     faults: ActiveFaults = field(default_factory=ActiveFaults)
     requests: Counter[int] = field(default_factory=Counter)  # received requests, by control code
     answered: int = 0
     last: bytes = b""  # its previous answer
-    before: Callable[[], None] | None = None  # called ahead of each answer: a park refreshes its values there
+    before: Callable[[], None] | None = None  # called before each answer; in a park it updates the values
 
     def count(self, control: int) -> None:
         self.requests[control] += 1
@@ -49,7 +49,7 @@ class SimMeter(ABC):
         """The correct answer to a frame; None if it is not for this meter."""
 
 
-Simulated = SimDevice | SimMeter  # can have faults
+Simulated = SimDevice | SimMeter  # everything that can have faults
 
 
 class MixedFraming(RtuFraming):
@@ -65,7 +65,7 @@ class MixedFraming(RtuFraming):
 
     def feed(self, chunk: bytes) -> list[SimRequest]:
         found = [SimRequest(METER, b"", 0, f.raw) for parser in self._parsers for f in parser.feed(chunk)]
-        if found:  # bytes of a meter's frame cannot begin a request to a unit
+        if found:  # these bytes were a meter's frame, not the beginning of a request to a unit
             self._held = b""
             return found
         return super().feed(chunk)
@@ -76,7 +76,10 @@ class MixedFraming(RtuFraming):
 
 
 class MixedBus(Bus):
-    """A bus of meters and perhaps register devices. If the line knows the speed, each receives only its own speed."""
+    """A bus of meters and perhaps register devices.
+
+    If the line can tell the speed of a request, only devices and meters with this speed receive it.
+    """
 
     def __init__(self, meters: Iterable[SimMeter] = (), devices: Iterable[SimDevice] = (), *, name: str = "") -> None:
         super().__init__(devices, name=name)
@@ -121,7 +124,7 @@ class MixedBus(Bus):
 
 
 def overlay(answers: Sequence[SimAnswer]) -> SimAnswer:
-    """The bytes on the line when several meters answer at once: a 0 bit, for which a current flows, wins."""
+    """The bytes on the line when several meters answer at once: a bit is 0 if any meter sends 0 (a current flows)."""
     frame = bytearray(b"\xff" * max(len(answer.frame) for answer in answers))
     for answer in answers:
         for n, byte in enumerate(answer.frame):

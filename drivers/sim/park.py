@@ -23,7 +23,7 @@ from drivers.sim.tcp import TcpLine
 
 __all__ = ["CABINETS", "DEMO", "METERS", "Park", "ParkDevice", "ParkMeter", "ParkSlot", "make_park"]
 
-SERIAL_LINES = frozenset({"cabinet", "meters"})  # pseudo-terminals; all others are TCP
+SERIAL_LINES = frozenset({"cabinet", "meters"})  # these lines are pseudo-terminals, all others use TCP
 BAUD = 9600
 
 

@@ -39,7 +39,7 @@ class Plant:
     base_load_w: float = 42_000.0
     workshop_w: float = 28_000.0
     compressor_w: float = 18_000.0
-    heat_share: float = 0.72  # of the compressor's electric power that comes back as warm water
+    heat_share: float = 0.72  # share of the compressor's electric power that is recovered as warm water
     battery_w: float = 10_000.0
     battery_wh: float = 24_800.0
     cells: int = 105
@@ -85,7 +85,7 @@ class Physics:
         self._voltage_noise = Noise(rng, 3, 1200)
         self._frequency_noise = Noise(rng, 3, 300)
         self._water_noise = Noise(rng, 8, 1800)
-        self.wobble = Noise(rng, 5, 120)  # for quantities that the park does not have
+        self.wobble = Noise(rng, 5, 120)  # makes gauges vary whose quantity the park does not have
         self.string_share = [self._shares(rng, self.plant.strings[n]) for n in roofs]
         self.string_volts = [[rng.uniform(0.98, 1.02) for _ in range(self.plant.strings[n])] for n in roofs]
         self.cell_offset_v = [rng.gauss(0, 0.003) for _ in range(self.plant.cells)]

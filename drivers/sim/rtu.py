@@ -25,7 +25,7 @@ from drivers.sim.bus import BITS_A_CHARACTER, Bus, quiet_s
 from drivers.sim.device import SimAnswer, garbled
 
 SPIN_S = 0.0003
-BROKEN_S = 0.02  # after a longer pause within a request, a device drops it; a busy host pauses for less
+BROKEN_S = 0.02  # a longer pause within a request makes a device drop it; pauses of a busy host are shorter
 _BAUDS = {getattr(termios, f"B{n}"): n for n in (300, 600, 1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200)}
 
 
@@ -33,9 +33,10 @@ class SerialLine:
     """A pty under a stable link name; ``devices`` answer as on a two-wire bus.
 
     A device begins to answer ``max(t3.5, turnaround)`` after the last byte of the request. A request that runs
-    into an answer is lost and counted in ``collisions``. A master at another baud rate is not understood, and it
-    receives an answer at another baud rate as wrong bytes.
-    ``realtime`` asks the kernel for SCHED_FIFO, which keeps byte times exact on a busy machine, if it is permitted.
+    into an answer is lost and counted in ``collisions``. Devices ignore a request at a wrong baud rate; a master
+    receives wrong bytes if its own rate is not that of the answer.
+    ``realtime`` asks the kernel for SCHED_FIFO, which keeps byte times exact on a busy machine. Without the permission,
+    the line works with the usual scheduling.
     """
 
     def __init__(self, bus: Bus, link: Path | str, *, baud: int = 9600, realtime: bool = False) -> None:
@@ -43,7 +44,7 @@ class SerialLine:
         self.byte_s = BITS_A_CHARACTER / baud
         self.collisions = 0
         self.wrong_baud = 0
-        self.quiet_min_s = float("inf")  # shortest silence between an answer and the next request
+        self.quiet_min_s = float("inf")  # shortest silence so far between an answer and the next request
         self._master = self._slave = -1
         self._wake_read = self._wake_write = -1
         self._thread: threading.Thread | None = None
@@ -74,7 +75,7 @@ class SerialLine:
             self._master, self._slave = os.openpty()
         except OSError as error:
             raise LineDown(f"cannot open a pseudo-terminal: {error.strerror}", where=str(self.link)) from error
-        tty.setraw(self._slave)  # the slave stays open: else the master reads EIO while no client has it open
+        tty.setraw(self._slave)  # we keep the slave open: otherwise the master reads EIO while there is no client
         speed = getattr(termios, f"B{self.baud}", None)
         if speed is not None:
             mode = termios.tcgetattr(self._slave)
@@ -147,7 +148,7 @@ class SerialLine:
     def _run(self) -> None:
         if self.realtime:
             with contextlib.suppress(PermissionError):
-                os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(5))  # 0: this thread alone
+                os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(5))  # 0: only this thread
         _Turns(self, self._master, self._wake_read).run(lambda: self._stopping)
 
     def heard_baud(self) -> int:
@@ -164,8 +165,8 @@ class _Turns:
     def __init__(self, line: SerialLine, master: int, wake: int) -> None:
         self._line, self._master, self._wake = line, master, wake
         self._framing = line.bus.framing()
-        self._baud, self._byte_s = line.baud, line.byte_s  # of the device that the master addresses
-        self._due: list[tuple[float, int, SimAnswer]] = []  # answers not yet begun
+        self._baud, self._byte_s = line.baud, line.byte_s  # speed that the master has set, and its time for a byte
+        self._due: list[tuple[float, int, SimAnswer]] = []  # answers not yet begun: (start, number, answer)
         self._out: deque[tuple[float, bytes]] = deque()  # bytes with the time at which each is complete
         self._count = 0
         self._heard_end = 0.0  # when the last byte of the master is complete

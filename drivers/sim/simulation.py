@@ -22,10 +22,10 @@ class SimulationRequest:
     address: str
     name: str = ""
     role: str = ""  # the part of the park that it shows; "": the usual part for the profile's kind
-    clock: ParkClock | None = None  # None: the device gets its own park
-    baud: int | None = None  # None: the speed of the line
+    clock: ParkClock | None = None  # the clock of a park; None: the device gets a park of its own
+    baud: int | None = None  # the device's own speed; None: the speed of the line
     seed: int = 1
-    turnaround_s: float | None = None  # None: as in the profile
+    turnaround_s: float | None = None  # time from request to answer; None: as in the profile
     params: Mapping[str, int | str] | None = None
     texts: Mapping[str, str] | None = None  # identity texts by point name
     sleeps: bool = False  # silent in the dark, if the profile says so

@@ -16,18 +16,19 @@ class ParkSlot:
     unit: int
     profile: str
     role: str
-    roles: Mapping[str, str]  # for agent.toml
+    roles: Mapping[str, str]  # for agent.toml: part of the device -> role
     parent: Mapping[str, str] = field(default_factory=dict)  # for agent.toml: parents of its parts
     params: Mapping[str, int | str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
-    address: str = ""  # of a meter without a unit number; ``unit`` then orders the meters of a line
+    address: str = ""  # of a meter without a unit number, whose ``unit`` only gives its place in the order of meters
     baud: int | None = None  # its own speed on a line with several speeds
     every: Mapping[str, str] = field(default_factory=dict)  # for agent.toml: pace -> period
-    points: Sequence[str] = ()  # for agent.toml: () means all
+    points: Sequence[str] = ()  # for agent.toml: the points to read; (): all points
 
 
-# Counters are read every ten seconds, because the figures of an interval wait after its end for twice the slowest
-# period of a counter. A SUN2000 answers slowly and needs a pause after connecting: its first visit takes three seconds.
+# Counters are read every ten seconds: the figures of an interval become final only after twice the slowest period of a
+# counter. The SUN2000 has longer periods than the others: it answers slowly and needs a pause after connecting, so its
+# first visit takes three seconds.
 BRISK = {"fast": "2 s", "normal": "10 s", "slow": "10 s"}
 CABINETS: tuple[ParkSlot, ...] = (
     ParkSlot(
@@ -62,7 +63,7 @@ CABINETS: tuple[ParkSlot, ...] = (
         2,
         "acrel/adl400",
         "workshop",
-        {"ac": "x.workshop"},  # not "load": the halls' meter counts it already
+        {"ac": "x.workshop"},  # not "load", because the meter of the halls already counts its load
         every=BRISK,
     ),
     ParkSlot(

@@ -100,7 +100,8 @@ class _Connection(asyncio.Protocol):
 class TcpLine:
     """A listening port. ``framing``: "mbap" for MBAP frames, "rtu" for raw bytes as a serial server passes them.
 
-    ``baud`` makes it a gateway to a bus: each exchange takes the time of its bytes, and exchanges follow one another.
+    With ``baud`` it is a gateway to a bus: each exchange takes as long as its bytes need there, and only one runs at a
+    time.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class TcpLine:
         self.bus, self.host, self.port, self.framing, self.baud = bus, host, port, framing, baud
         self.max_clients = max_clients
         self.clients: set[_Connection] = set()
-        self.idle = asyncio.Event()  # no client is connected
+        self.idle = asyncio.Event()  # set while no client is connected
         self.accepted = 0
         self.refused = 0
         self._server: asyncio.Server | None = None
@@ -133,7 +134,7 @@ class TcpLine:
             return delay_s
         now = asyncio.get_running_loop().time()
         start, quiet = max(now, self._bus_free), quiet_s(self.baud)
-        wire = asked + answered - (8 if self.framing == "mbap" else 0)  # RTU has 3 bytes instead of MBAP's 7
+        wire = asked + answered - (8 if self.framing == "mbap" else 0)  # around a PDU, RTU has 3 bytes, MBAP 7
         done = start + wire * BITS_A_CHARACTER / self.baud + max(delay_s, quiet)
         self._bus_free = done + quiet
         return done - now

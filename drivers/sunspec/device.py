@@ -59,9 +59,9 @@ class SunSpecDevice(RegisterDevice):
         self._most = min(self._limits.max_words or MAX_READ, MAX_READ)
         self._bases = list(BASES)
         self.device: ModelChain | None = None  # as found by the last walk; None: to be walked
-        # registers between two points belong to the chain of models, which a device must answer throughout
+        # reads may cover all registers between two points: they belong to models, which a device must answer as a whole
         self._reading = Limits(max_words=self._most, holes=True)
-        self._known: dict[int, Point] = {}  # the points that the device has, with their addresses there
+        self._known: dict[int, Point] = {}  # the points that the device has, with their addresses in this device
 
     def plan(self, numbers: Sequence[int]) -> list[Read]:
         return self.reads([n for n in numbers if n in self._known], self._reading)
@@ -92,15 +92,15 @@ class SunSpecDevice(RegisterDevice):
         return await super().read_points(names)
 
     def plan_summary(self, paces: int) -> PlanSummary:
-        """What one visit costs; before the models are known, one read of 60 registers for each pace is assumed."""
+        """What one visit costs. Before the models are known, a single read of 60 registers is assumed."""
         due = self.due(paces)
         if self.device is not None:
             return replace(super().plan_summary(paces), points=len(due))
         return plan_summary([Block(HOLDING, 0, 60, tuple(due))] * bool(due), self._timing)
 
     async def walk(self, visit: PollResult | None = None) -> ModelChain:
-        """Find the models, and count the requests in ``visit``. Raises LineError; without SunSpec, DeviceException."""
-        visit, codes = visit or PollResult(), set[int]()  # exception codes received; 0: an answer
+        """Find the models, and count the requests in ``visit``. Raises LineError; without SunSpec DeviceException."""
+        visit, codes = visit or PollResult(), set[int]()  # exception codes of refused reads; 0 if a read was answered
         walk = discover(self._bases, self._most)
         asked = next(walk)
         while True:
@@ -114,7 +114,7 @@ class SunSpecDevice(RegisterDevice):
                 registers = None
                 codes.add(refused.code)
             except LineTimeout:
-                if asked[0] == self._bases[0]:  # a device may not answer for missing registers: try another base next
+                if asked[0] == self._bases[0]:  # it may not answer at missing registers: next time, try another base
                     self._bases.append(self._bases.pop(0))
                 raise
             try:
@@ -149,7 +149,7 @@ class SunSpecDevice(RegisterDevice):
         self._known = find_points(device, self.spec, self._most, self.where)
         self.points = [self._known.get(n, point) for n, point in enumerate(self.spec.points)]
         self.replan()
-        for model in device.models:  # only their positions are needed from now on
+        for model in device.models:  # from now on, only the addresses of the models are needed
             model.points, model.places = {}, {}
         self.device = device
 

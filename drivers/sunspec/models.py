@@ -38,7 +38,10 @@ class PointDef:
 
 @dataclass(frozen=True, slots=True)
 class GroupDef:
-    """Points and inner groups. ``count``: None: the group exists once; 0: until the model ends; or a point's name."""
+    """Points and inner groups. ``count`` tells how often the group exists.
+
+    None: once. 0: repeated until the model ends. A text: the name of the point that contains the number.
+    """
 
     name: str
     points: tuple[PointDef, ...]
@@ -60,8 +63,8 @@ class ModelOffset(NamedTuple):
 
     offset: int
     point: PointDef
-    power: int  # a scale factor that the definition itself gives
-    scale_at: int | None  # offset of the device's scale factor; None: the device has none
+    power: int  # fixed scale factor from the definition; 0: none
+    scale_at: int | None  # offset of the register with the device's scale factor; None: there is none
 
 
 @dataclass(slots=True)
@@ -72,9 +75,9 @@ class Model:
     address: int
     length: int
     points: dict[str, PointValue] = field(default_factory=dict)  # by name: ``W``, ``module[0].DCW``
-    places: dict[str, ModelOffset] = field(default_factory=dict)  # of all points except scale factors
+    places: dict[str, ModelOffset] = field(default_factory=dict)  # by name, without scale factors
     known: bool = True
-    truncated: bool = False  # the image ends before the model does
+    truncated: bool = False  # registers at the end of the model are missing
 
 
 def _read_group(raw: Mapping[str, object]) -> GroupDef:
@@ -296,7 +299,7 @@ def _place(point: PointDef, offset: int, scope: _Scope) -> ModelOffset | None:
 
 
 def scaled(raw: Value, scale: str | int | None, scope: _Scope) -> Value:
-    """``raw`` times ten to its scale factor; a factor that is not implemented, or beyond ±10, leaves no value."""
+    """``raw`` times 10**(scale factor); None if the factor is not implemented, or beyond ±10."""
     if raw is None or scale is None or isinstance(raw, str):
         return raw
     factor = scale if isinstance(scale, int) else scope.find(scale)
@@ -309,7 +312,7 @@ def scaled(raw: Value, scale: str | int | None, scope: _Scope) -> Value:
 
 
 def decode_model(address: int, registers: Sequence[int]) -> Model:
-    """Decode a model from its registers, id and length first. If some at the end are missing, so are their points.
+    """Decode a model from its registers, id and length first. Points with missing registers at the end are left out.
 
     Raises:
         ProfileError: see ``definition``.
@@ -324,7 +327,7 @@ def decode_model(address: int, registers: Sequence[int]) -> Model:
 
 
 def whole_registers(registers: Sequence[int]) -> int:
-    """The number of a model's first registers that end with a whole point: one read may stop there.
+    """The number of leading registers that end with a whole point. The next read begins after them.
 
     If a value's registers came in two reads, they might belong to different moments (field pain 38).
     """

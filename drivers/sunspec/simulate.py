@@ -40,7 +40,7 @@ Raw = int | float | str
 BASE = 40000
 MODELS: Mapping[str, tuple[int, ...]] = {"inverter": (1, 103, 160), "meter": (1, 203), "storage": (1, 802)}
 _POWERS = {"A": -1, "V": -1, "Hz": -2, "": -3, "%": -1, "Cel": -1, "Wh": 0}  # unit -> scale factor
-LARGE_W = 30_000.0  # above this, 16 bits cannot hold a power in W
+LARGE_W = 30_000.0  # a rated power above this is sent in steps of 10 W: 16 bits could not hold it in W
 
 
 def _display(
@@ -116,7 +116,7 @@ def _power_of_watts(role: str, clock: ParkClock) -> int:
 
 
 def _initial(model: int, mine: Mapping[str, Point], watts: int) -> dict[str, Raw]:
-    """Initial raw values, so that every point of ``mine`` is implemented, and the scale factors, which stay."""
+    """Initial raw values that make every point of ``mine`` implemented; and the scale factors, which never change."""
     values: dict[str, Raw] = {}
     groups = {name.partition(".")[0] for name in mine if "." in name}
     if groups:
@@ -155,7 +155,7 @@ def _placed(point: Point, place: ModelOffset, at: int, values: Mapping[str, Raw]
 def model_registers(model_id: int, values: Mapping[str, Raw]) -> list[int]:
     """The registers of a model. ``values``: name (``W``, ``module[1].DCW``) -> raw; other points are not implemented.
 
-    A repeating group occurs as often as ``values`` names it.
+    A repeating group has as many instances as ``values`` names.
     """
     found = definition(model_id)
     if found is None:

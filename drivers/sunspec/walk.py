@@ -39,7 +39,7 @@ def discover(bases: Sequence[int] = BASES, most: int = MAX_READ) -> Generator[As
     """A generator of the reads that find a device's models; it does no I/O itself.
 
     For each (address, count) that it yields, the caller reads holding registers and sends them into the generator, or
-    None if there was no answer. No value is split between two reads.
+    None if there was no answer. A value is split between two reads only if it is longer than one read.
 
     Raises:
         FrameError: no marker at any of ``bases``, or a chain without end.
@@ -79,7 +79,7 @@ def discover(bases: Sequence[int] = BASES, most: int = MAX_READ) -> Generator[As
 
 
 def _read_model(at: int, head: Sequence[int], most: int) -> Generator[Ask, Answer, list[int]]:
-    """All registers of one model, id and length first, or as many as the device answers."""
+    """All registers of one model, id and length first; fewer if the device stops answering."""
     registers, wanted = [*head], 2 + head[1]
     while len(registers) < wanted:
         begin = len(registers)
@@ -88,7 +88,7 @@ def _read_model(at: int, head: Sequence[int], most: int) -> Generator[Ask, Answe
             break
         registers += answer
         whole = whole_registers(registers)
-        if whole > begin:  # otherwise a point is longer than one read, so it has to be split
+        if whole > begin:  # else this read contains only a part of one long point, which has to be split
             del registers[whole:]
     return registers
 

@@ -28,7 +28,7 @@ def key_lines(text: str) -> dict[KeyPath, int]:
 class _Walker:
     def __init__(self, text: str) -> None:
         self.text, self.at = text, 0
-        self.counted_to, self.newlines = 0, 0  # newlines up to this position
+        self.counted_to, self.newlines = 0, 0  # a position, and the number of newlines before it
         self.lines: dict[KeyPath, int] = {}
         self.counts: dict[KeyPath, int] = {}  # how many tables an array of tables has so far
 
@@ -50,7 +50,7 @@ class _Walker:
 
     def _line(self) -> int:
         self.newlines += self.text.count("\n", self.counted_to, self.at)
-        self.counted_to = self.at  # the walk only goes forward
+        self.counted_to = self.at  # positions only grow, so no newline is counted twice
         return self.newlines + 1
 
     def _dotted(self) -> list[str]:
@@ -77,7 +77,7 @@ class _Walker:
                 number = self.counts.get(path, 0)
                 self.counts[path] = number + 1
                 path += (number,)
-            elif path in self.counts:  # a table below the newest of an array
+            elif path in self.counts:  # a table below an array of tables belongs to its newest item
                 path += (self.counts[path] - 1,)
         self.lines[path] = line
         return path

@@ -65,7 +65,7 @@ def _parser(kind: Any) -> Callable[[object], Any]:
 
 
 def _text(value: object) -> str:
-    """A decimal without quotes is taken as written: plans have always been read this way."""
+    """A text. A decimal number without quotes becomes a text as written, as existing plans have such numbers."""
     return str(value) if isinstance(value, Decimal) else parsers.text(value)
 
 

@@ -97,10 +97,10 @@ class TomlSource:
         if self._places is None:
             try:
                 self._places = key_lines(self.text)
-            except RecursionError:  # nesting that is nearly too deep for tomllib, too
+            except RecursionError:  # the nesting is nearly too deep for tomllib, and too deep for ``key_lines``
                 self._places = {}
         for end in range(len(path), 0, -1):
-            for place in (path[:end], (*path[:end], 0)):  # of [[tables]] only the items have a line
+            for place in (path[:end], (*path[:end], 0)):  # [[tables]] as a whole have no line: take the first item's
                 if (line := self._places.get(place)) is not None:
                     return line
         return None
@@ -119,7 +119,7 @@ class Layer:
 class TomlTable:
     """A table being read, merged from the same table in several files; later layers may not repeat a key.
 
-    ``over`` contains the command line's settings; they win without complaint.
+    ``over`` contains the settings of the command line, which replace those of the files without a complaint.
     """
 
     name: str  # as people know it: "store", "device.inv1"
@@ -140,7 +140,7 @@ class TomlTable:
         return self.layers[0].path
 
     def find(self, key: str) -> tuple[Layer, Any] | None:
-        """The layer that sets ``key``, and its raw value; a key in two files is a complaint naming both."""
+        """The layer that sets ``key``, and its raw value. If two files set the key, a complaint names both."""
         self.known.add(key)
         if self.over and key in self.over.raw:
             return self.over, self.over.raw[key]
@@ -160,7 +160,7 @@ class TomlTable:
         self.complaints.add(layer.source, path, self._named(key), what, hint)
 
     def add(self, key: str, what: str, hint: str = "") -> None:
-        """Note that something is wrong at ``key``, which ``what`` names."""
+        """Note what is wrong at ``key``. The complaint shows only the table's name, so ``what`` must name the key."""
         self.complaints.add(self.layers[0].source, (*self.path, key), self.name, what, hint)
 
     def _named(self, key: str) -> str:
@@ -348,7 +348,7 @@ def read_source(
         todo = "Use sudo, or a user who may read it" if isinstance(error, PermissionError) else hint
         complaints.add(source, (), "", f"cannot be read: {error.strerror or error}", todo)
         return source, {}
-    except ValueError as error:  # a NUL in the name
+    except ValueError as error:  # the name contains a NUL
         complaints.add(source, (), "", f"cannot be read: {error}")
         return source, {}
     return source, parse_source(source, blob, complaints)
@@ -363,7 +363,7 @@ def parse_source(source: TomlSource, blob: bytes, complaints: Complaints) -> dic
         complaints.add(source, (), "", "is larger than 4 MiB", "Is this the right file?")
         return {}
     try:
-        text = blob.decode("utf-8-sig")  # editors on Windows put a mark in front
+        text = blob.decode("utf-8-sig")  # some editors write a byte order mark in front
     except UnicodeDecodeError as error:
         line = blob[: error.start].count(b"\n") + 1
         hint = "Save the file as UTF-8 (it looks like GBK, UTF-16 or another encoding)"
@@ -371,7 +371,7 @@ def parse_source(source: TomlSource, blob: bytes, complaints: Complaints) -> dic
         complaints.items.append(Complaint(what, file=source.name, line=line, key="", hint=hint))
         return {}
     source.text = text.replace("\r\n", "\n")
-    if found := _HUGE.search(text):  # Python could read it, but then not print it
+    if found := _HUGE.search(text):  # Python can read such a number, but cannot print it
         line = text[: found.start()].count("\n") + 1
         complaints.items.append(
             Complaint("a number of thousands of digits", file=source.name, line=line, key="", hint="Shorten it")
