@@ -27,8 +27,8 @@ ORDERS: Mapping[int, tuple[str, ...]] = {
 }
 TYPES = ("u16", "i16", "u32", "i32", "f32", "u64", "i64", "f64")
 FLOATS = ("f32", "f64")
-MOST_ACCIDENTS = 3  # this many plausible values of one type, order and alignment are no coincidence
-TEXT_RUN = 8  # this many printable characters in a row are no coincidence, but a text
+MOST_ACCIDENTS = 3  # this many plausible values of one type, order and alignment are not a coincidence
+TEXT_RUN = 8  # this many printable characters in a row are a text, not a coincidence
 GUESSED = ("f64", "f32", "u32", "u16", "i16")  # wide types are tried first: one match explains several registers
 _TENTH, _THOUSANDTH = Decimal("0.1"), Decimal("0.001")
 _LOOKS: tuple[tuple[str, str, str], ...] = (  # quantity, lowest, highest
