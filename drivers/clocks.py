@@ -1,7 +1,7 @@
 """Converts a device's times (of demands and freezes) to UTC, and computes the offset of its clock from the host's.
 
-Meters give local time without a zone, so the site's zone is used. If the end of summer time repeats an hour, a time in
-that hour is taken as the first of the two.
+Meters give local time without a zone, so the site's zone is used. At the end of summer time an hour occurs twice; a
+time in this hour is taken as summer time.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A push parser: bytes in, valid frames out, noise skipped.
 
-If possible frames overlap, the one that is complete first wins; of two that end at the same byte, the one that began
-first. So a stray start byte never delays a valid frame after it, and the result does not depend on how the bytes were
-split.
+If possible frames overlap, the frame that is complete first wins. If two end at the same byte, the one that began first
+wins. So a stray start byte never delays a valid frame after it, and the result is the same, however the bytes arrive in
+pieces.
 """
 
 from __future__ import annotations

@@ -345,7 +345,7 @@ class DeviceSpec:
         return self.silence(error.reason, utc_ms) if self.may_sleep_by(error) else error.reason
 
     def may_sleep_by(self, error: LineError | None) -> bool:
-        """Whether sleep of the device, or of the dongle that it powers, can cause this error. None: no error is known.
+        """Whether the device, or the dongle that it powers, may be asleep after this error. None: the error is unknown.
 
         An answer shows that the device is awake. If a serial port of this machine cannot be opened, that has nothing
         to do with the device.

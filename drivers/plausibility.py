@@ -361,7 +361,7 @@ def _compare(
 
 
 def _phase_sum(values: _Values, ac: str) -> Iterator[Hint]:
-    """Hints if the total is not the sum of the phases, or if one phase has another sign than the other two."""
+    """Hints if the total is not the sum of the phases, or if the power of a single phase has the opposite sign."""
     kind = "power.active" if values.of(f"{ac}power.active.l1") is not None else "power.generation"
     total = values.of(f"{ac}{kind}")
     names = [f"{ac}{kind}.{phase}" for phase in PHASES]

@@ -2,7 +2,7 @@
 
 ``1-0:1.8.0*255``, ``1-1:1.8.0``, ``1.8.0`` and ``1.8`` are the same quantity. ``A-B:`` is medium and channel, ``C.D.E``
 the quantity, ``*F`` the billing period: a number that counts up at each reset; 255 or nothing means the present.
-Source: IEC 62056-61 table 1 to 12 and VDEW specification 2.1.2, as public sources give them; DSMR P1 for its own codes.
+Source: IEC 62056-61 tables 1 to 12 and VDEW specification 2.1.2, as public sources give them; for its codes, DSMR P1.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PRESENT = 255
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """A parsed code. ``quantity`` is C.D.E without leading zeros; ``period`` None: not given."""
+    """A parsed code. ``quantity`` is C.D.E without leading zeros; ``period`` is None if the code has none."""
 
     medium: str  # "" if the code does not contain it
     channel: str

@@ -222,9 +222,9 @@ def numbers_said(readings: Sequence[Reading]) -> list[Reading]:
 def says_address(readings: Sequence[Reading], address: str) -> bool | None:
     """Whether a readout comes from the meter with the requested address; None if this is uncertain.
 
-    It does if one of its numbers is the address, without leading zeros, or if one of the two is the end of the other: a
-    serial number may follow the maker's code. An address of up to three digits is a bus address. Only a different
-    0.0.0 contradicts it; a different serial number does not.
+    Yes if one of the readout's numbers equals the address without leading zeros, or if the shorter of both is the end
+    of the longer, as a serial number may follow the maker's code. An address of up to three digits is a bus address.
+    Only a different 0.0.0 contradicts it; a different serial number does not.
     """
     if address == ANY:
         return None

@@ -86,7 +86,7 @@ class RequestOptions:
 
 
 def request_options(config: LineConfig, limits: Limits = NO_LIMITS, serial: str = "") -> RequestOptions:
-    """The options for a device with ``limits`` (device beats line) and its own ``serial`` setting, if any.
+    """The options for a device with ``limits`` (which replace the line's) and its own ``serial`` setting, if any.
 
     Raises ConfigError if the device has its own setting on a line that cannot switch.
     """

@@ -43,7 +43,7 @@ def down(where: str, error: OSError | None, what: str = "") -> LineDown:
             hint="Check the spelling, or write the address in numbers",
         )
     text = os.strerror(code) if code else str(error or "")
-    if "Inappropriate ioctl" in text:  # pyserial raises its own error text here
+    if "Inappropriate ioctl" in text:  # pyserial's text, which does not tell that this is not a serial port
         return LineDown(f"{what}: not a serial port", where=where, hint="Its name is under /dev/serial/by-id/")
     return LineDown(": ".join(filter(None, (what, text))), where=where, hint=_HINTS.get(code, ""))
 

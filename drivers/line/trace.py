@@ -2,8 +2,8 @@
 
 File layout (little endian): a header page (magic, slots, count of frames ever written), then slots of
 ``SLOT`` bytes: u64 number from 1, i64 UTC ns, u16 length, u8 direction, pad, then the frame, cut to 268 bytes.
-The writer fills slot ``n % slots`` and then stores the count; a reader accepts a slot only if the count
-shows afterwards that the writer cannot have been writing it.
+The writer fills slot ``n % slots`` and then stores the count. A reader copies a slot and then reads the count: it
+accepts the slot only if the writer cannot have been writing there meanwhile.
 """
 
 from __future__ import annotations

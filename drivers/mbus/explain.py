@@ -102,7 +102,7 @@ def _wireless(stream: bytes) -> Json:
 
 
 def explain(stream: bytes) -> Json:
-    """Explain all wired frames in ``stream``, or the one wireless frame that it is."""
+    """Explain all wired frames in ``stream``; without a long frame, it may also be one wireless frame."""
     frames = Parser().feed(stream)
     if any(f.kind == "long" for f in frames):
         return _wired(frames, stream)

@@ -1,4 +1,4 @@
-"""How a scan finds Modbus devices: it reads one register from each unit; a late answer counts for its own unit.
+"""How a scan finds Modbus devices: it reads one register of each unit. A late answer counts for the unit that sent it.
 
 Over Modbus TCP a scan also detects one device that answers for all units; on a bus, unsolicited frames reveal
 another master. Serial servers may answer an exception for missing units.

@@ -45,7 +45,7 @@ def image_bytes(point: Point, image: Image) -> bytes | None:
 
 
 def read_image(image: Image, points: Sequence[Point], spec: DeviceSpec) -> tuple[list[Reading], list[str]]:
-    """Readings of all points whose registers are in the image, and the names of the others, in order of points."""
+    """(readings of the points whose registers are in the image, names of all other points), in order of points."""
     readings: list[Reading] = []
     missing: list[str] = []
     for number, point in enumerate(points):

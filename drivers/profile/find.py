@@ -30,7 +30,7 @@ def default_dirs() -> tuple[Path, ...]:
 
 
 def find_profile(id: str, search_dirs: Sequence[Path] | None = None) -> Path:
-    """The file of the profile ``VENDOR/FAMILY``; the first folder that has it wins.
+    """The file of the profile ``VENDOR/FAMILY``, from the first folder that has it.
 
     Raises:
         ProfileError: the id is malformed, or no folder has it (the nearest known id is named).

@@ -23,7 +23,7 @@ class CachingLine:
 
     Args:
         timeout_s: the longest wait for one answer; None: as the caller specifies.
-        most_silences: after this many timeouts no request is sent; new ones count as timed out. None: no bound.
+        most_silences: after this many timeouts no request is sent any more; it counts as timed out. None: no limit.
         most_s: the same after this many seconds of requests in total.
         hasty: use short timeouts for a device that has answered quickly.
     """

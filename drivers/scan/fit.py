@@ -208,7 +208,7 @@ class _Trial:
     async def _round(
         self, profiles: Sequence[Profile], ranked: list[_Ranked], first: int, brief: bool
     ) -> list[Profile]:
-        """Read the first points of each profile, and the others if these agree.
+        """Read the first points of each profile, and its other points if the first ones agree.
 
         Returns the profiles of which the device lacks all first points.
         """

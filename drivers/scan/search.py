@@ -234,8 +234,11 @@ class Scan:
         )
 
     def _note_twins(self) -> None:
-        """Note that several addresses have one serial number. On a line with its own framing this is one device that
-        answers for all unit numbers, and only its first address is kept."""
+        """Note if devices at several addresses have the same serial number.
+
+        On a line with its own framing they are one device, which answers for all unit numbers: only its first address
+        is kept. On other lines all are kept.
+        """
         groups: dict[tuple[str, str], list[FoundDevice]] = {}
         for device in self.found:
             if len(set(number := device.identity.get("device.serial", ""))) > 1 and len(number) >= MIN_SERIAL:

@@ -58,7 +58,7 @@ class Bus:
         return self.devices.pop(unit)
 
     def framing(self) -> Framing:
-        """A new object that finds requests among bytes; each connection needs its own."""
+        """A new object that finds requests among bytes; each connection needs one."""
         return RtuFraming()
 
     def listens_at(self, baud: int, line_baud: int) -> bool:

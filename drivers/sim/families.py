@@ -28,7 +28,7 @@ def device_from_profile(profile: Profile, *, unit: int = 1, **options: Any) -> t
     """A device with registers behind a unit number; for the options see ``SimulationRequest``.
 
     Identity texts select the profile's variant, as they do for a reader. Registers between points exist only if the
-    profile allows reading holes. With the option ``sleeps``, a device whose profile has it is silent in the dark.
+    profile allows reading holes. With the option ``sleeps``, the device is silent in the dark if its profile says so.
     """
     device, display = _simulation(profile)(SimulationRequest(profile, str(unit), **options))
     assert isinstance(device, SimDevice) and isinstance(display, Display)

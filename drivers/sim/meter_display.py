@@ -1,4 +1,4 @@
-"""The park as shown by a meter with its own framing: values rounded as on the wire, updated when it is read."""
+"""The park as shown by a meter with its own framing. Values are rounded as on the wire, and updated on each read."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Simulated meters with their own frames, and a bus that they share with register devices.
 
-A meter receives every valid frame on its bus at its own speed, and answers those that are addressed to it. If several
-meters answer at once, their answers are overlaid. Of the faults in ``drivers.sim.faults``, meters can have those that
-apply to any bytes: silence, late, crc, cut, stray, echo, bytewise, stale.
+A meter receives every valid frame that is sent on its bus at its own speed, and answers the frames that are addressed
+to it. If several meters answer at once, their answers are overlaid. Of the faults in ``drivers.sim.faults``, meters can
+have those that apply to any bytes: silence, late, crc, cut, stray, echo, bytewise, stale.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class SimulationRequest:
     turnaround_s: float | None = None  # time from request to answer; None: as in the profile
     params: Mapping[str, int | str] | None = None
     texts: Mapping[str, str] | None = None  # identity texts by point name
-    sleeps: bool = False  # silent in the dark, if the profile says so
+    sleeps: bool = False  # whether it is silent in the dark, if the profile has ``sleeps``
 
     @property
     def turnaround_of_device_s(self) -> float:

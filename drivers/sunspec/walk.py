@@ -1,4 +1,4 @@
-"""Finds a device's models: the marker at one of three addresses, then each model by the length of the one before.
+"""Finds a device's models. The marker is at one of three addresses; each model's length tells where the next begins.
 
 Source: SunSpec Device Information Model Specification 1.2, clause 6; the order of the addresses is that of pysunspec2.
 """

@@ -200,12 +200,12 @@ class TomlTable:
         return self.inner(self._named(key), layer.path, found[1], layer.source)
 
     def inner(self, name: str, path: KeyPath, raw: dict[str, Any], source: TomlSource | None = None) -> TomlTable:
-        """A table below this one, with its own name."""
+        """A table below this one, which complaints call ``name``."""
         layer = Layer(source or self.layers[0].source, path, raw)
         return TomlTable(name, [layer], self.complaints, joiner=self.joiner)
 
     def tables(self, key: str) -> list[TomlTable]:
-        """The items of ``[[key]]``, each called by its own key ``name`` or ``id``; empty if there are none."""
+        """The items of ``[[key]]``, which complaints call by their key ``name`` or ``id``; empty if there are none."""
         found = self.find(key)
         if found is None:
             return []
