@@ -35,7 +35,7 @@ _HIGHEST: dict[str, Decimal] = {
     "t": Decimal(1000),
     "Ah": Decimal(1000),
     "kAh": Decimal(1),
-    "s": Decimal(2),  # real time is 1; the rest allows for the resolution of a display
+    "s": Decimal(2),  # operating time grows by 1 s per second; the rest allows for a coarse display
     "min": Decimal(2) / 60,
     "h": Decimal(2) / 3600,
     "d": Decimal(2) / 86_400,

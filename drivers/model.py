@@ -225,7 +225,7 @@ class Point:
     barrier: bool = False  # no request may cover both this register and the one before it
     ratio: str = ""  # "apply": multiply by the device's ct/pt ratio; "done": the device does so itself; "": neither
     sleeps: bool = False
-    optional: bool = False  # not every firmware has it: after "illegal address" its gap is not a fault
+    optional: bool = False  # some firmware lacks it: after "illegal address" its gaps are ABSENT, which is not a fault
     key: str = ""
     flips: bool = False  # the sign changes with a reversed CT
     clock: str = ""  # "local" or "utc": the device's clock; its reading is the lead over the gateway's, in seconds

@@ -39,7 +39,7 @@ class TokenBucket:
 
 
 class RateLimitedLog:
-    """Writes at most one line per ``every_s``; the next line tells how many there were."""
+    """Writes at most one line per ``every_s``; the next line tells how many messages there were."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic, every_s: float = 60.0) -> None:
         self._monotonic, self._every_s = monotonic, every_s

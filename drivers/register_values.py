@@ -98,9 +98,9 @@ def looks(words: Words, history: Sequence[Words] = ()) -> list[Look]:
 
 
 def _without_accidents(guesses: Sequence[Look], alike: Counter[Habit]) -> list[Look]:
-    """Drop other guesses that lie between values of the commonest type, order and alignment, and are parts of these.
+    """Drop other guesses that lie between values of the commonest type, order and alignment.
 
-    Only types of two or more registers count here.
+    They are probably parts of such values. The commonest type is sought among those with two or more registers.
     """
     wide = [one for one in guesses if REGISTERS[one.type] > 1]
     best = max(map(_habit, wide), key=lambda habit: alike[habit], default=None)

@@ -39,7 +39,7 @@ cdef struct Mark:  # one reading; time 0: there is none
 
 cdef struct Cell:  # what is known of one interval
     int64_t amount  # of a counter
-    int64_t covered  # ms about which the readings tell
+    int64_t covered  # ms between two good readings of one counter or gauge
     int64_t spread  # part of these ms that is in steps longer than max_gap
     int64_t readings
     int64_t low

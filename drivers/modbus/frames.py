@@ -97,8 +97,8 @@ class ModbusRequest:
     def find(self, received: bytes, final: bool) -> bytes | LineError | None:
         """The answer in the bytes of an RTU line; noise around it and frames of other devices are skipped.
 
-        None means: wait for more bytes, because no answer or only a part of it was received. With ``final`` no more bytes
-        will come; then an error is returned, or None if no bytes were received.
+        None means: wait for more bytes, because no answer or only a part of it was received. With ``final`` no more
+        bytes will come; then an error is returned, or None if no bytes were received.
         """
         size, at, unit, function = len(received), 0, self.unit, self.function
         seen: LineError | None = None

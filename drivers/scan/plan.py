@@ -16,7 +16,7 @@ LISTEN_S = 10.0
 # longest time to find the profile of one device in a quick scan: of a usual device, and of a slow one
 QUICK_S, QUICK_PATIENT_S = 10.0, 8.0
 THOROUGH_S, PATIENT_S = 18.0, 60.0  # the same in a full scan, which has a slow pass
-QUESTION_S = 3.0  # added to these times in estimates: the last request may end later, and may be repeated once
+QUESTION_S = 3.0  # added in estimates: the last request and the probe that found the device may be repeated once
 OVERHEAD_S = 0.001  # time that the host needs for one request
 
 

@@ -27,8 +27,8 @@ class ParkSlot:
 
 
 # Counters are read every ten seconds: the figures of an interval become final only after twice the slowest period of a
-# counter. The SUN2000 has longer periods than the others: it answers slowly and needs a pause after connecting, so its
-# first visit takes three seconds.
+# counter. The SUN2000 has a longer period for fast points: it answers slowly and needs a pause after connecting, so
+# its first visit takes three seconds.
 BRISK = {"fast": "2 s", "normal": "10 s", "slow": "10 s"}
 CABINETS: tuple[ParkSlot, ...] = (
     ParkSlot(
