@@ -216,7 +216,7 @@ class MeterDevice(Device[MeterQuery, Response]):
             yield Decoded(number, value, quality, found.raw, found.time if has_time else "")
 
     def _given(self, number: int, found: Reading, answer: Response) -> tuple[Decimal | int | str | None, int]:
-        """(value in the point's unit, quality) as the meter sent it; (None, gap reason) without a value."""
+        """(value in the point's unit, quality) before the point's plan; (None, gap reason) if there is no value."""
         point, value = self.spec.points[number], found.value
         quality: int = found.quality if value is None or not answer.suspect else Quality.SUSPECT
         if value is None:

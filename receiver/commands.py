@@ -131,7 +131,9 @@ def work_command(source: str, name: str | None, readings: bool, dsns: tuple[str,
 )
 @click.option("--metrics", metavar="ADDRESS", help="Serve Prometheus metrics at this address, such as 127.0.0.1:9108.")
 @click.option(
-    "--keep-days", type=click.IntRange(1), help="Drop packs older than this many days, by whole months. Default: never."
+    "--keep-days",
+    type=click.IntRange(1),
+    help="Drop each month whose packs are all older than this many days. Default: never.",
 )
 @click.option("--name", default=None, help="Name of this keeper at the broker; default: the host's name.")
 @click.option(

@@ -52,7 +52,7 @@ class Keeper:
 
     Args:
         publisher: sends acks and requests to gateways; None: send nothing.
-        keep_days: drop packs that are older than this many days, by whole months; None: never.
+        keep_days: drop each month whose packs are all older than this many days; None: never.
         place: (index of this database, number of databases); None: unknown.
         latest: also publish the newest values of each device.
         clock: monotonic seconds.

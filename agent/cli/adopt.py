@@ -177,9 +177,9 @@ def adopt(
       meterhouse adopt main-meter --line cabinet-2 --address 3 --profile chint/dtsu666 --ct 400/5 --role grid --yes
 
     \b
-    Exit codes: 0 added, 2 wrong usage, a name or address that is taken, or a folder that cannot be written,
-    3 the configuration would be invalid, 4 the device does not answer, has no sound value or no profile fits, 130 not
-    confirmed.
+    Exit codes: 0 added; 2 wrong usage, a name or address that is taken, or a folder that cannot be written;
+    3 the configuration would be invalid; 4 the device does not answer or has no sound value, or no profile fits;
+    130 not confirmed.
     """
     config, words = options.load(), WORDS[lang]
     _demand_address(config, line, address, choices)

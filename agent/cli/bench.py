@@ -145,8 +145,8 @@ def bench(folder: Path | None, stages: bool, as_json: bool) -> None:
     """Measure how many devices this machine can read, and how fast it decodes, seals, compresses and commits.
 
     Takes less than a minute and removes its files. For half a minute the agent reads 20 simulated devices on loopback;
-    the last line says how many devices the machine can read. The time on the lines is not included:
-    `meterhouse check --plan` calculates that.
+    the last line of the output says how many devices the machine can read. The time that requests take on real lines
+    is not included: `meterhouse check --plan` calculates that.
 
     \b
     Examples:

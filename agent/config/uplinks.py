@@ -17,7 +17,7 @@ from drivers.files import others_may_use
 from drivers.toml import TomlTable
 from drivers.toml import parsers as p
 
-_AGENT = "for the user that runs the agent"
+_AGENT = "owned by the user that runs the agent"
 _DEFAULTS = UplinkConfig("", "", "", 0, False)
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _NO_SECRETS = {

@@ -18,7 +18,7 @@ from agent.intervals.gap_sums import Gap
 class Flag(IntFlag):
     """Flags of an amount. 0: measured, complete and good."""
 
-    SPREAD = 1  # a long time without readings overlaps the interval: its total growth is known, and is spread evenly
+    SPREAD = 1  # the interval touches a long time without readings, whose growth is known and spread evenly over it
     ESTIMATED = 2  # a reading with quality estimated or substituted took part
     INCOMPLETE = 4  # a part of the interval is not covered: the amount is a lower bound
     SUSPECT = 8  # a reading with quality suspect, range, frozen or clock took part

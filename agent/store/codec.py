@@ -110,7 +110,7 @@ def _compressor(raw: bytes, strategy: int, search_log: int) -> zstandard.ZstdCom
     - 1000 readings: 5700 bytes, 83 us with dfast
       (without a dictionary: 6200 bytes, 72 us with level 3; 5900 bytes, 360 us with level 6)
 
-    So packs below 2 KiB, of some 60 readings, get the better search: it is cheap there.
+    So packs below 3 KiB, of some 90 readings, get the better search: it is cheap there.
     """
     small = strategy != zstandard.STRATEGY_DFAST
     settings = zstandard.ZstdCompressionParameters(
@@ -143,7 +143,7 @@ class Codec:
     def activate(self, number: int, raw: bytes) -> None:
         """Encode with this dictionary from now on."""
         self._compressors = [
-            (2 * 1024, _compressor(raw, zstandard.STRATEGY_BTLAZY2, 4)),
+            (3 * 1024, _compressor(raw, zstandard.STRATEGY_BTLAZY2, 4)),
             (32 * 1024, _compressor(raw, zstandard.STRATEGY_GREEDY, 4)),
             (math.inf, _compressor(raw, zstandard.STRATEGY_DFAST, 1)),
         ]

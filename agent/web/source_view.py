@@ -1,4 +1,4 @@
-"""Pages on the source of values: register, profile and identity of a point in the signed birth, and a signed pack."""
+"""Values for two pages: the source of a point (register, profile, identity, from the birth), and a signed pack."""
 
 from __future__ import annotations
 

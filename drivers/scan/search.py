@@ -400,7 +400,7 @@ class Scan:
         )
 
 
-_MINE = "Stop it, or lend the line; use --bus-is-mine only if its traffic may be disturbed"
+_MINE = "Stop it, or scan at another time; use --bus-is-mine only if you may disturb its traffic"
 
 
 def one_device(

@@ -168,7 +168,7 @@ def test_after_a_power_cut_nothing_is_taken_for_not_having_left(
     record = record_file(accident.place / "store.db")
     record.write_bytes(_summed(_HEADER.pack(MAGIC, bytes(range(16)), 0)) + record.read_bytes()[SLOT:])
     run, gone = accident.start()
-    assert gone == LostTransactions(1, SEALED - KNOWN, 0, False) and "more may be missing" in caplog.text
+    assert gone == LostTransactions(1, SEALED - KNOWN, 0, False) and "may have lost more packs" in caplog.text
     (loss,) = losses(run)
     assert (loss["from"], loss["to"]) == (T0 / 1000 + KNOWN, T0 / 1000 + SEALED)
     assert [r["v"] for p in run.packs() for r in p.get("e", ())] == [*range(KNOWN), *range(SEALED, READ)]

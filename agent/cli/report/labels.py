@@ -193,7 +193,7 @@ def value_of(figure: Mapping[str, Any]) -> str:
 
 
 def number(text: str, digits: int = 4) -> str:
-    """A number rounded to ``digits`` significant digits, or to an integer if it is longer; "–" for "".
+    """A number rounded to ``digits`` significant digits, or to an integer if that has more digits; "–" for "".
 
     Thin spaces separate thousands.
     """

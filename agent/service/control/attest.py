@@ -144,7 +144,7 @@ async def _reading(access: Access, device: RunningDevice, one: ComparedDevice) -
             break
         await asyncio.sleep(AGAIN_S)
     if found is None:
-        what = f"{device.config.name} has no reading {one.n} = {one.v} of that time"
+        what = f"{device.config.name}: no reading {one.n} = {one.v} is recorded for that time"
         raise UsageError(what, where="handover", hint="The agent was restarted meanwhile? Repeat the command")
     units = {name: unit for name, unit, _ in stream.table_version.table.points.names}
     reading: dict[str, Any] = {"n": one.n, "t": seconds(one.t_ms), "u": units.get(one.n, ""), "v": exact_text(wanted)}
