@@ -155,7 +155,9 @@ class Listener:
         return [record["v"] for pack in self.packs(device) for record in pack.get("e", ()) if record["n"] == point]
 
     def events(self, device: str = "") -> list[dict[str, Any]]:
-        return [event for pack in self.packs(device) for event in pack.get("events", ())]
+        """In the order of sealing: after an outage, live packs arrive before those that waited."""
+        packs = sorted(self.packs(device), key=lambda pack: (pack["stream"], pack["seq"]))
+        return [event for pack in packs for event in pack.get("events", ())]
 
     def close(self) -> None:
         from agent.verify.mqtt import hang_up
