@@ -420,7 +420,7 @@ def _keep_twin(cursor: psycopg.Cursor[Any], gateway: str, short: UUID | None, bo
 
 
 def prev_of(body: bytes) -> str | None:
-    """The hash of its predecessor that a stored page names; None if it names none."""
+    """The ``prev`` of a stored page: the hash of its predecessor; None if it has none."""
     prev = parse_object(body, MAX_OBJECT_BYTES).get("prev")
     return prev if isinstance(prev, str) else None
 

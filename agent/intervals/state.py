@@ -19,7 +19,8 @@ import zstandard
 from agent.zstd import read_frame
 from ext.rates import SLOT_BYTES, STATE_VERSION
 
-MAGIC: Final = b"MHL3"  # older states have no magic word, and cannot be read: all their slots have one length
+# states from before version 3 have no magic word; they cannot be read, because their slots all have the same length
+MAGIC: Final = b"MHL3"
 MAX_BYTES: Final = 64 << 20
 STATE_LAYOUT: Final = f"{STATE_VERSION}/{SLOT_BYTES}/{sys.byteorder}"
 _FRONT = struct.Struct("<4sI")

@@ -118,7 +118,7 @@ def revoke(
     options: ConfigOptions,
     as_json: bool,
 ) -> None:
-    """Revoke the key KID, which may be stolen, and replace the key that signs by a new one.
+    """Revoke the key KID, which may be stolen, and replace the current signing key with a new one.
 
     KID is a thumbprint or its beginning; `keys show` lists them. What KID signed is trusted up to a last sequence in
     each stream. By default, everything that this gateway itself has sealed with KID stays trusted.

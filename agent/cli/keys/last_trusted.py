@@ -67,7 +67,7 @@ def oddities(lasts: LastSequences, key_file: KeyFile) -> list[str]:
     if made:  # 0 means an unknown age, so that no usual maximum is known
         usual = USUAL * int((max(time.time() - made, 0) + USUAL_S) * 1000 / config.pack.every_ms)
         odd += [
-            f"{clean_text(stream)} up to {seq} exceeds {usual}, the usual maximum since the first key was created"
+            f"{clean_text(stream)}: sequence {seq} exceeds {usual}, the usual maximum since the first key was created"
             for stream, seq in sorted(lasts.items())
             if seq > usual
         ]

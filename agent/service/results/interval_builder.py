@@ -151,7 +151,7 @@ class IntervalBuilder:
         self._behind |= dict.fromkeys(stream for stream in streams if not stream.rpartition("/")[2].startswith("_"))
 
     def catch_up(self, store: Store) -> bool:
-        """Read packs for one slice of time. Damaged pages are rebuilt too. True: there is more to read."""
+        """Read packs for about ``SLICE_S``, after beginning to rebuild damaged pages. True: there is more to read."""
         self.rebuild_damaged(store)
         end = time.monotonic() + SLICE_S
         while self._behind and time.monotonic() < end:
