@@ -355,7 +355,8 @@ class Uplink:
             if not scheduler.has_fault:
                 self._fault = None
                 self._faults.cleared()
-            wait_s = min(scheduler.wait_s(), self._ack_timeout_s / 4)
+            stop_s = STATUS_S if self._stop_at_s is None else max(0.0, self._stop_at_s - DISCONNECT_S - now)
+            wait_s = min(scheduler.wait_s(), self._ack_timeout_s / 4, stop_s)
             self._poll(connection, min(wait_s, CONFIRM_S) if scheduler.delivered else wait_s)
 
     def _poll(self, connection: MqttConnection, wait_s: float) -> None:

@@ -480,7 +480,7 @@ def test_a_revocation_that_would_not_fit_its_file_is_refused(tmp_path: Path) -> 
     [
         ({}, "nothing that the key signed would be trusted"),
         ({"inv1": 3, "shed": 4}, "park7/gw01/shed is not a stream of this configuration"),
-        ({"inv1": 900_000}, "park7/gw01/inv1 up to 900000 exceeds"),
+        ({"inv1": 900_000}, "park7/gw01/inv1: sequence 900000 exceeds"),
         ({f"s{n}": 1 for n in range(100)}, "and 80 more such streams"),
     ],
     ids=["nothing", "unknown stream", "too far", "many"],

@@ -224,12 +224,15 @@ def ended(up: Uplink) -> bool:
     return not any(thread.name == f"uplink {up.name}" for thread in threading.enumerate())
 
 
-def test_stopping_is_bounded_when_the_broker_hangs(fake: Fake, outbox: Outboxes, uplink: Uplinks) -> None:
+@pytest.mark.parametrize("deadline_s", [1.1, 3.0])
+def test_stopping_is_bounded_when_the_broker_hangs(
+    fake: Fake, outbox: Outboxes, uplink: Uplinks, deadline_s: float
+) -> None:
     broker, at, make = fake(answer=lambda sent: SILENT), outbox(), Maker()
     up = uplink(at, destination(broker.port), ack_timeout_s=NEVER_S)
     until(lambda: up.state().connected)
     at.commit(*(fresh(make) for _ in range(5)))
-    up.stop(1.1)
+    up.stop(deadline_s)
     until(lambda: ended(up))
     assert at.pending() == 5
 
