@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import threading
 import time
@@ -355,7 +356,7 @@ class Uplink:
             if not scheduler.has_fault:
                 self._fault = None
                 self._faults.cleared()
-            stop_s = STATUS_S if self._stop_at_s is None else max(0.0, self._stop_at_s - DISCONNECT_S - now)
+            stop_s = math.inf if self._stop_at_s is None else max(0.0, self._stop_at_s - DISCONNECT_S - now)
             wait_s = min(scheduler.wait_s(), self._ack_timeout_s / 4, stop_s)
             self._poll(connection, min(wait_s, CONFIRM_S) if scheduler.delivered else wait_s)
 
