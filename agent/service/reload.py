@@ -439,28 +439,30 @@ class Reloader:
         """
         service = self._service
         log.error("reload: internal error while applying it; restoring the previous configuration")
-        change = await prepare(service.device_manager, config, catalog)
         uplinks: dict[str, Uplink] = {}
-        wrong: list[GatewayError] = []
-        self._make_uplinks(config, uplinks, wrong)
-        if wrong:
-            raise gathered(wrong, str(config.path))
-        front = catalog.gateway_table(service.gateway.name, agent.__version__)
-        results = catalog.results_table(f"{config.base}/_indicators", agent.__version__)
-        builder = service.publisher.prepare(config)
-        gateway = (service.device_manager.number(), front)
-        back = Prepared(config, change, None, gateway, results, made, builder, uplinks, service.ring_plan)
-        key = failed.key
+        try:
+            change = await prepare(service.device_manager, config, catalog)
+            wrong: list[GatewayError] = []
+            self._make_uplinks(config, uplinks, wrong)
+            if wrong:
+                raise gathered(wrong, str(config.path))
+            front = catalog.gateway_table(service.gateway.name, agent.__version__)
+            results = catalog.results_table(f"{config.base}/_indicators", agent.__version__)
+            builder = service.publisher.prepare(config)
+            gateway = (service.device_manager.number(), front)
+            back = Prepared(config, change, None, gateway, results, made, builder, uplinks, service.ring_plan)
+            key = failed.key
 
-        def also(store: Store) -> None:
-            store.documents.register_tables(
-                service.device_manager.ring.ring_id, [(n, t.stream, t.encoded) for n, t in change.tables]
-            )
-            if key is not None and key.signer is not None and service.key_watcher.kid != key.signer.kid:
-                store.keys.delete(key.counter)
+            def also(store: Store) -> None:
+                store.documents.register_tables(
+                    service.device_manager.ring.ring_id, [(n, t.stream, t.encoded) for n, t in change.tables]
+                )
+                if key is not None and key.signer is not None and service.key_watcher.kid != key.signer.kid:
+                    store.keys.delete(key.counter)
 
-        await self._reconfigure(config, also)
-        await self._apply(back)
-        for uplink in failed.uplinks.values():  # stop those that never connected
-            if uplink not in service.uplinks:
-                await asyncio.to_thread(uplink.stop, 0.0)
+            await self._reconfigure(config, also)
+            await self._apply(back)
+        finally:
+            for uplink in (*failed.uplinks.values(), *uplinks.values()):  # stop those that never connected
+                if uplink not in service.uplinks:
+                    await asyncio.to_thread(uplink.stop, 0.0)
