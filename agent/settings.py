@@ -27,7 +27,10 @@ class Secret:
         folder = environ.get("CREDENTIALS_DIRECTORY", "")
         if folder and (Path(folder) / self.credential).is_file():
             return Path(folder) / self.credential
-        hint = f"Add LoadCredential={self.credential}:/etc/meterhouse/{self.credential} to the unit, or name a file"
+        hint = (
+            f"Add LoadCredential={self.credential}:/etc/meterhouse/{self.credential} to the systemd unit, "
+            "or write the path of a file instead"
+        )
         raise ConfigError("systemd did not provide this credential", where=f"credential {self.credential}", hint=hint)
 
     def read(self, environ: Mapping[str, str]) -> bytes:

@@ -156,7 +156,7 @@ def check_address(name: str, address: str, scheme: str = "") -> InvalidAddress |
     if not scheme or scheme in protocol.schemes:
         return None
     hint = "Use a line with tcp://HOST:PORT (raw bytes) or a serial port"
-    return InvalidAddress("line", f"{protocol.title} does not run over {scheme}", hint)
+    return InvalidAddress("line", f"{protocol.title} cannot be used over {scheme}", hint)
 
 
 def demand_address(name: str, address: str, scheme: str, where: str) -> None:

@@ -27,7 +27,7 @@ class SerialSetting:
         """From ``9600 8N1``. Raises ConfigError with a hint that shows the right form."""
         found = _SETTING.fullmatch(text.strip().upper())
         if found is None or int(found[1]) not in BAUD_RATES:
-            hint = f'Write it like "9600 8N1"; baud rates: {", ".join(map(str, BAUD_RATES))}'
+            hint = f'Write the setting like "9600 8N1"; allowed baud rates: {", ".join(map(str, BAUD_RATES))}'
             raise ConfigError(f"invalid serial setting {text!r}", where=where, hint=hint)
         return cls(int(found[1]), int(found[2]), found[3], int(found[4]))
 

@@ -101,7 +101,7 @@ def registers(type_: str, order: str, scale: str, bit: int | None, hex_text: tup
     factor = _scale(scale)
     order = order.upper()
     if order and order not in ORDERS:
-        raise UsageError(f"unknown order {order!r}", where="--order", hint=f"One of {', '.join(ORDERS)}")
+        raise UsageError(f"unknown order {order!r}", where="--order", hint=f"Choose one of {', '.join(ORDERS)}")
     run(lambda: _registers(type_, order, factor, bit, hex_bytes(hex_text)), as_json)
 
 
@@ -123,7 +123,7 @@ def _registers(type_: str, order: str, factor: Decimal, bit: int | None, raw: by
         _whole_registers(raw, frame)
         if bit is not None or factor != 1:
             what = "--bit" if bit is not None else "--scale"
-            raise UsageError(f"{what} has no effect on {type_}", where=what, hint="Leave it out")
+            raise UsageError(f"{what} has no effect on {type_}", where=what, hint="Leave this setting out")
         swapped = _in_text_order(raw, order)
         values: Sequence[str | bool] = [_text(swapped)] if type_ == "str" else _bits(swapped)
         return {"frame": frame, "readings": [_plain(i, value, raw) for i, value in enumerate(values)]}

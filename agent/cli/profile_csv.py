@@ -172,7 +172,8 @@ class _Row:
         address = self._number("address")
         if isinstance(address, int) and address < 0:
             self._wrong(
-                f"address: {show(given['address'])} is below 0", "The first register is 0, in 4x notation 40001"
+                f"address: {show(given['address'])} is below 0",
+                "The first register has address 0, which is 40001 in 4x notation",
             )
         elif isinstance(address, int) and self.options.is_4x:
             function, address = _reference(address, function)

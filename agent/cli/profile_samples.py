@@ -32,11 +32,11 @@ def replay(profile: Profile, more: tuple[Sample, ...] = ()) -> list[str]:
             continue
         for name, value in sample.expect.items():
             if name not in found:
-                wrong.append(f"sample {sample.name!r}: {name} has no registers there")
+                wrong.append(f"sample {sample.name!r}: the registers of {name} are missing")
             elif found[name].value != value:
                 wrong.append(f"sample {sample.name!r}: {name} is {found[name].value}, expected {value}")
             elif value is not None and found[name].quality != Quality.GOOD:
-                wrong.append(f"sample {sample.name!r}: {name} is {value} with quality {found[name].quality}")
+                wrong.append(f"sample {sample.name!r}: {name} is {value}, but its quality is {found[name].quality}")
     return wrong
 
 

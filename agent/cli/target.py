@@ -67,13 +67,19 @@ def adhoc_line(line: str, serial: str | None, usual: str, options: ConfigOptions
     if (named := named_line(options, line)) is not None:
         if serial and not named.carries_bytes:
             raise UsageError(
-                f"has no effect on {named.scheme}", where="--serial", hint="The gateway sets its bus itself"
+                f"has no effect on {named.scheme}",
+                where="--serial",
+                hint="The TCP gateway itself sets the serial parameters of its bus; leave this setting out",
             )
         return replace(named, serial=_value("--serial", v.serial, serial)) if serial else named
     setting = _value("--serial", v.serial, serial or usual or DEFAULT_SERIAL)
     entry = LineEntry(name="", url=_value("--line", v.line_url, line), serial=setting)
     if serial and not entry.carries_bytes:
-        raise UsageError(f"has no effect on {entry.scheme}", where="--serial", hint="The gateway sets its bus itself")
+        raise UsageError(
+            f"has no effect on {entry.scheme}",
+            where="--serial",
+            hint="The TCP gateway itself sets the serial parameters of its bus; leave this setting out",
+        )
     return entry
 
 

@@ -20,8 +20,8 @@ _ELSEWHERE = {
     "unit": 'Write address = "1"',
     "slave": 'Write address = "1"',
     "id": 'Write address = "1"',
-    "host": "It is part of the url of the line",
-    "port": "It is part of the url of the line",
+    "host": "Write host and port in the url of the line",
+    "port": "Write host and port in the url of the line",
     "interval": 'Write every = "5 s"',
     "period": 'Write every = "5 s"',
     "accuracy": 'Write class = "0.5S"',
@@ -42,10 +42,15 @@ class DeviceRead:
 
 def address(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
-        raise p.InvalidValue(f"{value} is a number", f'Write it in quotes, with its zeros: address = "{value}"')
+        raise p.InvalidValue(
+            f"{value} is a number, but an address is a text",
+            f'Write the address in quotes, with all leading zeros: address = "{value}"',
+        )
     out = p.text(value)
     if not out or not out.isascii() or not out.isprintable() or " " in out or len(out) > 64:
-        raise p.InvalidValue(f"{p.show(value)} is not an address", 'Such as "1", or the digits on the plate of a meter')
+        raise p.InvalidValue(
+            f"{p.show(value)} is not an address", 'Write an address such as "1", or the digits on the plate of a meter'
+        )
     return out
 
 
@@ -63,21 +68,24 @@ def prefix(value: object) -> str:
     out = p.text(value)
     if out and (not v.POINT_PATTERN.match(out) or "*" in out or "?" in out):
         raise p.InvalidValue(
-            f"{p.show(value)} is not a prefix of point names", 'Such as "ac", "meter.ac" or "circuit.3"'
+            f"{p.show(value)} is not a prefix of point names", 'Write a prefix such as "ac", "meter.ac" or "circuit.3"'
         )
     return out
 
 
 def param(value: object) -> int | str:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise p.InvalidValue(f"{p.show(value)} cannot be a parameter", "Write a whole number or a text")
+        raise p.InvalidValue(f"{p.show(value)} cannot be the value of a parameter", "Write a whole number or a text")
     return value
 
 
 def param_name(value: object) -> str:
     out = p.text(value)
     if not out.isascii() or not out.isprintable():
-        raise p.InvalidValue(f"{p.show(value)} is not a parameter's name", "`meterhouse profiles show ID` lists them")
+        raise p.InvalidValue(
+            f"{p.show(value)} is not a parameter's name",
+            "`meterhouse profiles show ID` lists the parameters of a profile",
+        )
     return out
 
 
@@ -99,7 +107,9 @@ def read_devices(
                 what = f"has the same address as {first.name} on the same line"
                 notes.append(
                     ConfigWarning(
-                        place_of(table, "address"), what, "This is right only if two profiles describe one device"
+                        place_of(table, "address"),
+                        what,
+                        "The same address is right only if two profiles describe one device",
                     )
                 )
         if is_first(names, table, device.entry.name):
@@ -111,12 +121,18 @@ def _device(table: TomlTable, lines: Mapping[str, LineRead]) -> DeviceRead:
     def line_name(value: object) -> str:
         out = p.text(value)
         if out not in lines:
-            hint = p.did_you_mean(out, lines, "Lines here") if lines else "There is no [[line]] yet"
+            hint = (
+                p.did_you_mean(out, lines, "Configured lines")
+                if lines
+                else "The configuration has no [[line]] yet: add one"
+            )
             raise p.InvalidValue(f"there is no line {p.show(out)}", hint)
         return out
 
-    name = table.need("name", v.device_name, "", 'Add it, such as name = "inv1"')
-    line = table.need("line", line_name, "", 'Add it, such as line = "roof", the name of a [[line]]')
+    name = table.need("name", v.device_name, "", 'Add this key, for example name = "inv1"')
+    line = table.need(
+        "line", line_name, "", 'Add this key, for example line = "roof"; the value is the name of a [[line]]'
+    )
     periods, given_paces = _periods(table)
     ratio = table.table("ratio")
     one = Decimal(1)
@@ -125,14 +141,22 @@ def _device(table: TomlTable, lines: Mapping[str, LineRead]) -> DeviceRead:
         ratio.done()
     points = table.items("points", v.point_pattern)
     if points == () and not table.layers[0].raw["points"]:
-        table.complain(None, "points", "selects no points", 'Leave it out for all, or write such as ["ac.*"]')
+        table.complain(
+            None,
+            "points",
+            "is an empty list, which selects no points",
+            'Leave this key out to read all points, or write a list such as ["ac.*"]',
+        )
     phase_ms = lines[line].entry.phase_ms if line in lines else 0
     entry = DeviceConfig(
         name=name,
         line=line,
-        address=table.need("address", address, "", 'Add it, such as address = "1"'),
+        address=table.need("address", address, "", 'Add this key, for example address = "1"'),
         profile=table.need(
-            "profile", v.profile_id, "", 'Add it, such as profile = "huawei/sun2000"; see `meterhouse profiles`'
+            "profile",
+            v.profile_id,
+            "",
+            'Add this key, for example profile = "huawei/sun2000"; `meterhouse profiles list` shows all profiles',
         ),
         label=table.take("label", p.label, ""),
         params=table.pairs("params", param_name, param),
@@ -194,11 +218,17 @@ def _serial(
         return
     if not entry.carries_bytes:
         table.complain(
-            None, "serial", f"has no effect: line {entry.name} is {entry.scheme}", "The gateway sets its bus itself"
+            None,
+            "serial",
+            f"has no effect, because line {entry.name} uses {entry.scheme}",
+            "The TCP gateway itself sets the serial parameters of its bus; leave this setting out",
         )
     elif entry.scheme in {"tcp", "udp"} and device.serial:
         own = (entry.serial, f"line {entry.name}", line.table) if line.table.has("serial") else None
         first = own or shared.setdefault(entry.name, (device.serial, f"device {device.name}", table))
         if first[0] != device.serial:
-            what = f"{p.show(device.serial)}, but {first[1]} has {p.show(first[0])}: a serial server has one setting"
-            table.complain(None, "serial", what, "Put devices with another setting on a port of their own")
+            what = (
+                f"the setting here is {p.show(device.serial)}, but {first[1]} has {p.show(first[0])}: "
+                "all devices of a serial server need the same setting"
+            )
+            table.complain(None, "serial", what, "Connect devices with another serial setting to another serial port")

@@ -14,7 +14,7 @@ from drivers.toml import TomlTable
 from drivers.toml import parsers as p
 
 _NUMBERED_PORT = re.compile(r"serial:/dev/tty(USB|ACM)[0-9]+\Z")
-_NOT_HERE = {"min_every": "Only a profile limits how often its devices may be polled; set every of the device instead"}
+_NOT_HERE = {"min_every": "Only a profile may contain min_every. To poll a device less often, set its key every"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,9 @@ def is_first(seen: dict[str, TomlTable], table: TomlTable, name: str, key: str =
         return True
     layer = first.layers[0]
     place = f"{layer.source.name}:{layer.source.line((*layer.path, key))}"
-    table.complain(None, key, f'"{name}" is already used in {place}', "Names are unique over all files")
+    table.complain(
+        None, key, f'"{name}" is already used in {place}', "Each name may be used only once in all configuration files"
+    )
     return False
 
 
@@ -68,7 +70,7 @@ def read_lines(tables: list[TomlTable], notes: list[ConfigWarning]) -> dict[str,
     names: dict[str, TomlTable] = {}
     ports: dict[str, TomlTable] = {}
     for table in tables:
-        name = table.need("name", v.name, "", 'Add it, such as name = "cabinet-2"')
+        name = table.need("name", v.name, "", 'Add this key, for example name = "cabinet-2"')
         url = table.need("url", v.line_url, "", f"Write {line_urls()}")
         scheme = url.partition(":")[0]
         entry = LineEntry(
@@ -83,7 +85,11 @@ def read_lines(tables: list[TomlTable], notes: list[ConfigWarning]) -> dict[str,
             phase_ms=table.take("phase", p.duration_ms(0, 86_400_000, "200 ms"), 0),
         )
         table.done(
-            {"baud": 'Write serial = "9600 8N1"', "port": "It is part of the url", "host": "It is part of the url"}
+            {
+                "baud": 'Write serial = "9600 8N1"',
+                "port": "Write host and port in the url",
+                "host": "Write host and port in the url",
+            }
         )
         if scheme:
             _meaningless(table, scheme)
@@ -106,13 +112,19 @@ def _meaningless(table: TomlTable, scheme: str) -> None:
     """Complain about options that have no effect with this scheme, so that they do not mislead."""
     reasons: dict[str, tuple[str, str]] = {}
     if scheme not in BYTE_SCHEMES:
-        hint = "The TCP gateway sets the speed of its bus; state that speed with bus_baud = 9600"
+        hint = "The TCP gateway sets the baud rate of its bus; write this baud rate as bus_baud = 9600"
         reasons["serial"] = (f"has no effect on {scheme}", hint)
-        reasons["echo"] = (f"has no effect on {scheme}", "Only raw bytes can come back as an echo")
+        reasons["echo"] = (f"has no effect on {scheme}", "Only a line that carries raw bytes can have an echo")
     if scheme == "serial":
-        reasons["bus_baud"] = ("has no effect on a serial port", 'The speed is in serial = "9600 8N1"')
+        reasons["bus_baud"] = (
+            "has no effect on a serial port",
+            'Write the baud rate in serial, for example serial = "9600 8N1"',
+        )
     else:
-        reasons["rs485"] = ("has no effect without a serial port", "Only url = serial:/dev/... can switch to RS-485")
+        reasons["rs485"] = (
+            "has no effect without a serial port",
+            "Only a line with url = serial:/dev/... can switch its port to RS-485",
+        )
     for key, (what, hint) in reasons.items():
         if table.has(key):
             table.complain(None, key, what, hint)
@@ -131,9 +143,14 @@ def _check_port(ports: dict[str, TomlTable], table: TomlTable, url: str, notes: 
     layer = first.layers[0]
     place = f"{first.name} ({layer.source.name}:{layer.source.line((*layer.path, 'url'))})"
     if url.partition(":")[0] not in BYTE_SCHEMES:
-        hint = "Devices of one line take turns; many gateways accept one or two connections only"
-        notes.append(ConfigWarning(place_of(table, "url"), f"opens a second connection beside {place}", hint))
+        hint = "Put all devices of this gateway on one line: many gateways accept only one or two connections"
+        notes.append(
+            ConfigWarning(place_of(table, "url"), f"opens a second connection to the gateway of {place}", hint)
+        )
     else:
         table.complain(
-            None, "url", f"is already the port of {place}", "One line owns a port; devices may differ in serial"
+            None,
+            "url",
+            f"is already the port of {place}",
+            "Only one line may use a port; each device of this line may have its own key serial",
         )

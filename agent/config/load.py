@@ -150,7 +150,7 @@ def _read_files(path: Path, complaints: Complaints, drafts: Mapping[Path, str]) 
         source, raw = read_source(file, complaints, order, hint=hint)
         return Layer(source, (), raw)
 
-    layers = [read(path, 0, "Name the file with -c FILE; `meterhouse init` makes one")]
+    layers = [read(path, 0, "Give the path of the configuration file with -c FILE; `meterhouse init` makes a new file")]
     folder = path.parent / "conf.d"
     new = {file for file in drafts if file.parent == folder}
     try:
@@ -169,7 +169,9 @@ def _overrides(overrides: Mapping[str, object], complaints: Complaints) -> dict[
     for dotted, value in overrides.items():
         table, _, key = dotted.partition(".")
         if table not in TABLES or table in LISTS or not key:
-            complaints.add(source, (), dotted, "cannot be set here", p.did_you_mean(table, set(TABLES) - LISTS))
+            complaints.add(
+                source, (), dotted, "cannot be set on the command line", p.did_you_mean(table, set(TABLES) - LISTS)
+            )
             continue
         layer = tables.setdefault(table, Layer(source, (), {}))
         layer.raw[key] = str(value) if isinstance(value, Path) else value
@@ -194,8 +196,12 @@ def _single(layers: list[Layer], over: dict[str, Layer], name: str, complaints: 
         if isinstance(raw, dict):
             table.layers.append(Layer(layer.source, (name,), raw))
         elif raw is not None:
-            what = "is a list of tables" if isinstance(raw, list) else f"{p.show(raw)} is not a table"
-            complaints.add(layer.source, (name,), name, what, f"Write [{name}] with single brackets, once")
+            what = (
+                "is a list of tables, but only one table is allowed"
+                if isinstance(raw, list)
+                else f"{p.show(raw)} is not a table"
+            )
+            complaints.add(layer.source, (name,), name, what, f"Write the table once, with single brackets: [{name}]")
     return table
 
 
@@ -212,7 +218,7 @@ def _build(
     profiles: ProfileSource | None,
 ) -> Config:
     top = TomlTable("", layers, complaints, known=set(TABLES))
-    top.done({f"{name}s": f"Write [[{name}]], without s" for name in LISTS - {"derived"}})
+    top.done({f"{name}s": f"Write [[{name}]], without an s at the end" for name in LISTS - {"derived"}})
     notes: list[ConfigWarning] = []
 
     def single(name: str) -> TomlTable:
@@ -220,24 +226,26 @@ def _build(
 
     site = single("site")
     if not site.layers and not site.over:
-        complaints.add(layers[0].source, (), "", "the table [site] is missing", "It needs id, gateway and timezone")
+        complaints.add(
+            layers[0].source, (), "", "the table [site] is missing", "Add [site] with the keys id, gateway and timezone"
+        )
         names, place = ("", "", "UTC", ""), None
     else:
         site.layers = site.layers or [Layer(layers[0].source, (), {})]
         names = (
-            site.need("id", v.site_name, "", 'Add it, such as id = "park7"'),
-            site.need("gateway", v.site_name, "", 'Add it, such as gateway = "gw01"'),
+            site.need("id", v.site_name, "", 'Add this key, for example id = "park7"'),
+            site.need("gateway", v.site_name, "", 'Add this key, for example gateway = "gw01"'),
             site.need(
                 "timezone",
                 v.timezone,
                 "UTC",
-                'Add it, such as timezone = "Asia/Shanghai"; intervals follow local time',
+                'Add this key, for example timezone = "Asia/Shanghai"; energy intervals follow local time',
             ),
             site.take("label", p.label, ""),
         )
         place = _place(site)
         if trap := v.zone_trap(names[2]):
-            hint = f'Such as "{v.SHANGHAI}" for China; keep this name if you mean it'
+            hint = f'For China, write "{v.SHANGHAI}"; keep the present name if this offset is intended'
             notes.append(ConfigWarning(place_of(site, "timezone"), trap, hint))
     site.done()
 
@@ -250,7 +258,7 @@ def _build(
     key = single("key")
     secret = read_secret(key, "credential", "file")
     if secret is not None and secret.file is not None:
-        note = open_secret(key, "file", secret.file, "`meterhouse keys rotate`", agents)
+        note = open_secret(key, "file", secret.file, "replace the key with `meterhouse keys rotate`", agents)
         notes += [] if note is None else [note]
     key.done()
 
@@ -338,7 +346,12 @@ def _place(site: TomlTable) -> Night | None:
     latitude, longitude = site.take("latitude", v.degrees(90), none), site.take("longitude", v.degrees(180), none)
     for key, other in (("latitude", "longitude"), ("longitude", "latitude")):
         if site.has(key) and not site.has(other):
-            site.complain(None, key, f"has no effect without {other}", f"Add {other} = ..., or leave both out")
+            site.complain(
+                None,
+                key,
+                f"has no effect without {other}",
+                f"Add {other} = ... too, or leave out both latitude and longitude",
+            )
     return Night(latitude, longitude) if latitude is not None and longitude is not None else None
 
 
@@ -349,7 +362,12 @@ def _store(table: TomlTable) -> StoreConfig:
         keep_delivered_s=_seconds(table, "keep_delivered", default.keep_delivered_s),
         keep_intervals_s=_seconds(table, "keep_intervals", default.keep_intervals_s),
     )
-    table.done({"buffer": "The store is always on disk and always durable", "path": "See [paths] state_dir"})
+    table.done(
+        {
+            "buffer": "Remove this key: the store is always on disk and always durable",
+            "path": "Set the folder of the store with state_dir in [paths]",
+        }
+    )
     return out
 
 
@@ -376,13 +394,13 @@ def _ring(table: TomlTable) -> RingConfig:
         try:
             return None if value == "auto" else written(value)
         except p.InvalidValue as wrong:
-            raise p.InvalidValue(wrong.what, f'{wrong.hint}; or "auto"') from None
+            raise p.InvalidValue(wrong.what, f'{wrong.hint}; or write "auto"') from None
 
     out = RingConfig(
         size_bytes=table.take("size", size, default.size_bytes),
         max_bytes=table.take("max", v.size_bytes(MIN_RING_BYTES, MAX_RING_BYTES, "256 MiB"), default.max_bytes),
     )
-    table.done({"max_size": 'Write max = "256 MiB"', "min": "An explicit size is already the minimum"})
+    table.done({"max_size": 'Write max = "256 MiB"', "min": "Write size instead of min: size also sets the minimum"})
     return out
 
 
@@ -392,7 +410,12 @@ def _indicators(table: TomlTable) -> IndicatorsConfig:
     plan: Path | None = None
     if found is not None:
         plan = table.take("plan", v.path_in(found[0].source.folder), None)
-    table.done({"sets": "Write sets = [...] into the plan, and plan = FILE here", "file": "The key is plan"})
+    table.done(
+        {
+            "sets": "Write sets = [...] into the plan file, and plan = FILE into [indicators]",
+            "file": "Write plan = FILE instead of file = FILE",
+        }
+    )
     if plan is None:
         return IndicatorsConfig()
     from agent.indicators.plan import load_plan
@@ -414,7 +437,9 @@ def _control(table: TomlTable) -> ControlConfig:
     def group(value: object) -> str:
         name = p.text(value)
         if not _GROUP.fullmatch(name):
-            raise p.InvalidValue(f"{p.show(value)} is not the name of a group", 'Such as "meterhouse-control"')
+            raise p.InvalidValue(
+                f"{p.show(value)} is not the name of a group", 'Write a name such as "meterhouse-control"'
+            )
         return name
 
     out = ControlConfig(table.take("group", group, ControlConfig().group))
@@ -427,7 +452,8 @@ def _interval(table: TomlTable) -> IntervalConfig:
         ms = p.duration_ms(60_000, DAY_MS, "15 min")(value)
         if DAY_MS % ms:
             raise p.InvalidValue(
-                f"{p.show(value)} does not divide a day", "Such as 5 min, 10 min, 15 min, 30 min or 1 h"
+                f"{p.show(value)} does not divide a day into equal intervals",
+                "Write for example 5 min, 10 min, 15 min, 30 min or 1 h",
             )
         return ms
 
@@ -435,7 +461,9 @@ def _interval(table: TomlTable) -> IntervalConfig:
     length_ms = table.take("length", length, default.length_ms)
     gap_ms = table.take("max_gap", p.duration_ms(1_000, DAY_MS, "5 min"), default.max_gap_ms)
     period_ms, slip_ms = _demand(table, default)
-    table.done({"gap": "Write max_gap", "demand_period": 'Write demand = { period = "15 min", slip = "1 min" }'})
+    table.done(
+        {"gap": "Write max_gap instead of gap", "demand_period": 'Write demand = { period = "15 min", slip = "1 min" }'}
+    )
     return IntervalConfig(length_ms, gap_ms, period_ms, slip_ms)
 
 
@@ -449,13 +477,21 @@ def _demand(table: TomlTable, default: IntervalConfig) -> tuple[int, int]:
     def slip(value: object) -> int:
         ms = p.duration_ms(1_000, 3_600_000, "1 min")(value)
         if period_ms % ms or period_ms // ms > MAX_SLIPS:
-            what = f"{p.show(value)} does not divide the period of {p.show_ms(period_ms)} into 1 to {MAX_SLIPS} parts"
-            raise p.InvalidValue(what, "Such as 1 min for a period of 15 min")
+            what = (
+                f"{p.show(value)} does not fit: the period of {p.show_ms(period_ms)} must be a whole multiple of the "
+                f"slip, 1 to {MAX_SLIPS} times"
+            )
+            raise p.InvalidValue(what, 'Write for example slip = "1 min" for a period of 15 min')
         return ms
 
     slip_ms = demand.take("slip", slip, min(default.demand_slip_ms, period_ms))
     if period_ms % slip_ms:
-        demand.complain(None, "period", f"{p.show_ms(period_ms)} is not a multiple of the slip", "Set slip as well")
+        demand.complain(
+            None,
+            "period",
+            f"the demand period {p.show_ms(period_ms)} is not a whole multiple of the slip",
+            "Set slip too, so that the period is a multiple of the slip",
+        )
         period_ms, slip_ms = default.demand_period_ms, default.demand_slip_ms
     demand.done()
     return period_ms, slip_ms

@@ -24,14 +24,16 @@ _TERM = re.compile(r"([+-]?)([a-z0-9][a-z0-9-]{0,62})/([a-z0-9][a-z0-9._-]{0,199
 HEAT_ROLES = tuple(role for role in ROLES if role.partition(".")[0] in ("heat", "cold"))
 MAX_TERMS = 256
 
-node = p.matching(NODE, "a place in the metering tree", 'Such as "main-meter", "board-2/circuit.3" or "transformer-1"')
+node = p.matching(
+    NODE, "a place in the metering tree", 'Write for example "main-meter", "board-2/circuit.3" or "transformer-1"'
+)
 
 
 def accuracy(value: object) -> str:
     """Parse an accuracy class as printed on the meter."""
     out = p.text(value)
     if accuracy_limit(out) is None:
-        raise p.InvalidValue(f"{p.show(value)} is not an accuracy class", f"Such as {ACCURACY_EXAMPLES}")
+        raise p.InvalidValue(f"{p.show(value)} is not an accuracy class", f"Write for example {ACCURACY_EXAMPLES}")
     return out
 
 
@@ -63,11 +65,17 @@ def check_tree(devices: Sequence[DeviceRead], notes: list[ConfigWarning]) -> Non
             other = entries.get(name)
             if other is not None and not inner and len(other.entry.roles) > 1:
                 choices = ", ".join(f'"{name}/{one}"' for one in other.entry.roles if one)
-                device.table.complain(None, key, f"{name} has several parts with a role", f"Name one of {choices}")
-            elif inner and (other is None or inner not in other.entry.roles):
-                what = f"{name} gives no role to {p.show(inner)}" if other else f"there is no device {p.show(name)}"
                 device.table.complain(
-                    None, key, what, "Name a meter in the tree as DEVICE, or as DEVICE/PART if that part has a role"
+                    None, key, f"{name} has several parts with a role", f"Write one of these parts: {choices}"
+                )
+            elif inner and (other is None or inner not in other.entry.roles):
+                what = (
+                    f"device {name} has no role for its part {p.show(inner)}"
+                    if other
+                    else f"there is no device {p.show(name)}"
+                )
+                device.table.complain(
+                    None, key, what, "Write a meter of the tree as DEVICE, or as DEVICE/PART if this part has a role"
                 )
             up[_place(device.entry, part)] = (_resolved(parent, entries), device, key)
     for place, (_, device, key) in up.items():
@@ -80,8 +88,11 @@ def check_tree(devices: Sequence[DeviceRead], notes: list[ConfigWarning]) -> Non
                 None, key, f"forms a cycle:  {' > '.join([*seen, place])}", "A meter cannot be below itself"
             )
         elif _is_load(place, entries) and (above := next((one for one in seen[1:] if _is_load(one, entries)), "")):
-            what = f"is a load below the load {above}: figures count both"
-            hint = f'Give it its own role, such as "x.{place.partition("/")[0]}", or take the role from {above}'
+            what = f"is a load below the load {above}: figures count its energy twice"
+            hint = (
+                f'Give the lower meter a custom role, such as "x.{place.partition("/")[0]}", '
+                f"or remove the role of {above}"
+            )
             notes.append(ConfigWarning(place_of(device.table, key), what, hint))
 
 
@@ -112,7 +123,7 @@ def read_derived(
     names: dict[str, TomlTable] = {}
     out = []
     for table in tables:
-        name = table.need("name", v.name, "", 'Add it, such as name = "hall-2"')
+        name = table.need("name", v.name, "", 'Add this key, for example name = "hall-2"')
         points = _Points(table, known, profiles)
         sums, heats = table.has("sum"), table.has("heat")
         if sums == heats:
@@ -121,7 +132,12 @@ def read_derived(
         heat = _heat(table, points) if heats else ("", "", "", "")
         role = table.take("role", _heat_role, "")
         if role and not heats:
-            table.complain(None, "role", "has no effect on a sum", "Add up counters with a formula in the park's plan")
+            table.complain(
+                None,
+                "role",
+                "has no effect on a sum",
+                "To count this sum in figures, write a formula in the park's plan",
+            )
         table.done({"formula": _HOW, "points": _HOW})
         if is_first(names, table, name):
             out.append(DerivedConfig(name, terms, *heat, role))
@@ -146,17 +162,18 @@ def _terms(table: TomlTable, points: _Points) -> tuple[tuple[int, str, str], ...
         found = _TERM.match(p.text(value))
         if not found:
             raise p.InvalidValue(
-                f"{p.show(value)} is not a term of a sum", 'Such as "meter-1/ac.energy.import", with - before it'
+                f"{p.show(value)} is not a term of a sum",
+                'Write for example "meter-1/ac.energy.import", or "-meter-1/ac.energy.import" to subtract',
             )
         points.need(found[2], found[3], "counter")
         return (-1 if found[1] == "-" else 1), found[2], found[3]
 
     terms = table.items("sum", term) or ()
     if not 1 <= len(terms) <= MAX_TERMS and not table.complaints.items:
-        table.complain(None, "sum", f"has {len(terms)} terms", f"1 to {MAX_TERMS}")
+        table.complain(None, "sum", f"has {len(terms)} terms", f"Write 1 to {MAX_TERMS} terms")
     units = {points.unit(device, point) for _, device, point in terms}
     if len(units) > 1:
-        table.complain(None, "sum", f"adds {' to '.join(sorted(units))}", "Terms of a sum have one unit")
+        table.complain(None, "sum", f"adds {' to '.join(sorted(units))}", "All terms of a sum must have the same unit")
     return terms
 
 
@@ -164,14 +181,16 @@ def _heat(table: TomlTable, points: _Points) -> tuple[str, str, str, str]:
     inner = table.table("heat")
     if inner is None:
         return "", "", "", ""
-    device = inner.need("device", v.name, "", "Name the device that reads all three")
+    device = inner.need("device", v.name, "", "Write the name of the device that measures flow, supply and return")
 
     def point(value: object) -> str:
         out = p.text(value)
         points.need(device, out, "gauge")
         return out
 
-    three = [inner.need(key, point, "", "Flow, supply and return are points of the device") for key in _THREE]
+    three = [
+        inner.need(key, point, "", "Write a point of the device for each of flow, supply and return") for key in _THREE
+    ]
     inner.done()
     return device, three[0], three[1], three[2]
 

@@ -41,7 +41,7 @@ _SHANGHAI = frozenset((
 ))  # fmt: skip
 _OFFSET = re.compile(r"(?:etc/)?(?:utc|gmt|z)? *([+-]) *0?([0-9]{1,2})(?::?00)?")
 _ETC_ZONE = re.compile(r"Etc/GMT([+-])([1-9][0-9]?)")
-_TRAP = "the sign is reversed in these names"
+_TRAP = "names that begin with Etc/GMT have the reversed sign"
 
 
 name = matching(NAME, "a name", 'Use a-z, 0-9 and "-", starting with a letter or digit, such as "inv1"')
@@ -49,14 +49,19 @@ site_name = matching(SITE_NAME, "a name", 'Use letters, digits, ".", "_" and "-"
 profile_id = matching(
     PROFILE_ID, "the id of a profile", 'Write "VENDOR/FAMILY" in small letters, such as "huawei/sun2000"'
 )
-stream_pattern = matching(STREAM_PATTERN, "a stream or a pattern", 'Such as "inv1", "meter-*" or "_indicators"')
-point_pattern = matching(POINT_PATTERN, "a pattern of point names", 'Such as "ac.power.active" or "ac.*"')
+stream_pattern = matching(
+    STREAM_PATTERN, "a stream or a pattern", 'Write for example "inv1", "meter-*" or "_indicators"'
+)
+point_pattern = matching(POINT_PATTERN, "a pattern of point names", 'Write for example "ac.power.active" or "ac.*"')
 
 
 def device_name(value: object) -> str:
     out = name(value)
     if out in RESERVED_NAMES:
-        raise InvalidValue(f'"{out}" is a topic of the gateway itself', f'Choose another name, such as "{out}-1"')
+        raise InvalidValue(
+            f'"{out}" is reserved, because the gateway itself uses this topic',
+            f'Choose another name, such as "{out}-1"',
+        )
     return out
 
 
@@ -65,14 +70,15 @@ def credential(value: object) -> str:
     out = text_unseen(value)
     if not CREDENTIAL.match(out):
         raise InvalidValue(
-            "not the name of a credential", "Letters, digits, . _ - only: a name, never the secret itself"
+            "this is not the name of a credential",
+            "Write only the name of the credential, in letters, digits and . _ -; never write the secret itself",
         )
     return out
 
 
 def text_unseen(value: object) -> str:
     if not isinstance(value, str):
-        raise InvalidValue("not text", "Write it in quotes")
+        raise InvalidValue("this value is not text", "Write the value in quotes")
     return value
 
 
@@ -90,7 +96,7 @@ def degrees(most: int) -> Callable[[object], Decimal]:
     """Return a parser of a latitude or longitude, in degrees from ``-most`` to ``most``."""
 
     def parse(value: object) -> Decimal:
-        hint = f"Degrees from -{most} to {most}, such as {most * 0.4:g}; south and west are negative"
+        hint = f"Write degrees from -{most} to {most}, such as {most * 0.4:g}; south and west are negative"
         if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
             raise InvalidValue(f"{show(value)} is not a number", hint)
         out = Decimal(value)
@@ -166,21 +172,23 @@ def split_url(value: object, example: str) -> SplitResult:
         port = parts.port
     except ValueError:
         raise InvalidValue(
-            "the host or port of the url cannot be read", f"Such as {example}; ports end at 65535"
+            "the host or port of the url cannot be read", f"Write for example {example}; the highest port is 65535"
         ) from None
     if "@" in out:
         raise InvalidValue(
             "a url must not contain a user name or password", "Use the keys username and password_credential"
         )
     if not out.isascii() or not out.isprintable() or " " in out:
-        raise InvalidValue(f"{show(out)} contains characters that are not allowed in a url", f"Such as {example}")
+        raise InvalidValue(
+            f"{show(out)} contains characters that are not allowed in a url", f"Write for example {example}"
+        )
     if port == 0 or parts.query or parts.fragment:
-        raise InvalidValue(f"{show(out)} is not understood", f"A host and a port, such as {example}")
+        raise InvalidValue(f"{show(out)} is not understood", f"Write a host and a port, such as {example}")
     if parts.hostname and not parts.hostname.strip("0123456789."):
         try:
             IPv4Address(parts.hostname)
         except ValueError:
-            hint = "Four numbers from 0 to 255, without leading zeros, such as 192.0.2.10"
+            hint = "Write four numbers from 0 to 255, without leading zeros, such as 192.0.2.10"
             raise InvalidValue(f"{show(parts.hostname)} is not an IPv4 address", hint) from None
     return parts
 
@@ -201,7 +209,7 @@ def line_url(value: object) -> str:
     if parts.scheme == "serial":
         path = parts.path
         if parts.netloc or not path.startswith("/") or path.endswith("/") or len(path) > 255:
-            raise InvalidValue(f"{show(out)} has no port", 'Such as "serial:/dev/ttyUSB0"')
+            raise InvalidValue(f"{show(out)} has no port", 'Write for example "serial:/dev/ttyUSB0"')
         return f"serial:{path}"
     if not parts.hostname:
         raise InvalidValue(f"{show(out)} has no host", f"Write {parts.scheme}://HOST:PORT")
@@ -210,7 +218,7 @@ def line_url(value: object) -> str:
     port = parts.port or (framed.port if framed is not None else 0)
     if not port:
         raise InvalidValue(
-            f"{show(out)} has no port", f'Such as "{parts.scheme}://{clean_text(parts.hostname, 60)}:4196"'
+            f"{show(out)} has no port", f'Write for example "{parts.scheme}://{clean_text(parts.hostname, 60)}:4196"'
         )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}:{port}"
@@ -239,7 +247,7 @@ def path_in(folder: Path) -> Callable[[object], Path]:
     def parse(value: object) -> Path:
         out = text(value)
         if not out or "\0" in out or len(out) > 4000:
-            raise InvalidValue(f"{show(value)} is not a path", 'Such as "/etc/meterhouse/signing.key"')
+            raise InvalidValue(f"{show(value)} is not a path", 'Write for example "/etc/meterhouse/signing.key"')
         return folder / out
 
     return parse
@@ -274,7 +282,7 @@ def _zone_hint(written: str, zones: AbstractSet[str]) -> str:
         return f'Did you mean "{SHANGHAI}"?'
     if sign and 0 < hours <= 12:
         fixed = f"Etc/GMT{'-' if sign == '+' else '+'}{hours}"
-        return f'Write AREA/CITY, such as "{SHANGHAI}"; all year UTC{sign}{hours} is "{fixed}": {_TRAP}'
+        return f'Write AREA/CITY, such as "{SHANGHAI}"; for UTC{sign}{hours} all year, write "{fixed}": {_TRAP}'
     near = next((zone for zone in sorted(zones) if zone.rpartition("/")[2].lower() == plain), "")
     near = near or (nearest(written, {zone for zone in zones if not zone.startswith("Etc/")}) if "/" in plain else "")
     return f'Did you mean "{near}"?' if near else f'Write AREA/CITY, such as "{SHANGHAI}"'

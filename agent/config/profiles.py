@@ -88,10 +88,10 @@ def sleeps(device: DeviceConfig, profile: Profile) -> bool:
 
 def _note_sleepers(names: Sequence[str], notes: list[ConfigWarning]) -> None:
     """Note that the site's location is unknown: the sleep of these devices at night will look like a fault."""
-    what = f"site location unknown: no answer from {', '.join(names[:3])}"
-    what += f" and {len(names) - 3} more" if len(names) > 3 else ""
-    hint = "Add latitude and longitude to [site], in degrees; then this counts as asleep"
-    notes.append(ConfigWarning("site", f"{what} at night counts as timeout", hint))
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    what = f"the site location is unknown, so a missing answer at night counts as a timeout: {shown}"
+    hint = "Add latitude and longitude to [site], in degrees; a missing answer at night then counts as asleep"
+    notes.append(ConfigWarning("site", what, hint))
 
 
 def roleless(
@@ -165,13 +165,13 @@ def _ratio(table: TomlTable, resolved: Resolved, profile: Profile, notes: list[C
         return
     what = f"has no effect: profile {profile.id} states that the device applies the ratio itself"
     hint = (
-        "Leave it out if `meterhouse read` shows what the display shows; if the device reports secondary values, "
-        'write ratio = "apply" under [defaults] of the profile'
+        "If `meterhouse read` shows the same values as the display, leave ratio out; if the device reports secondary "
+        'values, write ratio = "apply" under [defaults] of the profile'
     )
     if "done" in ratios:
         notes.append(ConfigWarning(place_of(table, "ratio"), what, hint))
     else:
-        table.complain(None, "ratio", f"{what}, or measures directly", hint)
+        table.complain(None, "ratio", f"{what}, or needs no ratio because it measures directly", hint)
 
 
 def _patterns(entry: DeviceConfig) -> tuple[str, ...]:
@@ -184,7 +184,7 @@ def _max_words(table: TomlTable, entry: DeviceConfig, profile: Profile, points: 
     longest = max(points, key=lambda point: point.count, default=None)
     if most and longest and has_registers(profile.protocol) and longest.count > most:
         what = f"{most} is less than the {longest.count} registers of {longest.name}"
-        table.complain(None, "limits.max_words", what, "Raise it, or exclude the point with points = [...]")
+        table.complain(None, "limits.max_words", what, "Raise max_words, or exclude the point with points = [...]")
 
 
 def _prefixes(table: TomlTable, entry: DeviceConfig, resolved: Resolved) -> None:
@@ -214,12 +214,16 @@ def _periods(
     for number, pace in enumerate(PACES):
         single = "every" if not isinstance(device.table.layers[0].raw.get("every"), dict) else f"every.{pace}"
         if pace in device.given_paces and pace not in used:
-            notes.append(ConfigWarning(place_of(device.table, single), f"no point has the pace {pace}"))
+            notes.append(
+                ConfigWarning(
+                    place_of(device.table, single), f"no point has the pace {pace}, so this period has no effect"
+                )
+            )
         if periods[number] >= floor_ms:
             continue
         if pace in device.given_paces:
             what = f"{p.show_ms(periods[number])} is faster than profile {profile.id} allows"
-            device.table.complain(None, single, what, f"At least {p.show_ms(floor_ms)}")
+            device.table.complain(None, single, what, f"Write at least {p.show_ms(floor_ms)}")
         periods[number] = floor_ms
     return tuple(periods)
 
@@ -236,7 +240,7 @@ def _serial_note(
             ConfigWarning(
                 place_of(table, "serial" if entry.serial else "line"),
                 what,
-                "This is right only if the setting was changed at the device",
+                "The configured setting is right only if it was changed at the device",
             )
         )
 

@@ -63,8 +63,8 @@ class RingPlan:
     def __str__(self) -> str:
         """The text that ``check --plan`` prints."""
         return (
-            f"{self.rate.readings:,.0f} readings a second need {show_bytes(self.need_bytes)} for packs every "
-            f"{show_ms(self.every_ms)} and a store that stalls for {show_ms(STALL_MS)}; it has "
+            f"{self.rate.readings:,.0f} readings a second need a ring of {show_bytes(self.need_bytes)} for packs every "
+            f"{show_ms(self.every_ms)} and a store that stalls for {show_ms(STALL_MS)}; the ring has "
             f"{show_bytes(self.size_bytes)}"
         )
 
@@ -157,27 +157,41 @@ def ring_notes(config: Config, plan: RingPlan) -> list[ConfigWarning]:
     notes: list[ConfigWarning] = []
     written = config.ring.size_bytes
     if written is not None and written < min(plan.need_bytes, plan.size_bytes):
-        what = f"{show_bytes(written)} is less than the {show_bytes(plan.need_bytes)} that the devices need; "
+        what = (
+            f"{show_bytes(written)} is less than the {show_bytes(plan.need_bytes)} that the devices need; "
+            f"the agent raises the size to {show_bytes(plan.size_bytes)}"
+        )
         notes.append(
             ConfigWarning(
                 config.at("ring.size"),
-                f"{what}raised to {show_bytes(plan.size_bytes)}",
-                'Write size = "auto", or leave it out',
+                what,
+                'Write size = "auto", or leave size out',
             )
         )
     elif written is not None and _at_most(written) != written:
-        what = f"{show_bytes(written)} becomes {show_bytes(_at_most(written))}"
-        notes.append(ConfigWarning(config.at("ring.size"), what, "A ring's size is a power of two"))
+        what = f"the size {show_bytes(written)} becomes {show_bytes(_at_most(written))}"
+        notes.append(
+            ConfigWarning(
+                config.at("ring.size"), what, "The size of the ring must be a power of two, so the agent rounds it down"
+            )
+        )
     if plan.size_bytes < plan.need_bytes:
         limit = f"a quarter of the file system of {config.runtime_dir}" if plan.by_file_system else "ring.max"
         what = (
-            f"the devices need {show_bytes(plan.need_bytes)}, but {limit} allows {show_bytes(plan.limit_bytes)}; the "
-            f"ring is full {plan.full_s:.1f} s after the store stalls, then readings become gaps (ring)"
+            f"the devices need a ring of {show_bytes(plan.need_bytes)}, but {limit} allows "
+            f"{show_bytes(plan.limit_bytes)}; if the store stalls, the ring is full after {plan.full_s:.1f} s, "
+            "and later readings are lost (gap reason ring)"
         )
         if plan.early_s is not None:
-            what += f"; packs are sealed after {plan.early_s:.1f} s already, when the ring is half full"
-        remedy = "Enlarge that file system" if plan.by_file_system else f'Raise it to "{show_bytes(plan.need_bytes)}"'
-        notes.append(ConfigWarning("ring", what, f"{remedy}, seal more often ([pack] every), or read less often"))
+            what += f"; packs are sealed early, after {plan.early_s:.1f} s, when the ring is half full"
+        remedy = (
+            "Enlarge the file system" if plan.by_file_system else f'Raise ring.max to "{show_bytes(plan.need_bytes)}"'
+        )
+        notes.append(
+            ConfigWarning(
+                "ring", what, f"{remedy}, seal packs more often (key every in [pack]), or read the devices less often"
+            )
+        )
     return notes
 
 
@@ -186,5 +200,8 @@ def memory_notes(config: Config, plan: RingPlan, machine: int) -> list[ConfigWar
     need, share = memory_bytes(len(config.devices), plan), int(machine * MEMORY_SHARE)
     if need <= share:
         return []
-    what = f"the agent needs about {need >> 20} MiB, and its unit allows {share >> 20} MiB of {machine >> 20} MiB"
+    what = (
+        f"the agent needs about {need >> 20} MiB of memory, but its systemd unit allows only {share >> 20} MiB of the "
+        f"{machine >> 20} MiB of this machine"
+    )
     return [ConfigWarning("memory", what, "Use a larger machine, fewer devices, or a smaller [ring] max")]

@@ -22,10 +22,10 @@ _DEFAULTS = UplinkConfig("", "", "", 0, False)
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _NO_SECRETS = {
     "password": "Do not write secrets here; use password_file or password_credential (a systemd credential)",
-    "key": "Name the file with key_file",
+    "key": "Write the path of the file in key_file",
     "tls": "Write mqtts:// in the url",
-    "port": "It is part of the url",
-    "host": "It is part of the url",
+    "port": "Write host and port in the url",
+    "host": "Write host and port in the url",
 }
 
 
@@ -35,7 +35,7 @@ def read_secret(table: TomlTable, credential_key: str, file_key: str) -> Secret 
     credential = table.take(credential_key, v.credential, "")
     file = table.take(file_key, v.path_in(folder_of(table, file_key)), none)
     if table.has(credential_key) and table.has(file_key):
-        table.complain(None, file_key, f"conflicts with {credential_key}", "Keep one of the two")
+        table.complain(None, file_key, f"conflicts with {credential_key}", "Keep only one of the two")
     if credential:
         return Secret(credential=credential)
     return Secret(file=file) if file else None
@@ -66,8 +66,8 @@ def read_uplinks(
             notes.append(
                 ConfigWarning(
                     place_of(table, "url"),
-                    "is sent unencrypted",
-                    "mqtts:// protects password and readings",
+                    "the connection to this destination is not encrypted",
+                    "Write mqtts:// in the url to protect the password and the readings",
                 )
             )
         notes += _open_secrets(table, uplink, agents)
@@ -84,7 +84,9 @@ def _unmatched_streams(table: TomlTable, uplink: UplinkConfig, devices: Sequence
     known = (*devices, "_gateway", "_indicators")
     return [
         ConfigWarning(
-            place_of(table, "streams"), f'"{pattern}" matches no stream here', p.did_you_mean(pattern, known, "Streams")
+            place_of(table, "streams"),
+            f'"{pattern}" matches no stream of this gateway',
+            p.did_you_mean(pattern, known, "Streams"),
         )
         for pattern in uplink.streams
         if not any(is_asked(name, (pattern,)) for name in known if name != "_gateway" or pattern == name)
@@ -97,8 +99,11 @@ def _unsent_streams(uplinks: Sequence[UplinkConfig], devices: Sequence[str]) -> 
     if not uplinks or not unsent:
         return []
     names = ", ".join(unsent[:5]) + (f" and {len(unsent) - 5} more" if len(unsent) > 5 else "")
-    hint = "They are kept for [store] keep_delivered, then deleted. Add them to streams of an [[uplink]]"
-    return [ConfigWarning("uplink", f"not sent to any destination: {names}", hint)]
+    hint = (
+        "The agent deletes their packs after [store] keep_delivered. "
+        "To send these streams, add them to the key streams of an [[uplink]]"
+    )
+    return [ConfigWarning("uplink", f"these streams are not sent to any destination: {names}", hint)]
 
 
 def _open_secrets(table: TomlTable, uplink: UplinkConfig, agents: os.stat_result | None) -> list[ConfigWarning]:
@@ -136,7 +141,7 @@ def open_secret(
         what = f"{path} belongs to user {found.st_uid}, who is neither root nor the agent's user"
     if not what:
         return None
-    hint = f"chmod 600 {path}, {reader}; if others could read it for a while, {remedy}"
+    hint = f"Run chmod 600 {path}; the file must be {reader}. If other users could read the file, {remedy}"
     return ConfigWarning(place_of(table, key), what, hint)
 
 
@@ -150,7 +155,7 @@ def _uplink(table: TomlTable) -> UplinkConfig:
     parts = urlsplit(url)
     keepalive_ms = _DEFAULTS.keepalive_s * 1000
     uplink = UplinkConfig(
-        name=table.need("name", v.name, "", 'Add it, such as name = "platform"'),
+        name=table.need("name", v.name, "", 'Add this key, for example name = "platform"'),
         url=url,
         host=parts.hostname or "",
         port=parts.port or 0,
@@ -170,8 +175,8 @@ def _uplink(table: TomlTable) -> UplinkConfig:
     )
     table.done(_NO_SECRETS)
     if table.has("streams") and table.layers[0].raw["streams"] == []:
-        hint = 'Leave it out for all, or write such as ["inv1", "meter-*", "_indicators"]'
-        table.complain(None, "streams", "selects no streams", hint)
+        hint = 'Leave this key out to send all streams, or write a list such as ["inv1", "meter-*", "_indicators"]'
+        table.complain(None, "streams", "is an empty list, which selects no streams", hint)
     for key in ("ca_file", "cert_file", "key_file"):
         if url and not uplink.tls and table.has(key):
             table.complain(None, key, "has no effect without TLS", "Write mqtts:// in the url")
@@ -179,5 +184,7 @@ def _uplink(table: TomlTable) -> UplinkConfig:
         missing = "key_file" if table.has("cert_file") else "cert_file"
         table.complain(None, "", f"{missing} is missing", "A client certificate needs cert_file and key_file")
     if uplink.password and not table.has("username"):
-        table.complain(None, "", "has a password but no username", 'Such as username = "park7-gw01"')
+        table.complain(
+            None, "", "has a password but no username", 'Add the key username, for example username = "park7-gw01"'
+        )
     return uplink

@@ -31,8 +31,9 @@ _SINCE, _RECORDS, _TOKEN = b"not_before: ", b"records: ", b"pkcs11:"
 
 LOST = "the signing key is missing, although this gateway has signed with it"
 RESTORE = (
-    "Restore the file, mode 0600, owned by the user of the agent: the agent does not start without it. If it is lost:"
-    " `meterhouse keys create --lost OLD_THUMBPRINT`; a new key is a new thumbprint, which every verifier must pin"
+    "Restore the file with mode 0600 and with the user of the agent as its owner: the agent does not start without this"
+    " file. If the file is lost, run `meterhouse keys create --lost OLD_THUMBPRINT`; every verifier must then pin the"
+    " thumbprint of the new key"
 )
 
 
@@ -105,7 +106,7 @@ def rotate_key(
     with _opened_folder(path) as folder, _locked(path, folder) as file:
         old = _signer(*read_open_secret(file, path, any_owner=True), path)
         if old.in_token and not (token or alg):
-            hint = "Another key in the token: --pkcs11 URI. A key in the file: --alg ed25519"
+            hint = "For another key in the token, add --pkcs11 URI. For a key in the file, add --alg ed25519"
             raise KeyFileError(
                 "the current key is in a token: give --pkcs11 or --alg for the new key", where=str(path), hint=hint
             )
@@ -113,7 +114,9 @@ def rotate_key(
         key, body = _new(alg or old.alg, token)
         new = Signer(key, now_s)
         if new.kid == old.kid:
-            raise KeyFileError("this key is already the signing key", where=token, hint="Name another object")
+            raise KeyFileError(
+                "this key is already the signing key", where=token, hint="Give the URI of another object"
+            )
         new.records = key_records(new, gateway, before, old, revokes=revokes)
         check_key_records(new.records, gateway)  # never install records that verifiers would refuse
         draft = _draft(path, folder, _text(new, body), os.fstat(file))
@@ -172,7 +175,7 @@ def _draft(path: Path, folder: int, text: bytes, like: os.stat_result | None) ->
     """
     if len(text) > MAX_BYTES:
         what = f"the key file would have {len(text)} bytes, at most {MAX_BYTES} are allowed"
-        raise KeyFileError(what, where=str(path), hint="Nothing was changed. It lists too many revocations")
+        raise KeyFileError(what, where=str(path), hint="Nothing was changed. The key file lists too many revocations")
     owner = os.fstat(folder) if like is None and os.geteuid() == 0 else like
     mode = 0o600 if like is None else stat.S_IMODE(like.st_mode)
     draft = f".{path.name}.{os.getpid()}.new"
@@ -237,12 +240,16 @@ def _exists(path: Path) -> KeyFileError:
     return KeyFileError(
         "the file already exists, and a key is never overwritten",
         where=str(path),
-        hint="`meterhouse keys show` shows it, `meterhouse keys rotate` replaces it with a successor",
+        hint="`meterhouse keys show` shows the key, `meterhouse keys rotate` replaces the key with a successor",
     )
 
 
 def _unwritable(path: Path, error: OSError) -> KeyFileError:
-    hint = f"Make the folder {path.parent} first" if not path.parent.exists() else "Try it as root, or elsewhere"
+    hint = (
+        f"Make the folder {path.parent} first"
+        if not path.parent.exists()
+        else "Run the command as root, or choose another folder"
+    )
     return KeyFileError(f"the key cannot be written here ({error.strerror})", where=str(path), hint=hint)
 
 
@@ -283,7 +290,8 @@ def _signer(text: bytes, owner: int, path: Path) -> Signer:
                 f"the key file belongs to user {owner} and names a PKCS#11 library: root does not load a library"
                 " that another user chose",
                 where=str(path),
-                hint=f"Run it as that user, `sudo -u '#{owner}' ...`, or keep the file in a folder of that user",
+                hint=f"Run the command as this user, `sudo -u '#{owner}' ...`, or keep the file in a folder of"
+                " this user",
             )
         from agent.keys.token import TokenKey
 
@@ -300,11 +308,11 @@ def _soft_key(text: bytes, path: Path) -> SecretKey:
         raise KeyFileError(
             "the key has a passphrase, which cannot be entered when a service starts",
             where=str(path),
-            hint="Use a systemd credential (LoadCredentialEncrypted=) to keep it encrypted on disk",
+            hint="Use a systemd credential (LoadCredentialEncrypted=) to keep the key encrypted on disk",
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise KeyFileError(
-            "this is not a private key in PEM form", where=str(path), hint="Make one: `meterhouse keys create`"
+            "this is not a private key in PEM form", where=str(path), hint="Create a key with `meterhouse keys create`"
         ) from error
     if isinstance(key, Ed25519PrivateKey):
         return SoftEd25519(key)

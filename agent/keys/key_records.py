@@ -119,10 +119,11 @@ def _whole(signer: Signer, gateway: str, counter: int, records: Sequence[Mapping
 
 def _not_recorded(signer: Signer, known: KeyChain, gateway: str) -> KeyFileError:
     hint = (
-        "A new key must be recorded by its predecessor: restore that one, then replace it with `meterhouse keys rotate`"
-        f". Is it lost? `meterhouse keys create --lost {known.newest}`; every verifier must then pin the new thumbprint"
+        "Only the previous key can record a new key: restore the previous key, then run `meterhouse keys rotate`. "
+        f"Is the previous key lost? Run `meterhouse keys create --lost {known.newest}`; "
+        "every verifier must then pin the new thumbprint"
     )
-    what = f"the signing key is {signer.kid}, but the last one recorded is {known.newest}"
+    what = f"the signing key is {signer.kid}, but the newest recorded key is {known.newest}"
     return KeyFileError(what, where=gateway, hint=hint)
 
 
@@ -158,9 +159,9 @@ def _own(signer: Signer, gateway: str) -> KeyChain:
     own = check_key_records(signer.records, gateway)
     if own.newest != signer.kid:
         raise KeyFileError(
-            f"the records in the key file end with {own.newest}, but the key is {signer.kid}",
+            f"the newest record in the key file is for {own.newest}, but the key is {signer.kid}",
             where=gateway,
-            hint="Was the file edited? Restore the one that `meterhouse keys rotate` wrote",
+            hint="Was the file edited? Restore the file that `meterhouse keys rotate` wrote",
         )
     return own
 

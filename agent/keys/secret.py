@@ -22,13 +22,13 @@ def read_secret(path: Path, what: str = "signing key", hint: str = "", any_owner
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as error:
-        hint = hint or f"Make one: `meterhouse keys create {path}`"
+        hint = hint or f"Create a key with `meterhouse keys create {path}`"
         raise KeyFileError(f"there is no {what}", where=str(path), hint=hint) from error
     except OSError as error:
         raise KeyFileError(
             f"the {what} cannot be read ({error.strerror})",
             where=str(path),
-            hint="It must belong to the user that runs the agent",
+            hint="The file must belong to the user that runs the agent",
         ) from error
     try:
         return read_open_secret(fd, path, what, any_owner)
@@ -40,7 +40,9 @@ def read_open_secret(fd: int, path: Path, what: str = "signing key", any_owner: 
     """Do the same as ``read_secret`` for an open file. ``path`` only appears in messages."""
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode):
-        raise KeyFileError("this is not a file", where=str(path), hint=f"Name the file of the {what} itself")
+        raise KeyFileError(
+            "this is not a file", where=str(path), hint=f"Give the path of a file that contains the {what}"
+        )
     _check_access(path, found, what, any_owner)
     return os.pread(fd, MAX_BYTES, 0), found.st_uid
 
@@ -51,7 +53,7 @@ def _check_access(path: Path, found: os.stat_result, what: str, any_owner: bool)
     me, mode = os.geteuid(), stat.S_IMODE(found.st_mode)
     if found.st_uid not in {me, 0} and not (any_owner and me == 0):
         raise KeyFileError(
-            f"the {what} belongs to user {found.st_uid}, not to user {me} who runs this",
+            f"the {what} belongs to user {found.st_uid}, not to user {me}, who runs this command",
             where=str(path),
             hint=f"sudo chown {me} {path}",
         )
@@ -59,5 +61,5 @@ def _check_access(path: Path, found: os.stat_result, what: str, any_owner: bool)
         raise KeyFileError(
             f"others may read or change the {what} (mode {mode:04o})",
             where=str(path),
-            hint=f"chmod 600 {path}; if others could read it for a while, make a new one",
+            hint=f"Run chmod 600 {path}; if other users could read the file, replace the secret in it",
         )

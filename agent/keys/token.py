@@ -22,7 +22,7 @@ from drivers.model import clean_text
 
 _KNOWN = ("token", "serial", "object", "id", "type", "module-path", "pin-source")
 _HINT = (
-    "Such as pkcs11:token=park7;object=signing?module-path=/usr/lib/softhsm/libsofthsm2.so"
+    "Write for example pkcs11:token=park7;object=signing?module-path=/usr/lib/softhsm/libsofthsm2.so"
     "&pin-source=file:/etc/meterhouse/token.pin"
 )
 
@@ -54,7 +54,7 @@ class TokenKey:
         try:
             self._pkcs11: Any = import_module("pkcs11")
         except ImportError as error:
-            hint = "pip install 'meterhouse[hardware]', in the environment of the agent"
+            hint = "Run pip install 'meterhouse[hardware]' in the environment of the agent"
             raise KeyFileError(
                 "a key in a token needs the package python-pkcs11", where=self._where, hint=hint
             ) from error
@@ -109,7 +109,9 @@ class TokenKey:
             alg, jwk = self._find(make)
         except (errors.PinIncorrect, errors.PinInvalid, errors.PinLenRange, errors.PinLocked) as error:
             raise self._error(
-                "the PIN was rejected", error, "Check it before you try again: tokens lock themselves"
+                "the PIN was rejected",
+                error,
+                "Check the PIN before you try again: a token locks itself after several wrong PINs",
             ) from error
         except errors.PKCS11Error as error:
             raise self._error("the token cannot be used", error) from error
@@ -147,7 +149,9 @@ class TokenKey:
             )
             self._private = params.generate_keypair(store=True, **wanted)[1]
         except pkcs11.exceptions.MultipleObjectsReturned as error:
-            raise self._error("several keys of the token have this name", None, "Add ;id=%.. to the URI") from error
+            raise self._error(
+                "several keys of the token have this name", None, "Add the id of one key to the URI, as ;id=%.."
+            ) from error
         public = self._session.get_key(object_class=pkcs11.ObjectClass.PUBLIC_KEY, **wanted)
         point = bytes(public[pkcs11.Attribute.EC_POINT])
         if point[:1] == b"\x04" and len(point) in {34, 67}:  # the standard wraps the point in a DER octet string
@@ -156,7 +160,7 @@ class TokenKey:
             return "ES256", p256_jwk(int.from_bytes(point[1:33], "big"), int.from_bytes(point[33:], "big"))
         if public.key_type == pkcs11.KeyType.EC_EDWARDS and len(point) == 32:
             return "Ed25519", {"crv": "Ed25519", "kty": "OKP", "x": base64url(point)}
-        raise self._error("the key is neither on P-256 nor Ed25519")
+        raise self._error("the key is neither a P-256 key nor an Ed25519 key")
 
     def _pin(self) -> str | None:
         source = self._parts.get("pin-source", "")
@@ -166,7 +170,10 @@ class TokenKey:
             path = Path(os.environ.get("CREDENTIALS_DIRECTORY", "")) / source.removeprefix("credential:")
         else:
             path = Path(source.removeprefix("file:"))
-        hint = "pin-source=file:/PATH, or credential:NAME with LoadCredential=NAME:/PATH in the unit"
+        hint = (
+            "Write pin-source=file:/PATH, or pin-source=credential:NAME with LoadCredential=NAME:/PATH in the systemd "
+            "unit"
+        )
         return read_secret(path, "PIN of the token", hint, any_owner=True)[0].decode("utf-8", "replace").strip()
 
     def _error(self, what: str, error: Exception | None = None, hint: str = "") -> TokenError:
@@ -176,7 +183,9 @@ class TokenKey:
             else f" ({type(error).__name__}{': ' if str(error) else ''}{clean_text(str(error), 120)})"
         )
         if not hint:
-            hint = "Is it plugged in? `pkcs11-tool --module MODULE --list-token-slots` shows what is there"
+            hint = (
+                "Is the token plugged in? `pkcs11-tool --module MODULE --list-token-slots` lists the available tokens"
+            )
         return TokenError(what + why, where=self._where, hint=hint)
 
 
@@ -191,10 +200,12 @@ def _parts(uri: str, where: str) -> dict[str, str]:
             raise KeyFileError("a PIN must not be written here", where=where, hint="Write pin-source=file:/PATH")
         if name not in _KNOWN:
             hint = f"Known: {', '.join(_KNOWN)}"
-            raise KeyFileError(f"{clean_text(name, 40)!r} is not known in a URI of a token", where=where, hint=hint)
+            raise KeyFileError(f"{clean_text(name, 40)!r} is not a known part of a token URI", where=where, hint=hint)
         found[name] = value if name == "id" else unquote(value)
     if scheme != "pkcs11" or not ({"token", "serial"} & found.keys() and {"object", "id"} & found.keys()):
         raise KeyFileError("the URI must name token and object", where=where, hint=_HINT)
     if "module-path" not in found:
-        raise KeyFileError("module-path is missing: the library that talks to the token", where=where, hint=_HINT)
+        raise KeyFileError(
+            "module-path is missing, the path of the library that talks to the token", where=where, hint=_HINT
+        )
     return found

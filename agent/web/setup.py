@@ -183,7 +183,7 @@ def _refuse_double(config_file: Path, target: Path) -> None:
                 hint = f"Remove [web] there: --setup writes it into {target}"
                 raise GatewayError("has the table [web] already", where=str(path), hint=hint)
     except FileNotFoundError:
-        hint = "Name the file with -c FILE; `meterhouse init` makes one"
+        hint = "Give the path of the configuration file with -c FILE; `meterhouse init` makes a new file"
         raise UsageError("there is no such file", where=str(config_file), hint=hint) from None
     except OSError as error:
         raise GatewayError(f"cannot be read: {error.strerror}", where=str(config_file)) from error

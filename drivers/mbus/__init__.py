@@ -15,7 +15,10 @@ def _check_address(address: str, scheme: str) -> InvalidAddress | None:
         is_good = int(address) <= 250 or int(address) == 254
     else:
         is_good = _SECONDARY.fullmatch(address) is not None
-    hint = 'A primary address "0" to "250", the 8 digits of the meter\'s number, or all 16 hex digits'
+    hint = (
+        'Write a primary address "0" to "250", the 8 digits of the meter\'s number, '
+        "or all 16 hex digits of a secondary address"
+    )
     return None if is_good else invalid_address(address, "an M-Bus", hint)
 
 

@@ -50,7 +50,9 @@ def find_profile(id: str, search_dirs: Sequence[Path] | None = None) -> Path:
     known = list(list_profiles(dirs))
     near = difflib.get_close_matches(id, known, n=1, cutoff=0.5)
     family = [k for k in known if k.rpartition("/")[2] == id.rpartition("/")[2]]
-    hint = f'Did you mean "{(family or near)[0]}"?' if family or near else "`meterhouse profiles list` shows all"
+    hint = (
+        f'Did you mean "{(family or near)[0]}"?' if family or near else "`meterhouse profiles list` shows all profiles"
+    )
     raise ProfileError(f"no profile {show(id)} in {', '.join(str(d) for d in dirs)}", where="profile", hint=hint)
 
 

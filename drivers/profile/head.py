@@ -82,11 +82,11 @@ def read_head(document: Mapping[str, Any], complaints: ProfileComplaints, base: 
     schema = table.of_types("schema", (int,), "1")
     if schema != 1:
         what = 'the key "schema" is missing' if "schema" not in document else f"schema {show(schema)} is not supported"
-        table.add("schema", what, "This version reads schema = 1")
+        table.add("schema", what, "Write schema = 1, the only one that this version reads")
     need = base is None
     models = table.texts("models")
     if not models and need:
-        table.add("models", 'the key "models" is missing', 'Patterns of model names, as ["EX-630*"]')
+        table.add("models", 'the key "models" is missing', 'Write patterns of model names, such as ["EX-630*"]')
     return ProfileHead(
         vendor=table.text("vendor", required=need) or (base.vendor if base else ""),
         models=models or (base.models if base else ()),
@@ -133,7 +133,7 @@ def _second_source(table: TomlTable) -> SecondSource | None:
 def _class(table: TomlTable) -> str:
     found = table.text("class")
     if found and not re.fullmatch(r"[A-D]|(0\.[1-9]|[1-5](\.[0-9])?)(S| ?%)?", found):
-        table.add("class", f"invalid accuracy class {show(found)}", 'Such as "0.5S", "1", "B" or "1.2 %"')
+        table.add("class", f"invalid accuracy class {show(found)}", 'Write for example "0.5S", "1", "B" or "1.2 %"')
         return ""
     return found
 
@@ -165,7 +165,11 @@ def read_limits(table: TomlTable) -> Limits:
     gap = table.integer("max_gap", 0, MAX_WORDS)
     holes = table.flag("holes") if "holes" in table.raw else None
     if gap and holes is False:
-        table.add("max_gap", "max_gap and holes = false exclude each other", "Holes are either read over or not")
+        table.add(
+            "max_gap",
+            "max_gap and holes = false cannot be used together",
+            "Remove max_gap, which reads over holes, or holes = false, which forbids this",
+        )
     if gap and holes is None:
         holes = True
     seconds = {field: table.seconds(key) for key, field in LIMIT_KEYS.items()}
@@ -187,7 +191,11 @@ def _params(table: TomlTable) -> dict[str, Param]:
     for name, given in table.mapping("params").items():
         param = table.inner(f"parameter {name}", ("params", name), given if isinstance(given, dict) else {})
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-            param.add("", f"invalid parameter name {show(name)}", "Lowercase letters, digits and _")
+            param.add(
+                "",
+                f"invalid parameter name {show(name)}",
+                "Write lowercase letters, digits and _, and begin with a letter",
+            )
         if isinstance(given, (int, str)) and not isinstance(given, bool):
             result[name] = Param(name, given, choices=(given,) if isinstance(given, str) else ())
         elif isinstance(given, dict):
@@ -205,7 +213,7 @@ def _param(name: str, table: TomlTable) -> Param:
     if choices and default is not None and default not in choices:
         table.add("default", f"default {show(default)} is not one of the choices")
     if not choices and isinstance(default, str):
-        table.add("default", f"default {show(default)} is a text, but there are no choices")
+        table.add("default", f"default {show(default)} is a text, but the key choices is missing")
         default = None
     return Param(name, default, low, 65535 if high is None else high, choices, table.text("en"), table.text("zh"))
 
@@ -217,7 +225,9 @@ def _fresh(table: TomlTable) -> FreshnessRule | None:
     fresh.unknown(("point", "changes_within", "equals"))
     within, equals = fresh.seconds("changes_within"), fresh.integer("equals", 0, 0xFFFFFFFF)
     if (within is None) == (equals is None) and len(fresh.raw) != 1:
-        fresh.add("point", "changes_within and equals exclude each other")
+        fresh.add("point", "changes_within and equals cannot be used together")
     elif within is None and equals is None:
-        fresh.add("point", "changes_within or equals is missing", 'Such as changes_within = "60 s" or equals = 1')
+        fresh.add(
+            "point", "changes_within or equals is missing", 'Write for example changes_within = "60 s" or equals = 1'
+        )
     return FreshnessRule(fresh.text("point", required=True), within, equals)

@@ -140,12 +140,12 @@ def _defaults(
     own = table.inner("sentinels", ("sentinels",), table.mapping("sentinels"))
     own.unknown(REGISTERS)
     for name in own.raw:
-        value = own.of_types(name, (int, list, bool), "a raw value, a list of them, or false")
+        value = own.of_types(name, (int, list, bool), "a raw value, a list of raw values, or false")
         items = [] if value is False or value is None else value if isinstance(value, list) else [value]
         if all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in items):
             sentinels[name] = tuple(items)
         else:
-            own.add(name, f"the sentinels of {name} must be raw values", "Write the raw bits, as 0x7FFF")
+            own.add(name, f"the sentinels of {name} must be raw values", "Write the raw bits, such as 0x7FFF")
     return Defaults(
         values={**inherited.values, **{k: v for k, v in values.items() if v}},
         sentinels=sentinels,
@@ -254,14 +254,16 @@ def _variants(layer: _Layer) -> list[tuple[_Layer, TomlTable, Variant]]:
                 table.add(
                     "firmware",
                     f"invalid firmware condition {show(condition)}: {error}",
-                    "Write >=3, <V2.1, ==1.4 or V100*",
+                    "Write for example >=3, <V2.1, ==1.4 or V100*",
                 )
         identity = table.mapping("identity")
         if not all(isinstance(v, str) for v in identity.values()):
-            table.add("identity", "identity: patterns must be texts", 'Such as { "device.model" = "EX-*" }')
+            table.add("identity", "identity: patterns must be texts", 'Write for example { "device.model" = "EX-*" }')
             identity = {}
         if not conditions and not identity:
-            layer.complaints.at(table.path, f"variant {number + 1} has no condition", "Add firmware or identity")
+            layer.complaints.at(
+                table.path, f"variant {number + 1} has no condition", "Add the key firmware or identity"
+            )
         name = table.text("name") or ", ".join([*conditions, *(f"{k} {v}" for k, v in identity.items())])
         _variant_limits(table)
         result.append((layer, table, Variant(name, conditions, identity)))
@@ -276,7 +278,7 @@ def _remove(points: dict[str, Point], table: TomlTable) -> None:
     for glob in table.texts("remove"):
         gone = [name for name in points if fnmatch.fnmatchcase(name, glob)]
         if not gone:
-            table.add("remove", f"remove {show(glob)} matches no point", suggestion(glob, points))
+            table.add("remove", f"the pattern {show(glob)} in remove matches no point", suggestion(glob, points))
         for name in gone:
             del points[name]
 
@@ -291,10 +293,14 @@ def _check_groups(layer: _Layer, points: Sequence[Point], limits: Limits) -> Non
     for name, members in groups.items():
         span = max(p.address + p.count for p in members) - min(p.address for p in members)
         if len({p.function for p in members}) > 1:
-            layer.complaints.at((), f"together {show(name)} mixes functions", "One request reads one function")
+            layer.complaints.at(
+                (),
+                f"the points of together {show(name)} have different function codes",
+                "One request can use only one function code",
+            )
         elif span > longest and members[0].type != "bits":
             layer.complaints.at(
-                (), f"together {show(name)} spans {span} registers, but one read takes at most {longest}"
+                (), f"the points of together {show(name)} span {span} registers, but one read takes at most {longest}"
             )
 
 

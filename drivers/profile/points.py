@@ -128,7 +128,11 @@ class _Reader:
             pace = "once"
         clock = table.choice("clock", CLOCKS)
         if clock and (kind is not Kind.GAUGE or unit != "s"):
-            table.add("clock", "clock needs a gauge in s", "Such as device.clock.offset")
+            table.add(
+                "clock",
+                "clock is allowed only for a gauge with the unit s",
+                "Use clock for a point such as device.clock.offset",
+            )
         text = self._text(Kind.TEXT if clock else kind, type_, count)
         self._meaning(kind, type_, unit)
         return Point(
@@ -173,7 +177,9 @@ class _Reader:
             return None
         if not re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)+", self.name):
             self.table.add(
-                "name", f"invalid point name {show(self.name)}", "Lowercase letters, digits and _ between dots"
+                "name",
+                f"invalid point name {show(self.name)}",
+                "Write two or more parts with dots between, each of lowercase letters, digits and _",
             )
             return None
         if self.name.startswith("x."):
@@ -206,7 +212,7 @@ class _Reader:
                 self.table.add("unit", f"unit {show(unit)} is not in the vocabulary", hint)
             return unit
         if not unit and "" not in entry.units and entry.units:
-            self.table.add("unit", 'the key "unit" is missing', f"One of {', '.join(entry.units)}")
+            self.table.add("unit", 'the key "unit" is missing', f"Choose one of {', '.join(entry.units)}")
         elif unit and unit not in entry.units:
             wanted = ", ".join(u for u in entry.units if u) or "no unit"
             near = next((one for one in entry.units if one.lower() == unit.lower()), "")
@@ -219,7 +225,7 @@ class _Reader:
         decimals = self.table.integer("decimals", 0, 12)
         if decimals is not None:
             if "scale" in self.given:
-                self.table.add("decimals", "decimals and scale exclude each other")
+                self.table.add("decimals", "decimals and scale cannot be used together")
             return Decimal(1).scaleb(-decimals)
         if not scale:
             self.table.add("scale", "scale is 0, so every value would be 0")
@@ -260,16 +266,20 @@ class _Reader:
             self.table.add(key, f"{key} does not apply to {'parts' if 'parts' in self.given else type_}")
             return None, None
         if "bit" in self.given and "mask" in self.given:
-            self.table.add("mask", "mask and bit exclude each other")
+            self.table.add("mask", "mask and bit cannot be used together")
         return self.table.integer("bit", 0, max(wide - 1, 0)), self.table.integer("mask", 1, max(2**wide - 1, 1))
 
     def _width(self, kind: Kind, type_: str, parts: bool) -> tuple[int | None, int | None]:
         width, digits = self.table.integer("width", 1, 64), self.table.integer("digits", 1, 19)
         for key in ("width", "digits"):
             if key in self.given and kind is not Kind.COUNTER:
-                self.table.add(key, f"{key} applies to counters only, this is a {kind.value}")
+                self.table.add(key, f"{key} applies to counters only, but this point is a {kind.value}")
         if width and digits:
-            self.table.add("digits", "digits and width exclude each other", "A counter rolls over in one way")
+            self.table.add(
+                "digits",
+                "digits and width cannot be used together",
+                "A counter rolls over either at its bits (width) or at its decimal digits (digits)",
+            )
         if kind is not Kind.COUNTER:
             return None, None
         if not width and not digits and not parts and type_.startswith("u"):
@@ -280,7 +290,9 @@ class _Reader:
 
     def _sentinels(self, type_: str, bit: int | None, mask: int | None) -> tuple[int, ...] | None:
         if "sentinel" in self.given:
-            value = self.table.of_types("sentinel", (int, list, bool), "a raw value, a list of them, or false", [])
+            value = self.table.of_types(
+                "sentinel", (int, list, bool), "a raw value, a list of raw values, or false", []
+            )
             if value is False:
                 return ()
             items = value if isinstance(value, list) else [value]
@@ -289,8 +301,8 @@ class _Reader:
                 self.table.add("sentinel", "sentinel must be raw values, or false for none")
                 return None
             if any(not 0 <= i < 2**wide for i in items):
-                hint = "Write the raw bits, as 0xFFFF"
-                self.table.add("sentinel", f"sentinel is beyond the {wide} bits of {type_ or 'a number'}", hint)
+                hint = "Write the raw bits, such as 0xFFFF"
+                self.table.add("sentinel", f"sentinel does not fit into the {wide} bits of {type_ or 'a number'}", hint)
                 return None
             return tuple(items)
         if bit is not None or mask is not None:
@@ -307,7 +319,7 @@ class _Reader:
     def _labels(self, key: str, kind: Kind) -> Mapping[int, str]:
         labels = self.table.keyed(key)
         if labels and kind is not Kind.STATE:
-            self.table.add(key, f"{key} apply to states only, this is a {kind.value}")
+            self.table.add(key, f"{key} apply to states only, but this point is a {kind.value}")
         for number, label in labels.items():
             if not isinstance(label, str) or not label:
                 self.table.add(key, f"{key}: the label of {number} is not a text")
@@ -325,12 +337,12 @@ class _Reader:
     def _states(self, kind: Kind) -> Mapping[int, str]:
         states = self.table.keyed("states")
         if states and not self.name.endswith("device.state"):
-            self.table.add("states", "states apply to device.state only", "Other states have labels")
+            self.table.add("states", "states apply to device.state only", "Use labels for other states")
         for number, state in states.items():
             if not isinstance(state, str) or state not in self.vocabulary.states:
                 hint = suggestion(str(state), self.vocabulary.states)
                 allowed = f"Allowed: {', '.join(self.vocabulary.states)}"
-                self.table.add("states", f"unknown state {show(state)} for {number}", hint or allowed)
+                self.table.add("states", f"unknown state {show(state)} for the raw value {number}", hint or allowed)
         return states
 
     def _text(self, kind: Kind, type_: str, count: int) -> str:
@@ -338,7 +350,9 @@ class _Reader:
         if not form:
             if kind is Kind.TEXT and self.maps_registers and type_ != "str" and type_ not in INTEGERS:
                 self.table.add(
-                    "type", f"type {type_} cannot give a text", "Use str, an integer type, or the key text with u16"
+                    "type",
+                    f"a point of type {type_} cannot be a text",
+                    "Use type str, an integer type, or type u16 with the key text",
                 )
             return ""
         if kind is not Kind.TEXT or type_ not in {"u16", "u8h"}:
@@ -346,7 +360,7 @@ class _Reader:
             return ""
         if form in ("low", "high"):
             if type_ != "u16":
-                hint = "Leave text out for two characters a register: type str"
+                hint = "For two characters per register, leave text out and use type str"
                 self.table.add("text", f'text "{form}" needs registers of type u16, with one character in each', hint)
             return form
         wrong = self._form_fault(form, 2 * count if type_ == "u8h" else count)
@@ -370,8 +384,12 @@ class _Reader:
         if kind in {Kind.STATE, Kind.TEXT}:
             for key in ("scale", "decimals", "offset", "range", "ratio"):
                 if key in self.given:
-                    self.table.add(key, f"{key} does not apply to a {kind.value}", "Its value is the raw one")
+                    self.table.add(
+                        key,
+                        f"{key} does not apply to a {kind.value}",
+                        "The value of a state or text is always the raw value",
+                    )
         elif type_ == "str" and "clock" not in self.given:
-            self.table.add("type", f"type str cannot give a {kind.value}")
+            self.table.add("type", f"a point of type str cannot be a {kind.value}")
         if type_ in FLOATS and "sentinel" in self.given and kind is Kind.STATE:
-            self.table.add("type", f"type {type_} cannot give a state")
+            self.table.add("type", f"a point of type {type_} cannot be a state")

@@ -100,7 +100,7 @@ def read_type(table: TomlTable, default: str = "") -> tuple[str, bool]:
     table.known.add("type")
     hint = f'Did you mean "{meant}"?' if meant else f"Allowed: {', '.join(REGISTERS)}"
     if meant == "bits":
-        hint = "One bit of a register is u16 with bit = 0; coils (functions 1 and 2) have no type"
+        hint = "For one bit of a register, use type u16 with bit = 0; for coils (functions 1 and 2), leave type out"
     table.complain(None, "type", f"unknown value {show(raw)}", hint)
     return (meant if meant and meant != "bits" else default or "u16"), False
 
@@ -112,7 +112,7 @@ def order_hint(order: str, allowed: Iterable[str]) -> str:
         return LITTLE_HINT
     if meant and meant in allowed:
         return f'Did you mean "{meant}"?'
-    return suggestion(order, allowed) or f"One of {', '.join(allowed)}"
+    return suggestion(order, allowed) or f"Choose one of {', '.join(allowed)}"
 
 
 def read_function(table: TomlTable, default: int | None = None) -> int | None:
@@ -181,10 +181,14 @@ class _LayoutReader:
         for key in ("type", "order", "count", "parts", "together", "barrier", "text"):
             if key in self.given:
                 what = f"{key} does not apply to function {IDENTIFICATION}, whose objects are texts"
-                self.table.add(key, what, "Leave it out")
+                self.table.add(key, what, "Leave this setting out")
         number = self.table.integer("address", 0, OBJECTS - 1)
         if number is None and "address" not in self.given:
-            self.table.add("address", 'the key "address" is missing', "0 vendor, 1 product code, 2 revision")
+            self.table.add(
+                "address",
+                'the key "address" is missing',
+                "Write the number of the object: 0 vendor, 1 product code, 2 revision",
+            )
         return RegisterLayout("str", "", 1, IDENTIFICATION, number or 0)
 
     def _layout(self) -> tuple[str, str, int]:
@@ -199,7 +203,11 @@ class _LayoutReader:
         type_ = type_ or "u16"
         self.unsure = not sure or ("type" not in self.given and self.defaults.unsure)
         if not coils and type_ == "bits":
-            table.add("type", 'type "bits" belongs to functions 1 and 2', "Registers of flags are u16 with bit_labels")
+            table.add(
+                "type",
+                'type "bits" is allowed only with functions 1 and 2',
+                "For a register of flags, use type u16 with bit_labels",
+            )
         if not coils and given is None and "parts" not in self.given and not self.defaults.unsure:
             table.add("type", 'the key "type" is missing')
         if self.unsure:  # without a valid type, count and order cannot be checked
@@ -212,10 +220,10 @@ class _LayoutReader:
         if fixed and "text" not in self.given:
             count = self.table.integer("count", 1, MAX_COILS, fixed) or fixed
             if count != fixed:
-                self.table.add("count", f"count is {count}, but {type_} takes {fixed}")
+                self.table.add("count", f"count is {count}, but type {type_} needs count = {fixed}")
             return fixed
         if not fixed and type_ != "bits" and "count" not in self.given:
-            self.table.add("count", f"{type_} needs count (registers)")
+            self.table.add("count", f"type {type_} needs the key count, the number of registers")
         highest = {"mod10k": 4, "bits": 64, "str": MAX_WORDS}.get(type_, MAX_WORDS)
         return self.table.integer("count", 1, highest, fixed or 1) or 1
 
@@ -223,14 +231,14 @@ class _LayoutReader:
         own = self.table.text("order")
         if type_ == "bits" or type_ in HALVES:
             if own:
-                self.table.add("order", f"order does not apply to {type_}", "Leave it out")  # field pain 37
+                self.table.add("order", f"order does not apply to {type_}", "Leave this setting out")  # field pain 37
             return ""
         size = 1 if type_ in {"str", "mod10k"} or "text" in self.given else count
         allowed = ORDERS[size] if size in ORDERS else ORDERS[1]
         if own and own not in allowed:
             if size == 1:  # field pain 37: other software silently accepted a word swap on one register
-                what = f"order {show(own)} does not apply to the 16 bits of {type_}"
-                self.table.add("order", what, "AB or BA, or leave it out")
+                what = f"order {show(own)} does not apply to the 16-bit registers of type {type_}"
+                self.table.add("order", what, "Write AB or BA, or leave order out")
             else:
                 self.table.add("order", f"order {show(own)} does not fit {type_}", order_hint(own, allowed))
             return ""
@@ -240,7 +248,7 @@ class _LayoutReader:
         if not own and "parts" not in self.given:
             if default and len(default) <= 2 * size and size in ORDERS and default in allowed:
                 return default
-            self.table.add("order", f"{type_} needs order", f"One of {', '.join(allowed)}")
+            self.table.add("order", f"type {type_} needs the key order", f"Choose one of {', '.join(allowed)}")
         return own
 
     def _place(self, type_: str, count: int) -> tuple[int, int]:
@@ -249,12 +257,15 @@ class _LayoutReader:
         function = read_function(table, default)
         if function is None:
             if "function" not in self.given:
-                hint = "1 coils, 2 inputs, 3 holding, 4 input registers, 43 identification"
+                hint = (
+                    "Write the function code: 1 coils, 2 inputs, 3 holding registers, 4 input registers, "
+                    "43 identification"
+                )
                 table.add("function", 'the key "function" is missing', hint)
             function = 3
         if "parts" in self.given:
             if "address" in self.given:
-                table.add("address", "address and parts exclude each other", "Each part has its own address")
+                table.add("address", "address and parts cannot be used together", "Each part has its own address")
             return function, 0
         address = table.integer("address", 0, 0xFFFF)
         if address is None:
@@ -263,7 +274,7 @@ class _LayoutReader:
             return function, 0
         if address + count > 0x10000:
             what = "coils" if type_ == "bits" else "registers"
-            table.add("address", f"address {address} plus {count} {what} exceeds 65535")
+            table.add("address", f"from address {address} on, {count} {what} reach beyond address 65535")
         return function, address
 
     def _parts(self) -> tuple[RegisterPart, ...]:
@@ -279,14 +290,14 @@ class _LayoutReader:
             if address is None and "address" not in given:
                 table.add("address", 'the key "address" is missing')
             if "function" in given:
-                table.add("function", "parts are read together, so function belongs to the point")
+                table.add("function", "all parts are read in one request, so write function at the point")
             if not type_ or address is None:
                 continue
             order = self._part_order(table, type_)
             parts.append(RegisterPart(address, type_, scale or Decimal(1), order))
         described = self.given["parts"]
         if isinstance(described, list) and len(described) < 2:
-            self.table.add("parts", "parts need at least two registers or groups")
+            self.table.add("parts", "parts needs at least two entries")
         return tuple(parts)
 
     def _part_order(self, table: TomlTable, type_: str) -> str:
@@ -296,5 +307,5 @@ class _LayoutReader:
         if not order and REGISTERS[type_] > 1:
             if default in allowed:
                 return default
-            table.add("order", f"{type_} needs order", f"One of {', '.join(allowed)}")
+            table.add("order", f"type {type_} needs the key order", f"Choose one of {', '.join(allowed)}")
         return order

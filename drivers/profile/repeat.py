@@ -44,7 +44,11 @@ def _expanded(
         over = reader.text("over", required=True)
         if not re.fullmatch(r"[a-z]{1,8}", over):
             if over:
-                reader.add("over", f"over {show(over)} is not a letter", 'Such as "r"')
+                reader.add(
+                    "over",
+                    f"over {show(over)} is not a name of 1 to 8 lowercase letters",
+                    'Write for example over = "r"',
+                )
             continue
         if over in values:
             reader.add("over", f"over {show(over)} is already used by the enclosing repeat")
@@ -60,7 +64,7 @@ def _words(reader: TomlTable, params: Mapping[str, int | str]) -> list[str]:
     if "values" in reader.raw:
         for key in ("count", "first"):
             if key in reader.raw:
-                reader.add(key, f"{key} and values exclude each other")
+                reader.add(key, f"{key} and values cannot be used together")
         words = reader.texts("values")
         if not words:
             reader.add("values", "values is empty")

@@ -21,7 +21,7 @@ def read_samples(table: TomlTable, names: set[str], protocol: str) -> tuple[Samp
         sample.unknown(SAMPLE_KEYS)
         words = {function: _words(sample, key) for key, function in SPACES.items() if key in given}
         if not words and "frames" not in given:
-            sample.add("name", "the sample has no registers", "holding, input, coils or inputs")
+            sample.add("name", "the sample has no registers", "Add holding, input, coils or inputs")
         expect: dict[str, Decimal | int | str | None] = {}
         for name, value in sample.mapping("expect").items():
             if not isinstance(value, (int, Decimal, str)) or isinstance(value, bool):

@@ -171,7 +171,9 @@ def select(points: Sequence[Point], globs: Sequence[str]) -> tuple[Point, ...]:
         if not any(fnmatch.fnmatchcase(p.name, glob) for p in points):
             hint = suggestion(glob, [p.name for p in points])
             raise ProfileError(
-                f"no point matches {show(glob)}", where="points", hint=hint or "`profiles show` lists them"
+                f"no point matches {show(glob)}",
+                where="points",
+                hint=hint or "`meterhouse profiles show` lists the points of a profile",
             )
     return tuple(p for p in points if any(fnmatch.fnmatchcase(p.name, glob) for glob in globs))
 

@@ -20,7 +20,7 @@ def condition_error(condition: str) -> str:
     if operator and any(c in value for c in "*?["):
         return f"{operator} cannot be combined with a pattern"
     if operator and not _CHUNK.search(value):
-        return "no version in it"
+        return "the condition has no version number"
     return ""
 
 

@@ -65,7 +65,7 @@ class Scan:
         self.plan = ScanPlan(options, self.is_serial, self.carries_bytes)
         for name in options.protocols:
             if scheme not in (protocol := protocol_of(name)).schemes:
-                what = f"{protocol.title} does not run over {scheme}"
+                what = f"{protocol.title} cannot be used over {scheme}"
                 raise UsageError(what, where=options.url, hint="Use a tcp:// line for a serial server")
         if options.listen_s <= 0 and not options.bus_is_mine and self.carries_bytes:
             raise UsageError("without listening first, a scan may disturb another master", where="--listen 0",

@@ -77,7 +77,7 @@ simulate = partial(register_device, make_display=_display)
 def _models(profile: Profile) -> tuple[int, ...]:
     if profile.kind not in MODELS:
         raise UsageError(
-            f"no SunSpec models for a {profile.kind}", where=profile.id, hint=f"One of {', '.join(MODELS)}"
+            f"no SunSpec models for a {profile.kind}", where=profile.id, hint=f"Choose one of {', '.join(MODELS)}"
         )
     return MODELS[profile.kind]
 

@@ -33,7 +33,7 @@ def show(value: object) -> str:
     if isinstance(value, (int, Decimal)):
         return clean_text(str(value), 40)
     if isinstance(value, list):
-        return f"a list of {len(value)}"
+        return f"a list of length {len(value)}"
     if isinstance(value, dict):
         return "a table {...}"
     return clean_text(str(value), 40)
@@ -60,7 +60,7 @@ def did_you_mean(name: str, known: Iterable[str], what: str = "Known") -> str:
 
 def text(value: object) -> str:
     if not isinstance(value, str):
-        raise InvalidValue(f"{show(value)} is not text", f'Write it in quotes: "{clean_text(str(value), 40)}"')
+        raise InvalidValue(f"{show(value)} is not text", f'Write the value in quotes: "{clean_text(str(value), 40)}"')
     return value
 
 
@@ -68,7 +68,7 @@ def label(value: object) -> str:
     """Free text for people: at most 200 characters, no control characters."""
     out = text(value)
     if len(out) > 200 or not out.isprintable():
-        raise InvalidValue(f"{show(value)} is not a label", "At most 200 printable characters on one line")
+        raise InvalidValue(f"{show(value)} is not a valid label", "Write at most 200 printable characters on one line")
     return out
 
 
@@ -108,7 +108,7 @@ def whole(low: int, high: int) -> Callable[[object], int]:
 def number(value: object) -> Decimal:
     """A finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, Decimal)) or not Decimal(value).is_finite():
-        raise InvalidValue(f"{show(value)} is not a number", "Write it without quotes")
+        raise InvalidValue(f"{show(value)} is not a number", "Write the number without quotes")
     return Decimal(value)
 
 
@@ -141,7 +141,7 @@ def duration_ms(low_ms: int, high_ms: int, example: str = "10 s") -> Callable[[o
     def parse(value: object) -> int:
         ms = _milliseconds(value, example)
         if ms != int(ms):
-            raise InvalidValue(f"{show(value)} is finer than a millisecond", "Whole milliseconds only")
+            raise InvalidValue(f"{show(value)} is finer than a millisecond", "Write whole milliseconds only")
         if not low_ms <= ms <= high_ms:
             raise InvalidValue(f"{show(value)} is out of range", f"Allowed: {show_ms(low_ms)} to {show_ms(high_ms)}")
         return int(ms)
@@ -167,7 +167,7 @@ def _milliseconds(value: object, example: str) -> Decimal:
     if unit not in _MS:
         near = (unit if unit.lower() in _MS else _MS_NEAR.get(unit.lower(), "")).lower()
         what = f'"{clean_text(unit, 20)}" is not a unit of time' if unit else f"{show(value)} has no unit"
-        right = f'Write "{count} {near}"' if near else f'Such as "{example}"'
+        right = f'Write "{count} {near}"' if near else f'Write for example "{example}"'
         raise InvalidValue(what, f"{right}; units are ms, s, min, h, d")
     return Decimal(count) * _MS[unit]
 

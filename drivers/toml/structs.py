@@ -81,7 +81,7 @@ def _one_of(allowed: tuple[Any, ...]) -> Callable[[object], Any]:
 def _number_as_written(value: object) -> str:
     """A number with all its digits, with or without quotes."""
     if isinstance(value, bool) or not isinstance(value, (str, int, Decimal)):
-        raise InvalidValue(f"{show(value)} is not a number", 'Such as 0.25 or "0.25"')
+        raise InvalidValue(f"{show(value)} is not a number", 'Write for example 0.25 or "0.25"')
     return str(value)
 
 

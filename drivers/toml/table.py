@@ -29,15 +29,21 @@ _SYNTAX = {
         "this value is not understood",
         'Text needs quotes, such as name = "inv1"; true and false have no quotes',
     ),
-    "Expected '=' after a key in a key/value pair": ("a key without a value", 'Write key = "value"'),
+    "Expected '=' after a key in a key/value pair": ("this line has a key without a value", 'Write key = "value"'),
     "Invalid statement": ("this line is not understood", 'Write key = "value", or a [table] header'),
-    _DUPLICATE: ("duplicate key in this table", "Keep one of the two"),
+    _DUPLICATE: ("this table already has this key", "Keep only one of the two"),
     "Unclosed array": ("a list is not closed", "Is a ] or a comma missing?"),
     "Unclosed inline table": ("a table in { } is not closed", "Is a } or a comma missing?"),
     "Unterminated string": ("a quote is not closed", 'Is a " missing?'),
     "Illegal character '\\n'": ("a quote is not closed on this line", 'Is a " missing?'),
-    "Expected newline or end of document after a statement": ("unexpected text after the value", "One key per line"),
-    "Unescaped '\\' in a string": ("a backslash in a quoted text", "Write it twice, or use single quotes: 'C:\\path'"),
+    "Expected newline or end of document after a statement": (
+        "unexpected text after the value",
+        "Write only one key per line",
+    ),
+    "Unescaped '\\' in a string": (
+        "this line has a backslash in a quoted text",
+        "Write the backslash twice, or use single quotes: 'C:\\path'",
+    ),
 }
 
 _KEY = re.compile(r"\s*([A-Za-z0-9_.-]{1,60})\s*=")
@@ -47,15 +53,17 @@ _SLIPS = tuple(
     (re.compile(pattern), slip, hint)
     for pattern, slip, hint in (
         ("[\u201c\u201d\u2018\u2019\u300c\u300d\uff02\uff07]", "these are Chinese or typographic quotes",
-         'Switch the input method to English and write straight ones: name = "inv1"'),
-        ("[\uff1a\uff1d]", "a full-width colon or equals sign",
+         'Switch the input method to English and write straight quotes: name = "inv1"'),
+        ("[\uff1a\uff1d]", "this line has a full-width colon or equals sign",
          'Switch the input method to English and write: name = "inv1"'),
-        ("[\uff0c\u3001\uff3b\uff3d\uff5b\uff5d\u3010\u3011\u3000]", "a full-width comma, bracket or blank",
-         "Switch the input method to English"),
-        (r"=\s*[-+]?[0-9]+,[0-9]+\s*(?:[,}]|$)", "a number with a comma", "Write a decimal point, such as 0.01"),
-        (r"=\s*[0-9.]+\s*/\s*[0-9.]+\s*(?:[,}]|$)", "a fraction", "A ratio is one number: for 400/5 write 80"),
+        ("[\uff0c\u3001\uff3b\uff3d\uff5b\uff5d\u3010\u3011\u3000]",
+         "this line has a full-width comma, bracket or blank", "Switch the input method to English"),
+        (r"=\s*[-+]?[0-9]+,[0-9]+\s*(?:[,}]|$)", "this line has a number with a comma",
+         "Write a decimal point, such as 0.01"),
+        (r"=\s*[0-9.]+\s*/\s*[0-9.]+\s*(?:[,}]|$)", "this line has a fraction instead of a number",
+         "A ratio is one number: for 400/5 write 80"),
         (r"=\s*0[0-9A-Fa-f]+\s*$|=\s*[0-9][0-9A-Fa-f]*[hH]\s*$|=\s*[0-9]+[A-Fa-f][0-9A-Fa-f]*\s*$",
-         "a number that begins with 0 or has letters", "Hexadecimal numbers begin with 0x, such as 0x010A"),
+         "a number on this line begins with 0 or has letters", "Hexadecimal numbers begin with 0x, such as 0x010A"),
     )
 )  # fmt: skip
 
@@ -148,7 +156,7 @@ class TomlTable:
         for again in found[1:]:
             first, path = found[0].source, (*found[0].path, key)
             what = f"is already set in {first.name}:{first.line(path)}"
-            self.complain(again, key, what, "Keep one of the two")
+            self.complain(again, key, what, "Keep only one of the two")
         return (found[0], found[0].raw[key]) if found else None
 
     def complain(self, layer: Layer | None, key: str, what: str, hint: str = "") -> None:
@@ -211,7 +219,7 @@ class TomlTable:
             return []
         layer, raw = found
         if not isinstance(raw, list) or not all(isinstance(item, dict) for item in raw):
-            self.complain(layer, key, "is not a list of tables", f"Write [[{self._named(key)}]], two brackets")
+            self.complain(layer, key, "is not a list of tables", f"Write [[{self._named(key)}]], with two brackets")
             return []
         out = []
         for n, item in enumerate(raw):
@@ -309,7 +317,7 @@ class TomlTable:
             try:
                 result[int(name, 0)] = value
             except ValueError:
-                self.complain(None, key, f"the key {show(name)} is not a number", "Such as 1 or 0x01")
+                self.complain(None, key, f"the key {show(name)} is not a number", "Write for example 1 or 0x01")
         return result
 
     def unknown(self, known: Iterable[str]) -> None:
@@ -345,7 +353,11 @@ def read_source(
         with path.open("rb") as stream:
             blob = stream.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        todo = "Use sudo, or a user who may read it" if isinstance(error, PermissionError) else hint
+        todo = (
+            "Use sudo, or run the command as a user who may read the file"
+            if isinstance(error, PermissionError)
+            else hint
+        )
         complaints.add(source, (), "", f"cannot be read: {error.strerror or error}", todo)
         return source, {}
     except ValueError as error:  # the name contains a NUL
@@ -374,7 +386,7 @@ def parse_source(source: TomlSource, blob: bytes, complaints: Complaints) -> dic
     if found := _HUGE.search(text):  # Python can read such a number, but cannot print it
         line = text[: found.start()].count("\n") + 1
         complaints.items.append(
-            Complaint("a number of thousands of digits", file=source.name, line=line, key="", hint="Shorten it")
+            Complaint("a number has thousands of digits", file=source.name, line=line, key="", hint="Shorten it")
         )
         return {}
     try:
@@ -406,7 +418,7 @@ def _syntax(source: TomlSource, message: str) -> Complaint:
             return Complaint(slip, file=source.name, line=line, key="", hint=hint)
     if twice := re.match(r"Cannot declare \((.*?),?\) twice", what):
         table = ".".join(re.findall(r"'([^']*)'", twice[1]))[:60]
-        hint = "Keep one of the two; tables of a list, such as [[device]], have two brackets each time"
+        hint = "Keep only one of the two tables; each table of a list, such as [[device]], needs two brackets"
         return Complaint(f"duplicate table [{clean_text(table)}]", file=source.name, line=line, key="", hint=hint)
     for known, (text, hint) in _SYNTAX.items():
         if what.startswith(known):

@@ -157,7 +157,10 @@ def test_a_ring_that_is_small_or_not_what_it_seems_is_told(mh, park) -> None:
     more = '\n[ring]\nsize = "100 KiB"\n' + "".join(device.format(n=n) for n in (2, 3))
     said = mh("check", "-c", park(more=more))
     (warning,) = [line for line in said.err.splitlines() if "ring.size" in line]
-    assert warning.endswith("agent.toml:25: ring.size: 100 KiB becomes 64 KiB. A ring's size is a power of two")
+    assert warning.endswith(
+        "agent.toml:25: ring.size: the size 100 KiB becomes 64 KiB. The size of the ring must be a power of two, "
+        "so the agent rounds it down"
+    )
     assert "run, 64 KiB, about 33 s of readings" in said.out
 
 
@@ -168,10 +171,11 @@ def test_a_ring_that_is_less_than_needed_is_raised_or_told(mh, park) -> None:
     raised = mh("check", "--plan", "-c", path)
     assert (
         raised.code == 0
-        and "ring.size: 64 KiB is less than the 1 MiB that the devices need; raised to 1 MiB" in raised.err
+        and "ring.size: 64 KiB is less than the 1 MiB that the devices need; the agent raises the size to 1 MiB"
+        in raised.err
     )
     assert "run, 1 MiB, about" in raised.out
-    plan = "readings a second need 1 MiB for packs every 5 min and a store that stalls for 10 s; it has 1 MiB."
+    plan = "need a ring of 1 MiB for packs every 5 min and a store that stalls for 10 s; the ring has 1 MiB."
     assert plan in " ".join(raised.out.split())
     facts = json.loads(mh("check", "--json", "-c", path).out)["ring"]
     assert (facts["size_bytes"], facts["need_bytes"], facts["limit_bytes"]) == (1 << 20, 1 << 20, 256 << 20)

@@ -116,8 +116,8 @@ def test_what_a_technician_meets_is_translated() -> None:
     [
         ("no answer within 2 s", "2 秒内无应答"),
         ('Did you mean "serial"? Write serial:/dev/ttyUSB0', '是否想写 "serial"？请写 serial:/dev/ttyUSB0'),
-        ("512 KiB is less than the 1 MiB that the devices need; raised to 2 MiB",
-         "512 KiB 小于设备所需的 1 MiB；已增大到 2 MiB"),
+        ("512 KiB is less than the 1 MiB that the devices need; the agent raises the size to 2 MiB",
+         "512 KiB 小于设备所需的 1 MiB；采集程序将其增大到 2 MiB"),
         ("The connection is established. Check the unit number 2, and whether another master uses the device",
          "连接已建立。请检查从站地址 2，以及是否有另一个主站在使用该设备"),
         ("device inv1: no answer within 2 s. Nobody wrote this", "设备 inv1：2 秒内无应答。Nobody wrote this"),

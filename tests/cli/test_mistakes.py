@@ -26,7 +26,7 @@ read --profile sdm630 SDM | 2 | --profile: | "sdm630" | VENDOR/FAMILY
 read P --line /dev/ttyUSB0 --address 1 | 2 | --line: | "/dev/ttyUSB0" is not a url | Write "serial:/dev/ttyUSB0"
 read P --line COM3 --address 1 | 2 | --line: | "COM3" is not a url | Write serial:/dev/serial/by-id/
 read P --line http://192.0.2.1 --address 1 | 2 | --line: | unknown scheme "http" | modbus-tcp://HOST:502
-read P --line tcp://127.0.0.1 --address 1 | 2 | --line: | has no port | Such as "tcp://127.0.0.1:4196"
+read P --line tcp://127.0.0.1 --address 1 | 2 | --line: | has no port | Write for example "tcp://127.0.0.1:4196"
 read P --line serial:/dev/ttyUSB77 --address 1 | 4 | serial:/dev/ttyUSB77: | No such file | Is the adapter plugged in?
 read P --line serial:/dev/null --address 1 | 4 | serial:/dev/null: | not a serial port | /dev/serial/by-id/
 read P --line modbus-tcp://127.0.0.1:FREE --address 1 | 4 | :FREE: | Connection refused | and the port number right?
@@ -43,17 +43,17 @@ read SDM --registers 3:0+0 | 2 | --registers: | a count of 0 reads nothing | FUN
 read SDM --registers 3:65530+20 | 2 | --registers: | goes beyond address 65535 | From 65530 on there are only 6
 read SDM --registers 40001 | 2 | --registers: | "40001" has no function | this is 3:0. Write FUNCTION:START
 read SDM --registers 30013+2 | 2 | --registers: | "30013+2" has no function | this is 4:12+2. Write FUNCTION:START
-read --profile dlt645/2007 --line modbus-tcp://127.0.0.1 --address 1 | 3 | address 1: | does not run over modbus-tcp | tcp://HOST:PORT
-check -c HERE/nothing.toml | 3 | nothing.toml: | No such file | `meterhouse init` makes one
-check -c HERE | 3 | HERE: | Is a directory | Name the file with -c
+read --profile dlt645/2007 --line modbus-tcp://127.0.0.1 --address 1 | 3 | address 1: | cannot be used over | tcp://HOST:PORT
+check -c HERE/nothing.toml | 3 | nothing.toml: | No such file | `meterhouse init` makes a new file
+check -c HERE | 3 | HERE: | Is a directory | the configuration file with -c
 check -c CFG --plann | 2 | --plann | No such option | --plan
 status --runtime-dir HERE/nothing | 1 | HERE/nothing: | no agent is running here | systemctl status meterhouse
-status -c HERE/nothing.toml | 3 | nothing.toml: | no such file | Name the file with -c FILE
+status -c HERE/nothing.toml | 3 | nothing.toml: | no such file | Give the path of the configuration file with -c FILE
 reload --runtime-dir HERE/nothing | 1 | HERE/nothing: | no agent is running here | --runtime-dir
 scan | 2 | --line | Missing option | scan --help
 scan --line modbus-tcp://127.0.0.1 --addresses 1-300 | 2 | --addresses: | '1-300' | such as 1-32,100
 scan --line modbus-tcp://127.0.0.1 --addresses a | 2 | --addresses: | 'a' | such as 1-32,100
-scan --line serial:/dev/ttyUSB77 --serial 9600-8N1 | 3 | serial:/dev/ttyUSB77: | '9600-8N1' | Write it like "9600 8N1"
+scan --line serial:/dev/ttyUSB77 --serial 9600-8N1 | 3 | serial:/dev/ttyUSB77: | '9600-8N1' | like "9600 8N1"
 scan --line serial:/dev/ttyUSB77 | 4 | serial:/dev/ttyUSB77: | No such file | Is the adapter plugged in?
 identify --line serial:/dev/ttyUSB77 | 2 | identify: | --address not given | Or name a configured device
 profiles show eastron/sdm63 | 3 | profile: | no profile "eastron/sdm63" | Did you mean "eastron/sdm630"?

@@ -75,7 +75,7 @@ async def test_its_twin_is_for_those_who_have_a_loop(served: Any, box: Path) -> 
         ({"zone": 8}, UsageError, "is not a time zone"),
         ({"dirs": "/profiles"}, UsageError, "dirs: '/profiles' is one folder"),
         ({"address": 256}, ConfigError, "Allowed: 0 to 255"),
-        ({"serial": "fast"}, ConfigError, 'Write it like "9600 8N1"'),
+        ({"serial": "fast"}, ConfigError, 'Write the setting like "9600 8N1"'),
         ({"ct": 0}, ConfigError, "not a ratio above 0"),
         ({"ct": "x"}, ConfigError, "not a ratio above 0"),
         ({"pt": 10}, ConfigError, "has no effect"),

@@ -483,7 +483,7 @@ def test_when_an_outbox_is_empty() -> None:
 
 async def test_an_invalid_file_is_a_finding_until_the_agent_has_read_it(traces: Traces) -> None:
     traces.write(config={"complaints": [], "loaded": 0.5})
-    async with screen(traces.folder, on_disk=["agent.toml:3: a key without a value"]) as seen:
+    async with screen(traces.folder, on_disk=["agent.toml:3: this line has a key without a value"]) as seen:
         await seen.press("5")
         await seen.until(lambda: "agent.toml:3" in seen.text)
         traces.write(config={"complaints": [], "loaded": 1.0})

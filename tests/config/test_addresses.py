@@ -36,12 +36,12 @@ WRONG = (  # name, line, profile, address, what is said of it
     ("a", "bus", "eastron/sdm630", "248", '"248" is not a Modbus address. Allowed: 1 to 247'),
     ("b", "roof", "eastron/sdm630", "256", '"256" is not a Modbus address. Allowed: 0 to 255'),
     ("c", "bus", "sunspec/inverter", "0", '"0" is not a Modbus address. Allowed: 1 to 247'),
-    ("d", "bus", "mbus/heat", "999", '"999" is not an M-Bus address. A primary address "0" to "250"'),
+    ("d", "bus", "mbus/heat", "999", '"999" is not an M-Bus address. Write a primary address "0" to "250"'),
     ("e", "bus", "mbus/heat", "ABCDEF01", '"ABCDEF01" is not an M-Bus address.'),
     ("f", "bus", "cjt188/water", "BCDEF", '"BCDEF" is not a CJ/T 188 address.'),
     ("g", "bus", "dlt645/2007", "0000000001612", '"0000000001612" is not a DL/T 645 address.'),
     ("h", "bus", "dlt645/1997", "12-34", '"12-34" is not a DL/T 645 address.'),
-    ("i", "roof", "dlt645/2007", "161", "DL/T 645 does not run over modbus-tcp. Use a line with tcp://HOST:PORT"),
+    ("i", "roof", "dlt645/2007", "161", "DL/T 645 cannot be used over modbus-tcp. Use a line with tcp://HOST:PORT"),
 )
 TRIED = st.one_of(
     st.text("0123456789ABCDEFabcdef", min_size=1, max_size=17),

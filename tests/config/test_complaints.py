@@ -40,7 +40,7 @@ def test_all_complaints_come_at_once_in_the_order_of_the_file(site, good) -> Non
 )
 def test_a_key_that_stands_twice_is_named(site, good, value: str, where: str) -> None:
     site.write(good.replace('id = "park7"', f'id = "park7"\nid = {value}', 1))
-    assert site.complaints() == [f"{where}duplicate key in this table. Keep one of the two"]
+    assert site.complaints() == [f"{where}this table already has this key. Keep only one of the two"]
 
 
 def test_a_name_in_two_files_names_both(site, good) -> None:
@@ -50,10 +50,11 @@ def test_a_name_in_two_files_names_both(site, good) -> None:
     }
     site.write(good, more)
     assert site.complaints() == [
-        "conf.d/10-a.toml:2: store.max_size: is already set in agent.toml:12. Keep one of the two",
-        'conf.d/10-a.toml:5: line.roof.name: "roof" is already used in agent.toml:43. Names are unique over all files',
+        "conf.d/10-a.toml:2: store.max_size: is already set in agent.toml:12. Keep only one of the two",
+        'conf.d/10-a.toml:5: line.roof.name: "roof" is already used in agent.toml:43. '
+        "Each name may be used only once in all configuration files",
         'conf.d/20-b.toml:2: device.main.name: "main" is already used in agent.toml:55. '
-        "Names are unique over all files",
+        "Each name may be used only once in all configuration files",
     ]
 
 
@@ -69,16 +70,16 @@ def test_a_fault_in_a_profile_is_told_with_both_places(site, good) -> None:
 @pytest.mark.parametrize(
     ("blob", "says"),
     [
-        (b"", "agent.toml: the table [site] is missing. It needs id, gateway and timezone"),
+        (b"", "agent.toml: the table [site] is missing. Add [site] with the keys id, gateway and timezone"),
         (b"[site", "agent.toml:1: "),
         (b'[site]\nid = "\xb0\xa1"', "agent.toml:2: byte 14 is not UTF-8. Save the file as UTF-8"),
         ("[site]".encode("utf-16"), "agent.toml:1: byte 1 is not UTF-8"),
         (b"x = " + b"[" * 20_000, "agent.toml: brackets are nested too deep"),
         (b"x = " + b"9" * 5_000, "agent.toml:"),
         (b"#" * (5 << 20), "agent.toml: is larger than 4 MiB"),
-        (b"site = 5", "agent.toml:1: site: 5 is not a table. Write [site] with single brackets, once"),
-        (b"device = 5", "device: is not a list of tables. Write [[device]], two brackets"),
-        (b"site = [[[[]]]]", "agent.toml:1: site: is a list of tables"),
+        (b"site = 5", "agent.toml:1: site: 5 is not a table. Write the table once, with single brackets: [site]"),
+        (b"device = 5", "device: is not a list of tables. Write [[device]], with two brackets"),
+        (b"site = [[[[]]]]", "agent.toml:1: site: is a list of tables, but only one table is allowed"),
     ],
 )
 def test_what_is_no_configuration_at_all_gets_a_sentence_too(site, blob, says) -> None:
@@ -88,7 +89,7 @@ def test_what_is_no_configuration_at_all_gets_a_sentence_too(site, blob, says) -
 
 def test_a_missing_file_and_a_folder_are_said(site) -> None:
     (line,) = site.complaints()
-    hint = "Name the file with -c FILE; `meterhouse init` makes one"
+    hint = "Give the path of the configuration file with -c FILE; `meterhouse init` makes a new file"
     assert line == f"agent.toml: cannot be read: No such file or directory. {hint}"
     (site.folder / "agent.toml").mkdir()
     (line,) = site.complaints()

@@ -52,8 +52,8 @@ def test_a_class_that_the_profile_says_holds_where_the_device_says_none(site: An
 
 def test_what_is_no_class(site: Any, good: str) -> None:
     assert told(site, good, device("third", 3, 'class = "0.5 A"')) == [
-        'device.third.class: "0.5 A" is not an accuracy class. Such as "0.5S", "1", "B", or a percentage of the whole '
-        'chain such as "1.2 %"'
+        'device.third.class: "0.5 A" is not an accuracy class. Write for example "0.5S", "1", "B", or a percentage of '
+        'the whole chain such as "1.2 %"'
     ]
     assert told(site, good, device("third", 3, 'class = { "dc" = "1" }')) == [
         'device.third.class: the profile test/meter has no points below "dc". It has: ac, ac.energy, ac.power'
@@ -75,8 +75,8 @@ def test_nothing_hangs_on_itself(site: Any, good: str) -> None:
 
 def test_a_part_that_is_none(site: Any, good: str) -> None:
     assert told(site, good, device("third", 3, 'parent = { "ac" = "main/dc" }')) == [
-        'device.third.parent.ac: main gives no role to "dc". '
-        "Name a meter in the tree as DEVICE, or as DEVICE/PART if that part has a role"
+        'device.third.parent.ac: device main has no role for its part "dc". '
+        "Write a meter of the tree as DEVICE, or as DEVICE/PART if this part has a role"
     ]
 
 
@@ -84,7 +84,7 @@ def test_a_load_below_a_load_is_told(site: Any, good: str) -> None:
     """Figures count both: a note, as it may be what a park wants to see."""
     site.write(good + device("third", 3) + device("fourth", 4, 'parent = { "ac" = "third" }'))
     (note,) = [str(note) for note in site.load().notes if "figures" in str(note)]
-    assert "device.fourth.parent.ac: is a load below the load third: figures count both" in note
+    assert "device.fourth.parent.ac: is a load below the load third: figures count its energy twice" in note
 
 
 def test_derived_points_arrive(site: Any, good: str) -> None:
@@ -100,7 +100,10 @@ def test_derived_points_arrive(site: Any, good: str) -> None:
         ('sum = ["main/ac.energy.imports"]', 'derived.x.sum: main has no point "ac.energy.imports". Did you mean'),
         ('sum = ["man/ac.energy.import"]', 'derived.x.sum: there is no device "man". Did you mean "main"?'),
         ('sum = ["main/ac.power.active"]', "derived.x.sum: ac.power.active is a gauge, not a counter"),
-        ('sum = ["main"]', 'derived.x.sum: "main" is not a term of a sum. Such as "meter-1/ac.energy.import"'),
+        (
+            'sum = ["main"]',
+            'derived.x.sum: "main" is not a term of a sum. Write for example "meter-1/ac.energy.import"',
+        ),
         ("sum = []", "derived.x.sum: has 0 terms. 1 to 256"),
         ("", "derived.x: has neither sum nor heat. Write sum ="),
         ('sum = ["main/ac.energy.import"]\nrole = "heat.recovered"', "derived.x.role: has no effect on a sum"),

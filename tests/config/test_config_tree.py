@@ -96,7 +96,7 @@ def test_a_wrong_override_is_told_as_the_command_lines(site) -> None:
     site.write(MINIMAL)
     says = site.complaints(overrides={"pack.every": "2 sec", "device.x": 1, "store.size": "1 GiB"})
     assert says == [
-        "command line: device.x: cannot be set here. "
+        "command line: device.x: cannot be set on the command line. "
         "Known: control, indicators, interval, key, pack, paths, ring, site, store, web",
         'command line: store.size: unknown key. Did you mean "max_size"?',
         'command line: pack.every: "sec" is not a unit of time. Write "2 s"; units are ms, s, min, h, d',
@@ -156,14 +156,15 @@ def test_notes_tell_what_works_and_still_deserves_a_look(site, good) -> None:
         # field pain 17
         "agent.toml:39: line.cabinet-2.url: /dev/ttyUSB3 may refer to another adapter after a restart or replug. "
         "Take the stable name from /dev/serial/by-id/",
-        "agent.toml:50: line.server.url: opens a second connection beside line.roof (agent.toml:44). "
-        "Devices of one line take turns; many gateways accept one or two connections only",
+        "agent.toml:50: line.server.url: opens a second connection to the gateway of line.roof (agent.toml:44). "
+        "Put all devices of this gateway on one line: many gateways accept only one or two connections",
         "agent.toml:80: device.third.address: has the same address as device.main on the same line. "
-        "This is right only if two profiles describe one device",
+        "The same address is right only if two profiles describe one device",
         "agent.toml:70: device.second.line: 9600 8N1 is not the factory setting of test/meter (9600 8E1). "
-        "This is right only if the setting was changed at the device",
-        "agent.toml:73: device.second.every: no point has the pace normal",
-        "agent.toml:84: uplink.plain.url: is sent unencrypted. mqtts:// protects password and readings",
+        "The configured setting is right only if it was changed at the device",
+        "agent.toml:73: device.second.every: no point has the pace normal, so this period has no effect",
+        "agent.toml:84: uplink.plain.url: the connection to this destination is not encrypted. "
+        "Write mqtts:// in the url to protect the password and the readings",
         "roles: devices without a role are not included in any figure: second, third. " + ROLE_HINT,
     ]
 
@@ -408,7 +409,10 @@ def test_who_sleeps_in_the_dark(tmp_path: Path, role: str) -> None:
         found[place] = spec.night, [note.what for note in config.notes if note.where == "site"]
     without, with_place = found.values()
     if role == "generation.pv":
-        assert without == (None, ["site location unknown: no answer from inv1 at night counts as timeout"])
+        assert without == (
+            None,
+            ["the site location is unknown, so a missing answer at night counts as a timeout: inv1"],
+        )
         assert with_place == (Night(Decimal("31.23"), Decimal("121.47")), [])
     else:
         assert without == with_place == (None, [])
@@ -453,8 +457,9 @@ def test_streams_of_a_destination(site, good) -> None:
     assert config.hash() != before.hash()
     notes = [str(note) for note in config.notes if "stream" in str(note)]
     assert [note.partition("uplink")[2] for note in notes] == [
-        '.platform.streams: "meter-*" matches no stream here. Streams: _gateway, _indicators, main, second',
-        '.platform.streams: "secnd" matches no stream here. Did you mean "second"?',
-        ": not sent to any destination: second. They are kept for [store] keep_delivered, then deleted. "
-        "Add them to streams of an [[uplink]]",
+        '.platform.streams: "meter-*" matches no stream of this gateway. Streams: _gateway, _indicators, main, second',
+        '.platform.streams: "secnd" matches no stream of this gateway. Did you mean "second"?',
+        ": these streams are not sent to any destination: second. "
+        "The agent deletes their packs after [store] keep_delivered. "
+        "To send these streams, add them to the key streams of an [[uplink]]",
     ], notes

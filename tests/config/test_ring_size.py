@@ -130,30 +130,35 @@ def of(ring: RingConfig) -> Config:
         (RingConfig(1 * MIB), 1000, 10, 8 * GIB, []),
         (
             RingConfig(100 * KIB), 0, 10, 8 * GIB,
-            ["ring.size: 100 KiB becomes 64 KiB. A ring's size is a power of two"],
+            [
+                "ring.size: the size 100 KiB becomes 64 KiB. "
+                "The size of the ring must be a power of two, so the agent rounds it down"
+            ],
         ),
         (
             RingConfig(16 * MIB), 1600 * 104, 10, 8 * GIB,
             [
-                "ring.size: 16 MiB is less than the 64 MiB that the devices need; raised to 64 MiB. "
-                'Write size = "auto", or leave it out'
+                "ring.size: 16 MiB is less than the 64 MiB that the devices need; "
+                "the agent raises the size to 64 MiB. "
+                'Write size = "auto", or leave size out'
             ],
         ),
         (
             AUTO, 320_000, 60, 8 * GIB,
             [
-                "ring: the devices need 1 GiB, but ring.max allows 256 MiB; the ring is full 52.4 s after the store "
-                "stalls, then readings become gaps (ring); packs are sealed after 26.2 s already, when the ring is "
-                'half full. Raise it to "1 GiB", seal more often ([pack] every), or read less often'
+                "ring: the devices need a ring of 1 GiB, but ring.max allows 256 MiB; if the store stalls, the ring is "
+                "full after 52.4 s, and later readings are lost (gap reason ring); packs are sealed early, after "
+                '26.2 s, when the ring is half full. Raise ring.max to "1 GiB", seal packs more often (key every in '
+                "[pack]), or read the devices less often"
             ],
         ),
         (
             AUTO, 320_000, 10, 400 * MIB,
             [
-                "ring: the devices need 128 MiB, but a quarter of the file system of /run/x allows 64 MiB; the ring "
-                "is full 13.1 s after the store stalls, then readings become gaps (ring); packs are sealed after 6.6 s "
-                "already, when the ring is half full. Enlarge that file system, seal more often ([pack] every), or "
-                "read less often"
+                "ring: the devices need a ring of 128 MiB, but a quarter of the file system of /run/x allows 64 MiB; "
+                "if the store stalls, the ring is full after 13.1 s, and later readings are lost (gap reason ring); "
+                "packs are sealed early, after 6.6 s, when the ring is half full. Enlarge the file system, seal packs "
+                "more often (key every in [pack]), or read the devices less often"
             ],
         ),
         (RingConfig(64 * KIB, 64 * KIB), 100, 1, 8 * GIB, []),
@@ -167,7 +172,8 @@ def test_what_is_said(ring: RingConfig, slots: float, every_s: int, file_system:
 def test_what_check_prints_of_it() -> None:
     plan = plan_ring(AUTO, ReadingRate(160_000, 1600 * 104), 10_000, 8 * GIB)
     assert str(plan) == (
-        "160,000 readings a second need 64 MiB for packs every 10 s and a store that stalls for 10 s; it has 64 MiB"
+        "160,000 readings a second need a ring of 64 MiB for packs every 10 s and a store that stalls for 10 s; "
+        "the ring has 64 MiB"
     )
 
 
@@ -178,7 +184,8 @@ def test_what_check_prints_of_it() -> None:
         (3000, 3000 * 104, 1 * GIB, ""),
         (
             3000, 3000 * 104, 512 * MIB,
-            "memory: the agent needs about 473 MiB, and its unit allows 307 MiB of 512 MiB. "
+            "memory: the agent needs about 473 MiB of memory, but its systemd unit allows only 307 MiB "
+            "of the 512 MiB of this machine. "
             "Use a larger machine, fewer devices, or a smaller [ring] max",
         ),
     ],
@@ -197,9 +204,9 @@ def test_the_file_system_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('size = "atuo"', '"atuo" is not a size. Write a number and a unit, such as "16 MiB"; or "auto"'),
-        ('size = "16 KiB"', '"16 KiB" is out of range. Allowed: 64 KiB to 4 GiB; or "auto"'),
-        ("size = 16", '16 has no unit. Write a size in quotes, such as "16 MiB"; or "auto"'),
+        ('size = "atuo"', '"atuo" is not a size. Write a number and a unit, such as "16 MiB"; or write "auto"'),
+        ('size = "16 KiB"', '"16 KiB" is out of range. Allowed: 64 KiB to 4 GiB; or write "auto"'),
+        ("size = 16", '16 has no unit. Write a size in quotes, such as "16 MiB"; or write "auto"'),
         ('max = "16 KiB"', '"16 KiB" is out of range. Allowed: 64 KiB to 4 GiB'),
         ('max_size = "1 MiB"', "max_size"),
     ],

@@ -547,10 +547,10 @@ def test_a_forged_answer_signs_no_revocation(stopped: Park) -> None:
     for lasts, says in (
         ({"park7/gw01/m1": 9007199254740991}, "sequence 9007199254740991 of park7/gw01/m1"),
         ({"park7/gw01/m1": 0}, "sequence 0 of"),
-        ({"park7/gw02/m1": 4}, "'park7/gw02/m1' in the answer"),
-        ({"park7/gw01/../m1": 4}, "in the answer"),
+        ({"park7/gw02/m1": 4}, "the answer contains 'park7/gw02/m1'"),
+        ({"park7/gw01/../m1": 4}, "the answer contains"),
         ({"park7/gw01/m1": "4"}, "no sequences"),
-        ({"park7/gw01/\x1b[2J": 4}, "in the answer"),
+        ({"park7/gw01/\x1b[2J": 4}, "the answer contains"),
     ):
         evil = stopped.town.start(AGENT, EVIL, stopped.run, json.dumps(lasts))
         try:

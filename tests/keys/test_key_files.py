@@ -206,7 +206,7 @@ def test_a_file_whose_records_are_of_another_key_is_refused(path: Path, tmp_path
     rotate_key(other, GATEWAY, 2)
     records = next(line for line in other.read_text().splitlines() if line.startswith("records: "))
     path.write_text(records + "\n" + path.read_text())
-    with pytest.raises(KeyFileError, match=r"records in the key file end with .* but the key is"):
+    with pytest.raises(KeyFileError, match=r"newest record in the key file is for .* but the key is"):
         current_records(load_key(path), GATEWAY)
 
 
@@ -218,11 +218,11 @@ def test_records_that_fork_from_the_published_ones_are_refused(path: Path, tmp_p
     rotate_key(path, GATEWAY, 1_795_600_000)
     rotate_key(clone, GATEWAY, 1_795_600_000)
     published = current_records(load_key(path), GATEWAY)
-    with pytest.raises(KeyFileError, match="the last one recorded is"):
+    with pytest.raises(KeyFileError, match="the newest recorded key is"):
         current_records(load_key(clone), GATEWAY, published)
     old = load_key(clone)
     rotate_key(clone, GATEWAY, 1_795_700_000)
-    with pytest.raises(KeyFileError, match="the last one recorded is"):
+    with pytest.raises(KeyFileError, match="the newest recorded key is"):
         current_records(load_key(clone), GATEWAY, published)
     again = json.loads(current_records(old, GATEWAY))
     assert again["records"][0] == json.loads(published)["records"][0]
@@ -254,7 +254,7 @@ def test_a_lost_key_is_followed_by_a_new_root(path: Path, tmp_path: Path) -> Non
     assert check_key_records(current_records(load_key(path), GATEWAY, published), GATEWAY).first == new.kid
     other = tmp_path / "other.key"
     create_key(other, 1_795_700_000, lost="A" * 43, gateway=GATEWAY)
-    with pytest.raises(KeyFileError, match="the last one recorded is"):
+    with pytest.raises(KeyFileError, match="the newest recorded key is"):
         current_records(load_key(other), GATEWAY, published)
 
 
@@ -324,7 +324,7 @@ def test_commands_that_change_ask_first(path: Path, mh: Mh, monkeypatch: pytest.
         (("revoke", "KID", "--last", "inv1=-3"), 2, "Write STREAM=SEQUENCE"),
         (("revoke", "KID", "--last", "inv1=3", "--until", "2026-11-20"), 2, "cannot be combined"),
         (("revoke", "KID", "--until", "yesterday"), 2, "invalid time 'yesterday'"),
-        (("revoke", "KID"), 2, "or the sequences with --last"),
+        (("revoke", "KID"), 2, "or the last sequences with --last"),
         (("rotate", "--alg", "es256", "--pkcs11", "pkcs11:x"), 2, "--alg cannot be combined with --pkcs11"),
         (("rotate", "--pkcs11", "pkcs11:x"), 3, "URI"),
     ],

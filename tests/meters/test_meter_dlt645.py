@@ -67,7 +67,7 @@ async def test_the_same_meter_over_raw_tcp(cabinet: Cabinet) -> None:
 
 async def test_modbus_tcp_is_no_way_to_a_meter(cabinet: Cabinet) -> None:
     line = await cabinet.tcp(bus_of(), "mbap")
-    with pytest.raises(ConfigError, match="does not run over modbus-tcp"):
+    with pytest.raises(ConfigError, match="cannot be used over modbus-tcp"):
         cabinet.device(line, "dlt645", A, POINTS)
 
 

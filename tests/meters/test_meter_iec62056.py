@@ -502,7 +502,7 @@ async def test_a_key_that_cannot_be(cabinet: Cabinet, key: str, type: str, what:
 
 async def test_an_address_or_line_that_cannot_be(cabinet: Cabinet) -> None:
     serial, gateway = await on_serial(cabinet, meter()), await cabinet.tcp(bus_of(), framing="mbap")
-    for line, address, what in ((serial, "1!", "not an IEC 62056-21 address"), (gateway, "*", "does not run over")):
+    for line, address, what in ((serial, "1!", "not an IEC 62056-21 address"), (gateway, "*", "cannot be used over")):
         with pytest.raises(ConfigError, match=what):
             cabinet.device(line, "iec62056", address, ENERGY)
 

@@ -103,35 +103,35 @@ def test_a_second_source_is_not_inherited(write: Write, tmp_path: Path) -> None:
         (('"ac.voltage.l1"', '"ac.voltag.l1"'), 'is not in the vocabulary. Did you mean "ac.voltage.l1"?'),
         (("scale = 0.1", "scal = 0.1"), ':14: ac.voltage.l1: scal: unknown key. Did you mean "scale"?'),
         (('type = "u16"', 'type = "u61"'), 'type: unknown value "u61". Did you mean "u'),
-        (('type = "u16"', "type = 16"), 'type: 16 is not text. Write it in quotes'),
+        (('type = "u16"', "type = 16"), 'type: 16 is not text. Write the value in quotes'),
         (('"ac.voltage.l1"', '"ac.power"'), 'Did you mean "ac.power.active"?'),
         (('"ac.voltage.l1"', '"voltage.l2"'), 'Did you mean "ac.voltage.l2"?'),
         (('"u16"', '"float"'), 'type: unknown value "float". Did you mean "f32"?'),
         (('"u16"', '"REAL"'), 'Did you mean "f32"?'),
         (('"u16"', '"int"'), 'type: unknown value "int". Did you mean "i16"?'),
-        (('"u16"', '"bool"'), "One bit of a register is u16 with bit = 0"),
+        (('"u16"', '"bool"'), "For one bit of a register, use type u16 with bit = 0"),
         (('"u16"', '"f32"\norder = "little"'), 'Words in the low-first order, which is usual, are "CDAB"'),
         (("function = 3", 'function = "holding"'), 'function: "holding" is not a number. Write function = 3'),
         (('unit = "V"', 'unit = "v"'), 'unit "v" does not fit voltage. Did you mean "V"?'),
-        (("0x10", "010A"), "a number that begins with 0 or has letters. Hexadecimal numbers begin with 0x"),
+        (("0x10", "010A"), "a number on this line begins with 0 or has letters. Hexadecimal numbers begin with 0x"),
         (('unit = "V"', "unit = “V”"), "these are Chinese or typographic quotes"),
-        (('unit = "V"', 'unit ＝ "V"'), "a full-width colon or equals sign"),
+        (('unit = "V"', 'unit ＝ "V"'), "this line has a full-width colon or equals sign"),
         (("0x10", "0x10000"), "address: 65536 is out of range. Allowed: 0 to 65535"),
         (("function = 3", "function = 6"), "function: 6 is out of range. Allowed: 1 to 4"),
         (("function = 3", 'function = "3"'), 'function: "3" is not a number. Write function = 3'),
         (("scale = 0.1", "scale = 0"), "scale is 0, so every value would be 0"),
         (("scale = 0.1", "scale = true"), "scale: true is not a number"),
         (("scale = 0.1", "range = [9, 1]"), "invalid range [9, 1]. Write [lowest, highest]"),
-        (("scale = 0.1", "count = 2"), "count is 2, but u16 takes 1"),
+        (("scale = 0.1", "count = 2"), "count is 2, but type u16 needs count = 1"),
         (("scale = 0.1", 'pace = "quick"'), 'pace: unknown value "quick". Allowed: '),
-        (("scale = 0.1", "sentinel = 0x1FFFF"), "sentinel is beyond the 16 bits of u16"),
+        (("scale = 0.1", "sentinel = 0x1FFFF"), "sentinel does not fit into the 16 bits of u16"),
         (("scale = 0.1", "bit = 16"), "bit: 16 is out of range. Allowed: 0 to 15"),
-        (("scale = 0.1", "bit = 1\nmask = 2"), "mask and bit exclude each other"),
-        (("scale = 0.1", "width = 16"), "width applies to counters only, this is a gauge"),
-        (("scale = 0.1", 'labels = { 0 = "off" }'), "labels apply to states only, this is a gauge"),
-        (("scale = 0.1", "scale = 0.1\ndecimals = 1"), "decimals and scale exclude each other"),
+        (("scale = 0.1", "bit = 1\nmask = 2"), "mask and bit cannot be used together"),
+        (("scale = 0.1", "width = 16"), "width applies to counters only, but this point is a gauge"),
+        (("scale = 0.1", 'labels = { 0 = "off" }'), "labels apply to states only, but this point is a gauge"),
+        (("scale = 0.1", "scale = 0.1\ndecimals = 1"), "decimals and scale cannot be used together"),
         (("scale = 0.1", 'kind = "counter"'), 'kind is "counter", but the vocabulary says "gauge"'),
-        (('schema = 1', 'schema = 2'), "schema 2 is not supported. This version reads schema = 1"),
+        (('schema = 1', 'schema = 2'), "schema 2 is not supported. Write schema = 1, the only one that"),
         (('kind = "meter"', 'kind = "metre"'), 'kind: unknown value "metre". Did you mean "meter"?'),
         (('protocol = "modbus"', 'protocol = "modbuss"'), 'unknown protocol "modbuss". Did you mean "modbus"?'),
         (('evidence = "derived"', 'evidence = "sure"'), "Allowed: derived, dump, field"),
@@ -150,12 +150,12 @@ def test_one_slip_is_one_complaint_that_names_place_and_cure(write: Write, chang
 def test_a_word_swap_on_one_register_is_refused(write: Write) -> None:
     """It was silently accepted on 16-bit values for years, then refused."""  # field pain 37
     (said,) = complaints(write, HEAD + POINT.replace("scale = 0.1", 'order = "CDAB"'))
-    assert 'ex630.toml:14: ac.voltage.l1: order "CDAB" does not apply to the 16 bits of u16' in said
+    assert 'ex630.toml:14: ac.voltage.l1: order "CDAB" does not apply to the 16-bit registers of type u16' in said
     assert load_profile(write(HEAD + POINT.replace("scale = 0.1", 'order = "BA"'))).points[0].order == "BA"
     (said,) = complaints(write, HEAD + POINT.replace('type = "u16"', 'type = "u8h"\norder = "AB"'))
     assert "order does not apply to u8h" in said
     (said,) = complaints(write, HEAD + POINT.replace('type = "u16"', 'type = "u32"'))
-    assert "u32 needs order. One of ABCD, CDAB, BADC, DCBA" in said
+    assert "type u32 needs the key order. Choose one of ABCD, CDAB, BADC, DCBA" in said
 
 
 def test_blocks_beyond_125_are_refused_at_load_time(write: Write) -> None:
@@ -226,7 +226,7 @@ address = 7
     assert state.states == {512: "running", 3: "off"}
     assert (contact.type, contact.count, contact.kind) == ("bits", 1, Kind.STATE)
     (said,) = complaints(write, HEAD + text.replace('"running"', '"runs"'))
-    assert 'unknown state "runs" for 512' in said
+    assert 'unknown state "runs" for the raw value 512' in said
     (said,) = complaints(write, HEAD + text.replace("address = 7", 'address = 7\ntype = "u16"'))
     assert "function 2 reads single bits" in said
     (said,) = complaints(write, HEAD + text.replace('{ address = 22, type = "u16" }', '{ address = 22, typ = "u16" }'))[
@@ -254,7 +254,10 @@ def test_fresh_probe_and_samples_must_name_points(write: Write) -> None:
 def test_a_group_that_no_request_can_hold_is_refused(write: Write) -> None:
     two = POINT.replace("l1", "l2").replace("0x10", "0x90")
     text = (POINT + two).replace("scale = 0.1", 'together = "pair"')
-    assert 'together "pair" spans 129 registers, but one read takes at most 125' in complaints(write, HEAD + text)[0]
+    assert (
+        'the points of together "pair" span 129 registers, but one read takes at most 125'
+        in complaints(write, HEAD + text)[0]
+    )
 
 
 TOML_KEYS = st.from_regex(r"[a-z]{1,6}", fullmatch=True)

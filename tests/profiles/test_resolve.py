@@ -91,7 +91,7 @@ limits = { max_words = 10 }
     said = complaints(write, HEAD + POINT + "[[variant]]\npoint = []\n")
     assert "variant 1 has no condition" in said[0]
     said = complaints(write, HEAD + POINT + '[[variant]]\nfirmware = "~3"\nremove = ["x*"]\n')
-    assert any('remove "x*" matches no point' in s for s in said)
+    assert any('the pattern "x*" in remove matches no point' in s for s in said)
 
 
 @pytest.mark.parametrize(
@@ -112,9 +112,9 @@ def test_firmware_conditions(condition: str, firmware: str, true: bool) -> None:
 @pytest.mark.parametrize(
     ("condition", "wrong"),
     [
-        ("", "empty"), ("  ", "empty"), (">=", "no version in it"),
+        ("", "empty"), ("  ", "empty"), (">=", "the condition has no version number"),
         (">= V*", ">= cannot be combined with a pattern"),
-        ("== -", "no version in it"), ("V100*", ""), (">=3", ""),
+        ("== -", "the condition has no version number"), ("V100*", ""), (">=3", ""),
     ],
 )  # fmt: skip
 def test_a_firmware_condition_that_cannot_be(condition: str, wrong: str) -> None:

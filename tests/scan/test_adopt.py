@@ -258,7 +258,7 @@ def test_names_and_addresses_that_are_taken_name_their_place(mh, site: Path) -> 
     said = mh("adopt", "m", *TOLD, "--address", "2")
     assert said.code == 2 and "the name m is taken. Choose another, such as m-2" in said.err
     said = mh("adopt", "status", *TOLD, "--address", "2")
-    assert said.code == 2 and '"status" is a topic of the gateway itself' in said.err
+    assert said.code == 2 and '"status" is reserved, because the gateway itself uses this topic' in said.err
     assert files(site) == before
     (site.parent / "conf.d" / "free.toml").write_text("# by hand\n")
     said = mh("adopt", "free", *TOLD, "--address", "2")
@@ -272,7 +272,7 @@ def test_a_configuration_with_an_error_is_mended_first(mh, site: Path) -> None:
     assert said.code == 3 and 'Did you mean "Asia/Shanghai"?' in said.err
     site.unlink()
     said = mh("adopt", "m", *TOLD)
-    assert said.code == 3 and "`meterhouse init` makes one" in said.err and not (site.parent / "conf.d").exists()
+    assert said.code == 3 and "`meterhouse init` makes a new file" in said.err and not (site.parent / "conf.d").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_said(mh, site: Path) -> None:

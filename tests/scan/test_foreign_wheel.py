@@ -151,7 +151,7 @@ def test_its_configuration_is_checked(mh: Callable[..., Any], tmp_path: Path) ->
     assert device.profile == "snail/garden"
     wrong = {
         ("serial:/dev/null", "shell"): '"shell" is not a Snail address. The digits on its shell, at most 4',
-        ("modbus-tcp://192.0.2.1", "42"): "Snail does not run over modbus-tcp",
+        ("modbus-tcp://192.0.2.1", "42"): "Snail cannot be used over modbus-tcp",
     }
     for (url, address), complaint in wrong.items():
         path.write_text(SITE.format(url=url, address=address))

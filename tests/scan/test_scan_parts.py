@@ -115,7 +115,7 @@ def test_identify_picks_the_variant_by_what_the_device_says(mh, field: Park) -> 
 
 
 def test_only_modbus_over_modbus_tcp() -> None:
-    with pytest.raises(UsageError, match="DL/T 645 does not run over modbus-tcp"):
+    with pytest.raises(UsageError, match="DL/T 645 cannot be used over modbus-tcp"):
         Scan(ScanOptions("modbus-tcp://127.0.0.1", protocols=("dlt645",)))
 
 

@@ -263,7 +263,7 @@ def refused_edits(park: Park) -> dict[str, tuple[str, str]]:
             edited(label, more=METER.format("server", "999", "mbus/heat")), '"999" is not an M-Bus address',
         ),
         "a meter on modbus-tcp": (
-            edited(label, more=METER.format("roof", "161", "dlt645/2007")), "does not run over modbus-tcp",
+            edited(label, more=METER.format("roof", "161", "dlt645/2007")), "cannot be used over modbus-tcp",
         ),
         "a device that its driver cannot serve": (
             big + METER.format("server", "1", "test/odd").replace('"new"', '"odd"'),
@@ -292,7 +292,7 @@ def refused_edits(park: Park) -> dict[str, tuple[str, str]]:
             big + '\n[interval]\nmax_gap = "4 min"\n', r"agent\.toml:\d+: interval\.max_gap: can only change at",
         ),
         "a key that is not there": (big + '\n[key]\nfile = "none.key"\n', "none.key"),
-        "a key that does not follow": (big + '\n[key]\nfile = "other.key"\n', "the last one recorded is"),
+        "a key that does not follow": (big + '\n[key]\nfile = "other.key"\n', "the newest recorded key is"),
         "a credential that systemd does not give": (
             big + '\n[key]\ncredential = "nowhere"\n', "systemd did not provide this credential",
         ),
@@ -303,7 +303,7 @@ def refused_edits(park: Park) -> dict[str, tuple[str, str]]:
         "several at once": (
             big.replace('id = "park7"', 'id = "park8"') + '\n[key]\nfile = "other.key"\n'
             + METER.format("server", "1", "test/odd").replace('"new"', '"odd"'),
-            "(?s)site.id.*(the last one recorded is.*heat.energy|heat.energy.*the last one recorded is)",
+            "(?s)site.id.*(the newest recorded key is.*heat.energy|heat.energy.*the newest recorded key is)",
         ),
     }  # fmt: skip
 

@@ -132,7 +132,7 @@ def play_a_wrong_key(folder: Path, house: House) -> dict[str, Any]:
     other = create_key(folder / "other.key", 1_795_500_000)
     (folder / "other.key").rename(path)
     assert load_key(path).kid == other.kid
-    until(lambda: "the last one recorded is" in agent.said, 20, lambda: agent.said)
+    until(lambda: "the newest recorded key is" in agent.said, 20, lambda: agent.said)
     seen = len(listener.numbers("m1"))
     until(lambda: len(listener.numbers("m1")) > seen + 3, 20, lambda: agent.said)
     shown, _ = keys(agent, "show")
@@ -160,7 +160,7 @@ def test_a_wrong_key(played: dict[str, Any]) -> None:
     assert played["warned"].count("keeping the current signing key") == 2
     assert f"create --lost {played['kid']}" in played["advice"]
     assert (played["refused"], played["code"]) == (3, 0)
-    assert f"the last one recorded is {played['kid']}" in played["refusal"] and "--lost" in played["refusal"]
+    assert f"the newest recorded key is {played['kid']}" in played["refusal"] and "--lost" in played["refusal"]
 
 
 # --- a stolen key

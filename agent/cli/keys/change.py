@@ -136,7 +136,9 @@ def revoke(
     from agent.keys import check_key_records
 
     if lasts and until:
-        raise UsageError("--last and --until cannot be combined", where="keys revoke", hint="Give one of them")
+        raise UsageError(
+            "--last and --until cannot be combined", where="keys revoke", hint="Give only one of these options"
+        )
     key_file = find_key_file(file, gateway, options)
     old = work_on_key(ReadKey(str(key_file.path), key_file.gateway))
     known = check_key_records(old.published.encode(), key_file.gateway).kids
@@ -186,7 +188,7 @@ def ask_for_lasts(
     """
     config = key_file.config
     if config is None:
-        hint = "Give its configuration with -c, or the sequences with --last"
+        hint = "Give the gateway's configuration with -c, or the last sequences with --last"
         raise UsageError("the last sequences are only in the gateway's database", where="keys", hint=hint)
 
     def asked(request: Keys, take: Callable[[bytes], object]) -> None:
@@ -199,7 +201,7 @@ def ask_for_lasts(
             raise UsageError(
                 "the running agent would keep the old key until it is restarted",
                 where=str(key_file.path),
-                hint="Run `systemctl stop meterhouse`, then this command again, then start it",
+                hint="Run `systemctl stop meterhouse`, then this command again, then `systemctl start meterhouse`",
             ) from error
 
     most = most_signed(key_file)
@@ -242,9 +244,10 @@ def check_lasts(key_file: KeyFile, kid: str, given: LastSequences, before: Seque
     for stream, seq in given.items():
         if seq > known.get(stream, 0):
             signed = known.get(stream)
-            what = f"{kid[:8]}... signed {'nothing' if signed is None else f'up to {signed} only'}"
+            how_many = "no packs of this stream" if signed is None else f"only packs up to {signed}"
+            what = f"the key {kid[:8]}... has signed {how_many}"
             raise UsageError(
-                what, where=f"--last {clean_text(stream)}={seq}", hint="Later packs can only come from a thief"
+                what, where=f"--last {clean_text(stream)}={seq}", hint="Only a thief can have signed later packs"
             )
 
 
@@ -275,7 +278,7 @@ def _show_result(
     if as_json:
         return
     if not key_file.is_agents:
-        click.echo(say("The agent uses it after a restart: `systemctl restart meterhouse`."), err=True)
+        click.echo(say("The agent uses the new key after a restart: `systemctl restart meterhouse`."), err=True)
     if revoked:
         what = "Everyone who verifies must pin the new thumbprint: a thief can sign records with the old key."
         click.echo(say(what), err=True)

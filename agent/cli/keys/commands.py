@@ -135,7 +135,7 @@ def _check_new(key_file: KeyFile) -> None:
     if config is None or not key_file.is_agents or key_file.path.exists() or not _has_database(config):
         return
     if known := checked(ask(config, PublishedKey()), Published, "key")["kid"]:
-        hint = f"Restore that key. If it is lost: `meterhouse keys create --lost {known}`"
+        hint = f"Restore this key. If the key is lost, run `meterhouse keys create --lost {known}`"
         raise UsageError(
             f"this gateway has signed with {known}; verifiers would not trust another key",
             where=str(key_file.path),
@@ -157,7 +157,10 @@ def _lose(
     if config is not None and _has_database(config):
         ask_for_lasts(key_file, lost, None, change, (), confirm)
         return
-    what = "no database knows the last sequences of the lost key; limit its trust with --last"
+    what = (
+        "there is no database with the last sequences of the lost key, so all its packs stay trusted; "
+        "limit this with --last"
+    )
     click.echo(as_complaint("warning", what), err=True)
     confirm(())
     change(None)

@@ -76,7 +76,7 @@ def find_key_file(
     if file is None:
         assert config is not None
         if config.key.credential and not _has_credential(config.key.credential):
-            hint = f"Such as `meterhouse keys ... /etc/meterhouse/{config.key.credential}`; see docs/keys.md"
+            hint = f"Run for example `meterhouse keys ... /etc/meterhouse/{config.key.credential}`; see docs/keys.md"
             what = f"the key is the systemd credential {config.key.credential}: give the file that it is loaded from"
             raise UsageError(what, where="keys", hint=hint)
         file = config.key.path(os.environ)
@@ -137,8 +137,8 @@ def show_facts(found: Mapping[str, Any], as_json: bool) -> None:
 
 _USE = {
     True: "signs with this key",
-    False: "does not sign with this key; see its log",
-    None: "no agent is running here; it will use the key when it starts",
+    False: "does not sign with this key; see the log of the agent",
+    None: "no agent is running here; the agent will use the key when it starts",
 }
 
 
@@ -172,7 +172,7 @@ def ask_first(question: str, yes: bool, odd: Sequence[str] = ()) -> None:
     for text in odd:
         click.echo(as_complaint("warning", text), err=True)
     if yes and odd:
-        hint = "Run it without --yes and judge the warnings, or give the sequences with --last"
+        hint = "Run the command without --yes and judge the warnings, or give the last sequences with --last"
         raise UsageError("nothing was changed: --yes does not cover these warnings", where="keys", hint=hint)
     confirmed(yes, "keys", "zh" if speaks_chinese() else "en", question)
 
@@ -180,6 +180,6 @@ def ask_first(question: str, yes: bool, odd: Sequence[str] = ()) -> None:
 def kind_of(alg: str | None, token: str) -> str:
     """The name of the algorithm for a key; "" if ``alg`` is None. Raises UsageError for ``alg`` with a token."""
     if alg and token:
-        hint = "A key created in a token is on P-256 (es256)"
+        hint = "A new key in a token is always a P-256 key (es256)"
         raise UsageError("--alg cannot be combined with --pkcs11", where="--alg", hint=hint)
     return ALGORITHMS.get(alg or "", "")

@@ -87,22 +87,24 @@ def read_lasts(data: bytes, key_file: KeyFile, most: int) -> dict[str, int]:
     try:
         found = msgspec.json.decode(data, type=dict[str, int])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise GatewayError("no sequences in the answer", where="keys", hint=clean_text(str(error))) from None
+        raise GatewayError(
+            "the answer contains no valid sequences", where="keys", hint=clean_text(str(error))
+        ) from None
     if len(found) > MAX_STREAMS:
-        what = f"{len(found)} streams in the answer"
-        raise GatewayError(what, where="keys", hint=f"At most {MAX_STREAMS} fit in a key file. Nothing was changed")
+        what = f"the answer has {len(found)} streams"
+        raise GatewayError(
+            what, where="keys", hint=f"A key file has room for at most {MAX_STREAMS} streams. Nothing was changed"
+        )
     for stream, seq in found.items():
         if not _STREAM.fullmatch(stream.removeprefix(f"{key_file.gateway}/")) or not stream.startswith(
             f"{key_file.gateway}/"
         ):
             raise GatewayError(
-                f"{clean_text(stream)!r} in the answer", where="keys", hint="Not a stream of this gateway"
+                f"the answer contains {clean_text(stream)!r}", where="keys", hint="This is not a stream of this gateway"
             )
         if not 0 < seq <= most:
-            hint = (
-                f"A key as old as this one cannot have signed more than {most} packs of a stream. Nothing was changed"
-            )
-            raise GatewayError(f"sequence {seq} of {clean_text(stream)} in the answer", where="keys", hint=hint)
+            hint = f"At its age, this key can have signed at most {most} packs of a stream. Nothing was changed"
+            raise GatewayError(f"the answer contains sequence {seq} of {clean_text(stream)}", where="keys", hint=hint)
     return found
 
 
@@ -111,7 +113,10 @@ def check_growth(shown: LastSequences, found: LastSequences, seconds: float) -> 
     grown = int(RATE * seconds)
     for stream in shown.keys() | found.keys():
         if not 0 <= found.get(stream, 0) - shown.get(stream, 0) <= grown:
-            what = f"{clean_text(stream)} changed from {shown.get(stream, 0)} to {found.get(stream, 0)}"
+            what = (
+                f"the last sequence of {clean_text(stream)} changed from {shown.get(stream, 0)} to "
+                f"{found.get(stream, 0)}, which is implausible"
+            )
             raise GatewayError(what, where="keys", hint="Nothing was changed. Try again")
 
 

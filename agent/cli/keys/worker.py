@@ -107,7 +107,7 @@ def work_on_key(work: Work) -> KeyFacts:
             kind, payload = client.receive(ANSWER_S)
         except NoAnswer as error:
             what = f"the process of user {master.st_uid} that handles the key ended without an answer"
-            hint = f"Run it as that user to see why: `sudo -u '#{master.st_uid}' meterhouse keys ...`"
+            hint = f"Run the command as that user to see why: `sudo -u '#{master.st_uid}' meterhouse keys ...`"
             raise KeyFileError(what, where=str(path), hint=hint) from error
     try:
         if kind is FrameKind.DONE:

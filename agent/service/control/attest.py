@@ -109,7 +109,7 @@ async def _entry(access: Access, device: RunningDevice, one: ComparedDevice) -> 
     if one.display:
         if not one.n:
             what = f"a display value is given, but no reading of {config.name} to compare it with"
-            raise UsageError(what, where="handover", hint="Leave it out")
+            raise UsageError(what, where="handover", hint="Leave this setting out")
         entry["display"] = one.display
         entry["difference"], entry["agrees"] = compare(one.v, one.display)
     return entry
