@@ -151,6 +151,6 @@ def _check_port(ports: dict[str, TomlTable], table: TomlTable, url: str, notes: 
         table.complain(
             None,
             "url",
-            f"is already the port of {place}",
+            f"uses the same port as {place}",
             "Only one line may use a port; each device of this line may have its own key serial",
         )

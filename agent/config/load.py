@@ -382,7 +382,7 @@ def _pack(table: TomlTable, notes: list[ConfigWarning]) -> PackConfig:
     table.done()
     if written > MAX_PACK_BYTES:
         most = v.show_bytes(MAX_PACK_BYTES)
-        what = f"receivers accept packs of at most {most}; packs are split at {most}"
+        what = f"receivers accept packs of at most {most}, so the agent splits packs at {most}"
         notes.append(ConfigWarning(place_of(table, "max_size"), what, f'Write max_size = "{most}" or less'))
     return PackConfig(every_ms, min(written, MAX_PACK_BYTES))
 

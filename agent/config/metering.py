@@ -85,7 +85,7 @@ def check_tree(devices: Sequence[DeviceRead], notes: list[ConfigWarning]) -> Non
             seen.append(at)
         if at in up and up[at][0] == place:
             device.table.complain(
-                None, key, f"forms a cycle:  {' > '.join([*seen, place])}", "A meter cannot be below itself"
+                None, key, f"this parent forms a cycle:  {' > '.join([*seen, place])}", "A meter cannot be below itself"
             )
         elif _is_load(place, entries) and (above := next((one for one in seen[1:] if _is_load(one, entries)), "")):
             what = f"is a load below the load {above}: figures count its energy twice"
@@ -145,8 +145,8 @@ def read_derived(
 
 
 _HOW = (
-    'Write sum = ["meter-1/ac.energy.import", "-meter-2/ac.energy.import"] of counters, or '
-    'heat = { device = "plc1", flow = POINT, supply = POINT, return = POINT } of gauges'
+    'Write sum = ["meter-1/ac.energy.import", "-meter-2/ac.energy.import"] with counters, or '
+    'heat = { device = "plc1", flow = POINT, supply = POINT, return = POINT } with gauges'
 )
 
 
@@ -224,7 +224,7 @@ class _Points:
                 f"{device} has no point {p.show(point)}", p.did_you_mean(point, fitting, f"Its {kind}s")
             )
         if found and found[point][0] != kind:
-            raise p.InvalidValue(f"{point} is a {found[point][0]}, not a {kind}", _HOW)
+            raise p.InvalidValue(f"the point {point} is a {found[point][0]}, not a {kind}", _HOW)
 
     def unit(self, device: str, point: str) -> str:
         """Return the unit of the amounts that are computed from a point, such as kWh."""

@@ -144,7 +144,7 @@ def serial(value: object) -> str:
         hint = f'Write "{near}"' if near else 'Write baud rate, data bits, parity (N, E or O) and stop bits: "9600 8N1"'
         settings = dict.fromkeys(one for protocol in all_protocols() for one in protocol.serial_settings)
         if usual := [f'"{one}"' for one in settings if one.partition(" ")[0] == shown]:
-            hint = f"Usual at this baud rate: {', '.join(usual)}"
+            hint = f"Usual settings at this baud rate: {', '.join(usual)}"
         raise InvalidValue(f"{show(value)} is not a serial setting", hint)
     _known_baud(int(shown.split()[0]))
     return shown

@@ -197,7 +197,7 @@ def _prefixes(table: TomlTable, entry: DeviceConfig, resolved: Resolved) -> None
     for key, part in spoken:
         if part and not any(concerned(name, frozenset({part})) for name in names):
             where = key.partition(".")[0]
-            what = f"the profile {entry.profile} has no points below {p.show(part)}"
+            what = f"the profile {entry.profile} has no points with the prefix {p.show(part)}"
             table.complain(None, where, what, p.did_you_mean(part, fronts, "It has"))
 
 

@@ -176,7 +176,7 @@ def _check_follows(own: KeyChain, before: KeyChain, gateway: str) -> None:
             ring.update(data, parse_object(data))
     except Refused as error:
         raise KeyFileError(
-            f"the records in the key file do not continue those already published: {error}", where=gateway
+            f"the key records in the file do not continue the published key records: {error}", where=gateway
         ) from error
 
 

@@ -117,7 +117,7 @@ class TokenKey:
             raise self._error("the token cannot be used", error) from error
         if self.jwk and (alg, jwk) != (self.alg, self.jwk):
             self.close()
-            raise self._error("a different key now has this name")
+            raise self._error("another key in the token now has this name")
         self.alg, self.jwk = alg, jwk
 
     def _token(self) -> Any:

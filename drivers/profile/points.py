@@ -37,7 +37,7 @@ COMMON_KEYS = [
     "en",
     "zh",
 ]
-ONE_EACH = 'Or "low" or "high": one character per register, in that byte'
+ONE_EACH = 'Or write "low" or "high" for one character per register, in its low or high byte'
 REGISTER_KEYS = (*COMMON_KEYS, "function", "address", "count", "type", "order", "parts", "together", "barrier", "text")
 OTHER_KEYS = (*COMMON_KEYS, "key", "type", "count")
 RATIO_DIMENSIONS = frozenset(
@@ -356,7 +356,10 @@ class _Reader:
                 )
             return ""
         if kind is not Kind.TEXT or type_ not in {"u16", "u8h"}:
-            self.table.add("text", "text applies to text points of type u16 (registers) or u8h (their bytes) only")
+            self.table.add(
+                "text",
+                "the key text is allowed only for text points of type u16 (whole registers) or u8h (single bytes)",
+            )
             return ""
         if form in ("low", "high"):
             if type_ != "u16":

@@ -231,7 +231,9 @@ class _LayoutReader:
         own = self.table.text("order")
         if type_ == "bits" or type_ in HALVES:
             if own:
-                self.table.add("order", f"order does not apply to {type_}", "Leave this setting out")  # field pain 37
+                self.table.add(
+                    "order", f"order does not apply to type {type_}", "Leave this setting out"
+                )  # field pain 37
             return ""
         size = 1 if type_ in {"str", "mod10k"} or "text" in self.given else count
         allowed = ORDERS[size] if size in ORDERS else ORDERS[1]

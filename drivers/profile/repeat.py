@@ -23,7 +23,7 @@ def described_points(
     for item in _expanded(document, path, params, complaints, {}, 0):
         result.append(item)
         if len(result) > MAX_POINTS:
-            complaints.at(path, f"more than {MAX_POINTS} points", "Is a parameter too large?")
+            complaints.at(path, f"the profile has more than {MAX_POINTS} points", "Is a parameter too large?")
             break
     return result
 
@@ -67,7 +67,7 @@ def _words(reader: TomlTable, params: Mapping[str, int | str]) -> list[str]:
                 reader.add(key, f"{key} and values cannot be used together")
         words = reader.texts("values")
         if not words:
-            reader.add("values", "values is empty")
+            reader.add("values", "the list values is empty")
         return list(words)
     count = reader.of_types("count", (int, str), "a number or the name of a parameter")
     if isinstance(count, str):

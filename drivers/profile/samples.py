@@ -59,7 +59,11 @@ def _words(sample: TomlTable, key: str) -> dict[int, int]:
     for address, value in sample.keyed(key).items():
         for offset, word in enumerate(_list_of_words(value)):
             if not isinstance(word, int) or isinstance(word, bool) or not 0 <= word <= highest:
-                sample.add(key, f"{key}: the value at {address + offset} is {show(word)}, allowed are 0 to {highest}")
+                sample.add(
+                    key,
+                    f"{key}: the value at address {address + offset} is {show(word)}, "
+                    f"but only 0 to {highest} are allowed",
+                )
                 return {}
             result[address + offset] = word
     return result

@@ -18,7 +18,7 @@ def condition_error(condition: str) -> str:
         return "empty"
     operator, value = found.groups()
     if operator and any(c in value for c in "*?["):
-        return f"{operator} cannot be combined with a pattern"
+        return f"the operator {operator} cannot be combined with a pattern"
     if operator and not _CHUNK.search(value):
         return "the condition has no version number"
     return ""

@@ -27,7 +27,7 @@ _DUPLICATE = "Cannot overwrite a value"
 _SYNTAX = {
     "Invalid value": (
         "this value is not understood",
-        'Text needs quotes, such as name = "inv1"; true and false have no quotes',
+        'Write text in quotes, such as name = "inv1"; write true and false without quotes',
     ),
     "Expected '=' after a key in a key/value pair": ("this line has a key without a value", 'Write key = "value"'),
     "Invalid statement": ("this line is not understood", 'Write key = "value", or a [table] header'),

@@ -56,7 +56,7 @@ def test_what_is_no_class(site: Any, good: str) -> None:
         'the whole chain such as "1.2 %"'
     ]
     assert told(site, good, device("third", 3, 'class = { "dc" = "1" }')) == [
-        'device.third.class: the profile test/meter has no points below "dc". It has: ac, ac.energy, ac.power'
+        'device.third.class: the profile test/meter has no points with the prefix "dc". It has: ac, ac.energy, ac.power'
     ]
 
 
@@ -68,8 +68,8 @@ def test_nothing_hangs_on_itself(site: Any, good: str) -> None:
         device("fourth", 4, 'parent = { "ac" = "third/ac" }'),
     )
     assert found == [
-        "device.third.parent.ac: forms a cycle:  third > fourth > third. A meter cannot be below itself",
-        "device.fourth.parent.ac: forms a cycle:  fourth > third > fourth. A meter cannot be below itself",
+        "device.third.parent.ac: this parent forms a cycle:  third > fourth > third. A meter cannot be below itself",
+        "device.fourth.parent.ac: this parent forms a cycle:  fourth > third > fourth. A meter cannot be below itself",
     ]
 
 
@@ -99,19 +99,19 @@ def test_derived_points_arrive(site: Any, good: str) -> None:
     [
         ('sum = ["main/ac.energy.imports"]', 'derived.x.sum: main has no point "ac.energy.imports". Did you mean'),
         ('sum = ["man/ac.energy.import"]', 'derived.x.sum: there is no device "man". Did you mean "main"?'),
-        ('sum = ["main/ac.power.active"]', "derived.x.sum: ac.power.active is a gauge, not a counter"),
+        ('sum = ["main/ac.power.active"]', "derived.x.sum: the point ac.power.active is a gauge, not a counter"),
         (
             'sum = ["main"]',
             'derived.x.sum: "main" is not a term of a sum. Write for example "meter-1/ac.energy.import"',
         ),
-        ("sum = []", "derived.x.sum: has 0 terms. 1 to 256"),
+        ("sum = []", "derived.x.sum: has 0 terms. Write 1 to 256 terms"),
         ("", "derived.x: has neither sum nor heat. Write sum ="),
         ('sum = ["main/ac.energy.import"]\nrole = "heat.recovered"', "derived.x.role: has no effect on a sum"),
         ('heat = { device = "main" }', 'derived.x.heat: the key "flow" is missing'),
         (
             'heat = { device = "main", flow = "ac.energy.import", supply = "ac.power.active", '
             'return = "ac.power.active" }',
-            "derived.x.heat.flow: ac.energy.import is a counter, not a gauge",
+            "derived.x.heat.flow: the point ac.energy.import is a counter, not a gauge",
         ),
     ],
 )

@@ -274,7 +274,7 @@ def test_no_pack_is_larger_than_receivers_accept(site, good, written: str, bytes
     config = site.load()
     assert config.pack.max_size_bytes == bytes_ <= MAX_PACK_BYTES
     assert [str(note) for note in config.notes if "max_size" in str(note)] == noted * [
-        "agent.toml:18: pack.max_size: receivers accept packs of at most 8 MiB; packs are split at 8 MiB. "
+        "agent.toml:18: pack.max_size: receivers accept packs of at most 8 MiB, so the agent splits packs at 8 MiB. "
         'Write max_size = "8 MiB" or less'
     ]
 

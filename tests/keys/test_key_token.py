@@ -112,7 +112,7 @@ def test_another_key_of_the_same_name_is_not_taken(token: Token) -> None:
     session.close()
     TokenKey(token.uri("f"), make=True)
     token.reset()
-    with pytest.raises(TokenError, match="a different key now has this name"):
+    with pytest.raises(TokenError, match="another key in the token now has this name"):
         key.sign(b"x")
 
 

@@ -153,7 +153,7 @@ def test_a_word_swap_on_one_register_is_refused(write: Write) -> None:
     assert 'ex630.toml:14: ac.voltage.l1: order "CDAB" does not apply to the 16-bit registers of type u16' in said
     assert load_profile(write(HEAD + POINT.replace("scale = 0.1", 'order = "BA"'))).points[0].order == "BA"
     (said,) = complaints(write, HEAD + POINT.replace('type = "u16"', 'type = "u8h"\norder = "AB"'))
-    assert "order does not apply to u8h" in said
+    assert "order does not apply to type u8h" in said
     (said,) = complaints(write, HEAD + POINT.replace('type = "u16"', 'type = "u32"'))
     assert "type u32 needs the key order. Choose one of ABCD, CDAB, BADC, DCBA" in said
 
@@ -161,7 +161,7 @@ def test_a_word_swap_on_one_register_is_refused(write: Write) -> None:
 def test_blocks_beyond_125_are_refused_at_load_time(write: Write) -> None:
     """A range of 177 registers broke the protocol's limit at run time."""  # field pain 28
     (said,) = complaints(write, HEAD + "limits = { max_words = 177 }\n" + POINT)
-    assert "max_words is 177, allowed are 1 to 125" in said
+    assert "max_words is 177, but only 1 to 125" in said
     text = POINT.replace('"ac.voltage.l1"', '"device.model"').replace('type = "u16"', 'type = "str"\ncount = 60')
     text = text.replace('scale = 0.1\nunit = "V"\n', "")
     (said,) = complaints(write, HEAD + "limits = { max_words = 50 }\n" + text)
@@ -247,7 +247,7 @@ def test_fresh_probe_and_samples_must_name_points(write: Write) -> None:
     assert 'probe: unknown point "ac.voltage.l2". Did you mean "ac.voltage.l1"?' in text
     assert 'changes_within: "60" has no unit' in text
     assert 'fresh: unknown point "device.heartbeat"' in text
-    assert "holding: the value at 16 is 70000, allowed are 0 to 65535" in text
+    assert "holding: the value at address 16 is 70000, but only 0 to 65535 are allowed" in text
     assert 'expect: unknown point "ac.voltage.l3"' in text
 
 

@@ -113,7 +113,7 @@ def test_firmware_conditions(condition: str, firmware: str, true: bool) -> None:
     ("condition", "wrong"),
     [
         ("", "empty"), ("  ", "empty"), (">=", "the condition has no version number"),
-        (">= V*", ">= cannot be combined with a pattern"),
+        (">= V*", "the operator >= cannot be combined with a pattern"),
         ("== -", "the condition has no version number"), ("V100*", ""), (">=3", ""),
     ],
 )  # fmt: skip

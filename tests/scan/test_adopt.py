@@ -233,7 +233,7 @@ def test_a_ratio_is_written_as_it_is_known(mh, site: Path, ct: str, is_: str) ->
     [
         (("--ct", "400:5"), 2, "--ct: 400:5 is not a ratio. A 400/5 A transformer is 80, or 400/5"),
         (("--role", "gird"), 2, '--role: "gird" is not a role. Did you mean "grid"?'),
-        (("--role", "dc=load"), 3, "the profile chint/dtsu666 has no points below"),
+        (("--role", "dc=load"), 3, "the profile chint/dtsu666 has no points with the prefix"),
         (("--limit", "timeout"), 2, "--limit: timeout is not NAME=VALUE"),
         (("--limit", "time_out=2 s"), 3, 'limits.time_out: unknown key. Did you mean "timeout"?'),
         (("--profile", "chint/dtsu66"), 3, 'Did you mean "chint/dtsu666"?'),

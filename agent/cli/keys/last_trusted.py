@@ -72,7 +72,7 @@ def oddities(lasts: LastSequences, key_file: KeyFile) -> list[str]:
             if seq > usual
         ]
     if len(odd) > MOST_SAID:
-        odd[MOST_SAID:] = [f"and {len(odd) - MOST_SAID} more such streams"]
+        odd[MOST_SAID:] = [f"{len(odd) - MOST_SAID} more streams have such warnings"]
     return odd
 
 
@@ -122,7 +122,10 @@ def check_growth(shown: LastSequences, found: LastSequences, seconds: float) -> 
 
 def show_lasts(kid: str, lasts: LastSequences) -> None:
     """Print the last trusted sequences on stderr, before the confirmation."""
-    click.echo(say(f"{kid} is trusted up to:" if lasts else f"{kid} is not trusted at all."), err=True)
+    click.echo(
+        say(f"the key {kid} is trusted up to these sequences:" if lasts else f"the key {kid} is not trusted at all."),
+        err=True,
+    )
     for text in lasts_rows(lasts):
         click.echo(text, err=True)
 

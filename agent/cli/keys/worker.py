@@ -114,7 +114,7 @@ def work_on_key(work: Work) -> KeyFacts:
             return _checked(_answers.decode(payload), work.gateway)
         failed = _failures.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, GatewayError) as error:
-        what = "malformed answer from the process that handles the key"
+        what = "the process that handles the key gave a malformed answer"
         raise KeyFileError(what, where=str(path), hint=clean_text(str(error), 300)) from None
     what, where, hint = (clean_text(text, 1000) for text in (failed.what, failed.where, failed.hint))
     raise _ERRORS.get(failed.kind, KeyFileError)(what, where=where, hint=hint)
