@@ -33,7 +33,7 @@ LOST = "the signing key is missing, although this gateway has signed with it"
 RESTORE = (
     "Restore the file with mode 0600 and with the user of the agent as its owner: the agent does not start without this"
     " file. If the file is lost, run `meterhouse keys create --lost OLD_THUMBPRINT`; every verifier must then pin the"
-    " thumbprint of the new key"
+    " new thumbprint"
 )
 
 

@@ -133,7 +133,7 @@ def test_a_person_is_asked_until_the_answer_is_right(tmp_path: Path) -> None:
     config = load_config(tmp_path / "new" / "agent.toml")
     assert config.uplinks[0].password is not None and config.uplinks[0].password.file == secret
     assert config.site_label == "一期" and config.place is not None
-    assert "站点" in text and not [note for note in config.notes if "unencrypted" not in note.what]
+    assert "站点" in text and not [note for note in config.notes if "is not encrypted" not in note.what]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to other groups")

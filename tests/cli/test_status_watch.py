@@ -81,7 +81,7 @@ def test_status_names_a_key_that_is_gone_before_the_agent_does(mh, traces, tmp_p
     traces.write(key={"file": str(key), "trouble": None})
     said = mh("status", "--runtime-dir", tmp_path / "run")
     assert said.code == 1 and f"signing key: {key}: the key file is missing" in said.err
-    assert "Restore the file with mode 0600" in said.err
+    assert "Restore the file, mode 0600" in said.err
     assert "密钥文件不存在" in mh("status", "--runtime-dir", tmp_path / "run", "--lang", "zh").err
     traces.write(key={"file": str(key), "trouble": f"{key}: the key file is missing"})
     assert mh("status", "--runtime-dir", tmp_path / "run").err.count("is missing") == 1

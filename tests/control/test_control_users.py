@@ -549,7 +549,7 @@ def test_a_forged_answer_signs_no_revocation(stopped: Park) -> None:
         ({"park7/gw01/m1": 0}, "sequence 0 of"),
         ({"park7/gw02/m1": 4}, "the answer contains 'park7/gw02/m1'"),
         ({"park7/gw01/../m1": 4}, "the answer contains"),
-        ({"park7/gw01/m1": "4"}, "no sequences"),
+        ({"park7/gw01/m1": "4"}, "no valid sequences"),
         ({"park7/gw01/\x1b[2J": 4}, "the answer contains"),
     ):
         evil = stopped.town.start(AGENT, EVIL, stopped.run, json.dumps(lasts))

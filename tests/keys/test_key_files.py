@@ -234,7 +234,7 @@ def test_an_old_key_that_is_put_back_is_refused(path: Path) -> None:
     rotate_key(path, GATEWAY, 1_795_600_000)
     published = current_records(load_key(path), GATEWAY)
     path.write_bytes(backup)
-    with pytest.raises(KeyFileError, match=r"restore that one.*--lost"):
+    with pytest.raises(KeyFileError, match=r"restore the previous key.*--lost"):
         current_records(load_key(path), GATEWAY, published)
 
 
