@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from drivers.model import Quality, Reading, Reason, clean_text
+from drivers.model import FIRST_REASON, Quality, Reading, Reason, clean_text
 
 Json = dict[str, Any]
 MAX_TEXT = 1000  # most characters shown of a text; a telegram of manufacturer data in hex fits
@@ -66,7 +66,7 @@ def show_unit(unit: str) -> str:
 
 def show_quality(code: int) -> str:
     """The name of a quality or, for codes from 128 on, of a gap reason; "" for a good reading."""
-    if code >= min(Reason):
+    if code >= FIRST_REASON:
         return Reason(code).name.lower() if code in set(Reason) else f"reason {code}"
     if code == Quality.GOOD:
         return ""

@@ -18,6 +18,7 @@ from drivers.clocks import offset_s
 from drivers.framing import FrameScanner
 from drivers.line import Answer, Line
 from drivers.model import (
+    FIRST_REASON,
     DeviceException,
     DeviceSpec,
     FrameError,
@@ -211,7 +212,7 @@ class MeterDevice(Device[MeterQuery, Response]):
                 value = exact(Decimal(given))
             elif given is not None and plan is not None:
                 ((_, mantissa, exponent, judged),) = plan.values(pack_decimal(given))
-                quality, value = judged or quality, (mantissa, exponent) if judged < min(Reason) else None
+                quality, value = judged or quality, (mantissa, exponent) if judged < FIRST_REASON else None
             has_time = value is not None and point.kind not in (Kind.TEXT, Kind.STATE)
             yield Decoded(number, value, quality, found.raw, found.time if has_time else "")
 

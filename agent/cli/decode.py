@@ -13,7 +13,7 @@ from agent.cli.decode_counter import command as counter
 from agent.cli.decode_output import hex_bytes, read_json, run
 from agent.cli.options import json_option, param_option, parse_params, profiles_option
 from drivers.explain import BrokenInput, Explainer, Json, by_address, reading_json, register_words, show_quality
-from drivers.model import FrameError, Kind, Point, Quality, Reading, Reason, UsageError
+from drivers.model import FIRST_REASON, FrameError, Kind, Point, Quality, Reading, Reason, UsageError
 from drivers.plan import read_image
 from drivers.plan.compiled import decoded
 from drivers.plan.image import image_spec, plain, resolve_image
@@ -161,7 +161,7 @@ def _number(type_: str, order: str, factor: Decimal, bit: int | None, piece: byt
         raise UsageError(str(error).partition(": ")[2] or str(error), where=f"--type {type_}") from error
     ((_, mantissa, exponent, quality),) = plan.values(piece)
     # scaled here and not by the kernel, whose 64 bits would overflow for 0.5 times the largest u64
-    return None if quality >= min(Reason) else factor * plain(mantissa, exponent)
+    return None if quality >= FIRST_REASON else factor * plain(mantissa, exponent)
 
 
 def _in_text_order(raw: bytes, order: str) -> bytes:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from agent.pack import seconds
-from drivers.model import DeviceSpec, Kind, Point, Quality, Reason
+from drivers.model import FIRST_REASON, DeviceSpec, Kind, Point, Quality, Reason
 from ext.ring import ANSWER, Ring
 
 WINDOW_MS = 600_000
@@ -96,7 +96,7 @@ class RecentReadings:
             return None
         first_ms = self._buckets[0].from_ms if kept else max(begin_ms, sealed_ms)
         end_ms = now_ms if silent else self._buckets[-1].to_ms
-        due, missing = total.total(), {Reason(code): n for code, n in total.items() if code >= min(Reason)}
+        due, missing = total.total(), {Reason(code): n for code, n in total.items() if code >= FIRST_REASON}
         readings = due - sum(missing.values())
         expected = due - sum(n for reason, n in missing.items() if reason in EXCUSED)
         return {
@@ -108,14 +108,14 @@ class RecentReadings:
             "complete": round(readings / expected, 4) if expected else None,
             "missing": {r.name.lower(): n for r, n in sorted(missing.items(), key=lambda item: (-item[1], item[0]))},
             "valueless_since": seconds(since) if (since := self._valueless_ms()) else None,
-            "marked": {Quality(code).name.lower(): n for code, n in sorted(total.items()) if 0 < code < min(Reason)},
+            "marked": {Quality(code).name.lower(): n for code, n in sorted(total.items()) if 0 < code < FIRST_REASON},
         }
 
     def _valueless_ms(self) -> int:
         """The time in UTC ms since which no due reading had a value. 0: the newest readings have values."""
         since_ms = 0
         for bucket in reversed(self._buckets):
-            if any(count and code < min(Reason) for code, count in bucket.tally.items()):
+            if any(count and code < FIRST_REASON for code, count in bucket.tally.items()):
                 break
             if bucket.tally.total():
                 since_ms = bucket.from_ms
@@ -176,7 +176,7 @@ class Stillness:
             if record is None or record.kind != ANSWER or record.table != table:
                 continue
             for point, mantissa, exponent, quality in record.values:
-                if quality < min(Reason) and newest.get(point, (0,))[0] <= record.tick_ms:
+                if quality < FIRST_REASON and newest.get(point, (0,))[0] <= record.tick_ms:
                     newest[point] = record.tick_ms, _Value(mantissa, exponent)
         found = {n: value for n, (_, value) in newest.items() if _is_measured(spec.points[n])}
         if not self._values or any(value != self._values.get(n, value) for n, value in found.items()):
