@@ -91,6 +91,7 @@ async def serve(config: Config, load: Callable[[], Config]) -> None:
         gc.collect()
         ext.memory.give_back()
         gc.freeze()  # the objects that exist now are permanent: the garbage collector need not check them again
+        gc.set_threshold(10_000)  # with 700, the default, one second's polls of 100 devices cause several collections
         notify("READY=1")
 
     service = Service(config, ready, load)
