@@ -74,11 +74,12 @@ class RecentReadings:
             self._total.clear()
         window_ms = _window_ms(period_ms)
         if self._buckets and to_ms - self._buckets[-1].from_ms <= window_ms // BUCKETS:
-            last = self._buckets.pop()
-            self._buckets.append(_Bucket(last.from_ms, to_ms, last.tally + Counter(tally)))
+            from_ms, _, counts = self._buckets.pop()
+            _add(counts, tally)
         else:
-            self._buckets.append(_Bucket(from_ms, to_ms, Counter(tally)))
-        self._total.update(tally)
+            counts = Counter(tally)
+        self._buckets.append(_Bucket(from_ms, to_ms, counts))
+        _add(self._total, tally)
         self._forget(to_ms - window_ms)
 
     def facts(self, now_ms: int, period_ms: int, silent: Mapping[int, int], sealed_ms: int) -> dict[str, Any] | None:
@@ -125,6 +126,12 @@ class RecentReadings:
         """Forget buckets that end before a time, except the newest one."""
         while len(self._buckets) > 1 and self._buckets[0].to_ms <= before_ms:
             self._total -= self._buckets.popleft().tally
+
+
+def _add(counts: Counter[int], tally: Mapping[int, int]) -> None:
+    """Like ``Counter.update``, which takes five times as long for the one or two entries of a usual tally."""
+    for code, count in tally.items():
+        counts[code] = counts.get(code, 0) + count
 
 
 def _window_ms(period_ms: int) -> int:
