@@ -216,7 +216,7 @@ def _print_error(error: Exception) -> int:
         return error.exit_code
     what = f"internal error: {type(error).__name__}: {clean_text(str(error), 500)}"
     click.echo(as_complaint("error", what), err=True)
-    click.echo(say("Run it again with MH_DEBUG=1 and send us the output."), err=True)
+    click.echo(say("Run the command again with MH_DEBUG=1 and send us the output."), err=True)
     return 1
 
 

@@ -31,7 +31,7 @@ def configured_target(config: Config, name: str) -> Target:
     """The configured device of this name. Raises UsageError that suggests existing names."""
     found = {device.name: device for device in config.devices}
     if name not in found:
-        hint = p.did_you_mean(name, found, "It has") if found else "It has no device yet"
+        hint = p.did_you_mean(name, found, "Configured devices") if found else "The configuration has no device yet"
         raise UsageError(f"unknown device {p.show(name)}", where=str(config.path), hint=hint)
     device = found[name]
     return config, device, site_profiles(config.profiles_dir)(device.profile)
@@ -54,7 +54,7 @@ def line_by_name(config: Config, line: str) -> LineEntry | None:
     found = {one.name: one for one in config.lines}
     if line not in found:
         what = f"{p.show(line)} is not a line of {config.path}"
-        near = p.did_you_mean(line, found, "It has") if found else "It has no line yet"
+        near = p.did_you_mean(line, found, "Configured lines") if found else "The configuration has no line yet"
         raise UsageError(what, where="--line", hint=sentences(near, f"Or a url: {line_urls()}"))
     return found[line]
 

@@ -265,7 +265,7 @@ class Page:
             asked.add_done_callback(lambda one: self._answered(key, one))
         done, _ = await asyncio.wait({asked}, timeout=LONGEST_S)
         if not done:
-            raise no_answer(self.config.runtime_dir, "It is starting, busy, or it hangs: `meterhouse status`")
+            raise no_answer(self.config.runtime_dir, "The agent is starting, is busy or hangs. See `meterhouse status`")
         return asked.result()
 
     def _answered(self, key: tuple[Any, ...], asked: asyncio.Future[Any]) -> None:

@@ -86,7 +86,7 @@ init HERE/new --site a --gateway b --timezone Beijing --yes | 2 | --timezone: | 
 init HERE/new GW --broker broker.example | 2 | --broker: | "broker.example" is not a url | Write mqtts://HOST:8883
 adopt -c CFG --line rof --address 1 --yes | 2 | --line: | "rof" is not a line of | Did you mean "roof"? Or a url:
 read -c CFG --line rof --address 1 --registers 3:0+1 | 2 | --line: | "rof" is not a line of | Did you mean "roof"?
-read -c CFG P --line nowhere --address 1 | 2 | --line: | "nowhere" is not a line of | It has: roof. Or a url: serial:
+read -c CFG P --line nowhere --address 1 | 2 | --line: | "nowhere" is not a line of | Configured lines: roof. Or a url:
 identify -c CFG --line rof --address 1 | 2 | --line: | "rof" is not a line of | Did you mean "roof"?
 identify --line tcp://127.0.0.1:FREE --address 300 | 2 | --address: | "300" is not a Modbus | 1 to 247. An address of
 identify --line tcp://127.0.0.1:FREE --address 21345678 | 2 | --address: | "21345678" is not | --protocol dlt645

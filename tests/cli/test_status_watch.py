@@ -205,18 +205,18 @@ def test_without_an_agent_it_is_said_where_was_looked(mh, tmp_path, command) -> 
 @pytest.mark.parametrize(
     ("blob", "why", "chinese"),
     [
-        (b"", "it is not JSON", "不是 JSON"),
-        (b"\xff\xfe", "it is not JSON", "不是 JSON"),
-        (b'{"time":', "it is not JSON", "不是 JSON"),
-        (b"[]", "it is not an object", "不是对象"),
-        (b"{}", "it lacks pid, time, ring", "缺少 pid, time, ring"),
-        (b'{"pid": 7, "time": 1.0, "site": "park7"}', "it lacks ring", "缺少 ring"),
-        (b'{"pid": "7", "time": 1.0, "ring": "ring.a"}', "its member pid is not valid", "其成员 pid 无效"),
-        (b'{"pid": 7, "time": 1.0, "ring": "../a"}', "its member ring is not valid", "其成员 ring 无效"),
+        (b"", "the content is not JSON", "内容不是 JSON"),
+        (b"\xff\xfe", "the content is not JSON", "内容不是 JSON"),
+        (b'{"time":', "the content is not JSON", "内容不是 JSON"),
+        (b"[]", "the content is not a JSON object", "内容不是 JSON 对象"),
+        (b"{}", "these JSON members are missing: pid, time, ring", "缺少 JSON 成员 pid, time, ring"),
+        (b'{"pid": 7, "time": 1.0, "site": "park7"}', "these JSON members are missing: ring", "缺少 JSON 成员 ring"),
+        (b'{"pid": "7", "time": 1.0, "ring": "ring.a"}', "the JSON member pid is not valid", "JSON 成员 pid 无效"),
+        (b'{"pid": 7, "time": 1.0, "ring": "../a"}', "the JSON member ring is not valid", "JSON 成员 ring 无效"),
         (b'{"pid": 7, "time": 1.0, "ring": "ring.a", "devices": {"a": {"life": 2}}}',
-         "its member devices[...].life is not valid", "其成员 devices[...].life 无效"),
+         "the JSON member devices[...].life is not valid", "JSON 成员 devices[...].life 无效"),
         (b'{"pid": 7, "time": 1.0, "ring": "ring.a", "tables": {"x": {"stream": "a", "points": []}}}',
-         "its member tables is not valid", "其成员 tables 无效"),
+         "the JSON member tables is not valid", "JSON 成员 tables 无效"),
     ],
 )  # fmt: skip
 def test_what_is_no_snapshot_is_a_sentence(mh, tmp_path, blob, why, chinese) -> None:
@@ -224,7 +224,7 @@ def test_what_is_no_snapshot_is_a_sentence(mh, tmp_path, blob, why, chinese) -> 
     (tmp_path / "snapshot.json").write_bytes(blob)
     for command in ("status", "watch"):
         said = mh(command, "--runtime-dir", tmp_path)
-        text = f"error: {tmp_path}/snapshot.json: not a snapshot of an agent. {why}. Do agent and tool have the same"
+        text = f"error: {tmp_path}/snapshot.json: this is not a snapshot of an agent. {why}. Do agent and tool have"
         assert (said.code, said.out) == (1, "") and said.err.startswith(text), said.err
         said = mh(command, "--runtime-dir", tmp_path, "--lang", "zh")
         assert f"不是采集程序的快照。{chinese}。" in said.err, said.err
@@ -501,7 +501,7 @@ def test_each_wrong_member_of_a_snapshot_is_a_sentence_or_harmless(mh, traces, t
         said = mh(*words[n % 4], "--runtime-dir", tmp_path / "run")
         assert "a fault of ours" not in said.err, (what, said.err)
         assert not harm & set(said.out + said.err), what
-        refused += "not a snapshot of an agent" in said.err
+        refused += "this is not a snapshot of an agent" in said.err
     assert refused > 300 // every
 
 
@@ -509,7 +509,7 @@ def test_each_wrong_member_of_a_snapshot_is_a_sentence_or_harmless(mh, traces, t
 def test_a_ring_is_only_looked_for_in_the_runtime_directory(mh, traces, tmp_path, name) -> None:
     traces.write(ring=name)
     said = mh("watch", "--runtime-dir", tmp_path / "run")
-    assert said.code == 1 and "not a snapshot of an agent" in said.err, said.err
+    assert said.code == 1 and "this is not a snapshot of an agent" in said.err, said.err
 
 
 @pytest.mark.parametrize("leads", ["fifo", "link", "folder"])

@@ -206,7 +206,7 @@ def test_an_agent_that_starts_is_waited_for(tmp_path: Path) -> None:
     config = load_config(tmp_path / "agent.toml")
     with instance_lock(config.state_dir, config.runtime_dir), pytest.raises(NoAnswer, match="starting or stopping"):
         ask(config, ASK, pick_up_s=0.2)
-    with pytest.raises(GatewayError, match="no database"):
+    with pytest.raises(GatewayError, match="there is no database"):
         ask(config, ASK)
 
 

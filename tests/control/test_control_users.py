@@ -481,7 +481,10 @@ def test_who_listens_must_be_the_owner_of_the_runtime_directory(stopped: Park) -
     evil = stopped.town.start(STRANGER, EVIL, stopped.run, '{"file":"keys.json","packs":0}')
     try:
         done = stopped.mh(ROOT, "export", place(stopped, ROOT, "whose"))
-        assert done.returncode == 1 and "user 61003 listens in a folder of user 61001" in done.stderr, done.stderr
+        assert (
+            done.returncode == 1
+            and "user 61003 opened this socket, but its folder belongs to user 61001" in done.stderr
+        ), done.stderr
     finally:
         evil.kill()
         evil.communicate()
@@ -641,7 +644,7 @@ def test_a_key_behind_a_link_of_the_agents_user_is_not_rotated_by_root(stopped: 
 def test_with_the_agent_stopped_only_its_user_and_root_open_the_database(stopped: Park, user: User) -> None:
     done = stopped.mh(user, "export", place(stopped, user, "cold"))
     assert done.returncode == 1, done.stdout
-    assert "only its own user and root may open its database" in done.stderr and "sudo" in done.stderr
+    assert "only root and the agent's user may open the agent's database" in done.stderr and "sudo" in done.stderr
 
 
 def test_the_child_that_opens_the_database_has_nothing_of_roots(stopped: Park) -> None:

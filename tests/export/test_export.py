@@ -131,7 +131,7 @@ def test_complaints(gateway: Gateway, mh: Mh) -> None:
         ([gateway.folder / "x", "--stream", "inv9"], 2, "Known: births, inv1"),
         ([gateway.folder / "x", "--to", "2020-01-01"], 1, "no packs in this range"),
         ([gateway.folder / "no" / "x"], 2, "cannot write here"),
-        ([gateway.folder / "x", "--state-dir", gateway.folder / "none"], 1, "no database"),
+        ([gateway.folder / "x", "--state-dir", gateway.folder / "none"], 1, "there is no database"),
     ]:
         found = mh("export", *args, "-c", config)
         assert found[0] == code and word in found[2], (args, found)

@@ -243,7 +243,7 @@ def _check_points(view: LiveView, points: Mapping[str, str]) -> None:
 
             rows = [name for owner, name in view.follower.latest if owner == device]
             raise UsageError(f"{device} has no point {clean_text(point, 60)!r}", where="--display",
-                             hint=did_you_mean(point, rows, "It has"))  # fmt: skip
+                             hint=did_you_mean(point, rows, "Points of the device"))  # fmt: skip
 
 
 def _compared(view: LiveView, device: str, shown: Shown | None, lang: str, asks: bool) -> ComparedDevice:

@@ -260,5 +260,5 @@ def check_page(data: bytes) -> dict[str, Any]:
     if len(lengths | {len(one[key]) for one in curve["series"] for key in ("v", "known")}) != 1:
         raise unlike("report", "its curve has series of another length")
     if lacking:
-        raise unlike("report", f"it lacks {', '.join(sorted(lacking))}")
+        raise unlike("report", f"these JSON members are missing: {', '.join(sorted(lacking))}")
     return page
