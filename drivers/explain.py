@@ -17,7 +17,7 @@ from drivers.model import FIRST_REASON, Quality, Reading, Reason, clean_text
 Json = dict[str, Any]
 MAX_TEXT = 1000  # most characters shown of a text; a telegram of manufacturer data in hex fits
 COPY_WHOLE = "Copy the complete frame, from its first byte to its last"
-AS_SENT = "A byte differs from what was sent: read it again, or copy it again"
+AS_SENT = "The frame differs from the frame that was sent: read it again, or copy it again"
 SHOWN_UNITS: Mapping[str, str] = {"Cel": "°C", "deg": "°"}
 
 

@@ -70,7 +70,11 @@ def declare(
             _show(facts["entries"], ZoneInfo(config.timezone))
         return
     if value is not None and unit is None:
-        raise UsageError("the unit is missing", where="declare", hint=f"meterhouse declare {name} {value} MWh ...")
+        raise UsageError(
+            "the unit is missing",
+            where="declare",
+            hint=f"Write the unit after the value: meterhouse declare {name} {value} MWh ...",
+        )
     if value is None and not replaces:
         raise UsageError("the value is missing", where="declare", hint="See `meterhouse declare --help`")
     if who is None:
@@ -80,7 +84,7 @@ def declare(
         raise UsageError("--from is missing", where="declare", hint="Give the first day: --from 2026-11-01")
     for option, text in (("NAME", full), ("VALUE", value), ("UNIT", unit), ("--who", who), ("--document", document)):
         if text is not None and len(text) > MAX_TEXT:
-            raise UsageError(f"more than {MAX_TEXT} characters", where=option, hint="Shorten it")
+            raise UsageError(f"the text has more than {MAX_TEXT} characters", where=option, hint="Shorten it")
     request = Declare(
         n=full,
         v=value or "",

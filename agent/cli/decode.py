@@ -111,7 +111,9 @@ def _scale(text: str) -> Decimal:
     except InvalidOperation:
         factor = Decimal("NaN")
     if not factor.is_finite() or not factor or abs(factor.adjusted()) > MAX_POWER:
-        raise UsageError(f"invalid scale {text!r}", where="--scale", hint="A number such as 0.1 or 1e-6, not 0")
+        raise UsageError(
+            f"invalid scale {text!r}", where="--scale", hint="Write a number such as 0.1 or 1e-6, but not 0"
+        )
     return factor
 
 
@@ -229,7 +231,7 @@ def profile(
     protocol = find_protocol(found.protocol)
     if protocol is None or not protocol.has_registers:
         raise UsageError(
-            f"{found.id} reads frames, not registers", where="ID", hint=f"`meterhouse decode {found.protocol} HEX`"
+            f"{found.id} reads frames, not registers", where="ID", hint=f"Use `meterhouse decode {found.protocol} HEX`"
         )
 
     def explain() -> Json:

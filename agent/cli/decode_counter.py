@@ -156,7 +156,7 @@ def _order(times: list[Any], values: list[Decimal | None]) -> tuple[list[int], l
     back = [n for n, (a, b) in enumerate(itertools.pairwise(seconds or []), 1) if b < a]
     if seconds is None or not back:
         return places, seconds, []
-    where = f"points[{back[0]}] at {clean_text(str(times[back[0]]), 40)} is earlier than the one before it"
+    where = f"points[{back[0]}] at {clean_text(str(times[back[0]]), 40)} is earlier than the point before it"
     if any((values[n] or 0) < (values[n - 1] or 0) for n in back):
         places.sort(key=seconds.__getitem__)
         return places, sorted(seconds), [f"{where}, and its value is lower: the readings were sorted by time"]

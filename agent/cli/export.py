@@ -89,7 +89,7 @@ def export(
     to_ms = parse_time(to_text, "--to", config.timezone) if to_text else END_MS
     if from_ms >= to_ms:
         what = f"--from {clean_text(from_text or '')} is not before --to {clean_text(to_text or '')}"
-        raise UsageError(what, where="export", hint="Swap them")
+        raise UsageError(what, where="export", hint="Swap the two times")
     stretch: dict[str, Any] = {"from_ms": from_ms, "to_ms": to_ms, "streams": list(streams)}
     result: dict[str, object] = {}
     with unwound():
@@ -121,7 +121,7 @@ def _packs(
 
         found = checked(ask(config, request, take, update), Exported, "end of an export")
         if found["packs"] != brought:
-            raise GatewayError(f"the answer announced {found['packs']} packs but had {brought}", where="export")
+            raise GatewayError(f"the answer announces {found['packs']} packs but contains {brought}", where="export")
         if out:
             out.keep()
         if table:

@@ -116,7 +116,7 @@ def identify(
     if device is not None:
         if line or address or protocol or serial:
             raise UsageError(
-                "both a device name and --line or --address",
+                "a device name cannot be combined with --line or --address",
                 where="identify",
                 hint="Give either the name or the options, not both",
             )
@@ -126,7 +126,11 @@ def identify(
         protocol = protocol_of(profile.protocol).wire_name
     else:
         if not line or not address:
-            raise UsageError("--line or --address not given", where="identify", hint="Or name a configured device")
+            raise UsageError(
+                "--line or --address is missing",
+                where="identify",
+                hint="Give --line and --address, or the name of a configured device",
+            )
         if (owned := named_line(options, line)) is not None:
             line, serial = owned.url, serial or (owned.serial if owned.carries_bytes else None)
         demand_address(protocol or DEFAULT, address, line.partition(":")[0])

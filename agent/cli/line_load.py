@@ -110,9 +110,13 @@ def plan_notes(costs: Sequence[PaceCost]) -> list[ConfigWarning]:
     notes: list[ConfigWarning] = []
     for line, share in line_shares(costs).items():
         heaviest = max((cost for cost in costs if cost.line == line), key=lambda cost: cost.share)
-        hint = f"Most of it is for {heaviest.device} at pace {heaviest.pace}, every {show_ms(heaviest.period_ms)}"
+        hint = (
+            f"Most of this time is for {heaviest.device} at pace {heaviest.pace}, every {show_ms(heaviest.period_ms)}"
+        )
         if share > FULL:
-            what = f"cannot keep its paces: they need {share:.0%} of its time; some readings will be missing (overload)"
+            what = (
+                f"cannot keep its paces, which need {share:.0%} of its time; some readings will be missing (overload)"
+            )
             notes.append(
                 ConfigWarning(f"line {line}", what, f"{hint}. Read less often or fewer points, or raise the baud rate")
             )
@@ -140,6 +144,6 @@ def _long_visit(costs: Sequence[PaceCost]) -> tuple[str, str] | None:
         seconds, device = max(others, default=(0.0, ""))
         if seconds * 1000 > 2 * cost.period_ms:
             what = f"reading {device} at all its paces takes {show_time(seconds)}; meanwhile {cost.device}, due"
-            hint = f"Read fewer points of {device}, or {cost.device} less often"
+            hint = f"Read fewer points of {device}, or read {cost.device} less often"
             return f"{what} every {show_ms(cost.period_ms)}, misses readings (overload)", hint
     return None

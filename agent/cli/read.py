@@ -168,7 +168,7 @@ def read(
     check_repeat(repeat, pause_s)
     language = language_of(lang, os.environ)
     if device is not None and any(adhoc[key] for key in (*ADHOC, "serial", "params", "ratios")):
-        what = "both a device name and --profile, --line or --address"
+        what = "a device name cannot be combined with --profile, --line or --address"
         raise UsageError(what, where="read", hint="Give either the name or the options, not both")
     if ranges:
         useless = {"--profile": adhoc["profile"], "--point": patterns, "--param": adhoc["params"]}
@@ -242,7 +242,7 @@ def _target(device: str | None, options: ConfigOptions, adhoc: Mapping[str, Any]
         hint = "Give the name of a configured device, or all of --profile, --line and --address"
         if missing == ["--profile"]:
             hint += ". Without a profile: --registers 3:0+10, or `meterhouse identify`"
-        raise UsageError(f"{', '.join(missing)} not given", where="read", hint=hint)
+        raise UsageError(f"these options are missing: {', '.join(missing)}", where="read", hint=hint)
     return adhoc_target(options, **adhoc, dirs=profile_dirs(options.config_file))
 
 
@@ -250,7 +250,7 @@ def _check_recorded(profile: Profile, files: Mapping[str, Path | None]) -> None:
     """Raises UsageError if a file is given, but the protocol has no registers to record."""
     for option, file in files.items():
         if file is not None and not has_registers(profile.protocol):
-            hint = "`watch --frames` shows the frames of such a meter"
+            hint = "`meterhouse watch --frames` shows the frames of this meter"
             raise UsageError(f"{profile.protocol} has no registers to record", where=option, hint=hint)
 
 
@@ -397,5 +397,9 @@ def chosen(spec: DeviceSpec, patterns: Iterable[str]) -> list[Point]:
     try:
         return list(select(spec.points, list(patterns)))
     except ProfileError as error:
-        hint = error.hint if error.hint.startswith("Did") else f"`meterhouse profiles show {spec.profile}` lists them"
+        hint = (
+            error.hint
+            if error.hint.startswith("Did")
+            else f"`meterhouse profiles show {spec.profile}` lists the points"
+        )
         raise UsageError(error.what, where="--point", hint=hint) from error

@@ -180,7 +180,7 @@ def _adhoc(options: ConfigOptions, adhoc: Mapping[str, Any]) -> RawTarget:
     missing = [f"--{key}" for key in ("line", "address") if not adhoc[key]]
     if missing:
         hint = "Give --line and --address, or the name of a configured device"
-        raise UsageError(f"{', '.join(missing)} not given", where="--registers", hint=hint)
+        raise UsageError(f"these options are missing: {', '.join(missing)}", where="--registers", hint=hint)
     entry: LineEntry = adhoc_line(adhoc["line"], adhoc["serial"], "", options)
     address = str(adhoc["address"])
     if (wrong := check_address(DEFAULT, address, entry.scheme)) is not None:

@@ -71,7 +71,9 @@ def replay(
     Exit codes: 0 all arrived, 2 wrong usage, 5 no broker or no answer, 6 some are expired, lost or refused.
     """
     if stream.count("/") != 2 or not all(stream.split("/")) or set(stream) & set("+#"):
-        raise UsageError(f"invalid stream {clean_text(stream)!r}", where="replay", hint="Such as park7/gw01/inv1")
+        raise UsageError(
+            f"invalid stream {clean_text(stream)!r}", where="replay", hint="Write a stream such as park7/gw01/inv1"
+        )
     name = secrets.token_hex(8)
     request: dict[str, Any] = {"id": name, "stream": stream, "first": first, "last": last}
     if boot:
@@ -114,14 +116,15 @@ class ReplayClient(Subscriber):
     def _published(self, _client: Client, _userdata: object, _mid: int, reason: Any, _props: object) -> None:
         if reason.is_failure:
             self._refuse(
-                f"the broker refuses the request: {reason}", "Its access rules must allow publishing to replay/request"
+                f"the broker refuses the request: {reason}",
+                "The broker's access rules must allow publishing to replay/request",
             )
         elif reason.value == NO_SUBSCRIBERS:
-            hint = "Check the name, and check in the gateway's topic `status` that it is online"
+            hint = "Check the gateway's name, and check in its topic `status` that the gateway is online"
             self._refuse("no gateway with this name is subscribed", hint)
 
     def _violated(self, fault: str) -> None:
-        self._refuse(fault, "No pack is that large: ask the broker's operator")
+        self._refuse(fault, "No pack of a gateway is this large: ask the broker's operator")
 
     def _refuse(self, text: str, hint: str, reason: int = 0) -> None:
         super()._refuse(text, hint, reason)

@@ -278,10 +278,16 @@ def _expanded(lines: Sequence[str]) -> list[str]:
             continue
         low, high = int(match[2]), int(match[3])
         if not low <= high <= 255:
-            raise UsageError(f"invalid range of hosts {low}-{high}", where="--line", hint="Such as 192.0.2.10-40")
+            raise UsageError(
+                f"invalid range of hosts {low}-{high}", where="--line", hint="Write a range such as 192.0.2.10-40"
+            )
         found += [f"{match[1]}{n}{match[4]}" for n in range(low, high + 1)]
     if len(found) > MOST_HOSTS:
-        raise UsageError(f"{len(found)} lines", where="--line", hint=f"At most {MOST_HOSTS} at a time")
+        raise UsageError(
+            f"{len(found)} lines are too many for one scan",
+            where="--line",
+            hint=f"Scan at most {MOST_HOSTS} lines at a time",
+        )
     return found
 
 
@@ -306,7 +312,7 @@ def _scan_options(url: str, **asked: Any) -> ScanOptions:
 
     if (asked["settings"] or asked["all_settings"]) and not url.startswith("serial:"):
         raise UsageError(
-            "has no effect over TCP", where="--serial", hint="The serial server or gateway sets its bus itself"
+            "has no effect over TCP", where="--serial", hint="The serial server or gateway has its own serial setting"
         )
     fitting = searchable(url.partition(":")[0])
     protocols = asked["protocols"] or [one.name for one in fitting if one.searched_by_default]

@@ -168,7 +168,7 @@ def _single(options: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, S
     is_meter = profile is not None and not protocol_of(profile.protocol).has_registers
     if is_meter != bool(options["addresses"]) and (options["addresses"] or options["units"]):
         option = "--address" if is_meter else "--unit"
-        raise click.UsageError(f"devices of this kind need {option}")
+        raise click.UsageError(f"a device of this kind needs {option}")
     bus: Bus
     devices: Mapping[str, Simulated]
     if is_meter and profile is not None:
@@ -183,7 +183,9 @@ def _single(options: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, S
     else:
         host, _, port = (options["listen"] or "127.0.0.1:0").rpartition(":")
         if not host or not port.isdigit() or int(port) > 65535:
-            raise UsageError(f"{options['listen']!r} is not HOST:PORT", where="--listen", hint="Such as 127.0.0.1:5020")
+            raise UsageError(
+                f"{options['listen']!r} is not HOST:PORT", where="--listen", hint="Write for example 127.0.0.1:5020"
+            )
         framing: Literal["mbap", "rtu"] = "rtu" if options["rtu"] or is_meter else "mbap"
         line = TcpLine(bus, host=host, port=int(port), framing=framing)
     return {"line": line}, devices
@@ -323,7 +325,9 @@ def _listen_to(options: dict[str, Any], control: Control, stack: AsyncExitStack)
                 raise UsageError("exists and is not a named pipe", where=str(path), hint="Give another path")
             fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)  # open for writing too: then reading never ends
         except OSError as error:
-            raise UsageError(f"no control pipe: {error.strerror}", where=str(path)) from error
+            raise UsageError(
+                f"the control pipe cannot be created or opened: {error.strerror}", where=str(path)
+            ) from error
         stack.callback(os.close, fd)
         sources.append(fd)
     for fd in sources:

@@ -159,7 +159,7 @@ def _repeat(paths: tuple[Path, ...], plan_file: Path | None, streams: list[str])
     files = [path for path in paths if path != STDIN]
     if not files:
         raise UsageError(
-            "--recompute needs exported files", where="verify", hint="`meterhouse export FOLDER` writes them"
+            "--recompute needs exported files", where="verify", hint="`meterhouse export FOLDER` writes these files"
         )
     return recompute(files, plan_file, streams)
 
@@ -242,8 +242,8 @@ def _say_repeated(repeated: Recomputed | None) -> None:
     counts = repeated.counts
     text = f"figures: {repeated.agree} agree, {counts['differ']} differ, {counts['unknown']} could not be recomputed"
     click.echo(say(text))
-    if repeated.not_asked:
-        click.echo(say(f"{repeated.not_asked} of these need streams that are not in --streams"))
+    if count := repeated.not_asked:
+        click.echo(say(f"{count} of the figures that could not be recomputed need streams that are not in --streams"))
 
 
 def _files(paths: tuple[Path, ...], trust: tuple[str, ...], streams: list[str]) -> Report:

@@ -132,19 +132,21 @@ def _broken_rtu(body: bytes) -> BrokenInput:
     expected = next(iter(_rtu_sizes(body)), 0)
     if crc_ok(body) and (inside := _sound_inside(body)) is not None:  # the CRC also fits if zeros follow a valid frame
         what = f"bytes {inside[0] + 1} to {inside[1]} are a valid frame, but there are {len(body)} bytes"
-        return BrokenInput(what, {"frame": partly}, "Leave the others out")
+        return BrokenInput(what, {"frame": partly}, "Leave out the other bytes")
     what, hint = "", AS_SENT
     if body[1] & 0x7F in {1, 2, 3, 4} and len(body) < expected and len(body) != 8:
-        what = f"; an answer of this function would have {expected} bytes, but there are {len(body)}: cut off?"
+        what = f"; an answer of this function has {expected} bytes, but there are {len(body)}: is the frame cut off?"
         hint = COPY_WHOLE
     elif crc16(body[:-2]) == int.from_bytes(body[-2:]):
         what = "; its two bytes are swapped"
     if (inside := _sound_inside(body)) is not None:
         first, last = inside
-        hint = f"Bytes {first + 1} to {last} of the {len(body)} are a valid frame: leave out the others"
+        hint = f"Bytes {first + 1} to {last} of the {len(body)} are a valid frame: leave out the other bytes"
     else:
         hint = other_protocol(body, "modbus-rtu") or hint
-    return BrokenInput(f"CRC is {body[-2:].hex()}, of these bytes it should be {right}{what}", {"frame": partly}, hint)
+    return BrokenInput(
+        f"the CRC is {body[-2:].hex()}, but for these bytes it should be {right}{what}", {"frame": partly}, hint
+    )
 
 
 def _sound_inside(body: bytes) -> tuple[int, int] | None:

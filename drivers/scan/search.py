@@ -197,7 +197,7 @@ class Scan:
         waiting = sorted(self.found, key=lambda device: device.is_slow)
         for number, device in enumerate(waiting):
             left_s = sum(self._device_s(other.is_slow) for other in waiting[number:])
-            progress(self._done_s, self._done_s + left_s, f"what is {device.protocol} {device.address}?")
+            progress(self._done_s, self._done_s + left_s, f"identifying {device.protocol} {device.address}")
             await self._identify(device, effort(self.options, device.is_slow))
             self._done_s += self._device_s(device.is_slow)
         self._note_twins()

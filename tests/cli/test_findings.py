@@ -63,7 +63,7 @@ def answers(sound: int, broken: int = 0, mismatches: int = 0) -> dict[str, Any]:
 
 def certificate(days: float | None, error: str | None = None) -> dict[str, Any]:
     ends = None if days is None else NOW + days * 86_400
-    return {"certificates": [{"file": "/etc/ca.pem", "what": "the authority", "ends": ends, "error": error}]}
+    return {"certificates": [{"file": "/etc/ca.pem", "what": "the CA certificate", "ends": ends, "error": error}]}
 
 
 JUMP = {"t": NOW - 90, "counter": "ac.energy.import", "u": "kWh", "from": "8197.79", "to": "3397.85"}

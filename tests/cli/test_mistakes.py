@@ -18,9 +18,9 @@ from tests.kits.broker import free_port
 
 # what was typed | exit code | place | what was seen | what to do; CFG, FREE and HERE are filled in
 MISTAKES = """
-read | 2 | read: | --profile, --line, --address not given | Give the name of a configured device
+read | 2 | read: | options are missing: --profile, --line, --address | Give the name of a configured device
 read inv9 -c CFG | 2 | agent.toml: | unknown device "inv9" | Did you mean "inv1"?
-read inv1 --line serial:/dev/ttyUSB0 -c CFG | 2 | read: | both a device name and | Give either the name or the options
+read inv1 --line serial:/dev/ttyUSB0 -c CFG | 2 | read: | a device name cannot be combined with | Give either the name
 read --profile eastron/sdm63 SDM | 3 | profile: | no profile "eastron/sdm63" | Did you mean "eastron/sdm630"?
 read --profile sdm630 SDM | 2 | --profile: | "sdm630" | VENDOR/FAMILY
 read P --line /dev/ttyUSB0 --address 1 | 2 | --line: | "/dev/ttyUSB0" is not a url | Write "serial:/dev/ttyUSB0"
@@ -55,12 +55,12 @@ scan --line modbus-tcp://127.0.0.1 --addresses 1-300 | 2 | --addresses: | '1-300
 scan --line modbus-tcp://127.0.0.1 --addresses a | 2 | --addresses: | 'a' | such as 1-32,100
 scan --line serial:/dev/ttyUSB77 --serial 9600-8N1 | 3 | serial:/dev/ttyUSB77: | '9600-8N1' | Write it like "9600 8N1"
 scan --line serial:/dev/ttyUSB77 | 4 | serial:/dev/ttyUSB77: | No such file | Is the adapter plugged in?
-identify --line serial:/dev/ttyUSB77 | 2 | identify: | --address not given | Or name a configured device
+identify --line serial:/dev/ttyUSB77 | 2 | identify: | --address is missing | Give --line and --address, or the name
 profiles show eastron/sdm63 | 3 | profile: | no profile "eastron/sdm63" | Did you mean "eastron/sdm630"?
 profiles check HERE/nothing.toml | 2 | nothing.toml | does not exist | profiles check --help
 decode registers --type u16 zz | 4 | cannot decode: | Character 1, 'z', is not a hex digit | Write bytes as
 decode registers --type uint16 0001 | 2 | --type | 'uint16' is not one of | 'u16'
-decode modbus-rtu 0103020007 | 4 | cannot decode: | CRC is 0007 | Copy the complete
+decode modbus-rtu 0103020007 | 4 | cannot decode: | the CRC is 0007, but for | Copy the complete
 decode dlt645 68AA | 4 | cannot decode: | cut short inside the header | Copy the complete
 verify | 2 | verify: | give either --broker or PATHs | verify --help
 verify HERE/nothing | 2 | nothing: | no such file or folder | `meterhouse export` wrote
@@ -74,10 +74,10 @@ read SDM --registers 3:0+1 --repeat x | 2 | --repeat | 'x' is not a whole number
 read SDM --registers 3:0+1 --repeat 0 | 2 | --repeat | 0 is out of range | Allowed: 1 to 1000
 verify --trust nonsense HERE | 2 | --trust: | 'nonsense' | `meterhouse keys show` prints
 export -c CFG --from yesterday HERE/out | 2 | --from: | 'yesterday' | Write 2026-11-25
-export -c CFG --from 2026-11-02 --to 2026-11-01 HERE/o | 2 | export: | is not before --to 2026-11-01 | Swap them
+export -c CFG --from 2026-11-02 --to 2026-11-01 HERE/o | 2 | export: | is not before --to 2026-11-01 | Swap the two
 keys show -c CFG | 3 | signing.key: | there is no signing key | meterhouse keys create
 keys create HERE/no/folder | 3 | HERE/no/folder: | cannot be written here | Make the folder
-simulate --profile eastron/sdm630 --listen 127.0.0.1:99999 | 2 | --listen: | '127.0.0.1:99999' | Such as 127.0.0.1:5020
+simulate --profile eastron/sdm630 --listen 127.0.0.1:99999 | 2 | --listen: | '127.0.0.1:99999' | Write for example 127.0
 stauts | 2 | command | unknown command "stauts" | Did you mean "status"?
 doctor --bundle HERE/no/x.tar.gz -c CFG --offline | 2 | HERE/no/x.tar.gz: | cannot be written | Name another file
 init HERE GW | 2 | HERE/agent.toml: | already exists | Edit it, or move it away

@@ -348,7 +348,7 @@ def test_a_reader_that_is_overtaken_goes_on_where_it_is_safe(traces, tmp_path) -
     ("args", "says"),
     [
         (["pnv1"], 'error: watch: the running agent has no device "pnv1". Did you mean "inv1"?'),
-        (["--point", "dc.*"], 'error: watch: no point matches "dc.*". `meterhouse status --points` lists them'),
+        (["--point", "dc.*"], 'error: watch: no point matches "dc.*". `meterhouse status --points` lists the points'),
         (["--frames", "rof"], 'error: watch: the running agent has no line "rof". Did you mean "roof"?'),
     ],
 )
@@ -394,10 +394,14 @@ def test_frames_have_the_time_of_the_site_where_a_configuration_says_it(mh, trac
     trace.put(0, b"\1\3", 1_764_001_800_123_000_000)  # 2025-11-24 16:30 UTC
     trace.close()
     said = mh("watch", "--frames", "roof", "--for", "1ms", "-c", config)
-    assert (said.code, said.err, said.out) == (0, "Times of Asia/Shanghai\n", "00:30:00.123 -> 01 03\n")
+    assert (said.code, said.err, said.out) == (
+        0,
+        "All times are in the time zone Asia/Shanghai\n",
+        "00:30:00.123 -> 01 03\n",
+    )
     config.write_text("no = valid [configuration")
     said = mh("watch", "--frames", "roof", "--for", "1ms", "-c", config, "--runtime-dir", tmp_path / "run")
-    assert said.code == 0 and said.err.startswith("Times of this machine\n"), said
+    assert said.code == 0 and said.err.startswith("All times are in the time zone of this machine\n"), said
 
 
 def test_pieces_of_one_answer_are_one_line() -> None:

@@ -380,7 +380,7 @@ def play_a_missing_key_and_an_old_certificate(folder: Path, house: House) -> dic
 
 
 def test_a_missing_key_and_an_old_certificate(played: dict[str, Any]) -> None:
-    """Both are said while the agent still runs well; the authority, good for ten years, is not."""
+    """Both are said while the agent still runs well; the CA certificate, good for ten years, is not."""
     assert played["code"] == 0
     ours = [one for one in played["before"] if one.code.startswith("certificate")]
     assert [one.code for one in ours] == ["certificate-expires"] and "gw01.crt expires in 10 days" in ours[0].text()

@@ -133,7 +133,9 @@ def parse_period(text: str) -> tuple[Kind, str]:
     for kind, pattern in _DATES.items():
         if re.fullmatch(pattern, text):
             return kind, text + {"day": "", "month": "-01", "year": "-01-01"}[kind]
-    raise UsageError(f"invalid period {text!r}", where="report", hint="Such as 2026-11-24, 2026-11, 2026 or 365d")
+    raise UsageError(
+        f"invalid period {text!r}", where="report", hint="Write a period such as 2026-11-24, 2026-11, 2026 or 365d"
+    )
 
 
 FIGURE_HEADS = (

@@ -39,7 +39,7 @@ def read_frames(path: Path, line: str, after: int) -> list[TracedFrame]:
     try:
         return list(read_trace(path, after))
     except FileNotFoundError:
-        hint = "Frames are shown once the line has been opened"
+        hint = "Frames are shown after the agent has opened the line"
         raise GatewayError("has no frames yet", where=f"line {line}", hint=hint) from None
     except (OSError, ValueError) as error:
         raise GatewayError(f"cannot be read: {error}", where=str(path)) from error

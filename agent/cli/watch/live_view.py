@@ -63,7 +63,7 @@ class LiveView:
         self._arrange()
         if patterns and not self._shown:
             self.close()
-            hint = "`meterhouse status --points` lists them"
+            hint = "`meterhouse status --points` lists the points"
             raise UsageError(f'no point matches "{patterns[0][:40]}"', where="watch", hint=hint)
         self._look_at = time.monotonic() + self._snapshot_every_s
 
