@@ -218,7 +218,7 @@ def status_command(like: str | None, since: str | None, dsns: tuple[str, ...], l
     whole = whole_fleet(dsns, like, day)
     if like is not None and not whole.gateways and not whole.away:
         hint = "`meterhouse platform status` lists enrolled gateways; `platform enrol FILE.csv` enrols more"
-        raise UsageError(f'no gateway of "{clean_text(like, 130)}" is enrolled', where="status", hint=hint)
+        raise UsageError(f'no enrolled gateway matches "{clean_text(like, 130)}"', where="status", hint=hint)
     if as_json:
         click.echo(json.dumps(state_as_json(whole), sort_keys=True))
     else:
@@ -250,7 +250,7 @@ def audit_command(
     if between[0] is not None and between[1] is not None and between[0] >= between[1]:
         raise UsageError(
             f"{clean_text(str(from_text))} is not before {clean_text(str(to_text))}", where="--from",
-            hint="--to is the end, not included: for one day, --from 2026-11-01 --to 2026-11-02",
+            hint="--to is the end, which is not included. Write one day as --from 2026-11-01 --to 2026-11-02",
         )  # fmt: skip
     parts = []
     for number, dsn in enumerate(chosen):

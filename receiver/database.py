@@ -43,7 +43,7 @@ def connect(dsn: str, *, timeout_s: int = 10) -> Connection:
         connection = psycopg.connect(dsn, autocommit=True, connect_timeout=timeout_s, application_name="meterhouse")
     except psycopg.Error as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        hint = "Check that it is running there and that this user may log in. Expected a URL such as postgresql://user@host:5432/name"
+        hint = "Check that PostgreSQL is running there and that this user may log in. Expected a URL such as postgresql://user@host:5432/name"
         kind = DatabaseAway if isinstance(error, psycopg.OperationalError) else DatabaseError
         raise kind(first, where=show_dsn(dsn), hint=hint) from None
     if connection.info.server_version < OLDEST:
@@ -96,7 +96,7 @@ def rights_of(connection: Connection, dsn: str) -> Iterator[None]:
     try:
         yield
     except psycopg.errors.InsufficientPrivilege as error:
-        seen = f'the role "{connection.info.user}" may not use it: {str(error).strip().splitlines()[0]}'
+        seen = f'the role "{connection.info.user}" may not use this database: {str(error).strip().splitlines()[0]}'
         hint = "Grant the role this right, or give another role in --db"
         raise DatabaseError(seen, where=show_dsn(dsn), hint=hint) from None
 

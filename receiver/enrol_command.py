@@ -91,10 +91,10 @@ def enrol_command(
         click.echo(done.as_json())
         return
     results = [
-        (rows, f"{len(rows)} gateways are trusted; {len(done.known_now)} of them had published before"),
+        (rows, f"{len(rows)} gateways are trusted; {len(done.known_now)} of them published before they were trusted"),
         (removed, f"{done.removed} gateways are no longer trusted; their stored packs are kept"),
-        (forgotten, f"{done.forgotten} gateways removed from the list of unknown ones"),
-        (export_to, f"{export_to}: {len(done.trusted)} thumbprints"),
+        (forgotten, f"{done.forgotten} gateways were removed from the list of gateways that are not enrolled"),
+        (export_to, f"{export_to}: {len(done.trusted)} thumbprints were written"),
     ]
     for wanted, text in results:
         if wanted:

@@ -47,20 +47,24 @@ def print_state(state: FleetState, *, only_bad: bool = False) -> None:
         )  # fmt: skip
     console.print(table)
     if len(good) > MOST:
-        console.print(say(f"and {len(good) - MOST} more that are verified"))
+        console.print(say(f"{len(good) - MOST} more gateways are verified"))
     for gateway, thumbprint in state.unknown[:20]:
-        console.print(say(f"not enrolled: {cell(gateway)}, its newest key claims {cell(thumbprint)}"))
+        console.print(
+            say(f"not enrolled: {cell(gateway)}, which claims the thumbprint {cell(thumbprint)} for its newest key")
+        )
     if len(state.unknown) > 20:
-        console.print(say(f"and {len(state.unknown) - 20} more that are not enrolled"))
+        console.print(say(f"{len(state.unknown) - 20} more gateways are not enrolled"))
     for away in state.away:
         text = f"database {away.place} is unreachable: {cell(away.why, 200)}. Its gateways are not in this table"
         console.print(Text.from_markup(say(text), style="red"))
     console.print(totals_in_words(state.summary(now_s)))
     s = state.summary(now_s)
     if s["lots_waiting"]:
-        console.print(say(f"batches not checked: {s['lots_waiting']}. Is `keep` running?"))
+        console.print(
+            say(f"batches that are not checked yet: {s['lots_waiting']}. Is `meterhouse platform keep` running?")
+        )
     if s["unsettled"]:
-        console.print(say(f"birth or other parts not received: {s['unsettled']} packs"))
+        console.print(say(f"packs whose birth or other parts have not arrived: {s['unsettled']}"))
 
 
 def totals_in_words(s: dict[str, Any]) -> str:

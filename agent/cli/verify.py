@@ -179,21 +179,22 @@ def _say(report: Report, short: list[str], is_live: bool) -> None:
 
 
 _WAIT = (
-    "listen again in a minute, and longer, such as --for 2min. Right after a start, the first packs of a stream may"
-    " still be on the way, a silent device is sealed only every 15 minutes, and packs waiting at the gateway arrive"
-    " later (see `meterhouse status` there). If the result stays the same, packs get lost between the gateway and here"
+    "wait a minute, then listen for longer, such as --for 2min. Right after a start, the first packs of a stream may"
+    " still be on the way. Packs of a silent device are sealed only every 15 minutes. Packs that wait at the gateway"
+    " arrive later (see `meterhouse status` there). If the result stays the same, packs get lost between the gateway"
+    " and here"
 )
 _EXPORT = (
-    "give all files of the export. If they are all here, export again: packs sealed after the export are not in them."
-    " If the result stays the same, packs were lost"
+    "give all files of the export. If all files are here, export again: packs that were sealed after the export are"
+    " not in the files. If the result stays the same, packs were lost"
 )
 _BEFORE = "listen again: the broker retains births and key records and sends them first"
-_PIN = "pin the key: --trust and the thumbprint that `meterhouse keys show` prints at the gateway"
+_PIN = "pin the key: give --trust with the thumbprint that `meterhouse keys show` prints at the gateway"
 _OTHER_KEY = (
     "compare the thumbprint after --trust with the one that `meterhouse keys show` prints at the gateway: the packs are"
-    " signed by another key. If they are the same, the packs are not from this gateway"
+    " signed by another key. If both thumbprints are the same, the packs are not from this gateway"
 )
-_FAULTY = "save the refused packs with `--json`, and find out who handled them: they are not as the gateway made them"
+_FAULTY = "save the refused packs with `--json`, and find out where they were changed after the gateway had sent them"
 
 
 _CHINESE = {
@@ -226,7 +227,7 @@ def _verdict(report: Report, short: int, differ: int) -> str:
     """The last line of the output: the verdict with its numbers, and any other reason for exit code 6."""
     from agent.verify.report_text import verdict_line
 
-    more = [f"not complete, see {short} above"] * bool(short) + [f"{differ} figures differ"] * bool(differ)
+    more = [f"not complete: see the {short} remarks above"] * bool(short) + [f"{differ} figures differ"] * bool(differ)
     text = say("; ".join([verdict_line(report), *more]))
     return text.replace(report.verdict.value, _CHINESE[report.verdict.name], 1) if speaks_chinese() else text
 

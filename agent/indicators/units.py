@@ -76,7 +76,7 @@ def parse_unit(text: str) -> Unit:
     factor, dimension = _product(above)
     if slash:
         if not below or "/" in below:
-            raise ValueError(f"unit {text!r}: expected one / with a unit after it")
+            raise ValueError(f"unit {text!r}: expected only one /, with a unit after it")
         divisor, other = _product(below)
         factor, dimension = factor / divisor, multiply(dimension, other, -1)
     return Unit(text, factor, dimension)

@@ -197,7 +197,7 @@ class Codec:
         try:
             rest = read_frame(body[skip:], MAX_PACK_BYTES, reader)
         except ValueError as error:
-            raise ValueError(f"damaged body of a pack: {error}") from error
+            raise ValueError(f"the body of a pack is damaged: {error}") from error
         return rest if form == 0 else _join(body[1:65], body[65:97], birth if form == 2 else None, rest)
 
 

@@ -149,7 +149,7 @@ class Subscriber:
         try:
             from paho.mqtt.enums import MQTTProtocolVersion
         except ImportError:
-            raise LiveError("the package paho-mqtt is not installed", "pip install paho-mqtt") from None
+            raise LiveError("the package paho-mqtt is not installed", "Run `pip install paho-mqtt`") from None
         from .mqtt import BoundedClient
 
         client = BoundedClient(MQTTProtocolVersion(version), MAX_PACKET)

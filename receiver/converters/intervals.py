@@ -83,7 +83,7 @@ def read_intervals(
     for stream in sorted({one.stream for one in series}):
         row = connection.execute("SELECT id FROM streams WHERE name = %s", [stream]).fetchone()
         if row is None:
-            hint = "`meterhouse platform status` lists gateways, the page of each gateway its streams"
+            hint = "`meterhouse platform status` lists the gateways; the page of a gateway lists its streams"
             raise UsageError(f'there is no stream "{clean_text(stream, 200)}"', where=str(mapping), hint=hint)
         points = {one.point: place for place, one in enumerate(series) if one.stream == stream and one.point}
         if points:
@@ -105,7 +105,7 @@ def _check_declared(
     wanted = {"stream": number, "from": cuts[0], "to": cuts[-1]}
     declared = [name for (name,) in connection.execute(_DECLARED, wanted)]
     if declared and (wrong := sorted(set(points) - set(declared))):
-        hint = suggestion(wrong[0], declared) or f"Declared there: {', '.join(declared[:LISTED])}"
+        hint = suggestion(wrong[0], declared) or f"Points of this stream: {', '.join(declared[:LISTED])}"
         raise ConfigError(f'{stream} has no point "{clean_text(wrong[0], 200)}"', where=str(mapping), hint=hint)
 
 

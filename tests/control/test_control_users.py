@@ -731,7 +731,7 @@ def test_who_locks_the_database_since_before_an_upgrade_is_named(stopped: Park) 
         assert holder.stdout.readline() == "locked\n"
         done = stopped.mh(AGENT, "run", "--state-dir", stopped.state)
         assert done.returncode == 1 and "another process has the database open (process " in done.stderr, done.stderr
-        assert f"`sudo fuser -v {database}` shows who has it open" in done.stderr, done.stderr
+        assert f"`sudo fuser -v {database}` shows which process has the database open" in done.stderr, done.stderr
         said = done.stderr.partition("(process ")[2].partition(")")[0]
         assert os.stat(f"/proc/{said}").st_uid == ANNA.uid
     finally:

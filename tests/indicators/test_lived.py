@@ -316,7 +316,7 @@ def test_results_are_verified_as_readings_are(lived: Lived, tmp_path: Path) -> N
                 lambda lines: [*lines[:20], *lines[21:]],
                 ("incomplete", "park7/gw01/_indicators: sequence 21 to 21 missing"),
             ),
-            (_another_figure, ("failed", "first bad: park7/gw01/_indicators seq 21")),
+            (_another_figure, ("failed", "first fault: park7/gw01/_indicators seq 21")),
             (
                 lambda lines: [*lines[:20], lines[21], lines[20], *lines[22:]],
                 ("verified", "1 pack arrived out of order"),

@@ -200,7 +200,7 @@ def test_the_table_shows_who_lost_packs_and_counts_what_was_due_in_missing_ones(
     )
     print_state(FleetState([*well, poorer, short], [], 0, 0))
     shown = capsys.readouterr().out
-    assert "site/gw999" in shown and "and 6 more that are verified" in shown
+    assert "site/gw999" in shown and "6 more gateways are verified" in shown
     assert (
         "refused 1 (the signature does not fit the bytes of this pack, which came by a bridge that wrote it anew ...)"
         in shown

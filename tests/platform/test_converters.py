@@ -225,7 +225,7 @@ def test_a_mistyped_point_is_an_error_as_a_wrong_unit_is(dsn: str, tmp_path: Pat
     b = make("whole", 1)
     stored(dsn, b, readings=False)
     first = min(minutes(b))
-    for point, words in (("ac.pow.active", 'Did you mean "ac.power.active"'), ("x", "Declared there: ac.")):
+    for point, words in (("ac.pow.active", 'Did you mean "ac.power.active"'), ("x", "Points of this stream: ac.")):
         text = MAP.format(stream=b.stream.name).replace('"ac.power.active"', f'"{point}"')
         file = mapping(tmp_path, text)
         for minute in (first, first + 1000):  # with packs in the range, and without any

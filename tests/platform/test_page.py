@@ -249,7 +249,9 @@ def test_a_database_that_is_away_is_said_and_an_old_state_is_shown_meanwhile(dsn
     assert "Database 2 is unreachable" in text and "enrolled" in text
     answer = browse(AWAY).get("/")
     assert (
-        answer.status_code == 503 and "Check that it is running there" in answer.text and "Traceback" not in answer.text
+        answer.status_code == 503
+        and "Check that PostgreSQL is running there" in answer.text
+        and "Traceback" not in answer.text
     )
     now = [100.0]
     data = FleetData([dsn, AWAY], lambda: now[0])
