@@ -40,7 +40,7 @@ from receiver.trust import trusted_count
 
 @click.group()
 def platform() -> None:
-    """Receive, verify and keep the packs of many gateways: PostgreSQL behind a broker.
+    """Receive the packs of many gateways from a broker, verify them and keep them in PostgreSQL.
 
     \b
     Examples:
@@ -86,7 +86,7 @@ platform.add_command(page_command)
 @db_option
 @json_option
 def work_command(source: str, name: str | None, readings: bool, dsns: tuple[str, ...], as_json: bool) -> None:
-    """Take packs from a broker, check each alone, store them. Runs until it is stopped.
+    """Take packs from a broker, check each pack by itself and store it. Runs until it is stopped.
 
     A pack is acknowledged after it is committed, never before. Workers may be killed and added at any time.
     The broker keeps a session under the worker's name: give each worker a different name, and do not change it.
@@ -127,7 +127,7 @@ def work_command(source: str, name: str | None, readings: bool, dsns: tuple[str,
 @click.option(
     "--broker",
     metavar="URL",
-    help="mqtt://HOST[,HOST2]: acknowledge packs and request missing ones through this broker. Without it: only check.",
+    help="mqtt://HOST[,HOST2]: acknowledge packs and request missing packs through this broker. Default: only check.",
 )
 @click.option("--metrics", metavar="ADDRESS", help="Serve Prometheus metrics at this address, such as 127.0.0.1:9108.")
 @click.option(
@@ -135,7 +135,7 @@ def work_command(source: str, name: str | None, readings: bool, dsns: tuple[str,
     type=click.IntRange(1),
     help="Drop each month whose packs are all older than this many days. Default: never.",
 )
-@click.option("--name", default=None, help="Name of this keeper at the broker; default: the host's name.")
+@click.option("--name", default=None, help="Name of this `keep` process at the broker; default: the host's name.")
 @click.option(
     "--clickhouse",
     metavar="URL",
@@ -152,7 +152,7 @@ def keep_command(
     latest: bool,
     dsns: tuple[str, ...],
 ) -> None:
-    """Check the seams between packs, settle completeness, acknowledge packs, request missing ones.
+    """Check that packs follow each other, determine completeness, acknowledge packs, request missing packs.
 
     Runs until it is stopped.
 
@@ -229,7 +229,13 @@ def status_command(like: str | None, since: str | None, dsns: tuple[str, ...], l
 
 @platform.command("audit")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--of", "like", required=True, metavar="SITE[/GATEWAY[/STREAM]]", help="The packs to export.")
+@click.option(
+    "--of",
+    "like",
+    required=True,
+    metavar="SITE[/GATEWAY[/STREAM]]",
+    help="Export the packs of this site, gateway or stream.",
+)
 @click.option("--from", "from_text", metavar="TIME", help="UTC, 2026-11-01 or 2026-11-01T08:00.")
 @click.option("--to", "to_text", metavar="TIME", help="End, not included.")
 @db_option
@@ -237,7 +243,7 @@ def status_command(like: str | None, since: str | None, dsns: tuple[str, ...], l
 def audit_command(
     folder: Path, like: str, from_text: str | None, to_text: str | None, dsns: tuple[str, ...], as_json: bool
 ) -> None:
-    """Write evidence to a folder that `meterhouse verify` judges: the packs as they were published, to the byte.
+    """Write packs to a folder as evidence for `meterhouse verify`, byte for byte as they were published.
 
     \b
     Exit codes: 0 written, 1 the folder cannot be written, 2 wrong usage, 3 a database cannot be used.
@@ -276,7 +282,7 @@ def audit_command(
 )
 @click.option("--from", "from_text", metavar="TIME", help="UTC, 2026-11-01 or 2026-11-01T08:00.")
 @click.option("--to", "to_text", metavar="TIME", help="End, not included; default: now.")
-@click.option("--into", type=click.Path(dir_okay=False, path_type=Path), help="Write here; default: stdout.")
+@click.option("--into", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file; default: stdout.")
 @db_option
 def convert_command(
     name: str | None,
@@ -329,7 +335,7 @@ def convert_command(
 
 @platform.command("demo")
 @click.option(
-    "--gateways", type=click.IntRange(10, 2000), default=200, show_default=True, help="Size of the made-up fleet."
+    "--gateways", type=click.IntRange(10, 2000), default=200, show_default=True, help="Number of simulated gateways."
 )
 @lang_option
 @json_option
@@ -337,7 +343,7 @@ def demo_command(gateways: int, lang: str, as_json: bool) -> None:
     """Run the platform on this machine: PostgreSQL, mosquitto, two workers, a keeper and a simulated fleet with faults.
 
     \b
-    Exit codes: 0 it came to its end, 3 no PostgreSQL here, 5 no broker or not all arrived.
+    Exit codes: 0 the demo is complete, 3 no PostgreSQL here, 5 no broker or not all packs arrived.
     """
     from receiver.demo import run_demo
     from receiver.fleet_state import as_json as state_as_json

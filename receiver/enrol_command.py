@@ -50,7 +50,7 @@ class _Done:
     "forgotten",
     multiple=True,
     metavar="SITE/GATEWAY",
-    help='Remove this gateway from that list; "all": empty the list.',
+    help='Remove this gateway from the list of gateways that are not enrolled; "all": empty the list.',
 )
 @db_option
 @lang_option
@@ -65,7 +65,7 @@ def enrol_command(
     lang: str,
     as_json: bool,
 ) -> None:
-    """Enrol the gateways that are trusted: lines of gateway,thumbprint[,streams].
+    """Enrol trusted gateways from a CSV file: each line is gateway,thumbprint[,streams].
 
     The thumbprint comes from the gateway by a separate channel (`meterhouse keys show`), never from the broker.
 

@@ -28,7 +28,9 @@ from drivers.model import UsageError
 @click.option("--to", "to_text", metavar="DATE", help="Day after the last day, for amounts.")
 @click.option("--who", help="Name of the person who attests the value.")
 @click.option("--document", default="", help="Source of the value, such as the number of a certificate or a ticket.")
-@click.option("--replaces", default="", metavar="ID", help="The entry to replace; without a value: withdraw it.")
+@click.option(
+    "--replaces", default="", metavar="ID", help="The entry to replace. Without a new value, the entry is withdrawn."
+)
 @config_options
 @json_option
 def declare(
@@ -43,7 +45,7 @@ def declare(
     options: ConfigOptions,
     as_json: bool,
 ) -> None:
-    """Attest an input of the indicators: NAME VALUE UNIT, for the days from --from to --to. Without NAME: list all.
+    """Attest an input of the indicators: NAME VALUE UNIT, for the days --from to --to. Without NAME: list all inputs.
 
     An entry is never changed. It is signed into the stream _indicators with name and time; a later entry may replace
     it. Amounts belong to a period; states (an area, a rated power) apply from a day on.

@@ -42,13 +42,15 @@ _FILE = re.compile(
 @click.option("--to", "to_text", metavar="TIME", help="End of the range, not included.")
 @click.option("--stream", "streams", multiple=True, metavar="NAME", help="Only this device; may be repeated.")
 @click.option("--zstd", is_flag=True, help="Compress the packs.")
-@click.option("--csv", "csv_file", type=FILE, help="Readings for people, as CSV.")
-@click.option("--intervals", "interval_file", type=FILE, help="Energy by interval for people, as CSV.")
+@click.option("--csv", "csv_file", type=FILE, help="Write the readings to this CSV file, for people.")
+@click.option(
+    "--intervals", "interval_file", type=FILE, help="Write the energy of each interval to this CSV file, for people."
+)
 @click.option(
     "--intervals-flat",
     "flat_file",
     type=FILE,
-    help="Energy by interval for programs, as CSV: all columns, UTC and local time.",
+    help="Write the energy of each interval to this CSV file, for programs: all columns, UTC and local time.",
 )
 @config_options
 @json_option

@@ -34,10 +34,16 @@ MAX_PACKS: Final = 2_000_000  # their hashes are held in memory, to recognise du
 @click.command()
 @click.argument("stream", metavar="SITE/GATEWAY/NAME")
 @click.option(
-    "--broker", metavar="URL", callback=parse_broker, required=True, help="mqtt://host:1883 or mqtts://host:8883."
+    "--broker",
+    metavar="URL",
+    callback=parse_broker,
+    required=True,
+    help="URL of the broker: mqtt://host:1883 or mqtts://host:8883.",
 )
-@click.option("--first", type=click.IntRange(1, LAST), default=1, show_default=True, help="First sequence.")
-@click.option("--last", type=click.IntRange(1, LAST), default=LAST, help="Last sequence; default: up to the newest.")
+@click.option("--first", type=click.IntRange(1, LAST), default=1, show_default=True, help="Sequence of the first pack.")
+@click.option(
+    "--last", type=click.IntRange(1, LAST), default=LAST, help="Sequence of the last pack; default: the newest."
+)
 @click.option("--boot", help="Only packs of this boot (16 hex digits).")
 @click.option("--out", type=FILE, help="Append the packs to this file, one per line.")
 @login_options

@@ -29,23 +29,29 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option(
-    "--profile", metavar="ID|FILE", help="A device of this family, such as eastron/sdm630; its values change."
+    "--profile", metavar="ID|FILE", help="Simulate a device of this family, such as eastron/sdm630; its values change."
 )
 @click.option(
-    "--dump", type=click.Path(path_type=Path), metavar="FILE", help="A recorded dump (JSON); its values do not change."
+    "--dump",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Simulate the device of this recorded dump (JSON); its values do not change.",
 )
 @click.option(
     "--park",
     type=FOLDER,
     metavar="DIR",
-    help="The demo park; writes DIR/agent.toml and the plan of its figures.",
+    help="Simulate the demo park; write DIR/agent.toml and the plan of its figures.",
 )
 @click.option(
-    "--listen", metavar="HOST:PORT", help="Listen on this TCP port; 0 takes a free one.  [default: 127.0.0.1:0]"
+    "--listen", metavar="HOST:PORT", help="Listen on this TCP port; 0 takes a free port.  [default: 127.0.0.1:0]"
 )
 @click.option("--rtu", is_flag=True, help="With --listen: RTU bytes over raw TCP, like a serial server.")
 @click.option(
-    "--pty", type=click.Path(path_type=Path), metavar="LINK", help="A serial line: a pseudo-terminal with this name."
+    "--pty",
+    type=click.Path(path_type=Path),
+    metavar="LINK",
+    help="Simulate a serial line: a pseudo-terminal with this name.",
 )
 @click.option(
     "--baud",
@@ -70,10 +76,17 @@ if TYPE_CHECKING:
 @param_option
 @click.option("--turnaround", type=Duration(0, 60), help="Time to answer, such as 20ms. Default: the profile's.")
 @click.option(
-    "--fault", "faults", multiple=True, metavar="[DEVICE ]FAULT", help="A fault from the start, such as late=0.5*3."
+    "--fault",
+    "faults",
+    multiple=True,
+    metavar="[DEVICE ]FAULT",
+    help="Simulate this fault from the start, such as late=0.5*3.",
 )
 @click.option(
-    "--control", type=click.Path(path_type=Path), metavar="FILE", help="A named pipe for commands while it runs."
+    "--control",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Take commands from this named pipe while the simulator runs.",
 )
 @click.option("--stdin", "from_stdin", is_flag=True, help="Also take commands from standard input; `help` lists them.")
 @click.option("--seed", default=1, show_default=True, help="Random seed of the simulated day.")

@@ -49,14 +49,18 @@ def parse_streams(_context: click.Context, _parameter: click.Parameter, values: 
     callback=parse_broker,
     help="Subscribe to this broker: mqtt://host:1883 or mqtts://host:8883.",
 )
-@click.option("--site", default="+", show_default=True, help="Only this site's topics; + is all.")
-@click.option("--gateway", default="+", show_default=True, help="Only this gateway's topics; + is all.")
+@click.option(
+    "--site", default="+", show_default=True, help="Subscribe only to topics of this site; + means all sites."
+)
+@click.option(
+    "--gateway", default="+", show_default=True, help="Subscribe only to topics of this gateway; + means all gateways."
+)
 @login_options
 @click.option(
     "--trust",
     multiple=True,
     metavar="[SITE/GATEWAY=]THUMBPRINT",
-    help="A thumbprint obtained out of band; with its gateway if there are several. May be repeated.",
+    help="Trust this key of a gateway; obtain its thumbprint out of band. Repeat --trust for several gateways.",
 )
 @click.option(
     "--streams",
@@ -82,7 +86,7 @@ def parse_streams(_context: click.Context, _parameter: click.Parameter, values: 
     help="With --for: wait at most this long for the first pack.",
 )
 @click.option("--recompute", is_flag=True, help="Recompute the figures from the packs.")
-@click.option("--plan", "plan_file", type=FILE, help="The park's plan.")
+@click.option("--plan", "plan_file", type=FILE, help="File with the park's plan.")
 @click.option(
     "--expect-complete", is_flag=True, help="Treat gaps, reported losses and streams without packs as failures, too."
 )
@@ -106,12 +110,13 @@ def verify(
 
     PATHs are exported files or folders (.json, .jsonl, also with .zst appended). The PATH - is stdin, with one pack
     per line. Only packs signed by the pinned key are trusted: get the thumbprint with `meterhouse keys show` at the
-    gateway, not over the network. With several gateways, put SITE/GATEWAY= before each thumbprint, because otherwise
-    the owner of one could sign for another. With --recompute, each signed figure whose packs are all present is
-    computed again and must agree to the last digit; give the park's plan with --plan if it is too long for the packs.
+    gateway, not over the network. With several gateways, put SITE/GATEWAY= before each thumbprint; otherwise the owner
+    of one gateway could sign for another gateway. With --recompute, each signed figure whose packs are all present is
+    computed again and must agree to the last digit. If the packs do not contain the park's plan, because the plan is
+    too long, give its file with --plan.
 
-    --streams is for a platform that receives only some streams: others are not expected, and the agreed ones must be
-    present, even if the gateway or the files say otherwise.
+    --streams is for a platform that receives only some streams. These streams must be present, and other streams are
+    not expected, even if the gateway or the files say otherwise.
 
     \b
     Example:
@@ -121,7 +126,7 @@ def verify(
       meterhouse verify evidence/ --trust pVa0...Q3k --streams "main-meter,inv*,_indicators"
 
     \b
-    Exit codes: 0 verified, 2 wrong usage, 5 broker, 6 failed, incomplete, origin unproven or nothing to verify.
+    Exit codes: 0 verified, 2 wrong usage, 5 broker error, 6 failed, incomplete, origin unproven or nothing to verify.
     """
     from agent.verify.keyring import is_pin
 

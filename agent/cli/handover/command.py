@@ -57,10 +57,13 @@ class Shown:
 @click.option("--display", "displays", multiple=True, metavar="DEVICE[/POINT]=VALUE",
               help="The value on a display, such as inv1=12345.6. May be repeated.")  # fmt: skip
 @click.option(
-    "--csv", "csv_file", type=EXISTING_FILE, help="The same from a file: DEVICE[/POINT],VALUE[,REMARK] on each line."
+    "--csv",
+    "csv_file",
+    type=EXISTING_FILE,
+    help="Read the values on the displays from this file; each line is DEVICE[/POINT],VALUE[,REMARK].",
 )
-@click.option("--who", help="Name of the person who records it.")
-@click.option("--remarks", default="", help="Anything that the other side should know.")
+@click.option("--who", help="Name of the person who makes the record.")
+@click.option("--remarks", default="", help="Remark for the other party.")
 @click.option("--html", "html_file", type=FILE, help="Write the record as an A4 page, with the key's thumbprint.")
 @click.option("--yes", is_flag=True, help="Do not ask anything.")
 @lang_option

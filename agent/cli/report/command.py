@@ -27,7 +27,7 @@ _DATES: Mapping[Kind, str] = {"day": r"\d{4}-\d{2}-\d{2}", "month": r"\d{4}-\d{2
 @lang_option
 @click.option("--html", "html_file", type=FILE, help="Write a page with charts.")
 @click.option("--csv", "csv_file", type=FILE, help="Write the figures as CSV.")
-@click.option("--trace", "trace_file", type=FILE, help="Hourly green power as CSV.")
+@click.option("--trace", "trace_file", type=FILE, help="Write the hourly green power to this CSV file.")
 @click.option(
     "--trace-by",
     type=click.Choice(["hour", "interval"]),
@@ -48,8 +48,9 @@ def report(
 ) -> None:
     """Show the park's figures of a day (2026-11-24), month (2026-11), year (2026) or the last 365 days (365d).
 
-    Without a period: today so far. Each figure has its target, its trend, its largest contributions and its
-    completeness. The figures come from the running agent, or from the database of a stopped one.
+    Without a period, the report covers today until now. Each figure has its target, its trend, its largest
+    contributions and its completeness. The figures come from the running agent, or from the database of a stopped
+    agent.
 
     \b
     Examples:
