@@ -81,7 +81,11 @@ platform.add_command(page_command)
     metavar="URL",
     help="mqtt://HOST:1883, mqtts://, amqp://HOST:5672,HOST2:5672/%2F?queue=NAME, amqps://.",
 )
-@click.option("--name", default=None, help="Name of this worker, the same after a restart; default: the host's name.")
+@click.option(
+    "--name",
+    default=None,
+    help="Name of this worker, which must be the same after a restart; default: the host's name.",
+)
 @click.option("--readings", is_flag=True, help="Also store readings for queries (the view `readings`).")
 @db_option
 @json_option
@@ -141,7 +145,9 @@ def work_command(source: str, name: str | None, readings: bool, dsns: tuple[str,
     metavar="URL",
     help="Also send readings and figures to this ClickHouse: http://user@host:8123/DATABASE.",
 )
-@click.option("--latest", is_flag=True, help="Publish the newest values of each device, retained. Needs --broker.")
+@click.option(
+    "--latest", is_flag=True, help="Publish the newest values of each device as retained messages. Needs --broker."
+)
 @db_option
 def keep_command(
     broker: str | None,
@@ -237,7 +243,7 @@ def status_command(like: str | None, since: str | None, dsns: tuple[str, ...], l
     help="Export the packs of this site, gateway or stream.",
 )
 @click.option("--from", "from_text", metavar="TIME", help="UTC, 2026-11-01 or 2026-11-01T08:00.")
-@click.option("--to", "to_text", metavar="TIME", help="End, not included.")
+@click.option("--to", "to_text", metavar="TIME", help="End of the range, not included.")
 @db_option
 @json_option
 def audit_command(
@@ -281,7 +287,7 @@ def audit_command(
     "--map", "mapping", type=EXISTING_FILE, help="Your mapping file: which point becomes which value of the format."
 )
 @click.option("--from", "from_text", metavar="TIME", help="UTC, 2026-11-01 or 2026-11-01T08:00.")
-@click.option("--to", "to_text", metavar="TIME", help="End, not included; default: now.")
+@click.option("--to", "to_text", metavar="TIME", help="End of the range, not included; default: now.")
 @click.option("--into", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file; default: stdout.")
 @db_option
 def convert_command(
@@ -294,7 +300,7 @@ def convert_command(
 ) -> None:
     """Write verified values in another format, interval by interval. Without NAME, lists the formats.
 
-    Missing values are flagged as the format provides, never written as zero. Other packages may add formats.
+    Missing values are marked as the format requires, and are never written as zero. Other packages may add formats.
 
     \b
     Examples:

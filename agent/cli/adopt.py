@@ -333,7 +333,9 @@ def _identified(
         if garbled:
             hint = SILENT["garbled"][1][0]
         if url.partition(":")[0] in BYTE_SCHEMES:
-            hint = sentences(hint, f"Tried {', '.join(settings)}; use --serial to try another setting")
+            hint = sentences(
+                hint, f"The serial settings {', '.join(settings)} were tried; use --serial to try another setting"
+            )
         for more in _framing_hints(url):
             hint = sentences(hint, more)
         raise LineTimeout(what, where=f"{url}, {protocol} {address}", hint=hint)

@@ -138,7 +138,12 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--dir", "folder", type=FOLDER, help="A folder on the disk of the store; default: the temporary folder.")
+@click.option(
+    "--dir",
+    "folder",
+    type=FOLDER,
+    help="Folder for the test files, on the disk of the store; default: the temporary folder.",
+)
 @click.option(
     "--stages",
     is_flag=True,

@@ -365,5 +365,5 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
         console.print(say(f"Reading each point once takes {show_time(visits)} of line time."))
         console.print(say(f"The ring: {say(str(ring))}."))
         mib = memory_bytes(len(config.devices), ring) >> 20
-        console.print(say(f"Memory: about {mib} MiB, with the ring."))
+        console.print(say(f"Memory: about {mib} MiB, including the ring."))
     console.print(say("The configuration is good."))

@@ -109,7 +109,7 @@ class NoAgent(GatewayError):
     """No agent runs with this runtime directory, or its agent does not accept connections."""
 
     def __init__(self, runtime_dir: Path) -> None:
-        hint = "Is it started? See `systemctl status meterhouse`; if it uses another folder, give --runtime-dir"
+        hint = "Is the agent started? See `systemctl status meterhouse`; if it has another folder, give --runtime-dir"
         what = "no agent is running here"
         with contextlib.suppress(OSError, ValueError):
             ended = read_plain(runtime_dir / LAST_ERROR, 1 << 16).decode("utf-8", "replace")

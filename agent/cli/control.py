@@ -240,7 +240,9 @@ class AnswerBuffer:
         """Append a part. Raises GatewayError if the answer exceeds the limit."""
         self._left -= len(data)
         if self._left < 0:
-            raise GatewayError("the answer is too large", where="control", hint="Check which program listens there")
+            raise GatewayError(
+                "the answer is too large", where="control", hint="Check which program listens on the agent's socket"
+            )
         self._parts.append(data)
 
     @property

@@ -23,9 +23,9 @@ from drivers.model import UsageError
     "--from",
     "from_text",
     metavar="DATE",
-    help="First day of the period, or day from which the value holds: 2026-11-01.",
+    help="First day of the period, or day from which the value holds, such as 2026-11-01.",
 )
-@click.option("--to", "to_text", metavar="DATE", help="Day after the last day, for amounts.")
+@click.option("--to", "to_text", metavar="DATE", help="For amounts: the day after the last day.")
 @click.option("--who", help="Name of the person who attests the value.")
 @click.option("--document", default="", help="Source of the value, such as the number of a certificate or a ticket.")
 @click.option(
@@ -47,8 +47,8 @@ def declare(
 ) -> None:
     """Attest an input of the indicators: NAME VALUE UNIT, for the days --from to --to. Without NAME: list all inputs.
 
-    An entry is never changed. It is signed into the stream _indicators with name and time; a later entry may replace
-    it. Amounts belong to a period; states (an area, a rated power) apply from a day on.
+    An entry is never changed. The agent signs it, with the person's name and the time, in the stream _indicators.
+    A later entry may replace it. Amounts belong to a period; states (an area, a rated power) apply from a day on.
 
     \b
     Examples:

@@ -40,7 +40,7 @@ _FILE = re.compile(
     "--from", "from_text", metavar="TIME", help="Start of the range: 2026-11-25 or 2026-11-25T08:00; with Z: UTC."
 )
 @click.option("--to", "to_text", metavar="TIME", help="End of the range, not included.")
-@click.option("--stream", "streams", multiple=True, metavar="NAME", help="Only this device; may be repeated.")
+@click.option("--stream", "streams", multiple=True, metavar="NAME", help="Export only this device; may be repeated.")
 @click.option("--zstd", is_flag=True, help="Compress the packs.")
 @click.option("--csv", "csv_file", type=FILE, help="Write the readings to this CSV file, for people.")
 @click.option(

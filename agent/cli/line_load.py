@@ -143,7 +143,10 @@ def _long_visit(costs: Sequence[PaceCost]) -> tuple[str, str] | None:
         others = [(seconds, device) for device, seconds in visits.items() if device != cost.device]
         seconds, device = max(others, default=(0.0, ""))
         if seconds * 1000 > 2 * cost.period_ms:
-            what = f"reading {device} at all its paces takes {show_time(seconds)}; meanwhile {cost.device}, due"
+            what = f"reading all paces of {device} takes {show_time(seconds)}"
+            missed = (
+                f"meanwhile {cost.device} misses readings, because it is due every {show_ms(cost.period_ms)} (overload)"
+            )
             hint = f"Read fewer points of {device}, or read {cost.device} less often"
-            return f"{what} every {show_ms(cost.period_ms)}, misses readings (overload)", hint
+            return f"{what}; {missed}", hint
     return None

@@ -94,7 +94,7 @@ class Commands(click.Group):
             from difflib import get_close_matches
 
             near = get_close_matches(name, self.list_commands(ctx), n=1, cutoff=0.5)
-            hint = f'Did you mean "{near[0]}"?' if near else "`meterhouse --help` lists all"
+            hint = f'Did you mean "{near[0]}"?' if near else "`meterhouse --help` lists all commands"
             ctx.fail(f'unknown command "{clean_text(name, 40)}". {hint}')
         return super().resolve_command(ctx, args)
 

@@ -68,7 +68,7 @@ class FolderDraft:
                 raise PermissionError(13, "another user has changed the folder meanwhile")
         except OSError as error:
             self._held.close()
-            raise UsageError(f"cannot write here ({error.strerror})", where=str(path.parent)) from error
+            raise UsageError(f"cannot write in this folder ({error.strerror})", where=str(path.parent)) from error
         self._packs, self._files = -1, 0
         self._open: dict[str, BinaryIO] = {}
         self.size_bytes = 0

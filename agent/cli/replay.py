@@ -44,7 +44,7 @@ MAX_PACKS: Final = 2_000_000  # their hashes are held in memory, to recognise du
 @click.option(
     "--last", type=click.IntRange(1, LAST), default=LAST, help="Sequence of the last pack; default: the newest."
 )
-@click.option("--boot", help="Only packs of this boot (16 hex digits).")
+@click.option("--boot", help="Request only packs of this boot (16 hex digits).")
 @click.option("--out", type=FILE, help="Append the packs to this file, one per line.")
 @login_options
 @click.option(
@@ -74,7 +74,7 @@ def replay(
       meterhouse replay park7/gw01/inv1 --broker mqtt://127.0.0.1 --first 800 --last 812 --out again.jsonl
 
     \b
-    Exit codes: 0 all arrived, 2 wrong usage, 5 no broker or no answer, 6 some are expired, lost or refused.
+    Exit codes: 0 all packs arrived, 2 wrong usage, 5 no broker or no answer, 6 some packs are expired, lost or refused.
     """
     if stream.count("/") != 2 or not all(stream.split("/")) or set(stream) & set("+#"):
         raise UsageError(
@@ -181,7 +181,7 @@ def _take(
                 return len(seen), replies
         if len(seen) > MAX_PACKS or len(replies) > MAX_REPLIES:
             hint = f"At most {MAX_PACKS:,} packs and {MAX_REPLIES:,} replies are accepted; request a shorter range"
-            raise BrokerError("more packs than requested", where=broker, hint=hint)
+            raise BrokerError("the broker sent more packs than were requested", where=broker, hint=hint)
 
 
 def _reply(payload: bytes, name: str) -> dict[str, Any] | None:

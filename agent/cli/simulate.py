@@ -234,7 +234,9 @@ def _role(options: dict[str, Any]) -> str:
 
     role: str = options["role"]
     if role and role not in PARK_PARTS:
-        raise UsageError(f"no role {role!r}", where="--role", hint=f"One of {', '.join(PARK_PARTS)}")
+        raise UsageError(
+            f"the simulated park has no role {role!r}", where="--role", hint=f"One of {', '.join(PARK_PARTS)}"
+        )
     return role
 
 

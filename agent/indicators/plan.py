@@ -190,7 +190,7 @@ class _Maker:
 
         def take(name: str, where: str) -> None:
             if name not in known:
-                what = f"unknown set {show(name)}{near(name, known)}; known are {', '.join(sorted(known))}"
+                what = f"unknown set {show(name)}{near(name, known)}; known sets are {', '.join(sorted(known))}"
                 self._complain(where, what, path=("sets",))
             elif name not in chosen:
                 for below in known[name].uses:

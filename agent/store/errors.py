@@ -89,7 +89,7 @@ def explain(error: sqlite3.Error, path: str) -> StoreError:
         return StoreDamaged(
             f"the database is damaged ({error})",
             where=path,
-            hint="Restart the agent: it sets the file aside and continues with a new one",
+            hint="Restart the agent: it sets the damaged file aside and continues with a new file",
         )
     if primary in _BUSY:
         holders = lock_holders(Path(path))

@@ -164,7 +164,7 @@ _DOUBTS = (
     ("clock_unsynced", "the clock was not synchronised in {} packs"),
     ("clock_unknown", "the state of the clock is unknown in {} packs"),
     ("clock_backward", "the monotonic clock went backward {} times"),
-    ("early", "{} readings have a time before the begin of their pack"),
+    ("early", "{} readings have a time before the start of their pack"),
     ("reordered", "{} packs arrived out of order"),
     ("uncompared", "{} redelivered packs are too old to be compared"),
     ("rewritten", "{} packs were re-serialised in transit"),

@@ -199,7 +199,7 @@ def test_a_running_agent_is_found_while_its_file_is_wrong(mh, traces, tmp_path, 
 def test_without_an_agent_it_is_said_where_was_looked(mh, tmp_path, command) -> None:
     said = mh(command, "--runtime-dir", tmp_path)
     assert said.code == 1
-    assert said.err.startswith(f"error: {tmp_path}: no agent is running here. Is it started?")
+    assert said.err.startswith(f"error: {tmp_path}: no agent is running here. Is the agent started?")
 
 
 @pytest.mark.parametrize(

@@ -186,4 +186,4 @@ def test_the_queue_of_replies_is_bounded(capsys: pytest.CaptureFixture[str], mon
     sender.start()
     assert outcome(["replay", STREAM, "--broker", sender.url]) == 5
     sender.join(PATIENCE_S)
-    assert "more packs than requested" in capsys.readouterr().err
+    assert "the broker sent more packs than were requested" in capsys.readouterr().err

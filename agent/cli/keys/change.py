@@ -68,8 +68,8 @@ def rotate(
 ) -> None:
     """Replace the key in FILE, or in the file named by the configuration, by a new one.
 
-    The old key signs the record of the new one and is deleted. A running agent uses the new key within seconds, from
-    the same pack boundary in all streams. Signatures of the old key stay valid, and verifiers need no change.
+    The old key signs the record of the new key and is then deleted. Within seconds, a running agent changes to the new
+    key, at the same pack boundary in all streams. Signatures of the old key stay valid, and verifiers need no change.
     A systemd credential is read-only: rotate the file that it is loaded from, then restart the agent.
 
     \b

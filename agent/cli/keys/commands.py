@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 def keys() -> None:
     """Create, show, replace and revoke the key that signs readings.
 
-    Platforms pin its thumbprint: hand it over by a channel other than the broker.
+    Platforms pin the thumbprint of this key: hand the thumbprint over by a channel other than the broker.
     """
 
 
