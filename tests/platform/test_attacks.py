@@ -229,7 +229,7 @@ def test_what_is_not_there_is_an_error_with_what_to_do(dsn: str, tmp_path: Path)
         (["audit", str(tmp_path / "x"), "--of", "site00", "--from", "2026-11-02", "--to", "2026-11-01"],
          "2026-11-02 is not before 2026-11-01", "--to"),
         (["audit", str(tmp_path / "x"), "--of", "site00", "--from", "2026-11-02", "--to", "2026-11-02"],
-         "is not before", "for one day"),
+         "is not before", "Write one day as"),
     ):  # fmt: skip
         result = CliRunner().invoke(platform, [*arguments, "--db", dsn])
         error = result.exception
