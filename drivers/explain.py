@@ -169,7 +169,7 @@ def other_protocol(stream: bytes, tried: str) -> str:
     for protocol in all_protocols():
         for one in protocol.all_explainers():
             if one.name != tried and one.is_sound is not None and one.is_sound(stream):
-                return f"It is a valid frame of {one.title}: try `meterhouse decode {one.name}`"
+                return f"This is a valid frame of {one.title}: try `meterhouse decode {one.name}`"
     return ""
 
 

@@ -101,7 +101,7 @@ def check_reloaded(found: Mapping[str, Any]) -> dict[str, Any]:
     """The result of a reload. Raises GatewayError if ``ok`` contradicts the complaints or the fault."""
     outcome: dict[str, Any] = checked(found, _Reloaded, "outcome of a reload")
     if outcome["ok"] == bool(outcome["complaints"] or outcome["fault"]):
-        raise unlike("outcome of a reload", "its members contradict each other")
+        raise unlike("outcome of a reload", "the members contradict each other")
     return outcome
 
 

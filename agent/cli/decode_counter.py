@@ -76,7 +76,7 @@ def _value(content: Any, place: int) -> Decimal | str | None:
     if _moment(content) is not None:
         raise BrokenInput(f"{what} has the time {clean_text(content, 40)!r} as its value", hint="Write [time, value]")
     if _ALMOST.fullmatch(content.strip()):
-        hint = f"Write it as 1234.5, without unit. {NO_READING}"
+        hint = f"Write the value as 1234.5, without unit. {NO_READING}"
         raise BrokenInput(f"{what} must have a number as value, got {clean_text(content, 40)!r}", hint=hint)
     return content
 

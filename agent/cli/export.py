@@ -123,7 +123,9 @@ def _packs(
 
         found = checked(ask(config, request, take, update), Exported, "end of an export")
         if found["packs"] != brought:
-            raise GatewayError(f"the answer announces {found['packs']} packs but contains {brought}", where="export")
+            raise GatewayError(
+                f"the agent's answer announces {found['packs']} packs but contains {brought}", where="export"
+            )
         if out:
             out.keep()
         if table:

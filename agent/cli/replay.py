@@ -160,7 +160,7 @@ def _take(
             raise BrokerError(str(refusal), where=broker, hint=refusal.hint)
         if message is None:
             hint = "Check that the gateway is online, and that the broker lets you publish to replay/request"
-            raise BrokerError(f"no answer for {silence_s:g} s", where=broker, hint=hint)
+            raise BrokerError(f"no answer from the gateway for {silence_s:g} s", where=broker, hint=hint)
         payload, topic = message
         if topic == pack_topic:
             end = time.monotonic() + silence_s

@@ -138,7 +138,7 @@ def _broken_rtu(body: bytes) -> BrokenInput:
         what = f"; an answer of this function has {expected} bytes, but there are {len(body)}: is the frame cut off?"
         hint = COPY_WHOLE
     elif crc16(body[:-2]) == int.from_bytes(body[-2:]):
-        what = "; its two bytes are swapped"
+        what = "; the two bytes of the CRC are swapped"
     if (inside := _sound_inside(body)) is not None:
         first, last = inside
         hint = f"Bytes {first + 1} to {last} of the {len(body)} are a valid frame: leave out the other bytes"

@@ -97,12 +97,12 @@ def test_what_is_no_hex_is_told_with_its_place(text: str, hint: str | None) -> N
 @pytest.mark.parametrize(
     ("command", "text", "hint"),
     [
-        ("dlt645", WATER, "It is a valid frame of CJ/T 188: try `meterhouse decode cjt188`"),
-        ("cjt188", ELECTRIC, "It is a valid frame of DL/T 645: try `meterhouse decode dlt645`"),
+        ("dlt645", WATER, "This is a valid frame of CJ/T 188: try `meterhouse decode cjt188`"),
+        ("cjt188", ELECTRIC, "This is a valid frame of DL/T 645: try `meterhouse decode dlt645`"),
         ("mbus", ELECTRIC, "try `meterhouse decode dlt645`"),
-        ("dlt645", MBUS, "It is a valid frame of M-Bus: try `meterhouse decode mbus`"),
-        ("modbus-rtu", TCP, "It is a valid frame of Modbus TCP: try `meterhouse decode modbus-tcp`"),
-        ("modbus-tcp", ANSWER, "It is a valid frame of Modbus RTU: try `meterhouse decode modbus-rtu`"),
+        ("dlt645", MBUS, "This is a valid frame of M-Bus: try `meterhouse decode mbus`"),
+        ("modbus-rtu", TCP, "This is a valid frame of Modbus TCP: try `meterhouse decode modbus-tcp`"),
+        ("modbus-tcp", ANSWER, "This is a valid frame of Modbus RTU: try `meterhouse decode modbus-rtu`"),
         ("dlt645", ANSWER, "try `meterhouse decode modbus-rtu`"),
         ("dlt645", "00", "Expected 68h, six address bytes, 68h"),
         ("cjt188", "00", "Expected 68h, the meter type"),
