@@ -143,7 +143,7 @@ def diagnose(rest: bytes, length_at: int) -> tuple[int, bytes, str]:
     The score says how much of a frame there is: 1 for a part of the header, up to 4 if only the checksum is wrong.
     """
     if len(rest) <= length_at:
-        return 1, rest, "cut short inside the header"
+        return 1, rest, "the frame is cut short inside its header"
     length = rest[length_at]
     end = length_at + 3 + length
     if len(rest) < end:

@@ -179,7 +179,7 @@ class MeterDevice(Device[MeterQuery, Response]):
             assert parser is not None  # every meter protocol has a parser
             found[query_id] = [frame.raw for frame in parser.feed(bytes.fromhex(text))]
             if not found[query_id]:
-                raise ValueError(f"the frame of {query_id} is invalid")
+                raise ValueError(f"the recorded frame of {query_id} is invalid")
         return self.read_frames(found)
 
     def plan_summary(self, paces: int) -> PlanSummary:

@@ -344,7 +344,7 @@ def silence_hint(config: Config, device: DeviceConfig) -> str:
 def hint_of_silence(url: str, address: str, setting: str) -> str:
     """The hint if no device answers at an address. ``setting``: that of the serial port, such as "9600 8N1"."""
     if url.startswith("serial:"):
-        swapped = f"that its port is set to {setting}, that A and B are not swapped, and that the device is powered"
+        swapped = f"that the device is powered and set to {setting}, and that the wires A and B are not swapped"
         return f"Check the address {address}, {swapped}"
     if (framed := find_scheme(url.partition(":")[0])) is not None:
         hints = [f"Check the unit number {address}, and whether another master uses the device", framed.other_hint]

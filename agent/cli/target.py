@@ -139,7 +139,7 @@ def demand_address(protocol: str, address: str, scheme: str, *, is_chosen: bool 
     others = [name for name in named_on_lines() if name != protocol and not check_address(name, address, scheme)]
     if not address.isdecimal():  # probably a typing error: leave out protocols that accept any text as an address
         others = [name for name in others if check_address(name, "x", scheme)]
-    more = f"An address of another protocol: --protocol {', '.join(others)}" if others and is_chosen else ""
+    more = f"For an address of another protocol, give --protocol {', '.join(others)}" if others and is_chosen else ""
     raise UsageError(wrong.what, where="--address", hint=sentences(wrong.hint, more))
 
 

@@ -95,7 +95,7 @@ class Iec62056Device(MeterDevice):
             raise ConfigError(
                 f"type {point.type!r} cannot be converted to unit {point.unit!r}",
                 where=where,
-                hint='The unit for values that the meter sends without one, such as "kWh"; or "hex" for a state',
+                hint='Write the unit of values that the meter sends without it, such as "kWh", or "hex" for a state',
             )
 
     def plan(self, numbers: Sequence[int]) -> list[MeterQuery]:

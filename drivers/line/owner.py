@@ -141,7 +141,7 @@ class Line:
             async with self._turn:
                 self._drop()
             if lease.over.is_set():
-                raise LineDown("closed before it could be lent", where=self.where, hint="Try again")
+                raise LineDown("the line was closed before it could be lent", where=self.where, hint="Try again")
         except BaseException:
             if self._lease is lease:
                 self._lease = None
@@ -317,7 +317,7 @@ class Line:
         if self._connect_delay_s:
             await asyncio.sleep(self._connect_delay_s)
             if self._link is None:
-                raise self._why_down or LineDown("closed during its connect delay", where=self.where)
+                raise self._why_down or LineDown("the line was closed during its connect delay", where=self.where)
         return self._link
 
     async def _open(self) -> Port:

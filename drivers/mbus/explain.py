@@ -133,7 +133,7 @@ EXPLAINERS = (
     Explainer(
         name="mbus",
         title="M-Bus",
-        help="""Explain M-Bus bytes: wired frames with noise around, or one wireless telegram.
+        help="""Explain M-Bus bytes: wired frames, also with noise around them, or one wireless telegram.
 
     Bytes that need a key or a manufacturer's format stay in `undecoded`.
 

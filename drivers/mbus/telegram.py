@@ -255,7 +255,7 @@ def decode_wireless(data: bytes) -> Telegram:
     elif rest:
         _application(telegram, rest[0], rest[1:], wired=False)
     else:
-        telegram.fault = "no CI field"
+        telegram.fault = "the telegram has no CI field"
     return telegram
 
 

@@ -176,10 +176,10 @@ def decode_tcp(stream: bytes) -> Json:
             "unit": rest[6],
         }
         if protocol != 0:
-            what = f"protocol id in the header is {protocol}, Modbus has 0"
+            what = f"the protocol id in the header is {protocol}, but Modbus requires 0"
             raise BrokenInput(what, {"frame": envelope}, other_protocol(stream, "modbus-tcp") or AS_SENT)
         if not 2 <= length <= 254:
-            what = f"the header's length is {length}, Modbus allows 2 to 254 (unit and PDU)"
+            what = f"the length in the header is {length}, but Modbus allows 2 to 254 (unit and PDU)"
             raise BrokenInput(what, {"frame": envelope}, other_protocol(stream, "modbus-tcp") or AS_SENT)
         if len(rest) < 6 + length:
             what = f"the header announces {length} bytes, but {len(rest) - 6} follow: cut off?"
@@ -363,7 +363,7 @@ EXPLAINERS = (
     Explainer(
         name="modbus-tcp",
         title="Modbus TCP",
-        help="""Transaction, unit, function, exception and registers of a Modbus TCP frame; its header is checked.
+        help="""Explain a Modbus TCP frame: transaction, unit, function, exception and registers; checks its header.
 
     \b
     Example:
@@ -378,7 +378,7 @@ EXPLAINERS = (
     Explainer(
         name="modbus-rtu",
         title="Modbus RTU",
-        help="""Unit, function, exception and registers of a Modbus RTU frame; its CRC is checked.
+        help="""Explain a Modbus RTU frame: unit, function, exception and registers; checks its CRC.
 
     A leading AA 55 is removed; several frames in a row are all explained.
 

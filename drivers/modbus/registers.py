@@ -113,7 +113,7 @@ class RegisterDevice(Device[Read, Answer]):
                     raise self._failing(again) from again
 
     def _failing(self, error: DeviceException) -> GatewayTimeout:
-        return GatewayTimeout(f"{error.what}, to every request", where=error.where, hint=error.hint)
+        return GatewayTimeout(f"every request fails: {error.what}", where=error.where, hint=error.hint)
 
     def ask(self, queries: Sequence[Read]) -> Awaitable[Sequence[Answer | LineError]]:
         return self._line.burst([read.request for read in queries[: self._line.burst_size]], self._options)

@@ -380,7 +380,8 @@ class Scan:
             return "; ".join(texts[:MOST_SAID]) + ("; ..." if len(texts) > MOST_SAID else "")
         if len(received) < NOISE_BYTES:
             return ""
-        return f"{len(received)} bytes that are not a frame at this setting: {received[:12].hex(' ').upper()}"
+        begin = received[:12].hex(" ").upper()
+        return f"{len(received)} bytes were received that form no frame at this serial setting: {begin}"
 
     # --- results
 
@@ -400,7 +401,7 @@ class Scan:
         )
 
 
-_MINE = "Stop it, or scan at another time; use --bus-is-mine only if you may disturb its traffic"
+_MINE = "Stop the other master, or scan at another time; use --bus-is-mine only if you may disturb its traffic"
 
 
 def one_device(

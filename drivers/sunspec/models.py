@@ -108,7 +108,7 @@ def _folder() -> Path:
     package = find_spec("sunspec2")
     if package is None or not package.submodule_search_locations:
         raise ProfileError(
-            "the SunSpec model definitions are not installed", where="SunSpec", hint="pip install pysunspec2"
+            "the SunSpec model definitions are not installed", where="SunSpec", hint="Run `pip install pysunspec2`"
         )
     return Path(package.submodule_search_locations[0]) / "models" / "json"
 

@@ -60,8 +60,8 @@ profiles show eastron/sdm63 | 3 | profile: | no profile "eastron/sdm63" | Did yo
 profiles check HERE/nothing.toml | 2 | nothing.toml | does not exist | profiles check --help
 decode registers --type u16 zz | 4 | cannot decode: | Character 1, 'z', is not a hex digit | Write bytes as
 decode registers --type uint16 0001 | 2 | --type | 'uint16' is not one of | 'u16'
-decode modbus-rtu 0103020007 | 4 | cannot decode: | the CRC is 0007, but for | Copy the complete
-decode dlt645 68AA | 4 | cannot decode: | cut short inside the header | Copy the complete
+decode modbus-rtu 0103020007 | 4 | cannot decode: | CRC is 0007 | Copy the complete
+decode dlt645 68AA | 4 | cannot decode: | cut short inside its header | Copy the complete
 verify | 2 | verify: | give either --broker or PATHs | verify --help
 verify HERE/nothing | 2 | nothing: | no such file or folder | `meterhouse export` wrote
 verify --broker http://x --trust a=b | 2 | --broker: | 'http://x' | Write mqtt://host:1883
@@ -88,7 +88,7 @@ adopt -c CFG --line rof --address 1 --yes | 2 | --line: | "rof" is not a line of
 read -c CFG --line rof --address 1 --registers 3:0+1 | 2 | --line: | "rof" is not a line of | Did you mean "roof"?
 read -c CFG P --line nowhere --address 1 | 2 | --line: | "nowhere" is not a line of | Configured lines: roof. Or a url:
 identify -c CFG --line rof --address 1 | 2 | --line: | "rof" is not a line of | Did you mean "roof"?
-identify --line tcp://127.0.0.1:FREE --address 300 | 2 | --address: | "300" is not a Modbus | 1 to 247. An address of
+identify --line tcp://127.0.0.1:FREE --address 300 | 2 | --address: | "300" is not a Modbus | 247. For an address of
 identify --line tcp://127.0.0.1:FREE --address 21345678 | 2 | --address: | "21345678" is not | --protocol dlt645
 identify --line tcp://127.0.0.1:FREE --address abc | 2 | --address: | "abc" is not a Modbus | Allowed: 1 to 247
 identify --line tcp://127.0.0.1:FREE --address 1.5 | 2 | --address: | "1.5" is not a Modbus | Allowed: 1 to 247

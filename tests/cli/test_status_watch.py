@@ -423,7 +423,7 @@ def test_pieces_of_one_answer_are_one_line() -> None:
 def test_a_broken_answer_is_marked_with_its_reason() -> None:
     from drivers.line.trace import BROKEN, RECEIVED, TracedFrame
 
-    ms, why = 1_000_000, "answer of 9 bytes with a wrong CRC"
+    ms, why = 1_000_000, "the answer of 9 bytes has a wrong CRC"
     broken = TracedFrame(1, 0, RECEIVED, b"\x01\x03")
     mark = TracedFrame(2, 110 * ms, BROKEN, why.encode())
     pieces = FrameJoiner()

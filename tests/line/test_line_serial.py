@@ -153,7 +153,7 @@ async def test_a_line_that_is_never_silent_is_not_talked_on(field: Field) -> Non
     await asyncio.sleep(0.02)
     (error,) = await line.burst([ask()], line.request_options())
     talks.cancel()
-    assert isinstance(error, FrameError) and "not been silent" in str(error)
+    assert isinstance(error, FrameError) and "without a pause" in str(error)
     assert sim.bus.devices[1].requests[3] == 1
 
 

@@ -241,7 +241,7 @@ def test_broken_frames_say_what_is_wrong() -> None:
         (good[:-2] + b"\x00\x16", "checksum is 00h, the bytes sum to 78h"),
         (good[:-1] + b"\x17", "stop byte is 17h"),
         (good[:-4], "cut short: 8 data bytes announced, 6 present"),
-        (good[:6], "cut short inside the header"),
+        (good[:6], "the frame is cut short inside its header"),
         (b"\x01\x02\x03", "no frame"),
         (b"", "no frame"),
     ):
