@@ -137,7 +137,7 @@ class Draft:
               "of a configured line.")  # fmt: skip
 @click.option("--address", required=True, metavar="TEXT", help="The device's address on the line, such as 1.")
 @click.option(
-    "--profile", metavar="ID", help="The device's profile.  [default: the best that fits, by asking the device]"
+    "--profile", metavar="ID", help="The device's profile.  [default: the best profile that fits the device's answers]"
 )
 @click.option("--protocol", type=click.Choice(named_on_lines()), default=DEFAULT,
               show_default=True, help="The device's protocol, if no profile is given.")  # fmt: skip
@@ -148,12 +148,16 @@ class Draft:
     "roles",
     multiple=True,
     metavar="[PART=]ROLE",
-    help="Role of a part, such as grid, or meter.ac=grid. May be repeated.",
+    help="Role of the device or of one part, such as grid, or meter.ac=grid. May be repeated.",
 )
 @click.option("--ct", metavar="RATIO", help="Ratio of the current transformers: 80, or 400/5.")
 @click.option("--pt", metavar="RATIO", help="Ratio of the voltage transformers: 100, or 10000/100.")
 @click.option(
-    "--limit", "limits", multiple=True, metavar="NAME=VALUE", help='A limit, such as timeout="2 s". May be repeated.'
+    "--limit",
+    "limits",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help='A limit of the device, such as timeout="2 s". May be repeated.',
 )
 @param_option
 @click.option("--no-read", is_flag=True, help="Do not contact the device; needs --profile.")
@@ -178,7 +182,7 @@ def adopt(
 
     \b
     Exit codes: 0 added; 2 wrong usage, a name or address that is taken, or a folder that cannot be written;
-    3 the configuration would be invalid; 4 the device does not answer or has no sound value, or no profile fits;
+    3 the configuration would be invalid; 4 the device does not answer or has no good value, or no profile fits;
     130 not confirmed.
     """
     config, words = options.load(), WORDS[lang]

@@ -35,9 +35,9 @@ def check(options: ConfigOptions, plan: bool, try_online: bool, certificates: bo
     Opens no port and contacts no device. Missing ports, files and folders are warnings only,
     because the agent starts without any device.
 
-    With --online it reads a few points of each device and connects to each destination: name, TLS,
-    login, the right to publish, and whether anybody subscribes. It sends no signed data. If the agent
-    runs, it lends its lines meanwhile (gap reason `lent`).
+    With --online the command reads a few points of each device, and checks for each destination: host name, TLS,
+    login, the right to publish, and whether anybody subscribes. It sends no signed data. If the agent is running, it
+    lends its lines to the command; the readings of that time are missing with the reason `lent`.
 
     \b
     Examples:
@@ -349,7 +349,7 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
         devices.add_row(
             cell(device.name), cell(device.line), cell(device.address), profile.id, _evidence(profile), paces
         )
-    requests = plain_table("plan", "device", "pace", "every", "cost", "of its line", right=("of its line",))
+    requests = plain_table("plan", "device", "pace", "every", "cost", "share of line", right=("share of line",))
     for cost in costs:
         share = f"{cost.share:.1%}" if cost.share else "-"
         requests.add_row(cell(cost.device), cost.pace, show_ms(cost.period_ms), say(str(cost)), share)

@@ -68,8 +68,8 @@ def _command(explainer: Explainer) -> click.Command:
 def decode() -> None:
     """Explain bytes and registers without hardware.
 
-    HEX may be written in any usual way (68 61, 6861, 68:61, 0x68 0x61, 68h 61h); - reads it from stdin. Every
-    subcommand takes --json: one object with ok, frame and readings, or with ok, error, a hint and the valid prefix.
+    HEX may be written in any usual way (68 61, 6861, 68:61, 0x68 0x61, 68h 61h); - reads it from stdin. With --json,
+    every subcommand prints one object: with ok, frame and readings, or with ok, error, a hint and the valid prefix.
 
     \b
     Examples:
@@ -77,7 +77,7 @@ def decode() -> None:
       meterhouse decode profile goodwe/dt dump.json
 
     \b
-    Exit codes: 0 good, 2 wrong usage, 3 bad profile, 4 the bytes do not decode.
+    Exit codes: 0 good, 2 wrong usage, 3 bad profile, 4 the bytes cannot be decoded.
     """
 
 
@@ -85,11 +85,11 @@ def decode() -> None:
 @click.option("--type", "type_", required=True, type=click.Choice([*TYPES, "str"]), help="Data type of the bytes.")
 @click.option("--order", default="", help="Order of the bytes on the wire, A the most significant: AB BA ABCD CDAB ...")
 @click.option("--scale", default="1", show_default=True, help="Decimal factor for each value; exact.")
-@click.option("--bit", type=click.IntRange(0, 63), help="One bit of each value.")
+@click.option("--bit", type=click.IntRange(0, 63), help="Show only this bit of each value.")
 @click.argument("hex_text", metavar="HEX", nargs=-1, required=True)
 @json_option
 def registers(type_: str, order: str, scale: str, bit: int | None, hex_text: tuple[str, ...], as_json: bool) -> None:
-    """Values from register bytes. HEX longer than one value gives several readings.
+    """Decode values from register bytes. HEX longer than one value gives several readings.
 
     Only NaN and invalid BCD digits count as "not available"; every other value is shown as it is.
 
@@ -212,13 +212,13 @@ def profile(
     reversed_: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Decode a register dump by a profile: ID, or the path of its file.
+    """Decode a register dump with a profile: ID is its id, or the path of its file.
 
     FILE is JSON, - reads stdin:
     {"address": 1, "holding": {"35000": 1}, "input": {"0": 17254}}
 
     Points whose registers are not in the dump are listed under "missing". Firmware and model in the dump choose the
-    variant.
+    variant of the profile.
     """
     from agent.cli.target import load_profile_of
     from drivers.registry import find_protocol

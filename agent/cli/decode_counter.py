@@ -226,6 +226,6 @@ def command(file: Path, as_json: bool) -> None:
       meterhouse decode counter readings.json --json
 
     \b
-    Exit codes: 0 classified, 2 wrong usage, 4 not a series.
+    Exit codes: 0 classified, 2 wrong usage, 4 the input is not a series of readings.
     """
     run(lambda: decode(_content(file)), as_json)

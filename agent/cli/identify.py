@@ -66,15 +66,19 @@ CONFIGURED: Final = (
 @click.argument("device", required=False)
 @config_options
 @click.option("--line", metavar="URL|NAME", help=line_help())
-@click.option("--address", metavar="TEXT", help="Without configuration: the device's address on the line, such as 1.")
+@click.option(
+    "--address", metavar="TEXT", help="For a device that is not configured: its address on the line, such as 1."
+)
 @click.option(
     "--protocol",
     type=click.Choice(named_on_lines()),
     default=None,
-    help=f"Without configuration: the device's protocol.  [default: {DEFAULT}]",
+    help=f"For a device that is not configured: its protocol.  [default: {DEFAULT}]",
 )
 @click.option(
-    "--serial", metavar="TEXT", help='Without configuration: the port\'s setting.  [default: the usual one, "9600 8N1"]'
+    "--serial",
+    metavar="TEXT",
+    help='For a device that is not configured: the serial setting.  [default: the usual one, "9600 8N1"]',
 )
 @click.option("--deep", is_flag=True, help="Also send requests that only some devices support, such as function 43/14.")
 @json_option

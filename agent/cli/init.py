@@ -120,13 +120,17 @@ class Answers:
     help=f"The file to create, instead of DIR/agent.toml.  [default: {DEFAULT_CONFIG}]",
 )  # fmt: skip
 @click.option("--site", help="Name of the site, such as park7.")
-@click.option("--gateway", help="Name of this box, such as gw01.")
+@click.option("--gateway", help="Name of this gateway, such as gw01.")
 @click.option("--timezone", help="Time zone, such as Asia/Shanghai.")
 @click.option("--label", help="Free text, such as the name of the park.")
 @click.option(
-    "--location", metavar="LAT,LON", help="Degrees, such as 31.23,121.47; tells when it is night and inverters sleep."
+    "--location",
+    metavar="LAT,LON",
+    help="Latitude and longitude in degrees, such as 31.23,121.47; tells when it is night and inverters are off.",
 )
-@click.option("--broker", metavar="URL", help="mqtts://HOST:8883. Without it nothing is sent yet.")
+@click.option(
+    "--broker", metavar="URL", help="The broker's url, mqtts://HOST:8883. Without it the gateway sends nothing."
+)
 @click.option("--username", help="User name at the broker.")
 @click.option("--password-file", metavar="FILE", help="File with the password in its first line.")
 @click.option("--ca-file", metavar="FILE", help="The CA that signed the broker's certificate.")

@@ -226,10 +226,12 @@ def config_options(function: F) -> F:
     def command(*, config_file: Path, state_dir: Path | None, runtime_dir: Path | None, **more: Any) -> Any:
         return function(options=ConfigOptions(config_file, state_dir, runtime_dir), **more)
 
-    config = _config_option("The configuration; conf.d/*.toml beside it is read as well. Also MH_CONFIG.")
+    config = _config_option(
+        "The configuration file; files conf.d/*.toml beside it are read as well. MH_CONFIG may name it, too."
+    )
     state = click.option("--state-dir", type=FOLDER, help="Folder of the database, instead of the configured one.")
     runtime = click.option(
-        "--runtime-dir", type=FOLDER, help="Folder of ring and snapshot, instead of the configured one."
+        "--runtime-dir", type=FOLDER, help="Folder of the ring buffer and the snapshot, instead of the configured one."
     )
     decorated: F = config(state(runtime(command)))
     return decorated

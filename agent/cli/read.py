@@ -77,19 +77,33 @@ class Round:
 @click.command()
 @click.argument("device", required=False)
 @config_options
-@click.option("--profile", metavar="ID", help="Without configuration: a profile's id, or the path of its file.")
+@click.option(
+    "--profile",
+    metavar="ID",
+    help="For a device that is not configured: its profile's id, or the path of the profile's file.",
+)
 @click.option("--line", metavar="URL|NAME", help=line_help())
-@click.option("--address", metavar="TEXT", help="Without configuration: the device's address on the line, such as 1.")
+@click.option(
+    "--address", metavar="TEXT", help="For a device that is not configured: its address on the line, such as 1."
+)
 @click.option(
     "--serial",
     metavar="TEXT",
-    help="Without configuration: the port's setting.  [default: the profile's, else \"9600 8N1\"]",
+    help='For a device that is not configured: the serial setting.  [default: the profile\'s, else "9600 8N1"]',
 )
 @click.option(
-    "--param", "params", multiple=True, metavar="NAME=VALUE", help="Without configuration: a parameter of the profile."
+    "--param",
+    "params",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="For a device that is not configured: a parameter of its profile.",
 )
 @click.option(
-    "--ratio", "ratios", multiple=True, metavar="ct=N", help="Without configuration: a transformer ratio, ct or pt."
+    "--ratio",
+    "ratios",
+    multiple=True,
+    metavar="ct=N",
+    help="For a device that is not configured: a transformer ratio, ct or pt.",
 )
 @click.option(
     "--point", "patterns", multiple=True, metavar="GLOB", help='Only matching points, such as "ac.*". May be repeated.'
@@ -99,7 +113,8 @@ class Round:
     "ranges",
     multiple=True,
     metavar="F:START+COUNT",
-    help="Registers instead of points, such as 3:0x100+20; without a profile. F is 1 to 4. May be repeated.",
+    help="Read registers instead of points, such as 3:0x100+20; needs no profile. F is the function, 1 to 4. "
+    "May be repeated.",
 )
 @click.option(
     "--repeat", type=click.IntRange(1, 1000), default=1, metavar="N", help="Read N times and show the differences."
@@ -107,7 +122,9 @@ class Round:
 @click.option(
     "--pause", "pause_s", type=Duration(), metavar="DURATION", help="Time between repetitions.  [default: 2 s]"
 )
-@click.option("--wide", is_flag=True, help="With --registers: all types and orders, wider than 80 columns.")
+@click.option(
+    "--wide", is_flag=True, help="With --registers: show all types and byte orders; the table is wider than 80 columns."
+)
 @click.option(
     "--lang",
     type=LANGUAGE,
@@ -147,9 +164,9 @@ def read(
     """Read one device once and print its values.
 
     Give the name of a configured device, or --profile, --line and --address for any device. --registers needs no
-    profile: it shows registers in every type and byte order, and marks values that look like 230 V or 50 Hz.
-    If the running agent owns the line, it lends the line meanwhile (gap reason `lent`). Nothing is stored
-    or sent; nothing is ever written to the device.
+    profile: it shows registers in every type and byte order, and marks values that look like 230 V or 50 Hz. If the
+    running agent owns the line, it lends the line to this command; the readings of that time are missing with the
+    reason `lent`. Nothing is stored or sent; nothing is ever written to the device.
 
     \b
     Examples:

@@ -101,16 +101,15 @@ async def serve(config: Config, load: Callable[[], Config]) -> None:
 
 @click.command()
 @config_options
-@click.option(
-    "--create-key", is_flag=True, help="Create the signing key if its file is missing, as at the first start."
-)
+@click.option("--create-key", is_flag=True, help="Create the signing key if its file is missing; for the first start.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def run(options: ConfigOptions, create_key: bool, verbose: bool) -> None:
     """Run the agent until it is stopped.
 
-    SIGTERM or Ctrl-C: polling stops, pending readings are sealed, stored and sent for a few seconds, then exit 0.
-    A second signal ends it at once; the next start seals the ring's readings. SIGHUP: reload the configuration;
-    if it has errors, they are logged and the previous one stays in effect.
+    SIGTERM or Ctrl-C stops polling; the agent then seals, stores and sends pending readings for a few seconds, and
+    exits with 0. A second signal ends the agent at once; the next start seals the readings left in the ring buffer.
+    SIGHUP reloads the configuration; if it has errors, they are logged, and the previous configuration stays in
+    effect.
 
     \b
     Example:

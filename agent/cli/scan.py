@@ -111,7 +111,7 @@ def _search_options(command: F) -> F:
     "settings",
     metavar="TEXT",
     multiple=True,
-    help='Serial setting to try, such as "9600 8N1". May be repeated.  [default: the usual one of each protocol]',
+    help='Serial setting to try, such as "9600 8N1". May be repeated.  [default: the usual setting of each protocol]',
 )
 @click.option("--all-settings", is_flag=True, help="Try twelve common serial settings.")
 @click.option("--addresses", metavar="LIST", help="Units or primary addresses, such as 1-32,100.  [default: all]")
@@ -131,7 +131,9 @@ def _search_options(command: F) -> F:
     help="How long to wait for an answer in the slow pass.",
 )
 @click.option(
-    "--quick", is_flag=True, help="No slow pass: may miss devices that are slow or answer only to other registers."
+    "--quick",
+    is_flag=True,
+    help="Skip the slow pass. This may miss devices that are slow or answer only to other registers.",
 )
 @click.option(
     "--listen",
@@ -144,7 +146,7 @@ def _search_options(command: F) -> F:
 @click.option("--bus-is-mine", is_flag=True, help="Scan even if another master is active or may be present.")
 @click.option("--deep", is_flag=True, help="Also send requests that only some devices support, such as function 43/14.")
 @click.option("--no-identify", is_flag=True, help="Only find devices; do not try profiles.")
-@click.option("--echo", is_flag=True, help="The adapter echoes what is sent.")
+@click.option("--echo", is_flag=True, help="The adapter echoes each request; ignore the echo.")
 @click.option("--add", is_flag=True, help="Add each device found to the configuration, as `adopt` does.")
 @click.option("--yes", is_flag=True, help="With --add: do not ask anything.")
 @lang_option

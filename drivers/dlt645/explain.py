@@ -117,7 +117,7 @@ EXPLAINERS = (
       meterhouse decode dlt645 'FEFE 6861010000000068910833333433AB89674578 16'
 
     \b
-    Exit codes: 0 decoded (an error answer of the meter too), 2 wrong usage,
+    Exit codes: 0 decoded (also an error answer of the meter), 2 wrong usage,
       4 no valid frame.
     """,
         explain=explain,

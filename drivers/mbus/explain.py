@@ -143,7 +143,7 @@ EXPLAINERS = (
 
     \b
     Exit codes: 0 decoded, 2 wrong usage, 4 no valid frame, or records that
-      are truncated (the records before are printed).
+      are truncated (the complete records are printed).
     """,
         explain=explain,
         is_sound=_is_sound,

@@ -370,7 +370,7 @@ EXPLAINERS = (
       meterhouse decode modbus-tcp "00 01 00 00 00 07 01 03 04 53 75 6E 53"
 
     \b
-    Exit codes: 0 decoded (an exception response too), 2 wrong usage, 4 no valid frame.
+    Exit codes: 0 decoded (also an exception response), 2 wrong usage, 4 no valid frame.
     """,
         explain=decode_tcp,
         is_sound=_is_tcp,
@@ -380,14 +380,14 @@ EXPLAINERS = (
         title="Modbus RTU",
         help="""Explain a Modbus RTU frame: unit, function, exception and registers; checks its CRC.
 
-    A leading AA 55 is removed; several frames in a row are all explained.
+    A leading AA 55 is removed; all frames are explained if several follow each other.
 
     \b
     Example:
       meterhouse decode modbus-rtu "01 03 04 53 75 6E 53 96 F0"
 
     \b
-    Exit codes: 0 decoded (an exception response too), 2 wrong usage, 4 no valid frame.
+    Exit codes: 0 decoded (also an exception response), 2 wrong usage, 4 no valid frame.
     """,
         explain=decode_rtu,
         is_sound=_is_rtu,

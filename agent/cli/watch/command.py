@@ -54,9 +54,9 @@ def watch(
 ) -> None:
     """Show live values, devices, lines and destinations of the running agent, or only the given devices.
 
-    In a terminal it fills the screen, and waits if no agent runs: 1 to 5 change the page, / searches, ? shows all
-    keys, q quits. If stdout is not a terminal, it prints the last values once. Only reads shared memory: neither the
-    agent nor the devices are disturbed.
+    In a terminal, the command fills the screen, and waits while no agent runs. The keys 1 to 5 change the page, /
+    searches, ? shows all keys, q quits. If stdout is not a terminal, the command prints the last values once. It only
+    reads shared memory: neither the agent nor the devices are disturbed.
 
     \b
     Examples:
