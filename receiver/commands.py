@@ -277,7 +277,7 @@ def audit_command(
         return
     click.echo(f"{folder}: {total['packs']} packs of {total['streams']} streams of {total['gateways']} gateways")
     if agreed:  # printed, not written to the folder: a verifier must get this list from a trusted source
-        click.echo(say("options of `meterhouse verify` for the agreed streams:"))
+        click.echo(say("Give `meterhouse verify` these options for the agreed streams:"))
         click.echo("".join(f' --streams "{entry}"' for entry in agreed).strip())
 
 

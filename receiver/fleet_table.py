@@ -92,11 +92,15 @@ def why(one: GatewayState) -> str:
         last = f" ({shorten(one.refused_why, CUT, placeholder=' ...')})" if one.refused_why else ""
         reasons.append(f"{word('refused')} {one.refused}{last}")
     reasons += [f"{word('withheld')} {one.withheld}"] if one.withheld else []
-    reasons += [say(f"birth or parts missing {one.unsettled}")] if one.unsettled else []
-    reasons += [say(f"new histories {one.restarts}")] if one.restarts else []
-    reasons += [say(f"checkpoint pages missing {one.torn}")] if one.torn else []
-    reasons += [say(f"agreed, but never seen: {' '.join(one.unnamed[:NAMED])}")] if one.unnamed else []
-    reasons += [say(f"not asked for: {' '.join(one.unasked[:NAMED])}")] if one.unasked else []
+    reasons += [say(f"packs without their birth or other parts: {one.unsettled}")] if one.unsettled else []
+    reasons += [say(f"streams began a new history {one.restarts} times")] if one.restarts else []
+    reasons += [say(f"pages of the newest checkpoint not received: {one.torn}")] if one.torn else []
+    reasons += (
+        [say(f"agreed streams that no pack or checkpoint names: {' '.join(one.unnamed[:NAMED])}")]
+        if one.unnamed
+        else []
+    )
+    reasons += [say(f"streams that were not asked for: {' '.join(one.unasked[:NAMED])}")] if one.unasked else []
     reasons += [
         f"{reason_words(reason)[1] if chinese else reason} {count}" for reason, count in sorted(one.reasons.items())
     ]

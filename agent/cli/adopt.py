@@ -354,7 +354,7 @@ def _identified(
             "Give the profile for the model on its nameplate, --profile VENDOR/FAMILY; see `meterhouse profiles list`"
         )
         if found.block:
-            hint = sentences(hint, f"Its registers: `{registers_command(found, options.config_file)}`")
+            hint = sentences(hint, f"To see the device's registers: `{registers_command(found, options.config_file)}`")
         raise LineError("answers, but no known profile fits", where=f"{url}, {protocol} {address}", hint=hint)
     return _drafted(tables([found], {url: entry.name} if entry else {}, lang, dirs), config, found)
 
@@ -471,7 +471,9 @@ def _ratio(value: object) -> int | Decimal:
     if (match := _FRACTION.fullmatch(text)) and Decimal(match[2]):
         text = str((Decimal(match[1]) / Decimal(match[2])).normalize())
     if not re.fullmatch(r"[0-9]+(\.[0-9]{1,12})?", text := format(Decimal(text), "f") if _is_number(text) else text):
-        raise InvalidValue(f"{clean_text(str(value), 40)} is not a ratio", "A 400/5 A transformer is 80, or 400/5")
+        raise InvalidValue(
+            f"{clean_text(str(value), 40)} is not a ratio", "Write 80 or 400/5 for a 400/5 A transformer"
+        )
     return Decimal(text) if "." in text else int(text)
 
 
@@ -545,7 +547,7 @@ def _demand_address(config: Config, line: str, address: str, choices: Mapping[st
 def _check_address(config: Config, draft: Draft) -> None:
     if there := _same_address(config, draft):
         where = config.at(f"device.{there.name}")
-        what = f"address {there.address} of line {there.line} is already device {there.name}"
+        what = f"address {there.address} of line {there.line} already belongs to device {there.name}"
         raise UsageError(what, where=where, hint="Edit that device, or remove its file first")
 
 
@@ -622,7 +624,7 @@ def _add(
                 error.hint = silence_hint(whole, entry)
             if yes:
                 hint = f"{error.hint}. " if error.hint else ""
-                hint = f"{hint}--no-read adds it without reading"
+                hint = f"{hint}--no-read adds the device without reading it"
                 raise type(error)(error.what, where=error.where, hint=hint) from error
             is_silent = isinstance(error, LineTimeout)
             text = words["silent"].format(error=say(str(error))) if is_silent else say(str(error))
@@ -711,7 +713,7 @@ def _first_values(
         rows[point.name].quality == Quality.GOOD for point in points if not is_missing(point, rows[point.name])
     ):
         raise LineError(
-            f"none of its {len(points)} points has a sound value", where=f"device {entry.name}",
+            f"none of the {len(points)} points of the device has a good value", where=f"device {entry.name}",
             hint="Is it the right profile and address? `meterhouse identify` tries all profiles",
         )  # fmt: skip
     serial = rows[SERIAL].value if SERIAL in rows else None

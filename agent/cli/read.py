@@ -280,7 +280,7 @@ def _nothing_read(last: Round, profile: Profile, url: str, address: str) -> Line
     hint = (
         REFUSED_HINT
         if has_registers(profile.protocol)
-        else "Is it the right profile? `meterhouse identify` tries the known ones"
+        else "Is it the right profile? `meterhouse identify` tries the known profiles"
     )
     if reason is Reason.EXCEPTION:
         what = f"the device refuses all {count} points of {profile.id}"

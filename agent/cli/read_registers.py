@@ -154,8 +154,10 @@ async def _read(
 def check_repeat(repeat: int, pause_s: float) -> None:
     """Raises UsageError if the repetitions would take longer than a line may be lent."""
     if (repeat - 1) * pause_s > MOST_REPEAT_S:
-        what = f"{repeat} readings {pause_s:g} s apart take more than {MOST_REPEAT_S:g} s"
-        raise UsageError(what, where="--repeat", hint="The agent would lose readings for that long. Use a lower number")
+        what = f"{repeat} readings at an interval of {pause_s:g} s take more than {MOST_REPEAT_S:g} s"
+        raise UsageError(
+            what, where="--repeat", hint="The agent would miss its own readings for so long. Use a lower number"
+        )
 
 
 def _configured(options: ConfigOptions, name: str) -> RawTarget:
@@ -166,7 +168,11 @@ def _configured(options: ConfigOptions, name: str) -> RawTarget:
     config, device, profile = configured_target(options.load(), name)
     line = config.line(device.line)
     if not (protocol := protocol_of(profile.protocol)).has_registers:
-        raise UsageError(f"{name} is a {profile.protocol} device", where="--registers", hint=NO_REGISTERS)
+        raise UsageError(
+            f"{name} is a device with protocol {profile.protocol}, which has no registers",
+            where="--registers",
+            hint=NO_REGISTERS,
+        )
     limits = device.limits.over(line.limits).over(profile.limits)
     return RawTarget(line_config(line), int(device.address), device.serial or "", limits, config.runtime_dir, protocol)
 
@@ -214,7 +220,7 @@ def _all_refused(target: RawTarget, ranges: Sequence[RegisterRange], found: RawR
             what += f". Function {others[0].function} gets no answer"
             hint = ELSEWHERE
         else:
-            hint = f"Function {others[0].function} works at this address: --registers {','.join(map(str, others))}"
+            hint = f"Function {others[0].function} can read this address: use --registers {','.join(map(str, others))}"
     return DeviceException(what, where=target.where, hint=hint, code=error.code)
 
 

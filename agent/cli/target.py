@@ -53,9 +53,9 @@ def line_by_name(config: Config, line: str) -> LineEntry | None:
         return None
     found = {one.name: one for one in config.lines}
     if line not in found:
-        what = f"{p.show(line)} is not a line of {config.path}"
+        what = f"{p.show(line)} is not the name of a line in {config.path}"
         near = p.did_you_mean(line, found, "Configured lines") if found else "The configuration has no line yet"
-        raise UsageError(what, where="--line", hint=sentences(near, f"Or a url: {line_urls()}"))
+        raise UsageError(what, where="--line", hint=sentences(near, f"Or give a url: {line_urls()}"))
     return found[line]
 
 
@@ -181,7 +181,7 @@ def _ratios(texts: tuple[str, ...], profile: Profile) -> tuple[Decimal, Decimal]
         found[name] = _value("--ratio", v.factor, number)
     if texts and all(point.ratio != "apply" for point in profile.points):
         what = f"has no effect: {profile.id} states that the device applies the ratio itself, or measures directly"
-        raise UsageError(what, where="--ratio", hint="Remove it, and check that the values are correct")
+        raise UsageError(what, where="--ratio", hint="Leave the ratio out, and check that the values are correct")
     return found["ct"], found["pt"]
 
 

@@ -82,7 +82,7 @@ def _unasked(report: Report) -> Iterator[str]:
             silent.setdefault(gateway, []).append(last)
     for gateway, names in silent.items():
         more = f", and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-        yield f"{gateway}: not asked for: {', '.join(names[:MAX_NAMES])}{more}"
+        yield f"{gateway}: streams that were not asked for: {', '.join(names[:MAX_NAMES])}{more}"
 
 
 def _time(time_ms: int) -> str:

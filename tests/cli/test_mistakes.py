@@ -39,8 +39,8 @@ read SDM --profile eastron/sdm630 --param racks | 2 | --param: | "racks" is not 
 read SDM --profile eastron/sdm630 --param ct=60 | 2 | --param: | no parameter "ct" | --ratio ct=60
 read SDM --profile eastron/sdm630 --ratio ct=x | 2 | --ratio: | "x" is not a number | A 400/5 A transformer has ct = 80
 read SDM --registers 5:0+1 | 2 | --registers: | 5 is not a function that reads | Only functions 1 to 4 read
-read SDM --registers 3:0+0 | 2 | --registers: | a count of 0 reads nothing | FUNCTION:START+COUNT
-read SDM --registers 3:65530+20 | 2 | --registers: | goes beyond address 65535 | From 65530 on there are only 6
+read SDM --registers 3:0+0 | 2 | --registers: | the count must be at least 1 | FUNCTION:START+COUNT
+read SDM --registers 3:65530+20 | 2 | --registers: | goes beyond address 65535 | From address 65530 on, only 6
 read SDM --registers 40001 | 2 | --registers: | "40001" has no function | this is 3:0. Write FUNCTION:START
 read SDM --registers 30013+2 | 2 | --registers: | "30013+2" has no function | this is 4:12+2. Write FUNCTION:START
 read --profile dlt645/2007 --line modbus-tcp://127.0.0.1 --address 1 | 3 | address 1: | does not run over modbus-tcp | tcp://HOST:PORT
@@ -80,14 +80,14 @@ keys create HERE/no/folder | 3 | HERE/no/folder: | cannot be written here | Make
 simulate --profile eastron/sdm630 --listen 127.0.0.1:99999 | 2 | --listen: | '127.0.0.1:99999' | Write for example 127.0
 stauts | 2 | command | unknown command "stauts" | Did you mean "status"?
 doctor --bundle HERE/no/x.tar.gz -c CFG --offline | 2 | HERE/no/x.tar.gz: | cannot be written | Name another file
-init HERE GW | 2 | HERE/agent.toml: | already exists | Edit it, or move it away
+init HERE GW | 2 | HERE/agent.toml: | already exists | Edit this file, or move it away
 init HERE/new --site "a b" --gateway b --timezone UTC --yes | 2 | --site: | "a b" is not a name | Use letters
 init HERE/new --site a --gateway b --timezone Beijing --yes | 2 | --timezone: | "Beijing" is not a time | Asia/Shanghai
 init HERE/new GW --broker broker.example | 2 | --broker: | "broker.example" is not a url | Write mqtts://HOST:8883
-adopt -c CFG --line rof --address 1 --yes | 2 | --line: | "rof" is not a line of | Did you mean "roof"? Or a url:
-read -c CFG --line rof --address 1 --registers 3:0+1 | 2 | --line: | "rof" is not a line of | Did you mean "roof"?
-read -c CFG P --line nowhere --address 1 | 2 | --line: | "nowhere" is not a line of | Configured lines: roof. Or a url:
-identify -c CFG --line rof --address 1 | 2 | --line: | "rof" is not a line of | Did you mean "roof"?
+adopt -c CFG --line rof --address 1 --yes | 2 | --line: | "rof" is not the name of a line | "roof"? Or give a url:
+read -c CFG --line rof --address 1 --registers 3:0+1 | 2 | --line: | "rof" is not the name of a line | "roof"?
+read -c CFG P --line nowhere --address 1 | 2 | --line: | "nowhere" is not the name of a line | Configured lines: roof. Or
+identify -c CFG --line rof --address 1 | 2 | --line: | "rof" is not the name of a line | Did you mean "roof"?
 identify --line tcp://127.0.0.1:FREE --address 300 | 2 | --address: | "300" is not a Modbus | 247. For an address of
 identify --line tcp://127.0.0.1:FREE --address 21345678 | 2 | --address: | "21345678" is not | --protocol dlt645
 identify --line tcp://127.0.0.1:FREE --address abc | 2 | --address: | "abc" is not a Modbus | Allowed: 1 to 247
@@ -98,9 +98,9 @@ identify --line tcp://127.0.0.1:FREE --address abc --protocol dlt645 | 2 | --add
 adopt -c CFG --line tcp://127.0.0.1:FREE --address 21345678 --yes | 2 | --address: | "21345678" is | --protocol dlt645
 adopt -c CFG --line tcp://127.0.0.1:FREE --address -5 | 2 | --address: | "-5" is not a Modbus | Allowed: 1 to 247
 adopt -c CFG --line tcp://127.0.0.1:FREE --address 300 P | 2 | --address: | "300" is not a Modbus | Allowed: 1 to 247
-scan -c CFG --line rof | 2 | --line: | "rof" is not a line of | Did you mean "roof"?
+scan -c CFG --line rof | 2 | --line: | "rof" is not the name of a line | Did you mean "roof"?
 adopt -c CFG m A7 --profile test/bax | 3 | device.m.profile: | no profile "test/bax" | Did you mean "test/box"?
-adopt -c CFG m A7 --profile test/box --ct 400/0 | 2 | --ct: | 400/0 is not a ratio | A 400/5 A transformer is 80
+adopt -c CFG m A7 --profile test/box --ct 400/0 | 2 | --ct: | 400/0 is not a ratio | Write 80 or 400/5
 adopt -c CFG m A7 --profile test/box --role gird | 2 | --role: | "gird" is not a role | Did you mean "grid"?
 """
 SHORT = {

@@ -67,11 +67,16 @@ def state(dsn: str) -> GatewayState:
         (FEW, ("inv1",), "verified", ""),
         (FEW, ("inv*", "_indicators-*"), "verified", ""),
         (FEW, ("gate_meter", "gate?meter"), "incomplete", "withheld 19"),
-        (WHOLE, ("inv1",), "verified", "not asked for: gate-meter"),
-        (WHOLE, ("inv1", "gate-*", "inv2"), "incomplete", "agreed, but never seen: inv2"),
+        (WHOLE, ("inv1",), "verified", "streams that were not asked for: gate-meter"),
+        (WHOLE, ("inv1", "gate-*", "inv2"), "incomplete", "agreed streams that no pack or checkpoint names: inv2"),
         ({**WHOLE, packs_of("_gateway"): []}, ("inv1", "gate-meter"), "incomplete", "withheld 19"),
         ({**WHOLE, packs_of("inv1"): WHOLE[packs_of("inv1")][:-2]}, ("inv1", "gate-meter"), "incomplete", "withheld 2"),
-        ({**WHOLE, packs_of("inv1"): WHOLE[packs_of("inv1")][:-2]}, ("gate-meter",), "verified", "not asked for: inv1"),
+        (
+            {**WHOLE, packs_of("inv1"): WHOLE[packs_of("inv1")][:-2]},
+            ("gate-meter",),
+            "verified",
+            "streams that were not asked for: inv1",
+        ),
     ],
 )
 def test_the_state_of_a_gateway_follows_its_list(

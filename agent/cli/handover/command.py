@@ -172,7 +172,9 @@ def _number(text: str, where: str) -> tuple[str, str]:
         plain = plain.replace(",", "")
     if not _NUMBER.fullmatch(plain):
         raise UsageError(
-            f"{clean_text(text, 40)!r} is not a number", where=where, hint="Digits and a decimal point: 12345.6"
+            f"{clean_text(text, 40)!r} is not a number",
+            where=where,
+            hint="Write digits and a decimal point, such as 12345.6",
         )
     return plain, unit or ""
 
@@ -191,9 +193,9 @@ def _in_unit(value: str, unit: str, wanted: str, where: str) -> str:
         return value
     prefix, others = (_PREFIX.fullmatch(one) for one in (unit, wanted))
     if prefix is None or others is None or prefix[2] != others[2]:
-        hint = f"Give it in {show_unit(wanted)}" if wanted else "Give the number alone"
+        hint = f"Give the value in {show_unit(wanted)}" if wanted else "Give the number without a unit"
         raise UsageError(
-            f"the display's {clean_text(unit, 20)} is not the unit of this counter", where=where, hint=hint
+            f"the unit {clean_text(unit, 20)} of the display does not fit this counter", where=where, hint=hint
         )
     return format(Decimal(value).scaleb(_POWERS[prefix[1]] - _POWERS[others[1]]), "f")
 
@@ -209,7 +211,9 @@ def _from_options(displays: Iterable[str]) -> dict[str, Shown]:
 
 def _once(given: Mapping[str, Shown], device: str, where: str) -> None:
     if device in given:
-        raise UsageError(f"{clean_text(device, 40)!r} is given twice", where=where, hint="Keep only the right value")
+        raise UsageError(
+            f"{clean_text(device, 40)!r} is given twice", where=where, hint="Keep only the right value of this device"
+        )
 
 
 def _from_csv(path: Path, given: Mapping[str, Shown]) -> dict[str, Shown]:
@@ -220,7 +224,9 @@ def _from_csv(path: Path, given: Mapping[str, Shown]) -> dict[str, Shown]:
             continue  # an empty line, or the names of the columns
         where = f"{path}:{line}"
         if len(row) not in (2, 3):
-            raise UsageError(f"{len(row)} columns", where=where, hint="DEVICE,VALUE or DEVICE,VALUE,REMARK")
+            raise UsageError(
+                f"the line has {len(row)} columns", where=where, hint="Expected DEVICE,VALUE or DEVICE,VALUE,REMARK"
+            )
         device, _, point = row[0].strip().partition("/")
         remark = _text(row[2], where) if len(row) == 3 else ""
         _once(found, device, where)
