@@ -64,7 +64,7 @@ def _range(text: str) -> RegisterRange:
     shown = f'"{clean_text(text.strip(), 40)}"'
     found = _RANGE.match(text)
     if not found:
-        what, hint = f"{shown} has no function" if text.strip() else "the range is empty", EXAMPLE
+        what, hint = f"{shown} does not state a function" if text.strip() else "the range is empty", EXAMPLE
         if (written := _4X.fullmatch(text.strip())) and int(written[2]):  # the 4x notation of manuals
             function = {"4": 3, "3": 4, "1": 2}[written[1]]
             meant = f"{function}:{int(written[2]) - 1}{written[3]}"

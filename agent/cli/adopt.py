@@ -142,7 +142,7 @@ class Draft:
 @click.option("--protocol", type=click.Choice(named_on_lines()), default=DEFAULT,
               show_default=True, help="The device's protocol, if no profile is given.")  # fmt: skip
 @click.option("--serial", metavar="TEXT", help='Serial setting, such as "9600 8N1".')
-@click.option("--label", metavar="TEXT", help="Free text, such as where it is installed.")
+@click.option("--label", metavar="TEXT", help="Free text, such as where the device is installed.")
 @click.option(
     "--role",
     "roles",
@@ -355,7 +355,9 @@ def _identified(
         )
         if found.block:
             hint = sentences(hint, f"To see the device's registers: `{registers_command(found, options.config_file)}`")
-        raise LineError("answers, but no known profile fits", where=f"{url}, {protocol} {address}", hint=hint)
+        raise LineError(
+            "the device answers, but no known profile fits", where=f"{url}, {protocol} {address}", hint=hint
+        )
     return _drafted(tables([found], {url: entry.name} if entry else {}, lang, dirs), config, found)
 
 
@@ -557,7 +559,7 @@ def _check_name(config: Config, name: str) -> None:
     given("NAME", v.device_name, name)
     if any(device.name == name for device in config.devices):
         where = config.at(f"device.{name}")
-        raise UsageError(f"the name {name} is taken", where=where, hint=f"Choose another, such as {name}-2")
+        raise UsageError(f"the name {name} is taken", where=where, hint=f"Choose another name, such as {name}-2")
     check_absent(_folder(config) / f"{name}.toml")
 
 

@@ -37,7 +37,7 @@ def read_rows(path: Path, delimiters: str = "\t;,，|", hint: str = "") -> list[
     try:
         for cells in reader:
             if len(rows) >= MAX_ROWS:
-                raise UsageError(f"more than {MAX_ROWS} lines", where=str(path), hint=hint)
+                raise UsageError(f"the file has more than {MAX_ROWS} lines", where=str(path), hint=hint)
             rows.append((line, [clean_text(" ".join(cell.split()), MAX_CELL) for cell in cells]))
             line = reader.line_num + 1
     except csv.Error as error:
@@ -58,7 +58,7 @@ def _text(path: Path) -> str:
         hint = "Save it as CSV: in Excel, File, Save as, CSV UTF-8"
         raise UsageError("this is a workbook, not a CSV file", where=str(path), hint=hint)
     if b"\0" in raw and not raw.startswith(_UTF_16):
-        raise UsageError("not a CSV file", where=str(path), hint=SAVE)
+        raise UsageError("this is not a CSV file", where=str(path), hint=SAVE)
     encodings = ["utf-8", "gb18030"]  # UTF-8 first: most UTF-8 text is also valid GBK, with another meaning
     if raw.startswith(_UTF_16):
         encodings = ["utf-16"]

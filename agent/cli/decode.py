@@ -83,8 +83,10 @@ def decode() -> None:
 
 @decode.command()
 @click.option("--type", "type_", required=True, type=click.Choice([*TYPES, "str"]), help="Data type of the bytes.")
-@click.option("--order", default="", help="Order of the bytes on the wire, A the most significant: AB BA ABCD CDAB ...")
-@click.option("--scale", default="1", show_default=True, help="Decimal factor for each value; exact.")
+@click.option(
+    "--order", default="", help="Order of the bytes on the wire; A is the most significant: AB BA ABCD CDAB ..."
+)
+@click.option("--scale", default="1", show_default=True, help="Decimal factor for each value; the result is exact.")
 @click.option("--bit", type=click.IntRange(0, 63), help="Show only this bit of each value.")
 @click.argument("hex_text", metavar="HEX", nargs=-1, required=True)
 @json_option
@@ -201,7 +203,13 @@ def _plain(number: int, value: Decimal | int | str | bool | None, raw: bytes) ->
 @profiles_option
 @click.option("--firmware", help="Firmware version, instead of the one in the dump.")
 @param_option
-@click.option("--reversed", "reversed_", multiple=True, metavar="PREFIX", help="Prefix of points behind a reversed CT.")
+@click.option(
+    "--reversed",
+    "reversed_",
+    multiple=True,
+    metavar="PREFIX",
+    help="Prefix of the points whose current transformer is reversed.",
+)
 @json_option
 def profile(
     profile_id: str,

@@ -101,7 +101,7 @@ def check_place(path: Path) -> str:
         hint = (
             "The path of a profile is VENDOR/FAMILY.toml, in small letters, digits and -, such as profiles/acme/x1.toml"
         )
-        raise UsageError(f"{shown} does not name a profile", where=str(path), hint=hint)
+        raise UsageError(f"{shown} is not the path of a profile", where=str(path), hint=hint)
     return f"{vendor}/{family}"
 
 

@@ -258,7 +258,7 @@ def _target(device: str | None, options: ConfigOptions, adhoc: Mapping[str, Any]
     if missing:
         hint = "Give the name of a configured device, or all of --profile, --line and --address"
         if missing == ["--profile"]:
-            hint += ". Without a profile: --registers 3:0+10, or `meterhouse identify`"
+            hint += ". To read without a profile, use --registers 3:0+10 or `meterhouse identify`"
         raise UsageError(f"these options are missing: {', '.join(missing)}", where="read", hint=hint)
     return adhoc_target(options, **adhoc, dirs=profile_dirs(options.config_file))
 

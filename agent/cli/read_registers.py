@@ -68,7 +68,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
 }  # fmt: skip
 EXCEPTIONS_ZH: Final = {1: "功能码不支持", 2: "地址不存在", 3: "数量或数值非法", 4: "设备故障", 6: "设备忙"}
 OTHER_TABLE: Final = {3: 4, 4: 3, 1: 2, 2: 1}
-ELSEWHERE: Final = "Take an address from its manual, or let `meterhouse identify` try the known profiles"
+ELSEWHERE: Final = "Take an address from the device's manual, or let `meterhouse identify` try the known profiles"
 NO_REGISTERS = "Read a meter without registers with --profile; `meterhouse profiles list` shows the profiles"
 
 
@@ -156,7 +156,7 @@ def check_repeat(repeat: int, pause_s: float) -> None:
     if (repeat - 1) * pause_s > MOST_REPEAT_S:
         what = f"{repeat} readings at an interval of {pause_s:g} s take more than {MOST_REPEAT_S:g} s"
         raise UsageError(
-            what, where="--repeat", hint="The agent would miss its own readings for so long. Use a lower number"
+            what, where="--repeat", hint="The agent would miss its own readings during this time. Use a lower number"
         )
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @config_options
-@click.option("--points", is_flag=True, help="Every point with the age of its last value.")
+@click.option("--points", is_flag=True, help="Also show every point with the age of its last value.")
 @lang_option
 @json_option
 def status(options: ConfigOptions, points: bool, lang: str, as_json: bool) -> None:

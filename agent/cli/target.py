@@ -94,7 +94,7 @@ def adhoc_target(
     given = parse_params(params)
     for name in ("ct", "pt"):
         if name in given and name not in found.params:
-            hint = f"A transformer ratio is --ratio {name}={given[name]}"
+            hint = f"Give a transformer ratio as --ratio {name}={given[name]}"
             raise UsageError(f"{found.id} has no parameter {p.show(name)}", where="--param", hint=hint)
     device = DeviceConfig(
         name="device",

@@ -212,5 +212,7 @@ def join(frames: Sequence[Frame]) -> bytes:
         if frame.identifier != first.identifier or frame.address != first.address:
             raise FrameError("the follow-on frame belongs to another reading", where=f"DL/T 645 {first.address}")
         if frame.sequence is not None and frame.sequence != number:
-            raise FrameError(f"follow-on frame {frame.sequence}, expected {number}", where=f"DL/T 645 {first.address}")
+            raise FrameError(
+                f"the follow-on frame has number {frame.sequence}, expected {number}", where=f"DL/T 645 {first.address}"
+            )
     return b"".join(frame.payload for frame in frames)

@@ -188,9 +188,13 @@ def broken(stream: bytes) -> tuple[bytes, int, str]:
     if found is None and end < 0:
         return stream, 0, "no frame: there is neither an identification nor a complete data message"
     if end < 0:
-        return stream[offset:], offset, f"cut short: no ETX after {len(stream) - begin - 1} bytes of data"
+        return (
+            stream[offset:],
+            offset,
+            f"the readout is cut short: no ETX follows {len(stream) - begin - 1} bytes of data",
+        )
     if end + 1 >= len(stream):
-        return stream[offset:], offset, "cut short: no check character after ETX"
+        return stream[offset:], offset, "the readout is cut short: no check character follows ETX"
     seen, computed = stream[end + 1], block_check(stream[begin + 1 : end + 1])
     what = f"check character is {seen:02X}h, the bytes give {computed:02X}h"
     return (

@@ -135,7 +135,7 @@ class Line:
         holds the line, LineDown if it was closed meanwhile.
         """
         if self._lease is not None:
-            raise LineLent(f"lent to {self._lease.holder}", where=self.where)
+            raise LineLent(f"the line is lent to {self._lease.holder}", where=self.where)
         lease = self._lease = LineLease(holder, self._take_back)  # from now on no new request is sent
         try:
             async with self._turn:
@@ -294,7 +294,7 @@ class Line:
         During the pause after a failure, LineDown is raised without an attempt to open.
         """
         if self._lease is not None:
-            raise LineLent(f"lent to {self._lease.holder}", where=self.where)
+            raise LineLent(f"the line is lent to {self._lease.holder}", where=self.where)
         if self._link is not None:
             return self._link
         loop = asyncio.get_running_loop()

@@ -168,7 +168,7 @@ def _what_is_wrong(rest: bytes) -> tuple[int, int, str] | None:
     elif rest[1] < 3:
         found = 2, len(rest), f"length {rest[1]} is too small for the control, address and CI fields"
     elif len(rest) < end:
-        found = 4, len(rest), f"cut short: {end} bytes announced, {len(rest)} present"
+        found = 4, len(rest), f"the frame is cut short: it announces {end} bytes, but has {len(rest)}"
     elif rest[end - 1] != STOP:
         found = 4, end, f"stop byte is {rest[end - 1]:02X}h, not 16h"
     else:

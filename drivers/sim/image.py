@@ -273,7 +273,7 @@ def load_dump(path: Path) -> tuple[Image, int]:
     except ValueError as error:
         raise DumpError(f"is not JSON: {error}", where=str(path)) from error
     if not isinstance(found, dict):
-        raise DumpError("is not a dump", where=str(path), hint='Expected: {"holding": {"0": 1}}')
+        raise DumpError("is not a register dump", where=str(path), hint='Expected: {"holding": {"0": 1}}')
     if not has_registers(str(found.get("protocol", DEFAULT))):
         raise DumpError(f"protocol {found['protocol']!r} has no registers", where=str(path))
     address = found.get("address", 1)

@@ -126,7 +126,7 @@ def definition(model_id: int) -> GroupDef | None:
     try:
         return _read_group(json.loads(path.read_text("utf-8"))["group"])
     except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise ProfileError(f"damaged model definition: {error}", where=str(path)) from error
+        raise ProfileError(f"the model definition is damaged: {error}", where=str(path)) from error
 
 
 # ------------------------------------------------------------------ values

@@ -117,9 +117,9 @@ def test_4x_numbers_gains_and_defaults(mh, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "code", "says"),
     [
-        ("a,b\n1,2\n", 2, "no line names the columns. The first line must name the columns name, address, type"),
+        ("a,b\n1,2\n", 2, "names the columns. The first line must name the columns name, address, type"),
         ("name,type\nac.frequency,u16\n", 2, "no column is named address. Columns of the file: name, type."),
-        ("name,address,type\n", 2, "no points below the header"),
+        ("name,address,type\n", 2, "there are no points below the line with the column names"),
         ("name,address,type,fc\nac.frequency,zwei,u16,3\n", 3, 'list.csv:2: address: "zwei" is not a number'),
         ("name,address,type,fc\nac.frequency,1.5,u16,3\n", 3, 'address: "1.5" is not a whole number'),
         ("name,address,type,fc\nac.frequency,1,u16,9\n", 3, 'function: "9" is not a function. 3 or holding'),
@@ -132,7 +132,7 @@ def test_4x_numbers_gains_and_defaults(mh, tmp_path: Path) -> None:
         ("name,address,type,fc\nx.a,-0x1,u16,3\n", 3, 'list.csv:2: address: "-0x1" is not a number'),
         ("name,address,type,fc\nx.a,1,zzz,3\n", 3, "i64, f64, mod10k, str, bits, and words such as float, int32"),
         ("PK\x03\x04", 2, "this is a workbook, not a CSV file. Save it as CSV"),
-        ("name,address\0", 2, "not a CSV file"),
+        ("name,address\0", 2, "this is not a CSV file"),
         ("name,address,type\n" + "x.a,1,u16\n" * 10_001, 2, "more than 10000 lines. Keep only the points"),
         ("#" * (5 << 20), 2, "is larger than 4 MiB. Is this the right file?"),
     ],

@@ -113,7 +113,7 @@ def test_repetition_finds_the_counter_and_shows_what_changed(raw, served, monkey
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["0x100+20"], '"0x100+20" has no function. Write FUNCTION:START+COUNT, such as 3:0x100+20'),
+        (["0x100+20"], '"0x100+20" does not state a function. Write FUNCTION:START+COUNT, such as 3:0x100+20'),
         (["6:0+1"], "6 is not a function that reads registers. Only functions 1 to 4 read"),
         (["3:0x10000"], "65536 is not an address. Addresses go from 0 to 65535"),
         (["3:400257+2"], "In six-digit 4x notation this is 3:256"),
@@ -209,7 +209,7 @@ def test_a_ratio_is_applied_without_a_configuration(mh, served, box, tmp_path: P
     said = mh("read", "--profile", profile, *where, "--ratio", "ct=80")
     assert [line["value"] for line in said.lines] == [120_000]
     for args, says in (
-        (("--param", "ct=60"), "A transformer ratio is --ratio ct=60"),
+        (("--param", "ct=60"), "Give a transformer ratio as --ratio ct=60"),
         (("--ratio", "ct=400/5"), "A 400/5 A transformer has ct = 80"),
         (("--ratio", "80"), '"80" is not ct=NUMBER or pt=NUMBER'),
         (("--ratio", "ct=0"), "0 cannot be a ratio"),

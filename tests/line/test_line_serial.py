@@ -361,7 +361,7 @@ def test_a_port_that_stays_away_is_looked_for_less_and_less(made_up_time: asynci
 
 async def test_raw_tcp_refuses_a_speed_of_its_own(field: Field) -> None:
     line = field.line("tcp://127.0.0.1:4196")
-    with pytest.raises(ConfigError, match="cannot be switched") as caught:
+    with pytest.raises(ConfigError, match="cannot be set over") as caught:
         line.request_options(serial="2400 8E1")
     assert "a separate line" in caught.value.hint
 

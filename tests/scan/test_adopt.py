@@ -258,7 +258,7 @@ def test_names_and_addresses_that_are_taken_name_their_place(mh, site: Path) -> 
         said.code == 2 and f"{first}:4: device.m: address 1 of line 127-0-0-1-1 already belongs to device m" in said.err
     )
     said = mh("adopt", "m", *TOLD, "--address", "2")
-    assert said.code == 2 and "the name m is taken. Choose another, such as m-2" in said.err
+    assert said.code == 2 and "the name m is taken. Choose another name, such as m-2" in said.err
     said = mh("adopt", "status", *TOLD, "--address", "2")
     assert said.code == 2 and '"status" is a topic of the gateway itself' in said.err
     assert files(site) == before
