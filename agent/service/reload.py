@@ -92,9 +92,9 @@ def restart_only_changes(old: Config, new: Config) -> list[ConfigError]:
     """One complaint for each changed key that only a restart can put into effect."""
     return [
         ConfigError(
-            "can only change at a restart",
+            "this setting can only change at a restart of the agent",
             where=new.at(key),
-            hint="`systemctl restart meterhouse`, or restore the old value",
+            hint="Run `systemctl restart meterhouse`, or restore the old value",
         )
         for key, value in RESTART_ONLY.items()
         if value(old) != value(new)
@@ -255,7 +255,10 @@ class Reloader:
                 except Exception as more:
                     log.error("reload: internal error", exc_info=error)
                     what = f"the reload failed ({error}), and so did the return to the previous configuration ({more})"
-                    hint = "A start reads the files anew and seals the readings in the ring; systemd does it by itself"
+                    hint = (
+                        "A restart reads the files anew and seals the readings in the ring; "
+                        "systemd restarts the agent by itself"
+                    )
                     raise HalfReloaded(what, where=str(config.path), hint=hint) from more
                 service.loaded_ms = loaded_ms
                 raise
@@ -363,7 +366,8 @@ class Reloader:
             except GatewayError as error:
                 wrong.append(error)
             except (OSError, RuntimeError) as error:  # out of descriptors or threads
-                wrong.append(ConfigError(f"cannot be started: {error}", where=config.at(f"uplink.{entry.name}")))
+                what = f"the uplink cannot be started: {error}"
+                wrong.append(ConfigError(what, where=config.at(f"uplink.{entry.name}")))
 
     async def _commit(self, prepared: Prepared) -> None:
         """Commit everything that must be durable before ``_apply``, in one transaction. Raises StoreError."""

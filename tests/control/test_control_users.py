@@ -372,7 +372,7 @@ def test_a_member_of_the_group_cannot_keep_others_from_asking(running: Park) -> 
         told, _ = flood.communicate("")
     assert told == "200\n"
     until(lambda: len(list(folder.iterdir())) <= before, 20)
-    assert "this user has 4 connections open" in running.agent.said
+    assert "this user has 4 open connections" in running.agent.said
 
 
 def test_users_together_leave_room_for_root(running: Park) -> None:
@@ -385,7 +385,7 @@ def test_users_together_leave_room_for_root(running: Park) -> None:
             process = running.town.start(user, hold, running.run)
             stack.callback(process.communicate, "")
         done = running.town.python(ANNA, CONNECT + refused, running.run)
-        assert "12 user connections are open" in done.stdout, done
+        assert "12 connections of users are open" in done.stdout, done
         assert running.mh(ROOT, "export", place(running, ROOT, "crowd")).returncode == 0
 
 
