@@ -233,7 +233,8 @@ CASES: list[tuple[str, str, Any, int, list[str]]] = [
     ("nobody subscribes", "uplinks/platform", {"subscriber": False, "error": "no subscriber for our packs"}, 5,
      ["uplink-no-subscriber"]),
     ("MQTT 3.1.1 cannot tell", "uplinks/platform", {"subscriber": None}, 0, []),
-    ("no right to publish", "uplinks/platform", {"error": "publish not authorized"}, 5, ["uplink-refusing"]),
+    ("no right to publish", "uplinks/platform", {"error": "broker does not allow this client to publish"}, 5,
+     ["uplink-refusing"]),
     ("packs set aside", "uplinks/platform", {"set_aside": 2}, 5, ["uplink-refusing"]),
 ]  # fmt: skip
 
