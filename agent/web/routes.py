@@ -81,7 +81,7 @@ def settings_of(
     if not web.is_loopback and (web.certificate is None or web.password is None):
         hint = "`meterhouse web --setup` makes a certificate and a password"
         raise UsageError(
-            "others can reach this address: it needs a certificate with its key, and a password",
+            "other machines can reach this address, so the page needs a certificate with its key, and a password",
             where="--listen",
             hint=hint,
         )
