@@ -438,9 +438,9 @@ class DevicePoll:
             if not self._logged_dead:
                 self._logged_dead = True
                 if self.is_asleep(tick_ms):
-                    log.info("%s asleep in the dark", self.driver.spec.name)
+                    log.info("%s does not respond: it is asleep in the dark", self.driver.spec.name)
                 else:
-                    text = "%s not responding, backing off: %s"
+                    text = "%s is not responding and is polled less often until it answers: %s"
                     log.warning(text, self.driver.spec.name, self.last_error)
         if self.availability is Availability.DEAD or self._tries:
             self.probe_at = now + self._backoff.next_s()
@@ -684,7 +684,11 @@ class LinePoller:
         self._answered(device)
         if is_fresh:
             if stale_s is not None:
-                log.info("%s: source recovered (stale for %.0f s)", device.driver.spec.name, clock() - stale_s)
+                log.info(
+                    "%s: source recovered, its readings are fresh again (stale for %.0f s)",
+                    device.driver.spec.name,
+                    clock() - stale_s,
+                )
             return True
         device.last_error = judge.why(reading)
         if stale_s is None:

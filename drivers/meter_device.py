@@ -236,7 +236,14 @@ class MeterDevice(Device[MeterQuery, Response]):
         if number not in self._warned:
             self._warned.add(number)
             name, profile, unit = point.name, self.spec.profile, found.unit
-            _log.warning("%s: %s: the meter gives %r, %s expects %r", self.where, name, unit, profile, point.unit)
+            _log.warning(
+                "%s: %s: the meter sends the unit %r, but profile %s expects %r",
+                self.where,
+                name,
+                unit,
+                profile,
+                point.unit,
+            )
         return None, Reason.MISMATCH
 
     # --- what a device refuses
@@ -259,6 +266,10 @@ class MeterDevice(Device[MeterQuery, Response]):
         failures = self.failures(query)
         if failures.count >= REFUSALS:
             self.rest(failures, REST_S, Reason.EXCEPTION)
-            _log.info("%s: the device refuses %s; it is requested again in an hour", self.where, query.query_id)
+            _log.info(
+                "%s: the device refuses the request %s; the agent sends this request again in an hour",
+                self.where,
+                query.query_id,
+            )
         self.refused(query.points, Reason.EXCEPTION, tick_ms, result)
         return ()

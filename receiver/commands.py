@@ -171,7 +171,9 @@ def keep_command(
     from receiver.publisher import Publisher
 
     if latest and not broker:
-        raise UsageError("no broker given to publish to", where="--latest", hint="Add --broker mqtt://HOST")
+        raise UsageError(
+            "--latest publishes, but no broker is given", where="--latest", hint="Add --broker mqtt://HOST"
+        )
     shards, away = open_some(dsns)
     start_log()
     stop = _on_stop()
@@ -319,15 +321,15 @@ def convert_command(
         return
     if mapping is None or from_text is None:
         missing = "--map" if mapping is None else "--from"
-        raise UsageError("it is missing", where=missing, hint="A conversion needs --map FILE and --from TIME")
+        raise UsageError("this option is missing", where=missing, hint="A conversion needs --map FILE and --from TIME")
     conversion = find_converter(name).read_map(mapping)
     from_ms, to_ms = _utc_ms(from_text, "--from"), _utc_ms(to_text, "--to")
     shards = open_shards(dsns)
     gateways = {one.stream.rpartition("/")[0] for one in conversion.series}
     places = {shard_of(gateway, len(shards)) for gateway in gateways}
     if len(places) > 1:
-        hint = "Give each database its own mapping"
-        raise UsageError("its gateways lie in several databases", where=str(mapping), hint=hint)
+        hint = "Write one mapping for each database"
+        raise UsageError("the gateways of this mapping are in several databases", where=str(mapping), hint=hint)
     dsn = shards[places.pop()]
     with connect(dsn) as connection, rights_of(connection, dsn):
         until_ms = round(time.time() * 1000) if to_ms is None else to_ms
@@ -375,7 +377,9 @@ def _log_start(who: str, shards: Sequence[str], away: Sequence[Away]) -> None:
     log = logging.getLogger("meterhouse.platform")
     log.info("%s; %s; %d gateways trusted", who, "; ".join(map(show_dsn, shards)), sum(counts))
     for one in away:
-        log.warning("database %d is unreachable: %s. The others continue; retrying", one.place, one.why)
+        log.warning(
+            "database %d is unreachable: %s. Work with the other databases continues; retrying", one.place, one.why
+        )
     if not sum(counts) and not away:
         log.warning("no gateway is trusted, so nothing will be stored. Run meterhouse platform enrol FILE.csv --db ...")
 
@@ -404,7 +408,7 @@ def _in_words(report: dict[str, Any]) -> str:
     return (
         f"{report['packs']} packs stored, {report['readings']} readings; {report['again']} delivered again, "
         f"{refused} refused, "
-        f"{report['unknown']} of unknown gateways, {report['waiting']} waiting{aside}"
+        f"{report['unknown']} from unknown gateways, {report['waiting']} waiting{aside}"
     )
 
 

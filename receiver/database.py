@@ -79,8 +79,8 @@ def migrate(dsn: str) -> list[int]:
         )
         done = {number for (number,) in connection.execute("SELECT number FROM migrations")}
         if later := done - known.keys():
-            hint = "This program is older than the database: install the version that made it, or a later one"
-            seen = f"its schema has version {max(later)}, known is {max(known)}"
+            hint = "This program is older than the database: install the version that made the database, or a later one"
+            seen = f"its schema has version {max(later)}, but this program knows no version after {max(known)}"
             raise DatabaseError(seen, where=show_dsn(dsn), hint=hint)
         made = sorted(known.keys() - done)
         for number in made:
@@ -139,7 +139,8 @@ def check_place(connection: Connection, dsn: str, place: int, shards: int, *, no
             return
         connection.execute("INSERT INTO shard (place, shards) VALUES (%s, %s)", [place, shards])
     elif row != (place, shards):
-        seen = f"it is given as database {place + 1} of {shards}, but was created as {row[0] + 1} of {row[1]}"
+        made = f"it was created as database {row[0] + 1} of {row[1]}"
+        seen = f"--db names it as database {place + 1} of {shards}, but {made}"
         hint = "Give all --db options, always in the same order: the name of a gateway decides which database it is in"
         raise DatabaseError(seen, where=show_dsn(dsn), hint=hint)
 
@@ -238,7 +239,7 @@ def parse_shards(dsns: Sequence[str]) -> list[str]:
             "no database given", where="--db", hint="Expected --db with a URL such as postgresql://user@host:5432/name"
         )
     if len({re.sub(r"\s+", " ", dsn) for dsn in made}) < len(made):
-        raise DatabaseError("the same database twice", where="--db", hint="Each shard needs its own database")
+        raise DatabaseError("the same database is given twice", where="--db", hint="Each shard needs its own database")
     return made
 
 

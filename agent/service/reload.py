@@ -266,7 +266,9 @@ class Reloader:
                 self._announce(prepared)
                 await service.key_watcher.announce(kid)
             except Exception as error:  # a bug; the new configuration is in effect anyway
-                log.error("reload: in effect, but not announced everywhere", exc_info=error)
+                log.error(
+                    "reload: the new configuration is in effect, but was not announced everywhere", exc_info=error
+                )
         return result, changes
 
     async def _prepare(self, config: Config) -> Prepared:
@@ -442,7 +444,9 @@ class Reloader:
         This works like a reload. If it raises an error, parts of both configurations may be in use.
         """
         service = self._service
-        log.error("reload: internal error while applying it; restoring the previous configuration")
+        log.error(
+            "reload: internal error while the new configuration was applied; restoring the previous configuration"
+        )
         uplinks: dict[str, Uplink] = {}
         try:
             change = await prepare(service.device_manager, config, catalog)

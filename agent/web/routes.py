@@ -381,12 +381,12 @@ class Page:
         except (TimeoutError, ValueError, ClientDisconnect):
             return Response(status_code=400)
         except TryLater as later:
-            log.warning("%s: too many logins are tried", client)
+            log.warning("%s: too many login attempts", client)
             response = self.render(request, "login.html", 429, target=target, problem="login.later")
             response.headers["retry-after"] = str(max(1, round(later.seconds)))
             return response
         if not good:
-            log.warning("%s: a login with a wrong password", client)
+            log.warning("%s: login attempt with a wrong password", client)
             return self.render(request, "login.html", 403, target=target, problem="login.wrong")
         response = RedirectResponse(target, 303)
         set_cookie(response, self.access.cookie, self.sessions.begin(), self.access.tls)
@@ -423,7 +423,7 @@ class Page:
     async def bug(self, request: Request, error: Exception) -> Response:
         """An internal error: details go to the log, the viewer gets one sentence."""
         log.error("%s: internal error", request.url.path, exc_info=error)
-        return Response("internal error; the log of meterhouse-web has it\n", 500, media_type="text/plain")
+        return Response("internal error; the log of meterhouse-web has the details\n", 500, media_type="text/plain")
 
 
 def _silent(moment: Moment, before_s: float) -> Mapping[str, Silence]:

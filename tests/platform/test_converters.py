@@ -59,7 +59,7 @@ def test_the_standards_own_example() -> None:
     assert frame(segment) == EXAMPLE
     for wrong, words in (
         (EXAMPLE.replace(b"32", b"31"), "1C80 stated"),
-        (EXAMPLE.replace(b"0101", b"0100"), "length 100 stated, but 101"),
+        (EXAMPLE.replace(b"0101", b"0100"), "the frame states a length of 100 bytes, but contains 101"),
         (EXAMPLE[:-1], "not a frame"),
         (b"", "not a frame"),
     ):
@@ -208,7 +208,7 @@ def test_wrong_usage_of_convert(dsn: str, tmp_path: Path) -> None:
     other.write_text(MAP.format(stream="park7/gw01/nobody"))
     day = datetime.fromtimestamp(min(minutes(b)) * 60, ZoneInfo("UTC")).strftime("%Y-%m-%dT%H:%M")
     for arguments, words in (
-        (["frob"], "it is missing"),
+        (["frob"], "this option is missing"),
         (["frob", "--map", str(file), "--from", day], "unknown converter"),
         (["hj212-2017", "--map", str(file)], "--from"),
         (["hj212-2017", "--map", str(file), "--from", "2030-01-01"], "no whole interval"),
