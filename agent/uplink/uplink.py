@@ -176,7 +176,7 @@ class Uplink:
         if self._thread.ident is not None:
             self._thread.join(deadline_s + 0.5)
             if self._thread.is_alive():
-                log.warning("%s: uplink still waiting for the network; not stopped in time", self.name)
+                log.warning("%s: the uplink still waits for the network and did not stop in time", self.name)
                 return
         self._wake_pipe.close()
 
