@@ -185,7 +185,7 @@ def test_local_days_have_23_and_25_hours_where_clocks_change() -> None:
         ("interval = 60", "interval = 7", "divides an hour"),
         ("Asia/Shanghai", "Mars/Olympus", "timezone"),
         ('code = "w01018"', 'code = ""', "the bureau, such as"),
-        ("least = 0.75", "", "with fewer readings"),
+        ("least = 0.75", "", "below which no value is sent"),
         ('fields = ["Min", "Avg", "Max"]', 'fields = ["Cou"]', "Min, Avg, Max"),
         ('unit = "kW"', "", "unit"),
         ('"pw"', '"nowhere"', "No such file"),

@@ -300,7 +300,7 @@ def test_a_port_that_is_taken_names_the_option_of_this_page(dsn: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         result = CliRunner().invoke(platform, ["page", "--listen", listen, "--db", dsn])
-    assert "cannot listen" in str(result.exception) and "Another port: --listen" in str(result.exception)
+    assert "cannot listen" in str(result.exception) and "Choose another port with --listen" in str(result.exception)
 
 
 def test_wrong_options_say_what_to_do(dsn: str) -> None:

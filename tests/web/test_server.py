@@ -167,7 +167,7 @@ def test_setup_again_says_what_it_keeps_before_it_asks(config, tmp_path, capsys)
 def test_setup_again_does_not_guess_what_an_earlier_table_meant(config, tmp_path, capsys, text: str) -> None:
     (tmp_path / "conf.d").mkdir()
     (tmp_path / "conf.d/web.toml").write_text(text)
-    assert again(config) == 1 and "Correct it, or remove it" in capsys.readouterr().err
+    assert again(config) == 1 and "Correct this file, or remove this file" in capsys.readouterr().err
     assert (tmp_path / "conf.d/web.toml").read_text() == text
 
 
@@ -185,16 +185,22 @@ def test_setup_refuses_what_would_not_work(config, tmp_path, capsys) -> None:
 
 def test_it_does_not_listen_for_others_without_tls_and_password(config, tmp_path, capsys) -> None:
     assert outcome(["web", "-c", str(config), "--listen", "0.0.0.0:8443"]) == 2
-    assert "it needs a certificate with its key, and a password" in capsys.readouterr().err
+    assert "the page needs a certificate with its key, and a password" in capsys.readouterr().err
     config.write_text(SITE + '[web]\npassword_file = "first"\n')
     assert outcome(["web", "-c", str(config)]) == 3
     said = capsys.readouterr().err
     assert "not the hash of a password" in said and PASSWORD not in said
     config.write_text(SITE + '[web]\ncertificate_file = "first"\nkey_file = "first"\n')
-    assert outcome(["web", "-c", str(config)]) == 3 and "not a certificate with its key" in capsys.readouterr().err
+    assert (
+        outcome(["web", "-c", str(config)]) == 3
+        and "is not a PEM certificate that matches its key" in capsys.readouterr().err
+    )
     with socket.create_server(("127.0.0.1", 0)) as taken:
         config.write_text(SITE + f'[web]\nlisten = "127.0.0.1:{taken.getsockname()[1]}"\n')
-        assert outcome(["web", "-c", str(config)]) == 1 and "Another program listens there" in capsys.readouterr().err
+        assert (
+            outcome(["web", "-c", str(config)]) == 1
+            and "Another program uses this address and port" in capsys.readouterr().err
+        )
 
 
 def test_over_tls_with_a_login(config, tmp_path, page, traces) -> None:
