@@ -132,7 +132,9 @@ class MqttConnection:
         except (OSError, ssl.SSLError) as error:
             raise errors.unreachable(error, config.url, config.port) from error
         except ValueError as error:  # an empty or malformed host name
-            raise BrokerError(f"invalid address ({error})", where=config.url, hint="Correct url") from error
+            raise BrokerError(
+                f"invalid address ({error})", where=config.url, hint="Correct the address in url"
+            ) from error
         until = time.monotonic() + self._connect_s
         while self.connack is None and self.alive and not stopping():
             left = until - time.monotonic()

@@ -132,7 +132,7 @@ async def signed(access: Access, request: Birth | Pack, reply: Reply) -> dict[st
     if data is None:
         what = "the store has no birth of this time"
         if not is_birth:
-            what = f"pack {seq} is not in the store: deleted, or not sealed yet"
+            what = f"pack {seq} is not in the store: it was deleted, or is not sealed yet"
         hint = (
             "The agent deletes delivered packs after the time set by keep_delivered; the newest birth is kept"
             if is_birth

@@ -268,7 +268,7 @@ class ControlConnection:
                 _, size = parse_header(await self._exactly(HEADER.size), _REQUESTS, MAX_REQUEST)
                 return await self._exactly(size)
         except TimeoutError:
-            raise ClientGone(f"sent no complete request within {REQUEST_S:g} s") from None
+            raise ClientGone(f"the client sent no complete request within {REQUEST_S:g} s") from None
 
     async def _exactly(self, size: int) -> bytes:
         data = bytearray()
@@ -331,7 +331,7 @@ class ControlConnection:
                     await self._loop.sock_sendall(self._sock, header(kind, len(payload)))
                     await self._loop.sock_sendall(self._sock, payload)
             except TimeoutError:
-                raise ClientGone(f"read nothing for {SEND_S:g} s") from None
+                raise ClientGone(f"the client read nothing for {SEND_S:g} s") from None
             except OSError as error:
                 raise ClientGone from error
             self._broken = False
