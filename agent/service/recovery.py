@@ -137,7 +137,7 @@ def recover(
                 try:
                     rings[path] = Ring.open(str(path))
                 except (ValueError, OSError) as error:
-                    log.warning("the readings in %s cannot be recovered (%s): the file was set aside", path, error)
+                    log.warning("the readings in %s cannot be recovered (%s): the file is set aside", path, error)
                     _set_ring_aside(path, done)
             damage = _recover_rings(store, rings, packer_of, clock, now_ms, done)
         finally:

@@ -52,7 +52,7 @@ async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> 
     async with service.sealing.paused():
         if time.monotonic() - watch.last_unused_hold_s < PAUSE_S:  # repeated pauses must not stop sealing
             hint = f"Try again in {PAUSE_S:.0f} s, or stop the agent first"
-            what = "sealing cannot be paused again yet: the last pause ended a moment ago without a new key"
+            what = "sealing cannot be paused again yet: a pause began less than a minute ago and no new key was made"
             raise GatewayError(what, where="agent", hint=hint)
         await reply.part(json.dumps(await last_signed(access, kid, until_ms, before)).encode())
         old, give_up = watch.kid, time.monotonic() + HOLD_S
