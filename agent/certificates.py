@@ -34,7 +34,7 @@ class Expiry:
 
     destination: str
     file: Path
-    what: str  # its owner: "our certificate" or "the authority"
+    what: str  # its owner: "the client certificate" or "the CA certificate"
     ends: float | None
     error: str = ""
 
@@ -51,7 +51,7 @@ def expiries(uplinks: Iterable[UplinkConfig]) -> list[Expiry]:
 def _files(uplinks: Iterable[UplinkConfig]) -> Iterator[tuple[str, Path, str]]:
     """(destination, file, owner) of each configured certificate file."""
     for uplink in uplinks:
-        for file, what in ((uplink.cert_file, "our certificate"), (uplink.ca_file, "the authority")):
+        for file, what in ((uplink.cert_file, "the client certificate"), (uplink.ca_file, "the CA certificate")):
             if file is not None:
                 yield uplink.name, file, what
 

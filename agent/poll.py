@@ -128,6 +128,7 @@ class DevicePoll:
         self.identified_ms = 0  # tick at which the identity was last read; 0: never
         self.asked_ms = 0  # newest polled tick; older ticks may still be pending
         self._max_urgency_ms = MAX_WAIT_ROUNDS * min((p for p in self.periods if p), default=1000)
+        self._next_ms = -1  # -1: ``next`` has changed since it was computed
         self.next = [self._first_tick(period, start_ms) for period in self.periods]
         if self.periods[ONCE]:
             others = [n for n, p in zip(self.next, self.periods, strict=True) if p and p < self.periods[ONCE]]
@@ -182,6 +183,7 @@ class DevicePoll:
                 self.periods[pace] = wanted
                 self.pending[pace] = 0
                 self.next[pace] = self._first_tick(wanted, now + 1)
+        self._next_ms = -1
         self._points = {}
 
     def exchange(self, driver: Driver, cut_ms: int) -> None:
@@ -192,6 +194,7 @@ class DevicePoll:
             if wanted != self.periods[pace] or driver.spec.phase_ms != before.phase_ms:
                 self.periods[pace] = wanted
                 self.next[pace] = self._first_tick(wanted, cut_ms)
+        self._next_ms = -1
         self._max_urgency_ms = MAX_WAIT_ROUNDS * min((p for p in self.periods if p), default=1000)
         self._points = {}
         self.availability, self.failures, self._garbled, self.probe_at = Availability.UNKNOWN, 0, 0, 0.0
@@ -229,7 +232,9 @@ class DevicePoll:
     @property
     def next_ms(self) -> int:
         """The next tick, in UTC ms, that is not pending yet; 0 if the device is never due."""
-        return min(filter(None, self.next), default=0)
+        if self._next_ms < 0:
+            self._next_ms = min(filter(None, self.next), default=0)
+        return self._next_ms
 
     @property
     def settled_ms(self) -> int:
@@ -247,6 +252,7 @@ class DevicePoll:
         """
         late: list[int] = []
         waits = self.awaits_first_record(now_ms)
+        self._next_ms = -1
         for pace, period in enumerate(self.periods):
             while period and self.next[pace] <= now_ms:
                 if self.pending[pace]:
@@ -432,9 +438,9 @@ class DevicePoll:
             if not self._logged_dead:
                 self._logged_dead = True
                 if self.is_asleep(tick_ms):
-                    log.info("%s asleep in the dark", self.driver.spec.name)
+                    log.info("%s does not respond: it is asleep in the dark", self.driver.spec.name)
                 else:
-                    text = "%s not responding, backing off: %s"
+                    text = "%s is not responding and is polled less often until it answers: %s"
                     log.warning(text, self.driver.spec.name, self.last_error)
         if self.availability is Availability.DEAD or self._tries:
             self.probe_at = now + self._backoff.next_s()
@@ -678,7 +684,11 @@ class LinePoller:
         self._answered(device)
         if is_fresh:
             if stale_s is not None:
-                log.info("%s: source recovered (stale for %.0f s)", device.driver.spec.name, clock() - stale_s)
+                log.info(
+                    "%s: source recovered, its readings are fresh again (stale for %.0f s)",
+                    device.driver.spec.name,
+                    clock() - stale_s,
+                )
             return True
         device.last_error = judge.why(reading)
         if stale_s is None:

@@ -20,4 +20,4 @@ def read_frame(frame: bytes, cap: int, reader: zstandard.ZstdDecompressor | None
             raise ValueError(f"frame too large: {stated} bytes, at most {cap} allowed")
         return (reader or zstandard.ZstdDecompressor()).decompress(frame, max_output_size=cap)
     except (zstandard.ZstdError, MemoryError) as error:
-        raise ValueError(f"damaged frame: {error}") from error
+        raise ValueError(f"the zstd frame is damaged: {error}") from error

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from drivers.model import Quality, Reading, Reason, clean_text
+from drivers.model import FIRST_REASON, Quality, Reading, Reason, clean_text
 
 Json = dict[str, Any]
 MAX_TEXT = 1000  # most characters shown of a text; a telegram of manufacturer data in hex fits
 COPY_WHOLE = "Copy the complete frame, from its first byte to its last"
-AS_SENT = "A byte differs from what was sent: read it again, or copy it again"
+AS_SENT = "The frame differs from the frame that was sent: read it again, or copy it again"
 SHOWN_UNITS: Mapping[str, str] = {"Cel": "°C", "deg": "°"}
 
 
@@ -66,7 +66,7 @@ def show_unit(unit: str) -> str:
 
 def show_quality(code: int) -> str:
     """The name of a quality or, for codes from 128 on, of a gap reason; "" for a good reading."""
-    if code >= min(Reason):
+    if code >= FIRST_REASON:
         return Reason(code).name.lower() if code in set(Reason) else f"reason {code}"
     if code == Quality.GOOD:
         return ""
@@ -169,7 +169,7 @@ def other_protocol(stream: bytes, tried: str) -> str:
     for protocol in all_protocols():
         for one in protocol.all_explainers():
             if one.name != tried and one.is_sound is not None and one.is_sound(stream):
-                return f"It is a valid frame of {one.title}: try `meterhouse decode {one.name}`"
+                return f"This is a valid frame of {one.title}: try `meterhouse decode {one.name}`"
     return ""
 
 

@@ -143,12 +143,12 @@ def diagnose(rest: bytes, length_at: int) -> tuple[int, bytes, str]:
     The score says how much of a frame there is: 1 for a part of the header, up to 4 if only the checksum is wrong.
     """
     if len(rest) <= length_at:
-        return 1, rest, "cut short inside the header"
+        return 1, rest, "the frame is cut short inside its header"
     length = rest[length_at]
     end = length_at + 3 + length
     if len(rest) < end:
         have = min(len(rest) - length_at - 1, length)
-        return 2, rest, f"cut short: {length} data bytes announced, {have} present"
+        return 2, rest, f"the frame is cut short: it announces {length} data bytes, but has {have}"
     if rest[end - 1] != STOP:
         return 3, rest[:end], f"stop byte is {rest[end - 1]:02X}h, not 16h"
     seen, sums = rest[end - 2], sum(rest[: end - 2]) & 0xFF

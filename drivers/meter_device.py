@@ -18,6 +18,7 @@ from drivers.clocks import offset_s
 from drivers.framing import FrameScanner
 from drivers.line import Answer, Line
 from drivers.model import (
+    FIRST_REASON,
     DeviceException,
     DeviceSpec,
     FrameError,
@@ -178,7 +179,7 @@ class MeterDevice(Device[MeterQuery, Response]):
             assert parser is not None  # every meter protocol has a parser
             found[query_id] = [frame.raw for frame in parser.feed(bytes.fromhex(text))]
             if not found[query_id]:
-                raise ValueError(f"the frame of {query_id} is invalid")
+                raise ValueError(f"the recorded frame of {query_id} is invalid")
         return self.read_frames(found)
 
     def plan_summary(self, paces: int) -> PlanSummary:
@@ -211,7 +212,7 @@ class MeterDevice(Device[MeterQuery, Response]):
                 value = exact(Decimal(given))
             elif given is not None and plan is not None:
                 ((_, mantissa, exponent, judged),) = plan.values(pack_decimal(given))
-                quality, value = judged or quality, (mantissa, exponent) if judged < min(Reason) else None
+                quality, value = judged or quality, (mantissa, exponent) if judged < FIRST_REASON else None
             has_time = value is not None and point.kind not in (Kind.TEXT, Kind.STATE)
             yield Decoded(number, value, quality, found.raw, found.time if has_time else "")
 
@@ -235,7 +236,14 @@ class MeterDevice(Device[MeterQuery, Response]):
         if number not in self._warned:
             self._warned.add(number)
             name, profile, unit = point.name, self.spec.profile, found.unit
-            _log.warning("%s: %s: the meter gives %r, %s expects %r", self.where, name, unit, profile, point.unit)
+            _log.warning(
+                "%s: %s: the meter sends the unit %r, but profile %s expects %r",
+                self.where,
+                name,
+                unit,
+                profile,
+                point.unit,
+            )
         return None, Reason.MISMATCH
 
     # --- what a device refuses
@@ -258,6 +266,10 @@ class MeterDevice(Device[MeterQuery, Response]):
         failures = self.failures(query)
         if failures.count >= REFUSALS:
             self.rest(failures, REST_S, Reason.EXCEPTION)
-            _log.info("%s: the device refuses %s; it is requested again in an hour", self.where, query.query_id)
+            _log.info(
+                "%s: the device refuses the request %s; the agent sends this request again in an hour",
+                self.where,
+                query.query_id,
+            )
         self.refused(query.points, Reason.EXCEPTION, tick_ms, result)
         return ()

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import IntEnum, StrEnum
-from typing import ClassVar, Protocol
+from typing import ClassVar, Final, Protocol
 
 from drivers.night import Night
 
@@ -117,6 +117,9 @@ class Reason(IntEnum):
     DISK = 139
     STOPPED = 140
     CLOCK = 141
+
+
+FIRST_REASON: Final = min(Reason)  # a code below it is a quality, so the reading has a value
 
 
 class LineTimeout(LineError):

@@ -104,7 +104,7 @@ async def read_once_async(
     ratios = _ratio(ct, "ct"), _ratio(pt, "pt")
     if any(ratio != 1 for ratio in ratios) and all(point.ratio != "apply" for point in found.points):
         what = f"has no effect: {found.id} states that the device applies the ratio itself, or measures directly"
-        raise ConfigError(what, where="ct, pt", hint="Remove it, and check that the values are correct")
+        raise ConfigError(what, where="ct, pt", hint="Leave the ratio out, and check that the values are correct")
     patterns = [points] if isinstance(points, str) else list(points)
 
     def spec(firmware: str | None = None, identity: Mapping[str, str] | None = None) -> DeviceSpec:

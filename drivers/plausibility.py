@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from drivers.model import FLOATS, DeviceSpec, Kind, Point, Quality, Reading, Reason
+from drivers.model import FIRST_REASON, FLOATS, DeviceSpec, Kind, Point, Quality, Reading
 from drivers.plan import ratio_of
 from drivers.plan.image import plain
 from drivers.profile.register_layout import ORDERS, REGISTERS
@@ -270,7 +270,7 @@ def _in_order(point: Point, raw: bytes, order: str, spec: DeviceSpec) -> Decimal
     plan = Plan(len(raw))
     plan.add(0, 0, point.type, order, sentinels=point.sentinels)
     ((_, mantissa, exponent, quality),) = plan.values(raw)
-    if quality >= min(Reason):
+    if quality >= FIRST_REASON:
         return None
     return (Decimal(plain(mantissa, exponent)) + point.offset) * point.scale * ratio_of(point, spec)
 

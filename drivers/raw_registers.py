@@ -64,7 +64,7 @@ def _range(text: str) -> RegisterRange:
     shown = f'"{clean_text(text.strip(), 40)}"'
     found = _RANGE.match(text)
     if not found:
-        what, hint = f"{shown} has no function" if text.strip() else "an empty range", EXAMPLE
+        what, hint = f"{shown} does not state a function" if text.strip() else "the range is empty", EXAMPLE
         if (written := _4X.fullmatch(text.strip())) and int(written[2]):  # the 4x notation of manuals
             function = {"4": 3, "3": 4, "1": 2}[written[1]]
             meant = f"{function}:{int(written[2]) - 1}{written[3]}"
@@ -82,9 +82,9 @@ def _range(text: str) -> RegisterRange:
             hint = f"In six-digit 4x notation this is {function}:{start - 400001}"
         raise UsageError(f"{shown}: {start} is not an address", where="--registers", hint=hint)
     if not count:
-        raise UsageError(f"{shown}: a count of 0 reads nothing", where="--registers", hint=EXAMPLE)
+        raise UsageError(f"{shown}: the count must be at least 1", where="--registers", hint=EXAMPLE)
     if start + count > 0x10000:
-        hint = f"From {start} on there are only {0x10000 - start}"
+        hint = f"From address {start} on, only {0x10000 - start} registers can be read"
         raise UsageError(f"{shown} goes beyond address 65535", where="--registers", hint=hint)
     return RegisterRange(function, start, count)
 

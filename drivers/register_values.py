@@ -12,7 +12,7 @@ from decimal import Decimal
 from functools import lru_cache
 from itertools import pairwise
 
-from drivers.model import Reason
+from drivers.model import FIRST_REASON
 from drivers.plan.image import plain
 from drivers.profile.register_layout import REGISTERS
 from ext.decode import Plan
@@ -72,7 +72,7 @@ def value_at(words: Words, address: int, type_: str, order: str) -> Decimal | No
         return None
     raw = b"".join((word or 0).to_bytes(2) for word in found)
     ((_, mantissa, exponent, quality),) = _plan(type_, order).values(raw)
-    return None if quality >= min(Reason) else Decimal(plain(mantissa, exponent))
+    return None if quality >= FIRST_REASON else Decimal(plain(mantissa, exponent))
 
 
 def text_of_word(word: int) -> str:

@@ -134,7 +134,7 @@ def driver_class(name: str) -> type[Driver]:
         raise _not_loaded(error, where) from error
     lacking = [method for method in DRIVER_METHODS if not hasattr(found, method)]
     if lacking:
-        hint = "Add what is missing: see Driver in drivers/protocol.py"
+        hint = "Add the missing members: see Driver in drivers/protocol.py"
         raise ConfigError(f"has no {', '.join(lacking)}", where=where, hint=hint)
     return found
 
@@ -200,10 +200,10 @@ def _checked(point: EntryPoint) -> Protocol:
     where = f"driver {point.name} ({point.value})"
     found = load_point(point, where)
     if not isinstance(found, Protocol):
-        hint = "The entry point names an object of drivers/protocol.py, Protocol"
+        hint = "The entry point must name an object of the class Protocol in drivers/protocol.py"
         raise ConfigError("is not the descriptor of a protocol", where=where, hint=hint)
     if not found.frames or not all(isinstance(frame, str) for frame in found.frames):
-        hint = "frames = {frame: what it does}"
+        hint = "Add to the descriptor: frames = {FRAME: PURPOSE}"
         raise ConfigError("does not state the frames it sends", where=where, hint=hint)
     if found.name != point.name:
         raise ConfigError(f"describes the protocol {found.name!r}, not {point.name!r}", where=where)

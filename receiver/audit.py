@@ -60,7 +60,9 @@ def write_export(
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
-        raise UsageError("it exists already", where=str(folder), hint="Give a folder that does not exist") from None
+        raise UsageError(
+            "this path already exists", where=str(folder), hint="Give a folder that does not exist"
+        ) from None
     made, bodies = Written(streams=len(rows)), Bodies(connection)
     gateways = sorted({gateway for _, _, gateway in rows})
     made.agreed = [entry for (entry,) in connection.execute(_AGREED, [gateways])]

@@ -42,12 +42,12 @@ class Bodies:
                 reader = self._readers[number] = self._make(number)
             return reader.decompress(frame, max_output_size=MAX_PACK_BYTES)
         except zstandard.ZstdError as error:
-            raise ValueError(f"a damaged body: {error}") from None
+            raise ValueError(f"the body is damaged: {error}") from None
 
     def _make(self, number: int) -> zstandard.ZstdDecompressor:
         if number == 0:
             return zstandard.ZstdDecompressor()
         row = self._connection.execute("SELECT bytes FROM dictionaries WHERE id = %s", [number]).fetchone()
         if row is None:
-            raise ValueError(f"a body needs dictionary {number}, which is missing")
+            raise ValueError(f"the body was compressed with dictionary {number}, which is missing")
         return zstandard.ZstdDecompressor(dict_data=zstandard.ZstdCompressionDict(bytes(row[0])))

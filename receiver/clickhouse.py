@@ -67,7 +67,8 @@ class ClickHouse:
             if parts.scheme == "https":
                 self._tls = ssl.create_default_context(cafile=options.get("ca"))
         except (OSError, ValueError) as error:
-            raise UsageError(str(error), where="--clickhouse", hint="Is the file there, and readable?") from None
+            hint = "Does the file exist, and may this user read it?"
+            raise UsageError(str(error), where="--clickhouse", hint=hint) from None
 
     @property
     def where(self) -> str:

@@ -40,7 +40,7 @@ from receiver.trust import trusted_count
 
 @click.group()
 def platform() -> None:
-    """Receive, verify and keep the packs of many gateways: PostgreSQL behind a broker.
+    """Receive the packs of many gateways from a broker, verify them and keep them in PostgreSQL.
 
     \b
     Examples:
@@ -81,12 +81,16 @@ platform.add_command(page_command)
     metavar="URL",
     help="mqtt://HOST:1883, mqtts://, amqp://HOST:5672,HOST2:5672/%2F?queue=NAME, amqps://.",
 )
-@click.option("--name", default=None, help="Name of this worker, the same after a restart; default: the host's name.")
+@click.option(
+    "--name",
+    default=None,
+    help="Name of this worker, which must be the same after a restart; default: the host's name.",
+)
 @click.option("--readings", is_flag=True, help="Also store readings for queries (the view `readings`).")
 @db_option
 @json_option
 def work_command(source: str, name: str | None, readings: bool, dsns: tuple[str, ...], as_json: bool) -> None:
-    """Take packs from a broker, check each alone, store them. Runs until it is stopped.
+    """Take packs from a broker, check each pack by itself and store it. Runs until it is stopped.
 
     A pack is acknowledged after it is committed, never before. Workers may be killed and added at any time.
     The broker keeps a session under the worker's name: give each worker a different name, and do not change it.
@@ -127,7 +131,7 @@ def work_command(source: str, name: str | None, readings: bool, dsns: tuple[str,
 @click.option(
     "--broker",
     metavar="URL",
-    help="mqtt://HOST[,HOST2]: acknowledge packs and request missing ones through this broker. Without it: only check.",
+    help="mqtt://HOST[,HOST2]: acknowledge packs and request missing packs through this broker. Default: only check.",
 )
 @click.option("--metrics", metavar="ADDRESS", help="Serve Prometheus metrics at this address, such as 127.0.0.1:9108.")
 @click.option(
@@ -135,13 +139,15 @@ def work_command(source: str, name: str | None, readings: bool, dsns: tuple[str,
     type=click.IntRange(1),
     help="Drop each month whose packs are all older than this many days. Default: never.",
 )
-@click.option("--name", default=None, help="Name of this keeper at the broker; default: the host's name.")
+@click.option("--name", default=None, help="Name of this `keep` process at the broker; default: the host's name.")
 @click.option(
     "--clickhouse",
     metavar="URL",
     help="Also send readings and figures to this ClickHouse: http://user@host:8123/DATABASE.",
 )
-@click.option("--latest", is_flag=True, help="Publish the newest values of each device, retained. Needs --broker.")
+@click.option(
+    "--latest", is_flag=True, help="Publish the newest values of each device as retained messages. Needs --broker."
+)
 @db_option
 def keep_command(
     broker: str | None,
@@ -152,7 +158,7 @@ def keep_command(
     latest: bool,
     dsns: tuple[str, ...],
 ) -> None:
-    """Check the seams between packs, settle completeness, acknowledge packs, request missing ones.
+    """Check that packs follow each other, determine completeness, acknowledge packs, request missing packs.
 
     Runs until it is stopped.
 
@@ -165,7 +171,9 @@ def keep_command(
     from receiver.publisher import Publisher
 
     if latest and not broker:
-        raise UsageError("no broker given to publish to", where="--latest", hint="Add --broker mqtt://HOST")
+        raise UsageError(
+            "--latest publishes, but no broker is given", where="--latest", hint="Add --broker mqtt://HOST"
+        )
     shards, away = open_some(dsns)
     start_log()
     stop = _on_stop()
@@ -218,7 +226,7 @@ def status_command(like: str | None, since: str | None, dsns: tuple[str, ...], l
     whole = whole_fleet(dsns, like, day)
     if like is not None and not whole.gateways and not whole.away:
         hint = "`meterhouse platform status` lists enrolled gateways; `platform enrol FILE.csv` enrols more"
-        raise UsageError(f'no gateway of "{clean_text(like, 130)}" is enrolled', where="status", hint=hint)
+        raise UsageError(f'no enrolled gateway matches "{clean_text(like, 130)}"', where="status", hint=hint)
     if as_json:
         click.echo(json.dumps(state_as_json(whole), sort_keys=True))
     else:
@@ -229,15 +237,21 @@ def status_command(like: str | None, since: str | None, dsns: tuple[str, ...], l
 
 @platform.command("audit")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--of", "like", required=True, metavar="SITE[/GATEWAY[/STREAM]]", help="The packs to export.")
+@click.option(
+    "--of",
+    "like",
+    required=True,
+    metavar="SITE[/GATEWAY[/STREAM]]",
+    help="Export the packs of this site, gateway or stream.",
+)
 @click.option("--from", "from_text", metavar="TIME", help="UTC, 2026-11-01 or 2026-11-01T08:00.")
-@click.option("--to", "to_text", metavar="TIME", help="End, not included.")
+@click.option("--to", "to_text", metavar="TIME", help="End of the range, not included.")
 @db_option
 @json_option
 def audit_command(
     folder: Path, like: str, from_text: str | None, to_text: str | None, dsns: tuple[str, ...], as_json: bool
 ) -> None:
-    """Write evidence to a folder that `meterhouse verify` judges: the packs as they were published, to the byte.
+    """Write packs to a folder as evidence for `meterhouse verify`, byte for byte as they were published.
 
     \b
     Exit codes: 0 written, 1 the folder cannot be written, 2 wrong usage, 3 a database cannot be used.
@@ -250,7 +264,7 @@ def audit_command(
     if between[0] is not None and between[1] is not None and between[0] >= between[1]:
         raise UsageError(
             f"{clean_text(str(from_text))} is not before {clean_text(str(to_text))}", where="--from",
-            hint="--to is the end, not included: for one day, --from 2026-11-01 --to 2026-11-02",
+            hint="--to is the end, which is not included. Write one day as --from 2026-11-01 --to 2026-11-02",
         )  # fmt: skip
     parts = []
     for number, dsn in enumerate(chosen):
@@ -265,7 +279,7 @@ def audit_command(
         return
     click.echo(f"{folder}: {total['packs']} packs of {total['streams']} streams of {total['gateways']} gateways")
     if agreed:  # printed, not written to the folder: a verifier must get this list from a trusted source
-        click.echo(say("options of `meterhouse verify` for the agreed streams:"))
+        click.echo(say("Give `meterhouse verify` these options for the agreed streams:"))
         click.echo("".join(f' --streams "{entry}"' for entry in agreed).strip())
 
 
@@ -275,8 +289,8 @@ def audit_command(
     "--map", "mapping", type=EXISTING_FILE, help="Your mapping file: which point becomes which value of the format."
 )
 @click.option("--from", "from_text", metavar="TIME", help="UTC, 2026-11-01 or 2026-11-01T08:00.")
-@click.option("--to", "to_text", metavar="TIME", help="End, not included; default: now.")
-@click.option("--into", type=click.Path(dir_okay=False, path_type=Path), help="Write here; default: stdout.")
+@click.option("--to", "to_text", metavar="TIME", help="End of the range, not included; default: now.")
+@click.option("--into", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file; default: stdout.")
 @db_option
 def convert_command(
     name: str | None,
@@ -288,7 +302,7 @@ def convert_command(
 ) -> None:
     """Write verified values in another format, interval by interval. Without NAME, lists the formats.
 
-    Missing values are flagged as the format provides, never written as zero. Other packages may add formats.
+    Missing values are marked as the format requires, and are never written as zero. Other packages may add formats.
 
     \b
     Examples:
@@ -307,15 +321,15 @@ def convert_command(
         return
     if mapping is None or from_text is None:
         missing = "--map" if mapping is None else "--from"
-        raise UsageError("it is missing", where=missing, hint="A conversion needs --map FILE and --from TIME")
+        raise UsageError("this option is missing", where=missing, hint="A conversion needs --map FILE and --from TIME")
     conversion = find_converter(name).read_map(mapping)
     from_ms, to_ms = _utc_ms(from_text, "--from"), _utc_ms(to_text, "--to")
     shards = open_shards(dsns)
     gateways = {one.stream.rpartition("/")[0] for one in conversion.series}
     places = {shard_of(gateway, len(shards)) for gateway in gateways}
     if len(places) > 1:
-        hint = "Give each database its own mapping"
-        raise UsageError("its gateways lie in several databases", where=str(mapping), hint=hint)
+        hint = "Write one mapping for each database"
+        raise UsageError("the gateways of this mapping are in several databases", where=str(mapping), hint=hint)
     dsn = shards[places.pop()]
     with connect(dsn) as connection, rights_of(connection, dsn):
         until_ms = round(time.time() * 1000) if to_ms is None else to_ms
@@ -329,7 +343,7 @@ def convert_command(
 
 @platform.command("demo")
 @click.option(
-    "--gateways", type=click.IntRange(10, 2000), default=200, show_default=True, help="Size of the made-up fleet."
+    "--gateways", type=click.IntRange(10, 2000), default=200, show_default=True, help="Number of simulated gateways."
 )
 @lang_option
 @json_option
@@ -337,7 +351,7 @@ def demo_command(gateways: int, lang: str, as_json: bool) -> None:
     """Run the platform on this machine: PostgreSQL, mosquitto, two workers, a keeper and a simulated fleet with faults.
 
     \b
-    Exit codes: 0 it came to its end, 3 no PostgreSQL here, 5 no broker or not all arrived.
+    Exit codes: 0 the demo is complete, 3 no PostgreSQL here, 5 no broker or not all packs arrived.
     """
     from receiver.demo import run_demo
     from receiver.fleet_state import as_json as state_as_json
@@ -363,7 +377,9 @@ def _log_start(who: str, shards: Sequence[str], away: Sequence[Away]) -> None:
     log = logging.getLogger("meterhouse.platform")
     log.info("%s; %s; %d gateways trusted", who, "; ".join(map(show_dsn, shards)), sum(counts))
     for one in away:
-        log.warning("database %d is unreachable: %s. The others continue; retrying", one.place, one.why)
+        log.warning(
+            "database %d is unreachable: %s. Work with the other databases continues; retrying", one.place, one.why
+        )
     if not sum(counts) and not away:
         log.warning("no gateway is trusted, so nothing will be stored. Run meterhouse platform enrol FILE.csv --db ...")
 
@@ -392,7 +408,7 @@ def _in_words(report: dict[str, Any]) -> str:
     return (
         f"{report['packs']} packs stored, {report['readings']} readings; {report['again']} delivered again, "
         f"{refused} refused, "
-        f"{report['unknown']} of unknown gateways, {report['waiting']} waiting{aside}"
+        f"{report['unknown']} from unknown gateways, {report['waiting']} waiting{aside}"
     )
 
 

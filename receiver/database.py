@@ -43,7 +43,7 @@ def connect(dsn: str, *, timeout_s: int = 10) -> Connection:
         connection = psycopg.connect(dsn, autocommit=True, connect_timeout=timeout_s, application_name="meterhouse")
     except psycopg.Error as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        hint = "Check that it is running there and that this user may log in. Expected a URL such as postgresql://user@host:5432/name"
+        hint = "Check that PostgreSQL is running there and that this user may log in. Expected a URL such as postgresql://user@host:5432/name"
         kind = DatabaseAway if isinstance(error, psycopg.OperationalError) else DatabaseError
         raise kind(first, where=show_dsn(dsn), hint=hint) from None
     if connection.info.server_version < OLDEST:
@@ -79,8 +79,8 @@ def migrate(dsn: str) -> list[int]:
         )
         done = {number for (number,) in connection.execute("SELECT number FROM migrations")}
         if later := done - known.keys():
-            hint = "This program is older than the database: install the version that made it, or a later one"
-            seen = f"its schema has version {max(later)}, known is {max(known)}"
+            hint = "This program is older than the database: install the version that made the database, or a later one"
+            seen = f"its schema has version {max(later)}, but this program knows no version after {max(known)}"
             raise DatabaseError(seen, where=show_dsn(dsn), hint=hint)
         made = sorted(known.keys() - done)
         for number in made:
@@ -96,7 +96,7 @@ def rights_of(connection: Connection, dsn: str) -> Iterator[None]:
     try:
         yield
     except psycopg.errors.InsufficientPrivilege as error:
-        seen = f'the role "{connection.info.user}" may not use it: {str(error).strip().splitlines()[0]}'
+        seen = f'the role "{connection.info.user}" may not use this database: {str(error).strip().splitlines()[0]}'
         hint = "Grant the role this right, or give another role in --db"
         raise DatabaseError(seen, where=show_dsn(dsn), hint=hint) from None
 
@@ -139,7 +139,8 @@ def check_place(connection: Connection, dsn: str, place: int, shards: int, *, no
             return
         connection.execute("INSERT INTO shard (place, shards) VALUES (%s, %s)", [place, shards])
     elif row != (place, shards):
-        seen = f"it is given as database {place + 1} of {shards}, but was created as {row[0] + 1} of {row[1]}"
+        made = f"it was created as database {row[0] + 1} of {row[1]}"
+        seen = f"--db names it as database {place + 1} of {shards}, but {made}"
         hint = "Give all --db options, always in the same order: the name of a gateway decides which database it is in"
         raise DatabaseError(seen, where=show_dsn(dsn), hint=hint)
 
@@ -238,7 +239,7 @@ def parse_shards(dsns: Sequence[str]) -> list[str]:
             "no database given", where="--db", hint="Expected --db with a URL such as postgresql://user@host:5432/name"
         )
     if len({re.sub(r"\s+", " ", dsn) for dsn in made}) < len(made):
-        raise DatabaseError("the same database twice", where="--db", hint="Each shard needs its own database")
+        raise DatabaseError("the same database is given twice", where="--db", hint="Each shard needs its own database")
     return made
 
 

@@ -50,7 +50,7 @@ class _Done:
     "forgotten",
     multiple=True,
     metavar="SITE/GATEWAY",
-    help='Remove this gateway from that list; "all": empty the list.',
+    help='Remove this gateway from the list of gateways that are not enrolled; "all": empty the list.',
 )
 @db_option
 @lang_option
@@ -65,7 +65,7 @@ def enrol_command(
     lang: str,
     as_json: bool,
 ) -> None:
-    """Enrol the gateways that are trusted: lines of gateway,thumbprint[,streams].
+    """Enrol trusted gateways from a CSV file: each line is gateway,thumbprint[,streams].
 
     The thumbprint comes from the gateway by a separate channel (`meterhouse keys show`), never from the broker.
 
@@ -91,10 +91,10 @@ def enrol_command(
         click.echo(done.as_json())
         return
     results = [
-        (rows, f"{len(rows)} gateways are trusted; {len(done.known_now)} of them had published before"),
+        (rows, f"{len(rows)} gateways are trusted; {len(done.known_now)} of them published before they were trusted"),
         (removed, f"{done.removed} gateways are no longer trusted; their stored packs are kept"),
-        (forgotten, f"{done.forgotten} gateways removed from the list of unknown ones"),
-        (export_to, f"{export_to}: {len(done.trusted)} thumbprints"),
+        (forgotten, f"{done.forgotten} gateways were removed from the list of gateways that are not enrolled"),
+        (export_to, f"{export_to}: {len(done.trusted)} thumbprints were written"),
     ]
     for wanted, text in results:
         if wanted:

@@ -18,22 +18,28 @@ class FindingText(NamedTuple):
 FINDINGS: Final[Mapping[str, FindingText]] = {
     "due": FindingText(
         ("unaccounted", "未说明"),
-        ("A reading was due, but is neither present nor in a stated gap", "应有的读数既不存在，也不在已说明的缺口中"),
+        (
+            "A reading was due, but the packs contain neither this reading nor a gap with a reason for it",
+            "应有的读数既不存在，也不在已说明的缺口中",
+        ),
     ),
     "fork": FindingText(
         ("fork", "分叉"),
-        ("Two packs with one identity and different content", "同一标识有两个内容不同的数据包"),
+        ("Two packs have the same identity but different content", "同一标识有两个内容不同的数据包"),
     ),
     "conflict": FindingText(
         ("conflict", "冲突"),
         (
-            "The history was rolled back, or two copies of it continue: a restored backup or a copied disk",
-            "历史被回退或并行：磁盘被复制或恢复了旧备份",
+            "The gateway went back to an earlier state, or two copies run. Was a backup restored or a disk copied?",
+            "网关回到了先前的状态，或有两个副本在运行。是否恢复了旧备份或复制了磁盘？",
         ),
     ),
     "chain": FindingText(
         ("broken chain", "链断开"),
-        ("A pack does not follow the one before it", "数据包与前一个数据包不衔接"),
+        (
+            "A pack does not follow the pack before it in the chain",
+            "数据包与链中的前一个数据包不衔接",
+        ),
     ),
     "rule": FindingText(
         ("rule broken", "违反规则"),
@@ -41,7 +47,10 @@ FINDINGS: Final[Mapping[str, FindingText]] = {
     ),
     "revoked": FindingText(
         ("revoked key", "密钥已吊销"),
-        ("Signed by a key that was revoked before", "由先前已吊销的密钥签名"),
+        (
+            "The pack was signed with a revoked key, after the last pack of this key that is still trusted",
+            "数据包由已吊销的密钥签名，且晚于该密钥最后一个仍受信任的数据包",
+        ),
     ),
     "checkpoint": FindingText(
         ("checkpoint", "检查点矛盾"),
@@ -54,21 +63,21 @@ FINDINGS: Final[Mapping[str, FindingText]] = {
     "implausible": FindingText(
         ("implausible", "数值不可信"),
         (
-            "A signed sequence implies millions of missing packs, or a pack claims a hundred billion readings; "
-            "neither counts in any total",
+            "A signed sequence number implies more than ten million missing packs, or a pack claims more than a "
+            "hundred billion readings; no total counts these packs and readings",
             "按已签名的序号推算将缺少上千万个数据包，或一个数据包声称含上千亿个读数；不计入任何合计",
         ),
     ),
     "refused": FindingText(
         ("refused", "被拒"),
         (
-            "Messages on this gateway's topics that cannot be trusted; they prove nothing against the gateway",
+            "Messages on this gateway's topics cannot be trusted; they prove nothing against the gateway",
             "该网关主题上的消息完全不可信；这并不能说明网关有问题",
         ),
     ),
     "withheld": FindingText(
         ("withheld", "未送达"),
-        ("A checkpoint names packs that were never received", "检查点列出了从未到达的数据包"),
+        ("A signed checkpoint lists packs that were never received", "检查点列出了从未到达的数据包"),
     ),
     "missing": FindingText(
         ("missing", "缺少"),
@@ -77,16 +86,20 @@ FINDINGS: Final[Mapping[str, FindingText]] = {
     "signature": FindingText(
         ("signature", "签名错误"),
         (
-            "The signature does not match: altered in transit, or made with another key",
-            "签名不符：传输中被改动，或为其他密钥",
+            "The signature does not match: the message was altered in transit, or signed with another key",
+            "签名不符：消息在传输中被改动，或由其他密钥签名",
         ),
     ),
     "topic": FindingText(
-        ("topic", "主题不符"), ("Published on the topic of another stream", "发布在其他数据流的主题上")
+        ("topic", "主题不符"),
+        ("The pack was published on the topic of another stream", "数据包发布在其他数据流的主题上"),
     ),
     "internal": FindingText(
         ("internal", "内部错误"),
-        ("A worker failed to process it; its log has the reason", "工作进程无法处理；原因见其日志"),
+        (
+            "A worker could not process the message; the log of the worker has the reason",
+            "工作进程无法处理该消息；原因见工作进程的日志",
+        ),
     ),
 }
 

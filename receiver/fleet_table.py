@@ -47,20 +47,24 @@ def print_state(state: FleetState, *, only_bad: bool = False) -> None:
         )  # fmt: skip
     console.print(table)
     if len(good) > MOST:
-        console.print(say(f"and {len(good) - MOST} more that are verified"))
+        console.print(say(f"{len(good) - MOST} more gateways are verified"))
     for gateway, thumbprint in state.unknown[:20]:
-        console.print(say(f"not enrolled: {cell(gateway)}, its newest key claims {cell(thumbprint)}"))
+        console.print(
+            say(f"not enrolled: {cell(gateway)}, which claims the thumbprint {cell(thumbprint)} for its newest key")
+        )
     if len(state.unknown) > 20:
-        console.print(say(f"and {len(state.unknown) - 20} more that are not enrolled"))
+        console.print(say(f"{len(state.unknown) - 20} more gateways are not enrolled"))
     for away in state.away:
         text = f"database {away.place} is unreachable: {cell(away.why, 200)}. Its gateways are not in this table"
         console.print(Text.from_markup(say(text), style="red"))
     console.print(totals_in_words(state.summary(now_s)))
     s = state.summary(now_s)
     if s["lots_waiting"]:
-        console.print(say(f"batches not checked: {s['lots_waiting']}. Is `keep` running?"))
+        console.print(
+            say(f"batches that are not checked yet: {s['lots_waiting']}. Is `meterhouse platform keep` running?")
+        )
     if s["unsettled"]:
-        console.print(say(f"birth or other parts not received: {s['unsettled']} packs"))
+        console.print(say(f"packs whose birth or other parts have not arrived: {s['unsettled']}"))
 
 
 def totals_in_words(s: dict[str, Any]) -> str:
@@ -88,11 +92,15 @@ def why(one: GatewayState) -> str:
         last = f" ({shorten(one.refused_why, CUT, placeholder=' ...')})" if one.refused_why else ""
         reasons.append(f"{word('refused')} {one.refused}{last}")
     reasons += [f"{word('withheld')} {one.withheld}"] if one.withheld else []
-    reasons += [say(f"birth or parts missing {one.unsettled}")] if one.unsettled else []
-    reasons += [say(f"new histories {one.restarts}")] if one.restarts else []
-    reasons += [say(f"checkpoint pages missing {one.torn}")] if one.torn else []
-    reasons += [say(f"agreed, but never seen: {' '.join(one.unnamed[:NAMED])}")] if one.unnamed else []
-    reasons += [say(f"not asked for: {' '.join(one.unasked[:NAMED])}")] if one.unasked else []
+    reasons += [say(f"packs without their birth or other parts: {one.unsettled}")] if one.unsettled else []
+    reasons += [say(f"streams began a new history {one.restarts} times")] if one.restarts else []
+    reasons += [say(f"pages of the newest checkpoint not received: {one.torn}")] if one.torn else []
+    reasons += (
+        [say(f"agreed streams that no pack or checkpoint names: {' '.join(one.unnamed[:NAMED])}")]
+        if one.unnamed
+        else []
+    )
+    reasons += [say(f"streams that were not asked for: {' '.join(one.unasked[:NAMED])}")] if one.unasked else []
     reasons += [
         f"{reason_words(reason)[1] if chinese else reason} {count}" for reason, count in sorted(one.reasons.items())
     ]

@@ -116,7 +116,7 @@ class Keeper:
         except (psycopg.Error, DatabaseError):
             raise
         except Exception:
-            log.exception("internal error in a job of the keeper; the others continue")
+            log.exception("internal error in a job of the keeper; the other jobs continue")
 
     def _connect(self) -> Connection:
         if self._connection is None or self._connection.closed or self._connection.broken:
@@ -174,13 +174,15 @@ def drop_months(connection: Connection, keep_days: int) -> list[str]:
             first = date(int(month[:4]), int(month[5:7]), 1)
             if (first + timedelta(days=31)).replace(day=1) <= oldest:
                 if waiting := connection.execute(_NOT_SENT.format(name).encode()).fetchall()[0][0]:
-                    log.warning("%s not dropped: ClickHouse still lacks %d of its packs", name, waiting)
+                    log.warning(
+                        "table %s is old but is not dropped yet: ClickHouse still lacks %d of its packs", name, waiting
+                    )
                     continue
                 next_month = (first + timedelta(days=31)).replace(day=1)
                 before_ms = round(datetime(next_month.year, next_month.month, 1, tzinfo=UTC).timestamp() * 1000)
                 with connection.transaction():
                     connection.execute("INSERT INTO dropped VALUES (%s)", [before_ms])
                     connection.execute(f"DROP TABLE {name}, reading_blocks_{month}".encode())
-                log.info("dropped %s: everything in it is older than %d days", name, keep_days)
+                log.info("dropped table %s: all its packs are older than %d days", name, keep_days)
                 dropped.append(name)
     return dropped

@@ -63,7 +63,7 @@ class MetricsServer:
                 try:
                     body = read().encode()
                 except Exception as error:  # noqa: BLE001 an error in a request must not end the keeper
-                    log.warning("metrics: %s", str(error).strip().splitlines()[:1])
+                    log.warning("the metrics cannot be read: %s", str(error).strip().splitlines()[:1])
                     self.send_error(503)
                     return
                 self.send_response(200)

@@ -8,7 +8,7 @@ import sys
 
 import click
 
-DSN_HELP = "PostgreSQL, such as postgresql://user@host:5432/name; repeat it for each shard, always in the same order."
+DSN_HELP = "Database, such as postgresql://user@host:5432/name; repeat --db for each shard, always in the same order."
 db_option = click.option(
     "--db", "dsns", multiple=True, required=True, envvar="METERHOUSE_DB", metavar="DSN", help=DSN_HELP
 )

@@ -57,7 +57,8 @@ def read_csv(path: Path) -> list[Enrolment]:
                 if not row or cells[0].startswith("#") or (is_header and cells[2:] in ([], [""], ["streams"])):
                     continue
                 if is_header or len(cells) not in (2, 3):
-                    what = f'header "{",".join(cells)[:80]}"' if is_header else f"{len(cells)} columns"
+                    head = f'the header is "{",".join(cells)[:80]}"'
+                    what = head if is_header else f"the line has {len(cells)} columns"
                     complain(line, what, "Expected gateway,thumbprint or gateway,thumbprint,streams")
                 elif not GATEWAY.fullmatch(cells[0]):
                     complain(line, f'gateway "{cells[0][:80]}"', "Expected <site>/<gateway>, such as park7/gw01")

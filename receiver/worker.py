@@ -123,7 +123,9 @@ class Worker:
         if not types[kind]:
             topic = clean_text(message.topic, 200)
             log.warning(
-                "%s: content type %s, expected application/json+zstd or none; its bytes are judged", topic, kind
+                "%s: content type %s, expected application/json+zstd or none; the message is checked anyway",
+                topic,
+                kind,
             )
         types[kind] += 1
 
@@ -181,7 +183,7 @@ class Worker:
             return self._put(shard, items[:middle]) + self._put(shard, items[middle:])
         message = items[0].message
         log.error(
-            "refused, cannot be stored: message of %s: %s",
+            "a message on %s cannot be stored and is refused: %s",
             clean_text(message.topic, 200),
             clean_text(_first(error), 200),
         )
@@ -218,7 +220,7 @@ class Worker:
         except (psycopg.Error, DatabaseError):
             raise
         except Exception as error:  # a bug: the message must not come again and again and block the others
-            log.exception("internal error while checking a message of %s", clean_text(message.topic, 200))
+            log.exception("internal error while checking a message on %s", clean_text(message.topic, 200))
             batch.refused.append(RefusedMessage(message.topic, "internal", repr(error), message.body))
         else:
             if checked is None:
@@ -258,7 +260,9 @@ class Worker:
             self._queues.deliver_shard(shard, False)
         self._stores[shard].drop_connection()
         self._checkers[shard].forget_all()
-        log.warning("database %d: %s. Nothing is acknowledged; retrying in %.1f s", shard + 1, _first(error), delay_s)
+        log.warning(
+            "database %d: %s. Its packs are not acknowledged; retrying in %.1f s", shard + 1, _first(error), delay_s
+        )
 
     def _count(self, batch: _Batch, new: int) -> None:
         totals = self.totals

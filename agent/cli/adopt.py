@@ -137,23 +137,27 @@ class Draft:
               "of a configured line.")  # fmt: skip
 @click.option("--address", required=True, metavar="TEXT", help="The device's address on the line, such as 1.")
 @click.option(
-    "--profile", metavar="ID", help="The device's profile.  [default: the best that fits, by asking the device]"
+    "--profile", metavar="ID", help="The device's profile.  [default: the best profile that fits the device's answers]"
 )
 @click.option("--protocol", type=click.Choice(named_on_lines()), default=DEFAULT,
               show_default=True, help="The device's protocol, if no profile is given.")  # fmt: skip
 @click.option("--serial", metavar="TEXT", help='Serial setting, such as "9600 8N1".')
-@click.option("--label", metavar="TEXT", help="Free text, such as where it is installed.")
+@click.option("--label", metavar="TEXT", help="Free text, such as where the device is installed.")
 @click.option(
     "--role",
     "roles",
     multiple=True,
     metavar="[PART=]ROLE",
-    help="Role of a part, such as grid, or meter.ac=grid. May be repeated.",
+    help="Role of the device or of one part, such as grid, or meter.ac=grid. May be repeated.",
 )
 @click.option("--ct", metavar="RATIO", help="Ratio of the current transformers: 80, or 400/5.")
 @click.option("--pt", metavar="RATIO", help="Ratio of the voltage transformers: 100, or 10000/100.")
 @click.option(
-    "--limit", "limits", multiple=True, metavar="NAME=VALUE", help='A limit, such as timeout="2 s". May be repeated.'
+    "--limit",
+    "limits",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help='A limit of the device, such as timeout="2 s". May be repeated.',
 )
 @param_option
 @click.option("--no-read", is_flag=True, help="Do not contact the device; needs --profile.")
@@ -178,7 +182,7 @@ def adopt(
 
     \b
     Exit codes: 0 added; 2 wrong usage, a name or address that is taken, or a folder that cannot be written;
-    3 the configuration would be invalid; 4 the device does not answer or has no sound value, or no profile fits;
+    3 the configuration would be invalid; 4 the device does not answer or has no good value, or no profile fits;
     130 not confirmed.
     """
     config, words = options.load(), WORDS[lang]
@@ -333,7 +337,9 @@ def _identified(
         if garbled:
             hint = SILENT["garbled"][1][0]
         if url.partition(":")[0] in BYTE_SCHEMES:
-            hint = sentences(hint, f"Tried {', '.join(settings)}; use --serial to try another setting")
+            hint = sentences(
+                hint, f"The serial settings {', '.join(settings)} were tried; use --serial to try another setting"
+            )
         for more in _framing_hints(url):
             hint = sentences(hint, more)
         raise LineTimeout(what, where=f"{url}, {protocol} {address}", hint=hint)
@@ -348,8 +354,10 @@ def _identified(
             "Give the profile for the model on its nameplate, --profile VENDOR/FAMILY; see `meterhouse profiles list`"
         )
         if found.block:
-            hint = sentences(hint, f"Its registers: `{registers_command(found, options.config_file)}`")
-        raise LineError("answers, but no known profile fits", where=f"{url}, {protocol} {address}", hint=hint)
+            hint = sentences(hint, f"To see the device's registers: `{registers_command(found, options.config_file)}`")
+        raise LineError(
+            "the device answers, but no known profile fits", where=f"{url}, {protocol} {address}", hint=hint
+        )
     return _drafted(tables([found], {url: entry.name} if entry else {}, lang, dirs), config, found)
 
 
@@ -465,7 +473,9 @@ def _ratio(value: object) -> int | Decimal:
     if (match := _FRACTION.fullmatch(text)) and Decimal(match[2]):
         text = str((Decimal(match[1]) / Decimal(match[2])).normalize())
     if not re.fullmatch(r"[0-9]+(\.[0-9]{1,12})?", text := format(Decimal(text), "f") if _is_number(text) else text):
-        raise InvalidValue(f"{clean_text(str(value), 40)} is not a ratio", "A 400/5 A transformer is 80, or 400/5")
+        raise InvalidValue(
+            f"{clean_text(str(value), 40)} is not a ratio", "Write 80 or 400/5 for a 400/5 A transformer"
+        )
     return Decimal(text) if "." in text else int(text)
 
 
@@ -539,7 +549,7 @@ def _demand_address(config: Config, line: str, address: str, choices: Mapping[st
 def _check_address(config: Config, draft: Draft) -> None:
     if there := _same_address(config, draft):
         where = config.at(f"device.{there.name}")
-        what = f"address {there.address} of line {there.line} is already device {there.name}"
+        what = f"address {there.address} of line {there.line} already belongs to device {there.name}"
         raise UsageError(what, where=where, hint="Edit that device, or remove its file first")
 
 
@@ -549,7 +559,7 @@ def _check_name(config: Config, name: str) -> None:
     given("NAME", v.device_name, name)
     if any(device.name == name for device in config.devices):
         where = config.at(f"device.{name}")
-        raise UsageError(f"the name {name} is taken", where=where, hint=f"Choose another, such as {name}-2")
+        raise UsageError(f"the name {name} is taken", where=where, hint=f"Choose another name, such as {name}-2")
     check_absent(_folder(config) / f"{name}.toml")
 
 
@@ -616,7 +626,7 @@ def _add(
                 error.hint = silence_hint(whole, entry)
             if yes:
                 hint = f"{error.hint}. " if error.hint else ""
-                hint = f"{hint}--no-read adds it without reading"
+                hint = f"{hint}--no-read adds the device without reading it"
                 raise type(error)(error.what, where=error.where, hint=hint) from error
             is_silent = isinstance(error, LineTimeout)
             text = words["silent"].format(error=say(str(error))) if is_silent else say(str(error))
@@ -705,7 +715,7 @@ def _first_values(
         rows[point.name].quality == Quality.GOOD for point in points if not is_missing(point, rows[point.name])
     ):
         raise LineError(
-            f"none of its {len(points)} points has a sound value", where=f"device {entry.name}",
+            f"none of the {len(points)} points of the device has a good value", where=f"device {entry.name}",
             hint="Is it the right profile and address? `meterhouse identify` tries all profiles",
         )  # fmt: skip
     serial = rows[SERIAL].value if SERIAL in rows else None

@@ -32,7 +32,8 @@ def checked(found: Any, kind: Any, what: str) -> Any:
 
 def unlike(what: str, why: str) -> GatewayError:
     """The error for an answer that is not a valid ``what``."""
-    hint = f"{clean_text(why, 300)}. Do agent and tool have the same version? `meterhouse status` shows the agent's"
+    reason = clean_text(why, 300)
+    hint = f"{reason}. Do agent and tool have the same version? `meterhouse status` shows the agent's version"
     return GatewayError(f"the answer is not a valid {what}", where="answer", hint=hint)
 
 
@@ -100,7 +101,7 @@ def check_reloaded(found: Mapping[str, Any]) -> dict[str, Any]:
     """The result of a reload. Raises GatewayError if ``ok`` contradicts the complaints or the fault."""
     outcome: dict[str, Any] = checked(found, _Reloaded, "outcome of a reload")
     if outcome["ok"] == bool(outcome["complaints"] or outcome["fault"]):
-        raise unlike("outcome of a reload", "it is contradictory")
+        raise unlike("outcome of a reload", "the members contradict each other")
     return outcome
 
 
@@ -377,18 +378,20 @@ def check_snapshot(data: bytes) -> dict[str, Any]:
     """The snapshot of an agent, checked; it has at least ``pid``, ``time`` and ``ring``."""
 
     def not_one(why: str) -> GatewayError:
-        return GatewayError("not a snapshot of an agent", where="snapshot.json", hint=why)
+        return GatewayError("this is not a snapshot of an agent", where="snapshot.json", hint=why)
 
     try:
         found = loaded(data, "snapshot of an agent")
     except GatewayError:
-        raise not_one("it is not JSON") from None
+        raise not_one("the content is not JSON") from None
     try:
         msgspec.convert(found, _Snapshot)
     except (msgspec.ValidationError, RecursionError) as error:
         place = re.search(r"`\$\.?([^`]+)`", str(error))
-        raise not_one(f"its member {place[1]} is not valid" if place else "it is not an object") from None
+        raise not_one(
+            f"the JSON member {place[1]} is not valid" if place else "the content is not a JSON object"
+        ) from None
     if lacking := [name for name in ("pid", "time", "ring") if not found.get(name)]:
-        raise not_one(f"it lacks {', '.join(lacking)}")
+        raise not_one(f"these JSON members are missing: {', '.join(lacking)}")
     whole: dict[str, Any] = clean(found)
     return whole

@@ -138,8 +138,17 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--dir", "folder", type=FOLDER, help="A folder on the disk of the store; default: the temporary folder.")
-@click.option("--stages", is_flag=True, help="Measure only the stages (four seconds), without running the agent.")
+@click.option(
+    "--dir",
+    "folder",
+    type=FOLDER,
+    help="Folder for the test files, on the disk of the store; default: the temporary folder.",
+)
+@click.option(
+    "--stages",
+    is_flag=True,
+    help="Measure only decoding, sealing, compression and commits (four seconds), without running the agent.",
+)
 @json_option
 def bench(folder: Path | None, stages: bool, as_json: bool) -> None:
     """Measure how many devices this machine can read, and how fast it decodes, seals, compresses and commits.

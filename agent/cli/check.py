@@ -35,9 +35,9 @@ def check(options: ConfigOptions, plan: bool, try_online: bool, certificates: bo
     Opens no port and contacts no device. Missing ports, files and folders are warnings only,
     because the agent starts without any device.
 
-    With --online it reads a few points of each device and connects to each destination: name, TLS,
-    login, the right to publish, and whether anybody subscribes. It sends no signed data. If the agent
-    runs, it lends its lines meanwhile (gap reason `lent`).
+    With --online the command reads a few points of each device, and checks for each destination: host name, TLS,
+    login, the right to publish, and whether anybody subscribes. It sends no signed data. If the agent is running, it
+    lends its lines to the command; the readings of that time are missing with the reason `lent`.
 
     \b
     Examples:
@@ -172,7 +172,7 @@ def find_notes(config: Config) -> list[ConfigWarning]:
         if line.scheme == "serial":
             notes += _port_notes(f"line {line.name}", Path(line.url.partition(":")[2]))
         if not any(device.line == line.name for device in config.devices):
-            notes.append(ConfigWarning(f"line {line.name}", "no device uses it"))
+            notes.append(ConfigWarning(f"line {line.name}", "no device uses this line"))
     for uplink in config.uplinks:
         for key in ("ca_file", "cert_file", "key_file"):
             path = getattr(uplink, key)
@@ -188,10 +188,12 @@ def find_notes(config: Config) -> list[ConfigWarning]:
         notes.append(ConfigWarning("agent.toml", "no [[device]]: nothing will be read"))
     file = config.key.file
     if file is not None and not _is_hidden(file.parent) and not os.path.exists(file) and not lost_key(config):
-        hint = "The service creates it at its first start; by hand: `meterhouse keys create`"
+        hint = "The service creates the key at its first start. To create the key by hand, use `meterhouse keys create`"
         notes.append(ConfigWarning("key", f"{file} does not exist", hint))
     if config.control != ControlConfig() and gid_of(config.control.group) is None:
-        hint = "Until it exists, only root and the agent's user may declare, replace keys, borrow lines and reload"
+        hint = (
+            "Until this group exists, only root and the agent's user may declare, replace keys, borrow lines and reload"
+        )
         notes.append(ConfigWarning("control", f"group {config.control.group} does not exist on this machine", hint))
     return [*notes, *_disk_notes(config)]
 
@@ -207,7 +209,11 @@ def _port_notes(where: str, port: Path) -> Iterable[ConfigWarning]:
     if not os.path.exists(port):
         folder = Path("/dev/serial/by-id")
         there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-        hint = f"Found: {', '.join(there[:4])}" if there else "No USB adapter is connected; the agent waits for it"
+        hint = (
+            f"Found: {', '.join(there[:4])}"
+            if there
+            else "No USB adapter is connected; the agent waits until one is connected"
+        )
         return [ConfigWarning(where, f"the port {port} does not exist", hint)]
     if not stat.S_ISCHR(port.stat().st_mode):
         return [ConfigWarning(where, f"{port} is not a serial port")]
@@ -238,7 +244,7 @@ def _disk_notes(config: Config) -> Iterable[ConfigWarning]:
         yield ConfigWarning(
             "store",
             what,
-            "Sealing pauses when the disk is full; a smaller max_size drops the oldest packs, with a signed event",
+            "A full disk stops sealing; with a smaller max_size, the agent drops the oldest packs, with a signed event",
         )
 
 
@@ -311,10 +317,10 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
         "configuration": f"{config.path}{more}, hash {config.hash()}",
         "gateway": f"{config.base}, {config.timezone}",
         "key": str(config.key),
-        "store": f"{config.store_path}, packs are stored before they are sent, at most {size}",
-        "kept": f"delivered packs {kept}, intervals {intervals}",
+        "store": f"{config.store_path}, at most {size}; packs are stored before they are sent",
+        "kept": f"delivered packs for {kept}, intervals for {intervals}",
         "ring": f"{config.runtime_dir}, {show_bytes(ring.size_bytes)}{_ring_time(ring)}",
-        "packs": f"every {show_ms(config.pack.every_ms)}, at most {show_bytes(config.pack.max_size_bytes)}",
+        "packs": f"one every {show_ms(config.pack.every_ms)}, at most {show_bytes(config.pack.max_size_bytes)} each",
         "intervals": show_ms(config.interval.length_ms),
     }
     for what, fact in rows.items():
@@ -343,7 +349,7 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
         devices.add_row(
             cell(device.name), cell(device.line), cell(device.address), profile.id, _evidence(profile), paces
         )
-    requests = plain_table("plan", "device", "pace", "every", "cost", "of its line", right=("of its line",))
+    requests = plain_table("plan", "device", "pace", "every", "cost", "share of line", right=("share of line",))
     for cost in costs:
         share = f"{cost.share:.1%}" if cost.share else "-"
         requests.add_row(cell(cost.device), cost.pace, show_ms(cost.period_ms), say(str(cost)), share)
@@ -356,8 +362,8 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
             console.print()
     visits = sum(cost.cost.line_time_s for cost in costs)
     if costs and plan:
-        console.print(say(f"One round of everything: {show_time(visits)} of line time."))
+        console.print(say(f"Reading each point once takes {show_time(visits)} of line time."))
         console.print(say(f"The ring: {say(str(ring))}."))
         mib = memory_bytes(len(config.devices), ring) >> 20
-        console.print(say(f"Memory: about {mib} MiB, with the ring."))
+        console.print(say(f"Memory: about {mib} MiB, including the ring."))
     console.print(say("The configuration is good."))

@@ -109,11 +109,11 @@ class NoAgent(GatewayError):
     """No agent runs with this runtime directory, or its agent does not accept connections."""
 
     def __init__(self, runtime_dir: Path) -> None:
-        hint = "Is it started? See `systemctl status meterhouse`; if it uses another folder, give --runtime-dir"
+        hint = "Is the agent started? See `systemctl status meterhouse`; if it has another folder, give --runtime-dir"
         what = "no agent is running here"
         with contextlib.suppress(OSError, ValueError):
             ended = read_plain(runtime_dir / LAST_ERROR, 1 << 16).decode("utf-8", "replace")
-            what += f". The last one ended at {clean_text(ended, 600)}"
+            what += f". The last agent ended at {clean_text(ended, 600)}"
         super().__init__(what, where=str(runtime_dir), hint=hint)
 
 
@@ -131,14 +131,14 @@ def read_snapshot(runtime_dir: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise NoAgent(runtime_dir) from None
     except OSError as error:
-        hint = "Only root and members of the group meterhouse may read it"
+        hint = "Only root and members of the group meterhouse may read this file"
         raise GatewayError(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from error
     except (ValueError, GatewayError) as error:
         why = error.hint if isinstance(error, GatewayError) else str(error)
         hint = (
             f"{why}. Do agent and tool have the same version? Restart the agent, or check which program wrote the file"
         )
-        raise GatewayError("not a snapshot of an agent", where=str(path), hint=hint) from error
+        raise GatewayError("this is not a snapshot of an agent", where=str(path), hint=hint) from error
 
 
 def read_plain(path: Path, limit: int) -> bytes:
@@ -150,7 +150,7 @@ def read_plain(path: Path, limit: int) -> bytes:
     with open(fd, "rb") as stream:
         facts = os.fstat(fd)
         if not stat.S_ISREG(facts.st_mode) or facts.st_size > limit:
-            raise ValueError("not a plain file, or too large")
+            raise ValueError("the file is not a regular file, or is too large")
         return stream.read(limit)
 
 

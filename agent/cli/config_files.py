@@ -35,7 +35,9 @@ def _key(name: str) -> str:
 def check_absent(path: Path) -> None:
     """Raises UsageError if the path exists: a file that a person may have written is never changed."""
     if os.path.lexists(path):
-        raise UsageError("already exists and is not overwritten", where=str(path), hint="Edit it, or move it away")
+        raise UsageError(
+            "already exists and is not overwritten", where=str(path), hint="Edit this file, or move it away"
+        )
 
 
 def check_writable(folder: Path) -> None:
@@ -55,7 +57,7 @@ def make_folder(folder: Path, mode: int = FOLDER_MODE) -> None:
         _hand_over(folder, folder.parent)
     except FileExistsError:
         if not folder.is_dir():
-            raise UsageError("is not a folder", where=str(folder), hint="Move it away") from None
+            raise UsageError("is not a folder", where=str(folder), hint="Move this file away") from None
     except OSError as error:
         raise _unwritable(folder, error) from error
 
@@ -100,5 +102,5 @@ def _hand_over(path: Path, folder: Path) -> None:
 
 
 def _unwritable(path: Path, error: OSError) -> GatewayError:
-    hint = "Use sudo, or another folder" if isinstance(error, PermissionError) else "Nothing was changed there"
+    hint = "Use sudo, or another folder" if isinstance(error, PermissionError) else "Nothing was changed at this place"
     return UsageError(f"cannot be written: {error.strerror}", where=str(path), hint=hint)

@@ -86,12 +86,12 @@ def cell(text: object, limit: int = 80) -> str:
 def quality_word(code: int, language: str) -> str:
     """The words for a quality code: why a value is missing, or why it is doubtful; "" for good quality."""
     from agent.cli.finding_words import reason_words
-    from drivers.model import Reason
+    from drivers.model import FIRST_REASON
 
     word = show_quality(code)
     if language != "zh" or not word:
         return word
-    return reason_words(word)[1] if code >= min(Reason) else QUALITIES.get(word, (word, word))[1]
+    return reason_words(word)[1] if code >= FIRST_REASON else QUALITIES.get(word, (word, word))[1]
 
 
 @lru_cache(maxsize=4096)

@@ -82,7 +82,7 @@ def ask(
             return ask_database(config, request, take, progress)
         except AgentRunning as error:  # an agent does not listen while it starts or stops
             if time.monotonic() > give_up:
-                raise no_answer(config.runtime_dir, "It is starting or stopping, or it hangs") from error
+                raise no_answer(config.runtime_dir, "The agent is starting or stopping, or it hangs") from error
             time.sleep(0.1)
 
 
@@ -123,12 +123,12 @@ class ControlClient:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             if not stat.S_ISSOCK(os.stat(SOCKET, dir_fd=folder, follow_symlinks=False).st_mode):
-                raise GatewayError("is not a socket", where=str(where), hint="Check who created it")
+                raise GatewayError("is not a socket", where=str(where), hint="Check who created this file")
             _connect(sock, f"/proc/self/fd/{folder}/{SOCKET}")  # short: a socket path has at most 108 bytes
             owner, listener = os.fstat(folder).st_uid, peer_of(sock).uid
             if listener not in (owner, os.geteuid()):
-                what = f"user {listener} listens in a folder of user {owner}"
-                raise GatewayError(what, where=str(where), hint="Not an agent; nothing was sent to it")
+                what = f"user {listener} opened this socket, but its folder belongs to user {owner}"
+                raise GatewayError(what, where=str(where), hint="This is not an agent, so nothing was sent")
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
             sock.close()
             raise NoAgent(runtime_dir) from None
@@ -192,7 +192,7 @@ class ControlClient:
         try:
             self._sock.sendall(encode_request(request))
         except TimeoutError:
-            raise no_answer(self._where.parent, "It hangs. See `meterhouse status`") from None
+            raise no_answer(self._where.parent, "The agent hangs. See `meterhouse status`") from None
         except OSError:  # the agent closed the connection: its answer has the reason
             return
 
@@ -218,11 +218,13 @@ class ControlClient:
                 self._sock.settimeout(left)
                 more = self._sock.recv_into(view[have:])
             except TimeoutError:
-                raise no_answer(self._where.parent, "It is starting, busy, or it hangs: `meterhouse status`") from None
+                raise no_answer(
+                    self._where.parent, "The agent is starting, is busy or hangs. See `meterhouse status`"
+                ) from None
             except OSError:
                 more = 0
             if not more:
-                raise no_answer(self._where.parent, "It was stopped or closed the connection; try again")
+                raise no_answer(self._where.parent, "The agent was stopped, or it closed the connection. Try again")
             have += more
         return bytes(data)
 
@@ -238,7 +240,9 @@ class AnswerBuffer:
         """Append a part. Raises GatewayError if the answer exceeds the limit."""
         self._left -= len(data)
         if self._left < 0:
-            raise GatewayError("the answer is too large", where="control", hint="Check which program listens there")
+            raise GatewayError(
+                "the answer is too large", where="control", hint="Check which program listens on the agent's socket"
+            )
         self._parts.append(data)
 
     @property

@@ -37,12 +37,12 @@ def read_rows(path: Path, delimiters: str = "\t;,，|", hint: str = "") -> list[
     try:
         for cells in reader:
             if len(rows) >= MAX_ROWS:
-                raise UsageError(f"more than {MAX_ROWS} lines", where=str(path), hint=hint)
+                raise UsageError(f"the file has more than {MAX_ROWS} lines", where=str(path), hint=hint)
             rows.append((line, [clean_text(" ".join(cell.split()), MAX_CELL) for cell in cells]))
             line = reader.line_num + 1
     except csv.Error as error:
-        what = f"a cell of more than {csv.field_size_limit()} characters"
-        raise UsageError(what, where=f"{path}:{line}", hint="Is a quote missing at its end?") from error
+        what = f"a cell has more than {csv.field_size_limit()} characters"
+        raise UsageError(what, where=f"{path}:{line}", hint="Is the closing quotation mark missing?") from error
     return rows
 
 
@@ -56,9 +56,9 @@ def _text(path: Path) -> str:
         raise UsageError("is larger than 4 MiB", where=str(path), hint="Is this the right file?")
     if raw.startswith(_WORKBOOK):
         hint = "Save it as CSV: in Excel, File, Save as, CSV UTF-8"
-        raise UsageError("a workbook, not a CSV file", where=str(path), hint=hint)
+        raise UsageError("this is a workbook, not a CSV file", where=str(path), hint=hint)
     if b"\0" in raw and not raw.startswith(_UTF_16):
-        raise UsageError("not a CSV file", where=str(path), hint=SAVE)
+        raise UsageError("this is not a CSV file", where=str(path), hint=SAVE)
     encodings = ["utf-8", "gb18030"]  # UTF-8 first: most UTF-8 text is also valid GBK, with another meaning
     if raw.startswith(_UTF_16):
         encodings = ["utf-16"]
@@ -71,4 +71,4 @@ def _text(path: Path) -> str:
         except UnicodeDecodeError as error:
             good = max(good, error.start)
     line = len((raw[:good] + b".").splitlines())
-    raise UsageError("not text in UTF-8, UTF-16 or GBK", where=f"{path}:{line}", hint=SAVE)
+    raise UsageError("the file is not text in UTF-8, UTF-16 or GBK", where=f"{path}:{line}", hint=SAVE)

@@ -23,12 +23,14 @@ from drivers.model import UsageError
     "--from",
     "from_text",
     metavar="DATE",
-    help="First day of the period, or day from which the value holds: 2026-11-01.",
+    help="First day of the period, or day from which the value holds, such as 2026-11-01.",
 )
-@click.option("--to", "to_text", metavar="DATE", help="Day after the last day, for amounts.")
+@click.option("--to", "to_text", metavar="DATE", help="For amounts: the day after the last day.")
 @click.option("--who", help="Name of the person who attests the value.")
 @click.option("--document", default="", help="Source of the value, such as the number of a certificate or a ticket.")
-@click.option("--replaces", default="", metavar="ID", help="The entry to replace; without a value: withdraw it.")
+@click.option(
+    "--replaces", default="", metavar="ID", help="The entry to replace. Without a new value, the entry is withdrawn."
+)
 @config_options
 @json_option
 def declare(
@@ -43,10 +45,10 @@ def declare(
     options: ConfigOptions,
     as_json: bool,
 ) -> None:
-    """Attest an input of the indicators: NAME VALUE UNIT, for the days from --from to --to. Without NAME: list all.
+    """Attest an input of the indicators: NAME VALUE UNIT, for the days --from to --to. Without NAME: list all inputs.
 
-    An entry is never changed. It is signed into the stream _indicators with name and time; a later entry may replace
-    it. Amounts belong to a period; states (an area, a rated power) apply from a day on.
+    An entry is never changed. The agent signs it, with the person's name and the time, in the stream _indicators.
+    A later entry may replace it. Amounts belong to a period; states (an area, a rated power) apply from a day on.
 
     \b
     Examples:
@@ -70,7 +72,11 @@ def declare(
             _show(facts["entries"], ZoneInfo(config.timezone))
         return
     if value is not None and unit is None:
-        raise UsageError("the unit is missing", where="declare", hint=f"meterhouse declare {name} {value} MWh ...")
+        raise UsageError(
+            "the unit is missing",
+            where="declare",
+            hint=f"Write the unit after the value: meterhouse declare {name} {value} MWh ...",
+        )
     if value is None and not replaces:
         raise UsageError("the value is missing", where="declare", hint="See `meterhouse declare --help`")
     if who is None:
@@ -80,7 +86,7 @@ def declare(
         raise UsageError("--from is missing", where="declare", hint="Give the first day: --from 2026-11-01")
     for option, text in (("NAME", full), ("VALUE", value), ("UNIT", unit), ("--who", who), ("--document", document)):
         if text is not None and len(text) > MAX_TEXT:
-            raise UsageError(f"more than {MAX_TEXT} characters", where=option, hint="Shorten it")
+            raise UsageError(f"the text has more than {MAX_TEXT} characters", where=option, hint="Shorten it")
     request = Declare(
         n=full,
         v=value or "",

@@ -13,7 +13,7 @@ from agent.cli.decode_counter import command as counter
 from agent.cli.decode_output import hex_bytes, read_json, run
 from agent.cli.options import json_option, param_option, parse_params, profiles_option
 from drivers.explain import BrokenInput, Explainer, Json, by_address, reading_json, register_words, show_quality
-from drivers.model import FrameError, Kind, Point, Quality, Reading, Reason, UsageError
+from drivers.model import FIRST_REASON, FrameError, Kind, Point, Quality, Reading, Reason, UsageError
 from drivers.plan import read_image
 from drivers.plan.compiled import decoded
 from drivers.plan.image import image_spec, plain, resolve_image
@@ -68,8 +68,8 @@ def _command(explainer: Explainer) -> click.Command:
 def decode() -> None:
     """Explain bytes and registers without hardware.
 
-    HEX may be written in any usual way (68 61, 6861, 68:61, 0x68 0x61, 68h 61h); - reads it from stdin. Every
-    subcommand takes --json: one object with ok, frame and readings, or with ok, error, a hint and the valid prefix.
+    HEX may be written in any usual way (68 61, 6861, 68:61, 0x68 0x61, 68h 61h); - reads it from stdin. With --json,
+    every subcommand prints one object: with ok, frame and readings, or with ok, error, a hint and the valid prefix.
 
     \b
     Examples:
@@ -77,19 +77,21 @@ def decode() -> None:
       meterhouse decode profile goodwe/dt dump.json
 
     \b
-    Exit codes: 0 good, 2 wrong usage, 3 bad profile, 4 the bytes do not decode.
+    Exit codes: 0 good, 2 wrong usage, 3 bad profile, 4 the bytes cannot be decoded.
     """
 
 
 @decode.command()
 @click.option("--type", "type_", required=True, type=click.Choice([*TYPES, "str"]), help="Data type of the bytes.")
-@click.option("--order", default="", help="Order of the bytes on the wire, A the most significant: AB BA ABCD CDAB ...")
-@click.option("--scale", default="1", show_default=True, help="Decimal factor for each value; exact.")
-@click.option("--bit", type=click.IntRange(0, 63), help="One bit of each value.")
+@click.option(
+    "--order", default="", help="Order of the bytes on the wire; A is the most significant: AB BA ABCD CDAB ..."
+)
+@click.option("--scale", default="1", show_default=True, help="Decimal factor for each value; the result is exact.")
+@click.option("--bit", type=click.IntRange(0, 63), help="Show only this bit of each value.")
 @click.argument("hex_text", metavar="HEX", nargs=-1, required=True)
 @json_option
 def registers(type_: str, order: str, scale: str, bit: int | None, hex_text: tuple[str, ...], as_json: bool) -> None:
-    """Values from register bytes. HEX longer than one value gives several readings.
+    """Decode values from register bytes. HEX longer than one value gives several readings.
 
     Only NaN and invalid BCD digits count as "not available"; every other value is shown as it is.
 
@@ -111,7 +113,9 @@ def _scale(text: str) -> Decimal:
     except InvalidOperation:
         factor = Decimal("NaN")
     if not factor.is_finite() or not factor or abs(factor.adjusted()) > MAX_POWER:
-        raise UsageError(f"invalid scale {text!r}", where="--scale", hint="A number such as 0.1 or 1e-6, not 0")
+        raise UsageError(
+            f"invalid scale {text!r}", where="--scale", hint="Write a number such as 0.1 or 1e-6, but not 0"
+        )
     return factor
 
 
@@ -161,7 +165,7 @@ def _number(type_: str, order: str, factor: Decimal, bit: int | None, piece: byt
         raise UsageError(str(error).partition(": ")[2] or str(error), where=f"--type {type_}") from error
     ((_, mantissa, exponent, quality),) = plan.values(piece)
     # scaled here and not by the kernel, whose 64 bits would overflow for 0.5 times the largest u64
-    return None if quality >= min(Reason) else factor * plain(mantissa, exponent)
+    return None if quality >= FIRST_REASON else factor * plain(mantissa, exponent)
 
 
 def _in_text_order(raw: bytes, order: str) -> bytes:
@@ -199,7 +203,13 @@ def _plain(number: int, value: Decimal | int | str | bool | None, raw: bytes) ->
 @profiles_option
 @click.option("--firmware", help="Firmware version, instead of the one in the dump.")
 @param_option
-@click.option("--reversed", "reversed_", multiple=True, metavar="PREFIX", help="Prefix of points behind a reversed CT.")
+@click.option(
+    "--reversed",
+    "reversed_",
+    multiple=True,
+    metavar="PREFIX",
+    help="Prefix of the points whose current transformer is reversed.",
+)
 @json_option
 def profile(
     profile_id: str,
@@ -210,13 +220,13 @@ def profile(
     reversed_: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Decode a register dump by a profile: ID, or the path of its file.
+    """Decode a register dump with a profile: ID is its id, or the path of its file.
 
     FILE is JSON, - reads stdin:
     {"address": 1, "holding": {"35000": 1}, "input": {"0": 17254}}
 
     Points whose registers are not in the dump are listed under "missing". Firmware and model in the dump choose the
-    variant.
+    variant of the profile.
     """
     from agent.cli.target import load_profile_of
     from drivers.registry import find_protocol
@@ -229,7 +239,7 @@ def profile(
     protocol = find_protocol(found.protocol)
     if protocol is None or not protocol.has_registers:
         raise UsageError(
-            f"{found.id} reads frames, not registers", where="ID", hint=f"`meterhouse decode {found.protocol} HEX`"
+            f"{found.id} reads frames, not registers", where="ID", hint=f"Use `meterhouse decode {found.protocol} HEX`"
         )
 
     def explain() -> Json:

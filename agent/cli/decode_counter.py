@@ -76,7 +76,7 @@ def _value(content: Any, place: int) -> Decimal | str | None:
     if _moment(content) is not None:
         raise BrokenInput(f"{what} has the time {clean_text(content, 40)!r} as its value", hint="Write [time, value]")
     if _ALMOST.fullmatch(content.strip()):
-        hint = f"Write it as 1234.5, without unit. {NO_READING}"
+        hint = f"Write the value as 1234.5, without unit. {NO_READING}"
         raise BrokenInput(f"{what} must have a number as value, got {clean_text(content, 40)!r}", hint=hint)
     return content
 
@@ -156,7 +156,7 @@ def _order(times: list[Any], values: list[Decimal | None]) -> tuple[list[int], l
     back = [n for n, (a, b) in enumerate(itertools.pairwise(seconds or []), 1) if b < a]
     if seconds is None or not back:
         return places, seconds, []
-    where = f"points[{back[0]}] at {clean_text(str(times[back[0]]), 40)} is earlier than the one before it"
+    where = f"points[{back[0]}] at {clean_text(str(times[back[0]]), 40)} is earlier than the point before it"
     if any((values[n] or 0) < (values[n - 1] or 0) for n in back):
         places.sort(key=seconds.__getitem__)
         return places, sorted(seconds), [f"{where}, and its value is lower: the readings were sorted by time"]
@@ -226,6 +226,6 @@ def command(file: Path, as_json: bool) -> None:
       meterhouse decode counter readings.json --json
 
     \b
-    Exit codes: 0 classified, 2 wrong usage, 4 not a series.
+    Exit codes: 0 classified, 2 wrong usage, 4 the input is not a series of readings.
     """
     run(lambda: decode(_content(file)), as_json)

@@ -69,9 +69,9 @@ class RunningDemo:
     "seconds",
     metavar="TIME",
     type=Duration(),
-    help="Stop this long after the first pack, such as 20s; default: Ctrl-C.",
+    help="Run for this time after the first pack, such as 20s; by default, run until Ctrl-C.",
 )
-@click.option("--dir", "folder", type=FOLDER, help="Keep configuration, key, database and logs here.")
+@click.option("--dir", "folder", type=FOLDER, help="Keep configuration, key, database and logs in this folder.")
 @click.option("--seed", default=1, show_default=True, help="Random seed of the simulated day.")
 @click.option("--speed", default=60.0, show_default=True, help="Simulated seconds in one real second.")
 @click.option(

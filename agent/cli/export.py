@@ -40,15 +40,17 @@ _FILE = re.compile(
     "--from", "from_text", metavar="TIME", help="Start of the range: 2026-11-25 or 2026-11-25T08:00; with Z: UTC."
 )
 @click.option("--to", "to_text", metavar="TIME", help="End of the range, not included.")
-@click.option("--stream", "streams", multiple=True, metavar="NAME", help="Only this device; may be repeated.")
+@click.option("--stream", "streams", multiple=True, metavar="NAME", help="Export only this device; may be repeated.")
 @click.option("--zstd", is_flag=True, help="Compress the packs.")
-@click.option("--csv", "csv_file", type=FILE, help="Readings for people, as CSV.")
-@click.option("--intervals", "interval_file", type=FILE, help="Energy by interval for people, as CSV.")
+@click.option("--csv", "csv_file", type=FILE, help="Write the readings to this CSV file, for people.")
+@click.option(
+    "--intervals", "interval_file", type=FILE, help="Write the energy of each interval to this CSV file, for people."
+)
 @click.option(
     "--intervals-flat",
     "flat_file",
     type=FILE,
-    help="Energy by interval for programs, as CSV: all columns, UTC and local time.",
+    help="Write the energy of each interval to this CSV file, for programs: all columns, UTC and local time.",
 )
 @config_options
 @json_option
@@ -89,7 +91,7 @@ def export(
     to_ms = parse_time(to_text, "--to", config.timezone) if to_text else END_MS
     if from_ms >= to_ms:
         what = f"--from {clean_text(from_text or '')} is not before --to {clean_text(to_text or '')}"
-        raise UsageError(what, where="export", hint="Swap them")
+        raise UsageError(what, where="export", hint="Swap the two times")
     stretch: dict[str, Any] = {"from_ms": from_ms, "to_ms": to_ms, "streams": list(streams)}
     result: dict[str, object] = {}
     with unwound():
@@ -121,7 +123,9 @@ def _packs(
 
         found = checked(ask(config, request, take, update), Exported, "end of an export")
         if found["packs"] != brought:
-            raise GatewayError(f"the answer announced {found['packs']} packs but had {brought}", where="export")
+            raise GatewayError(
+                f"the agent's answer announces {found['packs']} packs but contains {brought}", where="export"
+            )
         if out:
             out.keep()
         if table:

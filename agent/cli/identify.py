@@ -66,15 +66,19 @@ CONFIGURED: Final = (
 @click.argument("device", required=False)
 @config_options
 @click.option("--line", metavar="URL|NAME", help=line_help())
-@click.option("--address", metavar="TEXT", help="Without configuration: the device's address on the line, such as 1.")
+@click.option(
+    "--address", metavar="TEXT", help="For a device that is not configured: its address on the line, such as 1."
+)
 @click.option(
     "--protocol",
     type=click.Choice(named_on_lines()),
     default=None,
-    help=f"Without configuration: the device's protocol.  [default: {DEFAULT}]",
+    help=f"For a device that is not configured: its protocol.  [default: {DEFAULT}]",
 )
 @click.option(
-    "--serial", metavar="TEXT", help='Without configuration: the port\'s setting.  [default: the usual one, "9600 8N1"]'
+    "--serial",
+    metavar="TEXT",
+    help='For a device that is not configured: the serial setting.  [default: the usual one, "9600 8N1"]',
 )
 @click.option("--deep", is_flag=True, help="Also send requests that only some devices support, such as function 43/14.")
 @json_option
@@ -116,7 +120,7 @@ def identify(
     if device is not None:
         if line or address or protocol or serial:
             raise UsageError(
-                "both a device name and --line or --address",
+                "a device name cannot be combined with --line or --address",
                 where="identify",
                 hint="Give either the name or the options, not both",
             )
@@ -126,7 +130,11 @@ def identify(
         protocol = protocol_of(profile.protocol).wire_name
     else:
         if not line or not address:
-            raise UsageError("--line or --address not given", where="identify", hint="Or name a configured device")
+            raise UsageError(
+                "--line or --address is missing",
+                where="identify",
+                hint="Give --line and --address, or the name of a configured device",
+            )
         if (owned := named_line(options, line)) is not None:
             line, serial = owned.url, serial or (owned.serial if owned.carries_bytes else None)
         demand_address(protocol or DEFAULT, address, line.partition(":")[0])

@@ -120,13 +120,17 @@ class Answers:
     help=f"The file to create, instead of DIR/agent.toml.  [default: {DEFAULT_CONFIG}]",
 )  # fmt: skip
 @click.option("--site", help="Name of the site, such as park7.")
-@click.option("--gateway", help="Name of this box, such as gw01.")
+@click.option("--gateway", help="Name of this gateway, such as gw01.")
 @click.option("--timezone", help="Time zone, such as Asia/Shanghai.")
 @click.option("--label", help="Free text, such as the name of the park.")
 @click.option(
-    "--location", metavar="LAT,LON", help="Degrees, such as 31.23,121.47; tells when it is night and inverters sleep."
+    "--location",
+    metavar="LAT,LON",
+    help="Latitude and longitude in degrees, such as 31.23,121.47; tells when it is night and inverters are off.",
 )
-@click.option("--broker", metavar="URL", help="mqtts://HOST:8883. Without it nothing is sent yet.")
+@click.option(
+    "--broker", metavar="URL", help="The broker's url, mqtts://HOST:8883. Without it the gateway sends nothing."
+)
 @click.option("--username", help="User name at the broker.")
 @click.option("--password-file", metavar="FILE", help="File with the password in its first line.")
 @click.option("--ca-file", metavar="FILE", help="The CA that signed the broker's certificate.")
@@ -196,7 +200,7 @@ def init(
 def _target(folder: Path | None, config_file: Path | None) -> Path:
     source = click.get_current_context().get_parameter_source("config_file")
     if folder is not None and config_file is not None and source is click.core.ParameterSource.COMMANDLINE:
-        raise UsageError("both a folder and -c", where="init", hint="Give one of the two")
+        raise UsageError("a folder and -c cannot be given together", where="init", hint="Give only one of them")
     if folder is not None:
         return folder / "agent.toml"
     return config_file or Path(DEFAULT_CONFIG)
@@ -222,7 +226,7 @@ def _answers(flags: Mapping[str, str | None], words: Mapping[str, str], yes: boo
     if missing := [f"--{name}" for name in ("site", "gateway", "timezone") if name not in found and not asks]:
         why = "stdin is not a terminal" if not is_terminal() else "--yes skips all questions"
         hint = "Such as --site park7 --gateway gw01 --timezone Asia/Shanghai"
-        raise UsageError(f"{', '.join(missing)} missing, and {why}", where="init", hint=hint)
+        raise UsageError(f"{', '.join(missing)} must be given, because {why}", where="init", hint=hint)
     if not asks:
         return _fitting(Answers(**found))
     zone = local_timezone()
@@ -252,7 +256,9 @@ def _location(value: object) -> str:
 
     match = re.fullmatch(r"\s*(-?[0-9]{1,2}(?:\.[0-9]{1,6})?)\s*[,，]\s*(-?[0-9]{1,3}(?:\.[0-9]{1,6})?)\s*", str(value))
     if match is None or abs(float(match[1])) > 90 or abs(float(match[2])) > 180:
-        raise InvalidValue(f"{show(str(value))} is not a location", "Latitude and longitude in degrees: 31.23,121.47")
+        raise InvalidValue(
+            f"{show(str(value))} is not a location", "Write latitude and longitude in degrees, such as 31.23,121.47"
+        )
     return f"{match[1]},{match[2]}"
 
 
@@ -262,7 +268,7 @@ def _existing(value: object) -> str:
 
     path = Path(str(value)).absolute()
     if not path.is_file():
-        raise InvalidValue(f"file {show(str(value))} does not exist", "Copy it there first")
+        raise InvalidValue(f"file {show(str(value))} does not exist", "Copy the file to this path first")
     return str(path)
 
 
@@ -271,7 +277,7 @@ def _password(value: object) -> str:
 
     text = str(value)
     if len(text) > MAX_PASSWORD or not text.isprintable():
-        raise InvalidValue("a password must be one line of printable characters", "Type it again")
+        raise InvalidValue("a password must be one line of printable characters", "Type the password again")
     return text
 
 
@@ -283,7 +289,9 @@ def _fitting(answers: Answers) -> Answers:
         ("--ca-file", answers.ca_file, "--broker mqtts://...", answers.broker.startswith("mqtts:")),
     ):
         if value and not there:
-            raise UsageError(f"has no effect without {needs}", where=option, hint=f"Add {needs}, or leave it out")
+            raise UsageError(
+                f"has no effect without {needs}", where=option, hint=f"Add {needs}, or leave this option out"
+            )
     return answers
 
 

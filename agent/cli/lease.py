@@ -112,8 +112,8 @@ class BorrowedLine:
             over.cancel()
             task.cancel()
             await asyncio.gather(task, over, return_exceptions=True)
-        hint = "The lease has expired, or the agent was stopped or reloaded. Try again"
-        raise LineLent("the agent took the line back", where=f"line {self._line}", hint=hint)
+        hint = "The lease of the line has expired, or the agent was stopped or reloaded. Try again"
+        raise LineLent("the agent has taken the lent line back", where=f"line {self._line}", hint=hint)
 
     def _refused(self, error: GatewayError) -> GatewayError:
         if isinstance(error, LineLent):

@@ -110,9 +110,13 @@ def plan_notes(costs: Sequence[PaceCost]) -> list[ConfigWarning]:
     notes: list[ConfigWarning] = []
     for line, share in line_shares(costs).items():
         heaviest = max((cost for cost in costs if cost.line == line), key=lambda cost: cost.share)
-        hint = f"Most of it is for {heaviest.device} at pace {heaviest.pace}, every {show_ms(heaviest.period_ms)}"
+        hint = (
+            f"Most of this time is for {heaviest.device} at pace {heaviest.pace}, every {show_ms(heaviest.period_ms)}"
+        )
         if share > FULL:
-            what = f"cannot keep its paces: they need {share:.0%} of its time; some readings will be missing (overload)"
+            what = (
+                f"cannot keep its paces, which need {share:.0%} of its time; some readings will be missing (overload)"
+            )
             notes.append(
                 ConfigWarning(f"line {line}", what, f"{hint}. Read less often or fewer points, or raise the baud rate")
             )
@@ -139,7 +143,10 @@ def _long_visit(costs: Sequence[PaceCost]) -> tuple[str, str] | None:
         others = [(seconds, device) for device, seconds in visits.items() if device != cost.device]
         seconds, device = max(others, default=(0.0, ""))
         if seconds * 1000 > 2 * cost.period_ms:
-            what = f"reading {device} at all its paces takes {show_time(seconds)}; meanwhile {cost.device}, due"
-            hint = f"Read fewer points of {device}, or {cost.device} less often"
-            return f"{what} every {show_ms(cost.period_ms)}, misses readings (overload)", hint
+            what = f"reading all paces of {device} takes {show_time(seconds)}"
+            missed = (
+                f"meanwhile {cost.device} misses readings, because it is due every {show_ms(cost.period_ms)} (overload)"
+            )
+            hint = f"Read fewer points of {device}, or read {cost.device} less often"
+            return f"{what}; {missed}", hint
     return None

@@ -31,31 +31,31 @@ class CommandEntry(NamedTuple):
 
 COMMANDS: Mapping[str, CommandEntry] = {
     "run": CommandEntry("agent.cli.run", "Read, seal, store and deliver until stopped."),
-    "demo": CommandEntry("agent.cli.demo", "A simulated park from meter to verifier, live in this terminal."),
+    "demo": CommandEntry("agent.cli.demo", "Show a simulated park live, from meter to verifier."),
     "init": CommandEntry("agent.cli.init", "Create the configuration and the key of a new gateway."),
     "check": CommandEntry("agent.cli.check", "Check the configuration, the requests and the load of each line."),
     "scan": CommandEntry("agent.cli.scan", "Find the devices on a line and the profiles that fit them."),
     "adopt": CommandEntry("agent.cli.adopt", "Add one device to the configuration, in a file of its own."),
     "identify": CommandEntry("agent.cli.identify", "Identify one device and the profile that fits it."),
     "read": CommandEntry("agent.cli.read", "Read one device once and print its values."),
-    "watch": CommandEntry(
-        "agent.cli.watch.command", "Live values or frames of the running agent, without touching it."
-    ),
+    "watch": CommandEntry("agent.cli.watch.command", "Show live values or frames of the agent, without disturbing it."),
     "web": CommandEntry("agent.web.command", "The gateway's page in a browser: live values, gaps, figures, frames."),
-    "status": CommandEntry("agent.cli.status", "State of the running agent, its lines and devices."),
-    "doctor": CommandEntry("agent.cli.doctor.command", "Examine this machine and the agent; archive for support."),
+    "status": CommandEntry("agent.cli.status", "Show the state of the running agent, its lines and devices."),
+    "doctor": CommandEntry(
+        "agent.cli.doctor.command", "Examine this machine and the agent; write an archive for support."
+    ),
     "reload": CommandEntry("agent.cli.reload", "Reload the configuration of the running agent."),
     "profiles": CommandEntry("agent.cli.profiles", "List, show and check profiles of device families."),
     "decode": CommandEntry("agent.cli.decode", "Explain bytes and registers without hardware."),
     "keys": CommandEntry("agent.cli.keys.commands", "Create, show and publish the key that signs readings."),
     "verify": CommandEntry("agent.cli.verify", "Check signatures, chains and completeness of packs."),
-    "export": CommandEntry("agent.cli.export", "Packs, readings and intervals of a time range as files."),
-    "report": CommandEntry("agent.cli.report.command", "The park's figures of a day, month or year, as a page."),
+    "export": CommandEntry("agent.cli.export", "Export packs, readings and intervals of a time range to files."),
+    "report": CommandEntry("agent.cli.report.command", "Show the park's figures of a day, month or year as a page."),
     "handover": CommandEntry(
-        "agent.cli.handover.command", "Record the commissioning: readings against displays, signed."
+        "agent.cli.handover.command", "Sign a record of the commissioning: readings and displayed values."
     ),
-    "declare": CommandEntry("agent.cli.declare", "Enter inputs that no meter measures: areas, certificates, tickets."),
-    "replay": CommandEntry("agent.cli.replay", "Ask a gateway for packs again, as its platform."),
+    "declare": CommandEntry("agent.cli.declare", "Enter values that no meter measures: areas, certificates, tickets."),
+    "replay": CommandEntry("agent.cli.replay", "Ask a gateway, as its platform, to send packs again."),
     "platform": CommandEntry("receiver.commands", "Platform side: receive, verify and store the packs of a fleet."),
     "simulate": CommandEntry("agent.cli.simulate", "Simulate devices from profiles or a recorded dump."),
     "bench": CommandEntry("agent.cli.bench", "Measure how many devices this machine can read."),
@@ -94,7 +94,7 @@ class Commands(click.Group):
             from difflib import get_close_matches
 
             near = get_close_matches(name, self.list_commands(ctx), n=1, cutoff=0.5)
-            hint = f'Did you mean "{near[0]}"?' if near else "`meterhouse --help` lists all"
+            hint = f'Did you mean "{near[0]}"?' if near else "`meterhouse --help` lists all commands"
             ctx.fail(f'unknown command "{clean_text(name, 40)}". {hint}')
         return super().resolve_command(ctx, args)
 
@@ -142,13 +142,13 @@ def cli() -> None:
       meterhouse demo                                   see it work, without hardware
       meterhouse scan --line serial:/dev/ttyUSB0        what is on this bus?
       meterhouse init                                   the configuration and the key of a new gateway
-      meterhouse scan --line ... --add                  add what the scan finds to it
-      meterhouse check --plan                           is it valid, and is each line fast enough?
+      meterhouse scan --line ... --add                  add the devices that a scan finds
+      meterhouse check --plan                           is the configuration valid? Are the lines fast enough?
       meterhouse watch                                  live values of the running agent
 
     \b
     Exit codes: 0 good, 1 internal error, 2 wrong usage, 3 bad configuration or profile,
-    4 device, line or frame, 5 broker, 6 verification failed or unproven.
+    4 a device, line or frame failed, 5 a broker failed, 6 verification failed or is unproven.
     """
 
 
@@ -216,7 +216,7 @@ def _print_error(error: Exception) -> int:
         return error.exit_code
     what = f"internal error: {type(error).__name__}: {clean_text(str(error), 500)}"
     click.echo(as_complaint("error", what), err=True)
-    click.echo(say("Run it again with MH_DEBUG=1 and send us the output."), err=True)
+    click.echo(say("Run the command again with MH_DEBUG=1 and send us the output."), err=True)
     return 1
 
 

@@ -188,7 +188,7 @@ class ConfigOptions:
                 return FoundAgent(folder, faults_of_files(error))
             if not strict:
                 return FoundAgent(folder)
-            hint = error.hint or "Or give the folder of the running agent with --runtime-dir"
+            hint = error.hint or "To reach a running agent, you can also give its folder with --runtime-dir"
             raise ConfigError(error.what, where=error.where, hint=hint, complaints=error.complaints) from error
 
 
@@ -226,10 +226,12 @@ def config_options(function: F) -> F:
     def command(*, config_file: Path, state_dir: Path | None, runtime_dir: Path | None, **more: Any) -> Any:
         return function(options=ConfigOptions(config_file, state_dir, runtime_dir), **more)
 
-    config = _config_option("The configuration; conf.d/*.toml beside it is read as well. Also MH_CONFIG.")
+    config = _config_option(
+        "The configuration file; files conf.d/*.toml beside it are read as well. MH_CONFIG may name it, too."
+    )
     state = click.option("--state-dir", type=FOLDER, help="Folder of the database, instead of the configured one.")
     runtime = click.option(
-        "--runtime-dir", type=FOLDER, help="Folder of ring and snapshot, instead of the configured one."
+        "--runtime-dir", type=FOLDER, help="Folder of the ring buffer and the snapshot, instead of the configured one."
     )
     decorated: F = config(state(runtime(command)))
     return decorated
@@ -267,11 +269,12 @@ def first_line(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
     except OSError as error:
-        hint = "This user must be able to read it"
+        hint = "This user must be able to read the file"
         raise UsageError(f"cannot be read: {error.strerror}", where=where, hint=hint) from error
     except UnicodeDecodeError as error:
         hint = "The password is the first line of the file"
-        raise UsageError(f"not text in UTF-8 (byte {error.start + 1})", where=where, hint=hint) from error
+        what = f"the file is not text in UTF-8 (byte {error.start + 1} is invalid)"
+        raise UsageError(what, where=where, hint=hint) from error
 
 
 def parse_broker(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -329,7 +332,7 @@ def parse_params(texts: Sequence[str]) -> dict[str, int | str]:
         name, equals, value = text.partition("=")
         if not equals or not name:
             what = f'"{clean_text(text, 60)}" is not NAME=VALUE'
-            raise UsageError(what, where="--param", hint="Such as --param racks=2")
+            raise UsageError(what, where="--param", hint="Write for example --param racks=2")
         found[name] = int(value) if re.fullmatch("-?[0-9]{1,11}", value) else value
     return found
 

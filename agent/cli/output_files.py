@@ -65,10 +65,10 @@ class FolderDraft:
             os.mkdir(self._draft, 0o700, dir_fd=self._parent)
             self._folder = self._hold(os.open(self._draft, _FOLDER, dir_fd=self._parent))
             if os.fstat(self._folder).st_uid != os.geteuid():
-                raise PermissionError(13, "changed by another user meanwhile")
+                raise PermissionError(13, "another user has changed the folder meanwhile")
         except OSError as error:
             self._held.close()
-            raise UsageError(f"cannot write here ({error.strerror})", where=str(path.parent)) from error
+            raise UsageError(f"cannot write in this folder ({error.strerror})", where=str(path.parent)) from error
         self._packs, self._files = -1, 0
         self._open: dict[str, BinaryIO] = {}
         self.size_bytes = 0
@@ -128,7 +128,7 @@ class FolderDraft:
         os.umask(mask)
         os.fchmod(self._folder, 0o777 & ~mask)
         if not stat.S_ISDIR(os.stat(self._draft, dir_fd=self._parent, follow_symlinks=False).st_mode):
-            raise PermissionError(13, "changed by another user meanwhile")
+            raise PermissionError(13, "another user has changed the folder meanwhile")
         os.rename(self._draft, self.path.name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
 
 

@@ -73,8 +73,9 @@ def _check_unshared(path: Path, name: str, folder: os.stat_result) -> None:
     """Raises GatewayError if users other than the owner may write to a folder, unless it is sticky like /tmp."""
     shared = folder.st_mode & stat.S_IWOTH or (folder.st_mode & stat.S_IWGRP and folder.st_gid)
     if shared and not folder.st_mode & stat.S_ISVTX:
-        what = f"the folder {name} in this path can be written by others than its owner"
-        raise GatewayError(what, where=str(path), hint="Remove that permission: `sudo chmod go-w FOLDER`")
+        what = f"other users than the owner can write to the folder {name} in this path"
+        hint = "Remove the write permission of all other users: `sudo chmod go-w FOLDER`"
+        raise GatewayError(what, where=str(path), hint=hint)
 
 
 @contextlib.contextmanager

@@ -79,17 +79,18 @@ class ListOptions:
 
 def read_list(path: Path, options: ListOptions) -> list[dict[str, Any]]:
     """The points of a list, as tables of a profile. Raises UsageError, or ProfileError that names each invalid line."""
-    table = read_rows(path, hint="Keep the points that you need; a device has hundreds")
+    table = read_rows(path, hint="Keep only the points that you need; a device has hundreds of points, not thousands")
     header = next((n for n, (_, cells) in enumerate(table) if len(_columns(cells)) >= 2), None)
     if header is None:
-        hint = f"The first line names the columns: {', '.join(NEEDED)}; it may have unit, factor, function, order"
-        raise UsageError("no line names the columns", where=str(path), hint=hint)
+        needed = ", ".join(NEEDED)
+        hint = f"The first line must name the columns {needed}; further columns are unit, factor, function, order"
+        raise UsageError("no line of the file names the columns", where=str(path), hint=hint)
     columns = _columns(table[header][1])
     missing = [key for key in NEEDED if key not in columns.values()]
     if missing:
         seen = ", ".join(cell for cell in table[header][1] if cell)[:120]
-        hint = f"Seen: {seen}. Known names: {', '.join(HEADERS[missing[0]])}"
-        raise UsageError(f"no column for {', '.join(missing)}", where=f"{path}:{table[header][0]}", hint=hint)
+        hint = f"Columns of the file: {seen}. Known names of the missing column: {', '.join(HEADERS[missing[0]])}"
+        raise UsageError(f"no column is named {', '.join(missing)}", where=f"{path}:{table[header][0]}", hint=hint)
     complaints = ProfileComplaints()
     source = _Lines(str(path), path.parent)
     complaints.source = source
@@ -105,11 +106,13 @@ def read_list(path: Path, options: ListOptions) -> list[dict[str, Any]]:
         build_point(reader, defaults, vocabulary())
         if (first := names.setdefault(str(point.get("name")), line)) != line:
             complaints.at(
-                ("point", n), f"{show(point.get('name'))} is already in line {first}", "A name may occur only once"
+                ("point", n),
+                f"{show(point.get('name'))} is already the name in line {first}",
+                "A name may occur only once",
             )
         points.append(point)
     if not points:
-        raise UsageError("no points below the header", where=str(path))
+        raise UsageError("there are no points below the line with the column names", where=str(path))
     complaints.check()
     return points
 

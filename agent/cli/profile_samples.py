@@ -85,7 +85,7 @@ def write_sample(path: Path, facts: Mapping[str, Any]) -> None:
         with path.open("x", encoding="utf-8") as stream:
             stream.write(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     except FileExistsError:
-        hint = "A sample is a record: write a new one, such as NAME.evening.json"
+        hint = "A sample is never overwritten: name a new file, such as NAME.evening.json"
         raise UsageError("already exists", where=str(path), hint=hint) from None
     except OSError as error:
         raise UsageError(f"cannot be written: {error.strerror}", where=str(path), hint="Name another file") from error
@@ -115,7 +115,7 @@ def _sample(file: Path) -> Sample:
     except OSError as error:
         raise ProfileError(f"cannot be read: {error.strerror}", where=str(file)) from error
     except (ValueError, ArithmeticError, TypeError, KeyError, AttributeError) as error:
-        hint = "`meterhouse read --sample FILE` writes one"
+        hint = "`meterhouse read --sample FILE` writes a sample"
         raise ProfileError(f"is not a sample: {error}", where=str(file), hint=hint) from error
 
 

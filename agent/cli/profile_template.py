@@ -98,8 +98,10 @@ def check_place(path: Path) -> str:
     vendor, family = path.absolute().parent.name, path.stem
     if path.suffix != ".toml" or not _ID.fullmatch(vendor) or not _ID.fullmatch(family):
         shown = clean_text(f"{vendor}/{path.name}", 60)
-        hint = "A profile is VENDOR/FAMILY.toml, in small letters, digits and -, such as profiles/acme/x1.toml"
-        raise UsageError(f"{shown} does not name a profile", where=str(path), hint=hint)
+        hint = (
+            "The path of a profile is VENDOR/FAMILY.toml, in small letters, digits and -, such as profiles/acme/x1.toml"
+        )
+        raise UsageError(f"{shown} is not the path of a profile", where=str(path), hint=hint)
     return f"{vendor}/{family}"
 
 
@@ -110,7 +112,7 @@ def write_new(path: Path, text: str) -> None:
         with path.open("x", encoding="utf-8") as stream:
             stream.write(text)
     except FileExistsError:
-        hint = "It was not changed. Name another file, or remove it first"
+        hint = "The file was not changed. Name another file, or remove this file first"
         raise UsageError("already exists", where=str(path), hint=hint) from None
     except OSError as error:
         raise UsageError(f"cannot be written: {error.strerror}", where=str(path), hint="Name another file") from error

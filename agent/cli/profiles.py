@@ -89,7 +89,7 @@ def profiles() -> None:
 @profiles_option
 @json_option
 def list_(lang: str, dirs: tuple[Path, ...], as_json: bool) -> None:
-    """All families: id, kind, protocol, points, evidence."""
+    """List all families with id, kind, protocol, points and evidence."""
     broken: list[ProfileError] = []
     rows: list[Json] = []
     for id, path in list_profiles(dirs).items():
@@ -150,7 +150,7 @@ def _summary(profile: Profile) -> Json:
 def show(
     id: str, lang: str, firmware: str | None, params: tuple[str, ...], dirs: tuple[Path, ...], as_json: bool
 ) -> None:
-    """One family: its sources, limits, and points with unit, pace, register and meaning."""
+    """Show one family: its sources, its limits, and its points with unit, pace, register and meaning."""
     profile = load_profile(find_profile(id, dirs), dirs)
     resolved = profile.resolve(parse_params(params), firmware)
     points = [_point(p) for p in sorted(resolved.points, key=lambda p: (p.function, p.address))]
@@ -242,7 +242,7 @@ def _register(point: Point) -> str:
 @lang_option
 @json_option
 def names(pattern: str, lang: str, as_json: bool) -> None:
-    """The vocabulary: names that a profile may use, with units and meaning. PATTERN narrows it, as "ac.energy.*".
+    """Show the names that a profile may use, with units and meaning. PATTERN selects names, such as "ac.energy.*".
 
     {l} means l1, l2 or l3; {ll} means l12, l23 or l31; other letters in braces are numbers. Prefixes such as meter.,
     circuit.3. or load. may precede any name; names private to a profile begin with x.
@@ -270,9 +270,13 @@ def names(pattern: str, lang: str, as_json: bool) -> None:
     "--kind", type=click.Choice(list(KINDS)), default="meter", show_default=True, help="What the device measures."
 )
 @click.option("--from", "listed", type=EXISTING_FILE, help="A CSV list of points, with a line of column names.")
-@click.option("--function", type=click.IntRange(1, 4), help="With --from: function for lines that have none.")
 @click.option(
-    "--order", default="", help="With --from: byte order, such as CDAB, for 32 and 64 bit values without one."
+    "--function", type=click.IntRange(1, 4), help="With --from: function of the points whose line states none."
+)
+@click.option(
+    "--order",
+    default="",
+    help="With --from: byte order, such as CDAB, of the 32 and 64 bit values whose line states none.",
 )
 @click.option("--4x", "is_4x", is_flag=True, help="With --from: addresses count from 40001 or 30001.")
 @lang_option
@@ -281,9 +285,10 @@ def new(
 ) -> None:
     """Create a profile: from a template for a kind of device, or from a list of points.
 
-    FILE is VENDOR/FAMILY.toml and must not exist yet; without it the text is printed. A list needs the columns name,
-    address and type, and may have unit, factor (or gain), function, order, count, offset, pace, en, zh; other common
-    names of these are understood, English or Chinese. Names are those of `profiles names`, or their meaning.
+    FILE is VENDOR/FAMILY.toml and must not exist yet; without FILE, the profile is printed. A list needs the columns
+    name, address and type, and may have unit, factor (or gain), function, order, count, offset, pace, en, zh; other
+    common names of these columns are understood, English or Chinese. The name of a point is one of `profiles names`,
+    or the meaning of one.
 
     \b
     Examples:
@@ -317,8 +322,9 @@ def new(
 def copy(id: str, file: Path | None, lang: str, dirs: tuple[Path, ...]) -> None:
     """Copy a profile, with its comments, to a file of the site, to change it there.
 
-    Without FILE it is written to VENDOR/FAMILY.toml in the configured folder of profiles, where it replaces the shipped
-    one. Under another name it is a separate family. Its evidence is "derived", without a second source.
+    Without FILE, the copy is written to VENDOR/FAMILY.toml in the configured folder of profiles, where it replaces the
+    shipped profile. Under another name, the copy is a separate family. Its evidence is "derived", without a second
+    source.
     """
     source = find_profile(id, dirs)
     target = file if file is not None else next(one for one in dirs if one != shipped_dir()) / f"{id}.toml"

@@ -77,19 +77,33 @@ class Round:
 @click.command()
 @click.argument("device", required=False)
 @config_options
-@click.option("--profile", metavar="ID", help="Without configuration: a profile's id, or the path of its file.")
+@click.option(
+    "--profile",
+    metavar="ID",
+    help="For a device that is not configured: its profile's id, or the path of the profile's file.",
+)
 @click.option("--line", metavar="URL|NAME", help=line_help())
-@click.option("--address", metavar="TEXT", help="Without configuration: the device's address on the line, such as 1.")
+@click.option(
+    "--address", metavar="TEXT", help="For a device that is not configured: its address on the line, such as 1."
+)
 @click.option(
     "--serial",
     metavar="TEXT",
-    help="Without configuration: the port's setting.  [default: the profile's, else \"9600 8N1\"]",
+    help='For a device that is not configured: the serial setting.  [default: the profile\'s, else "9600 8N1"]',
 )
 @click.option(
-    "--param", "params", multiple=True, metavar="NAME=VALUE", help="Without configuration: a parameter of the profile."
+    "--param",
+    "params",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="For a device that is not configured: a parameter of its profile.",
 )
 @click.option(
-    "--ratio", "ratios", multiple=True, metavar="ct=N", help="Without configuration: a transformer ratio, ct or pt."
+    "--ratio",
+    "ratios",
+    multiple=True,
+    metavar="ct=N",
+    help="For a device that is not configured: a transformer ratio, ct or pt.",
 )
 @click.option(
     "--point", "patterns", multiple=True, metavar="GLOB", help='Only matching points, such as "ac.*". May be repeated.'
@@ -99,7 +113,8 @@ class Round:
     "ranges",
     multiple=True,
     metavar="F:START+COUNT",
-    help="Registers instead of points, such as 3:0x100+20; without a profile. F is 1 to 4. May be repeated.",
+    help="Read registers instead of points, such as 3:0x100+20; needs no profile. F is the function, 1 to 4. "
+    "May be repeated.",
 )
 @click.option(
     "--repeat", type=click.IntRange(1, 1000), default=1, metavar="N", help="Read N times and show the differences."
@@ -107,7 +122,9 @@ class Round:
 @click.option(
     "--pause", "pause_s", type=Duration(), metavar="DURATION", help="Time between repetitions.  [default: 2 s]"
 )
-@click.option("--wide", is_flag=True, help="With --registers: all types and orders, wider than 80 columns.")
+@click.option(
+    "--wide", is_flag=True, help="With --registers: show all types and byte orders; the table is wider than 80 columns."
+)
 @click.option(
     "--lang",
     type=LANGUAGE,
@@ -147,9 +164,9 @@ def read(
     """Read one device once and print its values.
 
     Give the name of a configured device, or --profile, --line and --address for any device. --registers needs no
-    profile: it shows registers in every type and byte order, and marks values that look like 230 V or 50 Hz.
-    If the running agent owns the line, it lends the line meanwhile (gap reason `lent`). Nothing is stored
-    or sent; nothing is ever written to the device.
+    profile: it shows registers in every type and byte order, and marks values that look like 230 V or 50 Hz. If the
+    running agent owns the line, it lends the line to this command; the readings of that time are missing with the
+    reason `lent`. Nothing is stored or sent; nothing is ever written to the device.
 
     \b
     Examples:
@@ -168,7 +185,7 @@ def read(
     check_repeat(repeat, pause_s)
     language = language_of(lang, os.environ)
     if device is not None and any(adhoc[key] for key in (*ADHOC, "serial", "params", "ratios")):
-        what = "both a device name and --profile, --line or --address"
+        what = "a device name cannot be combined with --profile, --line or --address"
         raise UsageError(what, where="read", hint="Give either the name or the options, not both")
     if ranges:
         useless = {"--profile": adhoc["profile"], "--point": patterns, "--param": adhoc["params"]}
@@ -241,8 +258,8 @@ def _target(device: str | None, options: ConfigOptions, adhoc: Mapping[str, Any]
     if missing:
         hint = "Give the name of a configured device, or all of --profile, --line and --address"
         if missing == ["--profile"]:
-            hint += ". Without a profile: --registers 3:0+10, or `meterhouse identify`"
-        raise UsageError(f"{', '.join(missing)} not given", where="read", hint=hint)
+            hint += ". To read without a profile, use --registers 3:0+10 or `meterhouse identify`"
+        raise UsageError(f"these options are missing: {', '.join(missing)}", where="read", hint=hint)
     return adhoc_target(options, **adhoc, dirs=profile_dirs(options.config_file))
 
 
@@ -250,7 +267,7 @@ def _check_recorded(profile: Profile, files: Mapping[str, Path | None]) -> None:
     """Raises UsageError if a file is given, but the protocol has no registers to record."""
     for option, file in files.items():
         if file is not None and not has_registers(profile.protocol):
-            hint = "`watch --frames` shows the frames of such a meter"
+            hint = "`meterhouse watch --frames` shows the frames of this meter"
             raise UsageError(f"{profile.protocol} has no registers to record", where=option, hint=hint)
 
 
@@ -263,7 +280,7 @@ def _nothing_read(last: Round, profile: Profile, url: str, address: str) -> Line
     hint = (
         REFUSED_HINT
         if has_registers(profile.protocol)
-        else "Is it the right profile? `meterhouse identify` tries the known ones"
+        else "Is it the right profile? `meterhouse identify` tries the known profiles"
     )
     if reason is Reason.EXCEPTION:
         what = f"the device refuses all {count} points of {profile.id}"
@@ -344,7 +361,7 @@ def silence_hint(config: Config, device: DeviceConfig) -> str:
 def hint_of_silence(url: str, address: str, setting: str) -> str:
     """The hint if no device answers at an address. ``setting``: that of the serial port, such as "9600 8N1"."""
     if url.startswith("serial:"):
-        swapped = f"that its port is set to {setting}, that A and B are not swapped, and that the device is powered"
+        swapped = f"that the device is powered and set to {setting}, and that the wires A and B are not swapped"
         return f"Check the address {address}, {swapped}"
     if (framed := find_scheme(url.partition(":")[0])) is not None:
         hints = [f"Check the unit number {address}, and whether another master uses the device", framed.other_hint]
@@ -397,5 +414,9 @@ def chosen(spec: DeviceSpec, patterns: Iterable[str]) -> list[Point]:
     try:
         return list(select(spec.points, list(patterns)))
     except ProfileError as error:
-        hint = error.hint if error.hint.startswith("Did") else f"`meterhouse profiles show {spec.profile}` lists them"
+        hint = (
+            error.hint
+            if error.hint.startswith("Did")
+            else f"`meterhouse profiles show {spec.profile}` lists the points"
+        )
         raise UsageError(error.what, where="--point", hint=hint) from error

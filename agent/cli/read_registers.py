@@ -68,7 +68,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
 }  # fmt: skip
 EXCEPTIONS_ZH: Final = {1: "功能码不支持", 2: "地址不存在", 3: "数量或数值非法", 4: "设备故障", 6: "设备忙"}
 OTHER_TABLE: Final = {3: 4, 4: 3, 1: 2, 2: 1}
-ELSEWHERE: Final = "Take an address from its manual, or let `meterhouse identify` try the known profiles"
+ELSEWHERE: Final = "Take an address from the device's manual, or let `meterhouse identify` try the known profiles"
 NO_REGISTERS = "Read a meter without registers with --profile; `meterhouse profiles list` shows the profiles"
 
 
@@ -154,8 +154,10 @@ async def _read(
 def check_repeat(repeat: int, pause_s: float) -> None:
     """Raises UsageError if the repetitions would take longer than a line may be lent."""
     if (repeat - 1) * pause_s > MOST_REPEAT_S:
-        what = f"{repeat} readings {pause_s:g} s apart take more than {MOST_REPEAT_S:g} s"
-        raise UsageError(what, where="--repeat", hint="The agent would lose readings for that long. Use a lower number")
+        what = f"{repeat} readings at an interval of {pause_s:g} s take more than {MOST_REPEAT_S:g} s"
+        raise UsageError(
+            what, where="--repeat", hint="The agent would miss its own readings during this time. Use a lower number"
+        )
 
 
 def _configured(options: ConfigOptions, name: str) -> RawTarget:
@@ -166,7 +168,11 @@ def _configured(options: ConfigOptions, name: str) -> RawTarget:
     config, device, profile = configured_target(options.load(), name)
     line = config.line(device.line)
     if not (protocol := protocol_of(profile.protocol)).has_registers:
-        raise UsageError(f"{name} is a {profile.protocol} device", where="--registers", hint=NO_REGISTERS)
+        raise UsageError(
+            f"{name} is a device with protocol {profile.protocol}, which has no registers",
+            where="--registers",
+            hint=NO_REGISTERS,
+        )
     limits = device.limits.over(line.limits).over(profile.limits)
     return RawTarget(line_config(line), int(device.address), device.serial or "", limits, config.runtime_dir, protocol)
 
@@ -180,7 +186,7 @@ def _adhoc(options: ConfigOptions, adhoc: Mapping[str, Any]) -> RawTarget:
     missing = [f"--{key}" for key in ("line", "address") if not adhoc[key]]
     if missing:
         hint = "Give --line and --address, or the name of a configured device"
-        raise UsageError(f"{', '.join(missing)} not given", where="--registers", hint=hint)
+        raise UsageError(f"these options are missing: {', '.join(missing)}", where="--registers", hint=hint)
     entry: LineEntry = adhoc_line(adhoc["line"], adhoc["serial"], "", options)
     address = str(adhoc["address"])
     if (wrong := check_address(DEFAULT, address, entry.scheme)) is not None:
@@ -214,7 +220,7 @@ def _all_refused(target: RawTarget, ranges: Sequence[RegisterRange], found: RawR
             what += f". Function {others[0].function} gets no answer"
             hint = ELSEWHERE
         else:
-            hint = f"Function {others[0].function} works at this address: --registers {','.join(map(str, others))}"
+            hint = f"Function {others[0].function} can read this address: use --registers {','.join(map(str, others))}"
     return DeviceException(what, where=target.where, hint=hint, code=error.code)
 
 

@@ -38,14 +38,16 @@ def reload(lang: str, options: ConfigOptions, as_json: bool) -> None:
     """Reload the configuration of the running agent, and show what changed.
 
     The agent reads the files that it was started with, and applies the changes without losing a reading. If there is
-    any error, nothing changes: the previous configuration stays in effect. For root and members of `[control] group`.
+    any error, nothing changes: the previous configuration stays in effect. Only root and members of `[control] group`
+    may do this.
 
     \b
     Example:
       meterhouse reload
 
     \b
-    Exit codes: 0 in effect, 1 no agent, no answer or an internal error, 3 rejected.
+    Exit codes: 0 the configuration is in effect, 1 no agent, no answer or an internal error,
+    3 the agent rejected the configuration.
     """
     from agent.cli.control import ask_running
     from agent.service.control.protocol import Reload

@@ -34,11 +34,17 @@ MAX_PACKS: Final = 2_000_000  # their hashes are held in memory, to recognise du
 @click.command()
 @click.argument("stream", metavar="SITE/GATEWAY/NAME")
 @click.option(
-    "--broker", metavar="URL", callback=parse_broker, required=True, help="mqtt://host:1883 or mqtts://host:8883."
+    "--broker",
+    metavar="URL",
+    callback=parse_broker,
+    required=True,
+    help="URL of the broker: mqtt://host:1883 or mqtts://host:8883.",
 )
-@click.option("--first", type=click.IntRange(1, LAST), default=1, show_default=True, help="First sequence.")
-@click.option("--last", type=click.IntRange(1, LAST), default=LAST, help="Last sequence; default: up to the newest.")
-@click.option("--boot", help="Only packs of this boot (16 hex digits).")
+@click.option("--first", type=click.IntRange(1, LAST), default=1, show_default=True, help="Sequence of the first pack.")
+@click.option(
+    "--last", type=click.IntRange(1, LAST), default=LAST, help="Sequence of the last pack; default: the newest."
+)
+@click.option("--boot", help="Request only packs of this boot (16 hex digits).")
 @click.option("--out", type=FILE, help="Append the packs to this file, one per line.")
 @login_options
 @click.option(
@@ -68,10 +74,12 @@ def replay(
       meterhouse replay park7/gw01/inv1 --broker mqtt://127.0.0.1 --first 800 --last 812 --out again.jsonl
 
     \b
-    Exit codes: 0 all arrived, 2 wrong usage, 5 no broker or no answer, 6 some are expired, lost or refused.
+    Exit codes: 0 all packs arrived, 2 wrong usage, 5 no broker or no answer, 6 some packs are expired, lost or refused.
     """
     if stream.count("/") != 2 or not all(stream.split("/")) or set(stream) & set("+#"):
-        raise UsageError(f"invalid stream {clean_text(stream)!r}", where="replay", hint="Such as park7/gw01/inv1")
+        raise UsageError(
+            f"invalid stream {clean_text(stream)!r}", where="replay", hint="Write a stream such as park7/gw01/inv1"
+        )
     name = secrets.token_hex(8)
     request: dict[str, Any] = {"id": name, "stream": stream, "first": first, "last": last}
     if boot:
@@ -114,14 +122,15 @@ class ReplayClient(Subscriber):
     def _published(self, _client: Client, _userdata: object, _mid: int, reason: Any, _props: object) -> None:
         if reason.is_failure:
             self._refuse(
-                f"the broker refuses the request: {reason}", "Its access rules must allow publishing to replay/request"
+                f"the broker refuses the request: {reason}",
+                "The broker's access rules must allow publishing to replay/request",
             )
         elif reason.value == NO_SUBSCRIBERS:
-            hint = "Check the name, and check in the gateway's topic `status` that it is online"
+            hint = "Check the gateway's name, and check in its topic `status` that the gateway is online"
             self._refuse("no gateway with this name is subscribed", hint)
 
     def _violated(self, fault: str) -> None:
-        self._refuse(fault, "No pack is that large: ask the broker's operator")
+        self._refuse(fault, "No pack of a gateway is this large: ask the broker's operator")
 
     def _refuse(self, text: str, hint: str, reason: int = 0) -> None:
         super()._refuse(text, hint, reason)
@@ -151,7 +160,7 @@ def _take(
             raise BrokerError(str(refusal), where=broker, hint=refusal.hint)
         if message is None:
             hint = "Check that the gateway is online, and that the broker lets you publish to replay/request"
-            raise BrokerError(f"no answer for {silence_s:g} s", where=broker, hint=hint)
+            raise BrokerError(f"no answer from the gateway for {silence_s:g} s", where=broker, hint=hint)
         payload, topic = message
         if topic == pack_topic:
             end = time.monotonic() + silence_s
@@ -172,7 +181,7 @@ def _take(
                 return len(seen), replies
         if len(seen) > MAX_PACKS or len(replies) > MAX_REPLIES:
             hint = f"At most {MAX_PACKS:,} packs and {MAX_REPLIES:,} replies are accepted; request a shorter range"
-            raise BrokerError("more packs than requested", where=broker, hint=hint)
+            raise BrokerError("the broker sent more packs than were requested", where=broker, hint=hint)
 
 
 def _reply(payload: bytes, name: str) -> dict[str, Any] | None:

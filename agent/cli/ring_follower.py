@@ -138,7 +138,7 @@ class Follower:
         try:
             ring = Ring.open(str(path))
         except OSError as error:
-            hint = "Only root and members of the group meterhouse may read it"
+            hint = "Only root and members of the group meterhouse may read this file"
             raise GatewayError(f"cannot be read: {error.strerror}", where=str(path), hint=hint) from error
         except ValueError as error:
             raise GatewayError(str(error), where=str(path)) from error

@@ -45,7 +45,7 @@ def allow_files(config: Config) -> Config:
     needed, (soft, hard) = files_needed(config), resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise ConfigError(
-            f"{len(config.lines)} lines need up to {needed} open files, and this process may have {hard}",
+            f"{len(config.lines)} lines need up to {needed} open files, but this process may open only {hard}",
             where="the limit of open files",
             hint=f"Set LimitNOFILE={max(1024, 2 * needed)} in the service: systemctl edit meterhouse",
         )
@@ -91,6 +91,7 @@ async def serve(config: Config, load: Callable[[], Config]) -> None:
         gc.collect()
         ext.memory.give_back()
         gc.freeze()  # the objects that exist now are permanent: the garbage collector need not check them again
+        gc.set_threshold(10_000)  # with 700, the default, one second's polls of 100 devices cause several collections
         notify("READY=1")
 
     service = Service(config, ready, load)
@@ -100,16 +101,15 @@ async def serve(config: Config, load: Callable[[], Config]) -> None:
 
 @click.command()
 @config_options
-@click.option(
-    "--create-key", is_flag=True, help="Create the signing key if its file is missing, as at the first start."
-)
+@click.option("--create-key", is_flag=True, help="Create the signing key if its file is missing; for the first start.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def run(options: ConfigOptions, create_key: bool, verbose: bool) -> None:
     """Run the agent until it is stopped.
 
-    SIGTERM or Ctrl-C: polling stops, pending readings are sealed, stored and sent for a few seconds, then exit 0.
-    A second signal ends it at once; the next start seals the ring's readings. SIGHUP: reload the configuration;
-    if it has errors, they are logged and the previous one stays in effect.
+    SIGTERM or Ctrl-C stops polling; the agent then seals, stores and sends pending readings for a few seconds, and
+    exits with 0. A second signal ends the agent at once; the next start seals the readings left in the ring buffer.
+    SIGHUP reloads the configuration; if it has errors, they are logged, and the previous configuration stays in
+    effect.
 
     \b
     Example:

@@ -111,7 +111,7 @@ def _search_options(command: F) -> F:
     "settings",
     metavar="TEXT",
     multiple=True,
-    help='Serial setting to try, such as "9600 8N1". May be repeated.  [default: the usual one of each protocol]',
+    help='Serial setting to try, such as "9600 8N1". May be repeated.  [default: the usual setting of each protocol]',
 )
 @click.option("--all-settings", is_flag=True, help="Try twelve common serial settings.")
 @click.option("--addresses", metavar="LIST", help="Units or primary addresses, such as 1-32,100.  [default: all]")
@@ -131,7 +131,9 @@ def _search_options(command: F) -> F:
     help="How long to wait for an answer in the slow pass.",
 )
 @click.option(
-    "--quick", is_flag=True, help="No slow pass: may miss devices that are slow or answer only to other registers."
+    "--quick",
+    is_flag=True,
+    help="Skip the slow pass. This may miss devices that are slow or answer only to other registers.",
 )
 @click.option(
     "--listen",
@@ -144,7 +146,7 @@ def _search_options(command: F) -> F:
 @click.option("--bus-is-mine", is_flag=True, help="Scan even if another master is active or may be present.")
 @click.option("--deep", is_flag=True, help="Also send requests that only some devices support, such as function 43/14.")
 @click.option("--no-identify", is_flag=True, help="Only find devices; do not try profiles.")
-@click.option("--echo", is_flag=True, help="The adapter echoes what is sent.")
+@click.option("--echo", is_flag=True, help="The adapter echoes each request; ignore the echo.")
 @click.option("--add", is_flag=True, help="Add each device found to the configuration, as `adopt` does.")
 @click.option("--yes", is_flag=True, help="With --add: do not ask anything.")
 @lang_option
@@ -278,10 +280,16 @@ def _expanded(lines: Sequence[str]) -> list[str]:
             continue
         low, high = int(match[2]), int(match[3])
         if not low <= high <= 255:
-            raise UsageError(f"invalid range of hosts {low}-{high}", where="--line", hint="Such as 192.0.2.10-40")
+            raise UsageError(
+                f"invalid range of hosts {low}-{high}", where="--line", hint="Write a range such as 192.0.2.10-40"
+            )
         found += [f"{match[1]}{n}{match[4]}" for n in range(low, high + 1)]
     if len(found) > MOST_HOSTS:
-        raise UsageError(f"{len(found)} lines", where="--line", hint=f"At most {MOST_HOSTS} at a time")
+        raise UsageError(
+            f"{len(found)} lines are too many for one scan",
+            where="--line",
+            hint=f"Scan at most {MOST_HOSTS} lines at a time",
+        )
     return found
 
 
@@ -306,7 +314,7 @@ def _scan_options(url: str, **asked: Any) -> ScanOptions:
 
     if (asked["settings"] or asked["all_settings"]) and not url.startswith("serial:"):
         raise UsageError(
-            "has no effect over TCP", where="--serial", hint="The serial server or gateway sets its bus itself"
+            "has no effect over TCP", where="--serial", hint="The serial server or gateway has its own serial setting"
         )
     fitting = searchable(url.partition(":")[0])
     protocols = asked["protocols"] or [one.name for one in fitting if one.searched_by_default]

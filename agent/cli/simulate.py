@@ -29,23 +29,29 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option(
-    "--profile", metavar="ID|FILE", help="A device of this family, such as eastron/sdm630; its values change."
+    "--profile", metavar="ID|FILE", help="Simulate a device of this family, such as eastron/sdm630; its values change."
 )
 @click.option(
-    "--dump", type=click.Path(path_type=Path), metavar="FILE", help="A recorded dump (JSON); its values do not change."
+    "--dump",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Simulate the device of this recorded dump (JSON); its values do not change.",
 )
 @click.option(
     "--park",
     type=FOLDER,
     metavar="DIR",
-    help="The demo park; writes DIR/agent.toml and the plan of its figures.",
+    help="Simulate the demo park; write DIR/agent.toml and the plan of its figures.",
 )
 @click.option(
-    "--listen", metavar="HOST:PORT", help="Listen on this TCP port; 0 takes a free one.  [default: 127.0.0.1:0]"
+    "--listen", metavar="HOST:PORT", help="Listen on this TCP port; 0 takes a free port.  [default: 127.0.0.1:0]"
 )
 @click.option("--rtu", is_flag=True, help="With --listen: RTU bytes over raw TCP, like a serial server.")
 @click.option(
-    "--pty", type=click.Path(path_type=Path), metavar="LINK", help="A serial line: a pseudo-terminal with this name."
+    "--pty",
+    type=click.Path(path_type=Path),
+    metavar="LINK",
+    help="Simulate a serial line: a pseudo-terminal with this name.",
 )
 @click.option(
     "--baud",
@@ -70,10 +76,17 @@ if TYPE_CHECKING:
 @param_option
 @click.option("--turnaround", type=Duration(0, 60), help="Time to answer, such as 20ms. Default: the profile's.")
 @click.option(
-    "--fault", "faults", multiple=True, metavar="[DEVICE ]FAULT", help="A fault from the start, such as late=0.5*3."
+    "--fault",
+    "faults",
+    multiple=True,
+    metavar="[DEVICE ]FAULT",
+    help="Simulate this fault from the start, such as late=0.5*3.",
 )
 @click.option(
-    "--control", type=click.Path(path_type=Path), metavar="FILE", help="A named pipe for commands while it runs."
+    "--control",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Take commands from this named pipe while the simulator runs.",
 )
 @click.option("--stdin", "from_stdin", is_flag=True, help="Also take commands from standard input; `help` lists them.")
 @click.option("--seed", default=1, show_default=True, help="Random seed of the simulated day.")
@@ -168,7 +181,7 @@ def _single(options: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, S
     is_meter = profile is not None and not protocol_of(profile.protocol).has_registers
     if is_meter != bool(options["addresses"]) and (options["addresses"] or options["units"]):
         option = "--address" if is_meter else "--unit"
-        raise click.UsageError(f"devices of this kind need {option}")
+        raise click.UsageError(f"a device of this kind needs {option}")
     bus: Bus
     devices: Mapping[str, Simulated]
     if is_meter and profile is not None:
@@ -183,7 +196,9 @@ def _single(options: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, S
     else:
         host, _, port = (options["listen"] or "127.0.0.1:0").rpartition(":")
         if not host or not port.isdigit() or int(port) > 65535:
-            raise UsageError(f"{options['listen']!r} is not HOST:PORT", where="--listen", hint="Such as 127.0.0.1:5020")
+            raise UsageError(
+                f"{options['listen']!r} is not HOST:PORT", where="--listen", hint="Write for example 127.0.0.1:5020"
+            )
         framing: Literal["mbap", "rtu"] = "rtu" if options["rtu"] or is_meter else "mbap"
         line = TcpLine(bus, host=host, port=int(port), framing=framing)
     return {"line": line}, devices
@@ -219,7 +234,9 @@ def _role(options: dict[str, Any]) -> str:
 
     role: str = options["role"]
     if role and role not in PARK_PARTS:
-        raise UsageError(f"no role {role!r}", where="--role", hint=f"Choose one of {', '.join(PARK_PARTS)}")
+        raise UsageError(
+            f"the simulated park has no role {role!r}", where="--role", hint=f"Choose one of {', '.join(PARK_PARTS)}"
+        )
     return role
 
 
@@ -323,7 +340,9 @@ def _listen_to(options: dict[str, Any], control: Control, stack: AsyncExitStack)
                 raise UsageError("exists and is not a named pipe", where=str(path), hint="Give another path")
             fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)  # open for writing too: then reading never ends
         except OSError as error:
-            raise UsageError(f"no control pipe: {error.strerror}", where=str(path)) from error
+            raise UsageError(
+                f"the control pipe cannot be created or opened: {error.strerror}", where=str(path)
+            ) from error
         stack.callback(os.close, fd)
         sources.append(fd)
     for fd in sources:

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 @click.command()
 @config_options
-@click.option("--points", is_flag=True, help="Every point with the age of its last value.")
+@click.option("--points", is_flag=True, help="Also show every point with the age of its last value.")
 @lang_option
 @json_option
 def status(options: ConfigOptions, points: bool, lang: str, as_json: bool) -> None:
-    """Is the running agent well, and if not, what to do?
+    """Show whether the running agent is well, and if not, what to do.
 
     Shows devices, lines, destinations, store, clock and key, and each fault with what to do. Only reads files; does
     not disturb the agent.
@@ -39,9 +39,10 @@ def status(options: ConfigOptions, points: bool, lang: str, as_json: bool) -> No
       meterhouse status --json | jq .devices.inv1.recent
 
     \b
-    Exit codes: 0 all is well, else the first that applies: 1 agent, store, disk, clock, key or certificate,
-    3 bad configuration, also one that a reload rejected, 4 a device is silent, swapped, doubtful, or delivered
-    less than 0.9 of its readings in ten minutes, 5 a destination has no connection or subscriber, or refuses packs.
+    Exit codes: 0 all is well, else the first that applies: 1 a fault of the agent, store, disk, clock, key or
+    certificate, 3 the configuration is bad or a reload rejected it, 4 a device is silent, swapped, doubtful, or
+    delivered less than 0.9 of its readings in ten minutes, 5 a destination has no connection or subscriber, or
+    refuses packs.
     """
     try:
         folder, complaints, config = options.find_agent()

@@ -62,8 +62,8 @@ def ask_database(
         try:
             return client.ask(request, take, progress, pick_up_s=SEND_S, silence_s=SEND_S)
         except NoAnswer as error:
-            hint = "Run it with MH_DEBUG=1 to see why, as the owner of the database"
-            what = "the process that opens the database ended"
+            hint = "To see why, run the command with MH_DEBUG=1 as the owner of the database"
+            what = "the child process that opens the database has ended early"
             raise GatewayError(what, where=str(config.store_path), hint=hint) from error
         except GatewayError as error:
             if error.what == _RUNS:
@@ -79,12 +79,12 @@ def _owner(state_dir: Path) -> os.stat_result:
             owner = path_owner(state_dir) or owner
     except FileNotFoundError:
         hint = "Did the agent ever run with this state_dir?"
-        raise GatewayError("no database", where=str(state_dir), hint=hint) from None
+        raise GatewayError("there is no database", where=str(state_dir), hint=hint) from None
     except OSError as error:
         raise GatewayError(f"cannot be accessed: {error.strerror}", where=str(state_dir), hint="Use sudo") from error
     if os.geteuid() not in (owner.st_uid, 0):
         hint = "Start the agent, or use sudo"
-        what = "no agent is running, and only its own user and root may open its database"
+        what = "no agent is running, and only root and the agent's user may open the agent's database"
         raise GatewayError(what, where=str(state_dir), hint=hint)
     return owner
 
@@ -147,11 +147,14 @@ def _opened(config: Config) -> Iterator[Store]:
     if is_agent_running(config.runtime_dir):
         raise GatewayError(_RUNS, where=str(config.runtime_dir))
     if not path.exists():
-        raise GatewayError("no database", where=str(path), hint="Did the agent ever run with this state_dir?")
+        raise GatewayError("there is no database", where=str(path), hint="Did the agent ever run with this state_dir?")
     try:
         store = Store.open(path, config.store.max_size_bytes, config.store.keep_delivered_s, rescue=False)
     except StoreBusy as error:
-        hint = f"Another tool, or an agent with another runtime_dir: give it with --runtime-dir. {error.what}"
+        hint = (
+            "The other process is a tool, or an agent with another runtime_dir: give that folder with --runtime-dir. "
+        )
+        hint += error.what
         raise GatewayError("the database is in use by another process", where=str(path), hint=hint) from error
     try:
         yield store

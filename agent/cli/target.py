@@ -31,7 +31,7 @@ def configured_target(config: Config, name: str) -> Target:
     """The configured device of this name. Raises UsageError that suggests existing names."""
     found = {device.name: device for device in config.devices}
     if name not in found:
-        hint = p.did_you_mean(name, found, "It has") if found else "It has no device yet"
+        hint = p.did_you_mean(name, found, "Configured devices") if found else "The configuration has no device yet"
         raise UsageError(f"unknown device {p.show(name)}", where=str(config.path), hint=hint)
     device = found[name]
     return config, device, site_profiles(config.profiles_dir)(device.profile)
@@ -53,9 +53,9 @@ def line_by_name(config: Config, line: str) -> LineEntry | None:
         return None
     found = {one.name: one for one in config.lines}
     if line not in found:
-        what = f"{p.show(line)} is not a line of {config.path}"
-        near = p.did_you_mean(line, found, "It has") if found else "It has no line yet"
-        raise UsageError(what, where="--line", hint=sentences(near, f"Or a url: {line_urls()}"))
+        what = f"{p.show(line)} is not the name of a line in {config.path}"
+        near = p.did_you_mean(line, found, "Configured lines") if found else "The configuration has no line yet"
+        raise UsageError(what, where="--line", hint=sentences(near, f"Or give a url: {line_urls()}"))
     return found[line]
 
 
@@ -100,7 +100,7 @@ def adhoc_target(
     given = parse_params(params)
     for name in ("ct", "pt"):
         if name in given and name not in found.params:
-            hint = f"A transformer ratio is --ratio {name}={given[name]}"
+            hint = f"Give a transformer ratio as --ratio {name}={given[name]}"
             raise UsageError(f"{found.id} has no parameter {p.show(name)}", where="--param", hint=hint)
     device = DeviceConfig(
         name="device",
@@ -145,7 +145,7 @@ def demand_address(protocol: str, address: str, scheme: str, *, is_chosen: bool 
     others = [name for name in named_on_lines() if name != protocol and not check_address(name, address, scheme)]
     if not address.isdecimal():  # probably a typing error: leave out protocols that accept any text as an address
         others = [name for name in others if check_address(name, "x", scheme)]
-    more = f"An address of another protocol: --protocol {', '.join(others)}" if others and is_chosen else ""
+    more = f"For an address of another protocol, give --protocol {', '.join(others)}" if others and is_chosen else ""
     raise UsageError(wrong.what, where="--address", hint=sentences(wrong.hint, more))
 
 
@@ -187,7 +187,7 @@ def _ratios(texts: tuple[str, ...], profile: Profile) -> tuple[Decimal, Decimal]
         found[name] = _value("--ratio", v.factor, number)
     if texts and all(point.ratio != "apply" for point in profile.points):
         what = f"has no effect: {profile.id} states that the device applies the ratio itself, or measures directly"
-        raise UsageError(what, where="--ratio", hint="Remove it, and check that the values are correct")
+        raise UsageError(what, where="--ratio", hint="Leave the ratio out, and check that the values are correct")
     return found["ct"], found["pt"]
 
 

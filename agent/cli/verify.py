@@ -49,14 +49,18 @@ def parse_streams(_context: click.Context, _parameter: click.Parameter, values: 
     callback=parse_broker,
     help="Subscribe to this broker: mqtt://host:1883 or mqtts://host:8883.",
 )
-@click.option("--site", default="+", show_default=True, help="Only this site's topics; + is all.")
-@click.option("--gateway", default="+", show_default=True, help="Only this gateway's topics; + is all.")
+@click.option(
+    "--site", default="+", show_default=True, help="Subscribe only to topics of this site; + means all sites."
+)
+@click.option(
+    "--gateway", default="+", show_default=True, help="Subscribe only to topics of this gateway; + means all gateways."
+)
 @login_options
 @click.option(
     "--trust",
     multiple=True,
     metavar="[SITE/GATEWAY=]THUMBPRINT",
-    help="A thumbprint obtained out of band; with its gateway if there are several. May be repeated.",
+    help="Trust this key of a gateway; obtain its thumbprint out of band. Repeat --trust for several gateways.",
 )
 @click.option(
     "--streams",
@@ -82,7 +86,7 @@ def parse_streams(_context: click.Context, _parameter: click.Parameter, values: 
     help="With --for: wait at most this long for the first pack.",
 )
 @click.option("--recompute", is_flag=True, help="Recompute the figures from the packs.")
-@click.option("--plan", "plan_file", type=FILE, help="The park's plan.")
+@click.option("--plan", "plan_file", type=FILE, help="File with the park's plan.")
 @click.option(
     "--expect-complete", is_flag=True, help="Treat gaps, reported losses and streams without packs as failures, too."
 )
@@ -106,12 +110,13 @@ def verify(
 
     PATHs are exported files or folders (.json, .jsonl, also with .zst appended). The PATH - is stdin, with one pack
     per line. Only packs signed by the pinned key are trusted: get the thumbprint with `meterhouse keys show` at the
-    gateway, not over the network. With several gateways, put SITE/GATEWAY= before each thumbprint, because otherwise
-    the owner of one could sign for another. With --recompute, each signed figure whose packs are all present is
-    computed again and must agree to the last digit; give the park's plan with --plan if it is too long for the packs.
+    gateway, not over the network. With several gateways, put SITE/GATEWAY= before each thumbprint; otherwise the owner
+    of one gateway could sign for another gateway. With --recompute, each signed figure whose packs are all present is
+    computed again and must agree to the last digit. If the packs do not contain the park's plan, because the plan is
+    too long, give its file with --plan.
 
-    --streams is for a platform that receives only some streams: others are not expected, and the agreed ones must be
-    present, even if the gateway or the files say otherwise.
+    --streams is for a platform that receives only some streams. These streams must be present, and other streams are
+    not expected, even if the gateway or the files say otherwise.
 
     \b
     Example:
@@ -121,7 +126,7 @@ def verify(
       meterhouse verify evidence/ --trust pVa0...Q3k --streams "main-meter,inv*,_indicators"
 
     \b
-    Exit codes: 0 verified, 2 wrong usage, 5 broker, 6 failed, incomplete, origin unproven or nothing to verify.
+    Exit codes: 0 verified, 2 wrong usage, 5 broker error, 6 failed, incomplete, origin unproven or nothing to verify.
     """
     from agent.verify.keyring import is_pin
 
@@ -129,7 +134,7 @@ def verify(
         raise UsageError("give either --broker or PATHs", where="verify", hint="See `meterhouse verify --help`")
     for pin in trust:
         if not is_pin(pin):
-            hint = "expected the 43 characters that `meterhouse keys show` prints, or park7/gw01= followed by them"
+            hint = "expected the 43 characters that `meterhouse keys show` prints, or park7/gw01= and these characters"
             raise UsageError(f"invalid thumbprint {clean_text(pin)!r}", where="--trust", hint=hint)
     if broker:
         report = _live(broker, trust, streams, site, gateway, login, duration_s, wait_s)
@@ -159,7 +164,7 @@ def _repeat(paths: tuple[Path, ...], plan_file: Path | None, streams: list[str])
     files = [path for path in paths if path != STDIN]
     if not files:
         raise UsageError(
-            "--recompute needs exported files", where="verify", hint="`meterhouse export FOLDER` writes them"
+            "--recompute needs exported files", where="verify", hint="`meterhouse export FOLDER` writes these files"
         )
     return recompute(files, plan_file, streams)
 
@@ -179,21 +184,22 @@ def _say(report: Report, short: list[str], is_live: bool) -> None:
 
 
 _WAIT = (
-    "listen again in a minute, and longer, such as --for 2min. Right after a start, the first packs of a stream may"
-    " still be on the way, a silent device is sealed only every 15 minutes, and packs waiting at the gateway arrive"
-    " later (see `meterhouse status` there). If the result stays the same, packs get lost between the gateway and here"
+    "wait a minute, then listen for longer, such as --for 2min. Right after a start, the first packs of a stream may"
+    " still be on the way. Packs of a silent device are sealed only every 15 minutes. Packs that wait at the gateway"
+    " arrive later (see `meterhouse status` there). If the result stays the same, packs get lost between the gateway"
+    " and here"
 )
 _EXPORT = (
-    "give all files of the export. If they are all here, export again: packs sealed after the export are not in them."
-    " If the result stays the same, packs were lost"
+    "give all files of the export. If all files are here, export again: packs that were sealed after the export are"
+    " not in the files. If the result stays the same, packs were lost"
 )
 _BEFORE = "listen again: the broker retains births and key records and sends them first"
-_PIN = "pin the key: --trust and the thumbprint that `meterhouse keys show` prints at the gateway"
+_PIN = "pin the key: give --trust with the thumbprint that `meterhouse keys show` prints at the gateway"
 _OTHER_KEY = (
     "compare the thumbprint after --trust with the one that `meterhouse keys show` prints at the gateway: the packs are"
-    " signed by another key. If they are the same, the packs are not from this gateway"
+    " signed by another key. If both thumbprints are the same, the packs are not from this gateway"
 )
-_FAULTY = "save the refused packs with `--json`, and find out who handled them: they are not as the gateway made them"
+_FAULTY = "save the refused packs with `--json`, and find out where they were changed after the gateway had sent them"
 
 
 _CHINESE = {
@@ -226,7 +232,7 @@ def _verdict(report: Report, short: int, differ: int) -> str:
     """The last line of the output: the verdict with its numbers, and any other reason for exit code 6."""
     from agent.verify.report_text import verdict_line
 
-    more = [f"not complete, see {short} above"] * bool(short) + [f"{differ} figures differ"] * bool(differ)
+    more = [f"not complete: see the {short} remarks above"] * bool(short) + [f"{differ} figures differ"] * bool(differ)
     text = say("; ".join([verdict_line(report), *more]))
     return text.replace(report.verdict.value, _CHINESE[report.verdict.name], 1) if speaks_chinese() else text
 
@@ -242,8 +248,8 @@ def _say_repeated(repeated: Recomputed | None) -> None:
     counts = repeated.counts
     text = f"figures: {repeated.agree} agree, {counts['differ']} differ, {counts['unknown']} could not be recomputed"
     click.echo(say(text))
-    if repeated.not_asked:
-        click.echo(say(f"{repeated.not_asked} of these need streams that are not in --streams"))
+    if count := repeated.not_asked:
+        click.echo(say(f"{count} of the figures that could not be recomputed need streams that are not in --streams"))
 
 
 def _files(paths: tuple[Path, ...], trust: tuple[str, ...], streams: list[str]) -> Report:

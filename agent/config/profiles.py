@@ -198,7 +198,9 @@ def _prefixes(table: TomlTable, entry: DeviceConfig, resolved: Resolved) -> None
         if part and not any(concerned(name, frozenset({part})) for name in names):
             where = key.partition(".")[0]
             what = f"the profile {entry.profile} has no points with the prefix {p.show(part)}"
-            table.complain(None, where, what, p.did_you_mean(part, fronts, "It has"))
+            table.complain(
+                None, where, what, p.did_you_mean(part, fronts, "The profile has points with these prefixes")
+            )
 
 
 def _periods(

@@ -13,7 +13,7 @@ from agent.config.uplinks import open_secret, read_secret
 from drivers.toml import TomlTable
 from drivers.toml.parsers import InvalidValue, show
 
-_HINT = 'An address of this machine and a port, such as "127.0.0.1:8080", "0.0.0.0:8443" or "[::]:8443"'
+_HINT = 'Give an address of this machine and a port, such as "127.0.0.1:8080", "0.0.0.0:8443" or "[::]:8443"'
 _SETUP = "`meterhouse web --setup` makes a certificate and a password"
 _PAGE = "owned by the user that runs the page"
 _ANOTHER = "set another password with `meterhouse web --setup`"
@@ -21,8 +21,8 @@ _SECRETS = {
     "certificate": "Write certificate_file, or certificate_credential (a systemd credential)",
     "key": "Write key_file, or key_credential (a systemd credential)",
     "password": f"Do not write secrets here; use password_file or password_credential. {_SETUP}",
-    "port": "It is part of listen",
-    "host": "It is part of listen",
+    "port": "Give address and port together in listen",
+    "host": "Give address and port together in listen",
 }
 
 
@@ -77,6 +77,6 @@ def read_web(table: TomlTable, notes: list[ConfigWarning] | None = None) -> WebC
         missing = "certificate" if certificate is None else "key"
         table.complain(None, "", f"the {missing} is missing", "TLS needs a certificate and its key")
     elif not web.is_loopback and (certificate is None or password is None):
-        what = "others can reach this address: it needs a certificate with its key, and a password"
+        what = "other machines can reach this address, so the page needs a certificate with its key, and a password"
         table.complain(None, "listen", what, _SETUP)
     return web

@@ -84,11 +84,10 @@ def from_dict(plain: Mapping[str, Any]) -> Declaration:
 def check(made: Declaration) -> None:
     """Raises UsageError for an invalid entry. Does not check whether the plan has this input with this unit."""
     if not _ID.fullmatch(made.id) or (made.replaces and not _ID.fullmatch(made.replaces)):
-        raise UsageError("an id is 16 hex digits", where="declare")
+        raise UsageError("an id must have 16 hex digits", where="declare")
     if not _NAME.fullmatch(made.name):
-        raise UsageError(
-            f"invalid name {clean_text(made.name, 80)!r}", where="declare", hint="Such as declared.certificates"
-        )
+        hint = "Write a name such as declared.certificates"
+        raise UsageError(f"invalid name {clean_text(made.name, 80)!r}", where="declare", hint=hint)
     if made.value or not made.replaces:
         try:
             decimal(made.value)

@@ -197,7 +197,7 @@ def dimension(tree: Node, of_name: Callable[[str], Dimension]) -> Dimension | No
     known = [part for part in found if part is not None]
     if any(part != known[0] for part in known[1:]):
         shown = " and ".join(show_dimension(part) for part in known)
-        raise FormulaError(f"{tree.sign} cannot join {shown}")
+        raise FormulaError(f"the operator {tree.sign} cannot combine {shown}")
     return known[0] if known else None
 
 

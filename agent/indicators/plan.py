@@ -190,7 +190,7 @@ class _Maker:
 
         def take(name: str, where: str) -> None:
             if name not in known:
-                what = f"unknown set {show(name)}{near(name, known)}; known are {', '.join(sorted(known))}"
+                what = f"unknown set {show(name)}{near(name, known)}; known sets are {', '.join(sorted(known))}"
                 self._complain(where, what, path=("sets",))
             elif name not in chosen:
                 for below in known[name].uses:
@@ -390,7 +390,7 @@ class _Maker:
         for table, reasons in (("exclude", self._text.exclude), ("absent", self._text.absent)):
             for name, why in reasons.items():
                 if not why.strip():
-                    hint = "A verifier sees it with the figure"
+                    hint = "A verifier sees this reason with the figure"
                     self._complain(name, "the reason is missing", hint, (table, name))
 
 

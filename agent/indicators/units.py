@@ -76,7 +76,7 @@ def parse_unit(text: str) -> Unit:
     factor, dimension = _product(above)
     if slash:
         if not below or "/" in below:
-            raise ValueError(f"unit {text!r}: expected one / with a unit after it")
+            raise ValueError(f"unit {text!r}: expected only one /, with a unit after it")
         divisor, other = _product(below)
         factor, dimension = factor / divisor, multiply(dimension, other, -1)
     return Unit(text, factor, dimension)
@@ -88,7 +88,7 @@ def _product(text: str) -> tuple[Fraction, Dimension]:
         scaled = _POWER_OF_TEN.match(part)
         atom = part[scaled.end() :] if scaled else part
         if atom not in _ATOMS:
-            raise ValueError(f"unknown unit {part!r}; known are {', '.join(sorted(filter(None, _ATOMS)))}")
+            raise ValueError(f"unknown unit {part!r}; known units are {', '.join(sorted(filter(None, _ATOMS)))}")
         size, base = _ATOMS[atom]
         factor *= size * (10 ** int(scaled[1]) if scaled else 1)
         dimension = multiply(dimension, base)

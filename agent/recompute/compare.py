@@ -342,14 +342,15 @@ def _plan(birth: Result, plan_file: Path | None) -> IndicatorPlan:
     if "text" in signed:
         raw, where = signed["text"].encode(), "the plan in the packs"
     elif plan_file is None:
-        raise ConfigError("the plan is not in the packs", where="plan", hint="Pass its file with --plan")
+        raise ConfigError("the plan is not in the packs", where="plan", hint="Give the file of the plan with --plan")
     else:
         try:
             raw, where = plan_file.read_bytes(), str(plan_file)
         except OSError as error:
             raise ConfigError(f"cannot read the plan: {error.strerror}", where=str(plan_file)) from error
     if hashlib.sha256(raw).hexdigest() != signed.get("hash"):
-        raise ConfigError("not the plan whose hash is in the packs", where=where, hint="Pass its file with --plan")
+        hint = "Give the file of the plan with --plan"
+        raise ConfigError("this is not the plan whose hash is in the packs", where=where, hint=hint)
     return load_plan(raw, where)
 
 

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("meterhouse")
 CLOCK_CHECK_S = 1.0  # interval between comparisons with the wall clock
 SNAPSHOT_EVERY_S, SNAPSHOT_MOST_S = 2.0, 10.0
-SNAPSHOT_SHARE = 0.001  # share of the loop's time for the status: a file every 5 s with 100 devices, 10 s with 200
+SNAPSHOT_SHARE = 0.0005  # share of the loop's time for the status: a file every 8 s with 100 devices, 10 s with 130
 # Time after which a computing thread must give the interpreter to a thread that returns from a system call. With
 # Python's default of 5 ms, the first packs of 1,600 devices took 3 s: each signature, hash and write waited for the
 # loop, which was connecting the other devices.
@@ -378,11 +378,11 @@ class Service:
                 self.write_status()
                 cost_s = time.thread_time() - began
                 due_s = now_s + min(cost_s / SNAPSHOT_SHARE, SNAPSHOT_MOST_S) - SNAPSHOT_EVERY_S / 2
-            self._release_memory()
+                self._release_memory()
+            self.rings.trim()
 
     def _release_memory(self) -> None:
-        """Release memory: mapped pages of the ring and trace files, and the free part of the heap."""
-        self.rings.trim()
+        """Release memory that will soon be needed again, so not often: pages of the traces, free parts of the heap."""
         self.device_manager.trim()
         vocabulary.cache_clear()  # takes a megabyte, and is needed only for reading profiles
         ext.memory.give_back()

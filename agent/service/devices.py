@@ -289,7 +289,7 @@ async def _move(manager: DeviceManager, ring: Ring, move: RingMove) -> None:
     except StoreDamaged:
         raise  # ends the service: the next start sets the database aside
     except StoreError as error:
-        log.warning("%s stays in the previous ring: %s", device.config.name, error)
+        log.warning("%s could not move to the new ring and stays in the previous ring: %s", device.config.name, error)
     finally:
         device.poll.resume()
     manager.pollers[device.config.line].wake()
@@ -493,7 +493,7 @@ async def _close(line: Line) -> None:
     try:
         await line.close()
     except OSError as error:  # for example an unplugged adapter; the port is closed anyway
-        log.warning("%s: error on close: %s", line.where, error.strerror)
+        log.warning("%s: error while closing the line: %s", line.where, error.strerror)
 
 
 def _publish_traces(manager: DeviceManager, change: DeviceChanges) -> None:

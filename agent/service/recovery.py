@@ -85,7 +85,7 @@ def resume_after_loss(store: Store, runtime_dir: Path) -> LostTransactions | Non
     streams, packs = store.resume_streams(resumes)
     more = "" if exact else "; the power cut may have lost more packs, and a receiver that has them sees a rollback"
     log.error(
-        "the database lost its newest transactions: %d packs of %d streams are gone and will be stated as lost; "
+        "the database lost its newest transactions: %d packs of %d streams are gone and will be declared lost; "
         "the readings of %d streams are sealed again%s", packs, streams, again, more
     )  # fmt: skip
     return LostTransactions(streams, packs, again, exact)
@@ -137,7 +137,7 @@ def recover(
                 try:
                     rings[path] = Ring.open(str(path))
                 except (ValueError, OSError) as error:
-                    log.warning("%s cannot be recovered (%s); set aside", path, error)
+                    log.warning("the readings in %s cannot be recovered (%s): the file is set aside", path, error)
                     _set_ring_aside(path, done)
             damage = _recover_rings(store, rings, packer_of, clock, now_ms, done)
         finally:
@@ -145,7 +145,7 @@ def recover(
                 ring.close()
         for path in rings:
             if what := damage.get(path):
-                log.warning("%s: %s; the rest is set aside", path, what)
+                log.warning("%s: %s; the records before were recovered, and the file is set aside", path, what)
                 _set_ring_aside(path, done)
             else:
                 path.unlink()

@@ -92,9 +92,9 @@ def restart_only_changes(old: Config, new: Config) -> list[ConfigError]:
     """One complaint for each changed key that only a restart can put into effect."""
     return [
         ConfigError(
-            "can only change at a restart",
+            "this setting can only change at a restart of the agent",
             where=new.at(key),
-            hint="`systemctl restart meterhouse`, or restore the old value",
+            hint="Run `systemctl restart meterhouse`, or restore the old value",
         )
         for key, value in RESTART_ONLY.items()
         if value(old) != value(new)
@@ -255,7 +255,10 @@ class Reloader:
                 except Exception as more:
                     log.error("reload: internal error", exc_info=error)
                     what = f"the reload failed ({error}), and so did the return to the previous configuration ({more})"
-                    hint = "A start reads the files anew and seals the readings in the ring; systemd does it by itself"
+                    hint = (
+                        "A restart reads the files anew and seals the readings in the ring; "
+                        "systemd restarts the agent by itself"
+                    )
                     raise HalfReloaded(what, where=str(config.path), hint=hint) from more
                 service.loaded_ms = loaded_ms
                 raise
@@ -263,7 +266,9 @@ class Reloader:
                 self._announce(prepared)
                 await service.key_watcher.announce(kid)
             except Exception as error:  # a bug; the new configuration is in effect anyway
-                log.error("reload: in effect, but not announced everywhere", exc_info=error)
+                log.error(
+                    "reload: the new configuration is in effect, but was not announced everywhere", exc_info=error
+                )
         return result, changes
 
     async def _prepare(self, config: Config) -> Prepared:
@@ -363,7 +368,8 @@ class Reloader:
             except GatewayError as error:
                 wrong.append(error)
             except (OSError, RuntimeError) as error:  # out of descriptors or threads
-                wrong.append(ConfigError(f"cannot be started: {error}", where=config.at(f"uplink.{entry.name}")))
+                what = f"the uplink cannot be started: {error}"
+                wrong.append(ConfigError(what, where=config.at(f"uplink.{entry.name}")))
 
     async def _commit(self, prepared: Prepared) -> None:
         """Commit everything that must be durable before ``_apply``, in one transaction. Raises StoreError."""
@@ -438,7 +444,9 @@ class Reloader:
         This works like a reload. If it raises an error, parts of both configurations may be in use.
         """
         service = self._service
-        log.error("reload: internal error while applying it; restoring the previous configuration")
+        log.error(
+            "reload: internal error while the new configuration was applied; restoring the previous configuration"
+        )
         uplinks: dict[str, Uplink] = {}
         try:
             change = await prepare(service.device_manager, config, catalog)

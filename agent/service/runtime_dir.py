@@ -47,7 +47,7 @@ def instance_lock(state_dir: Path, runtime_dir: Path) -> Iterator[None]:
             raise GatewayError(
                 "another agent is running with this runtime directory",
                 where=str(runtime_dir),
-                hint="Give each its own: runtime_dir under [paths] in agent.toml",
+                hint="Give each agent its own runtime directory: runtime_dir under [paths] in agent.toml",
             )
         yield
     finally:
@@ -100,4 +100,6 @@ def is_agent_running(runtime_dir: Path) -> bool:
     try:
         return is_locked(path)
     except OSError as error:
-        raise GatewayError(f"cannot be read: {error.strerror}", where=str(path), hint="Check its owner") from error
+        raise GatewayError(
+            f"cannot be read: {error.strerror}", where=str(path), hint="Check the owner of this file"
+        ) from error

@@ -249,10 +249,10 @@ class Stream:
         for pack in job.packs:
             if pack.tally and (self.start_ms is None or pack.to_ms > self.start_ms):  # not the downtime
                 self.recent.add(pack.from_ms, pack.to_ms, pack.tally, self.table_version.table.points.shortest_ms)
+            self.readings += pack.records
+            self.gap_readings += pack.gap_readings
         self.start_ms = None
         self.quiet = job.quiet
-        self.readings += sum(pack.records for pack in job.packs)
-        self.gap_readings += sum(pack.gap_readings for pack in job.packs)
         self.packs += len(job.packs)
         del self.events[: len(job.events)]
         for segment in job.segments:

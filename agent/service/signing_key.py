@@ -55,7 +55,10 @@ class ActiveKey:
     def records_of(self, store: Store, signer: Signer) -> bytes:
         """The ``keys`` object that ends with this key. Raises KeyFileError if the key is not a valid successor."""
         while (kept := store.keys.newest()) is not None and not is_sound(kept[1]):
-            log.error("the key records with counter %d in the store do not match their signature; dropped", kept[0])
+            log.error(
+                "the key records with counter %d in the store do not match their signature; the agent deleted them",
+                kept[0],
+            )
             store.keys.delete(kept[0])
         return current_records(signer, self._gateway, kept[1] if kept else None)
 

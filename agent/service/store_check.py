@@ -97,7 +97,9 @@ class StoreScrubber:
         log.info("store check finished: %d packs and %d rows in %.0f s", inspection.packs, inspection.rows, took)
         if inspection.bad_packs:
             self.bad_packs += inspection.bad_packs
-            log.error("%d packs in the store did not match their signature; dropped", inspection.bad_packs)
+            log.error(
+                "%d packs in the store did not match their signature; the agent deleted them", inspection.bad_packs
+            )
             self._note({"event": "store_check", "ok": False, "packs": inspection.bad_packs})
 
 

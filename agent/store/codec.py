@@ -100,25 +100,22 @@ def _birth_of(data: bytes) -> bytes | None:
         return None
 
 
-def _compressor(raw: bytes, strategy: int, search_log: int) -> zstandard.ZstdCompressor:
-    """A compressor with a dictionary. ``min_match`` 6 matters most: shorter matches are coincidences among digits.
+def _compressor(raw: bytes, strategy: int, log: int, min_match: int) -> zstandard.ZstdCompressor:
+    """A compressor with a dictionary. ``min_match`` matters most: shorter matches are coincidences among digits.
 
     Size of a body and CPU time per pack, measured with readings that all change:
     - 50 readings: 356 bytes, 28 us with btlazy2 (435 bytes, 12 us with zstd's level 4)
-    - 100 readings: 740 bytes, 28 us with greedy (701 bytes, 88 us with btlazy2)
-    - 500 readings: 3100 bytes, 88 us with greedy
-    - 1000 readings: 5700 bytes, 83 us with dfast
-      (without a dictionary: 6200 bytes, 72 us with level 3; 5900 bytes, 360 us with level 6)
+    - 100 readings: 756 bytes, 13 us with dfast (709 bytes, 79 us with btlazy2; 744 bytes, 26 us with greedy)
+    - 1000 readings: 5150 bytes, 120 us with dfast (4820 bytes, 840 us with btlazy2; 5140 bytes, 260 us with greedy)
 
     So packs below 3 KiB, of some 90 readings, get the better search: it is cheap there.
     """
-    small = strategy != zstandard.STRATEGY_DFAST
     settings = zstandard.ZstdCompressionParameters(
         window_log=17,
-        hash_log=13 if small else 15,
-        chain_log=13 if small else 15,
-        search_log=search_log,
-        min_match=6,
+        hash_log=log,
+        chain_log=log,
+        search_log=4,
+        min_match=min_match,
         target_length=8,
         strategy=strategy,
         write_checksum=True,
@@ -143,9 +140,8 @@ class Codec:
     def activate(self, number: int, raw: bytes) -> None:
         """Encode with this dictionary from now on."""
         self._compressors = [
-            (3 * 1024, _compressor(raw, zstandard.STRATEGY_BTLAZY2, 4)),
-            (32 * 1024, _compressor(raw, zstandard.STRATEGY_GREEDY, 4)),
-            (math.inf, _compressor(raw, zstandard.STRATEGY_DFAST, 1)),
+            (3 * 1024, _compressor(raw, zstandard.STRATEGY_BTLAZY2, 13, 6)),
+            (math.inf, _compressor(raw, zstandard.STRATEGY_DFAST, 15, 7)),
         ]
         self.dictionary = number
 
@@ -201,7 +197,7 @@ class Codec:
         try:
             rest = read_frame(body[skip:], MAX_PACK_BYTES, reader)
         except ValueError as error:
-            raise ValueError(f"damaged body of a pack: {error}") from error
+            raise ValueError(f"the body of a pack is damaged: {error}") from error
         return rest if form == 0 else _join(body[1:65], body[65:97], birth if form == 2 else None, rest)
 
 

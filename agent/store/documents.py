@@ -42,7 +42,7 @@ class Documents:
                 "INSERT INTO declared (id, at_ms, body) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (number, at_ms, text)
             ).rowcount
         if not added:
-            raise ValueError(f"{number} is already declared")
+            raise ValueError(f"the declaration {number} already exists")
 
     def declarations(self) -> list[dict[str, Any]]:
         """All declarations, in the order of entry."""

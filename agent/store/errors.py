@@ -89,16 +89,18 @@ def explain(error: sqlite3.Error, path: str) -> StoreError:
         return StoreDamaged(
             f"the database is damaged ({error})",
             where=path,
-            hint="Restart the agent: it sets the file aside and continues with a new one",
+            hint="Restart the agent: it sets the damaged file aside and continues with a new file",
         )
     if primary in _BUSY:
         holders = lock_holders(Path(path))
         who = f" (process {', '.join(map(str, holders))})" if holders else ""
-        hint = "Is a second agent running? Only one may use a state directory. "
-        hint += f"`sudo fuser -v {path}` shows who has it open; end that process"
+        hint = "Is a second agent running? Only one agent may use a state directory. "
+        hint += f"`sudo fuser -v {path}` shows which process has the database open; end that process"
         return StoreBusy(f"another process has the database open{who}", where=path, hint=hint)
     if primary == sqlite3.SQLITE_FULL:
-        return StoreFull("no space left on the disk", where=path, hint="Free space there; the agent resumes by itself")
+        return StoreFull(
+            "no space left on the disk", where=path, hint="Free space on this disk; the agent resumes by itself"
+        )
     if primary == sqlite3.SQLITE_IOERR:
         name = getattr(error, "sqlite_errorname", "SQLITE_IOERR")
         return StoreBusy(f"the disk failed ({name})", where=path, hint="If this persists, replace the card or disk")

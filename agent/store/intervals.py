@@ -248,7 +248,7 @@ class IntervalTable:
 
     def _stream_id(self, stream: str) -> int:
         if stream not in self._streams.cached:
-            raise ValueError(f"{stream} has no pack here, so it cannot have intervals")
+            raise ValueError(f"the stream {stream} has no pack in this database, so it cannot have intervals")
         return self._streams.cached[stream].id
 
     def _shape(self, body: bytes) -> int:

@@ -217,7 +217,7 @@ class PackTable:
             raise StoreFull(
                 f"the disk is full ({free >> 10} KiB free)",
                 where=str(directory),
-                hint="Free space there; readings wait in the ring meanwhile, and the agent resumes by itself",
+                hint="Free space on this disk; readings wait in the ring meanwhile, and the agent resumes by itself",
             )
 
     def _confirm(self, destination: int, numbers: Sequence[int]) -> int:
@@ -238,7 +238,7 @@ class PackTable:
                 latest[pack.stream] = (head.seq, head.birth_pack, head.birth) if head else (0, 0, None)
             seq, birth_pack, birth = latest[pack.stream]
             if pack.seq <= seq:
-                raise ValueError(f"{pack.stream} already has pack {seq}: {pack.seq} cannot follow")
+                raise ValueError(f"the stream {pack.stream} already has pack {seq}, so pack {pack.seq} cannot follow")
             dictionary, left_out, body = self._codec.pack(pack.data, pack.hash, birth)
             rows.append(_Row(number, pack, birth_pack if left_out else 0, dictionary, body))
             latest[pack.stream] = (pack.seq, *((number, pack.hash) if pack.is_birth else (birth_pack, birth)))

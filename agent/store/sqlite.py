@@ -152,7 +152,7 @@ def check_regular_files(path: Path) -> None:
         file = path.with_name(path.name + end)
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISREG(file.stat().st_mode):
-                raise StoreError("this is not a regular file", where=str(file), hint="Remove it")
+                raise StoreError("this is not a regular file", where=str(file), hint="Remove this file")
 
 
 def connect(path: Path) -> sqlite3.Connection:

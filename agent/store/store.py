@@ -120,7 +120,7 @@ class Store:
             raise StoreError(
                 f"the state directory cannot be used ({error.strerror})",
                 where=str(path.parent),
-                hint="Create it, owned by the user that runs the agent",
+                hint="Create this directory; its owner must be the user that runs the agent",
             ) from error
 
     @classmethod

@@ -30,11 +30,12 @@ BAD_FORMAT: Final = 0x99
 QOS_UNSUPPORTED: Final = 0x9B
 
 _RETRY: Final = "The agent retries"
-_SUPPORT: Final = "Ask the broker's operator"
+_REASON: Final = "Ask the broker's operator for the reason"
+_QUOTA: Final = "Ask the broker's operator to raise the quota"
 _CONNACK: Final = {
     0x81: ("broker rejected the connection: malformed packet", "Is this an MQTT broker?"),
     0x82: ("broker rejected the connection: protocol error", "Is this an MQTT broker?"),
-    UNSUPPORTED_VERSION: ("broker supports neither MQTT 5 nor 3.1.1", "It is too old for this agent"),
+    UNSUPPORTED_VERSION: ("broker supports neither MQTT 5 nor 3.1.1", "This broker is too old for the agent"),
     0x85: ("broker rejected the client id", "Set client_id to the value that the broker's operator requires"),
     0x86: ("wrong user name or password", "Compare username and password file with what the operator gave you"),
     NOT_AUTHORIZED: (  # also mosquitto's answer to a wrong password
@@ -43,27 +44,43 @@ _CONNACK: Final = {
     ),
     0x88: ("broker unavailable", _RETRY),
     0x89: ("broker busy", _RETRY),
-    0x8A: ("broker has banned this client", "Ask the broker's operator for the reason"),
+    0x8A: ("broker has banned this client", _REASON),
     0x8C: (
         "broker requires another authentication method",
-        "Ask its operator. This agent supports user name and password, and client certificates",
+        "Ask the broker's operator to allow a user name with password, or a client certificate: the agent supports "
+        "only these methods",
     ),
-    QUOTA: ("broker rejected the connection: quota exceeded", _SUPPORT),
-    QOS_UNSUPPORTED: ("broker does not support QoS 1", "Delivery cannot be confirmed without it. " + _SUPPORT),
+    QUOTA: ("broker rejected the connection: quota exceeded", _QUOTA),
+    QOS_UNSUPPORTED: (
+        "broker does not support QoS 1",
+        "Without QoS 1, delivery cannot be confirmed. Ask the broker's operator to allow QoS 1",
+    ),
     0x9C: ("broker redirects to another server", "Set url to the new address"),
     0x9D: ("broker has moved", "Set url to the new address"),
     0x9F: ("broker limits the connection rate", "The agent retries less often"),
 }
 _PUBACK: Final = {
-    NO_SUBSCRIBERS: ("no subscriber for our packs", "Packs are kept. Is the platform running and subscribed?"),
-    NOT_AUTHORIZED: ("publish not authorized", "Ask the broker's operator for write access to {}"),
+    NO_SUBSCRIBERS: (
+        "no subscriber for our packs",
+        "The agent keeps the packs. Is the platform running and subscribed?",
+    ),
+    NOT_AUTHORIZED: (
+        "broker does not allow this client to publish",
+        "Ask the broker's operator for write access to {}",
+    ),
     TOPIC_INVALID: ("broker rejected the topic", "Ask the broker's operator for write access to {}"),
-    QUOTA: ("broker quota exceeded", "Packs are kept. " + _SUPPORT),
+    QUOTA: ("broker quota exceeded", "The agent keeps the packs. " + _QUOTA),
     TOO_LARGE: ("pack too large for the broker", "Lower [pack] max_size, or ask the operator for a larger limit"),
-    BAD_FORMAT: ("broker rejected the payload format of a pack", "Ask its operator what it checks"),
+    BAD_FORMAT: (
+        "broker rejected the payload format of a pack",
+        "Ask the broker's operator which rule the pack violates",
+    ),
 }
 _DISCONNECT: Final = {
-    NOT_AUTHORIZED: ("broker disconnected: not authorized", "Ask its operator what changed"),
+    NOT_AUTHORIZED: (
+        "broker disconnected: not authorized",
+        "Ask the broker's operator whether permissions were changed",
+    ),
     0x8B: ("broker is shutting down", _RETRY),
     0x8D: ("broker disconnected: keepalive timeout", "Is the network slow, or this machine overloaded?"),
     TAKEN_OVER: (
@@ -72,20 +89,20 @@ _DISCONNECT: Final = {
     ),
     0x93: ("broker disconnected: receive maximum exceeded", _RETRY),
     TOO_LARGE: ("broker disconnected: pack too large", "Lower [pack] max_size"),
-    QUOTA: ("broker disconnected: quota exceeded", _SUPPORT),
+    QUOTA: ("broker disconnected: quota exceeded", _QUOTA),
     0x98: ("broker disconnected: administrative action", _RETRY),
 }
 
 
 def connect_refused(code: int, url: str) -> BrokerError:
     """Return the error for a CONNACK that is not a success; ``code`` as in MQTT 5."""
-    what, hint = _CONNACK.get(code, (f"broker rejected the connection (reason code 0x{code:02X})", _SUPPORT))
+    what, hint = _CONNACK.get(code, (f"broker rejected the connection (reason code 0x{code:02X})", _REASON))
     return BrokerError(what, where=url, hint=hint)
 
 
 def publish_refused(code: int, topic: str, url: str) -> BrokerError:
     """Return the error for a PUBACK that is not a success."""
-    what, hint = _PUBACK.get(code, (f"broker rejected a pack (reason code 0x{code:02X})", "Packs are kept"))
+    what, hint = _PUBACK.get(code, (f"broker rejected a pack (reason code 0x{code:02X})", "The agent keeps the packs"))
     return BrokerError(what, where=url, hint=hint.format(topic))
 
 
@@ -93,12 +110,12 @@ def subscribe_refused(code: int, topic: str, url: str) -> BrokerError:
     """Return the error for a SUBACK that is not a success."""
     if code in (NOT_AUTHORIZED, FAILURE):  # 0x80: the only failure code of MQTT 3.1.1
         return BrokerError(
-            f"subscribe to {topic} not authorized",
+            f"broker does not allow this client to subscribe to {topic}",
             where=url,
             hint=f"Ask the broker's operator for read access to {topic}",
         )
     return BrokerError(
-        f"broker rejected the subscription to {topic} (reason code 0x{code:02X})", where=url, hint=_SUPPORT
+        f"broker rejected the subscription to {topic} (reason code 0x{code:02X})", where=url, hint=_REASON
     )
 
 
@@ -112,8 +129,11 @@ def disconnected(code: int, url: str) -> BrokerError:
 
 def limit_exceeded(fault: str, url: str) -> BrokerError:
     """Return the error for a connection that we closed because the broker violated a limit. ``fault`` describes it."""
-    hint = "Is a large message retained on ack or replay/request? The operator can delete it and limit packet sizes"
-    return BrokerError(f"broker sent {fault}; connection closed", where=url, hint=hint)
+    hint = (
+        "Is a large message retained on the topic ack or replay/request? The operator can delete this message and "
+        "limit packet sizes"
+    )
+    return BrokerError(f"the agent closed the connection, because the broker sent {fault}", where=url, hint=hint)
 
 
 def closed_before_connack(code: int, url: str, tls: bool, has_certificate: bool) -> BrokerError:
@@ -126,9 +146,9 @@ def closed_before_connack(code: int, url: str, tls: bool, has_certificate: bool)
     if not tls:
         hint = "Does this port require TLS (mqtts://)?"
     elif has_certificate:  # with TLS 1.3 a client learns only now that its certificate is missing or rejected
-        hint = "Does it accept our certificate?"
+        hint = "Does the broker accept the agent's certificate?"
     else:
-        hint = "Does it require a client certificate (cert_file)?"
+        hint = "Does the broker require a client certificate (cert_file)?"
     return BrokerError("broker closed the connection before CONNACK", where=url, hint=hint)
 
 
@@ -138,20 +158,29 @@ def unreachable(error: OSError, url: str, port: int) -> BrokerError:
         return _tls_failed(error, url)
     if isinstance(error, socket.gaierror):
         if error.errno == socket.EAI_AGAIN:
-            hint = "Is this box connected, and is its DNS server right?"
+            hint = "Is this box connected to the network, and is its DNS server set correctly?"
             return BrokerError("DNS server not responding", where=url, hint=hint)
         return BrokerError("host name not found", where=url, hint="Check the spelling of the host in url")
     if isinstance(error, TimeoutError):
-        hint = f"Does this network have a route out, and does the firewall allow port {port}?"
+        hint = f"Is there a route from this network to the broker, and does the firewall allow port {port}?"
         return BrokerError("connection timed out", where=url, hint=hint)
-    reset = ("connection reset during connect", "A firewall, or TLS on one side only: mqtt:// or mqtts://?")
+    reset = (
+        "connection reset while connecting",
+        "Does a firewall close the connection, or does only one side use TLS (mqtt:// or mqtts://)?",
+    )
     known = {
         errno.ECONNREFUSED: (
             "connection refused: nothing listens on this port",
             f"Is the broker running there, and is {port} its port?",
         ),
-        errno.ENETUNREACH: ("network unreachable", "Is this box connected? Check its address and gateway"),
-        errno.EHOSTUNREACH: ("host unreachable", "Is it switched on, and is the address right?"),
+        errno.ENETUNREACH: (
+            "network unreachable",
+            "Is this box connected to the network? Check its IP address and its default gateway",
+        ),
+        errno.EHOSTUNREACH: (
+            "host unreachable",
+            "Is the broker's machine switched on, and is the address in url right?",
+        ),
         errno.ECONNRESET: reset,
         errno.EPIPE: reset,
     }
@@ -163,10 +192,10 @@ def _tls_failed(error: ssl.SSLError, url: str) -> BrokerError:
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = clean_text(error.verify_message or str(error), 120)
         hints = {  # by OpenSSL's X509_V_ERR_...
-            10: "It has expired: the operator must renew it. Or this box's clock is wrong",
-            9: "It is not valid yet. Is this box's clock right?",
-            62: "Does url name the host as in the certificate?",
-            64: "Does url name the address as in the certificate?",
+            10: "The certificate has expired and the operator must renew it, or the clock of this box is wrong",
+            9: "The certificate is not valid yet. Is the clock of this box right?",
+            62: "Is the host name in url the same as in the certificate?",
+            64: "Is the address in url the same as in the certificate?",
             18: "Set ca_file to the broker's certificate authority",
             19: "Set ca_file to the broker's certificate authority",
             20: "Set ca_file to the broker's certificate authority",
@@ -175,15 +204,23 @@ def _tls_failed(error: ssl.SSLError, url: str) -> BrokerError:
         return BrokerError(f"broker certificate verification failed ({reason})", where=url, hint=hint)
     reason = (error.reason or "").replace("_", " ").lower() or str(error)
     if "wrong version number" in reason or "record layer failure" in reason:
-        return BrokerError("broker does not use TLS on this port", where=url, hint="Use mqtt://, or another port?")
+        return BrokerError(
+            "broker does not use TLS on this port",
+            where=url,
+            hint="Use mqtt:// without TLS, or the port on which the broker uses TLS",
+        )
     if "certificate required" in reason or "handshake failure" in reason:
         return BrokerError("broker requires a client certificate", where=url, hint="Set cert_file and key_file")
     if "unknown ca" in reason or "bad certificate" in reason or "certificate unknown" in reason:
-        return BrokerError("broker rejected our certificate", where=url, hint="Ask its operator for the reason")
+        return BrokerError("broker rejected the agent's certificate", where=url, hint=_REASON)
     if isinstance(error, ssl.SSLEOFError):
-        hint = "Does it require a client certificate?"
+        hint = "Does the broker require a client certificate?"
         return BrokerError("broker closed the connection during the TLS handshake", where=url, hint=hint)
-    return BrokerError(f"TLS failed: {clean_text(reason, 100)}", where=url, hint="Compare ca_file, cert_file, key_file")
+    return BrokerError(
+        f"TLS failed: {clean_text(reason, 100)}",
+        where=url,
+        hint="Compare ca_file, cert_file and key_file with what the operator gave you",
+    )
 
 
 class FaultLog:

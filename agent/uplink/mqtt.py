@@ -99,7 +99,10 @@ class MqttConnection:
         try:
             return secret.read(environ).decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError:
-            what, hint = "the password is not text in UTF-8", "Save the file as UTF-8, with the password alone in it"
+            what, hint = (
+                "the password is not text in UTF-8",
+                "Save the file as UTF-8, with nothing but the password in it",
+            )
             raise BrokerError(what, where=str(secret), hint=hint) from None
 
     def _tls(self) -> ssl.SSLContext:
@@ -111,7 +114,7 @@ class MqttConnection:
                 context.load_cert_chain(config.cert_file, config.key_file, password=lambda: b"")
         except (OSError, ssl.SSLError) as error:
             files = ", ".join(str(f) for f in (config.ca_file, config.cert_file, config.key_file) if f)
-            what = "certificate and key do not match" if "MISMATCH" in str(error) else _first_line(error)
+            what = "the certificate does not match the key" if "MISMATCH" in str(error) else _first_line(error)
             raise BrokerError(
                 f"cannot load the TLS files: {what}",
                 where=files or config.url,
@@ -129,14 +132,16 @@ class MqttConnection:
         except (OSError, ssl.SSLError) as error:
             raise errors.unreachable(error, config.url, config.port) from error
         except ValueError as error:  # an empty or malformed host name
-            raise BrokerError(f"invalid address ({error})", where=config.url, hint="Correct url") from error
+            raise BrokerError(
+                f"invalid address ({error})", where=config.url, hint="Correct the address in url"
+            ) from error
         until = time.monotonic() + self._connect_s
         while self.connack is None and self.alive and not stopping():
             left = until - time.monotonic()
             if left <= 0:
                 self.close()
                 what = "no CONNACK: the port is open, but no MQTT broker answers"
-                raise BrokerError(what, where=config.url, hint="Is it the right port?")
+                raise BrokerError(what, where=config.url, hint="Is this the port of the MQTT broker?")
             self.poll(min(left, 1.0))
         if self.connack:
             self.close()
@@ -228,7 +233,7 @@ class MqttConnection:
         except (MQTTException, ValueError, LookupError, struct.error) as error:  # our callbacks raise none of these
             self.drop()
             what = f"broker sent malformed MQTT ({type(error).__name__})"
-            raise BrokerError(what, where=self._config.url, hint="Is it the right port?") from error
+            raise BrokerError(what, where=self._config.url, hint="Is this the port of the MQTT broker?") from error
         if self._client.fault:
             self.drop()
             raise errors.limit_exceeded(self._client.fault, self._config.url)

@@ -114,7 +114,7 @@ def _try_rights(
         if not connection.alive:
             raise errors.disconnected(connection.reason, config.url)
         what = f"no acknowledgement from the broker for {answer_s:.0f} s"
-        raise BrokerError(what, where=config.url, hint="Is it overloaded?")
+        raise BrokerError(what, where=config.url, hint="Is the broker overloaded?")
     others = tuple(f"{base}/{topic}" for topic in UNTRIED)
     if connection.protocol == V311:  # its PUBACK does not tell if the broker dropped the message
         result.unproven = (status.topic, *others)
@@ -126,7 +126,7 @@ def _try_rights(
         result.unproven = others
         result.has_subscriber = code != errors.NO_SUBSCRIBERS
         if not result.has_subscriber:
-            hint = "Is the platform running and subscribed? The agent keeps its packs until it is"
+            hint = "Is the platform running and subscribed? The agent keeps its packs until then"
             result.problems.append(BrokerError(f"no client subscribes to {status.topic}", where=config.url, hint=hint))
 
 

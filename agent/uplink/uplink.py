@@ -176,7 +176,7 @@ class Uplink:
         if self._thread.ident is not None:
             self._thread.join(deadline_s + 0.5)
             if self._thread.is_alive():
-                log.warning("%s: uplink still waiting for the network; not stopped in time", self.name)
+                log.warning("%s: the uplink still waits for the network and did not stop in time", self.name)
                 return
         self._wake_pipe.close()
 
@@ -328,12 +328,7 @@ class Uplink:
                     self._disconnect(connection)
                     return
             scheduler.collect()
-            while (message := scheduler.next()) is not None:
-                self._outbox.before_send()
-                if not (packet := connection.publish(message)):
-                    break
-                scheduler.sent(packet, message)
-                message.end_offset = connection.bytes_sent()
+            self._send(connection)
             if not connection.alive:
                 raise errors.disconnected(connection.reason, self.config.url)
             enough = len(scheduler.delivered) >= CONFIRM_COUNT or now - self._delivered_s >= CONFIRM_S
@@ -359,6 +354,20 @@ class Uplink:
             stop_s = math.inf if self._stop_at_s is None else max(0.0, self._stop_at_s - DISCONNECT_S - now)
             wait_s = min(scheduler.wait_s(), self._ack_timeout_s / 4, stop_s)
             self._poll(connection, min(wait_s, CONFIRM_S) if scheduler.delivered else wait_s)
+
+    def _send(self, connection: MqttConnection) -> None:
+        """Send all messages that may be sent now. The broker has one of them once it has all bytes sent so far."""
+        sent: list[OutgoingMessage] = []
+        while (message := self._scheduler.next()) is not None:
+            self._outbox.before_send()
+            if not (packet := connection.publish(message)):
+                break
+            self._scheduler.sent(packet, message)
+            sent.append(message)
+        if sent:
+            end_offset = connection.bytes_sent()
+            for message in sent:
+                message.end_offset = end_offset
 
     def _poll(self, connection: MqttConnection, wait_s: float) -> None:
         connection.poll(wait_s)

@@ -65,7 +65,7 @@ def parse_acks(payload: bytes, gateway: str) -> list[Ack]:
     if not _IS_LIST.match(payload[:100]):
         return [_ack(_decode(_ack_decoder, payload, gateway))]
     if len(payload) > MAX_LIST_BYTES:
-        raise ValueError(f"{len(payload)} bytes, at most {MAX_LIST_BYTES} are accepted")
+        raise ValueError(f"the message has {len(payload)} bytes, but at most {MAX_LIST_BYTES} are accepted")
     try:
         wires = _list_decoder.decode(payload).acks
     except (ValueError, RecursionError) as error:
@@ -91,7 +91,7 @@ def parse_replay_request(payload: bytes, gateway: str) -> ReplayWire:
 
 def _decode(decoder: msgspec.json.Decoder[_Wire], payload: bytes, gateway: str) -> _Wire:
     if len(payload) > MAX_BYTES:
-        raise ValueError(f"{len(payload)} bytes, at most {MAX_BYTES} are accepted")
+        raise ValueError(f"the message has {len(payload)} bytes, but at most {MAX_BYTES} are accepted")
     try:
         wire = decoder.decode(payload)
     except (ValueError, RecursionError) as error:

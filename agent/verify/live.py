@@ -149,7 +149,7 @@ class Subscriber:
         try:
             from paho.mqtt.enums import MQTTProtocolVersion
         except ImportError:
-            raise LiveError("the package paho-mqtt is not installed", "pip install paho-mqtt") from None
+            raise LiveError("the package paho-mqtt is not installed", "Run `pip install paho-mqtt`") from None
         from .mqtt import BoundedClient
 
         client = BoundedClient(MQTTProtocolVersion(version), MAX_PACKET)
@@ -193,7 +193,7 @@ class Subscriber:
             if self._ready.is_set():
                 self._violated(text)
             else:
-                self._refuse(f"{self.url}: {text}", "Is this really an MQTT broker? Ask its operator.")
+                self._refuse(f"{self.url}: {text}", "Is this really an MQTT broker? Ask the broker's operator.")
         elif not self.connections and not self._ready.is_set():  # some older brokers answer MQTT 5 this way
             text, hint = f"{self.url} closes the connection without an answer", "Check whether the broker expects TLS."
             self._refuse(text, hint, _UNSUPPORTED)

@@ -13,6 +13,8 @@ _VALUES: Final = ("v", "vs", "vb")
 # SenML labels that packs never use; they would change the meaning of the readings
 _FOREIGN: Final = frozenset(("bs", "bu", "bv", "bver", "vd"))
 _NUMBERS: Final = frozenset((int, float))
+_NUMERIC: Final = frozenset(("bn", "bt", "n", "t", "u", "v"))  # labels of a record with a number, for a quick check
+_TYPES: Final = {"v": _NUMBERS, "vs": frozenset((str,)), "vb": frozenset((bool,))}
 _USUAL: Final = (frozenset(("n", "v")), frozenset(("n", "u", "v")))  # members of a record with only a number
 
 
@@ -83,9 +85,10 @@ def _check(others: list[dict[str, Any]], stream: str, earliest_ms: int, records:
             if type(record["v"]) not in _NUMBERS:
                 raise Refused("shape", "a record whose v is not a number")
             continue
-        for label in record:
-            if label.endswith("_") or label in _FOREIGN:
-                raise Refused("shape", f"SenML label {shown(label)} must be understood, but is unknown")
+        if not record.keys() <= _NUMERIC:
+            for label in record:
+                if label.endswith("_") or label in _FOREIGN:
+                    raise Refused("shape", f"SenML label {shown(label)} must be understood, but is unknown")
         if record.get("bn", stream + "/") != stream + "/":
             raise Refused("shape", f"records of {shown(record['bn'])} in a pack of {stream}")
         times = [record[label] for label in ("bt", "t") if label in record]
@@ -99,6 +102,5 @@ def _check(others: list[dict[str, Any]], stream: str, earliest_ms: int, records:
         if len(present) != 1:
             raise Refused("shape", f"{record['n'][:MAX_SHOWN]} has {len(present)} values, expected one")
         kind = type(record[present[0]])
-        want: tuple[type, ...] = {"v": (int, float), "vb": (bool,)}.get(present[0], (str,))
-        if kind not in want:
+        if kind not in _TYPES[present[0]]:
             raise Refused("shape", f"{record['n'][:MAX_SHOWN]} has {present[0]} of type {kind.__name__}")

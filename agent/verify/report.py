@@ -282,10 +282,9 @@ class Report:
             if not stream.packs and not stream.retired:
                 short.append(f"{name}: known, but without any pack")
             if stream.is_cut:
+                end = f"an earlier checkpoint ends with sequence {stream.oldest_head_seq}"
                 begin = f"begins with sequence {stream.first_seq}"
-                short.append(
-                    f"{name}: {begin}, an earlier checkpoint is present and names its sequence {stream.oldest_head_seq}"
-                )
+                short.append(f"{name}: {begin}, {end}, and the packs in between are absent")
             if awake := stream.gaps - stream.asleep:
                 short.append(f"{name}: {awake} readings are in gaps")
             if stream.lost_packs:

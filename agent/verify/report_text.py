@@ -38,13 +38,13 @@ def remarks(report: Report) -> list[str]:
     for gateway, first in report.trust.items():
         newest = report.checkpointed.get(gateway)
         until = (
-            f"newest checkpoint of {_time(newest)}"
+            f"the newest checkpoint is from {_time(newest)}"
             if newest is not None
-            else "no checkpoint, so the last packs may be missing"
+            else "there is no checkpoint, so the last packs may be missing"
         )
         if (beyond := report.beyond.get(gateway, 0)) > HOURLY_MS:
             until += f", packs continue for {beyond / HOUR_MS:.1f} h"
-        lines.append(f"{gateway}: first key {first}; {until}")
+        lines.append(f"{gateway}: the first key is {first}; {until}")
     for stream in report.streams.values():
         gateway = stream.stream.rpartition("/")[0]
         lines += [f"{gateway}: {_time(record.time_ms)} {record}" for record in stream.handovers[-MAX_HANDOVERS:]]
@@ -63,7 +63,7 @@ def remarks(report: Report) -> list[str]:
     if len(notes) > MAX_NOTES:
         lines.append(f"... and {len(notes) - MAX_NOTES} more remarks; see --json")
     if report.first_bad:
-        lines.append(f"first bad: {report.first_bad}")
+        lines.append(f"first fault: {report.first_bad}")
     if report.failures:
         lines.append("refused: " + ", ".join(f"{count} {code}" for code, count in sorted(report.failures.items())))
     if report.verdict is not Verdict.VERIFIED:
@@ -82,7 +82,7 @@ def _unasked(report: Report) -> Iterator[str]:
             silent.setdefault(gateway, []).append(last)
     for gateway, names in silent.items():
         more = f", and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-        yield f"{gateway}: not asked for: {', '.join(names[:MAX_NAMES])}{more}"
+        yield f"{gateway}: streams that were not asked for: {', '.join(names[:MAX_NAMES])}{more}"
 
 
 def _time(time_ms: int) -> str:
@@ -140,34 +140,35 @@ def _notes(s: StreamReport) -> Iterator[str]:
     if s.retired:
         yield f"{s.stream}: retired, the gateway no longer reads this device"
     elif s.head_seq and not s.packs and s.asked:
-        yield f"{s.stream}: no pack is present, but a checkpoint names its sequence {s.head_seq} of {_time(s.head_ms)}"
+        name, seq, until = s.stream, s.head_seq, _time(s.head_ms)
+        yield f"{name}: no pack is present, but a checkpoint says that packs up to sequence {seq} exist, until {until}"
     for hole in s.missing:
         due = "" if hole.readings is None else f", {hole.readings} readings were due"
-        yield f"{s.stream}: sequence {hole.first} to {hole.last} missing ({hole.packs} packs{due})"
+        yield f"{s.stream}: packs {hole.first} to {hole.last} are missing ({hole.packs} packs{due})"
     for hole in s.lost:
-        yield f"{s.stream}: sequence {hole.first} to {hole.last} reported lost, reason {hole.reason}"
+        yield f"{s.stream}: the gateway reported packs {hole.first} to {hole.last} as lost, reason {hole.reason}"
     if s.gap_reasons:
         reasons = ", ".join(f"{reason} {count}" for reason, count in s.gap_reasons.items() if count)
-        yield f"{s.stream}: gaps {reasons}"
+        yield f"{s.stream}: gap readings by reason: {reasons}"
     for name, day in s.days.items() if len(s.days) > 1 else ():
         if day.got < day.due - day.asleep:
             yield f"{s.stream}: {name} {_share([day])}, {day.got} of {day.due - day.asleep} readings"
     yield from (f"{s.stream}: {text}" for text in (*s.conflicts, *s.restarts))
     if s.is_cut:
-        at = f"an earlier checkpoint is present and names its sequence {s.oldest_head_seq}"
-        yield f"{s.stream}: from sequence {s.first_seq} on; {at}"
+        at = f"an earlier checkpoint ends with sequence {s.oldest_head_seq}, and the packs in between are absent"
+        yield f"{s.stream}: packs begin with sequence {s.first_seq}; {at}"
 
 
 # remarks that are not faults: (member of ``StreamReport`` with the number, text of the remark)
 _DOUBTS = (
-    ("clock_unsynced", "clock not synchronised in {} packs"),
-    ("clock_unknown", "state of the clock unknown in {} packs"),
+    ("clock_unsynced", "the clock was not synchronised in {} packs"),
+    ("clock_unknown", "the state of the clock is unknown in {} packs"),
     ("clock_backward", "the monotonic clock went backward {} times"),
-    ("early", "{} read times are before their pack"),
+    ("early", "{} readings have a time before the start of their pack"),
     ("reordered", "{} packs arrived out of order"),
     ("uncompared", "{} redelivered packs are too old to be compared"),
     ("rewritten", "{} packs were re-serialised in transit"),
-    ("unchecked", "completeness of {} packs unknown, because their birth or other parts are missing"),
+    ("unchecked", "the completeness of {} packs is unknown, because their birth or other parts are missing"),
 )
 
 
@@ -181,7 +182,7 @@ def _doubts(streams: Collection[StreamReport]) -> Iterator[str]:
     begun = {s.stream: s.first_seq for s in streams if s.first_seq > 1 and not s.is_cut}
     if begun:
         where = next(iter(begun)) if len(begun) == 1 else f"{len(begun)} streams"
-        yield f"{where}: from sequence {_span(begun.values())} on"
+        yield f"{where}: packs begin with sequence {_span(begun.values())}"
     for member, text in _DOUBTS:
         found = {s.stream: getattr(s, member) for s in streams if getattr(s, member)}
         if found:

@@ -243,14 +243,13 @@ def _columns(rows: Any) -> Columns | None:
         for size, run in groupby(rows, len):
             (usual if size == width else odd).extend(run)
         columns = {label: list(map(itemgetter(label), usual)) for label in dict.keys(usual[0])}
-    except (KeyError, TypeError):  # an object has other members, or an item is not an object
+        for column in columns.values():
+            if type(column[0]) is str:
+                "".join(column)  # the quickest way to find an item that is not a text
+            elif not (_NUMBERS.issuperset(map(type, column)) and min(column) >= -MAX_SAFE and max(column) <= MAX_SAFE):
+                return None
+    except (KeyError, TypeError):  # an object has other members, an item is not an object, or a column is mixed
         return None
-    for column in columns.values():
-        kinds = {*map(type, column)}
-        if kinds != {str} and not (
-            kinds <= _NUMBERS and min(column) >= -MAX_SAFE and max(column) <= MAX_SAFE
-        ):  # fmt: skip
-            return None
     return Columns(columns, odd) if columns else None
 
 
@@ -262,7 +261,8 @@ def _survey(value: Any, depth: int) -> int:
     if kind is dict:
         members = len(value)
         for inner in value.values():
-            if type(inner) is not str:
+            kind = type(inner)
+            if kind is not str and not (kind in _NUMBERS and -MAX_SAFE <= inner <= MAX_SAFE):
                 members += _survey(inner, depth + 1)
         return members
     if kind is list:

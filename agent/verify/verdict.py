@@ -49,7 +49,7 @@ def decide(total: Report, unread: Mapping[str, int], forgotten: int, proven: boo
     """
     broken, left = [*broken], []
     if total.failed:
-        broken.append(f"{total.failed} refused or faulty")
+        broken.append(f"{total.failed} objects were refused or are faulty")
     for name, stream in total.streams.items():
         broken += [f"{name}: {text}" for text in stream.conflicts[:LISTED]]
         if not stream.asked:
@@ -62,15 +62,15 @@ def decide(total: Report, unread: Mapping[str, int], forgotten: int, proven: boo
     left += _without_packs(total)
     left += map(str, total.torn_checkpoints[:LISTED])
     if more := max(0, len(total.torn_checkpoints) - LISTED) + forgotten:
-        left.append(f"{more} more checkpoints of which pages are missing")
-    left += [f"{count} objects or files not read: {why}" for why, count in unread.items()]
+        left.append(f"{more} more checkpoints have missing pages")
+    left += [f"{count} objects or files were not read: {why}" for why, count in unread.items()]
     if total.held:
         left.append(f"{total.held} packs whose key record is missing")
     if broken:
         total.verdict = Verdict.FAILED
     elif not total.packs and not total.held and not unread:
         total.verdict = Verdict.NOTHING
-        left.append("no packs")
+        left.append("there are no packs")
     elif left:
         total.verdict = Verdict.INCOMPLETE
     elif not proven:
@@ -83,9 +83,10 @@ def _without_packs(total: Report) -> list[str]:
     """Return a reason for each stream that has no pack although it should have some."""
     found = []
     for name in total.withheld[:LISTED]:
-        found.append(f"{name}: no pack is present, but a checkpoint names its sequence {total.streams[name].head_seq}")
+        seq = total.streams[name].head_seq
+        found.append(f"{name}: no pack is present, but a checkpoint says that packs up to sequence {seq} exist")
     if more := max(0, len(total.withheld) - LISTED):
-        found.append(f"{more} more streams without any pack")
+        found.append(f"{more} more streams have no packs")
     found += [f"{name}: agreed, but neither a pack nor a checkpoint names it" for name in total.unknown[:LISTED]]
     if more := max(0, len(total.unknown) - LISTED):
         found.append(f"{more} more agreed streams that nothing mentions")

@@ -23,24 +23,28 @@ from agent.cli.options import DEFAULT_CONFIG, EXISTING_FILE, FOLDER, lang_option
     default=DEFAULT_CONFIG,
     envvar="MH_CONFIG",
     show_default=True,
-    help="The configuration; its table [web] says where to listen.",
+    help="The configuration; its table [web] sets the address to listen at.",
 )
-@click.option("--runtime-dir", type=FOLDER, help="The runtime directory of the agent to show.")
-@click.option("--listen", metavar="ADDRESS:PORT", help="Listen there; default: [web] listen, else 127.0.0.1:8080.")
+@click.option("--runtime-dir", type=FOLDER, help="The runtime directory of the agent that the page shows.")
+@click.option(
+    "--listen", metavar="ADDRESS:PORT", help="Address to listen at; default: [web] listen, else 127.0.0.1:8080."
+)
 @click.option("--setup", is_flag=True, help="Create certificate, password and [web] for access from other machines.")
 @click.option(
     "--name",
     "names",
     multiple=True,
-    help="With --setup: one more name or address in the certificate; earlier ones stay.",
+    help="With --setup: one more name or address for the certificate; names of the earlier certificate are kept.",
 )
 @click.option(
     "--folder",
     type=FOLDER,
-    help="With --setup: where certificate, key and password go; default: the system's credentials for the service.",
+    help="With --setup: folder for certificate, key and password; default: the folder of systemd's credentials.",
 )
 @click.option(
-    "--password-file", type=EXISTING_FILE, help="With --setup: the password is its first line; default: ask for it."
+    "--password-file",
+    type=EXISTING_FILE,
+    help="With --setup: file whose first line is the password; default: ask for the password.",
 )
 @click.option("--yes", is_flag=True, help="With --setup: do not ask before writing.")
 @lang_option
@@ -99,7 +103,7 @@ def web(
         address = settings.web.address
         if ip_address(settings.web.host).is_unspecified:  # browsers cannot open 0.0.0.0 or [::]
             address = f"{socket.gethostname()}:{settings.web.port}"
-            click.echo(say(f"Listens on every address of this machine, port {settings.web.port}"), err=True)
+            click.echo(say(f"The page listens on every address of this machine, port {settings.web.port}"), err=True)
         click.echo(say(f"The page is at {scheme}://{address}/. Stop it with Ctrl-C"), err=True)
         sys.stderr.flush()
         serve(app, sock, tls)

@@ -58,8 +58,8 @@ class PasswordHash:
         """Parse the line of a file. Raises ConfigError. Its text never shows the line, which may be a password."""
         match = _LINE.fullmatch(data.decode("ascii", "replace").strip())
         if match is None:
-            hint = "`meterhouse web --setup` makes it; the password itself does not belong there"
-            raise ConfigError("not the hash of a password", where=where, hint=hint)
+            hint = "`meterhouse web --setup` makes the hash; do not put the password itself there"
+            raise ConfigError("the text is not the hash of a password", where=where, hint=hint)
         return cls(_decoded(match[1]), _decoded(match[2]))
 
     def line(self) -> str:

@@ -81,7 +81,7 @@ def settings_of(
     if not web.is_loopback and (web.certificate is None or web.password is None):
         hint = "`meterhouse web --setup` makes a certificate and a password"
         raise UsageError(
-            "others can reach this address: it needs a certificate with its key, and a password",
+            "other machines can reach this address, so the page needs a certificate with its key, and a password",
             where="--listen",
             hint=hint,
         )
@@ -265,7 +265,7 @@ class Page:
             asked.add_done_callback(lambda one: self._answered(key, one))
         done, _ = await asyncio.wait({asked}, timeout=LONGEST_S)
         if not done:
-            raise no_answer(self.config.runtime_dir, "It is starting, busy, or it hangs: `meterhouse status`")
+            raise no_answer(self.config.runtime_dir, "The agent is starting, is busy or hangs. See `meterhouse status`")
         return asked.result()
 
     def _answered(self, key: tuple[Any, ...], asked: asyncio.Future[Any]) -> None:
@@ -381,12 +381,12 @@ class Page:
         except (TimeoutError, ValueError, ClientDisconnect):
             return Response(status_code=400)
         except TryLater as later:
-            log.warning("%s: too many logins are tried", client)
+            log.warning("%s: too many login attempts", client)
             response = self.render(request, "login.html", 429, target=target, problem="login.later")
             response.headers["retry-after"] = str(max(1, round(later.seconds)))
             return response
         if not good:
-            log.warning("%s: a login with a wrong password", client)
+            log.warning("%s: login attempt with a wrong password", client)
             return self.render(request, "login.html", 403, target=target, problem="login.wrong")
         response = RedirectResponse(target, 303)
         set_cookie(response, self.access.cookie, self.sessions.begin(), self.access.tls)
@@ -423,7 +423,7 @@ class Page:
     async def bug(self, request: Request, error: Exception) -> Response:
         """An internal error: details go to the log, the viewer gets one sentence."""
         log.error("%s: internal error", request.url.path, exc_info=error)
-        return Response("internal error; the log of meterhouse-web has it\n", 500, media_type="text/plain")
+        return Response("internal error; the log of meterhouse-web has the details\n", 500, media_type="text/plain")
 
 
 def _silent(moment: Moment, before_s: float) -> Mapping[str, Silence]:

@@ -253,10 +253,10 @@ def open_socket(web: WebConfig, setting: str = "[web] listen") -> socket.socket:
     except OSError as error:
         sock.close()
         hint = {
-            98: "Another program listens there. Is the page running already? Another port: {}",
-            99: "This machine has no such address. Choose another one: {}",
-            13: "Ports below 1024 need root. Choose another one: {}",
-        }.get(error.errno or 0, "Check the address of {}")
+            98: "Another program uses this address and port. Is the page running already? Choose another port with {}",
+            99: "This machine does not have this address. Choose another address with {}",
+            13: "Only root can use ports below 1024. Choose another port with {}",
+        }.get(error.errno or 0, "Check the address given by {}")
         raise GatewayError(f"cannot listen: {error.strerror}", where=web.address, hint=hint.format(setting)) from error
     return sock
 
@@ -271,10 +271,10 @@ def tls_context(web: WebConfig) -> ssl.SSLContext | None:
     try:
         context.load_cert_chain(certificate, key, password=_no_passphrase)
     except ssl.SSLError as error:
-        what = f"is not a certificate with its key ({error.reason or 'not PEM'})"
-        hint = f"The key is {key}; `meterhouse web --setup` makes both"
+        what = f"{certificate} is not a PEM certificate that matches its key ({error.reason or 'not PEM'})"
+        hint = f"The key file is {key}; `meterhouse web --setup` makes a certificate and its key"
         where = web.places.get("certificate", "[web]")
-        raise ConfigError(f"{certificate} {what}", where=where, hint=hint) from error
+        raise ConfigError(what, where=where, hint=hint) from error
     except OSError as error:
         hint = "The user that runs the page must be able to read certificate and key"
         name, path = ("certificate", certificate) if not os.access(certificate, os.R_OK) else ("key", key)

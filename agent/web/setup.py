@@ -100,7 +100,7 @@ def own_names(host: str, more: Sequence[str]) -> list[str]:
     for one in more:
         plain = one.strip().lower()
         if not plain or len(plain) > 253 or not plain.isascii() or not all(c.isalnum() or c in ".-:" for c in plain):
-            hint = "A host name or an address, such as gw01.park7.example or 192.168.1.20"
+            hint = "Give a host name or an address, such as gw01.park7.example or 192.168.1.20"
             raise UsageError(f"invalid name {one[:60]!r}", where="--name", hint=hint)
         found.append(plain)
     return list(dict.fromkeys(n for n in found if n.isascii() and n))
@@ -120,11 +120,11 @@ def _password(file: Path | None) -> tuple[str, bool]:
     if not is_terminal():
         hint = "Use --password-file FILE"
         raise UsageError("a password is needed, but stdin is not a terminal", where="--setup", hint=hint)
-    question = say("Password for the page (empty: make one)")
+    question = say("Password for the page (leave empty to generate one)")
     first = asked(question, lambda value: password_of(value) if value else "", default="", hidden=True)
     if not first:
         return secrets.token_urlsafe(12), True
-    while asked(say("The same again"), str, default="", hidden=True) != first:
+    while asked(say("Repeat the password"), str, default="", hidden=True) != first:
         click.echo(say("The two passwords differ."), err=True)
     return first, False
 
@@ -153,7 +153,8 @@ def set_up(
     found_names += kept_names
     _show_earlier(earlier.get("listen", ""), _address(host, port), kept_names)
     for path in (*places, target):
-        click.echo(say(f"writes {path}") + (say(", which replaces the one there") if path.exists() else ""), err=True)
+        replaces = say(", which replaces the existing file") if path.exists() else ""
+        click.echo(say(f"--setup will write {path}") + replaces, err=True)
     confirmed(yes, "web --setup", language)
     password, show = _password(password_file)
     made = make_certificate(found_names, datetime.fromtimestamp(int(time.time()), UTC))
@@ -167,9 +168,9 @@ def set_up(
         if os.geteuid() == 0:
             os.chown(target, -1, config_file.stat().st_gid)
     except OSError as error:
-        hint = "Run it with sudo, or name a folder with --folder"
+        hint = "Run the command with sudo, or name a folder with --folder"
         where = str(error.filename or places[0].parent)
-        raise GatewayError(f"cannot write: {error.strerror}", where=where, hint=hint) from error
+        raise GatewayError(f"the file cannot be written: {error.strerror}", where=where, hint=hint) from error
     _show(made, host, port, found_names, password if show else "")
 
 
@@ -180,15 +181,16 @@ def _refuse_double(config_file: Path, target: Path) -> None:
         more = sorted(path for path in target.parent.glob("[!.]*.toml") if path != target)
         for path in (config_file, *more):
             if "web" in tomllib.loads(path.read_text("utf-8-sig")):
-                hint = f"Remove [web] there: --setup writes it into {target}"
-                raise GatewayError("has the table [web] already", where=str(path), hint=hint)
+                hint = f"Remove [web] from this file: --setup writes [web] into {target}"
+                raise GatewayError("this file already has the table [web]", where=str(path), hint=hint)
     except FileNotFoundError:
         hint = "Give the path of the configuration file with -c FILE; `meterhouse init` makes a new file"
         raise UsageError("there is no such file", where=str(config_file), hint=hint) from None
     except OSError as error:
         raise GatewayError(f"cannot be read: {error.strerror}", where=str(config_file)) from error
     except ValueError as error:
-        raise GatewayError("is not valid TOML", where=str(config_file), hint="`meterhouse check` says where") from error
+        hint = "`meterhouse check` shows the line with the error"
+        raise GatewayError("is not valid TOML", where=str(config_file), hint=hint) from error
 
 
 def _earlier(target: Path) -> dict[str, str]:
@@ -196,7 +198,7 @@ def _earlier(target: Path) -> dict[str, str]:
     GatewayError."""
     import tomllib
 
-    hint = "Correct it, or remove it to begin anew"
+    hint = "Correct this file, or remove this file to begin anew"
     try:
         table = tomllib.loads(target.read_text("utf-8-sig")).get("web", {})
         found = {key: value for key, value in table.items() if isinstance(value, str)}
@@ -238,13 +240,13 @@ def _earlier_names(earlier: Mapping[str, str], folder: Path, place: Path) -> lis
 def _show_earlier(before: str, listen: str, names: Sequence[str]) -> None:
     """Print, before the confirmation, which earlier settings are kept and which change."""
     if before and listen_address(before) == listen_address(listen):
-        click.echo(say(f"keeps the address {listen}"), err=True)
+        click.echo(say(f"--setup will keep the address {listen}"), err=True)
     elif before:
-        click.echo(say(f"changes the address from {before} to {listen}"), err=True)
+        click.echo(say(f"--setup will change the address from {before} to {listen}"), err=True)
     else:
-        click.echo(say(f"listens at {listen}"), err=True)
+        click.echo(say(f"the page will listen at {listen}"), err=True)
     if names:
-        click.echo(say(f"keeps these names of the earlier certificate: {', '.join(names)}"), err=True)
+        click.echo(say(f"--setup will keep these names of the earlier certificate: {', '.join(names)}"), err=True)
 
 
 def _address(host: str, port: int) -> str:
@@ -269,12 +271,27 @@ def _show(made: MadeCertificate, host: str, port: int, names: Sequence[str], pas
     shown = f"[{own}]" if ":" in own else own
     click.echo(say(f"The page will be at https://{shown}:{port}/"))
     click.echo(say(f"Names in the certificate: {', '.join(names)}"))
-    click.echo(say(f"It is valid until {made.ends:%Y-%m-%d}. Compare its SHA-256 when the browser warns:"))
+    click.echo(
+        say(
+            f"The certificate is valid until {made.ends:%Y-%m-%d}. If the browser warns, compare the SHA-256 that it "
+            "shows with this one:"
+        )
+    )
     half = len(made.fingerprint) // 2 + 1
     click.echo(f"  {made.fingerprint[:half]}\n  {made.fingerprint[half:]}")
     if can_show():
         click.echo(terminal_qr(f"https://{shown}:{port}/ SHA-256 {made.fingerprint}", sys.stdout.isatty()))
     if password:
-        click.echo(say(f"The password, shown only now: {password}"))
-    click.echo(say("Start it with `sudo systemctl enable --now meterhouse-web`; after a change use `restart`"))
-    click.echo(say("Allow the viewers' network in the systemd unit: see deploy.md, the gateway's page"))
+        click.echo(say(f"The password, which is shown only this once: {password}"))
+    click.echo(
+        say(
+            "Start the page with `sudo systemctl enable --now meterhouse-web`; after a change run "
+            "`sudo systemctl restart meterhouse-web`"
+        )
+    )
+    click.echo(
+        say(
+            "The systemd unit must allow connections from the viewers' network: see the section The gateway's page of "
+            "deploy.md"
+        )
+    )

@@ -110,12 +110,12 @@ class Cjt188Device(MeterDevice):
             if meter_type != ANY and found.meter_type >> 4 != meter_type >> 4:
                 wrong = f"answer is from meter type {found.meter_type:02X}h, expected {meter_type:02X}h"
             elif found.function != READ:
-                wrong = f"answer has control {found.control:02X}h, expected a read"
+                wrong = f"answer has control code {found.control:02X}h, expected that of a read answer"
             elif self._proven and self._echoes_serial and found.serial != serial:  # late, or for another master
                 wrong = f"answer has serial number {found.serial}, expected {serial}"
             elif found.is_error:
                 status = found.error_status
-                what = f"the meter refuses {identifier:04X}, status {status.hex().upper()}"
+                what = f"the meter refuses to send identifier {identifier:04X}, status {status.hex().upper()}"
                 return DeviceException(what, where=self.where, code=status[0] if status else 0)
             elif found.identifier != identifier:
                 wrong = f"answer has identifier {found.identifier or 0:04X}, expected {identifier:04X}"

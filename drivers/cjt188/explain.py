@@ -71,7 +71,7 @@ EXPLAINERS = (
       meterhouse decode cjt188 'FEFE 68 10 44332211003378 01 03 1F9000 80 16'
 
     \b
-    Exit codes: 0 decoded (an error answer of the meter too), 2 wrong usage,
+    Exit codes: 0 decoded (also an error answer of the meter), 2 wrong usage,
       4 no valid frame.
     """,
         explain=explain,

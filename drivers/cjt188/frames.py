@@ -121,7 +121,9 @@ def broken(stream: bytes) -> tuple[bytes, int, str]:
 def build_frame(meter_type: int, address: str, control: int, data: bytes, wake: int) -> bytes:
     """Build a request. Raises UsageError for a control code that may write, or an invalid address."""
     if control not in ALLOWED_CONTROLS:  # read-only is enforced here, where the frames are built
-        raise UsageError(f"control code {control:02X}h may write", where="CJ/T 188")
+        raise UsageError(
+            f"control code {control:02X}h is not allowed: the frame may write to the meter", where="CJ/T 188"
+        )
     return build_request(bytes((START, meter_type)) + address_bytes(address, 14, "CJ/T 188"), control, data, wake)
 
 

@@ -117,7 +117,7 @@ class Dlt645Device(MeterDevice):
             return await self._one(query_id)  # without a time: the meter does not report when it froze the value
         response = await self._one(query_id)
         if _text(await self._one(moment)) != before:
-            raise MismatchError(f"the meter stored a new freeze while {query_id} was being read", where=self.where)
+            raise MismatchError(f"the meter stored new frozen values while {query_id} was being read", where=self.where)
         return replace(response, readings=[replace(reading, time=before) for reading in response.readings])
 
     async def _clock(self, date_di: str, time_di: str) -> Response:
@@ -200,7 +200,9 @@ class Dlt645Device(MeterDevice):
             if found.identifier != di:
                 return MismatchError(f"answer has identifier {found.identifier}, expected {di}", where=self.where)
             if sequence and found.sequence not in (None, sequence):
-                return MismatchError(f"answer is frame {found.sequence}, expected {sequence}", where=self.where)
+                return MismatchError(
+                    f"answer is follow-on frame {found.sequence}, expected {sequence}", where=self.where
+                )
             return found.raw
 
         expect = _ENVELOPE + len(di) // 2 + _data_bytes(di)

@@ -100,7 +100,7 @@ def _lacks(part: Sequence[Frame]) -> Iterator[str]:
     """A warning for missing frames of an answer."""
     if part[0].is_follow_on:
         number = "" if part[0].sequence is None else f" {part[0].sequence}"
-        what = f"it is unknown which values of {part[0].identifier} it contains"
+        what = f"it is unknown which values of {part[0].identifier} this frame contains"
         yield f"follow-on frame{number} without the preceding frames: {what}"
     if part[-1].more:
         yield f"the meter has more data for {part[-1].identifier or 'this'}: the follow-on frames are missing"
@@ -117,7 +117,7 @@ EXPLAINERS = (
       meterhouse decode dlt645 'FEFE 6861010000000068910833333433AB89674578 16'
 
     \b
-    Exit codes: 0 decoded (an error answer of the meter too), 2 wrong usage,
+    Exit codes: 0 decoded (also an error answer of the meter), 2 wrong usage,
       4 no valid frame.
     """,
         explain=explain,

@@ -156,7 +156,7 @@ class Parser(FrameScanner[Frame]):
 
 def broken(stream: bytes) -> tuple[bytes, int, str]:
     """Why ``stream`` contains no frame: see ``framing.best_attempt``."""
-    nothing = "no frame: 68h, six address bytes, 68h not found"
+    nothing = "no frame: the sequence 68h, six address bytes, 68h was not found"
     return best_attempt(
         stream, Parser.starts, Frame.LENGTH_AT, nothing, lambda rest: rest[7:8] in (b"", bytes((START,)))
     )
@@ -165,7 +165,9 @@ def broken(stream: bytes) -> tuple[bytes, int, str]:
 def build_frame(address: str, control: int, data: bytes, wake: int) -> bytes:
     """Build a request. Raises UsageError for a control code that may write, or an invalid address."""
     if control not in ALLOWED_CONTROLS:  # read-only is enforced here, where the frames are built
-        raise UsageError(f"control code {control:02X}h may write", where="DL/T 645")
+        raise UsageError(
+            f"control code {control:02X}h is not allowed: the frame may write to the meter", where="DL/T 645"
+        )
     head = bytes((START, *address_bytes(address, 12, "DL/T 645"), START))
     return build_request(head, control, data.translate(_PLUS_33), wake)
 
@@ -173,7 +175,9 @@ def build_frame(address: str, control: int, data: bytes, wake: int) -> bytes:
 def _identifier_bytes(identifier: str) -> bytes:
     if len(identifier) not in (4, 8) or not re.fullmatch("[0-9A-Fa-f]+", identifier):
         raise UsageError(
-            f"{identifier!r} is not a data identifier", where="DL/T 645", hint="8 hex digits (2007) or 4 (1997)"
+            f"{identifier!r} is not a data identifier",
+            where="DL/T 645",
+            hint="Write 8 hex digits (edition 2007) or 4 hex digits (edition 1997)",
         )
     return bytes.fromhex(identifier)[::-1]
 
@@ -208,5 +212,7 @@ def join(frames: Sequence[Frame]) -> bytes:
         if frame.identifier != first.identifier or frame.address != first.address:
             raise FrameError("the follow-on frame belongs to another reading", where=f"DL/T 645 {first.address}")
         if frame.sequence is not None and frame.sequence != number:
-            raise FrameError(f"follow-on frame {frame.sequence}, expected {number}", where=f"DL/T 645 {first.address}")
+            raise FrameError(
+                f"the follow-on frame has number {frame.sequence}, expected {number}", where=f"DL/T 645 {first.address}"
+            )
     return b"".join(frame.payload for frame in frames)

@@ -95,7 +95,7 @@ class Iec62056Device(MeterDevice):
             raise ConfigError(
                 f"type {point.type!r} cannot be converted to unit {point.unit!r}",
                 where=where,
-                hint='The unit for values that the meter sends without one, such as "kWh"; or "hex" for a state',
+                hint='Write the unit of values that the meter sends without it, such as "kWh", or "hex" for a state',
             )
 
     def plan(self, numbers: Sequence[int]) -> list[MeterQuery]:
@@ -131,7 +131,7 @@ class Iec62056Device(MeterDevice):
         if self._fast_failures >= FAILURES:
             self._slow_until_s = self.mono_s() + SLOW_S
             fast, slow = request.speed.switch_to.baud, self._options.setting
-            _log.warning("%s: no readout at %d baud, reading at %s for an hour", self.where, fast, slow)
+            _log.warning("%s: no readout at %d baud; the agent reads at %s for the next hour", self.where, fast, slow)
 
     def explain(self, query_id: str, frames: Sequence[bytes]) -> Sequence[Reading]:
         return [reading for raw in frames for reading in decode_readout(Readout(raw))]

@@ -173,25 +173,35 @@ def broken(stream: bytes) -> tuple[bytes, int, str]:
     """Why no valid readout was found: (bytes of the best attempt, its offset, error)."""
     if high := sum(byte > 0x7F for byte in stream):
         is_even = all(byte.bit_count() % 2 == 0 for byte in stream)
-        why = "the line is set to 8N1, not to 7E1" if is_even else "wrong speed, or not 7E1"
-        return stream, 0, f"top bit set in {high} of {len(stream)} bytes: {why}"
+        why = "the line is set to 8N1, not to 7E1" if is_even else "the speed is wrong, or the line is not set to 7E1"
+        return stream, 0, f"the top bit is set in {high} of {len(stream)} bytes: {why}"
     found = find_identification(stream)
     offset = stream.rindex(found.raw) if found is not None else -1
     begin = stream.find(STX, offset + len(found.raw) if found is not None else 0)
     if begin < 0:
-        what = "no frame: / and STX not found" if found is None else "no frame: no data after the identification"
+        what = (
+            "no frame: neither / nor STX was found" if found is None else "no frame: no data follows the identification"
+        )
         return stream[max(offset, 0) :], max(offset, 0), what
     offset = offset if found is not None else begin
     end = stream.find(ETX, begin + 1)
     if found is None and end < 0:
-        return stream, 0, "no frame: no identification, and no whole data message"
+        return stream, 0, "no frame: there is neither an identification nor a complete data message"
     if end < 0:
-        return stream[offset:], offset, f"cut short: no ETX after {len(stream) - begin - 1} bytes of data"
+        return (
+            stream[offset:],
+            offset,
+            f"the readout is cut short: no ETX follows {len(stream) - begin - 1} bytes of data",
+        )
     if end + 1 >= len(stream):
-        return stream[offset:], offset, "cut short: no check character after ETX"
+        return stream[offset:], offset, "the readout is cut short: no check character follows ETX"
     seen, computed = stream[end + 1], block_check(stream[begin + 1 : end + 1])
     what = f"check character is {seen:02X}h, the bytes give {computed:02X}h"
-    return stream[offset : end + 2], offset, "no frame: data without an identification" if seen == computed else what
+    return (
+        stream[offset : end + 2],
+        offset,
+        "no frame: the data has no identification before it" if seen == computed else what,
+    )
 
 
 def build_sign_on(address: str = ANY) -> bytes:

@@ -140,7 +140,11 @@ class Data(StepRequest):
             return DeviceException("the meter refuses a readout", where=self.where, code=_NAK)
         if rest[:1] == bytes((SOH,)) and len(rest) > 2 and final:
             what = "the meter asks for a password instead of sending a readout"
-            return MismatchError(what, where=self.where, hint="Only readouts are requested, a password is never sent")
+            return MismatchError(
+                what,
+                where=self.where,
+                hint="Set the meter to send its readout without a password; meterhouse never sends one",
+            )
         return FrameError(broken(self._identification.raw + rest)[2], where=self.where) if final and rest else None
 
 

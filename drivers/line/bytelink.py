@@ -145,7 +145,7 @@ class ByteLink:
         try:
             self.port.apply(setting)
         except OSError as error:
-            return self._break(down(self.port.where, error, f"cannot switch to {setting}"))
+            return self._break(down(self.port.where, error, f"cannot switch to the serial setting {setting}"))
         return None
 
     async def _switch_after(
@@ -156,7 +156,11 @@ class ByteLink:
         assert setting is not None
         if self.port.setting is None:
             self._request = None
-            return LineDown(f"cannot switch to {setting}", where=self.port.where, hint="Only a serial port can")
+            return LineDown(
+                f"cannot switch to the serial setting {setting}",
+                where=self.port.where,
+                hint="Only a serial port can switch its setting",
+            )
         rest_s = len(step.frame) * char_s
         give_up_ns = self._clock()[1] + int((rest_s + LONGEST_NOISE_S) * 1e9)
         try:
@@ -175,7 +179,7 @@ class ByteLink:
         except OSError as error:
             return self._break(down(self.port.where, error, "sending failed"))
         if sent != len(request.frame):
-            return self._break(down(self.port.where, None, "the port accepts no more bytes"))
+            return self._break(down(self.port.where, None, "sending failed: the port accepts no more bytes"))
         if not request.frame:  # a step that only listens
             return None
         self._stats.sent[request.function] = self._stats.sent.get(request.function, 0) + 1
@@ -194,7 +198,7 @@ class ByteLink:
                 return None
             if now - max(begin, late_ns) > LONGEST_NOISE_S * 1e9 + quiet_ns:
                 return FrameError(
-                    f"the line has not been silent for {LONGEST_NOISE_S:g} s",
+                    f"the request was not sent: for {LONGEST_NOISE_S:g} s the line carried other bytes without a pause",
                     where=request.where,
                     hint="Is there another master on the bus?",
                 )
@@ -292,7 +296,7 @@ class ByteLink:
         due = self._echo_due
         size = min(len(due), len(data))
         if data[:size] != due[:size]:
-            self._stats.notes["echo"] = "the echo is missing or differs from what was sent"
+            self._stats.notes["echo"] = "the adapter's echo of the request is missing, or differs from the request"
             self._echo_due = b""
             return data
         self._echo_due = due[size:]
@@ -323,7 +327,7 @@ class ByteLink:
         if isinstance(verdict, bytes):
             done.set_result(Answer(verdict, *self._clock(), True))
         else:
-            done.set_result(verdict or FrameError("received bytes that are not an answer", where=request.where))
+            done.set_result(verdict or FrameError("the received bytes contain no valid answer", where=request.where))
 
     def _judged(self, request: Request) -> bytes | LineError | None:
         """The verdict on the received bytes when no more are expected."""

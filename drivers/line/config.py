@@ -99,7 +99,7 @@ def request_options(config: LineConfig, limits: Limits = NO_LIMITS, serial: str 
         quiet_s = setting.quiet_s
     elif serial and serial.split() != config.serial.split():
         raise ConfigError(
-            f"serial setting {serial!r} cannot be switched over {where.scheme}",
+            f"the serial setting {serial!r} cannot be set over {where.scheme}",
             where=config.where,
             hint="Set the serial server to one speed, and connect devices with another speed to a separate line",
         )

@@ -135,13 +135,13 @@ class Line:
         holds the line, LineDown if it was closed meanwhile.
         """
         if self._lease is not None:
-            raise LineLent(f"lent to {self._lease.holder}", where=self.where)
+            raise LineLent(f"the line is lent to {self._lease.holder}", where=self.where)
         lease = self._lease = LineLease(holder, self._take_back)  # from now on no new request is sent
         try:
             async with self._turn:
                 self._drop()
             if lease.over.is_set():
-                raise LineDown("closed before it could be lent", where=self.where, hint="Try again")
+                raise LineDown("the line was closed before it could be lent", where=self.where, hint="Try again")
         except BaseException:
             if self._lease is lease:
                 self._lease = None
@@ -294,7 +294,7 @@ class Line:
         During the pause after a failure, LineDown is raised without an attempt to open.
         """
         if self._lease is not None:
-            raise LineLent(f"lent to {self._lease.holder}", where=self.where)
+            raise LineLent(f"the line is lent to {self._lease.holder}", where=self.where)
         if self._link is not None:
             return self._link
         loop = asyncio.get_running_loop()
@@ -317,7 +317,7 @@ class Line:
         if self._connect_delay_s:
             await asyncio.sleep(self._connect_delay_s)
             if self._link is None:
-                raise self._why_down or LineDown("closed during its connect delay", where=self.where)
+                raise self._why_down or LineDown("the line was closed during its connect delay", where=self.where)
         return self._link
 
     async def _open(self) -> Port:

@@ -40,11 +40,13 @@ def down(where: str, error: OSError | None, what: str = "") -> LineDown:
         return LineDown(
             f"{what}: {'host name not found' if missing else 'DNS server not responding'}",
             where=where,
-            hint="Check the spelling, or write the address in numbers",
+            hint="Check the spelling of the host name, or write its IP address",
         )
     text = os.strerror(code) if code else str(error or "")
     if "Inappropriate ioctl" in text:  # pyserial's text, which does not tell that this is not a serial port
-        return LineDown(f"{what}: not a serial port", where=where, hint="Its name is under /dev/serial/by-id/")
+        return LineDown(
+            f"{what}: not a serial port", where=where, hint="Serial ports are listed under /dev/serial/by-id/"
+        )
     return LineDown(": ".join(filter(None, (what, text))), where=where, hint=_HINTS.get(code, ""))
 
 

@@ -43,7 +43,8 @@ PROTOCOL = Protocol(
         SearchOption(
             "mbus-by",
             ("secondary", "primary", "both"),
-            "Ask M-Bus meters by selection, by primary address, or both.  [default: both; primary with --addresses]",
+            "How to find M-Bus meters: by secondary address, by primary address, or both."
+            "  [default: both; primary with --addresses]",
         ),
     ),
     simulate="drivers.mbus.simulate:simulate",

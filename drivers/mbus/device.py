@@ -202,7 +202,9 @@ class MbusDevice(MeterDevice):
             if not found.from_device or found.kind != "long":
                 return None  # our own echo, or another meter's acknowledgement
             if self._primary not in (found.address, SELECTED, 254):
-                return MismatchError(f"answer is from {found.address}, expected {self._primary}", where=self.where)
+                return MismatchError(
+                    f"answer is from address {found.address}, expected address {self._primary}", where=self.where
+                )
             return found.raw
 
         frame = build_req_ud2(self._primary, fcb=self._fcb)

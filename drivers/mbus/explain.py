@@ -133,7 +133,7 @@ EXPLAINERS = (
     Explainer(
         name="mbus",
         title="M-Bus",
-        help="""Explain M-Bus bytes: wired frames with noise around, or one wireless telegram.
+        help="""Explain M-Bus bytes: wired frames, also with noise around them, or one wireless telegram.
 
     Bytes that need a key or a manufacturer's format stay in `undecoded`.
 
@@ -143,7 +143,7 @@ EXPLAINERS = (
 
     \b
     Exit codes: 0 decoded, 2 wrong usage, 4 no valid frame, or records that
-      are truncated (the records before are printed).
+      are truncated (the complete records are printed).
     """,
         explain=explain,
         is_sound=_is_sound,

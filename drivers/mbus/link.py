@@ -159,16 +159,16 @@ def _what_is_wrong(rest: bytes) -> tuple[int, int, str] | None:
         sums = (rest[1] + rest[2]) & 0xFF
         return 3, 5, f"checksum is {rest[3]:02X}h, the bytes sum to {sums:02X}h"
     if len(rest) < 4:
-        return 1, len(rest), "cut short inside the header"
+        return 1, len(rest), "the frame is cut short inside its header"
     if rest[3] != LONG:
         return None
     end = rest[1] + 6
     if rest[1] != rest[2]:
-        found = 2, len(rest), f"the two lengths differ: {rest[1]} and {rest[2]}"
+        found = 2, len(rest), f"the two length bytes of the frame differ: {rest[1]} and {rest[2]}"
     elif rest[1] < 3:
-        found = 2, len(rest), f"length {rest[1]} is less than control, address and CI"
+        found = 2, len(rest), f"length {rest[1]} is too small for the control, address and CI fields"
     elif len(rest) < end:
-        found = 4, len(rest), f"cut short: {end} bytes announced, {len(rest)} present"
+        found = 4, len(rest), f"the frame is cut short: it announces {end} bytes, but has {len(rest)}"
     elif rest[end - 1] != STOP:
         found = 4, end, f"stop byte is {rest[end - 1]:02X}h, not 16h"
     else:
@@ -183,9 +183,15 @@ def _what_is_wrong(rest: bytes) -> tuple[int, int, str] | None:
 def build_short(control: int, address: int) -> bytes:
     """A five-byte frame. Raises UsageError for a control field that may write, or an invalid address."""
     if control not in ALLOWED_CONTROLS or control == SND_UD:  # read-only is enforced here, where the frames are built
-        raise UsageError(f"control field {control:02X}h may write", where="M-Bus")
+        raise UsageError(
+            f"control field {control:02X}h is not allowed: the frame may write to the meter", where="M-Bus"
+        )
     if not 0 <= address <= 0xFF:
-        raise UsageError(f"{address} is not a primary address", where="M-Bus", hint="0 to 250, 253 selected, 254 all")
+        raise UsageError(
+            f"{address} is not a primary address",
+            where="M-Bus",
+            hint="Allowed: 0 to 250, 253 for the selected meter, 254 for all meters",
+        )
     return bytes((SHORT, control, address, (control + address) & 0xFF, STOP))
 
 
@@ -204,7 +210,7 @@ def build_select(identity: str, manufacturer: int = 0xFFFF, version: int = 0xFF,
     digits = identity.upper()
     if not re.fullmatch("[0-9A-F]{8}", digits):
         raise UsageError(
-            f"{identity!r} is not a secondary address", where="M-Bus", hint="8 digits; F stands for any digit"
+            f"{identity!r} is not a secondary address", where="M-Bus", hint="Write 8 digits; F stands for any digit"
         )
     body = bytes((SND_UD, SELECTED, CI_SELECT, *bytes.fromhex(digits)[::-1]))
     body += manufacturer.to_bytes(2, "little") + bytes((version, medium))

@@ -57,7 +57,10 @@ class _Cursor:
         last = first
         while last & 0x80:
             if len(found) == MAX_EXTENSIONS:
-                raise FrameError(f"more than {MAX_EXTENSIONS} {what}", where=f"record byte {self.at}")
+                raise FrameError(
+                    f"the record has more than {MAX_EXTENSIONS} extension bytes of type {what}",
+                    where=f"record byte {self.at}",
+                )
             last = self.byte()
             found.append(last)
         return found

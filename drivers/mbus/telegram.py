@@ -241,7 +241,7 @@ def decode_wireless(data: bytes) -> Telegram:
     body = bytes((*data[4:8], *data[2:4], *data[8:10]))
     _identity(telegram, body)
     if data[0] + 1 > len(data):
-        telegram.words.append(f"cut short: {data[0] + 1} bytes announced, {len(data)} present")
+        telegram.words.append(f"the frame is cut short: it announces {data[0] + 1} bytes, but has {len(data)}")
     rest = data[10 : data[0] + 1]
     for _ in range(4):  # link layer extensions come before the application's CI, a few at most
         if not rest or telegram.encrypted:
@@ -255,7 +255,7 @@ def decode_wireless(data: bytes) -> Telegram:
     elif rest:
         _application(telegram, rest[0], rest[1:], wired=False)
     else:
-        telegram.fault = "no CI field"
+        telegram.fault = "the telegram has no CI field"
     return telegram
 
 

@@ -94,7 +94,7 @@ class ModbusDevice(RegisterDevice):
             return False
         learned = self.holes.refused(query.block, self.spec.points, error.code, self._now_s())
         if learned:
-            _log.info("%s: learned about its register map: %s", self.where, self.holes.summary())
+            _log.info("%s: learned about the register map of the device: %s", self.where, self.holes.summary())
         return learned
 
     def on_silent(self, plan: VisitPlan[Read], silent: list[Read], is_alive: bool) -> None:
@@ -113,7 +113,7 @@ class ModbusDevice(RegisterDevice):
                 continue
             for _ in range(STRIKES if len(read.block.points) > 1 else 0):
                 if self.holes.refused(read.block, self.spec.points, ILLEGAL_ADDRESS, self._now_s()):
-                    _log.info("%s: split a read that gets no answer: %s", self.where, self.holes.summary())
+                    _log.info("%s: a read that gets no answer was split: %s", self.where, self.holes.summary())
                     return
             failures.backoff = failures.backoff or Backoff(FIRST_REST_S, LONGEST_REST_S)
             self.rest(failures, failures.backoff.next_s(), Reason.TIMEOUT)

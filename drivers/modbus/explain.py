@@ -132,19 +132,21 @@ def _broken_rtu(body: bytes) -> BrokenInput:
     expected = next(iter(_rtu_sizes(body)), 0)
     if crc_ok(body) and (inside := _sound_inside(body)) is not None:  # the CRC also fits if zeros follow a valid frame
         what = f"bytes {inside[0] + 1} to {inside[1]} are a valid frame, but there are {len(body)} bytes"
-        return BrokenInput(what, {"frame": partly}, "Leave the others out")
+        return BrokenInput(what, {"frame": partly}, "Leave out the other bytes")
     what, hint = "", AS_SENT
     if body[1] & 0x7F in {1, 2, 3, 4} and len(body) < expected and len(body) != 8:
-        what = f"; an answer of this function would have {expected} bytes, but there are {len(body)}: cut off?"
+        what = f"; an answer of this function has {expected} bytes, but there are {len(body)}: is the frame cut off?"
         hint = COPY_WHOLE
     elif crc16(body[:-2]) == int.from_bytes(body[-2:]):
-        what = "; its two bytes are swapped"
+        what = "; the two bytes of the CRC are swapped"
     if (inside := _sound_inside(body)) is not None:
         first, last = inside
-        hint = f"Bytes {first + 1} to {last} of the {len(body)} are a valid frame: leave out the others"
+        hint = f"Bytes {first + 1} to {last} of the {len(body)} are a valid frame: leave out the other bytes"
     else:
         hint = other_protocol(body, "modbus-rtu") or hint
-    return BrokenInput(f"CRC is {body[-2:].hex()}, of these bytes it should be {right}{what}", {"frame": partly}, hint)
+    return BrokenInput(
+        f"the CRC is {body[-2:].hex()}, but for these bytes it should be {right}{what}", {"frame": partly}, hint
+    )
 
 
 def _sound_inside(body: bytes) -> tuple[int, int] | None:
@@ -174,10 +176,10 @@ def decode_tcp(stream: bytes) -> Json:
             "unit": rest[6],
         }
         if protocol != 0:
-            what = f"protocol id in the header is {protocol}, Modbus has 0"
+            what = f"the protocol id in the header is {protocol}, but Modbus requires 0"
             raise BrokenInput(what, {"frame": envelope}, other_protocol(stream, "modbus-tcp") or AS_SENT)
         if not 2 <= length <= 254:
-            what = f"the header's length is {length}, Modbus allows 2 to 254 (unit and PDU)"
+            what = f"the length in the header is {length}, but Modbus allows 2 to 254 (unit and PDU)"
             raise BrokenInput(what, {"frame": envelope}, other_protocol(stream, "modbus-tcp") or AS_SENT)
         if len(rest) < 6 + length:
             what = f"the header announces {length} bytes, but {len(rest) - 6} follow: cut off?"
@@ -361,14 +363,14 @@ EXPLAINERS = (
     Explainer(
         name="modbus-tcp",
         title="Modbus TCP",
-        help="""Transaction, unit, function, exception and registers of a Modbus TCP frame; its header is checked.
+        help="""Explain a Modbus TCP frame: transaction, unit, function, exception and registers; checks its header.
 
     \b
     Example:
       meterhouse decode modbus-tcp "00 01 00 00 00 07 01 03 04 53 75 6E 53"
 
     \b
-    Exit codes: 0 decoded (an exception response too), 2 wrong usage, 4 no valid frame.
+    Exit codes: 0 decoded (also an exception response), 2 wrong usage, 4 no valid frame.
     """,
         explain=decode_tcp,
         is_sound=_is_tcp,
@@ -376,16 +378,16 @@ EXPLAINERS = (
     Explainer(
         name="modbus-rtu",
         title="Modbus RTU",
-        help="""Unit, function, exception and registers of a Modbus RTU frame; its CRC is checked.
+        help="""Explain a Modbus RTU frame: unit, function, exception and registers; checks its CRC.
 
-    A leading AA 55 is removed; several frames in a row are all explained.
+    A leading AA 55 is removed; all frames are explained if several follow each other.
 
     \b
     Example:
       meterhouse decode modbus-rtu "01 03 04 53 75 6E 53 96 F0"
 
     \b
-    Exit codes: 0 decoded (an exception response too), 2 wrong usage, 4 no valid frame.
+    Exit codes: 0 decoded (also an exception response), 2 wrong usage, 4 no valid frame.
     """,
         explain=decode_rtu,
         is_sound=_is_rtu,

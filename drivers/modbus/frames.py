@@ -18,7 +18,7 @@ EXCEPTIONS: Mapping[int, str] = {
     2: "illegal data address",
     3: "illegal data value",
     4: "device failure",
-    5: "acknowledge, still working",
+    5: "acknowledge: the device is still working on it",
     6: "busy",
     8: "memory parity error",
     10: "gateway path unavailable",
@@ -45,7 +45,9 @@ class ModbusRequest:
 
     def __init__(self, unit: int, pdu: bytes, payload_bytes: int, where: str) -> None:
         if pdu[0] not in READ_FUNCTIONS or (pdu[0] == 43 and pdu[1:2] != b"\x0e"):
-            raise ValueError(f"{where}: function {pdu[0]} is not a read; only {sorted(READ_FUNCTIONS)} may be sent")
+            raise ValueError(
+                f"{where}: function {pdu[0]} does not read; only the functions {sorted(READ_FUNCTIONS)} may be sent"
+            )
         if not 0 <= unit <= 255 or not 0 <= payload_bytes <= 250:
             raise ValueError(f"{where}: unit {unit} or answer of {payload_bytes} bytes is impossible")
         self.unit, self.function, self.where = unit, pdu[0], where
@@ -72,10 +74,12 @@ class ModbusRequest:
             return self._mismatch(f"answer has function {function}, expected {self.function}")
         if not self._sized:
             right = self._identity_bytes(pdu, 0) == len(pdu)
-            return pdu[1:] if right else self._mismatch("wrong length of an identification")
+            return pdu[1:] if right else self._mismatch("the identification in the answer has a wrong length")
         if pdu[:2] != self.head or len(pdu) != self.pdu_bytes:
             count = pdu[1] if len(pdu) > 1 else 0
-            return self._mismatch(f"answer has {count} bytes ({len(pdu) - 2} received), expected {self.pdu_bytes - 2}")
+            return self._mismatch(
+                f"answer announces {count} data bytes ({len(pdu) - 2} received), expected {self.pdu_bytes - 2}"
+            )
         return pdu[2:]
 
     def refusal(self, code: int) -> LineError:
@@ -115,14 +119,14 @@ class ModbusRequest:
             frame = received[at : at + need]
             if not crc_ok(frame):
                 if self._is_wanted(received, at):
-                    seen = seen or FrameError(f"answer of {need} bytes with a wrong CRC", where=self.where)
+                    seen = seen or FrameError(f"the answer of {need} bytes has a wrong CRC", where=self.where)
                 at += 1
             elif frame[1] & 0x80:
                 return self.refusal(frame[2])
             elif self._is_wanted(received, at):
                 return frame[3:-2] if self._sized else frame[2:-2]
             else:  # valid, but the answer to another request: late, or another master's
-                seen = self._mismatch(f"answer has {frame[2]} bytes, expected {self.pdu_bytes - 2}")
+                seen = self._mismatch(f"answer announces {frame[2]} data bytes, expected {self.pdu_bytes - 2}")
                 at += need
         if not final or not received:
             return None

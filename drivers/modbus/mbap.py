@@ -113,7 +113,7 @@ class MbapLink:
             self._break(down(self.port.where, error, "sending failed"))
             return
         if sent != len(frame):
-            self._break(down(self.port.where, None, "the connection accepts no more bytes"))
+            self._break(down(self.port.where, None, "sending failed: the connection accepts no more bytes"))
             return
         self._request = request
         counts = self._stats.sent
@@ -190,7 +190,7 @@ class MbapLink:
 
     def _no_mbap(self) -> FrameError:
         hint = "A serial server that passes bytes through needs tcp:// instead of modbus-tcp://"
-        return FrameError("received bytes that are not Modbus TCP", where=self.port.where, hint=hint)
+        return FrameError("the received bytes are not Modbus TCP", where=self.port.where, hint=hint)
 
     def _unasked(self, tid: int) -> None:
         """Count an answer that was not expected: a late one, or one to a request of another master on this link."""

@@ -15,6 +15,7 @@ from drivers.line import Answer, Line
 from drivers.modbus.frames import ModbusRequest
 from drivers.modbus.requests import read_request
 from drivers.model import (
+    FIRST_REASON,
     DeviceException,
     DeviceSpec,
     GatewayTimeout,
@@ -112,7 +113,7 @@ class RegisterDevice(Device[Read, Answer]):
                     raise self._failing(again) from again
 
     def _failing(self, error: DeviceException) -> GatewayTimeout:
-        return GatewayTimeout(f"{error.what}, to every request", where=error.where, hint=error.hint)
+        return GatewayTimeout(f"every request fails: {error.what}", where=error.where, hint=error.hint)
 
     def ask(self, queries: Sequence[Read]) -> Awaitable[Sequence[Answer | LineError]]:
         return self._line.burst([read.request for read in queries[: self._line.burst_size]], self._options)
@@ -148,7 +149,7 @@ class RegisterDevice(Device[Read, Answer]):
         quality: int = Quality.SUSPECT if answer.suspect else Quality.GOOD
         yield from self._texts_of(query, answer, quality, Reason.SENTINEL)
         for number, mantissa, exponent, judged in query.plan.values(answer.payload) if query.plan is not None else ():
-            value = None if judged >= min(Reason) else (mantissa, exponent)
+            value = None if judged >= FIRST_REASON else (mantissa, exponent)
             yield Decoded(number, value, judged or quality, self._raw_of(query, number, answer.payload))
 
     def _texts_of(self, query: Read, answer: Answer, quality: int, lack: Reason) -> Iterator[Decoded]:

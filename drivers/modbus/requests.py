@@ -26,7 +26,7 @@ def read_request(unit: int, function: int, address: int, count: int, where: str)
     Raises ValueError for any other function, or an address or count that the protocol cannot express.
     """
     if function not in _READS or address + count > 0x10000:
-        raise ValueError(f"{where}: cannot read {count} from {address} with function {function}")
+        raise ValueError(f"{where}: cannot read {count} values from address {address} with function {function}")
     pdu = _READS[function](address=address, count=count, dev_id=unit)
     payload = count * 2 if function >= 3 else (count + 7) // 8
     return ModbusRequest(unit, bytes((function,)) + pdu.encode(), payload, where)
@@ -52,6 +52,9 @@ async def read_identification(line: Line, unit: int, options: RequestOptions, wh
         if more != 0xFF:
             return found
         if following <= object_id:
-            raise MismatchError(f"identification jumps from object {object_id} to {following}", where=where)
+            raise MismatchError(
+                f"after object {object_id} of the identification comes object {following}, expected a higher number",
+                where=where,
+            )
         object_id = following
     return found

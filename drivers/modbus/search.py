@@ -198,7 +198,7 @@ class ModbusSearch(DeviceSearch):
     def describe(self, received: bytes) -> list[str]:
         words = []
         for _, frame in _rtu(received):
-            kind = "a request to" if frame.is_request else "an answer of"
+            kind = "a request to" if frame.is_request else "an answer from"
             words.append(f"{kind} Modbus unit {frame.unit}, function {frame.function}")
         return words
 

@@ -117,7 +117,7 @@ def _pieces(points: Sequence[Point], numbers: list[int], function: int, longest:
             what = points[members[0]].name if name.startswith("#") else f"the group {name!r}"
             unit = "registers" if function >= 3 else "coils"
             raise ProfileError(
-                f"{what} takes {end - start} {unit}, one read takes at most {longest}",
+                f"{what} needs {end - start} {unit}, but one read returns at most {longest}",
                 where=f"function {function} address {start}",
                 hint="Raise max_words, or exclude the point",
             )

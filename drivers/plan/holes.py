@@ -92,11 +92,13 @@ class KnownHoles:
         """One line for a technician; "" if nothing was learned."""
         parts: list[str] = []
         if self.cuts:
-            parts.append(f"{len(self.cuts)} cuts at {', '.join(str(a) for _, a in sorted(self.cuts)[:8])}")
+            parts.append(
+                f"reads are split in {len(self.cuts)} place(s): {', '.join(str(a) for _, a in sorted(self.cuts)[:8])}"
+            )
         if self.absent:
-            parts.append(f"missing registers {', '.join(str(a) for _, a, _ in sorted(self.absent)[:8])}")
+            parts.append(f"the device has no registers {', '.join(str(a) for _, a, _ in sorted(self.absent)[:8])}")
         if self.max_words:
-            parts.append(f"at most {self.max_words} registers per read")
+            parts.append(f"a read returns at most {self.max_words} registers")
         return "; ".join(parts)
 
     def to_json(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from drivers.clocks import time_ms
-from drivers.model import DeviceSpec, Kind, Point, Quality, Reading, Reason
+from drivers.model import FIRST_REASON, DeviceSpec, Kind, Point, Quality, Reading, Reason
 from drivers.plan.compiled import build_plan, text_of
 from drivers.plan.timing import Block
 from drivers.profile import Profile, Resolved
@@ -68,7 +68,7 @@ def _reading(number: int, point: Point, raw: bytes, points: Sequence[Point], spe
         return Reading(point.name, None, point.unit, Reason.ABSENT, raw)
     block = Block(point.function, point.address, point.count, (number,))
     ((_, mantissa, exponent, quality),) = build_plan(block, points, spec).values(raw)
-    value = None if quality >= min(Reason) else plain(mantissa, exponent)
+    value = None if quality >= FIRST_REASON else plain(mantissa, exponent)
     return Reading(point.name, value, point.unit, quality, raw)
 
 

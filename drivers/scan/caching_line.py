@@ -116,7 +116,9 @@ class CachingLine:
         if known is not None:
             return known
         if self.is_exhausted:
-            return LineTimeout("no longer queried: too many requests timed out or were slow", where=request.where)
+            return LineTimeout(
+                "the device is no longer queried: too many requests timed out or were slow", where=request.where
+            )
         if self._timeout_s is not None:
             options = replace(options, timeout_s=min(options.timeout_s, self._timeout_s), retries=0)
         if self._hasty and len(self._answer_s) > 1:
@@ -124,7 +126,9 @@ class CachingLine:
             options = replace(options, timeout_s=min(options.timeout_s, quick_s))
         function = request.function
         if self._no_function[function] >= NO_FUNCTION:
-            return DeviceException("does not have this function", where=request.where, code=ILLEGAL_FUNCTION)
+            return DeviceException(
+                "the device does not support this function", where=request.where, code=ILLEGAL_FUNCTION
+            )
         begin_ns = self._line.clock()[1]
         (answer,) = await self._line.burst((request,), options)
         took_s = (self._line.clock()[1] - begin_ns) / 1e9

@@ -71,7 +71,7 @@ class DeviceSearch:
         if not (address := self.sender(probe, payload)):
             self.nameless.append(probe)
         elif not await self.is_there(probe, payload):
-            self.on_broken(probe, MismatchError("nothing answers to this address", where=self.options.url))
+            self.on_broken(probe, MismatchError("no device answers at this address", where=self.options.url))
         else:
             self.scan.add(self.name, address, probe.serial, "answer")
 

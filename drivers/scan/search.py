@@ -197,7 +197,7 @@ class Scan:
         waiting = sorted(self.found, key=lambda device: device.is_slow)
         for number, device in enumerate(waiting):
             left_s = sum(self._device_s(other.is_slow) for other in waiting[number:])
-            progress(self._done_s, self._done_s + left_s, f"what is {device.protocol} {device.address}?")
+            progress(self._done_s, self._done_s + left_s, f"identifying {device.protocol} {device.address}")
             await self._identify(device, effort(self.options, device.is_slow))
             self._done_s += self._device_s(device.is_slow)
         self._note_twins()
@@ -380,7 +380,8 @@ class Scan:
             return "; ".join(texts[:MOST_SAID]) + ("; ..." if len(texts) > MOST_SAID else "")
         if len(received) < NOISE_BYTES:
             return ""
-        return f"{len(received)} bytes that are not a frame at this setting: {received[:12].hex(' ').upper()}"
+        begin = received[:12].hex(" ").upper()
+        return f"{len(received)} bytes were received that form no frame at this serial setting: {begin}"
 
     # --- results
 
@@ -400,7 +401,7 @@ class Scan:
         )
 
 
-_MINE = "Stop it, or scan at another time; use --bus-is-mine only if you may disturb its traffic"
+_MINE = "Stop the other master, or scan at another time; use --bus-is-mine only if you may disturb its traffic"
 
 
 def one_device(

@@ -94,7 +94,7 @@ def parse_fault(text: str) -> InjectedFault:
         elif value:
             raise ValueError(value)
     except ValueError:
-        raise UsageError(f"{value!r} does not fit: {KINDS[kind]}", where=f"fault {text!r}") from None
+        raise UsageError(f"{value!r} is not a valid value: {KINDS[kind]}", where=f"fault {text!r}") from None
     if fault.seconds < 0 or fault.number > 0xFF or (kind in _CODES and not 0 <= fault.number <= 0x7F):
         raise UsageError(f"{value!r} is out of range: {KINDS[kind]}", where=f"fault {text!r}")
     return fault

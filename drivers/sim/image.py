@@ -52,7 +52,9 @@ class Image:
         table = self._tables.get(function)
         if table is None:
             if function not in (*BIT_FUNCTIONS, *WORD_FUNCTIONS):
-                raise EncodeError(f"function {function} has no registers", where="simulator", hint="Use 1, 2, 3 or 4")
+                raise EncodeError(
+                    f"function {function} has no registers", where="simulator", hint="Use function 1, 2, 3 or 4"
+                )
             table = self._tables[function] = _Table(2 if function in WORD_FUNCTIONS else 1)
         return table
 
@@ -149,7 +151,7 @@ class Image:
         if value is None:
             pattern = missing_pattern(point.type, size, point.sentinels)
             if pattern is None:
-                raise EncodeError(f"{point.type} has no pattern for a missing value", where=where)
+                raise EncodeError(f"type {point.type} has no bit pattern for a missing value", where=where)
             self._write_pattern(point.function, point.address, point.type, point.order, size, pattern, where)
             return
         raw = raw_number(value, point.scale, point.offset)
@@ -200,7 +202,7 @@ class Image:
                 else pack_raw(part.type, raw, size, where=where)
             )
             if pattern is None:
-                raise EncodeError(f"{part.type} has no pattern for a missing value", where=where)
+                raise EncodeError(f"type {part.type} has no bit pattern for a missing value", where=where)
             self._write_pattern(
                 part.function or point.function, part.address, part.type, part.order, size, pattern, where
             )
@@ -249,7 +251,7 @@ class Image:
                 else:
                     image.put_words(address, [value], function=function)
         if not image.functions:
-            raise EncodeError("it has no registers", where="dump", hint='Expected: {"holding": {"0": 1}}')
+            raise EncodeError("contains no registers", where="dump", hint='Expected: {"holding": {"0": 1}}')
         return image
 
 
@@ -271,7 +273,7 @@ def load_dump(path: Path) -> tuple[Image, int]:
     except ValueError as error:
         raise DumpError(f"is not JSON: {error}", where=str(path)) from error
     if not isinstance(found, dict):
-        raise DumpError("is not a dump", where=str(path), hint='Expected: {"holding": {"0": 1}}')
+        raise DumpError("is not a register dump", where=str(path), hint='Expected: {"holding": {"0": 1}}')
     if not has_registers(str(found.get("protocol", DEFAULT))):
         raise DumpError(f"protocol {found['protocol']!r} has no registers", where=str(path))
     address = found.get("address", 1)

@@ -91,7 +91,7 @@ class SerialLine:
             fresh.replace(self.link)
         except OSError as error:
             self._close_files()
-            raise LineDown(f"no link: {error.strerror}", where=str(self.link)) from error
+            raise LineDown(f"the link cannot be created: {error.strerror}", where=str(self.link)) from error
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=f"sim {self.link.name}", daemon=True)
         self._thread.start()

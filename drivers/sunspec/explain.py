@@ -67,7 +67,7 @@ EXPLAINERS = (
     Explainer(
         name="sunspec",
         title="SunSpec",
-        help="""Explain a SunSpec register image: its models by the Alliance's definitions, values scaled.
+        help="""Explain a SunSpec register image: its models and scaled values, as the SunSpec Alliance defines them.
 
     FILE is {"base_address": 40000, "registers": [...]}; - reads standard input.
 
@@ -76,7 +76,7 @@ EXPLAINERS = (
       meterhouse decode sunspec inverter.json --json
 
     \b
-    Exit codes: 0 decoded, 2 wrong usage, 4 no SunSpec device in it.
+    Exit codes: 0 decoded, 2 wrong usage, 4 the file contains no SunSpec device.
     """,
         explain=explain,
         takes_json=True,

@@ -108,7 +108,7 @@ def _folder() -> Path:
     package = find_spec("sunspec2")
     if package is None or not package.submodule_search_locations:
         raise ProfileError(
-            "the SunSpec model definitions are not installed", where="SunSpec", hint="pip install pysunspec2"
+            "the SunSpec model definitions are not installed", where="SunSpec", hint="Run `pip install pysunspec2`"
         )
     return Path(package.submodule_search_locations[0]) / "models" / "json"
 
@@ -126,7 +126,7 @@ def definition(model_id: int) -> GroupDef | None:
     try:
         return _read_group(json.loads(path.read_text("utf-8"))["group"])
     except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise ProfileError(f"damaged model definition: {error}", where=str(path)) from error
+        raise ProfileError(f"the model definition is damaged: {error}", where=str(path)) from error
 
 
 # ------------------------------------------------------------------ values

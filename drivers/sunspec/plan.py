@@ -57,7 +57,12 @@ def find_points(device: ModelChain, spec: DeviceSpec, most: int, where: str) -> 
                 continue
             placed = _placed(point, place, model.address)
             if placed.span[1] - placed.span[0] > most:
-                _log.warning("%s: the scale factor of %s is more than %d registers away", where, point.name, most)
+                _log.warning(
+                    "%s: %s is not read from this model, because its scale factor is more than %d registers away",
+                    where,
+                    point.name,
+                    most,
+                )
                 continue
             found[number] = placed
             break
@@ -88,7 +93,7 @@ def _fits(point: Point, place: ModelOffset, where: str) -> bool:
     have = UNITS.get(place.point.unit, place.point.unit)
     if point.kind is Kind.STATE or unit_factor(have, point.unit) is not None:
         return True
-    _log.warning("%s: %s: the model gives %r, the profile expects %r", where, point.name, have, point.unit)
+    _log.warning("%s: %s: the model has the unit %r, but the profile expects %r", where, point.name, have, point.unit)
     return False
 
 

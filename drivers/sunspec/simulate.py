@@ -77,7 +77,9 @@ simulate = partial(register_device, make_display=_display)
 def _models(profile: Profile) -> tuple[int, ...]:
     if profile.kind not in MODELS:
         raise UsageError(
-            f"no SunSpec models for a {profile.kind}", where=profile.id, hint=f"Choose one of {', '.join(MODELS)}"
+            f"the simulator has no SunSpec models for a {profile.kind}",
+            where=profile.id,
+            hint=f"Choose one of {', '.join(MODELS)}",
         )
     return MODELS[profile.kind]
 
@@ -159,11 +161,11 @@ def model_registers(model_id: int, values: Mapping[str, Raw]) -> list[int]:
     """
     found = definition(model_id)
     if found is None:
-        raise UsageError(f"no SunSpec model {model_id}", where="simulator")
+        raise UsageError(f"there is no SunSpec model {model_id}", where="simulator")
     left = dict(values)
     raw = b"".join(_group_bytes(found, "", left))
     if left:
-        raise UsageError(f"model {model_id} has no {', '.join(left)}", where="simulator")
+        raise UsageError(f"model {model_id} has no point {', '.join(left)}", where="simulator")
     words = list(struct.unpack(f">{len(raw) // 2}H", raw))
     words[0], words[1] = model_id, len(words) - 2
     return words

@@ -59,23 +59,25 @@ def discover(bases: Sequence[int] = BASES, most: int = MAX_READ) -> Generator[As
     for _ in range(MAX_MODELS):
         head = yield at, 2
         if head is None or len(head) < 2:
-            device.warnings.append(f"no end model: nothing answers at {at}")
+            device.warnings.append(f"the chain of models has no end model: address {at} does not answer")
             return device
         if head[0] == END_MODEL:
             device.models.append(Model(END_MODEL, at, head[1]))
             return device
         if head[0] == 0:
-            device.warnings.append(f"no end model: model id 0 at {at}")
+            device.warnings.append(f"the chain of models has no end model: address {at} has model id 0")
             return device
         registers = yield from _read_model(at, head, most)
         model = decode_model(at, registers)
         device.models.append(model)
         if model.truncated:
-            device.warnings.append(f"model {model.id} at {at}: {len(registers) - 2} of {model.length} registers")
+            device.warnings.append(
+                f"model {model.id} at {at}: only {len(registers) - 2} of {model.length} registers could be read"
+            )
             if len(registers) == 2:
                 return device
         at += 2 + head[1]
-    raise FrameError(f"more than {MAX_MODELS} models and no end", where=f"SunSpec at {at}")
+    raise FrameError(f"more than {MAX_MODELS} models, but no end model", where=f"SunSpec at {at}")
 
 
 def _read_model(at: int, head: Sequence[int], most: int) -> Generator[Ask, Answer, list[int]]:

@@ -348,7 +348,9 @@ def read_source(
     source = TomlSource(name or str(path), path.parent, "", order)
     try:
         if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):  # opening a pipe could block
-            complaints.add(source, (), "", "is a pipe, socket or device, not a file", "Remove it, or give a text file")
+            complaints.add(
+                source, (), "", "is a pipe, socket or device, not a file", "Remove it, or replace it with a text file"
+            )
             return source, {}
         with path.open("rb") as stream:
             blob = stream.read(MAX_FILE_BYTES + 1)

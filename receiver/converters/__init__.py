@@ -105,7 +105,7 @@ def converters() -> Mapping[str, Converter]:
         try:
             found[name] = _loaded(point)
         except ConfigError as error:
-            log.warning("%s; ignored", clean_text(str(error), 300))
+            log.warning("%s. This converter is ignored", clean_text(str(error), 300))
     return found
 
 

@@ -66,7 +66,7 @@ def frame(segment: str) -> bytes:
     not ASCII."""
     raw = segment.encode("ascii")
     if len(raw) > MOST_BYTES:
-        raise ValueError(f"a data segment of {len(raw)} bytes; at most {MOST_BYTES}")
+        raise ValueError(f"the data segment has {len(raw)} bytes, but at most {MOST_BYTES} are allowed")
     return b"##%04d%b%04X\r\n" % (len(raw), raw, crc(raw))
 
 
@@ -76,9 +76,9 @@ def unframe(raw: bytes) -> str:
         raise ValueError("not a frame: expected ##, four digits, data, four digits and a line end")
     data, check = raw[6:-6], raw[-6:-2]
     if int(raw[2:6]) != len(data):
-        raise ValueError(f"length {int(raw[2:6])} stated, but {len(data)} bytes found")
+        raise ValueError(f"the frame states a length of {int(raw[2:6])} bytes, but contains {len(data)}")
     if check != b"%04X" % crc(data):
-        raise ValueError(f"CRC {check.decode(errors='replace')} stated, {crc(data):04X} is right")
+        raise ValueError(f"the frame states CRC {check.decode(errors='replace')}, but {crc(data):04X} is right")
     return data.decode("ascii")
 
 
@@ -188,7 +188,7 @@ def read_map(path: Path, now: datetime | None = None) -> Hj212:
     }
     digits = value.get("digits", 3)
     if type(digits) is not int or not 0 <= digits <= 9:
-        raise ConfigError(f"digits {digits!r}", where=str(path), hint="Expected decimals, 0 to 9")
+        raise ConfigError(f"digits {digits!r}", where=str(path), hint="Expected the number of decimals, 0 to 9")
     flags = value.get("flags", {})
     if not isinstance(flags, dict) or not set(map(str, flags.values())) <= LETTERS.keys():
         hint = "Expected a gap reason or quality with one of " + ", ".join(f"{k} ({v})" for k, v in LETTERS.items())
@@ -212,7 +212,7 @@ def _factor(path: Path, number: int, value: Any, upload: str) -> tuple[Factor, S
     stream = _text(where, value, "stream", r"[^/]+/[^/]+/[^/]+", "<site>/<gateway>/<device>")
     point, figure = value.get("point", ""), value.get("figure", "")
     if not isinstance(point, str) or not isinstance(figure, str) or bool(point) == bool(figure):
-        raise ConfigError("point or figure", where=str(where), hint="Expected exactly one of them")
+        raise ConfigError("point and figure", where=str(where), hint="Give exactly one of the two keys")
     fields = value.get("fields")
     allowed = ("Rtd",) if upload == "realtime" else FIELDS[1:4] if point else FIELDS[4:]
     if not isinstance(fields, list) or not fields or not set(fields) <= set(allowed):
@@ -220,7 +220,7 @@ def _factor(path: Path, number: int, value: Any, upload: str) -> tuple[Factor, S
         raise ConfigError(f"fields {fields!r}", where=str(where), hint=hint)
     least = value.get("least")
     if not isinstance(least, (int, float)) or isinstance(least, bool) or not 0 <= least <= 1:
-        hint = "Expected a share of the expected readings, 0 to 1; with fewer readings no value is sent"
+        hint = "Expected a number from 0 to 1: the share of the due readings below which no value is sent"
         raise ConfigError(f"least {least!r}", where=str(where), hint=hint)
     unit = value.get("unit")
     if not isinstance(unit, str):

@@ -45,7 +45,7 @@ def edges(from_ms: int, to_ms: int, length_s: int, zone: ZoneInfo) -> list[int]:
         hint = "Expected a number of seconds that divides a day, such as 900 or 3600"
         raise ConfigError(f"an interval of {length_s} s", where="conversion", hint=hint)
     if (to_ms - from_ms) / length_s > MOST * 1000:
-        hint = f"At most {MOST} at once: give a shorter range"
+        hint = f"At most {MOST} intervals can be converted at once: give a shorter range"
         raise UsageError(f"more than {MOST} intervals", where="--from, --to", hint=hint)
     made: list[int] = []
     day = datetime.fromtimestamp(from_ms / 1000, zone).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -72,18 +72,23 @@ def read_intervals(
     """
     cuts = edges(from_ms, to_ms, conversion.length_s, conversion.zone)
     if len(cuts) < 2:
-        hint = f"Whole intervals of {conversion.length_s} s, by the clock of {conversion.zone}, are converted"
+        hint = (
+            f"Only whole intervals of {conversion.length_s} s are converted; "
+            f"they begin by the clock of {conversion.zone}"
+        )
         raise UsageError("no whole interval in this range", where="--from, --to", hint=hint)
     dropped = connection.execute("SELECT max(before_ms) FROM dropped").fetchall()[0][0]
     if dropped is not None and cuts[0] < dropped:
         day = datetime.fromtimestamp(dropped / 1000, conversion.zone).isoformat()
-        raise UsageError("packs of that time are no longer kept", where="--from", hint=f"They begin at {day}")
+        raise UsageError(
+            "packs of that time are no longer kept", where="--from", hint=f"The oldest packs kept begin at {day}"
+        )
     series = list(conversion.series)
     table = [[Amount() for _ in series] for _ in cuts[1:]]
     for stream in sorted({one.stream for one in series}):
         row = connection.execute("SELECT id FROM streams WHERE name = %s", [stream]).fetchone()
         if row is None:
-            hint = "`meterhouse platform status` lists gateways, the page of each gateway its streams"
+            hint = "`meterhouse platform status` lists the gateways; the page of a gateway lists its streams"
             raise UsageError(f'there is no stream "{clean_text(stream, 200)}"', where=str(mapping), hint=hint)
         points = {one.point: place for place, one in enumerate(series) if one.stream == stream and one.point}
         if points:
@@ -105,7 +110,7 @@ def _check_declared(
     wanted = {"stream": number, "from": cuts[0], "to": cuts[-1]}
     declared = [name for (name,) in connection.execute(_DECLARED, wanted)]
     if declared and (wrong := sorted(set(points) - set(declared))):
-        hint = suggestion(wrong[0], declared) or f"Declared there: {', '.join(declared[:LISTED])}"
+        hint = suggestion(wrong[0], declared) or f"Points of this stream: {', '.join(declared[:LISTED])}"
         raise ConfigError(f'{stream} has no point "{clean_text(wrong[0], 200)}"', where=str(mapping), hint=hint)
 
 

@@ -95,7 +95,7 @@ class Page:
             try:
                 await self._ask(self.data.fleet)
             except (GatewayError, psycopg.Error) as error:
-                log.warning("the fleet: %s", clean_text(str(error), 300))
+                log.warning("the state of the fleet cannot be read: %s", clean_text(str(error), 300))
             await asyncio.sleep(IDLE_S)
 
     # --- pages
@@ -233,7 +233,7 @@ class Page:
     async def bug(self, request: Request, error: Exception) -> Response:
         """An internal error: details go to the log, the viewer gets one sentence."""
         log.error("%s: internal error", request.url.path, exc_info=error)
-        return Response("internal error; the log of the page has it\n", 500, media_type="text/plain")
+        return Response("internal error; the log of the page has the details\n", 500, media_type="text/plain")
 
 
 class UnderRoot:

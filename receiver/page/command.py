@@ -33,7 +33,9 @@ ROOT = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 @click.option(
     "--name", "names", multiple=True, help="A host name under which viewers reach the page, such as fleet.example."
 )
-@click.option("--timezone", default="UTC", show_default=True, help="Time zone of all times shown: Asia/Shanghai.")
+@click.option(
+    "--timezone", default="UTC", show_default=True, help="Time zone of all times shown, such as Asia/Shanghai."
+)
 @db_option
 @lang_option
 def page_command(

@@ -24,27 +24,27 @@ LABELS: Final[Mapping[str, Texts]] = {
     "late": ("late", "延迟"),
     "all": ("all", "全部"),
     "verified.help": (
-        "every pack signed, chained and accounted for",
-        "每个数据包均已签名、衔接且读数全部有交代",
+        "all packs are present, signed and valid, and no reading is unexplained",
+        "数据包齐全，均已签名且有效，读数全部有交代",
     ),
     "incomplete.help": ("packs are missing", "缺少数据包"),
     "failed.help": ("a signed object is invalid", "已签名的内容有错误"),
-    "silent.help": ("enrolled, but nothing was ever received", "已登记，但从未收到数据"),
-    "late.help": ("nothing received for five minutes", "五分钟没有新数据"),
+    "silent.help": ("enrolled, but no pack was ever received", "已登记，但从未收到数据包"),
+    "late.help": ("the newest pack is more than five minutes old", "五分钟没有新数据"),
     "not_checked": ("not checked yet", "尚未检查"),
-    "open": ("completeness not known yet", "完整性待定"),
+    "open": ("completeness is not known yet", "完整性待定"),
     # --- the table
     "gateways.title": ("{count} gateways", "{count} 台网关"),
     "state": ("State", "状态"),
     "gateway": ("Gateway", "网关"),
     "complete": ("Complete", "完整率"),
     "complete.help": (
-        "Share of the readings due in the last {days} UTC days that were received. Readings in missing packs count "
+        "The received share of the readings that were due in the last {days} UTC days. Readings in missing packs count "
         "as due, readings of sleeping devices do not",
         "最近 {days} 个 UTC 日内应有且未休眠的读数中已到达的比例，也计入未到达的数据包",
     ),
     "by_day": ("By day", "逐日"),
-    "by_day.help": ("Completeness of each UTC day, the newest at the right", "各 UTC 日的完整率，最右为最新"),
+    "by_day.help": ("Completeness of each UTC day; the newest day is at the right", "各 UTC 日的完整率，最右为最新"),
     "findings": ("Findings", "发现"),
     "missing": ("Missing, and why", "缺失及原因"),
     "seen": ("Last pack", "最新数据"),
@@ -54,7 +54,7 @@ LABELS: Final[Mapping[str, Texts]] = {
     "packs_missing": ("packs missing: {count}", "缺少数据包 {count} 个"),
     "packs_lost": ("declared lost: {count}", "已申报丢失 {count} 个"),
     "packs_withheld": ("withheld: {count}", "未送达 {count} 个"),
-    "streams_unnamed": ("agreed, but never seen: {names}", "已约定但未出现：{names}"),
+    "streams_unnamed": ("agreed streams that no pack or checkpoint names: {names}", "已约定但未出现：{names}"),
     "streams_unasked": ("not requested, but received: {names}", "未约定却收到：{names}"),
     "readings_of": ("{why}: {count} readings", "{why}：{count} 个读数"),
     "refused_times": ("refused {count}", "被拒 {count}"),
@@ -90,7 +90,7 @@ LABELS: Final[Mapping[str, Texts]] = {
         "{count} 批等待检查。`meterhouse platform keep` 在运行吗？",
     ),
     "unsettled": (
-        "{count} packs wait for their birth or another part; until then their completeness is not known.",
+        "For {count} packs the birth or another part has not arrived; until then their completeness is not known.",
         "{count} 个数据包在等待其出生包或其他分包；在此之前其完整性待定。",
     ),
     "unknown.title": ("Publishing but not enrolled", "正在发布但未登记"),
@@ -118,7 +118,7 @@ LABELS: Final[Mapping[str, Texts]] = {
     "code": ("Finding", "发现"),
     "meaning": ("Meaning", "含义"),
     "found": ("Found", "发现时间"),
-    "while_missing": ("as long as packs are missing", "缺包期间有效"),
+    "while_missing": ("holds while packs are missing", "缺包期间有效"),
     "holes.title": ("Missing packs", "缺少的数据包"),
     "holes.lost": ("declared lost by the gateway", "网关已申报丢失"),
     "holes.missing": ("requested again by the keeper", "由 keep 再次索取"),
@@ -138,19 +138,22 @@ LABELS: Final[Mapping[str, Texts]] = {
     "stream.none": ("No readings of this stream on this day.", "该数据流当日没有读数。"),
     "stream.none_yet": ("No readings of this stream yet.", "该数据流尚无读数。"),
     "stream.lead": (
-        "Mean of each quarter of an hour, made by this page from the readings of verified packs. Each row of the table "
-        "links to the packs that it comes from.",
+        "This page computes the mean of each quarter of an hour from the readings of verified packs. Each row of the "
+        "table links to the packs that the mean comes from.",
         "各 15 分钟平均值，由本页面根据已验证数据包中的读数计算。表中每一行均可查看其来源数据包。",
     ),
     "stream.counter": (
-        "For a counter: its increase, from its last reading before each quarter of an hour to the last one in it. "
+        "The increase of the counter in each quarter of an hour: from its last reading before to its last in it. "
         "Figures that the gateway itself signed are in its stream _indicators.",
         "计数器：每 15 分钟的增量，即该时段末次读数减去时段前末次读数。网关自行签名的指标见其数据流 _indicators。",
     ),
-    "stream.too_many": ("More than {count} packs: not all are read.", "超过 {count} 个数据包：未全部读取。"),
+    "stream.too_many": (
+        "This day has more than {count} packs: the page did not read all of them.",
+        "该日超过 {count} 个数据包：本页未全部读取。",
+    ),
     "remark.readings": ("{count} readings", "{count} 个读数"),
     "remark.doubtful": ("{count} doubtful", "{count} 个可疑"),
-    "remark.faulty": ("{count} packs with a finding left out", "{count} 个数据包因有错误未计入"),
+    "remark.faulty": ("{count} packs with a finding are left out", "{count} 个数据包因有错误未计入"),
     "remark.back": ("the counter stepped back", "计数器回退"),
     "no_pack": ("no pack", "无数据包"),
     # --- packs
@@ -161,7 +164,7 @@ LABELS: Final[Mapping[str, Texts]] = {
         "该数值仅由这 {count} 个已签名数据包得出。哈希为签名内容的 SHA-256，下一个数据包以其作为前驱。",
     ),
     "packs.figure": ("Figure", "数值"),
-    "packs.more": ("Only the first {count} are listed.", "仅列出前 {count} 个。"),
+    "packs.more": ("Only the first {count} packs are listed.", "仅列出前 {count} 个。"),
     "packs.none": ("No pack of this stream covers this time.", "该时段没有此数据流的数据包。"),
     "boot": ("Boot", "启动标识"),
     "hash": ("Hash", "哈希"),
@@ -170,13 +173,13 @@ LABELS: Final[Mapping[str, Texts]] = {
     "verdict": ("Verdict", "结论"),
     "pack.title": ("Pack {seq} of {stream}", "{stream} 的数据包 {seq}"),
     "pack.several": (
-        "{count} packs have this sequence: one for each start of the agent, or twins with the same identity.",
+        "{count} packs have this sequence number: one from each start of the agent, or twins with the same identity.",
         "有 {count} 个数据包使用此序号：采集程序每次启动各一个，或为同一标识的重复包。",
     ),
-    "pack.twin": ("twin: kept as evidence, not counted", "重复包：留作证据，不计入任何统计"),
-    "pack.check": ("Check it without trusting this page", "不依赖本页面自行验证"),
+    "pack.twin": ("twin of another pack: kept as evidence, not counted", "重复包：留作证据，不计入任何统计"),
+    "pack.check": ("Check this pack without trusting this page", "不依赖本页面自行验证"),
     "pack.check.lead": (
-        "The database keeps each pack byte for byte as it was published. Export it and run the verifier on it:",
+        "The database keeps each pack byte for byte as it was published. Export the pack, then run the verifier:",
         "数据库逐字节保存已发布的内容。导出后由验证程序判断：",
     ),
     "pack.download": ("Download as published", "下载原始数据"),

@@ -15,7 +15,7 @@ from drivers.model import UsageError
 
 TLS_FILES: Final = frozenset({"ca", "certificate", "key"})
 LOGIN: Final = TLS_FILES | {"password_file"}  # options of every scheme
-FILE_HINT: Final = "Is the file there, and readable?"
+FILE_HINT: Final = "Does the file exist, and may this user read it?"
 
 
 @dataclass(slots=True)
@@ -119,7 +119,7 @@ def login_of(url: SplitResult, more: Collection[str] = ()) -> Login:
     options = dict(parse_qsl(url.query))
     user, _, password = url.netloc.rpartition("@")[0].partition(":")
     if password:
-        hint = "Use USER@HOST and ?password_file=FILE: the list of processes shows the command line"
+        hint = "Use USER@HOST and ?password_file=FILE: other users can see the command line in the list of processes"
         raise UsageError("a broker URL must not contain a password", where=f"{url.scheme}://", hint=hint)
     known = sorted(LOGIN | set(more))
     if unknown := options.keys() - known:

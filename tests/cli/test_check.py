@@ -29,8 +29,10 @@ def test_shows_what_is_in_force(mh, park) -> None:  # field pain 54
     path = park(more=UPLINK)
     said = mh("check", "-c", path)
     assert said.code == 0
-    assert f"{path.parent}/state/store.db, packs are stored before they are sent, at most 8 GiB" in said.out
-    assert "delivered packs 30 d, intervals 400 d" in said.out and "every 1 s, at most 64 KiB" in said.out
+    assert f"{path.parent}/state/store.db, at most 8 GiB; packs are stored before they are sent" in said.out
+    assert (
+        "delivered packs for 30 d, intervals for 400 d" in said.out and "one every 1 s, at most 64 KiB each" in said.out
+    )
     assert "mqtts://broker.example:8883" in said.out and "The configuration is good." in said.out
     rows = [line.split() for line in said.out.splitlines()]
     assert ["inv1", "roof", "1", "test/box", "derived"] in [row[:5] for row in rows]
@@ -44,9 +46,11 @@ def test_what_is_not_there_is_a_warning_and_no_fault(mh, park) -> None:  # field
     assert all(line.startswith("warning: ") for line in warnings)
     assert any("line cabinet: the port /dev/serial/by-id/usb-none-port0 does not exist. " in line for line in warnings)
     assert f"warning: destination platform: ca_file {path.parent}/gone.pem does not exist" in warnings
-    key = f"warning: key: {path.parent}/state/signing.key does not exist. The service creates it at its first start"
+    key = (
+        f"warning: key: {path.parent}/state/signing.key does not exist. The service creates the key at its first start"
+    )
     assert any(line.startswith(key) for line in warnings)
-    assert any(line.startswith("warning: line cabinet: cannot keep its paces: they need ") for line in warnings)
+    assert any(line.startswith("warning: line cabinet: cannot keep its paces, which need ") for line in warnings)
 
 
 def test_a_group_that_is_not_there_is_named(mh, park) -> None:
@@ -61,7 +65,7 @@ def test_the_plan_says_requests_registers_points_and_line_time(mh, park) -> None
     lines = [" ".join(line.split()) for line in said.out.splitlines()]
     assert "inv1 fast 1 s 1 request, 2 registers for 1 point, 10.0 ms of line time 1.0%" in lines
     assert "inv1 normal 5 s 1 request, 2 registers for 2 points, 10.0 ms of line time 0.2%" in lines
-    assert "One round of everything: " in said.out
+    assert "Reading each point once takes " in said.out
 
 
 def test_devices_show_on_how_many_sources_their_profile_stands(mh, park) -> None:
@@ -124,7 +128,9 @@ def test_folders_of_the_command_line_are_shown(mh, park, tmp_path) -> None:
     assert f"{tmp_path}/elsewhere/store.db" in said.out and f"{tmp_path}/here, 16 MiB" in said.out
 
 
-@pytest.mark.parametrize(("share", "says"), [(0.5, ""), (0.85, "is busy for 85% of its time"), (1.5, "they need 150%")])
+@pytest.mark.parametrize(
+    ("share", "says"), [(0.5, ""), (0.85, "is busy for 85% of its time"), (1.5, "which need 150%")]
+)
 def test_an_overloaded_line_is_told_with_its_heaviest_device(share: float, says: str) -> None:
     small = PaceCost("m1", "cabinet", "slow", 60_000, PlanSummary(1, 2, 1, 0.0))
     heavy = PaceCost("bms", "cabinet", "fast", 1_000, PlanSummary(9, 900, 400, share))
@@ -132,7 +138,7 @@ def test_an_overloaded_line_is_told_with_its_heaviest_device(share: float, says:
     assert line_shares([small, heavy, once]) == {"cabinet": share}
     notes = [str(note) for note in plan_notes([small, heavy, once])]
     assert len(notes) == bool(says)
-    assert all(says in note and "Most of it is for bms at pace fast, every 1 s" in note for note in notes)
+    assert all(says in note and "Most of this time is for bms at pace fast, every 1 s" in note for note in notes)
 
 
 def test_a_visit_that_outlasts_its_neighbours_ticks_is_told() -> None:
@@ -147,7 +153,7 @@ def test_a_visit_that_outlasts_its_neighbours_ticks_is_told() -> None:
         ]
 
     (note,) = map(str, plan_notes(costs(1000)))
-    assert "reading tower at all its paces takes 7.00 s; meanwhile m1, due every 1 s, misses readings" in note
+    assert "reading all paces of tower takes 7.00 s; meanwhile m1 misses readings, because it is due every 1 s" in note
     assert plan_notes(costs(5000)) == []
 
 

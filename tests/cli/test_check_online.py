@@ -118,7 +118,10 @@ def test_nobody_subscribes_and_a_broker_that_is_not_there(
     ("facts", "says"),
     [
         ({"connected": True, "subscriber": False, "waiting": 78}, "no subscriber for packs at destination platform"),
-        ({"connected": True, "error": "publish not authorized", "set_aside": 3}, "platform refuses packs"),
+        (
+            {"connected": True, "error": "broker does not allow this client to publish", "set_aside": 3},
+            "platform refuses packs",
+        ),
         ({"connected": True, "subscriber": True}, ""),
     ],
 )  # fmt: skip

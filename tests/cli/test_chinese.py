@@ -122,10 +122,10 @@ def test_what_a_technician_meets_is_translated() -> None:
          "连接已建立。请检查从站地址 2，以及是否有另一个主站在使用该设备"),
         ("device inv1: no answer within 2 s. Nobody wrote this", "设备 inv1：2 秒内无应答。Nobody wrote this"),
         ("Nobody wrote this. Nor that", "Nobody wrote this. Nor that"),
-        ("reading m1 at all its paces takes 7.02 s; meanwhile inv3, due every 1 s, misses readings (overload)",
-         "采集 m1 的全部测点一次需 7.02 s；其间应采集的 inv3（每 1 s 一次）会缺失读数（overload）"),
-        ("cannot decode: not hex: 'zz'. Character 1, 'z', is not a hex digit. Leave the others out",
-         "无法解析：不是十六进制：'zz'。第 1 个字符 'z' 不是十六进制数字。请去掉其余部分"),
+        ("reading all paces of m1 takes 7.02 s; meanwhile inv3 misses readings, because it is due every 1 s (overload)",
+         "采集 m1 的全部节拍一次需 7.02 s；其间 inv3 会缺失读数，因为每 1 s 应采集一次（overload）"),
+        ("cannot decode: not hex: 'zz'. Character 1, 'z', is not a hex digit. Leave out the other bytes",
+         "无法解析：不是十六进制：'zz'。第 1 个字符 'z' 不是十六进制数字。请去掉其余字节"),
         ("mqtt://127.0.0.1:1: [Errno 111] Connection refused", "mqtt://127.0.0.1:1：[错误码 111] 连接被拒绝"),
         ("", ""),
     ],
@@ -191,10 +191,10 @@ def test_check_shows_tables_and_warnings_in_chinese(mh, park) -> None:
     path = park(more='\n[[line]]\nname = "cabinet"\nurl = "serial:/dev/serial/by-id/usb-none-port0"\n')
     said = mh("check", "--plan", "-c", path)
     assert said.code == 0
-    assert "配置正确。" in said.out and f"{path.parent}/state/store.db，先落盘再发送，最多 8 GiB" in said.out
+    assert "配置正确。" in said.out and f"{path.parent}/state/store.db，最多 8 GiB；先落盘再发送" in said.out
     assert "设备  节拍" in said.out and "次请求" in said.out
     warnings = said.err.splitlines()
-    assert "警告：线路 cabinet：没有设备使用它" in warnings
+    assert "警告：线路 cabinet：没有设备使用该线路" in warnings
     assert any(
         line.startswith("警告：线路 cabinet：串口 /dev/serial/by-id/usb-none-port0 不存在。") for line in warnings
     )
@@ -330,7 +330,7 @@ def test_the_files_are_short_enough_to_read() -> None:
     [
         ("scan", "扫描"),
         ("listening for another master", "监听是否有其他主站"),
-        ("what is modbus 1?", "正在识别 modbus 1"),
+        ("identifying modbus 1", "正在识别 modbus 1"),
         ("3 packs, 40 readings, 0 failed", "数据包 3，读数 40，错误 0"),
     ],
 )

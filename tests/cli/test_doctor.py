@@ -203,7 +203,7 @@ def test_a_key_that_is_gone_is_a_fault_and_no_first_start(park: Callable[..., Pa
     path = park()
     config = load_config(path)
     config.state_dir.mkdir()
-    assert "creates it at its first start" in mh("check", "-c", path).err
+    assert "creates the key at its first start" in mh("check", "-c", path).err
     config.store_path.write_bytes(b"")
     (lost,) = host.check_permissions(config, getpass.getuser(), "en")
     assert (lost.state, lost.code) == ("fault", 1) and f"{config.state_dir}/signing.key is missing" in lost.text

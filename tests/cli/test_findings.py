@@ -63,7 +63,7 @@ def answers(sound: int, broken: int = 0, mismatches: int = 0) -> dict[str, Any]:
 
 def certificate(days: float | None, error: str | None = None) -> dict[str, Any]:
     ends = None if days is None else NOW + days * 86_400
-    return {"certificates": [{"file": "/etc/ca.pem", "what": "the authority", "ends": ends, "error": error}]}
+    return {"certificates": [{"file": "/etc/ca.pem", "what": "the CA certificate", "ends": ends, "error": error}]}
 
 
 JUMP = {"t": NOW - 90, "counter": "ac.energy.import", "u": "kWh", "from": "8197.79", "to": "3397.85"}
@@ -233,7 +233,8 @@ CASES: list[tuple[str, str, Any, int, list[str]]] = [
     ("nobody subscribes", "uplinks/platform", {"subscriber": False, "error": "no subscriber for our packs"}, 5,
      ["uplink-no-subscriber"]),
     ("MQTT 3.1.1 cannot tell", "uplinks/platform", {"subscriber": None}, 0, []),
-    ("no right to publish", "uplinks/platform", {"error": "publish not authorized"}, 5, ["uplink-refusing"]),
+    ("no right to publish", "uplinks/platform", {"error": "broker does not allow this client to publish"}, 5,
+     ["uplink-refusing"]),
     ("packs set aside", "uplinks/platform", {"set_aside": 2}, 5, ["uplink-refusing"]),
 ]  # fmt: skip
 
@@ -344,9 +345,10 @@ def test_who_confirms_and_what_was_learned_are_told_in_chinese() -> None:
     snapshot = changed("uplinks/platform", {"confirm": "subscriber"})
     (column,) = (one for one in StatusScreen(snapshot, "zh", NOW).uplink_table().columns if one.header == "确认方式")
     assert list(column.cells) == ["接收方"]
-    learned = "2 cuts at 37001, 37003; missing registers 37000; at most 20 registers per read"
+    learned = "reads are split in 2 place(s): 37001, 37003; the device has no registers 37000; "
+    learned += "a read returns at most 20 registers"
     snapshot = changed("devices/m1", {"learned": learned})
-    chinese = "读取在 2 处分开：37001, 37003；没有寄存器 37000；一次最多读 20 个寄存器"
+    chinese = "读取在 2 处分开：37001, 37003；设备没有寄存器 37000；一次最多读 20 个寄存器"
     assert (learned_maps(snapshot), learned_maps(snapshot, "zh")) == ({"m1": learned}, {"m1": chinese})
     assert now_view(Moment(time=NOW, snapshot=snapshot), "zh", {})["learned"] == {"m1": chinese}
 

@@ -66,7 +66,7 @@ def test_the_code_and_what_comes_next_are_shown(mh, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "code", "says"),
     [
-        (("--site", "park7"), 2, "--gateway, --timezone missing, and stdin is not a terminal"),
+        (("--site", "park7"), 2, "--gateway, --timezone must be given, because stdin is not a terminal"),
         (FLAGS, 2, "init: confirmation needed, but stdin is not a terminal. Use --yes"),
         ((*FLAGS[:-1], "GMT+8", "--yes"), 2, '--timezone: "GMT+8" is not a time zone. Did you mean "Asia/Shanghai"?'),
         ((*FLAGS, "--yes", "--broker", "http://x"), 2, "--broker: unknown scheme"),
@@ -77,7 +77,7 @@ def test_the_code_and_what_comes_next_are_shown(mh, tmp_path: Path) -> None:
             2,
             '--ca-file: file "/no/ca" does not exist',
         ),
-        ((*FLAGS, "--yes", "-c", "x.toml"), 2, "init: both a folder and -c. Give one of the two"),
+        ((*FLAGS, "--yes", "-c", "x.toml"), 2, "init: a folder and -c cannot be given together. Give only one of them"),
     ],
 )
 def test_wrong_usage_leaves_nothing(

@@ -125,7 +125,7 @@ def test_a_command_whose_module_is_absent_is_left_out(mh, monkeypatch: pytest.Mo
     ("args", "says"),
     [
         (["chek"], 'error: unknown command "chek". Did you mean "check"?'),
-        (["qqqqq"], 'error: unknown command "qqqqq". `meterhouse --help` lists all'),
+        (["qqqqq"], 'error: unknown command "qqqqq". `meterhouse --help` lists all commands'),
         (["--nothing"], "error: No such option"),
         (["check", "--plam"], "error: No such option"),
         (["watch", "--for", "x"], "error: Invalid value for '--for': \"x\" is not a duration."),

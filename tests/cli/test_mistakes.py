@@ -18,9 +18,9 @@ from tests.kits.broker import free_port
 
 # what was typed | exit code | place | what was seen | what to do; CFG, FREE and HERE are filled in
 MISTAKES = """
-read | 2 | read: | --profile, --line, --address not given | Give the name of a configured device
+read | 2 | read: | options are missing: --profile, --line, --address | Give the name of a configured device
 read inv9 -c CFG | 2 | agent.toml: | unknown device "inv9" | Did you mean "inv1"?
-read inv1 --line serial:/dev/ttyUSB0 -c CFG | 2 | read: | both a device name and | Give either the name or the options
+read inv1 --line serial:/dev/ttyUSB0 -c CFG | 2 | read: | a device name cannot be combined with | Give either the name
 read --profile eastron/sdm63 SDM | 3 | profile: | no profile "eastron/sdm63" | Did you mean "eastron/sdm630"?
 read --profile sdm630 SDM | 2 | --profile: | "sdm630" | VENDOR/FAMILY
 read P --line /dev/ttyUSB0 --address 1 | 2 | --line: | "/dev/ttyUSB0" is not a url | Write "serial:/dev/ttyUSB0"
@@ -39,10 +39,10 @@ read SDM --profile eastron/sdm630 --param racks | 2 | --param: | "racks" is not 
 read SDM --profile eastron/sdm630 --param ct=60 | 2 | --param: | no parameter "ct" | --ratio ct=60
 read SDM --profile eastron/sdm630 --ratio ct=x | 2 | --ratio: | "x" is not a number | A 400/5 A transformer has ct = 80
 read SDM --registers 5:0+1 | 2 | --registers: | 5 is not a function that reads | Only functions 1 to 4 read
-read SDM --registers 3:0+0 | 2 | --registers: | a count of 0 reads nothing | FUNCTION:START+COUNT
-read SDM --registers 3:65530+20 | 2 | --registers: | goes beyond address 65535 | From 65530 on there are only 6
-read SDM --registers 40001 | 2 | --registers: | "40001" has no function | this is 3:0. Write FUNCTION:START
-read SDM --registers 30013+2 | 2 | --registers: | "30013+2" has no function | this is 4:12+2. Write FUNCTION:START
+read SDM --registers 3:0+0 | 2 | --registers: | the count must be at least 1 | FUNCTION:START+COUNT
+read SDM --registers 3:65530+20 | 2 | --registers: | goes beyond address 65535 | From address 65530 on, only 6
+read SDM --registers 40001 | 2 | --registers: | "40001" does not state a function | this is 3:0. Write FUNCTION:START
+read SDM --registers 30013+2 | 2 | --registers: | "30013+2" does not state a function | 4:12+2. Write FUNCTION:START
 read --profile dlt645/2007 --line modbus-tcp://127.0.0.1 --address 1 | 3 | address 1: | cannot be used over | tcp://HOST:PORT
 check -c HERE/nothing.toml | 3 | nothing.toml: | No such file | `meterhouse init` makes a new file
 check -c HERE | 3 | HERE: | Is a directory | the configuration file with -c
@@ -55,13 +55,13 @@ scan --line modbus-tcp://127.0.0.1 --addresses 1-300 | 2 | --addresses: | '1-300
 scan --line modbus-tcp://127.0.0.1 --addresses a | 2 | --addresses: | 'a' | such as 1-32,100
 scan --line serial:/dev/ttyUSB77 --serial 9600-8N1 | 3 | serial:/dev/ttyUSB77: | '9600-8N1' | like "9600 8N1"
 scan --line serial:/dev/ttyUSB77 | 4 | serial:/dev/ttyUSB77: | No such file | Is the adapter plugged in?
-identify --line serial:/dev/ttyUSB77 | 2 | identify: | --address not given | Or name a configured device
+identify --line serial:/dev/ttyUSB77 | 2 | identify: | --address is missing | Give --line and --address, or the name
 profiles show eastron/sdm63 | 3 | profile: | no profile "eastron/sdm63" | Did you mean "eastron/sdm630"?
 profiles check HERE/nothing.toml | 2 | nothing.toml | does not exist | profiles check --help
 decode registers --type u16 zz | 4 | cannot decode: | Character 1, 'z', is not a hex digit | Write bytes as
 decode registers --type uint16 0001 | 2 | --type | 'uint16' is not one of | 'u16'
 decode modbus-rtu 0103020007 | 4 | cannot decode: | CRC is 0007 | Copy the complete
-decode dlt645 68AA | 4 | cannot decode: | cut short inside the header | Copy the complete
+decode dlt645 68AA | 4 | cannot decode: | cut short inside its header | Copy the complete
 verify | 2 | verify: | give either --broker or PATHs | verify --help
 verify HERE/nothing | 2 | nothing: | no such file or folder | `meterhouse export` wrote
 verify --broker http://x --trust a=b | 2 | --broker: | 'http://x' | Write mqtt://host:1883
@@ -74,21 +74,21 @@ read SDM --registers 3:0+1 --repeat x | 2 | --repeat | 'x' is not a whole number
 read SDM --registers 3:0+1 --repeat 0 | 2 | --repeat | 0 is out of range | Allowed: 1 to 1000
 verify --trust nonsense HERE | 2 | --trust: | 'nonsense' | `meterhouse keys show` prints
 export -c CFG --from yesterday HERE/out | 2 | --from: | 'yesterday' | Write 2026-11-25
-export -c CFG --from 2026-11-02 --to 2026-11-01 HERE/o | 2 | export: | is not before --to 2026-11-01 | Swap them
+export -c CFG --from 2026-11-02 --to 2026-11-01 HERE/o | 2 | export: | is not before --to 2026-11-01 | Swap the two
 keys show -c CFG | 3 | signing.key: | there is no signing key | meterhouse keys create
 keys create HERE/no/folder | 3 | HERE/no/folder: | cannot be written here | Make the folder
-simulate --profile eastron/sdm630 --listen 127.0.0.1:99999 | 2 | --listen: | '127.0.0.1:99999' | Such as 127.0.0.1:5020
+simulate --profile eastron/sdm630 --listen 127.0.0.1:99999 | 2 | --listen: | '127.0.0.1:99999' | Write for example 127.0
 stauts | 2 | command | unknown command "stauts" | Did you mean "status"?
 doctor --bundle HERE/no/x.tar.gz -c CFG --offline | 2 | HERE/no/x.tar.gz: | cannot be written | Name another file
-init HERE GW | 2 | HERE/agent.toml: | already exists | Edit it, or move it away
+init HERE GW | 2 | HERE/agent.toml: | already exists | Edit this file, or move it away
 init HERE/new --site "a b" --gateway b --timezone UTC --yes | 2 | --site: | "a b" is not a name | Use letters
 init HERE/new --site a --gateway b --timezone Beijing --yes | 2 | --timezone: | "Beijing" is not a time | Asia/Shanghai
 init HERE/new GW --broker broker.example | 2 | --broker: | "broker.example" is not a url | Write mqtts://HOST:8883
-adopt -c CFG --line rof --address 1 --yes | 2 | --line: | "rof" is not a line of | Did you mean "roof"? Or a url:
-read -c CFG --line rof --address 1 --registers 3:0+1 | 2 | --line: | "rof" is not a line of | Did you mean "roof"?
-read -c CFG P --line nowhere --address 1 | 2 | --line: | "nowhere" is not a line of | It has: roof. Or a url: serial:
-identify -c CFG --line rof --address 1 | 2 | --line: | "rof" is not a line of | Did you mean "roof"?
-identify --line tcp://127.0.0.1:FREE --address 300 | 2 | --address: | "300" is not a Modbus | 1 to 247. An address of
+adopt -c CFG --line rof --address 1 --yes | 2 | --line: | "rof" is not the name of a line | "roof"? Or give a url:
+read -c CFG --line rof --address 1 --registers 3:0+1 | 2 | --line: | "rof" is not the name of a line | "roof"?
+read -c CFG P --line nowhere --address 1 | 2 | --line: | "nowhere" is not the name of a line | Configured lines: roof.
+identify -c CFG --line rof --address 1 | 2 | --line: | "rof" is not the name of a line | Did you mean "roof"?
+identify --line tcp://127.0.0.1:FREE --address 300 | 2 | --address: | "300" is not a Modbus | 247. For an address of
 identify --line tcp://127.0.0.1:FREE --address 21345678 | 2 | --address: | "21345678" is not | --protocol dlt645
 identify --line tcp://127.0.0.1:FREE --address abc | 2 | --address: | "abc" is not a Modbus | Allowed: 1 to 247
 identify --line tcp://127.0.0.1:FREE --address 1.5 | 2 | --address: | "1.5" is not a Modbus | Allowed: 1 to 247
@@ -98,9 +98,9 @@ identify --line tcp://127.0.0.1:FREE --address abc --protocol dlt645 | 2 | --add
 adopt -c CFG --line tcp://127.0.0.1:FREE --address 21345678 --yes | 2 | --address: | "21345678" is | --protocol dlt645
 adopt -c CFG --line tcp://127.0.0.1:FREE --address -5 | 2 | --address: | "-5" is not a Modbus | Allowed: 1 to 247
 adopt -c CFG --line tcp://127.0.0.1:FREE --address 300 P | 2 | --address: | "300" is not a Modbus | Allowed: 1 to 247
-scan -c CFG --line rof | 2 | --line: | "rof" is not a line of | Did you mean "roof"?
+scan -c CFG --line rof | 2 | --line: | "rof" is not the name of a line | Did you mean "roof"?
 adopt -c CFG m A7 --profile test/bax | 3 | device.m.profile: | no profile "test/bax" | Did you mean "test/box"?
-adopt -c CFG m A7 --profile test/box --ct 400/0 | 2 | --ct: | 400/0 is not a ratio | A 400/5 A transformer is 80
+adopt -c CFG m A7 --profile test/box --ct 400/0 | 2 | --ct: | 400/0 is not a ratio | Write 80 or 400/5
 adopt -c CFG m A7 --profile test/box --role gird | 2 | --role: | "gird" is not a role | Did you mean "grid"?
 """
 SHORT = {

@@ -50,7 +50,7 @@ def test_every_template_is_valid_and_leads_through_itself(mh, tmp_path: Path, ki
     assert (profile.id, profile.kind, profile.vendor) == ("acme/x1", kind, "Acme")
     assert file.read_text().count("\n# ") > 10
     again = mh("profiles", "new", file)
-    assert again.code == 2 and "already exists. It was not changed" in again.err
+    assert again.code == 2 and "already exists. The file was not changed" in again.err
     assert mh("profiles", "new", "--kind", kind, "--lang", lang).out.splitlines()[3:] == file.read_text().replace(
         '"Acme"', '"Vendor"').splitlines()[3:]  # fmt: skip
 
@@ -117,23 +117,23 @@ def test_4x_numbers_gains_and_defaults(mh, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "code", "says"),
     [
-        ("a,b\n1,2\n", 2, "no line names the columns. The first line names the columns: name, address, type"),
-        ("name,type\nac.frequency,u16\n", 2, "list.csv:1: no column for address. Seen: name, type."),
-        ("name,address,type\n", 2, "no points below the header"),
+        ("a,b\n1,2\n", 2, "names the columns. The first line must name the columns name, address, type"),
+        ("name,type\nac.frequency,u16\n", 2, "no column is named address. Columns of the file: name, type."),
+        ("name,address,type\n", 2, "there are no points below the line with the column names"),
         ("name,address,type,fc\nac.frequency,zwei,u16,3\n", 3, 'list.csv:2: address: "zwei" is not a number'),
         ("name,address,type,fc\nac.frequency,1.5,u16,3\n", 3, 'address: "1.5" is not a whole number'),
         ("name,address,type,fc\nac.frequency,1,u16,9\n", 3, 'function: "9" is not a function. 3 or holding'),
         ("name,address,type\nac.frequency,1,u16\n", 3, "list.csv:2: there is no function. Add a column, or say"),
         ("name,address,type,unit,fc\n\nac.power,1,u16,W,3\n", 3, 'list.csv:3: ac.power: "ac.power" is not in'),
         ("name,address,type,unit,fc\nac.voltage.l1,1,f32,V,3\n", 3, "ac.voltage.l1: type f32 needs the key order"),
-        ("name,address,type,fc\nx.a,1,u16,3\nx.a,2,u16,3\n", 3, 'list.csv:3: "x.a" is already in line 2'),
+        ("name,address,type,fc\nx.a,1,u16,3\nx.a,2,u16,3\n", 3, 'list.csv:3: "x.a" is already the name in line 2'),
         ("name,address,type,fc\nx.a,1,u17,3\n", 3, 'type: unknown value "u17". Did you mean "u16"?'),
         ("name,address,type,fc\nx.a,-1,u16,3\n", 3, 'list.csv:2: address: "-1" is below 0. The first register has'),
         ("name,address,type,fc\nx.a,-0x1,u16,3\n", 3, 'list.csv:2: address: "-0x1" is not a number'),
         ("name,address,type,fc\nx.a,1,zzz,3\n", 3, "i64, f64, mod10k, str, bits, and words such as float, int32"),
-        ("PK\x03\x04", 2, "a workbook, not a CSV file. Save it as CSV"),
-        ("name,address\0", 2, "not a CSV file"),
-        ("name,address,type\n" + "x.a,1,u16\n" * 10_001, 2, "more than 10000 lines. Keep the points that you need"),
+        ("PK\x03\x04", 2, "this is a workbook, not a CSV file. Save it as CSV"),
+        ("name,address\0", 2, "this is not a CSV file"),
+        ("name,address,type\n" + "x.a,1,u16\n" * 10_001, 2, "more than 10000 lines. Keep only the points"),
         ("#" * (5 << 20), 2, "is larger than 4 MiB. Is this the right file?"),
     ],
 )  # fmt: skip
@@ -146,10 +146,16 @@ def test_a_list_that_is_wrong_names_the_line(mh, tmp_path: Path, text: str, code
 @pytest.mark.parametrize(
     ("raw", "says"),
     [
-        ("名称,地址,类型\nx.a,1,u16\n".encode("gbk") + b"x.b,2,\xff\n", ":3: not text in UTF-8, UTF-16 or GBK"),
-        ("\ufeff名称,地址,类型\r\n".encode() + "x.a,1,电压".encode("gbk"), ":2: not text in UTF-8"),
-        (b"\xff\xfen\0a\0\n\0\0\xd8", ":2: not text in UTF-8"),
-        (b'name,address,type\nx.a,1,"u16' + b"x" * 140_000, ":2: a cell of more than 131072 characters. Is a quote"),
+        (
+            "名称,地址,类型\nx.a,1,u16\n".encode("gbk") + b"x.b,2,\xff\n",
+            ":3: the file is not text in UTF-8, UTF-16 or GBK",
+        ),
+        ("\ufeff名称,地址,类型\r\n".encode() + "x.a,1,电压".encode("gbk"), ":2: the file is not text in UTF-8"),
+        (b"\xff\xfen\0a\0\n\0\0\xd8", ":2: the file is not text in UTF-8"),
+        (
+            b'name,address,type\nx.a,1,"u16' + b"x" * 140_000,
+            ":2: a cell has more than 131072 characters. Is the closing",
+        ),
     ],
 )
 def test_a_list_that_cannot_be_read_names_the_line(mh, tmp_path: Path, raw: bytes, says: str) -> None:
@@ -209,7 +215,7 @@ def test_a_copy_keeps_comments_and_takes_the_place_of_the_shipped_one(mh, tmp_pa
     again = mh("profiles", "copy", "generic/heat-recovery-plc", "-c", config)
     assert again.code == 2 and "already exists" in again.err
     bad = mh("profiles", "copy", "generic/heat-recovery-plc", tmp_path / "My Profiles/PLC.toml")
-    assert bad.code == 2 and "A profile is VENDOR/FAMILY.toml, in small letters" in bad.err
+    assert bad.code == 2 and "The path of a profile is VENDOR/FAMILY.toml, in small letters" in bad.err
 
 
 @pytest.mark.parametrize("id_", ["eastron/sdm630", "goodwe/dt", "acrel/adw300"])

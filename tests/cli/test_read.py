@@ -97,12 +97,12 @@ def test_a_refused_connection_is_said_once(mh, box) -> None:
 @pytest.mark.parametrize(
     ("args", "code", "says"),
     [
-        ([], 2, "error: read: --profile, --line, --address not given. Give the name of a configured device, or all"),
-        (["--profile", "BOX", "--line", "tcp://h:1"], 2, "error: read: --address not given."),
+        ([], 2, "error: read: these options are missing: --profile, --line, --address. Give the name of a"),
+        (["--profile", "BOX", "--line", "tcp://h:1"], 2, "error: read: these options are missing: --address."),
         (
             ["inv1", "--address", "1"],
             2,
-            "error: read: both a device name and --profile, --line or --address. Give either the name",
+            "error: read: a device name cannot be combined with --profile, --line or --address. Give either the name",
         ),
         (["--profile", "BOX", "--line", "tcp://h", "--address", "1"], 2, 'error: --line: "tcp://h" has no port.'),
         (["--profile", "BOX", "--line", "tcp://h:1", "--address", "1 2"], 2, 'error: --address: "1 2" is not'),

@@ -113,19 +113,19 @@ def test_repetition_finds_the_counter_and_shows_what_changed(raw, served, monkey
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["0x100+20"], '"0x100+20" has no function. Write FUNCTION:START+COUNT, such as 3:0x100+20'),
+        (["0x100+20"], '"0x100+20" does not state a function. Write FUNCTION:START+COUNT, such as 3:0x100+20'),
         (["6:0+1"], "6 is not a function that reads registers. Only functions 1 to 4 read"),
         (["3:0x10000"], "65536 is not an address. Addresses go from 0 to 65535"),
         (["3:400257+2"], "In six-digit 4x notation this is 3:256"),
-        (["3:65530+10"], "goes beyond address 65535. From 65530 on there are only 6"),
-        (["3:0+0"], "a count of 0 reads nothing"),
+        (["3:65530+10"], "goes beyond address 65535. From address 65530 on, only 6"),
+        (["3:0+0"], "the count must be at least 1"),
         (["3:+5"], "start: it is missing"),
         (["3:0x1G"], 'start: "0x1G" is not a number'),
         (["3:1+two"], 'count: "two" is not a number'),
-        (["3:0+1,,4:1"], "an empty range"),
+        (["3:0+1,,4:1"], "the range is empty"),
         (["3:0", "--profile", "eastron/sdm630"], "--profile: has no effect with --registers"),
         (["3:0", "--point", "ac.*"], "--point: has no effect with --registers"),
-        (["3:0", "--repeat=1000"], "--repeat: 1000 readings 2 s apart take more than 240 s"),
+        (["3:0", "--repeat=1000"], "--repeat: 1000 readings at an interval of 2 s take more than 240 s"),
     ],
 )
 def test_malformed_arguments_say_what_is_right(raw, served, args: list[str], says: str) -> None:
@@ -153,7 +153,7 @@ def test_a_device_that_refuses_all_is_told_with_what_to_try(raw, served) -> None
     assert f"function 4 answers {unknown}, function 3 {refused}" in raw("4:0+4").err
     served.image.put_words(2, [7], function=4)
     said = raw("3:0+4")
-    assert "Function 4 works at this address: --registers 4:0+4" in said.err and raw("4:0+4").code == 4
+    assert "Function 4 can read this address: use --registers 4:0+4" in said.err and raw("4:0+4").code == 4
     assert "If this is 4x notation, which counts from 40001 or 30001, use 3:256+2" in raw("3:40257+2").err
     served.fault("silence")
     said = raw("3:0+4")
@@ -165,7 +165,11 @@ def test_a_configured_meter_without_registers_is_told_what_to_use(mh, park, tmp_
     config = park("tcp://127.0.0.1:1")
     config.write_text(config.read_text().replace('"test/box"', '"dlt645/2007"'))
     said = mh("read", "inv1", "-c", config, "--registers", "3:0")
-    assert said.code == 2 and "inv1 is a dlt645 device. Read a meter without registers with" in said.err
+    assert (
+        said.code == 2
+        and "inv1 is a device with protocol dlt645, which has no registers. Read a meter without registers with"
+        in said.err
+    )
 
 
 def test_a_device_of_the_configuration_and_its_dump(mh, served, park, tmp_path: Path) -> None:
@@ -190,7 +194,7 @@ def test_a_sample_serves_profiles_simulate_and_decode(mh, served, box, tmp_path:
     assert decoded.code == 0
     assert {r["name"]: r["value"] for r in decoded.lines[0]["readings"]}["ac.voltage.l1"] == 230.1
     again = mh("read", *where, "--sample", sample)
-    assert again.code == 2 and "already exists. A sample is a record" in again.err
+    assert again.code == 2 and "already exists. A sample is never overwritten" in again.err
     profile.write_text(box.read_text().replace("scale = 0.1", "scale = 0.01", 1))
     bad = mh("profiles", "check", profile)
     assert bad.code == 3 and "box.noon.json" in bad.err and "expected" in bad.err
@@ -205,7 +209,7 @@ def test_a_ratio_is_applied_without_a_configuration(mh, served, box, tmp_path: P
     said = mh("read", "--profile", profile, *where, "--ratio", "ct=80")
     assert [line["value"] for line in said.lines] == [120_000]
     for args, says in (
-        (("--param", "ct=60"), "A transformer ratio is --ratio ct=60"),
+        (("--param", "ct=60"), "Give a transformer ratio as --ratio ct=60"),
         (("--ratio", "ct=400/5"), "A 400/5 A transformer has ct = 80"),
         (("--ratio", "80"), '"80" is not ct=NUMBER or pt=NUMBER'),
         (("--ratio", "ct=0"), "0 cannot be a ratio"),

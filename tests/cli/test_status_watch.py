@@ -199,24 +199,24 @@ def test_a_running_agent_is_found_while_its_file_is_wrong(mh, traces, tmp_path, 
 def test_without_an_agent_it_is_said_where_was_looked(mh, tmp_path, command) -> None:
     said = mh(command, "--runtime-dir", tmp_path)
     assert said.code == 1
-    assert said.err.startswith(f"error: {tmp_path}: no agent is running here. Is it started?")
+    assert said.err.startswith(f"error: {tmp_path}: no agent is running here. Is the agent started?")
 
 
 @pytest.mark.parametrize(
     ("blob", "why", "chinese"),
     [
-        (b"", "it is not JSON", "不是 JSON"),
-        (b"\xff\xfe", "it is not JSON", "不是 JSON"),
-        (b'{"time":', "it is not JSON", "不是 JSON"),
-        (b"[]", "it is not an object", "不是对象"),
-        (b"{}", "it lacks pid, time, ring", "缺少 pid, time, ring"),
-        (b'{"pid": 7, "time": 1.0, "site": "park7"}', "it lacks ring", "缺少 ring"),
-        (b'{"pid": "7", "time": 1.0, "ring": "ring.a"}', "its member pid is not valid", "其成员 pid 无效"),
-        (b'{"pid": 7, "time": 1.0, "ring": "../a"}', "its member ring is not valid", "其成员 ring 无效"),
+        (b"", "the content is not JSON", "内容不是 JSON"),
+        (b"\xff\xfe", "the content is not JSON", "内容不是 JSON"),
+        (b'{"time":', "the content is not JSON", "内容不是 JSON"),
+        (b"[]", "the content is not a JSON object", "内容不是 JSON 对象"),
+        (b"{}", "these JSON members are missing: pid, time, ring", "缺少 JSON 成员 pid, time, ring"),
+        (b'{"pid": 7, "time": 1.0, "site": "park7"}', "these JSON members are missing: ring", "缺少 JSON 成员 ring"),
+        (b'{"pid": "7", "time": 1.0, "ring": "ring.a"}', "the JSON member pid is not valid", "JSON 成员 pid 无效"),
+        (b'{"pid": 7, "time": 1.0, "ring": "../a"}', "the JSON member ring is not valid", "JSON 成员 ring 无效"),
         (b'{"pid": 7, "time": 1.0, "ring": "ring.a", "devices": {"a": {"life": 2}}}',
-         "its member devices[...].life is not valid", "其成员 devices[...].life 无效"),
+         "the JSON member devices[...].life is not valid", "JSON 成员 devices[...].life 无效"),
         (b'{"pid": 7, "time": 1.0, "ring": "ring.a", "tables": {"x": {"stream": "a", "points": []}}}',
-         "its member tables is not valid", "其成员 tables 无效"),
+         "the JSON member tables is not valid", "JSON 成员 tables 无效"),
     ],
 )  # fmt: skip
 def test_what_is_no_snapshot_is_a_sentence(mh, tmp_path, blob, why, chinese) -> None:
@@ -224,7 +224,7 @@ def test_what_is_no_snapshot_is_a_sentence(mh, tmp_path, blob, why, chinese) -> 
     (tmp_path / "snapshot.json").write_bytes(blob)
     for command in ("status", "watch"):
         said = mh(command, "--runtime-dir", tmp_path)
-        text = f"error: {tmp_path}/snapshot.json: not a snapshot of an agent. {why}. Do agent and tool have the same"
+        text = f"error: {tmp_path}/snapshot.json: this is not a snapshot of an agent. {why}. Do agent and tool have"
         assert (said.code, said.out) == (1, "") and said.err.startswith(text), said.err
         said = mh(command, "--runtime-dir", tmp_path, "--lang", "zh")
         assert f"不是采集程序的快照。{chinese}。" in said.err, said.err
@@ -348,7 +348,7 @@ def test_a_reader_that_is_overtaken_goes_on_where_it_is_safe(traces, tmp_path) -
     ("args", "says"),
     [
         (["pnv1"], 'error: watch: the running agent has no device "pnv1". Did you mean "inv1"?'),
-        (["--point", "dc.*"], 'error: watch: no point matches "dc.*". `meterhouse status --points` lists them'),
+        (["--point", "dc.*"], 'error: watch: no point matches "dc.*". `meterhouse status --points` lists the points'),
         (["--frames", "rof"], 'error: watch: the running agent has no line "rof". Did you mean "roof"?'),
     ],
 )
@@ -394,10 +394,14 @@ def test_frames_have_the_time_of_the_site_where_a_configuration_says_it(mh, trac
     trace.put(0, b"\1\3", 1_764_001_800_123_000_000)  # 2025-11-24 16:30 UTC
     trace.close()
     said = mh("watch", "--frames", "roof", "--for", "1ms", "-c", config)
-    assert (said.code, said.err, said.out) == (0, "Times of Asia/Shanghai\n", "00:30:00.123 -> 01 03\n")
+    assert (said.code, said.err, said.out) == (
+        0,
+        "All times are in the time zone Asia/Shanghai\n",
+        "00:30:00.123 -> 01 03\n",
+    )
     config.write_text("no = valid [configuration")
     said = mh("watch", "--frames", "roof", "--for", "1ms", "-c", config, "--runtime-dir", tmp_path / "run")
-    assert said.code == 0 and said.err.startswith("Times of this machine\n"), said
+    assert said.code == 0 and said.err.startswith("All times are in the time zone of this machine\n"), said
 
 
 def test_pieces_of_one_answer_are_one_line() -> None:
@@ -419,7 +423,7 @@ def test_pieces_of_one_answer_are_one_line() -> None:
 def test_a_broken_answer_is_marked_with_its_reason() -> None:
     from drivers.line.trace import BROKEN, RECEIVED, TracedFrame
 
-    ms, why = 1_000_000, "answer of 9 bytes with a wrong CRC"
+    ms, why = 1_000_000, "the answer of 9 bytes has a wrong CRC"
     broken = TracedFrame(1, 0, RECEIVED, b"\x01\x03")
     mark = TracedFrame(2, 110 * ms, BROKEN, why.encode())
     pieces = FrameJoiner()
@@ -501,7 +505,7 @@ def test_each_wrong_member_of_a_snapshot_is_a_sentence_or_harmless(mh, traces, t
         said = mh(*words[n % 4], "--runtime-dir", tmp_path / "run")
         assert "a fault of ours" not in said.err, (what, said.err)
         assert not harm & set(said.out + said.err), what
-        refused += "not a snapshot of an agent" in said.err
+        refused += "this is not a snapshot of an agent" in said.err
     assert refused > 300 // every
 
 
@@ -509,7 +513,7 @@ def test_each_wrong_member_of_a_snapshot_is_a_sentence_or_harmless(mh, traces, t
 def test_a_ring_is_only_looked_for_in_the_runtime_directory(mh, traces, tmp_path, name) -> None:
     traces.write(ring=name)
     said = mh("watch", "--runtime-dir", tmp_path / "run")
-    assert said.code == 1 and "not a snapshot of an agent" in said.err, said.err
+    assert said.code == 1 and "this is not a snapshot of an agent" in said.err, said.err
 
 
 @pytest.mark.parametrize("leads", ["fifo", "link", "folder"])

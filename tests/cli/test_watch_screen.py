@@ -370,7 +370,7 @@ async def test_a_wrong_snapshot_is_told_on_the_screen(traces: Traces) -> None:
         await seen.until(lambda: "2 of 2" in seen.line("head"))
         good = (traces.folder / "snapshot.json").read_text()
         (traces.folder / "snapshot.json").write_text("[]")
-        await seen.until(lambda: "not a snapshot of an agent" in seen.line("head"))
+        await seen.until(lambda: "this is not a snapshot of an agent" in seen.line("head"))
         (traces.folder / "snapshot.json").write_text(good)
         await seen.until(lambda: "2 of 2" in seen.line("head"))
 

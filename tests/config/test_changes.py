@@ -110,5 +110,9 @@ def test_the_command_and_the_log_tell_the_same(tmp_path: Path) -> None:
 
         agent.config.write_text(agent.config.read_text().replace("Asia/Shanghai", "Asia/Tokyo"))
         code, out, err = mh(*reload, "en")
-        assert (code, out) == (3, "") and "site.timezone: can only change at a restart" in err and "rejected: " in err
+        assert (
+            (code, out) == (3, "")
+            and "site.timezone: this setting can only change at a restart" in err
+            and "rejected: " in err
+        )
         agent.stop()

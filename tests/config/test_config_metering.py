@@ -56,7 +56,8 @@ def test_what_is_no_class(site: Any, good: str) -> None:
         'the whole chain such as "1.2 %"'
     ]
     assert told(site, good, device("third", 3, 'class = { "dc" = "1" }')) == [
-        'device.third.class: the profile test/meter has no points with the prefix "dc". It has: ac, ac.energy, ac.power'
+        'device.third.class: the profile test/meter has no points with the prefix "dc". '
+        "The profile has points with these prefixes: ac, ac.energy, ac.power"
     ]
 
 

@@ -81,7 +81,7 @@ def test_a_lease_ends_with_its_process(lending: Lending) -> None:
 
 def test_a_second_tool_hears_who_has_the_line(lending: Lending) -> None:
     with lending.borrow():
-        with pytest.raises(LineLent, match=r"did not lend the line\. lent to read by .*uid"), lending.borrow():
+        with pytest.raises(LineLent, match=r"the line\. the line is lent to read by .*uid"), lending.borrow():
             pass
         assert lending.line.lent
     with pytest.raises(LineDown, match=r"no line 'x'.*Lines: l0"), BorrowedLine(lending.runtime, "x", "read", 60):
@@ -109,7 +109,7 @@ def test_no_lease_is_longer_than_15_minutes(made_up_time: Any) -> None:
         return await running_requests.answer(Access(), request, Reply())  # type: ignore[arg-type]
 
     result = made_up_time.run_until_complete(run())
-    assert result == {"ended": f"the {LONGEST_LEASE_S} s are over"} and LONGEST_LEASE_S == 900
+    assert result == {"ended": f"the requested time of {LONGEST_LEASE_S} s is over"} and LONGEST_LEASE_S == 900
     ((began, said, lent),) = parts
     assert made_up_time.time() - began == pytest.approx(900, abs=0.1)
     assert said == {"line": "l0", "url": "modbus-tcp://127.0.0.1:1"} and lent == "scan by anna (uid 1002)"
@@ -142,7 +142,7 @@ def test_a_line_that_does_not_come_free_is_not_lent(made_up_time: Any) -> None:
 
 
 def test_a_lease_whose_time_is_over_ends_the_tools_work(lending: Lending) -> None:
-    with lending.borrow(0.05) as owner, pytest.raises(LineLent, match="the agent took the line back"):
+    with lending.borrow(0.05) as owner, pytest.raises(LineLent, match="the agent has taken the lent line back"):
         owner.run(asyncio.sleep(60))
     assert lending.line.lent == ""
 
@@ -151,14 +151,14 @@ def test_an_agent_that_stops_takes_its_line_back(tmp_path: Path) -> None:
     """Another agent opens the port soon: nobody else may talk there then."""
     with Lending(tmp_path, "modbus-tcp://127.0.0.1:1") as lending, lending.borrow() as owner:
         lending.stop()
-        with pytest.raises(LineLent, match="the agent took the line back"):
+        with pytest.raises(LineLent, match="the agent has taken the lent line back"):
             owner.run(asyncio.sleep(60))
 
 
 def test_a_line_that_a_reload_exchanges_is_taken_back(lending: Lending) -> None:
     with lending.borrow() as owner:
         lending.do(lending.line.close())
-        with pytest.raises(LineLent, match="the agent took the line back"):
+        with pytest.raises(LineLent, match="the agent has taken the lent line back"):
             owner.run(asyncio.sleep(60))
 
 

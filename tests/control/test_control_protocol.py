@@ -108,7 +108,7 @@ BAD = {
 
 @pytest.mark.parametrize("what", BAD)
 def test_what_is_no_request_is_refused_in_words(what: str) -> None:
-    with pytest.raises(ProtocolError, match=r"Do agent and tool have the same version") as caught:
+    with pytest.raises(ProtocolError, match=r"Do the agent and this command have the same version") as caught:
         decode_request(BAD[what])
     assert clean_text(str(caught.value), 1000) == str(caught.value), "safe to show"
 

@@ -206,7 +206,7 @@ def test_an_agent_that_starts_is_waited_for(tmp_path: Path) -> None:
     config = load_config(tmp_path / "agent.toml")
     with instance_lock(config.state_dir, config.runtime_dir), pytest.raises(NoAnswer, match="starting or stopping"):
         ask(config, ASK, pick_up_s=0.2)
-    with pytest.raises(GatewayError, match="no database"):
+    with pytest.raises(GatewayError, match="there is no database"):
         ask(config, ASK)
 
 
@@ -511,7 +511,7 @@ def test_the_rules(uid: int, groups: tuple[int, ...], look: bool, change: bool) 
 
 def test_a_user_whom_the_sandbox_does_not_know_is_not_called_nobody() -> None:
     caller = Caller(NOBODY, login_of(NOBODY))
-    assert str(caller) == "a user unknown in the sandbox" and caller.as_dict() == {"uid": NOBODY}
+    assert str(caller) == "a user that the agent's sandbox cannot identify" and caller.as_dict() == {"uid": NOBODY}
 
 
 def test_a_refusal_names_the_group_and_what_to_do() -> None:
@@ -548,7 +548,7 @@ def test_how_many_connections_of_whom() -> None:
     for _ in range(KEPT):
         assert not limits.refusal(0, True), "root and the agent's user, past what a user may have"
         limits.enter(0, True)
-    assert "16 connections are open" in limits.refusal(0, True) == limits.refusal(3000, False)
+    assert "all 16 connections are in use" in limits.refusal(0, True) == limits.refusal(3000, False)
     limits.leave(0, True)
     assert not limits.refusal(0, True) and limits.refusal(3000, False)
     for _ in range(MAX_OF_USER):

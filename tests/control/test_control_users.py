@@ -372,7 +372,7 @@ def test_a_member_of_the_group_cannot_keep_others_from_asking(running: Park) -> 
         told, _ = flood.communicate("")
     assert told == "200\n"
     until(lambda: len(list(folder.iterdir())) <= before, 20)
-    assert "this user has 4 connections open" in running.agent.said
+    assert "this user has 4 open connections" in running.agent.said
 
 
 def test_users_together_leave_room_for_root(running: Park) -> None:
@@ -385,7 +385,7 @@ def test_users_together_leave_room_for_root(running: Park) -> None:
             process = running.town.start(user, hold, running.run)
             stack.callback(process.communicate, "")
         done = running.town.python(ANNA, CONNECT + refused, running.run)
-        assert "12 user connections are open" in done.stdout, done
+        assert "12 connections of users are open" in done.stdout, done
         assert running.mh(ROOT, "export", place(running, ROOT, "crowd")).returncode == 0
 
 
@@ -481,7 +481,10 @@ def test_who_listens_must_be_the_owner_of_the_runtime_directory(stopped: Park) -
     evil = stopped.town.start(STRANGER, EVIL, stopped.run, '{"file":"keys.json","packs":0}')
     try:
         done = stopped.mh(ROOT, "export", place(stopped, ROOT, "whose"))
-        assert done.returncode == 1 and "user 61003 listens in a folder of user 61001" in done.stderr, done.stderr
+        assert (
+            done.returncode == 1
+            and "user 61003 opened this socket, but its folder belongs to user 61001" in done.stderr
+        ), done.stderr
     finally:
         evil.kill()
         evil.communicate()
@@ -641,7 +644,7 @@ def test_a_key_behind_a_link_of_the_agents_user_is_not_rotated_by_root(stopped: 
 def test_with_the_agent_stopped_only_its_user_and_root_open_the_database(stopped: Park, user: User) -> None:
     done = stopped.mh(user, "export", place(stopped, user, "cold"))
     assert done.returncode == 1, done.stdout
-    assert "only its own user and root may open its database" in done.stderr and "sudo" in done.stderr
+    assert "only root and the agent's user may open the agent's database" in done.stderr and "sudo" in done.stderr
 
 
 def test_the_child_that_opens_the_database_has_nothing_of_roots(stopped: Park) -> None:
@@ -728,7 +731,7 @@ def test_who_locks_the_database_since_before_an_upgrade_is_named(stopped: Park) 
         assert holder.stdout.readline() == "locked\n"
         done = stopped.mh(AGENT, "run", "--state-dir", stopped.state)
         assert done.returncode == 1 and "another process has the database open (process " in done.stderr, done.stderr
-        assert f"`sudo fuser -v {database}` shows who has it open" in done.stderr, done.stderr
+        assert f"`sudo fuser -v {database}` shows which process has the database open" in done.stderr, done.stderr
         said = done.stderr.partition("(process ")[2].partition(")")[0]
         assert os.stat(f"/proc/{said}").st_uid == ANNA.uid
     finally:

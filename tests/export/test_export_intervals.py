@@ -105,7 +105,7 @@ def test_what_is_not_there_is_said_and_leaves_no_file(gateway: Gateway, mh: Mh, 
     gateway.seal(1)
     path = tmp_path / "x.csv"
     code, _, err = mh("export", "--intervals", path, "-c", gateway.config)
-    assert code == 1 and "no intervals in this range" in err
+    assert code == 1 and "the database has no intervals in this time range" in err
     gateway.keep(lambda store: keep(store, f"{BASE}/inv1"))
     code, _, err = mh("export", "--intervals", path, "--stream", "inv9", "-c", gateway.config)
     assert code == 2 and "no device 'inv9'. Known: births, inv1" in err

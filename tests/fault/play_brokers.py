@@ -17,8 +17,8 @@ from tests.kits.house import SECONDLY, Agent, Broker, Heard, House, Listener, Me
 
 QUOTA = 0x97
 TROUBLES = {  # what the agent says of each destination while it is in trouble; of two nothing is said
-    "dead": "nothing listens", "unread": "no subscriber", "strict": "publish not authorized", "quota": "quota",
-    "tight": "too large", "good": "None", "slow": "None",
+    "dead": "nothing listens", "unread": "no subscriber", "strict": "does not allow this client to publish",
+    "quota": "quota", "tight": "too large", "good": "None", "slow": "None",
 }  # fmt: skip
 
 

@@ -134,7 +134,7 @@ def refuses(agent: Agent) -> bool:
     until(lambda: "serving" in agent.said or agent.process.poll() is not None, 30, lambda: agent.said)  # type: ignore[union-attr]
     if "serving" in agent.said:
         return False
-    assert agent.wait() == 1 and "Free space there" in agent.said, agent.said
+    assert agent.wait() == 1 and "Free space " in agent.said, agent.said
     return True
 
 

@@ -101,16 +101,16 @@ def test_units_add_up_or_are_refused() -> None:
     assert parse_unit("GJ/10^4Nm3").factor == Fraction(10**9, 10**4)
     with pytest.raises(ValueError, match="unknown unit 'furlong'"):
         parse_unit("kWh/furlong")
-    with pytest.raises(ValueError, match="one / with a unit"):
+    with pytest.raises(ValueError, match="only one /, with a unit"):
         parse_unit("kWh/t/t")
 
     def of(name: str) -> expression.Dimension:
         return parse_unit({"power": "kWh", "heat": "GJ", "water": "m3"}[name]).dimension
 
     assert expression.dimension(expression.parse("power + heat - 0"), of) == parse_unit("J").dimension
-    with pytest.raises(FormulaError, match=r"\+ cannot join energy and volume"):
+    with pytest.raises(FormulaError, match=r"\+ cannot combine energy and volume"):
         expression.dimension(expression.parse("power + water"), of)
-    with pytest.raises(FormulaError, match="cannot join energy and a plain number"):
+    with pytest.raises(FormulaError, match="cannot combine energy and a plain number"):
         expression.dimension(expression.parse("max(power, 1)"), of)
 
 
@@ -179,7 +179,7 @@ def test_all_complaints_of_a_plan_at_once() -> None:
         "pin.power.fossil.cn: has no entry of 1999; there are 2021, 2022, 2023",
         "unknown factor (did you mean power.fossil.cn?)",
         "clean_share: threshold: needs exactly one of at_most, at_least, above, below",
-        "term waste: + cannot join energy and volume",
+        "term waste: the operator + cannot combine energy and volume",
         "indicator mine: numerator: grid.imports is unknown",
         "indicator other: the formula gives energy, its unit 'm3' is volume",
         "invalid name of an input",

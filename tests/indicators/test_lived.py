@@ -316,7 +316,7 @@ def test_results_are_verified_as_readings_are(lived: Lived, tmp_path: Path) -> N
                 lambda lines: [*lines[:20], *lines[21:]],
                 ("incomplete", "park7/gw01/_indicators: sequence 21 to 21 missing"),
             ),
-            (_another_figure, ("failed", "first bad: park7/gw01/_indicators seq 21")),
+            (_another_figure, ("failed", "first fault: park7/gw01/_indicators seq 21")),
             (
                 lambda lines: [*lines[:20], lines[21], lines[20], *lines[22:]],
                 ("verified", "1 pack arrived out of order"),
@@ -362,7 +362,7 @@ def test_what_is_declared_at_rest_falls_into_an_interval_to_come(lived: Lived, t
     assert code == 0 and "5 MWh" in out and out.count("replaced") == 1, out
     for change, complaint in (
         (("certificats",), "the plan has no input declared.certificats"),
-        ((None, "5", "m3"), "declared.certificates cannot have the unit m3"),
+        ((None, "5", "m3"), "input declared.certificates cannot be given in the unit m3"),
         ((None, "five"), '"five" is not a plain decimal number'),
     ):
         words = [given or said for given, said in zip((*change, *[None] * 9), say[1:], strict=False)]

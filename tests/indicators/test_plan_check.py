@@ -36,7 +36,7 @@ MISTAKES = {
     ),
     "a sum of two kinds": (
         INDICATOR.format(numerator="grid.import + gas.volume", unit="kWh"),
-        "+ cannot join energy and volume",
+        "+ cannot combine energy and volume",
     ),
     "an unknown factor": (
         INDICATOR.format(numerator="grid.import * factor.power.fossil.cm", unit="tCO2"),

@@ -147,7 +147,7 @@ def test_a_stream_without_packs_can_have_no_intervals(store: Store) -> None:
     book = Book()
     book.read(play(LIFE).bodies)
     shape, rows = book.made[0]
-    with pytest.raises(ValueError, match="has no pack here"):
+    with pytest.raises(ValueError, match="has no pack in this database"):
         store.intervals.add(new_pages("park7/gw01/nobody", [(shape, rows)], book.calendar), {})
     assert list(query(store.intervals, 0, 1 << 50)) == []
 

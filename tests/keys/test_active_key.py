@@ -324,7 +324,9 @@ async def test_who_asks_and_makes_no_key_may_not_stop_the_sealing(
         agent.new = False
         monkeypatch.setattr(key_requests, "HOLD_S", 0.2)
         assert await key_requests.answer(agent, request, agent) == {"kid": "old"}  # type: ignore[arg-type]
-        with pytest.raises(GatewayError, match=r"paused just now and no new key was made.*stop the agent first"):
+        with pytest.raises(
+            GatewayError, match=r"cannot be paused again yet: .* no new key was made.*stop the agent first"
+        ):
             await key_requests.answer(agent, request, agent)  # type: ignore[arg-type]
         agent.caller = Caller(os.geteuid() + 1, "li")
         with pytest.raises(NotAllowed, match=r"li .* may not pause sealing"):

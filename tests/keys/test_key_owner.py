@@ -146,7 +146,11 @@ def test_nobody_works_on_a_key_where_several_could_lead_to_another(tmp_path: Pat
     create_key(shared / "signing.key", 1)
     shared.chmod(0o777)
     code, _, err = mh("keys", "rotate", shared / "signing.key", *GATEWAY, "--yes")
-    assert code == 1 and "the folder shared in this path can be written by others" in err and "chmod go-w" in err
+    assert (
+        code == 1
+        and "other users than the owner can write to the folder shared in this path" in err
+        and "chmod go-w" in err
+    )
     shared.chmod(0o1777)
     assert mh("keys", "rotate", shared / "signing.key", *GATEWAY, "--yes")[0] == 0
 

@@ -143,7 +143,8 @@ async def test_a_broken_answer_is_marked_and_counted_for_its_device(field: Field
         await line.exchange(ask(1, 2))
     await line.exchange(ask(2, 2, unit=2))
     marks = [frame.data.decode() for frame in read_trace(path) if frame.direction == BROKEN]
-    assert marks[0] == "answer of 9 bytes with a wrong CRC" and "4 bytes, but no frame" in marks[1] and len(marks) == 3
+    assert marks[0] == "the answer of 9 bytes has a wrong CRC"
+    assert "4 bytes, but no frame" in marks[1] and len(marks) == 3
     first, other = line.stats.devices[ask(1, 2).where], line.stats.devices["unit 2"]
     assert (first.sound, first.broken + first.mismatches) == (4, 3)
     assert (other.sound, other.broken, other.mismatches) == (1, 0, 0)

@@ -190,7 +190,7 @@ async def test_a_serial_server_cannot_switch_and_says_so(field: Field) -> None:
     bus.framing = Lines  # type: ignore[method-assign]
     bus.answer = lambda request, framing: SimAnswer(b"at 300\n")  # type: ignore[method-assign]
     (answer,) = await line.burst([question()], line.request_options())
-    assert isinstance(answer, LineDown) and "cannot switch to 9600 7E1" in str(answer)
+    assert isinstance(answer, LineDown) and "cannot switch to the serial setting 9600 7E1" in str(answer)
     (answer,) = await line.burst([question(answer_setting=None)], line.request_options())
     assert isinstance(answer, Answer) and answer.payload == b"at 300\n"
 

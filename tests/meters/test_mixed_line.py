@@ -119,5 +119,5 @@ async def test_a_panel_that_talks_by_itself_is_borne(cabinet: Cabinet) -> None: 
 
 async def test_a_serial_server_has_one_setting(cabinet: Cabinet) -> None:
     line = await cabinet.tcp(mixed(2400, 9600), serial="9600 8N1")
-    with pytest.raises(ConfigError, match="cannot be switched over tcp"):
+    with pytest.raises(ConfigError, match="cannot be set over tcp"):
         cabinet.device(line, "dlt645", "161", ENERGY, serial="2400 8E1")

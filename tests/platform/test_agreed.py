@@ -67,11 +67,16 @@ def state(dsn: str) -> GatewayState:
         (FEW, ("inv1",), "verified", ""),
         (FEW, ("inv*", "_indicators-*"), "verified", ""),
         (FEW, ("gate_meter", "gate?meter"), "incomplete", "withheld 19"),
-        (WHOLE, ("inv1",), "verified", "not asked for: gate-meter"),
-        (WHOLE, ("inv1", "gate-*", "inv2"), "incomplete", "agreed, but never seen: inv2"),
+        (WHOLE, ("inv1",), "verified", "streams that were not asked for: gate-meter"),
+        (WHOLE, ("inv1", "gate-*", "inv2"), "incomplete", "agreed streams that no pack or checkpoint names: inv2"),
         ({**WHOLE, packs_of("_gateway"): []}, ("inv1", "gate-meter"), "incomplete", "withheld 19"),
         ({**WHOLE, packs_of("inv1"): WHOLE[packs_of("inv1")][:-2]}, ("inv1", "gate-meter"), "incomplete", "withheld 2"),
-        ({**WHOLE, packs_of("inv1"): WHOLE[packs_of("inv1")][:-2]}, ("gate-meter",), "verified", "not asked for: inv1"),
+        (
+            {**WHOLE, packs_of("inv1"): WHOLE[packs_of("inv1")][:-2]},
+            ("gate-meter",),
+            "verified",
+            "streams that were not asked for: inv1",
+        ),
     ],
 )
 def test_the_state_of_a_gateway_follows_its_list(
@@ -200,7 +205,7 @@ def test_the_table_shows_who_lost_packs_and_counts_what_was_due_in_missing_ones(
     )
     print_state(FleetState([*well, poorer, short], [], 0, 0))
     shown = capsys.readouterr().out
-    assert "site/gw999" in shown and "and 6 more that are verified" in shown
+    assert "site/gw999" in shown and "6 more gateways are verified" in shown
     assert (
         "refused 1 (the signature does not fit the bytes of this pack, which came by a bridge that wrote it anew ...)"
         in shown

@@ -119,7 +119,7 @@ def test_over_tls_the_broker_is_who_its_certificate_says(
         until(lambda refused=refused: refused.take(0, 0) == [] and "not connected yet" not in refused.problem())
         assert words.format(port=TLS_PORTS[0]) in refused.problem(), (wrong, refused.problem())
         refused.close()
-    with pytest.raises(UsageError, match="Is the file there"):
+    with pytest.raises(UsageError, match="Does the file exist"):
         open_source(f"{base}&ca={tmp_path / 'none.pem'}", "w1")
 
 

@@ -71,7 +71,7 @@ def test_one_database_away_is_named_and_the_others_are_shown(
     text = prometheus_text(whole_fleet([first, AWAY]).summary())
     assert "meterhouse_platform_away 1" in text and "meterhouse_platform_gateways 1" in text
     assert outcome(["platform", "status", "--db", "host=/nowhere dbname=y", "--db", AWAY]) == 3
-    assert "Check that it is running there" in capsys.readouterr().err, "all of them away: nothing to show"
+    assert "Check that PostgreSQL is running there" in capsys.readouterr().err, "all of them away: nothing to show"
 
 
 def test_the_strangers_of_one_site_and_who_is_late(dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +144,7 @@ def test_the_queue_of_strangers_is_bounded_and_who_still_publishes_stays(
         forget_strangers(connection)
         assert connection.execute("SELECT gateway FROM unknown_gateways").fetchall() == [(real.gateway.name,)]
     result = CliRunner().invoke(platform, ["enrol", "--forget", "all", "--db", dsn])
-    assert result.output == "1 gateways removed from the list of unknown ones\n"
+    assert result.output == "1 gateways were removed from the list of gateways that are not enrolled\n"
 
 
 def test_a_false_sequence_is_a_finding_and_in_no_total(dsn: str) -> None:
@@ -224,12 +224,12 @@ def test_a_database_that_cannot_take_more_loses_nothing(dsn: str, error: str) ->
 def test_what_is_not_there_is_an_error_with_what_to_do(dsn: str, tmp_path: Path) -> None:
     put(dsn, [make("whole", 1)])
     for arguments, words, hint in (
-        (["status", "park9/none"], 'no gateway of "park9/none" is enrolled', "status"),
-        (["status", ""], 'no gateway of "" is enrolled', "status"),
+        (["status", "park9/none"], 'no enrolled gateway matches "park9/none"', "status"),
+        (["status", ""], 'no enrolled gateway matches ""', "status"),
         (["audit", str(tmp_path / "x"), "--of", "site00", "--from", "2026-11-02", "--to", "2026-11-01"],
          "2026-11-02 is not before 2026-11-01", "--to"),
         (["audit", str(tmp_path / "x"), "--of", "site00", "--from", "2026-11-02", "--to", "2026-11-02"],
-         "is not before", "for one day"),
+         "is not before", "Write one day as"),
     ):  # fmt: skip
         result = CliRunner().invoke(platform, [*arguments, "--db", dsn])
         error = result.exception

@@ -59,7 +59,7 @@ def test_the_standards_own_example() -> None:
     assert frame(segment) == EXAMPLE
     for wrong, words in (
         (EXAMPLE.replace(b"32", b"31"), "1C80 stated"),
-        (EXAMPLE.replace(b"0101", b"0100"), "length 100 stated, but 101"),
+        (EXAMPLE.replace(b"0101", b"0100"), "the frame states a length of 100 bytes, but contains 101"),
         (EXAMPLE[:-1], "not a frame"),
         (b"", "not a frame"),
     ):
@@ -185,7 +185,7 @@ def test_local_days_have_23_and_25_hours_where_clocks_change() -> None:
         ("interval = 60", "interval = 7", "divides an hour"),
         ("Asia/Shanghai", "Mars/Olympus", "timezone"),
         ('code = "w01018"', 'code = ""', "the bureau, such as"),
-        ("least = 0.75", "", "with fewer readings"),
+        ("least = 0.75", "", "below which no value is sent"),
         ('fields = ["Min", "Avg", "Max"]', 'fields = ["Cou"]', "Min, Avg, Max"),
         ('unit = "kW"', "", "unit"),
         ('"pw"', '"nowhere"', "No such file"),
@@ -208,7 +208,7 @@ def test_wrong_usage_of_convert(dsn: str, tmp_path: Path) -> None:
     other.write_text(MAP.format(stream="park7/gw01/nobody"))
     day = datetime.fromtimestamp(min(minutes(b)) * 60, ZoneInfo("UTC")).strftime("%Y-%m-%dT%H:%M")
     for arguments, words in (
-        (["frob"], "it is missing"),
+        (["frob"], "this option is missing"),
         (["frob", "--map", str(file), "--from", day], "unknown converter"),
         (["hj212-2017", "--map", str(file)], "--from"),
         (["hj212-2017", "--map", str(file), "--from", "2030-01-01"], "no whole interval"),
@@ -225,7 +225,7 @@ def test_a_mistyped_point_is_an_error_as_a_wrong_unit_is(dsn: str, tmp_path: Pat
     b = make("whole", 1)
     stored(dsn, b, readings=False)
     first = min(minutes(b))
-    for point, words in (("ac.pow.active", 'Did you mean "ac.power.active"'), ("x", "Declared there: ac.")):
+    for point, words in (("ac.pow.active", 'Did you mean "ac.power.active"'), ("x", "Points of this stream: ac.")):
         text = MAP.format(stream=b.stream.name).replace('"ac.power.active"', f'"{point}"')
         file = mapping(tmp_path, text)
         for minute in (first, first + 1000):  # with packs in the range, and without any

@@ -249,7 +249,9 @@ def test_a_database_that_is_away_is_said_and_an_old_state_is_shown_meanwhile(dsn
     assert "Database 2 is unreachable" in text and "enrolled" in text
     answer = browse(AWAY).get("/")
     assert (
-        answer.status_code == 503 and "Check that it is running there" in answer.text and "Traceback" not in answer.text
+        answer.status_code == 503
+        and "Check that PostgreSQL is running there" in answer.text
+        and "Traceback" not in answer.text
     )
     now = [100.0]
     data = FleetData([dsn, AWAY], lambda: now[0])
@@ -298,7 +300,7 @@ def test_a_port_that_is_taken_names_the_option_of_this_page(dsn: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         result = CliRunner().invoke(platform, ["page", "--listen", listen, "--db", dsn])
-    assert "cannot listen" in str(result.exception) and "Another port: --listen" in str(result.exception)
+    assert "cannot listen" in str(result.exception) and "Choose another port with --listen" in str(result.exception)
 
 
 def test_wrong_options_say_what_to_do(dsn: str) -> None:

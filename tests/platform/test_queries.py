@@ -117,7 +117,7 @@ def test_a_folder_that_exists_and_a_site_that_does_not(dsn: str, tmp_path: Path)
         (["work", "--from", "http://x", "--db", dsn], "unknown scheme"),
         (["work", "--from", "mqtt:", "--db", dsn], "is not a host"),
         (["keep", "--broker", "x", "--db", dsn], "is not a broker"),
-        (["init", "--db", "host=/nowhere dbname=x"], "Check that it is running there"),
+        (["init", "--db", "host=/nowhere dbname=x"], "Check that PostgreSQL is running there"),
         (["init", "--db", "host=/nowhere frobnicate=1"], "frobnicate"),
     ):
         result = CliRunner().invoke(platform, arguments)

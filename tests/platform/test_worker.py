@@ -169,7 +169,7 @@ def test_a_gateway_whose_birth_never_comes_is_incomplete(dsn: str) -> None:
         connection.execute("UPDATE lots SET stored = now() - interval '2 minutes'")
         (state,) = fleet_state(connection, b.gateway.name).gateways
         assert (state.verdict, state.unsettled, state.completeness) == ("incomplete", 11, None)
-        assert "birth or parts missing 11" in why(state)
+        assert "packs without their birth or other parts: 11" in why(state)
 
 
 def test_packs_that_wait_for_their_birth_do_not_ask_about_the_keeper(
@@ -187,12 +187,17 @@ def test_packs_that_wait_for_their_birth_do_not_ask_about_the_keeper(
             clock.now += 100.0
     with connect(dsn) as connection:
         connection.execute("UPDATE lots SET stored = now() - interval '2 minutes'")
-    waiting, batches = "birth or other parts not received: 11 packs", "batches not checked: 1. Is `keep` running?"
+    waiting = "packs whose birth or other parts have not arrived: 11"
+    batches = "batches that are not checked yet: 1. Is `meterhouse platform keep` running?"
     for keeps in (False, True):
         for like, expected in (([], True), (["site00"], True), (["site01/gw00021"], False)):
             outcome(["platform", "status", *like, "--db", dsn])
             said = capsys.readouterr().out
-            assert (waiting in said) == expected and ("Is `keep` running?" in said) != keeps, (keeps, like, said)
+            assert (waiting in said) == expected and ("Is `meterhouse platform keep` running?" in said) != keeps, (
+                keeps,
+                like,
+                said,
+            )
             assert keeps or not like or batches in said.splitlines(), said
         keeper = Keeper(dsn)
         while keeper.step():
@@ -451,7 +456,7 @@ def test_a_role_without_rights_is_told_so(
                 assert outcome(["platform", *command.split(), "--db", guest]) == 3, command
                 said = capsys.readouterr().err
                 assert (
-                    f'the role "{role}" may not use it: permission denied for {words}' in said
+                    f'the role "{role}" may not use this database: permission denied for {words}' in said
                     and "Grant the role" in said
                 ), (command, said)
         assert outcome(["platform", "status", "--db", guest]) == 6, "a role that may read is enough"
@@ -562,7 +567,7 @@ def test_a_csv_with_mistakes_names_each_line(tmp_path: Path) -> None:
     assert [line.split(": ")[0].rpartition(":")[2] for line in lines] == ["2", "3", "4"]
     for header in ("gateway,thumbprint,name", "gateway,thumbprint,streams,note"):  # "Main hall" was two agreed streams
         file.write_text(f"# fleet\n{header}\npark7/gw01," + "A" * 43 + ",Main hall\n")
-        with pytest.raises(ConfigError, match=f'fleet.csv:2: header "{header}". Expected gateway,thumbprint or'):
+        with pytest.raises(ConfigError, match=f'fleet.csv:2: the header is "{header}". Expected gateway,thumbprint or'):
             read_csv(file)
     for name in ("主厅", "Hall(1)", "-x"):
         file.write_text("park7/gw01," + "A" * 43 + f",{name}\n")

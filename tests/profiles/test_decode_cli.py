@@ -146,10 +146,12 @@ def test_requests_exceptions_and_identification() -> None:
 
 def test_a_wrong_crc_says_which_it_would_be() -> None:
     found = as_json("modbus-rtu", "01 03 04 53 75 6E 53 96 F1", code=4)
-    assert found["error"] == "CRC is 96f1, of these bytes it should be 96f0"
+    assert found["error"] == "the CRC is 96f1, but for these bytes it should be 96f0"
     frame = {"unit": 1, "function": 3, "exception": None, "crc_ok": False, "pdu_hex": "030453756e53"}
     assert found["frame"] == {"protocol": "modbus-rtu", **frame}
-    assert "its two bytes are swapped" in as_json("modbus-rtu", "01 03 04 53 75 6E 53 F0 96", code=4)["error"]
+    assert (
+        "the two bytes of the CRC are swapped" in as_json("modbus-rtu", "01 03 04 53 75 6E 53 F0 96", code=4)["error"]
+    )
     assert "cut off?" in as_json("modbus-rtu", "01 03 04 53 75 6E", code=4)["error"]
     assert "at least 4" in as_json("modbus-rtu", "01 03", code=4)["error"]
 

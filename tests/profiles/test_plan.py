@@ -153,7 +153,7 @@ def test_registers_of_points_that_are_not_due_may_be_read_over() -> None:
 
 
 def test_a_point_longer_than_a_read_is_named() -> None:
-    with pytest.raises(ProfileError, match=r"x\.p0 takes 8 registers, one read takes at most 4"):
+    with pytest.raises(ProfileError, match=r"x\.p0 needs 8 registers, but one read returns at most 4"):
         plan_blocks(points_at((0, 8)), Limits(max_words=4), RTU)
 
 
@@ -256,7 +256,7 @@ def test_what_was_learned_survives_a_restart_and_expires() -> None:
     said = json.loads(json.dumps(holes.to_json()))
     again = KnownHoles.from_json(said, key, now_s=2000)
     assert (again.cuts, again.absent) == (holes.cuts, holes.absent) != (set(), set())
-    assert "missing registers 2" in again.summary()
+    assert "the device has no registers 2" in again.summary()
     other = holes_key("hash", {"device.serial": "A1"}, "V2")
     assert not KnownHoles.from_json(said, other, now_s=2000).absent, "new firmware, new chance"  # field pain 39
     assert not KnownHoles.from_json(said, key, now_s=1000 + 8 * 86400).absent

@@ -250,9 +250,9 @@ def test_several_frames_and_a_cut_one() -> None:
     _, found = decode("cjt188", (good + b"\xfe\xfe" + good + good[:20]).hex())
     assert len(found["frames"]) == 2
     code, found = decode("cjt188", good[:20].hex())
-    assert (code, found["error"]) == (4, "cut short: 22 data bytes announced, 9 present")
+    assert (code, found["error"]) == (4, "the frame is cut short: it announces 22 data bytes, but has 9")
     assert found["frame"]["address"] == "78330011223344"
-    assert decode("cjt188", good[:8].hex())[1]["error"] == "cut short inside the header"
+    assert decode("cjt188", good[:8].hex())[1]["error"] == "the frame is cut short inside its header"
 
 
 # ------------------------------------------------------------------ the parser on a bad line

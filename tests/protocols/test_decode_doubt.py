@@ -91,7 +91,7 @@ def test_a_follow_on_frame_alone_is_not_taken_for_the_beginning_of_its_block() -
     _, found = decode("dlt645", THIRD.hex())
     assert [r["quality"] for r in found["readings"]] == ["suspect"]
     assert found["warnings"] == [
-        "follow-on frame 2 without the preceding frames: it is unknown which values of 0001FF00 it contains"
+        "follow-on frame 2 without the preceding frames: it is unknown which values of 0001FF00 this frame contains"
     ]
 
 

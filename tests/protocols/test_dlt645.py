@@ -201,7 +201,7 @@ def test_follow_on_frames_are_one_answer() -> None:
     assert values(found) == [0.01, 0.02, 0.03]
     assert [f["more_frames"] for f in found["frames"]] == [True, False]
     lost = reply("0001FF00", bytes.fromhex("03000000"), control=0x92, tail=b"\x02")
-    with pytest.raises(dlt645.FrameError, match="follow-on frame 2, expected 1"):
+    with pytest.raises(dlt645.FrameError, match="the follow-on frame has number 2, expected 1"):
         dlt645.join(dlt645.Parser().feed(first + lost))
 
 
@@ -240,8 +240,8 @@ def test_broken_frames_say_what_is_wrong() -> None:
     for bad, words in (
         (good[:-2] + b"\x00\x16", "checksum is 00h, the bytes sum to 78h"),
         (good[:-1] + b"\x17", "stop byte is 17h"),
-        (good[:-4], "cut short: 8 data bytes announced, 6 present"),
-        (good[:6], "cut short inside the header"),
+        (good[:-4], "the frame is cut short: it announces 8 data bytes, but has 6"),
+        (good[:6], "the frame is cut short inside its header"),
         (b"\x01\x02\x03", "no frame"),
         (b"", "no frame"),
     ):

@@ -84,9 +84,9 @@ def test_an_unknown_model_is_listed_and_not_fatal(tmp_path: Path) -> None:
 
 def test_a_missing_end_a_short_and_a_cut_model(tmp_path: Path) -> None:
     _, found = run(tmp_path, image(COMMON, end=False))
-    assert found["warnings"] == ["no end model: nothing answers at 40070"]
+    assert found["warnings"] == ["the chain of models has no end model: address 40070 does not answer"]
     _, found = run(tmp_path, image(COMMON, [0, 0], end=False))
-    assert found["warnings"] == ["no end model: model id 0 at 40070"]
+    assert found["warnings"] == ["the chain of models has no end model: address 40070 has model id 0"]
     short = model_of(103, {2: 5}, 10)  # an old variant that ends before its power
     _, found = run(tmp_path, image(short, COMMON))
     assert [m["id"] for m in found["models"]] == [103, 1, 0xFFFF]

@@ -231,14 +231,14 @@ def test_a_ratio_is_written_as_it_is_known(mh, site: Path, ct: str, is_: str) ->
 @pytest.mark.parametrize(
     ("more", "code", "says"),
     [
-        (("--ct", "400:5"), 2, "--ct: 400:5 is not a ratio. A 400/5 A transformer is 80, or 400/5"),
+        (("--ct", "400:5"), 2, "--ct: 400:5 is not a ratio. Write 80 or 400/5 for a 400/5 A transformer"),
         (("--role", "gird"), 2, '--role: "gird" is not a role. Did you mean "grid"?'),
         (("--role", "dc=load"), 3, "the profile chint/dtsu666 has no points with the prefix"),
         (("--limit", "timeout"), 2, "--limit: timeout is not NAME=VALUE"),
         (("--limit", "time_out=2 s"), 3, 'limits.time_out: unknown key. Did you mean "timeout"?'),
         (("--profile", "chint/dtsu66"), 3, 'Did you mean "chint/dtsu666"?'),
         (("--address", "300"), 2, '--address: "300" is not a Modbus address. Allowed: 1 to 247'),
-        (("--line", "rof"), 2, '--line: "rof" is not a line of'),
+        (("--line", "rof"), 2, '--line: "rof" is not the name of a line in'),
         (("--serial", "9600,8,N,1"), 2, '--serial: "9600,8,N,1" is not a serial setting. Write "9600 8N1"'),
     ],
 )
@@ -254,9 +254,11 @@ def test_names_and_addresses_that_are_taken_name_their_place(mh, site: Path) -> 
     assert mh("adopt", "m", *TOLD).code == 0
     before, first = files(site), site.parent / "conf.d" / "m.toml"
     said = mh("adopt", "other", *TOLD)
-    assert said.code == 2 and f"{first}:4: device.m: address 1 of line 127-0-0-1-1 is already device m" in said.err
+    assert (
+        said.code == 2 and f"{first}:4: device.m: address 1 of line 127-0-0-1-1 already belongs to device m" in said.err
+    )
     said = mh("adopt", "m", *TOLD, "--address", "2")
-    assert said.code == 2 and "the name m is taken. Choose another, such as m-2" in said.err
+    assert said.code == 2 and "the name m is taken. Choose another name, such as m-2" in said.err
     said = mh("adopt", "status", *TOLD, "--address", "2")
     assert said.code == 2 and '"status" is reserved, because the gateway itself uses this topic' in said.err
     assert files(site) == before
@@ -325,10 +327,10 @@ def test_a_silent_device_is_added_only_unread(mh, field: Park, site: Path) -> No
     assert mh(*args).code == 4
     said = mh(*args, "--profile", "chint/dtsu666")
     assert said.code == 4 and not (site.parent / "conf.d").exists()
-    checks = f"that its port is set to {line.serial}, that A and B are not swapped, and that the device is powered"
-    assert f"Check the address 3, {checks}. --no-read adds it without reading" in said.err
+    checks = f"that the device is powered and set to {line.serial}, and that the wires A and B are not swapped"
+    assert f"Check the address 3, {checks}. --no-read adds the device without reading it" in said.err
     chinese = mh(*args, "--profile", "chint/dtsu666", "--lang", "zh").err
-    assert "请检查地址 3，" in chinese and "设备是否通电。加 --no-read 可不读取直接加入" in chinese, chinese
+    assert "请检查地址 3，" in chinese and "A 和 B 是否接反。加 --no-read 可不读取直接加入" in chinese, chinese
     assert mh(*args, "--profile", "chint/dtsu666", "--no-read").code == 0
 
 
@@ -340,8 +342,11 @@ def test_a_device_without_a_sound_value_is_added_only_unread(mh, field: Park, si
     args = ("adopt", "m", "--line", line.url, "--serial", line.serial, "--address", "5", "--profile", "chint/dtsu666")
     said = mh(*args, "--yes")
     assert said.code == 4 and not (site.parent / "conf.d").exists()
-    assert "points has a sound value. Is it the right profile and address?" in said.err, said.err
-    assert "--no-read adds it without reading" in said.err and "均无可信数值" in mh(*args, "--yes", "--lang", "zh").err
+    assert "points of the device has a good value. Is it the right profile and address?" in said.err, said.err
+    assert (
+        "--no-read adds the device without reading it" in said.err
+        and "均无可信数值" in mh(*args, "--yes", "--lang", "zh").err
+    )
     assert mh(*args, "--yes", "--no-read").code == 0
 
 

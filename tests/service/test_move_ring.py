@@ -101,7 +101,7 @@ async def test_a_device_whose_table_cannot_be_kept_stays_in_the_first_ring(
 ) -> None:
     device, _ = await move(rings, table("a"), table("b"), StoreFull("no room", where="here"))
     assert device.poll.where == (0, 0) and device.stream.table_version.ring is rings[0]
-    assert "m1 stays in the previous ring: here: no room" in caplog.text
+    assert "m1 could not move to the new ring and stays in the previous ring: here: no room" in caplog.text
 
 
 async def test_a_damaged_store_ends_it(rings: tuple[Ring, Ring]) -> None:

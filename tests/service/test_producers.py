@@ -45,7 +45,7 @@ def test_a_bug_ends_the_results_of_its_producer(broken: Any, caplog: pytest.LogC
     calls = len(CALLS)
     assert not one(None, 4, 5) and not one.prepare(None, 4) and len(CALLS) == calls
     assert [record.getMessage() for record in caplog.records] == [
-        "internal error: no figures until the next start; readings are not affected"
+        "internal error: no figures are computed until the next start; readings are not affected"
     ]
 
 

@@ -286,10 +286,15 @@ def refused_edits(park: Park) -> dict[str, tuple[str, str]]:
         "a line that is not there": (big.replace('line = "roof"', 'line = "rof"', 1), 'Did you mean "roof"'),
         "no TOML": (big.replace("[site]", "[site"), r"agent\.toml:1"),
         "brackets without end": (big + "x = " + "[" * 3000, "nested too deep"),
-        "another site": (big.replace('id = "park7"', 'id = "park8"'), r"agent\.toml:2: site\.id: can only change at"),
-        "another state directory": (big.replace('"state"', '"elsewhere"'), r"paths\.state_dir: can only change at"),
+        "another site": (
+            big.replace('id = "park7"', 'id = "park8"'), r"agent\.toml:2: site\.id: this setting can only change at",
+        ),
+        "another state directory": (
+            big.replace('"state"', '"elsewhere"'), r"paths\.state_dir: this setting can only change at",
+        ),
         "another gap between readings": (
-            big + '\n[interval]\nmax_gap = "4 min"\n', r"agent\.toml:\d+: interval\.max_gap: can only change at",
+            big + '\n[interval]\nmax_gap = "4 min"\n',
+            r"agent\.toml:\d+: interval\.max_gap: this setting can only change at",
         ),
         "a key that is not there": (big + '\n[key]\nfile = "none.key"\n', "none.key"),
         "a key that does not follow": (big + '\n[key]\nfile = "other.key"\n', "the newest recorded key is"),

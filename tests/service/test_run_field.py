@@ -116,8 +116,8 @@ def test_a_pulled_device_costs_only_itself(played: dict[str, Any]) -> None:
     dead, *others = (played["requests"][name] for name in (PULLED, "m1", "m2", "m4", "m5"))
     assert dead < min(others), "a dead device is asked once in a while"  # field pain 3
     assert not played["collisions"]
-    edges = re.findall(rf"{PULLED} (not responding|responds again)", played["said"])
-    assert edges == ["not responding", "responds again"] * (len(edges) // 2), "each edge is logged once"
+    edges = re.findall(rf"{PULLED} (is not responding|responds again)", played["said"])
+    assert edges == ["is not responding", "responds again"] * (len(edges) // 2), "each edge is logged once"
     assert edges
 
 

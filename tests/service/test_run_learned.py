@@ -38,7 +38,11 @@ def play_a_hole(folder: Path, house: House) -> dict[str, Any]:
     asked = hollow(meter)
     agent.start()
     until(lambda: len(listener.numbers("m1")) >= 3, 20, lambda: agent.said)
-    until(lambda: "missing registers" in (agent.snapshot()["devices"]["m1"]["learned"] or ""), 10, lambda: agent.said)
+    until(
+        lambda: "the device has no registers" in (agent.snapshot()["devices"]["m1"]["learned"] or ""),
+        10,
+        lambda: agent.said,
+    )
     refused = agent.snapshot()["devices"]["m1"]["refused"]
     shown = [
         CliRunner().invoke(cli, [*words, "-c", str(agent.config)], catch_exceptions=False).output

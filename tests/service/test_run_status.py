@@ -380,7 +380,7 @@ def play_a_missing_key_and_an_old_certificate(folder: Path, house: House) -> dic
 
 
 def test_a_missing_key_and_an_old_certificate(played: dict[str, Any]) -> None:
-    """Both are said while the agent still runs well; the authority, good for ten years, is not."""
+    """Both are said while the agent still runs well; the CA certificate, good for ten years, is not."""
     assert played["code"] == 0
     ours = [one for one in played["before"] if one.code.startswith("certificate")]
     assert [one.code for one in ours] == ["certificate-expires"] and "gw01.crt expires in 10 days" in ours[0].text()
@@ -409,9 +409,9 @@ def test_an_unusable_state_directory_is_a_plain_error_that_status_repeats(
     why = "/dev/null/x: cannot be created: Not a directory. Set another directory under [paths] in agent.toml"
     assert run.stderr.splitlines()[-1] == f"error: {why}"
     status = subprocess.run([*words, "status", "-c", config], check=False, capture_output=True, text=True, timeout=240)
-    assert status.returncode == 1 and "no agent is running here. The last one ended at 20" in status.stderr
+    assert status.returncode == 1 and "no agent is running here. The last agent ended at 20" in status.stderr
     assert why in status.stderr
-    (ended,) = re.findall(r"The last one ended at ([-0-9]+ [:0-9]+): ", status.stderr)
+    (ended,) = re.findall(r"The last agent ended at ([-0-9]+ [:0-9]+): ", status.stderr)
     moment = datetime.fromisoformat(ended).replace(tzinfo=ZoneInfo("Pacific/Kiritimati"))
     assert before <= moment.timestamp() <= time.time(), "the site's time, as everywhere"
 

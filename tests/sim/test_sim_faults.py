@@ -253,12 +253,12 @@ def test_faults_count_skip_and_repeat() -> None:
     [
         ("silense", 'Did you mean "silence"'),
         ("nothing-like-it", "Known: blank, busy"),
-        ("late=soon", "'soon' does not fit: answer VALUE seconds later"),
+        ("late=soon", "'soon' is not a valid value: answer VALUE seconds later"),
         ("exception=80", "out of range"),
-        ("silence=3", "does not fit: no answer"),
+        ("silence=3", "is not a valid value: no answer"),
         ("busy*0", "'0' after [*] is not a number above 0"),
         ("busy/x", "'x' after / is not"),
-        ("stray=0", "does not fit: bytes VALUE in hex"),
+        ("stray=0", "is not a valid value: bytes VALUE in hex"),
         ("late=-1", "out of range"),
     ],
 )

@@ -61,7 +61,7 @@ def test_who_may_ask(gw: Gateway) -> None:
     assert said.returncode != 0 and "Permission denied" in said.stderr, said.stderr
     journal = m.journal()
     assert "lease refused to anna (uid " in journal and "lent to read by li (uid " in journal
-    assert "export for a user unknown in the sandbox" in journal
+    assert "export for a user that the agent's sandbox cannot identify" in journal
     m.sh("for u in anna li mallory far; do userdel -r $u; done 2>/dev/null; rm -r /tmp/of-*")
 
 

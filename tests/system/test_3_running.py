@@ -169,7 +169,7 @@ def test_a_certificate_that_ends_is_warned_about_and_renewed_without_a_restart(g
     assert timer["ActiveState"] == "active"
     m.run("systemctl", "start", "meterhouse-certificates.service", ok=None)
     story = m.journal("meterhouse*", "-p", "warning", f"--since={since}")
-    assert f"destination platform: our certificate {folder}/gw.pem expires in 20 days" in story, story
+    assert f"destination platform: the client certificate {folder}/gw.pem expires in 20 days" in story, story
 
     give("gw01-new", 400)
     m.run("systemctl", "restart", "mosquitto")  # as a renewal of the broker's own certificate would

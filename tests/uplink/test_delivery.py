@@ -195,7 +195,7 @@ def test_a_publish_that_is_not_authorized_is_not_delivered(
     until(lambda: len(heard.seqs("inv1")) == 10)
     until(lambda: at.pending() == 10)
     until(lambda: up.state().error is not None)
-    assert "publish not authorized" in str(up.state().error) and "inv2" in str(up.state().hint)
+    assert "broker does not allow this client to publish" in str(up.state().error) and "inv2" in str(up.state().hint)
     assert heard.seqs("inv2") == []
 
 

@@ -401,7 +401,7 @@ def test_a_boot_is_sixteen_digits_and_nothing_else(boot: str) -> None:
 def test_an_ack_of_more_than_4096_bytes_is_rejected() -> None:
     ack = json.dumps({"stream": STREAM, "boot": "3f2a9c41d07be815", "first": 1, "last": 2, "hash": "A" * 43}).encode()
     assert parse_acks(ack.ljust(MAX_BYTES), "park7/gw01") == parse_acks(ack, "park7/gw01")
-    with pytest.raises(ValueError, match=r"4097 bytes, at most 4096 are accepted"):
+    with pytest.raises(ValueError, match=r"the message has 4097 bytes, but at most 4096 are accepted"):
         parse_acks(ack.ljust(MAX_BYTES + 1), "park7/gw01")
 
 

@@ -94,7 +94,7 @@ def test_a_broker_that_only_speaks_3_1_1(hang_up: bool, capsys: pytest.CaptureFi
 def test_a_gateway_that_does_not_reply(fake: Callable[..., FakeBroker], capsys: pytest.CaptureFixture[str]) -> None:
     broker = fake()
     assert outcome(["replay", STREAM, "--broker", f"mqtt://127.0.0.1:{broker.port}", "--for", "200 ms"]) == 5
-    assert "no answer for 0.2 s" in capsys.readouterr().err
+    assert "no answer from the gateway for 0.2 s" in capsys.readouterr().err
 
 
 def test_a_password_in_the_url_is_refused_and_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,4 +186,4 @@ def test_the_queue_of_replies_is_bounded(capsys: pytest.CaptureFixture[str], mon
     sender.start()
     assert outcome(["replay", STREAM, "--broker", sender.url]) == 5
     sender.join(PATIENCE_S)
-    assert "more packs than requested" in capsys.readouterr().err
+    assert "the broker sent more packs than were requested" in capsys.readouterr().err

@@ -213,7 +213,7 @@ def test_a_wrong_address_is_explained(fake: Fake, outbox: Outboxes, uplink: Upli
     found = error_of(destination(1883, host="no-such-host.invalid"))
     assert "host name not found" in found or "DNS server" in found
     found = error_of(destination(broker().port, tls=True))
-    assert "does not use TLS" in found or "TLS on one side only" in found
+    assert "does not use TLS" in found or "does only one side use TLS" in found
     port, close = listen_and(lambda sock: sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
     assert error_of(destination(port))
     close()

@@ -44,7 +44,7 @@ def test_heads_of_other_streams_are_not_asked_for(verdict: Judge) -> None:
         report = verdict(FEW, *streams)
         assert report.ok and not report.withheld and report.agreed == sorted(streams), (streams, report.reasons)
         assert not report.streams[METER].asked and report.streams[INV1].asked
-        assert f"{GATEWAY}: not asked for: gate-meter" in as_text(report).splitlines()
+        assert f"{GATEWAY}: streams that were not asked for: gate-meter" in as_text(report).splitlines()
         assert not any(line.startswith(METER) for line in as_text(report).splitlines()), "no row and no remark of it"
         assert not [text for text in report.shortfalls() if METER in text]
     assert verdict(FEW, "park7/gw02=inv1").withheld == [METER], "a list of another gateway"

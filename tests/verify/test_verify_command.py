@@ -121,8 +121,8 @@ def test_a_fault_names_file_and_line(folder: Path) -> None:
     (folder / "inv1.jsonl").write_bytes(lines)
     result = run(folder, "--trust", PIN)
     assert result.exit_code == 6
-    assert "first bad: park7/gw01/inv1 seq 2" in result.output and "inv1.jsonl:2" in result.output
-    assert "sequence 2 to 2 missing (1 pack, 5 readings were due)" in result.output
+    assert "first fault: park7/gw01/inv1 seq 2" in result.output and "inv1.jsonl:2" in result.output
+    assert "packs 2 to 2 are missing (1 pack, 5 readings were due)" in result.output
 
 
 def test_stdin(folder: Path) -> None:
@@ -300,9 +300,9 @@ def test_remarks_are_grouped_by_kind() -> None:
     streams["p/g/d7"].gap_reasons = {"timeout": 4}
     streams["p/g/d8"].reordered = 2
     lines = as_text(Report(Verdict.VERIFIED, [], {}, streams)).splitlines()
-    assert "30 streams: clock not synchronised in 270 packs" in lines
-    assert "29 streams: from sequence 2 to 30 on" in lines
-    assert "p/g/d7: gaps timeout 4" in lines and "p/g/d8: 2 packs arrived out of order" in lines
+    assert "30 streams: the clock was not synchronised in 270 packs" in lines
+    assert "29 streams: packs begin with sequence 2 to 30" in lines
+    assert "p/g/d7: gap readings by reason: timeout 4" in lines and "p/g/d8: 2 packs arrived out of order" in lines
     assert not any("more remarks" in line for line in lines)
 
 

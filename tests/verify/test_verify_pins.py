@@ -38,7 +38,7 @@ def test_bare_thumbprints_fail_where_there_are_two_gateways(two: Path) -> None:
     """It was exit code 0, without a remark: B could sign for A."""
     done = judge(two, *BARE)
     assert done.exit_code == 6 and "park7/gw01, park7/gw02" in done.output
-    assert "pin each as SITE/GATEWAY=THUMBPRINT" in done.output and "first bad: : " not in done.output
+    assert "pin each as SITE/GATEWAY=THUMBPRINT" in done.output and "first fault: : " not in done.output
     facts = json.loads(judge(two, *BARE, "--json").output)
     assert facts["verdict"] == "failed" and "SITE/GATEWAY=" in facts["reasons"][0]
     assert facts["first_bad"]["code"] == "pin" and facts["failed"] == 0
@@ -64,11 +64,11 @@ def test_a_wrong_thumbprint_is_told_from_changed_packs(tmp_path: Path, monkeypat
     for pin in (TWO.kid, f"park7/gw01={TWO.kid}"):
         done = judge(tmp_path, "--trust", pin)
         assert done.exit_code == 6 and "what to do: compare the thumbprint after --trust" in done.output, done.output
-        assert "`meterhouse keys show`" in done.output and "find out who handled them" not in done.output
+        assert "`meterhouse keys show`" in done.output and "find out where they were changed" not in done.output
     changed = packs[1].replace(b'"sig":"', b'"sig":"A', 1)
     assert changed != packs[1]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join([keys(ONE), packs[0], changed]))
-    assert "find out who handled them" in judge(tmp_path, "--trust", ONE.kid).output
+    assert "find out where they were changed" in judge(tmp_path, "--trust", ONE.kid).output
     (tmp_path / "a.jsonl").write_bytes(b"\n".join([keys(ONE), *packs]))
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     assert "请核对 --trust 后的指纹" in judge(tmp_path, "--trust", TWO.kid).output

@@ -62,7 +62,9 @@ def test_an_end_of_any_length_is_missed(name: str, verdict: Judge) -> None:
         reached = json.loads(lines[n - 1])["seq"]
         assert (report.verdict.value, report.missing) == ("incomplete", last - reached), n
     report = verdict({**WHOLE, packs_of(name): []})
-    assert report.reasons == [f"park7/gw01/{name}: no pack is present, but a checkpoint names its sequence {last}"]
+    assert report.reasons == [
+        f"park7/gw01/{name}: no pack is present, but a checkpoint says that packs up to sequence {last} exist"
+    ]
     assert report.verdict.value == "incomplete" and report.withheld == [f"park7/gw01/{name}"]
 
 
@@ -78,7 +80,7 @@ def test_a_beginning_cannot_be_told_from_what_is_no_longer_kept(verdict: Judge) 
     """It is said, and who expects everything gets no `0`."""
     report = verdict(only(WHOLE, lambda one: one.get("boot") != BOOTS[0]))
     assert report.ok
-    begins = "begins with sequence 13, an earlier checkpoint is present and names its sequence 5"
+    begins = "begins with sequence 13, an earlier checkpoint ends with sequence 5, and the packs in between are absent"
     assert f"park7/gw01/inv1: {begins}" in report.shortfalls()
     report = verdict(only(WHOLE, lambda one: one.get("boot") != BOOTS[0] and int(str(one.get("counter", 999))) > 102))
     assert report.ok and not [text for text in report.shortfalls() if "begins" in text]
@@ -90,18 +92,21 @@ def test_of_an_export_of_one_device_the_others_are_not_wanted(tmp_path: Path) ->
     command = [str(folder), "--trust", OLD.kid]
     done = CliRunner().invoke(verify, command)
     assert done.exit_code == 6 and "park7/gw01/gate-meter: no pack is present" in done.output
-    assert "first key" in done.output and "newest checkpoint of 2026-11-24T0" in done.output
+    assert "first key" in done.output and "the newest checkpoint is from 2026-11-24T0" in done.output
     (folder / "streams.txt").write_text("inv1\n")
     done = CliRunner().invoke(verify, command)
     assert done.exit_code == 0 and "the files contain only inv1, as requested" in done.output
-    assert "park7/gw01/gate-meter: no pack is present, but a checkpoint names its sequence 19" in done.output
+    assert (
+        "park7/gw01/gate-meter: no pack is present, but a checkpoint says that packs up to sequence 19 exist"
+        in done.output
+    )
     assert CliRunner().invoke(verify, [*command, "--expect-complete"]).exit_code == 6
     (folder / "streams.txt").write_text("inv1\ngate-meter\n")
     assert CliRunner().invoke(verify, command).exit_code == 6
     (folder / "streams.txt").write_bytes(b"\xff\xfe inv1")
     (folder / CHECKPOINTS).unlink()
     done = CliRunner().invoke(verify, command)
-    assert done.exit_code == 0 and "no checkpoint, so the last packs may be missing" in done.output
+    assert done.exit_code == 0 and "there is no checkpoint, so the last packs may be missing" in done.output
 
 
 def test_a_stream_that_had_ended_before_is_not_waited_for(verdict: Judge) -> None:
@@ -350,7 +355,9 @@ def test_a_broker_that_holds_a_stream_back_shows_within_two_checkpoints() -> Non
             verifier.feed(raw, f"{topic}checkpoint/{page}")
         report = verifier.finish()
         assert report.verdict.value == verdict, (n, report.reasons)
-    assert report.reasons == ["park7/gw01/gate-meter: no pack is present, but a checkpoint names its sequence 6"]
+    assert report.reasons == [
+        "park7/gw01/gate-meter: no pack is present, but a checkpoint says that packs up to sequence 6 exist"
+    ]
     assert report.withheld == ["park7/gw01/gate-meter"]
 
 

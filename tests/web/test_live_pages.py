@@ -403,7 +403,7 @@ def test_once_the_agent_was_killed_every_page_says_so_and_no_device_answers(view
 def test_a_snapshot_that_says_nothing_is_a_plain_sentence(viewer, traces, data: str) -> None:
     (traces.folder / "snapshot.json").write_text(data)
     page = viewer().get("/")
-    assert page.status_code == 200 and "not a snapshot of an agent" in page.text
+    assert page.status_code == 200 and "this is not a snapshot of an agent" in page.text
     assert "The agent cannot be seen from here" in page.text
     assert "None" not in page.text and not re.search(r"\d+ d\b", page.text)
     assert "不是采集程序" in viewer().get("/?lang=zh").text

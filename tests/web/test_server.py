@@ -103,7 +103,10 @@ def test_setup_makes_a_certificate_and_a_hash_that_only_the_user_reads(config, t
 
 
 @pytest.mark.parametrize(("listen", "lines"), [
-    ("0.0.0.0:{}", "Listens on every address of this machine, port {}\nThe page is at https://gw01:{}/. Stop it"),
+    (
+        "0.0.0.0:{}",
+        "The page listens on every address of this machine, port {}\nThe page is at https://gw01:{}/. Stop it",
+    ),
     ("[::1]:{}", "The page is at https://[::1]:{}/. Stop it"),
 ])  # fmt: skip
 def test_it_says_an_address_that_a_browser_opens(config, tmp_path, capsys, monkeypatch, listen, lines) -> None:
@@ -133,14 +136,14 @@ def test_setup_again_keeps_address_and_names_and_says_so(config, tmp_path, capsy
     """Else a new password would open a page of this machine alone to the network."""
     table = tmp_path / "conf.d/web.toml"
     assert setup(config, "--name", "192.0.2.77") == 0
-    assert "listens at 127.0.0.1:8443" in capsys.readouterr().err
+    assert "will listen at 127.0.0.1:8443" in capsys.readouterr().err
     assert again(config) == 0
     said = capsys.readouterr().err
-    assert 'listen = "127.0.0.1:8443"' in table.read_text() and "keeps the address 127.0.0.1:8443" in said
-    assert "keeps these names of the earlier certificate: gw01.park7.example, 192.0.2.77" in said
+    assert 'listen = "127.0.0.1:8443"' in table.read_text() and "will keep the address 127.0.0.1:8443" in said
+    assert "will keep these names of the earlier certificate: gw01.park7.example, 192.0.2.77" in said
     assert {"gw01.park7.example", "192.0.2.77", "localhost"} <= certificate_names(config)
     assert again(config, "--listen", "[::]:8444", "--name", "gw02.park7.example") == 0
-    assert "changes the address from 127.0.0.1:8443 to [::]:8444" in capsys.readouterr().err
+    assert "will change the address from 127.0.0.1:8443 to [::]:8444" in capsys.readouterr().err
     assert 'listen = "[::]:8444"' in table.read_text()
     assert {"gw01.park7.example", "gw02.park7.example", "192.0.2.77"} <= certificate_names(config)
     table.write_text(table.read_text().replace('listen = "[::]:8444"\n', ""))
@@ -156,7 +159,7 @@ def test_setup_again_says_what_it_keeps_before_it_asks(config, tmp_path, capsys)
     command = ["web", "--setup", "-c", str(config), "--folder", str(tmp_path / "secret"), "--password-file", first]
     assert outcome(command) == 2, "nobody is here to answer"
     said = capsys.readouterr().err
-    assert said.index("keeps the address") < said.index("writes ") < said.index("error: ")
+    assert said.index("will keep the address") < said.index("will write ") < said.index("error: ")
     assert (tmp_path / "conf.d/web.toml").read_bytes() == before
 
 
@@ -164,7 +167,7 @@ def test_setup_again_says_what_it_keeps_before_it_asks(config, tmp_path, capsys)
 def test_setup_again_does_not_guess_what_an_earlier_table_meant(config, tmp_path, capsys, text: str) -> None:
     (tmp_path / "conf.d").mkdir()
     (tmp_path / "conf.d/web.toml").write_text(text)
-    assert again(config) == 1 and "Correct it, or remove it" in capsys.readouterr().err
+    assert again(config) == 1 and "Correct this file, or remove this file" in capsys.readouterr().err
     assert (tmp_path / "conf.d/web.toml").read_text() == text
 
 
@@ -176,22 +179,28 @@ def test_setup_refuses_what_would_not_work(config, tmp_path, capsys) -> None:
     assert outcome(["web", "--setup", "-c", str(tmp_path / "none.toml"), "--yes"]) == 2
     assert outcome(["web", "--setup", "-c", str(config), "--listen", "gw01", "--yes"]) == 2
     config.write_text(SITE + "[web]\n")
-    assert setup(config) == 1 and "has the table [web] already" in capsys.readouterr().err
+    assert setup(config) == 1 and "this file already has the table [web]" in capsys.readouterr().err
     assert not (tmp_path / "secret").exists() and not (tmp_path / "conf.d").exists()
 
 
 def test_it_does_not_listen_for_others_without_tls_and_password(config, tmp_path, capsys) -> None:
     assert outcome(["web", "-c", str(config), "--listen", "0.0.0.0:8443"]) == 2
-    assert "it needs a certificate with its key, and a password" in capsys.readouterr().err
+    assert "the page needs a certificate with its key, and a password" in capsys.readouterr().err
     config.write_text(SITE + '[web]\npassword_file = "first"\n')
     assert outcome(["web", "-c", str(config)]) == 3
     said = capsys.readouterr().err
     assert "not the hash of a password" in said and PASSWORD not in said
     config.write_text(SITE + '[web]\ncertificate_file = "first"\nkey_file = "first"\n')
-    assert outcome(["web", "-c", str(config)]) == 3 and "not a certificate with its key" in capsys.readouterr().err
+    assert (
+        outcome(["web", "-c", str(config)]) == 3
+        and "is not a PEM certificate that matches its key" in capsys.readouterr().err
+    )
     with socket.create_server(("127.0.0.1", 0)) as taken:
         config.write_text(SITE + f'[web]\nlisten = "127.0.0.1:{taken.getsockname()[1]}"\n')
-        assert outcome(["web", "-c", str(config)]) == 1 and "Another program listens there" in capsys.readouterr().err
+        assert (
+            outcome(["web", "-c", str(config)]) == 1
+            and "Another program uses this address and port" in capsys.readouterr().err
+        )
 
 
 def test_over_tls_with_a_login(config, tmp_path, page, traces) -> None:

@@ -38,12 +38,12 @@ CODES: Final = (1, 3, 4, 5)  # exit codes by priority: the command ends with the
 def doctor(options: ConfigOptions, offline: bool, bundle_file: Path | None, lang: str, as_json: bool) -> None:
     """Examine this machine, the configuration and the running agent, and say what to do.
 
-    Checks versions, clock, disks, serial adapters, permissions, the configuration, the findings of `status`,
-    and the last errors in the agent's journal; connects once to each destination, as `check --online` does.
-    Changes nothing and opens no line; `check --online` does open them.
+    Checks versions, clock, disks, serial adapters, permissions, the configuration, the findings of `status`, and the
+    last errors in the agent's journal; connects once to each destination, as `check --online` does. Changes nothing.
+    Opens no line, unlike `check --online`.
 
-    The archive of --bundle contains all of this, the configuration and the status. Passwords and keys are
-    removed; check it before you send it.
+    The archive of --bundle contains all these results, the configuration and the status. Passwords and keys are
+    removed; check the archive before you send it.
 
     \b
     Examples:
@@ -52,8 +52,9 @@ def doctor(options: ConfigOptions, offline: bool, bundle_file: Path | None, lang
       meterhouse doctor --bundle gw01.tar.gz
 
     \b
-    Exit codes: 0 no fault found, 1 the agent, store, disk, clock, key or certificate, 2 wrong usage,
-    3 bad configuration, 4 a device, line or adapter, 5 a destination; the first that applies.
+    Exit codes: 0 no fault found, else the first that applies: 1 a fault of the agent, store, disk, clock, key
+    or certificate, 2 wrong usage, 3 bad configuration, 4 a fault of a device, line or adapter, 5 a fault of a
+    destination.
     """
     if as_json:
         lang = "en"  # because scripts may compare texts

@@ -57,10 +57,13 @@ class Shown:
 @click.option("--display", "displays", multiple=True, metavar="DEVICE[/POINT]=VALUE",
               help="The value on a display, such as inv1=12345.6. May be repeated.")  # fmt: skip
 @click.option(
-    "--csv", "csv_file", type=EXISTING_FILE, help="The same from a file: DEVICE[/POINT],VALUE[,REMARK] on each line."
+    "--csv",
+    "csv_file",
+    type=EXISTING_FILE,
+    help="Read the values on the displays from this file; each line is DEVICE[/POINT],VALUE[,REMARK].",
 )
-@click.option("--who", help="Name of the person who records it.")
-@click.option("--remarks", default="", help="Anything that the other side should know.")
+@click.option("--who", help="Name of the person who makes the record.")
+@click.option("--remarks", default="", help="Remark for the other party.")
 @click.option("--html", "html_file", type=FILE, help="Write the record as an A4 page, with the key's thumbprint.")
 @click.option("--yes", is_flag=True, help="Do not ask anything.")
 @lang_option
@@ -169,7 +172,9 @@ def _number(text: str, where: str) -> tuple[str, str]:
         plain = plain.replace(",", "")
     if not _NUMBER.fullmatch(plain):
         raise UsageError(
-            f"{clean_text(text, 40)!r} is not a number", where=where, hint="Digits and a decimal point: 12345.6"
+            f"{clean_text(text, 40)!r} is not a number",
+            where=where,
+            hint="Write digits and a decimal point, such as 12345.6",
         )
     return plain, unit or ""
 
@@ -188,9 +193,9 @@ def _in_unit(value: str, unit: str, wanted: str, where: str) -> str:
         return value
     prefix, others = (_PREFIX.fullmatch(one) for one in (unit, wanted))
     if prefix is None or others is None or prefix[2] != others[2]:
-        hint = f"Give it in {show_unit(wanted)}" if wanted else "Give the number alone"
+        hint = f"Give the value in {show_unit(wanted)}" if wanted else "Give the number without a unit"
         raise UsageError(
-            f"the display's {clean_text(unit, 20)} is not the unit of this counter", where=where, hint=hint
+            f"the unit {clean_text(unit, 20)} of the display does not fit this counter", where=where, hint=hint
         )
     return format(Decimal(value).scaleb(_POWERS[prefix[1]] - _POWERS[others[1]]), "f")
 
@@ -206,7 +211,9 @@ def _from_options(displays: Iterable[str]) -> dict[str, Shown]:
 
 def _once(given: Mapping[str, Shown], device: str, where: str) -> None:
     if device in given:
-        raise UsageError(f"{clean_text(device, 40)!r} is given twice", where=where, hint="Keep only the right value")
+        raise UsageError(
+            f"{clean_text(device, 40)!r} is given twice", where=where, hint="Keep only the right value of this device"
+        )
 
 
 def _from_csv(path: Path, given: Mapping[str, Shown]) -> dict[str, Shown]:
@@ -217,7 +224,9 @@ def _from_csv(path: Path, given: Mapping[str, Shown]) -> dict[str, Shown]:
             continue  # an empty line, or the names of the columns
         where = f"{path}:{line}"
         if len(row) not in (2, 3):
-            raise UsageError(f"{len(row)} columns", where=where, hint="DEVICE,VALUE or DEVICE,VALUE,REMARK")
+            raise UsageError(
+                f"the line has {len(row)} columns", where=where, hint="Expected DEVICE,VALUE or DEVICE,VALUE,REMARK"
+            )
         device, _, point = row[0].strip().partition("/")
         remark = _text(row[2], where) if len(row) == 3 else ""
         _once(found, device, where)
@@ -243,7 +252,7 @@ def _check_points(view: LiveView, points: Mapping[str, str]) -> None:
 
             rows = [name for owner, name in view.follower.latest if owner == device]
             raise UsageError(f"{device} has no point {clean_text(point, 60)!r}", where="--display",
-                             hint=did_you_mean(point, rows, "It has"))  # fmt: skip
+                             hint=did_you_mean(point, rows, "Points of the device"))  # fmt: skip
 
 
 def _compared(view: LiveView, device: str, shown: Shown | None, lang: str, asks: bool) -> ComparedDevice:

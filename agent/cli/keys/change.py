@@ -68,8 +68,8 @@ def rotate(
 ) -> None:
     """Replace the key in FILE, or in the file named by the configuration, by a new one.
 
-    The old key signs the record of the new one and is deleted. A running agent uses the new key within seconds, from
-    the same pack boundary in all streams. Signatures of the old key stay valid, and verifiers need no change.
+    The old key signs the record of the new key and is then deleted. Within seconds, a running agent changes to the new
+    key, at the same pack boundary in all streams. Signatures of the old key stay valid, and verifiers need no change.
     A systemd credential is read-only: rotate the file that it is loaded from, then restart the agent.
 
     \b
@@ -97,9 +97,9 @@ def rotate(
     "lasts",
     multiple=True,
     metavar="STREAM=SEQ",
-    help="Trust up to this sequence; other streams not at all.",
+    help="Trust packs of STREAM up to SEQ, and no packs of streams that are not named.",
 )
-@click.option("--until", metavar="TIME", help="Trusted up to this time, as recorded in the gateway's database.")
+@click.option("--until", metavar="TIME", help="Trust packs up to this time, as recorded in the gateway's database.")
 @alg_option
 @token_option
 @gateway_option
@@ -120,8 +120,8 @@ def revoke(
 ) -> None:
     """Revoke the key KID, which may be stolen, and replace the current signing key with a new one.
 
-    KID is a thumbprint or its beginning; `keys show` lists them. What KID signed is trusted up to a last sequence in
-    each stream. By default, everything that this gateway itself has sealed with KID stays trusted.
+    KID is a thumbprint or its beginning; `keys show` lists the thumbprints. In each stream, packs that KID signed stay
+    trusted up to a last sequence. By default, this is the last pack that this gateway itself sealed with KID.
 
     \b
     Examples:

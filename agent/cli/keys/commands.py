@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 def keys() -> None:
     """Create, show, replace and revoke the key that signs readings.
 
-    Platforms pin its thumbprint: hand it over by a channel other than the broker.
+    Platforms pin the thumbprint of this key: hand the thumbprint over by a channel other than the broker.
     """
 
 
@@ -64,7 +64,7 @@ keys.add_command(revoke)
     "lasts",
     multiple=True,
     metavar="STREAM=SEQ",
-    help="With --lost: trust that key up to this sequence.",
+    help="With --lost: trust the lost key up to this sequence.",
 )
 @gateway_option
 @yes_option
@@ -190,7 +190,7 @@ def show(file: Path | None, qr: bool, options: ConfigOptions, as_json: bool) -> 
       meterhouse keys show --qr
 
     \b
-    Exit codes: 0 good, 3 missing, readable by others, or not a key, 4 the token does not respond.
+    Exit codes: 0 good, 3 the file is missing, readable by others, or not a key, 4 the token does not respond.
     """
     from agent.cli.keys.worker import ReadKey, work_on_key
 
@@ -212,9 +212,9 @@ def show(file: Path | None, qr: bool, options: ConfigOptions, as_json: bool) -> 
 @gateway_option
 @config_options
 def record(file: Path | None, gateway: str | None, options: ConfigOptions) -> None:
-    """Print the signed public key records, as published on the topic `keys`.
+    """Print the signed public key records, as they are published on the topic `keys`.
 
-    For a verifier without access to the broker.
+    Use this for a verifier that has no access to the broker.
 
     \b
     Example:

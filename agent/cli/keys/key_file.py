@@ -29,12 +29,16 @@ ALGORITHMS = {"ed25519": "Ed25519", "es256": "ES256"}
 SEEN_S = 12.0
 
 file_argument = click.argument("file", type=click.Path(path_type=Path), required=False)
-gateway_option = click.option("--gateway", help="SITE/GATEWAY, such as park7/gw01; default: the configuration's.")
+gateway_option = click.option("--gateway", help="SITE/GATEWAY, such as park7/gw01; default: from the configuration.")
 alg_option = click.option(
     "--alg", type=click.Choice(sorted(ALGORITHMS)), help="Ed25519, or ECDSA on P-256 for sites that require it."
 )
 token_option = click.option(
-    "--pkcs11", "token", metavar="URI", default="", help="The key is in this token; it is created there if missing."
+    "--pkcs11",
+    "token",
+    metavar="URI",
+    default="",
+    help="Use the key in this token; create the key there if it is missing.",
 )
 yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 

@@ -258,7 +258,7 @@ def check_page(data: bytes) -> dict[str, Any]:
     curve = page.get("curve") or {"slots": [], "ends": [], "series": []}
     lengths = {len(curve["slots"]), len(curve["ends"])}
     if len(lengths | {len(one[key]) for one in curve["series"] for key in ("v", "known")}) != 1:
-        raise unlike("report", "its curve has series of another length")
+        raise unlike("report", "the series of the curve have different lengths")
     if lacking:
-        raise unlike("report", f"it lacks {', '.join(sorted(lacking))}")
+        raise unlike("report", f"these JSON members are missing: {', '.join(sorted(lacking))}")
     return page

@@ -27,12 +27,12 @@ _DATES: Mapping[Kind, str] = {"day": r"\d{4}-\d{2}-\d{2}", "month": r"\d{4}-\d{2
 @lang_option
 @click.option("--html", "html_file", type=FILE, help="Write a page with charts.")
 @click.option("--csv", "csv_file", type=FILE, help="Write the figures as CSV.")
-@click.option("--trace", "trace_file", type=FILE, help="Hourly green power as CSV.")
+@click.option("--trace", "trace_file", type=FILE, help="Write the hourly green power to this CSV file.")
 @click.option(
     "--trace-by",
     type=click.Choice(["hour", "interval"]),
     default="hour",
-    help="Rows of --trace: one per hour or per interval.",
+    help="Write one row of --trace per hour or per interval.",
 )
 @config_options
 @json_option
@@ -48,8 +48,9 @@ def report(
 ) -> None:
     """Show the park's figures of a day (2026-11-24), month (2026-11), year (2026) or the last 365 days (365d).
 
-    Without a period: today so far. Each figure has its target, its trend, its largest contributions and its
-    completeness. The figures come from the running agent, or from the database of a stopped one.
+    Without a period, the report covers today until now. Each figure has its target, its trend, its largest
+    contributions and its completeness. The figures come from the running agent, or from the database of a stopped
+    agent.
 
     \b
     Examples:
@@ -133,7 +134,9 @@ def parse_period(text: str) -> tuple[Kind, str]:
     for kind, pattern in _DATES.items():
         if re.fullmatch(pattern, text):
             return kind, text + {"day": "", "month": "-01", "year": "-01-01"}[kind]
-    raise UsageError(f"invalid period {text!r}", where="report", hint="Such as 2026-11-24, 2026-11, 2026 or 365d")
+    raise UsageError(
+        f"invalid period {text!r}", where="report", hint="Write a period such as 2026-11-24, 2026-11, 2026 or 365d"
+    )
 
 
 FIGURE_HEADS = (

@@ -54,9 +54,9 @@ def watch(
 ) -> None:
     """Show live values, devices, lines and destinations of the running agent, or only the given devices.
 
-    In a terminal it fills the screen, and waits if no agent runs: 1 to 5 change the page, / searches, ? shows all
-    keys, q quits. If stdout is not a terminal, it prints the last values once. Only reads shared memory: neither the
-    agent nor the devices are disturbed.
+    In a terminal, the command fills the screen, and waits while no agent runs. The keys 1 to 5 change the page, /
+    searches, ? shows all keys, q quits. If stdout is not a terminal, the command prints the last values once. It only
+    reads shared memory: neither the agent nor the devices are disturbed.
 
     \b
     Examples:
@@ -156,7 +156,9 @@ def _live(watched: LiveView, end: float | None) -> None:
     def page() -> Group:
         rows = watched.shown()
         room = max(console.height - 4, 5) if console.is_terminal else len(rows)
-        more = f", {len(rows) - room} more below: choose with DEVICE or --point" if len(rows) > room else ""
+        more = (
+            f", {len(rows) - room} more rows do not fit: choose rows with DEVICE or --point" if len(rows) > room else ""
+        )
         age = show_age(time.time() - float(watched.snapshot.get("time", 0)), "zh" if speaks_chinese() else "en")
         since = say(f"agent's status {age} old{more}")
         head = f"{watched.snapshot.get('site')}/{watched.snapshot.get('gateway')}  {since}"
@@ -183,7 +185,14 @@ def _frames(folder: Path, line: str, end: float | None, as_json: bool, timezone:
     zone = ZoneInfo(timezone) if timezone else None
     tell: Callable[[ShownFrame], str] = frame_json if as_json else lambda frame: frame_text(frame, zone)
     if not as_json:
-        click.echo(say(f"Times of {timezone}" if timezone else "Times of this machine"), err=True)
+        click.echo(
+            say(
+                f"All times are in the time zone {timezone}"
+                if timezone
+                else "All times are in the time zone of this machine"
+            ),
+            err=True,
+        )
     joiner = FrameJoiner()
     for _ in until(end):
         for frame in joiner.join(read_frames(path, line, joiner.last), time.time_ns()):

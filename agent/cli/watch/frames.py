@@ -27,7 +27,7 @@ def frames_path(folder: Path, line: str, snapshot: Mapping[str, Any]) -> Path:
     if line not in lines:
         from drivers.toml.parsers import did_you_mean
 
-        hint = did_you_mean(line, lines, "It has") if lines else "It has no line"
+        hint = did_you_mean(line, lines, "Lines of the agent") if lines else "The agent has no line"
         raise UsageError(f'the running agent has no line "{line[:40]}"', where="watch", hint=hint)
     return folder / f"frames.{line}"
 
@@ -39,7 +39,7 @@ def read_frames(path: Path, line: str, after: int) -> list[TracedFrame]:
     try:
         return list(read_trace(path, after))
     except FileNotFoundError:
-        hint = "Frames are shown once the line has been opened"
+        hint = "Frames are shown after the agent has opened the line"
         raise GatewayError("has no frames yet", where=f"line {line}", hint=hint) from None
     except (OSError, ValueError) as error:
         raise GatewayError(f"cannot be read: {error}", where=str(path)) from error

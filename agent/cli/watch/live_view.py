@@ -25,7 +25,7 @@ def check_devices(snapshot: Mapping[str, Any], names: Iterable[str], where: str)
         if name not in known:
             from drivers.toml.parsers import did_you_mean
 
-            hint = did_you_mean(name, known, "It has") if known else "It has no device"
+            hint = did_you_mean(name, known, "Devices of the agent") if known else "The agent has no device"
             raise UsageError(f'the running agent has no device "{name[:40]}"', where=where, hint=hint)
 
 
@@ -63,7 +63,7 @@ class LiveView:
         self._arrange()
         if patterns and not self._shown:
             self.close()
-            hint = "`meterhouse status --points` lists them"
+            hint = "`meterhouse status --points` lists the points"
             raise UsageError(f'no point matches "{patterns[0][:40]}"', where="watch", hint=hint)
         self._look_at = time.monotonic() + self._snapshot_every_s
 

@@ -45,12 +45,12 @@ async def handover(access: Access, request: Handover, reply: Reply) -> dict[str,
     """
     service = access.service
     if service is None:
-        hint = "Start the agent: the record contains its readings"
+        hint = "Start the agent: the handover record contains readings of the running agent"
         raise GatewayError("only a running agent can sign a handover", where="handover", hint=hint)
     running = {device.config.name: device for device in service.devices}
     for one in request.devices:
         if one.device not in running:
-            hint = f"It has {', '.join(list(running)[:20])}"
+            hint = f"The running agent has {', '.join(list(running)[:20])}"
             raise UsageError(f"the running agent has no device {clean_text(one.device)!r}", where="handover", hint=hint)
     entries = []
     for one in request.devices:
@@ -70,12 +70,13 @@ async def handover(access: Access, request: Handover, reply: Reply) -> dict[str,
         service.sealing.gateway_event(event)
         if not await service.sealing.seal(service.clock.now_ms() + 1, [gateway]):
             why = service.sealing.trouble or "the store could not commit"
-            what = f"the record was accepted but is not signed yet ({why})"
-            hint = "It will be signed as soon as possible; `meterhouse status` shows what to do"
+            what = f"the handover record was accepted, but is not signed yet ({why})"
+            hint = "The agent signs the record as soon as possible; `meterhouse status` shows what to do"
             raise GatewayError(what, where="handover", hint=hint)
     found = await access.call(lambda store: _sealed(store, gateway.name, before, number))
     if len(found) != len(pieces):
-        raise GatewayError("the signed record is not in the database", where="handover", hint="See the agent's log")
+        what = "the signed handover record is not in the database"
+        raise GatewayError(what, where="handover", hint="See the agent's log")
     return {
         "events": [event for event, _ in found],
         "packs": [pack for _, pack in found],
@@ -108,8 +109,8 @@ async def _entry(access: Access, device: RunningDevice, one: ComparedDevice) -> 
         entry["reading"] = await _reading(access, device, one)
     if one.display:
         if not one.n:
-            what = f"a display value is given, but no reading of {config.name} to compare it with"
-            raise UsageError(what, where="handover", hint="Leave this setting out")
+            what = f"a display value of {config.name} is given, but no reading to compare with this value"
+            raise UsageError(what, where="handover", hint="Leave out the display value")
         entry["display"] = one.display
         entry["difference"], entry["agrees"] = compare(one.v, one.display)
     return entry
@@ -144,8 +145,8 @@ async def _reading(access: Access, device: RunningDevice, one: ComparedDevice) -
             break
         await asyncio.sleep(AGAIN_S)
     if found is None:
-        what = f"{device.config.name}: no reading {one.n} = {one.v} is recorded for that time"
-        raise UsageError(what, where="handover", hint="The agent was restarted meanwhile? Repeat the command")
+        what = f"{device.config.name}: the agent has recorded no reading {one.n} = {one.v} for that time"
+        raise UsageError(what, where="handover", hint="Was the agent restarted meanwhile? Repeat the command")
     units = {name: unit for name, unit, _ in stream.table_version.table.points.names}
     reading: dict[str, Any] = {"n": one.n, "t": seconds(one.t_ms), "u": units.get(one.n, ""), "v": exact_text(wanted)}
     return reading | ({"q": found} if found else {})
@@ -235,19 +236,23 @@ def check_against(made: Declaration, entries: list[Declaration], access: Access)
     plan = read(access.config)
     wanted = plan.inputs.get(made.name)
     if wanted is None:
-        known = ", ".join(sorted(plan.inputs)) or "none: no set in the plan takes inputs"
+        known = ", ".join(sorted(plan.inputs)) or "none, because no set of indicators in the plan needs inputs"
         raise UsageError(f"the plan has no input {made.name}", where="declare", hint=f"Known: {known}")
     if made.replaces and made.replaces not in {entry.id for entry in in_force(entries) if entry.name == made.name}:
         raise UsageError(
-            f"{made.replaces} is not an entry of {made.name} in effect",
+            f"{made.replaces} is not the id of an entry of {made.name} that is in effect",
             where="declare",
-            hint="`meterhouse declare` lists them",
+            hint="`meterhouse declare` lists the entries in effect",
         )
     if not made.value:
         return
     if parse_unit(made.unit).dimension != wanted.unit.dimension:
-        hint = f"Use {wanted.unit.text} or a multiple of it"
-        raise UsageError(f"{made.name} cannot have the unit {made.unit}", where="declare", hint=hint)
+        hint = f"Use {wanted.unit.text} or another unit of the same quantity"
+        raise UsageError(f"input {made.name} cannot be given in the unit {made.unit}", where="declare", hint=hint)
     if (made.to_ms is None) != (wanted.kind == "state"):
-        problem = "has no end date: omit --to" if wanted.kind == "state" else "belongs to a period: give --to"
-        raise UsageError(f"{made.name} {problem}", where="declare")
+        what = (
+            f"input {made.name} is a state without an end date: omit --to"
+            if wanted.kind == "state"
+            else f"input {made.name} is an amount of a period: add the end of the period with --to"
+        )
+        raise UsageError(what, where="declare")

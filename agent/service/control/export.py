@@ -64,10 +64,11 @@ def check_archive(archive: Archive, streams: list[str]) -> None:
     """Raise UsageError for an unknown stream, GatewayError if the archive is empty."""
     for name in streams:
         if name not in archive.known:
-            hint = f"Known: {', '.join(archive.known)}" if archive.known else "It is empty"
+            hint = f"Known: {', '.join(archive.known)}" if archive.known else "The database is empty"
             raise UsageError(f"the database has no stream {clean_text(name, 80)!r}", where="--stream", hint=hint)
     if not archive.streams:
-        raise GatewayError("no packs in this range", where="export", hint="Packs are deleted after keep_delivered")
+        hint = "The agent deletes delivered packs after the time set by keep_delivered"
+        raise GatewayError("the database has no packs in this time range", where="export", hint=hint)
 
 
 def as_part(piece: ArchivePiece) -> bytes:
@@ -91,7 +92,8 @@ def _look_at_key_file(store: Store, access: Access, archive: Archive) -> None:
     except GatewayError as error:
         if kept is None:
             raise
-        archive.warnings.append(f"key records come from the database; newer ones cannot be requested: {error.what}")
+        what = f"the export may lack the newest key records, because the key file cannot be used: {error.what}"
+        archive.warnings.append(what)
         return
     if kept is None or data != kept[1]:
         archive.newest_keys = data
@@ -190,9 +192,8 @@ async def export_intervals(access: Access, request: Intervals, reply: Reply) -> 
     streams = chosen(known, request.streams)
     from_ms, to_ms = max(request.from_ms, first_ms), min(request.to_ms, last_ms)
     if from_ms >= to_ms:
-        raise GatewayError(
-            "no intervals in this range", where="export", hint="Intervals are deleted after keep_intervals"
-        )
+        hint = "The agent deletes intervals that are older than keep_intervals"
+        raise GatewayError("the database has no intervals in this time range", where="export", hint=hint)
     days = list(calendar.stretches("day", from_ms, to_ms))
     done = rows = 0
     for stream in streams:
@@ -216,7 +217,7 @@ def chosen(known: Sequence[str], names: Sequence[str]) -> list[str]:
     ends = {stream.rpartition("/")[2]: stream for stream in known}
     for name in names:
         if name not in ends:
-            hint = f"Known: {', '.join(ends)}" if ends else "It is empty"
+            hint = f"Known: {', '.join(ends)}" if ends else "The database is empty"
             raise UsageError(f"the database has no device {clean_text(name, 80)!r}", where="--stream", hint=hint)
     return [ends[name] for name in names] or list(known)
 

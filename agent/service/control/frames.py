@@ -28,7 +28,7 @@ SOCKET: Final = "control"  # name of the socket in the runtime directory
 HEADER: Final = struct.Struct(">BI")
 MAX_REQUEST: Final = 64 << 10
 MAX_ANSWER: Final = 17 << 20  # bytes; largest payload of an agent's frame, far above the largest pack (8 MiB)
-VERSIONS: Final = "Do agent and tool have the same version? `meterhouse status` shows the agent's"
+VERSIONS: Final = "Do the agent and this command have the same version? `meterhouse status` shows the agent's version"
 
 
 class FrameKind(IntEnum):

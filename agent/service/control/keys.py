@@ -46,13 +46,14 @@ async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> 
         return {"kid": None}
     if access.caller.uid not in (0, os.geteuid()):  # other users cannot make a key, so they need no pause
         hint = "Use sudo to replace or revoke keys"
-        what = f"{access.caller} may not pause sealing: only root and the agent's user may"
+        what = f"{access.caller} may not pause sealing: only root and the agent's user have this right"
         raise NotAllowed(what, where="control", hint=hint)
     watch = service.key_watcher
     async with service.sealing.paused():
         if time.monotonic() - watch.last_unused_hold_s < PAUSE_S:  # repeated pauses must not stop sealing
             hint = f"Try again in {PAUSE_S:.0f} s, or stop the agent first"
-            raise GatewayError("sealing was paused just now and no new key was made", where="agent", hint=hint)
+            what = "sealing cannot be paused again yet: a pause began less than a minute ago and no new key was made"
+            raise GatewayError(what, where="agent", hint=hint)
         await reply.part(json.dumps(await last_signed(access, kid, until_ms, before)).encode())
         old, give_up = watch.kid, time.monotonic() + HOLD_S
         watch.last_unused_hold_s = time.monotonic()  # now, because the tool may disconnect during the pause

@@ -130,12 +130,14 @@ async def signed(access: Access, request: Birth | Pack, reply: Reply) -> dict[st
 
     data = await access.call(read)
     if data is None:
-        what = "no birth of this time in the store"
+        what = "the store has no birth of this time"
         if not is_birth:
-            what = f"pack {seq} is not in the store: deleted, or not sealed yet"
-        hint = "Packs are deleted after keep_delivered; the newest birth stays" if is_birth else (
-            "Packs are deleted after keep_delivered; the platform has them"
-        )  # fmt: skip
+            what = f"pack {seq} is not in the store: it was deleted, or is not sealed yet"
+        hint = (
+            "The agent deletes delivered packs after the time set by keep_delivered; the newest birth is kept"
+            if is_birth
+            else "The agent deletes delivered packs after the time set by keep_delivered; the platform has these packs"
+        )
         raise GatewayError(what, where=clean_text(request.stream, 80), hint=hint)
     for at in range(0, len(data), PART_BYTES):
         await reply.part(data[at : at + PART_BYTES])

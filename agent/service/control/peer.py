@@ -51,7 +51,7 @@ class Caller:
     def __str__(self) -> str:
         if self.login:
             return f"{self.login} (uid {self.uid})"
-        return "a user unknown in the sandbox" if self.uid == unmapped_uid() else f"uid {self.uid}"
+        return "a user that the agent's sandbox cannot identify" if self.uid == unmapped_uid() else f"uid {self.uid}"
 
     def as_dict(self) -> dict[str, Any]:
         """The form for signed declarations."""
@@ -142,16 +142,26 @@ class AccessRules:
         name = caller.login or "USER"
         if right is Right.LOOK:
             door = _group_name(self._socket_gid)
-            hint = f"Only members of the group {door} may: `sudo adduser {name} {door}`, then log in again"
+            hint = (
+                f"Only members of the group {door} may query the agent: "
+                f"run `sudo adduser {name} {door}`, then log in again"
+            )
             raise NotAllowed(f"{caller} may not query this agent", where="control", hint=hint)
         if not known:
             hint = "The sandbox cannot identify uids above 65535: use sudo or a local account"
-            raise NotAllowed("the agent cannot identify this user, who may only query", where="control", hint=hint)
+            what = "the agent cannot identify this user and therefore allows only queries"
+            raise NotAllowed(what, where="control", hint=hint)
         what = f"{caller} may query this agent, but not change anything"
         if group_gid is None:
-            hint = f"Group {group} does not exist, so only root and the agent's user may: use sudo, or create the group"
+            hint = (
+                f"Group {group} does not exist, so only root and the agent's user may make changes: "
+                "use sudo, or create the group"
+            )
         else:
-            hint = f"Root and members of the group {group} may: `sudo adduser {name} {group}`, then log in again"
+            hint = (
+                f"Only root and members of the group {group} may make changes: "
+                f"run `sudo adduser {name} {group}`, then log in again"
+            )
         raise NotAllowed(what, where="control", hint=hint)
 
 

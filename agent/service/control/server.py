@@ -73,12 +73,14 @@ class ConnectionLimits:
         """Why a new connection of this user is refused; "" if it is accepted."""
         others = self._of_user.total()
         if self.connections >= MAX_CONNECTIONS:
-            return f"{MAX_CONNECTIONS} connections are open"
+            return f"all {MAX_CONNECTIONS} connections are in use"
         if privileged:
             return ""
         if self._of_user[uid] >= MAX_OF_USER:
-            return f"this user has {MAX_OF_USER} connections open"
-        return f"{others} user connections are open" if others >= MAX_CONNECTIONS - KEPT else ""
+            return f"this user has {MAX_OF_USER} open connections"
+        if others >= MAX_CONNECTIONS - KEPT:
+            return f"{others} connections of users are open, the rest are reserved for root and the agent's user"
+        return ""
 
     def enter(self, uid: int, privileged: bool) -> None:
         """Count a new connection."""
@@ -201,7 +203,7 @@ class ControlServer:
         except GatewayError as error:
             connection.fail(error)
         except asyncio.CancelledError:
-            hint = "Repeat the command: it then opens the database itself"
+            hint = "Repeat the command: without an agent, the command opens the database itself"
             connection.fail(GatewayError("the agent was stopped", where="agent", hint=hint))
             raise
         except Exception as error:
@@ -266,7 +268,7 @@ class ControlConnection:
                 _, size = parse_header(await self._exactly(HEADER.size), _REQUESTS, MAX_REQUEST)
                 return await self._exactly(size)
         except TimeoutError:
-            raise ClientGone(f"sent no complete request within {REQUEST_S:g} s") from None
+            raise ClientGone(f"the client sent no complete request within {REQUEST_S:g} s") from None
 
     async def _exactly(self, size: int) -> bytes:
         data = bytearray()
@@ -294,7 +296,7 @@ class ControlConnection:
                 await asyncio.wait({work, more}, timeout=PROGRESS_S, return_when=asyncio.FIRST_COMPLETED)
                 if more.done():
                     if more.exception() is None and more.result():
-                        raise ProtocolError("more than one request in a connection", where="control")
+                        raise ProtocolError("the client sent more than one request in a connection", where="control")
                     raise ClientGone
                 if not work.done():
                     await self._beat()
@@ -329,7 +331,7 @@ class ControlConnection:
                     await self._loop.sock_sendall(self._sock, header(kind, len(payload)))
                     await self._loop.sock_sendall(self._sock, payload)
             except TimeoutError:
-                raise ClientGone(f"read nothing for {SEND_S:g} s") from None
+                raise ClientGone(f"the client read nothing for {SEND_S:g} s") from None
             except OSError as error:
                 raise ClientGone from error
             self._broken = False

@@ -314,7 +314,7 @@ class IntervalBuilder:
         for stream in sorted({page.stream for page in damaged}):
             mine, head = [page for page in damaged if page.stream == stream], store.packs.head(stream)
             log.warning(
-                "%d interval pages of %s from %s on are damaged; rebuilding them from its packs",
+                "%d interval pages of %s are damaged, the oldest begins at %s; rebuilding them from the stream's packs",
                 len(mine), stream, datetime.fromtimestamp(min(page.from_ms for page in mine) / 1000, UTC),
             )  # fmt: skip
             self._broken.discard(stream)
@@ -345,7 +345,12 @@ class IntervalBuilder:
         except GatewayError:
             raise  # errors of the store are handled by the caller
         except Exception as error:
-            log.error("internal error: no intervals of %s until the next start: %s", stream, error, exc_info=error)
+            log.error(
+                "internal error: no intervals of %s are computed until the next start: %s",
+                stream,
+                error,
+                exc_info=error,
+            )
             self._broken.add(stream)
             self._states.pop(stream, None)
 

@@ -139,7 +139,9 @@ class ResultPublisher:
                 before.save(store)
                 self._follow_streams(store)
             except GatewayError as error:  # the next start makes the missing intervals from packs
-                log.warning("intervals: %s", error)
+                log.warning(
+                    "the state of the intervals was not saved, the next start computes it from packs: %s", error
+                )
         if self.packer is not None and not table.same_as(self.packer.table):
             self.packer.use(table)
 
@@ -161,7 +163,7 @@ class ResultPublisher:
                 self._failed = ""
             except GatewayError as error:  # for example a full disk, which sealing reports too; nothing is lost
                 if str(error) != self._failed:
-                    log.warning("intervals postponed: %s", error)
+                    log.warning("computing intervals is postponed: %s", error)
                 self._failed, busy = str(error), False
             await asyncio.sleep(SLICES_S if busy else LOOK_S)
 
@@ -313,7 +315,9 @@ class LazyProducer:
         except GatewayError:
             raise
         except Exception:
-            log.exception("internal error: no %s until the next start; readings are not affected", self._what)
+            log.exception(
+                "internal error: no %s are computed until the next start; readings are not affected", self._what
+            )
             self._broken = True
             return nothing
 

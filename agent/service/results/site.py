@@ -182,9 +182,9 @@ class IndicatorResults:
 
     def _day(self, store: Store, start: int, end: int, entries: Sequence[Declaration]) -> list[Mapping[str, Any]]:
         if any(repair.before_ms for repair in store.intervals.repairs().values()):
-            raise NotYet("earlier intervals are still being compared with their packs", where="indicators")
+            raise NotYet("the agent is still comparing earlier intervals with their packs", where="indicators")
         if self.prepare(store, start):
-            raise NotYet("the days of this year are being summed", where="indicators")
+            raise NotYet("the agent is still summing the days of this year", where="indicators")
         parts = self._parts(store, start, end)
         day = PeriodTotals()
         day.add(parts)
