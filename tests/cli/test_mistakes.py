@@ -48,7 +48,7 @@ check -c HERE/nothing.toml | 3 | nothing.toml: | No such file | `meterhouse init
 check -c HERE | 3 | HERE: | Is a directory | the configuration file with -c
 check -c CFG --plann | 2 | --plann | No such option | --plan
 status --runtime-dir HERE/nothing | 1 | HERE/nothing: | no agent is running here | systemctl status meterhouse
-status -c HERE/nothing.toml | 3 | nothing.toml: | no such file | Give the path of the configuration file with -c FILE
+status -c HERE/nothing.toml | 3 | nothing.toml: | no such file | Name the file with -c FILE
 reload --runtime-dir HERE/nothing | 1 | HERE/nothing: | no agent is running here | --runtime-dir
 scan | 2 | --line | Missing option | scan --help
 scan --line modbus-tcp://127.0.0.1 --addresses 1-300 | 2 | --addresses: | '1-300' | such as 1-32,100

@@ -314,7 +314,7 @@ def test_results_are_verified_as_readings_are(lived: Lived, tmp_path: Path) -> N
         (
             (
                 lambda lines: [*lines[:20], *lines[21:]],
-                ("incomplete", "park7/gw01/_indicators: sequence 21 to 21 missing"),
+                ("incomplete", "park7/gw01/_indicators: packs 21 to 21 are missing"),
             ),
             (_another_figure, ("failed", "first fault: park7/gw01/_indicators seq 21")),
             (

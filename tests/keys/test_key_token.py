@@ -122,7 +122,7 @@ def test_another_key_of_the_same_name_is_not_taken(token: Token) -> None:
         (("token=park7", "token=park8"), r"token not found.*'park7'"),
         (("object=h", "object=nobody"), "key not found in the token"),
         (("object=h", ""), "the URI must name token and object"),
-        (("module-path=", "module="), "'module' is not known"),
+        (("module-path=", "module="), "'module' is not a known part"),
         (("libsofthsm2.so", "nothing.so"), "the token cannot be used .*nothing.so"),
         (("pin-source=", "pin-value=4711&pin-source="), "a PIN must not be written here"),
         (("token.pin", "none.pin"), "there is no PIN of the token"),
@@ -167,4 +167,4 @@ def test_without_the_package_it_is_said_what_to_install(tmp_path: Path) -> None:
         f"load_key(Path({str(path)!r}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
-    assert "python-pkcs11. pip install 'meterhouse[hardware]'" in done.stderr
+    assert "python-pkcs11. Run pip install 'meterhouse[hardware]'" in done.stderr

@@ -139,7 +139,7 @@ def test_the_crc_is_that_of_pymodbus(message: bytes) -> None:
 def test_a_short_answer_is_no_success() -> None:
     """pymodbus takes one register for four."""
     verdict = ask(count=4).find(wrap(1, bytes((3, 2, 0, 1))), True)
-    assert isinstance(verdict, MismatchError) and "2 bytes" in str(verdict) and "expected 8" in str(verdict)
+    assert isinstance(verdict, MismatchError) and "2 data bytes" in str(verdict) and "expected 8" in str(verdict)
 
 
 def test_an_answer_within_a_frame_of_somebody_else_is_not_ours() -> None:

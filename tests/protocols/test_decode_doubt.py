@@ -197,7 +197,7 @@ def test_registers_that_a_dump_has_not_are_no_zeros(tmp_path: Path) -> None:
     assert (code, points["W"]) == (0, 12340)
     assert "DCV" not in points and found["models"][0]["truncated"]
     assert found["models"][1]["id"] == 0xFFFF
-    assert found["warnings"] == ["model 103 at 40002: 26 of 50 registers"]
+    assert found["warnings"] == ["model 103 at 40002: only 26 of 50 registers could be read"]
     unread = [None if 30 <= n < 35 else word for n, word in enumerate(INVERTER)]
     assert sunspec(tmp_path, {"base_address": 40000, "registers": unread})[1]["models"] == found["models"]
 

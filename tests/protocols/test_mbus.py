@@ -300,8 +300,8 @@ def test_faults_name_their_place_and_keep_what_came_before() -> None:
         ("0C13", "record truncated: expected 4 bytes, 0 left"),
         ("3F", "DIF 3Fh is reserved"),
         ("0D06F9", "LVAR F9h is reserved"),
-        ("8B" * 12, "more than 10 DIFE"),
-        ("01" + "84" * 12, "more than 10 VIFE"),
+        ("8B" * 12, "more than 10 extension bytes of type DIFE"),
+        ("01" + "84" * 12, "more than 10 extension bytes of type VIFE"),
         ("0C", "record truncated: expected 1 bytes, 0 left"),
     ):
         code, found = decode("mbus", answer(bytes.fromhex("0C0601000000" + tail)).hex())

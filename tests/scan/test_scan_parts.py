@@ -63,7 +63,7 @@ def test_an_ear_tells_frames_from_noise_and_from_our_own_words() -> None:
 def test_a_spike_is_no_master() -> None:
     scan = Scan(ScanOptions("serial:/dev/ttyX"))
     assert scan.describe(b"\x00") == scan.describe(b"\xff\x00") == ""
-    assert "not a frame" in scan.describe(bytes(40))
+    assert "form no frame" in scan.describe(bytes(40))
     assert "function 16" in scan.describe(b"\x07\x10\x00\x00\x00\x01\x01\xaf")
 
 

@@ -352,7 +352,12 @@ async def test_what_cannot_be_made_on_this_machine_changes_nothing(tmp_path: Pat
             assert re.search(rf"agent\.toml:\d+: line\.{line}: frame trace cannot be created", told)
             assert not outcome.fault and different(before, await park.picture()) == {}
         for kind, method, error, says in (
-            (threading.Thread, "start", RuntimeError("can't start new thread"), r"uplink\.platform: cannot be started"),
+            (
+                threading.Thread,
+                "start",
+                RuntimeError("can't start new thread"),
+                r"uplink\.platform: the uplink cannot be started",
+            ),
             (Documents, "register_tables", StoreFull("the disk is full", where="state"), "the disk is full"),
             (PackTable, "set_destinations", StoreFull("the disk is full", where="state"), "the disk is full"),
         ):

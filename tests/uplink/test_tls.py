@@ -97,7 +97,7 @@ def test_a_certificate_and_a_key_that_do_not_match_are_named(outbox: Outboxes, u
     one, two = ca.issue("one"), ca.issue("two")
     up = uplink(outbox(), destination(1, tls=True, ca_file=ca.file, cert_file=one[0], key_file=two[1]))
     until(lambda: up.state().error)
-    assert "do not match" in str(up.state().error)
+    assert "does not match" in str(up.state().error)
     text = tmp_path / "text.pem"
     text.write_text("no certificate\n")
     other = uplink(outbox(), destination(1, tls=True, ca_file=text))

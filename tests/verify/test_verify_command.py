@@ -141,7 +141,7 @@ def test_expect_complete(tmp_path: Path) -> None:
     packs = [*stream.run(2), stream.gap(10, "timeout"), stream.gap(10, "asleep")]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join([keys(Key()), *packs]))
     plain = run(tmp_path, "--trust", PIN)
-    assert plain.exit_code == 0 and "gaps timeout 4, asleep 4" in plain.output.replace(
+    assert plain.exit_code == 0 and "by reason: timeout 4, asleep 4" in plain.output.replace(
         "asleep 4, timeout 4", "timeout 4, asleep 4"
     )
     result = run(tmp_path, "--trust", PIN, "--expect-complete", "--json")
