@@ -352,7 +352,7 @@ class _Reader:
                 self.table.add(
                     "type",
                     f"a point of type {type_} cannot be a text",
-                    "Use type str, an integer type, or type u16 with the key text",
+                    'Use type "str" or an integer type',
                 )
             return ""
         if kind is not Kind.TEXT or type_ not in {"u16", "u8h"}:
