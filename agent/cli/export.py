@@ -50,7 +50,7 @@ _FILE = re.compile(
     "--intervals-flat",
     "flat_file",
     type=FILE,
-    help="Write the energy of each interval to this CSV file, with all columns and with times in UTC and in local time.",
+    help="Write the energy of each interval to this CSV file, with all columns and times in UTC and local time.",
 )
 @config_options
 @json_option

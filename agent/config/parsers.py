@@ -71,7 +71,8 @@ def credential(value: object) -> str:
     if not CREDENTIAL.match(out):
         raise InvalidValue(
             "this is not the name of a credential",
-            "Write only the name of the credential, never the secret itself. A name has letters, digits, dots, underscores and hyphens",
+            "Write only the name of the credential, never the secret itself. A name has letters, digits, dots, "
+            "underscores and hyphens",
         )
     return out
 
