@@ -283,8 +283,9 @@ def test_the_example_of_the_page_is_a_step_of_a_vector() -> None:
     """docs/intervals.md: what of a step comes together until a boundary, rounded down in thousandths of a count."""
     page = (VECTORS.parent / "intervals.md").read_text(encoding="utf-8")
     found = re.search(
-        r"Example: counts of 0\.01 kWh, (\S+) at (\S+) and (\S+) at (\S+)\. Until\n(\S+) it is "
-        r"floor\(1000 \* (\d+) \* (\d+) / (\d+)\) = (\d+), which is (\S+) kWh; "
+        r"Example: one count is 0\.01 kWh, and the counter shows (\S+) at (\S+) and (\S+) at (\S+)\. "
+        r"The amount until (\S+) is\n"
+        r"floor\(1000 \* (\d+) \* (\d+) / (\d+)\) = (\d+) thousandths of a count, which is (\S+) kWh; "
         r"the next interval gets the remaining (\d+) ",
         page,
     )
