@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -371,19 +372,20 @@ class Service:
 
     async def _snapshots(self) -> None:
         due_s = 0.0
-        while True:
+        for turn in count():
             await asyncio.sleep(SNAPSHOT_EVERY_S)
             if (now_s := time.monotonic()) >= due_s:
                 began = time.thread_time()
                 self.write_status()
                 cost_s = time.thread_time() - began
                 due_s = now_s + min(cost_s / SNAPSHOT_SHARE, SNAPSHOT_MOST_S) - SNAPSHOT_EVERY_S / 2
-                self._release_memory()
+                self.device_manager.trim()  # not more often, since its pages are soon needed again
             self.rings.trim()
+            if turn % 2:
+                self._release_memory()
 
     def _release_memory(self) -> None:
-        """Release memory that will soon be needed again, so not often: pages of the traces, free parts of the heap."""
-        self.device_manager.trim()
+        """Release the free part of the heap."""
         vocabulary.cache_clear()  # takes a megabyte, and is needed only for reading profiles
         ext.memory.give_back()
 
