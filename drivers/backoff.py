@@ -6,10 +6,11 @@ import random
 
 
 class Backoff:
-    """Delays that double with each failure, from ``first_s`` to ``most_s``.
+    """Delays between attempts. The first delay is ``first_s``; each further failure doubles it, up to ``most_s``.
 
     Args:
-        jitter: the share of each delay that is random, so that many clients do not reconnect in step.
+        jitter: the share of each delay that is random. So many clients that failed together do not all reconnect
+        together.
     """
 
     __slots__ = ("_first_s", "_jitter", "_most_s", "delay_s")
@@ -19,7 +20,10 @@ class Backoff:
         self.delay_s = first_s  # the next delay, before jitter
 
     def next_s(self, most_s: float | None = None) -> float:
-        """The delay after this failure, in seconds. ``most_s`` limits this delay only; the next one still doubles."""
+        """Return the delay after this failure, in seconds.
+
+        ``most_s`` limits only the delay that is returned now. The next delay still doubles.
+        """
         delay = self.delay_s if most_s is None else min(self.delay_s, most_s)
         self.delay_s = min(self.delay_s * 2, self._most_s)
         return delay * random.uniform(1 - self._jitter, 1) if self._jitter else delay
@@ -30,5 +34,5 @@ class Backoff:
 
     @property
     def is_reset(self) -> bool:
-        """Whether there was no failure since the last success."""
+        """Whether there has been no failure since the last success."""
         return self.delay_s == self._first_s

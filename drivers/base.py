@@ -1,8 +1,8 @@
 """The common part of all drivers: polling, reading some points now, and gaps for missing values.
 
-A driver decides which queries return which points (``plan``), sends them (``ask``), and puts the answers into the
-ring (``take``) or into readings for a person (``readings``). The only poll loop is here: when to ask, what to skip
-for a while, and which gap is written for a missing value.
+A driver decides which queries return which points (``plan``) and sends the queries (``ask``). It writes their answers
+into the ring (``take``), or makes readings for a person from them (``readings``). The only poll loop is in this module.
+It decides when to send a query, which queries to skip for a while, and which gap is written for a missing value.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from drivers.toml import show, suggestion
 from ext.ring import Ring
 
 WHO = ("device.firmware", "device.serial", "device.model", "device.vendor")  # texts that identify the device
-# most times that ``read_points`` plans and asks again: isolating a missing register by halving takes far fewer
+# ``read_points`` plans and asks at most this many times. Isolating a missing register by halving takes far fewer.
 _ROUNDS = 40
 
 
@@ -53,7 +53,9 @@ class Query(Protocol):
 
     @property
     def query_id(self) -> Hashable:
-        """Identifies what is asked of the device: two queries for different points of one answer have the same id."""
+        """An id of the request that the query sends. Two queries for different points of the same answer have the same
+        id.
+        """
 
 
 Q = TypeVar("Q", bound=Query)
@@ -61,18 +63,18 @@ A = TypeVar("A")  # an answer
 
 
 class Decoded(NamedTuple):
-    """One point of an answer."""
+    """The value of one point, decoded from an answer."""
 
     number: int
     value: tuple[int, int] | str | None  # (mantissa, exponent) in the point's unit, or a text; None: no value
-    quality: int  # a Quality; if there is no value, the gap Reason
+    quality: int  # a Quality; if ``value`` is None, the gap Reason
     raw: bytes = b""
     time: str = ""  # the device's own time, as in ``Reading``
 
 
 @dataclass(slots=True)
 class VisitPlan(Generic[Q]):
-    """The queries that one visit sends for a set of paces, in order, and the points that no query returns."""
+    """The queries that one visit sends for a set of paces, in order. Also lists the points that no query returns."""
 
     queries: list[Q]
     lacking: list[tuple[list[int], Reason]]  # points that no query returns, with their gap reason
@@ -85,7 +87,7 @@ class Failures:
     count: int = 0
     backoff: Backoff | None = None
     rest_until: float = 0.0  # the query is not sent before this time, in monotonic seconds
-    reason: Reason = Reason.TIMEOUT  # gap reason of the query's points until then
+    reason: Reason = Reason.TIMEOUT  # gap reason of the query's points until ``rest_until``
 
 
 class Device(ABC, Generic[Q, A]):
@@ -103,7 +105,7 @@ class Device(ABC, Generic[Q, A]):
 
     protocol: ClassVar[str]
     ADDRESS: ClassVar[str] = "address"  # the protocol's word for an address, in messages
-    TRIES: ClassVar[int] = 1  # ``read_points`` sends a query that the device refuses this many times in all
+    TRIES: ClassVar[int] = 1  # how often ``read_points`` sends a query that the device refuses, the first time included
     UNPLANNED: ClassVar[Reason] = Reason.EXCEPTION  # gap reason of points that no query returns
 
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
@@ -120,24 +122,26 @@ class Device(ABC, Generic[Q, A]):
         self._used = 0  # bit mask of the paces that the points have
         for point in spec.points:
             self._used |= 1 << PACES.index(point.pace)
-        self._plans: dict[int, VisitPlan[Q]] = {}  # by mask of paces
+        self._plans: dict[int, VisitPlan[Q]] = {}  # the plan of each set of paces; the key is the bit mask of the paces
         self._failures: dict[Hashable, Failures] = {}  # by ``query_id``
         self._resting = False  # whether any query may be resting
-        self._texts: dict[int, bytes] = {}  # texts that identify the device, by point
+        self._texts: dict[int, bytes] = {}  # point -> its text; only points that identify the device
         self._other_texts = 0
 
     # --- implemented by a driver
 
     @abstractmethod
     def plan(self, numbers: Sequence[int]) -> list[Q]:
-        """The queries that return these points; points that the device is known to lack are left out.
+        """The queries that return these points. Points that the device is known to lack are left out.
 
-        The result is cached for each set of paces; a driver whose plan has changed calls ``replan``.
+        The result is cached for each set of paces. If a driver's plan changes, the driver must call ``replan``.
         """
 
     @abstractmethod
     def ask(self, queries: Sequence[Q]) -> Awaitable[Sequence[A | LineError]]:
-        """Send the first query, or several from the start of the list; returns an answer or error for each one sent."""
+        """Send the first query, or the first few queries. Returns an answer or an error for each query that was
+        sent.
+        """
 
     @abstractmethod
     def take(self, query: Q, answer: A, tick_ms: int, positions: list[int]) -> None:
@@ -153,33 +157,37 @@ class Device(ABC, Generic[Q, A]):
         return True
 
     async def prepare(self, result: PollResult) -> None:
-        """Read from the device what ``plan`` depends on, and count the requests in ``result``. Raises LineError."""
+        """Read the facts about the device that ``plan`` needs. Counts the requests in ``result``. Raises LineError."""
 
     def lacking(self, numbers: Sequence[int]) -> list[tuple[list[int], Reason]]:
         """The points that the device was found to lack, with their gap reasons."""
         return []
 
     def proves_life(self, error: LineError) -> bool:
-        """Whether an error came from the device itself."""
+        """Whether the device itself sent this error, which proves that the device is alive."""
         return isinstance(error, DeviceException)
 
     def on_silent(self, plan: VisitPlan[Q], silent: list[Q], is_alive: bool) -> None:
-        """Draw conclusions from queries that timed out. ``is_alive``: the device answered others in this visit."""
+        """Draw conclusions from queries that timed out. ``is_alive``: the device answered other queries in this
+        visit.
+        """
 
     def learn(self, query: Q, error: LineError) -> bool:
-        """Draw conclusions from a query that failed. True: ``plan`` now asks for its points in another way."""
+        """Draw conclusions from a query that failed. Returns True if ``plan`` now uses other queries for its points."""
         return False
 
     # --- called by pollers and commands
 
     @property
     def doubts(self) -> int:
-        """How often something suggested a different device: an impossible counter, another serial or firmware."""
+        """The number of signs of an exchanged device: impossible changes of counters, and changed serial numbers or
+        firmware.
+        """
         return self._guard.jumps + self._other_texts
 
     @property
     def counter_jump(self) -> CounterJump | None:
-        """The newest jump of a counter to another level that the guard has accepted; None: there was none."""
+        """The newest jump of a counter to another level that the guard has accepted. None: no jump was accepted."""
         return self._guard.jump
 
     def use_ring(self, ring: Ring, table: int) -> None:
@@ -210,7 +218,9 @@ class Device(ABC, Generic[Q, A]):
         """Send one cheap request. Raises LineError if the device is silent; a refusal counts as an answer."""
 
     async def probe_within(self, timeout_s: float) -> None:
-        """``probe`` without retries and within ``timeout_s``: checks whether a silent device is back."""
+        """Check whether a silent device answers again: call ``probe`` without retries and with a timeout of
+        ``timeout_s``.
+        """
         options = self._options
         self._options = replace(options, timeout_s=min(timeout_s, options.timeout_s), retries=0)
         try:
@@ -219,7 +229,7 @@ class Device(ABC, Generic[Q, A]):
             self._options = options
 
     def readings(self, query: Q, answer: A) -> dict[int, Reading]:
-        """The readings in an answer by point number, for a person."""
+        """The readings in an answer, for a person: point number -> reading."""
         found: dict[int, Reading] = {}
         for number, given, quality, raw, time in self.decoded(query, answer):
             point = self.spec.points[number]
@@ -264,7 +274,7 @@ class Device(ABC, Generic[Q, A]):
 
     @abstractmethod
     def read_sample(self, words: Mapping[int, Mapping[int, int]], frames: Mapping[str, str]) -> dict[str, Reading]:
-        """The readings in recorded answers, by point; sends nothing. See ``drivers.samples.read_sample``."""
+        """The readings in recorded answers, by point name. Sends nothing. See ``drivers.samples.read_sample``."""
 
     # --- parts of a driver
 
@@ -287,18 +297,21 @@ class Device(ABC, Generic[Q, A]):
             self._failures.pop(query.query_id, None)
 
     def failures(self, query: Q) -> Failures:
-        """Count one more failure of a query; returns all its failures since its last answer."""
+        """Count one more failure of a query. Returns the record of its failures since its last answer."""
         found = self._failures.setdefault(query.query_id, Failures())
         found.count += 1
         return found
 
     def rest(self, failures: Failures, seconds: float, reason: Reason) -> None:
-        """Do not send the query with these failures for some seconds; meanwhile its points are gaps with ``reason``."""
+        """Do not send this query again for ``seconds``. Until then its points are gaps with ``reason``.
+
+        ``failures`` is the record of the query's failures.
+        """
         failures.rest_until, failures.reason = self.mono_s() + seconds, reason
         self._resting = True
 
     def _awake(self, queries: list[Q], tick_ms: int, result: PollResult) -> list[Q]:
-        """The queries that are not resting; the points of the others become gaps."""
+        """Return the queries that are not resting. Writes gaps for the points of resting queries."""
         now, awake = self.mono_s(), list[Q]()
         for query in queries:
             failures = self._failures.get(query.query_id)
@@ -310,12 +323,14 @@ class Device(ABC, Generic[Q, A]):
         return awake
 
     def refused(self, points: Iterable[int], reason: Reason, tick_ms: int, result: PollResult) -> None:
-        """Write gaps for the points of a refused or resting query; an optional point that was refused is ABSENT."""
+        """Write gaps for the points of a refused or resting query. A refused point that is optional gets the reason
+        ABSENT.
+        """
         for why, those in self.by_reason(points, reason):
             result.positions.append(self.gap(tick_ms, why, those))
 
     def by_reason(self, points: Iterable[int], reason: Reason) -> list[tuple[Reason, list[int]]]:
-        """Group points by gap reason. An optional point that was refused is ABSENT, which is not a fault."""
+        """Group points by gap reason. A refused point that is optional gets the reason ABSENT, which is not a fault."""
         absent = [n for n in points if reason is Reason.EXCEPTION and self.spec.points[n].optional]
         others = [n for n in points if reason is not Reason.EXCEPTION or not self.spec.points[n].optional]
         return [(why, those) for why, those in ((reason, others), (Reason.ABSENT, absent)) if those]
@@ -323,8 +338,8 @@ class Device(ABC, Generic[Q, A]):
     async def visit(self, queries: list[Q], tick_ms: int, result: PollResult) -> list[Q]:
         """Send the queries due at a tick, in order. A failed query becomes a gap with its reason, never a zero.
 
-        The visit ends after a timeout before any answer, so that a dead device costs only one timeout per visit. It
-        also ends after two timeouts in a row.
+        The visit ends after a timeout if no earlier query was answered. So a dead device costs only one timeout per
+        visit. The visit also ends after two timeouts in a row.
 
         Args:
             queries: changed in place when a failed query is replaced by others.
@@ -350,7 +365,9 @@ class Device(ABC, Generic[Q, A]):
                 if isinstance(answer, LineTimeout):
                     streak += 1
                     silent.append(query)
-                else:  # a line that is down or lent ends the visit; after a broken frame the next query may succeed
+                # a line that is down or lent ends the visit; after a broken frame the visit continues, as the next
+                # query may succeed
+                else:
                     streak = 2 if isinstance(answer, LineDown | LineLent) else 0
             if streak > 1 or (streak and not result.answered):
                 break
@@ -360,7 +377,7 @@ class Device(ABC, Generic[Q, A]):
         return silent
 
     def failed(self, query: Q, error: LineError, tick_ms: int, result: PollResult) -> Sequence[Q]:
-        """Record a failed query; returns the queries to send instead in the same visit."""
+        """Record a failed query. Returns the queries that replace it in the same visit."""
         result.error = error
         result.answered += self.proves_life(error)
         if self.learn(query, error):
@@ -369,7 +386,9 @@ class Device(ABC, Generic[Q, A]):
         return ()
 
     def miss(self, points: Iterable[int], error: LineError, tick_ms: int, result: PollResult) -> None:
-        """Write a gap for ``points``; its reason is ASLEEP if the device is silent and it is night."""
+        """Write a gap for ``points`` with the error's reason. If the device is silent at night, the reason is ASLEEP
+        instead.
+        """
         reason = error.reason if result.answered else self.spec.reason_of(error, tick_ms)
         result.positions.append(self.gap(tick_ms, reason, points))
 
@@ -378,7 +397,9 @@ class Device(ABC, Generic[Q, A]):
         return self._ring.append_gap(self.table, reason, tick_ms, *self._line.clock(), memoryview(array("H", points)))
 
     def write(self, values: Iterable[Decoded], stamp: tuple[int, int, int], positions: list[int]) -> None:
-        """Write the values of an answer into the ring, and gaps for missing values. ``stamp``: see ``append_text``."""
+        """Write the values of an answer into the ring; each missing value becomes a gap. ``stamp``: see
+        ``append_text``.
+        """
         numbers: list[tuple[int, int, int, int, int | None]] = []
         for number, value, quality, _, time in values:
             if isinstance(value, str):
@@ -393,7 +414,10 @@ class Device(ABC, Generic[Q, A]):
             positions.append(self._ring.append_values(self.table, *stamp, numbers))
 
     def append_text(self, number: int, quality: int, stamp: tuple[int, int, int], text: str) -> int:
-        """Write a text; returns its ring position. ``stamp``: tick in ms, arrival in UTC ns and monotonic ns."""
+        """Write a text into the ring. Returns its ring position.
+
+        ``stamp``: the tick in ms, then the time of arrival, first in UTC ns and then in monotonic ns.
+        """
         encoded = text.encode("utf-8", "replace")
         if quality == Quality.GOOD and self.spec.points[number].name.startswith(WHO):
             self._other_texts += self._texts.setdefault(number, encoded) != encoded
@@ -405,7 +429,9 @@ class Device(ABC, Generic[Q, A]):
         return [n for n, point in enumerate(self.spec.points) if paces >> PACES.index(point.pace) & 1]
 
     def numbers_of(self, names: Iterable[str]) -> list[int]:
-        """The numbers of the points with these names, without duplicates. Raises UsageError for an unknown name."""
+        """The numbers of the points with these names. A repeated name counts once. Raises UsageError for an unknown
+        name.
+        """
         numbers = {point.name: n for n, point in enumerate(self.spec.points)}
         for name in names:
             if name not in numbers:

@@ -18,9 +18,12 @@ CLOCKS = ("local", "utc")  # allowed values of a profile's ``clock``
 
 
 def time_ms(text: str, zone: str, utc: bool = False) -> int | None:
-    """Convert a device's time, ISO 8601 without zone, to UTC in ms; a date alone means its midnight. None if invalid.
+    """Convert a device's time to UTC in ms. None if the time is invalid.
 
-    ``zone``: IANA name; "": that of this machine.
+    Args:
+        text: ISO 8601 without zone; a date alone means its midnight.
+        zone: IANA name of the zone; "": the zone of this machine.
+        utc: the time is UTC, not the local time of ``zone``.
     """
     found = _TEXT.fullmatch(text)
     if not found:
@@ -33,11 +36,14 @@ def time_ms(text: str, zone: str, utc: bool = False) -> int | None:
 
 
 def offset_s(device_time: str | int, clock: str, zone: str, time_ns: int) -> Decimal | None:
-    """Offset of a device's clock from the host's at ``time_ns``, in seconds (positive: ahead). None: invalid time.
+    """The offset of a device's clock from the host's clock in seconds. It is positive if the device's clock is ahead.
+
+    Returns None if ``device_time`` is invalid.
 
     Args:
         device_time: ISO 8601 without zone, or seconds since 1970.
         clock: ``utc``, or ``local`` if the clock shows the local time of ``zone``.
+        time_ns: the host's time of the reading, in UTC ns.
     """
     if isinstance(device_time, str) and device_time.isdecimal():
         device_time = int(device_time)

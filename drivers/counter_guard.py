@@ -1,8 +1,9 @@
 """Checks whether a counter value is possible before the reading is accepted as good.
 
-Counters reveal an answer that is wrong but looks valid: a late answer, an answer shifted by one register,
-a register that was blank, zero or underflowed during start-up (field pains 10 to 14, 31 to 35). Such a reading
-is marked ``suspect``; a real reset is accepted once the counter has counted on from the new value for a while.
+A counter reveals an answer that is wrong but looks valid. Examples are a late answer, an answer shifted by one
+register, and a register that was blank, zero or underflowed during start-up (field pains 10 to 14, 31 to 35). The
+reading of an impossible value is marked ``suspect``. A real reset is accepted once the counter has counted on from its
+new value for a while.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import NamedTuple
 from drivers.model import DeviceSpec, Kind, Point
 from drivers.plan import ratio_of
 
-# a counter's new level is accepted after this time and after this many readings that continue from it
+# A counter's new level is accepted after at least this time and this many readings that continue from it.
 BELIEVED_S, BELIEVED_READINGS = 60.0, 3
 HIGHEST_W = Decimal(1_000_000_000)  # no device in a park has more power
 # unit -> highest growth per second; counters in other units may grow at any rate
@@ -35,14 +36,16 @@ _HIGHEST: dict[str, Decimal] = {
     "t": Decimal(1000),
     "Ah": Decimal(1000),
     "kAh": Decimal(1),
-    "s": Decimal(2),  # operating time grows by 1 s per second; the rest allows for a coarse display
+    "s": Decimal(2),  # operating time grows by 1 s per second; the limit is 2 because the counter may have coarse steps
     "min": Decimal(2) / 60,
     "h": Decimal(2) / 3600,
     "d": Decimal(2) / 86_400,
 }
-LEAP = 1000  # growth beyond this many times the largest growth so far is possible, but hints at another device
-SLACK_S = 2.0  # added to the time between two readings: a register may be this old when a device sends it
-_COARSE = frozenset(("MWh", "GWh", "Mvarh", "MVAh", "GJ", "t", "kAh", "min", "h", "d"))  # often whole numbers
+# growth above this many times the largest growth so far is possible, but suggests that the device was exchanged
+LEAP = 1000
+SLACK_S = 2.0  # added to the time between two readings, because a register may be this old when a device sends it
+# counters in these units often show whole numbers only
+_COARSE = frozenset(("MWh", "GWh", "Mvarh", "MVAh", "GJ", "t", "kAh", "min", "h", "d"))
 STEPS = 2  # a counter may exceed its highest possible growth by this many steps of its last digit
 # A value that falls by at most this share of itself counts as rounded: an f32 has a mantissa of only 24 bits.
 _ROUNDING = Decimal(1) / (1 << 20)
@@ -53,10 +56,11 @@ class CounterRule:
     """The limits of one counter's changes."""
 
     highest: Decimal | None  # highest growth per second, in the counter's unit; None: any growth is possible
-    steps: Decimal = Decimal(0)  # growth that is always allowed in addition, in the counter's unit
+    steps: Decimal = Decimal(0)  # growth that is always allowed beyond ``highest``, in the counter's unit
     falls: bool = False  # whether the value may fall, as that of a net counter does
     around: Decimal | None = None  # the value at which the counter rolls over to 0; None: unknown
-    decimal: bool = False  # it rolls over at a power of ten; which one is unknown and is taken from the last value
+    # the counter rolls over at a power of ten, which is unknown; it is guessed from the last value
+    decimal: bool = False
     ratio: Decimal = Decimal(1)  # transformer ratio that the values were multiplied by
 
     @classmethod
@@ -72,7 +76,7 @@ class CounterRule:
         )
 
     def fits(self, before: Decimal, after: Decimal, seconds: float) -> bool:
-        """Whether a change from ``before`` to ``after`` is possible in that time, rollover included."""
+        """Whether the value can change from ``before`` to ``after`` in ``seconds``, also by a rollover."""
         step = after - before
         room = None if self.highest is None else self.highest * Decimal(seconds + SLACK_S) + self.steps
         if step < 0 and -step <= abs(before) * _ROUNDING:
@@ -92,16 +96,18 @@ class _Level:
     """The last accepted value of a counter, and the deviating value that it has reported since then, if any."""
 
     value: Decimal
-    at_s: float  # when it was read, in monotonic seconds
+    at_s: float  # when ``value`` was read, in monotonic seconds
     step: Decimal = Decimal(0)  # the largest growth so far between two readings
-    claim: Decimal | None = None  # the deviating value
+    claim: Decimal | None = None  # the deviating value; None: the last value did not deviate
     claimed_s: float = 0.0  # when a deviating value was last reported
-    since_s: float = 0.0  # when the counter first deviated to this level
-    times: int = 0  # number of consistent readings at this level, the first one included
+    since_s: float = 0.0  # when the counter first showed the deviating level, in monotonic seconds
+    times: int = 0  # number of consistent readings at the deviating level, the first one included
 
 
 class CounterJump(NamedTuple):
-    """A counter jumped to another level and counted on from there. ``at_s``: when it jumped, in monotonic seconds."""
+    """A counter changed to another level and then counted on from there. ``at_s``: time of the change, in monotonic
+    seconds.
+    """
 
     number: int
     before: Decimal
@@ -117,10 +123,13 @@ class CounterGuard:
         self._rules = {n: CounterRule.of(spec.points[n], ratio_of(spec.points[n], spec)) for n in self.counters}
         self._levels: dict[int, _Level] = {}
         self.jump: CounterJump | None = None  # the newest jump that was accepted as a new level
-        self.jumps = 0  # how often a counter made an impossible change, or one beyond ``LEAP``
+        self.jumps = 0  # number of impossible changes of counters, and of changes beyond ``LEAP``
 
     def is_suspect(self, values: Iterable[tuple[int, Decimal]], now_s: float) -> bool:
-        """Check counters (point, value) read together at ``now_s`` (monotonic). True: some are impossible."""
+        """Check the new values of some counters. Returns True if at least one value is impossible.
+
+        ``values`` has pairs (point, value) that were read together at ``now_s``, in monotonic seconds.
+        """
         doubtful = False
         for number, value in values:
             doubtful |= self._is_suspect(number, value, now_s)

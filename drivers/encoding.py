@@ -1,4 +1,4 @@
-"""Numbers and bytes as text, in exactly one form each."""
+"""Converts numbers and bytes to text. Each number and each byte string has exactly one text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def exact_text(value: Decimal | int) -> str:
 
 
 def bcd_digits(raw: bytes) -> str | None:
-    """The digits of packed BCD, low byte first; None if empty, or if a half byte is not a decimal digit."""
+    """The digits of packed BCD, low byte first. None if ``raw`` is empty, or if a half byte is not a decimal digit."""
     digits = raw[::-1].hex()
     return digits if digits.isdecimal() else None
 
@@ -24,6 +24,9 @@ def base64url(raw: bytes) -> str:
 
 
 def base64url_decode(text: str | bytes) -> bytes:
-    """Decode base64url text that we wrote. Raises ValueError. Ignores unused bits, which the verifier checks."""
+    """Decode base64url text that this program wrote itself. Raises ValueError.
+
+    Does not check the unused bits of the last character; the verifier checks them.
+    """
     padding = "=" if isinstance(text, str) else b"="
     return urlsafe_b64decode(text + padding * (-len(text) % 4))  # type: ignore[operator]

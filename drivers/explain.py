@@ -22,7 +22,7 @@ SHOWN_UNITS: Mapping[str, str] = {"Cel": "°C", "deg": "°"}
 
 
 class BrokenInput(Exception):
-    """The bytes cannot be decoded; ``partly`` is the part that could be decoded, ``hint`` says what to do."""
+    """The bytes cannot be decoded. ``partly`` is the part that could be decoded; ``hint`` tells the user what to do."""
 
     def __init__(self, error: str, partly: Mapping[str, Any] | None = None, hint: str = "") -> None:
         super().__init__(error)
@@ -53,19 +53,21 @@ class Explainer:
 
 
 def number(value: Decimal | int | str | None) -> int | float | str | None:
-    """A Decimal as a JSON number that reads back as the same decimal (15 digits); any other value unchanged."""
+    """Convert a Decimal to a JSON number that reads back as the same decimal (up to 15 digits). Other values are
+    unchanged.
+    """
     if not isinstance(value, Decimal):
         return value
     return int(value) if value == value.to_integral_value() else float(value)
 
 
 def show_unit(unit: str) -> str:
-    """A unit as people write it, such as °C; points and packs use the SenML unit, such as Cel."""
+    """A unit as people write it, such as °C. (Points and packs use the SenML unit, such as Cel.)"""
     return SHOWN_UNITS.get(unit, unit)
 
 
 def show_quality(code: int) -> str:
-    """The name of a quality or, for codes from 128 on, of a gap reason; "" for a good reading."""
+    """The name of a quality, or of a gap reason if ``code`` is 128 or more. "" for a good reading."""
     if code >= FIRST_REASON:
         return Reason(code).name.lower() if code in set(Reason) else f"reason {code}"
     if code == Quality.GOOD:
@@ -98,7 +100,7 @@ def reading_json(reading: Reading) -> Json:
 
 
 def several(frames: Sequence[tuple[Json, Sequence[Reading]]]) -> Json:
-    """One explanation for all frames of an input; ``frame`` describes the first frame that has readings."""
+    """Combine the explanations of all frames of an input. ``frame`` describes the first frame that has readings."""
     described = [{**frame, "readings": [reading_json(r) for r in readings]} for frame, readings in frames]
     lead = next((f for f in described if f["readings"]), described[0])
     result: Json = {"frame": {k: v for k, v in lead.items() if k != "readings"}}
@@ -118,7 +120,10 @@ def wake_bytes(stream: bytes, offset: int) -> int:
 
 
 def by_address(dump: Mapping[str, Any]) -> Any:
-    """A dump's ``registers`` by address; if they are a list, it starts at ``base_address``. Raises BrokenInput."""
+    """The ``registers`` of a dump by address. If they are a list, the address of its first element is ``base_address``.
+
+    Raises BrokenInput.
+    """
     registers, base = dump["registers"], dump.get("base_address", 40000)
     if not isinstance(registers, list):
         return registers
@@ -128,7 +133,10 @@ def by_address(dump: Mapping[str, Any]) -> Any:
 
 
 def register_words(registers: Any, key: str) -> dict[int, int | None]:
-    """Words by address (decimal or 0x); None for a register that could not be read. Raises BrokenInput."""
+    """Words by address. An address is a key in decimal or with 0x. The word is None if the register could not be read.
+
+    Raises BrokenInput.
+    """
     if not isinstance(registers, dict):
         raise BrokenInput(f"{key} is not an object of addresses and words", hint='Give {"35000": 1, "35001": 10000}')
     found: dict[int, int | None] = {}
@@ -148,7 +156,7 @@ def register_words(registers: Any, key: str) -> dict[int, int | None]:
 
 
 def frame_hint(error: str, stream: bytes, tried: str, form: str) -> str:
-    """The hint for a frame that failed with ``error``; ``form`` describes a valid frame."""
+    """The hint for a frame that failed with ``error``. ``form`` is a text that describes a valid frame."""
     elsewhere = other_protocol(stream, tried)
     if elsewhere:
         return elsewhere
@@ -158,7 +166,7 @@ def frame_hint(error: str, stream: bytes, tried: str, form: str) -> str:
 
 
 def placed(error: str, offset: int) -> str:
-    """The error, with the position of the broken frame if it does not begin at the first byte."""
+    """The text of an error. If the broken frame does not begin at the first byte, its position is added."""
     return f"frame at byte {offset + 1}: {error}" if offset else error
 
 
@@ -181,7 +189,8 @@ def checksum_frame_error(
     form: str,
     stream: bytes,
 ) -> BrokenInput:
-    """The error for bytes without a valid ``framing.ChecksumFrame``; it describes the broken frame, without values.
+    """The error for bytes without a valid ``framing.ChecksumFrame``. It describes the fields of the broken frame, but
+    no values.
 
     Args:
         broken: (bytes of the best attempt, offset, error), as ``framing.best_attempt`` returns them.

@@ -10,11 +10,12 @@ from pathlib import Path
 
 
 def write_atomic(path: Path, data: bytes, mode: int, *, durable: bool = False) -> None:
-    """Replace the file at ``path``: readers see the old one or the whole new one. Raises OSError.
+    """Replace the file at ``path`` atomically: readers see either the old content or the whole new content. Raises
+    OSError.
 
     Args:
         mode: permissions of the new file, before the umask is applied.
-        durable: on return, the file survives a power cut.
+        durable: the new content is synced to the disk, so that it survives a power cut after the return.
     """
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     draft = f"{path.name}.new"
@@ -35,10 +36,11 @@ def write_atomic(path: Path, data: bytes, mode: int, *, durable: bool = False) -
 def write_draft(
     name: str, data: bytes, mode: int, folder: int, *, like: os.stat_result | None = None, durable: bool = True
 ) -> None:
-    """Write a new file ``name`` in the open directory ``folder``; the caller then renames or links it. Raises OSError.
+    """Write a new file ``name`` in the open directory ``folder``. The caller then renames or links it. Raises OSError.
 
     Args:
-        like: the new file gets the owner and group of this file, and exactly ``mode``, whatever the umask is.
+        like: the new file gets the owner and group of this file, and exactly the permissions ``mode``; the umask is
+        ignored.
     """
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(name, flags, mode if like is None else 0o600, dir_fd=folder)
@@ -74,7 +76,10 @@ def sync_directory(directory: Path) -> None:
 
 
 def try_lock(fd: int, *, shared: bool = False) -> bool:
-    """Lock an open file (flock) without waiting; closing it releases the lock. False if another process holds it."""
+    """Lock an open file (flock) without waiting. Returns False if another process holds the lock.
+
+    Closing the file releases the lock.
+    """
     try:
         fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -83,7 +88,7 @@ def try_lock(fd: int, *, shared: bool = False) -> bool:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock of this file; False if the file does not exist. Raises OSError."""
+    """Whether a process holds the lock of this file. False if the file does not exist. Raises OSError."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
@@ -95,5 +100,5 @@ def is_locked(path: Path) -> bool:
 
 
 def others_may_use(found: os.stat_result) -> bool:
-    """Whether other users may read or change a secret. If root owns the file, its group may read it."""
+    """Whether other users can read or change a secret file. If root owns the file, its group is allowed to read it."""
     return bool(stat.S_IMODE(found.st_mode) & (0o037 if found.st_uid == 0 else 0o077))

@@ -1,8 +1,8 @@
-"""A push parser: bytes in, valid frames out, noise skipped.
+"""A push parser: it is fed bytes, returns valid frames, and skips noise.
 
-If possible frames overlap, the frame that is complete first wins. If two end at the same byte, the one that began first
-wins. So a stray start byte never delays a valid frame after it, and the result is the same, however the bytes arrive in
-pieces.
+If possible frames overlap, the parser returns the frame that is complete first. If two end at the same byte, it returns
+the one that began first. So a stray start byte never delays a valid frame after it. The result does not depend on the
+pieces in which the bytes arrive.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from drivers.model import UsageError
 
 F = TypeVar("F")
 
-REJECT = -1  # a result of ``frame_end``: no frame begins here, whatever bytes follow
+REJECT = -1  # a result of ``frame_end``: the bytes at ``start`` do not begin a frame, whatever bytes follow
 STOP = 0x16  # the last byte of frames that end in a checksum
-REPLY, ERROR = 0x80, 0x40  # bits of the control code in such frames
+REPLY, ERROR = 0x80, 0x40  # bits of the control code in frames that end in a checksum
 
 
 class FrameScanner(ABC, Generic[F]):
@@ -35,14 +35,18 @@ class FrameScanner(ABC, Generic[F]):
 
     @abstractmethod
     def frame_end(self, buffer: bytearray, start: int, size: int) -> int:
-        """The index after the last byte of the frame that begins at ``start``; ``REJECT`` if no frame begins there.
+        """The index after the last byte of the frame that begins at ``start``. ``REJECT`` if no frame begins there.
 
-        A result above ``size`` means that the buffer must hold that many bytes before this can be decided.
+        If more bytes are needed to decide this, the result is above ``size``: the buffer must first hold that many
+        bytes.
         """
 
     @abstractmethod
     def build(self, raw: bytes, offset: int) -> F:
-        """Build a frame from its checked bytes; ``offset`` counts from the first byte ever fed."""
+        """Make a frame from its raw bytes, which were checked before.
+
+        ``offset`` is the position of the frame in the stream, counted from the first byte ever fed.
+        """
 
     def feed(self, piece: bytes) -> list[F]:
         """The frames that ``piece`` completes, in the order of their ends. Never raises, whatever the bytes."""
@@ -50,7 +54,7 @@ class FrameScanner(ABC, Generic[F]):
         buffer += piece
         size = len(buffer)
         if size < self._wanted and self.starts.search(piece) is None:
-            return []  # bytes of a frame that arrives slowly
+            return []  # wait for the rest of a frame that arrives slowly
         frames: list[F] = []
         position = 0
         while True:
@@ -66,9 +70,9 @@ class FrameScanner(ABC, Generic[F]):
         return frames
 
     def _first(self, buffer: bytearray, position: int, size: int) -> tuple[int, int, int]:
-        """(begin, end, hold): where the first complete frame begins and ends.
+        """Return (begin, end, hold). The first complete frame begins at ``begin`` and ends before ``end``.
 
-        If there is no complete frame, ``end`` is -1, and the bytes before ``hold`` are noise that can be dropped.
+        If there is no complete frame, ``end`` is -1. The bytes before ``hold`` are then noise that can be dropped.
         """
         search, frame_end = self.starts.search, self.frame_end
         begin, end, hold = -1, -1, size
@@ -94,7 +98,7 @@ class FrameScanner(ABC, Generic[F]):
 
 @dataclass(frozen=True, slots=True)
 class ChecksumFrame:
-    """One frame. ``raw`` runs from 68h to 16h; ``offset`` is where it began in the stream."""
+    """One frame. ``raw`` has its bytes from 68h to 16h; ``offset`` is the position of the first byte in the stream."""
 
     raw: bytes
     offset: int = 0
@@ -126,7 +130,9 @@ class ChecksumFrame:
 
 
 def frame_end(buffer: bytearray, start: int, size: int, length_at: int) -> int:
-    """``FrameScanner.frame_end`` for a frame that ends in a checksum; ``length_at``: index of its length byte."""
+    """Implements ``FrameScanner.frame_end`` for frames that end in a checksum. ``length_at``: index of the length
+    byte.
+    """
     if start + length_at >= size:
         return start + length_at + 1
     end = start + length_at + 3 + buffer[start + length_at]
@@ -138,9 +144,10 @@ def frame_end(buffer: bytearray, start: int, size: int, length_at: int) -> int:
 
 
 def diagnose(rest: bytes, length_at: int) -> tuple[int, bytes, str]:
-    """Why ``rest`` does not begin with a valid frame: (score, bytes of the attempt, error).
+    """Explain why ``rest`` does not begin with a valid frame. Returns (score, bytes of the attempt, error).
 
-    The score says how much of a frame there is: 1 for a part of the header, up to 4 if only the checksum is wrong.
+    The score tells how far the attempt agrees with a frame: 1 if only a part of the header is there, up to 4 if only
+    the checksum is wrong.
     """
     if len(rest) <= length_at:
         return 1, rest, "the frame is cut short inside its header"
@@ -158,9 +165,9 @@ def diagnose(rest: bytes, length_at: int) -> tuple[int, bytes, str]:
 def best_attempt(
     stream: bytes, starts: re.Pattern[bytes], length_at: int, nothing: str, begins: Callable[[bytes], bool] = bool
 ) -> tuple[bytes, int, str]:
-    """Why no frame was found: (bytes of the best attempt, its offset, error).
+    """Explain why no frame was found. Returns (bytes of the best attempt, its offset, error).
 
-    ``nothing`` is the error to return if no frame can begin anywhere. ``begins`` checks bytes that match ``starts``.
+    ``nothing`` is the error to return if no bytes can begin a frame. ``begins`` checks bytes that match ``starts``.
     """
     best: tuple[int, bytes, int, str] = (0, b"", 0, nothing)
     for start in (m.start() for m in starts.finditer(stream)):
@@ -177,7 +184,7 @@ def build_request(head: bytes, control: int, data: bytes, wake: int) -> bytes:
 
 
 def address_bytes(address: str, digits: int, where: str) -> bytes:
-    """An address of up to ``digits`` digits as it is sent, low byte first. Raises UsageError."""
+    """Convert an address of up to ``digits`` digits to the bytes on the wire, low byte first. Raises UsageError."""
     if not re.fullmatch(f"[0-9A]{{1,{digits}}}", address.upper()):
         hint = f"Up to {digits} digits; A stands for any digit"
         raise UsageError(f"{address!r} is not a meter address", where=where, hint=hint)
@@ -201,7 +208,7 @@ _CRC = _table()
 
 
 def crc16(frame: bytes) -> int:
-    """CRC-16 (reflected polynomial A001, start FFFF); sent low byte first."""
+    """CRC-16 (reflected polynomial A001, start value FFFF). The frame contains its low byte first."""
     crc = 0xFFFF
     table = _CRC
     for byte in frame:
@@ -210,5 +217,7 @@ def crc16(frame: bytes) -> int:
 
 
 def crc_ok(frame: bytes) -> bool:
-    """Whether the last two bytes are the CRC of the others. False if too short for a frame (unit, function, CRC)."""
-    return len(frame) >= 4 and crc16(frame) == 0  # a message followed by its own CRC has remainder zero
+    """Whether the last two bytes are the CRC of the bytes before. False if ``frame`` is too short for unit, function
+    and CRC.
+    """
+    return len(frame) >= 4 and crc16(frame) == 0  # a CRC that is computed over a message and its own CRC is zero

@@ -1,4 +1,6 @@
-"""Detects a caching master that lost its device: loggers and PLCs keep answering for a dead device."""
+"""Detects that a caching master (a logger or PLC) has lost its device. Such a master keeps answering for a dead
+device.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +8,19 @@ from drivers.model import FreshnessRule, Quality, Reading
 
 
 class Freshness:
-    """Judges by the point of a rule whether a device behind a caching master is alive."""
+    """Judges whether a device behind a caching master is alive, from the point that a rule names."""
 
     def __init__(self, rule: FreshnessRule) -> None:
         self.rule = rule
         self._last: object = None
         self._moved_s: float | None = None  # when the value last changed, in monotonic seconds; None: never
-        self.stale_s: float | None = None  # since when nothing proves it alive, in monotonic seconds; None: it is alive
+        # when the proof that the device is alive was lost, in monotonic seconds; None: the device is alive
+        self.stale_s: float | None = None
 
     def judge(self, reading: Reading | None, now_s: float) -> bool:
-        """Process the point's value at ``now_s`` (monotonic). True: the readings of this visit are valid."""
+        """Process the new value of the rule's point at ``now_s`` (monotonic). Returns True if this visit's readings are
+        valid.
+        """
         value = reading.value if reading is not None and reading.quality in (Quality.GOOD, Quality.SUSPECT) else None
         if self.rule.equals is not None:
             fresh = value is not None and value == self.rule.equals
@@ -36,7 +41,7 @@ class Freshness:
         return self.rule.changes_within_s or 0.0
 
     def why(self, reading: Reading | None) -> str:
-        """Why the readings are not valid, for a technician."""
+        """Explain to a technician why the readings are not valid."""
         value = None if reading is None else reading.value
         if value is None:
             return f"{self.rule.point} cannot be read, so nothing proves that the source is alive"

@@ -1,11 +1,15 @@
 """One CJ/T 188 heat, water or gas meter on a line. Reads only.
 
-A point's ``key`` is ``FIELD`` or ``DI:FIELD``. DI is the identifier to read, four hex digits; without it, 901F (current
-data). FIELD is a name of ``drivers.cjt188.values`` without its first word (``volume``, ``energy``,
-``temperature.supply``) or a whole name such as ``device.time``. ``FIELD@N`` is the N-th last settlement.
-A point's ``type`` is the meter type that is addressed, in hex (``10`` cold water, ``20`` heat, ``AA`` any).
+A point's ``key`` is ``FIELD`` or ``DI:FIELD``:
 
-The driver finds the byte order of the identifier by trial: until the meter first answers with data, each timeout or
+- DI is the identifier to read, as four hex digits. Without it, identifier 901F (current data) is read.
+- FIELD is a name of ``drivers.cjt188.values`` without its first word (``volume``, ``energy``, ``temperature.supply``),
+  or a whole name such as ``device.time``.
+- ``FIELD@N`` is the value at the N-th last settlement.
+
+A point's ``type`` is the meter type that the request addresses, in hex (``10`` cold water, ``20`` heat, ``AA`` any).
+
+The driver finds the byte order of the identifier by trial. Until the meter has answered with data once, each timeout or
 refusal makes the driver swap the order.
 """
 
@@ -32,11 +36,13 @@ from ext.ring import Ring
 
 _KEY = re.compile(r"(?:([0-9A-Fa-f]{4}):)?([a-z_][a-z0-9_.]*)(?:@(\d{1,2}))?")
 _TYPE = re.compile(r"[1-4][0-9A-Fa-f]|[Aa][Aa]|")
-_ANSWER = 13 + 3 + 48  # bytes of the longest answer with current data: of a heat and cold meter of 2018
+# length of the longest answer with current data, in bytes: the answer of a combined heat and cold meter (2018)
+_ANSWER = 13 + 3 + 48
 
 
 class Cjt188Device(MeterDevice):
-    """Reads the meter with the address ``spec.address``, up to 14 digits; all A addresses the only meter on a line.
+    """Reads the meter with the address ``spec.address`` (up to 14 digits). An address of only A reaches any meter, so
+    it needs a line with a single meter.
 
     Raises:
         ConfigError: an invalid address, key or meter type, or a Modbus TCP line.
@@ -49,7 +55,7 @@ class Cjt188Device(MeterDevice):
         self._address = spec.address.upper().rjust(14, "0")
         self._whose = re.compile(self._address.replace("A", "[0-9A-F]"))
         self._low_first = False
-        self._proven = False  # whether a read in this byte order of the identifier was answered
+        self._proven = False  # whether the meter has answered a read in this byte order of the identifier
         self._echoes_serial = True
         self._serial = 0
 
@@ -111,7 +117,8 @@ class Cjt188Device(MeterDevice):
                 wrong = f"answer is from meter type {found.meter_type:02X}h, expected {meter_type:02X}h"
             elif found.function != READ:
                 wrong = f"answer has control code {found.control:02X}h, expected that of a read answer"
-            elif self._proven and self._echoes_serial and found.serial != serial:  # late, or for another master
+            # a late answer, or one for another master
+            elif self._proven and self._echoes_serial and found.serial != serial:
                 wrong = f"answer has serial number {found.serial}, expected {serial}"
             elif found.is_error:
                 status = found.error_status
@@ -126,7 +133,7 @@ class Cjt188Device(MeterDevice):
 
 
 def _parts(point: Point) -> tuple[int, str, int]:
-    """(identifier, field, storage) of a key."""
+    """Split a point's key into (identifier, field, storage)."""
     found = _KEY.fullmatch(point.key)
-    assert found is not None  # checked when the device was made
+    assert found is not None  # the key was checked when the device was made
     return int(found[1], 16) if found[1] else CURRENT, found[2], int(found[3] or 0)

@@ -50,7 +50,9 @@ class Frame(ChecksumFrame):
 
     @property
     def address(self) -> str:
-        """14 digits as printed; the first two or four are often the maker's code."""
+        """The address as the 14 digits that are printed on the meter. The first two or four are often the maker's
+        code.
+        """
         return self.raw[8:1:-1].hex().upper()
 
     @property
@@ -73,7 +75,7 @@ class Frame(ChecksumFrame):
 
     @property
     def identifier(self) -> int | None:
-        """DI as the standard prints it, whatever its order on the wire."""
+        """DI as the standard prints it, whatever its byte order on the wire. None if the frame has no identifier."""
         if not self._has_identifier:
             return None
         pair = self.raw[11:13]
@@ -81,9 +83,9 @@ class Frame(ChecksumFrame):
 
     @property
     def serial(self) -> int | None:
-        """SER, the serial number of a request, which its answer repeats; None if there is none.
+        """SER, the serial number of a request, which its answer repeats. None if the frame has no SER.
 
-        The data of an error answer are SER and a status word.
+        An error answer has two data fields: SER and a status word.
         """
         if self._has_identifier:
             return self.raw[13]
@@ -112,7 +114,7 @@ class Parser(FrameScanner[Frame]):
 
 
 def broken(stream: bytes) -> tuple[bytes, int, str]:
-    """Why ``stream`` contains no frame: see ``framing.best_attempt``."""
+    """Why ``stream`` contains no valid frame. Returns the same tuple as ``framing.best_attempt``."""
     return best_attempt(
         stream, re.compile(rb"\x68[\x10-\x4f\xaa]"), Frame.LENGTH_AT, "no frame: 68h and a meter type not found"
     )
@@ -130,12 +132,14 @@ def build_frame(meter_type: int, address: str, control: int, data: bytes, wake: 
 def build_read(
     meter_type: int, address: str, identifier: int = CURRENT, *, serial: int = 0, low_first: bool = False, wake: int = 3
 ) -> bytes:
-    """A read request. ``low_first``: send 1F 90 for 901F, for meters that answer only this order."""
+    """Build a read request. With ``low_first`` the identifier is sent low byte first (1F 90 for 901F), as some meters
+    require.
+    """
     code = identifier.to_bytes(2, "little" if low_first else "big")
     return build_frame(meter_type, address, READ, code + bytes((serial & 0xFF,)), wake)
 
 
 def build_read_address(*, serial: int = 0, low_first: bool = False, wake: int = 3) -> bytes:
-    """A request that asks the only meter on the line for its type and address."""
+    """Build a request for type and address. The only meter on a line answers it."""
     code = ADDRESS.to_bytes(2, "little" if low_first else "big")
     return build_frame(ANY, "A" * 14, READ_ADDRESS, code + bytes((serial & 0xFF,)), wake)

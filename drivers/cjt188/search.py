@@ -15,14 +15,17 @@ _METER_S = 0.5  # a meter answers within 500 ms
 
 class Cjt188Search(DeviceSearch):
     def probes(self, serial: str) -> list[Probe]:
-        """A read to the address AA..AA, once in each byte order of the identifier."""
+        """Reads to the address AA..AA, which means any meter. One read for each byte order of the identifier."""
         return [self._read(ANY, "A" * 14, low_first, serial, "any address") for low_first in (False, True)]
 
     def sender(self, probe: Probe, payload: bytes) -> str:
         return Parser().feed(payload)[0].address
 
     async def is_there(self, probe: Probe, payload: bytes) -> bool:
-        """Repeat the read with the address of the meter that answered; the byte order of its answer comes first."""
+        """Whether the meter that answered also answers a read to its own address.
+
+        Tries the byte order of the meter's first answer first, then the other one.
+        """
         found = Parser().feed(payload)[0]
         for order in (found.low_first, not found.low_first):
             named = self._read(found.meter_type, found.address, order, probe.serial, f"address {found.address}")

@@ -39,7 +39,8 @@ _HEAT_FIELDS: Layout = (
 )
 _WATER_FIELDS: Layout = (("water.volume", 0x2C, "m3", 2, 4), ("water.volume.settlement", 0x2C, "m3", 2, 4))
 _GAS_FIELDS: Layout = (("gas.volume", 0x2C, "m3", 2, 4), ("x.gas.volume.settlement", 0x2C, "m3", 2, 4))
-_LAYOUTS: Mapping[str, tuple[int, Layout]] = {  # kind of the profile -> (meter type, layout); other kinds: heat
+# kind of the profile -> (meter type, layout); a kind that is not listed here is simulated as a heat meter
+_LAYOUTS: Mapping[str, tuple[int, Layout]] = {
     "water": (0x10, _WATER_FIELDS),
     "gas": (0x30, _GAS_FIELDS),
 }
@@ -48,7 +49,10 @@ _NO_TIME_AND_GOOD = b"\xff" * 7 + b"\x00\x00"
 
 @dataclass(slots=True)
 class Cjt188Meter(SimMeter):
-    """``values``: identifier -> payload after SER. ``low_first``: the only identifier byte order that it accepts."""
+    """A simulated meter. ``values``: identifier -> payload after SER.
+
+    ``low_first``: the only byte order of the identifier that the meter accepts.
+    """
 
     meter_type: int = 0x20
     address: str = "00000000000001"

@@ -1,4 +1,4 @@
-"""Decodes answers of CJ/T 188: identifier, meter type and payload in, readings out.
+"""Decodes the answers of CJ/T 188: makes readings from identifier, meter type and payload.
 
 Source: CJ/T 188-2004 annex A and table 5 (units); for CJ/T 188-2018 the source code of ng-gateway.
 """
@@ -16,7 +16,9 @@ from drivers.model import Quality, Reading, Reason
 
 
 def _units() -> dict[int, tuple[str, Decimal]]:
-    """Unit code -> (unit, factor). The two codes after each code listed here mean 10 and 100 times its unit."""
+    """Unit code -> (unit, factor). After each code that is listed here, the next two codes are 10 and 100 times its
+    unit.
+    """
     firsts = {
         0x02: "Wh", 0x05: "kWh", 0x08: "MWh", 0x0B: "kJ", 0x0E: "MJ", 0x11: "GJ", 0x14: "W", 0x17: "kW", 0x1A: "MW",
         0x29: "l", 0x2C: "m3", 0x32: "l/h", 0x35: "m3/h", 0x40: "J/h", 0x43: "kJ/h", 0x46: "MJ/h", 0x49: "GJ/h",
@@ -42,7 +44,8 @@ class _Field:
     size: int
     decimals: int = 0
     unit: str = ""
-    # "time", "status", "" (a plain number), or a key of ``_CLASSES``: then one byte of the field is a unit code
+    # How the field is decoded: "time", "status", "" (a plain number), or a key of ``_CLASSES``. With such a key, one
+    # byte of the field is a unit code.
     kind: str = ""
 
 
@@ -132,7 +135,9 @@ def _size(layout: tuple[_Field, ...]) -> int:
 
 
 def _layout(identifier: int, meter_type: int, size: int) -> tuple[tuple[_Field, ...], int]:
-    """(fields, storage number) of a payload of ``size`` bytes; there are no fields if the identifier is unknown."""
+    """Return (fields, storage number) of a payload of ``size`` bytes. The fields are empty if the identifier is
+    unknown.
+    """
     is_heat, high, low = meter_type >> 4 == 2, identifier >> 8, identifier & 0xFF
     if identifier == CURRENT:
         if is_heat and size == _size(_WATER):  # a heat meter that counts only volume
@@ -160,10 +165,10 @@ def _scope(meter_type: int) -> str:
 
 
 def unit_first(pieces: Sequence[tuple[bytes, str]]) -> bool:
-    """Whether the unit code precedes the value in these quantities (bytes, class of unit), as some makers send it.
+    """Whether the unit code precedes the value in these quantities, as some makers send it.
 
-    All quantities are judged together, because a single match may be chance: a value's low byte can look like a unit
-    code.
+    Each quantity is a pair (bytes, class of unit). All quantities are judged together, because a single match may be
+    chance: the low byte of a value can look like a unit code.
     """
     last = [(raw[-1], kind) for raw, kind in pieces]
     first = [(raw[0], kind) for raw, kind in pieces]
@@ -185,7 +190,9 @@ def _bcd(raw: bytes, decimals: int) -> tuple[Decimal | None, int]:
 
 
 def _moment(raw: bytes) -> tuple[str | None, int]:
-    """The time of the bytes ss mm hh DD MM YY CC as ISO 8601, and its quality; (None, gap reason) if it is not set."""
+    """Decode the bytes ss mm hh DD MM YY CC. Returns (time as ISO 8601, quality), or (None, gap reason) if the time is
+    not set.
+    """
     if raw.count(0xFF) == len(raw):
         return None, Reason.SENTINEL
     digits = raw[::-1].hex()
@@ -214,7 +221,7 @@ def _value(field: _Field, raw: bytes, unit_leads: bool) -> tuple[Decimal | int |
 
 
 def _pieces(layout: tuple[_Field, ...], payload: bytes) -> list[tuple[_Field, bytes]]:
-    """The fields that are complete in ``payload``, with their bytes."""
+    """The fields that ``payload`` contains completely, each with its bytes."""
     pieces: list[tuple[_Field, bytes]] = []
     at = 0
     for field in layout:
@@ -226,7 +233,7 @@ def _pieces(layout: tuple[_Field, ...], payload: bytes) -> list[tuple[_Field, by
 
 
 def undecoded(frame: Frame) -> bytes:
-    """The bytes of an answer after the known fields: a truncated field, or manufacturer data."""
+    """The bytes of an answer after its known fields: an incomplete field, or manufacturer data."""
     if not frame.is_reply or frame.function != READ or frame.identifier is None:
         return b""
     layout, _ = _layout(frame.identifier, frame.meter_type, len(frame.payload))
@@ -234,7 +241,9 @@ def undecoded(frame: Frame) -> bytes:
 
 
 def decode(identifier: int, meter_type: int, payload: bytes) -> tuple[Reading, ...]:
-    """The readings of an answer's ``payload`` (what follows SER). Fields missing from a short answer are left out."""
+    """The readings in ``payload``, the bytes of an answer after SER. Fields that a short answer does not contain are
+    left out.
+    """
     layout, storage = _layout(identifier, meter_type, len(payload))
     if not layout:
         return (Reading(f"x.cjt188.{identifier:04x}", payload.hex(), raw=payload),) if payload else ()
@@ -253,7 +262,7 @@ def decode(identifier: int, meter_type: int, payload: bytes) -> tuple[Reading, .
 
 
 def decode_frame(frame: Frame) -> tuple[Reading, ...]:
-    """The readings of one answer; nothing for requests and error answers."""
+    """The readings of one answer. A request or an error answer gives no readings."""
     if not frame.is_reply or frame.is_error:
         return ()
     if frame.function == READ_ADDRESS:

@@ -1,15 +1,15 @@
-"""One DL/T 645 meter on a line; the identifiers in its profile select 2007 or 1997. Reads only.
+"""One DL/T 645 meter on a line. The identifiers in its profile select the edition, 2007 or 1997. Reads only.
 
 A point's ``key`` is one of:
 
 - ``DI``: a data identifier as the standard prints it (8 hex digits for 2007, 4 for 1997);
-- ``DI#N``: the N-th value, from 0, of a block that is requested as a whole;
-- ``DI@time``: the meter's own time for the value;
-- ``DATE+TIME``: two identifiers whose values together are the meter's clock.
+- ``DI#N``: the N-th value, counted from 0, of a block that is requested as a whole;
+- ``DI@time``: the time that the meter reports for the value;
+- ``DATE+TIME``: two identifiers. Their values together are the meter's clock.
 
 Frozen values (05..) are read together with the time of the freeze.
-Points whose identifiers differ only in phase or tariff are read as one block. If a meter refuses a block, its points
-are read one by one from then on.
+Points whose identifiers differ only in phase or tariff are read as one block. If a meter refuses a block, the points of
+this block are read one by one from then on.
 """
 
 from __future__ import annotations
@@ -54,12 +54,13 @@ _KEY = re.compile(
     r"([0-9A-F]{8}\+[0-9A-F]{8}|[0-9A-F]{4}\+[0-9A-F]{4}|[0-9A-F]{8}|[0-9A-F]{4})(?:#(\d{1,2})|(@time))?", re.IGNORECASE
 )
 _FREEZE = re.compile(r"05(..)(?!00)..(..)")
-_MOST_FRAMES = 32  # an answer with more frames is an error, although the sequence number would allow 255
+_MOST_FRAMES = 32  # an answer with more frames is treated as an error, although the sequence number allows 255
 _ENVELOPE = 4 + 12  # bytes around the data: wake-up bytes and the frame
 
 
 class Dlt645Device(MeterDevice):
-    """Reads the meter with the address ``spec.address``, up to 12 digits; all A addresses the only meter on a line.
+    """Reads the meter with the address ``spec.address`` (up to 12 digits). An address of only A reaches any meter, so
+    it needs a line with a single meter.
 
     Raises:
         ConfigError: an invalid address or key, or a Modbus TCP line.
@@ -114,16 +115,18 @@ class Dlt645Device(MeterDevice):
         try:
             before = _text(await self._one(moment))
         except DeviceException:
-            return await self._one(query_id)  # without a time: the meter does not report when it froze the value
+            # the reading has no time, because the meter does not report the time of the freeze
+            return await self._one(query_id)
         response = await self._one(query_id)
         if _text(await self._one(moment)) != before:
             raise MismatchError(f"the meter stored new frozen values while {query_id} was being read", where=self.where)
         return replace(response, readings=[replace(reading, time=before) for reading in response.readings])
 
     async def _clock(self, date_di: str, time_di: str) -> Response:
-        """The meter's date and time of day as one text, stamped with the arrival of the time of day.
+        """Read the meter's date and its time of day as one text, stamped with the arrival of the time of day.
 
-        The date is read first, and again if the time of day shows that midnight may have passed in between.
+        The date is read first. It is read again if the time of day shows that midnight may have passed between the two
+        reads.
         """
         before = _text(await self._one(date_di))
         response = await self._one(time_di)
@@ -164,7 +167,9 @@ class Dlt645Device(MeterDevice):
     def brings(self, point: Point, query_id: str) -> bool:
         di = _parts(point)[0]
         if "+" in di:
-            return False  # a clock is compared with its time of arrival, which a recorded answer does not have
+            # a clock is compared with the time at which its answer arrived, and a recorded answer does not have that
+            # time
+            return False
         return query_id in (di, (block_of(di) or ("",))[0])
 
     def pick(self, point: Point, query_id: str, response: Response) -> Reading | None:
@@ -216,16 +221,19 @@ def _text(response: Response) -> str:
 
 
 def _parts(point: Point) -> tuple[str, int, bool]:
-    """(identifier, index of the value in its answer, whether the value's time is wanted) of a point's key."""
+    """Split a point's key into (identifier, index of the value in the answer, whether the key asks for the value's
+    time).
+    """
     found = _KEY.fullmatch(point.key)
-    assert found is not None  # checked when the device was made
+    assert found is not None  # the key was checked when the device was made
     return found[1].upper(), int(found[2] or 0), bool(found[3])
 
 
 def block_of(di: str) -> tuple[str, int] | None:
-    """(block that contains an identifier's value, position of the value in it); None if no block contains it.
+    """Return (block that contains the value of an identifier, position of the value in the block). None if no block has
+    it.
 
-    Source: DL/T 645-2007 annex A (DI1 FF: all tariffs or phases), DL/T 645-1997 annex A (low digit F).
+    Source: DL/T 645-2007 annex A (DI1 = FF: all tariffs or phases), DL/T 645-1997 annex A (low digit F).
     """
     if "+" in di:
         return None
@@ -256,7 +264,9 @@ def _block_97(di: str, code: int) -> tuple[str, int] | None:
 
 
 def _data_bytes(di: str) -> int:
-    """Approximate size of an identifier's data in bytes, for the deadline."""
+    """The approximate number of data bytes in an answer for this identifier. The deadline of the request depends on
+    it.
+    """
     code = int(di, 16)
     field: Field | None = FIXED_97.get(code) if len(di) == 4 else FIXED.get(code)
     if field is not None:

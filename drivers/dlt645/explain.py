@@ -68,7 +68,7 @@ def explain(stream: bytes) -> Json:
 
 
 def _answers(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """The replies, grouped: the frames of one multi-frame answer form one group."""
+    """Group the replies by answer: the frames of one multi-frame answer form one group."""
     parts: list[list[Frame]] = []
     for frame in frames:
         if not frame.is_reply or frame.is_error:
@@ -97,7 +97,7 @@ def _readings(part: Sequence[Frame]) -> tuple[Reading, ...]:
 
 
 def _lacks(part: Sequence[Frame]) -> Iterator[str]:
-    """A warning for missing frames of an answer."""
+    """Yield a warning if frames of this answer are missing."""
     if part[0].is_follow_on:
         number = "" if part[0].sequence is None else f" {part[0].sequence}"
         what = f"it is unknown which values of {part[0].identifier} this frame contains"

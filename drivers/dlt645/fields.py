@@ -1,4 +1,6 @@
-"""Converts one field of DL/T 645 to a value: packed BCD, sign bit, times, text, bit words."""
+"""Converts one field of DL/T 645 to a value. A field is packed BCD (with or without sign bit), a time, text or a bit
+word.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +15,22 @@ from drivers.model import Quality, Reading, Reason
 Value = Decimal | int | str | None
 
 
-_WORDS = re.compile(  # the names built here that the vocabulary contains; others become ``x.`` names
+_WORDS = re.compile(  # the names built in this package that the vocabulary contains; all others get the prefix ``x.``
     r"ac\.energy\.(import|export|total)(\.tariff\.\d+|\.l[123])?|ac\.energy\.reactive\.quadrant\.[1-4]"
     r"|ac\.energy\.(reactive\.import|reactive\.export|apparent)(\.l[123])?|ac\.demand\.(import|export|apparent)\.max"
 )
 
 
 def word(name: str) -> str:
-    """A name below ``ac.energy`` or ``ac.demand``, prefixed with ``x.`` if the vocabulary does not contain it."""
+    """Return a name below ``ac.energy`` or ``ac.demand``. It is prefixed with ``x.`` if the vocabulary does not contain
+    it.
+    """
     return name if _WORDS.fullmatch(name) else f"x.{name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field as defined in the standard's tables. ``kind``: see ``read_value``; ``decimals`` applies to BCD."""
+    """One field of the standard's tables. ``kind``: see ``read_value``. ``decimals`` applies to BCD only."""
 
     name: str
     label: str
@@ -42,7 +46,10 @@ def is_absent(raw: bytes) -> bool:
 
 
 def read_bcd(raw: bytes, decimals: int, *, signed: bool = False) -> Decimal | None:
-    """Packed BCD, low byte first; None if a digit is not decimal. Signed: the top bit of the top byte is the sign."""
+    """Decode packed BCD, low byte first. None if a digit is not decimal.
+
+    If ``signed``, the top bit of the top byte is the sign.
+    """
     minus = False
     if signed and raw and raw[-1] & 0x80:
         minus = True
@@ -54,7 +61,9 @@ def read_bcd(raw: bytes, decimals: int, *, signed: bool = False) -> Decimal | No
 
 
 def read_moment(raw: bytes) -> str:
-    """YYMMDDhhmm (5 bytes) or YYMMDDhhmmss (6), low byte first, as ISO 8601; "" if there is no such date."""
+    """Decode YYMMDDhhmm (5 bytes) or YYMMDDhhmmss (6 bytes), low byte first, to ISO 8601. "" if the date does not
+    exist.
+    """
     if len(raw) not in (5, 6) or (digits := bcd_digits(raw)) is None:
         return ""
     parts = [int(digits[i : i + 2]) for i in range(0, len(digits), 2)]
@@ -80,7 +89,7 @@ def _long_moment(raw: bytes) -> str:
 
 
 def _month_moment(raw: bytes) -> str:
-    """MMDDhhmm of 1997: there is no year, so the ISO text has none either."""
+    """Decode MMDDhhmm of 1997. It has no year, so the ISO text has no year either."""
     if (digits := bcd_digits(raw)) is None:
         return ""
     month, day, hour, minute = (int(digits[i : i + 2]) for i in range(0, 8, 2))
@@ -95,7 +104,7 @@ def _text(raw: bytes) -> str | None:
 
 
 def read_value(field: Field, raw: bytes) -> tuple[Value, int]:
-    """(value, quality), or (None, gap reason) if there is no valid value."""
+    """Decode a field to (value, quality). Returns (None, gap reason) if there is no valid value."""
     if is_absent(raw):
         return None, Reason.SENTINEL
     if len(raw) != field.size:
@@ -126,7 +135,7 @@ def read_value(field: Field, raw: bytes) -> tuple[Value, int]:
 
 
 def reading(field: Field, raw: bytes, *, storage: int = 0, tariff: int = 0, moment: str = "") -> Reading:
-    """A field's bytes as a reading. ``moment``: the device's own time for the value."""
+    """Make a reading from the bytes of a field. ``moment``: the time that the device reports for the value."""
     value, quality = read_value(field, raw)
     return Reading(
         name=field.name,

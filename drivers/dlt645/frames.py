@@ -18,7 +18,9 @@ READ, READ_NEXT, READ_ADDRESS = 0x11, 0x12, 0x13  # 2007
 READ_97, READ_NEXT_97, REREAD_97 = 0x01, 0x02, 0x03  # 1997
 ALLOWED_CONTROLS = frozenset({READ, READ_NEXT, READ_ADDRESS, READ_97, READ_NEXT_97, REREAD_97})  # no others are sent
 
-FUNCTIONS = {  # by the low five bits of the control code; up to 10h: 1997, from 11h on: 2007; 08h: both
+# names of the functions, by the low five bits of the control code. Codes up to 10h are 1997, codes from 11h on are
+# 2007; 08h exists in both.
+FUNCTIONS = {
     0x01: "read",
     0x02: "read next",
     0x03: "reread",
@@ -69,12 +71,12 @@ class Frame(ChecksumFrame):
 
     @property
     def address(self) -> str:
-        """12 digits as printed on the meter; A marks a wildcard or fill nibble."""
+        """The address as the 12 digits that are printed on the meter. The digit A marks a wildcard or a fill nibble."""
         return self.raw[6:0:-1].hex().upper()
 
     @property
     def data(self) -> bytes:
-        """The data field with 33h taken off each byte."""
+        """The data field after decoding: 33h is subtracted from each byte."""
         return self.raw[10:-2].translate(_MINUS_33)
 
     @property
@@ -93,12 +95,15 @@ class Frame(ChecksumFrame):
 
     @property
     def _is_security(self) -> bool:
-        """Whether control code 03h means security authentication (2007, identifiers 07......), not rereading (1997)."""
+        """Whether control code 03h means security authentication (2007), not rereading (1997).
+
+        In security authentication, the identifier begins with 07.
+        """
         return self.function == REREAD_97 and self.length >= 4 and self.data[3] == 0x07
 
     @property
     def version(self) -> str:
-        """The edition of the standard; a code common to both (08h, time broadcast) counts as 2007."""
+        """The edition of the standard. A code that both editions have (08h, time broadcast) counts as 2007."""
         return "2007" if self.function >= READ or self.function == 0x08 or self._is_security else "1997"
 
     @property
@@ -107,7 +112,9 @@ class Frame(ChecksumFrame):
 
     @property
     def identifier(self) -> str:
-        """The data identifier as the standard prints it (``00010000`` or ``9010``); "" if there is none."""
+        """The data identifier as the standard prints it (``00010000`` or ``9010``). "" if the frame has no
+        identifier.
+        """
         size = _IDENTIFIER_SIZES.get(self.function, 0)
         if self._is_security:
             size = 4
@@ -117,7 +124,7 @@ class Frame(ChecksumFrame):
 
     @property
     def sequence(self) -> int | None:
-        """The number of a follow-on frame, its last data byte (2007 read next); None in any other frame."""
+        """The sequence number of a follow-on frame of 2007, which is its last data byte. None for any other frame."""
         if self.function != READ_NEXT or self.is_error or self.length < 5:
             return None
         return self.data[-1]
@@ -131,7 +138,7 @@ class Frame(ChecksumFrame):
 
     @property
     def reported_address(self) -> str:
-        """The address in an answer to ``read address``; "" for any other frame."""
+        """The address in an answer to ``read address``. "" for any other frame."""
         if self.function != READ_ADDRESS or not self.is_reply or self.is_error or self.length != 6:
             return ""
         return self.data[::-1].hex().upper()
@@ -155,7 +162,7 @@ class Parser(FrameScanner[Frame]):
 
 
 def broken(stream: bytes) -> tuple[bytes, int, str]:
-    """Why ``stream`` contains no frame: see ``framing.best_attempt``."""
+    """Why ``stream`` contains no valid frame. Returns the same tuple as ``framing.best_attempt``."""
     nothing = "no frame: the sequence 68h, six address bytes, 68h was not found"
     return best_attempt(
         stream, Parser.starts, Frame.LENGTH_AT, nothing, lambda rest: rest[7:8] in (b"", bytes((START,)))
@@ -183,13 +190,13 @@ def _identifier_bytes(identifier: str) -> bytes:
 
 
 def build_read(address: str, identifier: str, *, wake: int = 4) -> bytes:
-    """A read request; an identifier of 8 hex digits means 2007, of 4 means 1997."""
+    """Build a read request. An identifier of 8 hex digits means 2007, one of 4 digits means 1997."""
     code = _identifier_bytes(identifier)
     return build_frame(address, READ if len(code) == 4 else READ_97, code, wake)
 
 
 def build_read_next(address: str, identifier: str, sequence: int = 1, *, wake: int = 4) -> bytes:
-    """A request for the data after a reply with ``more``; ``sequence`` counts from 1 and exists in 2007 only."""
+    """Build a request for the data that follow a reply with ``more``. ``sequence`` counts from 1; only 2007 has it."""
     code = _identifier_bytes(identifier)
     if len(code) == 2:
         return build_frame(address, READ_NEXT_97, code, wake)
@@ -197,15 +204,15 @@ def build_read_next(address: str, identifier: str, sequence: int = 1, *, wake: i
 
 
 def build_read_address(*, wake: int = 4) -> bytes:
-    """A request that asks the only meter on the line for its address (2007)."""
+    """Build a request for the address (2007). The only meter on a line answers it."""
     return build_frame("AAAAAAAAAAAA", READ_ADDRESS, b"", wake)
 
 
 def join(frames: Sequence[Frame]) -> bytes:
-    """The payload of a reply and its follow-on frames, in order.
+    """Join the payloads of a reply and its follow-on frames, in order.
 
     Raises:
-        FrameError: the frames do not belong together or one is missing.
+        FrameError: the frames do not belong together, or a frame is missing.
     """
     first = frames[0]
     for number, frame in enumerate(frames[1:], 1):

@@ -1,7 +1,8 @@
-"""How a scan finds DL/T 645 meters: first it asks all at once, then by the last digits of their addresses.
+"""How a scan finds DL/T 645 meters. First it sends requests to all meters at once, then to groups with the same last
+digits of the address.
 
-If several meters answer at once, so that their bytes collide, the group is split further. Source: DL/T 645-2007 7.1
-(abbreviated addresses).
+If several meters of a group answer at once, their bytes collide. Then the scan splits the group further. Source: DL/T
+645-2007 7.1 (abbreviated addresses).
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ _ANYBODY = "A" * 12
 
 class Dlt645Search(DeviceSearch):
     def probes(self, serial: str) -> list[Probe]:
-        """Requests that every meter answers: ``read address`` (2007), then a read to AA..AA as of 2007 and of 1997."""
+        """Requests that every meter answers: first ``read address`` (2007), then reads to AA..AA in the forms of 2007
+        and 1997.
+        """
         asked = (
             (build_read_address(), READ_ADDRESS),
             (build_read(_ANYBODY, "00010000"), READ),
@@ -38,7 +41,7 @@ class Dlt645Search(DeviceSearch):
         return await answers_to_its_name(self.scan.put, sender_of(payload), probe.serial, timeout_s, function)
 
     async def in_groups(self, progress: ProgressCallback, slow: bool = False) -> None:
-        """Search by the last digits at the serial settings at which several meters answered at once.
+        """Search by the last digits of addresses, at those serial settings at which several meters answered at once.
 
         If ``slow``, search at all settings.
         """
@@ -46,7 +49,8 @@ class Dlt645Search(DeviceSearch):
         if slow and self.is_wanted:
             wanted = {serial: READ for serial in self.scan.plan.settings(self.name)} | wanted
         if wanted and not slow:
-            seconds = sum(200 * self._one_s(serial) for serial in wanted)  # three or more meters take longer
+            # an estimate for two meters; three or more take longer
+            seconds = sum(200 * self._one_s(serial) for serial in wanted)
             self.scan.announce("crowd", len(wanted), seconds)
         for serial, asked in wanted.items():
             function = READ_97 if asked == READ_97 else READ
@@ -76,13 +80,13 @@ def _probe(frame: bytes, function: int, serial: str, timeout_s: float, what: str
 
 
 def probe_ending(digits: str, serial: str, timeout_s: float, function: int = READ) -> Probe:
-    """A read to all meters whose address ends in ``digits``. ``function``: READ, or READ_97 for meters of 1997."""
+    """A read to all meters whose address ends in ``digits``. ``function`` is READ, or READ_97 for meters of 1997."""
     frame = build_read(digits.rjust(12, "A"), "9010" if function == READ_97 else "00010000")
     return _probe(frame, function, serial, timeout_s, f"addresses that end in {digits}")
 
 
 def sender_of(frame: bytes) -> str:
-    """The meter's own address in an answer; "" if the answer only repeats the wildcards of the request."""
+    """The address of the meter that sent an answer. "" if the answer only repeats the wildcards of the request."""
     answer = Frame(frame)
     address = answer.reported_address or answer.address
     return "" if "A" in address else address
@@ -91,14 +95,16 @@ def sender_of(frame: bytes) -> str:
 async def by_digits(
     ask: Asker, serial: str, function: int, timeout_s: float, remark: Remark, ending: str = ""
 ) -> AsyncIterator[bytes]:
-    """The answers of all meters whose address ends in ``ending``. Each step adds two digits in front of it."""
+    """Yield the answers of all meters whose address ends in ``ending``. Each step puts two more digits in front of
+    ``ending``.
+    """
     for number in range(100):
         digits = f"{number:02d}{ending}"
         reply = await ask(probe_ending(digits, serial, timeout_s, function))
         sender = sender_of(reply.payload) if isinstance(reply, Answer) else ""
         if isinstance(reply, Answer) and not sender:
             if Frame(reply.payload).is_error:
-                return  # a meter that refuses wildcard addresses: a search by digits cannot find it
+                return  # this meter refuses wildcard addresses, so a search by digits cannot find it
             continue
         if isinstance(reply, Answer) and await answers_to_its_name(ask, sender, serial, timeout_s, function):
             yield reply.payload
@@ -111,7 +117,10 @@ async def by_digits(
 
 
 async def answers_to_its_name(ask: Asker, address: str, serial: str, timeout_s: float, function: int) -> bool:
-    """Whether a meter with this address exists: two simultaneous answers can look like one from a third meter."""
+    """Whether a meter with this address really exists: it must answer a read to its own address.
+
+    This check is needed because two simultaneous answers can look like the answer of a third meter.
+    """
     for asked in dict.fromkeys((READ_97 if function == READ_97 else READ, READ_97)):
         reply = await ask(probe_ending(address, serial, timeout_s, asked))
         if isinstance(reply, Answer):

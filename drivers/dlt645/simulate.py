@@ -36,9 +36,10 @@ DEMO = ParkSlot(
 
 @dataclass(slots=True)
 class Dlt645Meter(SimMeter):
-    """``values``: identifier (8 or 4 hex digits) -> its data as on the wire, low byte first.
+    """A simulated meter. ``values``: identifier (8 or 4 hex digits) -> its data as on the wire, low byte first.
 
-    Data longer than ``most`` bytes is sent in several frames. Missing identifiers answer "no such data".
+    Data longer than ``most`` bytes are sent in several frames. A request for any other identifier gets the error "no
+    such data".
     """
 
     address: str = "000000000001"
@@ -88,7 +89,9 @@ def simulate(wanted: SimulationRequest) -> tuple[Dlt645Meter, MeterDisplay]:
 
 
 def _format(di: str) -> tuple[str, int, int, bool] | None:
-    """(unit, decimals, bytes, signed) of an identifier, as the decoder reads it; None if its value is not a number."""
+    """Return (unit, decimals, bytes, signed) of an identifier, as the decoder reads it. None if its value is not a
+    number.
+    """
     for size in (2, 3, 4):
         found = decode(di, bytes(size))
         if len(found) == 1 and found[0].quality == Quality.GOOD and isinstance(found[0].value, Decimal):

@@ -1,4 +1,4 @@
-"""Data identifiers of DL/T 645-2007 (annex A) with individual formats. Regular families are in ``values``."""
+"""The data identifiers of DL/T 645-2007 (annex A) that have their own formats. Regular families are in ``values``."""
 
 from __future__ import annotations
 

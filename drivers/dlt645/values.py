@@ -1,7 +1,7 @@
-"""Decodes data identifiers of DL/T 645: identifier and payload in, readings out.
+"""Decodes data of DL/T 645: makes readings from identifier and payload.
 
-Source: DL/T 645-2007 annex A (tables A.1 to A.7), DL/T 645-1997 annex A. The value of a vendor's own identifier is the
-text of its digits, with the name ``x.dlt645.<identifier>``.
+Source: DL/T 645-2007 annex A (tables A.1 to A.7), DL/T 645-1997 annex A. The identifiers that a vendor defines are in
+no table. Their value is kept as the text of its digits, with the name ``x.dlt645.<identifier>``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BLOCK_END = 0xAA  # 1997 meters, and some 2007 meters, end a list of values with
 
 
 def decode_frame(frame: Frame) -> Readings:
-    """The readings of one reply; none for requests, error answers and replies without values."""
+    """The readings of one reply. Requests, error answers and replies without values give no readings."""
     if not frame.is_reply or frame.is_error:
         return ()
     if frame.reported_address:
@@ -37,16 +37,18 @@ def decode_frame(frame: Frame) -> Readings:
     if not frame.identifier or frame.function not in (READ, READ_NEXT, READ_97, READ_NEXT_97, REREAD_97):
         return ()
     found = decode(frame.identifier, frame.payload)
-    if frame.is_follow_on:  # which values of the block these are depends on the frames before, which are not known here
+    # the earlier frames determine which values of the block these are, and this function does not have those frames
+    if frame.is_follow_on:
         return tuple(r if r.value is None else replace(r, quality=Quality.SUSPECT) for r in found)
     return found
 
 
 def decode(identifier: str, payload: bytes) -> Readings:
-    """The readings in ``payload`` for ``identifier``: 8 hex digits mean 2007, 4 mean 1997.
+    """The readings in ``payload`` for ``identifier``. An identifier of 8 hex digits means 2007, one of 4 digits means
+    1997.
 
-    A field of the wrong length, or one that is all FF (no data), gives a reading without value; its reason is MISMATCH
-    or SENTINEL.
+    A field gives a reading without value in two cases. The reason is MISMATCH if its length is wrong, and SENTINEL if
+    all its bytes are FF (no data).
     """
     if not payload:
         return ()
@@ -73,7 +75,9 @@ def _unknown(identifier: str, payload: bytes) -> Readings:
 
 
 def _pieces(payload: bytes, size: int) -> list[bytes]:
-    """A block split into its values; a closing AA is not a value. An incomplete remainder becomes one short piece."""
+    """Split a block into the bytes of its values. A closing AA is not a value. An incomplete remainder becomes one
+    short piece.
+    """
     if len(payload) % size == 1 and payload[-1] == BLOCK_END:
         payload = payload[:-1]
     return [payload[i : i + size] for i in range(0, len(payload), size)]
@@ -103,7 +107,7 @@ def _demand_field(kind: int) -> Field | None:
     if found is None or kind >= 0x80:
         return None
     name, label, unit, signed = found
-    # the quantity comes first, the phase last: ac.demand.import.max.l1
+    # in the name, the quantity comes before the phase: ac.demand.import.max.l1
     stem, _, phase = name.partition(".l")
     full = f"ac.demand.{stem}.max" + (f".l{phase}" if phase else "")
     return Field(full, f"{label}#最大需量", 3, 4, DEMAND_UNITS[unit], "signed" if signed else "bcd")
@@ -122,7 +126,9 @@ def _demand_value(field: Field, raw: bytes, storage: int, tariff: int) -> Readin
 
 
 def _spread(field: Field | None, size: int, read: Reader, tariff: int, storage: int, payload: bytes) -> Readings:
-    """Read one value, or a block of all tariffs (``tariff`` is FF) or of all settlement days (``storage`` is FF)."""
+    """Read one value or a whole block. The block has all tariffs if ``tariff`` is FF, or all settlement days if
+    ``storage`` is FF.
+    """
     if field is None or (tariff == BLOCK and storage == BLOCK):
         return ()
     pieces = _pieces(payload, size)
@@ -171,7 +177,7 @@ def _phase_label(suffix: str) -> str:
 
 
 def _harmonics(family: int, phase: int, order: int, payload: bytes) -> Readings:
-    """Identifiers 020A and 020B: content of each harmonic. DI1 is the phase, DI0 the order (FF: all orders)."""
+    """Identifiers 020A and 020B: content of each harmonic. DI1 is the phase. DI0 is the order; FF means all orders."""
     if not 1 <= phase <= 3 or not (1 <= order <= 0x15 or order == BLOCK):
         return ()
     quantity, label = ("voltage", "电压") if family == 0x0A else ("current", "电流")
@@ -186,7 +192,9 @@ def _harmonics(family: int, phase: int, order: int, payload: bytes) -> Readings:
 
 
 def _frozen(series: int, part: int, number: int, payload: bytes) -> Readings:
-    """Identifiers 05......: frozen values. DI2: series (00 timed, 06 daily, ...), DI1: part, DI0 = n: the n-th last."""
+    """Identifiers 05......: frozen values. DI2 is the series (00 timed, 06 daily, ...), DI1 the part. DI0 = n means the
+    n-th last freeze.
+    """
     if part == 0x00:
         return (reading(Field("x.freeze.time", "冻结时间", 5, kind="stamp"), payload, storage=number),)
     if 0x01 <= part <= 0x08:
@@ -278,7 +286,11 @@ def _limits_97(part: int, item: int, payload: bytes) -> Readings:
 
 
 def _phase_failures_97(part: int, item: int, payload: bytes) -> Readings:
-    """Lost phases: B31x count, B32x minutes, B33x start, B34x end of the last loss. x: 0 all, 1 to 3 phase A to C."""
+    """Identifiers B3xy of 1997: losses of a phase.
+
+    The digit x selects the value: 1 the count, 2 the minutes, 3 the start of the last loss, 4 its end. The digit y
+    selects the phase: 0 all phases, 1 to 3 phase A to C.
+    """
     phase = {0: "", 1: ".l1", 2: ".l2", 3: ".l3"}.get(item)
     if phase is None:
         return ()

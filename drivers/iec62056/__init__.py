@@ -1,4 +1,4 @@
-"""IEC 62056-21 (IEC 1107, EN 61107, "D0"): meters of any medium that send a readout on request, in modes A, B and C."""
+"""IEC 62056-21 (IEC 1107, EN 61107, "D0"), in modes A, B and C: meters of any medium that send a readout on request."""
 
 from decimal import Decimal
 from pathlib import Path

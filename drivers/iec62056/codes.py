@@ -1,8 +1,13 @@
-"""Codes of data sets: OBIS and EDIS, with the abbreviations used by many makers, and the usual meanings.
+"""The codes of data sets (OBIS and EDIS), the abbreviations that many makers use, and the usual meanings.
 
-``1-0:1.8.0*255``, ``1-1:1.8.0``, ``1.8.0`` and ``1.8`` are the same quantity. ``A-B:`` is medium and channel, ``C.D.E``
-the quantity, ``*F`` the billing period: a number that counts up at each reset; 255 or nothing means the present.
-Source: IEC 62056-61 tables 1 to 12 and VDEW specification 2.1.2, as public sources give them; for its codes, DSMR P1.
+``1-0:1.8.0*255``, ``1-1:1.8.0``, ``1.8.0`` and ``1.8`` are the same quantity. The parts of a code are:
+
+- ``A-B:`` is medium and channel;
+- ``C.D.E`` is the quantity;
+- ``*F`` is the billing period, a number that counts up at each reset. 255 or no ``*F`` means the present period.
+
+Source: IEC 62056-61 tables 1 to 12 and VDEW specification 2.1.2, as public sources give them. The codes of DSMR P1
+meters come from the DSMR P1 specification.
 """
 
 from __future__ import annotations
@@ -29,7 +34,7 @@ class Code:
 
     @property
     def is_present(self) -> bool:
-        """Whether the code names no past billing period."""
+        """Whether the code means the present value, not that of a past billing period."""
         return self.period in (None, PRESENT)
 
     def __str__(self) -> str:
@@ -39,7 +44,9 @@ class Code:
 
 @lru_cache(maxsize=4096)
 def parse_code(text: str) -> Code | None:
-    """The code of a data set or of a profile's key; None for a manufacturer's own name, which is not a code."""
+    """Parse the code of a data set or of a profile's key. None if the text is a manufacturer's own name instead of a
+    code.
+    """
     found = _CODE.fullmatch(text.strip())
     if found is None:
         return None
@@ -49,7 +56,7 @@ def parse_code(text: str) -> Code | None:
 
 
 def _phases(first: int, name: str) -> dict[str, str]:
-    """Code -> name for the three phases, whose codes are 20 apart."""
+    """Code -> name for the three phases. The code of each phase is 20 above that of the phase before it."""
     return {f"{first + 20 * n}.7.0": f"{name}.l{n + 1}" for n in range(3)}
 
 
@@ -98,7 +105,9 @@ _MEDIA = {  # medium -> quantity -> name
 
 
 def name_of(code: Code) -> str:
-    """The vocabulary's name for a quantity, else our own name, which begins with x."""
+    """The vocabulary's name for a quantity. A quantity that the vocabulary lacks gets a name of this project, beginning
+    with x.
+    """
     quantity = code.quantity
     known = _MEDIA.get(code.medium, {}).get(quantity)
     if known is None and code.medium in ("", "0", "1"):
@@ -112,13 +121,16 @@ def name_of(code: Code) -> str:
 
 
 def tariff_of(code: Code) -> int:
-    """The tariff, which is E in codes of electrical energy and demand. 0: the total, or a code without tariff."""
+    """The number of the tariff, which is E in codes of electrical energy and demand.
+
+    0 means the total of all tariffs, or a code without tariff.
+    """
     quantity, kind, tariff = code.quantity.split(".")
     is_summed = code.medium in ("", "1") and quantity.isdecimal() and quantity != "0" and kind in ("2", "4", "6", "8")
     return int(tariff) if is_summed and tariff.isdecimal() else 0
 
 
-UNITS = {  # unit in capitals -> our spelling; units in which m and M differ are in ``_EXACT``
+UNITS = {  # unit in capitals -> our spelling. Units whose meaning depends on m or M are in ``_EXACT``.
     "WH": "Wh", "KWH": "kWh", "GWH": "GWh", "VARH": "varh", "KVARH": "kvarh", "VAH": "VAh", "KVAH": "kVAh",
     "W": "W", "KW": "kW", "GW": "GW", "VAR": "var", "KVAR": "kvar", "VA": "VA", "KVA": "kVA",
     "V": "V", "KV": "kV", "A": "A", "KA": "kA", "HZ": "Hz", "J": "J", "KJ": "kJ", "GJ": "GJ",
@@ -130,6 +142,6 @@ _EXACT = {"MWh": "MWh", "MW": "MW", "Mvar": "Mvar", "Mvarh": "Mvarh", "MVA": "MV
 
 
 def unit_of(text: str) -> str:
-    """A meter's unit in our spelling; an unknown unit is kept, without unprintable characters."""
+    """A meter's unit in our spelling. An unknown unit is kept, but its unprintable characters are removed."""
     text = "".join(c for c in text.strip() if c.isprintable())[:16]
     return _EXACT.get(text) or UNITS.get(text.upper(), text)

@@ -1,7 +1,7 @@
 """Splits a readout into data sets, and makes readings of them.
 
-A data set is ``CODE(VALUE*UNIT)``; more brackets may follow, also on the next line: a time stamp, the same value
-again (Pafal), a list. A past period's value often has no unit; the unit of the quantity's present value then applies.
+A data set is ``CODE(VALUE*UNIT)``. More brackets may follow, also on the next line: a time stamp, the same value again
+(Pafal), or a list. The value of a past period often has no unit. Then the unit of the quantity's present value applies.
 """
 
 from __future__ import annotations
@@ -27,14 +27,17 @@ MOST_VALUES = 4096  # most values taken from a readout, which usually has a few 
 
 @dataclass(slots=True)
 class DataSet:
-    """``address`` as sent, "" for brackets before any address; ``values``: (text, unit) of each bracket."""
+    """One data set. ``address`` is the code as sent; it is "" for brackets before any code.
+
+    ``values`` has (text, unit) for each bracket.
+    """
 
     address: str
     values: list[tuple[str, str]] = field(default_factory=list)
 
 
 def data_sets(block: bytes) -> tuple[DataSet, ...]:
-    """All data sets of a block, in order; text that is neither inside nor directly before brackets is left out."""
+    """All data sets of a block, in order. Text is ignored if it is neither inside brackets nor directly before them."""
     found: list[DataSet] = []
     address: str | None = None  # text before the open bracket; None: no bracket is open
     count = 0
@@ -62,10 +65,12 @@ def number_of(text: str) -> Decimal | None:
 
 
 def time_of(text: str) -> str:
-    """Convert a time stamp to ISO 8601 without zone; "" if it is invalid.
+    """Convert a time stamp to ISO 8601 without zone. "" if it is invalid.
 
-    Accepts ``YYMMDDhhmm`` and ``YYMMDDhhmmss``, also with a digit for the season in front or S or W behind, and
-    ``YY-MM-DD hh:mm``.
+    Accepts these forms:
+
+    - ``YYMMDDhhmm`` and ``YYMMDDhhmmss``, also with a digit for the season in front, or with S or W at the end;
+    - ``YY-MM-DD hh:mm``.
     """
     text = text.strip()
     written = _WRITTEN.fullmatch(text)
@@ -90,7 +95,9 @@ def time_of(text: str) -> str:
 
 
 def date_of(text: str) -> str:
-    """Convert ``YYMMDD`` or ``YY-MM-DD``, also with a digit for the season in front, to ISO 8601; "" if invalid."""
+    """Convert ``YYMMDD`` or ``YY-MM-DD`` to ISO 8601; a digit for the season may precede it. "" if the date is
+    invalid.
+    """
     digits = text.strip().replace("-", "").replace(".", "")
     if not digits.isdecimal() or not digits.isascii() or len(digits) not in (6, 7):
         return ""
@@ -99,7 +106,9 @@ def date_of(text: str) -> str:
 
 
 def time_of_day(text: str) -> str:
-    """Convert ``hhmmss``, ``hh:mm:ss``, ``hhmm`` or ``hh:mm``, also with a season, to ``hh:mm:ss``; "" if invalid."""
+    """Convert ``hhmmss``, ``hh:mm:ss``, ``hhmm`` or ``hh:mm``, also with a season, to ``hh:mm:ss``. "" if it is
+    invalid.
+    """
     digits = text.strip().replace(":", "").rstrip("SWsw")
     if not digits.isdecimal() or not digits.isascii() or not 4 <= len(digits) <= 7:
         return ""
@@ -119,9 +128,9 @@ def is_blank(text: str) -> bool:
 
 
 def _value(data_set: DataSet) -> tuple[int, str]:
-    """(number of the bracket with the value, time of the value or "").
+    """Find the value of a data set. Returns (number of its bracket, time of the value or "").
 
-    The value is in the first bracket, except in data sets of gas meters that send the time before the volume.
+    The value is in the first bracket. Only some gas meters send the time first and the volume in the second bracket.
     """
     values = data_set.values
     if len(values) > 1:
@@ -159,7 +168,8 @@ def _reading(data_set: DataSet, code: Code | None, at: int, time: str, unit: str
 def decode_block(block: bytes) -> tuple[Reading, ...]:
     """The readings of a data block, in order.
 
-    ``label`` is the code as sent, ``raw`` the value as sent, ``subunit`` the number of its bracket, from 0.
+    In each reading, ``label`` is the code as sent, ``raw`` the value as sent, and ``subunit`` the number of the value's
+    bracket, counted from 0.
     """
     sets = data_sets(block)
     units: dict[str, str] = {}  # quantity -> unit of its present value
@@ -181,7 +191,7 @@ def decode_block(block: bytes) -> tuple[Reading, ...]:
 
 
 def identification_readings(found: Identification) -> tuple[Reading, ...]:
-    """The identity in the sign-on answer: maker and model."""
+    """Readings of the meter's identity in its sign-on answer: maker and model."""
     return (
         Reading("device.vendor", found.maker, raw=found.raw[1:4], label="maker"),
         Reading("device.model", found.model, raw=found.raw[5:].rstrip(b"\r\n"), label="identification"),
@@ -200,7 +210,7 @@ def clock_text(date: str, time: str) -> str:
 
 
 def matching(readings: Sequence[Reading], wanted: Code) -> list[Reading]:
-    """The readings of a quantity for the period that ``wanted`` names; without a period, the present ones."""
+    """The readings of the quantity and period that ``wanted`` names. A code without period means the present value."""
     found: list[tuple[int, Reading]] = []
     for reading in readings:
         code = parse_code(reading.label)
