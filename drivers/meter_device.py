@@ -1,7 +1,7 @@
 """The common part of meter drivers: a query with its push parser, and the path of a value into the ring.
 
-A protocol's driver decides which queries return which points and how a point is found in the readings of an answer;
-sending, gaps, units, ratios and signs are here.
+The driver of a protocol decides which queries return which points, and how a point is found in the readings of an
+answer. Sending, gaps, units, ratios and signs are implemented here.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ class MeterRequest(Generic[F]):
     """One request to a meter, which the line's owner sends.
 
     Args:
-        judge: returns the bytes of a valid answer, a LineError for a refusal, None if the frame is not for us
-            (another meter's, our own echo). A MismatchError counts only if no right answer arrives after it.
+        judge: judges a received frame. Returns the bytes of a valid answer, a LineError for a refusal, or None if the
+        frame is not for us (another meter's frame, or our own echo). A MismatchError counts only if no right answer
+        arrives after it.
         broken: returns (bytes of the best attempt, offset, error) for bytes that contain no frame.
     """
 
@@ -82,12 +83,12 @@ class MeterRequest(Generic[F]):
             return None
         if seen is None and not frames:
             return FrameError(self._broken(response)[2], where=self.where)
-        return seen  # only an echo or frames of other meters: this meter was silent
+        return seen  # only an echo, or frames of other meters, were received: this meter was silent
 
 
 @dataclass(frozen=True, slots=True)
 class MeterQuery:
-    """One query and the points in its answer; ``query_id`` is specific to the protocol."""
+    """One query, and the points in its answer. The form of ``query_id`` is specific to the protocol."""
 
     query_id: str
     points: tuple[int, ...]
@@ -95,7 +96,7 @@ class MeterQuery:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The answer to one query, stamped when its last byte arrived."""
+    """The answer to one query, with the time at which its last byte arrived."""
 
     readings: Sequence[Reading]
     time_ns: int
@@ -104,18 +105,19 @@ class Response:
 
 
 def field_of(name: str, words: str) -> bool:
-    """Whether a reading's name is ``words``, with or without a first word: ``energy`` matches ``heat.energy``."""
+    """Whether ``name`` is equal to ``words``, with or without a first word: ``heat.energy`` matches ``energy``."""
     return words in (name, name.partition(".")[2])
 
 
 class MeterDevice(Device[MeterQuery, Response]):
-    """A meter on a line; a protocol implements ``plan``, ``fetch``, ``pick`` and, if it has alternative queries,
-    ``learn``.
+    """A meter on a line. A protocol implements ``plan``, ``fetch`` and ``pick``.
+
+    If a protocol has alternative queries, it also implements ``learn``.
     """
 
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
         super().__init__(spec, line, ring, table)
-        self._asked = 0  # requests sent since the visit began
+        self._asked = 0  # requests sent since this visit began
         self._warned: set[int] = set()  # points whose wrong unit has been logged
         for point in spec.points:
             self.check(point)
@@ -137,15 +139,15 @@ class MeterDevice(Device[MeterQuery, Response]):
 
     @abstractmethod
     def brings(self, point: Point, query_id: str) -> bool:
-        """Whether an answer to ``query_id`` contains a point."""
+        """Whether an answer to ``query_id`` contains the value of a point."""
 
     @abstractmethod
     def pick(self, point: Point, query_id: str, response: Response) -> Reading | None:
-        """The reading of a point from an answer; None if the answer does not contain it."""
+        """The reading of a point in an answer. None if the answer does not contain it."""
 
     @abstractmethod
     def cost(self, query_id: str) -> tuple[int, int]:
-        """Approximate (requests, bytes in both directions) of a query."""
+        """The approximate cost of a query: (number of requests, number of bytes in both directions)."""
 
     # --- called by pollers and commands
 
@@ -183,7 +185,9 @@ class MeterDevice(Device[MeterQuery, Response]):
         return self.read_frames(found)
 
     def plan_summary(self, paces: int) -> PlanSummary:
-        """The estimated cost of one visit for these paces; answers of meters vary in length."""
+        """The estimated cost of one visit for these paces. It is only an estimate, because the length of answers
+        varies.
+        """
         due, timing = self.due(paces), self._timing
         costs = [self.cost(query.query_id) for query in self.plan(due)]
         requests, size = sum(c[0] for c in costs), sum(c[1] for c in costs)
@@ -217,7 +221,9 @@ class MeterDevice(Device[MeterQuery, Response]):
             yield Decoded(number, value, quality, found.raw, found.time if has_time else "")
 
     def _given(self, number: int, found: Reading, answer: Response) -> tuple[Decimal | int | str | None, int]:
-        """(value in the point's unit, quality) before the point's plan; (None, gap reason) if there is no value."""
+        """Return (value in the point's unit, quality), before the point's plan is applied. (None, gap reason) if there
+        is no value.
+        """
         point, value = self.spec.points[number], found.value
         quality: int = found.quality if value is None or not answer.suspect else Quality.SUSPECT
         if value is None:
@@ -250,12 +256,16 @@ class MeterDevice(Device[MeterQuery, Response]):
 
     async def visit(self, queries: list[MeterQuery], tick_ms: int, result: PollResult) -> list[MeterQuery]:
         self._asked = 0
-        silent = await super().visit(list(queries), tick_ms, result)  # a copy, for ``failed`` may replace queries in it
+        # pass a copy, because ``failed`` may replace queries in the list
+        silent = await super().visit(list(queries), tick_ms, result)
         result.asked = self._asked
         return silent
 
     def failed(self, query: MeterQuery, error: LineError, tick_ms: int, result: PollResult) -> Sequence[MeterQuery]:
-        """Use an alternative query. Without one, the points are gaps; after two refusals the query rests an hour."""
+        """Return an alternative query, if there is one. Otherwise the points become gaps.
+
+        After two refusals in a row, the query is not sent for an hour.
+        """
         if not isinstance(error, DeviceException):
             return super().failed(query, error, tick_ms, result)
         result.answered += 1

@@ -1,17 +1,19 @@
-"""One meter of IEC 62056-21 on a line. Reads only: sign-on, and the choice of a readout.
+"""One meter of IEC 62056-21 on a line. Reads only: it sends the sign-on and the choice of a readout.
 
 A point's ``key`` is one of:
 
-- ``CODE``: an OBIS or EDIS code as the meter sends it (``1.8.0``, ``1-0:1.8.0``; ``1.8.0*01``: a past billing period);
-- ``CODE#N``: the N-th bracket after the code, from 0;
-- ``CODE@time``: the meter's own time for the value;
-- ``CODE+CODE``: the date and the time of day that together are the meter's clock;
-- ``maker`` or ``model``: from the identification that the meter sends at the sign-on.
+- ``CODE``: an OBIS or EDIS code as the meter sends it, such as ``1.8.0`` or ``1-0:1.8.0``. ``1.8.0*01`` is the value of
+  a past billing period.
+- ``CODE#N``: the N-th bracket after the code, counted from 0.
+- ``CODE@time``: the time that the meter reports for the value.
+- ``CODE+CODE``: the codes of a date and a time of day. Their values together are the meter's clock.
+- ``maker`` or ``model``: a text from the identification that the meter sends at the sign-on.
 
-A point's ``type`` is the unit of a value that the meter sends without one, or ``hex`` for a state in hexadecimal.
+A point's ``type`` is a unit, for a value that the meter sends without unit; or ``hex``, for a state in hexadecimal.
 
-All points come in one readout. The sign-on uses the device's configured speed; from 300 baud the line switches to the
-speed that the meter offers. If the data fail twice at that speed, they are read at 300 baud for an hour.
+All points come in one readout. The sign-on uses the device's configured speed. If this is 300 baud, the line then
+switches to the speed that the meter offers. If the data fail twice at the offered speed, they are read at 300 baud for
+an hour.
 """
 
 from __future__ import annotations
@@ -49,13 +51,15 @@ from drivers.units import unit_factor
 from ext.ring import Ring
 
 READOUT = "readout"  # the only query
-FAILURES, SLOW_S = 2, 3600.0  # after two failures at the speed that the meter offers, read at 300 baud for an hour
-HELD_S = 5.0  # a readout is reused for the next query up to this age
+# after this many failures at the speed that the meter offers, read at 300 baud for this time
+FAILURES, SLOW_S = 2, 3600.0
+HELD_S = 5.0  # a readout of at most this age is reused for the next query
 _KEY = re.compile(r"(maker|model)|([^+#@]+)\+([^+#@]+)|([^+#@]+?)(?:#([0-9]{1,2})|(@time))?")
 _HEX = re.compile(r"[0-9A-Fa-f]{1,16}")
 _BYTES_A_SET = 24
 _OWN_NUMBER = re.compile(r"0\.0\.[0-9]|C\.1\.0|96\.1\.0")
-_LEAST_SERIAL = 4  # digits from which on a number is taken for a unique serial number, not a bus address
+# a number with at least this many digits counts as a unique serial number; a shorter one counts as a bus address
+_LEAST_SERIAL = 4
 _log = logging.getLogger("meterhouse.meters")
 
 
@@ -76,7 +80,7 @@ class Iec62056Device(MeterDevice):
         self._fast_failures = 0
         self._slow_until_s = 0.0
         self._last: Response | None = None  # the latest readout, until a poll has used it
-        self._is_probed = False  # whether a probe requested that readout
+        self._is_probed = False  # whether a probe requested the readout in ``_last``
         self._seen_bytes = 0
 
     # --- implementation of MeterDevice
@@ -124,7 +128,9 @@ class Iec62056Device(MeterDevice):
         return self._last
 
     def _failed_at(self, request: SignOn) -> None:
-        """Count a failure at the speed that the meter offers: it identified itself, but no valid data came."""
+        """Count a failure at the speed that the meter offers: the meter identified itself, but no valid data
+        followed.
+        """
         if request.speed.switch_to is None or request.identification is None:
             return
         self._fast_failures += 1
@@ -141,7 +147,7 @@ class Iec62056Device(MeterDevice):
 
     def pick(self, point: Point, query_id: str, response: Response) -> Reading | None:
         found = _KEY.fullmatch(point.key)
-        assert found is not None  # checked when the device was made
+        assert found is not None  # the key was checked when the device was made
         named, date, time, code, bracket, wants_time = found.groups()
         if named:
             label = "identification" if named == "model" else named
@@ -171,14 +177,16 @@ class Iec62056Device(MeterDevice):
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
         if self._last is not None and self._last.time_ns < tick_ms * 1_000_000:
-            self._last = None  # too old for this poll: a reading must not be older than its tick
+            self._last = None  # this readout is too old for the poll: a reading must not be older than its tick
         try:
             return await super().poll(tick_ms, paces)
         finally:
             self._last, self._is_probed = None, False
 
     async def probe(self) -> None:
-        """Request a whole readout. After only a sign-on, the meter would send its data anyway, at the slow speed."""
+        """Request a whole readout. A sign-on alone would not be cheaper: the meter would then send its data at the slow
+        speed.
+        """
         await self.fetch(READOUT)
         self._is_probed = True
 
@@ -189,7 +197,9 @@ class Iec62056Device(MeterDevice):
         return await super().read_points(names)
 
     async def ask(self, queries: Sequence[MeterQuery]) -> Sequence[Response | LineError]:
-        """Reuse a readout that a probe or an identity check has just received, else request one."""
+        """Return the readout that a probe or an identity check has just received. If there is none, request a new
+        readout.
+        """
         held = self._last
         if held is not None and self.mono_s() - held.mono_ns / 1e9 <= HELD_S:
             return [held]
@@ -209,7 +219,9 @@ class Iec62056Device(MeterDevice):
 
 
 def numbers_said(readings: Sequence[Reading]) -> list[Reading]:
-    """The numbers in a readout that identify its meter: address (0.0.0), others (0.0.1 to 0.0.9), serial number."""
+    """The numbers in a readout that identify its meter: address (0.0.0), serial number and other numbers (0.0.1 to
+    0.0.9).
+    """
     found = []
     for reading in readings:
         code = parse_code(reading.label)
@@ -220,11 +232,12 @@ def numbers_said(readings: Sequence[Reading]) -> list[Reading]:
 
 
 def says_address(readings: Sequence[Reading], address: str) -> bool | None:
-    """Whether a readout comes from the meter with the requested address; None if this is uncertain.
+    """Whether a readout comes from the meter with the requested address. None if this is uncertain.
 
-    Yes if one of the readout's numbers equals the address without leading zeros, or if the shorter of both is the end
-    of the longer, as a serial number may follow the maker's code. An address of up to three digits is a bus address.
-    Only a different 0.0.0 contradicts it; a different serial number does not.
+    The result is True if one of the readout's numbers agrees with the address: leading zeros do not count, and the
+    shorter of the two may be the end of the longer, because the maker's code may precede a serial number. An address of
+    up to three digits is a bus address. A bus address is contradicted only by another number in 0.0.0, not by another
+    serial number.
     """
     if address == ANY:
         return None
@@ -246,9 +259,9 @@ def _plain(number: str) -> str:
 
 
 def _first(response: Response, code: str, bracket: int | None = None) -> Reading | None:
-    """The reading of a code from its bracket number ``bracket``; None: from the bracket with the value."""
+    """The reading of a code in its bracket with the number ``bracket``. None: in the bracket that has the value."""
     wanted = parse_code(code)
-    assert wanted is not None  # checked when the device was made
+    assert wanted is not None  # the key was checked when the device was made
     found = matching(response.readings, wanted)
     if bracket is None:
         return found[0] if found else None
@@ -267,7 +280,7 @@ def _text(reading: Reading) -> str:
 
 
 def _as_kind(point: Point, reading: Reading) -> Reading:
-    """The reading as its point needs it: texts keep their zeros, clocks become times, states may be hexadecimal."""
+    """Adapt a reading to its point: a text keeps its zeros, a clock becomes a time, and a state may be hexadecimal."""
     text = _text(reading)
     if is_blank(text):
         return reading

@@ -53,7 +53,7 @@ def _readout(readout: Readout) -> Json:
 
 
 def _part(stream: bytes) -> Json | None:
-    """Explain a sign-on, an option select, an identification, or data without one; None for anything else."""
+    """Explain a sign-on, an option select, an identification, or data without identification. None for other bytes."""
     if (found := SIGN_ON.fullmatch(stream)) is not None:
         address = cast(bytes, found[1]).decode("ascii")
         return {"frame": {"protocol": "iec62056", "kind": "sign-on", "address": address or "*"}, "readings": []}
@@ -75,7 +75,7 @@ def _part(stream: bytes) -> Json | None:
 
 
 def explain(stream: bytes) -> Json:
-    """Explain all readouts in ``stream``; without a readout, the single message that it consists of."""
+    """Explain all readouts in ``stream``. If it has no readout, explain the single message in it."""
     readouts = Parser().feed(stream)
     if readouts:
         result = several([(_readout(one), decode_readout(one)) for one in readouts])
@@ -92,7 +92,10 @@ def explain(stream: bytes) -> Json:
 
 
 def is_sound(stream: bytes) -> bool:
-    """Whether the bytes contain a whole readout with an OBIS code. Its check character of 7 bits proves little."""
+    """Whether the bytes contain a whole readout with an OBIS code.
+
+    The code is required because the check character has only 7 bits, and may be right by chance.
+    """
     return any(
         parse_code(reading.label) is not None for one in Parser().feed(stream) for reading in decode_block(one.block)
     )

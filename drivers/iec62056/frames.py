@@ -15,10 +15,11 @@ from drivers.framing import REJECT, FrameScanner
 from drivers.model import UsageError
 
 STX, ETX, ACK, SOH = 0x02, 0x03, 0x06, 0x01
-# speeds of the character Z: 0 to 6 (300 to 19200 baud) in mode C, A to F (600 to 19200 baud) in mode B
+# The speeds that the character Z stands for. In mode C, 0 to 6 mean 300 to 19200 baud; in mode B, A to F mean 600 to
+# 19200 baud.
 BAUDS = (300, 600, 1200, 2400, 4800, 9600, 19200)
 MOST_BYTES = 32_768  # most bytes of a readout; the largest known readout, with fifteen months, has 10,000
-# least time between messages; the short one applies if the last letter of the maker's code is lower case
+# The least times between two messages. The short one applies if the last letter of the maker's code is in lower case.
 SHORT_REACTION_S, REACTION_S = 0.02, 0.2
 ANY = "*"  # addresses the only meter on a line: the sign-on then contains no address
 
@@ -27,7 +28,7 @@ SELECT = re.compile(rb"\x06[0-9]([0-9])([0-9])\r?\n")
 _ADDRESS = re.compile(r"[0-9A-Za-z]{1,32}")
 _IDENTIFICATION = re.compile(rb"/([A-Za-z]{3})([^\r\n/!\x00-\x1f\x7f-\xff])([^\r\n/!\x00\x7f-\xff]{0,40})\r?\n")
 _LONGEST_LINE = 64  # most bytes of an identification
-_BETWEEN = 64  # most bytes between identification and data that belong to neither: our echo, padding
+_BETWEEN = 64  # most bytes between identification and data that belong to neither, such as our echo or padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +54,19 @@ class Identification:
 
     @property
     def model(self) -> str:
-        """The text without modes and control characters."""
+        """The maker's text without the parts that are modes, and without control characters."""
         return "".join(c for c in re.sub(r"\\.", "", self.text) if c.isprintable()).strip()
 
     @property
     def mode(self) -> str:
-        """A: data follow at 300 baud; B: data follow at the speed of Z; C: we request them."""
+        """The mode. In A, the data follow at 300 baud. In B, they follow at the speed of Z. In C, we must request
+        them.
+        """
         return "C" if self.speed in "0123456789" else "B" if "A" <= self.speed <= "I" else "A"
 
     @property
     def baud(self) -> int | None:
-        """The speed offered by the meter; None for reserved characters."""
+        """The speed that the meter offers, in baud. None if the character Z is reserved."""
         if self.mode == "A":
             return BAUDS[0]
         at = ord(self.speed) - ord("0") if self.mode == "C" else ord(self.speed) - ord("A") + 1
@@ -77,7 +80,10 @@ class Identification:
 
 @dataclass(frozen=True, slots=True)
 class Readout:
-    """Identification and data message. ``raw`` runs from ``/`` to BCC; ``offset`` is where it began in the stream."""
+    """An identification and its data message.
+
+    ``raw`` has the bytes from ``/`` to BCC; ``offset`` is the position of the first byte in the stream.
+    """
 
     raw: bytes
     offset: int = 0
@@ -109,7 +115,9 @@ def block_check(checked: bytes | bytearray) -> int:
 
 
 def find_identification(received: bytes) -> Identification | None:
-    """The last complete identification; our own sign-on does not count."""
+    """The last complete identification in the bytes. Our own sign-on does not count. None: there is no
+    identification.
+    """
     found = None
     for match in _IDENTIFICATION.finditer(received):
         found = Identification(match[0])
@@ -146,13 +154,15 @@ class Parser(FrameScanner[Readout]):
         between = line_end + 1 + _BETWEEN
         begin = buffer.find(STX, line_end + 1, between)
         if buffer.find(b"/", line_end + 1, begin if begin >= 0 else between) >= 0:
-            return REJECT  # another identification, or another master's sign-on, came before any data
+            return REJECT  # another identification, or the sign-on of another master, came before any data
         if begin < 0:
             return size + 1 if size < between else REJECT
         return self._data_end(buffer, begin, size)
 
     def _data_end(self, buffer: bytearray, begin: int, size: int) -> int:
-        """The end of the data message whose STX is at ``begin``."""
+        """The index after the data message whose STX is at ``begin``. Further results are those of
+        ``FrameScanner.frame_end``.
+        """
         end = buffer.find(ETX, begin + 1, begin + self.longest)
         if end < 0:
             return size + 1 if size - begin < self.longest else REJECT
@@ -165,7 +175,7 @@ class Parser(FrameScanner[Readout]):
 
 
 def _may_begin(piece: bytes | bytearray) -> bool:
-    """Whether an identification can begin like this: with three letters after the slash."""
+    """Whether an identification can begin with these bytes: three letters must follow the slash."""
     return all(byte < 0x80 and chr(byte).isalpha() for byte in piece[1:4])
 
 
@@ -213,7 +223,7 @@ def build_sign_on(address: str = ANY) -> bytes:
 
 
 def build_select(speed: str) -> bytes:
-    """The option select (ACK) of a readout at ``speed``. It cannot select another mode, so it only reads."""
+    """Build the option select (ACK) of a readout at ``speed``. It can select no mode but readout, so it only reads."""
     if len(speed) != 1 or speed not in "0123456789":
         raise UsageError(f"{speed!r} is not a speed of mode C", where="IEC 62056-21")
     return bytes((ACK,)) + f"0{speed}0\r\n".encode("ascii")

@@ -1,4 +1,4 @@
-"""A readout as the steps of one query: sign-on, option select, data."""
+"""The steps of the query for a readout: sign-on, option select, data."""
 
 from __future__ import annotations
 
@@ -21,17 +21,21 @@ from drivers.model import DeviceException, FrameError, LineError, MismatchError
 
 REACTION_S = 1.5  # the longest time between a message and its answer (IEC 62056-21, 6.3.13)
 GAP_S = 1.5  # the longest silence between two characters of a message
-_MARGIN_S = 0.2  # for delays in adapters and serial servers
+_MARGIN_S = 0.2  # added to the timeouts, for delays in adapters and serial servers
 LEAST_S = REACTION_S + _MARGIN_S
 STANDARD = SerialSetting(300, 7, "E", 1)
-# numbers under which the line counts these requests; the code of ACK (06h) would look like a Modbus write there
+# The line counts these requests under these numbers. The code of ACK (06h) is not used, because it would look like a
+# Modbus write.
 SIGN_ON_FUNCTION, SELECT_FUNCTION = 0x2F, 0x30
 _NAK = 0x15
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """The speed of the data: the character Z to select, and the setting to switch to (None: the line keeps its own)."""
+    """The speed of the data: the character Z to select, and the serial setting to switch to.
+
+    The setting is None if the line stays at its own setting.
+    """
 
     choice: str
     switch_to: SerialSetting | None = None
@@ -41,13 +45,13 @@ SpeedRule = Callable[[Identification], Speed]
 
 
 def speed_rule(setting: SerialSetting | None, server: str = "") -> SpeedRule:
-    """The rule that chooses the speed of the data.
+    """Return the rule that chooses the speed of the data.
 
     Args:
-        setting: the device's setting on a serial line; None if the line cannot switch. From 300 baud, the standard's
-            sign-on speed, the line switches to the speed that the meter offers; any other speed is kept.
-        server: configured setting of a line that cannot switch. A setting with 8 bits cannot be right, since these
-            meters send 7 bits; then 300 baud is assumed.
+        setting: the device's setting on a serial line; None if the line cannot switch. If it is 300 baud, the
+        standard's sign-on speed, the line switches to the speed that the meter offers. The line keeps any other speed.
+        server: the configured setting of a line that cannot switch. These meters send 7 bits, so a setting with 8 bits
+        cannot be right. Then 300 baud is assumed.
     """
     if setting is None:
         given = SerialSetting.parse(server, "") if server else STANDARD
@@ -61,7 +65,7 @@ def speed_rule(setting: SerialSetting | None, server: str = "") -> SpeedRule:
 
 
 def stay(found: Identification) -> Speed:
-    """The ``SpeedRule`` that reads the data at the speed of the sign-on."""
+    """A ``SpeedRule``: the data are read at the speed of the sign-on."""
     return Speed("0")
 
 
@@ -73,9 +77,9 @@ def _offered(found: Identification, setting: SerialSetting) -> Speed:
 
 
 class SignOn(StepRequest):
-    """The first step; its answer is a whole readout, from ``/`` to BCC.
+    """The first step. The answer to it is a whole readout, from ``/`` to BCC.
 
-    ``identification`` is the one received in the latest try, and ``speed`` the speed chosen for its data.
+    ``identification`` is the identification received in the latest attempt. ``speed`` is the speed chosen for its data.
     """
 
     def __init__(self, address: str, where: str, rule: SpeedRule) -> None:
@@ -115,7 +119,9 @@ class SignOn(StepRequest):
 
 
 class Data(StepRequest):
-    """The second step: select the readout in mode C, send nothing in mode B, and receive the data message."""
+    """The second step: receive the data message. In mode C the step first selects the readout; in mode B it sends
+    nothing.
+    """
 
     def __init__(self, identification: Identification, unit: str, where: str, speed: Speed) -> None:
         in_mode_c = identification.mode == "C"
@@ -149,5 +155,5 @@ class Data(StepRequest):
 
 
 def _without(received: bytes, echo: bytes) -> bytes:
-    """The bytes without padding and without our own message, which an optical head echoes."""
+    """The received bytes without padding, and without our own message, which an optical head echoes."""
     return received.replace(echo, b"", 1).strip(b"\x00\x7f\xff") if echo else received.strip(b"\x00\x7f\xff")

@@ -13,11 +13,15 @@ from drivers.scan.probes import Probe
 
 class Iec62056Search(DeviceSearch):
     def probes(self, serial: str) -> list[Probe]:
-        """Request a whole readout. After only a sign-on, the meter would send its data anyway, at the sign-on speed."""
+        """Requests for a whole readout. A sign-on alone would not be cheaper: the meter would then send its data at
+        that speed.
+        """
         return [self._sign_on(serial)]
 
     def sender(self, probe: Probe, payload: bytes) -> str:
-        """A readout does not contain the meter's device address; the only meter on a line needs none."""
+        """Return "": a readout does not contain the meter's device address, and the only meter on a line needs no
+        address.
+        """
         return ANY
 
     async def in_groups(self, progress: ProgressCallback, slow: bool = False) -> None:

@@ -17,7 +17,7 @@ from drivers.sim.meters import SimMeter
 from drivers.sim.simulation import SimulationRequest
 
 READOUT, SIGNED_ON, SELECTED = "0", 0x2F, 0x30
-PROGRAMMING = 0x01  # counts requests for programming mode; tests check that there are none
+PROGRAMMING = 0x01  # the number under which requests for programming mode are counted; tests check that there are none
 _MODEL = re.compile(r"[^0-9A-Za-z .-]")
 _LONGEST = 40  # most bytes of a request
 _FORMATS = {  # unit of a point -> digits before the point, and decimals
@@ -53,9 +53,9 @@ class RequestParser(FrameScanner[Request]):
 
 @dataclass(slots=True)
 class Iec62056Meter(SimMeter):
-    """``lines``: the data sets as sent, such as ``1.8.0(000123.456*kWh)``.
+    """A simulated meter. ``lines``: its data sets as sent, such as ``1.8.0(000123.456*kWh)``.
 
-    ``speed`` is the character that it offers; in mode C it accepts a select of that speed or of 300 baud.
+    ``speed`` is the character that the meter offers. In mode C it accepts the selection of this speed or of 300 baud.
     """
 
     character: str = "7E1"
@@ -63,9 +63,10 @@ class Iec62056Meter(SimMeter):
     maker: str = "SIM"
     model: str = "METER"
     speed: str = "5"
-    switches: bool = True  # whether it switches from the speed of the sign-on to the selected one
+    switches: bool = True  # whether the meter switches from the speed of the sign-on to the selected speed
     lines: list[str] = field(default_factory=list)
-    data_baud: int = 0  # speed of its data after a switch, for a faulty meter; 0: the speed that it offers
+    # speed of the data after a switch; 0: the speed that the meter offers. Other values simulate a faulty meter
+    data_baud: int = 0
     selected: str = ""  # the character Z of the latest option select
     signed_on: bool = False
 
@@ -100,7 +101,9 @@ class Iec62056Meter(SimMeter):
 
 
 def simulate(wanted: SimulationRequest) -> tuple[Iec62056Meter, MeterDisplay]:
-    """See ``drivers.sim.simulation.Simulate``. With the address ``*``, the meter's address is its serial number."""
+    """See ``drivers.sim.simulation.Simulate``. If the address is ``*``, the meter's serial number becomes its
+    address.
+    """
     profile, address = wanted.profile, wanted.address
     display = display_of(wanted)
     own = display.serial if address == ANY else address
@@ -126,7 +129,7 @@ def _refresh(meter: Iec62056Meter, display: MeterDisplay) -> None:
 
 
 def _lines(point: Point, display: MeterDisplay, now: datetime) -> list[str]:
-    """The data sets that a point is read from."""
+    """The data sets that contain the value of a point."""
     date, _, time = point.key.partition("+")
     if time:
         return [f"{date}({now:%y%m%d})", f"{time}({now:%H%M%S})"]

@@ -1,4 +1,6 @@
-"""The only access to the field: one owner per line, one request at a time, a deadline on every wait."""
+"""The only access to devices in the field. Each line has one owner, sends one request at a time, and limits every
+wait.
+"""
 
 from drivers.line.bytelink import wake
 from drivers.line.config import LineConfig, RequestOptions, request_options, target

@@ -1,6 +1,6 @@
-"""Lines that carry bytes: serial, raw TCP to a serial server, UDP. One request at a time, silence before each.
+"""Lines that carry bytes: serial, raw TCP to a serial server, UDP. One request at a time, with a silence before each.
 
-A query may have steps (``drivers.line.steps``), which follow one another at once, each at its own speed.
+A query may have several steps (``drivers.line.steps``). They follow one another at once, each at its own speed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from drivers.model import FrameError, LineDown, LineError, LineTimeout
 from drivers.registry import own_schemes
 from drivers.serial_setting import SerialSetting
 
-LONGEST_NOISE_S = 0.5  # if a bus does not become silent within this time, there may be another master: give up
-LONGEST_PAUSES_S = 60.0  # limit for the sum of all pauses within a multi-step answer, which may have any length
+# if a bus does not become silent within this time, the request fails: there may be another master
+LONGEST_NOISE_S = 0.5
+LONGEST_PAUSES_S = 60.0  # limit for the sum of all pauses within a multi-step answer, whose length is not limited
 LATE_STEPS_S, AFTER_LATE_S, LONGEST_LATE_S = 2.0, 2.5, 30.0  # see ``_steps_silence``
 _MOST_BUFFERED = 4096
-_SLOWEST_CHAR_S = 11 / 300  # a character at 300 baud: assumed if the speed of the bus is unknown
+_SLOWEST_CHAR_S = 11 / 300  # time of a character at 300 baud: assumed if the speed of the bus is unknown
 _SETTLED_S = 0.1  # after enough bytes for a full answer, a pause of this length ends the wait for more
 _ONE_FRAME_NS = 20_000_000  # bytes that arrive within this time of one another belong to the same frame
 
@@ -48,25 +49,31 @@ class ByteLink:
         self._loop = asyncio.get_running_loop()
         self._buffer = b""
         self._echo_due = b""
-        self._untraced, self._untraced_ns = b"", 0  # bytes of a multi-step answer that are not in the trace yet
+        # bytes of a multi-step answer that are not yet in the trace, and the arrival time of the first of them
+        self._untraced, self._untraced_ns = b"", 0
         self._request: Request | None = None  # the outstanding request
         self._done: asyncio.Future[Answer | LineError] | None = None
         self._unasked_ns = 0
         self._give_up_ns = 0
-        self._answer_char_s = 0.0  # each received byte of a multi-step answer extends its deadline by this
-        self._silent_step_ns = 0  # when a multi-step query was given up without an answer, in monotonic ns; 0: none
-        self._steps_late = False  # whether bytes arrived after that query was given up
+        # each received byte of a multi-step answer extends the answer's deadline by this time
+        self._answer_char_s = 0.0
+        # when the latest multi-step query was given up without an answer, in monotonic ns; 0: it was not given up
+        self._silent_step_ns = 0
+        self._steps_late = False  # whether bytes arrived after that multi-step query was given up
         self._timer: asyncio.TimerHandle | None = None
         self._settling: asyncio.TimerHandle | None = None
         self._active_ns = clock()[1]  # monotonic ns of the last activity on the line
-        self._late_until: dict[str | int, int] = {}  # unit -> monotonic ns until which a late answer may arrive
+        # unit -> end of the time in which a late answer of the unit may arrive, in monotonic ns
+        self._late_until: dict[str | int, int] = {}
         self._suspects: set[str | int] = set()  # units whose next answer may be a late one
         self._loop.add_reader(port.fd, self._received)
 
     async def run(
         self, requests: Sequence[Request], results: list[Answer | LineError], options: RequestOptions
     ) -> LineError | None:
-        """Send ``requests`` from index ``len(results)`` on and append the answers; stop at the first error."""
+        """Send ``requests`` from index ``len(results)`` on, and append the answers. Stops at the first error and
+        returns it.
+        """
         while len(results) < len(requests):
             request = requests[len(results)]
             if isinstance(request, StepRequest) and (trouble := await self._steps_silence(request)) is not None:
@@ -85,7 +92,7 @@ class ByteLink:
         return None
 
     def abandon(self) -> None:
-        """Forget the request of a cancelled caller; its answer is dropped when it arrives."""
+        """Forget the request of a cancelled caller. If its answer still arrives, the answer is dropped."""
         if self._request is not None:
             self._suspects.add(self._request.unit)
             self._request = None
@@ -104,7 +111,8 @@ class ByteLink:
         if step is not None and step.quiet_s is not None:
             quiet_s = step.quiet_s
         if new is not None and old is not None:
-            if new != old:  # both settings need their silence here: wait for the longer one
+            # the silence depends on the setting, and both settings apply here: wait for the longer silence
+            if new != old:
                 quiet_s = max(quiet_s, old.quiet_s)
             char_s = new.char_s
         trouble = await self._silence(request, quiet_s)
@@ -151,7 +159,7 @@ class ByteLink:
     async def _switch_after(
         self, step: StepRequest, char_s: float, done: asyncio.Future[Answer | LineError]
     ) -> LineError | None:
-        """Switch to the speed of the answer as soon as the last bit of the request has left."""
+        """Switch to the speed of the answer as soon as the last bit of the request has been sent."""
         setting = step.answer_setting
         assert setting is not None
         if self.port.setting is None:
@@ -180,7 +188,7 @@ class ByteLink:
             return self._break(down(self.port.where, error, "sending failed"))
         if sent != len(request.frame):
             return self._break(down(self.port.where, None, "sending failed: the port accepts no more bytes"))
-        if not request.frame:  # a step that only listens
+        if not request.frame:  # this step sends nothing, it only listens
             return None
         self._stats.sent[request.function] = self._stats.sent.get(request.function, 0) + 1
         if self._trace is not None:
@@ -188,7 +196,9 @@ class ByteLink:
         return None
 
     async def _silence(self, request: Request, quiet_s: float) -> LineError | None:
-        """Wait until the line has been silent for ``quiet_s`` and a late answer of this unit can no longer arrive."""
+        """Wait until the line has been silent for ``quiet_s``, and until no late answer of this unit can arrive any
+        more.
+        """
         late_ns = self._late_until.pop(request.unit, 0)
         quiet_ns = int(quiet_s * 1e9)
         begin = now = self._clock()[1]
@@ -211,12 +221,17 @@ class ByteLink:
             now = self._clock()[1]
 
     async def _steps_silence(self, request: Request) -> LineError | None:
-        """Before a multi-step query, wait until a late answer to the previous one cannot be mistaken for its answer.
+        """Before a multi-step query, wait until a late answer to the previous query can no longer be mistaken for its
+        answer.
 
         The answer to a first step does not contain the device's address, so the wait is needed before a query to any
-        device: ``LATE_STEPS_S`` after the previous query was given up. If a late answer arrives, it is dropped. But the
-        meter that sent it waits for its next step, and may then send its data unasked. So the line must be silent for
-        ``AFTER_LATE_S`` after that. After ``LONGEST_LATE_S`` without such a silence the query fails.
+        device. There are two cases:
+
+        - No bytes arrive: the query may start ``LATE_STEPS_S`` after the previous query was given up.
+        - A late answer arrives: it is dropped. But the meter that sent it waits for its next step, and may then send
+          its data without a request. So the line must be silent for ``AFTER_LATE_S`` after that.
+
+        If ``LONGEST_LATE_S`` pass without such a silence, the query fails.
         """
         given_up_ns = self._silent_step_ns
         if not given_up_ns:
@@ -278,7 +293,9 @@ class ByteLink:
         self._finish(Answer(verdict, utc_ns, mono_ns, suspect))
 
     def _trace_piece(self, data: bytes, utc_ns: int) -> None:
-        """Collect bytes for the trace, so that thousands of bytes received one by one become a few frames there."""
+        """Collect bytes before they are put into the trace. So thousands of bytes that arrive one by one become only a
+        few frames.
+        """
         if not self._untraced:
             self._untraced_ns = utc_ns
         self._untraced += data
@@ -292,7 +309,9 @@ class ByteLink:
         self._untraced = b""
 
     def _without_echo(self, data: bytes) -> bytes:
-        """Remove our own echo by its length; bytes that differ from it are a collision and count as received."""
+        """Remove our own echo, whose length is known. If bytes differ from the request, there was a collision: they are
+        kept.
+        """
         due = self._echo_due
         size = min(len(due), len(data))
         if data[:size] != due[:size]:
@@ -303,7 +322,10 @@ class ByteLink:
         return data[size:]
 
     def _unasked(self, data: bytes, utc_ns: int, mono_ns: int) -> None:
-        """Count bytes that answer no request: a late answer or another master's frame. Pieces of a frame count once."""
+        """Count received bytes that answer no request: a late answer, or a frame of another master.
+
+        All pieces of one frame count as one.
+        """
         if mono_ns - self._unasked_ns > _ONE_FRAME_NS:
             if self._suspects:
                 self._stats.stale += 1
@@ -314,7 +336,9 @@ class ByteLink:
             self._trace.put(NOISE, data, utc_ns)
 
     def _settle(self, done: asyncio.Future[Answer | LineError], request: Request) -> None:
-        """Give up before the timeout: enough bytes for a full answer came, but no answer is in them."""
+        """Give up before the timeout, because enough bytes for a full answer have arrived, but they contain no
+        answer.
+        """
         self._settling = None
         if done is not self._done or done.done():
             return
@@ -330,7 +354,10 @@ class ByteLink:
             done.set_result(verdict or FrameError("the received bytes contain no valid answer", where=request.where))
 
     def _judged(self, request: Request) -> bytes | LineError | None:
-        """The verdict on the received bytes when no more are expected."""
+        """The result of a request when no more bytes are expected: the answer's payload, or an error.
+
+        None: the received bytes contain neither.
+        """
         verdict = request.find(self._buffer, True)
         if not isinstance(verdict, bytes):
             for scheme in own_schemes():
@@ -352,7 +379,7 @@ class ByteLink:
             return  # the device is in the middle of its answer
         self._request = None
         verdict = self._judged(request)
-        if isinstance(verdict, bytes):  # before the answer came bytes that looked like its start
+        if isinstance(verdict, bytes):  # bytes that looked like the start of an answer arrived before the real answer
             done.set_result(Answer(verdict, *self._clock(), True))
             return
         if not self._buffer:
@@ -384,6 +411,6 @@ class ByteLink:
 
 
 def wake(waiter: asyncio.Future[None]) -> None:
-    """End a wait, unless it has already ended."""
+    """End the wait for ``waiter``, unless it has already ended."""
     if not waiter.done():
         waiter.set_result(None)

@@ -1,4 +1,4 @@
-"""The configuration of a line: its address, its serial setting, and the request options of a device on it."""
+"""The configuration of a line: its address, its serial setting, and the options of requests to a device on it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class LineConfig:
-    """One line. Its ``name`` is "" if the line is not in a configuration.
+    """One line. ``name`` is "" for a line that no configuration contains.
 
-    ``serial`` applies to serial lines only; ``bus_baud`` is the speed of the bus behind a TCP gateway.
+    ``serial`` applies to serial lines only. ``bus_baud`` is the speed of the bus behind a TCP gateway.
     """
 
     name: str
@@ -29,13 +29,13 @@ class LineConfig:
 
     @property
     def where(self) -> str:
-        """The line as shown in messages: its name or, for a line that is not configured, its url."""
+        """The name of the line for messages. A line that is not configured has no name; its url is used."""
         return f"line {self.name}" if self.name else self.url
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A line's address, taken apart. ``host`` is the path of the device for a serial line."""
+    """A line's address, split into its parts. For a serial line, ``host`` is the path of the port."""
 
     scheme: str
     host: str
@@ -43,12 +43,12 @@ class Target:
 
     @property
     def carries_bytes(self) -> bool:
-        """Whether the line carries any bytes, without framing of its own."""
+        """Whether the line carries any bytes, because it has no framing of its own."""
         return self.scheme in BYTE_SCHEMES
 
 
 def target(config: LineConfig) -> Target:
-    """The target of a line. Raises a ConfigError with the line and the correct form."""
+    """Parse the address of a line. Raises a ConfigError that names the line and shows the correct form."""
     where = config.where
     hint = f"Write {line_urls()}"
     if config.url.startswith("serial:"):
@@ -76,19 +76,20 @@ def target(config: LineConfig) -> Target:
 class RequestOptions:
     """The request options of one device on a line."""
 
-    timeout_s: float = 1.0  # from the end of the request to the start of the answer
+    timeout_s: float = 1.0  # longest time from the end of the request to the start of the answer
     quiet_s: float = 0.0  # silence before each request
-    late_s: float = 0.0  # how long after a timeout the answer may still arrive
-    retries: int = 0  # after a timeout; after a broken frame a request is repeated at least once
+    late_s: float = 0.0  # how long after a timeout the answer can still arrive
+    retries: int = 0  # number of retries after a timeout; after a broken frame there is always at least one retry
     setting: SerialSetting | None = None  # the device's serial setting; None: not a serial line
-    connect_delay_s: float = 0.0  # for the whole connection: silence after it is opened
+    connect_delay_s: float = 0.0  # silence after the connection is opened; applies to all devices on the connection
     connections: int | None = None  # most connections that the host allows; None: no limit
 
 
 def request_options(config: LineConfig, limits: Limits = NO_LIMITS, serial: str = "") -> RequestOptions:
-    """The options for a device with ``limits`` (which replace the line's) and its own ``serial`` setting, if any.
+    """The options for a device. Its ``limits`` replace those of the line.
 
-    Raises ConfigError if the device has its own setting on a line that cannot switch.
+    ``serial`` is the device's own setting; "": the line's setting. Raises ConfigError if the device has its own setting
+    on a line that cannot switch.
     """
     where = target(config)
     both = limits.over(config.limits)

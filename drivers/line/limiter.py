@@ -1,7 +1,7 @@
-"""Limits the connections to one host: some dongles and gateways accept a single client only (field pain 43).
+"""Limits the connections to one host, because some dongles and gateways accept a single client only (field pain 43).
 
-All lines to one host share a limiter. If it is full, a line that has finished its turn closes its connection for
-the line that has waited longest; lines to other hosts are not affected.
+All lines to one host share a limiter. If the limit is reached, a line that has finished its turn closes its connection
+for the line that has waited longest. Lines to other hosts are not affected.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 
 class ConnectionHolder(Protocol):
-    """A line that has a connection or waits for one. It is a Protocol because ``owner`` imports this module."""
+    """A line that has a connection or waits for one. This is a Protocol class, because ``owner`` imports this
+    module.
+    """
 
     def release_if_idle(self) -> None:
-        """Close the connection now if it is idle; a busy line closes it at the end of its turn."""
+        """Close the connection now if it is idle. If the line is busy, close it at the end of the line's turn."""
 
 
 class ConnectionLimiter:
-    """The connection limiter of one host; the limit is the lowest that any of its lines allows.
+    """The limiter of one host. Its limit is the lowest limit of the lines that are connected or waiting.
 
-    Each line states how many connections the host allows. Only the lines that are connected or waiting count: the
-    statement of a line that is closed or removed no longer applies.
+    Each line states how many connections the host allows. The statement of a line that was closed or removed no longer
+    applies.
     """
 
     def __init__(self, name: str) -> None:
@@ -43,12 +45,14 @@ class ConnectionLimiter:
         return min((most for most in named if most is not None), default=None)
 
     def set_limit(self, connection: ConnectionHolder, connections: int | None) -> None:
-        """Set the limit that a line allows; does nothing if the line is not connected."""
+        """Set the number of connections that a line allows. Does nothing if the line is not connected."""
         if connection in self._holders:
             self._hold(connection, connections)
 
     async def acquire(self, connection: ConnectionHolder, connections: int | None = None) -> None:
-        """Wait for a free connection, first come, first served. The caller bounds the wait."""
+        """Wait for a free connection. The line that has waited longest gets the next one. The caller must limit the
+        wait.
+        """
         if connection in self._holders:
             return
         if not self._waiting and self._has_place(connections):
@@ -66,11 +70,14 @@ class ConnectionLimiter:
         except asyncio.CancelledError:
             if place in self._waiting:
                 self._waiting.remove(place)
-            self.release(connection)  # it may have been granted just before the cancellation: pass it on
+            # the connection may have been granted just before the cancellation: give it to the next line
+            self.release(connection)
             raise
 
     def release(self, connection: ConnectionHolder) -> None:
-        """Release the line's connection, if it has one. The line that has waited longest gets it."""
+        """Release the line's connection, if it has one. The waiting line that has waited longest gets the
+        connection.
+        """
         self._holders.discard(connection)
         self._limits.pop(connection, None)
         while self._waiting:

@@ -1,4 +1,6 @@
-"""The owner of a line: opens its port when first needed, sends one request at a time, reopens it after faults."""
+"""The owner of a line. It opens the port when it is first needed, sends one request at a time, and reopens it after
+faults.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ from drivers.serial_setting import SerialSetting
 OPEN_TIMEOUT_S = 5.0
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
-# A connection is reopened after this many timeouts without a single byte: the other end may have been restarted.
+# After this many consecutive timeouts without a single byte, the connection is reopened: the device may have been
+# restarted.
 SILENT_BEFORE_REOPEN = 3
 FOREIGN_BEFORE_WARNING = 5  # warn after this many unsolicited frames; a few may be noise
 BUSY_PAUSES_S = (0.05, 0.1, 0.2, 0.4)
@@ -37,7 +40,7 @@ class LineLease:
         self.over = asyncio.Event()
 
     def end(self) -> None:
-        """Take the line back. Calling it twice does no harm."""
+        """Take the line back from the other program. A second call has no effect."""
         if not self.over.is_set():
             self.over.set()
             self._at_end()
@@ -52,10 +55,12 @@ class Link(Protocol):
     def run(
         self, requests: Sequence[Request], results: list[Answer | LineError], options: RequestOptions
     ) -> Awaitable[LineError | None]:
-        """Send ``requests`` from index ``len(results)`` on and append the answers; stop at the first error."""
+        """Send ``requests`` from index ``len(results)`` on, and append the answers. Stops at the first error and
+        returns it.
+        """
 
     def abandon(self) -> None:
-        """Forget the request of a cancelled caller; its answer is dropped when it arrives."""
+        """Forget the request of a cancelled caller. If its answer still arrives, the answer is dropped."""
 
     def close(self) -> None:
         """Close the port. A waiting caller gets a LineDown."""
@@ -78,7 +83,8 @@ class Line:
         self.target = target(config)
         self.carries_bytes = self.target.carries_bytes
         self.where = config.where
-        # requests in one burst: on a line of bytes only one, so that each answer is passed on as it arrives
+        # Number of requests in one burst. On a line of bytes a burst has one request, so that each answer is returned
+        # as it arrives.
         self.burst_size = 1 if self.carries_bytes else 16
         self.stats = LineStats(since_ns=clock()[1])
         self.clock, self._trace, self._opener = clock, trace, opener
@@ -89,7 +95,7 @@ class Line:
         self._connect_delay_s = config.limits.connect_delay_s or 0.0
         self._connections = config.limits.connections
         self._link: Link | None = None
-        self._proven = False  # whether this connection has delivered an answer, which shows that it worked
+        self._proven = False  # whether this connection has delivered an answer, which proves that it worked
         self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         self._retry_at = 0.0
         self._why_down: LineError | None = None
@@ -98,12 +104,12 @@ class Line:
 
     @property
     def lent(self) -> str:
-        """The holder of the current lease; "" if the line is ours."""
+        """The program that holds the line at the moment. "" if the line is not lent."""
         return self._lease.holder if self._lease is not None else ""
 
     @property
     def can_switch(self) -> bool:
-        """Whether we can change its speed. The speed of a bus behind a serial server or gateway cannot be changed."""
+        """Whether we can change the line's speed. This is not possible for a bus behind a serial server or gateway."""
         return self._setting is not None
 
     @property
@@ -116,10 +122,11 @@ class Line:
         return request_options(self.config, limits, serial)
 
     def apply_options(self, options: RequestOptions) -> None:
-        """Apply the options of the connection itself, for as long as the line exists.
+        """Apply the options that concern the whole connection. They stay in effect as long as the line exists.
 
-        These are the longest delay after connecting that any device needs, and the fewest connections that its host
-        allows. Call it for each device before the line is opened; sending a request does it as well.
+        The line keeps the longest delay after connecting that any device needs, and the lowest number of connections
+        that any device's host allows. Call this for each device before the line is opened. Sending a request applies
+        its options, too.
         """
         self._applied = options
         self._connect_delay_s = max(self._connect_delay_s, options.connect_delay_s)
@@ -129,10 +136,10 @@ class Line:
             self._limiter.set_limit(self, self._connections)
 
     async def lend(self, holder: str) -> LineLease:
-        """Finish the request under way, close the port and leave it to ``holder``.
+        """Finish the current request, close the port and leave it to ``holder``.
 
-        Until the lease ends every request fails with LineLent. Raises LineLent if another program already
-        holds the line, LineDown if it was closed meanwhile.
+        Until the lease ends, every request fails with LineLent. Raises LineLent if another program already holds the
+        line, LineDown if the line was closed in the meantime.
         """
         if self._lease is not None:
             raise LineLent(f"the line is lent to {self._lease.holder}", where=self.where)
@@ -154,17 +161,18 @@ class Line:
         _log.info("%s: lease ended", self.where)
 
     async def exchange(self, request: Request, options: RequestOptions | None = None) -> Answer:
-        """Send one request. Raises any LineError, LineDown and LineLent included."""
+        """Send one request and return its answer. Raises any LineError, also LineDown and LineLent."""
         (answer,) = await self.burst((request,), options or self._options)
         if isinstance(answer, LineError):
             raise answer
         return answer
 
     async def burst(self, requests: Sequence[Request], options: RequestOptions) -> list[Answer | LineError]:
-        """Send the requests one by one; return answers in the same order, with errors for refusals and broken answers.
+        """Send the requests one by one. Returns their results in order: an answer, or an error for a refusal or broken
+        answer.
 
-        The list is shorter than ``requests`` if it ends with a LineTimeout, LineDown or LineLent: the
-        rest was not sent. Never raises LineError.
+        After a LineTimeout, LineDown or LineLent the remaining requests are not sent. The list then ends with this
+        error and is shorter than ``requests``. Never raises LineError.
         """
         results: list[Answer | LineError] = []
         await self._turn.acquire()
@@ -186,7 +194,7 @@ class Line:
             self.stats.of_device(requests[0].where).sound += sound
             if self.target.scheme == "tcp" and not self.stats.answers and self.stats.lost:
                 self._doubt_scheme(results)
-        except LineError as error:  # could not be opened, or is lent
+        except LineError as error:  # the line could not be opened, or is lent
             results.append(error)
         finally:
             if self._link is not None:
@@ -199,7 +207,9 @@ class Line:
         return results
 
     async def listen(self, seconds: float) -> None:
-        """Open the port and send nothing for a while; received bytes go to the trace. Raises LineDown or LineLent."""
+        """Open the port and only receive for ``seconds``. Received bytes go to the trace. Raises LineDown or
+        LineLent.
+        """
         async with self._turn:
             try:
                 await self._ready()
@@ -228,10 +238,11 @@ class Line:
         results: list[Answer | LineError],
         options: RequestOptions,
     ) -> None:
-        """Handle an error, then go on with the remaining requests.
+        """Handle an error, then continue with the remaining requests.
 
-        A busy device is asked again after a pause. Broken answers and timeouts are retried. If no retry is left, the
-        error is recorded as the result; after a timeout, or if the line is down or lent, the rest is not sent.
+        If a device is busy, its request is sent again after a pause. Broken answers and timeouts are retried. When no
+        retry is left, the error becomes the result of the request. If that error is a timeout, or if the line is down
+        or lent, the remaining requests are not sent.
         """
         at, tries = -1, 0
         reopened = False
@@ -252,7 +263,7 @@ class Line:
                 self._suspect_silence()
                 again = tries <= options.retries
             elif isinstance(trouble, LineDown) and self._proven and not reopened:
-                # an idle connection may have been closed just as we sent our request
+                # the device may have closed an idle connection just when we sent the request
                 again = reopened = True
                 self._proven = False
             if not again:
@@ -267,7 +278,7 @@ class Line:
             trouble = next_trouble
 
     def _count(self, trouble: LineError, asked: str) -> None:
-        """Count an error for the line and for a device; ``asked`` is the ``where`` of the device's requests."""
+        """Count an error for the line and for one device. ``asked`` is the ``Request.where`` of the device."""
         stats, device = self.stats, self.stats.of_device(asked)
         if isinstance(trouble, LineTimeout):
             stats.timeouts += 1
@@ -284,14 +295,14 @@ class Line:
             self._trace.put(BROKEN, trouble.what.encode(), self.clock()[0])
 
     def _suspect_silence(self) -> None:
-        """Close a connection on which all devices are silent, so that the next request opens a new one."""
+        """Close a connection on which no device answers, so that the next request opens a new one."""
         if self._link is not None and self._link.silent >= SILENT_BEFORE_REOPEN and self.target.scheme != "serial":
             self._drop()
 
     async def _ready(self) -> Link:
-        """The open link; opens the port if necessary. Raises LineLent or LineDown.
+        """Return the open link. Opens the port if necessary. Raises LineLent or LineDown.
 
-        During the pause after a failure, LineDown is raised without an attempt to open.
+        During the pause after a failure, the port is not opened: LineDown is raised at once.
         """
         if self._lease is not None:
             raise LineLent(f"the line is lent to {self._lease.holder}", where=self.where)
@@ -340,12 +351,16 @@ class Line:
             raise
 
     def release_if_idle(self) -> None:
-        """Another line waits for a connection to this host: close ours if it is idle."""
+        """Called when another line waits for a connection to this host. Closes the connection of this line if it is
+        idle.
+        """
         if not self._turn.locked():
             self._drop()
 
     def _end_of_turn(self) -> None:
-        """Close our connection if another line to this host waits; it is reopened for our next turn."""
+        """Close the connection if another line to this host waits for one. It is reopened for the next turn of this
+        line.
+        """
         if self._limiter is not None and self._limiter.is_contended and self._link is not None:
             self._drop()
 
@@ -365,7 +380,9 @@ class Line:
         return error
 
     def _doubt_scheme(self, results: list[Answer | LineError]) -> None:
-        """Add a hint to a LineDown in the last result: the other end may have closed because of a wrong scheme."""
+        """Add a hint to a LineDown in the last result: the scheme may be wrong, so that the other end closed the
+        connection.
+        """
         last = results[-1]
         if isinstance(last, LineDown):
             hints = [scheme.hint for scheme in own_schemes()]
@@ -377,14 +394,14 @@ class Line:
             return
         self.stats.lost += 1
         self._drop()
-        if self._proven:  # many devices close idle connections: reopen at once, and log only if that fails
+        if self._proven:  # many devices close idle connections: reopen at once, and log only if reopening fails
             self._backoff.reset()
             self._retry_at, self._why_down = 0.0, None
-        else:  # it broke before any use: treat it as a failure to open
+        else:  # the connection broke before it was used: treat this as a failure to open
             self._rest(error)
 
     def _rest(self, error: LineError) -> None:
-        """Pause the line after a failure; each pause is longer than the one before."""
+        """Pause the line after a failure. Each pause is longer than the previous pause."""
         if self._why_down is None:
             _log.warning("%s", error)
         self._why_down = error
@@ -401,7 +418,7 @@ class Line:
             self._limiter.release(self)
 
 
-LineFactory = Callable[..., Line]  # with the arguments of ``open_line``
+LineFactory = Callable[..., Line]  # takes the arguments of ``open_line``
 
 
 def open_line(

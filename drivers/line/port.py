@@ -1,4 +1,4 @@
-"""The only module that opens serial ports and sockets to devices. Every port is one non-blocking descriptor."""
+"""The only module that opens serial ports and sockets to devices. Every port is one non-blocking file descriptor."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _HINTS = {
 
 
 def down(where: str, error: OSError | None, what: str = "") -> LineDown:
-    """The LineDown for a system error, with a useful hint."""
+    """Make a LineDown from a system error, with a useful hint."""
     code = (error.errno or 0) if error else 0
     if isinstance(error, socket.gaierror):
         missing = code in (socket.EAI_NONAME, socket.EAI_NODATA)
@@ -43,7 +43,7 @@ def down(where: str, error: OSError | None, what: str = "") -> LineDown:
             hint="Check the spelling of the host name, or write its IP address",
         )
     text = os.strerror(code) if code else str(error or "")
-    if "Inappropriate ioctl" in text:  # pyserial's text, which does not tell that this is not a serial port
+    if "Inappropriate ioctl" in text:  # pyserial's text does not say that the file is not a serial port
         return LineDown(
             f"{what}: not a serial port", where=where, hint="Serial ports are listed under /dev/serial/by-id/"
         )
@@ -65,11 +65,17 @@ class Port:
         """Switch a serial port to another setting. Raises OSError."""
 
     def unsent(self) -> int:
-        """Bytes written that have not yet left the port, as reported by the system. Raises OSError."""
+        """The number of bytes that were written but have not left the port yet, as the system reports. Raises
+        OSError.
+        """
         return 0
 
     def close(self) -> None:
-        """Close the descriptor. While it is open, a USB adapter that is plugged in again gets another name."""
+        """Close the file descriptor.
+
+        A port must not stay open after a fault: as long as it is open, a USB adapter that is plugged in again gets
+        another name.
+        """
         raise NotImplementedError
 
 
@@ -90,10 +96,11 @@ class _SerialPort(Port):
     """pyserial opens and configures the port; bytes are read and written on the descriptor."""
 
     def __init__(self, where: str, path: str, setting: SerialSetting, rs485: bool) -> None:
-        import serial  # imported here: it takes a megabyte that TCP lines do not need
+        import serial  # imported only here, because it takes a megabyte of memory, and TCP lines do not need it
 
         plain = SerialSetting(setting.baud, 8, "N", setting.stop)
-        # inter_byte_timeout 0 sets VMIN 1: a read without data then fails with EAGAIN, and b"" means a lost port
+        # inter_byte_timeout 0 sets VMIN to 1. Then a read without data fails with EAGAIN, and b"" means that the port
+        # is lost.
         self._serial = serial.Serial(
             path, plain.baud, stopbits=plain.stop, exclusive=True, timeout=0, inter_byte_timeout=0
         )
@@ -101,9 +108,10 @@ class _SerialPort(Port):
         super().__init__(where, fd, self._read, self._write)
         try:
             os.set_blocking(fd, False)
-            if not self._is_pty():  # on a pty TIOCEXCL would outlive this process; the lock is enough
+            # on a pseudo-terminal, TIOCEXCL would remain after this process ends; there the file lock is enough
+            if not self._is_pty():
                 fcntl.ioctl(fd, termios.TIOCEXCL)
-            try:  # low latency: otherwise FTDI adapters collect bytes for 16 ms
+            try:  # ask for low latency, because otherwise FTDI adapters collect bytes for 16 ms
                 self._serial.set_low_latency_mode(True)
                 self.notes["latency"] = "low"
             except (ValueError, OSError):
@@ -133,21 +141,24 @@ class _SerialPort(Port):
         except termios.error as error:
             if error.args[0] != errno.EINVAL or not self._only_frame_differs(setting):
                 raise OSError(*error.args) from error
-            # pseudo-terminals keep neither parity nor 7 bits, which glibc reports as an error
+            # pseudo-terminals do not keep parity and 7 bits, and glibc reports this as an error
             self.notes["serial"] = f"the port does not support {setting.bits}{setting.parity}"
         self.setting = setting
 
     def _only_frame_differs(self, setting: SerialSetting) -> bool:
-        """Whether the port is a pseudo-terminal, not a real UART, and has accepted speed and stop bits."""
+        """Whether the port is a pseudo-terminal that has accepted the speed and the stop bits of the setting."""
         _, _, flags, _, _, speed, _ = termios.tcgetattr(self.fd)
         stop = 2 if flags & termios.CSTOPB else 1
         return self._is_pty() and stop == setting.stop and speed == getattr(termios, f"B{setting.baud}", speed)
 
     def _is_pty(self) -> bool:
-        return os.major(os.fstat(self.fd).st_rdev) in range(136, 144)  # Unix98 slaves, Linux devices.txt
+        # the major numbers of pseudo-terminals (Unix98 slaves) in Linux, devices.txt
+        return os.major(os.fstat(self.fd).st_rdev) in range(136, 144)
 
     def _switch_transmitter(self) -> None:
-        """Ask the driver for RS-485 mode; some UARTs support only one of the two RTS levels while sending."""
+        """Ask the driver for RS-485 mode. Both levels of RTS while sending are tried, because some UARTs support only
+        one.
+        """
         from serial.rs485 import RS485Settings
 
         for level in (True, False):
@@ -155,20 +166,21 @@ class _SerialPort(Port):
                 self._serial.rs485_mode = RS485Settings(rts_level_for_tx=level, rts_level_for_rx=not level)
             except (ValueError, OSError) as error:
                 self.notes["rs485"] = f"refused: {error}"
-                self._serial._rs485_mode = None  # otherwise every later change of speed would retry it and fail
+                # otherwise pyserial would try RS-485 mode again at every later change of speed, and fail
+                self._serial._rs485_mode = None
             else:
                 self.notes["rs485"] = f"on, RTS {'high' if level else 'low'} while sending"
                 return
 
     def close(self) -> None:
         self._serial.close()
-        self.fd = -1  # the system may give the number to another file from now on
+        self.fd = -1  # the system may reuse the number for another file from now on
 
 
 async def open_port(config: LineConfig, target: Target, setting: SerialSetting | None) -> Port:
-    """Open a line's port.
+    """Open a line's port. Sets no timeout: the caller limits the time.
 
-    Raises OSError or, for serial ports, pyserial's subclass of it. The caller limits the time.
+    Raises OSError. For serial ports this may be pyserial's subclass of OSError.
     """
     place = f"{target.host}{f':{target.port}' if target.port else ''}"
     where = f"{config.where} ({place})" if config.name else config.where
@@ -186,7 +198,7 @@ async def open_port(config: LineConfig, target: Target, setting: SerialSetting |
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
         await loop.sock_connect(sock, address)
-    except BaseException:  # a cancelled connect must not leave its socket open either
+    except BaseException:  # close the socket also if the connect was cancelled
         sock.close()
         raise
     return _SocketPort(where, sock)

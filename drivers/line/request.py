@@ -8,16 +8,17 @@ from drivers.model import LineError
 
 
 class Answer(NamedTuple):
-    """The payload of one answer, stamped when its last byte arrived."""
+    """The payload of one answer, with the time at which its last byte arrived."""
 
     payload: bytes
     time_ns: int  # UTC
     mono_ns: int
-    suspect: bool  # it may be a late answer to another request, as frames on this line have no transaction ids
+    # whether it may be a late answer to another request; frames on this line have no transaction ids that would show it
+    suspect: bool
 
 
 class Request(Protocol):
-    """One request, and how to tell its answer from other bytes on the line."""
+    """One request. It can find its own answer among other bytes on the line."""
 
     @property
     def frame(self) -> bytes:
@@ -29,7 +30,7 @@ class Request(Protocol):
 
     @property
     def unit(self) -> str | int:
-        """The unit that answers; late answers are matched by it."""
+        """The unit that answers. A late answer is recognized by its unit."""
 
     @property
     def where(self) -> str:
@@ -41,10 +42,10 @@ class Request(Protocol):
 
     @property
     def expect(self) -> int:
-        """Number of bytes of a full answer, from which the deadline is computed."""
+        """The number of bytes of a full answer. The deadline is computed from it."""
 
     def find(self, received: bytes, final: bool) -> bytes | LineError | None:
-        """The answer's payload, or an error. None: the answer is not complete.
+        """Find the answer in ``received``. Returns its payload, or an error. None: the answer is not complete yet.
 
-        With ``final`` no more bytes will come; None then means that no answer was received.
+        ``final`` means that no more bytes will come. Then None means that no answer was received.
         """

@@ -9,9 +9,10 @@ WINDOW_NS, MARKS = 600_000_000_000, 20
 
 
 def _ago(marks: deque[tuple[int, ...]], now_ns: int, begin_ns: int, *counts: int) -> tuple[int, ...]:
-    """(monotonic ns, counts) of ten minutes ago, or of ``begin_ns`` if that is later.
+    """Return the counters as they were ten minutes ago, as (monotonic ns, counts).
 
-    Each call may store the present counts as a mark for later calls.
+    If ``begin_ns`` is later than that, they are the counters at ``begin_ns``. Each call may store the present counts as
+    a mark for later calls.
     """
     if not marks:
         marks.append((begin_ns, *(0 for _ in counts)))
@@ -27,8 +28,8 @@ class AnswerCounts:
     """Answers of one device since the line object was created, including answers to retries."""
 
     sound: int = 0  # valid answers, including refusals
-    broken: int = 0  # a wrong CRC, cut short, or no frame at all
-    mismatches: int = 0  # valid frames that answer something else
+    broken: int = 0  # answers with a wrong CRC, truncated answers, and bytes without any frame
+    mismatches: int = 0  # valid frames that do not answer the request
     _marks: deque[tuple[int, ...]] = field(default_factory=deque)
 
     def recent(self, now_ns: int) -> tuple[int, int, int]:
@@ -42,7 +43,7 @@ class LineStats:
     """Counters since the line object was made."""
 
     since_ns: int = 0  # monotonic
-    busy_ns: int = 0  # time with a request outstanding
+    busy_ns: int = 0  # total time in which a request was outstanding
     sent: dict[int, int] = field(default_factory=dict)  # requests by function code
     answers: int = 0
     timeouts: int = 0
@@ -66,9 +67,10 @@ class LineStats:
         return counts
 
     def busy_share(self, now_ns: int) -> float:
-        """Share of the last ten minutes in which the line was in use, or of the time since ``since_ns`` if shorter.
+        """The share of the last ten minutes in which the line was in use. If ``since_ns`` is more recent, it counts
+        from there.
 
-        Call it every few seconds: each call may store a mark for later ones.
+        Call it every few seconds: each call may store a mark for later calls.
         """
         since_ns, busy_ns = _ago(self._marks, now_ns, self.since_ns, self.busy_ns)
         return (self.busy_ns - busy_ns) / max(now_ns - since_ns, 1)

@@ -1,7 +1,7 @@
 """Multi-step queries, such as a sign-on, its identification, and a readout at another speed.
 
-The steps of a query are one turn on the line: nothing else is sent between them, and an error in any of them is
-the result of the whole query. The next query begins at the device's own setting again.
+All steps of a query belong to one turn on the line: no other request is sent between them. An error in any step is the
+result of the whole query. The next query begins at the device's own setting again.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from drivers.serial_setting import SerialSetting
 
 
 class StepRequest(ABC):
-    """A ``Request`` that is one step of a query. Its answer may have any length; ``find`` determines its end.
+    """A ``Request`` that is one step of a query. Its answer may have any length; ``find`` determines where it ends.
 
     Args:
-        frame: the bytes to send; b"": only listen.
+        frame: the bytes to send; b"": send nothing, only listen.
         function: the number under which the request is counted.
         unit: the unit that answers.
         where: the device, as messages name it.
         quiet_s: silence before the frame; None: as for other requests.
-        answer_setting: the speed of the answer if it differs from that of the frame; the line switches once the frame
-            has left. Only for lines that can switch: ``Line.can_switch``.
-        least_s: the time that the protocol allows until the answer starts. A shorter timeout is raised to it.
-        gap_s: a silence of this length within an answer ends it.
+        answer_setting: the serial setting of the answer, if it differs from that of the frame. The line switches when
+        the frame has been sent. Only for lines that can switch: ``Line.can_switch``.
+        least_s: the longest time until the answer starts that the protocol allows. A shorter timeout is raised to it.
+        gap_s: a silence of this length within an answer ends the answer.
         most_bytes: length of the longest possible answer.
     """
 
@@ -49,7 +49,7 @@ class StepRequest(ABC):
 
     @property
     def expect(self) -> int:
-        """See ``Request.expect``; only the first byte is certain."""
+        """See ``Request.expect``. The result is 1, because only one byte is certain to come."""
         return 1
 
     @abstractmethod
@@ -57,5 +57,7 @@ class StepRequest(ABC):
         """See ``Request.find``."""
 
     def then(self, payload: bytes) -> StepRequest | None:
-        """The next step after this answer; None: this was the last step, and ``payload`` answers the query."""
+        """The next step after this answer. None if this was the last step; then ``payload`` is the answer to the whole
+        query.
+        """
         return None

@@ -1,9 +1,12 @@
-"""The last frames of a line in shared memory, so that ``watch --frames`` sees them without touching the agent.
+"""The last frames of a line in shared memory, so that ``watch --frames`` can show them without a request to the agent.
 
-File layout (little endian): a header page (magic, slots, count of frames ever written), then slots of
-``SLOT`` bytes: u64 number from 1, i64 UTC ns, u16 length, u8 direction, pad, then the frame, cut to 268 bytes.
-The writer fills slot ``n % slots`` and then stores the count. A reader copies a slot and then reads the count: it
-accepts the slot only if the writer cannot have been writing there meanwhile.
+File layout (little endian): a header page (magic, number of slots, number of frames ever written), then slots of
+``SLOT`` bytes. A slot has: u64 frame number (counted from 1), i64 UTC ns, u16 length, u8 direction, padding, then the
+frame, cut to 268 bytes.
+
+The writer fills slot ``n % slots`` and then stores the number of frames. A reader copies a slot and then reads the
+number of frames. From it, the reader knows whether the writer can have overwritten the slot meanwhile; then it discards
+its copy.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SENT, RECEIVED, NOISE = 0, 1, 2
-BROKEN = 3  # instead of a frame, a text (UTF-8): why the bytes received since the request are not a valid answer
+BROKEN = 3  # not a frame but a text (UTF-8): why the bytes received since the request are not a valid answer
 SLOT = 288
 FRAMES = 2000
 HEADER = 4096
@@ -45,28 +48,29 @@ class FrameTrace:
     """Writes the trace of one line, which owns it."""
 
     def __init__(self, path: Path, frames: int = FRAMES, mode: int = 0o640, *, hidden: bool = False) -> None:
-        """Create an empty file at ``path``; it replaces an old one. Raises OSError.
+        """Create an empty file at ``path``, which replaces an older file. Raises OSError.
 
-        ``hidden``: the file gets this name only when ``show`` is called; until then an old file stays in place.
+        With ``hidden``, the file gets this name only when ``show`` is called. Until then an older file remains.
         """
         size = HEADER + frames * SLOT
         self._path, self._draft = path, path.with_name(path.name + ".new")
         self._draft.unlink(missing_ok=True)
         fd = os.open(self._draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
         try:
-            os.posix_fallocate(fd, 0, size)  # otherwise a later write in a full tmpfs would kill the agent (SIGBUS)
+            # allocate memory now: otherwise a later write to a full tmpfs would kill the agent (SIGBUS)
+            os.posix_fallocate(fd, 0, size)
             self._map = mmap.mmap(fd, size)
         finally:
             os.close(fd)
         self._map[: len(_MAGIC)] = _MAGIC
-        self._header = memoryview(self._map)[:24].cast("Q")  # magic, slots, count
+        self._header = memoryview(self._map)[:24].cast("Q")  # magic, number of slots, number of frames ever written
         self._header[1] = frames
         self._frames, self._count = frames, 0
         if not hidden:
             self.show()
 
     def show(self) -> None:
-        """Give the file its name, and replace an old one. Raises OSError."""
+        """Give the file its name. It replaces an older file of this name. Raises OSError."""
         self._draft.rename(self._path)
 
     def discard(self) -> None:
@@ -86,21 +90,22 @@ class FrameTrace:
         self._header[2] = count
 
     def trim(self) -> None:
-        """Release the pages that this process has touched; the frames stay in the file."""
+        """Release the memory pages that this process has touched. The frames remain in the file."""
         self._map.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
-        """Unmap; the file stays for later inspection."""
+        """Unmap the file. The file remains, so that it can be read later."""
         self._header.release()
         self._map.close()
 
 
 def read_trace(path: Path, after: int = 0) -> Iterator[TracedFrame]:
-    """Frames numbered above ``after``, oldest first.
+    """Yield the frames with numbers above ``after``, oldest first.
 
-    Raises OSError if there is no such file, ValueError if it is not a frame trace.
+    Raises OSError if the file does not exist, ValueError if it is not a frame trace.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe must not block
+    # O_NONBLOCK: opening a pipe must not block
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(fd, "rb"), mmap.mmap(fd, 0, prot=mmap.PROT_READ) as view:
         if len(view) < HEADER or view[: len(_MAGIC)] != _MAGIC:
             raise ValueError(f"{path}: not a frame trace")

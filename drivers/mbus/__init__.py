@@ -10,7 +10,10 @@ _SECONDARY = re.compile(r"[0-9Ff]{8}([0-9A-Fa-f]{8})?")
 
 
 def _check_address(address: str, scheme: str) -> InvalidAddress | None:
-    """A primary address is 0 to 250 or 254. A secondary one has 8 digits (F: any), then perhaps 8 hex digits more."""
+    """Check a primary address (0 to 250, or 254) or a secondary address. Returns None if the address is valid.
+
+    A secondary address has 8 digits, in which F stands for any digit. Another 8 hex digits may follow.
+    """
     if _PRIMARY.fullmatch(address):
         is_good = int(address) <= 250 or int(address) == 254
     else:

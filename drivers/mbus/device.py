@@ -6,10 +6,10 @@ A point's ``key`` is ``QUANTITY[@STORAGE[/TARIFF[/SUBUNIT[/FUNCTION]]]][#N]``:
   a whole name such as ``device.time``;
 - STORAGE, TARIFF, SUBUNIT: the numbers of the record; 0 if left out;
 - FUNCTION: ``now``, ``max``, ``min`` or ``error``; ``now`` if left out;
-- N: which of several equal records with a suitable unit, from 1.
+- N: if several records agree in all of this and have a suitable unit, the N-th of them, counted from 1.
 
 The keys ``header.serial``, ``header.vendor``, ``header.version``, ``header.medium``, ``header.status`` and
-``header.access`` read the header of the telegram.
+``header.access`` mean fields in the header of the telegram.
 """
 
 from __future__ import annotations
@@ -57,13 +57,15 @@ _KEY = re.compile(
 _WHEN = dict(zip(("now", "max", "min", "error"), FUNCTIONS, strict=True))
 _HEADER = ("serial", "vendor", "version", "medium", "status", "access")
 _MOST_TELEGRAMS = 32  # most telegrams of one readout
-_ANSWER = 261  # bytes of the longest frame; deadlines leave time for it
-# one lock for each line: only one meter can be selected at a time
+_ANSWER = 261  # length of the longest frame in bytes; deadlines are long enough for it
+# one lock for each line, because only one meter on a line can be selected at a time
 _sessions: WeakKeyDictionary[Line, asyncio.Lock] = WeakKeyDictionary()
 
 
 class MbusDevice(MeterDevice):
-    """Reads the meter with ``spec.address``: primary (0 to 250; 254: the only one on a line) or secondary.
+    """Reads the meter with the address ``spec.address``, which is primary or secondary.
+
+    A primary address is 0 to 250. 254 means any meter, so it needs a line with a single meter.
 
     Raises:
         ConfigError: an invalid address or key, or a Modbus TCP line.
@@ -80,7 +82,7 @@ class MbusDevice(MeterDevice):
             self._primary = int(text)
         elif len(text) == 8:
             self._select = text, 0xFFFF, 0xFF, 0xFF
-        else:  # as it is sent: number, maker (low byte first), version, medium
+        else:  # the secondary address as it is sent: number, maker (low byte first), version, medium
             maker = int.from_bytes(bytes.fromhex(text[8:12]), "little")
             self._select = text[:8], maker, int(text[12:14], 16), int(text[14:], 16)
         self._fcb = True
@@ -111,7 +113,7 @@ class MbusDevice(MeterDevice):
 
     def pick(self, point: Point, query_id: str, response: Response) -> Reading | None:
         found = _KEY.fullmatch(point.key)
-        assert found is not None  # checked when the device was made
+        assert found is not None  # the key was checked when the device was made
         storage, tariff, subunit = (int(found[n] or 0) for n in (2, 3, 4))
         function, place = _WHEN[found[5] or "now"], int(found[6] or 1)
         fitting: list[Reading] = []
@@ -120,7 +122,8 @@ class MbusDevice(MeterDevice):
                 continue
             if _is_named(reading.name, found[1]) and (reading.function or FUNCTIONS[0]) == function:
                 fitting.append(reading)
-        if point.kind not in (Kind.TEXT, Kind.STATE):  # some meters count in kWh and also in MJ
+        # compare units, because some meters have one record in kWh and another in MJ
+        if point.kind not in (Kind.TEXT, Kind.STATE):
             fitting = [r for r in fitting if unit_factor(r.unit, point.unit) is not None] or fitting
         if len(fitting) < place:
             return None
@@ -143,7 +146,9 @@ class MbusDevice(MeterDevice):
         while True:
             answer = await self._next(first=not frames)
             if frames and answer.payload == frames[-1]:
-                break  # the meter ignores the frame count bit and sends the same telegram: it has no more
+                # the meter ignores the frame count bit and has sent the same telegram again: there are no more
+                # telegrams
+                break
             frames.append(answer.payload)
             suspect |= answer.suspect
             self._fcb = not self._fcb
@@ -168,7 +173,9 @@ class MbusDevice(MeterDevice):
         return True
 
     async def _next(self, first: bool) -> Answer:
-        """The next telegram. Selection and first request share one turn, so that no other selection comes between."""
+        """Request the next telegram. With ``first``, the selection and the request share one turn, so that no other
+        selection can come between them.
+        """
         if self._select is None or not first:
             return await self.exchange(self._question())
         self._fcb = True
@@ -200,7 +207,7 @@ class MbusDevice(MeterDevice):
     def _question(self) -> MeterRequest[Frame]:
         def judge(found: Frame) -> bytes | LineError | None:
             if not found.from_device or found.kind != "long":
-                return None  # our own echo, or another meter's acknowledgement
+                return None  # ignore our own echo, and the acknowledgement of another meter
             if self._primary not in (found.address, SELECTED, 254):
                 return MismatchError(
                     f"answer is from address {found.address}, expected address {self._primary}", where=self.where
@@ -224,7 +231,7 @@ def _is_named(name: str, words: str) -> bool:
 
 
 def _dates(reading: Reading, storage: int, function: str) -> bool:
-    """Whether a record is the time stamp of this storage number and function (EN 13757-3, annex)."""
+    """Whether a record is the time stamp of the values with this storage number and function (EN 13757-3, annex)."""
     if reading.name not in ("x.mbus.datetime", "x.mbus.date") or not isinstance(reading.value, str):
         return False
     return (reading.storage, reading.function or FUNCTIONS[0]) == (storage, function)

@@ -14,7 +14,7 @@ _RECORDS_HINT = "The frame itself is valid: the meter sent this. The records bef
 
 
 def _telegram(telegram: Telegram) -> Json:
-    """The application layer of a frame; empty if absent."""
+    """The application layer of a frame as JSON. Empty if the frame has none."""
     shown: Json = {
         "ci": telegram.ci,
         "ci_name": CI_NAMES.get(telegram.ci or 0, ""),
@@ -66,7 +66,7 @@ def _frame(frame: Frame, stream: bytes) -> Json:
 
 
 def _readings(telegram: Telegram) -> list[Json]:
-    """The readings as JSON, always with storage and tariff, which distinguish M-Bus records."""
+    """The readings as JSON. Storage and tariff are never left out, because they distinguish M-Bus records."""
     return [reading_json(r) | {"storage": r.storage, "tariff": r.tariff} for r in telegram.readings]
 
 
@@ -102,7 +102,7 @@ def _wireless(stream: bytes) -> Json:
 
 
 def explain(stream: bytes) -> Json:
-    """Explain all wired frames in ``stream``; without a long frame, it may also be one wireless frame."""
+    """Explain all wired frames in ``stream``. If it has no long frame, also try to explain it as one wireless frame."""
     frames = Parser().feed(stream)
     if any(f.kind == "long" for f in frames):
         return _wired(frames, stream)
@@ -125,7 +125,7 @@ def explain(stream: bytes) -> Json:
 
 
 def _is_sound(stream: bytes) -> bool:
-    """Whether the bytes contain a long frame: a single byte E5 proves nothing, and a short frame proves little."""
+    """Whether the bytes contain a long frame. A single byte E5 proves nothing, and a short frame proves little."""
     return any(frame.kind == "long" for frame in Parser().feed(stream))
 
 

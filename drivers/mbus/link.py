@@ -16,13 +16,16 @@ SND_NKE, SND_UD, REQ_UD2 = 0x40, 0x53, 0x5B
 FCB = 0x20
 SELECTED = 0xFD  # address of the selected device
 CI_SELECT = 0x52
-ALLOWED_CONTROLS = frozenset({SND_NKE, REQ_UD2, REQ_UD2 | FCB, SND_UD})  # SND_UD only from build_select
+# the only codes that are sent; SND_UD only by build_select
+ALLOWED_CONTROLS = frozenset({SND_NKE, REQ_UD2, REQ_UD2 | FCB, SND_UD})
 
 _SHORT_CONTROLS = frozenset({0x40, 0x5B, 0x7B, 0x5A, 0x7A, 0x49, 0x59, 0x79, 0x00, 0x10, 0x20, 0x30, 0x0B, 0x1B})
 
 
 def function_name(control: int) -> str:
-    """The name of a control field, such as SND_UD or RSP_UD; "" if unknown. Frame count and access bits are ignored."""
+    """The name of a control field, such as SND_UD or RSP_UD. "" if it is unknown. The bits for frame count and access
+    are ignored.
+    """
     if control & 0x40:
         names = {0x0: "SND_NKE", 0x3: "SND_UD", 0x9: "REQ_SKE", 0xA: "REQ_UD1", 0xB: "REQ_UD2", 0x4: "SND_NR"}
     else:
@@ -32,7 +35,7 @@ def function_name(control: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame as received; ``offset`` is its beginning in the stream."""
+    """One frame as received. ``offset`` is the position of its first byte in the stream."""
 
     raw: bytes
     offset: int = 0
@@ -43,7 +46,7 @@ class Frame:
 
     @property
     def control(self) -> int:
-        """The control field; 0 for an acknowledgement, which is one byte."""
+        """The control field. 0 for an acknowledgement, which is a single byte and has no control field."""
         if len(self.raw) == 1:
             return 0
         return self.raw[4] if self.raw[0] == LONG else self.raw[1]
@@ -78,15 +81,19 @@ class Frame:
 
 
 class Parser(FrameScanner[Frame]):
-    """Push parser: ``feed(bytes) -> frames``. An E5 counts only outside other frames, even if these are broken."""
+    """Push parser: ``feed(bytes) -> frames``.
+
+    A byte E5 is an acknowledgement only outside of other frames. Inside a broken frame it does not count either.
+    """
 
     starts = re.compile(rb"[\x68\x10\xe5]")
     longest = 261
 
     def __init__(self) -> None:
         super().__init__()
-        self._shadow = 0  # before this stream offset, an E5 may be a part of another frame
-        self._doubt = -1  # buffer offset of a 68h or 10h that may still turn out to begin a frame; -1: none
+        self._shadow = 0  # stream offset before which a byte E5 may be part of another frame
+        # buffer offset of a byte 68h or 10h of which it is not yet known whether it begins a frame; -1: none
+        self._doubt = -1
 
     def frame_end(self, buffer: bytearray, start: int, size: int) -> int:
         first = buffer[start]
@@ -131,7 +138,7 @@ class Parser(FrameScanner[Frame]):
     def _first(self, buffer: bytearray, position: int, size: int) -> tuple[int, int, int]:
         self._doubt = -1
         found = super()._first(buffer, position, size)
-        if found[1] > 0:  # a valid frame: other possible frames that overlap it no longer count
+        if found[1] > 0:  # a valid frame was found: other possible frames that overlap it no longer count
             self._shadow = self._base + found[1]
         return found
 
@@ -152,7 +159,10 @@ def broken(stream: bytes) -> tuple[bytes, int, str]:
 
 
 def _what_is_wrong(rest: bytes) -> tuple[int, int, str] | None:
-    """(score, length, error) of an attempt that begins at the first byte; higher scores are closer to a frame."""
+    """Return (score, length, error) of a possible frame at the first byte. A higher score is closer to a valid frame.
+
+    None if no frame can begin there.
+    """
     if rest[0] == SHORT:
         if len(rest) < 5 or rest[1] not in _SHORT_CONTROLS or rest[4] != STOP:
             return None
@@ -181,7 +191,7 @@ def _what_is_wrong(rest: bytes) -> tuple[int, int, str] | None:
 
 
 def build_short(control: int, address: int) -> bytes:
-    """A five-byte frame. Raises UsageError for a control field that may write, or an invalid address."""
+    """Build a five-byte frame. Raises UsageError for a control field that may write, or for an invalid address."""
     if control not in ALLOWED_CONTROLS or control == SND_UD:  # read-only is enforced here, where the frames are built
         raise UsageError(
             f"control field {control:02X}h is not allowed: the frame may write to the meter", where="M-Bus"
@@ -196,17 +206,23 @@ def build_short(control: int, address: int) -> bytes:
 
 
 def build_snd_nke(address: int) -> bytes:
-    """Reset the link of a device, or deselect (253). Changes nothing that is measured."""
+    """Build SND_NKE, which resets the link of a device. To address 253, it deselects. It changes no measured value."""
     return build_short(SND_NKE, address)
 
 
 def build_req_ud2(address: int, *, fcb: bool) -> bytes:
-    """Ask for data. Toggle ``fcb`` after each good answer; repeat it to get the same telegram again."""
+    """Build REQ_UD2, which asks for data. Toggle ``fcb`` after each good answer; with the same ``fcb`` the meter
+    repeats its telegram.
+    """
     return build_short(REQ_UD2 | (FCB if fcb else 0), address)
 
 
 def build_select(identity: str, manufacturer: int = 0xFFFF, version: int = 0xFF, medium: int = 0xFF) -> bytes:
-    """Select by secondary address. In the eight digits of ``identity``, F matches any digit; elsewhere all ones do."""
+    """Build a selection by secondary address.
+
+    In the eight digits of ``identity``, F matches any digit. In the other fields, the value in which all bits are 1
+    matches anything.
+    """
     digits = identity.upper()
     if not re.fullmatch("[0-9A-F]{8}", digits):
         raise UsageError(

@@ -93,12 +93,14 @@ _OF_ITS_OWN = {
 
 
 def fixed_medium(code: int) -> int:
-    """The medium of a fixed structure (four bits) as the code that the variable structure uses."""
+    """The medium of a fixed structure, which has four bits, converted to the code that the variable structure uses."""
     return _FIXED_MEDIA.get(code, code)
 
 
 def name_of(key: str, medium: int, unit: str = "") -> str:
-    """The point name of a quantity that a device of this medium measures; ``x...`` if the vocabulary has no name."""
+    """The point name of a quantity that a device of this medium measures. If the vocabulary has no name, it begins with
+    ``x.``.
+    """
     scope = _SCOPES.get(medium, "")
     name = _OF_ITS_OWN.get(key, "")
     if not name and key in _BY_SCOPE.get(scope, {}):

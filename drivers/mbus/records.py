@@ -21,16 +21,18 @@ _UNKNOWN = Meaning("unknown", "Unknown VIF")
 
 @dataclass(slots=True)
 class RecordArea:
-    """The content of a record area. ``fault`` says why reading stopped early; earlier records are valid."""
+    """The records of one telegram. ``fault`` tells why reading stopped early; the records before the fault are
+    valid.
+    """
 
     readings: list[Reading] = field(default_factory=list)
-    more: bool = False  # 1F: further telegrams follow
-    maker: bytes = b""  # manufacturer data after 0F or 1F
+    more: bool = False  # DIF 1F: more telegrams follow
+    maker: bytes = b""  # the manufacturer data after a DIF 0F or 1F
     fault: str = ""
 
 
 class _Cursor:
-    """Reads bytes from the front; a read beyond the end is a fault of the record."""
+    """Reads bytes from the front. A read beyond the end is a fault of the record."""
 
     def __init__(self, data: bytes, high_first: bool) -> None:
         self.data, self.at, self.high_first = data, 0, high_first
@@ -47,12 +49,14 @@ class _Cursor:
         return piece
 
     def number(self, count: int) -> bytes:
-        """A multi-byte value low byte first, whichever order the telegram uses."""
+        """Read a multi-byte value. It is returned low byte first, whichever order the telegram uses."""
         piece = self.take(count)
         return piece[::-1] if self.high_first else piece
 
     def extensions(self, first: int, what: str) -> list[int]:
-        """The extension bytes after ``first``; another one follows as long as the top bit is set."""
+        """The extension bytes after ``first``. As long as the top bit of a byte is set, another extension byte
+        follows.
+        """
         found: list[int] = []
         last = first
         while last & 0x80:
@@ -67,7 +71,7 @@ class _Cursor:
 
 
 def parse(data: bytes, medium: int, *, high_first: bool = False) -> RecordArea:
-    """All records of ``data``. ``high_first`` is mode 2 (CI 76h, 77h)."""
+    """Decode all records of ``data``. ``high_first``: mode 2 (CI 76h, 77h), in which the high byte comes first."""
     found, cursor = RecordArea(), _Cursor(data, high_first)
     try:
         while cursor.at < len(data):
@@ -147,7 +151,7 @@ def _shape(head: bytes, medium: int) -> _Shape:
     effect = _effect_of(modifiers, own_unit is not None, meaning)
     name = _named(effect, medium, tariff)
     if meaning.key == "datetime" and (storage or dif & 0x30 or effect.meaning is not meaning):
-        name = "x.mbus.datetime"  # not the device's clock, but the time of a stored value or of an extreme
+        name = "x.mbus.datetime"  # this is not the device's clock, but the time of a stored value or of an extreme
     label = ", ".join((effect.meaning.label, *effect.words))
     return _Shape(name, storage, tariff, subunit, FUNCTIONS[dif >> 4 & 3], label, dif & 0x0F, effect)
 
@@ -165,7 +169,9 @@ def _value_information(cursor: _Cursor) -> tuple[Meaning, list[int], str | None]
     if first in (0xFD, 0xFB) and following:
         table = vif.FD if first == 0xFD else vif.FB
         code, rest = following[0] & 0x7F, following[1:]
-        if code == 0x7D and rest:  # a further extension table, which is rarely used: left undecoded, not misread
+        # this code leads to one more extension table, which is rarely used: the value stays undecoded instead of
+        # misread
+        if code == 0x7D and rest:
             return _UNKNOWN, rest[1:], None
         return table.get(code, Meaning("reserved", f"Reserved {first:02X}h {code:02X}h")), rest, None
     if first == 0xEF:
@@ -176,7 +182,7 @@ def _value_information(cursor: _Cursor) -> tuple[Meaning, list[int], str | None]
 
 @dataclass(slots=True)
 class _Effect:
-    """A meaning with its VIFE applied."""
+    """The meaning of a VIF after its VIFE were applied."""
 
     meaning: Meaning
     factor: Decimal
@@ -184,7 +190,7 @@ class _Effect:
     words: tuple[str, ...] = ()
     suffix: str = ""
     backwards: bool = False
-    other: str = ""  # what the value is instead, if it is not the quantity itself: a limit, a rate, a forecast
+    other: str = ""  # what the value is, if it is not the quantity itself: a limit, a rate, a forecast
     no_data: int | None = None  # the gap reason if the device reports that it has no value
     foreign: bool = False  # the unit is not metric, such as gallons
 
@@ -210,7 +216,7 @@ def _effect_of(modifiers: list[int], is_text: bool, meaning: Meaning) -> _Effect
 
 
 def _modify(effect: _Effect, code: int) -> None:
-    """Apply one combinable VIFE of the first table (EN 13757-3 table 15)."""
+    """Change ``effect`` by one combinable VIFE of the first table (EN 13757-3 table 15)."""
     if code in _LIMIT_TIMES:
         words = "start of" if code == 0x39 else _limit_words(code)
         _retyped(effect, "datetime", f"Time: {words} {effect.meaning.label}")
@@ -258,13 +264,15 @@ def _retyped(effect: _Effect, kind: str, label: str, unit: str = "", factor: int
 
 
 def _foreign(effect: _Effect) -> None:
-    """Note that the unit is not metric. The value gets no unit, as editions of the standard differ in which it is."""
+    """Note that the unit is not metric. The value then gets no unit, because editions of the standard define different
+    units.
+    """
     effect.foreign, effect.other = True, "non-metric"
     effect.meaning = replace(effect.meaning, unit="")
 
 
 def _second_table(effect: _Effect, code: int) -> None:
-    """Apply a VIFE after FCh: a phase or a direction."""
+    """Change ``effect`` by a VIFE after FCh, which gives a phase or a direction."""
     if code in vif.PHASES:
         effect.suffix = vif.PHASES[code]
     elif code == 0x13:
@@ -277,8 +285,10 @@ def _second_table(effect: _Effect, code: int) -> None:
 
 
 def _data(cursor: _Cursor, code: int, meaning: Meaning) -> tuple[Coded, bytes]:
-    """((value, quality), raw bytes) of a data field; DIF (``code``) and meaning determine its format."""
-    if code in (0x0, 0x8):  # no data, and "selection for readout", which has none either
+    """Read a data field. Returns ((value, quality), raw bytes). The DIF (``code``) and the meaning determine the
+    format.
+    """
+    if code in (0x0, 0x8):  # two codes without data: "no data" and "selection for readout"
         return (None, Reason.ABSENT), b""
     if code == 0xD:
         return _variable(cursor, meaning)
@@ -304,14 +314,15 @@ def _variable(cursor: _Cursor, meaning: Meaning) -> tuple[Coded, bytes]:
 def _binary(raw: bytes, meaning: Meaning) -> Coded:
     if meaning.kind in ("date", "datetime") and len(raw) in (2, 3, 4, 6):
         return values.moment(raw)
-    if meaning.key == "identification" and len(raw) == 8:  # a whole secondary address
+    if meaning.key == "identification" and len(raw) == 8:  # these eight bytes are a whole secondary address
         maker = manufacturer(int.from_bytes(raw[4:6], "little"))
         return f"{raw[3::-1].hex().upper()} {maker} {raw[6]} {raw[7]}", Quality.GOOD
     if meaning.kind == "flags" or meaning.key in ("fabrication", "identification"):
         return values.integer(raw, signed=False)
     number, quality = values.integer(raw, signed=True)
     if meaning.kind == "rssi" and len(raw) == 1 and isinstance(number, Decimal) and number > 0:
-        number = 2 * number - 130  # a level above 0 dBm is impossible: this is the code of EN 13757-4 and OMS
+        # a level above 0 dBm is impossible, so this is the other coding, that of EN 13757-4 and OMS
+        number = 2 * number - 130
     return number, quality
 
 

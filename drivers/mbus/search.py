@@ -1,6 +1,6 @@
-"""How a scan finds M-Bus meters: by primary address, and by selection, which also separates simultaneous answers.
+"""How a scan finds M-Bus meters: by primary address, and by selection, which can separate meters that answer at once.
 
-A selection addresses a group of meters. If several answer at once, so that their bytes collide, the group is split.
+A selection addresses a group of meters. If several of them answer at once, their bytes collide, and the group is split.
 Source: EN 13757-3 clause 11 (secondary addresses, wildcards).
 """
 
@@ -42,7 +42,7 @@ PROFILE_MEDIA: Mapping[str, frozenset[int]] = {  # EN 13757-3: kind of a profile
     "gas": frozenset((0x03,)),
     "meter": frozenset((0x02,)),
 }
-# Common makers of M-Bus meters; a search tries them if it cannot tell two meters apart by anything else.
+# Common makers of M-Bus meters. A search selects by maker if nothing else distinguishes two meters.
 MAKERS = (
     "KAM SEN ZRI LUG LGB LGZ ABB SLB ACW ITW ITR ELS HYD SON TCH QDS EMH DME EFE AMT REL PAD ELV NZR EMU GAV SVM SPX "
     "APA BMT ENG ISK EST EAS MIN MOL NOR RAY SAP SIE TEC VES WZG ZAG BHG DIL AXI ACE CAL EDM EMS GWF ISI LEC MET PIK "
@@ -51,7 +51,9 @@ MAKERS = (
 
 
 class MbusSearch(DeviceSearch):
-    """Searches by selection, by primary address or both: see the option ``mbus-by`` for the default."""
+    """Searches by selection, by primary address, or both. The option ``mbus-by`` chooses; its text names the
+    default.
+    """
 
     def __init__(self, protocol: Protocol, scan: Scan) -> None:
         super().__init__(protocol, scan)
@@ -75,7 +77,8 @@ class MbusSearch(DeviceSearch):
     async def on_answer(self, probe: Probe, payload: bytes) -> None:
         """Read the meter's data to get its address.
 
-        An acknowledgement contains no address, and may be a late one of the meter before (field pain 22).
+        An acknowledgement does not contain an address. It may also be a late acknowledgement of the previous meter
+        (field pain 22).
         """
         for address in (int(probe.address), int(probe.address) - 1):
             if address < 0 or self.scan.is_known(self.name, str(address), probe.serial):
@@ -98,7 +101,7 @@ class MbusSearch(DeviceSearch):
             await self._select(progress, slow=True)
 
     async def _select(self, progress: ProgressCallback, slow: bool = False) -> None:
-        """Search by secondary address: all meters that can be selected, whatever their primary address."""
+        """Search by secondary address. Finds all meters that can be selected, whatever their primary address is."""
         for serial in self.scan.plan.settings(self.name) if self._by_selection else ():
             timeout_s = max(self.options.timeout_s, acknowledge_s(serial)) * (1.5 if slow else 1.0)
             found: list[FoundDevice] = []
@@ -107,7 +110,8 @@ class MbusSearch(DeviceSearch):
                 if (who := (baud_of(serial), identity_of(frame))) not in self._seen:
                     self._seen.add(who)
                     found.append(self._add(_secondary(frame), serial, frame))
-            for device in found:  # the eight digits of the number suffice, unless several meters have the same number
+            # the address is only the eight digits of the number, unless several meters have the same number
+            for device in found:
                 if sum(other.address[:8] == device.address[:8] for other in self.scan.found) == 1:
                     device.address = device.address[:8]
 
@@ -137,7 +141,9 @@ class MbusSearch(DeviceSearch):
 
 
 def _secondary(frame: bytes) -> str:
-    """The secondary address of a telegram's sender, as in agent.toml: 16 digits, or only the 8 of its number."""
+    """The secondary address of a telegram's sender, in the form of agent.toml: 16 digits, or only the 8 digits of its
+    number.
+    """
     who = identity_of(frame)
     return (who[3::-1] + who[4:]).hex().upper()
 
@@ -167,7 +173,7 @@ def _acknowledged(frame: bytes, control: int, address: str, serial: str, timeout
 
 
 def read_probe(address: int, who: str, serial: str, timeout_s: float) -> Probe:
-    """REQ_UD2 to a primary address, or to the selected one (253)."""
+    """REQ_UD2 to a primary address, or to the selected meter (address 253)."""
     request = MeterRequest(
         build_req_ud2(address, fcb=True),
         REQ_UD2 | FCB,
@@ -197,7 +203,9 @@ def maker_code(letters: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class SelectionMask:
-    """The group of meters that a selection addresses. A digit F, and FF in the other bytes, match anything."""
+    """The group of meters that a selection addresses. A digit F, or a byte FF in the fields after the number, matches
+    anything.
+    """
 
     digits: str = "FFFFFFFF"
     maker: int = 0xFFFF
@@ -209,7 +217,7 @@ class SelectionMask:
         return self.digits if rest == "FFFFFFFF" else self.digits + rest
 
     def ways(self) -> list[list[SelectionMask]]:
-        """Ways to split the group into parts, to be tried one after another until two parts have answered.
+        """Ways to split the group into parts. They are tried one after another, until two parts have answered.
 
         The last digit is tried first, because it differs between meters of one delivery.
         """
@@ -219,7 +227,9 @@ class SelectionMask:
         return self._by_kind() + ([[replace(self, version=n) for n in range(0xFF)]] if self.version == 0xFF else [])
 
     def all_ways(self) -> list[list[SelectionMask]]:
-        """All ways to split the group. One of them separates any two meters, unless they differ only in version."""
+        """All ways to split the group. Two meters that differ in more than the version are separated by at least one of
+        them.
+        """
         return [self._by_digit(at) for at in range(7, -1, -1) if self.digits[at] == "F"] + self._by_kind()
 
     def _by_digit(self, at: int) -> list[SelectionMask]:
@@ -237,10 +247,10 @@ class SelectionMask:
 async def by_selection(
     ask: Asker, serial: str, timeout_s: float, remark: Remark, thorough: bool = False
 ) -> AsyncIterator[bytes]:
-    """The telegrams of all meters that can be selected, one each.
+    """Yield one telegram of each meter that can be selected.
 
-    If two meters answer at once, it can look as if only one of them did. So with ``thorough``, all digits, media and
-    makers are also selected one by one after a single answer, in search of a second meter.
+    If two meters answer at once, this can look like the answer of a single meter. So with ``thorough``, the search does
+    not stop at a single answer: it also selects by each digit, medium and maker, to find a second meter.
     """
     seen: set[bytes] = set()
     search = _Selection(ask, serial, timeout_s, remark)
@@ -253,7 +263,9 @@ async def by_selection(
 
 
 def identity_of(frame: bytes) -> bytes:
-    """Number, maker, version and medium from a telegram, as in a selection. A fixed structure has only the number."""
+    """Number, maker, version and medium of a telegram, in the form of a selection. A fixed structure has only the
+    number.
+    """
     body = Frame(frame).body
     return body[:8] if frame[6] == 0x72 else body[:4]
 
@@ -284,7 +296,10 @@ class _Selection:
             self._remark(note("not alone", protocol="mbus", mask=mask, found=found))
 
     async def _one(self, mask: SelectionMask) -> tuple[bytes | None, bool]:
-        """Select a group: (the telegram, or None unless exactly one meter seems to answer; whether several answer)."""
+        """Select a group. Returns (telegram, whether several meters answer).
+
+        The telegram is None unless exactly one meter seems to answer.
+        """
         frame = build_select(mask.digits, mask.maker, mask.version, mask.medium)
         reply = await self._ask(select_probe(frame, str(mask), self._serial, self._timeout_s))
         if isinstance(reply, LineError):

@@ -44,14 +44,17 @@ _MEDIA = {"water": 7, "gas": 3, "meter": 2}  # kind of profile -> medium; other 
 
 @dataclass(slots=True)
 class MbusMeter(SimMeter):
-    """``telegrams``: the bytes after C and A, from CI on; each toggle of the FCB requests the next telegram.
+    """A simulated meter.
 
-    ``secondary``: the eight bytes of its secondary address: number, maker, version and medium, low byte first.
+    Args:
+        telegrams: the bytes of each telegram after C and A, from CI on. Each toggle of the FCB requests the next
+        telegram.
+        secondary: the eight bytes of the secondary address: number, maker, version and medium, low byte first.
     """
 
     address: int = 1
     secondary: bytes = bytes(8)
-    number: str = ""  # its secondary address as in agent.toml; "" if agent.toml has its primary address
+    number: str = ""  # the secondary address in the form of agent.toml; "" if agent.toml uses the primary address
     telegrams: tuple[bytes, ...] = ()
     selected: bool = False
     at: int = -1
@@ -78,7 +81,7 @@ class MbusMeter(SimMeter):
             return b"\xe5"
         if asked.control & 0x5F != 0x5B or not self.telegrams:
             return None
-        if asked.control & 0x20 != self.last_fcb:  # with an unchanged FCB, the last telegram is sent again
+        if asked.control & 0x20 != self.last_fcb:  # if the FCB has not changed, the meter sends its last telegram again
             self.at = (self.at + 1) % len(self.telegrams)
         self.last_fcb = asked.control & 0x20
         body = bytes((0x08, self.address)) + self.telegrams[self.at]
@@ -86,7 +89,10 @@ class MbusMeter(SimMeter):
 
 
 def _matches(mask: bytes, own: bytes) -> bool:
-    """Whether a selection (EN 13757-3) matches; F digits of the number and FF bytes of the rest match anything."""
+    """Whether a selection (EN 13757-3) matches the meter's own address.
+
+    A digit F in the number, or a byte FF in the other fields, matches anything.
+    """
     if len(mask) != 8 or len(own) != 8:
         return False
     digits = all(m in ("f", o) for m, o in zip(mask[:4].hex(), own[:4].hex(), strict=True))
@@ -95,9 +101,11 @@ def _matches(mask: bytes, own: bytes) -> bool:
 
 
 def simulate(wanted: SimulationRequest) -> tuple[MbusMeter, MeterDisplay]:
-    """See ``drivers.sim.simulation.Simulate``. The address is primary, or the 8 digits of the meter's number."""
+    """See ``drivers.sim.simulation.Simulate``. The address is a primary address, or the 8 digits of the meter's
+    number.
+    """
     address = wanted.address
-    is_number = len(address) == 8  # asked by secondary address
+    is_number = len(address) == 8  # whether the meter is read by its secondary address
     check_digits(address, 8 if is_number else 3, "mbus", ", or the 8 digits of its number")
     display = display_of(wanted)
     serial = display.texts["device.serial"] = address if is_number else display.serial

@@ -51,7 +51,7 @@ _LONG_HEADER, _SHORT_HEADER, _NO_HEADER = (0x72, 0x76), (0x7A,), (0x78, 0x51, 0x
 
 @dataclass(slots=True)
 class Telegram:
-    """The sender and the readings of one telegram. Unknown parts of the header are None."""
+    """The sender and the readings of one telegram. A header field that the telegram does not contain is None."""
 
     ci: int | None = None
     identity: str = ""  # eight digits
@@ -60,14 +60,14 @@ class Telegram:
     medium: int | None = None
     access: int | None = None
     status: int | None = None
-    configuration: int | None = None  # in old wired meters a signature, which is ignored
+    configuration: int | None = None  # in old wired meters this field is a signature, which is ignored
     readings: tuple[Reading, ...] = ()
     more: bool = False  # whether another telegram follows, which must be requested
     maker: bytes = b""
     error: str = ""  # the application error reported by the device (CI 70h)
     encrypted: bool = False
-    undecoded: bytes = b""  # a payload that needs a key or a format we do not have
-    fault: str = ""  # why reading stopped before the end
+    undecoded: bytes = b""  # a payload that cannot be decoded, because a key is missing or the format is unknown
+    fault: str = ""  # why reading stopped before the end of the telegram
     words: list[str] = field(default_factory=list)
 
     @property
@@ -76,7 +76,7 @@ class Telegram:
 
 
 def decode_frame(frame: Frame) -> Telegram:
-    """The telegram in a wired frame; an empty one for short frames and acknowledgements."""
+    """The telegram in a wired frame. Short frames and acknowledgements give an empty telegram."""
     telegram = Telegram(ci=frame.ci)
     if frame.ci is not None and (frame.from_device or frame.ci in (0x51, 0x55)):
         _application(telegram, frame.ci, frame.body, wired=True)
@@ -86,7 +86,9 @@ def decode_frame(frame: Frame) -> Telegram:
 
 
 def _identity(telegram: Telegram, body: bytes, high_first: bool = False) -> None:
-    """Read number (4 bytes), manufacturer (2), version and medium; low byte first except in mode 2."""
+    """Read number (4 bytes), manufacturer (2), version and medium. The low byte comes first, but in mode 2 the high
+    byte.
+    """
     number, maker = (body[:4], body[4:6]) if high_first else (body[3::-1], body[5:3:-1])
     telegram.identity = number.hex().upper()
     telegram.manufacturer = manufacturer(int.from_bytes(maker, "big"))
@@ -128,7 +130,7 @@ def _short_header(telegram: Telegram, body: bytes) -> None:
 
 
 def _payload(telegram: Telegram, payload: bytes, *, wired: bool, high_first: bool = False) -> None:
-    """Decode the records; of an encrypted payload, those in its unencrypted rest."""
+    """Decode the records of a payload. If it is encrypted, decode only its unencrypted rest."""
     mode = telegram.encryption_mode
     if mode == 7 and payload[1:3] == b"\x2f\x2f":
         payload = payload[1:]  # the configuration field has a third byte in this mode
@@ -143,12 +145,14 @@ def _payload(telegram: Telegram, payload: bytes, *, wired: bool, high_first: boo
 
 
 def _locked_bytes(telegram: Telegram, payload: bytes, wired: bool) -> int:
-    """The number of encrypted bytes at the front; 0 if they begin with 2F 2F, which shows that they are decrypted."""
+    """The number of encrypted bytes at the front. 0 if they begin with 2F 2F, which shows that they are already
+    decrypted.
+    """
     mode = telegram.encryption_mode
     if not mode or payload[:2] == b"\x2f\x2f" or telegram.configuration is None:
         return 0
     blocks = 16 * (telegram.configuration >> 4 & 0xF)
-    if wired:  # old meters fill the field with arbitrary data: trust the length only if it fits exactly
+    if wired:  # old meters fill the field with arbitrary data, so the length is accepted only if it fits exactly
         return blocks if mode == 5 and 0 < blocks <= len(payload) else 0
     if mode == 5 and 0 < blocks <= len(payload):
         return blocks
@@ -156,7 +160,9 @@ def _locked_bytes(telegram: Telegram, payload: bytes, wired: bool) -> int:
 
 
 def _fixed(telegram: Telegram, body: bytes, high_first: bool) -> None:
-    """The fixed structure: two counters, each with a unit code. The top bits of both codes are the medium."""
+    """Decode the fixed structure: two counters, each with a unit code. The top bits of both codes together are the
+    medium.
+    """
     if len(body) < 16:
         telegram.fault = f"fixed data truncated: expected 16 bytes, {len(body)} left"
         return
@@ -194,7 +200,7 @@ def _fixed_counter(telegram: Telegram, codes: bytes, which: int, raw: bytes) -> 
 
 
 def crc(data: bytes) -> int:
-    """CRC of EN 13757-4: polynomial 3D65h, complemented. Check value of ``123456789``: C2B7h."""
+    """CRC of EN 13757-4 (polynomial 3D65h, complemented). The CRC of the text ``123456789`` is C2B7h."""
     register = 0
     for byte in data:
         register ^= byte << 8
@@ -208,7 +214,10 @@ def _checked(data: bytes) -> bool:
 
 
 def strip_crc(data: bytes) -> tuple[bytes, str]:
-    """(the frame without its checksums, their frame format): "A", "B", or "" if the frame has no checksums."""
+    """Remove the checksums of a frame. Returns (the frame without checksums, frame format).
+
+    The format is "A", "B", or "" if the frame had no checksums.
+    """
     if len(data) >= 12 and _checked(data[:12]):
         blocks = [data[:12], *(data[i : i + 18] for i in range(12, len(data), 18))]
         if all(_checked(b) for b in blocks):
@@ -227,7 +236,9 @@ _WIRELESS_CONTROLS = frozenset({0x44, 0x46, 0x48, 0x08, 0x00, 0x06, 0x40, 0x47, 
 
 
 def looks_wireless(data: bytes) -> bool:
-    """Whether this may be a wireless frame, from its length byte on. There is no start byte, so fields are checked."""
+    """Whether the bytes may be a wireless frame, from its length byte on. It has no start byte, so the fields are
+    checked.
+    """
     if len(data) < 11 or data[1] not in _WIRELESS_CONTROLS:
         return False
     letters = manufacturer(int.from_bytes(data[2:4], "little"))
@@ -236,14 +247,14 @@ def looks_wireless(data: bytes) -> bool:
 
 
 def decode_wireless(data: bytes) -> Telegram:
-    """The telegram in a wireless frame without checksums, from its length byte on."""
+    """Decode a wireless frame without checksums, from its length byte on."""
     telegram = Telegram()
     body = bytes((*data[4:8], *data[2:4], *data[8:10]))
     _identity(telegram, body)
     if data[0] + 1 > len(data):
         telegram.words.append(f"the frame is cut short: it announces {data[0] + 1} bytes, but has {len(data)}")
     rest = data[10 : data[0] + 1]
-    for _ in range(4):  # link layer extensions come before the application's CI, a few at most
+    for _ in range(4):  # at most a few link layer extensions precede the CI field of the application
         if not rest or telegram.encrypted:
             break
         size = _extension(telegram, rest)
@@ -260,7 +271,7 @@ def decode_wireless(data: bytes) -> Telegram:
 
 
 def _extension(telegram: Telegram, rest: bytes) -> int:
-    """Length of the link layer extension (ELL, AFL) at the front; 0 if the application's CI is there."""
+    """Length of the link layer extension (ELL, AFL) at the front. 0 if the CI field of the application is there."""
     ci = rest[0]
     if ci == 0x90:
         return 2 + rest[1] if len(rest) > 1 else 0
@@ -276,5 +287,5 @@ def _extension(telegram: Telegram, rest: bytes) -> int:
 
 
 def _plain(rest: bytes) -> bool:
-    """Whether the checksum before this payload is right, which shows that the payload is not encrypted (any more)."""
+    """Whether the payload is not encrypted, or no longer: the checksum before it is then right."""
     return len(rest) > 2 and crc(rest[2:]) in (int.from_bytes(rest[:2], "little"), int.from_bytes(rest[:2], "big"))

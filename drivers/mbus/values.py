@@ -14,7 +14,7 @@ Coded = tuple[Value, int]  # (value, quality), or (None, gap reason)
 
 
 def bcd(raw: bytes, minus: bool = False) -> Coded:
-    """Type A, low byte first. F in the top nibble is minus; other letters mean that there is no value."""
+    """Decode type A, low byte first. F in the top nibble means minus. Other letters mean that there is no value."""
     digits = raw[::-1].hex()
     if digits and not digits.strip("f"):
         return None, Reason.SENTINEL
@@ -27,7 +27,9 @@ def bcd(raw: bytes, minus: bool = False) -> Coded:
 
 
 def integer(raw: bytes, *, signed: bool) -> Coded:
-    """Type B (signed), or types C and D (unsigned). The lowest number of type B means that there is no value."""
+    """Decode type B (``signed``), or types C and D (unsigned). The lowest number of type B means that there is no
+    value.
+    """
     number = int.from_bytes(raw, "little", signed=signed)
     if signed and number == -(1 << (8 * len(raw) - 1)):
         return None, Reason.SENTINEL
@@ -35,7 +37,7 @@ def integer(raw: bytes, *, signed: bool) -> Coded:
 
 
 def real(raw: bytes) -> Coded:
-    """Type H: the shortest decimal that identifies the float32; there is no value for NaN and infinities."""
+    """Decode type H: the shortest decimal that identifies the float32. NaN and infinity mean that there is no value."""
     (number,) = struct.unpack("<f", raw)
     if not math.isfinite(number):
         return None, Reason.SENTINEL
@@ -47,14 +49,17 @@ def real(raw: bytes) -> Coded:
 
 
 def _year(low: int, hundreds: int | None = None) -> int:
-    """The full year. Without century bits, 0 to 80 mean 2000 to 2080 (EN 13757-3 annex A, types F and G)."""
+    """The full year. Without century bits, the years 0 to 80 mean 2000 to 2080 (EN 13757-3 annex A, types F and G)."""
     if hundreds:
         return 1900 + 100 * hundreds + low
     return low + (2000 if low <= 80 else 1900)
 
 
 def _day(year: int, month: int, day: int, *, every_year: bool) -> Coded:
-    """The date as ISO 8601, shortened if it recurs each year (``--MM-DD``) or month; an invalid date is SUSPECT."""
+    """The date as ISO 8601. An invalid date is SUSPECT.
+
+    A date that recurs each year (``--MM-DD``) or each month is written in a shortened form.
+    """
     if month == 15 and day:
         return f"---{day:02d}", Quality.GOOD
     if every_year and month:
@@ -68,7 +73,9 @@ def _day(year: int, month: int, day: int, *, every_year: bool) -> Coded:
 
 
 def _split_day(low: int, high: int) -> tuple[int, int, int, bool]:
-    """(two-digit year, month, day, whether it recurs every year) from the two date bytes of types F, G and I."""
+    """Decode the two date bytes of types F, G and I. Returns (two-digit year, month, day, whether the date recurs every
+    year).
+    """
     year = low >> 5 | (high >> 4) << 3
     return year, high & 0x0F, low & 0x1F, year == 127
 
@@ -82,7 +89,7 @@ def date_g(raw: bytes) -> Coded:
 
 
 def datetime_f(raw: bytes) -> Coded:
-    """Type F, 4 bytes: date and time to the minute; there is no value if the invalid bit is set."""
+    """Decode type F, 4 bytes: date and time to the minute. If its invalid bit is set, there is no value."""
     if raw == b"\xff\xff\xff\xff":
         return None, Reason.SENTINEL
     if raw[0] & 0x80:
@@ -120,19 +127,19 @@ def _with_clock(shown: Value, quality: int, hour: int, minute: int, second: int 
 
 
 def moment(raw: bytes) -> Coded:
-    """A date, a time or both, by the length of the field: types G (2), J (3), F (4), I (6)."""
+    """Decode a date, a time or both. The number of bytes gives the type: G (2), J (3), F (4) or I (6)."""
     reader = {2: date_g, 3: time_j, 4: datetime_f, 6: datetime_i}.get(len(raw))
     return reader(raw) if reader else (raw.hex(), Quality.SUSPECT)
 
 
 def text(raw: bytes) -> Coded:
-    """Text, sent with its last character first; there is no value if all characters are blank or zero."""
+    """Decode text, whose last character is sent first. If all characters are blank or zero, there is no value."""
     shown = raw[::-1].decode("latin-1").strip("\0 ")
     return (shown, Quality.GOOD) if shown else (None, Reason.ABSENT)
 
 
 def variable_size(lvar: int) -> int | None:
-    """The number of bytes that follow an LVAR byte; None if the LVAR is reserved."""
+    """The number of bytes that follow an LVAR byte. None if this LVAR is reserved."""
     if lvar < 0xC0:
         return lvar
     if lvar < 0xF0:
@@ -141,7 +148,10 @@ def variable_size(lvar: int) -> int | None:
 
 
 def variable(lvar: int, raw: bytes) -> Coded:
-    """The value after an LVAR byte: text, BCD of either sign, or a binary number (as hex if longer than 8 bytes)."""
+    """Decode the value after an LVAR byte: text, BCD of either sign, or a binary number.
+
+    A binary number of more than 8 bytes is returned as hex text.
+    """
     if lvar < 0xC0:
         return text(raw)
     if lvar < 0xE0:

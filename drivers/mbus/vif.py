@@ -8,9 +8,11 @@ from decimal import Decimal
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """``value = raw * factor`` in ``unit``. ``kind``: number, flags (unsigned), date, datetime, rssi."""
+    """The meaning of a VIF: ``value = raw * factor`` in ``unit``. ``kind``: number, flags (unsigned), date, datetime,
+    rssi.
+    """
 
-    key: str  # the quantity, see ``names``
+    key: str  # the quantity; see ``drivers.mbus.names``
     label: str
     unit: str = ""
     factor: Decimal = Decimal(1)
@@ -22,13 +24,17 @@ _S, _MIN, _H, _D = Decimal(1), Decimal(60), Decimal(3600), Decimal(86400)
 
 
 def _power(table: Table, first: int, count: int, exponent: int, key: str, label: str, unit: str) -> None:
-    """Add ``count`` codes from ``first`` on. The first has factor 10**``exponent``, each next one ten times as much."""
+    """Add ``count`` codes from ``first`` on. The first code has the factor 10**``exponent``; each next factor is ten
+    times larger.
+    """
     for n in range(count):
         table[first + n] = Meaning(key, label, unit, Decimal(10) ** (exponent + n))
 
 
 def _duration(table: Table, first: int, key: str, label: str, scales: str = "smhd") -> None:
-    """Add codes of durations, all in seconds except months and years, whose length is not fixed."""
+    """Add the codes of a duration. All units are converted to seconds, except months and years, whose length is not
+    fixed.
+    """
     for n, letter in enumerate(scales):
         if letter in "smhd":
             table[first + n] = Meaning(key, label, "s", {"s": _S, "m": _MIN, "h": _H, "d": _D}[letter])
@@ -195,7 +201,7 @@ FIXED_UNITS[0x39] = Meaning("hca", "H.C.A.", "HCA")
 FIXED_UNITS[0x3F] = Meaning("number", "without unit")
 FIXED_HISTORIC = 0x3E  # "same but historic": this counter is a stored value, in the unit of the meter's other counter
 
-# combinable VIFE that only annotate a value -> words; those that change its value or type are in ``records``
+# combinable VIFE that only describe a value -> description. VIFE that change its value or type are in ``records``.
 ANNOTATIONS: dict[int, str] = {
     0x12: "average value",
     0x13: "inverse compact profile",
@@ -244,7 +250,7 @@ ANNOTATIONS: dict[int, str] = {
     0x6D: "overflow",
     0x7E: "future value",
 }
-# VIFE by which a device reports an error in a record
+# VIFE with which a device reports an error in a record
 ERRORS: dict[int, str] = {
     0x01: "too many DIFE",
     0x02: "storage number not implemented",
