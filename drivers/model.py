@@ -15,7 +15,10 @@ from drivers.night import Night
 
 
 def sentences(first: str, second: str) -> str:
-    """Two texts joined by a full stop; by a space after a question mark; by nothing if one is empty."""
+    """Join two texts with a full stop.
+
+    After a question mark they are joined with a space only. If one text is empty, the other one is returned.
+    """
     if not first or not second:
         return first or second
     return f"{first}{' ' if first.endswith('?') else '. '}{second}"
@@ -42,7 +45,9 @@ class UsageError(GatewayError):
 
 
 class ConfigError(GatewayError):
-    """agent.toml, or a file that it names, is invalid. ``complaints`` contains all errors, in file order."""
+    """agent.toml is invalid, or a file that agent.toml names. ``complaints`` contains all errors, in the order of the
+    file.
+    """
 
     exit_code = 3
 
@@ -52,7 +57,7 @@ class ConfigError(GatewayError):
 
 
 class ProfileError(GatewayError):
-    """A profile is invalid or missing. ``complaints`` contains all errors, in file order."""
+    """A profile is invalid or missing. ``complaints`` contains all errors, in the order of the file."""
 
     exit_code = 3
 
@@ -89,7 +94,7 @@ KIND_CODES: Mapping[Kind, int] = {Kind.GAUGE: 0, Kind.COUNTER: 1, Kind.STATE: 2,
 
 
 class Quality(IntEnum):
-    """How far a reading can be trusted; good is left out of packs."""
+    """How far a reading can be trusted. Packs leave out the quality "good"."""
 
     GOOD = 0
     SUSPECT = 1
@@ -119,7 +124,7 @@ class Reason(IntEnum):
     CLOCK = 141
 
 
-FIRST_REASON: Final = min(Reason)  # a code below it is a quality, so the reading has a value
+FIRST_REASON: Final = min(Reason)  # a code below this one is a quality, so the reading has a value
 
 
 class LineTimeout(LineError):
@@ -129,7 +134,7 @@ class LineTimeout(LineError):
 
 
 class GatewayTimeout(LineTimeout):
-    """The gateway or serial server in front of the device answered that the device does not respond."""
+    """The device does not respond, as a gateway or serial server in front of it has answered."""
 
 
 class LineDown(LineError):
@@ -145,13 +150,15 @@ class FrameError(LineError):
 
 
 class MismatchError(LineError):
-    """A valid frame that answers another request: different address, function or length."""
+    """A valid frame was received, but it answers another request: its address, function or length is different."""
 
     reason = Reason.MISMATCH
 
 
 class DeviceException(LineError):
-    """The device refused. ``code``: the protocol's error code. ``busy``: the device may answer in a moment."""
+    """The device refused. ``code`` is the protocol's error code. ``busy``: the device may accept the same request in a
+    moment.
+    """
 
     reason = Reason.EXCEPTION
 
@@ -179,13 +186,13 @@ DEFAULT_PERIODS_MS: Mapping[str, int] = {
 
 @dataclass(frozen=True, slots=True)
 class RegisterPart:
-    """The registers of one part of a value. A device may count in two registers, one for MWh and one for kWh."""
+    """The registers of one part of a value. Some devices split a counter into two registers, such as MWh and kWh."""
 
     address: int
     type: str
     scale: Decimal
     order: str = ""
-    function: int | None = None  # None: the same function as that of the point
+    function: int | None = None  # None: the function of the point
 
 
 IDENTIFICATION = 43  # the function that reads a device's identification; with MEI type 14
@@ -196,13 +203,13 @@ FLOATS = frozenset({"f16", "f32", "f64"})  # types of points whose raw value is 
 class Point:
     """One named quantity of a device, with the location and format of its bytes.
 
-    ``address`` counts registers from 0 as on the wire. ``value = (raw + offset) * scale``.
-    Protocols without registers keep their identifier in ``key``.
+    ``address`` counts registers from 0 as on the wire. ``value = (raw + offset) * scale``. In protocols without
+    registers, ``key`` identifies the quantity instead.
     """
 
     name: str
     kind: Kind
-    unit: str = ""  # "" for states, texts and pure numbers
+    unit: str = ""  # "" for states, texts and numbers without a unit
     pace: str = "normal"
     function: int = 3
     address: int = 0
@@ -210,11 +217,12 @@ class Point:
     type: str = "u16"
     order: str = ""  # "" if the point has only one register
     bit: int | None = None
-    mask: int | None = None  # applied to the raw integer before a shift to its lowest bit
+    mask: int | None = None  # applied to the raw integer, which is then shifted down to the lowest bit of the mask
     scale: Decimal = Decimal(1)
     scale_at: int | None = None  # address of the register with its scale factor, a power of ten
-    share: bool = False  # a share of 1, such as a power factor: a value above 1 is in percent and is divided by 100
-    offset: Decimal = Decimal(0)  # added to the raw integer before scale
+    # whether the value is a share of 1, such as a power factor. A value above 1 is a percentage and is divided by 100
+    share: bool = False
+    offset: Decimal = Decimal(0)  # added to the raw integer before it is multiplied by ``scale``
     sentinels: tuple[int, ...] | None = None  # raw values that mean "no reading"; None: the type's default
     low: Decimal | None = None
     high: Decimal | None = None
@@ -222,49 +230,63 @@ class Point:
     digits: int | None = None  # the counter rolls over to 0 at 10**digits counts; None: unknown
     labels: Mapping[int, str] = field(default_factory=dict)
     bit_labels: Mapping[int, str] = field(default_factory=dict)
-    states: Mapping[int, str] = field(default_factory=dict)  # of device.state: raw value -> off, standby, ... unknown
+    # for device.state: raw value -> name of the state, such as off, standby or unknown
+    states: Mapping[int, str] = field(default_factory=dict)
     parts: tuple[RegisterPart, ...] = ()
-    together: str = ""  # points of one group never straddle two requests
+    together: str = ""  # name of a group; all points of a group are read in one request
     barrier: bool = False  # no request may cover both this register and the one before it
-    ratio: str = ""  # "apply": multiply by the device's ct/pt ratio; "done": the device does so itself; "": neither
+    # "apply": multiply the value by the device's ct/pt ratio; "done": the device has already done so; "": no ratio
+    # applies
+    ratio: str = ""
     sleeps: bool = False
-    optional: bool = False  # some firmware lacks it: after "illegal address" its gaps are ABSENT, which is not a fault
+    # whether some firmware lacks the point. After "illegal address" its gaps are then ABSENT, which is not a fault
+    optional: bool = False
     key: str = ""
     flips: bool = False  # the sign changes with a reversed CT
-    clock: str = ""  # "local" or "utc": the device's clock; its reading is the lead over the gateway's, in seconds
-    text: str = ""  # how the registers of a text point become text, such as "{0}.{1:02x}"; "": characters
-    en: str = ""  # its meaning in English, if the vocabulary does not explain it well enough
-    zh: str = ""  # the same in Chinese
+    # for a device's clock: "local" or "utc". The reading is the number of seconds by which it is ahead of the gateway's
+    # clock
+    clock: str = ""
+    # the format in which registers become a text, such as "{0}.{1:02x}"; "": the registers contain characters
+    text: str = ""
+    en: str = ""  # the meaning in English, if the vocabulary's explanation is not enough
+    zh: str = ""  # the meaning in Chinese
 
     @property
     def span(self) -> tuple[int, int]:
-        """The registers [start, end) that one read must hold."""
+        """The registers [start, end) that must be read in one request."""
         start, end = self.address, self.address + self.count
         return (start, end) if self.scale_at is None else (min(start, self.scale_at), max(end, self.scale_at + 1))
 
     @property
     def is_signed(self) -> bool:
-        """Whether its raw value is a signed integer."""
+        """Whether the raw value is a signed integer."""
         return self.type.startswith("i")
 
     @property
     def is_object(self) -> bool:
-        """Whether it is an object of device identification, not a register. ``address`` is then the object's number."""
+        """Whether the point is an object of device identification, not a register. Then ``address`` is the object's
+        number.
+        """
         return self.function == IDENTIFICATION
 
     @property
     def is_text(self) -> bool:
-        """Whether its bytes are read from the answer as text, not by the compiled plan."""
+        """Whether the value is not decoded by the compiled plan, but read from the answer as text. This includes
+        clocks.
+        """
         return self.kind is Kind.TEXT or bool(self.clock)
 
 
-# on a bus, a profile's ``timeout_s`` counts as at most this; it is enough, as even slow meters answer within a second
+# The longest timeout on a bus that a profile's ``timeout_s`` can give. Even slow meters answer within a second.
 MOST_SERIAL_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of a device or line. Device beats line beats profile; None means "not given here"."""
+    """The limits of a device or line. None means "not given here".
+
+    A limit of the device replaces that of the line, and a limit of the line replaces that of the profile.
+    """
 
     max_words: int | None = None  # most registers in one read
     max_gap: int | None = None  # one read may cover at most this many consecutive registers that no point uses
@@ -273,18 +295,19 @@ class Limits:
     timeout_s: float | None = None
     connect_delay_s: float | None = None
     min_every_s: float | None = None
-    turnaround_s: float | None = None  # typical time from request to answer; the plan of reads is optimised with it
-    late_s: float | None = None  # raw TCP: how long after a timeout the answer may still arrive
+    turnaround_s: float | None = None  # typical time from request to answer, from which the plan of reads is optimized
+    late_s: float | None = None  # raw TCP: how long after a timeout the answer can still arrive
     retries: int | None = None
-    connections: int | None = None  # most connections to one host at a time, counting all lines to it
+    connections: int | None = None  # most connections to one host at a time, over all lines to this host
     serial_timeout_s: float | None = None  # only in profiles: replaces ``timeout_s`` on lines that carry bytes
     serial_retries: int | None = None  # only in profiles: replaces ``retries`` on such lines
 
     def on_line(self, scheme: str) -> Limits:
-        """A profile's limits on a line of this scheme.
+        """The limits of a profile, adapted to a line of this scheme.
 
-        ``timeout_s`` may be meant for a dongle or logger that has its own framing. A device on a bus answers sooner,
-        and while it is silent all others wait. So, without ``serial_timeout_s``, the timeout on a bus is 2 s at most.
+        ``timeout_s`` may be meant for a dongle or logger that has its own framing. On a bus, a device answers sooner,
+        and all other devices wait as long as it is silent. So on a bus, ``timeout_s`` is limited to 2 s.
+        ``serial_timeout_s``, if given, replaces it without that limit.
         """
         if scheme not in BYTE_SCHEMES:
             return replace(self, serial_timeout_s=None, serial_retries=None)
@@ -298,13 +321,15 @@ class Limits:
         )
 
     def over(self, other: Limits) -> Limits:
-        """These limits; where one is None, the limit of ``other``."""
+        """Merge two sets of limits: each limit that is None here is taken from ``other``."""
         return Limits(*(a if (a := getattr(self, n)) is not None else getattr(other, n) for n in self.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
 class FreshnessRule:
-    """The proof that a caching master still reaches its device: a point that changes, or has a certain value."""
+    """The proof that a caching master still reaches its device. It is a point that keeps changing, or has a certain
+    value.
+    """
 
     point: str
     changes_within_s: float | None = None
@@ -316,7 +341,7 @@ class DeviceSpec:
     """Everything a driver needs to know about one configured device. A point's index here is its number in the ring."""
 
     name: str
-    stream: str  # "park7/gw01/inv1"
+    stream: str  # such as "park7/gw01/inv1"
     address: str
     protocol: str
     profile: str
@@ -326,39 +351,49 @@ class DeviceSpec:
     label: str = ""
     phase_ms: int = 0
     reversed: frozenset[str] = frozenset()  # prefixes of points behind a reversed CT; the prefix "": all points
-    own_port: bool = False  # its line is a serial port of this machine
+    own_port: bool = False  # whether the device's line is a serial port of this machine
     ratio_ct: Decimal = Decimal(1)
     ratio_pt: Decimal = Decimal(1)
-    probe: str = ""  # point to read when probing whether the device is alive
+    probe: str = ""  # the point that is read to find out whether the device is alive
     variant: str = ""
     serial: str = ""  # the device's own setting on a serial line, such as "2400 8E1"; "": the line's
     zone: str = ""  # IANA name of the time zone of the device's clock; "": the zone of this machine
-    caching: bool = False  # answers come from a master's cache and prove nothing about the device behind it
+    # whether answers come from the cache of a master, so that they prove nothing about the device behind it
+    caching: bool = False
     fresh: FreshnessRule | None = None  # how to prove that a device behind a cache is alive
-    night: Night | None = None  # nights at its site, for a device that sleeps in the dark
+    # the nights at the device's site, for a device that sleeps in the dark; None: it does not sleep
+    night: Night | None = None
 
     def silence(self, reason: Reason, utc_ms: int) -> Reason:
-        """The gap reason for silence at a time: ASLEEP instead of TIMEOUT or ABSENT if it was dark, else ``reason``."""
+        """The gap reason for silence at a time. If it was dark, ASLEEP replaces TIMEOUT and ABSENT; else it is
+        ``reason``.
+        """
         if self.night is None or reason not in (Reason.TIMEOUT, Reason.ABSENT) or not self.night.is_dark(utc_ms):
             return reason
         return Reason.ASLEEP
 
     def reason_of(self, error: LineError, utc_ms: int) -> Reason:
-        """The gap reason for a failed request: ASLEEP if it is dark and sleep can cause the error, else the error's."""
+        """The gap reason for a failed request.
+
+        It is ASLEEP if it is dark and the error can be caused by a sleeping device. Otherwise it is the reason of the
+        error.
+        """
         return self.silence(error.reason, utc_ms) if self.may_sleep_by(error) else error.reason
 
     def may_sleep_by(self, error: LineError | None) -> bool:
-        """Whether the device, or the dongle that it powers, may be asleep after this error. None: the error is unknown.
+        """Whether the device, or the dongle that it powers, can be asleep after this error. None: the error is unknown.
 
-        An answer shows that the device is awake. If a serial port of this machine cannot be opened, that has nothing
-        to do with the device.
+        A device that answers is awake. A serial port of this machine that cannot be opened does not depend on the
+        device.
         """
         if isinstance(error, LineDown):
             return not self.own_port
         return error is None or isinstance(error, LineTimeout)
 
     def lack(self, utc_ms: int) -> Reason:
-        """The gap reason for a "not available" answer: ASLEEP in the dark, as some inverters send it all night."""
+        """The gap reason for a "not available" answer. In the dark it is ASLEEP, because some inverters answer this all
+        night.
+        """
         return Reason.SENTINEL if self.night is None or not self.night.is_dark(utc_ms) else Reason.ASLEEP
 
 
@@ -368,30 +403,30 @@ class PollResult:
 
     positions: list[int] = field(default_factory=list)  # ring positions written, in order
     asked: int = 0  # requests sent
-    answered: int = 0  # requests that the device itself answered or refused, as ``Device.proves_life`` tells
+    answered: int = 0  # requests that the device itself answered or refused; see ``Device.proves_life``
     error: LineError | None = None  # the last failure
 
 
 def clean_text(text: str, limit: int = 80) -> str:
-    """Text from a device, safe to show: control characters are replaced, and it has at most ``limit`` characters."""
+    """Make a text from a device safe to show: replace control characters, and cut it to ``limit`` characters."""
     shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text.replace("\x00", ""))
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One value read for a person or an identity check; the hot path never creates these."""
+    """One value that is read for a person or an identity check. Polling never creates these objects."""
 
     name: str
-    value: Decimal | int | str | None  # None: not available; ``quality`` says why
+    value: Decimal | int | str | None  # None: there is no value; ``quality`` then has the reason
     unit: str = ""
-    quality: int = Quality.GOOD  # a Quality; a Reason if ``value`` is None
+    quality: int = Quality.GOOD  # a Quality; if ``value`` is None, a Reason
     raw: bytes = b""
-    storage: int = 0  # 0: the present value; n: the n-th last settlement or freeze, or storage number n
+    storage: int = 0  # 0: the present value; n: the value of the n-th last settlement or freeze, or of storage number n
     tariff: int = 0  # 0: the total of all tariffs
     subunit: int = 0  # number of the device's part that the value belongs to
     function: str = ""  # "instantaneous", "maximum", "minimum", or "error" for a value during an error; "": not given
-    time: str = ""  # the device's own time for the value (demand, freeze), ISO 8601 without zone
+    time: str = ""  # the time that the device reports for the value (demand, freeze), ISO 8601 without zone
     label: str = ""  # the name used by the standard or the device
 
 
@@ -409,7 +444,9 @@ class ProgressCallback(Protocol):
     """Reports progress."""
 
     def __call__(self, done: float, total: float | None = None, text: str = "") -> None:
-        """``total`` None: unknown. ``text`` describes the current step, instead of the count."""
+        """Show the progress. ``total`` None: the total is unknown. ``text`` describes the current step; it replaces the
+        number.
+        """
 
 
 def no_progress(done: float, total: float | None = None, text: str = "") -> None:

@@ -1,7 +1,7 @@
-"""Whether it is dark at a site: then a silent photovoltaic inverter is asleep, not broken.
+"""Tells whether it is dark at a site. In the dark, a silent photovoltaic inverter is asleep, not broken.
 
-Source of the formulas: NOAA Global Monitoring Laboratory, "General Solar Position Calculations"; good to half a degree,
-which is two minutes at dawn.
+Source of the formulas: NOAA Global Monitoring Laboratory, "General Solar Position Calculations". The elevation is right
+to half a degree, which corresponds to two minutes at dawn.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _DAY_MS = 86_400_000
 
 @dataclass(frozen=True, slots=True)
 class Night:
-    """The nights of one place. ``latitude`` north and ``longitude`` east are positive, in degrees."""
+    """The nights of one place. Latitude and longitude are in degrees; north and east are positive."""
 
     latitude: Decimal
     longitude: Decimal
@@ -27,7 +27,8 @@ class Night:
         """Elevation of the sun above the horizon, in degrees, without refraction."""
         days, rest_ms = divmod(utc_ms, _DAY_MS)
         hour = rest_ms / 3_600_000
-        # days since the start of 1970. From 1901 to 2099, four years have 1461 days; an error below a day is harmless
+        # days since the start of 1970. From 1901 to 2099, each four years have 1461 days. An error below a day is
+        # harmless
         day_of_year = (days % 1461) % 365.25
         angle = 2 * math.pi / 365.25 * (day_of_year + (hour - 12) / 24)
         time_min = 229.18 * (

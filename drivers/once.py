@@ -1,4 +1,4 @@
-"""Read a device once, from Python: without configuration, agent or stored data."""
+"""Reads a device once, from Python: without configuration, without the agent, and without storing data."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from ext.ring import Ring
 
 FIRMWARE = "device.firmware"
 LONGEST_TIMEOUT_S = 600.0
-_RING_BYTES = 1 << 16  # a ring of the smallest size: drivers need one, but nothing reads it here
-# without a handler of the caller, warnings would go to stderr; errors are raised anyway
+_RING_BYTES = 1 << 16  # the smallest size of a ring; drivers need a ring, but nothing here reads from it
+# The caller may have no log handler. Then warnings would go to stderr, although errors are raised anyway.
 logging.getLogger("meterhouse").addHandler(logging.NullHandler())
 
 Number = int | float | str | Decimal
 
 
 def read_once(url: str, profile: str | Path, address: str | int, **options: Any) -> dict[str, Reading]:
-    """Read the points of one device now. Arguments, result and errors as for ``read_once_async``.
+    """Read the points of one device now. Arguments, result and errors are those of ``read_once_async``.
 
     Raises:
-        RuntimeError: an event loop is running; use ``await read_once_async(...)`` there.
+        RuntimeError: an event loop is running. Use ``await read_once_async(...)`` there.
     """
     try:
         asyncio.get_running_loop()
@@ -110,7 +110,7 @@ async def read_once_async(
     def spec(firmware: str | None = None, identity: Mapping[str, str] | None = None) -> DeviceSpec:
         resolved = found.resolve(params, firmware, identity)
         return DeviceSpec(
-            name=f"{place} at {url}",  # shown in messages
+            name=f"{place} at {url}",  # this name is shown in messages
             stream="local/read/device",
             address=place,
             protocol=found.protocol,
@@ -126,7 +126,7 @@ async def read_once_async(
             caching=found.caching or found.fresh is not None,
         )
 
-    select(spec().points, patterns)  # report a wrong name before anything is sent
+    select(spec().points, patterns)  # raise an error for a wrong name before anything is sent
     line = open_line(config)
     try:
         readings = await read_variant(found, spec, line, lambda made: select(made.points, patterns))
@@ -141,13 +141,13 @@ async def read_variant(
     line: Line,
     choose: Callable[[DeviceSpec], Iterable[Point]],
 ) -> list[Reading]:
-    """Read a device once on an open line, in the variant selected by its own data.
+    """Read a device once on an open line. The device's own data select the variant of the profile.
 
     Args:
-        make_spec: returns the spec for the device's firmware and identity; both are None while they are unknown.
+        make_spec: returns the spec for the device's firmware and identity. Both are None as long as they are unknown.
         choose: returns the wanted points, in the order of the result.
 
-    Raises LineError, ProfileError, ConfigError and what ``choose`` raises.
+    Raises LineError, ProfileError, ConfigError, and the errors of ``choose``.
     """
     with tempfile.TemporaryDirectory(prefix="meterhouse-read-") as folder:
         ring = Ring.create(f"{folder}/ring", _RING_BYTES, 0, 0, bytes(32))
@@ -182,7 +182,7 @@ def _profile(profile: str | Path, dirs: Iterable[Path]) -> Profile:
 
 
 def _check_arguments(url: object, timeout_s: object, zone: object, dirs: object) -> None:
-    """Raise UsageError for arguments that a command line would reject, before anything is sent."""
+    """Raise UsageError for invalid arguments, before anything is sent. A command line would have rejected them, too."""
     if not isinstance(url, str):
         raise UsageError(f"{url!r} is not the url of a line", where="url", hint=f"Write {line_urls()}")
     if timeout_s is not None:

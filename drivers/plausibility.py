@@ -1,6 +1,6 @@
-"""Checks whether a device's values are consistent; hints tell a person what is odd and what to do. No I/O.
+"""Checks whether a device's values are consistent. A hint tells a person what is odd, and what to do. No I/O.
 
-The checks never mark or change a reading: a hint may be wrong, and a signed value must not depend on a guess.
+The checks never mark or change a reading, because a hint may be wrong, and a signed value must not depend on a guess.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from ext.decode import Plan
 
 PHASES = ("l1", "l2", "l3")
 LEAST_VA, LEAST_W = 50.0, 200.0  # smaller loads, in VA or in W, allow no conclusion
-LEAST_ZEROS = 4  # values that must be zero for a hint; fewer may be zero for good reason, as in a new water meter
-TINY = Decimal("1e-6")  # a float below this, but not 0, was probably read in the wrong byte order
-_SENSIBLE: Mapping[str, tuple[str, str]] = {  # base unit -> range in which a reordered value is believed
+# number of zero values from which on there is a hint; fewer zeros may be normal, as in a new water meter
+LEAST_ZEROS = 4
+TINY = Decimal("1e-6")  # a smaller float that is not 0 was probably read in the wrong byte order
+# base unit -> range in which a value is believed after its bytes were reordered
+_SENSIBLE: Mapping[str, tuple[str, str]] = {
     "Hz": ("45", "65"), "V": ("20", "40000"), "A": ("0.01", "20000"), "W": ("1", "1e9"), "VA": ("1", "1e9"),
     "var": ("1", "1e9"), "Cel": ("-50", "1500"), "%": ("0.1", "120"), "Wh": ("1", "1e13"), "varh": ("1", "1e13"),
 }  # fmt: skip
@@ -106,7 +108,7 @@ _TEXTS: Mapping[str, tuple[str, str]] = {  # text of each hint, in English and i
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """One odd finding. ``kind``: zero, order, scale, ratio, phases, sum, sign, counter."""
+    """One odd finding. ``kind`` is zero, order, scale, ratio, phases, sum, sign or counter."""
 
     kind: str
     points: tuple[str, ...]
@@ -114,16 +116,16 @@ class Hint:
     zh: str
 
     def text(self, lang: str) -> str:
-        """In English, or in Chinese for ``zh``."""
+        """The text of the hint: Chinese if ``lang`` is ``zh``, otherwise English."""
         return self.zh if lang == "zh" else self.en
 
 
 def hints(spec: DeviceSpec, readings: Mapping[str, Reading], roles: Mapping[str, str] | None = None) -> list[Hint]:
-    """Hints about readings that were taken at one time.
+    """The hints about readings that were taken at the same time.
 
     Args:
-        readings: by point name; other byte orders are tried on their ``raw`` bytes.
-        roles: configured role by part of the device; the sign of power must fit the role.
+        readings: by point name. Their ``raw`` bytes are used to try other byte orders.
+        roles: part of the device -> configured role. The sign of power must fit the role.
     """
     values = _Values(readings)
     found = [*all_zero(spec.points, readings), *_orders(spec, readings), *_scales(spec, readings)]
@@ -134,9 +136,9 @@ def hints(spec: DeviceSpec, readings: Mapping[str, Reading], roles: Mapping[str,
 
 
 def all_zero(points: Iterable[Point], readings: Mapping[str, Reading]) -> Iterator[Hint]:
-    """A hint if every measured or counted value is zero.
+    """Yield a hint if every measured or counted value is zero.
 
-    Then the registers exist, but are not those of the profile; or a gateway answers for an absent device.
+    In that case the registers exist but are not those of the profile, or a gateway answers for an absent device.
     """
     found: list[str] = []
     for point in points:
@@ -155,7 +157,9 @@ def all_zero(points: Iterable[Point], readings: Mapping[str, Reading]) -> Iterat
 def growth_hints(
     spec: DeviceSpec, first: Mapping[str, Reading], last: Mapping[str, Reading], seconds: float
 ) -> list[Hint]:
-    """Hints if counters did not grow between two readings as the power implies; no hints if the time was too short."""
+    """Hints about counters whose growth between two readings does not fit the power. None if too little time has
+    passed.
+    """
     before, after = _Values(first), _Values(last)
     points = {point.name: point for point in spec.points}
     found: list[Hint] = []
@@ -193,12 +197,12 @@ class _Values:
 
 
 def _base(unit: str) -> str:
-    """The unit without its power of ten: kW becomes W."""
+    """The unit without its prefix: kW becomes W."""
     return next((base for base in _SENSIBLE if unit_factor(unit, base) is not None), unit) if unit else ""
 
 
 def _prefixes(readings: Iterable[str]) -> list[str]:
-    """The prefix of the point names of each alternating-current part, such as "ac." or "meter.ac."."""
+    """The prefix of the point names in each alternating-current part, such as "ac." or "meter.ac."."""
     found = (name[: name.index("ac.") + 3] for name in readings if name.startswith("ac.") or ".ac." in name)
     return list(dict.fromkeys(found))
 
@@ -206,11 +210,14 @@ def _prefixes(readings: Iterable[str]) -> list[str]:
 # --- one value alone
 
 
-Reordered = list[tuple[Point, Reading, Decimal]]  # with the value as read in another byte order
+Reordered = list[tuple[Point, Reading, Decimal]]  # each value is the one that results from another byte order
 
 
 def order_that_fits(spec: DeviceSpec, readings: Mapping[str, Reading]) -> tuple[str, Reordered]:
-    """The byte order that makes most implausible values plausible, and these values; ("", []) if no order does."""
+    """Find the byte order in which most of the implausible values become plausible.
+
+    Returns (order, these points with their new values), or ("", []) if no order does.
+    """
     found: dict[str, list[tuple[Point, Reading, Decimal]]] = {}
     for point in spec.points:
         reading = readings.get(point.name)
@@ -249,7 +256,9 @@ def _number(value: Decimal | int | str | float | None, unit: str) -> str:
 
 
 def _plain(value: float, digits: int = 4) -> str:
-    """The number as text with this many significant digits; large numbers get an exponent from 1e9 on only."""
+    """The number as text with this many significant digits. An exponent is used only for numbers from 1e9 on, or small
+    ones.
+    """
     if 10**digits <= abs(value) < 1e9:
         return f"{value:.0f}"
     return f"{float(f'{value:.{digits}g}'):.9g}"
@@ -308,7 +317,9 @@ def _scales(spec: DeviceSpec, readings: Mapping[str, Reading]) -> Iterator[Hint]
 
 
 def _products(values: _Values, ac: str) -> Iterator[Hint]:
-    """A hint if power is not voltage x current x power factor. Checks each phase; if none is odd, the total."""
+    """Yield a hint if power is not voltage x current x power factor. Checks each phase. If no phase is odd, checks the
+    total.
+    """
     odd: list[tuple[str, float, float, bool]] = []
     kinds = ("power.active", "power.generation")
     for phase in PHASES:
@@ -332,7 +343,7 @@ def _products(values: _Values, ac: str) -> Iterator[Hint]:
 
 
 def _apparent(values: _Values, ac: str) -> float | None:
-    """Voltage x current, summed over the phases, in VA; None if a value is missing."""
+    """Voltage x current, added over the phases, in VA. None if a value is missing."""
     amps = [values.of(f"{ac}current.{phase}") for phase in PHASES]
     known = [one for one in amps if one is not None]
     volts = [values.of(f"{ac}voltage.{phase}") for phase in PHASES]
@@ -355,13 +366,16 @@ def _compare(
     if max(power, expected) < LEAST_VA or expected <= 0:
         return
     ratio = power / expected
-    low = 0.6 if has_factor else 0.0  # values of one visit are up to seconds apart, and loads jump
+    # the limit is low, because the values of one visit may be seconds apart, and loads change suddenly
+    low = 0.6 if has_factor else 0.0
     if not low <= ratio <= 1.6 and abs(power - expected) > LEAST_VA / 2 and power > 0:
         yield name, ratio, expected, has_factor
 
 
 def _phase_sum(values: _Values, ac: str) -> Iterator[Hint]:
-    """Hints if the total is not the sum of the phases, or if the power of a single phase has the opposite sign."""
+    """Yield hints if the total is not the sum of the phases, or if the power of a single phase has another sign than
+    the others.
+    """
     kind = "power.active" if values.of(f"{ac}power.active.l1") is not None else "power.generation"
     total = values.of(f"{ac}{kind}")
     names = [f"{ac}{kind}.{phase}" for phase in PHASES]
@@ -391,7 +405,7 @@ def _phase_sum(values: _Values, ac: str) -> Iterator[Hint]:
 
 
 def _signs(values: _Values, roles: Mapping[str, str]) -> Iterator[Hint]:
-    """Hints if power flows against the role: into a generator or out of a load."""
+    """Yield hints if power flows against the role: into a generator, or out of a load."""
     for part, role in roles.items():
         fronts = (f"{part}." if part else "ac.", f"{part}.ac." if part else "ac.")
         for front in dict.fromkeys(fronts):

@@ -125,7 +125,7 @@ def find_identification(received: bytes) -> Identification | None:
 
 
 def find_block(received: bytes, begin: int = 0) -> bytes | None:
-    """The first valid data message, from STX to BCC; None: incomplete or broken."""
+    """The first valid data message, from STX to BCC. None if the message is incomplete or broken."""
     end = received.find(ETX, begin)
     while 0 <= end < len(received) - 1:
         check, found = received[end + 1], -1

@@ -1,4 +1,6 @@
-"""Modbus over TCP and RTU: only reads, planned for the least time on the wire, decoded directly into the ring."""
+"""Modbus over TCP and RTU. Only reads are sent; they are planned for the least time on the wire, and decoded into the
+ring.
+"""
 
 from pathlib import Path
 
@@ -17,7 +19,7 @@ FRAMES = {
 
 
 def check_unit(address: str, scheme: str) -> InvalidAddress | None:
-    """Check a unit number. On a serial bus, 0 is a broadcast, which has no answer."""
+    """Check a unit number. Returns None if it is valid. On a serial bus, 0 is a broadcast, which no device answers."""
     low, high = (0, 255) if scheme in ("", TCP) else (1, 247)
     if address.isascii() and address.isdigit() and low <= int(address[:9]) <= high:
         return None
@@ -25,7 +27,9 @@ def check_unit(address: str, scheme: str) -> InvalidAddress | None:
 
 
 def _is_mbap(received: bytes) -> bool:
-    """Whether bytes are one frame of Modbus TCP: its protocol number is 0, and its length is right."""
+    """Whether the bytes are exactly one frame of Modbus TCP: its protocol number is 0, and its length field is
+    right.
+    """
     return len(received) >= 9 and received[2:4] == b"\0\0" and int.from_bytes(received[4:6]) == len(received) - 6
 
 

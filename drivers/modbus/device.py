@@ -1,4 +1,4 @@
-"""One Modbus device on one line: polled without a Python object per reading; tools use a slower path."""
+"""One Modbus device on one line. Polling makes no Python object per reading; commands for people use a slower way."""
 
 from __future__ import annotations
 
@@ -29,15 +29,19 @@ from drivers.plan import KnownHoles, read_image
 from drivers.plan.holes import ILLEGAL_ADDRESS, STRIKES
 from ext.ring import Ring
 
-# a read that timed out in this many visits in a row, while other reads were answered, is split or sent less often
+# After a read has timed out in this many visits in a row, in which other reads were answered, it is split or sent less
+# often.
 SILENT_VISITS = 8
 FIRST_REST_S, LONGEST_REST_S = 60.0, 3600.0
-_EXPIRE_EVERY = 1024  # visits between checks of the age of learned facts
+_EXPIRE_EVERY = 1024  # number of visits between two checks of the age of learned facts
 _log = logging.getLogger("meterhouse.modbus")
 
 
 class ModbusDevice(RegisterDevice):
-    """Polls one device. ``holes``: facts already known about the register map of this identity and firmware, or None.
+    """Polls one device.
+
+    ``holes`` are the facts that are already known about the register map of this identity and firmware. None: nothing
+    is known.
 
     Raises:
         ConfigError: an invalid address or serial setting.
@@ -53,7 +57,7 @@ class ModbusDevice(RegisterDevice):
         self._version = self.holes.version
         self._polls = 0
         self._objects = tuple(n for n, point in enumerate(spec.points) if point.is_object)
-        self.visit_plan(self._used)  # raises ProfileError here instead of at the first tick
+        self.visit_plan(self._used)  # raise a ProfileError now, not at the first tick
 
     @property
     def holes(self) -> KnownHoles:
@@ -66,7 +70,7 @@ class ModbusDevice(RegisterDevice):
         self.replan()
 
     def plan(self, numbers: Sequence[int]) -> list[Read]:
-        """The reads that cover the points, without points that the device lacks. Raises ProfileError."""
+        """The reads that cover the points. Points that the device lacks are left out. Raises ProfileError."""
         return self.reads(numbers, self._limits, self.holes)
 
     def lacking(self, numbers: Sequence[int]) -> list[tuple[list[int], Reason]]:
@@ -98,10 +102,11 @@ class ModbusDevice(RegisterDevice):
         return learned
 
     def on_silent(self, plan: VisitPlan[Read], silent: list[Read], is_alive: bool) -> None:
-        """Move silent reads to the end of the plan, so that the next visit shows whether only they get no answer.
+        """Move silent reads to the end of the plan. The next visit then shows whether only these reads get no answer.
 
         Some firmware does not answer reads of registers that it lacks, or reads that are too long (field pains 27, 41).
-        So a read that gets no answer, while others get one, is split if possible; else it is sent less and less often.
+        So a read that gets no answer, while other reads are answered, is split if possible. If it cannot be split, it
+        is sent less and less often.
         """
         for read in silent:
             plan.queries.remove(read)
@@ -119,7 +124,7 @@ class ModbusDevice(RegisterDevice):
             self.rest(failures, failures.backoff.next_s(), Reason.TIMEOUT)
 
     def probe_request(self) -> ModbusRequest:
-        """A read of the point that the profile names for probing, else of the shortest point."""
+        """A read of the point that the profile names for probing. If it names none, a read of the shortest point."""
         points = self.spec.points
         point = next(
             (p for p in points if p.name == self.spec.probe), min(points, key=lambda p: (p.is_object, p.count))
@@ -136,7 +141,10 @@ class ModbusDevice(RegisterDevice):
         return {name: found[name] for name in names}
 
     async def _read_objects(self, objects: Mapping[str, Point], alone: bool) -> dict[str, Reading]:
-        """Texts of function 43/14 by point. Raises LineDown, LineLent; LineTimeout if nothing else was read."""
+        """Read texts with function 43/14, by point. Raises LineDown and LineLent, and LineTimeout if no text was read.
+
+        ``alone``: no registers are read in the same request of the user.
+        """
         try:
             identification = await self.read_identification()
         except LineError as error:
@@ -147,14 +155,16 @@ class ModbusDevice(RegisterDevice):
         return {name: Reading(name, text, "", Quality.GOOD if text else Reason.ABSENT) for name, text in texts.items()}
 
     async def read_identification(self) -> dict[int, str]:
-        """Function 43/14: 0 vendor, 1 product code, 2 revision. Raises LineError."""
+        """The texts of function 43/14: 0 vendor, 1 product code, 2 revision. Raises LineError."""
         return await read_identification(self._line, self.unit, self._options, self.where)
 
     def read_sample(self, words: Mapping[int, Mapping[int, int]], frames: Mapping[str, str]) -> dict[str, Reading]:
         return {reading.name: reading for reading in read_image(words, self.spec.points, self.spec)[0]}
 
     async def _ask_objects(self, paces: int, tick_ms: int, result: PollResult) -> None:
-        """Read objects of device identification, after the registers; skipped if the device answered no register."""
+        """Read the objects of device identification, after the registers. Does nothing if the device answered no
+        register.
+        """
         due = [n for n in self._objects if paces >> PACES.index(self.spec.points[n].pace) & 1]
         if not due:
             return

@@ -1,7 +1,7 @@
 """What `decode modbus-rtu` and `decode modbus-tcp` show.
 
-A frame alone does not show whether it is a request or a response; the length decides, and if both fit, a response is
-assumed.
+A frame alone does not show whether it is a request or a response. The length decides. If the length fits both, the
+frame is explained as a response.
 """
 
 from __future__ import annotations
@@ -54,11 +54,13 @@ IDENTITY: Mapping[int, str] = {
     6: "application",
 }
 _SIZED = frozenset((1, 2, 3, 4, 5, 6, 15, 16))  # functions whose frames contain their length
-_AA55 = b"\xaa\x55"  # some inverters put this before an RTU answer sent over UDP
+_AA55 = b"\xaa\x55"  # some inverters send these bytes before an RTU answer over UDP
 
 
 def decode_rtu(frame: bytes) -> Json:
-    """Explain one RTU frame, or several back to back; ``frame`` describes the first. Raises BrokenInput."""
+    """Explain one RTU frame, or several that follow one another directly. ``frame`` describes the first. Raises
+    BrokenInput.
+    """
     header, body = (_AA55, frame[2:]) if frame.startswith(_AA55) else (b"", frame)
     pieces = _split_rtu(body)
     if pieces is None:
@@ -73,12 +75,13 @@ def decode_rtu(frame: bytes) -> Json:
 
 
 def _split_rtu(body: bytes) -> list[bytes] | None:
-    """Split bytes into valid frames; None if any byte is left over.
+    """Split bytes into valid frames. None if any byte does not belong to a frame.
 
-    The CRC alone is not enough, because it also fits if zeros follow a valid frame. So the sizes that frames of each
-    function may have are used, too.
+    The CRC alone is not enough to find a frame, because it also fits if zeros follow a valid frame. So the length of a
+    frame must also be possible for its function.
     """
-    came: dict[int, tuple[int, int]] = {}  # where a frame may begin -> (begin, end) of the frame before it
+    # end of a frame -> (begin, end) of this frame; the next frame may begin at this end
+    came: dict[int, tuple[int, int]] = {}
     ways = [0]
     while ways:
         at = ways.pop()
@@ -102,7 +105,7 @@ def _split_rtu(body: bytes) -> list[bytes] | None:
 
 
 def _rtu_sizes(body: bytes) -> list[int]:
-    """Sizes that the frame at the start of ``body`` may have, by its function."""
+    """The lengths that the frame at the start of ``body`` can have, by its function."""
     if len(body) < 4:
         return []
     function = body[1]
@@ -150,7 +153,7 @@ def _broken_rtu(body: bytes) -> BrokenInput:
 
 
 def _sound_inside(body: bytes) -> tuple[int, int] | None:
-    """(begin, end) of the longest frame of a common function within noise."""
+    """(begin, end) of the longest frame of a common function within noise. None if there is none."""
     found: list[tuple[int, int]] = []
     for begin in range(min(len(body) - 4, 512)):
         rest = body[begin:]
@@ -160,7 +163,7 @@ def _sound_inside(body: bytes) -> tuple[int, int] | None:
 
 
 def decode_tcp(stream: bytes) -> Json:
-    """Explain one MBAP frame, or several back to back. Raises BrokenInput."""
+    """Explain one MBAP frame, or several that follow one another directly. Raises BrokenInput."""
     described: list[tuple[Json, list[Json]]] = []
     rest = stream
     while rest or not described:
@@ -191,7 +194,7 @@ def decode_tcp(stream: bytes) -> Json:
 
 
 def _unproven(envelope: Json, pdu: bytes) -> Json:
-    """The likely content of a broken frame."""
+    """Explain the likely content of a broken frame."""
     exception = pdu[1] if pdu[0] & 0x80 and len(pdu) > 1 else None
     return {**envelope, "function": pdu[0] & 0x7F, "exception": exception, "pdu_hex": pdu.hex()}
 
@@ -209,7 +212,7 @@ def _result(described: list[tuple[Json, list[Json]]]) -> Json:
 
 
 def _explain(envelope: Json, pdu: bytes) -> tuple[Json, list[Json]]:
-    """The envelope with the decoded PDU and its readings."""
+    """Return (the envelope with the decoded PDU, the readings in the PDU)."""
     function = pdu[0] & 0x7F
     frame: Json = {
         **envelope,
@@ -321,7 +324,7 @@ def _identification(frame: Json, pdu: bytes) -> tuple[Json, list[Json]]:
 
 
 def _response(frame: Json, pdu: int) -> int:
-    """Bytes of the whole answer to a request."""
+    """The number of bytes in the whole answer to a request."""
     return pdu + (3 if frame["protocol"] == "modbus-rtu" else 7)
 
 
@@ -338,7 +341,9 @@ def _word(address: int, value: int | bool, raw: bytes) -> Json:
 
 
 def _words(first: int, payload: bytes) -> list[Json]:
-    """A reading for each register; in responses the name is its position, because the frame has no address."""
+    """One reading for each register. In responses its name is its position, because a response does not contain the
+    address.
+    """
     return [_word(first + i, word, word.to_bytes(2)) for i, word in enumerate(_registers(payload))]
 
 
@@ -347,7 +352,8 @@ def _coils(first: int, payload: bytes, count: int) -> list[Json]:
     return [{"name": str(first + i), "value": value, "unit": ""} for i, value in enumerate(bits[:count])]
 
 
-_COMMON = frozenset((1, 2, 3, 4, 5, 6, 15, 16, 23, 43))  # accepted when guessing whether bytes are Modbus
+# functions that are accepted when it is guessed whether bytes are Modbus
+_COMMON = frozenset((1, 2, 3, 4, 5, 6, 15, 16, 23, 43))
 
 
 def _is_rtu(stream: bytes) -> bool:

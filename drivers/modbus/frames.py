@@ -29,7 +29,7 @@ MAX_ADU = 260
 
 
 class ModbusRequest:
-    """A read of one unit, with its frame for RTU and for MBAP prebuilt.
+    """A read from one unit. Its frames for RTU and for MBAP are prepared in advance.
 
     Args:
         unit: 0 to 255 (over a bus 1 to 247; direct TCP devices also use 0 and 255).
@@ -61,12 +61,12 @@ class ModbusRequest:
 
     @property
     def registers(self) -> tuple[int, int, int] | None:
-        """(function, address, count) that it reads; None for identification."""
+        """The registers that it reads, as (function, address, count). None for a read of the identification."""
         pdu = self.frame[1:6]
         return (pdu[0], pdu[1] << 8 | pdu[2], pdu[3] << 8 | pdu[4]) if self._sized else None
 
     def judge(self, pdu: bytes) -> bytes | LineError:
-        """Payload of a PDU received for this request over MBAP, or the error in it."""
+        """The payload of a PDU that answers this request over MBAP, or the error in the PDU."""
         function = pdu[0] if pdu else 0
         if function == self.function | 0x80 and len(pdu) >= 2:
             return self.refusal(pdu[1])
@@ -83,7 +83,9 @@ class ModbusRequest:
         return pdu[2:]
 
     def refusal(self, code: int) -> LineError:
-        """The error for an exception answer. "No response" from a gateway counts as silence of the device."""
+        """The error for an exception answer. The exception "no response" from a gateway means that the device is
+        silent.
+        """
         what = EXCEPTIONS.get(code, "unknown exception")
         if code in (10, 11):
             return GatewayTimeout(f"the gateway answers {code:02X}h, {what}", where=self.where)
@@ -93,16 +95,16 @@ class ModbusRequest:
         )
 
     def judge_from(self, unit: int, pdu: bytes) -> bytes | LineError:
-        """``judge``, after a check of the unit that the answer names as its sender."""
+        """Check the unit that the answer names as its sender, then call ``judge``."""
         if unit != self.unit:
             return self._mismatch(f"answer is from unit {unit}, expected unit {self.unit}")
         return self.judge(pdu)
 
     def find(self, received: bytes, final: bool) -> bytes | LineError | None:
-        """The answer in the bytes of an RTU line; noise around it and frames of other devices are skipped.
+        """Find the answer in the bytes from an RTU line. Noise and frames of other devices are skipped.
 
-        None means: wait for more bytes, because no answer or only a part of it was received. With ``final`` no more
-        bytes will come; then an error is returned, or None if no bytes were received.
+        None means that more bytes are needed: no answer, or only a part of it, has arrived. With ``final`` no more
+        bytes will come. Then an error is returned, or None if no bytes were received.
         """
         size, at, unit, function = len(received), 0, self.unit, self.function
         seen: LineError | None = None
@@ -125,7 +127,7 @@ class ModbusRequest:
                 return self.refusal(frame[2])
             elif self._is_wanted(received, at):
                 return frame[3:-2] if self._sized else frame[2:-2]
-            else:  # valid, but the answer to another request: late, or another master's
+            else:  # a valid frame, but the answer to another request: it is late, or for another master
                 seen = self._mismatch(f"answer announces {frame[2]} data bytes, expected {self.pdu_bytes - 2}")
                 at += need
         if not final or not received:
@@ -146,7 +148,11 @@ class ModbusRequest:
 
     @staticmethod
     def _past_foreign(received: bytes, at: int) -> int:
-        """The position to continue from: after a valid answer of another unit at ``at``; else the next byte."""
+        """The position at which the search continues.
+
+        If a valid answer of another unit begins at ``at``, this is the position after that answer. Otherwise it is the
+        next byte.
+        """
         if received[at] <= 247 and received[at + 1] in (1, 2, 3, 4) and at + 2 < len(received):
             end = at + 5 + received[at + 2]
             if end <= len(received) and crc_ok(received[at:end]):
@@ -155,7 +161,9 @@ class ModbusRequest:
 
     @staticmethod
     def _identity_bytes(pdu: bytes, at: int) -> int:
-        """Size of the PDU of function 43/14 that begins at ``at``, in bytes; 999 if there are too few bytes to tell."""
+        """Size in bytes of the PDU of function 43/14 that begins at ``at``. 999 if too few bytes are there to know the
+        size.
+        """
         if len(pdu) < at + 7:
             return 999
         end = at + 7

@@ -1,7 +1,7 @@
-"""Modbus TCP: a burst of requests on one connection, one outstanding at a time, with little work in Python.
+"""Modbus TCP: a burst of requests on one connection, with one request outstanding at a time and little work in Python.
 
-pymodbus's framer takes the answers apart. Each request is sent from within the call that delivered the answer before.
-So without errors no task wakes between the first request and the last answer.
+pymodbus's framer takes the answers apart. Each request is sent inside the call that delivered the previous answer. So
+without errors, no task wakes up between the first request and the last answer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from drivers.model import FrameError, LineDown, LineError, LineTimeout
 
 _decode = cast(Callable[[bytes], tuple[int, int, int, bytes]], FramerSocket(DecodePDU(False)).decode)
 logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)  # we raise the errors that it would log
-_REMEMBERED = 64  # most abandoned transaction ids that are remembered, since a late answer may still arrive
+_REMEMBERED = 64  # number of abandoned transaction ids that are remembered, because their late answers may still arrive
 
 
 class MbapLink:
@@ -54,7 +54,7 @@ class MbapLink:
         self._done: asyncio.Future[LineError | None] | None = None
         self._timeout_s = 1.0
         self._quiet_s = 0.0
-        self._free_at = 0.0  # time of the event loop before which nothing is sent, to keep the device's pause
+        self._free_at = 0.0  # time of the event loop before which nothing is sent, because the device needs a pause
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._loop.add_reader(port.fd, self._received)
@@ -64,7 +64,8 @@ class MbapLink:
     ) -> asyncio.Future[LineError | None]:
         """Send ``requests`` from index ``len(results)`` on and append the answers.
 
-        The future's result is None after the last answer, or the first error; nothing is sent after an error.
+        After an error no further request is sent. The result of the returned future is this error, or None if all
+        requests were answered.
         """
         self._requests = cast(Sequence[ModbusRequest], requests)
         self._results = results
@@ -77,7 +78,7 @@ class MbapLink:
         return done
 
     def abandon(self) -> None:
-        """Give up the request of a cancelled caller; its answer is dropped when it arrives."""
+        """Forget the request of a cancelled caller. If its answer still arrives, the answer is dropped."""
         if self._request is not None:
             self._give_up()
         self._done = None
@@ -182,7 +183,7 @@ class MbapLink:
             self._send()
 
     def _incomplete(self, data: bytes) -> None:
-        """Keep an incomplete frame; break the connection if the bytes cannot be the beginning of one."""
+        """Keep an incomplete frame until more bytes arrive. If the bytes cannot begin a frame, break the connection."""
         if len(data) >= 6 and (data[2] or data[3] or not 2 <= int.from_bytes(data[4:6], "big") <= MAX_ADU - 6):
             self._break(self._no_mbap())
         else:
@@ -193,7 +194,7 @@ class MbapLink:
         return FrameError("the received bytes are not Modbus TCP", where=self.port.where, hint=hint)
 
     def _unasked(self, tid: int) -> None:
-        """Count an answer that was not expected: a late one, or one to a request of another master on this link."""
+        """Count an answer that was not expected: a late answer, or the answer to another master on this connection."""
         if tid in self._given_up:
             del self._given_up[tid]
             self._stats.stale += 1
@@ -215,7 +216,8 @@ class MbapLink:
             self._timer = self._loop.call_at(self._deadline, self._expire)
             return
         self.silent += 1
-        if len(self._rest) >= 4 and crc_ok(self._rest):  # an RTU refusal is too short to be recognised earlier
+        # an RTU refusal is shorter than an MBAP header, so it can only be recognized here
+        if len(self._rest) >= 4 and crc_ok(self._rest):
             self._break(self._no_mbap())
             return
         self._give_up()

@@ -47,14 +47,14 @@ DEVICE_FAILURE = 4  # Modbus exception "server device failure"
 
 @dataclass(slots=True)
 class Read:
-    """One read: its frame and its compiled plan."""
+    """One read, with its frame and the compiled plans that decode its answer."""
 
     block: Block
     request: ModbusRequest
-    plan: Plan | None  # None: it has only texts
-    counters: Plan | None  # a plan for its counters alone; None: it has no counters
+    plan: Plan | None  # None: the read has only texts
+    counters: Plan | None  # the plan for the counters only; None: the read has no counters
     texts: tuple[TextSlot, ...]
-    points: memoryview  # uint16 numbers, for gaps
+    points: memoryview  # the numbers of the points as uint16, for gaps
 
     @property
     def query_id(self) -> tuple[int, int, int]:
@@ -62,15 +62,15 @@ class Read:
 
 
 class RegisterDevice(Device[Read, Answer]):
-    """A device that is read with Modbus. The hot path makes no Python object per reading."""
+    """A device that is read with Modbus. Polling makes no Python object per reading."""
 
     ADDRESS: ClassVar[str] = "unit"
 
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
         super().__init__(spec, line, ring, table)
         self.unit = int(spec.address)
-        self.points: Sequence[Point] = spec.points  # with this device's own register addresses
-        self._probes = 0  # how many second requests ``probe`` has sent, to choose other registers each time
+        self.points: Sequence[Point] = spec.points  # the points with the register addresses of this device
+        self._probes = 0  # how many second requests ``probe`` has sent; each time it chooses other registers
 
     def plan_summary(self, paces: int) -> PlanSummary:
         """What one visit for these paces costs on this line."""
@@ -81,7 +81,10 @@ class RegisterDevice(Device[Read, Answer]):
         """One cheap read, for probes."""
 
     def proves_life(self, error: LineError) -> bool:
-        """Whether the device itself sent the error. Many serial servers answer exception 04h for a missing device."""
+        """Whether the device itself sent the error.
+
+        Exception 04h proves nothing, because many serial servers answer it for a missing device.
+        """
         is_doubtful = isinstance(error, DeviceException) and error.code == DEVICE_FAILURE
         return isinstance(error, DeviceException) and (self._line.target.carries_bytes or not is_doubtful)
 
@@ -94,8 +97,8 @@ class RegisterDevice(Device[Read, Answer]):
     async def probe(self) -> None:
         """Send one cheap request. Raises LineError if the device is silent; a refusal counts as an answer.
 
-        A failure that may come from a serial server is checked with reads of other registers, because some
-        devices fail on registers that they do not have.
+        A serial server may answer with a failure in place of a missing device. So after a failure, other registers are
+        read, too: some devices only fail for registers that they do not have.
         """
         try:
             await self._line.exchange(self.probe_request(), self._options)
@@ -119,7 +122,7 @@ class RegisterDevice(Device[Read, Answer]):
         return self._line.burst([read.request for read in queries[: self._line.burst_size]], self._options)
 
     def reads(self, numbers: Sequence[int], limits: Limits, holes: KnownHoles | None = None) -> list[Read]:
-        """The fewest reads that cover these points. Raises ProfileError."""
+        """The reads that cover these points in the least time. Raises ProfileError."""
         found: list[Read] = []
         for block in plan_blocks(self.points, limits, self._timing, numbers, holes):
             request = read_request(self.unit, block.function, block.address, block.count, self.where)
@@ -138,7 +141,8 @@ class RegisterDevice(Device[Read, Answer]):
         payload, time_ns, mono_ns, suspect = answer
         quality = Quality.SUSPECT if suspect else Quality.GOOD
         if query.counters is not None and self._is_suspect(query.counters, payload, mono_ns):
-            quality = Quality.SUSPECT  # of all values: an impossible counter shows that the whole answer is wrong
+            # all values become suspect, because an impossible counter shows that the whole answer is wrong
+            quality = Quality.SUSPECT
         why, stamp = self.spec.lack(tick_ms), (tick_ms, time_ns, mono_ns)
         if query.plan is not None:
             positions.append(query.plan.decode_into(self._ring, payload, self.table, *stamp, quality, why))
@@ -164,7 +168,7 @@ class RegisterDevice(Device[Read, Answer]):
             yield Decoded(number, value, lack if value is None else quality, raw)
 
     def _raw_of(self, query: Read, number: int, payload: bytes) -> bytes:
-        """The bytes that a point's value was decoded from; for coils, all bytes they touch."""
+        """The bytes from which a point's value was decoded. For coils, all bytes that contain one of its bits."""
         point, first = self.points[number], self.points[number].address - query.block.address
         if query.block.function >= 3:
             return payload[2 * first : 2 * (first + point.count)]

@@ -1,4 +1,7 @@
-"""Reads as frames, and the identification objects of function 43/14. pymodbus's PDU classes write the parameters."""
+"""Builds the frames of reads, and reads the identification objects of function 43/14.
+
+The parameters of a request are encoded by the PDU classes of pymodbus.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,14 @@ _READS: dict[int, type[ModbusPDU]] = {
     3: ReadHoldingRegistersRequest,
     4: ReadInputRegistersRequest,
 }
-_MOST_OBJECTS = 16  # most requests for one identification, since a faulty device may say "more follows" forever
+_MOST_OBJECTS = 16  # limit for one identification, because a faulty device may answer "more follows" forever
 
 
 def read_request(unit: int, function: int, address: int, count: int, where: str) -> ModbusRequest:
-    """A read of ``count`` registers (coils for functions 1 and 2) from ``address``, from 0 as on the wire.
+    """Build a read of ``count`` registers (coils for functions 1 and 2) from ``address`` on. Addresses count from 0, as
+    on the wire.
 
-    Raises ValueError for any other function, or an address or count that the protocol cannot express.
+    Raises ValueError for any other function, or for an address or count that the protocol cannot express.
     """
     if function not in _READS or address + count > 0x10000:
         raise ValueError(f"{where}: cannot read {count} values from address {address} with function {function}")
@@ -39,7 +43,10 @@ def identification_request(unit: int, object_id: int, where: str) -> ModbusReque
 
 
 async def read_identification(line: Line, unit: int, options: RequestOptions, where: str) -> dict[int, str]:
-    """Object number -> text: 0 vendor, 1 product code, 2 revision. Raises LineError, also if unsupported."""
+    """Read the identification. Returns object number -> text: 0 vendor, 1 product code, 2 revision.
+
+    Raises LineError, also if the device does not support function 43/14.
+    """
     found: dict[int, str] = {}
     object_id = 0
     for _ in range(_MOST_OBJECTS):

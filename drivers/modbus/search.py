@@ -1,7 +1,10 @@
 """How a scan finds Modbus devices: it reads one register of each unit. A late answer counts for the unit that sent it.
 
-Over Modbus TCP a scan also detects one device that answers for all units; on a bus, unsolicited frames reveal
-another master. Serial servers may answer an exception for missing units.
+Three cases need care:
+
+- Over Modbus TCP, one device may answer for all units. The scan detects this.
+- On a bus, another master may be active. Unsolicited frames show this.
+- A serial server may answer an exception for units that do not exist.
 """
 
 from __future__ import annotations
@@ -25,13 +28,14 @@ from drivers.scan.probes import Probe
 from drivers.scan.search import Scan
 from drivers.scan.traffic import TrafficTrace
 
-# Whether one device answers for all units is checked before a scan of more units than this, and after a scan of fewer.
+# One device may answer for all units. This is checked before a scan of more than this many units, and after any other
+# scan.
 MOST_UNITS = 16
-UNLIKELY_UNITS = (247, 201, 139)  # seldom used; if all of them answer, one device answers for every unit
-AGAIN_S = 0.5  # timeout when units are asked again after a broken answer, which may have been two answers at once
+UNLIKELY_UNITS = (247, 201, 139)  # seldom used unit numbers; if all of them answer, one device answers for every unit
+AGAIN_S = 0.5  # timeout when units are asked again after a broken answer, which may be two overlapping answers
 GATEWAY_CODES: Final = (10, 11)  # exceptions that only gateways send: path unavailable, target failed to respond
-MOST_SILENCES = 3  # after this many timeouts of reads, it is clear that no server answers for the unit
-MOST_WAITS = 20  # how often a scan waits, at most, for the end of late answers
+MOST_SILENCES = 3  # after this many reads of a unit timed out, it is clear that no server answers for the unit
+MOST_WAITS = 20  # limit for the number of waits for the end of late answers
 SUNSPEC: Final = ((3, 40000, 2), (3, 0, 2), (3, 50000, 2))
 
 Registers = tuple[int, int, int]  # function, address, count
@@ -41,17 +45,20 @@ class ModbusSearch(DeviceSearch):
     def __init__(self, protocol: Protocol, scan: Scan) -> None:
         super().__init__(protocol, scan)
         self._asked: set[int] = set()
-        self._one_unit = False  # one device answers for all units
+        self._one_unit = False  # whether one device answers for all units
         self._doubtful: list[Probe] = []  # probes whose answers were broken
-        # (setting, exception, timeout) for which improbable units were asked whether they answer this exception, too
+        # (setting, exception, timeout) for which improbable units were read, to check whether they answer the same
+        # exception
         self._judged: set[tuple[str, int, float]] = set()
-        # (setting, timeout) at which an improbable unit was silent: no server answers for missing units
+        # (setting, timeout) at which an improbable unit was silent, so no server answers for missing units
         self._no_server: set[tuple[str, float]] = set()
-        self._absent: set[tuple[str, int]] = set()  # (setting, exception) that a server answers for missing units
+        # (setting, exception): a server sends this exception for missing units
+        self._absent: set[tuple[str, int]] = set()
         self._refused_late: list[tuple[int, str, int]] = []  # late refusals: (unit, setting, exception)
-        self._says_no_more: set[tuple[str, int, int]] = set()  # (setting, unit, exception) if it answers nothing else
+        # (setting, unit, exception): the unit answers every read with this exception
+        self._says_no_more: set[tuple[str, int, int]] = set()
         self._telling: list[Registers] = []
-        self._from_gateway = 0  # how many answers said that a gateway reaches no device
+        self._from_gateway = 0  # number of answers in which a gateway reports that it reaches no device
 
     def _units(self) -> list[int]:
         is_bus = self.scan.carries_bytes
@@ -84,7 +91,9 @@ class ModbusSearch(DeviceSearch):
             await self._is_it_one()
 
     async def ask_again(self) -> None:
-        """Ask each unit with a broken answer again, and the unit before it, which may have answered late."""
+        """Read again from each unit with a broken answer, and from the unit before it, whose late answer may have
+        caused this.
+        """
         doubtful, self._doubtful = self._doubtful, []
         for probe in doubtful:
             for unit in (int(probe.address) - 1, int(probe.address)):
@@ -97,7 +106,9 @@ class ModbusSearch(DeviceSearch):
             await self._is_it_one(self.scan.found[:1])
 
     async def _is_it_one(self, kept: Sequence[FoundDevice] = ()) -> None:
-        """Check whether one device answers for all units, as many do over Modbus TCP; then keep only ``kept``."""
+        """Check whether one device answers for all units, as is common over Modbus TCP. If it does, keep only the
+        devices ``kept`` and this one.
+        """
         before = list(self.scan.found)
         for unit in UNLIKELY_UNITS:
             if not await self.scan.ask(unit_probe(unit, "", self.options.slow_s), quiet=True):
@@ -114,7 +125,7 @@ class ModbusSearch(DeviceSearch):
             objects = await read_identification(line, int(device.address), options, f"unit {device.address}")
         except (LineDown, LineLent):
             raise
-        except (LineError, IndexError):  # most devices have no identification; some answer with too few bytes
+        except (LineError, IndexError):  # most devices have no identification, and some answer with too few bytes
             return
         names = {0: "vendor", 1: "product", 2: "revision"}
         device.identity.update({names[n]: text for n, text in objects.items() if n in names and text})
@@ -122,10 +133,10 @@ class ModbusSearch(DeviceSearch):
     # --- refusals: from a device, or from a server on behalf of a missing one
 
     async def is_own(self, probe: Probe, code: int) -> bool:
-        """Whether the unit itself sent the exception, and not a server on behalf of a missing unit.
+        """Whether the unit itself sent the exception, not a server in place of a missing unit.
 
-        For each exception, improbable units are asked once. If they answer the same exception, it may come from a
-        server. Then a unit counts as existing only if it answers some read with something else.
+        For each exception, the improbable units are read once. If they answer with the same exception, it may come from
+        a server. Then a unit counts as existing only if it answers some other read with something else.
         """
         serial, wait_s = probe.serial, probe.timeout_s
         is_judged = (serial, code, wait_s) in self._judged or (serial, wait_s) in self._no_server
@@ -138,11 +149,12 @@ class ModbusSearch(DeviceSearch):
         for unit in UNLIKELY_UNITS:
             result = await self.scan.put(unit_probe(unit, serial, wait_s))
             if isinstance(result, LineTimeout):
-                self._no_server.add((serial, wait_s))  # this holds for every exception
+                # a silent unit proves that no server answers, whatever the exception is
+                self._no_server.add((serial, wait_s))
             if not isinstance(result, DeviceException) or result.code != code:
                 return
         if await self._says_more(unit_probe(UNLIKELY_UNITS[0], serial, wait_s), code):
-            return  # no server: one device answers, whatever the unit number
+            return  # no server is involved: one device answers for every unit number
         self._absent.add((serial, code))
         self.scan.remark(note("absent", code=f"{code:02X}"))
 
@@ -163,15 +175,15 @@ class ModbusSearch(DeviceSearch):
             if isinstance(result, LineTimeout) and self._from_gateway == before:
                 silences += 1
                 if silences >= MOST_SILENCES:
-                    return True  # the unit is silent, but a server would have answered
+                    return True  # the unit is silent here; a server would have answered, so its exception was its own
         self._says_no_more.add((probe.serial, unit, code))
         return False
 
     async def settle(self) -> None:
-        """Decide whether refusals that arrived late came from a server or from slow devices; add the devices."""
+        """Decide whether late refusals came from a server or from slow devices, and add the slow devices."""
         while self._refused_late:
             unit, serial, code = self._refused_late.pop()
-            if (serial, code) in self._absent:  # if it is a slow device after all, the slow pass finds it
+            if (serial, code) in self._absent:  # skip it: if it is a slow device after all, the slow pass finds it
                 continue
             probe = unit_probe(unit, serial, self.options.slow_s)
             await self._wait_for_silence(probe)
@@ -203,7 +215,9 @@ class ModbusSearch(DeviceSearch):
         return words
 
     def overhear(self, probe: Probe | None) -> bool:
-        """Assign received frames to the units that sent them (field pains 15, 19). True: one was a late answer."""
+        """Assign received frames to the units that sent them (field pains 15, 19). Returns True if a frame was a late
+        answer.
+        """
         late, is_bus = False, self.scan.carries_bytes
         current = int(probe.address) if probe is not None and probe.protocol == self.name else -1
         for frame in take_frames(self.scan.traffic, is_bus):
@@ -233,7 +247,7 @@ def unit_probe(unit: int, serial: str, timeout_s: float, function: int = 3) -> P
 
 
 def telling_reads(profiles: Iterable[Profile]) -> list[Registers]:
-    """A small set of reads: a device of any profile, and any SunSpec device, answers at least one of them."""
+    """A small set of reads. A device of any profile, and any SunSpec device, answers at least one of these reads."""
     left = [
         {(point.function, point.address, point.count) for point in profile.points if not point.optional}
         for profile in profiles
@@ -249,14 +263,16 @@ class BusFrame(NamedTuple):
     """A valid Modbus frame on the line."""
 
     unit: int
-    function: int  # without the exception bit
+    function: int  # function code without the exception bit
     is_request: bool
     code: int  # exception code; 0: no exception
     raw: bytes
 
 
 def take_frames(traffic: TrafficTrace, is_bus: bool) -> list[BusFrame]:
-    """Valid frames since the last call that we did not send; a possible beginning of a frame is kept."""
+    """The valid frames since the last call, except those that we sent. The bytes of an incomplete frame are kept for
+    the next call.
+    """
     if not is_bus:
         found, traffic.received = list(_mbap(traffic.received)), b""
         return found
@@ -270,7 +286,7 @@ def take_frames(traffic: TrafficTrace, is_bus: bool) -> list[BusFrame]:
 
 
 def _mbap(data: bytes) -> Iterator[BusFrame]:
-    """Complete frames one after the other, as the line passes them on."""
+    """Yield the complete frames in ``data``, which a line with MBAP framing passes on one after the other."""
     while len(data) >= 9:
         size = 6 + int.from_bytes(data[4:6], "big")
         frame, data = data[:size], data[size:]

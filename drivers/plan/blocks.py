@@ -1,4 +1,4 @@
-"""Turns points into the requests that take the least time on the wire."""
+"""Plans requests that read all points in the least time on the wire."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULT_TIMING = LineTiming.serial(DEFAULT_SERIAL)
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A range [start, end) that must fit in one request: a point, or points that belong together."""
+    """A range [start, end) that must not be split between requests: a point, or points that belong together."""
 
     start: int
     end: int
@@ -38,15 +38,15 @@ def plan_blocks(
     Args:
         points: all points of the device; addresses in registers, from 0 as on the wire.
         limits: ``max_words`` limits the registers of a read. A read may cover registers that belong to no point of the
-            device only if ``holes`` is set, and at most ``max_gap`` of them in a row. It may always cover registers
-            of points that are not wanted.
+        device only if ``holes`` is set, and at most ``max_gap`` of them in a row. It may always cover registers of
+        points that are not wanted.
         timing: the cost of a request and of a byte on this line.
         wanted: indexes of the points to read; None: all points.
         holes: learned facts about the device; points that the device lacks are left out.
 
     Returns:
-        Blocks by function and address. Each wanted point, and each ``together`` group, lies in exactly one block. No
-        block crosses a ``barrier``.
+        Blocks in order of function and address. Each wanted point, and each ``together`` group, lies in exactly one
+        block. No block crosses a ``barrier``.
 
     Raises:
         ProfileError: a single point, or a ``together`` group, is longer than a read may be.
@@ -90,7 +90,7 @@ def _plan(
 
 
 def plan_summary(blocks: Iterable[Block], timing: LineTiming) -> PlanSummary:
-    """The cost of one visit: requests, registers (16 coils count as one), points, time on the line."""
+    """The cost of one visit: requests, registers (16 coils count as one register), points, and time on the line."""
     blocks = tuple(blocks)
     return PlanSummary(
         requests=len(blocks),
@@ -106,7 +106,9 @@ def _longest(function: int, limits: Limits, learned: int | None) -> int:
 
 
 def _pieces(points: Sequence[Point], numbers: list[int], function: int, longest: int) -> list[_Piece]:
-    """The pieces that must not be split, by address; a piece inside another is read with it."""
+    """The pieces that must not be split, in order of address. A piece that lies inside another piece is merged with
+    it.
+    """
     groups: dict[str, list[int]] = {}
     for n in numbers:
         groups.setdefault(points[n].together or f"#{n}", []).append(n)
@@ -125,7 +127,7 @@ def _pieces(points: Sequence[Point], numbers: list[int], function: int, longest:
     pieces.sort(key=lambda p: (p.start, -p.end))
     kept: list[_Piece] = []
     for piece in pieces:
-        if kept and piece.end <= kept[-1].end:  # inside the previous piece: read with it
+        if kept and piece.end <= kept[-1].end:  # this piece lies inside the previous piece, so they are read together
             kept[-1] = _Piece(kept[-1].start, kept[-1].end, kept[-1].points + piece.points)
         else:
             kept.append(piece)
@@ -149,7 +151,7 @@ class _Bridge:
         self._known = known
 
     def open(self, end: int, start: int) -> bool:
-        """Whether a read may continue from ``end`` (first register not read yet) to ``start``."""
+        """Whether a read may continue at ``start``. ``end`` is the first register that it has not covered yet."""
         at, unknown = end, 0
         for low, high in self._known if start > end else ():
             if high <= at:
@@ -168,11 +170,11 @@ class _Bridge:
 def _cheapest(function: int, pieces: list[_Piece], longest: int, timing: LineTiming, bridge: _Bridge) -> list[Block]:
     """Find the blocks with the least total time. ``best[i]`` is the least time to read the first ``i`` pieces.
 
-    Both the starts and the ends of the pieces rise, and a longer request never takes less time. So there is a best plan
-    in which each request reads neighbouring pieces. Only such requests are tried.
+    From piece to piece, both the starts and the ends increase, and a longer request never takes less time. So there is
+    a best plan in which each request reads neighbouring pieces. Only these requests are tried.
     """
-    goes_on = [bridge.open(a.end, b.start) for a, b in pairwise(pieces)]  # may pieces i and i+1 share a request?
-    costs: dict[int, int] = {}  # cost of a request by its number of registers
+    goes_on = [bridge.open(a.end, b.start) for a, b in pairwise(pieces)]  # whether pieces i and i+1 may share a request
+    costs: dict[int, int] = {}  # number of registers -> cost of a request
     best: list[tuple[int, int]] = [(0, 0)]  # (time in ns, number of requests)
     start_of: list[int] = [0]
     for i in range(1, len(pieces) + 1):
@@ -182,14 +184,16 @@ def _cheapest(function: int, pieces: list[_Piece], longest: int, timing: LineTim
             if end - pieces[j].start > longest or (j < i - 1 and not goes_on[j]):
                 break
             if j < i - 1 and bridge.cut(pieces[j].start, end):
-                break  # only between pieces: a cut inside a piece is ignored, because it would tear a value
+                # a cut ends the request between pieces only: a cut inside a piece is ignored, because it would tear a
+                # value
+                break
             count = end - pieces[j].start
             if count not in costs:
                 costs[count] = timing.cost_ns(_payload(function, count))
             option = (best[j][0] + costs[count], best[j][1] + 1, j)
             if chosen is None or option[:2] < chosen[:2]:
                 chosen = option
-        assert chosen is not None  # a piece alone always fits
+        assert chosen is not None  # there is always a solution, because each piece alone fits into a request
         best.append(chosen[:2])
         start_of.append(chosen[2])
     blocks: list[Block] = []

@@ -1,4 +1,6 @@
-"""Compiles a block into a plan for the decode kernel. Texts are not in the plan; they are cut from the answer here."""
+"""Compiles a block into a plan for the decode kernel. The plan does not include texts; this module cuts them from the
+answer.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from drivers.plan.timing import Block
 from drivers.profile import concerned
 from ext.decode import Plan
 
-# unit -> (c, v): a secondary value times (current ratio)**c * (voltage ratio)**v is the primary value
+# unit -> (c, v). The primary value is the secondary value times (current ratio)**c * (voltage ratio)**v.
 _RATIO: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("V", "mV", "kV", "uV"), (0, 1)),
     **dict.fromkeys(("A", "mA", "kA", "uA", "Ah", "kAh", "mAh"), (1, 0)),
@@ -23,7 +25,7 @@ _RATIO: dict[str, tuple[int, int]] = {
 
 
 class TextSlot(NamedTuple):
-    """Where the bytes of a text point lie in a block's payload."""
+    """The place of a text point's bytes in the payload of a block."""
 
     point: int
     offset: int
@@ -31,14 +33,15 @@ class TextSlot(NamedTuple):
 
 
 def compile_block(block: Block, points: Sequence[Point], spec: DeviceSpec) -> Plan:
-    """The kernel plan of a block; point numbers are positions in ``points``. Texts are left out (``text_slots``).
+    """The kernel plan of a block. Point numbers are indexes into ``points``. Texts are not in the plan; see
+    ``text_slots``.
 
     Scale, ratio and sign become one exact decimal. With ``ratio = "apply"`` in the profile, voltages are multiplied by
-    the voltage ratio, currents by the current ratio, power and energy by both. Points with ``flips`` change their sign
-    if the CT is reversed.
+    the voltage ratio, currents by the current ratio, and power and energy by both. If the CT is reversed, points with
+    ``flips`` change their sign.
 
     Raises:
-        ProfileError: the kernel refuses a point; the message names it.
+        ProfileError: the kernel refuses a point; the message names the point.
     """
     key = (block, tuple(map(id, points)), spec.ratio_ct, spec.ratio_pt, spec.reversed)
     if key not in _COMPILED:
@@ -69,7 +72,7 @@ def build_plan(block: Block, points: Sequence[Point] | Mapping[int, Point], spec
 
 
 def text_slots(block: Block, points: Sequence[Point]) -> tuple[TextSlot, ...]:
-    """The points of a block that are read as texts (including clocks), and where their bytes lie."""
+    """The points of a block that are read as texts (including clocks), with the place of their bytes."""
     return tuple(
         TextSlot(n, 2 * (points[n].address - block.address), 2 * points[n].count)
         for n in block.points
@@ -77,15 +80,19 @@ def text_slots(block: Block, points: Sequence[Point]) -> tuple[TextSlot, ...]:
     )
 
 
-BYTE_OF_REGISTER = {"high": 0, "low": 1}  # values of ``Point.text``: where a register has its one character
+# value of ``Point.text`` -> index of the byte, in each register, that contains the character
+BYTE_OF_REGISTER = {"high": 0, "low": 1}
 
 
 def text_of(point: Point, raw: bytes) -> str | None:
-    """The text in a text point's bytes; None if it is empty or all bytes are FF.
+    """The text in the bytes of a text point. None if the text is empty, or if all bytes are FF.
 
-    A point of type str has characters, see ``characters``. An integer becomes its digits. If ``point.text`` is "low" or
-    "high", this byte of each register is one character. Any other ``point.text`` is a format that is filled with the
-    numbers in the registers.
+    There are four cases:
+
+    - A point of type str has characters; see ``characters``.
+    - An integer becomes its digits.
+    - If ``point.text`` is "low" or "high", this byte of each register is one character.
+    - Any other ``point.text`` is a format that is filled with the numbers in the registers.
     """
     if not raw or raw.count(0xFF) == len(raw):
         return None
@@ -102,12 +109,14 @@ def text_of(point: Point, raw: bytes) -> str | None:
 
 
 def characters(raw: bytes) -> str | None:
-    """The text in bytes up to the first NUL, without blanks around it and safe to show; None if it is empty."""
+    """The text up to the first NUL, without blanks around it, and safe to show. None if it is empty."""
     return clean_text(decoded(raw.split(b"\0", 1)[0].rstrip(b"\xff")).strip(), 250) or None
 
 
 def decoded(raw: bytes) -> str:
-    """Decodes a device's text: UTF-8, else GB 18030 (Chinese firmware), else code page 437 (any byte)."""
+    """Decode a text from a device: UTF-8, else GB 18030 (Chinese firmware), else code page 437 (which accepts any
+    byte).
+    """
     for encoding in ("utf-8", "gb18030"):
         try:
             return raw.decode(encoding)
@@ -117,7 +126,10 @@ def decoded(raw: bytes) -> str:
 
 
 def ratio_of(point: Point, spec: DeviceSpec) -> Decimal:
-    """The factor by which transformer ratios multiply this point; 1 if the device applies them itself, or has none."""
+    """The factor by which this point is multiplied because of transformer ratios.
+
+    1 if the device has no ratios, or applies them itself.
+    """
     if point.ratio != "apply":
         return Decimal(1)
     ct, pt = _RATIO.get(point.unit, (0, 0))
@@ -125,7 +137,10 @@ def ratio_of(point: Point, spec: DeviceSpec) -> Decimal:
 
 
 def range_of(point: Point, spec: DeviceSpec) -> tuple[Decimal | None, Decimal | None]:
-    """(lowest, highest) plausible reading of a point: with the sign of a reversed CT, without the transformer ratio."""
+    """The plausible range of a point: (lowest, highest).
+
+    The signs are those of a reversed CT, if there is one. The transformer ratio is not applied.
+    """
     low, high = point.low, point.high
     if point.flips and concerned(point.name, spec.reversed):
         low, high = (None if high is None else -high), (None if low is None else -low)
@@ -133,9 +148,11 @@ def range_of(point: Point, spec: DeviceSpec) -> tuple[Decimal | None, Decimal | 
 
 
 def exact(value: Decimal) -> tuple[int, int]:
-    """(mantissa, exponent) without trailing zeros: the kernel multiplies integers."""
+    """Return (mantissa, exponent) of a number, without trailing zeros. The kernel multiplies integers, so it needs this
+    form.
+    """
     sign, digits, exponent = value.as_tuple()
-    assert isinstance(exponent, int)  # the loader rejects NaN
+    assert isinstance(exponent, int)  # this is always true, because the loader rejects NaN
     mantissa = int("".join(map(str, digits)))
     while mantissa and mantissa % 10 == 0:
         mantissa, exponent = mantissa // 10, exponent + 1
@@ -147,7 +164,9 @@ _UNSIGNED, _MISSING = 1, 128
 
 
 def pack_decimal(value: Decimal | int) -> bytes:
-    """A number that a device sent as digits, for ``decimal_plan``. A number beyond 64 bits is packed as missing."""
+    """Pack a number that a device sent as digits, for ``decimal_plan``. A number that does not fit in 64 bits is packed
+    as missing.
+    """
     sign, digits, exponent = Decimal(value).as_tuple()
     if isinstance(exponent, int) and len(digits) < 40:
         mantissa = int("".join(map(str, digits))) * (-1 if sign else 1)
@@ -166,7 +185,7 @@ def decimal_plan(number: int, point: Point, spec: DeviceSpec) -> Plan:
 
 
 def add_point(plan: Plan, number: int, point: Point, block: Block, spec: DeviceSpec) -> None:
-    """Add a point to the plan of a block, with all that turns its registers into a value. Raises ValueError."""
+    """Add a point to the plan of a block, with everything that turns its registers into a value. Raises ValueError."""
     ratio = ratio_of(point, spec)
     negate = point.flips and concerned(point.name, spec.reversed)
     low, high = (None if v is None else v * ratio for v in range_of(point, spec))
@@ -197,7 +216,7 @@ def add_point(plan: Plan, number: int, point: Point, block: Block, spec: DeviceS
 
 
 def _coils(point: Point, shift: int) -> tuple[int, int, int]:
-    """Size, bit and mask of coils that begin at coil ``shift`` of the block."""
+    """Return (size, bit, mask) of the coils that begin at coil ``shift`` of the block."""
     first = shift % 8
     size = (first + point.count + 7) // 8
     if point.bit is not None:
@@ -213,7 +232,7 @@ def _or(value: int | None, default: int) -> int:
 
 
 def _in_order(raw: bytes, order: str) -> bytes:
-    """The bytes of an integer, most significant first."""
+    """Reorder the bytes of an integer: the most significant byte comes first."""
     if not order or len(order) > len(raw):
         return raw
     if len(raw) == 8 and len(order) == 4:

@@ -1,7 +1,8 @@
-"""Learned facts about a device's register map: where to cut blocks, missing registers, the longest read.
+"""Facts learned about a device's register map: places to cut blocks, missing registers, and the longest possible read.
 
-If a request covers a missing register, it fails as a whole (field pains 24, 25, 30, 40). After two illegal-address
-answers the block is cut: first at registers that no point needs, then in halves, until the missing point is isolated.
+If a request covers a missing register, the whole request fails (field pains 24, 25, 30, 40). After two illegal-address
+answers the block is cut. It is cut first at registers that no point needs, then into halves, until the missing point is
+isolated.
 """
 
 from __future__ import annotations
@@ -14,40 +15,46 @@ from drivers.model import Point
 from drivers.plan.timing import Block
 
 ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE = 1, 2, 3
-STRIKES = 2  # refusals until something is learned; a single one may come from a device that is starting
-EXPIRES_S = 7 * 86_400  # after this time everything is requested again: new firmware may have added the register
+# number of refusals before something is learned, because a single refusal may come from a device that is starting
+STRIKES = 2
+EXPIRES_S = 7 * 86_400  # facts are forgotten after this time, because new firmware may have added the register
 
 Place = tuple[int, int]  # function, address
 
 
 class KnownHoles:
-    """Learned cuts for one identity and firmware (``key``). Times are UTC seconds, given by the caller.
+    """The facts learned for one identity and firmware (``key``). Times are UTC seconds, given by the caller.
 
-    ``version`` counts the changes, so that a driver knows when to plan again.
+    ``version`` counts the changes of the facts. A change tells the driver to plan again.
     """
 
     def __init__(self, key: str = "", expires_s: int = EXPIRES_S) -> None:
         self.key, self.expires_s, self.version = key, expires_s, 0
-        self.cuts: set[Place] = set()  # no block may contain both this register and the one before it
+        # (function, address): no block may contain both this register and the register before it
+        self.cuts: set[Place] = set()
         self.absent: set[tuple[int, int, int]] = set()  # (function, address, count) that this device lacks
-        self.max_words: int | None = None  # longer reads are refused (field pain 27); None: no such limit was found
+        # longest read that the device accepts (field pain 27), in registers; None: no limit was found
+        self.max_words: int | None = None
         self._since: int | None = None
         # (function, address, count, exception) -> (refusals, the value of ``_answers`` at the first refusal)
         self._strikes: dict[tuple[int, int, int, int], tuple[int, int]] = {}
-        self._answers = 0  # how many reads of any block were answered
+        self._answers = 0  # number of reads, of any block, that were answered
 
     def good(self, block: Block) -> None:
-        """Note an answered block: the device works normally, and earlier refusals of this block were temporary."""
+        """Note that a block was answered: the device works normally, and earlier refusals of this block were
+        temporary.
+        """
         self._answers += 1
         if self._strikes:
             for code in (ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE):
                 self._strikes.pop((block.function, block.address, block.count, code), None)
 
     def refused(self, block: Block, points: Sequence[Point], code: int, now_s: int) -> bool:
-        """Note the exception that a read received. True: something was learned, plan again.
+        """Note that a read was refused with an exception. Returns True if something was learned, so that the reads must
+        be planned again.
 
-        A point counts as absent only if the device has answered some read since it first refused this one. So a device
-        that refuses everything for a while does not lose its points.
+        A point counts as absent only if the device has answered another read since it first refused this one. So a
+        device that refuses everything for a while does not lose its points.
         """
         if code not in {ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE}:
             return False
@@ -73,7 +80,10 @@ class KnownHoles:
         return True
 
     def expire(self, now_s: int) -> bool:
-        """Drop facts that are too old (or from the future: the clock was wrong). True: plan again."""
+        """Forget facts that are too old, or from the future because the clock was wrong.
+
+        Returns True if a fact was forgotten, so that the reads must be planned again.
+        """
         if self._since is None or 0 <= now_s - self._since < self.expires_s:
             return False
         self.cuts.clear()
@@ -102,7 +112,7 @@ class KnownHoles:
         return "; ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object that ``from_json`` reads."""
+        """The facts as a JSON object, which ``from_json`` reads."""
         return {
             "absent": sorted(list(a) for a in self.absent),
             "cuts": sorted(list(c) for c in self.cuts),
@@ -113,7 +123,10 @@ class KnownHoles:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any], key: str, now_s: int, expires_s: int = EXPIRES_S) -> KnownHoles:
-        """The learned facts for ``key``; empty if they are about another identity or firmware, too old, or damaged."""
+        """The learned facts for ``key`` from a stored JSON object.
+
+        The result has no facts if the stored ones are about another identity or firmware, too old, or damaged.
+        """
         holes = cls(key, expires_s)
         try:
             if stored["key"] != key or stored["since"] is None:
@@ -129,13 +142,17 @@ class KnownHoles:
 
 
 def holes_key(profile_hash: str, identity: Mapping[str, str] | None, firmware: str | None) -> str:
-    """The key for storing holes. It differs for another device, firmware or profile, which then starts from scratch."""
+    """The key under which facts are stored. Another device, firmware or profile has another key, so it starts without
+    facts.
+    """
     texts = ",".join(f"{k}={v}" for k, v in sorted((identity or {}).items()))
     return f"{profile_hash}|{texts}|{firmware or ''}"
 
 
 def _pieces(block: Block, points: Sequence[Point]) -> list[tuple[int, int]]:
-    """Ranges [start, end) of a block that cannot be cut: points that overlap or belong together."""
+    """The ranges [start, end) of a block that must not be cut. Points that overlap or belong together form one
+    range.
+    """
     spans: dict[str, tuple[int, int]] = {}
     for number in block.points:
         point = points[number]
@@ -152,7 +169,9 @@ def _pieces(block: Block, points: Sequence[Point]) -> list[tuple[int, int]]:
 
 
 def _cuts(block: Block, pieces: list[tuple[int, int]]) -> list[int]:
-    """The addresses to cut at: after every range without points; without such a range, near the middle."""
+    """The addresses at which a block is cut: after every range without points. If there is no such range, near the
+    middle.
+    """
     holes = [start for (_, end), (start, _) in pairwise(pieces) if start > end]
     if holes:
         return holes

@@ -1,4 +1,6 @@
-"""Reads points from a register image: a recorded dump, a sample of a profile, or a file that a technician sends."""
+"""Reads points from a register image. An image comes from a recorded dump, a sample of a profile, or a technician's
+file.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,10 @@ def image_spec(profile: Profile, points: Sequence[Point], reversed: frozenset[st
 
 
 def image_bytes(point: Point, image: Image) -> bytes | None:
-    """The bytes that a device with this image would send for a point; None if a word is missing."""
+    """The bytes that a device with this image would send for a point. None if the image does not have all its words."""
     words = image.get(point.function, {})
     found = [words.get(a) for a in range(point.address, point.address + point.count)]
-    if point.type == "str" and not point.text:  # registers may be missing after the end of the text
+    if point.type == "str" and not point.text:  # the image may end where the text ends
         end = next((i for i, w in enumerate(found) if w is None or not w & 0xFF), len(found))
         if end < len(found) and found[end] is not None:
             found[end + 1 :] = [0] * (len(found) - end - 1)
@@ -45,7 +47,9 @@ def image_bytes(point: Point, image: Image) -> bytes | None:
 
 
 def read_image(image: Image, points: Sequence[Point], spec: DeviceSpec) -> tuple[list[Reading], list[str]]:
-    """(readings of the points whose registers are in the image, names of all other points), in order of points."""
+    """Return (readings of the points whose registers are in the image, names of all other points), in the order of the
+    points.
+    """
     readings: list[Reading] = []
     missing: list[str] = []
     for number, point in enumerate(points):
@@ -62,9 +66,9 @@ def _reading(number: int, point: Point, raw: bytes, points: Sequence[Point], spe
         text = text_of(point, raw)
         quality: int = Quality.GOOD if text is not None else Reason.SENTINEL
         if text and point.name.rpartition(".")[2] == "time" and time_ms(text, "UTC") is None:
-            quality = Quality.SUSPECT  # an impossible date: the clock was never set, or the profile does not fit
+            quality = Quality.SUSPECT  # this date is impossible: the clock was never set, or the profile does not fit
         return Reading(point.name, text, "", quality, raw)
-    if point.clock:  # a clock is compared with the time of its reading, which a dump does not contain
+    if point.clock:  # the value would be the difference to the time of reading, which an image does not contain
         return Reading(point.name, None, point.unit, Reason.ABSENT, raw)
     block = Block(point.function, point.address, point.count, (number,))
     ((_, mantissa, exponent, quality),) = build_plan(block, points, spec).values(raw)
@@ -73,7 +77,7 @@ def _reading(number: int, point: Point, raw: bytes, points: Sequence[Point], spe
 
 
 def plain(mantissa: int, exponent: int) -> Decimal | int:
-    """``mantissa * 10**exponent``; an int if it is a whole number."""
+    """``mantissa * 10**exponent``, as an int if it is a whole number."""
     if exponent >= 0:
         return mantissa * int(10**exponent)
     digits = str(abs(mantissa))
@@ -84,7 +88,7 @@ def plain(mantissa: int, exponent: int) -> Decimal | int:
 def resolve_image(
     profile: Profile, image: Image, params: Mapping[str, int | str] | None = None, firmware: str | None = None
 ) -> tuple[Resolved, dict[str, str]]:
-    """The points of the device that an image was taken from, and the device's identity from its registers.
+    """Return (points of the device from which an image was taken, identity of the device from its registers).
 
     ``firmware``, if given, replaces the firmware in the image.
     """

@@ -17,28 +17,29 @@ _NO_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One read. ``points`` are positions in the sequence that was planned, in order of address."""
+    """One read. ``points`` are indexes into the sequence that was planned, in order of address."""
 
     function: int
     address: int
-    count: int  # registers; coils for functions 1 and 2
+    count: int  # number of registers, or of coils for functions 1 and 2
     points: tuple[int, ...]
 
     @property
     def payload(self) -> int:
-        """Bytes of registers or coils in the answer."""
+        """The number of bytes that registers or coils take in the answer."""
         return self.count * 2 if self.function >= 3 else (self.count + 7) // 8
 
 
 @dataclass(frozen=True, slots=True)
 class LineTiming:
-    """The parts of a request's time. The planner minimises ``cost_ns``, their sum.
+    """The parts of a request's time. The planner minimizes their sum, ``cost_ns``.
 
-    With a TCP gateway, a request takes the time of its bytes on the network plus that of its bytes on the bus.
+    If the line is a TCP gateway, a request needs the time of its bytes on the network plus the time of its bytes on the
+    bus.
     """
 
     byte_ns: int  # time of a byte on the serial bus; 0: there is no bus
-    quiet_ns: int  # silence before a request: t3.5, or longer if the device needs it
+    quiet_ns: int  # silence before a request: t3.5, or longer if the device needs a longer silence
     turnaround_ns: int  # from the end of a request to the start of the answer
     network: bool = False
 
@@ -52,7 +53,9 @@ class LineTiming:
 
     @staticmethod
     def tcp(bus_baud: int | None = None, limits: Limits = _NO_LIMITS, turnaround_s: float = 0.002) -> LineTiming:
-        """The timing of a network line. ``bus_baud``: speed of the serial bus behind a gateway; None: there is none."""
+        """The timing of a network line. ``bus_baud``: speed of the serial bus behind a gateway; None: there is no such
+        bus.
+        """
         turnaround = round((limits.turnaround_s if limits.turnaround_s is not None else turnaround_s) * 1e9)
         quiet = round((limits.quiet_s or 0) * 1e9)
         if not bus_baud:
@@ -60,7 +63,7 @@ class LineTiming:
         return LineTiming(round(10 * 1e9 / bus_baud), max(quiet, silence_ns(bus_baud)), turnaround, network=True)
 
     def cost_ns(self, payload: int) -> int:
-        """Time of one request whose answer carries ``payload`` bytes of registers."""
+        """The time of one request whose answer has ``payload`` bytes of registers."""
         total = self.quiet_ns + self.turnaround_ns + (REQUEST + ANSWER + payload) * self.byte_ns
         if self.network:
             total += (_MBAP + _ETHERNET + payload) * _NETWORK_NS_PER_BYTE
