@@ -157,7 +157,7 @@ def all_zero(points: Iterable[Point], readings: Mapping[str, Reading]) -> Iterat
 def growth_hints(
     spec: DeviceSpec, first: Mapping[str, Reading], last: Mapping[str, Reading], seconds: float
 ) -> list[Hint]:
-    """Hints about counters whose growth between two readings does not fit the power. None if too little time has
+    """Hints about counters whose growth between two readings does not fit the power. No hints if too little time has
     passed.
     """
     before, after = _Values(first), _Values(last)
@@ -366,7 +366,7 @@ def _compare(
     if max(power, expected) < LEAST_VA or expected <= 0:
         return
     ratio = power / expected
-    # the limit is low, because the values of one visit may be seconds apart, and loads change suddenly
+    # the range is wide, because the values of one visit may be seconds apart, and loads change suddenly
     low = 0.6 if has_factor else 0.0
     if not low <= ratio <= 1.6 and abs(power - expected) > LEAST_VA / 2 and power > 0:
         yield name, ratio, expected, has_factor

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class TokenBucket:
-    """``rate`` tokens a second, at most ``burst`` of them at once.
+    """A token bucket. It gains ``rate`` tokens a second and never holds more than ``burst`` tokens.
 
     Args:
         tokens: number of tokens at the start; None: ``burst``.
@@ -26,7 +26,7 @@ class TokenBucket:
         return self._tokens >= 1
 
     def take(self, now_s: float) -> bool:
-        """Take a token; False if there is none."""
+        """Take a token. Returns False if there is none."""
         if not self.available(now_s):
             return False
         self._tokens -= 1
@@ -34,12 +34,14 @@ class TokenBucket:
 
     @property
     def wait_s(self) -> float:
-        """Seconds from the last call of ``available`` or ``take`` until there is a token."""
+        """Seconds until there is a token, counted from the last call of ``available`` or ``take``."""
         return max(0.0, 1 - self._tokens) / self._rate
 
 
 class RateLimitedLog:
-    """Writes at most one line per ``every_s``; the next line tells how many messages there were."""
+    """Writes at most one line in ``every_s`` seconds. The next line contains the number of messages since the line
+    before.
+    """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic, every_s: float = 60.0) -> None:
         self._monotonic, self._every_s = monotonic, every_s
@@ -47,7 +49,9 @@ class RateLimitedLog:
         self._count = 0
 
     def log(self, write: Callable[..., None], text: str, *args: object) -> None:
-        """Write the message with ``write`` (such as ``log.warning``), or only count it if it is too soon."""
+        """Write the message with ``write`` (such as ``log.warning``). If the last line is too recent, only count the
+        message.
+        """
         self._count += 1
         now = self._monotonic()
         if now - self._logged_s >= self._every_s:

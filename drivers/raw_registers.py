@@ -12,8 +12,10 @@ from drivers.profile.register_layout import MAX_COILS, MAX_WORDS
 
 SPACES: Mapping[int, str] = {1: "coils", 2: "discrete inputs", 3: "holding registers", 4: "input registers"}
 MOST_SPLITS = 64  # most splits of one range; a range with more holes is probably the wrong one
-SILENT_PIECES = 2  # after this many requests without any answer, the device counts as missing
-_SPLIT_CODES = frozenset({2, 3, 4})  # illegal address, illegal count, and the failure that some firmware sends instead
+SILENT_PIECES = 2  # after this many requests without any answer, the device is treated as missing
+# exceptions after which a range is split: illegal address, illegal count, and the failure that some firmware sends
+# instead
+_SPLIT_CODES = frozenset({2, 3, 4})
 _RANGE = re.compile(r"\s*(?P<function>[^:]*):\s*(?P<start>[^+]*?)\s*(?:\+\s*(?P<count>.*?)\s*)?\Z")
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,8}|[0-9]{1,9}")
 _4X = re.compile(r"([134])([0-9]{4,5})((?:\+[0-9]+)?)", re.ASCII)
@@ -33,7 +35,11 @@ class RegisterRange:
 
     @property
     def other_notation(self) -> str:
-        """The range if the address is in the 4x notation of manuals (40257 is address 256); "" if it cannot be."""
+        """The range, if its address is the number of a register in the 4x notation of manuals (40257 means address
+        256).
+
+        "" if the address cannot be such a number.
+        """
         first = {1: 1, 2: 10001, 3: 40001, 4: 30001}[self.function]
         at = self.address - first
         return f"{self.function}:{at}+{self.count}" if self.function > 1 and 0 <= at < 9999 else ""
@@ -41,7 +47,7 @@ class RegisterRange:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A part of a range that could not be read, and why."""
+    """A part of a range that could not be read, with the error."""
 
     range: RegisterRange
     error: LineError
@@ -49,14 +55,18 @@ class Refusal:
 
 @dataclass(slots=True)
 class RawRegisters:
-    """The words read, by function and address, and the parts that could not be read."""
+    """The result of reading ranges. ``words``: function -> address -> word. ``refusals``: the parts that could not be
+    read.
+    """
 
     words: dict[int, dict[int, int]] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
 
 
 def parse_ranges(texts: Sequence[str]) -> list[RegisterRange]:
-    """Parse ranges such as ``3:0x100+20``; a text may hold several, with commas between them. Raises UsageError."""
+    """Parse ranges such as ``3:0x100+20``. One text may contain several ranges, separated by commas. Raises
+    UsageError.
+    """
     return [_range(text) for given in texts for text in given.split(",")]
 
 
@@ -78,7 +88,7 @@ def _range(text: str) -> RegisterRange:
     count = 1 if found["count"] is None else _number(found["count"], "count", shown)
     if not 0 <= start <= 0xFFFF:
         hint = "Addresses go from 0 to 65535 (0xFFFF)"
-        if 400001 <= start <= 465536:  # 4x notation with six digits
+        if 400001 <= start <= 465536:  # this is 4x notation with six digits
             hint = f"In six-digit 4x notation this is {function}:{start - 400001}"
         raise UsageError(f"{shown}: {start} is not an address", where="--registers", hint=hint)
     if not count:
@@ -104,9 +114,10 @@ async def read_raw(
     where: str,
     make_request: Callable[[int, int, int, int, str], Request],
 ) -> RawRegisters:
-    """Read ranges once. A part that the device refuses is halved until everything readable has been read.
+    """Read ranges once. A part that the device refuses is halved, again and again, until all readable registers are
+    read.
 
-    ``make_request``: the ``Protocol.register_request`` of the device's protocol.
+    ``make_request`` is the ``Protocol.register_request`` of the device's protocol.
 
     Raises LineTimeout if the device does not answer at all, LineDown or LineLent.
     """
@@ -142,7 +153,7 @@ async def read_raw(
 
 
 def _pieces(wanted: RegisterRange) -> list[RegisterRange]:
-    """Split a range into parts that fit in one request each; the last part comes first."""
+    """Split a range into parts that fit in one request each. The part with the highest addresses comes first."""
     most = MAX_WORDS if wanted.function >= 3 else MAX_COILS
     end = wanted.address + wanted.count
     starts = range(wanted.address, end, most)
@@ -150,7 +161,9 @@ def _pieces(wanted: RegisterRange) -> list[RegisterRange]:
 
 
 def _halves(piece: RegisterRange) -> tuple[RegisterRange, RegisterRange]:
-    """Split a range in two. The first part has an even count: some firmware refuses half of a two-register value."""
+    """Split a range in two. The first part has an even count, because some firmware refuses half of a two-register
+    value.
+    """
     first = max(piece.count // 4 * 2, 1)
     return (
         RegisterRange(piece.function, piece.address, first),
@@ -165,7 +178,7 @@ def _words(piece: RegisterRange, payload: bytes) -> dict[int, int]:
 
 
 def _joined(refusals: Sequence[Refusal]) -> list[Refusal]:
-    """Merge neighbours that failed for the same reason."""
+    """Merge neighbouring parts that failed for the same reason."""
     out: list[Refusal] = []
     for one in refusals:
         last = out[-1] if out else None

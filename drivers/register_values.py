@@ -1,6 +1,7 @@
-"""Guesses what registers contain: tries every type and order and looks for a voltage, a frequency or a counter.
+"""Guesses what registers contain. Tries every type and order, and looks for a voltage, a frequency or a counter.
 
-The guesses help a person with an unknown register map. Data never depend on them: a profile says what a register is.
+The guesses help a person with an unknown register map. Readings never depend on guesses: only a profile defines what a
+register contains.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from drivers.profile.register_layout import REGISTERS
 from ext.decode import Plan
 
 Words = Mapping[int, int]  # address -> word
-# type, order, scale, alignment (address modulo the number of registers), and "voltage" for one-register voltages or ""
+# (type, order, scale, address modulo the number of registers, kind). The kind is "voltage" for voltages in one
+# register, else "".
 Habit = tuple[str, str, Decimal, int, str]
 ORDERS: Mapping[int, tuple[str, ...]] = {
     1: ("AB",),
@@ -27,8 +29,8 @@ ORDERS: Mapping[int, tuple[str, ...]] = {
 }
 TYPES = ("u16", "i16", "u32", "i32", "f32", "u64", "i64", "f64")
 FLOATS = ("f32", "f64")
-MOST_ACCIDENTS = 3  # this many plausible values of one type, order and alignment are not a coincidence
-TEXT_RUN = 8  # this many printable characters in a row are a text, not a coincidence
+MOST_ACCIDENTS = 3  # if this many plausible values have the same type, order and alignment, this is not a coincidence
+TEXT_RUN = 8  # if this many printable characters follow each other, they are a text and not a coincidence
 GUESSED = ("f64", "f32", "u32", "u16", "i16")  # wide types are tried first: one match explains several registers
 _TENTH, _THOUSANDTH = Decimal("0.1"), Decimal("0.001")
 _LOOKS: tuple[tuple[str, str, str], ...] = (  # quantity, lowest, highest
@@ -42,7 +44,9 @@ UNITS: Mapping[str, str] = {"phase voltage": "V", "line voltage": "V", "frequenc
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Registers from ``address`` on that look like ``quantity`` if read as this type. ``value`` is scaled."""
+    """A guess: the registers from ``address`` on look like ``quantity`` if they are read as this type. ``value`` is
+    scaled.
+    """
 
     address: int
     type: str
@@ -66,7 +70,9 @@ def _plan(type_: str, order: str) -> Plan:
 
 
 def value_at(words: Words, address: int, type_: str, order: str) -> Decimal | None:
-    """The unscaled number at ``address``, as a profile would read it; None if a register is missing or it is NaN."""
+    """The unscaled number at ``address``, as a profile would read it. None if a register is missing, or if it is
+    NaN.
+    """
     found = [words.get(address + n) for n in range(REGISTERS[type_])]
     if any(word is None for word in found):
         return None
@@ -76,14 +82,18 @@ def value_at(words: Words, address: int, type_: str, order: str) -> Decimal | No
 
 
 def text_of_word(word: int) -> str:
-    """The two characters of a register, with a dot for an unprintable one."""
+    """The two characters in a register. An unprintable character is shown as a dot."""
     return "".join(chr(byte) if 32 <= byte < 127 else "." for byte in word.to_bytes(2))
 
 
 def looks(words: Words, history: Sequence[Words] = ()) -> list[Look]:
-    """Guesses, sorted by address. ``history``: earlier readings of the same registers, oldest first."""
+    """The guesses for these registers, sorted by address.
+
+    ``history``: earlier readings of the same registers, oldest first. With it, growing counters are found, too.
+    """
     guesses = [g for type_ in GUESSED for address in sorted(words) if (g := _guess(words, address, type_))]
-    # neighbouring values mostly share type, order and alignment, so a single different guess is a coincidence
+    # neighbouring values mostly share type, order and alignment, so a guess that shares them with no other is a
+    # coincidence
     alike = Counter(map(_habit, guesses))
     guesses = [one for one in guesses if _is_telling(one) or alike[_habit(one)] > 1]
     guesses.sort(key=lambda one: (GUESSED.index(one.type), -alike[_habit(one)], one.address))
@@ -98,9 +108,9 @@ def looks(words: Words, history: Sequence[Words] = ()) -> list[Look]:
 
 
 def _without_accidents(guesses: Sequence[Look], alike: Counter[Habit]) -> list[Look]:
-    """Drop other guesses that lie between values of the commonest type, order and alignment.
+    """Find the most common type, order and alignment of guesses with two or more registers.
 
-    They are probably parts of such values. The commonest type is sought among those with two or more registers.
+    Drop all other guesses that lie between values of this kind, because they are probably parts of such values.
     """
     wide = [one for one in guesses if REGISTERS[one.type] > 1]
     best = max(map(_habit, wide), key=lambda habit: alike[habit], default=None)
@@ -111,7 +121,9 @@ def _without_accidents(guesses: Sequence[Look], alike: Counter[Habit]) -> list[L
 
 
 def _free(guesses: Sequence[Look], taken: set[int]) -> list[Look]:
-    """The guesses that share no register with an earlier one; their registers are added to ``taken``."""
+    """The guesses that share no register with an earlier guess. The registers of these guesses are added to
+    ``taken``.
+    """
     out = []
     for one in guesses:
         mine = range(one.address, one.address + one.registers)
@@ -122,7 +134,10 @@ def _free(guesses: Sequence[Look], taken: set[int]) -> list[Look]:
 
 
 def _is_telling(one: Look) -> bool:
-    """Whether a guess counts without a second guess of its kind. Most voltages do not: many integers look like one."""
+    """Whether a guess counts even if no second guess is of the same kind.
+
+    For most voltages this is False, because many integers look like a voltage.
+    """
     return one.type in FLOATS or one.scale == _TENTH or not one.quantity.endswith("voltage")
 
 
@@ -133,7 +148,7 @@ def _habit(one: Look) -> Habit:
 
 
 def favourite(found: Sequence[Look]) -> Look | None:
-    """A guess with the type, order, scale and alignment that most guesses share; None if no two guesses share them."""
+    """A guess with the type, order, scale and alignment that most guesses share. None if no two guesses share them."""
     wide = [one for one in found if REGISTERS.get(one.type, 0) > 1]
     alike = Counter(map(_habit, wide))
     best = max(wide, key=lambda one: alike[_habit(one)], default=None)
@@ -152,7 +167,9 @@ def _guess(words: Words, address: int, type_: str) -> Look | None:
 
 
 def _is_padded(words: Words, address: int, type_: str) -> bool:
-    """Whether the first or last register of an integer is padding (0 or FFFF): a narrower type has the same value."""
+    """Whether the first or last register of an integer is only padding (0 or FFFF). Then a narrower type gives the same
+    value.
+    """
     wide = REGISTERS[type_]
     return wide > 1 and type_ not in FLOATS and bool({words[address], words[address + wide - 1]} & {0, 0xFFFF})
 
@@ -161,14 +178,16 @@ def _quantity(value: Decimal, type_: str, scale: Decimal) -> str:
     for quantity, low, high in _LOOKS:
         if Decimal(low) <= value <= Decimal(high):
             return quantity
-    # an integer must be close to 1 in thousandths to be a power factor: 95 could be anything
+    # as a power factor, an integer must be close to 1 in thousandths, because a number such as 95 could mean anything
     least = Decimal("0.8") if type_ in FLOATS else Decimal("0.9")
     may_be = type_ in FLOATS or (REGISTERS[type_] == 1 and scale == _THOUSANDTH)
     return "power factor" if may_be and least <= abs(value) <= 1 else ""
 
 
 def _texts(words: Words) -> list[Look]:
-    """Runs of printable characters in neighbouring registers; a text may end in the high byte of its last register."""
+    """Find runs of printable characters in neighbouring registers. A text may end in the high byte of its last
+    register.
+    """
     out: list[Look] = []
     run, begin, is_open = "", 0, False
     for address in [*sorted(words), -1]:
@@ -189,11 +208,11 @@ def _text(run: str, begin: int) -> list[Look]:
 
 
 def _counters(rounds: Sequence[Words]) -> list[Look]:
-    """Values that only grow, and by little compared with their size; best guess first.
+    """Find values that only grow, and only by little compared with their size. The best guess comes first.
 
-    Of two guesses, the one that grows less is better: read in a wrong order, or from one register too early, a counter
-    seems to jump. But a float of which more than one register changed comes first: integers do not resemble a growing
-    float by chance.
+    Of two guesses, the one with less growth is better. The reason is that a counter seems to jump if it is read in a
+    wrong order, or from one register too early. One kind of guess comes before all others: a float of which more than
+    one register changed. Integers do not look like a growing float by chance.
     """
     last = rounds[-1]
     changed = {at for at in last if any(one.get(at) != last[at] for one in rounds)}

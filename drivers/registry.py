@@ -1,4 +1,6 @@
-"""Finds protocols by name, third-party ones by entry point. A driver is imported when its protocol is first used."""
+"""Finds protocols by name. Those of third parties are found by entry point. A driver is imported when it is first
+used.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ def protocols() -> tuple[str, ...]:
 
 
 def find_protocol(name: str) -> Protocol | None:
-    """The descriptor of a protocol, None for an unknown name. Raises ConfigError for a broken package."""
+    """The descriptor of a protocol. None for an unknown name. Raises ConfigError for a broken package."""
     if name in PACKAGES:
         found = import_module(PACKAGES[name]).PROTOCOL
         assert isinstance(found, Protocol)
@@ -53,7 +55,9 @@ def protocol_of(name: str) -> Protocol:
 
 
 def all_protocols() -> Iterator[Protocol]:
-    """All descriptors, our own first. Broken third-party ones are left out and logged once."""
+    """Yield all descriptors, those of this project first. Broken third-party descriptors are left out, and logged
+    once.
+    """
     for name in protocols():
         try:
             yield protocol_of(name)
@@ -73,7 +77,7 @@ def own_schemes() -> list[LineScheme]:
 
 
 def find_scheme(name: str) -> LineScheme | None:
-    """The line scheme with this name; None if the name is unknown or means a line without framing."""
+    """The line scheme with this name. None if the name is unknown, or if it is the scheme of lines without framing."""
     if name in BYTE_SCHEMES:
         return None
     if (own := next((one for one in own_schemes() if one.name == name), None)) is not None:
@@ -82,24 +86,26 @@ def find_scheme(name: str) -> LineScheme | None:
 
 
 def line_urls() -> str:
-    """The forms of a line's url, as a hint for a person writing one."""
+    """A list of the possible forms of a line's url, as a hint for a person who writes one."""
     framed = "".join(f"{one.name}://HOST:{one.port}, " for one in own_schemes())
     return f"serial:/dev/serial/by-id/..., {framed}tcp://HOST:PORT or udp://HOST:PORT"
 
 
 def line_url_help() -> str:
-    """The forms of a line's url, for the help of commands."""
+    """A list of the possible forms of a line's url, for the help texts of commands."""
     framed = "".join(f"{one.name}://HOST, " for one in own_schemes())
     return f"serial:/dev/..., {framed}tcp:// or udp://HOST:PORT"
 
 
 def searchable(scheme: str = "") -> list[Protocol]:
-    """The protocols that a scan can look for, on a line of this scheme."""
+    """The protocols that a scan can search for on a line of this scheme. "": on any line."""
     return [one for one in all_protocols() if one.search and (not scheme or scheme in one.schemes)]
 
 
 def named_on_lines() -> list[str]:
-    """The names of the protocols that devices use on a line, without those that are carried by another protocol."""
+    """The names of the protocols that devices use on a line. Protocols that use another protocol's frames are left
+    out.
+    """
     return [one.name for one in all_protocols() if not one.wire]
 
 
@@ -110,7 +116,7 @@ def has_registers(name: str) -> bool:
 
 
 def maps_registers(name: str) -> bool:
-    """Whether points of its profiles have registers instead of a key; False for an unknown protocol."""
+    """Whether the points of its profiles have registers instead of a ``key``. False for an unknown protocol."""
     found = _found(name)
     return found is not None and found.maps_registers
 
@@ -118,12 +124,14 @@ def maps_registers(name: str) -> bool:
 def _found(name: str) -> Protocol | None:
     try:
         return find_protocol(name)
-    except ConfigError:  # the error is reported when the protocol is used
+    except ConfigError:  # ignore the error here, because it is reported when the protocol is used
         return None
 
 
 def driver_class(name: str) -> type[Driver]:
-    """The driver of a protocol. Raises ConfigError as ``protocol_of`` does, and for an incomplete driver."""
+    """The class of a protocol's driver. Raises the ConfigErrors of ``protocol_of``, and one for an incomplete
+    driver.
+    """
     protocol = protocol_of(name)
     if name in PACKAGES:
         return protocol.driver()
@@ -140,10 +148,10 @@ def driver_class(name: str) -> type[Driver]:
 
 
 def check_address(name: str, address: str, scheme: str = "") -> InvalidAddress | None:
-    """The error in a device's address or line; None if there is none, or for an unknown protocol.
+    """The error in a device's address or line. None if there is no error, or if the protocol is unknown.
 
     Args:
-        scheme: of the line's url; "" if the line is unknown.
+        scheme: the scheme of the line's url; "" if the line is unknown.
     """
     try:
         protocol = find_protocol(name)
@@ -160,7 +168,7 @@ def check_address(name: str, address: str, scheme: str = "") -> InvalidAddress |
 
 
 def demand_address(name: str, address: str, scheme: str, where: str) -> None:
-    """For the constructor of a driver: raises ConfigError if ``check_address`` finds an error."""
+    """Raise ConfigError if ``check_address`` finds an error. Called by the constructors of drivers."""
     if (wrong := check_address(name, address, scheme)) is not None:
         raise ConfigError(wrong.what, where=where, hint=wrong.hint)
 
@@ -171,7 +179,10 @@ def foreign_profiles() -> list[Path]:
 
 
 def entry_points(group: str) -> Iterable[EntryPoint]:
-    """The installed entry points of a group. importlib.metadata takes a megabyte, so it is imported only here."""
+    """The installed entry points of a group.
+
+    importlib.metadata is imported only here, because it takes a megabyte of memory.
+    """
     from importlib.metadata import entry_points as found
 
     return found(group=group)
@@ -183,12 +194,16 @@ def _foreign() -> list[EntryPoint]:
 
 @lru_cache(maxsize=1)
 def _installed(path: tuple[str, ...]) -> list[EntryPoint]:
-    """The entry points of third-party drivers, by name. The search takes 10 ms, so it is done once per path."""
+    """The entry points of third-party drivers, sorted by name. The search takes 10 ms, so its result is cached for each
+    path.
+    """
     return sorted(entry_points(group=GROUP), key=lambda point: point.name)
 
 
 def load_point(point: EntryPoint, where: str) -> object:
-    """The object named by a third party's entry point. Raises ConfigError, whatever its module does on import."""
+    """Import the object that an entry point of a third party names. Raises ConfigError for any error during the
+    import.
+    """
     try:
         return point.load()
     except Exception as error:
@@ -196,7 +211,9 @@ def load_point(point: EntryPoint, where: str) -> object:
 
 
 def _checked(point: EntryPoint) -> Protocol:
-    """Load and check a third party's descriptor: its type, the frames it sends, its name. Raises ConfigError."""
+    """Load the descriptor of a third party, and check its type, the frames it sends, and its name. Raises
+    ConfigError.
+    """
     where = f"driver {point.name} ({point.value})"
     found = load_point(point, where)
     if not isinstance(found, Protocol):
@@ -212,7 +229,9 @@ def _checked(point: EntryPoint) -> Protocol:
 
 
 def _follow(found: Protocol, where: str) -> None:
-    """Import the parts of a third party's protocol before they are used. Raises ConfigError."""
+    """Import all parts of a third party's protocol, so that errors appear before the protocol is used. Raises
+    ConfigError.
+    """
     followed: tuple[tuple[str, Callable[[], Any]], ...] = (
         ("explainers", found.all_explainers),
         ("parser", found.new_parser),

@@ -1,4 +1,4 @@
-"""Reads recorded answers as the driver would: for samples of profiles and for dumps."""
+"""Reads recorded answers exactly as the driver reads them. Used for samples of profiles and for dumps."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def read_sample(
     words: Mapping[int, Mapping[int, int]] | None = None,
     frames: Mapping[str, str] | None = None,
 ) -> dict[str, Reading]:
-    """Point name -> reading; points without their registers or frames are left out.
+    """Return point name -> reading. A point is left out if its registers or frames are missing.
 
     Args:
         words: for a protocol with registers: function -> address -> word.
         frames: for other protocols: query -> hex of its answer, which may consist of several frames.
 
-    Raises ValueError for invalid hex or no valid frame, LineError if the answer is a refusal, ConfigError
+    Raises ValueError if the hex is invalid or has no valid frame, LineError if the answer is a refusal, and ConfigError
     if the driver cannot read samples.
     """
     address = protocol_of(profile.protocol).any_address
     spec = DeviceSpec("sample", "", address, profile.protocol, profile.id, points, (0, 0, 0, 0, 0))
-    line = open_line(LineConfig("sample", "serial:/dev/null"))  # never opened: nothing is sent
+    line = open_line(LineConfig("sample", "serial:/dev/null"))  # the line is never opened, because nothing is sent
     device = driver_class(profile.protocol)(spec, line, cast(Ring, None), 0)
     return device.read_sample(words or {}, frames or {})

@@ -1,4 +1,4 @@
-"""Serial settings such as ``9600 8N1``: parsed here, and nowhere else."""
+"""Serial settings such as ``9600 8N1``. No other module parses them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class SerialSetting:
 
     baud: int
     bits: int = 8
-    parity: str = "N"  # N, E, O
+    parity: str = "N"  # N (none), E (even) or O (odd)
     stop: int = 1
 
     @classmethod
     def parse(cls, text: str, where: str) -> SerialSetting:
-        """From ``9600 8N1``. Raises ConfigError with a hint that shows the right form."""
+        """Parse a text such as ``9600 8N1``. Raises ConfigError with a hint that shows the right form."""
         found = _SETTING.fullmatch(text.strip().upper())
         if found is None or int(found[1]) not in BAUD_RATES:
             hint = f'Write the setting like "9600 8N1"; allowed baud rates: {", ".join(map(str, BAUD_RATES))}'
@@ -33,17 +33,17 @@ class SerialSetting:
 
     @property
     def char_bits(self) -> int:
-        """Bits of a character on the wire, with its start and stop bits."""
+        """The number of bits of one character on the wire, including start and stop bits."""
         return 1 + self.bits + (self.parity != "N") + self.stop
 
     @property
     def char_s(self) -> float:
-        """Seconds of a character on the wire."""
+        """The time that one character takes on the wire, in seconds."""
         return self.char_bits / self.baud
 
     @property
     def quiet_s(self) -> float:
-        """Seconds of silence between frames (t3.5)."""
+        """The silence between frames (t3.5), in seconds."""
         return silence_ns(self.baud) / 1e9
 
     def __str__(self) -> str:
@@ -61,6 +61,8 @@ def nearest_baud(baud: int) -> int:
 
 
 def nearest_setting(text: str) -> str:
-    """The setting that was probably meant: ``9600 8N1`` for ``9600,8,n,1``; "" if the text resembles no setting."""
+    """The setting that was probably meant: ``9600 8N1`` for ``9600,8,n,1``. "" if the text does not look like a
+    setting.
+    """
     found = _NEAR.fullmatch(text.upper())
     return f"{found[1]} {found[2]}{found[3]}{found[4]}" if found else ""

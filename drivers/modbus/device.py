@@ -141,9 +141,10 @@ class ModbusDevice(RegisterDevice):
         return {name: found[name] for name in names}
 
     async def _read_objects(self, objects: Mapping[str, Point], alone: bool) -> dict[str, Reading]:
-        """Read texts with function 43/14, by point. Raises LineDown and LineLent, and LineTimeout if no text was read.
+        """Read texts with function 43/14, by point. Raises LineDown and LineLent.
 
-        ``alone``: no registers are read in the same request of the user.
+        ``alone``: no register was read before. Then a LineTimeout is raised, too; otherwise the texts become missing
+        values.
         """
         try:
             identification = await self.read_identification()

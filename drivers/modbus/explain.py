@@ -80,7 +80,7 @@ def _split_rtu(body: bytes) -> list[bytes] | None:
     The CRC alone is not enough to find a frame, because it also fits if zeros follow a valid frame. So the length of a
     frame must also be possible for its function.
     """
-    # end of a frame -> (begin, end) of this frame; the next frame may begin at this end
+    # where a frame may begin -> (begin, end) of the preceding frame
     came: dict[int, tuple[int, int]] = {}
     ways = [0]
     while ways:

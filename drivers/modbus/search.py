@@ -106,8 +106,9 @@ class ModbusSearch(DeviceSearch):
             await self._is_it_one(self.scan.found[:1])
 
     async def _is_it_one(self, kept: Sequence[FoundDevice] = ()) -> None:
-        """Check whether one device answers for all units, as is common over Modbus TCP. If it does, keep only the
-        devices ``kept`` and this one.
+        """Check whether one device answers for all units, as is common over Modbus TCP.
+
+        If it does, all found devices except ``kept`` are removed.
         """
         before = list(self.scan.found)
         for unit in UNLIKELY_UNITS:

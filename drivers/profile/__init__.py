@@ -1,4 +1,6 @@
-"""Profiles: turns the TOML file of a device family into checked points. The grammar is in docs/profiles.md."""
+"""Profiles: turns the TOML file of a device family into checked points. The file format is described in
+docs/profiles.md.
+"""
 
 from drivers.profile.find import default_dirs, find_profile, list_profiles, shipped_dir
 from drivers.profile.loader import load_profile

@@ -15,17 +15,17 @@ class ProfileComplaints(Complaints):
     source: TomlSource  # the file, once it has been read
 
     def at(self, path: KeyPath, what: str, hint: str = "") -> None:
-        """Note that ``what`` is wrong at ``path``."""
+        """Record a complaint about the key at ``path``. ``what`` tells what is wrong."""
         self.add(self.source, path, "", what, hint)
 
     def table(self, raw: Mapping[str, Any], path: KeyPath = (), name: str = "") -> TomlTable:
-        """A table of this file, to be read key by key; its name is part of its complaints."""
+        """A table of this file, to be read key by key. ``name`` is the table's name in complaints."""
         return TomlTable(name, [Layer(self.source, path, dict(raw))], self, joiner=": ")
 
     def check(self) -> None:
-        """Raise one ProfileError that carries all complaints in file order, if there are any.
+        """If there are complaints, raise one ProfileError with all of them, in the order of the file.
 
-        A complaint that occurs twice (in a repeat) counts once.
+        Equal complaints, as from the points of a repeat, are reported once.
         """
         if not self.items:
             return

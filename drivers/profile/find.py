@@ -1,6 +1,7 @@
-"""Finds profiles: in the site's folder, the shipped folder, and the folders of third-party drivers.
+"""Finds profiles in three places: the site's folder, the shipped folder, and the folders of third-party drivers.
 
-If several folders have a profile, the site's wins. Upgrades do not touch the site's folder.
+If several folders have the same profile, the one in the site's folder is used. An upgrade does not change the site's
+folder.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def shipped_dir() -> Path:
 
 
 def default_dirs() -> tuple[Path, ...]:
-    """Site profiles first, then the shipped ones."""
+    """The folders that are searched for profiles: first the site's folder, then the shipped folder."""
     return (SITE_DIR, shipped_dir())
 
 
@@ -33,7 +34,7 @@ def find_profile(id: str, search_dirs: Sequence[Path] | None = None) -> Path:
     """The file of the profile ``VENDOR/FAMILY``, from the first folder that has it.
 
     Raises:
-        ProfileError: the id is malformed, or no folder has it (the nearest known id is named).
+        ProfileError: the id is malformed, or no folder has it. The error then suggests the nearest known id.
     """
     if not _ID.fullmatch(id):
         raise ProfileError(

@@ -1,4 +1,4 @@
-"""The head of a profile, about the family as a whole: maker, limits, parameters, freshness."""
+"""The head of a profile. It describes the family as a whole: maker, limits, parameters, freshness."""
 
 from __future__ import annotations
 
@@ -115,13 +115,16 @@ def _protocol(table: TomlTable, base: ProfileHead | None) -> str:
     if not protocol or protocol in PACKAGES or protocol in (known := protocols()):
         return protocol or DEFAULT
     near = suggestion(protocol, known)
-    if near or not re.fullmatch(r"[a-z][a-z0-9-]*", protocol):  # else its driver may be installed elsewhere
+    # any other name may be that of a protocol whose driver is installed on another machine
+    if near or not re.fullmatch(r"[a-z][a-z0-9-]*", protocol):
         table.add("protocol", f"unknown protocol {show(protocol)}", near)
     return DEFAULT if near else protocol
 
 
 def _second_source(table: TomlTable) -> SecondSource | None:
-    """The second source or None. ``extends`` does not inherit it: like ``source``, it is about this file's points."""
+    """The second source, or None. It is not inherited by ``extends``, because it describes the points of this file
+    only.
+    """
     given = table.mapping("second_source")
     if not given:
         return None
@@ -156,7 +159,7 @@ def _serial(table: TomlTable) -> str:
 
 
 def read_limits(table: TomlTable) -> Limits:
-    """The limits in a table; durations are texts such as "20 ms"."""
+    """The limits in a table. Durations are texts such as "20 ms"."""
     table.unknown(["max_words", "max_gap", "holes", "retries", "serial_retries", "connections", *LIMIT_KEYS])
     words = table.of_types("max_words", (int,), f"a whole number from 1 to {MAX_WORDS}")
     if words is not None and not 1 <= words <= MAX_WORDS:  # field pain 28

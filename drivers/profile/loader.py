@@ -1,4 +1,4 @@
-"""Turns the TOML file of a family into a Profile, or into one error with all its faults."""
+"""Turns the TOML file of a family into a Profile. If the file has faults, raises one error with all of them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _SAME = re.compile(r"device\.(vendor|model|serial|firmware|hardware|protocol)(\.
 
 @dataclass(slots=True)
 class _Layer:
-    """One file of an ``extends`` chain. A list of layers begins with the base."""
+    """One file of a chain of ``extends``. In a list of layers, the first one is the base."""
 
     document: Mapping[str, Any]
     complaints: ProfileComplaints
@@ -49,7 +49,7 @@ class _Layer:
     cache: dict[tuple[KeyPath, tuple[tuple[str, int | str], ...]], list[Point]] = field(default_factory=dict)
 
     def points(self, document: Mapping[str, Any], path: KeyPath, params: Mapping[str, int | str]) -> list[Point]:
-        """The points described below ``path`` of this file."""
+        """The points that this file describes below ``path``."""
         key = (path, tuple(sorted(params.items())))
         if key not in self.cache:
             self.cache[key] = self._build(document, path, params)
@@ -72,14 +72,15 @@ def load_profile(path: Path, search_dirs: Sequence[Path] | None = None) -> Profi
     """Read and check one profile.
 
     Raises:
-        ProfileError: naming file, line, key, the value seen and the value expected; ``complaints`` holds all of them.
+        ProfileError: ``complaints`` holds all errors, each with file, line, key, the value found and the value
+        expected.
     """
     try:
         layers = _layers(path, search_dirs, ())
         profile = _assemble(path, layers)
         for layer in layers:
             layer.complaints.check()
-    except RecursionError:  # from tomllib; or from our code, if tomllib could parse the document
+    except RecursionError:  # raised by tomllib; or by our own code, if the nesting is just small enough for tomllib
         raise ProfileError("brackets are nested too deep", where=_short(path)) from None
     return profile
 
@@ -96,14 +97,15 @@ def _layers(path: Path, dirs: Sequence[Path] | None, seen: tuple[Path, ...]) -> 
         else:
             try:
                 found = find_profile(base, dirs if dirs is not None else None)
-                if found.resolve() == path.resolve():  # a site profile that extends the shipped one of the same name
+                # this is a site profile that extends the shipped profile of the same name
+                if found.resolve() == path.resolve():
                     found = find_profile(base, [d for d in _dirs(dirs) if d.resolve() != path.resolve().parents[1]])
                 layers = _layers(found, dirs, (*seen, path))
                 for layer in layers:
                     layer.complaints.check()
             except ProfileError as error:
                 complaints.at(("extends",), f"extends {show(base)}: {error.what}", error.hint)
-        complaints.check()  # stop here: without the base, each inherited key would be missing, too
+        complaints.check()  # stop here, because without the base each inherited key would be reported as missing
     head = read_head(document, complaints, layers[-1].head if layers else None)
     limits = head.limits
     inherited = layers[-1].defaults if layers else Defaults()
@@ -117,7 +119,7 @@ def _dirs(dirs: Sequence[Path] | None) -> Sequence[Path]:
 
 
 def _short(path: Path) -> str:
-    """VENDOR/FAMILY.toml with the folder above it, as shown to people."""
+    """VENDOR/FAMILY.toml, preceded by the folder above it, for messages."""
     return str(Path(*path.parts[-3:]))
 
 
@@ -157,7 +159,7 @@ def _defaults(
 
 
 def _default_order(given: TomlTable) -> str:
-    """The order in the defaults. An invalid order gives one complaint here, and none for each point."""
+    """The byte order in the defaults. An invalid order gives one complaint here, not one more for each point."""
     order = given.text("order")
     allowed = dict.fromkeys(one for orders in ORDERS.values() for one in orders)
     if order and order not in allowed:
@@ -203,7 +205,7 @@ def _assemble(path: Path, layers: list[_Layer]) -> Profile:
         _check_groups(variants[number][0], more, limits)
     _check_groups(last, points, limits)
     _check_names(last, points, names)
-    for chosen in _sample_params(last.document, head.params):  # its parameters may give more points
+    for chosen in _sample_params(last.document, head.params):  # these parameters may produce more points
         names.update(p.name for p in expand({**params, **chosen}, frozenset())[0])
     samples: tuple[Sample, ...] = read_samples(last.complaints.table(last.document), names, head.protocol)
     wanted = [n for _, _, v in variants for n in v.identity]
@@ -229,7 +231,7 @@ def _trial(param: Param) -> int | str:
 
 
 def _sample_params(document: Mapping[str, Any], known: Mapping[str, Param]) -> list[dict[str, int | str]]:
-    """The parameters that samples set and the profile allows. Other code complains about invalid ones."""
+    """The parameters that samples set and the profile allows. (Invalid parameters are reported elsewhere.)"""
     samples = document.get("sample")
     tables = (
         [s["params"] for s in samples if isinstance(s, dict) and "params" in s] if isinstance(samples, list) else []
@@ -284,7 +286,7 @@ def _remove(points: dict[str, Point], table: TomlTable) -> None:
 
 
 def _check_groups(layer: _Layer, points: Sequence[Point], limits: Limits) -> None:
-    """Complain about ``together`` groups that do not fit into one request."""
+    """Add a complaint for each ``together`` group that does not fit into one request."""
     longest = limits.max_words or MAX_WORDS
     groups: dict[str, list[Point]] = {}
     for point in points:
@@ -317,6 +319,8 @@ def _check_names(layer: _Layer, points: Sequence[Point], names: set[str]) -> Non
 
 
 def _hash(documents: list[Mapping[str, Any]]) -> str:
-    """SHA-256, base64url without padding, of the content: comments, spacing and order of keys do not count."""
+    """The SHA-256 of the content, in base64url without padding. Comments, spacing and the order of keys do not change
+    it.
+    """
     text = json.dumps(documents, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return base64url(hashlib.sha256(text.encode()).digest())

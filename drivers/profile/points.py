@@ -60,7 +60,7 @@ SIGNED = frozenset({"i16", "i32", "i64"})
 
 
 def build_point(table: TomlTable, defaults: Defaults, vocabulary: Vocabulary) -> Point | None:
-    """The Point described by a table, or None if complaints make it unusable."""
+    """Make the Point that a table describes. None if the table has errors that make it unusable."""
     name = table.text("name", required=True)
     if not name:
         return None
@@ -71,7 +71,7 @@ def build_point(table: TomlTable, defaults: Defaults, vocabulary: Vocabulary) ->
 def reach(
     layout: RegisterLayout, scale: Decimal, offset: Decimal = Decimal(0), mask: int | None = None
 ) -> tuple[Decimal, Decimal] | None:
-    """(lowest, highest) value that the registers can hold; None if it is not known, as for floats."""
+    """The (lowest, highest) value that the registers can hold. None if this is not known, as for floats."""
     if layout.parts:
         found = [(raw_range(part.type, 0), part.scale) for part in layout.parts]
         if any(raw is None for raw, _ in found):
@@ -88,9 +88,10 @@ def reach(
 def _below_full(
     layout: RegisterLayout, scale: Decimal, offset: Decimal, low: Decimal | None, high: Decimal | None
 ) -> tuple[Decimal | None, Decimal | None]:
-    """The range without 7FFF and 7FFFFFFF, which many devices send in place of a value that they do not have.
+    """The range without the raw values 7FFF and 7FFFFFFF, which many devices send if they do not have a value.
 
-    Only 8000 and FFFF are sentinels by default. 7FFF is not: such a reading is kept, but marked as out of range.
+    By default only 8000 and FFFF are sentinels. A reading of 7FFF is kept, but because of this range it is marked as
+    out of range.
     """
     raw = raw_range(layout.type, layout.count)
     if raw is None or layout.type not in SIGNED or not layout.function or layout.parts:
@@ -124,7 +125,7 @@ class _Reader:
         bits, digits = self._width(kind, type_, bool(layout.parts))
         ratio = self._ratio(entry, unit)
         pace = self.defaults.values.get("pace", "once" if kind is Kind.TEXT else "normal")
-        if "clock" in self.given:  # once a day is enough: a clock drifts by seconds per day
+        if "clock" in self.given:  # reading it once a day is enough, because a clock drifts by seconds per day
             pace = "once"
         clock = table.choice("clock", CLOCKS)
         if clock and (kind is not Kind.GAUGE or unit != "s"):
@@ -247,7 +248,9 @@ class _Reader:
     def _bounded(
         self, low: Decimal | None, high: Decimal | None, unit: str, reach: tuple[Decimal, Decimal] | None
     ) -> tuple[Decimal | None, Decimal | None]:
-        """The range, limited to the bounds of the unit. If the registers cannot exceed the bounds, it is unchanged."""
+        """Limit the range of a point to the bounds of its unit. The range stays as it is if the registers cannot exceed
+        the bounds.
+        """
         own = low is not None and high is not None and "range" in self.given
         if own and reach is not None and (low > reach[1] or high < reach[0]):  # type: ignore[operator]
             what = f"no value can lie in the range: the registers hold {reach[0]:f} to {reach[1]:f}"
@@ -306,7 +309,7 @@ class _Reader:
                 return None
             return tuple(items)
         if bit is not None or mask is not None:
-            return ()  # the point is a part of a word, and a word in which all bits are 1 is valid
+            return ()  # this point is only a part of a word, and all of its bits may be 1 in a valid word
         return self.defaults.sentinels.get(type_)
 
     def _ratio(self, entry: VocabularyEntry | None, unit: str) -> str:
@@ -373,7 +376,7 @@ class _Reader:
 
     @staticmethod
     def _form_fault(form: str, count: int) -> str:
-        """The error in a form filled with this many numbers; "" if there is none."""
+        """The error in a text form that is filled with ``count`` numbers. "" if there is no error."""
         try:
             fields = [f for _, f, _, _ in string.Formatter().parse(form) if f is not None]
             form.format(*range(count))

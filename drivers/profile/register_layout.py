@@ -1,4 +1,4 @@
-"""The layout of a point: type, order, registers, function, address, parts."""
+"""The layout of a point in registers: type, order, registers, function, address, parts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from drivers.toml.parsers import nearest
 
 OBJECTS = 3  # number of objects in a basic identification: vendor, product code, revision
 
-# type -> number of registers; 0: the point's key "count" gives the number of registers, or of coils for the type bits
+# type -> number of registers. 0: the key "count" of the point gives the number of registers (of coils for the type
+# bits).
 REGISTERS: Mapping[str, int] = {
     **dict.fromkeys(("u16", "i16", "u8h", "u8l", "i8h", "i8l", "f16", "bcd16"), 1),
     **dict.fromkeys(("u32", "i32", "f32", "bcd32"), 2),
@@ -29,7 +30,7 @@ INTEGERS = frozenset({"u16", "i16", "u8h", "u8l", "i8h", "i8l", "u32", "i32", "u
 HALVES = frozenset({"u8h", "u8l", "i8h", "i8l"})
 BITS: Mapping[str, int] = {"u16": 16, "u8h": 8, "u8l": 8, "u32": 32, "u64": 64, "i16": 16, "i32": 32, "i64": 64}
 
-TYPE_WORDS: Mapping[str, str] = {  # name in manuals and other tools -> type
+TYPE_WORDS: Mapping[str, str] = {  # name of a type in manuals and other tools -> our type
     **dict.fromkeys(("float", "float32", "real", "single", "ieee754", "f", "fp32"), "f32"),
     **dict.fromkeys(("double", "float64", "lreal"), "f64"),
     **dict.fromkeys(("int", "int16", "short", "signed", "s16", "sint16", "integer"), "i16"),
@@ -81,18 +82,20 @@ MAX_COILS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """The profile's [defaults] for points without the key."""
+    """The profile's [defaults]. They apply to points that do not set the key themselves."""
 
     values: Mapping[str, Any] = field(default_factory=dict)
     sentinels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     sleeps: bool = False
     max_words: int = MAX_WORDS
-    maps_registers: bool = True  # whether points have register addresses; otherwise they have a key
-    unsure: bool = False  # the type is invalid: no other complaints that only follow from this one
+    maps_registers: bool = True  # whether points have register addresses; otherwise each point has a ``key``
+    unsure: bool = False  # whether the type is invalid. Complaints that only follow from this are not made
 
 
 def read_type(table: TomlTable, default: str = "") -> tuple[str, bool]:
-    """(type, whether it is valid) of a table. An invalid type gives a complaint that suggests the right one."""
+    """Read the type of a table. Returns (type, whether it is valid). For an invalid type, a complaint suggests the
+    right type.
+    """
     raw = table.raw.get("type")
     if not isinstance(raw, str) or raw in REGISTERS:
         return table.choice("type", REGISTERS, default), raw is None or isinstance(raw, str)
@@ -116,7 +119,9 @@ def order_hint(order: str, allowed: Iterable[str]) -> str:
 
 
 def read_function(table: TomlTable, default: int | None = None) -> int | None:
-    """The function of a table. A word instead of its number gives a complaint, and the number is returned."""
+    """The function of a table. If it is given as a word, there is a complaint, and the number of that function is
+    returned.
+    """
     raw = table.raw.get("function")
     meant = FUNCTION_WORDS.get(raw.strip().lower()) if isinstance(raw, str) else None
     if meant is None:
@@ -150,7 +155,7 @@ def raw_range(type_: str, count: int) -> tuple[int, int] | None:
 
 
 def read_layout(table: TomlTable, defaults: Defaults) -> RegisterLayout:
-    """The layout of the point in a table; without registers if the protocol has none."""
+    """The layout of the point in a table. If the protocol has no registers, the layout has none either."""
     if not defaults.maps_registers:
         return RegisterLayout(table.text("type"), "", 0, 0, 0)
     return _LayoutReader(table, defaults).read()
@@ -177,7 +182,7 @@ class _LayoutReader:
         return RegisterLayout(type_, order, count, function, address, parts)
 
     def _object(self) -> RegisterLayout:
-        """A text of function 43/14; ``address`` is the object's number."""
+        """The layout of a text of function 43/14. ``address`` is the number of the object."""
         for key in ("type", "order", "count", "parts", "together", "barrier", "text"):
             if key in self.given:
                 what = f"{key} does not apply to function {IDENTIFICATION}, whose objects are texts"
@@ -192,7 +197,7 @@ class _LayoutReader:
         return RegisterLayout("str", "", 1, IDENTIFICATION, number or 0)
 
     def _layout(self) -> tuple[str, str, int]:
-        """(type, byte order, number of registers, or of coils for functions 1 and 2)."""
+        """Return (type, byte order, size). The size is a number of registers, or of coils for functions 1 and 2."""
         table, values = self.table, self.defaults.values
         function = self.given.get("function", values.get("function"))
         coils = function in (1, 2)  # a tuple, not a set: a TOML value may be unhashable
@@ -210,7 +215,7 @@ class _LayoutReader:
             )
         if not coils and given is None and "parts" not in self.given and not self.defaults.unsure:
             table.add("type", 'the key "type" is missing')
-        if self.unsure:  # without a valid type, count and order cannot be checked
+        if self.unsure:  # without a valid type, neither the count nor the order can be checked
             return type_, "", table.integer("count", 1, MAX_WORDS, 1) or 1
         count = self._count(type_)
         return type_, self._order(type_, count), count
@@ -238,7 +243,7 @@ class _LayoutReader:
         size = 1 if type_ in {"str", "mod10k"} or "text" in self.given else count
         allowed = ORDERS[size] if size in ORDERS else ORDERS[1]
         if own and own not in allowed:
-            if size == 1:  # field pain 37: other software silently accepted a word swap on one register
+            if size == 1:  # field pain 37: other software silently accepted an order of words for a single register
                 what = f"order {show(own)} does not apply to the 16-bit registers of type {type_}"
                 self.table.add("order", what, "Write AB or BA, or leave order out")
             else:

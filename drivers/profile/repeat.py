@@ -18,7 +18,9 @@ Described = tuple[Mapping[str, Any], KeyPath]  # a point's table and its path in
 def described_points(
     document: Mapping[str, Any], path: KeyPath, params: Mapping[str, int | str], complaints: ProfileComplaints
 ) -> list[Described]:
-    """All point tables below ``document``, repeats expanded, in file order (plain points first)."""
+    """All point tables below ``document``: first the plain points, then those of expanded repeats, each in file
+    order.
+    """
     result: list[Described] = []
     for item in _expanded(document, path, params, complaints, {}, 0):
         result.append(item)
@@ -60,7 +62,7 @@ def _expanded(
 
 
 def _words(reader: TomlTable, params: Mapping[str, int | str]) -> list[str]:
-    """The values that the variable of a repeat takes, in order."""
+    """The values that the variable of a repeat takes, in their order."""
     if "values" in reader.raw:
         for key in ("count", "first"):
             if key in reader.raw:
@@ -80,7 +82,7 @@ def _words(reader: TomlTable, params: Mapping[str, int | str]) -> list[str]:
         if "count" not in reader.raw:
             reader.add("count", "count or values is missing")
         return []
-    if int(count) > MAX_POINTS:  # checked before the values are expanded
+    if int(count) > MAX_POINTS:  # check the number before the values are expanded, to limit the memory
         reader.add("count", f"count is {count}, at most {MAX_POINTS} are allowed", "Is a parameter too large?")
         return []
     first = reader.integer("first", 0, 0xFFFF, 1)

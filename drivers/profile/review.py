@@ -1,4 +1,4 @@
-"""Warnings about a valid profile for `profiles check`, in English and Chinese. None of them rejects a profile."""
+"""Warnings of `profiles check` about a valid profile, in English and Chinese. A warning never rejects a profile."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
     ),
 }  # fmt: skip
 TEMPLATE_SOURCE = "TITLE, REVISION (DATE)"  # the source that `profiles new` writes
-_FIRST = {3: 40001, 4: 30001}  # number of the first holding and input register in 4x notation
+_FIRST = {3: 40001, 4: 30001}  # function -> number of its first register in 4x notation
 _GRID = re.compile(r"(?:.+\.)?ac\.(voltage|frequency|power\.factor)(?:\.l[123]{1,2})?")
-# (quantity, unit) -> scale from which on an integer is too coarse, the same for a float, usual scale (English, Chinese)
+# (quantity, unit) -> (largest plausible scale of an integer, the same of a float, usual scale in English, in Chinese).
+# A scale from there on is too coarse.
 _COARSE: Mapping[tuple[str, str], tuple[Decimal, Decimal, str, str]] = {
     ("voltage", "V"): (Decimal(10), Decimal(10), "0.01 to 1 V", "0.01 至 1 V"),
     ("voltage", "kV"): (Decimal("0.1"), Decimal(10), "0.001 to 0.01 kV", "0.001 至 0.01 kV"),
@@ -52,7 +53,7 @@ _COARSE: Mapping[tuple[str, str], tuple[Decimal, Decimal, str, str]] = {
     ("power.factor", ""): (Decimal("0.05"), Decimal(10), "0.0001 to 0.01", "0.0001 至 0.01"),
 }
 _MOST_V = 40_000  # no park is connected to a grid of a higher voltage
-_MEASURED = ("dump", "field")  # values of "evidence" which mean that the addresses were tested on a device
+_MEASURED = ("dump", "field")  # values of "evidence" that tell that the addresses were tested on a device
 
 
 def remarks(profile: Profile) -> list[tuple[str, str]]:
@@ -66,14 +67,16 @@ def remarks(profile: Profile) -> list[tuple[str, str]]:
 
 
 def _overlaps(points: Sequence[Point]) -> Iterator[tuple[str, str]]:
-    """Warn about points that overlap in part, or lie inside a float. An integer may contain points, such as bits."""
+    """Warn about points that overlap partly, or that lie inside a float. Points inside an integer are allowed, such as
+    bits.
+    """
     for n, a in enumerate(points):
         for b in points[n + 1 :]:
             if b.function != a.function or b.address >= a.address + a.count:
                 break
             ends = a.address + a.count, b.address + b.count
             places = {"a": a.name, "a_at": _place(a), "b": b.name, "b_at": _place(b), "shared": b.address}
-            if a.parts or b.parts:  # its parts may lie apart, with registers of other points between them
+            if a.parts or b.parts:  # the parts of a point may lie apart, with registers of other points between them
                 continue
             if b.address > a.address and ends[1] > ends[0]:
                 yield _remark("overlap", **places)
@@ -86,7 +89,9 @@ def _place(point: Point) -> str:
 
 
 def _notation(profile: Profile, points: Sequence[Point]) -> Iterator[tuple[str, str]]:
-    """Warn once about addresses that look like 4x notation; many devices really have registers there."""
+    """Warn once about addresses that look like 4x notation. It is only a warning, because many devices have such
+    addresses.
+    """
     if profile.evidence in _MEASURED or profile.path.is_relative_to(shipped_dir()):
         return
     for function, first in _FIRST.items():
@@ -98,7 +103,7 @@ def _notation(profile: Profile, points: Sequence[Point]) -> Iterator[tuple[str, 
 
 
 def _coarse(points: Sequence[Point]) -> Iterator[tuple[str, str]]:
-    """Warn about a step so large that the scale must be wrong: 100 V, 1 Hz, 0.05 of a power factor."""
+    """Warn about a step so large that the scale must be wrong, such as 100 V, 1 Hz, or 0.05 for a power factor."""
     for point in points:
         grid = _GRID.fullmatch(point.name)
         if grid is None or (limits := _COARSE.get((grid[1], point.unit))) is None or point.parts:

@@ -1,4 +1,6 @@
-"""Reads [[sample]] tables: registers with known results, which the tests replay for every profile."""
+"""Reads [[sample]] tables. A sample has registers and the values they must give; tests decode the samples of every
+profile.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ SAMPLE_KEYS = ("name", *SPACES, "frames", "expect", "missing", "params", "firmwa
 
 
 def read_samples(table: TomlTable, names: set[str], protocol: str) -> tuple[Sample, ...]:
-    """All samples; a name in ``expect`` that no point has is a complaint."""
+    """Read all samples. A name in ``expect`` that is not the name of a point is a complaint."""
     result: list[Sample] = []
     for sample in table.tables("sample"):
         given = sample.raw
@@ -53,7 +55,9 @@ def read_samples(table: TomlTable, names: set[str], protocol: str) -> tuple[Samp
 
 
 def _words(sample: TomlTable, key: str) -> dict[int, int]:
-    """Address -> word. A value is one word, a list of words from that address on, or their hex text."""
+    """Address -> word. Each value in the table is one word, a list of words from the address on, or hex text of such a
+    list.
+    """
     highest = 1 if key in {"coils", "inputs"} else 0xFFFF
     result: dict[int, int] = {}
     for address, value in sample.keyed(key).items():

@@ -1,4 +1,4 @@
-"""A loaded profile: frozen objects, and how points are picked from them."""
+"""A loaded profile, as frozen objects, and functions that select points from it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from drivers.toml import show, suggestion
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """A setting that the installer must or may give for one device, such as its number of racks."""
+    """A setting that the installer gives for one device, such as its number of racks. It is required or optional."""
 
     name: str
-    default: int | str | None  # None: it is required
+    default: int | str | None  # None: the installer must give a value
     low: int = 0
     high: int = 65535
     choices: tuple[str, ...] = ()
@@ -29,7 +29,7 @@ class Param:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """Overrides for some firmware or model. All conditions must hold."""
+    """Changes to the points for certain firmware or models. They apply if all conditions are true."""
 
     name: str
     firmware: tuple[str, ...] = ()
@@ -38,7 +38,9 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Registers with known results: function (1 coils, 2 inputs, 3 holding, 4 input registers) -> address -> word."""
+    """Registers and the values they must give. The registers are: function (1 coils, 2 inputs, 3 holding, 4 input
+    registers) -> address -> word.
+    """
 
     name: str
     words: Mapping[int, Mapping[int, int]]
@@ -46,30 +48,30 @@ class Sample:
     params: Mapping[str, int | str] = field(default_factory=dict)
     firmware: str | None = None
     identity: Mapping[str, str] = field(default_factory=dict)
-    frames: Mapping[str, str] = field(default_factory=dict)  # other protocols: key -> hex of the answer
+    frames: Mapping[str, str] = field(default_factory=dict)  # for protocols without registers: key -> hex of the answer
 
 
 @dataclass(frozen=True, slots=True)
 class SecondSource:
     """An independent source with which the points were compared, and the result in English and Chinese."""
 
-    source: str  # "": none was found; ``en`` and ``zh`` then say what this means for the profile
+    source: str  # "": no source was found; ``en`` and ``zh`` then tell what this means for the profile
     en: str
     zh: str
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """The points of one device of this family: parameters filled in, variants applied."""
+    """The points of one device of the family. Its parameters are filled in, and its variants are applied."""
 
     points: tuple[Point, ...]
-    variant: str  # names of the variants that apply, joined by " + "; "" for the base
+    variant: str  # names of the applied variants, joined by " + "; "" if none applies
     limits: Limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileHead:
-    """The keys of a profile outside its points."""
+    """The keys of a profile that are not points."""
 
     vendor: str
     models: tuple[str, ...]
@@ -79,14 +81,14 @@ class ProfileHead:
     second_source: SecondSource | None  # None: the profile does not say whether there is one
     evidence: str
     limits: Limits
-    probe: str  # the point to read as a sign of life; "" lets the driver choose
+    probe: str  # the point that is read to check whether the device answers; "": the driver chooses
     params: Mapping[str, Param]
-    accuracy: str  # accuracy class, such as "0.5S"; "" if unknown, or if the models differ
-    sleeps: bool  # the device goes silent in the dark
-    caching: bool  # answers come from a master's cache and prove nothing about the device
+    accuracy: str  # accuracy class, such as "0.5S"; "" if it is unknown, or differs between the models of the family
+    sleeps: bool  # whether the device is silent in the dark
+    caching: bool  # whether answers come from the cache of a master, so that they prove nothing about the device
     fresh: FreshnessRule | None
-    serial: str  # the factory setting of its port, such as "9600 8N1"; "" if unknown
-    identity: tuple[str, ...]  # points that identify a single device, in addition to the usual ones
+    serial: str  # the factory setting of the device's port, such as "9600 8N1"; "" if unknown
+    identity: tuple[str, ...]  # points that identify a single device, added to the usual ones
     notes: Mapping[str, str]  # {"en": ..., "zh": ...} for the installer
 
 
@@ -98,7 +100,8 @@ class Profile(ProfileHead):
     path: Path
     variants: tuple[Variant, ...]
     samples: tuple[Sample, ...]
-    identity_points: tuple[str, ...]  # points that identify a single device; they are read before its data are accepted
+    # points that identify a single device; they are checked before the device's data are accepted
+    identity_points: tuple[str, ...]
     hash: str  # SHA-256 of the canonical content, base64url without padding
     _expand: Callable[[Mapping[str, int | str], frozenset[int]], tuple[tuple[Point, ...], Limits]]
     _matches: Callable[[str | None, Mapping[str, str]], frozenset[int]]
@@ -119,11 +122,12 @@ class Profile(ProfileHead):
         """The points of one device.
 
         Args:
-            params: set by the installer; the profile's defaults fill the rest.
-            firmware: the device's firmware text; None while unknown: no variant with a firmware condition applies.
+            params: set by the installer. Parameters that are not set get the profile's defaults.
+            firmware: the device's firmware text; None: it is unknown, so that no variant with a firmware condition
+            applies.
             identity: texts of identity points by name (``device.model`` and so on).
-            reversed: prefixes of points behind a reversed CT ("" means all): their import and export
-                counters change names. The sign of power is not changed here but by the plan (drivers/plan/).
+            reversed: prefixes of points behind a reversed CT ("" means all points). The names of their import and
+            export counters are exchanged. The sign of power is not changed here, but by the plan (drivers/plan/).
 
         Raises:
             ProfileError: a parameter is unknown, missing or outside its limits.
@@ -160,10 +164,10 @@ class Profile(ProfileHead):
 
 
 def select(points: Sequence[Point], globs: Sequence[str]) -> tuple[Point, ...]:
-    """The points whose names match any of ``globs`` (``ac.*``), in their own order; without globs, all points.
+    """The points whose names match any of ``globs`` (such as ``ac.*``), in their own order. Without globs, all points.
 
     Raises:
-        ProfileError: a glob that matches nothing, which is nearly always a typo.
+        ProfileError: a glob matches no point. This is nearly always a typing error.
     """
     if not globs:
         return tuple(points)
@@ -179,12 +183,16 @@ def select(points: Sequence[Point], globs: Sequence[str]) -> tuple[Point, ...]:
 
 
 def concerned(name: str, prefixes: frozenset[str]) -> bool:
-    """Whether a point lies behind a reversed CT. The prefix "" matches all points; others match whole words only."""
+    """Whether a point lies behind a reversed CT. The prefix "" matches all points. Other prefixes match only at the end
+    of a word.
+    """
     return any(not p or name == p or name.startswith(p.rstrip(".") + ".") for p in prefixes)
 
 
 def swap_reversed(points: tuple[Point, ...], prefixes: frozenset[str]) -> tuple[Point, ...]:
-    """Swap import and export in the names of points behind a reversed CT: with it, a meter counts import as export."""
+    """Exchange import and export in the names of points behind a reversed CT, because there a meter counts import as
+    export.
+    """
     if not prefixes:
         return points
     return tuple(replace(p, name=_swapped(p.name)) if concerned(p.name, prefixes) else p for p in points)

@@ -1,4 +1,4 @@
-"""Conditions on firmware and identity that choose a variant."""
+"""The conditions on firmware and identity by which a variant is selected."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CHUNK = re.compile(r"\d+|[A-Za-z]+")
 
 
 def condition_error(condition: str) -> str:
-    """The error in a firmware condition; "" if it is valid."""
+    """The error in a firmware condition. "" if the condition is valid."""
     found = _CONDITION.fullmatch(condition)
     if not found:
         return "empty"
@@ -25,11 +25,15 @@ def condition_error(condition: str) -> str:
 
 
 def holds(condition: str, firmware: str) -> bool:
-    """Whether a firmware string fulfils ``>=3.1``, ``<V200R002``, ``==1.4``, ``!=1.4`` or a pattern such as ``V100*``.
+    """Whether a firmware text meets a condition: ``>=3.1``, ``<V200R002``, ``==1.4``, ``!=1.4``, or a pattern such as
+    ``V100*``.
 
-    Versions are compared by their numbers and letters from left to right: V100R001C00SPC153 comes before
-    V100R001C00SPC200. Missing numbers count as 0: 3 equals 3.0. If the version in the condition begins with a digit,
-    letters before the first digit of the firmware are ignored: "FW 1.23" fulfils >=1.2.
+    Versions are compared by their numbers and letters, from left to right:
+
+    - V100R001C00SPC153 comes before V100R001C00SPC200.
+    - Missing numbers count as 0: 3 equals 3.0.
+    - If the version in the condition begins with a digit, letters before the first digit of the firmware are ignored:
+      "FW 1.23" meets >=1.2.
     """
     found = _CONDITION.fullmatch(condition)
     if not found:
@@ -52,7 +56,7 @@ def holds(condition: str, firmware: str) -> bool:
 
 
 def _compare(left: str, right: str) -> int:
-    nothing = (1, 0, "")  # a missing number: sorts as 0
+    nothing = (1, 0, "")  # a missing number is compared as 0
     for a, b in zip_longest(_chunks(left), _chunks(right), fillvalue=nothing):
         if a != b:
             return 1 if a > b else -1
@@ -60,12 +64,16 @@ def _compare(left: str, right: str) -> int:
 
 
 def _chunks(version: str) -> list[tuple[int, int, str]]:
-    """The numbers and letters of a version, to compare. Letters sort before numbers: 1.0rc1 comes before 1.0.1."""
+    """Split a version into numbers and letters that can be compared. Letters sort before numbers: 1.0rc1 comes before
+    1.0.1.
+    """
     return [(1, int(c), "") if c.isdigit() else (0, 0, c.lower()) for c in _CHUNK.findall(version)]
 
 
 def identity_holds(wanted: Mapping[str, str], identity: Mapping[str, str]) -> bool:
-    """Whether every named identity text is known and matches its pattern (case does not matter)."""
+    """Whether each wanted identity text is known and matches its pattern. Upper and lower case are not
+    distinguished.
+    """
     return all(name in identity and _alike(identity[name], pattern) for name, pattern in wanted.items())
 
 

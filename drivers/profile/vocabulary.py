@@ -1,4 +1,6 @@
-"""The vocabulary of point names: meaning, allowed units, behaviour over time."""
+"""The vocabulary of point names. For each name it has the meaning, the allowed units, and how values behave over
+time.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ import firmware_profiles
 from drivers.model import Kind
 from drivers.units import unit_factor
 
-# variable of a pattern -> words that may stand for it; None: any number from 1 on
+# variable of a pattern -> words that can replace it; None: any number from 1 on
 VARIABLES: Mapping[str, tuple[str, ...] | None] = {
     "{l}": ("l1", "l2", "l3"),
     "{ll}": ("l12", "l23", "l31"),
@@ -25,7 +27,7 @@ VARIABLES: Mapping[str, tuple[str, ...] | None] = {
 
 @dataclass(frozen=True, slots=True)
 class VocabularyEntry:
-    """The entry for one pattern of names. ``Vocabulary.find`` fills the numbers of a name into ``en`` and ``zh``."""
+    """The entry for one pattern of names. ``Vocabulary.find`` puts the numbers of a name into ``en`` and ``zh``."""
 
     pattern: str
     dimension: str
@@ -33,7 +35,7 @@ class VocabularyEntry:
     units: tuple[str, ...]  # allowed units; empty: the quantity has no unit
     en: str
     zh: str
-    low: Decimal | None = None  # plausible range, in the first unit
+    low: Decimal | None = None  # lowest plausible value, in the first unit of ``units``; ``high`` is the highest
     high: Decimal | None = None
     flips: bool = False
     swap: str = ""
@@ -90,7 +92,9 @@ class Vocabulary:
         )
 
     def bounds(self, unit: str) -> tuple[Decimal, Decimal] | None:
-        """The range that a healthy device never exceeds, in this unit; None if unknown."""
+        """The (lowest, highest) value of a healthy device in this unit. None if the vocabulary has no bounds for the
+        unit.
+        """
         for known, (low, high) in self._bounds.items() if unit else ():
             factor = unit_factor(unit, known)
             if factor is not None:
@@ -98,7 +102,7 @@ class Vocabulary:
         return None
 
     def entries(self) -> Iterator[VocabularyEntry]:
-        """All entries in file order, by pattern."""
+        """All entries, in the order of the file."""
         for pattern in self.patterns:
             entry = self._node(pattern).entry
             assert entry
@@ -112,7 +116,9 @@ class Vocabulary:
         return node
 
     def find(self, name: str) -> VocabularyEntry | None:
-        """The entry for a name of a point, with its meaning filled in; None if there is no such name."""
+        """The entry for the name of a point, with the numbers of the name in its meaning. None if the name is
+        unknown.
+        """
         return self._find(tuple(name.split(".")), depth=0)
 
     def _find(self, words: tuple[str, ...], depth: int) -> VocabularyEntry | None:
@@ -129,13 +135,16 @@ class Vocabulary:
         return None
 
     def nearest(self, name: str) -> str:
-        """The known name closest to ``name``, with the numbers of ``name`` in it; "" if none is close."""
+        """The known name that is closest to ``name``, with the numbers of ``name`` in it. "" if no known name is
+        close.
+        """
         shape = ".".join(_shape(word) for word in name.split("."))
         found = self._longer(shape) or difflib.get_close_matches(shape, _shapes(self), n=8, cutoff=0.6)
         if not found:
             return ""
         front = shape.partition(".")[0]
-        found.sort(key=lambda one: one.partition(".")[0] != front)  # the first word is the least likely to be mistyped
+        # prefer names with the same first word, because the first word is rarely mistyped
+        found.sort(key=lambda one: one.partition(".")[0] != front)
         seen: dict[str, list[str]] = {}
         for word in name.split("."):
             if (key := _shape(word)) != word:
@@ -143,14 +152,18 @@ class Vocabulary:
         return ".".join(seen[w].pop(0) if seen.get(w) else _example(w) for w in found[0].split("."))
 
     def _longer(self, shape: str) -> list[str]:
-        """The first known name that begins with ``shape``, else that ends with it: ac.power.active for power.active."""
+        """The first known name that begins with ``shape``; otherwise the first that ends with it: ac.power.active for
+        power.active.
+        """
         shapes = _shapes(self)
         found = [one for one in shapes if one.startswith(f"{shape}.")]
         return (found or [one for one in shapes if one.endswith(f".{shape}")])[:1]
 
 
 def _reach(node: _Node, words: tuple[str, ...]) -> Iterator[tuple[_Node, dict[str, str]]]:
-    """The nodes that ``words`` lead to, with the values of variables. Fixed words are tried before variables."""
+    """Yield the nodes to which ``words`` lead, with the values of the variables. Fixed words are tried before
+    variables.
+    """
     if not words:
         yield node, {}
         return

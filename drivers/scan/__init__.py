@@ -1,4 +1,4 @@
-"""Finds and identifies the devices on a line. Only reads are sent, and only after listening."""
+"""Finds and identifies the devices on a line. It sends only reads, and listens before it sends the first one."""
 
 from drivers.scan.notes import Note, note
 from drivers.scan.plan import FoundDevice, ScanOptions

@@ -1,4 +1,6 @@
-"""A line that caches answers, so that trying many profiles reads each register once. A dump is the set of answers."""
+"""A line that caches answers. So each register is read only once, although many profiles are tried. A dump is made of
+these answers.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +16,19 @@ from drivers.model import DeviceException, FrameError, LineDown, LineError, Line
 HASTY_S = 0.2  # with ``hasty``, timeouts are never shortened below this
 HASTY_TIMES = 3  # with ``hasty``, timeouts are shortened to this multiple of the longest answer time so far
 ILLEGAL_FUNCTION = 1  # the exception for an unsupported function
-NO_FUNCTION = 3  # a function counts as unsupported after this many such refusals and no other answer
+NO_FUNCTION = 3  # if a function is refused this many times and never answered otherwise, it counts as unsupported
 SPACES = {1: "coils", 2: "discrete", 3: "holding", 4: "input"}
 
 
 class CachingLine:
-    """Replaces a ``Line``. A request that was answered or refused is not repeated; others go to the line.
+    """Replaces a ``Line``. A request that was answered or refused is not sent again; its result is returned from the
+    cache.
 
     Args:
         timeout_s: the longest wait for one answer; None: as the caller specifies.
-        most_silences: after this many timeouts no request is sent any more; it counts as timed out. None: no limit.
-        most_s: the same after this many seconds of requests in total.
+        most_silences: after this many timeouts nothing more is sent. Each further request then counts as timed out.
+        None: no limit.
+        most_s: when requests have taken this many seconds in total, nothing more is sent either. None: no limit.
         hasty: use short timeouts for a device that has answered quickly.
     """
 
@@ -39,11 +43,12 @@ class CachingLine:
         self._line, self._timeout_s, self._most, self._most_s = line, timeout_s, most_silences, most_s
         self._hasty = hasty
         self._spent_s = 0.0
-        self._answer_s: list[float] = []  # times from request to answer, without the time that the bytes take
-        self._answered: set[tuple[int, int]] = set()  # (function, address) of registers
+        self._answer_s: list[float] = []  # times from request to answer, without the transmission time of the bytes
+        self._answered: set[tuple[int, int]] = set()  # the registers that were answered, as (function, address)
         self._known: dict[bytes, Answer | LineError] = {}
-        self._asked: list[tuple[tuple[int, int, int], bytes]] = []  # function, address, count
-        self._no_function = Counter[int]()  # function -> how often it was refused as unsupported
+        # each request for registers: (function, address, count) and its key in ``_known``
+        self._asked: list[tuple[tuple[int, int, int], bytes]] = []
+        self._no_function = Counter[int]()  # function -> number of refusals that call it unsupported
         self.silences = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -77,7 +82,7 @@ class CachingLine:
 
     @property
     def has_answered(self) -> bool:
-        """Whether the device answered or refused anything at all."""
+        """Whether the device has answered or refused any request."""
         return any(isinstance(known, Answer | DeviceException) for known in self._known.values())
 
     @property
@@ -87,19 +92,23 @@ class CachingLine:
 
     @property
     def answer_s(self) -> float:
-        """The device's usual time from request to answer, without the time that the bytes take; 0: no answer yet."""
+        """The device's usual time from request to answer, without the transmission time of the bytes. 0: no answer
+        yet.
+        """
         return median(self._answer_s) if self._answer_s else 0.0
 
     def has_all(self, registers: set[tuple[int, int]]) -> bool:
-        """Whether these registers, as (function, address), were answered."""
+        """Whether all these registers, given as (function, address), were answered."""
         return registers <= self._answered
 
     def allow(self, more_s: float) -> None:
-        """Allow ``more_s`` more seconds from now on, and forget earlier timeouts."""
+        """Allow requests for ``more_s`` more seconds from now on, and forget earlier timeouts."""
         self.silences, self._most_s = 0, self._spent_s + more_s
 
     def dump(self) -> dict[str, dict[str, int]]:
-        """Registers that were answered: "holding" and so on -> address in decimal -> word (0 or 1 for coils)."""
+        """The registers that were answered: table ("holding" and so on) -> address in decimal -> word. For coils, 0 or
+        1.
+        """
         found: dict[str, dict[int, int]] = {}
         for registers, payload in self._asked:
             function, address, count = registers
@@ -133,7 +142,8 @@ class CachingLine:
         (answer,) = await self._line.burst((request,), options)
         took_s = (self._line.clock()[1] - begin_ns) / 1e9
         self._spent_s += took_s
-        if isinstance(answer, Answer) and not isinstance(request, StepRequest):  # the times of single steps are unknown
+        # a multi-step query is left out, because the times of its single steps are unknown
+        if isinstance(answer, Answer) and not isinstance(request, StepRequest):
             char_s = options.setting.char_s if options.setting is not None else 0.0
             size = len(request.frame) + request.expect
             self._answer_s.append(max(took_s - size * char_s - options.quiet_s, 0.0))
@@ -142,7 +152,7 @@ class CachingLine:
         elif isinstance(answer, DeviceException) and answer.code == ILLEGAL_FUNCTION:
             self._no_function[function] += 1
         elif isinstance(answer, Answer | DeviceException):
-            self._no_function[function] = -(1 << 20)  # the function is supported: later refusals do not count
+            self._no_function[function] = -(1 << 20)  # the function is supported: later refusals never count
         if not isinstance(answer, LineDown | LineLent):
             self._known[request.frame] = answer
         if isinstance(answer, Answer) and request.registers is not None:

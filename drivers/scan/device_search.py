@@ -1,4 +1,6 @@
-"""A protocol's part in a scan: the probes that find its devices, and the meaning of their answers."""
+"""A protocol's part in a scan. It provides the probes that find the protocol's devices, and interprets their
+answers.
+"""
 
 from __future__ import annotations
 
@@ -21,49 +23,56 @@ Remark = Callable[[Note], None]
 
 
 class DeviceSearch:
-    """Finds the devices of one protocol; one object per scan and protocol. Only reads may be sent.
+    """Finds the devices of one protocol. There is one object per scan and protocol. Only reads may be sent.
 
-    A scan sends ``probes`` at each serial setting, in turn with other protocols, then retries the silent ones
-    (``slow_probes``). A valid answer leads to ``scan.add``. Protocols in which several devices answer one probe also
-    search for them in groups.
+    At each serial setting, a scan sends the ``probes`` of one protocol after the other. Later it sends ``slow_probes``
+    to the addresses that did not answer. A valid answer leads to ``scan.add``. If several devices of a protocol can
+    answer one probe, it also searches for them in groups.
     """
 
     def __init__(self, protocol: Protocol, scan: Scan) -> None:
         self.protocol, self.scan, self.options = protocol, scan, scan.options
         self.name = protocol.name
-        self.is_wanted = protocol.name in scan.options.protocols  # if False, it sends no probes to find devices
-        self.crowded: list[Probe] = []  # probes with broken answers: perhaps several devices answered at once
-        self.nameless: list[Probe] = []  # probes answered by a device that did not report its address
+        # if False, no probes are sent to find devices of this protocol
+        self.is_wanted = protocol.name in scan.options.protocols
+        self.crowded: list[Probe] = []  # probes with broken answers, perhaps because several devices answered at once
+        self.nameless: list[Probe] = []  # probes that were answered by a device that did not report its address
 
     # --- questions
 
     def probes(self, serial: str) -> list[Probe]:
-        """The quick probes at a serial setting ("" on lines that have none)."""
+        """The quick probes at a serial setting. The setting is "" on lines that have none."""
         raise NotImplementedError
 
     def slow_probes(self, serial: str) -> list[Probe]:
-        """Probes for the silent addresses again, with longer timeouts."""
+        """Probes that repeat the silent addresses, with longer timeouts."""
         return []
 
     def signs_of_life(self, device: FoundDevice) -> list[Probe]:
-        """For `identify`: short probes that most devices answer or refuse; empty if profiles send the same requests."""
+        """For `identify`: short probes that most devices answer or refuse.
+
+        Empty if the profiles of the protocol send the same requests anyway.
+        """
         return []
 
     def on_sent(self, probe: Probe) -> None:
-        """Called before one of our probes is sent."""
+        """Called before a probe of this protocol is sent."""
 
     # --- answers
 
     def sender(self, probe: Probe, payload: bytes) -> str:
-        """The address of the device that answered; "" if the answer does not contain it."""
+        """The address of the device that answered. "" if the answer does not contain it."""
         return probe.address
 
     async def is_there(self, probe: Probe, payload: bytes) -> bool:
-        """Whether a device exists at the sender's address: two answers at once can look like that of a third device."""
+        """Whether a device exists at the sender's address.
+
+        The check is needed because two overlapping answers can look like the answer of a third device.
+        """
         return True
 
     async def is_own(self, probe: Probe, code: int) -> bool:
-        """Whether a refusal, with its exception code, comes from the device, not from a server in front of it."""
+        """Whether the device itself sent a refusal with this exception code, not a server in front of the device."""
         return True
 
     async def on_answer(self, probe: Probe, payload: bytes) -> None:
@@ -76,44 +85,50 @@ class DeviceSearch:
             self.scan.add(self.name, address, probe.serial, "answer")
 
     def on_broken(self, probe: Probe, error: LineError, is_last: bool = False) -> None:
-        """Called for bytes that are not a valid answer. ``is_last``: the probe was already repeated."""
+        """Called for received bytes that are not a valid answer. ``is_last``: the probe has already been repeated."""
         self.crowded.append(probe)
         self.scan.remark(note("crowd", protocol=self.name, what=probe.what))
 
     # --- steps of a scan
 
     async def before(self, progress: ProgressCallback) -> None:
-        """Before the first pass."""
+        """Called before the first pass."""
 
     async def ask_again(self) -> None:
-        """After a pass: repeat the probes with broken answers."""
+        """Called after a pass. Repeats the probes that got broken answers."""
 
     async def in_groups(self, progress: ProgressCallback, slow: bool = False) -> None:
-        """After a pass: search in groups where several devices answered at once; if ``slow``, in all groups."""
+        """Called after a pass. Searches in groups where several devices answered at once; if ``slow``, in all
+        groups.
+        """
 
     async def ask_deep(self, device: FoundDevice) -> None:
-        """With --deep: read more about a device into ``device.identity``. Raises only LineDown or LineLent."""
+        """Called with --deep. Reads more facts about a device into ``device.identity``. Raises only LineDown or
+        LineLent.
+        """
 
     def groups_s(self) -> float:
-        """Seconds that the slow pass's group searches take if nothing is found."""
+        """Seconds that the group searches of the slow pass take if they find nothing."""
         return 0.0
 
     def device_s(self) -> float:
-        """Extra seconds that one found device may take."""
+        """Extra seconds that the scan may need for each found device."""
         return 0.0
 
     # --- other traffic
 
     def describe(self, received: bytes) -> list[str]:
-        """A description of this protocol's frames in unsolicited bytes, which come from another master."""
+        """Describe the frames of this protocol in unsolicited bytes, which come from another master."""
         return []
 
     def overhear(self, probe: Probe | None) -> bool:
-        """Check other bytes received with the answer to ``probe``. True: there was a late answer to another probe."""
+        """Check other bytes that were received with the answer to ``probe``. Returns True if a late answer to another
+        probe is among them.
+        """
         return False
 
     async def settle(self) -> None:
-        """After a probe: send more probes about overheard frames."""
+        """Called after a probe. Sends more probes to decide about frames that were overheard."""
 
     def may_fit(self, profile: Profile, facts: Mapping[str, str]) -> bool:
         """Whether a profile is worth trying on a device with the ``facts`` found by the search."""

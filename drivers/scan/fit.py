@@ -1,4 +1,4 @@
-"""Finds the profile that fits a device, by its identity first, then by the plausibility of its values."""
+"""Finds the profile that fits a device: first by the device's identity, then by the plausibility of its values."""
 
 from __future__ import annotations
 
@@ -40,22 +40,23 @@ CHECKS = (
     "ac.voltage.l12", "battery.soc", "battery.voltage", "ac.power.active", "device.state",
 )  # fmt: skip
 MOST_POINTS, FEW_POINTS = 8, 4
-# "vendor" in profiles for any device of a protocol: a device's model proves nothing then. Old files: "any maker".
+# "vendor" in profiles that suit any device of a protocol. For them the model of a device proves nothing. "any maker" is
+# in old files.
 ANY_MANUFACTURER = frozenset({"any manufacturer", "any maker"})
-TELLS = 2  # result of ``_judge`` for a value that only the right map gives
-MANY_TELLING = 3  # after this many such values, a brief trial skips unrelated families
-MANY_WEAK = 4  # this many values that agree are as good as one that only the right map gives
-MOST_SILENCES = 12  # after this many timeouts of one device, no more profiles are tried on it
-TO_COMPARE = 0.25  # time to compare similar profiles afterwards, as a share of the time for trying profiles
+TELLS = 2  # result of ``_judge`` for a value that is read only with the right register map
+MANY_TELLING = 3  # after this many values with the result ``TELLS``, a brief trial skips unrelated families
+MANY_WEAK = 4  # this many agreeing values are as good as one value with the result ``TELLS``
+MOST_SILENCES = 12  # after this many timeouts of a device, no further profile is tried on it
+TO_COMPARE = 0.25  # time for comparing similar profiles at the end, as a share of the time for trying profiles
 MOST_ALIKE = 4  # at most this many likely profiles are compared with each other
 TIMEOUT_S = 0.5
 SANE: Mapping[str, tuple[Decimal, Decimal]] = {  # unit -> range in which nearly all true values lie
-    "Hz": (Decimal(0), Decimal(500)),  # also for the drives of pumps and fans
-    "V": (Decimal(0), Decimal(40000)),  # also for battery cells
+    "Hz": (Decimal(0), Decimal(500)),  # the range includes the drives of pumps and fans
+    "V": (Decimal(0), Decimal(40000)),  # the range includes battery cells
     "%": (Decimal(0), Decimal(120)),
     "Cel": (Decimal(-60), Decimal(250)),
 }
-TELLING: Mapping[str, tuple[Decimal, Decimal]] = {  # unit -> range in a grid; a value within it is evidence
+TELLING: Mapping[str, tuple[Decimal, Decimal]] = {  # unit -> range in a grid; a value in it speaks for the profile
     "Hz": (Decimal(45), Decimal(65)),
     "V": (Decimal(20), Decimal(40000)),
 }
@@ -63,14 +64,15 @@ TELLING: Mapping[str, tuple[Decimal, Decimal]] = {  # unit -> range in a grid; a
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A profile that agrees with a device. ``how``: certain (the device names its model), likely or possible."""
+    """A profile that agrees with a device. ``how`` is certain (the device reports its model), likely or possible."""
 
     profile: str
     variant: str
     how: str
     agreeing: int
     asked: int
-    is_telling: bool = False  # at least ``MANY_TELLING`` values were read that only the right map gives
+    # whether at least ``MANY_TELLING`` values were read that only the right register map gives
+    is_telling: bool = False
 
 
 _Ranked = tuple[tuple[int, int], Fit, dict[str, str]]
@@ -78,15 +80,18 @@ _Ranked = tuple[tuple[int, int], Fit, dict[str, str]]
 
 @dataclass(slots=True)
 class Identity:
-    """The identity that a device reports, by point name or, for function 43/14, "vendor", "product", "revision"."""
+    """The result of identifying one device. ``facts`` are its identity texts, by point name.
+
+    The texts of function 43/14 have the names "vendor", "product" and "revision".
+    """
 
     facts: dict[str, str] = field(default_factory=dict)
     fits: list[Fit] = field(default_factory=list)
-    cut_short: bool = False  # not all profiles could be tried: too many timeouts, or too little time
-    has_answered: bool = False  # whether it answered anything, even with a refusal
-    is_garbled: bool = False  # bytes were received that are not a valid frame
-    answer_s: float = 0.0  # its usual time from request to answer
-    block: RegisterRange | None = None  # registers that it answers, if no profile fits
+    cut_short: bool = False  # whether profiles were left untried, after too many timeouts or for lack of time
+    has_answered: bool = False  # whether the device answered anything, even with a refusal
+    is_garbled: bool = False  # whether bytes were received that are not a valid frame
+    answer_s: float = 0.0  # the device's usual time from request to answer
+    block: RegisterRange | None = None  # if no profile fits: registers that the device answers
     reordered: tuple[str, str] | None = (
         None  # if no profile fits: (id of a profile that would fit with another byte order, this order)
     )
@@ -94,10 +99,10 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """Limits for trying one device. ``brief``: once a profile fits, only similar ones are tried.
+    """Limits for trying one device. ``brief``: when a profile fits, only similar profiles are still tried.
 
-    ``timeout_s`` limits the wait for one answer. ``most_s`` limits the total time, after which no request begins; the
-    last request may still end later, also after it was repeated because of a broken answer.
+    ``timeout_s`` limits the wait for one answer. When ``most_s`` are over, no further request begins. The last request
+    may end later, in particular if it is repeated because of a broken answer.
     """
 
     timeout_s: float = TIMEOUT_S
@@ -110,7 +115,7 @@ THOROUGH = Effort()
 
 
 def profiles_of(protocols: Iterable[str], only: str = "", dirs: tuple[Path, ...] = ()) -> list[Profile]:
-    """The profiles of these protocols in ``dirs``; if this is empty, in the site's and the shipped folder.
+    """The profiles of these protocols in ``dirs``. If ``dirs`` is empty, those in the site's and the shipped folder.
 
     Broken profiles are left out; `profiles check` reports them.
     """
@@ -123,9 +128,9 @@ def profiles_of(protocols: Iterable[str], only: str = "", dirs: tuple[Path, ...]
 
 @lru_cache(maxsize=256)
 def _loaded(path: Path, dirs: tuple[Path, ...], state: tuple[int, ...]) -> Profile | None:
-    """Load a profile; None if it is broken. It is cached, because a scan tries all profiles on each device.
+    """Load a profile. None if it is broken. The result is cached, because a scan tries all profiles on each device.
 
-    ``state``: times of change of all files, since a profile may extend others.
+    ``state`` has the modification times of all files, because a profile may extend other files.
     """
     try:
         return load_profile(path, dirs)
@@ -136,7 +141,7 @@ def _loaded(path: Path, dirs: tuple[Path, ...], state: tuple[int, ...]) -> Profi
 def _changed_ns(path: Path) -> int:
     try:
         return path.stat().st_mtime_ns
-    except OSError:  # a dangling link: loading the profile fails too, and reports it
+    except OSError:  # a link without target: loading this profile fails as well, and reports it
         return 0
 
 
@@ -149,16 +154,18 @@ async def identify(
     effort: Effort = THOROUGH,
     make_request: Callable[[int, int, int, int, str], Request] | None = None,
 ) -> Identity:
-    """Try ``profiles`` on one device; the best fit comes first. A silent device fits none. Raises LineDown or LineLent.
+    """Try ``profiles`` on one device. The best fit comes first. No profile fits a silent device. Raises LineDown or
+    LineLent.
 
-    ``profiles`` are tried in their order, which matters only if ``effort`` is brief. If no profile fits, and
-    ``make_request`` (which makes requests for registers) is given, registers that the device answers are sought.
+    The profiles are tried in the given order, which matters only if ``effort`` is brief. ``make_request`` makes
+    requests for registers. If it is given and no profile fits, the function also searches for registers that the device
+    answers.
     """
     identity = Identity(dict(facts or {}))
     try_s = effort.most_s / (1 + TO_COMPARE)
     memory = CachingLine(line, effort.timeout_s, effort.silences, try_s, hasty=effort.brief)
     with tempfile.TemporaryDirectory(prefix="meterhouse-scan-") as folder:
-        ring = Ring.create(f"{folder}/ring", 1 << 16, 0, 0, bytes(32))  # drivers require one; nothing is kept
+        ring = Ring.create(f"{folder}/ring", 1 << 16, 0, 0, bytes(32))  # drivers need a ring; its content is not used
         trial = _Trial(address, serial, memory, ring, identity.facts)
         try:
             ranked = await trial.run(profiles, effort.brief)
@@ -181,7 +188,7 @@ async def identify(
 
 
 def _settled(ranked: Sequence[_Ranked]) -> str:
-    """``certain`` or ``likely`` if a profile fits so well that no others need be tried; else ""."""
+    """``certain`` or ``likely`` if a profile fits so well that no other profile need be tried. Otherwise ""."""
     hows = {fit.how for _, fit, _ in ranked if fit.is_telling or fit.how == "certain"}
     return next((how for how in ("certain", "likely") if how in hows), "")
 
@@ -191,12 +198,15 @@ class _Trial:
 
     def __init__(self, address: str, serial: str, memory: CachingLine, ring: Ring, facts: Mapping[str, str]) -> None:
         self._address, self._serial, self._memory, self._ring, self._facts = address, serial, memory, ring, facts
-        self._silent: set[str] = set()  # protocols whose devices report their model, but this one did not
+        self._silent: set[str] = set()  # protocols whose devices report their model, while this device did not
         self._brief = False
         self.reordered: list[tuple[int, str, str]] = []  # (number of points, profile, order)
 
     async def run(self, profiles: Sequence[Profile], brief: bool) -> list[_Ranked]:
-        """The profiles that fit, best first. Brief: one request per profile, a second only if none fits yet."""
+        """The profiles that fit, best first.
+
+        If ``brief``, one request is sent per profile, and a second one only if no profile fits yet.
+        """
         ranked: list[_Ranked] = []
         self._brief = brief
         lacking = await self._round(profiles, ranked, 1 if brief else 2, brief)
@@ -208,9 +218,9 @@ class _Trial:
     async def _round(
         self, profiles: Sequence[Profile], ranked: list[_Ranked], first: int, brief: bool
     ) -> list[Profile]:
-        """Read the first points of each profile, and its other points if the first ones agree.
+        """Read the first points of each profile. If they agree with the profile, read its other points, too.
 
-        Returns the profiles of which the device lacks all first points.
+        Returns the profiles whose first points are all missing in the device.
         """
         lacking: list[Profile] = []
         for profile in profiles:
@@ -233,10 +243,10 @@ class _Trial:
         return lacking
 
     def _may_fit_better(self, profile: Profile, ranked: Sequence[_Ranked]) -> bool:
-        """Whether a profile may fit better than those found.
+        """Whether a profile may fit better than the profiles found so far.
 
-        After a certain fit, only a profile with the same model may; after a likely one, only a profile of the same
-        maker or with the same registers.
+        After a certain fit, only a profile with the same model can fit better. After a likely fit, only a profile of
+        the same maker or with the same registers.
         """
         how = _settled(ranked)
         if how == "certain":
@@ -247,7 +257,9 @@ class _Trial:
         return self._memory.has_all({(point.function, point.address) for point in points})
 
     async def _try(self, profile: Profile, first: int) -> _Ranked | bool:
-        """Try a profile: its fit; True if the device lacks all first points, False if it contradicts the profile."""
+        """Try a profile. Returns its fit, or True if the device lacks all first points, or False if a value contradicts
+        the profile.
+        """
         params = _least(profile)
         points = _chosen(profile, profile.resolve(params).points)
         if not points:
@@ -262,11 +274,11 @@ class _Trial:
             await self._try_other_order(profile, points, begin, readings)
             return False
         if not proof and _lacking(profile, begin, readings) == len(begin):
-            return True  # the device lacks all first points: do not ask for the other points
+            return True  # the device lacks all first points, so the other points are not read
         readings = await self._read(profile, points)
         texts = {n: str(r.value) for n, r in readings.items() if n.startswith("device.") and r.value is not None}
         proof = _names_itself(profile, [texts.get("device.model", ""), *self._facts.values()])
-        if protocol.tells_its_model:  # any valid answer proves the profile, whatever the vendor
+        if protocol.tells_its_model:  # any valid answer proves that this profile fits, whatever the vendor is
             proof = any(point.name == profile.probe and readings[point.name].value is not None for point in points)
         judged = [_judge(point, readings[point.name], proof or profile.vendor in ANY_MANUFACTURER) for point in points]
         plus, minus = sum(j for j in judged if j > 0), sum(1 for j in judged if j < 0)
@@ -284,7 +296,9 @@ class _Trial:
     async def _try_other_order(
         self, profile: Profile, points: tuple[Point, ...], begin: Sequence[Point], readings: Mapping[str, Reading]
     ) -> None:
-        """Note the profile if it would fit with another byte order. Reads all points only if the first suggest it."""
+        """Record the profile if it would fit with another byte order. Reads all its points only if the first ones
+        suggest this.
+        """
         order, found = order_that_fits(self._spec(profile, points), readings)
         if self._brief or len(found) < len(begin):
             return
@@ -293,7 +307,11 @@ class _Trial:
             self.reordered.append((len(all_found[1]), profile.id, order))
 
     async def larger_sister_first(self, ranked: list[_Ranked], profiles: Mapping[str, Profile]) -> None:
-        """Put a likely profile first if it has all registers of the best one and more, and the device has them all."""
+        """Choose between the best profile and larger ones that contain it.
+
+        A likely profile is put first if it has all registers of the best one and more, and if the device has all of
+        them.
+        """
         likely = [one for one in ranked if one[1].how == "likely" and _maps_registers(profiles[one[1].profile])]
         if len(likely) < 2 or likely[0] is not ranked[0]:
             return
@@ -336,7 +354,7 @@ def _registers(profile: Profile) -> frozenset[tuple[int, int]]:
 
 
 def _least(profile: Profile) -> dict[str, int | str]:
-    """The required parameters of a profile, each with its smallest valid value or its first choice."""
+    """The required parameters of a profile. Each has its smallest valid value, or the first of its choices."""
     return {
         name: param.choices[0] if param.choices else max(param.low, 1)
         for name, param in profile.params.items()
@@ -350,7 +368,8 @@ def _chosen(profile: Profile, points: Sequence[Point]) -> tuple[Point, ...]:
         return tuple(points)
     names = dict.fromkeys((*profile.identity_points, profile.probe, *CHECKS))
     found = [by_name[name] for name in names if name in by_name]
-    if len(found) < FEW_POINTS:  # a heat pump has neither voltage nor frequency: use its temperatures
+    # a device such as a heat pump has neither voltage nor frequency, so its temperatures are used
+    if len(found) < FEW_POINTS:
         others = [p for p in points if p not in found and p.kind is not Kind.TEXT and (p.unit in SANE or p.labels)]
         others.sort(key=lambda p: (p.optional, p.unit not in SANE))
         found += others[: MOST_POINTS - len(found)]
@@ -362,9 +381,9 @@ def _maps_registers(profile: Profile) -> bool:
 
 
 def _lacking(profile: Profile, points: Sequence[Point], readings: Mapping[str, Reading]) -> int:
-    """How many points the device should have but lacks. A point that is "not available" exists.
+    """The number of points that the device should have but lacks. A point that is answered "not available" exists.
 
-    Texts in a protocol's profile do not count: each maker has different ones, with different lengths.
+    If a protocol has one profile for all makers, texts do not count: each maker has other texts, with other lengths.
     """
     wanted = [
         p for p in points if not p.optional and (p.kind is not Kind.TEXT or profile.vendor not in ANY_MANUFACTURER)
@@ -373,7 +392,10 @@ def _lacking(profile: Profile, points: Sequence[Point], readings: Mapping[str, R
 
 
 def _names_itself(profile: Profile, words: Iterable[str]) -> bool:
-    """Whether a word of the device is one of the profile's models. A pattern that fits every word proves nothing."""
+    """Whether a word that the device reports is one of the profile's models.
+
+    A pattern that matches every word proves nothing, so it does not count.
+    """
     return any(
         len(word) >= 3 and fnmatch.fnmatch(word.strip().lower(), glob.lower())
         for word in words
@@ -383,10 +405,15 @@ def _names_itself(profile: Profile, words: Iterable[str]) -> bool:
 
 
 def _judge(point: Point, reading: Reading, proof: bool) -> int:
-    """How a value judges the profile: 2: only the right map gives it; 1: agrees; 0: no evidence; -1: contradicts."""
+    """Judge a profile by one value.
+
+    Returns 2 if only the right register map gives this value, 1 if the value agrees, 0 if it proves nothing, and -1 if
+    it contradicts the profile.
+    """
     value = reading.value
-    if value is None:  # missing points are counted apart: many devices lack some points of their family
-        is_other_unit = reading.quality == Reason.MISMATCH and point.kind is not Kind.TEXT  # such as kWh instead of GJ
+    if value is None:  # missing points are counted elsewhere, because many devices lack some points of their family
+        # the unit is another one, such as kWh instead of GJ
+        is_other_unit = reading.quality == Reason.MISMATCH and point.kind is not Kind.TEXT
         return -1 if is_other_unit else 0
     if isinstance(value, str):
         return _judge_text(point, value, proof)
@@ -403,7 +430,9 @@ def _judge(point: Point, reading: Reading, proof: bool) -> int:
 
 
 def _is_all_ones(point: Point, value: Decimal | int) -> bool:
-    """Whether each register is FFFF, as servers send for a missing device. A counter of minus one has it too."""
+    """Whether each register of a value is FFFF, which servers send for a missing device. (A counter of minus one looks
+    the same.)
+    """
     raws = (-1, (1 << 16 * point.count) - 1)
     return value in [(raw + point.offset) * point.scale for raw in raws]
 

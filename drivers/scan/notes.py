@@ -1,4 +1,4 @@
-"""The notes of a scan about devices and lines, in English and Chinese."""
+"""The texts of a scan's notes about devices and lines, in English and Chinese."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Note:
     names: tuple[tuple[str, str], ...] = ()
 
     def text(self, lang: str = "en") -> str:
-        """The sentence in a language."""
+        """The text of the note in a language, "en" or "zh"."""
         return NOTES[self.key][lang == "zh"].format(**dict(self.names))
 
     def __str__(self) -> str:
@@ -103,5 +103,5 @@ class Note:
 
 
 def note(key: str, **names: object) -> Note:
-    """A note; ``names`` are the values for the braces in its text."""
+    """Make a note. ``names`` are the values for the braces in its text."""
     return Note(key, tuple((name, str(value)) for name, value in names.items()))

@@ -1,4 +1,4 @@
-"""A probe of a scan: a read, and how long to wait for its answer."""
+"""A probe of a scan: a read, and the time to wait for its answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ COMMON_SETTINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One read. ``address`` is the device that should answer; "" if the answer contains the address."""
+    """One read. ``address`` is the address of the device that should answer. "" if only the answer will contain the
+    address.
+    """
 
     protocol: str
     address: str

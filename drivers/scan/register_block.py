@@ -1,4 +1,4 @@
-"""Finds a first block of registers that an unknown device answers, for a person to look at."""
+"""Finds a block of registers that an unknown device answers, so that a person can look at it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from drivers.scan.caching_line import SPACES, CachingLine
 
 STARTS: Final = (0, 1, 100, 0x100, 0x300, 1000, 0x1000, 2000, 0x2000, 3000, 0x3000, 0x5000, 30000, 40000)
 FUNCTIONS: Final = (3, 4)
-SHORT: Final = 2  # registers in a first request: some devices refuse to send only one of the two registers of a value
-LENGTHS: Final = (40, 20, 10, 4)  # registers; if the short request is answered, longer ones follow
-MOST_KNOWN: Final = 3  # use at most this many register runs that answered while profiles were tried
+# number of registers in a first request; it is 2 because some devices refuse to send half of a two-register value
+SHORT: Final = 2
+# numbers of registers in the longer requests that follow if the first request is answered
+LENGTHS: Final = (40, 20, 10, 4)
+MOST_KNOWN: Final = 3  # at most this many runs of registers are used that answered while profiles were tried
 FILLERS: Final = {0, 0xFFFF}  # words that many devices send for registers without content
 
 
 async def find_block(
     memory: CachingLine, make_request: Callable[[int, int, int, int, str], Request], unit: int, serial: str
 ) -> RegisterRange | None:
-    """A block of registers that the device answers; None if the device answers no block.
+    """A block of registers that the device answers. None if it answers no block.
 
-    Blocks in which some register is neither 0 nor FFFF are preferred. The search tries registers that the device
+    A block is preferred if it has a register that is neither 0 nor FFFF. The search tries registers that the device
     answered while profiles were tried, then usual start addresses. It ends when ``memory`` sends no more requests.
 
     Raises LineDown or LineLent.
@@ -32,7 +34,7 @@ async def find_block(
     empty: RegisterRange | None = None
 
     async def words(block: RegisterRange) -> set[int]:
-        """The distinct words in these registers; empty if the device does not answer a read of all of them."""
+        """The distinct words in these registers. Empty if the device does not answer a read of all of them."""
         request = make_request(unit, block.function, block.address, block.count, f"unit {unit}")
         try:
             payload = (await memory.exchange(request, options)).payload
@@ -43,7 +45,8 @@ async def find_block(
         return {int.from_bytes(payload[at : at + 2]) for at in range(0, len(payload), 2)}
 
     usual = [RegisterRange(code, at, SHORT) for at in STARTS for code in FUNCTIONS]
-    single = [RegisterRange(code, 0, 1) for code in FUNCTIONS]  # the search for devices reads these: a last resort
+    # tried last, because the search for devices has already read these registers
+    single = [RegisterRange(code, 0, 1) for code in FUNCTIONS]
     for start in (*_answered(memory), *usual, *single):
         best, found = start, await words(start)
         if not found:
@@ -60,7 +63,9 @@ async def find_block(
 
 
 def _answered(memory: CachingLine) -> Iterator[RegisterRange]:
-    """Runs of neighbouring registers that were answered and are not all 0 or FFFF, the longest first."""
+    """Yield runs of neighbouring registers that were answered, the longest first. Runs of only 0 or only FFFF are left
+    out.
+    """
     runs: list[RegisterRange] = []
     dump = memory.dump()
     for function in FUNCTIONS:

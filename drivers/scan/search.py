@@ -1,4 +1,6 @@
-"""A scan: listen, a quick pass over all addresses, a slow pass over the silent ones, then identification."""
+"""A scan. It listens, sends a quick pass to all addresses and a slow pass to the silent ones, then identifies the
+devices.
+"""
 
 from __future__ import annotations
 
@@ -30,29 +32,32 @@ from drivers.scan.probes import Probe
 from drivers.scan.traffic import AnotherMaster, TrafficTrace
 
 FOREIGN_FRAMES = 2  # the scan stops after this many unsolicited frames; a single one may be noise
-MIN_SERIAL = 4  # a serial number with fewer characters, or with only equal ones, was never set by the maker
-NOISE_BYTES = 3  # fewer bytes than this without a valid frame may be a spike on the wire
-MOST_SAID = 8  # most frames of another master that a message lists
-# ``identify_one``: while its device has not answered anything, the longest wait for one answer, and for all requests
+MIN_SERIAL = 4  # a serial number that is shorter, or whose characters are all equal, was not set by the maker
+NOISE_BYTES = 3  # if fewer bytes than this are received without a valid frame, they may be a spike on the wire
+MOST_SAID = 8  # a message lists at most this many frames of another master
+# Limits of ``identify_one`` while its device has not answered anything: the wait for one answer, and the time of all
+# requests.
 DEAF_S, DEAF_MOST_S = 0.2, 1.6
 SLOW_S = 0.4  # a device that takes longer than this to answer counts as slow and gets more time for its profile
 _LATE_S = 0.5
 
 
-# called with: what is announced, such as "found"; the number of devices or settings; the longest extra time in seconds
+# Called with (what is announced, such as "found"; the number of devices or settings; the longest extra time in
+# seconds).
 Announce = Callable[[str, int, float], None]
 
 
 def unannounced(what: str, count: int, most_s: float) -> None:
-    """An ``Announce`` that does nothing."""
+    """An ``Announce`` function that does nothing."""
 
 
 class Scan:
-    """One scan of one line. ``found`` and ``notes`` hold the results so far, also when ``run`` was interrupted.
+    """One scan of one line. ``found`` and ``notes`` hold the results so far, also after ``run`` was interrupted.
 
     Raises:
-        UsageError: protocols or addresses impossible on this line, or --listen 0 without --bus-is-mine.
-        ConfigError: an invalid address of a line or serial setting.
+        UsageError: the protocols or addresses are impossible on this line, or --listen 0 is given without
+        --bus-is-mine.
+        ConfigError: the address of the line or a serial setting is invalid.
     """
 
     def __init__(self, options: ScanOptions, line_factory: LineFactory = open_line) -> None:
@@ -75,7 +80,7 @@ class Scan:
         self.traffic = TrafficTrace()
         self.foreign: list[bytes] = []  # unsolicited frames
         self.announce: Announce = unannounced
-        self.other_url = ""  # url with the scheme that the port really uses; "" if the given scheme is right
+        self.other_url = ""  # the url with the scheme that the port really uses; "" if the given scheme is right
         self._others = tuple(other_framings(options)) if options.tries_framing else ()
         self._line_factory, self._config = line_factory, config
         self.line = line_factory(config, trace=self.traffic)
@@ -91,18 +96,20 @@ class Scan:
         return [probe for search, serial in self._asked() for probe in search.probes(serial)]
 
     def slow_pass(self) -> list[Probe]:
-        """The probes of the slow pass: silent addresses again, with longer timeouts. Group searches are extra."""
+        """The probes of the slow pass: they repeat the silent addresses, with longer timeouts. Searches in groups are
+        not included.
+        """
         return [probe for search, serial in self._asked() for probe in search.slow_probes(serial)]
 
     def _asked(self) -> list[tuple[DeviceSearch, str]]:
-        """The searches of this scan, with each serial setting."""
+        """The searches of this scan, each combined with each of its serial settings."""
         return [(one, serial) for one in self._wanted() for serial in self.plan.settings(one.name)]
 
     def _wanted(self) -> list[DeviceSearch]:
         return [self._searches[name] for name in self.options.protocols if name in self._searches]
 
     def estimate_s(self) -> float:
-        """How long the scan takes if nothing answers, in seconds."""
+        """The time that the scan takes if nothing answers, in seconds."""
         passes = self.first_pass() + (self.slow_pass() if self.options.slow else [])
         groups_s = sum(search.groups_s() for search in self._wanted()) if self.options.slow else 0.0
         return self.plan.listen_s + sum(self.plan.cost_s(p) for p in passes) + groups_s
@@ -110,7 +117,9 @@ class Scan:
     # --- the run
 
     def device_s(self) -> tuple[float, float]:
-        """The longest extra time for each found device, in seconds: (for a quick device, for a slow one)."""
+        """The longest extra time for each found device in seconds, as (time for a quick device, time for a slow
+        device).
+        """
         return self._device_s(), self._device_s(is_slow=True)
 
     def _device_s(self, is_slow: bool = False) -> float:
@@ -119,7 +128,7 @@ class Scan:
     async def run(
         self, progress: ProgressCallback = no_progress, announce: Announce = unannounced
     ) -> list[FoundDevice]:
-        """Scan. Raises AnotherMaster, LineDown, LineLent; earlier results stay in ``found``."""
+        """Run the scan. Raises AnotherMaster, LineDown or LineLent; then ``found`` still has the earlier results."""
         self._total_s, self.announce = self.estimate_s(), announce
         wanted = self._wanted()
         try:
@@ -147,12 +156,14 @@ class Scan:
         return self.found
 
     async def _pass_quickly(self, progress: ProgressCallback) -> bool:
-        """The first pass. False: the port speaks another scheme than that of the url, and nothing can be found here."""
+        """Run the first pass. Returns False if the port uses another scheme than the url, so that no device can be
+        found.
+        """
         try:
             await self._pass(self.first_pass(), progress)
             for search in self._wanted():
                 await search.in_groups(progress)
-        except LineDown:  # some devices close a connection after bytes they do not understand
+        except LineDown:  # some devices close the connection after bytes that they do not understand
             if not self._others or not self.line.stats.opened or not await self._speaks_another(progress):
                 raise
             return False
@@ -168,8 +179,8 @@ class Scan:
         await self._settle()
 
     async def _speaks_another(self, progress: ProgressCallback) -> bool:
-        """After nothing answered: check whether the port uses another scheme. If so, set ``other_url``."""
-        await self.line.close()  # many servers accept only one connection
+        """Called if nothing answered. Checks whether the port uses another scheme, and then sets ``other_url``."""
+        await self.line.close()  # close this connection first, because many servers accept only one
         for other in self._others:
             short = Scan(other.options, self._line_factory)
             self.announce(f"try {'raw' if other.is_raw else 'framed'}", 0, short.estimate_s())
@@ -192,7 +203,8 @@ class Scan:
     async def identify(self, progress: ProgressCallback = no_progress) -> None:
         """Identify the devices that were found, and find the profiles that fit. Does not close the line.
 
-        Slow devices come last: often, others on the same bus have already shown which families are likely.
+        Slow devices come last, because by then other devices on the same bus have often shown which families are
+        likely.
         """
         waiting = sorted(self.found, key=lambda device: device.is_slow)
         for number, device in enumerate(waiting):
@@ -225,7 +237,9 @@ class Scan:
         return known
 
     def _likeliest_first(self, name: str) -> list[Profile]:
-        """The profiles of a protocol: first those that report their model, then those that fit other devices here."""
+        """The profiles of a protocol in the order of trial: first those whose devices report their model, then those
+        that fit other devices of this scan, then all others.
+        """
         best = Counter(device.fits[0].profile for device in self.found if device.fits)
         spoken = {protocol.name: protocol for protocol in all_protocols() if name in (protocol.name, protocol.wire)}
         return sorted(
@@ -236,8 +250,8 @@ class Scan:
     def _note_twins(self) -> None:
         """Note if devices at several addresses have the same serial number.
 
-        On a line with its own framing they are one device, which answers for all unit numbers: only its first address
-        is kept. On other lines all are kept.
+        On a line with its own framing, these are one device, which answers for all unit numbers. Only its first address
+        is kept. On other lines, all addresses are kept.
         """
         groups: dict[tuple[str, str], list[FoundDevice]] = {}
         for device in self.found:
@@ -257,7 +271,8 @@ class Scan:
     async def identify_one(self) -> None:
         """``identify`` for a scan with one known device (``one_device``).
 
-        Afterwards its ``seen`` is "answer"; "silent" if it did not answer at all; "garbled" if no answer was valid.
+        Then ``seen`` of the device is "answer", or "silent" if it did not answer at all, or "garbled" if no answer was
+        valid.
         """
         device = self.found[0]
         try:
@@ -268,7 +283,9 @@ class Scan:
                 answers = answers or await self.ask(probe, quiet=True)
             took_s = (self.line.clock()[1] - begin_ns) / 1e9
             how = effort(self.options, took_s > SLOW_S)
-            if asked and not answers:  # some answer only to registers that they have, and quickly
+            # the device did not answer these probes; but some devices answer only reads of registers that they have,
+            # and quickly
+            if asked and not answers:
                 how = Effort(DEAF_S, DEAF_MOST_S)
             known = await self._identify(device, how)
             answers = answers or known.has_answered
@@ -305,13 +322,15 @@ class Scan:
         progress(self._done_s, max(self._total_s, self._done_s), f"{probe.protocol} {probe.what}{serial}")
 
     def _tell_nameless(self) -> None:
-        """Report meters that repeat the wildcard address instead of their own."""
+        """Add a note about meters that repeat the wildcard address of the request instead of their own address."""
         for probe in (probe for search in self._wanted() for probe in search.nameless):
             if not any((d.protocol, d.serial) == (probe.protocol, probe.serial) for d in self.found):
                 self.remark(note("nameless", protocol=probe.protocol, serial=probe.serial or self.options.url))
 
     def asker(self, progress: ProgressCallback) -> Asker:
-        """A function that sends one probe of an address search, and adds its cost, which the estimate lacks."""
+        """Return a function that sends one probe of a group search. It adds the cost of the probe, which the estimate
+        does not include.
+        """
 
         async def ask(probe: Probe) -> Answer | LineError:
             self._tell(probe, progress)
@@ -329,11 +348,12 @@ class Scan:
     # --- one question
 
     async def put(self, probe: Probe) -> Answer | LineError:
-        """Send one probe; returns its answer or error. Raises LineDown, LineLent."""
+        """Send one probe. Returns its answer or error. Raises LineDown or LineLent."""
         request = probe.request
         self._searches[probe.protocol].on_sent(probe)
         char_s = SerialSetting.parse(probe.serial, self.options.url).char_s if probe.serial else 0.0
-        # the link adds the time of a whole answer, but ours ends at its start; an answer that has begun may finish
+        # The line adds the transmission time of a whole answer to the timeout, but this timeout must end when an answer
+        # would start. (An answer that has begun is still received.)
         timeout_s = max(probe.timeout_s - request.expect * char_s, probe.timeout_s / 2)
         options = self.line.request_options(Limits(timeout_s=timeout_s, late_s=0.0), probe.serial)
         (result,) = await self.line.burst((request,), options)
@@ -342,9 +362,10 @@ class Scan:
         return result
 
     async def ask(self, probe: Probe, quiet: bool = False, is_last: bool = False) -> bool:
-        """Send one probe. True: its own device answered. Raises LineDown, LineLent, AnotherMaster.
+        """Send one probe. Returns True if the device with this address answered. Raises LineDown, LineLent or
+        AnotherMaster.
 
-        ``is_last``: a broken answer is noted now and the probe is not repeated later.
+        ``is_last``: a broken answer is noted now, and the probe is not repeated later.
         """
         search = self._searches[probe.protocol]
         result = await self.put(probe)
@@ -365,7 +386,11 @@ class Scan:
             await search.settle()
 
     def overhear(self, probe: Probe | None) -> bool:
-        """Check other bytes received with the answer to ``probe``. True: one answer was late. Raises AnotherMaster."""
+        """Check other bytes that were received with the answer to ``probe``. Returns True if a late answer is among
+        them.
+
+        Raises AnotherMaster.
+        """
         late = [search.overhear(probe) for search in self._searches.values()]
         if len(self.foreign) >= FOREIGN_FRAMES and not self.options.bus_is_mine:
             description = self.describe(b"".join(self.foreign))
@@ -373,7 +398,7 @@ class Scan:
         return any(late)
 
     def describe(self, received: bytes) -> str:
-        """A guess at the origin of unsolicited bytes, for a person; "" if they may be a spike."""
+        """A guess at the origin of unsolicited bytes, for a person. "" if there are so few that they may be a spike."""
         words = [text for search in self._searches.values() for text in search.describe(received)]
         if words:
             texts = list(dict.fromkeys(words))
@@ -386,7 +411,9 @@ class Scan:
     # --- results
 
     def add(self, protocol: str, address: str, serial: str, seen: str) -> FoundDevice:
-        """Add a found device, or return the one found before at this address and speed. ``seen``: see FoundDevice."""
+        """Add a found device. If there is already a device at this address and speed, return it instead. ``seen``: see
+        FoundDevice.
+        """
         for device in self.found:
             if (device.protocol, device.address) == (protocol, address) and baud_of(device.serial) == baud_of(serial):
                 return device
@@ -407,7 +434,7 @@ _MINE = "Stop the other master, or scan at another time; use --bus-is-mine only 
 def one_device(
     options: ScanOptions, protocol: str, address: str, serial: str, line_factory: LineFactory = open_line
 ) -> Scan:
-    """A scan whose only device is known in advance, for ``identify_one``."""
+    """A scan with a single device that is already known, for ``identify_one``."""
     scan = Scan(replace(options, bus_is_mine=True), line_factory)
     scan.found.append(FoundDevice(protocol, address, serial if scan.is_serial else "", "named", options.url))
     return scan

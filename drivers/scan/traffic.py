@@ -10,11 +10,15 @@ _KEPT = 8192
 
 
 class AnotherMaster(MismatchError):
-    """Another master is active on this line; a scan would disturb it and mistake its answers for ours."""
+    """Another master is active on this line. A scan would disturb it, and would mistake its answers for answers to
+    probes.
+    """
 
 
 class TrafficTrace(FrameTrace):
-    """A frame trace in memory instead of a file. A reader may cut off processed bytes of ``received``."""
+    """A frame trace in memory instead of a file. A reader may remove the bytes of ``received`` that it has
+    processed.
+    """
 
     def __init__(self) -> None:
         self.received = b""
