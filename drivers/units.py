@@ -1,4 +1,6 @@
-"""Factors from a device's unit to the profile's: powers of ten only, and whole factors between units of time."""
+"""Factors from a device's unit to the profile's unit. They are powers of ten; only units of time have other whole
+factors.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,14 @@ from decimal import Decimal
 
 
 def _family(unit: str, first: int, prefixes: str) -> dict[str, tuple[str, int]]:
-    """Entries for ``_POWERS``. The first prefix means 10**``first``, each next one 1000 times more; "-": none."""
+    """Entries for ``_POWERS``. The first prefix means 10**``first``, and each next prefix is 1000 times larger.
+
+    The prefix "-" stands for no prefix.
+    """
     return {f"{p.strip('-')}{unit}": (unit, first + 3 * n) for n, p in enumerate(prefixes)}
 
 
-_POWERS: dict[str, tuple[str, int]] = {}  # unit -> (family, power of ten)
+_POWERS: dict[str, tuple[str, int]] = {}  # unit -> (family of units, power of ten)
 for _unit in ("W", "VA", "var", "Wh", "VAh", "varh", "J"):
     _POWERS |= _family(_unit, 0, "-kMG")
 for _unit in ("V", "A", "Ah", "Hz", "Ohm"):
@@ -25,7 +30,7 @@ _SECONDS: Mapping[str, int] = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 
 
 def unit_factor(have: str, want: str) -> Decimal | None:
-    """The factor from ``have`` to ``want``; None if there is no factor, or no exact one.
+    """The factor from ``have`` to ``want``. None if there is no factor, or no exact factor.
 
     Units of time have whole factors. All other factors are powers of ten: kWh is never converted to GJ.
     """

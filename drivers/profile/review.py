@@ -44,8 +44,8 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
 TEMPLATE_SOURCE = "TITLE, REVISION (DATE)"  # the source that `profiles new` writes
 _FIRST = {3: 40001, 4: 30001}  # function -> number of its first register in 4x notation
 _GRID = re.compile(r"(?:.+\.)?ac\.(voltage|frequency|power\.factor)(?:\.l[123]{1,2})?")
-# (quantity, unit) -> (largest plausible scale of an integer, the same of a float, usual scale in English, in Chinese).
-# A scale from there on is too coarse.
+# (quantity, unit) -> (scale from which on an integer is too coarse, the same limit for a float, usual scale in English,
+# usual scale in Chinese)
 _COARSE: Mapping[tuple[str, str], tuple[Decimal, Decimal, str, str]] = {
     ("voltage", "V"): (Decimal(10), Decimal(10), "0.01 to 1 V", "0.01 至 1 V"),
     ("voltage", "kV"): (Decimal("0.1"), Decimal(10), "0.001 to 0.01 kV", "0.001 至 0.01 kV"),

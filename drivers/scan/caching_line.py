@@ -21,8 +21,8 @@ SPACES = {1: "coils", 2: "discrete", 3: "holding", 4: "input"}
 
 
 class CachingLine:
-    """Replaces a ``Line``. A request that was answered or refused is not sent again; its result is returned from the
-    cache.
+    """Replaces a ``Line``. The result of each request is cached, also a refusal or a timeout, and the request is not sent
+    again.
 
     Args:
         timeout_s: the longest wait for one answer; None: as the caller specifies.
@@ -46,7 +46,7 @@ class CachingLine:
         self._answer_s: list[float] = []  # times from request to answer, without the transmission time of the bytes
         self._answered: set[tuple[int, int]] = set()  # the registers that were answered, as (function, address)
         self._known: dict[bytes, Answer | LineError] = {}
-        # each request for registers: (function, address, count) and its key in ``_known``
+        # each answered read of registers: (function, address, count), and the payload of its answer
         self._asked: list[tuple[tuple[int, int, int], bytes]] = []
         self._no_function = Counter[int]()  # function -> number of refusals that call it unsupported
         self.silences = 0

@@ -1,4 +1,6 @@
-"""The common parts of all simulated lines: devices by unit id, silence for other units, counts and a frame trace."""
+"""The common parts of all simulated lines: devices by unit id, silence for other units, counters, and a trace of
+frames.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +17,24 @@ BITS_A_CHARACTER = 11
 
 
 def quiet_s(baud: int) -> float:
-    """t3.5 in seconds, as in ``drivers.serial_setting``: 3.5 characters, or a fixed time above 19200 baud."""
+    """t3.5 in seconds, as in ``drivers.serial_setting``: the time of 3.5 characters, or a fixed time above 19200
+    baud.
+    """
     return 0.00175 if baud > 19200 else 3.5 * BITS_A_CHARACTER / baud
 
 
 class SimExchange(NamedTuple):
-    """One frame on the bus; ``mono_ns``: when it was complete (request) or began (answer)."""
+    """One frame on the bus. ``mono_ns``: for a request, the time when it was complete; for an answer, the time when it
+    began.
+    """
 
     mono_ns: int
-    sent: bool  # by a device
+    sent: bool  # whether a device has sent the frame
     frame: bytes
 
 
 class Bus:
-    """Devices that share one line. An unused unit is silent, or answers ``absent`` as a TCP gateway does."""
+    """Devices that share one line. A unit without device is silent, or answers ``absent``, as a TCP gateway does."""
 
     def __init__(
         self,
@@ -39,7 +45,7 @@ class Bus:
         mono_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.name = name
-        self.mono_ns = mono_ns  # the clock of the trace
+        self.mono_ns = mono_ns  # the clock that gives the times in the trace
         self.devices: dict[int, SimDevice] = {}
         self.absent = absent
         self.strangers = 0  # number of requests to units that do not exist
@@ -58,15 +64,15 @@ class Bus:
         return self.devices.pop(unit)
 
     def framing(self) -> Framing:
-        """A new object that finds requests among bytes; each connection needs one."""
+        """Make an object that finds requests among bytes. Each connection needs its own."""
         return RtuFraming()
 
     def listens_at(self, baud: int, line_baud: int) -> bool:
-        """Whether any device here understands this speed. Called before bytes at this speed are processed."""
+        """Whether any device on this line understands this speed. Called before bytes at this speed are processed."""
         return baud == line_baud
 
     def answer(self, request: SimRequest, framing: Framing) -> SimAnswer | None:
-        """The bytes on the line after a request; None: silence."""
+        """The bytes that appear on the line after a request. None: there is silence."""
         self.trace.append(SimExchange(self.mono_ns(), False, request.frame))
         device = self.devices.get(request.unit)
         if device is not None and request.pdu:
@@ -77,7 +83,7 @@ class Bus:
         return SimAnswer(framing.wrap(request.unit, bytes((request.pdu[0] | 0x80, self.absent)), request.tag))
 
     def sent(self, frame: bytes) -> None:
-        """Note in the trace that an answer begins."""
+        """Record in the trace that an answer begins."""
         self.trace.append(SimExchange(self.mono_ns(), True, frame))
 
 
@@ -91,16 +97,16 @@ class SimLine(Protocol):
         """The url of the line, as in the agent's configuration."""
 
     async def start(self) -> None:
-        """Open the line; returns when it is usable."""
+        """Open the line. Returns when the line can be used."""
 
     async def stop(self) -> None:
-        """Close everything; nothing is left running."""
+        """Close the line. Nothing is left running."""
 
     async def unplug(self) -> None:
-        """Remove the port or stop listening; connections break."""
+        """Simulate an unplugged line: remove the port or stop listening. Existing connections break."""
 
     async def plug(self) -> None:
         """Bring the port back under the same name."""
 
     def say(self, frame: bytes) -> None:
-        """Send unsolicited bytes, such as a panel's own broadcast."""
+        """Send bytes that no request asked for, such as the broadcast of a display panel."""

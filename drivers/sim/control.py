@@ -1,4 +1,4 @@
-"""Commands to a running simulator, mostly faults: one per line, from a terminal, a pipe or a file."""
+"""Commands to a running simulator, mostly about faults. Each line of a terminal, pipe or file is one command."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ help                  show this text
 
 
 class Control:
-    """Carries out commands on the devices and lines of a simulator. Owns the tasks that end `unplug SECONDS`."""
+    """Carries out commands on the devices and lines of a simulator. Owns the tasks that end the command `unplug
+    SECONDS`.
+    """
 
     def __init__(self, lines: Mapping[str, SimLine], devices: Mapping[str, Simulated]) -> None:
         self._lines, self._devices = lines, devices
@@ -96,7 +98,7 @@ class Control:
         await line.plug()
 
     def status(self) -> str:
-        """One line per device: requests, answers, faults."""
+        """The state as text. One line for each device: requests, answers, faults."""
         rows = []
         for name, device in self._devices.items():
             active = ", ".join(str(fault) for fault in device.faults.active) or "no faults"

@@ -15,34 +15,33 @@ from drivers.sim.image import Image
 
 @dataclass(slots=True)
 class SimAnswer:
-    """The response of a line to one request: the bytes, and when and how they are sent."""
+    """The response of a line to one request: the bytes, and how they are sent."""
 
     frame: bytes = b""
-    delay_s: float = 0.0  # from the request's last byte to the answer's first
-    echo: bytes = b""  # sent at once, before the delay
-    bytewise_s: float | None = None  # pause between bytes; None: in one piece
-    end: str = ""  # "reset" or "close": the connection ends instead
+    delay_s: float = 0.0  # time from the last byte of the request to the first byte of the answer
+    echo: bytes = b""  # bytes that are sent at once, before the delay
+    bytewise_s: float | None = None  # pause between two bytes; None: the bytes are sent in one piece
+    end: str = ""  # "reset" or "close": instead of an answer, the connection ends in this way
     baud: int = 0  # speed of the answer, which is then sent byte by byte; 0: the speed of the request
 
 
 @dataclass(slots=True)
 class SimDevice:
-    """A device with a unit id.
+    """A device with a unit id. Write requests are refused with exception 1.
 
     ``before`` is called with function, address and count before each read; in a park it updates the registers.
-    ``objects`` are the texts of function 43/14 by object id. ``requests`` counts by function code. Writes are refused
-    with exception 1.
+    ``objects`` are the texts of function 43/14 by object id. ``requests`` is the number of requests by function code.
     """
 
     unit: int
     image: Image
     name: str = ""
     turnaround_s: float = 0.0
-    max_words: int = 125  # longest read in registers; a longer one is answered with the exception ``over_code``
+    max_words: int = 125  # longest read in registers; the device answers a longer one with the exception ``over_code``
     over_code: int = ILLEGAL_ADDRESS
     objects: Mapping[int, bytes] = field(default_factory=dict)
     before: Callable[[int, int, int], None] | None = None
-    restart: Callable[[], None] | None = None  # sets the counters to zero
+    restart: Callable[[], None] | None = None  # sets the counters to zero; called at a reboot
     asleep: Callable[[], bool] | None = None  # while it returns True, the device does not answer
     faults: ActiveFaults = field(default_factory=ActiveFaults)
     requests: Counter[int] = field(default_factory=Counter)
@@ -61,7 +60,7 @@ class SimDevice:
             self.restart()
 
     def pdu(self, request: bytes, *, frozen: bool = False) -> bytes:
-        """The correct answer to a request PDU. With ``frozen``, registers are not updated before they are read."""
+        """The correct answer to a request PDU. With ``frozen``, the registers are not updated before they are read."""
         function = request[0]
         if function in (1, 2, 3, 4):
             if len(request) != 5:
@@ -80,7 +79,9 @@ class SimDevice:
         return bytes((function | 0x80, ILLEGAL_FUNCTION))
 
     def _identification(self, request: bytes) -> bytes:
-        """Function 43/14 (Application Protocol 1.1b3, 6.21): the objects that fit, and whether more follow."""
+        """Answer function 43/14 (Application Protocol 1.1b3, 6.21): the objects that fit, and whether more objects
+        follow.
+        """
         code, first = request[2], request[3]
         if code == 4:
             ids = [first] if first in self.objects else []
@@ -100,7 +101,7 @@ class SimDevice:
         return bytes((43, 14, code, 0x83, more, following, count)) + listed
 
     def answer(self, request: SimRequest, framing: Framing) -> SimAnswer | None:
-        """The answer to a request, after faults were applied; None: silence."""
+        """The answer to a request, after the faults were applied. None: the device is silent."""
         self.requests[request.pdu[0]] += 1
         if self._silent_until and self.monotonic() < self._silent_until:
             return None
@@ -137,7 +138,7 @@ class SimDevice:
 
 
 def garbled(frame: bytes) -> bytes:
-    """A frame as a receiver at another speed sees it: as many bytes, but wrong ones."""
+    """A frame as it is received at another speed: the same number of bytes, but all of them wrong."""
     return bytes(byte ^ 0x55 | 0x80 for byte in frame)
 
 

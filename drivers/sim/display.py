@@ -1,4 +1,4 @@
-"""The registers of a simulated device, which show its part of the park. They are written when they are read."""
+"""The registers of a simulated device, which show its part of the park. A register is written when it is read."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from drivers.sim.facts import FactLookup, default_number, default_text, in_unit
 from drivers.sim.image import Image
 from drivers.sim.physics import Physics
 
-# most steps that are made up for at once, such as after the process was suspended; the park's clock skips further ones
+# The most steps that are caught up at once, such as after the process was suspended. The park's clock skips further
+# steps.
 CATCH_UP = 20_000
 
 
 class ParkClock:
-    """Moves the physics with real time: ``speed`` seconds of the park in one real second, 0 stops the park.
+    """Moves the physics with real time. One real second is ``speed`` seconds of the park; 0 stops the park.
 
-    One step takes ``tick_s`` of real time, so everything that is read within it belongs to one instant of the park.
+    One step takes ``tick_s`` of real time. All values that are read within one step belong to the same instant of the
+    park.
     """
 
     def __init__(
@@ -37,14 +39,14 @@ class ParkClock:
     ) -> None:
         self.physics = Physics(seed, start_s=start_s, step_s=tick_s * (speed or 1.0))
         self.speed, self.tick_s = speed, tick_s
-        self._lock = threading.RLock()  # a serial line reads from its own thread
+        self._lock = threading.RLock()  # a lock is needed because a serial line reads from its own thread
         self._held = 0
         self._monotonic = monotonic
         self._began = monotonic()
 
     @contextmanager
     def hold(self) -> Iterator[Physics]:
-        """One instant of the park, which does not move inside this context."""
+        """A context in which the park does not move, so that all values belong to one instant."""
         with self._lock:
             physics = self._catch_up()
             self._held += 1
@@ -64,7 +66,7 @@ class ParkClock:
 
 
 class Display:
-    """The registers of one device as the park moves; points are encoded when a read touches them."""
+    """The registers of one device. They follow the park: a point is encoded when a read touches its registers."""
 
     def __init__(
         self,
@@ -78,13 +80,14 @@ class Display:
         self.clock, self.points, self.role = clock, points, role
         self.image = Image()
         self.image.define(points)
-        self.unfit: dict[str, str] = {}  # point -> why its value could not be written (it shows 0 then)
+        self.unfit: dict[str, str] = {}  # point -> why its value could not be written; the point then shows 0
         self.unknown = [p.name for p in points if p.kind in (Kind.GAUGE, Kind.COUNTER) and not self._knows(p)]
         self.journal: dict[str, list[tuple[int, Decimal]]] | None = (
-            None  # point -> (UTC ns, value) of each change served
+            None  # point -> (UTC ns, value) of each new value that was read; None: no journal is kept
         )
         self._book = FactLookup(role, clock.physics)
-        self._zero: dict[str, float] = {}  # counter -> its fact at the last reboot, from which it counts again
+        # counter -> its value in the park at the last reboot, from which it counts again
+        self._zero: dict[str, float] = {}
         self._texts = dict(texts or {})
         self._written: dict[str, int] = {}
         rng = random.Random(seed)
@@ -108,7 +111,7 @@ class Display:
         return FactLookup(self.role, self.clock.physics).get(point.name) is not None
 
     def keep_journal(self) -> None:
-        """From now on record served values in ``journal``."""
+        """Record in ``journal``, from now on, each value that is read."""
         with self.clock.hold():
             self.journal = {}
             self._written.clear()
@@ -119,14 +122,14 @@ class Display:
         return dict(self._texts)
 
     def asleep(self) -> bool:
-        """Whether it is dark for this inverter."""
+        """Whether it is dark for this inverter, so that it sleeps."""
         if not self.role.startswith("pv"):
             return False
         with self.clock.hold() as physics:
             return physics.sun() <= 0.0
 
     def refresh(self, function: int, address: int, count: int) -> None:
-        """Bring the registers of one read up to the present."""
+        """Update the registers of one read to the present values."""
         places = self._places.get(function, [])
         with self.clock.hold() as physics:
             step = physics.steps
@@ -139,7 +142,7 @@ class Display:
                 at += 1
 
     def write_all(self) -> None:
-        """Bring all registers up to the present."""
+        """Update all registers to the present values."""
         with self.clock.hold() as physics:
             step = physics.steps
             for point in self.points:
@@ -159,7 +162,9 @@ class Display:
             self.journal.setdefault(point.name, []).append((time.time_ns(), served_value(point, value)))
 
     def _value(self, point: Point) -> Value:
-        """The value of a point now, in its unit, within what its registers and range hold."""
+        """The present value of a point, in its unit. It is limited to the point's range, and to what its registers can
+        hold.
+        """
         fact = self._book.get(point.name)
         if fact is None:
             return self._made_up(point)
@@ -173,7 +178,9 @@ class Display:
         return value if point.high is None else min(value, float(point.high))
 
     def _made_up(self, point: Point) -> Value:
-        """A value for a quantity that the park does not have. Gauges named ``x.`` vary, so that they look live."""
+        """Make up a value for a quantity that the park does not have. Gauges whose names begin with ``x.`` vary, so
+        that they look real.
+        """
         physics = self._book.physics
         if point.kind is Kind.STATE:
             return default_number(point, self.role.startswith("pv") and physics.sun() <= 0.0)
@@ -183,7 +190,9 @@ class Display:
         return max(0.0, low)
 
     def values(self) -> dict[str, Decimal | int | str]:
-        """The values that a reader must get now, by point: numbers as rounded by the registers, raw states, texts."""
+        """The values that a reader must read now, by point: numbers as rounded by the registers, raw states, and
+        texts.
+        """
         result: dict[str, Decimal | int | str] = dict(self._texts)
         with self.clock.hold():
             for point in self.points:
@@ -194,7 +203,7 @@ class Display:
         return result
 
     def restart(self) -> None:
-        """A reboot that lost the counters: they continue from zero."""
+        """Simulate a reboot in which the device lost its counters: they continue from zero."""
         with self.clock.hold():
             for point in self.points:
                 if point.kind is Kind.COUNTER:

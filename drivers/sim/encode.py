@@ -1,6 +1,6 @@
-"""Converts values to register words for simulated devices: the exact inverse of a decode plan.
+"""Converts values to register words for simulated devices. This is the exact inverse of a decode plan.
 
-It is slow and plain on purpose, because it is also the reference against which the decode kernel is tested.
+The code is slow and simple on purpose, because the decode kernel is tested against it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from drivers.plan.compiled import BYTE_OF_REGISTER
 
 Value = Decimal | int | float | str
 
-INTEGER_TYPES: dict[str, tuple[int, bool]] = {  # type -> bytes, signed
+INTEGER_TYPES: dict[str, tuple[int, bool]] = {  # type -> (number of bytes, whether it is signed)
     "u8h": (1, False),
     "u8l": (1, False),
     "i8h": (1, True),
@@ -40,7 +40,9 @@ class EncodeError(GatewayError):
 
 
 def size_of(type_name: str, count: int) -> int:
-    """Bytes that a value of this type takes on the wire. ``count`` registers: for types without a fixed size."""
+    """The number of bytes that a value of this type takes on the wire. ``count`` registers are used for types without
+    fixed size.
+    """
     if type_name in INTEGER_TYPES:
         return INTEGER_TYPES[type_name][0]
     if type_name in FLOAT_TYPES:
@@ -49,15 +51,15 @@ def size_of(type_name: str, count: int) -> int:
 
 
 def raw_number(value: Value, scale: Decimal, offset: Decimal) -> Decimal:
-    """The number in the device for ``value = (raw + offset) * scale``; not yet rounded."""
+    """The raw number in the device, from ``value = (raw + offset) * scale``. It is not rounded yet."""
     exact = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
     return _EXACT.subtract(_EXACT.divide(exact, scale), offset)
 
 
 def pack_raw(type_name: str, raw: Decimal | int, size: int, *, where: str) -> int:
-    """The unsigned bit pattern, most significant byte first, of a raw number of ``type_name``.
+    """Encode a raw number as ``type_name``. Returns its bit pattern as an unsigned number, most significant byte first.
 
-    Raises EncodeError when the number does not fit; integers are rounded half to even.
+    Raises EncodeError if the number does not fit. Integers are rounded half to even.
     """
     if type_name in FLOAT_TYPES:
         fmt = FLOAT_TYPES[type_name][1]
@@ -89,7 +91,10 @@ def pack_raw(type_name: str, raw: Decimal | int, size: int, *, where: str) -> in
 
 
 def _letters(order: str, size: int, where: str) -> str:
-    """The order of ``size`` bytes, one letter for each. AB and BA apply to each register, ABCD and so on to all."""
+    """The order of ``size`` bytes, with one letter for each byte.
+
+    The orders AB and BA apply to each register. ABCD, CDAB, BADC and DCBA apply to the whole value.
+    """
     natural = "".join(chr(ord("A") + n) for n in range(size))
     if len(order) == size and sorted(order) == list(natural):
         return order
@@ -104,13 +109,13 @@ def _letters(order: str, size: int, where: str) -> str:
 
 
 def to_wire(pattern: int, size: int, order: str, *, where: str) -> bytes:
-    """The bytes of a bit pattern in the order that the letters name (A is the most significant)."""
+    """The bytes of a bit pattern, in the order that the letters give. A is the most significant byte."""
     big = pattern.to_bytes(size, "big")
     return bytes(big[ord(letter) - ord("A")] for letter in _letters(order, size, where)) if order else big
 
 
 def from_wire(wire: bytes, order: str, *, where: str) -> int:
-    """The bit pattern behind wire bytes; inverse of ``to_wire``."""
+    """The bit pattern of bytes from the wire. Inverse of ``to_wire``."""
     if not order:
         return int.from_bytes(wire, "big")
     letters = _letters(order, len(wire), where)
@@ -118,7 +123,7 @@ def from_wire(wire: bytes, order: str, *, where: str) -> int:
 
 
 def served_value(point: Point, value: Value) -> Decimal:
-    """The number that a reader must find after ``value`` was encoded: rounded as the registers round it."""
+    """The number that a reader must read after ``value`` was encoded. It is rounded as the registers round it."""
     where = where_of(point)
     if point.parts:
         return sum(
@@ -136,7 +141,9 @@ def served_value(point: Point, value: Value) -> Decimal:
 
 
 def _shortest(number: float, *, single: bool) -> float:
-    """The float with the shortest decimal that identifies a float32 (``single``); other floats are unchanged."""
+    """The float with the shortest decimal that identifies a float32, if ``single``. Other floats are returned
+    unchanged.
+    """
     if not single:
         return number
     for digits in range(1, 10):
@@ -144,18 +151,18 @@ def _shortest(number: float, *, single: bool) -> float:
         try:
             if struct.unpack(">f", struct.pack(">f", candidate))[0] == number:
                 return candidate
-        except OverflowError:  # rounded up beyond the largest float32
+        except OverflowError:  # it was rounded up beyond the largest float32
             continue
     return number
 
 
 def missing_pattern(type_name: str, size: int, sentinels: tuple[int, ...] | None) -> int | None:
-    """The bit pattern that means "no reading"; None if the type has none."""
+    """The bit pattern that means "no reading". None if the type has no such pattern."""
     if sentinels:
         return sentinels[0]
-    if type_name in _NAN_PATTERNS:  # NaN is never a value
+    if type_name in _NAN_PATTERNS:  # NaN is not a value, so it can mean "no reading"
         return _NAN_PATTERNS[type_name]
-    if type_name in BCD_TYPES:  # nor is a digit above 9
+    if type_name in BCD_TYPES:  # a digit above 9 is not a value either
         return (1 << (8 * size)) - 1
     if sentinels is not None or size == 1 or type_name not in INTEGER_TYPES:
         return None
@@ -163,12 +170,14 @@ def missing_pattern(type_name: str, size: int, sentinels: tuple[int, ...] | None
 
 
 def text_width(point: Point) -> int:
-    """Bytes of each number in a ``text`` form: registers, or single bytes for u8h."""
+    """The number of bytes of each number in a ``text`` form: whole registers, or single bytes for u8h."""
     return 1 if point.type in ("u8h", "u8l") else 2
 
 
 def encode_text(point: Point, text: str) -> bytes:
-    """The registers of a text point: characters padded with NUL, a number, or numbers in the point's ``text`` form."""
+    """Encode the registers of a text point: characters padded with NUL, a number, or the numbers in the point's
+    ``text`` form.
+    """
     where = where_of(point)
     if point.text in BYTE_OF_REGISTER:
         raw = text.encode("utf-8")
@@ -200,7 +209,7 @@ def encode_text(point: Point, text: str) -> bytes:
 
 
 def _numbers_of(point: Point, text: str) -> list[int]:
-    """The numbers that a ``text`` form such as ``{0}.{1:02x}`` turns into this text."""
+    """The numbers from which a ``text`` form such as ``{0}.{1:02x}`` makes this text."""
     pattern, bases = "", {}
     for before, name, form, _ in string.Formatter().parse(point.text):
         pattern += re.escape(before)
@@ -217,7 +226,9 @@ def _numbers_of(point: Point, text: str) -> list[int]:
 
 
 def split_parts(value: Value, parts: tuple[RegisterPart, ...]) -> list[int]:
-    """Raw numbers of the parts of a counter: coarse parts are rounded down, the finest part to the nearest number."""
+    """The raw numbers of a counter's parts. Coarse parts are rounded down; the finest part is rounded to the nearest
+    number.
+    """
     rest = raw_number(value, Decimal(1), Decimal(0))
     raws = [0] * len(parts)
     by_scale = sorted(range(len(parts)), key=lambda n: -parts[n].scale)
@@ -229,5 +240,5 @@ def split_parts(value: Value, parts: tuple[RegisterPart, ...]) -> list[int]:
 
 
 def where_of(point: Point) -> str:
-    """The name of a point in errors."""
+    """The name of a point in error messages."""
     return f"point {point.name} at {point.address:#06x}"

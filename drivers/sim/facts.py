@@ -1,6 +1,6 @@
-"""The quantities measured by each device of the park: the state of the physics under the names of the vocabulary.
+"""The quantities that each device of the park measures: the state of the physics, under the names of the vocabulary.
 
-Facts are in base units (W, Wh, var, varh, V, A, Hz, Cel, %, m3, m3/h, s); ``in_unit`` converts them.
+These facts are in base units (W, Wh, var, varh, V, A, Hz, Cel, %, m3, m3/h, s). ``in_unit`` converts them.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from drivers.model import Kind, Point
 from drivers.sim.encode import text_width
 from drivers.sim.physics import DAY_S, Physics
 
-# first word of a point's name, if it names a part of the device -> role in the park that has the facts of this part
+# first word of a point's name -> role in the park. Such a word names a part of the device; the role has the facts of
+# this part.
 PREFIXES = {"meter": "grid", "load": "load", "pv": "pv", "grid": "grid"}
 _POWERS = {"u": 1e-6, "m": 1e-3, "h": 1e2, "k": 1e3, "M": 1e6, "G": 1e9}
 _TENS = ("W", "VA", "var", "Wh", "VAh", "varh", "A", "Ah", "V", "Ohm", "Hz", "Pa")
-_FACTORS: dict[str, float] = {  # unit -> how many base units it is; a unit that is not here is a base unit
+_FACTORS: dict[str, float] = {  # unit -> number of base units in it; a unit that is not listed here is a base unit
     **{prefix + unit: factor for unit in _TENS for prefix, factor in _POWERS.items()},
     "J": 1 / 3600,
     "kJ": 1 / 3.6,
@@ -45,12 +46,12 @@ Facts = Mapping[str, float]
 
 
 def in_unit(base: float, unit: str) -> float:
-    """A fact in the unit of a point."""
+    """Convert a fact from base units to the unit of a point."""
     return base / _FACTORS.get(unit, 1.0)
 
 
 def _line(p: Physics, power_w: float, imported_wh: float, exported_wh: float) -> dict[str, float]:
-    """Everything that a three-phase meter reports for one active power (import positive) and its two counters."""
+    """All values that a three-phase meter reports, from one active power (import is positive) and its two counters."""
     factor = 0.97 if power_w >= 0 else 0.99
     reactive = abs(power_w) * math.tan(math.acos(factor))
     kvarh = math.tan(math.acos(0.97))
@@ -120,7 +121,7 @@ def _workshop(p: Physics) -> dict[str, float]:
 
 
 def _pv(p: Physics, n: int) -> dict[str, float]:
-    """The facts of an inverter. Its output counts as generation; its strings add up to its DC side."""
+    """The facts of an inverter. Its output counts as generation. The sum of its strings is its DC side."""
     power, made = p.pv_w[n], p.counters.pv[n]
     facts = _line(p, -power, 0.0, made)
     for phase in ("", ".l1", ".l2", ".l3"):
@@ -139,7 +140,7 @@ def _pv(p: Physics, n: int) -> dict[str, float]:
     for s, share in enumerate(p.string_share[n]):
         volts = 610.0 * p.string_volts[n][s] if lit else 0.0
         current = dc * share / volts if lit else 0.0
-        for kind, number in (("string", s + 1), ("input", s + 1), ("mppt", s // 2 + 1)):  # two strings per tracker
+        for kind, number in (("string", s + 1), ("input", s + 1), ("mppt", s // 2 + 1)):  # two strings share a tracker
             place = f"dc.{kind}.{number}"
             facts[f"{place}.voltage"] = volts
             for name, value in (("current", current), ("power", volts * current), ("energy", dc_made * share)):
@@ -156,7 +157,7 @@ def _pv(p: Physics, n: int) -> dict[str, float]:
 
 
 def _storage(p: Physics) -> dict[str, float]:
-    """The facts of a battery. Its voltage is the sum of its cells, its current is power divided by voltage."""
+    """The facts of a battery. Its voltage is the sum of the cell voltages; its current is power divided by voltage."""
     plant, counters = p.plant, p.counters
     cells = [p.cell(n) for n in range(plant.cells)]
     warm = [p.cell_celsius(n) for n in range(plant.cells)]
@@ -180,7 +181,8 @@ def _storage(p: Physics) -> dict[str, float]:
         "energy.capacity": plant.battery_wh,
         "charge.remaining": p.soc * ah,
         "charge.capacity": ah,
-        "charge.total": counters.charge / (3.2 * plant.cells),  # fixed voltage: a counter must not fall
+        # calculated with a fixed voltage, because a counter must not fall
+        "charge.total": counters.charge / (3.2 * plant.cells),
         "discharge.total": counters.discharge / (3.2 * plant.cells),
         "cycles": 210.0 + counters.discharge / plant.battery_wh,
         "cell.voltage.max": max(cells),
@@ -215,7 +217,7 @@ def _storage(p: Physics) -> dict[str, float]:
 
 
 def _heat(p: Physics) -> dict[str, float]:
-    """The facts of heat recovery at a compressor. Flow and temperature difference give the power and the energy."""
+    """The facts of a heat recovery at a compressor. Power and energy follow from flow and temperature difference."""
     facts = {
         "power": p.heat_w,
         "energy": p.counters.heat,
@@ -277,7 +279,7 @@ _PARTS: Mapping[str, Callable[[Physics], dict[str, float]]] = {
     "heat": _heat,
 }
 PARK_PARTS = (*_PARTS, "pv1", "pv2", "pv3")
-PART_OF_KIND: Mapping[str, str] = {  # kind of a profile -> part of the park, if no role is given
+PART_OF_KIND: Mapping[str, str] = {  # kind of a profile -> part of the park that is used if no role is given
     "inverter": "pv1",
     "pv": "pv1",
     "meter": "grid",
@@ -290,7 +292,7 @@ PART_OF_KIND: Mapping[str, str] = {  # kind of a profile -> part of the park, if
 
 
 def facts_of(role: str, physics: Physics) -> dict[str, float]:
-    """All facts of a role now; ``pv1`` is the first inverter."""
+    """All present facts of a role. ``pv1`` is the first inverter."""
     facts = _pv(physics, int(role[2:] or 1) - 1) if role.startswith("pv") else _PARTS[role](physics)
     facts |= {"device.heartbeat": int(physics.t_s) % 65536, "device.link": 1, "device.wiring": 1}
     facts |= {"device.runtime": physics.counters.run_s, "device.uptime": physics.steps * physics.step_s}
@@ -303,7 +305,7 @@ _GROUP = re.compile(r"battery\.(?:rack|pack|module)\.(\d+)\.(.+)")
 
 
 class FactLookup:
-    """Looks up the present facts by point name. A device's parts may have the facts of other roles (``PREFIXES``)."""
+    """Looks up present facts by point name. The parts of a device may show the facts of other roles (``PREFIXES``)."""
 
     def __init__(self, role: str, physics: Physics, cells_a_module: int = 15) -> None:
         self.role, self.physics, self.cells_a_module = role, physics, cells_a_module
@@ -312,7 +314,7 @@ class FactLookup:
         self._midnight: dict[str, tuple[int, float]] = {}  # counter -> (day, value at its first read of this day)
 
     def get(self, name: str) -> float | None:
-        """The fact in base units; None if the park does not have it."""
+        """The present value in base units. None if the park does not have the quantity."""
         if self.physics.steps != self._step:
             self._facts, self._step = {}, self.physics.steps
         for period in (".today", ".month", ".year"):
@@ -333,7 +335,7 @@ class FactLookup:
         return self._battery(name) if head == "battery" else None
 
     def _since_midnight(self, name: str) -> float | None:
-        """The growth of a counter since its first read of the day. Months and years have the same value here."""
+        """The growth of a counter since its first read of the day. Points for a month or a year show the same value."""
         now, day = self.get(name), int(self.physics.t_s // DAY_S)
         if now is None:
             return None
@@ -347,7 +349,7 @@ class FactLookup:
         return self._facts[role]
 
     def _battery(self, name: str) -> float | None:
-        """Cells, modules, racks and sensors inside the battery."""
+        """The value of a cell, module, rack or sensor inside the battery. None if ``name`` is none of these."""
         physics, size = self.physics, self.cells_a_module
         if cell := _CELL.fullmatch(name):
             index = (int(cell[1] or 1) - 1) * size + int(cell[2]) - 1
@@ -368,7 +370,7 @@ class FactLookup:
 
 
 def default_number(point: Point, asleep: bool) -> int:
-    """A sensible raw state, or 0, for a number that the park does not know."""
+    """A raw value for a number that the park does not know: a sensible state, or 0."""
     if point.kind is not Kind.STATE or point.bit is not None:
         return 0
     for wanted in ("standby", "running") if asleep else ("running", "standby"):
@@ -379,7 +381,7 @@ def default_number(point: Point, asleep: bool) -> int:
 
 
 def default_text(point: Point, random_: random.Random) -> str:
-    """A text that fits the point's registers; a device's clock is right at first, but does not advance."""
+    """A text that fits the point's registers. A device's clock begins with the right time, but does not advance."""
     if point.text:
         numbers = [1] * (2 * point.count // text_width(point))
         if point.name == "device.time" and len(numbers) == 6:

@@ -25,10 +25,11 @@ def _simulation(profile: Profile) -> Simulate:
 
 
 def device_from_profile(profile: Profile, *, unit: int = 1, **options: Any) -> tuple[SimDevice, Display]:
-    """A device with registers behind a unit number; for the options see ``SimulationRequest``.
+    """Make a device with registers, which has a unit number. For the options see ``SimulationRequest``.
 
-    Identity texts select the profile's variant, as they do for a reader. Registers between points exist only if the
-    profile allows reading holes. With the option ``sleeps``, the device is silent in the dark if its profile says so.
+    The identity texts select the variant of the profile, as they do for a reader. Registers between points exist only
+    if the profile allows reading holes. With the option ``sleeps``, the device is silent in the dark if its profile has
+    ``sleeps``.
     """
     device, display = _simulation(profile)(SimulationRequest(profile, str(unit), **options))
     assert isinstance(device, SimDevice) and isinstance(display, Display)
@@ -36,7 +37,9 @@ def device_from_profile(profile: Profile, *, unit: int = 1, **options: Any) -> t
 
 
 def meter_from_profile(profile: Profile, *, address: str, **options: Any) -> tuple[SimMeter, MeterDisplay]:
-    """A meter with its own frames; for the options see ``SimulationRequest``. Raises UsageError for a wrong address."""
+    """Make a meter with its own frames. For the options see ``SimulationRequest``. Raises UsageError for a wrong
+    address.
+    """
     if protocol_of(profile.protocol).has_registers:
         raise UsageError(f"{profile.id} uses {profile.protocol}", where="simulated meter", hint="Give a unit number")
     meter, display = _simulation(profile)(SimulationRequest(profile, address, **options))
@@ -48,7 +51,9 @@ MakeDisplay = Callable[[Profile, Resolved, str, ParkClock, int, Mapping[str, str
 
 
 def register_device(wanted: SimulationRequest, make_display: MakeDisplay) -> tuple[SimDevice, Display]:
-    """The ``Simulate`` of protocols with registers; ``make_display`` makes the registers of the resolved points."""
+    """A ``Simulate`` function for protocols with registers. ``make_display`` makes the registers of the resolved
+    points.
+    """
     profile, params = wanted.profile, wanted.params
     clock = wanted.clock or ParkClock(wanted.seed, 0.0)
     role = wanted.role or PART_OF_KIND.get(profile.kind, "grid")

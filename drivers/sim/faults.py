@@ -1,4 +1,6 @@
-"""Faults on demand: what a simulated device does wrong, for how many requests, and the notation for it."""
+"""Faults that a simulated device makes on demand: their kinds, the number of requests that they hit, and their
+notation.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from dataclasses import dataclass, replace
 from drivers.model import UsageError
 from drivers.toml import did_you_mean, show
 
-KINDS: dict[str, str] = {  # kind -> what it does, with its value
+KINDS: dict[str, str] = {  # kind -> what the fault does, and the meaning of its value
     "silence": "no answer",
     "late": "answer VALUE seconds later (default 1)",
     "crc": "wrong CRC (over MBAP: wrong protocol identifier)",
@@ -38,9 +40,9 @@ _CODES = ("exception", "gateway", "busy")
 
 @dataclass(frozen=True, slots=True)
 class InjectedFault:
-    """One fault. The first ``skip`` requests are spared; then every ``every``-th request is hit.
+    """One fault. It does not affect the first ``skip`` requests. After that it affects every ``every``-th request.
 
-    The fault ends after ``times`` hits; None: it lasts until it is cleared.
+    The fault ends after it has affected ``times`` requests. None: it lasts until it is cleared.
     """
 
     kind: str
@@ -69,9 +71,9 @@ class InjectedFault:
 
 
 def parse_fault(text: str) -> InjectedFault:
-    """A fault from ``KIND[=VALUE][*TIMES][/EVERY][+SKIP]``, e.g. ``late=0.5*3``, ``stray=00FF``, ``exception=02/10``.
+    """Parse ``KIND[=VALUE][*TIMES][/EVERY][+SKIP]``, such as ``late=0.5*3``, ``stray=00FF`` or ``exception=02/10``.
 
-    Exception codes are hexadecimal. Raises UsageError that names the nearest kind.
+    Exception codes are hexadecimal. Raises a UsageError that suggests the nearest kind.
     """
     head, counters = text.strip(), {"*": 0, "/": 1, "+": 0}
     for mark in ("+", "/", "*"):
@@ -108,11 +110,13 @@ class ActiveFaults:
     def __init__(self) -> None:
         self._active: dict[str, InjectedFault] = {}
         self._seen: dict[str, int] = {}
-        self.hits: dict[str, int] = {}  # kind -> requests that it hit
-        self.on_reboot: Callable[[float], None] | None = None  # called with the seconds of silence
+        self.hits: dict[str, int] = {}  # kind -> number of requests that the fault has affected
+        self.on_reboot: Callable[[float], None] | None = None  # called at a reboot, with the seconds of silence
 
     def set(self, fault: InjectedFault | str) -> InjectedFault:
-        """Switch a fault on, given as a text or an object. The fault ``reboot`` happens at once instead."""
+        """Switch a fault on. It is given as text or as object. The fault ``reboot`` does not stay active: it happens at
+        once.
+        """
         if isinstance(fault, str):
             fault = parse_fault(fault)
         if fault.kind == "reboot":
@@ -125,7 +129,7 @@ class ActiveFaults:
         return fault
 
     def clear(self, kind: str | None = None) -> None:
-        """Switch one kind of fault off; None: all kinds."""
+        """Switch one kind of fault off. None: switch all kinds off."""
         if kind is None:
             self._active.clear()
         else:
@@ -140,7 +144,7 @@ class ActiveFaults:
         return bool(self._active)
 
     def take(self) -> dict[str, InjectedFault]:
-        """Count one more request, and return the faults that hit it, by kind."""
+        """Count one more request. Returns the faults that affect it, by kind."""
         hit = {}
         for kind, fault in list(self._active.items()):
             seen = self._seen[kind] = self._seen[kind] + 1

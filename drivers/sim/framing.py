@@ -1,4 +1,4 @@
-"""The device's side of frames to units with registers: finds requests in a stream of bytes, and wraps answers."""
+"""Frames of units with registers, on the side of the device: finds requests in a stream of bytes, and wraps answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ RTU_MAX = 256
 
 
 class SimRequest(NamedTuple):
-    """One request as received."""
+    """One request as the device received it."""
 
     unit: int
     pdu: bytes
@@ -22,20 +22,20 @@ class Framing(Protocol):
     """The differences between MBAP and RTU. One object per connection keeps the bytes of an unfinished request."""
 
     def feed(self, chunk: bytes) -> list[SimRequest]:
-        """Requests that are complete now, in order."""
+        """Add received bytes. Returns the requests that are complete now, in order."""
 
     def silence(self) -> None:
-        """Drop an unfinished request, because the line has been silent. Has no effect with MBAP."""
+        """Drop an unfinished request, because the line has been silent. With MBAP, silence has no effect."""
 
     def wrap(self, unit: int, pdu: bytes, tag: int) -> bytes:
         """The frame of an answer."""
 
     def damage(self, frame: bytes) -> bytes:
-        """The frame with a broken check: CRC, or for MBAP the protocol identifier."""
+        """A frame with a wrong check. This is the CRC; for MBAP it is the protocol identifier."""
 
 
 class MbapFraming:
-    """MBAP, over TCP: transaction, protocol 0, length, unit."""
+    """MBAP over TCP. Its header has transaction id, protocol 0, length and unit."""
 
     def __init__(self) -> None:
         self._held = b""
@@ -46,7 +46,9 @@ class MbapFraming:
         while len(held) >= 8:
             length = int.from_bytes(held[4:6], "big")
             if held[2:4] != b"\x00\x00" or not 2 <= length <= 254:
-                held = b""  # the next header cannot be found: real stacks also drop the bytes, or close the connection
+                # the next header cannot be found, so the bytes are dropped, as by real stacks (others close the
+                # connection)
+                held = b""
                 break
             if len(held) < 6 + length:
                 break
@@ -66,7 +68,9 @@ class MbapFraming:
 
 
 def rtu_request_size(head: bytes) -> int | None:
-    """Size of the RTU request that begins with ``head``, in bytes; None: ``head`` is too short; 0: unknown function."""
+    """The size in bytes of the RTU request that begins with ``head``. None: ``head`` is too short. 0: unknown
+    function.
+    """
     if len(head) < 2:
         return None
     function = head[1]
@@ -82,7 +86,7 @@ def rtu_request_size(head: bytes) -> int | None:
 
 
 class RtuFraming:
-    """Finds RTU requests by expected length and CRC. A byte is skipped if no valid frame begins with it."""
+    """Finds RTU requests by expected length and CRC. If no valid frame begins with a byte, this byte is skipped."""
 
     def __init__(self) -> None:
         self._held = b""
@@ -97,7 +101,7 @@ class RtuFraming:
                     size = -1
                 else:
                     break
-            if size == 0:  # unknown function: all bytes together must be the frame
+            if size == 0:  # for an unknown function, all bytes together must be the frame
                 size = len(held) if crc_ok(held) else -1
             if size > 0 and crc_ok(held[:size]):
                 found.append(SimRequest(held[0], held[1 : size - 2], 0, held[:size]))
@@ -108,7 +112,7 @@ class RtuFraming:
         return found
 
     def silence(self) -> None:
-        """Drop the held bytes: the line has been silent, so they can never become a frame."""
+        """Drop the stored bytes: after a silence they can no longer become a frame."""
         self._held = b""
 
     def wrap(self, unit: int, pdu: bytes, tag: int) -> bytes:

@@ -1,4 +1,6 @@
-"""The registers of one device: their addresses, their content, and the exception that holes answer."""
+"""The registers of one device: their addresses, their content, and the exception that a read of a missing register
+gets.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ _SPACE = 0x10000
 
 
 class _Table:
-    """The 65,536 items of one function code. ``codes``: 0 for an item that exists, else the exception it answers."""
+    """The 65,536 items of one function code. ``codes`` has 0 for an item that exists, else the exception that a read
+    gets.
+    """
 
     __slots__ = ("codes", "items", "width")
 
@@ -42,7 +46,7 @@ class _Table:
 class Image:
     """Registers and coils by function code (1 coils, 2 discrete inputs, 3 holding, 4 input registers).
 
-    One assignment writes all words of a value, so a reader in another thread never sees half of it.
+    All words of a value are written by one assignment, so a reader in another thread never reads half of a value.
     """
 
     def __init__(self) -> None:
@@ -60,11 +64,14 @@ class Image:
 
     @property
     def functions(self) -> tuple[int, ...]:
-        """Function codes that this device knows, ascending."""
+        """The function codes that this device supports, in ascending order."""
         return tuple(sorted(self._tables))
 
     def read(self, function: int, address: int, count: int) -> bytes | int:
-        """The payload of an answer (registers big endian, coils packed lowest bit first), or an exception code."""
+        """Read items. Returns the payload of the answer, or an exception code.
+
+        In the payload, registers are big endian, and coils are packed with the lowest bit first.
+        """
         table = self._tables.get(function)
         if table is None:
             return ILLEGAL_FUNCTION
@@ -85,11 +92,11 @@ class Image:
         return bytes(packed)
 
     def put_words(self, address: int, words: Sequence[int], *, function: int = 3) -> None:
-        """Write registers and make them exist."""
+        """Write registers. Missing registers are created."""
         self._put(function, address, b"".join(word.to_bytes(2, "big") for word in words))
 
     def put_bits(self, address: int, bits: Sequence[int], *, function: int = 1) -> None:
-        """Write coils or discrete inputs and make them exist."""
+        """Write coils or discrete inputs. Missing ones are created."""
         self._put(function, address, bytes(1 if bit else 0 for bit in bits))
 
     def _put(self, function: int, address: int, wire: bytes) -> None:
@@ -101,20 +108,20 @@ class Image:
         table.codes[address : address + count] = bytes(count)
 
     def words(self, address: int, count: int = 1, *, function: int = 3) -> tuple[int, ...]:
-        """The present content of registers; 0 for a register that does not exist."""
+        """The present content of registers. It is 0 for a register that does not exist."""
         table = self._table(function)
         raw = table.items[2 * address : 2 * (address + count)]
         return tuple(int.from_bytes(raw[n : n + 2], "big") for n in range(0, len(raw), 2))
 
     def fill_holes(self, max_gap: int, *, function: int) -> None:
-        """Let holes of up to ``max_gap`` items between existing ones answer zeros, as many devices do."""
+        """Fill short holes: up to ``max_gap`` missing items between existing ones answer zeros, as in many devices."""
         codes = self._table(function).codes
         for (_, end), (start, _) in pairwise(self._runs(function)):
             if start - end <= max_gap:
                 codes[end:start] = bytes(start - end)
 
     def _runs(self, function: int) -> Iterator[tuple[int, int]]:
-        """Stretches ``[start, end)`` of existing items."""
+        """Yield the ranges ``[start, end)`` of existing items."""
         codes = self._table(function).codes
         at = 0
         while (start := codes.find(0, at)) >= 0:
@@ -124,14 +131,14 @@ class Image:
             yield start, at
 
     def exists(self, function: int, address: int) -> bool:
-        """Whether a read of this one item answers a value."""
+        """Whether a read of this single item gets a value, not an exception."""
         table = self._tables.get(function)
         return table is not None and table.codes[address] == 0
 
     def set(self, point: Point, value: Value | None) -> None:
-        """Write one point. None writes what the device sends for "no reading".
+        """Write one point. None writes the pattern that the device sends for "no reading".
 
-        Raises EncodeError if the value does not fit, or if None has no pattern in this type.
+        Raises EncodeError if the value does not fit, or if the type has no pattern for None.
         """
         where = where_of(point)
         if point.parts:
@@ -172,7 +179,9 @@ class Image:
         self._put(function, address, word.to_bytes(2, "big"))
 
     def _set_field(self, point: Point, field: int, size: int, where: str) -> None:
-        """Write one bit or a masked field. The other bits of the register stay: they belong to other points."""
+        """Write one bit or a masked field. The other bits of the register are kept, because they belong to other
+        points.
+        """
         mask = 1 << point.bit if point.bit is not None else point.mask or 0
         shift = (mask & -mask).bit_length() - 1
         if not 0 <= field <= mask >> shift:
@@ -217,7 +226,7 @@ class Image:
         self.put_bits(point.address, [raw >> n & 1 for n in range(point.count)], function=point.function)
 
     def define(self, points: Iterable[Point]) -> None:
-        """Make the registers of ``points`` exist; unset ones read as zeros."""
+        """Make the registers of ``points`` exist. Registers that are not set yet read as zeros."""
         for point in points:
             spans = [(p.function or point.function, p.address, size_of(p.type, point.count)) for p in point.parts]
             for function, address, size in spans or [(point.function, point.address, size_of(point.type, point.count))]:
@@ -227,9 +236,10 @@ class Image:
 
     @classmethod
     def from_dump(cls, dump: Mapping[str, object]) -> Image:
-        """An image from a recorded dump: ``{"holding": {"35000": 1, ...}, "input": {...}, "coils", "discrete"}``.
+        """Make an image from a recorded dump: ``{"holding": {"35000": 1, ...}, "input": {...}, "coils": ...,
+        "discrete": ...}``.
 
-        Raises EncodeError that names the table and address that is wrong.
+        Raises an EncodeError that names the wrong table and address.
         """
         image = cls()
         for name, function in (("coils", 1), ("discrete", 2), ("holding", 3), ("input", 4)):
@@ -256,15 +266,16 @@ class Image:
 
 
 class DumpError(EncodeError):
-    """A dump cannot be read or is not one."""
+    """A dump cannot be read, or a file is not a dump."""
 
     exit_code = 3
 
 
 def load_dump(path: Path) -> tuple[Image, int]:
-    """(image, unit address) from a dump file: ``{"address": 1, "holding": {"35000": 1, ...}, "input": {...}}``.
+    """Read a dump file: ``{"address": 1, "holding": {"35000": 1, ...}, "input": {...}}``. Returns (image, unit
+    address).
 
-    Raises DumpError that names the file and the error in it.
+    Raises a DumpError that names the file and the error in it.
     """
     try:
         found = json.loads(path.read_text("utf-8"))

@@ -1,8 +1,8 @@
 """Simulated meters with their own frames, and a bus that they share with register devices.
 
 A meter receives every valid frame that is sent on its bus at its own speed, and answers the frames that are addressed
-to it. If several meters answer at once, their answers are overlaid. Of the faults in ``drivers.sim.faults``, meters can
-have those that apply to any bytes: silence, late, crc, cut, stray, echo, bytewise, stale.
+to it. If several meters answer at once, their answers overlap. Of the faults in ``drivers.sim.faults``, meters support
+those that apply to any bytes: silence, late, crc, cut, stray, echo, bytewise, stale.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from drivers.sim.device import SimAnswer, SimDevice, sent_with_faults
 from drivers.sim.faults import ActiveFaults
 from drivers.sim.framing import Framing, RtuFraming, SimRequest
 
-METER = -1  # in place of the unit number: the request is a frame of a meter's protocol
+METER = -1  # used in place of a unit number: the request is a frame of a meter's protocol
 
 
 @dataclass(slots=True)
@@ -29,15 +29,15 @@ class SimMeter(ABC):
 
     name: str = ""
     baud: int | None = None
-    character: str = "8E1"  # its bits, parity and stop bits
+    character: str = "8E1"  # the meter's bits, parity and stop bits
     turnaround_s: float = 0.0
-    answer_baud: int = 0  # speed of the answer that ``hear`` has returned; 0: the speed of the request
+    answer_baud: int = 0  # speed of the answer that ``hear`` has just returned; 0: the speed of the request
     wake: bytes = b""  # bytes that this meter sends before each answer, such as FE FE
     faults: ActiveFaults = field(default_factory=ActiveFaults)
-    requests: Counter[int] = field(default_factory=Counter)  # received requests, by control code
+    requests: Counter[int] = field(default_factory=Counter)  # number of received requests by control code
     answered: int = 0
-    last: bytes = b""  # its previous answer
-    before: Callable[[], None] | None = None  # called before each answer; in a park it updates the values
+    last: bytes = b""  # the meter's previous answer
+    before: Callable[[], None] | None = None  # called before each answer; in a park it updates the meter's values
 
     def count(self, control: int) -> None:
         self.requests[control] += 1
@@ -46,14 +46,16 @@ class SimMeter(ABC):
 
     @abstractmethod
     def hear(self, frame: bytes) -> bytes | None:
-        """The correct answer to a frame; None if it is not for this meter."""
+        """The correct answer to a frame. None if the frame is not for this meter."""
 
 
-Simulated = SimDevice | SimMeter  # everything that can have faults
+Simulated = SimDevice | SimMeter  # everything that can have faults: a register device or a meter
 
 
 class MixedFraming(RtuFraming):
-    """Requests to units and frames of all other protocols in one stream; a pause on the line drops unfinished ones."""
+    """Finds requests to units, and frames of all other protocols, in one stream. A pause on the line drops unfinished
+    ones.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +67,7 @@ class MixedFraming(RtuFraming):
 
     def feed(self, chunk: bytes) -> list[SimRequest]:
         found = [SimRequest(METER, b"", 0, f.raw) for parser in self._parsers for f in parser.feed(chunk)]
-        if found:  # these bytes were a meter's frame, not the beginning of a request to a unit
+        if found:  # these bytes were a meter's frame, so they do not begin a request to a unit
             self._held = b""
             return found
         return super().feed(chunk)
@@ -76,16 +78,16 @@ class MixedFraming(RtuFraming):
 
 
 class MixedBus(Bus):
-    """A bus of meters and perhaps register devices.
+    """A bus with meters, and optionally with register devices.
 
-    If the line can tell the speed of a request, only devices and meters with this speed receive it.
+    If the line knows the speed of a request, only devices and meters with this speed receive the request.
     """
 
     def __init__(self, meters: Iterable[SimMeter] = (), devices: Iterable[SimDevice] = (), *, name: str = "") -> None:
         super().__init__(devices, name=name)
         self.meters = list(meters)
-        self.overlaid = 0  # how often several meters answered at once
-        self.device_baud: dict[int, int] = {}  # unit -> its own speed
+        self.overlaid = 0  # how often several meters have answered at once
+        self.device_baud: dict[int, int] = {}  # unit -> the device's own speed in baud
         self._heard_baud = 0
 
     def framing(self) -> Framing:
@@ -124,7 +126,9 @@ class MixedBus(Bus):
 
 
 def overlay(answers: Sequence[SimAnswer]) -> SimAnswer:
-    """The bytes on the line when several meters answer at once: a bit is 0 if any meter sends 0 (a current flows)."""
+    """The bytes on the line when several meters answer at once. A bit is 0 if any meter sends 0, because then a current
+    flows.
+    """
     frame = bytearray(b"\xff" * max(len(answer.frame) for answer in answers))
     for answer in answers:
         for n, byte in enumerate(answer.frame):
@@ -134,7 +138,7 @@ def overlay(answers: Sequence[SimAnswer]) -> SimAnswer:
 
 
 def _answer(meter: SimMeter, asked: bytes, honest: bytes) -> SimAnswer | None:
-    """The meter's answer on the line, after its faults were applied; None: silence."""
+    """The answer that the meter puts on the line after its faults were applied. None: the meter is silent."""
     hit = meter.faults.take() if meter.faults else {}
     echo = asked if "echo" in hit else b""
     if "silence" in hit:

@@ -1,4 +1,4 @@
-"""The demo park: devices of the shipped families on simulated lines, all showing one energy balance."""
+"""The demo park: devices of the shipped families on simulated lines. All their values belong to one energy balance."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ BAUD = 9600
 
 def _protocol_slots() -> Iterator[ParkSlot]:
     for protocol in all_protocols():
-        with suppress(ImportError, AttributeError):  # a broken third-party protocol must not stop the demo
+        # ignore these errors, because a broken third-party protocol must not stop the demo
+        with suppress(ImportError, AttributeError):
             if (slot := protocol.demo_slot()) is not None:
                 yield slot
 
@@ -40,7 +41,7 @@ DEMO: tuple[ParkSlot, ...] = (*CABINETS, *METERS)
 
 @dataclass(slots=True)
 class ParkDevice:
-    """A register device of the park."""
+    """A device of the park that has registers."""
 
     slot: ParkSlot
     sim: SimDevice
@@ -57,7 +58,7 @@ class ParkMeter:
 
 
 class Park:
-    """A running park. ``lines``, ``devices`` (of registers) and ``meters`` by name; ``stop`` ends it."""
+    """A running park. ``lines``, ``devices`` (those with registers) and ``meters`` are by name. ``stop`` ends it."""
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ class Park:
         self.clock, self.lines, self.devices, self.meters, self.slots = clock, lines, devices, meters, tuple(slots)
 
     def served(self) -> dict[str, Simulated]:
-        """All devices and meters by name, in the order of the slots. Faults can be set on them."""
+        """All devices and meters by name, in the order of the slots. Faults can be set on each of them."""
         found: dict[str, Simulated] = {}
         for slot in self.slots:
             name = slot.name
@@ -78,14 +79,14 @@ class Park:
         return found
 
     def serial(self, slot: ParkSlot) -> str:
-        """The serial setting with which this device is read; "" over TCP."""
+        """The serial setting with which this device must be read. "" over TCP."""
         line = self.lines[slot.line]
         if not isinstance(line, SerialLine):
             return ""
         return f"{slot.baud} 8E1" if slot.baud else line.serial
 
     async def start(self) -> None:
-        """Open all lines; none stays open if one fails."""
+        """Open all lines. If a line fails, all of them are closed again."""
         try:
             for line in self.lines.values():
                 await line.start()
@@ -99,7 +100,9 @@ class Park:
             await line.stop()
 
     def agent_toml(self, *, uplink: str = "mqtt://127.0.0.1:1883", site: str = "demo") -> str:
-        """The text of an agent.toml that reads this park; the agent's files then lie beside it."""
+        """The text of an agent.toml that reads this park. The agent's files then lie in the same folder as
+        agent.toml.
+        """
         text = f'[site]\nid = {_toml(site)}\ngateway = "gw01"\ntimezone = "Asia/Shanghai"\n\n'
         text += '[paths]\nstate_dir = "state"\nruntime_dir = "run"\n\n'
         text += f'[[uplink]]\nname = "platform"\nurl = {_toml(uplink)}\n'
@@ -125,7 +128,7 @@ class Park:
         return text
 
     def write_config(self, folder: Path) -> Path:
-        """Write agent.toml, with intervals of one minute, and the plan of the park's figures. Raises OSError."""
+        """Write agent.toml, with intervals of one minute, and the plan for the park's figures. Raises OSError."""
         path = folder / "agent.toml"
         text = self.agent_toml() + '\n[interval]\nlength = "1 min"\n\n[indicators]\nplan = "indicators.toml"\n'
         (folder / "indicators.toml").write_text(PLAN, encoding="utf-8")
@@ -134,7 +137,9 @@ class Park:
 
 
 def _toml(value: object) -> str:
-    """A value as TOML writes it; its basic strings escape as JSON does."""
+    """A value as TOML writes it. Its strings are written by JSON, because the basic strings of TOML have the same
+    escapes.
+    """
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{_toml(k)} = {_toml(v)}" for k, v in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False)
@@ -151,9 +156,9 @@ def make_park(
     clock: ParkClock | None = None,
     sleeps: bool = False,
 ) -> Park:
-    """A park that is not started yet. The links of its serial lines lie in ``runtime_dir``.
+    """Make a park without starting it. The links to its serial lines lie in ``runtime_dir``.
 
-    With ``sleeps`` its inverters are silent in the dark; else they are in standby and answer.
+    With ``sleeps``, its inverters are silent in the dark. Otherwise they are in standby and answer.
 
     Raises ProfileError if a profile is missing, UsageError if two devices have the same name or unit.
     """
@@ -201,7 +206,7 @@ def make_park(
 
 
 def _mixed(buses: dict[str, Bus], line: str) -> MixedBus:
-    """The bus of a line with meters; devices that the line already has stay on it."""
+    """The bus of a line with meters. Devices that are already on the line are kept."""
     bus = buses.get(line)
     if not isinstance(bus, MixedBus):
         bus = buses[line] = MixedBus(devices=bus.devices.values() if bus else (), name=line)

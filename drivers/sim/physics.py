@@ -1,7 +1,7 @@
-"""A park that could exist: sun, load, storage, grid and heat, with the energy balance exact at every step.
+"""A realistic park: sun, load, storage, grid and heat. Its energy balance is exact at every step.
 
-Powers are W, energies Wh, times seconds of the park's own clock. Powers are constant within a step, so a counter
-is exactly the sum of power times step. Everything follows from the seed and the step.
+Powers are in W, energies in Wh, times in seconds of the park's own clock. Powers are constant within a step, so the
+growth of a counter is exactly power times step. All values follow from the seed and the number of the step.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ WATER_WH_PER_M3K = 1163.0  # heat capacity of water, Wh/(m3 K)
 
 
 class Noise:
-    """A smooth function of time in -1..1: sines of several periods with seeded phases."""
+    """A smooth function of time with values from -1 to 1. It adds sines of several periods, whose phases come from the
+    seed.
+    """
 
     __slots__ = ("_terms",)
 
@@ -39,7 +41,7 @@ class Plant:
     base_load_w: float = 42_000.0
     workshop_w: float = 28_000.0
     compressor_w: float = 18_000.0
-    heat_share: float = 0.72  # share of the compressor's electric power that is recovered as warm water
+    heat_share: float = 0.72  # share of the compressor's electric power that is recovered as heat in water
     battery_w: float = 10_000.0
     battery_wh: float = 24_800.0
     cells: int = 105
@@ -67,7 +69,7 @@ class Counters:
 
 
 class Physics:
-    """The state of the park at ``t_s`` seconds of its clock (0 is midnight of its first day)."""
+    """The state of the park at the time ``t_s`` of its clock, in seconds. 0 is midnight of its first day."""
 
     def __init__(
         self, seed: int = 1, *, start_s: float = 10 * 3600.0, step_s: float = 1.0, plant: Plant | None = None
@@ -85,7 +87,7 @@ class Physics:
         self._voltage_noise = Noise(rng, 3, 1200)
         self._frequency_noise = Noise(rng, 3, 300)
         self._water_noise = Noise(rng, 8, 1800)
-        self.wobble = Noise(rng, 5, 120)  # makes gauges vary whose quantity the park does not have
+        self.wobble = Noise(rng, 5, 120)  # gives varying values for gauges whose quantity the park does not have
         self.string_share = [self._shares(rng, self.plant.strings[n]) for n in roofs]
         self.string_volts = [[rng.uniform(0.98, 1.02) for _ in range(self.plant.strings[n])] for n in roofs]
         self.cell_offset_v = [rng.gauss(0, 0.003) for _ in range(self.plant.cells)]
@@ -98,7 +100,7 @@ class Physics:
         self._look()
 
     def _odometers(self, rng: random.Random) -> Counters:
-        """Counters of a park that has run for a while; related counters start together."""
+        """Initial counters of a park that has run for a while. Related counters start with values that agree."""
         made = [rng.uniform(1.0e7, 2.0e7) * rated / 1e5 for rated in self.plant.pv_w]
         compressor, charged = rng.uniform(2e6, 4e6), rng.uniform(2e6, 3e6)
         return Counters(
@@ -124,18 +126,20 @@ class Physics:
 
     @property
     def hour(self) -> float:
-        """Local solar hour, 0..24."""
+        """The local solar time in hours, from 0 to 24."""
         return self.t_s % DAY_S / 3600.0
 
     def sun(self) -> float:
-        """Clear-sky irradiance on a roof as a share of its rating, from the sun's elevation."""
+        """The irradiance of a clear sky on a roof, as a share of its rating. It follows from the elevation of the
+        sun.
+        """
         decl = math.radians(23.45) * math.sin(2 * math.pi * (284 + self.plant.day_of_year + self.t_s // DAY_S) / 365)
         lat, angle = math.radians(self.plant.latitude_deg), math.radians(15 * (self.hour - 12))
         height = math.sin(lat) * math.sin(decl) + math.cos(lat) * math.cos(decl) * math.cos(angle)
         return float(max(0.0, height) ** 1.15)
 
     def _look(self) -> None:
-        """Compute the powers at the present time; they hold until the next step."""
+        """Compute the powers at the present time. They are valid until the next step."""
         plant, t = self.plant, self.t_s
         sun = self.sun()
         for n, rated in enumerate(plant.pv_w):
@@ -148,7 +152,7 @@ class Physics:
         self.base_w = plant.base_load_w * (0.45 + 0.5 * work) * (1 + 0.1 * self._load_noise(t))
         self.load_w = self.base_w + self.workshop_w + self.compressor_w
         self.battery_w = self._battery(sum(self.pv_w) - self.load_w)
-        self.grid_w = self.load_w + self.battery_w - sum(self.pv_w)  # energy balance: the grid supplies the rest
+        self.grid_w = self.load_w + self.battery_w - sum(self.pv_w)  # the energy balance: the grid supplies the rest
         self.volts = 230.0 * (1 + 0.012 * self._voltage_noise(t) - 1.5e-8 * self.grid_w)
         self.frequency_hz = 50.0 + 0.03 * self._frequency_noise(t)
         self.heat_w = plant.heat_share * self.compressor_w
@@ -157,37 +161,41 @@ class Physics:
         self.supply_c = self.return_c + self.heat_w / (WATER_WH_PER_M3K * self.flow_m3h)
 
     def _shift(self) -> float:
-        """How much work goes on at this hour, 0 to 1; it rises in the morning and falls in the evening."""
+        """The share of work that is done at this hour, from 0 to 1. It rises in the morning and falls in the
+        evening.
+        """
         hour = self.hour
         return 1 / (1 + math.exp(-(hour - 7.5) * 3)) * (1 / (1 + math.exp((hour - 18.5) * 2)))
 
     def _battery(self, surplus_w: float) -> float:
-        """The battery's power in W: it charges the surplus or supplies the deficit, within its limits."""
+        """The power of the battery in W. Within its limits, the battery stores the surplus or supplies the deficit."""
         plant = self.plant
         wanted = max(-plant.battery_w, min(plant.battery_w, 0.9 * surplus_w))
         hours = self.step_s / 3600.0
         room = (0.95 - self.soc) * plant.battery_wh / plant.charge_efficiency / hours
         stock = (self.soc - 0.10) * plant.battery_wh * plant.charge_efficiency / hours
-        return max(-max(0.0, stock), min(max(0.0, room), wanted)) + 0.0  # no -0
+        return max(-max(0.0, stock), min(max(0.0, room), wanted)) + 0.0  # adding 0.0 turns -0.0 into 0.0
 
     @property
     def cell_volts(self) -> float:
-        """Mean cell voltage of an LFP cell at this state of charge and current."""
+        """The mean voltage of an LFP cell at the present state of charge and current."""
         open_v = (
             3.22 + 0.11 * self.soc + 0.05 * math.tanh((self.soc - 0.95) * 25) + 0.12 * math.tanh((self.soc - 0.05) * 20)
         )
         return open_v + 0.03 * self.battery_w / self.plant.battery_w
 
     def cell(self, n: int) -> float:
-        """Voltage of cell ``n``, from 0."""
+        """The voltage of cell ``n``, counted from 0."""
         return self.cell_volts + self.cell_offset_v[n % len(self.cell_offset_v)]
 
     def cell_celsius(self, n: int) -> float:
-        """Temperature at cell ``n``, from 0."""
+        """The temperature at cell ``n``, counted from 0."""
         return 27.0 + 5.0 * abs(self.battery_w) / self.plant.battery_w + self.cell_warmth[n % len(self.cell_warmth)]
 
     def step(self) -> None:
-        """Advance the clock by one step: add the energy of the present powers to the counters, then get new powers."""
+        """Advance the clock by one step: first add the energy of the present powers to the counters, then compute new
+        powers.
+        """
         hours, counters, plant = self.step_s / 3600.0, self.counters, self.plant
         for n, power in enumerate(self.pv_w):
             counters.pv[n] += power * hours

@@ -1,8 +1,9 @@
 """RTU frames on a pseudo-terminal with the byte times of a real line.
 
-A separate thread does the timing: each byte of a burst counts as received 11 bit times after the one before, and each
-byte is written when it would be complete. The thread sleeps until shortly before that time and then spins, because
-epoll rounds waits up to a millisecond (a byte at 9600 baud takes 1.146 ms).
+A separate thread does the timing. Each byte of a burst counts as received 11 bit times after the byte before it. Each
+byte is written at the time when it would be complete. The thread sleeps until shortly before that time, and then waits
+in a loop without sleeping. The reason is that epoll rounds its waits to a millisecond, and a byte at 9600 baud takes
+only 1.146 ms.
 """
 
 from __future__ import annotations
@@ -25,18 +26,19 @@ from drivers.sim.bus import BITS_A_CHARACTER, Bus, quiet_s
 from drivers.sim.device import SimAnswer, garbled
 
 SPIN_S = 0.0003
-BROKEN_S = 0.02  # a longer pause within a request makes a device drop it; pauses of a busy host are shorter
+# after a longer pause within a request, a device drops the request; pauses caused by a busy host are shorter
+BROKEN_S = 0.02
 _BAUDS = {getattr(termios, f"B{n}"): n for n in (300, 600, 1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200)}
 
 
 class SerialLine:
-    """A pty under a stable link name; ``devices`` answer as on a two-wire bus.
+    """A pty with a stable link name. Its ``devices`` answer as on a two-wire bus.
 
-    A device begins to answer ``max(t3.5, turnaround)`` after the last byte of the request. A request that runs
-    into an answer is lost and counted in ``collisions``. Devices ignore a request at a wrong baud rate; a master
+    A device begins to answer ``max(t3.5, turnaround)`` after the last byte of the request. A request that begins before
+    an answer has ended is lost, and counted in ``collisions``. Devices ignore a request at a wrong baud rate. A master
     receives wrong bytes if its own rate is not that of the answer.
-    ``realtime`` asks the kernel for SCHED_FIFO, which keeps byte times exact on a busy machine. Without the permission,
-    the line works with the usual scheduling.
+    ``realtime`` asks the kernel for SCHED_FIFO, so that byte times are exact even on a busy machine. Without the
+    permission for it, the line works with the usual scheduling.
     """
 
     def __init__(self, bus: Bus, link: Path | str, *, baud: int = 9600, realtime: bool = False) -> None:
@@ -53,20 +55,20 @@ class SerialLine:
 
     @property
     def url(self) -> str:
-        """``serial:`` and the link."""
+        """The url of the line: ``serial:`` followed by the link's path."""
         return f"serial:{self.link}"
 
     @property
     def serial(self) -> str:
-        """The setting that a master needs, as in agent.toml."""
+        """The serial setting that a master must use, in the form of agent.toml."""
         return f"{self.baud} 8N1"
 
     async def start(self) -> None:
-        """Make the pty and its link. Raises LineDown if another file has the link's path."""
+        """Make the pty and its link. Raises LineDown if the path of the link is already used by another file."""
         self.open()
 
     def open(self) -> None:
-        """``start`` for callers without an event loop."""
+        """The same as ``start``, for callers without an event loop."""
         if self._thread is not None:
             return
         if self.link.exists() and not self.link.is_symlink():
@@ -75,7 +77,7 @@ class SerialLine:
             self._master, self._slave = os.openpty()
         except OSError as error:
             raise LineDown(f"cannot open a pseudo-terminal: {error.strerror}", where=str(self.link)) from error
-        tty.setraw(self._slave)  # we keep the slave open: otherwise the master reads EIO while there is no client
+        tty.setraw(self._slave)  # the slave stays open, because otherwise the master reads EIO while there is no client
         speed = getattr(termios, f"B{self.baud}", None)
         if speed is not None:
             mode = termios.tcgetattr(self._slave)
@@ -97,7 +99,7 @@ class SerialLine:
         self._thread.start()
 
     async def stop(self) -> None:
-        """Close the pty, remove the link, end the thread."""
+        """Close the pty, remove the link, and end the thread."""
         thread = self._thread
         if thread is not None:
             self._ask_to_stop()
@@ -105,22 +107,22 @@ class SerialLine:
             self._closed()
 
     def close(self) -> None:
-        """``stop`` for callers without an event loop."""
+        """The same as ``stop``, for callers without an event loop."""
         if self._thread is not None:
             self._ask_to_stop()
             self._thread.join()
             self._closed()
 
     async def unplug(self) -> None:
-        """Simulate that the adapter is pulled: close the pty and remove the link."""
+        """Simulate an adapter that is pulled out: close the pty and remove the link."""
         await self.stop()
 
     async def plug(self) -> None:
-        """Simulate that the adapter is back: open another pty with the same link name."""
+        """Simulate an adapter that is plugged in again: open another pty with the same link name."""
         await self.start()
 
     def say(self, frame: bytes) -> None:
-        """Send unsolicited bytes, with their byte times. They are lost while unplugged, as on a wire."""
+        """Send bytes that no request asked for, with their byte times. While unplugged, they are lost, as on a wire."""
         if self._thread is not None:
             self.unsent.append(frame)
             os.write(self._wake_write, b"s")
@@ -143,16 +145,16 @@ class SerialLine:
                 os.close(fd)
         self._master = self._slave = self._wake_read = self._wake_write = -1
 
-    # what follows runs in the line's thread
+    # the methods below run in the line's thread
 
     def _run(self) -> None:
         if self.realtime:
             with contextlib.suppress(PermissionError):
-                os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(5))  # 0: only this thread
+                os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(5))  # 0 means: only this thread
         _Turns(self, self._master, self._wake_read).run(lambda: self._stopping)
 
     def heard_baud(self) -> int:
-        """The baud rate that the master has set; 0 if the pty cannot tell."""
+        """The baud rate that the master has set. 0 if the pty cannot tell."""
         try:
             return _BAUDS.get(termios.tcgetattr(self._master)[5], 0)
         except termios.error:
@@ -160,17 +162,19 @@ class SerialLine:
 
 
 class _Turns:
-    """The loop of a line's thread: bytes in, answers due, bytes out, each at its time."""
+    """The loop of a line's thread. It reads bytes, begins answers that are due, and writes bytes, each at its time."""
 
     def __init__(self, line: SerialLine, master: int, wake: int) -> None:
         self._line, self._master, self._wake = line, master, wake
         self._framing = line.bus.framing()
-        self._baud, self._byte_s = line.baud, line.byte_s  # speed that the master has set, and its time for a byte
-        self._due: list[tuple[float, int, SimAnswer]] = []  # answers not yet begun: (start, number, answer)
-        self._out: deque[tuple[float, bytes]] = deque()  # bytes with the time at which each is complete
+        # the speed that the master has set, and the time of a byte at this speed
+        self._baud, self._byte_s = line.baud, line.byte_s
+        self._due: list[tuple[float, int, SimAnswer]] = []  # answers that have not begun yet: (start, number, answer)
+        # (time at which the byte is complete, byte) of each byte to send
+        self._out: deque[tuple[float, bytes]] = deque()
         self._count = 0
-        self._heard_end = 0.0  # when the last byte of the master is complete
-        self._sent_end = 0.0  # when our last byte is complete
+        self._heard_end = 0.0  # time at which the last byte of the master is complete
+        self._sent_end = 0.0  # time at which the last byte that we send is complete
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Run until ``stopping()`` returns True."""
@@ -216,7 +220,7 @@ class _Turns:
         for request in self._framing.feed(chunk):
             answer = line.bus.answer(request, self._framing)
             if answer is None or answer.end:
-                continue  # a reset or a close has no meaning on a serial line
+                continue  # on a serial line, a connection cannot be reset or closed
             if answer.echo:
                 self._write(answer.echo)  # an echo arrives while the master still sends
             if answer.frame:
@@ -243,15 +247,16 @@ class _Turns:
             self._sent_end = at
 
     def _send(self, now: float) -> float:
-        """Write the bytes that are due; returns the seconds until the next byte."""
+        """Write the bytes that are due. Returns the seconds until the next byte is due."""
         while self._out and self._out[0][0] <= now:
             chunk = self._out.popleft()[1]
-            while self._out and self._out[0][0] <= now:  # several are due on a fast line, or after a late wake-up
+            # several bytes are due on a fast line, or if the thread woke up late
+            while self._out and self._out[0][0] <= now:
                 chunk += self._out.popleft()[1]
             self._write(chunk)
             now = time.monotonic()
         return self._out[0][0] - now if self._out else 60.0
 
     def _write(self, chunk: bytes) -> None:
-        with contextlib.suppress(BlockingIOError):  # without a reader the bytes are lost, as on a wire
+        with contextlib.suppress(BlockingIOError):  # if nobody reads, the bytes are lost, as on a wire
             os.write(self._master, chunk)

@@ -1,4 +1,4 @@
-"""What a protocol provides for the simulator: a function that makes a device of a profile."""
+"""The interface between a protocol and the simulator: a function that makes a device of a profile."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SimulationRequest:
-    """The requested device. A protocol uses the fields that it needs."""
+    """The requested device. Each protocol uses only the fields that it needs."""
 
     profile: Profile
     address: str
     name: str = ""
-    role: str = ""  # the part of the park that it shows; "": the usual part for the profile's kind
+    role: str = ""  # the part of the park that the device shows; "": the usual part for the kind of the profile
     clock: ParkClock | None = None  # the clock of a park; None: the device gets a park of its own
-    baud: int | None = None  # the device's own speed; None: the speed of the line
+    baud: int | None = None  # the device's own speed in baud; None: the speed of the line
     seed: int = 1
-    turnaround_s: float | None = None  # time from request to answer; None: as in the profile
+    turnaround_s: float | None = None  # time from request to answer; None: the time in the profile
     params: Mapping[str, int | str] | None = None
     texts: Mapping[str, str] | None = None  # identity texts by point name
-    sleeps: bool = False  # whether it is silent in the dark, if the profile has ``sleeps``
+    sleeps: bool = False  # whether the device is silent in the dark, if its profile has ``sleeps``
 
     @property
     def turnaround_of_device_s(self) -> float:
@@ -39,8 +39,8 @@ class SimulationRequest:
 class Simulate(Protocol):
     """Creates the requested device and its display.
 
-    A protocol with registers makes a ``SimDevice`` with a ``Display``; others a ``SimMeter``, which answers frames,
-    with a ``MeterDisplay``. Raises UsageError for an impossible address or profile.
+    A protocol with registers makes a ``SimDevice`` with a ``Display``. Other protocols make a ``SimMeter``, which
+    answers frames, with a ``MeterDisplay``. Raises UsageError for an impossible address or profile.
     """
 
     def __call__(self, wanted: SimulationRequest) -> tuple[SimDevice, Display] | tuple[SimMeter, MeterDisplay]: ...

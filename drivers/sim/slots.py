@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class ParkSlot:
-    """The description of one device of a park: its line, its profile, and the part of the park that it shows."""
+    """The description of one device in a park: its line, its profile, and the part of the park that it shows."""
 
     name: str
     label: str
@@ -16,14 +16,15 @@ class ParkSlot:
     unit: int
     profile: str
     role: str
-    roles: Mapping[str, str]  # for agent.toml: part of the device -> role
-    parent: Mapping[str, str] = field(default_factory=dict)  # for agent.toml: parents of its parts
+    roles: Mapping[str, str]  # for agent.toml: part of the device -> role of this part
+    parent: Mapping[str, str] = field(default_factory=dict)  # for agent.toml: part of the device -> its parent
     params: Mapping[str, int | str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
-    address: str = ""  # of a meter without a unit number, whose ``unit`` only gives its place in the order of meters
-    baud: int | None = None  # its own speed on a line with several speeds
-    every: Mapping[str, str] = field(default_factory=dict)  # for agent.toml: pace -> period
-    points: Sequence[str] = ()  # for agent.toml: the points to read; (): all points
+    # the address of a meter, which has no unit number; its ``unit`` then only gives its place in the order of meters
+    address: str = ""
+    baud: int | None = None  # its own speed in baud, on a line with several speeds
+    every: Mapping[str, str] = field(default_factory=dict)  # for agent.toml: pace -> period of reading
+    points: Sequence[str] = ()  # for agent.toml: the points to read; empty: all points
 
 
 # Counters are read every ten seconds: the figures of an interval become final only after twice the slowest period of a
@@ -63,7 +64,7 @@ CABINETS: tuple[ParkSlot, ...] = (
         2,
         "acrel/adl400",
         "workshop",
-        {"ac": "x.workshop"},  # not "load", because the meter of the halls already counts its load
+        {"ac": "x.workshop"},  # the prefix is not "load", because the meter of the halls already counts this load
         every=BRISK,
     ),
     ParkSlot(
@@ -84,7 +85,7 @@ CABINETS: tuple[ParkSlot, ...] = (
         1,
         "generic/heat-recovery-plc",
         "heat",
-        {"heat": "heat.recovered", "ac": "heat.available"},  # nearly all power of a compressor becomes heat
+        {"heat": "heat.recovered", "ac": "heat.available"},  # nearly all electric power of a compressor becomes heat
         every={"fast": "5 s", "normal": "5 s", "slow": "10 s"},
     ),
 )

@@ -1,4 +1,4 @@
-"""MBAP frames over TCP, and RTU bytes over raw TCP: one port, any number of unit ids and connections."""
+"""MBAP frames over TCP, and RTU bytes over raw TCP. One port serves any number of unit ids and connections."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCHEMES = {"mbap": own_schemes()[0].name, "rtu": "tcp"}
 
 
 class _Connection(asyncio.Protocol):
-    """One client. Answers with a delay are scheduled, so a late one does not hold up the rest."""
+    """One client. Answers with a delay are scheduled, so a late answer does not delay the others."""
 
     def __init__(self, line: TcpLine) -> None:
         self._line = line
@@ -80,13 +80,13 @@ class _Connection(asyncio.Protocol):
         self._timers.add(timer)
 
     def write(self, chunk: bytes) -> None:
-        """Send bytes at once."""
+        """Send bytes without delay."""
         if chunk and self._transport is not None:
             self._line.bus.sent(chunk)
             self._transport.write(chunk)
 
     def end(self, *, reset: bool) -> None:
-        """Close, or reset (the peer sees ECONNRESET)."""
+        """Close the connection, or reset it, so that the peer gets ECONNRESET."""
         if self._transport is None:
             return
         if reset:
@@ -100,8 +100,8 @@ class _Connection(asyncio.Protocol):
 class TcpLine:
     """A listening port. ``framing``: "mbap" for MBAP frames, "rtu" for raw bytes as a serial server passes them.
 
-    With ``baud`` it is a gateway to a bus: each exchange takes as long as its bytes need there, and only one runs at a
-    time.
+    With ``baud`` the line is a gateway to a bus. Only one exchange runs at a time, and it takes as long as its bytes
+    need on the bus.
     """
 
     def __init__(
@@ -125,22 +125,27 @@ class TcpLine:
 
     @property
     def url(self) -> str:
-        """The url of the line, as in the agent's configuration; a port 0 becomes the real one at ``start``."""
+        """The url of the line, as in the agent's configuration. If the port is 0, ``start`` replaces it with the real
+        port.
+        """
         return f"{SCHEMES[self.framing]}://{self.host}:{self.port}"
 
     def reserve(self, delay_s: float, asked: int, answered: int) -> float:
-        """Reserve the bus behind a gateway for one exchange; returns the seconds until its answer is complete."""
+        """Reserve the bus behind a gateway for one exchange. Returns the seconds until the answer of this exchange is
+        complete.
+        """
         if self.baud is None:
             return delay_s
         now = asyncio.get_running_loop().time()
         start, quiet = max(now, self._bus_free), quiet_s(self.baud)
-        wire = asked + answered - (8 if self.framing == "mbap" else 0)  # around a PDU, RTU has 3 bytes, MBAP 7
+        # around a PDU, RTU adds 3 bytes and MBAP adds 7, and this applies to request and answer
+        wire = asked + answered - (8 if self.framing == "mbap" else 0)
         done = start + wire * BITS_A_CHARACTER / self.baud + max(delay_s, quiet)
         self._bus_free = done + quiet
         return done - now
 
     def deliver_at(self, answer: SimAnswer, asked: int, after: Callable[[float, bytes], None]) -> None:
-        """Schedule the bytes of an answer at its own speed, each for the time at which it is complete."""
+        """Schedule each byte of an answer for the time at which it is complete, at the speed of the answer."""
         byte_s = BITS_A_CHARACTER / answer.baud
         begin = asked * BITS_A_CHARACTER / self.asked_at() + max(answer.delay_s, quiet_s(answer.baud))
         for n in range(len(answer.frame)):
@@ -151,7 +156,7 @@ class TcpLine:
         return self.baud or BITS_A_CHARACTER
 
     async def start(self) -> None:
-        """Listen. Raises LineDown if the port is taken."""
+        """Start to listen. Raises LineDown if the port is already used."""
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(lambda: _Connection(self), self.host, self.port, backlog=512)
@@ -162,7 +167,9 @@ class TcpLine:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def serve(self, sock: socket.socket) -> None:
-        """Serve one more client, at the other end of a connected stream socket of any family."""
+        """Serve one more client, which uses the other end of a connected stream socket. The socket may be of any
+        family.
+        """
         await asyncio.get_running_loop().connect_accepted_socket(lambda: _Connection(self), sock)
 
     async def stop(self) -> None:
@@ -180,12 +187,12 @@ class TcpLine:
                     await server.wait_closed()
 
     def say(self, frame: bytes) -> None:
-        """Send unsolicited bytes to all clients."""
+        """Send bytes that no request asked for to all clients."""
         for client in self.clients:
             client.write(frame)
 
     async def unplug(self) -> None:
-        """Stop listening and reset connections; the port number is kept."""
+        """Stop listening and reset all connections. The port number is kept."""
         await self.stop()
 
     async def plug(self) -> None:

@@ -1,9 +1,15 @@
-"""One SunSpec device on one line, over Modbus TCP, RTU or raw TCP: its models are found first, then read by plan.
+"""One SunSpec device on one line, over Modbus TCP, RTU or raw TCP. First its models are found, then they are read by
+plan.
 
-A point's ``key`` is ``MODELS.POINT``, with alternatives after ``|``: ``103.W``, ``101,102,103.W``,
-``inverter.WH|701.TotWhInj``, ``160.module[0].DCW``. The value comes from the first of these models that the device has
-and that implements the point. ``inverter`` stands for 101 to 103 and 111 to 113, ``meter`` for 201 to 204 and 211 to
-214; ``203:2.W`` is the second model 203. A value and its scale factor always come from one read (field pain 38).
+A point's ``key`` is ``MODELS.POINT``, such as ``103.W``, ``101,102,103.W`` or ``160.module[0].DCW``. Alternatives are
+separated by ``|``, as in ``inverter.WH|701.TotWhInj``. The value comes from the first of these models that the device
+has and that implements the point.
+
+- ``inverter`` means the models 101 to 103 and 111 to 113.
+- ``meter`` means the models 201 to 204 and 211 to 214.
+- ``203:2.W`` means the second model 203.
+
+A value and its scale factor always come from one read (field pain 38).
 """
 
 from __future__ import annotations
@@ -42,8 +48,8 @@ _log = logging.getLogger("meterhouse.sunspec")
 class SunSpecDevice(RegisterDevice):
     """Reads one SunSpec device.
 
-    The chain of models is walked at the first contact, and again after the device was silent or refused a request,
-    because a firmware update may have moved the models.
+    The models are searched at the first contact. They are searched again after the device was silent or refused a
+    request, because a firmware update may have moved them.
 
     Raises:
         ConfigError: an invalid address or key.
@@ -58,10 +64,12 @@ class SunSpecDevice(RegisterDevice):
             alternatives(point.key, f"{spec.profile}: {point.name}")
         self._most = min(self._limits.max_words or MAX_READ, MAX_READ)
         self._bases = list(BASES)
-        self.device: ModelChain | None = None  # as found by the last walk; None: to be walked
-        # reads may cover all registers between two points: they belong to models, which a device must answer as a whole
+        self.device: ModelChain | None = None  # the models that the last walk found; None: the next visit must walk
+        # A read may cover all registers between two points, because they belong to models, and a device must answer
+        # whole models.
         self._reading = Limits(max_words=self._most, holes=True)
-        self._known: dict[int, Point] = {}  # the points that the device has, with their addresses in this device
+        # number -> point, with its addresses in this device; only points that the device has
+        self._known: dict[int, Point] = {}
 
     def plan(self, numbers: Sequence[int]) -> list[Read]:
         return self.reads([n for n in numbers if n in self._known], self._reading)
@@ -92,15 +100,19 @@ class SunSpecDevice(RegisterDevice):
         return await super().read_points(names)
 
     def plan_summary(self, paces: int) -> PlanSummary:
-        """What one visit costs. Before the models are known, a single read of 60 registers is assumed."""
+        """The cost of one visit. As long as the models are unknown, a single read of 60 registers is assumed."""
         due = self.due(paces)
         if self.device is not None:
             return replace(super().plan_summary(paces), points=len(due))
         return plan_summary([Block(HOLDING, 0, 60, tuple(due))] * bool(due), self._timing)
 
     async def walk(self, visit: PollResult | None = None) -> ModelChain:
-        """Find the models, and count the requests in ``visit``. Raises LineError; without SunSpec DeviceException."""
-        visit, codes = visit or PollResult(), set[int]()  # exception codes of refused reads; 0 if a read was answered
+        """Find the models, and count the requests in ``visit``. Raises LineError.
+
+        A device without SunSpec gives a DeviceException.
+        """
+        # exception codes of refused reads; the code is 0 for a read that was answered
+        visit, codes = visit or PollResult(), set[int]()
         walk = discover(self._bases, self._most)
         asked = next(walk)
         while True:
@@ -114,7 +126,8 @@ class SunSpecDevice(RegisterDevice):
                 registers = None
                 codes.add(refused.code)
             except LineTimeout:
-                if asked[0] == self._bases[0]:  # it may not answer at missing registers: next time, try another base
+                # some devices do not answer reads of missing registers: next time, try another base first
+                if asked[0] == self._bases[0]:
                     self._bases.append(self._bases.pop(0))
                 raise
             try:
@@ -132,7 +145,7 @@ class SunSpecDevice(RegisterDevice):
         return device
 
     def read_sample(self, words: Mapping[int, Mapping[int, int]], frames: Mapping[str, str]) -> dict[str, Reading]:
-        """Raises FrameError without a marker."""
+        """See ``Driver.read_sample``. Raises FrameError if the sample has no marker."""
         return self._read_image(words.get(HOLDING, {}))
 
     def _read_image(self, words: Mapping[int, int]) -> dict[str, Reading]:
@@ -149,7 +162,8 @@ class SunSpecDevice(RegisterDevice):
         self._known = find_points(device, self.spec, self._most, self.where)
         self.points = [self._known.get(n, point) for n, point in enumerate(self.spec.points)]
         self.replan()
-        for model in device.models:  # from now on, only the addresses of the models are needed
+        # from now on, only the addresses of the models are needed, so their content is dropped
+        for model in device.models:
             model.points, model.places = {}, {}
         self.device = device
 
@@ -158,7 +172,7 @@ class SunSpecDevice(RegisterDevice):
 
 
 def _is_whole(point: Point, words: Mapping[int, int]) -> bool:
-    """Whether an image has all registers of a point, and its scale factor."""
+    """Whether an image has all registers of a point and of its scale factor."""
     scale_at = point.address if point.scale_at is None else point.scale_at
     return words.keys() >= {scale_at, *range(point.address, point.address + point.count)}
 

@@ -12,9 +12,10 @@ from drivers.sunspec.walk import decode_image
 
 
 def _image(content: Any) -> tuple[int, list[int | None]]:
-    """(base address, registers) of an image, or of a dump's holding registers from its lowest address on.
+    """Return (base address, registers) of an image. For a dump, these are its holding registers, from the lowest
+    address on.
 
-    None means a register that was not read: its points have no value.
+    A register that was not read is None. The points in such registers have no value.
     """
     if not isinstance(content, dict):
         raise BrokenInput('expected {"base_address": 40000, "registers": [...]}')
@@ -29,7 +30,7 @@ def _image(content: Any) -> tuple[int, list[int | None]]:
 
 
 def explain(content: Any) -> Json:
-    """The models of one device image."""
+    """Explain the models in the image of one device."""
     base, registers = _image(content)
     try:
         device = decode_image(base, registers)

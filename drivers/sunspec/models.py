@@ -1,7 +1,8 @@
-"""SunSpec models: registers in, named and scaled values out.
+"""SunSpec models: converts registers to named and scaled values.
 
-The definitions are those of the SunSpec Alliance as the package pysunspec2 ships them (``sunspec2/models/json``),
-read when a model is first met. Source: SunSpec Device Information Model Specification 1.2, clauses 4 and 5.
+The definitions of the models are those of the SunSpec Alliance, in the package pysunspec2 (``sunspec2/models/json``).
+The definition of a model is read when this model is first found. Source: SunSpec Device Information Model Specification
+1.2, clauses 4 and 5.
 """
 
 from __future__ import annotations
@@ -26,21 +27,21 @@ Value = Decimal | int | str | None
 
 @dataclass(frozen=True, slots=True)
 class PointDef:
-    """One point as its definition gives it; ``size`` in registers."""
+    """The definition of one point. ``size`` is in registers."""
 
     name: str
     type: str
     size: int
-    scale: str | int | None = None  # name of the scale factor's point, or the factor itself
+    scale: str | int | None = None  # name of the point that contains the scale factor, or the factor itself
     unit: str = ""
     label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class GroupDef:
-    """Points and inner groups. ``count`` tells how often the group exists.
+    """The definition of a group of points and inner groups. ``count`` tells how often the group exists.
 
-    None: once. 0: repeated until the model ends. A text: the name of the point that contains the number.
+    None: it exists once. 0: it is repeated until the model ends. A text: this point contains the number of groups.
     """
 
     name: str
@@ -50,7 +51,10 @@ class GroupDef:
 
 
 class PointValue(NamedTuple):
-    """``raw`` is the value on the wire, None if the point is not implemented; ``value`` is ``raw`` times its scale."""
+    """The value of a point. ``raw`` is the value on the wire, or None if the point is not implemented.
+
+    ``value`` is ``raw`` multiplied by the point's scale.
+    """
 
     raw: Value
     value: Value
@@ -59,25 +63,28 @@ class PointValue(NamedTuple):
 
 
 class ModelOffset(NamedTuple):
-    """Where one point lies, to be read again and again. Offsets count registers from the model's id."""
+    """The place of one point, so that it can be read repeatedly. Offsets count registers from the model's id."""
 
     offset: int
     point: PointDef
-    power: int  # fixed scale factor from the definition; 0: none
+    power: int  # fixed scale factor from the definition; 0: there is none
     scale_at: int | None  # offset of the register with the device's scale factor; None: there is none
 
 
 @dataclass(slots=True)
 class Model:
-    """One model of a device. ``address`` is that of its id register; ``length`` does not count id and length."""
+    """One model of a device. ``address`` is the address of the model's id.
+
+    ``length`` does not include the registers of id and length.
+    """
 
     id: int
     address: int
     length: int
-    points: dict[str, PointValue] = field(default_factory=dict)  # by name: ``W``, ``module[0].DCW``
-    places: dict[str, ModelOffset] = field(default_factory=dict)  # by name, without scale factors
+    points: dict[str, PointValue] = field(default_factory=dict)  # by name, such as ``W`` or ``module[0].DCW``
+    places: dict[str, ModelOffset] = field(default_factory=dict)  # by name; without the points that are scale factors
     known: bool = True
-    truncated: bool = False  # registers at the end of the model are missing
+    truncated: bool = False  # whether registers at the end of the model are missing
 
 
 def _read_group(raw: Mapping[str, object]) -> GroupDef:
@@ -115,7 +122,7 @@ def _folder() -> Path:
 
 @lru_cache(64)
 def definition(model_id: int) -> GroupDef | None:
-    """The definition of a model, None for one that the Alliance does not know.
+    """The definition of a model. None if the Alliance has not defined it.
 
     Raises:
         ProfileError: the package with the definitions is missing or damaged.
@@ -141,7 +148,9 @@ def _integer(code: str, absent: float) -> Callable[[bytes], Value]:
 
 
 def _real(code: str, digits: Sequence[int]) -> Callable[[bytes], Value]:
-    """The shortest decimal that identifies the float; any NaN or infinity is "not implemented"."""
+    """A reader of floats. It returns the shortest decimal that identifies the float. Any NaN or infinity is "not
+    implemented".
+    """
 
     def read(raw: bytes) -> Value:
         (number,) = struct.unpack(">" + code, raw)
@@ -172,7 +181,7 @@ def _eui48(raw: bytes) -> Value:
     return raw[2:].hex(":").upper()
 
 
-# SunSpec type -> its code for ``struct``, and what it sends for "not implemented"
+# SunSpec type -> (its code for ``struct``, the raw value that means "not implemented")
 NUMBERS: Mapping[str, tuple[str, int | float]] = {
     **dict.fromkeys(("int16", "sunssf"), ("h", -0x8000)),
     **dict.fromkeys(("uint16", "enum16", "bitfield16", "count"), ("H", 0xFFFF)),
@@ -187,7 +196,8 @@ NUMBERS: Mapping[str, tuple[str, int | float]] = {
     "float64": ("d", math.nan),
 }
 _DIGITS = {"f": range(6, 10), "d": range(15, 18)}
-_READERS: dict[str, tuple[int, Callable[[bytes], Value]]] = {  # type -> its registers, and how to read it
+# type -> (number of its registers, function that reads it)
+_READERS: dict[str, tuple[int, Callable[[bytes], Value]]] = {
     kind: (struct.calcsize(code) // 2, _real(code, _DIGITS[code]) if code in _DIGITS else _integer(code, absent))
     for kind, (code, absent) in NUMBERS.items()
 } | {"ipv6addr": (8, _ipv6), "eui48": (4, _eui48)}
@@ -199,9 +209,9 @@ def _nothing(raw: bytes) -> Value:
 
 @lru_cache(256)
 def reader_of(kind: str, size: int) -> Callable[[bytes], Value]:
-    """The function that reads a type of ``size`` registers; it returns None for "not implemented".
+    """The function that reads a value of a type with ``size`` registers. It returns None for "not implemented".
 
-    For an unknown type, or a wrong size, it always returns None.
+    For an unknown type or a wrong size, the function always returns None.
     """
     if kind == "string":
         return _string
@@ -213,19 +223,23 @@ _POWERS = {n: Decimal(1).scaleb(n) for n in range(-10, 11)}
 
 
 class _Full(Exception):
-    """The next point lies beyond the model's length: older devices send shorter variants."""
+    """The next point lies beyond the end of the model. This is normal: older devices send shorter variants of a
+    model.
+    """
 
 
 @dataclass(slots=True)
 class _Scope:
-    """Raw values and offsets of the group being read, by point, and the scope of the group around it."""
+    """The raw values and offsets of the points in the group that is being read. ``outer`` is the scope of the outer
+    group.
+    """
 
     raws: dict[str, Value]
     offsets: dict[str, int]
     outer: _Scope | None
 
     def around(self, name: str) -> _Scope | None:
-        """The innermost group that has this point."""
+        """The scope of the innermost group that has this point. None if no group has it."""
         scope: _Scope | None = self
         while scope is not None and name not in scope.offsets:
             scope = scope.outer
@@ -237,7 +251,7 @@ class _Scope:
 
 
 class _Reader:
-    """Walks a definition over the bytes of one model."""
+    """Reads the points of one model from its bytes, as its definition describes them."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0
@@ -257,7 +271,7 @@ class _Reader:
             fitting.append(point)
             at = end
         self.at = at
-        for point in fitting:  # a scale factor may come after the values that need it
+        for point in fitting:  # in a second pass, because a scale factor may come after the values that need it
             if point.type == "pad":
                 continue
             name, raw = prefix + point.name, scope.raws[point.name]
@@ -276,7 +290,7 @@ class _Reader:
                     raise _Full
 
     def _instances(self, group: GroupDef, scope: _Scope) -> Iterator[str]:
-        """Names of a group's instances: ``Crv[0]`` and so on, or the bare name of a group that exists once."""
+        """Yield the names of a group's instances: ``Crv[0]`` and so on. A group that exists once has its bare name."""
         if group.count is None:
             yield group.name
             return
@@ -299,7 +313,7 @@ def _place(point: PointDef, offset: int, scope: _Scope) -> ModelOffset | None:
 
 
 def scaled(raw: Value, scale: str | int | None, scope: _Scope) -> Value:
-    """``raw`` times 10**(scale factor); None if the factor is not implemented, or beyond ±10."""
+    """``raw`` times 10**(scale factor). None if the factor is not implemented, or is not between -10 and 10."""
     if raw is None or scale is None or isinstance(raw, str):
         return raw
     factor = scale if isinstance(scale, int) else scope.find(scale)
@@ -312,7 +326,8 @@ def scaled(raw: Value, scale: str | int | None, scope: _Scope) -> Value:
 
 
 def decode_model(address: int, registers: Sequence[int]) -> Model:
-    """Decode a model from its registers, id and length first. Points with missing registers at the end are left out.
+    """Decode a model from its registers, which begin with id and length. Points whose registers are missing are left
+    out.
 
     Raises:
         ProfileError: see ``definition``.
@@ -327,9 +342,9 @@ def decode_model(address: int, registers: Sequence[int]) -> Model:
 
 
 def whole_registers(registers: Sequence[int]) -> int:
-    """The number of leading registers that end with a whole point. The next read begins after them.
+    """The number of leading registers that form whole points. The next read begins after them.
 
-    If a value's registers came in two reads, they might belong to different moments (field pain 38).
+    If the registers of a value came in two reads, they might belong to different moments (field pain 38).
     """
     wanted = min(len(registers), 2 + registers[1])
     reader = _read(registers[0], registers)
@@ -339,7 +354,7 @@ def whole_registers(registers: Sequence[int]) -> int:
 
 
 def _read(model_id: int, registers: Sequence[int]) -> _Reader | None:
-    """A reader that has gone through all registers that are there; None for an unknown model."""
+    """Make a reader and read all registers that are there. None for an unknown model."""
     found = definition(model_id)
     if found is None:
         return None

@@ -1,7 +1,13 @@
 """The vocabulary names of points in SunSpec models. They do not depend on a profile.
 
-Signs: 10x and 701 are generators; 2xx meters import with positive W, and 802 charges with positive A, unless the
-device's ``reversed`` says otherwise: the models leave both open, so check against the energy counters.
+The models do not fix the signs of powers and currents. These signs are assumed, unless the device's ``reversed``
+changes them:
+
+- Models 10x and 701 are generators.
+- In models 2xx, a positive W means import.
+- In model 802, a positive A means charging.
+
+Check the signs against the energy counters.
 """
 
 from __future__ import annotations
@@ -77,7 +83,7 @@ _METER = {
     **{f"TotWhExpPh{p}": f"ac.energy.export.{_PHASES[p]}" for p in "ABC"},
     **{f"TotWhImpPh{p}": f"ac.energy.import.{_PHASES[p]}" for p in "ABC"},
 }
-_DER = {  # 701: positive W is generation
+_DER = {  # in model 701, a positive W means generation
     "W": "ac.power.generation",
     "VA": "ac.power.apparent",
     "Var": "ac.power.reactive",
@@ -143,7 +149,7 @@ _BY_MODEL: dict[int, dict[str, str]] = {
 }
 _METERS = frozenset(n for n in _BY_MODEL if 201 <= n <= 214)
 _GENERATORS = frozenset((101, 102, 103, 111, 112, 113, 701))
-# repeating groups: (model, group) -> (prefix with the instance's number, {point: rest of the name})
+# repeating groups: (model, group) -> (prefix of the name, with the number of the instance; {point: rest of the name})
 _GROUPS: dict[tuple[int, str], tuple[str, dict[str, str]]] = {
     (160, "module"): (
         "dc.mppt.{}.",
@@ -171,7 +177,7 @@ _INSTANCE = re.compile(r"(\w+)\[(\d+)\]\.(\w+)")
 
 
 def name_of(model_id: int, point: str) -> str:
-    """The vocabulary's name of a model's point; "" if it has none."""
+    """The vocabulary's name for a point of a model. "" if the vocabulary has no name for it."""
     found = _BY_MODEL.get(model_id, {}).get(point)
     if found is not None:
         return found
@@ -184,9 +190,10 @@ def name_of(model_id: int, point: str) -> str:
 
 
 def readings_of(device: ModelChain) -> tuple[Reading, ...]:
-    """All points of a device that the vocabulary names, in the order of its models; each name once.
+    """The readings of all points that the vocabulary names, in the order of the models. Each name occurs once.
 
-    The meters of a device that also generates get the prefix ``meter.``, several meters ``meter.1.`` and so on.
+    If a device generates and also has a meter, the meter's points get the prefix ``meter.``. With several meters, the
+    prefixes are ``meter.1.`` and so on.
     """
     return tuple({r.name: r for r in _all(device)}.values())
 
@@ -202,7 +209,8 @@ def _all(device: ModelChain) -> Iterator[Reading]:
         elif model.id in _METERS and generates:
             prefix = "meter."
         for reading in _of_model(model, prefix):
-            if reading.name not in seen:  # some devices repeat the common model before each meter
+            # keep the first one, because some devices repeat the common model before each meter
+            if reading.name not in seen:
                 seen.add(reading.name)
                 yield reading
 
@@ -218,7 +226,9 @@ def _of_model(model: Model, prefix: str) -> Iterator[Reading]:
 
 
 def _shown(name: str, found: PointValue) -> tuple[Decimal | int | str | None, str]:
-    """Value and unit in the vocabulary's units. Devices send power factors as shares of 1 or as percent."""
+    """Return (value, unit) in the unit of the vocabulary. Devices send power factors as shares of 1 or as
+    percentages.
+    """
     unit = UNITS.get(found.unit, found.unit)
     value = found.value
     if ".power.factor" in name:

@@ -20,15 +20,15 @@ _log = logging.getLogger("meterhouse.sunspec")
 _ALIASES = {"inverter": (101, 102, 103, 111, 112, 113), "meter": (201, 202, 203, 204, 211, 212, 213, 214)}
 _ALTERNATIVE = re.compile(r"([a-z0-9]+(?:,[a-z0-9]+)*)(?::(\d{1,2}))?\.([A-Za-z][\w.\[\]]*)")
 _KERNEL_TYPES = {"h": "i16", "H": "u16", "i": "i32", "I": "u32", "q": "i64", "Q": "u64", "f": "f32", "d": "f64"}
-TYPES: Mapping[str, str] = {  # SunSpec type -> the kernel's
+TYPES: Mapping[str, str] = {  # SunSpec type -> type of the decode kernel
     kind: _KERNEL_TYPES[code] for kind, (code, _) in NUMBERS.items() if kind not in ("sunssf", "ipaddr")
 }
 
-Alternative = tuple[tuple[int, ...], int, str]  # (model ids, number of the model among equal ones from 1, point)
+Alternative = tuple[tuple[int, ...], int, str]  # (model ids, which of several equal models (counted from 1), point)
 
 
 def alternatives(key: str, where: str) -> list[Alternative]:
-    """The alternatives that a key names, in order of preference. Raises ConfigError."""
+    """The alternatives in a key, in order of preference. Raises ConfigError."""
     found: list[Alternative] = []
     for text in key.split("|"):
         match = _ALTERNATIVE.fullmatch(text.strip())
@@ -45,7 +45,7 @@ def alternatives(key: str, where: str) -> list[Alternative]:
 
 
 def find_points(device: ModelChain, spec: DeviceSpec, most: int, where: str) -> dict[int, Point]:
-    """The points that this device has, by number, as register points."""
+    """The points that this device has, as points with register addresses. Returns point number -> point."""
     by_id: dict[int, list[Model]] = {}
     for model in device.models:
         by_id.setdefault(model.id, []).append(model)
@@ -70,7 +70,7 @@ def find_points(device: ModelChain, spec: DeviceSpec, most: int, where: str) -> 
 
 
 def _candidates(point: Point, by_id: Mapping[int, list[Model]], where: str) -> Iterable[tuple[Model, str]]:
-    """Models that may have a point: those that implemented it when found come before those that did not."""
+    """Yield the models that may have a point. Models that implemented it when they were found come first."""
     later: list[tuple[Model, str]] = []
     for models, nth, name in alternatives(point.key, where):
         for id in models:
@@ -98,7 +98,10 @@ def _fits(point: Point, place: ModelOffset, where: str) -> bool:
 
 
 def _placed(point: Point, place: ModelOffset, address: int) -> Point:
-    """The register point for a place in a model at ``address``. Power factors come as a share of 1 or as percent."""
+    """The point with its register address, from its place in the model at ``address``.
+
+    Devices send power factors as shares of 1 or as percentages, so such a point accepts both.
+    """
     definition = place.point
     share = ".power.factor" in f".{point.name}" and point.kind is Kind.GAUGE
     plain = point.kind in (Kind.STATE, Kind.TEXT) or share

@@ -40,13 +40,16 @@ Raw = int | float | str
 BASE = 40000
 MODELS: Mapping[str, tuple[int, ...]] = {"inverter": (1, 103, 160), "meter": (1, 203), "storage": (1, 802)}
 _POWERS = {"A": -1, "V": -1, "Hz": -2, "": -3, "%": -1, "Cel": -1, "Wh": 0}  # unit -> scale factor
-LARGE_W = 30_000.0  # a rated power above this is sent in steps of 10 W: 16 bits could not hold it in W
+# above this rated power, powers are sent in steps of 10 W, because in W they would not fit in 16 bits
+LARGE_W = 30_000.0
 
 
 def _display(
     profile: Profile, found: Resolved, role: str, clock: ParkClock, seed: int, texts: Mapping[str, str]
 ) -> Display:
-    """A display whose image is the device's chain of models. Quantities absent from the park are not implemented."""
+    """A display whose image is the device's chain of models. Points whose quantity the park lacks are "not
+    implemented".
+    """
     book = FactLookup(role, clock.physics)
     wanted = _wanted(profile, lambda name: book.get(name) is not None)
     words, at = list(MARKER), BASE + len(MARKER)
@@ -85,7 +88,7 @@ def _models(profile: Profile) -> tuple[int, ...]:
 
 
 def _wanted(profile: Profile, knows: Callable[[str], bool]) -> dict[tuple[int, str], Point]:
-    """(model, point of the model) -> the profile's point."""
+    """Return (model, point of the model) -> point of the profile."""
     found: dict[tuple[int, str], Point] = {}
     mine = _models(profile)
     for point in profile.points:
@@ -118,7 +121,9 @@ def _power_of_watts(role: str, clock: ParkClock) -> int:
 
 
 def _initial(model: int, mine: Mapping[str, Point], watts: int) -> dict[str, Raw]:
-    """Initial raw values that make every point of ``mine`` implemented; and the scale factors, which never change."""
+    """Initial raw values, so that every point in ``mine`` is implemented. They include the scale factors, which never
+    change.
+    """
     values: dict[str, Raw] = {}
     groups = {name.partition(".")[0] for name in mine if "." in name}
     if groups:
@@ -135,7 +140,7 @@ def _initial(model: int, mine: Mapping[str, Point], watts: int) -> dict[str, Raw
 
 
 def _placed(point: Point, place: ModelOffset, at: int, values: Mapping[str, Raw]) -> Point:
-    """The profile's point as registers of this device."""
+    """The point of the profile with the register address that it has in this device."""
     address = at + place.offset
     if place.point.type == "string":
         return replace(point, function=3, address=address, type="str", count=place.point.size)
@@ -155,9 +160,10 @@ def _placed(point: Point, place: ModelOffset, at: int, values: Mapping[str, Raw]
 
 
 def model_registers(model_id: int, values: Mapping[str, Raw]) -> list[int]:
-    """The registers of a model. ``values``: name (``W``, ``module[1].DCW``) -> raw; other points are not implemented.
+    """The registers of a model. ``values``: name (``W``, ``module[1].DCW``) -> raw value. All other points are "not
+    implemented".
 
-    A repeating group has as many instances as ``values`` names.
+    ``values`` also determines how many instances a repeating group has.
     """
     found = definition(model_id)
     if found is None:

@@ -1,6 +1,8 @@
-"""Finds a device's models. The marker is at one of three addresses; each model's length tells where the next begins.
+"""Finds a device's models. A marker at one of three addresses precedes them; the length of each model leads to the
+next.
 
-Source: SunSpec Device Information Model Specification 1.2, clause 6; the order of the addresses is that of pysunspec2.
+Source: SunSpec Device Information Model Specification 1.2, clause 6. The order of the three addresses is that of
+pysunspec2.
 """
 
 from __future__ import annotations
@@ -16,30 +18,33 @@ from drivers.sunspec.models import END_MODEL, Model, decode_model, whole_registe
 BASES = (40000, 0, 50000)
 MARKER = (0x5375, 0x6E53)  # "SunS"
 MAX_READ = 125  # most registers in one Modbus read
-MAX_MODELS = 200  # a longer chain is not plausible
+MAX_MODELS = 200  # limit for the number of models; a longer chain is not plausible
 
-Ask = tuple[int, int]  # address, count of holding registers
+Ask = tuple[int, int]  # (address, number) of the holding registers to read
 Answer = Sequence[int] | None  # None: the device refused or was silent
 
 
 @dataclass(slots=True)
 class ModelChain:
-    """The models of one device in order, the end model included. ``warnings`` name deviations from the standard."""
+    """The models of one device, in order, including the end model. ``warnings`` describe deviations from the
+    standard.
+    """
 
     base: int
     models: list[Model] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def first(self, *ids: int) -> Model | None:
-        """The first model of one of these ids."""
+        """The first model that has one of these ids. None if there is none."""
         return next((m for m in self.models if m.id in ids), None)
 
 
 def discover(bases: Sequence[int] = BASES, most: int = MAX_READ) -> Generator[Ask, Answer, ModelChain]:
-    """A generator of the reads that find a device's models; it does no I/O itself.
+    """A generator of the reads that find a device's models. It does no I/O itself.
 
-    For each (address, count) that it yields, the caller reads holding registers and sends them into the generator, or
-    None if there was no answer. A value is split between two reads only if it is longer than one read.
+    It yields (address, count) for each read. The caller reads these holding registers, and sends them into the
+    generator. If there was no answer, the caller sends None. A value is split between two reads only if it is longer
+    than one read.
 
     Raises:
         FrameError: no marker at any of ``bases``, or a chain without end.
@@ -81,7 +86,7 @@ def discover(bases: Sequence[int] = BASES, most: int = MAX_READ) -> Generator[As
 
 
 def _read_model(at: int, head: Sequence[int], most: int) -> Generator[Ask, Answer, list[int]]:
-    """All registers of one model, id and length first; fewer if the device stops answering."""
+    """All registers of one model, beginning with id and length. Fewer if the device stops answering."""
     registers, wanted = [*head], 2 + head[1]
     while len(registers) < wanted:
         begin = len(registers)
@@ -90,18 +95,18 @@ def _read_model(at: int, head: Sequence[int], most: int) -> Generator[Ask, Answe
             break
         registers += answer
         whole = whole_registers(registers)
-        if whole > begin:  # else this read contains only a part of one long point, which has to be split
+        if whole > begin:  # otherwise the read contains only a part of one long point, which has to be split
             del registers[whole:]
     return registers
 
 
 def decode_image(base_address: int, registers: Sequence[int | None]) -> ModelChain:
-    """The device in a register image that begins at ``base_address``; None is a register that was not read.
+    """Find the models in a register image that begins at ``base_address``. None means a register that was not read.
 
-    The marker is looked for at the three addresses, then at the image's start, then anywhere in it.
+    The marker is searched at the three usual addresses, then at the start of the image, then anywhere in it.
 
     Raises:
-        FrameError: no marker in it.
+        FrameError: the image has no marker.
     """
     walk = discover(_candidates(base_address, registers), most=1 << 16)
     ask = next(walk)

@@ -1,4 +1,6 @@
-"""Reads TOML files by hand-written rules, and reports all complaints at once, each with file, line, key and hint."""
+"""Reads TOML files with hand-written rules. All complaints are reported together, each with file, line, key and
+hint.
+"""
 
 from drivers.toml.lines import KeyPath
 from drivers.toml.parsers import InvalidValue, did_you_mean, nearest, show, suggestion

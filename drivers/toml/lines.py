@@ -1,6 +1,6 @@
-"""Finds the line of each key in a TOML text, because tomllib gives no line numbers.
+"""Finds the line of each key in a TOML text. It is needed because tomllib gives no line numbers.
 
-tomllib has already accepted the text, so this reader does not check it.
+tomllib has already accepted the text, so this module does not check it again.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _STRINGS = (
 
 
 def key_lines(text: str) -> dict[KeyPath, int]:
-    """Line (from 1) of each key and each table, by its path: ``("point", 3, "scale")``."""
+    """The line (counted from 1) of each key and each table, by its path, such as ``("point", 3, "scale")``."""
     return _Walker(text).walk()
 
 
 class _Walker:
     def __init__(self, text: str) -> None:
         self.text, self.at = text, 0
-        self.counted_to, self.newlines = 0, 0  # a position, and the number of newlines before it
+        self.counted_to, self.newlines = 0, 0  # a position in the text, and the number of newlines before it
         self.lines: dict[KeyPath, int] = {}
-        self.counts: dict[KeyPath, int] = {}  # how many tables an array of tables has so far
+        self.counts: dict[KeyPath, int] = {}  # path of an array of tables -> number of its tables so far
 
     def walk(self) -> dict[KeyPath, int]:
         table: KeyPath = ()
@@ -50,7 +50,7 @@ class _Walker:
 
     def _line(self) -> int:
         self.newlines += self.text.count("\n", self.counted_to, self.at)
-        self.counted_to = self.at  # positions only grow, so no newline is counted twice
+        self.counted_to = self.at  # positions only increase, so no newline is counted twice
         return self.newlines + 1
 
     def _dotted(self) -> list[str]:
@@ -77,7 +77,8 @@ class _Walker:
                 number = self.counts.get(path, 0)
                 self.counts[path] = number + 1
                 path += (number,)
-            elif path in self.counts:  # a table below an array of tables belongs to its newest item
+            # this table lies below an array of tables, so it belongs to the newest item of the array
+            elif path in self.counts:
                 path += (self.counts[path] - 1,)
         self.lines[path] = line
         return path
@@ -90,7 +91,7 @@ class _Walker:
             self.lines.setdefault(path, line)
         self.at = self.text.find("=", self.at) + 1
         if self.at <= before:
-            self.at = len(self.text)  # cannot happen in a text that tomllib accepted
+            self.at = len(self.text)  # this cannot happen in a text that tomllib accepted; skip the rest
             return
         self._skip()
         self._value(path)

@@ -17,7 +17,7 @@ _MS_NEAR |= {"minutes": "min", "hr": "h", "hrs": "h", "hour": "h", "hours": "h",
 
 
 class InvalidValue(Exception):
-    """An invalid value: the value seen, and the value expected."""
+    """A value is invalid. The error contains the value that was found and the value that was expected."""
 
     def __init__(self, what: str, hint: str = "") -> None:
         super().__init__(what)
@@ -25,7 +25,7 @@ class InvalidValue(Exception):
 
 
 def show(value: object) -> str:
-    """A value from the file in a recognisable form: short, and safe on a terminal."""
+    """Show a value of the file so that the user recognizes it. The text is short, and safe on a terminal."""
     if isinstance(value, str):
         return f'"{clean_text(value, 60)}"'
     if isinstance(value, bool):
@@ -40,20 +40,20 @@ def show(value: object) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that was probably meant; "" if none is close."""
+    """The known name that was probably meant. "" if no known name is close."""
     choices = {k.lower(): k for k in known}
     found = get_close_matches(name.lower()[:80], list(choices), n=1, cutoff=0.6)
     return choices[found[0]] if found else ""
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """A hint with the nearest name; "" if none is close."""
+    """A hint with the nearest known name. "" if no known name is close."""
     near = nearest(name, known)
     return f'Did you mean "{near}"?' if near else ""
 
 
 def did_you_mean(name: str, known: Iterable[str], what: str = "Known") -> str:
-    """A hint with the nearest name, or with all names if none is close."""
+    """A hint with the nearest known name. If no known name is close, the hint lists all of them."""
     known = sorted(known)
     return suggestion(name, known) or f"{what}: {', '.join(known)}"
 
@@ -65,7 +65,7 @@ def text(value: object) -> str:
 
 
 def label(value: object) -> str:
-    """Free text for people: at most 200 characters, no control characters."""
+    """Parse a free text for people: at most 200 characters, without control characters."""
     out = text(value)
     if len(out) > 200 or not out.isprintable():
         raise InvalidValue(f"{show(value)} is not a valid label", "Write at most 200 printable characters on one line")
@@ -73,7 +73,7 @@ def label(value: object) -> str:
 
 
 def matching(pattern: re.Pattern[str], what: str, hint: str) -> Callable[[object], str]:
-    """Text that fits ``pattern`` as a whole."""
+    """A parser of texts that match ``pattern`` completely."""
 
     def parse(value: object) -> str:
         out = text(value)
@@ -91,7 +91,7 @@ def boolean(value: object) -> bool:
 
 
 def whole(low: int, high: int) -> Callable[[object], int]:
-    """A whole number from ``low`` to ``high``."""
+    """A parser of whole numbers from ``low`` to ``high``."""
 
     def parse(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
@@ -106,14 +106,17 @@ def whole(low: int, high: int) -> Callable[[object], int]:
 
 
 def number(value: object) -> Decimal:
-    """A finite number."""
+    """Parse a finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, Decimal)) or not Decimal(value).is_finite():
         raise InvalidValue(f"{show(value)} is not a number", "Write the number without quotes")
     return Decimal(value)
 
 
 def of_types(types: tuple[type, ...], wanted: str) -> Callable[[object], Any]:
-    """A value of one of the types (a bool is not an int), unchanged; ``wanted`` names the types in the complaint."""
+    """A parser that accepts values of these types and returns them unchanged. A bool does not count as an int.
+
+    ``wanted`` names the types in the complaint.
+    """
 
     def parse(value: object) -> Any:
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
@@ -124,7 +127,7 @@ def of_types(types: tuple[type, ...], wanted: str) -> Callable[[object], Any]:
 
 
 def choice(*allowed: str) -> Callable[[object], str]:
-    """One of the ``allowed`` words."""
+    """A parser that accepts only the ``allowed`` words."""
 
     def parse(value: object) -> str:
         out = text(value)
@@ -136,7 +139,7 @@ def choice(*allowed: str) -> Callable[[object], str]:
 
 
 def duration_ms(low_ms: int, high_ms: int, example: str = "10 s") -> Callable[[object], int]:
-    """A duration such as ``"1.5 s"`` in milliseconds, within limits. Units: ms, s, min, h, d."""
+    """A parser of durations such as ``"1.5 s"``, within limits. It returns milliseconds. Units: ms, s, min, h, d."""
 
     def parse(value: object) -> int:
         ms = _milliseconds(value, example)
@@ -150,7 +153,8 @@ def duration_ms(low_ms: int, high_ms: int, example: str = "10 s") -> Callable[[o
 
 
 def number_and_unit(value: object, noun: str, example: str) -> tuple[str, str]:
-    """``"8 GiB"`` as ("8", "GiB"); the unit may be missing. ``noun``: what it is, as in "a duration".
+    """Split ``"8 GiB"`` into ("8", "GiB"). The unit may be missing. ``noun`` names the value in errors, such as "a
+    duration".
 
     Raises InvalidValue.
     """
@@ -173,18 +177,18 @@ def _milliseconds(value: object, example: str) -> Decimal:
 
 
 def seconds(value: object) -> float:
-    """A duration such as ``"20 ms"`` in seconds, without limits."""
+    """Parse a duration such as ``"20 ms"`` to seconds, without limits."""
     return float(_milliseconds(value, "20 ms") / 1000)
 
 
 def duration_s(low_ms: int, high_ms: int, example: str = "0.5 s") -> Callable[[object], float]:
-    """As ``duration_ms``, in seconds."""
+    """Like ``duration_ms``, but the parser returns seconds."""
     parse_ms = duration_ms(low_ms, high_ms, example)
     return lambda value: parse_ms(value) / 1000
 
 
 def show_ms(ms: int) -> str:
-    """A duration as agent.toml writes it, in the largest unit that keeps it whole."""
+    """Format a duration as in agent.toml: a whole number in the largest possible unit."""
     for unit in ("d", "h", "min", "s"):
         if ms and ms % _MS[unit] == 0:
             return f"{ms // _MS[unit]} {unit}"

@@ -1,4 +1,4 @@
-"""Reads tables into msgspec structs, whose fields define the keys and their types."""
+"""Reads tables into msgspec structs. The fields of a struct define the keys of the table and their types."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _WHOLE = parsers.whole(-(2**63), 2**63 - 1)
 
 
 def read_struct(table: TomlTable, kind: type[S]) -> S | None:
-    """The struct that a table describes; None after complaints about anything in it.
+    """Read the struct that a table describes. None if anything in the table is invalid; then there are complaints.
 
-    Fields may be str, int, ``str | int`` (a number, as it was written), a Literal, another struct, lists and dicts of
-    these; each of them may be ``| None``.
+    A field may be str, int, ``str | int`` (a number, kept as it was written), a Literal, another struct, or a list or
+    dict of these. Each of them may be combined with ``| None``.
     """
     before = len(table.complaints.items)
     values: dict[str, Any] = {}
@@ -65,7 +65,9 @@ def _parser(kind: Any) -> Callable[[object], Any]:
 
 
 def _text(value: object) -> str:
-    """A text. A decimal number without quotes becomes a text as written, as existing plans have such numbers."""
+    """Parse a text. A decimal number without quotes is accepted as a text, because existing plans contain such
+    numbers.
+    """
     return str(value) if isinstance(value, Decimal) else parsers.text(value)
 
 
@@ -79,7 +81,7 @@ def _one_of(allowed: tuple[Any, ...]) -> Callable[[object], Any]:
 
 
 def _number_as_written(value: object) -> str:
-    """A number with all its digits, with or without quotes."""
+    """Parse a number, with or without quotes. It is returned as text, with all its digits."""
     if isinstance(value, bool) or not isinstance(value, (str, int, Decimal)):
         raise InvalidValue(f"{show(value)} is not a number", 'Write for example 0.25 or "0.25"')
     return str(value)

@@ -1,6 +1,6 @@
-"""TOML files as tables that know the line of each key and collect all complaints.
+"""TOML files as tables. They know the line of each key, and collect all complaints.
 
-One reader for agent.toml, profiles and plans of indicators.
+This reader is used for agent.toml, for profiles and for plans of indicators.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 MAX_FILE_BYTES = 4 << 20
 _AT_LINE = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)\Z")
 _DUPLICATE = "Cannot overwrite a value"
-# beginning of tomllib's message -> (complaint, hint) in a technician's words
+# beginning of a tomllib message -> (complaint, hint) in words that a technician understands
 _SYNTAX = {
     "Invalid value": (
         "this value is not understood",
@@ -48,7 +48,7 @@ _SYNTAX = {
 
 _KEY = re.compile(r"\s*([A-Za-z0-9_.-]{1,60})\s*=")
 _QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'|#.*")
-# typing errors, searched outside quotes in the line that tomllib does not understand
+# Typing errors. They are searched in the line that tomllib does not understand, outside of quotes.
 _SLIPS = tuple(
     (re.compile(pattern), slip, hint)
     for pattern, slip, hint in (
@@ -69,7 +69,7 @@ _SLIPS = tuple(
 
 
 class Complaint(ConfigError):
-    """A complaint with its place: file, line (None if the file has no such place), key."""
+    """A complaint and its place. The line is None if the file has no such place."""
 
     def __init__(self, what: str, *, file: str, line: int | None, key: str, hint: str = "") -> None:
         place = file if line is None else f"{file}:{line}"
@@ -84,13 +84,13 @@ class Complaints:
         self.items: list[Complaint] = []
 
     def add(self, source: TomlSource, path: KeyPath, key: str, what: str, hint: str = "") -> None:
-        """Note that ``what`` is wrong at ``path``; ``key`` is the path as shown to people."""
+        """Record a complaint about the key at ``path``. ``key`` is the path as it is shown to people."""
         self.items.append(Complaint(what, file=source.name, line=source.line(path), key=key, hint=hint))
 
 
 @dataclass(slots=True)
 class TomlSource:
-    """One file, or the command line (text None)."""
+    """One file. ``text`` is None for the command line, which is treated like a file."""
 
     name: str
     folder: Path
@@ -99,16 +99,17 @@ class TomlSource:
     _places: dict[KeyPath, int] | None = None
 
     def line(self, path: KeyPath) -> int | None:
-        """The line of a key, or of the nearest table around it."""
+        """The line of a key. If the key does not exist, the line of the nearest table around it."""
         if self.text is None or not path:
             return None
         if self._places is None:
             try:
                 self._places = key_lines(self.text)
-            except RecursionError:  # the nesting is nearly too deep for tomllib, and too deep for ``key_lines``
+            except RecursionError:  # the nesting is just small enough for tomllib, but too deep for ``key_lines``
                 self._places = {}
         for end in range(len(path), 0, -1):
-            for place in (path[:end], (*path[:end], 0)):  # [[tables]] as a whole have no line: take the first item's
+            # an array of tables as a whole has no line, so the line of its first item is used
+            for place in (path[:end], (*path[:end], 0)):
                 if (line := self._places.get(place)) is not None:
                     return line
         return None
@@ -125,30 +126,32 @@ class Layer:
 
 @dataclass(slots=True)
 class TomlTable:
-    """A table being read, merged from the same table in several files; later layers may not repeat a key.
+    """A table that is being read. Several files may contribute keys to it, but a later file must not repeat a key.
 
-    ``over`` contains the settings of the command line, which replace those of the files without a complaint.
+    ``over`` has the settings of the command line. They replace those of the files without a complaint.
     """
 
-    name: str  # as people know it: "store", "device.inv1"
+    name: str  # the name in messages: "store", "device.inv1"
     layers: list[Layer]
     complaints: Complaints
     over: Layer | None = None
     known: set[str] = field(default_factory=set)
-    joiner: str = "."  # between the name and a key
+    joiner: str = "."  # separates the name of the table from a key in messages
 
     @property
     def raw(self) -> Mapping[str, Any]:
-        """The content, if the table comes from one file only."""
+        """The content of the table. Only for a table that comes from a single file."""
         return self.layers[0].raw
 
     @property
     def path(self) -> KeyPath:
-        """The path, if the table comes from one file only."""
+        """The path of the table. Only for a table that comes from a single file."""
         return self.layers[0].path
 
     def find(self, key: str) -> tuple[Layer, Any] | None:
-        """The layer that sets ``key``, and its raw value. If two files set the key, a complaint names both."""
+        """Find ``key``. Returns the layer that sets it, and its raw value. If two files set it, a complaint names
+        both.
+        """
         self.known.add(key)
         if self.over and key in self.over.raw:
             return self.over, self.over.raw[key]
@@ -160,7 +163,7 @@ class TomlTable:
         return (found[0], found[0].raw[key]) if found else None
 
     def complain(self, layer: Layer | None, key: str, what: str, hint: str = "") -> None:
-        """Note that ``key`` of this table is wrong (an empty key: the table itself)."""
+        """Record a complaint about ``key`` of this table. An empty key means the table itself."""
         if layer is None:
             places = [*self.layers, *([self.over] if self.over else [])]
             layer = next((place for place in places if key in place.raw), places[0])
@@ -168,18 +171,20 @@ class TomlTable:
         self.complaints.add(layer.source, path, self._named(key), what, hint)
 
     def add(self, key: str, what: str, hint: str = "") -> None:
-        """Note what is wrong at ``key``. The complaint shows only the table's name, so ``what`` must name the key."""
+        """Record a complaint at ``key``. It shows only the name of the table, so ``what`` must name the key."""
         self.complaints.add(self.layers[0].source, (*self.path, key), self.name, what, hint)
 
     def _named(self, key: str) -> str:
         return self.joiner.join(part for part in (self.name, key) if part)
 
     def has(self, key: str) -> bool:
-        """Whether the key is present, valid or not."""
+        """Whether the key is present, even if its value is invalid."""
         return self.find(key) is not None
 
     def take(self, key: str, parse: Callable[[object], T], default: T) -> T:
-        """The value of ``key``; the default if it is absent or invalid (then with a complaint)."""
+        """The parsed value of ``key``. If the key is absent or invalid, the default. An invalid value also gives a
+        complaint.
+        """
         found = self.find(key)
         if found is None:
             return default
@@ -190,13 +195,13 @@ class TomlTable:
             return default
 
     def need(self, key: str, parse: Callable[[object], T], default: T, hint: str = "") -> T:
-        """As ``take``, but an absent key is a complaint with ``hint``."""
+        """Like ``take``, but an absent key gives a complaint with ``hint``."""
         if not self.has(key):
             self.complain(None, "", f'the key "{key}" is missing', hint)
         return self.take(key, parse, default)
 
     def table(self, key: str) -> TomlTable | None:
-        """An inner table; None if it is absent, or is not a table (then with a complaint)."""
+        """An inner table. None if it is absent, or if it is not a table; the latter gives a complaint."""
         found = self.find(key)
         if found is None:
             return None
@@ -208,12 +213,14 @@ class TomlTable:
         return self.inner(self._named(key), layer.path, found[1], layer.source)
 
     def inner(self, name: str, path: KeyPath, raw: dict[str, Any], source: TomlSource | None = None) -> TomlTable:
-        """A table below this one, which complaints call ``name``."""
+        """Make a table below this one. ``name`` is its name in complaints."""
         layer = Layer(source or self.layers[0].source, path, raw)
         return TomlTable(name, [layer], self.complaints, joiner=self.joiner)
 
     def tables(self, key: str) -> list[TomlTable]:
-        """The items of ``[[key]]``, which complaints call by their key ``name`` or ``id``; empty if there are none."""
+        """The items of ``[[key]]``. Empty if there are none. In complaints, an item is named by its key ``name`` or
+        ``id``.
+        """
         found = self.find(key)
         if found is None:
             return []
@@ -229,7 +236,9 @@ class TomlTable:
         return out
 
     def pairs(self, key: str, parse_key: Callable[[object], str], parse: Callable[[object], T]) -> dict[str, T]:
-        """An inner table whose keys may be any that ``parse_key`` accepts; invalid pairs give complaints."""
+        """An inner table whose keys are parsed by ``parse_key``, and its values by ``parse``. Invalid pairs give
+        complaints.
+        """
         inner = self.table(key)
         out: dict[str, T] = {}
         for name in inner.layers[0].raw if inner else ():
@@ -244,7 +253,7 @@ class TomlTable:
         return out
 
     def items(self, key: str, parse: Callable[[object], T]) -> tuple[T, ...] | None:
-        """A list, item by item; None if it is absent or not a list."""
+        """A list whose items are parsed one by one. None if it is absent or not a list."""
         found = self.find(key)
         if found is None:
             return None
@@ -260,17 +269,18 @@ class TomlTable:
                 self.complaints.add(layer.source, (*layer.path, key, n), self._named(key), wrong.what, wrong.hint)
         return tuple(out)
 
-    # ``take`` for the usual kinds of values; it returns the default if a key is absent or invalid.
+    # The following methods call ``take`` for the usual kinds of values. They return the default if a key is absent or
+    # invalid.
 
     def text(self, key: str, default: str = "", *, required: bool = False) -> str:
-        """A text; a required one is neither absent nor empty."""
+        """A text. If ``required``, an absent or empty text gives a complaint."""
         value = self.need(key, parsers.text, default) if required else self.take(key, parsers.text, default)
         if required and isinstance(given := self.raw.get(key), str) and not given.strip():
             self.complain(None, key, "is empty")
         return value
 
     def choice(self, key: str, allowed: Iterable[str], default: str = "", *, required: bool = False) -> str:
-        """One of the words; an empty text means none of them."""
+        """One of the ``allowed`` words. An empty text means that none of them is chosen."""
         value = self.text(key, default, required=required)
         try:
             return parsers.choice(*allowed)(value) if value else ""
@@ -291,27 +301,27 @@ class TomlTable:
         return self.take(key, parsers.number, default)
 
     def seconds(self, key: str) -> float | None:
-        """Seconds of a duration such as "20 ms"."""
+        """A duration such as "20 ms", in seconds."""
         return self.take(key, parsers.seconds, None)
 
     def of_types(self, key: str, types: tuple[type, ...], wanted: str, default: Any = None) -> Any:
-        """A value of one of the types, unchanged; ``wanted`` names the types in the complaint."""
+        """A value of one of these types, unchanged. ``wanted`` names the types in the complaint."""
         return self.take(key, parsers.of_types(types, wanted), default)
 
     def mapping(self, key: str) -> dict[str, Any]:
-        """The content of an inner table, unchecked; empty if there is none."""
+        """The content of an inner table, unchecked. Empty if there is none."""
         inner = self.table(key)
         return {} if inner is None else dict(inner.raw)
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """One text or a list of texts, none of them empty."""
+        """A list of texts, or one text instead of a list. No text may be empty."""
         raw = self.raw.get(key)
         if isinstance(raw, str):
             return (self.text(key),) if raw else ()
         return tuple(item for item in self.items(key, parsers.text) or () if item)
 
     def keyed(self, key: str) -> dict[int, Any]:
-        """A table whose keys are numbers (TOML writes them as texts), decimal or 0x."""
+        """A table whose keys are numbers, decimal or with 0x. (TOML writes them as texts.)"""
         result: dict[int, Any] = {}
         for name, value in self.mapping(key).items():
             try:
@@ -326,7 +336,9 @@ class TomlTable:
         self.done()
 
     def done(self, elsewhere: Mapping[str, str] | None = None) -> None:
-        """Complain about every key that was not read; ``elsewhere``: key -> hint where it belongs."""
+        """Complain about every key that was not read. ``elsewhere``: key -> hint about the place where the key
+        belongs.
+        """
         for layer in [*self.layers, *([self.over] if self.over else [])]:
             for key in layer.raw:
                 if key not in self.known:
@@ -338,16 +350,17 @@ class TomlTable:
 def read_source(
     path: Path, complaints: Complaints, order: int = 0, *, name: str = "", hint: str = ""
 ) -> tuple[TomlSource, dict[str, Any]]:
-    """Read one TOML file. If it cannot be read or parsed, that is a complaint, and the table is empty.
+    """Read one TOML file. If it cannot be read or parsed, there is a complaint, and the returned table is empty.
 
     Args:
-        order: position of the file among several.
-        name: the file as people know it; by default its path.
+        order: position of the file among several files.
+        name: the name of the file in messages; by default its path.
         hint: what to do if the file cannot be read.
     """
     source = TomlSource(name or str(path), path.parent, "", order)
     try:
-        if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):  # opening a pipe could block
+        # other files are refused, because opening a pipe could block
+        if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):
             complaints.add(
                 source, (), "", "is a pipe, socket or device, not a file", "Remove it, or replace it with a text file"
             )
@@ -362,7 +375,7 @@ def read_source(
         )
         complaints.add(source, (), "", f"cannot be read: {error.strerror or error}", todo)
         return source, {}
-    except ValueError as error:  # the name contains a NUL
+    except ValueError as error:  # raised if the name contains a NUL character
         complaints.add(source, (), "", f"cannot be read: {error}")
         return source, {}
     return source, parse_source(source, blob, complaints)
@@ -372,12 +385,14 @@ _HUGE = re.compile(r"0[xob][0-9a-fA-F_]{1000}")
 
 
 def parse_source(source: TomlSource, blob: bytes, complaints: Complaints) -> dict[str, Any]:
-    """Parse the bytes of a file; ``source`` gets its text. An invalid text is a complaint, and an empty table."""
+    """Parse the bytes of a file, and store the text in ``source``. If they are invalid, there is a complaint and the
+    result is empty.
+    """
     if len(blob) > MAX_FILE_BYTES:
         complaints.add(source, (), "", "is larger than 4 MiB", "Is this the right file?")
         return {}
     try:
-        text = blob.decode("utf-8-sig")  # some editors write a byte order mark in front
+        text = blob.decode("utf-8-sig")  # some editors write a byte order mark at the beginning
     except UnicodeDecodeError as error:
         line = blob[: error.start].count(b"\n") + 1
         hint = "Save the file as UTF-8 (it looks like GBK, UTF-16 or another encoding)"
@@ -385,7 +400,7 @@ def parse_source(source: TomlSource, blob: bytes, complaints: Complaints) -> dic
         complaints.items.append(Complaint(what, file=source.name, line=line, key="", hint=hint))
         return {}
     source.text = text.replace("\r\n", "\n")
-    if found := _HUGE.search(text):  # Python can read such a number, but cannot print it
+    if found := _HUGE.search(text):  # Python can read a number of this size, but cannot print it
         line = text[: found.start()].count("\n") + 1
         complaints.items.append(
             Complaint("a number has thousands of digits", file=source.name, line=line, key="", hint="Shorten it")
@@ -395,19 +410,23 @@ def parse_source(source: TomlSource, blob: bytes, complaints: Complaints) -> dic
         return tomllib.loads(text, parse_float=Decimal)
     except RecursionError:
         complaints.add(source, (), "", "brackets are nested too deep")
-    except (ValueError, ArithmeticError) as error:  # TOMLDecodeError, a number of thousands of digits
+    except (ValueError, ArithmeticError) as error:  # a TOMLDecodeError, or a number with thousands of digits
         complaints.items.append(_syntax(source, str(error)))
     return {}
 
 
 def _key_on(line: str) -> str:
-    """The key at the start of a line; "" if it has triple quotes: a secret of several lines may end there."""
+    """The key at the start of a line. "" if the line has triple quotes, because a secret of several lines may end
+    there.
+    """
     found = None if '"""' in line or "'''" in line else _KEY.match(line)
     return found[1] if found else ""
 
 
 def _syntax(source: TomlSource, message: str) -> Complaint:
-    """tomllib's message as a complaint with its line, never with the line's text: that may hold a secret."""
+    """Convert a message of tomllib to a complaint with its line number. The line's text is left out: it may contain a
+    secret.
+    """
     found = _AT_LINE.search(message)
     line = source.text.count("\n") + 1 if source.text else 1
     if found and found[1]:
