@@ -31,7 +31,7 @@ TYPES = ("u16", "i16", "u32", "i32", "f32", "u64", "i64", "f64")
 FLOATS = ("f32", "f64")
 MOST_ACCIDENTS = 3  # if this many plausible values have the same type, order and alignment, this is not a coincidence
 TEXT_RUN = 8  # if this many printable characters follow each other, they are a text and not a coincidence
-GUESSED = ("f64", "f32", "u32", "u16", "i16")  # the types that are tried, wide types first, because one match explains several registers
+GUESSED = ("f64", "f32", "u32", "u16", "i16")  # tried in this order: a match of a wide type explains several registers
 _TENTH, _THOUSANDTH = Decimal("0.1"), Decimal("0.001")
 _LOOKS: tuple[tuple[str, str, str], ...] = (  # quantity, lowest, highest
     ("phase voltage", "200", "250"),

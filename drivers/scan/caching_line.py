@@ -21,8 +21,7 @@ SPACES = {1: "coils", 2: "discrete", 3: "holding", 4: "input"}
 
 
 class CachingLine:
-    """Replaces a ``Line``. The result of each request is cached, also a refusal or a timeout, and the request is not sent
-    again.
+    """Replaces a ``Line``. It caches the result of each request, also a refusal or a timeout. No request is sent twice.
 
     Args:
         timeout_s: the longest wait for one answer; None: as the caller specifies.
