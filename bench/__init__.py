@@ -1,1 +1,3 @@
-"""Measurements. ``python -m bench`` runs them. Results are copied to RESULTS.md, with the machine and the date."""
+"""Measurements. ``python -m bench`` runs them. Their results are copied to RESULTS.md, with the machine and the
+date.
+"""

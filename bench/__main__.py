@@ -1,5 +1,7 @@
-"""``make bench``: runs all measurements in about 15 minutes and prints Markdown. ``python -m bench rtu atrest`` runs
-only some."""
+"""``make bench``: runs all measurements and prints Markdown, in about 15 minutes.
+
+With names as arguments, only these measurements run, as in ``python -m bench rtu atrest``.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +33,13 @@ PARTS = {
 
 
 def cpu_name() -> str:
-    """The name of the CPU in /proc/cpuinfo."""
+    """The name of the CPU, from /proc/cpuinfo."""
     with open("/proc/cpuinfo") as lines:
         return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown CPU")
 
 
 def main() -> int:
-    """Run the measurements named on the command line, or all. Returns the highest exit code."""
+    """Run the measurements named on the command line, or all of them. Returns the highest exit code."""
     wanted = sys.argv[1:] or list(PARTS)
     if unknown := [name for name in wanted if name not in PARTS]:
         print(f"error: no part {unknown[0]!r}; there are {', '.join(PARTS)}", file=sys.stderr)

@@ -3,14 +3,16 @@
     python -m bench.agent [--devices 10,100,400] [--every 10,1] [--seconds 20] [--repeat 1] [--json]
     python -m bench.agent --floor     # 100, 400, 1600 and 3000 devices, medians of three, about 25 minutes
 
-For comparison, a plain pymodbus + paho script is measured too. It neither signs nor stores (``--no-plain`` leaves it
-out). ``--floor`` expresses CPU time as a multiple of the time that a minimal C program needs in the same run, with 100
-devices: ``src/floor_agent.c`` with libmodbus and libmosquitto (Debian: libmodbus-dev libmosquitto-dev pkg-config). This
-program sends the same messages as the plain script. Its time with 100 devices is the unit for all sizes, because
+For comparison, a plain pymodbus + paho script is measured too. It neither signs nor stores. ``--no-plain`` leaves this
+measurement out.
+
+``--floor`` also measures a minimal C program, ``src/floor_agent.c`` with libmodbus and libmosquitto (Debian:
+libmodbus-dev libmosquitto-dev pkg-config). It sends the same messages as the plain script. Its CPU time with 100
+devices is the unit in which all CPU times of the run are expressed. The unit is not measured with more devices, because
 libmodbus waits with select(), which allows only 1,024 sockets.
 
 CPU and memory are read from /proc for the agent's process only. A latency is the time from the read time in the pack
-until the subscriber has received the pack, so it includes the wait for the end of the pack, up to one pack interval.
+until the subscriber has received the pack. So it includes the wait for the end of the pack, up to one pack interval.
 """
 
 from __future__ import annotations
@@ -58,7 +60,9 @@ def build_floor(folder: Path) -> Path:
 
 
 def measure(devices: int, every_s: int, seconds: float, who: str = AGENT) -> dict[str, Any]:
-    """Measure one program once. ``who`` is ``AGENT``, ``PLAIN`` or ``FLOOR``. The window spans whole pack intervals."""
+    """Measure one program once. ``who`` is ``AGENT``, ``PLAIN`` or ``FLOOR``. The measurement lasts a whole number of
+    pack intervals.
+    """
     plain = who != AGENT
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mh-bench-")))
@@ -84,7 +88,7 @@ def measure(devices: int, every_s: int, seconds: float, who: str = AGENT) -> dic
         stack.callback(subscriber.close)
         began = time.time()
         agent = stack.enter_context(process(argv, folder / "agent.log", cwd=HERE.parent))
-        settle = max(10.0, 2.0 * every_s)  # with thousands of devices the first packs take seconds
+        settle = max(10.0, 2.0 * every_s)  # with thousands of devices, the first packs take seconds
         time.sleep(settle)
         window = max(seconds, 2.0 * every_s) // every_s * every_s
         t0, c0 = time.time(), cost_of(agent.pid)
@@ -96,7 +100,7 @@ def measure(devices: int, every_s: int, seconds: float, who: str = AGENT) -> dic
         store = sum(p.stat().st_size for p in (folder / "state").glob("*")) if not plain else 0
         time.sleep(1.0)
         subscriber.stop()
-        agent.terminate()  # so that the subscriber has the CPU to verify the remaining messages
+        agent.terminate()  # after this, the subscriber has the whole CPU to verify the remaining messages
         agent.wait(120)
         found = subscriber.finish()
     if not found.seen:
@@ -124,8 +128,9 @@ def measure(devices: int, every_s: int, seconds: float, who: str = AGENT) -> dic
 
 
 def median_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The run with the median CPU time. Its counts of gaps, failures and readings are the worst
-    of all runs."""
+    """The run with the median CPU time. Its numbers of gaps, failures and readings are replaced by the worst of all
+    runs.
+    """
     ordered = sorted(runs, key=lambda run: run["cpu_s_per_million"])
     row = dict(ordered[len(ordered) // 2])
     row["readings_per_s"] = min(run["readings_per_s"] for run in runs)
@@ -135,8 +140,9 @@ def median_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """A Markdown table. If the minimal C program was measured too, one column has the CPU time as a multiple of the
-    program's CPU time."""
+    """Make a Markdown table. If the minimal C program was measured too, one column has each CPU time as a multiple of
+    its time.
+    """
     unit = next((row["cpu_s_per_million"] for row in rows if row["who"] == FLOOR), None)
     columns = {
         "agent": lambda r: r["who"],
@@ -173,7 +179,7 @@ def main() -> None:
         wanted += [(devices, int(every), AGENT) for every in options.every.split(",")]
         wanted += [] if options.no_plain or options.floor else [(devices, 1, PLAIN)]
     runs: dict[tuple[int, int, str], list[dict[str, Any]]] = {each: [] for each in wanted}
-    # each round measures all rows once, so that a machine that becomes slower affects all rows alike
+    # measure all rows once in each round, so that a machine that becomes slower affects all rows alike
     for _ in range(options.repeat or (3 if options.floor else 1)):
         for devices, every, who in wanted:
             row = measure(devices, every, options.seconds, who)

@@ -28,7 +28,7 @@ CLOCK = {"error_ms": 1.2, "kernel_boot": "0b6f3c0e-8a5e-4c1f-9d53-0c2f8f1a7e11",
 
 
 def document() -> dict[str, Any]:
-    """A point table: the first 50 numeric points of a real profile, all with pace fast."""
+    """A point table: the first 50 numeric points of a real profile. The pace of all of them is fast."""
     points = [p for p in load_profile(find_profile("eastron/sdm630")).points if p.kind in ("gauge", "counter")]
     units = vocabulary().senml
     return {
@@ -42,7 +42,9 @@ def document() -> dict[str, Any]:
 
 
 def measure() -> dict[str, Any]:
-    """Seal and store an hour of packs. Sizes are taken with the store open, WAL included, and after it was closed."""
+    """Seal and store an hour of packs. The size is measured twice: with the store open (WAL included), and after it was
+    closed.
+    """
     rng = random.Random(7)
     with tempfile.TemporaryDirectory(prefix="mh-bench-") as made:
         folder = Path(made)
@@ -60,7 +62,7 @@ def measure() -> dict[str, Any]:
                 values = []
                 for p in range(POINTS):
                     levels[p] += rng.gauss(0, levels[p] * 0.002 + 0.01)
-                    # seven digits, like the shortest decimal that identifies a float32
+                    # seven digits, because the shortest decimal that identifies a float32 has about seven
                     digits = f"{abs(levels[p]):.7g}"
                     mantissa, _, fraction = digits.partition(".")
                     values.append((p, int(mantissa + fraction), -len(fraction), 0))

@@ -2,8 +2,8 @@
 
     python -m bench.clickhouse [--gateways 50] [--rounds 31] [--codecs]
 
-Packs have 100 readings, each value seven random digits, which compress worst of all values of a meter. ``--codecs``
-also writes the column of values with each codec. Needs `chdb-core`.
+Packs have 100 readings. Each value has seven random digits, which compress worse than any real value of a meter.
+``--codecs`` also writes the column of values with each codec. Needs `chdb-core`.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def measure(dsn: str, front: Front, gateways: int, rounds: int) -> None:
 
 
 def one_codec(front: Front, codec: str) -> None:
-    """Write the column of values again with another codec, in the same order. Prints its size."""
+    """Write the column of values once more, with another codec but in the same order. Prints its size."""
     target = ClickHouse(front.url)
     target.execute("DROP TABLE IF EXISTS fleet.again")
     if "ALP" in codec:

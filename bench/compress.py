@@ -28,7 +28,10 @@ CLOCK = {"error_ms": 1.2, "kernel_boot": "0b6f3c0e-8a5e-4c1f-9d53-0c2f8f1a7e11",
 
 
 def sealed(folder: Path, ticks: int, noise: bool) -> list[bytes]:
-    """Make a birth, then packs with ``ticks`` readings of each point. ``noise``: random digits instead of a sine."""
+    """Make a birth, then packs with ``ticks`` readings of each point.
+
+    The values are random digits if ``noise``, otherwise a sine.
+    """
     points = [{"n": f"x.p{n}", "kind": "gauge", "pace": "fast", "period": 1, "phase": 0} for n in range(POINTS)]
     ring = Ring.create(str(folder / f"ring{ticks}{noise}"), 1 << 22, 1, 1, bytes(32))
     start_ms, rng = 1_795_500_900_000, random.Random(1)
@@ -52,7 +55,7 @@ def sealed(folder: Path, ticks: int, noise: bool) -> list[bytes]:
 
 
 def main() -> None:
-    """Measure all shapes of packs and print a table."""
+    """Measure all sizes and kinds of packs, and print a table."""
     print("| packs | bytes | as zstd | share | us to compress | us to decompress |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:

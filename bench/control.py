@@ -2,9 +2,9 @@
 
     python -m bench.control [--frames 100000] [--days 40] [--json]
 
-The agent has some weeks of a park in its store and polls two simulated devices. A task in its loop measures how long
-the loop was blocked (``bench/watched_agent.py``), by the wall clock and by the CPU time of the loop's thread. The wall
-clock also counts other work of the machine. Memory is read from /proc.
+The agent has some weeks of a park in its store and polls two simulated devices. A task in its event loop measures how
+long the loop was blocked (``bench/watched_agent.py``). It measures both the wall clock and the CPU time of the loop's
+thread, because the wall clock also includes other work of the machine. Memory is read from /proc.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def drain(sock: socket.socket) -> None:
 
 
 def mutated(choose: random.Random, data: bytes) -> bytes:
-    """A copy of ``data`` in which some bytes are changed, removed, repeated or inserted."""
+    """A copy of ``data`` with random damage: some bytes are changed, removed, repeated or inserted."""
     out = bytearray(data)
     for _ in range(choose.randrange(1, 4)):
         at, what = choose.randrange(len(out) + 1), choose.randrange(4)
@@ -83,7 +83,7 @@ def mutated(choose: random.Random, data: bytes) -> bytes:
 
 
 def flood(folder: Path, count: int, seed: int) -> None:
-    """Send ``count`` random and mutated frames, each by its own connection."""
+    """Send ``count`` random and mutated frames, each over a new connection."""
     choose = random.Random(seed)
     day = 86_400_000
     good = [encode_request(one) for one in (
@@ -106,14 +106,16 @@ def flood(folder: Path, count: int, seed: int) -> None:
 
 
 class Watched:
-    """A running agent, with measurements of it in several phases."""
+    """A running agent that is measured in several phases."""
 
     def __init__(self, folder: Path, pid: int) -> None:
         self.folder, self.pid, self.rows = folder, pid, list[dict[str, Any]]()
 
     @contextmanager
     def phase(self, what: str) -> Iterator[dict[str, Any]]:
-        """Measure the agent while the ``with`` block runs, and add a row to ``rows``. The block may extend the row."""
+        """Measure the agent while the ``with`` block runs, and add a row to ``rows``. The block may add members to the
+        row.
+        """
         row: dict[str, Any] = {"what": what}
         time.sleep(0.6)
         began, before = time.time(), cost_of(self.pid)
@@ -139,7 +141,7 @@ class Watched:
 
 
 def lived(folder: Path, days: int) -> None:
-    """Make a state directory with ``days`` days of a simulated park, up to yesterday."""
+    """Make a state directory that contains ``days`` days of a simulated park, up to yesterday."""
     last = datetime.now(UTC).date()
     park = Timelapse(folder, last - timedelta(days=days), every_s=600)
     for _ in park.until(last):
@@ -148,7 +150,7 @@ def lived(folder: Path, days: int) -> None:
 
 
 def measure(frames: int, days: int) -> list[dict[str, Any]]:
-    """Run all phases, one after the other. Returns a row for each."""
+    """Run all phases, one after the other. Returns one row for each phase."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mh-bench-")))
         lived(folder, days)

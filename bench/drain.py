@@ -3,9 +3,10 @@
     python -m bench.drain [--packs 86400] [--rate N] [--core] [--quota 0.2] [--no-verify] [--json]
 
 A day of packs is signed with a real key and stored: one pack each second, with 50 readings. Then the agent starts
-without a broker, so that its memory at rest can be measured; then the broker starts. ``--core`` ties the agent to one
-core. ``--quota`` gives it only this share of one core, as on a small board (needs root and cgroup v1). Field pain 49
-asks for such a throughput figure.
+without a broker, so that its memory without work can be measured. Then the broker starts.
+
+``--core`` ties the agent to one core. ``--quota`` gives it only this share of one core, as on a small board (needs root
+and cgroup v1). Field pain 49 (docs/field-pains.md) requires this measurement.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from agent.verify.mqtt import hang_up
 from bench.rig import HERE, build_simulator, cost_of, free_port, free_ports, meterhouse, process, wait_port
 from ext.ring import Ring
 
-STREAM, POINTS, ROUND = "bench/gw/d0", 50, 100  # ROUND: packs in a commit
+STREAM, POINTS, ROUND = "bench/gw/d0", 50, 100  # ROUND is the number of packs in a commit
 CLOCK = {"error_ms": 1.2, "kernel_boot": "0b6f3c0e-8a5e-4c1f-9d53-0c2f8f1a7e11", "mono_ms": 1, "synced": True}
 CONFIG = """[site]
 id = "bench"
@@ -68,7 +69,9 @@ every = {{ fast = "1 s" }}
 
 
 def fill(folder: Path, packs: int) -> float:
-    """Store ``packs`` packs of a second each, the last of which ends now. Returns the duration in seconds."""
+    """Store ``packs`` packs. Each spans one second, and the last one ends now. Returns the time that this takes in
+    seconds.
+    """
     began = time.monotonic()
     points = [{"n": f"x.p{n}", "kind": "gauge", "pace": "fast", "period": 1, "phase": 0} for n in range(POINTS)]
     ring = Ring.create(str(folder / "ring"), 1 << 22, 1, 1, bytes(32))
@@ -94,13 +97,15 @@ def fill(folder: Path, packs: int) -> float:
 
 
 class Platform:
-    """A subscriber that notes the arrival of each pack, by ``readings`` or by ``backfill``, and verifies all packs."""
+    """A subscriber that records when each pack arrives on the topics ``readings`` and ``backfill``, and verifies all
+    packs.
+    """
 
     def __init__(self, port: int, trust: str | None) -> None:
         self.verifier = Verifier([trust]) if trust else None
-        self.backlog: dict[int, float] = {}  # sequence -> arrival of the first copy of a backlog pack
-        self.fresh: list[tuple[float, float]] = []  # (arrival, seconds since the end of the pack) of each live pack
-        self.copies = 0  # further copies of backlog packs
+        self.backlog: dict[int, float] = {}  # sequence of a backlog pack -> arrival of its first copy
+        self.fresh: list[tuple[float, float]] = []  # (arrival, seconds since the end of the pack) for each live pack
+        self.copies = 0  # number of further copies of backlog packs
         self.ready = threading.Event()
         self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
         self._client.on_connect = lambda client, *_: client.subscribe("#", 1)
@@ -130,7 +135,9 @@ class Platform:
 
 @contextlib.contextmanager
 def quota(share: float | None) -> Iterator[list[str]]:
-    """Yield the words to put before a command, so that it gets only ``share`` of one core. None: no limit."""
+    """Yield the words that must precede a command so that it gets only ``share`` of one core. None: there is no
+    limit.
+    """
     if share is None:
         yield []
         return
@@ -166,7 +173,9 @@ def measure(packs: int, rate: int, core: bool, share: float | None, verify: bool
         while "serving" not in (folder / "agent.log").read_text():
             assert time.monotonic() < deadline and agent.poll() is None, (folder / "agent.log").read_text()
             time.sleep(0.05)
-        time.sleep(6.0)  # until the agent has identified the device, sealed first packs and given back memory
+        # until the agent has identified the device, sealed its first packs, and released memory that only the start
+        # needed
+        time.sleep(6.0)
         rest = cost_of(agent.pid)
         conf = folder / "mosquitto.conf"
         conf.write_text(
@@ -185,7 +194,7 @@ def measure(packs: int, rate: int, core: bool, share: float | None, verify: bool
         came = sorted(platform.backlog.values())
         drained_s = came[-1] - came[0]
         ages = [age for at, age in platform.fresh if came[0] <= at <= came[-1]]
-        deadline = time.monotonic() + 20  # wait for packs that the agent itself sealed before the broker started
+        deadline = time.monotonic() + 20  # wait for packs that the agent sealed itself before the broker started
         while platform.verifier and platform.verifier.report().missing and time.monotonic() < deadline:
             time.sleep(0.5)
         report = platform.verifier.report() if platform.verifier else None

@@ -2,9 +2,9 @@
 
     python -m bench.fleet_page [--gateways 1000] [--streams 10] [--days 60] [--json]
 
-SQL statements write sums, boots, heads, holes, findings and refusals of a simulated fleet to a private PostgreSQL. Only
-the packs beside holes, and the newest ones, exist. The state of the fleet is queried once by itself; then each page is
-requested five times, and the slowest response counts.
+SQL statements write the state of a simulated fleet to a private PostgreSQL: sums, boots, heads, holes, findings and
+refusals. Only a few packs are written: those next to holes, and the newest ones. First the query of the fleet's state
+is measured alone. Then each page is requested five times, and the slowest response counts.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PAGES = {"fleet": "/", "filtered": "/?state=incomplete&sort=seen", "gateway": "/
 
 
 def fill(connection: Connection, gateways: int, streams: int, days: int) -> None:
-    """Write a fleet in which each tenth stream has a hole and each fiftieth a finding."""
+    """Write a fleet in which every tenth stream has a hole, and every fiftieth stream has a finding."""
     size = {"gateways": gateways, "streams": streams, "days": days}
     for text in MADE.split(";\n"):
         if text.strip():
@@ -55,7 +55,7 @@ def fill(connection: Connection, gateways: int, streams: int, days: int) -> None
 
 
 def measure(gateways: int, streams: int, days: int) -> dict[str, Any]:
-    """Measure the query of the state, and the seconds and bytes of each page."""
+    """Measure the query of the fleet's state, and for each page the response time in seconds and the size in bytes."""
     from starlette.testclient import TestClient
 
     from receiver.page.app import make_app
@@ -74,7 +74,7 @@ def measure(gateways: int, streams: int, days: int) -> dict[str, Any]:
         made["state_s"] = round(time.perf_counter() - begin, 3)
         data.close()
         with TestClient(make_app([server.dsn]), "http://127.0.0.1") as browser:
-            browser.get("/")  # warm up: the first request of a new process is not measured
+            browser.get("/")  # this is not measured, because the first request of a new process is slower
             for name, path in PAGES.items():
                 times = []
                 for _ in range(5):

@@ -3,8 +3,13 @@
     python -m bench.flood [--messages 1000000] [--json]
 
 A private mosquitto, PostgreSQL, worker and keeper run on loopback. Ten honest gateways publish while the attacker sends
-garbage on the topic of one of them, packs and keys of gateways that are not enrolled, foreign topics, broken frames and
-status messages. Exits with 1 if an honest pack is not stored, a finding appears, or a table exceeds its bound.
+several kinds of messages:
+
+- garbage on the topic of one of these gateways;
+- packs and keys of gateways that are not enrolled;
+- messages on foreign topics, broken frames and status messages.
+
+Exits with 1 if an honest pack is not stored, if a finding appears, or if a table exceeds its limit.
 """
 
 from __future__ import annotations
@@ -56,7 +61,7 @@ def garbage(count: int, victim: str, gateway: str) -> Iterator[tuple[str, bytes]
 
 
 def measure(messages: int) -> dict[str, Any]:
-    """Send all messages, then wait until the honest packs are stored and the tables no longer change."""
+    """Send all messages, then wait until the honest packs are stored and the tables do not change any more."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meterhouse-flood-")))
         server = PrivatePostgres()
@@ -89,7 +94,7 @@ def measure(messages: int) -> dict[str, Any]:
 def _mixed(
     fleet: list[MadeGateway], honest: list[tuple[str, bytes]], messages: int
 ) -> Iterator[tuple[str, bytes, bool]]:
-    """Yield (topic, body, retained): the keys of the fleet, then its packs spread evenly among the garbage."""
+    """Yield (topic, body, retained): first the keys of the fleet, then its packs, spread evenly among the garbage."""
     for one in fleet:
         yield f"meterhouse/v1/{one.name}/keys", one.keys(), True
     waiting, each = iter(honest), max(1, messages // len(honest))

@@ -21,13 +21,15 @@ MOST_S, MOST_MB = 0.3, 100.0
 
 
 def memory_mb(name: str) -> float:
-    """A value of this process in MiB, given its name in /proc/self/status."""
+    """A value of this process in MiB. ``name`` is its name in /proc/self/status."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
 def child(path: Path) -> None:
-    """Verify the attack in ``path``. Prints CPU seconds, growth of memory to its peak in MiB, verdict and failures."""
+    """Verify the attack in ``path``. Prints CPU seconds, growth of memory up to its peak in MiB, verdict and
+    failures.
+    """
     from agent.verify import Verifier
     from agent.verify.files import read_paths
     from agent.verify.report_text import as_text
@@ -40,7 +42,7 @@ def child(path: Path) -> None:
     if file:
         folder.mkdir()
         (folder / file).write_bytes(raw)
-    Path("/proc/self/clear_refs").write_text("5")  # reset the peak of memory, VmHWM
+    Path("/proc/self/clear_refs").write_text("5")  # this resets the peak of memory, VmHWM
     before, start = memory_mb("VmRSS"), time.process_time()
     if file:
         read_paths(verifier, [folder])
@@ -53,7 +55,7 @@ def child(path: Path) -> None:
 
 
 def measure(wanted: str, show_all: bool) -> int:
-    """Print a line for each attack, the slowest last. Returns 1 if one exceeds ``MOST_S`` or ``MOST_MB``."""
+    """Print one line for each attack, the slowest last. Returns 1 if an attack exceeds ``MOST_S`` or ``MOST_MB``."""
     from tests.kits.hostile import ATTACKS
 
     found: list[tuple[float, float, str, str]] = []
@@ -79,7 +81,7 @@ def measure(wanted: str, show_all: bool) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure all attacks, or run as the process that verifies one."""
+    """Measure all attacks. With the option for a child process, verify only one attack."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="only attacks whose name contains this word")
     parser.add_argument("--all", action="store_true", help="print a line for each attack, not only for the worst")

@@ -22,8 +22,10 @@ TOPIC = b"meterhouse/v1/bench/gw/replay/request"
 
 
 def send(sock: socket.socket, version: int) -> None:
-    """Send a message with the largest size that an MQTT packet can state, 256 MiB less one byte, until the other side
-    closes the connection."""
+    """Send a message of the largest size that an MQTT packet can state, which is 256 MiB less one byte.
+
+    Stops when the other side closes the connection.
+    """
     body = struct.pack(">H", len(TOPIC)) + TOPIC + (b"\0" if version > 4 else b"")
     with contextlib.suppress(OSError):
         sock.sendall(b"\x30\xff\xff\xff\x7f" + body)
@@ -33,7 +35,7 @@ def send(sock: socket.socket, version: int) -> None:
 
 
 def wait(what: str, done: object, seconds: float = 60.0) -> None:
-    """Wait until ``done()`` is true. Raises RuntimeError after ``seconds``."""
+    """Wait until ``done()`` returns True. Raises RuntimeError after ``seconds``."""
     end = time.monotonic() + seconds
     while not done():  # type: ignore[operator]
         if time.monotonic() > end:
@@ -42,7 +44,9 @@ def wait(what: str, done: object, seconds: float = 60.0) -> None:
 
 
 def measure(version: int) -> tuple[float, float, int]:
-    """Return (resident memory of the agent before in MB, its growth to the peak, number of connections)."""
+    """Return (resident memory of the agent before the attack in MB, growth of this memory to its peak, number of
+    connections).
+    """
     from tests.kits.fake_broker import FakeBroker
 
     attacking = {"is": False}
@@ -53,15 +57,15 @@ def measure(version: int) -> tuple[float, float, int]:
         subprocess.run(meterhouse("keys", "create", "-c", config), check=True, capture_output=True)
         with process(meterhouse("run", "-c", config), folder / "agent.log") as agent:
             wait("connected", lambda: broker.subscribes)
-            time.sleep(15)  # then the agent has given back the additional memory of its start
-            Path(f"/proc/{agent.pid}/clear_refs").write_text("5")  # reset the peak of memory
+            time.sleep(15)  # after this time, the agent has released the memory that only its start needed
+            Path(f"/proc/{agent.pid}/clear_refs").write_text("5")  # this resets the peak of memory
             before = cost_of(agent.pid).rss_mb
             attacking["is"] = True
             first = len(broker.subscribes)
             for sock in broker._open:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
-            # no more: after three such messages the agent does not subscribe for an hour
+            # do not wait for more rounds: after three of these messages the agent does not subscribe for an hour
             wait("attacked", lambda: len(broker.subscribes) >= first + ROUNDS, 120)
             time.sleep(2)
             peak, connections = cost_of(agent.pid).peak_mb, len(broker.connects)

@@ -2,10 +2,10 @@
 
     python -m bench.intervals [--json] [--days 30]
 
-A park has 500 counters: 25 meters of 20 circuits. Each load has its own daily curve and counts in steps of 0.01 kWh.
-All counters have roles, accuracy classes and a place in the metering tree. For a month they are read every five
-minutes; the readings pass through ring, ledger and interval pages, which the store merges by day. A year is
-extrapolated from the month. Times are CPU time of one core.
+A park has 500 counters: 25 meters with 20 circuits each. Each load has its own daily curve and is counted in steps of
+0.01 kWh. All counters have roles, accuracy classes and a place in the metering tree. They are read every five minutes
+for a month. The readings pass through ring, ledger and interval pages, and the store merges the pages of each day. The
+size of a year is extrapolated from the month. Times are CPU time of one core.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from drivers.model import Reason
 from ext.ring import Ring
 
 METERS, CIRCUITS = 25, 20
-SPAN_MS = 900_000  # length of a pack
+SPAN_MS = 900_000  # time that a pack spans
 MIN_MS, DAY_MS = 60_000, 86_400_000
 CUT = Calendar("Asia/Shanghai")
 FIRST_MS = CUT.midnight(datetime(2026, 11, 1, tzinfo=UTC).date())
@@ -59,7 +59,9 @@ runtime_dir = "run"
 
 
 def table(meter: int, period_s: int, circuits: int = CIRCUITS) -> dict[str, Any]:
-    """The point table of a birth. Circuit 1 measures the whole board; all other circuits are below it."""
+    """The point table of a birth. Circuit 1 measures the whole board, and all other circuits are below it in the
+    metering tree.
+    """
     parts = [f"circuit.{n}" for n in range(1, circuits + 1)]
     role = "grid" if meter == 0 else "transformer"
     roles = {part: role if n == 0 else "load" for n, part in enumerate(parts)}
@@ -84,7 +86,8 @@ def table(meter: int, period_s: int, circuits: int = CIRCUITS) -> dict[str, Any]
 
 def kernel() -> dict[str, Any]:
     """Make intervals and pages from a million readings: 100 counters, read each minute. The fastest of three runs
-    counts."""
+    counts.
+    """
     counters, ticks = 100, 10_000
     with tempfile.TemporaryDirectory(prefix="mh-bench-") as made:
         ring = Ring.create(str(Path(made) / "ring"), 1 << 25, 1, 2, bytes(32))
@@ -100,7 +103,7 @@ def kernel() -> dict[str, Any]:
             ledger, intervals = Ledger(f"{BASE}/m1", CUT, Rule()), 0
             ledger.use(table(1, 60, counters))
             began, pages = time.process_time(), 0.0
-            for at in range(0, ticks, 60):  # an hour of readings in one call, as after an outage
+            for at in range(0, ticks, 60):  # each call gets the readings of an hour, as after an outage
                 end = min(at + 60, ticks)
                 span = PackSpan(at + 1, "0000000000000001", FIRST_MS + at * MIN_MS, FIRST_MS + end * MIN_MS)
                 ledger.take_ring(ring, positions[at:end], [span])
@@ -139,7 +142,7 @@ class _Meter:
 
 
 def month(folder: Path, days: int) -> dict[str, Any]:
-    """Write a month of intervals to a store, with the pages of each day merged as in the agent."""
+    """Write a month of intervals to a store. The pages of each day are merged, as in the agent."""
     period_s = 300
     (folder / "state").mkdir()
     (folder / "profiles").mkdir()
@@ -190,7 +193,7 @@ def month(folder: Path, days: int) -> dict[str, Any]:
 
 
 def report(folder: Path) -> dict[str, Any]:
-    """Run `meterhouse report` for the month. Measures CPU and peak memory of the whole process."""
+    """Run `meterhouse report` for the month. Measures CPU time and peak memory of the whole process."""
     command = [sys.executable, "-m", "agent.cli.main", "report", "2026-11", "--json", "-c", str(folder / "agent.toml")]
     best, said = 1e9, ""
     for _ in range(3):

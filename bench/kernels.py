@@ -26,15 +26,15 @@ from ext.decode import Plan
 from ext.ring import Ring
 
 START_MS = 1_795_500_900_000
-LIMIT_NS = 400.0  # limit per reading for decode, ring and canon together, with 100 float32 in an answer
+LIMIT_NS = 400.0  # limit per reading for decode, ring and canon together; the answers contain 100 float32
 
-Value = tuple[int, int, int, int]  # point, mantissa, exponent, quality
-Answer = tuple[int, int, list[Value]]  # tick in ms, read time in ns
+Value = tuple[int, int, int, int]  # (point, mantissa, exponent, quality)
+Answer = tuple[int, int, list[Value]]  # (tick in ms, read time in ns, values)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table. Times are ns per reading."""
+    """One line of the table. Times are in ns per reading."""
 
     name: str
     kernel_ns: float
@@ -63,7 +63,7 @@ def plain_shortest(value: float) -> tuple[int, int]:
 
 
 def plain_f32(payload: bytes) -> list[Value]:
-    """Decode a block of float32. NaN becomes a gap, other values their shortest decimal."""
+    """Decode a block of float32. NaN becomes a gap. Any other value becomes its shortest decimal."""
     values = []
     for point, value in enumerate(struct.unpack(f">{POINTS}f", payload)):
         if math.isfinite(value):
@@ -93,7 +93,7 @@ def plain_ring(memory: bytearray, values: list[Value]) -> list[Value]:
 
 
 def plain_canon(answers: list[Answer], names: list[str]) -> bytes:
-    """SenML records of the answers, with a check that every due reading is there."""
+    """Make SenML records of the answers, and check that every due reading is in them."""
     records, seen, base = [], set(), None
     for tick_ms, time_ns, values in answers:
         for point, mantissa, exponent, quality in values:
@@ -128,7 +128,7 @@ def blocks(kind: str) -> tuple[Plan, list[bytes]]:
 
 
 def pipeline(ring: Ring, kind: str, plain: Callable[[bytes], list[Value]], repeat: int) -> tuple[Row, Row]:
-    """Measure decoding into the ring, and canonical JSON from the ring."""
+    """Measure two steps: decoding answers into the ring, and making canonical JSON from the ring."""
     plan, payloads = blocks(kind)
     names = [f"ac.power.p{point:03d}" for point in range(POINTS)]
     table = Table("park7/gw01/inv1/", PointLayout([(name, "u", "kW", 0, 0) for name in names], [1_000]))
@@ -164,7 +164,7 @@ def pipeline(ring: Ring, kind: str, plain: Callable[[bytes], list[Value]], repea
 
 
 def slow_road(ring: Ring, repeat: int) -> Row:
-    """Measure writing Python values to the ring and reading them again, as tools and some protocols do."""
+    """Measure the path that tools and some protocols use: Python values are written to the ring and read again."""
     values: list[Value] = [(n, random.randrange(10**6), -2, 0) for n in range(POINTS)]
     memory = bytearray(16 * POINTS)
 

@@ -2,8 +2,8 @@
 
     python -m bench.parsers [--json] [--repeat 7]
 
-The stream repeats one frame, each time after three stray bytes. The parser gets it in pieces of 240 bytes, as from a
-port. Times are CPU time of this thread; the fastest of all repeats counts.
+The stream repeats one frame. Three stray bytes precede each copy of it. The parser gets the stream in pieces of 240
+bytes, as from a port. Times are CPU time of this thread. The fastest of all repeats counts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from drivers.sunspec.models import decode_model
 from tests.kits.codecs import cjt188, dlt645, mbus
 from tests.kits.readouts import E350
 
-LIMIT = 20_000  # frames per second that each parser must reach; for a readout, whose length varies: values per second
+# frames per second that each parser must reach. For readouts, whose length varies, it is values per second
+LIMIT = 20_000
 FRAMES = 1_000
 NOISE = b"\x00\x68\xff"
 
@@ -55,8 +56,9 @@ def best(work: Callable[[], int], repeat: int) -> float:
 
 
 def hunting(parser: Callable[[], FrameScanner[Any]], text: str, decode: Callable[[Any], object] | None) -> int:
-    """Feed a stream of repeated frames to a parser, and decode each frame if ``decode`` is given. Returns the number of
-    frames."""
+    """Feed a stream of repeated frames to a parser. If ``decode`` is given, decode each frame. Returns the number of
+    frames.
+    """
     stream = (NOISE + bytes.fromhex(text)) * FRAMES
     hunter, count = parser(), 0
     for at in range(0, len(stream), 240):
@@ -69,7 +71,7 @@ def hunting(parser: Callable[[], FrameScanner[Any]], text: str, decode: Callable
 
 
 def modbus(request: ModbusRequest, heard: bytes, tcp: bool) -> int:
-    """Check an answer repeatedly. In RTU the frame must be found in the bytes; in TCP the header gives its length."""
+    """Check one answer repeatedly. In RTU the frame must be found in the bytes; in TCP the header gives its length."""
     for _ in range(FRAMES):
         found = request.judge_from(1, heard[1:-2]) if tcp else request.find(NOISE + heard, False)
         assert isinstance(found, bytes)
@@ -85,7 +87,10 @@ def models() -> int:
 
 
 def frame_end(repeat: int) -> list[tuple[str, float | None, float | None]]:
-    """Measure all parsers. Returns rows (name, frames per second found, found and decoded); None: not measured."""
+    """Measure all parsers. Returns rows (name, frames per second found, frames per second found and decoded).
+
+    A number is None if it is not measured.
+    """
     rows: list[tuple[str, float | None, float | None]] = []
     for what, parser, decode, text in KINDS:
         found, decoded = (best(partial(hunting, parser, text, then), repeat) for then in (None, decode))

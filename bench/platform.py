@@ -2,9 +2,9 @@
 
     python -m bench.platform [--gateways 100] [--rounds 31] [--streams 1000 10000] [--json]
 
-A worker in this process gets packs of a simulated fleet, with 100 readings of random digits each, and commits them to a
-private PostgreSQL. The keeper checks them whenever about 1,000 new packs are stored, as it would while it runs beside
-the worker. ``--streams`` repeats the measurement with these numbers of streams.
+A worker in this process gets packs of a simulated fleet and commits them to a private PostgreSQL. Each pack has 100
+readings of random digits. The keeper runs whenever about 1,000 new packs are stored, as it would if it ran beside the
+worker. ``--streams`` repeats the measurement with these numbers of streams.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from receiver.trust import Enrolment, enrol
 from receiver.worker import Worker
 
 START_MS = 1_795_500_900_000
-CHECKED_AT_ONCE = 1000  # so many packs wait for a keeper after its pause of 0.5 s, if 2,000 packs arrive per second
+CHECKED_AT_ONCE = 1000  # if 2,000 packs arrive per second, this many are waiting after a keeper's pause of 0.5 s
 
 
 class Feed:
@@ -48,17 +48,17 @@ class Feed:
         return len(self._left)
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
-        """Do nothing: there is no broker."""
+        """Do nothing, because there is no broker."""
 
     def problem(self) -> str:
         return ""
 
     def close(self) -> None:
-        """Do nothing: there is no connection."""
+        """Do nothing, because there is no connection."""
 
 
 def postgres_s(folder: Path) -> float:
-    """CPU seconds of the PostgreSQL server in ``folder``, including its child processes, also those that have ended."""
+    """CPU seconds of the PostgreSQL server in ``folder``. Child processes are included, also those that have ended."""
     server = (folder / "data" / "postmaster.pid").read_text().split("\n", 1)[0]
     total = 0
     for process in Path("/proc").iterdir():

@@ -2,13 +2,13 @@
 
     python -m bench.platform_load [--broker mosquitto] [--gateways 200] [--rounds 31] [--json]
 
-Packs of a simulated fleet, with 100 readings of random digits each, are published while the worker is stopped, so that
-the publisher does not compete for the CPU. Then the worker continues, with a private PostgreSQL and a keeper.
+Packs of a simulated fleet are published while the worker is stopped, so that the publisher does not compete for the
+CPU. Each pack has 100 readings of random digits. Then the worker continues, with a private PostgreSQL and a keeper.
 ``--broker rabbitmq`` uses a quorum queue on one node.
 
 CPU seconds are per million readings. ``signature_us`` is the time of one signature check, measured in the same run. The
-last two lines are the wall time and the CPU time per pack, as multiples of ``signature_us``, so that different machines
-can be compared.
+last two lines are the wall time and the CPU time per pack. They are multiples of ``signature_us``, so that different
+machines can be compared.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from receiver.private_postgres import PrivatePostgres
 from receiver.private_rabbitmq import PrivateRabbit
 from receiver.trust import Enrolment, enrol
 
-READINGS = 100  # readings of a pack
+READINGS = 100  # number of readings in a pack
 IN_FLIGHT = 5000
 STUCK_S = 120.0
 
 
 def measure(kind: str, gateways: int, rounds: int) -> dict[str, Any]:
-    """Publish all packs, let one worker store them and one keeper check them."""
+    """Publish all packs, then let one worker store them and one keeper check them."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meterhouse-load-")))
         server = PrivatePostgres()
@@ -90,7 +90,7 @@ def measure(kind: str, gateways: int, rounds: int) -> dict[str, Any]:
 
 
 def _signature_s() -> float:
-    """CPU seconds of one signature check over 5.4 kB, as a unit to compare machines."""
+    """CPU seconds of one signature check over 5.4 kB. It is used as a unit, so that machines can be compared."""
     key, message = Ed25519PrivateKey.generate(), bytes(5400)
     signature, public, rounds = key.sign(message), key.public_key(), 3000
     begin = time.process_time()
@@ -114,7 +114,9 @@ def _sent(fleet: list[MadeGateway], rounds: int) -> Iterator[tuple[str, bytes, b
 
 
 def _wait(connection: Connection, query: str, wanted: int) -> None:
-    """Wait until a query returns ``wanted`` or more. Raises TimeoutError if its result does not change for long."""
+    """Wait until a query returns ``wanted`` or more. Raises TimeoutError if its result has not changed for a long
+    time.
+    """
     seen, moved = -1, time.monotonic()
     while (now := int(connection.execute(query.encode()).fetchall()[0][0])) < wanted:
         if now != seen:

@@ -35,8 +35,10 @@ def connected(port: int, folder: Path, window: int) -> Iterator[mqtt.Client]:
 
 
 def publish(client: mqtt.Client, messages: Iterable[tuple[str, bytes, bool]], most: int) -> int:
-    """Publish (topic, body, retained) at QoS 1, with at most ``most`` unconfirmed. Returns the number of messages, all
-    confirmed."""
+    """Publish (topic, body, retained) at QoS 1. At most ``most`` messages are unconfirmed at a time.
+
+    Returns the number of messages. All of them have been confirmed.
+    """
     sent, confirmed = 0, [0]
 
     def on_publish(*_: Any) -> None:

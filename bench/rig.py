@@ -1,4 +1,4 @@
-"""Helpers for measurements: simulated devices in C, a real broker, the agent as a process, values from /proc."""
+"""Helpers for measurements: simulated devices in C, a real broker, the agent as a process, and values from /proc."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def free_port() -> int:
-    """A port that was free a moment ago, below the range from which the kernel takes ports of outgoing connections."""
+    """A port that was free a moment ago. It lies below the range from which the kernel takes ports of outgoing
+    connections.
+    """
     while True:
-        port = random.randrange(12_000, 20_000)  # below the ports of free_ports
+        port = random.randrange(12_000, 20_000)  # these numbers lie below the ports that ``free_ports`` returns
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return port
@@ -62,7 +64,7 @@ def build_simulator(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def process(argv: list[str | Path], log: Path | None = None, **more: object) -> Iterator[subprocess.Popen[bytes]]:
-    """A child process that ends with the context: first by SIGTERM, after 15 s by SIGKILL."""
+    """Run a child process while the context is active. At the end it gets SIGTERM, and SIGKILL after another 15 s."""
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(log.open("ab")) if log else subprocess.DEVNULL
         child = subprocess.Popen([str(a) for a in argv], stdin=subprocess.DEVNULL, stdout=out, stderr=out, **more)  # type: ignore[call-overload]
@@ -103,7 +105,7 @@ class Cost:
 
 
 def cost_of(pid: int) -> Cost:
-    """The cost of a process until now, from /proc. CPU time has steps of 10 ms."""
+    """The CPU time and the memory of a process until now, from /proc. The CPU time has steps of 10 ms."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     status = Path(f"/proc/{pid}/status").read_text()
 
@@ -124,14 +126,16 @@ def pid_of(argument: str) -> int:
 
 @contextlib.contextmanager
 def runtime_folder() -> Iterator[Path]:
-    """A runtime directory in memory like /run, if the machine has /dev/shm; else on disk."""
+    """A runtime directory. It is in memory, like /run, if the machine has /dev/shm; otherwise it is on disk."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(prefix="mh-bench-", dir=memory if memory.is_dir() else None) as made:
         yield Path(made)
 
 
 def ring_mb(runtime_dir: Path) -> float:
-    """The size of the ring in MiB. It is a file in the runtime directory and not memory of the process."""
+    """The size of the ring in MiB. The ring is a file in the runtime directory, so it is not in the memory of the
+    process.
+    """
     return sum(file.stat().st_size for file in runtime_dir.glob("ring.*")) / 2**20
 
 
@@ -165,5 +169,5 @@ def agent_config(
 
 
 def meterhouse(*words: str | Path) -> list[str | Path]:
-    """The command line of one of our commands in this environment."""
+    """The command line that runs a command of this project in this environment."""
     return [sys.executable, "-m", "agent.cli.main", *words]

@@ -2,9 +2,9 @@
 
     python -m bench.rtu [--seconds 20] [--json]
 
-The simulated line has real byte times (11 bits per character) and a turnaround of 5 ms; t3.5 is 4.01 ms. Efficiency is
-the least time that the answered requests need on the line (requests, turnarounds, answers, silences), divided by the
-time that passed.
+The simulated line has real byte times (11 bits per character) and a turnaround of 5 ms; t3.5 is 4.01 ms. The efficiency
+is a quotient. Its numerator is the least time that the answered requests need on the line (requests, turnarounds,
+answers, silences). Its denominator is the time that has passed.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ TURNAROUND_S = 0.005
 
 
 async def rates(folder: Path, seconds: float, dead: bool) -> tuple[Counter[int], int, float, float]:
-    """Run the poller. Returns (answered visits by unit, readings, seconds, least seconds that the answered requests
-    need on the line)."""
+    """Run the poller. Returns (number of answered visits by unit, readings, seconds, least line time of the answered
+    requests in seconds).
+    """
     profile = load_profile(find_profile("eastron/sdm630"))
     clock = ParkClock(1, 1.0)
     made = [
@@ -74,7 +75,7 @@ async def rates(folder: Path, seconds: float, dead: bool) -> tuple[Counter[int],
     poller = asyncio.ensure_future(LinePoller(polls, clock).run())
     if dead:
         made[2].faults.set("silence")
-    await asyncio.sleep(6.0)  # until the poller has found the silent device to be dead
+    await asyncio.sleep(6.0)  # until the poller treats the silent device as dead
     start, counting, began = ring.head, True, time.monotonic()
     await asyncio.sleep(seconds)
     took = time.monotonic() - began

@@ -2,12 +2,18 @@
 
     python -m bench.scan [--quick] [--cabinet] [--json]
 
-The scan with a slow pass must find all devices. Five devices answer quickly, as most do. A quick scan may miss five
-more: one answers after 0.7 s, one ignores the first two requests, one has only input registers, one breaks its first
-frames, and one refuses register 0.
+Five devices answer quickly, as most devices do. A quick scan may miss five more, but the scan with a slow pass must
+find all ten:
 
-``--cabinet``: a quick scan that also identifies seven devices, like `meterhouse scan --quick`. Six are of shipped
-families: one of these breaks every seventh frame, another answers after 0.7 s. The seventh fits no profile.
+- one answers after 0.7 s;
+- one ignores the first two requests;
+- one has only input registers;
+- one breaks its first frames;
+- one refuses register 0.
+
+``--cabinet`` is a quick scan that also identifies seven devices, like `meterhouse scan --quick`. Six of them are of
+shipped families. One of the six breaks every seventh frame, and another one answers after 0.7 s. The seventh device
+fits no profile.
 """
 
 from __future__ import annotations
@@ -46,7 +52,7 @@ SLOW, DEAF, INPUT, BROKEN, REFUSING = 30, 60, 90, 120, 150
 
 
 def device(unit: int, function: int = 3, address: int = 0, *faults: str, turnaround_s: float = 0.05) -> SimDevice:
-    """A device with one register. It has its ``faults`` from the first request on."""
+    """A device with one register. Its ``faults`` are active from the first request on."""
     image = Image()
     image.put_words(address, [7], function=function)
     made = SimDevice(unit, image, turnaround_s=turnaround_s)
@@ -56,7 +62,7 @@ def device(unit: int, function: int = 3, address: int = 0, *faults: str, turnaro
 
 
 async def scan(folder: Path, slow: bool) -> tuple[float, float, list[str]]:
-    """Scan once. Returns (seconds, announced seconds, units found)."""
+    """Scan once. Returns (seconds that it took, seconds that it announced, units found)."""
     bus = Bus([device(unit) for unit in QUICK], name="bench")
     if slow:
         for made in (
@@ -80,7 +86,7 @@ async def scan(folder: Path, slow: bool) -> tuple[float, float, list[str]]:
 
 
 def cabinet() -> list[SimDevice]:
-    """Seven devices as in a real cabinet, for one line."""
+    """Seven devices that share one line, as in a real cabinet."""
     clock = ParkClock(1, 1.0)
     found = []
     for unit, (name, turnaround_s) in FAMILIES.items():
@@ -96,7 +102,7 @@ def cabinet() -> list[SimDevice]:
 
 
 async def scan_cabinet(folder: Path) -> dict[str, Any]:
-    """Scan and identify the seven devices. Returns the announced time, the time taken and the devices found."""
+    """Scan and identify the seven devices. Returns the announced time, the actual time and the devices found."""
     line = SerialLine(Bus(cabinet(), name="cabinet"), folder / "cabinet", baud=9600)
     await line.start()
     said = []
@@ -115,7 +121,7 @@ async def scan_cabinet(folder: Path) -> dict[str, Any]:
 
 
 def measure(quick_only: bool) -> dict[str, Any]:
-    """Run the quick scan, then, unless ``quick_only``, the scan with a slow pass."""
+    """Run the quick scan. Then run the scan with a slow pass, unless ``quick_only``."""
     with tempfile.TemporaryDirectory(prefix="mh-bench-") as folder:
         took, said, found = asyncio.run(scan(Path(folder), slow=False))
         result: dict[str, Any] = {

@@ -2,9 +2,11 @@
 
     python -m bench.silent [--minutes 2] [--json]
 
-The devices are of shipped families: meters, a battery and an inverter, which falls silent. They are read every 6 s,
-slow points every 20 s, which takes about 60 % of the line's time. Completeness is the share of the due readings that
-were read, for each minute from the first one on. The time spent on the silent device is measured, too.
+The devices are of shipped families: meters, a battery and an inverter. The inverter is the device that falls silent.
+All devices are read every 6 s, their slow points every 20 s. This takes about 60 % of the line's time.
+
+Completeness is the share of the due readings that were read. It is given for each minute, beginning with the first one.
+The time that the silent device takes on the line is measured, too.
 """
 
 from __future__ import annotations
@@ -42,11 +44,12 @@ BUS = {
 }
 SILENT = 3
 PERIODS_MS = (6_000, 6_000, 20_000, 60_000, 86_400_000)
-CACHED = {Reason.SENTINEL, Reason.EXCEPTION}  # in these gaps the device did answer, so they do not count as missing
+# gaps with these reasons do not count as missing, because the device did answer
+CACHED = {Reason.SENTINEL, Reason.EXCEPTION}
 
 
 class Timed(ModbusDevice):
-    """A device that sums up the time that its visits and probes take on the line."""
+    """A device that adds up the time that its visits and probes take on the line."""
 
     spent_s = 0.0
 
@@ -66,7 +69,7 @@ class Timed(ModbusDevice):
 
 
 def counted(ring: Ring, start: int) -> tuple[Counter[int], Counter[int]]:
-    """Return (readings, missing readings), each by unit."""
+    """Return (number of readings by unit, number of missing readings by unit)."""
     came, missing = Counter[int](), Counter[int]()
     for record in ring.scan(start, ring.head):
         if record.kind == ANSWER:
@@ -77,7 +80,9 @@ def counted(ring: Ring, start: int) -> tuple[Counter[int], Counter[int]]:
 
 
 async def minutes(folder: Path, count: int) -> list[dict[str, float]]:
-    """Run one healthy minute, then ``count`` minutes with a silent device. Returns a row for each."""
+    """Run one minute in which all devices answer, then ``count`` minutes with a silent device. Returns one row for each
+    minute.
+    """
     clock = ParkClock(1, 1.0)
     profiles = {unit: load_profile(find_profile(name)) for unit, name in BUS.items()}
     made = {
@@ -99,7 +104,8 @@ async def minutes(folder: Path, count: int) -> list[dict[str, float]]:
         drivers[unit] = Timed(spec, line, ring, unit)
     polls = [DevicePoll(driver, ring, steady.now_ms(), lambda *_: None) for driver in drivers.values()]
     poller = asyncio.ensure_future(LinePoller(polls, steady).run())
-    await asyncio.sleep(20)  # warm-up: reads the points that are read only once, and learns which registers exist
+    # a start phase that is not measured: it reads the points that are read only once, and learns which registers exist
+    await asyncio.sleep(20)
     said: list[dict[str, float]] = []
     for minute in range(count + 1):
         if minute == 1:

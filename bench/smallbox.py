@@ -2,8 +2,8 @@
 
     python -m bench.smallbox [--devices 20] [--core 0.1] [--memory 128] [--seconds 60]
 
-Each device has 100 floats at 1 Hz; a pack spans 10 s. Devices, broker and subscriber run outside of the control group.
-Control groups of version 1 and 2 work; they need root.
+Each device has 100 floats at 1 Hz, and a pack spans 10 s. Devices, broker and subscriber run outside of the control
+group. Both versions of control groups (1 and 2) work. They need root.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ STATUS_EVERY_S = 5.0
 
 
 class Box:
-    """A control group with limits. A process enters it by writing its PID to each of ``files``."""
+    """A control group with limits. A process joins it when its PID is written to each of ``files``."""
 
     def __init__(self, core: float, memory_bytes: int) -> None:
         name, quota_us = f"mh-bench-{os.getpid()}", round(core * PERIOD_US)
@@ -59,7 +59,7 @@ class Box:
         for folder, limits in self._folders.items():
             folder.mkdir()
             for file, value in limits.items():
-                with contextlib.suppress(FileNotFoundError):  # the file for swap is missing if there is no swap
+                with contextlib.suppress(FileNotFoundError):  # this file does not exist if the machine has no swap
                     (folder / file).write_text(str(value))
         return self
 
@@ -74,7 +74,9 @@ class Box:
         return ["sh", "-c", enter, " ".join(map(str, self.files)), *argv]
 
     def facts(self) -> dict[str, float]:
-        """Counts and times of throttling, and the peak of memory in MB. The ring, a file in memory, counts as well."""
+        """Number and times of throttling, and the peak of memory in MB. The ring counts as well, because it is a file
+        in memory.
+        """
         found: dict[str, float] = {}
         for folder in self._folders:
             with contextlib.suppress(OSError):
@@ -111,7 +113,8 @@ def status_seconds(config: Path) -> float:
     """Seconds that ``status`` takes, run outside of the control group. Raises RuntimeError if it gets no answer."""
     began = time.monotonic()
     done = subprocess.run(meterhouse("status", "-c", config, "--json"), capture_output=True, timeout=60, check=False)
-    if not done.stdout.startswith(b"{"):  # the exit code does not help: it is 1 if there are findings
+    # the exit code does not tell whether there was an answer: it is 1 if there are findings
+    if not done.stdout.startswith(b"{"):
         raise RuntimeError(f"status: {done.stderr.decode()}")
     return time.monotonic() - began
 
@@ -127,7 +130,7 @@ def measure(devices: int, core: float, memory_mb: int, seconds: float) -> dict[s
             time.sleep(15)
             t0, c0 = time.time(), cost_of(agent.pid)
             answers = []
-            while (left_s := t0 + seconds - time.time()) > 0:  # whole pack intervals
+            while (left_s := t0 + seconds - time.time()) > 0:  # a whole number of pack intervals
                 if left_s > 2 * STATUS_EVERY_S:
                     answers.append(status_seconds(config))
                 time.sleep(max(0.0, min(STATUS_EVERY_S, t0 + seconds - time.time())))

@@ -1,8 +1,8 @@
-"""A subscriber that notes the arrival of each message and verifies all messages in a separate process.
+"""A subscriber that records when each message arrives, and verifies all messages in a separate process.
 
-Verifying takes longer than receiving, most of all for births. In the same thread it would delay the times of arrival,
-and a start with thousands of devices would measure the verifier. The separate process has a lower priority than all
-others.
+Verifying a message takes longer than receiving it, especially for births. In the same thread, it would delay the
+recorded times of arrival. At a start with thousands of devices, the verifier would be measured instead of the agent.
+The separate process has a lower priority than all other processes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from agent.verify.verifier import Outcome
 
 
 class Arrival(NamedTuple):
-    """A verified message: time of arrival (Unix seconds), number of readings, and age of the first reading then."""
+    """A verified message: the time of its arrival (Unix seconds), its number of readings, and the age of its first
+    reading then.
+    """
 
     at: float
     readings: int
@@ -36,11 +38,12 @@ class Arrival(NamedTuple):
 
 @dataclass
 class Received:
-    """The result: all verified messages and the counts of the verifier."""
+    """The result: all verified messages, and the numbers that the verifier has counted."""
 
     arrivals: list[Arrival] = field(default_factory=list)
-    seen: dict[str, float] = field(default_factory=dict)  # topic (one per device) -> arrival of its first readings
-    gaps: int = 0  # due readings in stated gaps
+    # topic (one per device) -> arrival of the device's first readings
+    seen: dict[str, float] = field(default_factory=dict)
+    gaps: int = 0  # number of due readings that lie in stated gaps
     failed: int = 0
 
     def readings(self, begin: float, end: float) -> int:
@@ -52,13 +55,13 @@ class Subscriber:
     """Receives all messages of a broker. ``trust``: thumbprint of the key; None: the messages are unsigned JSON."""
 
     def __init__(self, port: int, trust: str | None) -> None:
-        self.count = 0  # messages received so far, without retained ones and births
+        self.count = 0  # number of messages received so far; retained messages and births do not count
         ours, theirs = get_context("spawn").Pipe()
         self._pipe = ours
         self._child = get_context("spawn").Process(target=_judge, args=(theirs, trust), daemon=True)
         self._child.start()
         theirs.close()
-        ours.recv()  # wait until the child is ready, so that its imports do not compete with the agent for the CPU
+        ours.recv()  # wait until the child is ready; otherwise its imports would compete with the agent for the CPU
         self._queue: queue.SimpleQueue[tuple[float, str, bytes] | None] = queue.SimpleQueue()
         self._feeder = threading.Thread(target=self._feed, daemon=True)
         self._feeder.start()
@@ -69,7 +72,7 @@ class Subscriber:
         self._client.loop_start()
 
     def _message(self, client: mqtt.Client, user: Any, message: mqtt.MQTTMessage) -> None:
-        # a retained birth is a copy of a pack that arrives anyway
+        # ignore a retained birth, because it is a copy of a pack that arrives anyway
         if message.retain or message.topic.endswith("/birth"):
             return
         self.count += 1
@@ -85,7 +88,7 @@ class Subscriber:
         hang_up(self._client)
 
     def finish(self) -> Received:
-        """Wait until all received messages are verified, and return the result. Call ``stop`` before."""
+        """Wait until all received messages are verified. Returns the result. ``stop`` must be called before."""
         self._queue.put(None)
         self._feeder.join()
         found: Received = self._pipe.recv()
@@ -93,7 +96,7 @@ class Subscriber:
         return found
 
     def close(self) -> None:
-        """End at once, without a result."""
+        """Stop at once, without a result."""
         hang_up(self._client)
         if self._child.is_alive():
             self._child.kill()

@@ -1,7 +1,7 @@
 """Runs a simulated park through ring, packer, store, intervals and figures, in simulated time.
 
-From the ring on, the code is that of the agent; only the polling of devices is replaced. The energies of the meters are
-consistent to the last count: generated, bought and discharged energy equals used, sold and charged energy.
+From the ring on, this is the code of the agent; only the polling of devices is replaced. The energies of all meters
+agree exactly: generated, bought and discharged energy equals used, sold and charged energy.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from drivers.sim.physics import Noise, Physics, Plant
 from ext.ring import Ring
 
 HOUR_MS = 3_600_000
-SCALE = 1600  # multiplies the simulator's park to the size of the zero-carbon parks in the official notice
+SCALE = 1600  # factor that enlarges the simulator's park to the size of the zero-carbon parks in the official notice
 PLANT = Plant(pv_w=(90_000.0, 25_000.0, 15_000.0), battery_w=20_000.0, battery_wh=80_000.0)
 BOOT = "3f2a9c41d07be815"
 
@@ -92,7 +92,7 @@ expect = { "gas.volume.norm" = 1, "heat.energy" = 1, "water.volume" = 1 }
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A meter. ``points``: name of each point -> name of its counter in ``Truth.counts``."""
+    """A meter. ``points``: name of a point -> name of its counter in ``Truth.counts``."""
 
     name: str
     label: str
@@ -125,7 +125,7 @@ SLOTS: tuple[Slot, ...] = (
 
 
 class Truth:
-    """The simulated counters of all meters, as whole counts of 0.01 kWh, 0.1 Nm3, 0.01 GJ or 0.1 m3."""
+    """The simulated counters of all meters, as whole numbers of steps: 0.01 kWh, 0.1 Nm3, 0.01 GJ or 0.1 m3."""
 
     def __init__(self, seed: int, step_s: float, day_of_year: int) -> None:
         plant = replace(PLANT, day_of_year=day_of_year)
@@ -168,7 +168,7 @@ class Truth:
 
 
 def _season(t_s: float) -> float:
-    """A yearly curve: 1 in the middle of January, -1 in the middle of July."""
+    """A curve with a period of a year: 1 in the middle of January, -1 in the middle of July."""
     from math import cos, pi
 
     return cos(2 * pi * (t_s / 86_400 - 15) / 365)
@@ -193,14 +193,14 @@ class _Meter:
 
 
 class Timelapse:
-    """A simulated park, whose time begins at midnight of ``first``. Creates agent.toml, plan, key and database in
+    """A simulated park. Its time begins at midnight of ``first``. Creates agent.toml, plan, key and database in
     ``folder``.
 
     Args:
         every_s: time between two readings of a meter.
-        late_ms: delay of answers after the tick: meter n answers after n times this time.
+        late_ms: delay of answers after the tick: the answer of meter n comes n times this time after the tick.
         silences: time ranges in which meters do not answer.
-        sun_day: day of the year whose sun the first day has.
+        sun_day: the first simulated day has the sun of this day of the year.
         silent_every_ms: time between two packs of a meter while it does not answer.
     """
 
@@ -292,7 +292,7 @@ class Timelapse:
         return made.id
 
     def plan(self, text: str) -> None:
-        """Change the plan, as a reload does."""
+        """Change the plan of the figures. A reload of the agent does the same."""
         (self.folder / "plan.toml").write_text(text, encoding="utf-8")
         self.config = load_config(self.folder / "agent.toml", environ={})
         self._results.use(DeviceCatalog(self.config).results_table(self._results.stream, agent.__version__))
@@ -302,15 +302,17 @@ class Timelapse:
     # --- time
 
     def until(self, last: date) -> Iterator[int]:
-        """Simulate the time until an hour after midnight of ``last``; in that hour the last figures are made. Yields
-        the end of each hour in UTC ms."""
+        """Simulate the time until an hour after midnight of ``last``. Yields the end of each simulated hour in UTC ms.
+
+        The additional hour is needed because the last figures are made in it.
+        """
         end_ms = self.calendar.midnight(last) + HOUR_MS
         while self.now_ms < end_ms:
             self._live(self.now_ms + HOUR_MS)
             yield self.now_ms
 
     def _live(self, to_ms: int) -> None:
-        """Read the meters until ``to_ms``, seal packs, and make intervals and figures."""
+        """Read the meters until ``to_ms``, seal packs, and make intervals and figures from them."""
         while self.now_ms < to_ms:
             self._read(self.now_ms)
             self._truth.step()
@@ -347,11 +349,12 @@ class Timelapse:
             meter.positions.append(self.ring.append_values(0, tick_ms, at * 1_000_000, at * 1_000_000, values))
 
     def _close(self, clock: Mapping[str, Any]) -> None:
-        """Seal the figures of intervals that are closed, as ``agent.service.results.publisher`` does."""
+        """Seal the figures of closed intervals, as ``agent.service.results.publisher`` does."""
         while self._figures.prepare(self.store, self._results.from_ms):
             pass
         settled = self._builder.closed_ms([meter.packer.stream for meter in self._meters])
-        settled = max(settled, self.now_ms - LATE_MS - LATE_PACKS * HOUR_MS)  # do not wait longer for silent meters
+        # silent meters delay the figures at most this long
+        settled = max(settled, self.now_ms - LATE_MS - LATE_PACKS * HOUR_MS)
         made, start = [], self._results.from_ms
         while (end := self.calendar.stretch("interval", start)[1]) <= settled:
             found = [*self._figures(self.store, start, end)]
@@ -372,8 +375,10 @@ class Timelapse:
 
 
 def _exponents(points: Sequence[Any], slot: Slot) -> tuple[int, ...]:
-    """The exponent of each point's scale. Raises ValueError if the device's points are not those of the slot, in the
-    same order."""
+    """The exponent of each point's scale.
+
+    Raises ValueError unless the points of the device are those of the slot, in the same order.
+    """
     names = [point.name for point in points]
     if names != list(slot.points):
         raise ValueError(f"{slot.name} has {names}, not {list(slot.points)}")

@@ -21,7 +21,7 @@ from agent.verify import CheckedPack, KeyRing, PointTable, Verifier, check_keys
 from agent.verify import check as judge
 from agent.verify.jws import public_key
 from agent.verify.signed import cut_signature
-from tests.kits.signed import POINTS, Key, Stream, keys  # makes signed packs, independently of the agent
+from tests.kits.signed import POINTS, Key, Stream, keys  # this makes signed packs without the code of the agent
 
 SHAPES = {  # name -> (points, length of a pack in seconds); a pack has points * seconds / 5 readings
     "10 readings": (5, 10),
@@ -36,8 +36,9 @@ def best(function: Callable[[], object], rounds: int = 3) -> float:
 
 
 def measure(points: int, seconds: int, count: int) -> dict[str, float]:
-    """Measure one stream of ``count`` packs: whole verification, ``check`` of each pack, and the signature check
-    alone."""
+    """Measure one stream of ``count`` packs: the whole verification, ``check`` of each pack, and the signature checks
+    alone.
+    """
     key = Key()
     shape = [(f"ac.circuit.{n}.power", *POINTS[0][1:]) for n in range(points)]
     stream = Stream(key=key, points=shape)
@@ -95,7 +96,7 @@ IMPORTS = {
 
 
 def import_ms(program: str, rounds: int = 9) -> float:
-    """Milliseconds of CPU that an import takes, in the fastest of ``rounds`` processes."""
+    """CPU time of an import in ms. The fastest of ``rounds`` processes counts."""
     timed = f"import time; began = time.process_time(); {program}; print((time.process_time() - began) * 1000)"
     compiled = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     command = [sys.executable, "-c", timed]
@@ -104,7 +105,7 @@ def import_ms(program: str, rounds: int = 9) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, then print one line for each shape of packs, or JSON."""
+    """Measure, then print JSON, or one line for each kind of packs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--packs", type=int, default=1000)
     parser.add_argument("--import", action="store_true", dest="is_import")

@@ -1,8 +1,9 @@
-"""The agent with an additional task in its loop that measures how long the loop is blocked, for ``bench.control``.
+"""The agent with an additional task in its event loop, for ``bench.control``. The task measures how long the loop is
+blocked.
 
-``python -m bench.watched_agent FILE run -c agent.toml`` writes a line of JSON to FILE every quarter of a second. It has
-the longest delay of the loop since the previous line (wall clock), and the most CPU time that the loop's thread used
-during one sleep of the task.
+``python -m bench.watched_agent FILE run -c agent.toml`` writes a line of JSON to FILE every quarter of a second. The
+line contains two values: the longest delay of the loop since the previous line (wall clock), and the most CPU time that
+the loop's thread used during one sleep of the task.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ serve = command.serve
 
 
 async def watch(path: Path) -> None:
-    """Sleep for ``STEP_S`` again and again, and write how much longer the sleeps took."""
+    """Sleep for ``STEP_S`` repeatedly, and write how much longer than that the sleeps took."""
     with path.open("w", buffering=1) as out:
         while True:
             end, wall, cpu = time.monotonic() + 0.25, 0.0, 0.0
@@ -36,7 +37,7 @@ async def watch(path: Path) -> None:
 
 
 async def watched(config: Config, load: Callable[[], Config]) -> None:
-    """``agent.cli.run.serve`` with the task ``watch`` beside it."""
+    """Run ``agent.cli.run.serve`` with the additional task ``watch``."""
     task = asyncio.create_task(watch(Path(sys.argv[1])))
     try:
         await serve(config, load)

@@ -27,11 +27,11 @@ import paho.mqtt.client as mqtt
 from agent.verify.mqtt import hang_up
 from bench.rig import agent_config, broker, build_simulator, free_ports, meterhouse, process, wait_port
 
-WARM_S = 30.0  # until the compression dictionary is trained and the WAL has its final size
+WARM_S = 30.0  # start phase, in which the compression dictionary is trained and the WAL reaches its final size
 
 
 def subscribe(port: int) -> mqtt.Client:
-    """Connect a subscriber to all topics, so that packs count as delivered."""
+    """Connect a subscriber to all topics, so that packs are counted as delivered."""
     client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
     client.on_connect = lambda client, *_: client.subscribe("#", 1)
     client.connect("127.0.0.1", port)
@@ -41,7 +41,9 @@ def subscribe(port: int) -> mqtt.Client:
 
 def small_disk(stack: ExitStack, folder: Path) -> tuple[Path, Path | None]:
     """Return (a folder on a separate ext4 file system, the file with the kernel's counters of its block device).
-    Without root: an ordinary folder and None."""
+
+    Without root, return (an ordinary folder, None).
+    """
     disk = folder / "disk"
     disk.mkdir()
     if os.geteuid() != 0:
@@ -57,7 +59,7 @@ def small_disk(stack: ExitStack, folder: Path) -> tuple[Path, Path | None]:
 
 
 def look(pid: int, disk: Path, counters: Path | None, run: Path) -> dict[str, float]:
-    """All counters at one moment, after all written data were synced to the device."""
+    """All counters at one moment. Before, all written data are synced to the device."""
     subprocess.run(["sync", "-f", disk], check=True)
     io = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
     state = json.loads((run / "snapshot.json").read_text())
@@ -72,7 +74,7 @@ def look(pid: int, disk: Path, counters: Path | None, run: Path) -> dict[str, fl
 
 
 def measure(base: int, devices: int, every_s: int, seconds: float) -> dict[str, Any]:
-    """Measure one case, after the start phase of the agent."""
+    """Measure one case. The measurement begins after the start phase of the agent."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mh-bench-")))
         run = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mh-bench-", dir="/dev/shm")))
@@ -111,7 +113,7 @@ def main() -> int:
     given = parser.parse_args()
     base = free_ports(40)
     cases = [(base, 1, 10), (base + 10, 1, 1), (base + 20, 10, 10), (base + 30, 10, 1)]
-    with ThreadPoolExecutor(len(cases)) as pool:  # in parallel, because the cases mostly wait
+    with ThreadPoolExecutor(len(cases)) as pool:  # the cases run in parallel, because most of the time they wait
         rows = list(pool.map(lambda case: measure(*case, given.seconds), cases))
     if given.json:
         print(json.dumps(rows))

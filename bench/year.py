@@ -3,9 +3,9 @@
     python -m bench.year [--days 365] [--every 300] [--keep FOLDER] [--json]
 
 A park with 14 meters is read in simulated time (``bench/timelapse.py``) through ring, packs, store, intervals and
-figures, as in the agent. Each month one meter is silent over a midnight. Then the balance of the year is calculated,
-and the reports of the year, a month and a day, an export, and `verify --recompute` of the export are run. Times are CPU
-seconds.
+figures, as in the agent. Each month another meter is silent over a midnight. Then the balance of the year is
+calculated. After that, these commands run: the reports of the year, a month and a day, an export, and `verify
+--recompute` of the export. Times are CPU seconds.
 """
 
 from __future__ import annotations
@@ -35,14 +35,16 @@ USE = (("load", "consumption"), ("grid", "export"), ("storage", "charge"))
 
 
 def live(folder: Path, first: date, last: date, **how: Any) -> tuple[Timelapse, dict[str, Any]]:
-    """Simulate the time from midnight of ``first`` to midnight of ``last``. Values that people attest are declared at
-    the end of each month. Returns (the park, facts to print)."""
+    """Simulate the time from midnight of ``first`` to midnight of ``last``. Returns (the park, facts to print).
+
+    At the end of each month, values that people attest are declared.
+    """
     began = time.process_time()
     park = Timelapse(folder, first, sun_day=first.timetuple().tm_yday, **how)
     midnight = park.calendar.midnight
     for n in range((last - first).days):
         day = first + timedelta(days=n)
-        if day.day == 14:  # one meter is silent over this midnight, each month a different one
+        if day.day == 14:  # on this midnight one meter is silent, a different one each month
             name = park.config.devices[day.month % len(park.config.devices)].name
             park.silences.append(Silence(name, midnight(day) - HOUR_MS, midnight(day) + 2 * HOUR_MS))
         following = day + timedelta(days=1)
@@ -70,7 +72,7 @@ def live(folder: Path, first: date, last: date, **how: Any) -> tuple[Timelapse, 
 
 
 def interval_bytes(folder: Path) -> int:
-    """Bytes of all intervals in the database."""
+    """The total size of all intervals in the database, in bytes."""
     import sqlite3
 
     conn = sqlite3.connect(folder / "state" / "store.db")
@@ -81,7 +83,7 @@ def interval_bytes(folder: Path) -> int:
 
 
 def days_of(folder: Path, calendar: Calendar, first: date, last: date) -> Iterator[tuple[date, list[RoleSum]]]:
-    """Yield (day, role sums of its intervals) for each day."""
+    """Yield (day, sums by role of the day's intervals) for each day."""
     store = Store.open(folder / "state" / "store.db")
     try:
         for n in range((last - first).days):
@@ -97,7 +99,9 @@ def days_of(folder: Path, calendar: Calendar, first: date, last: date) -> Iterat
 
 
 def balance(folder: Path, calendar: Calendar, first: date, last: date) -> dict[str, Any]:
-    """The balance in kWh: energy of the whole time by role and flow, its residual, the largest residual of a day."""
+    """The balance in kWh: energy of the whole time by role and flow, its residual, and the largest residual of a single
+    day.
+    """
     totals: dict[tuple[str, str], Decimal] = {}
     worst = Decimal(0)
     for _, parts in days_of(folder, calendar, first, last):
@@ -131,7 +135,7 @@ def command(*args: object) -> tuple[float, str]:
 
 
 def look(folder: Path, kid: str, first: date, last: date, facts: dict[str, Any]) -> None:
-    """Run reports, export and verification with recomputation, and add the results to ``facts``."""
+    """Run the reports, the export and its verification with recomputation. Adds the results to ``facts``."""
     config = folder / "agent.toml"
     for name, period in (("year", f"{first:%Y}"), ("month", f"{first:%Y-%m}"), ("day", f"{first}")):
         took, out = command("report", period, "-c", config, "--json")

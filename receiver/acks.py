@@ -1,4 +1,6 @@
-"""Acknowledges packs to gateways: an ack names one contiguous range of stored sequences of a stream and a boot."""
+"""Acknowledges packs to gateways. An ack names one range of consecutive sequences that are stored, with its stream and
+boot.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,16 @@ from receiver.bodies import Bodies, digest_of
 from receiver.database import Connection, boot_text, statement
 from receiver.publisher import Publisher
 
-AT_ONCE: Final = 5000  # ranges that one step acknowledges at most
-LIST_BYTES: Final = 32 << 10  # largest message {"acks": [...]}
+AT_ONCE: Final = 5000  # one step acknowledges at most this many ranges
+LIST_BYTES: Final = 32 << 10  # largest size of a message {"acks": [...]} in bytes
 _NEWS: Final = statement("acks")
 
 
 class Acknowledger:
-    """Publishes acks for new ranges, then records them in the database. If it is killed in between, it publishes the
-    same acks again, which does no harm."""
+    """Publishes acks for new ranges, then records them in the database.
+
+    If the process is killed between the two, it publishes the same acks again, which does no harm.
+    """
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
@@ -61,7 +65,10 @@ def _ack(row: tuple[Any, ...], bodies: Bodies) -> bytes:
 def _messages(
     acks: list[tuple[bytes, tuple[int, int, int, int]]], lists: bool
 ) -> Iterator[tuple[bytes, list[tuple[int, int, int, int]]]]:
-    """Yield (message, keys of its acks). A message has one ack, or as many as fit if the gateway accepts lists."""
+    """Yield (message, keys of the acks in it).
+
+    If the gateway accepts lists, a message has as many acks as fit. Otherwise it has one.
+    """
     if not lists:
         yield from ((ack, [key]) for ack, key in acks)
         return

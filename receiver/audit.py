@@ -15,8 +15,8 @@ AT_ONCE = 1000
 _AGREED = """
 SELECT gateway || '=' || string_agg(stream, ',' ORDER BY stream) FROM agreed WHERE gateway = ANY(%s)
 GROUP BY gateway ORDER BY gateway"""
-# A page is left out if a later checkpoint has fewer pages and so has no page with this number. A checkpoint that is
-# signed with a revoked key does not count as later.
+# A page is left out if a later checkpoint has fewer pages, and so has no page with this number. A checkpoint does not
+# count as later if it was signed with a revoked key.
 _PAGES = """
 SELECT c.page, c.body FROM checkpoints c WHERE c.gateway = %s AND NOT EXISTS (
   SELECT FROM checkpoints n LEFT JOIN gateways g ON g.name = n.gateway WHERE n.gateway = c.gateway
@@ -25,7 +25,9 @@ SELECT c.page, c.body FROM checkpoints c WHERE c.gateway = %s AND NOT EXISTS (
 
 @dataclass(slots=True)
 class Written:
-    """Counts of an export. ``agreed``: agreed streams of each gateway, as `meterhouse verify --streams` takes them."""
+    """The totals of an export. ``agreed``: the agreed streams of each gateway, in the form of `meterhouse verify
+    --streams`.
+    """
 
     gateways: int = 0
     streams: int = 0
@@ -37,7 +39,7 @@ class Written:
 def write_export(
     connection: Connection, folder: Path, like: str, from_ms: int | None = None, to_ms: int | None = None
 ) -> Written:
-    """Write all packs of a site, a gateway or a stream that touch a time range, with keys, births and checkpoints.
+    """Write all packs of a site, a gateway or a stream that overlap a time range, with keys, births and checkpoints.
 
     Args:
         folder: is created, so it must not exist.
@@ -87,7 +89,7 @@ def _write_gateway(connection: Connection, folder: Path, gateway: str, made: Wri
     for page, body in connection.execute(_PAGES, [gateway]):
         (folder / f"checkpoint{page:04d}.json").write_bytes(bytes(body) + b"\n")
     rows = connection.execute("SELECT body FROM checkpoint_twins WHERE gateway = %s", [gateway]).fetchall()
-    if rows:  # sorted by number and in one file, so that a verifier meets contradicting pages together
+    if rows:  # all in one file and sorted by number, so that a verifier compares contradicting pages with each other
         twins = sorted((parse_object(bytes(body)) for (body,) in rows), key=lambda twin: int(twin["counter"]))
         (folder / "checkpoint_twins.jsonl").write_bytes(b"".join(canonical(twin) + b"\n" for twin in twins))
 
@@ -110,7 +112,8 @@ def _write_stream(
         "SELECT body FROM packs WHERE stream = %s AND is_birth AND from_ms < %s ORDER BY seq DESC LIMIT 1",
         [stream, low],
     ).fetchone()
-    if birth is not None:  # the birth in effect at the start of the range: the first packs refer to its point table
+    # the birth that was valid at the start of the range, because the first packs refer to its point table
+    if birth is not None:
         (place / "births.jsonl").write_bytes(bodies.read(bytes(birth[0])) + b"\n")
     copies = connection.execute(
         "SELECT body FROM birth_copies c WHERE stream = %s "
@@ -118,7 +121,8 @@ def _write_stream(
         [stream],
     )
     for copy, (body,) in enumerate(copies.fetchall(), 1):
-        own = place / f"copy{copy}"  # a file for each copy: a bridge may have reformatted it into several lines
+        # each copy gets its own file, because a bridge may have reformatted it into several lines
+        own = place / f"copy{copy}"
         own.mkdir()
         (own / "births.json").write_bytes(bytes(body) + b"\n")
     query = (
@@ -132,7 +136,7 @@ def _write_stream(
             raw = bodies.read(bytes(body))
             made.packs += 1
             made.bytes += len(raw)
-            if b"\n" in raw:  # reformatted in transit into several lines: it gets its own file
+            if b"\n" in raw:  # a bridge has reformatted this pack into several lines, so it gets its own file
                 (place / f"pack{made.packs}.json").write_bytes(raw)
             else:
                 file.write(raw + b"\n")

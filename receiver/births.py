@@ -1,4 +1,6 @@
-"""Fetches births that were published before the platform started: the broker retains the newest one of each stream."""
+"""Fetches births that gateways published before the platform started. The broker retains the newest birth of each
+stream.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +17,25 @@ from receiver.store import put_birth
 log = logging.getLogger("meterhouse.platform")
 AT_ONCE: Final = 200  # one round requests the births of at most this many streams
 AGAIN_S: Final = 60.0  # pause before a birth that was not found is requested again
-WAIT_S: Final = 3.0  # how long the broker has to send the retained messages
+WAIT_S: Final = 3.0  # longest wait for the retained messages of the broker
 _MISSING: Final = statement("births_missing")
 
 
 class Retained(Protocol):
-    """The keeper's connection to the broker."""
+    """A connection that can fetch retained messages from the broker. The keeper's connection implements it."""
 
     @property
     def is_connected(self) -> bool: ...
 
     def retained(self, topics: list[str], wait_s: float) -> Mapping[str, bytes]:
-        """The retained messages by topic; topics without a retained message are left out."""
+        """The retained messages by topic. A topic without a retained message is left out."""
 
 
 class BirthFetcher:
-    """Fetches births that stored packs refer to but the database lacks. Each is requested at most once a minute."""
+    """Fetches births that stored packs refer to, but that the database does not have.
+
+    Each birth is requested at most once a minute.
+    """
 
     def __init__(self, broker: Retained, clock: Callable[[], float]) -> None:
         self._broker, self._clock = broker, clock

@@ -12,7 +12,7 @@ _OTHER: Final = ("q", "x", "vs", "vb", "mt")
 
 
 class ReadingBlock:
-    """Names, units, times and values of a verified pack's records, in order.
+    """Names, units, times and values of the records in a verified pack, in the order of the records.
 
     Args:
         records: member ``e`` of the pack.
@@ -40,6 +40,8 @@ class ReadingBlock:
 
 
 def _plain(value: object) -> str:
-    """The text without NUL characters, which PostgreSQL cannot store. The check of a pack does not always exclude them:
-    it checks the unit only of points that the birth declares."""
+    """The text without NUL characters, because PostgreSQL cannot store them.
+
+    A verified pack may contain them: its check looks at a unit only if the birth declares the point.
+    """
     return str(value).replace("\0", "")

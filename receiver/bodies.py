@@ -13,10 +13,10 @@ from receiver.database import Connection, short_hash
 
 
 def digest_of(raw: bytes, short: UUID) -> bytes:
-    """The full SHA-256 hash of a stored pack, of which ``short`` is the beginning.
+    """The full SHA-256 hash of a stored pack. Its first 16 bytes are ``short``.
 
-    A bridge may have reformatted the pack. Then the hash of its bytes does not begin with ``short``, and the hash of
-    its canonical form is returned.
+    If a bridge has reformatted the pack, the hash of the stored bytes does not begin with ``short``. Then the hash of
+    the pack's canonical form is returned.
     """
     try:
         if short_hash(digest := payload_hash(raw)) == short:
@@ -27,14 +27,14 @@ def digest_of(raw: bytes, short: UUID) -> bytes:
 
 
 class Bodies:
-    """Decompresses stored packs. Each dictionary is queried from the database once."""
+    """Decompresses stored packs. Each compression dictionary is read from the database only once."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._readers: dict[int, zstandard.ZstdDecompressor] = {}
 
     def read(self, frame: bytes) -> bytes:
-        """Decompress a pack to the published bytes. Raises ValueError if the row is damaged."""
+        """Decompress a pack. Returns the bytes as they were published. Raises ValueError if the row is damaged."""
         try:
             number = zstandard.get_frame_parameters(frame).dict_id
             reader = self._readers.get(number)

@@ -12,8 +12,8 @@ import psycopg
 
 from receiver.database import Connection, statement
 
-LOTS: Final = 200  # lots that one transaction checks at most
-SETTLE_LOCK: Final = 7_235_702  # advisory lock that receiver/settle.py takes too, so that no pack is counted twice
+LOTS: Final = 200  # one transaction checks at most this many lots
+SETTLE_LOCK: Final = 7_235_702  # advisory lock, which receiver/settle.py also takes, so that no pack is counted twice
 
 _NEW: Final = statement("new_packs")
 _FORK_FINDINGS: Final = statement("fork_findings")
@@ -32,7 +32,7 @@ def check_lots(connection: Connection, most: int = LOTS) -> int:
             return 0
         cursor.execute(_NEW, [lots])
         packs = cursor.rowcount
-        # processes that check packs of the same streams wait for each other; the order by id avoids a deadlock
+        # processes that check packs of the same streams wait here for each other; the order by id avoids a deadlock
         cursor.execute("SELECT id FROM streams WHERE id IN (SELECT stream FROM new) ORDER BY id FOR NO KEY UPDATE")
         cursor.execute(statement("forked"))
         cursor.execute(_FORK_FINDINGS)
@@ -55,16 +55,17 @@ def assign_lines(cursor: psycopg.Cursor[Any], stream: int) -> None:
     if not changed:
         return
     cursor.executemany("UPDATE boots SET line = %s WHERE stream = %s AND boot = %s", changed)
-    # find all conflicts again: two boots that now belong to different histories no longer conflict
+    # conflicts must be found again, because two boots that now belong to different histories no longer conflict
     cursor.execute("DELETE FROM findings WHERE stream = %s AND code = 'conflict'", [stream])
     cursor.execute(statement("conflicts_of_stream"), {"stream": stream})
 
 
 def lines_of(boots: Iterable[tuple[int, int | None, bool, int]]) -> dict[int, int]:
-    """Map each boot to the boot that began its history, or to -1 if that boot is not known.
+    """Map each boot to the boot that began its history. The value is -1 if that boot is not known.
 
     Args:
-        boots: (boot, previous boot, whether its first pack is stored, beginning of its oldest pack in UTC ms).
+        boots: (boot, previous boot, whether the first pack of the boot is stored, beginning of its oldest pack in UTC
+        ms).
     """
     facts = {boot: (prev, begun, from_ms) for boot, prev, begun, from_ms in boots}
     roots = {boot: from_ms for boot, (prev, begun, from_ms) in facts.items() if begun and prev is None}
@@ -78,7 +79,7 @@ def lines_of(boots: Iterable[tuple[int, int | None, bool, int]]) -> dict[int, in
                 break
             at = prev
         line = lines.get(at, at if at in roots else None)
-        if line is None:  # an earlier pack is missing: assume the latest history that began before this boot
+        if line is None:  # an earlier pack is missing, so assume the latest history that began before this boot
             before = [(since, root) for root, since in roots.items() if since <= facts[boot][2]]
             line = max(before)[1] if before else -1
         for step in (*path, boot):
@@ -87,8 +88,10 @@ def lines_of(boots: Iterable[tuple[int, int | None, bool, int]]) -> dict[int, in
 
 
 def apply_revocations(connection: Connection) -> int:
-    """Mark stored packs that a revoked key signed after its last trusted one. Returns the number of gateways with new
-    revocations."""
+    """Mark stored packs that a revoked key signed after the last sequence for which the key is trusted.
+
+    Returns the number of gateways with new revocations.
+    """
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [SETTLE_LOCK])
         cursor.execute("UPDATE gateways SET cut = true WHERE NOT cut RETURNING name")

@@ -32,19 +32,21 @@ from agent.verify.strict import MAX_OBJECT_BYTES, inflate, parse_object
 from agent.verify.topics import GATEWAY, PREFIX
 from drivers.model import clean_text
 
+# A worker keeps at most this many entries in memory. Beyond that, the oldest are dropped and queried again when needed.
 MAX_RINGS, MAX_TABLES, MAX_BIRTHS = (
     20_000,
     20_000,
     200_000,
-)  # entries that a worker keeps in memory; beyond that the oldest are dropped and queried again when needed
+)
 ASK_AGAIN_S: Final = 5.0  # minimum time between two lookups of an unknown gateway
 MAX_STATUS: Final = 4096
-MAX_DUE: Final = 10**11  # more due readings in a pack are a finding; a thousand points per second need three years
+# more due readings in one pack are a finding; even a thousand points per second need three years for so many
+MAX_DUE: Final = 10**11
 T = TypeVar("T")
 
 
 class NotYet(Exception):
-    """The message needs a key or a birth that may still arrive."""
+    """The message needs a key or a birth that is not there yet, but may still arrive."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.text)
@@ -63,18 +65,21 @@ class Directory(Protocol):
     """A worker's queries to the database of a gateway. Each raises psycopg.Error while the database is unreachable."""
 
     def pins(self, gateway: str) -> list[str]:
-        """Trusted thumbprints of a gateway; an empty list if it is not enrolled."""
+        """The trusted thumbprints of a gateway. An empty list if the gateway is not enrolled."""
 
     def keys(self, gateway: str) -> bytes | None:
-        """The newest keys object of a gateway; None if there is none."""
+        """The newest keys object of a gateway. None if the database has none."""
 
     def points(self, birth: str) -> dict[str, Any] | None:
-        """The point table of a birth, given the birth's hash; None if the birth is not stored."""
+        """The point table of a birth. ``birth`` is the hash of the birth. None if the birth is not stored."""
 
 
 @dataclass(slots=True)
 class PackMessage:
-    """A pack with a valid signature. ``balance`` is None while its birth or another part of its tick is missing."""
+    """A pack with a valid signature.
+
+    ``balance`` is None as long as its birth, or another part of its tick, is missing.
+    """
 
     checked: CheckedPack
     body: bytes
@@ -83,14 +88,18 @@ class PackMessage:
 
     @property
     def points(self) -> dict[str, Any] | None:
-        """The point table of a birth, against which the completeness of its packs is checked; None for other packs."""
+        """If the pack is a birth, its point table, with which the completeness of later packs is checked. None for
+        other packs.
+        """
         return points_of(self.checked) if self.checked.link.is_birth else None
 
 
 @dataclass(slots=True)
 class KeysMessage:
-    """A keys object that was accepted. ``revoked``: for each revoked key (by its place in the chain of keys), the last
-    trusted sequence of each stream."""
+    """A keys object that was accepted.
+
+    ``revoked``: place of a revoked key in the gateway's chain of keys -> last trusted sequence of each stream.
+    """
 
     gateway: str
     body: bytes
@@ -100,7 +109,7 @@ class KeysMessage:
 
 @dataclass(slots=True)
 class PageMessage:
-    """A page of a checkpoint. ``signer``: place of its key in the gateway's chain of keys."""
+    """A page of a checkpoint. ``signer``: place of the signing key in the gateway's chain of keys."""
 
     page: CheckedPage
     body: bytes
@@ -109,7 +118,7 @@ class PageMessage:
 
 @dataclass(slots=True)
 class StatusMessage:
-    """The status message of a gateway. It is not signed, so it is a hint and never evidence."""
+    """The status message of a gateway. It is not signed, so it is never evidence, only a hint."""
 
     gateway: str
     online: bool
@@ -132,14 +141,15 @@ class Checker:
         self._directory, self._clock = directory, clock
         self._rings: OrderedDict[str, KeyRing] = OrderedDict()
         self._asked: OrderedDict[str, float] = OrderedDict()  # gateway -> time of the last lookup of its keys or pins
-        self._tables: OrderedDict[bytes, PointTable] = OrderedDict()  # by ``points_hash``
+        self._tables: OrderedDict[bytes, PointTable] = OrderedDict()  # the key is the ``points_hash`` of the table
         self._births: OrderedDict[str, PointTable] = OrderedDict()
 
     def check(self, topic: str, raw: bytes, *, patient: bool = True) -> AnyMessage | None:
-        """Check one message. None: the topic is not one that the platform stores.
+        """Check one message. None: the platform does not store messages of this topic.
 
         Args:
-            patient: True: raise NotYet if the birth is unknown. False: return such a pack with ``balance`` None.
+            patient: if the birth of a pack is unknown, True raises NotYet, and False returns the pack with ``balance``
+            None.
 
         Raises:
             Refused: the message cannot be trusted.
@@ -153,7 +163,7 @@ class Checker:
             gateway = "/".join(parts[:2])
             return _status(gateway, raw) if is_status and GATEWAY.fullmatch(gateway) else None
         if not GATEWAY.fullmatch(place.gateway):
-            return None  # invalid gateway name
+            return None  # the topic has an invalid gateway name
         if place.kind == "keys":
             return self._keys(place, raw)
         ring = self._ring(place.gateway)
@@ -161,11 +171,11 @@ class Checker:
             page = self._with_new_keys(ring, lambda: check_checkpoint(raw, topic, ring))
             return PageMessage(page, inflate(raw, MAX_OBJECT_BYTES), ring.order[page.kid])
         if place.kind == "birth":
-            return None  # a retained copy: the birth itself also arrives as a pack
+            return None  # a retained copy is not needed: the birth itself also arrives as a pack
         return self._pack(raw, topic, ring, patient)
 
     def forget_all(self) -> None:
-        """Empty the caches of keys and births, which may contain data of messages that the database did not store."""
+        """Clear the caches of keys and births. They may contain data of messages that the database did not store."""
         for kept in (self._rings, self._asked, self._births):
             kept.clear()
 
@@ -190,12 +200,14 @@ class Checker:
         return True
 
     def _take_keys(self, ring: KeyRing) -> bool:
-        """Take newer keys that another worker has stored. True if there were any."""
+        """Add newer keys that another worker has stored to ``ring``. Returns True if there were any."""
         raw = self._directory.keys(ring.gateway)
         return raw is not None and ring.update(raw, parse_object(raw), unordered=True)
 
     def _with_new_keys(self, ring: KeyRing, judge: Callable[[], T | Refusal]) -> T:
-        """The result of ``judge``. If a key is unknown, looks it up in the database and judges once more."""
+        """Call ``judge`` and return its result. If it fails for an unknown key, read the keys from the database and
+        call it again.
+        """
         result = judge()
         if isinstance(result, Refusal) and result.wait and self._may_ask(ring.gateway) and self._take_keys(ring):
             result = judge()
@@ -210,7 +222,7 @@ class Checker:
         plain = inflate(raw, MAX_OBJECT_BYTES)
         value = parse_object(plain, MAX_OBJECT_BYTES)
         try:
-            # unordered: another worker may have stored a newer object, so an older one is not a fault
+            # unordered, because another worker may have stored a newer object: an older object is not a fault here
             ring.update(plain, value, unordered=True)
         except Unpinned:
             raise UnknownGateway(place.gateway) from None
@@ -252,7 +264,9 @@ def keys_message(ring: KeyRing, raw: bytes, value: Mapping[str, Any]) -> KeysMes
 
 
 def implausible(balance: Balance | None) -> list[str]:
-    """[``implausible``] if a pack accounts for so many readings that it would distort every total; else []."""
+    """Return [``implausible``] if a pack states so many due readings that it would distort every total. Otherwise
+    [].
+    """
     return ["implausible"] if balance is not None and balance.due > MAX_DUE else []
 
 

@@ -1,4 +1,7 @@
-"""A client for ClickHouse's HTTP interface: creates our tables, inserts so that a repeat does no harm, deletes."""
+"""A client for the HTTP interface of ClickHouse. It creates the tables, inserts rows and deletes rows.
+
+An insert may be repeated without harm.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ Cell = str | int | float | bool | Sequence[str] | dict[str, int] | None
 
 
 class ClickHouseError(GatewayError):
-    """ClickHouse is unreachable or rejects a statement. An unconfirmed batch is sent again later."""
+    """ClickHouse is unreachable, or rejects a statement. A batch that was not confirmed is sent again later."""
 
     exit_code = 3
 
@@ -76,7 +79,7 @@ class ClickHouse:
         return f"ClickHouse at {self._host}:{self._port}"
 
     def make_tables(self) -> None:
-        """Create the tables that are missing; existing ones stay as they are."""
+        """Create the tables that are missing. Existing tables are not changed."""
         text = (files(__package__) / "sql" / "clickhouse_tables.sql").read_text()
         for statement in re.sub(r"^--.*\n", "", text, flags=re.MULTILINE).split(";\n"):
             if statement.strip():
@@ -87,13 +90,13 @@ class ClickHouse:
         return self._post(statement, b"")
 
     def insert(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]], token: str) -> int:
-        """Insert all rows or none. A second insert with the same token does nothing, so a lost answer does no harm.
+        """Insert all rows or none. Returns the number of rows. Raises ClickHouseError if the insert was not confirmed.
 
-        Returns the number of rows. Raises ClickHouseError if the insert was not confirmed.
+        A second insert with the same token does nothing. So an insert whose answer was lost may be repeated.
         """
         left = iter(rows)
         if (first := next(left, None)) is None:
-            return 0  # ClickHouse treats an insert without rows as an error
+            return 0  # an insert without rows would be an error in ClickHouse
         count = 0
 
         def lines() -> Iterator[bytes]:

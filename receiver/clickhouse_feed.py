@@ -1,8 +1,8 @@
-"""Copies checked packs from PostgreSQL to ClickHouse, each once, in batches that are fixed before they are sent.
+"""Copies checked packs from PostgreSQL to ClickHouse, each pack once, in batches. A batch is fixed before it is sent.
 
-A batch has a list of lots, and a list of packs that changed after their lot was sent. The number of the batch is the
-token of the insert. If the feed is killed after the insert and before it records the batch as sent, it sends the batch
-again, and ClickHouse drops the repeat.
+A batch consists of some lots, and of packs that changed after their lot had been sent. The number of the batch is the
+token of its insert. If the feed is killed between the insert and the record that the batch was sent, it sends the batch
+again. ClickHouse then drops the repeated insert.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from receiver.clickhouse import Cell, ClickHouse, ClickHouseError
 from receiver.database import Connection, DatabaseError, boot_text, open_database, statement
 
 log = logging.getLogger("meterhouse.platform")
-PACKS: Final = 2000  # a batch with so many packs takes no further lot; lots are never split
-CHANGES: Final = 1000  # changed packs that one batch contains at most
+PACKS: Final = 2000  # a batch with at least this many packs takes no further lot; lots are never split
+CHANGES: Final = 1000  # one batch has at most this many changed packs
 PAUSE_S: Final = 2.0  # pause if there is nothing to send
 FAULT_S: Final = 30.0  # pause after an internal error
-LOCK: Final = 7_235_703  # advisory lock of the session: a database has only one feed
+LOCK: Final = 7_235_703  # advisory lock of the session, so that a database has only one feed
 
 _CLAIM_LOTS: Final = """
 UPDATE lots SET batch = %s WHERE lot IN (
@@ -91,7 +91,7 @@ class ClickHouseFeed:
             self._connection = None
 
     def _connect(self) -> Connection | None:
-        """The connection to the database; None if another keeper feeds ClickHouse from it."""
+        """The connection to the database. None if another keeper already feeds ClickHouse from this database."""
         if self._connection is None or self._connection.closed or self._connection.broken:
             self._connection = open_database(self._dsn, self._place)
             self._token = ""
@@ -110,12 +110,13 @@ class ClickHouseFeed:
             return 0
         token = f"{self._token}-{batch}"
         lots = [lot for (lot,) in connection.execute("SELECT lot FROM lots WHERE batch = %s", [batch])]
-        with connection.transaction():  # packs and figures must be from one snapshot
+        with connection.transaction():  # one transaction, so that packs and figures come from the same snapshot
             packs = self._target.insert("incoming", PACK_COLUMNS, _pack_rows(connection, batch, lots), token)
             changed, lost = _changed_rows(connection, batch)
             if changed:
                 self._target.insert("incoming", PACK_COLUMNS, changed, f"{token}-changed")
-            for stream, seqs in lost.items():  # delete readings that are no longer trusted; the pack's row stays
+            # delete readings that are no longer trusted, but keep the rows of their packs
+            for stream, seqs in lost.items():
                 self._target.execute(_delete(self._target.database, stream, seqs))
             figures = _figure_rows(connection, lots)
             if figures:
@@ -131,13 +132,15 @@ class ClickHouseFeed:
         self.close()
         self._token = ""
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if text != self._problem:  # log a problem once, not at each retry
+        if text != self._problem:  # log each problem once, not at every retry
             log.warning("%s", text)
         self._problem = text
 
 
 class FeedThread:
-    """Runs the feeds of all shards in a thread, so that a slow ClickHouse does not delay the keeper's acks."""
+    """Runs the feeds of all shards in a separate thread, so that a slow ClickHouse does not delay the acks of the
+    keeper.
+    """
 
     def __init__(self, dsns: Sequence[str], url: str) -> None:
         self._feeds = [ClickHouseFeed(dsn, ClickHouse(url), place=(place, len(dsns))) for place, dsn in enumerate(dsns)]
@@ -146,7 +149,9 @@ class FeedThread:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop after the current batch; wait at most 10 s. An unconfirmed batch is sent again after the next start."""
+        """Stop after the current batch. Waits at most 10 s. A batch without confirmation is sent again after the next
+        start.
+        """
         self._stop.set()
         self._thread.join(10.0)
 
@@ -165,7 +170,10 @@ class FeedThread:
 
 
 def _open_batch(connection: Connection) -> int | None:
-    """Number of the unconfirmed batch, else of a new one; None if there is nothing to send."""
+    """The number of the batch that is not confirmed yet. If there is none, the number of a new batch.
+
+    None if there is nothing to send.
+    """
     row = connection.execute("SELECT min(batch) FROM batches WHERE sent IS NULL").fetchone()
     if row is not None and row[0] is not None:
         return int(row[0])
@@ -202,8 +210,10 @@ def _pack_row(row: tuple[Any, ...], batch: int, bodies: Bodies | None) -> tuple[
 
 
 def _changed_rows(connection: Connection, batch: int) -> tuple[list[tuple[Cell, ...]], dict[str, list[Any]]]:
-    """Return (rows of the batch's changed packs, packs whose readings are no longer trusted). The latter are a
-    dictionary: stream -> list of (seq, boot, lot)."""
+    """Return (rows of the changed packs in the batch, packs whose readings are no longer trusted).
+
+    The second part is a dictionary: stream -> list of (seq, boot, lot).
+    """
     rows, lost = [], dict[str, list[Any]]()
     for row in connection.execute(statement("clickhouse_changes"), [batch]).fetchall():
         rows.append(_pack_row(row, batch, None))

@@ -278,7 +278,7 @@ def audit_command(
         click.echo(json.dumps({**total, "agreed": agreed}, sort_keys=True))
         return
     click.echo(f"{folder}: {total['packs']} packs of {total['streams']} streams of {total['gateways']} gateways")
-    if agreed:  # printed, not written to the folder: a verifier must get this list from a trusted source
+    if agreed:  # print the list and do not write it to the folder, because a verifier must get it from a trusted source
         click.echo(say("Give `meterhouse verify` these options for the agreed streams:"))
         click.echo("".join(f' --streams "{entry}"' for entry in agreed).strip())
 
@@ -333,7 +333,8 @@ def convert_command(
     dsn = shards[places.pop()]
     with connect(dsn) as connection, rights_of(connection, dsn):
         until_ms = round(time.time() * 1000) if to_ms is None else to_ms
-        # convert everything before the first write: after an error, half a file could be taken for a whole one
+        # convert everything before the first write, because after an error half a file could be mistaken for a complete
+        # one
         messages = list(conversion.write(read_intervals(connection, conversion, from_ms or 0, until_ms, mapping)))
         guard = writing(into) if into else nullcontext()
         with guard, into.open("wb") if into else click.open_file("-", "wb") as file:
@@ -372,7 +373,7 @@ def _summary(shards: Sequence[str]) -> dict[str, Any]:
 
 
 def _log_start(who: str, shards: Sequence[str], away: Sequence[Away]) -> None:
-    """Log one line with the task, the databases and the number of trusted gateways, then warnings."""
+    """Log one line with the task, the databases and the number of trusted gateways. Warnings follow."""
     counts, _ = each_shard(shards, trusted_count)
     log = logging.getLogger("meterhouse.platform")
     log.info("%s; %s; %d gateways trusted", who, "; ".join(map(show_dsn, shards)), sum(counts))
@@ -385,13 +386,13 @@ def _log_start(who: str, shards: Sequence[str], away: Sequence[Away]) -> None:
 
 
 def show_url(url: str) -> str:
-    """The URL of a broker without login and options."""
+    """The URL of a broker, without user, password and options."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _on_stop() -> list[int]:
-    """Handle SIGTERM and SIGINT. Returns a list that is empty until one of them arrives."""
+    """Handle SIGTERM and SIGINT. The returned list stays empty until one of these signals arrives."""
     asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda signum, frame: asked.append(signum))

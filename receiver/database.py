@@ -19,17 +19,17 @@ from psycopg.conninfo import conninfo_to_dict
 from drivers.model import ConfigError
 
 SCHEMA: Final = "meterhouse"
-OLDEST: Final = 150_000  # PostgreSQL 15
-MIGRATION_LOCK: Final = 7_235_700  # advisory lock: only one process migrates at a time
+OLDEST: Final = 150_000  # PostgreSQL 15 is the oldest version that is accepted
+MIGRATION_LOCK: Final = 7_235_700  # advisory lock, so that only one process migrates at a time
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 class DatabaseError(ConfigError):
-    """The database cannot be used, for example: wrong address, missing right, other version of the schema."""
+    """The database cannot be used. Reasons are a wrong address, a missing right, or another version of the schema."""
 
 
 class DatabaseAway(DatabaseError):
-    """The database does not answer now. Work with the other databases of the platform continues."""
+    """The database does not answer at the moment. Work with the platform's other databases continues."""
 
 
 def connect(dsn: str, *, timeout_s: int = 10) -> Connection:
@@ -50,13 +50,13 @@ def connect(dsn: str, *, timeout_s: int = 10) -> Connection:
         version = connection.info.server_version // 10_000
         connection.close()
         raise DatabaseError(f"PostgreSQL {version}", where=show_dsn(dsn), hint="Version 15 or later is needed")
-    # without JIT: compiling our queries would take seconds, running them takes milliseconds
+    # JIT is off, because compiling our queries would take seconds, while running them takes milliseconds
     connection.execute(f"SET search_path TO {SCHEMA}; SET jit = off".encode())
     return connection
 
 
 def show_dsn(dsn: str) -> str:
-    """Host, port and name of a database, without its password."""
+    """Host, port and name of a database. The password is left out."""
     try:
         facts = conninfo_to_dict(dsn)
     except psycopg.Error:
@@ -92,7 +92,7 @@ def migrate(dsn: str) -> list[int]:
 
 @contextlib.contextmanager
 def rights_of(connection: Connection, dsn: str) -> Iterator[None]:
-    """A context in which a missing privilege raises a DatabaseError that names the role."""
+    """A context that converts a missing privilege to a DatabaseError. The error names the role."""
     try:
         yield
     except psycopg.errors.InsufficientPrivilege as error:
@@ -102,7 +102,7 @@ def rights_of(connection: Connection, dsn: str) -> Iterator[None]:
 
 
 def check_schema(connection: Connection, dsn: str) -> None:
-    """Raises DatabaseError if the database has no schema or a schema of another version."""
+    """Raise DatabaseError if the database has no schema, or a schema of another version."""
     newest = max(int(path.name[:4]) for path in _folder("migrations") if path.name.endswith(".sql"))
     try:
         row = connection.execute("SELECT max(number) FROM migrations").fetchone()
@@ -123,12 +123,12 @@ def statement(name: str) -> bytes:
 
 
 def check_place(connection: Connection, dsn: str, place: int, shards: int, *, note: bool = True) -> None:
-    """Check that the database is the shard that ``--db`` says. A new database records its place.
+    """Check that the database is the shard that its position in ``--db`` implies. A new database records its place.
 
     Args:
         place: index of the database, from 0.
         shards: number of databases.
-        note: False: do not record the place.
+        note: False: do not record the place in a new database.
 
     Raises:
         DatabaseError: the database was created with another place or another number of databases.
@@ -148,15 +148,15 @@ def check_place(connection: Connection, dsn: str, place: int, shards: int, *, no
 def open_database(
     dsn: str, place: tuple[int, int] | None = None, *, timeout_s: int = 10, note: bool = True
 ) -> Connection:
-    """Connect to a database that has our tables.
+    """Connect to a database that already has the platform's tables.
 
     Args:
         place: (index of this database, number of databases); None: do not check.
         note: record the place in a new database.
 
     Raises:
-        DatabaseError: the database does not answer, has no tables or those of another version, or is another shard; or
-            our role lacks a right.
+        DatabaseError: the database does not answer, or it has no tables or tables of another version. Also if it is
+        another shard, or if our role lacks a right.
     """
     connection = connect(dsn, timeout_s=timeout_s)
     try:
@@ -171,7 +171,7 @@ def open_database(
 
 
 def open_shards(dsns: Sequence[str]) -> list[str]:
-    """Check the databases of ``--db`` and return their DSNs. Raises DatabaseError if one cannot be used."""
+    """Check the databases of ``--db``. Returns their DSNs. Raises DatabaseError if a database cannot be used."""
     made = parse_shards(dsns)
     for place, dsn in enumerate(made):
         open_database(dsn, (place, len(made))).close()
@@ -189,7 +189,7 @@ def shard_of(gateway: str, shards: int) -> int:
 
 
 def stream_id(name: str) -> int:
-    """The id of a stream. It is a hash of the name, so that workers need no query for it."""
+    """The id of a stream. It is a hash of the name, so workers need no query to get it."""
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
 
 
@@ -199,17 +199,17 @@ def boot_number(boot: str) -> int:
 
 
 def boot_text(number: int) -> str:
-    """The reverse of ``boot_number``."""
+    """The 16 hex digits of a boot. Inverse of ``boot_number``."""
     return number.to_bytes(8, "big", signed=True).hex()
 
 
 def short_hash(digest: bytes) -> UUID:
-    """The first 16 bytes of a SHA-256, which the tables hold."""
+    """The first 16 bytes of a SHA-256, which identify a pack in the tables."""
     return UUID(bytes=digest[:16])
 
 
 def json_text(value: object) -> str:
-    """JSON for a column of type jsonb, without NUL characters, which jsonb cannot store."""
+    """JSON for a column of the type jsonb. NUL characters are removed, because jsonb cannot store them."""
     text = json.dumps(value)
     return json.dumps(_without_nul(value)) if "\\u0000" in text else text
 
@@ -223,7 +223,7 @@ def _without_nul(value: object) -> object:
 
 
 def month_of(ms: int) -> date | None:
-    """First day of the month of a time in UTC ms; None for a time before 2020 or more than ten days ahead."""
+    """The first day of the month of a time in UTC ms. None if the time is before 2020, or more than ten days ahead."""
     now = datetime.now(UTC).timestamp() * 1000
     if not 1_577_836_800_000 <= ms < now + 10 * 86_400_000:
         return None
@@ -231,8 +231,10 @@ def month_of(ms: int) -> date | None:
 
 
 def parse_shards(dsns: Sequence[str]) -> list[str]:
-    """The DSNs of ``--db``. Their order matters: it decides which database holds a gateway. Raises DatabaseError for no
-    DSN or a duplicate."""
+    """The DSNs of ``--db``. Raises DatabaseError if there is none, or if one is repeated.
+
+    Their order matters, because it determines which database holds a gateway.
+    """
     made = [dsn.strip() for dsn in dsns if dsn.strip()]
     if not made:
         raise DatabaseError(

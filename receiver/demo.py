@@ -26,10 +26,10 @@ from receiver.fleet_state import FleetState, fleet_state
 from receiver.private_postgres import PrivatePostgres
 from receiver.trust import Enrolment, enrol
 
-ROUNDS: Final = 12  # packs that each stream publishes
+ROUNDS: Final = 12  # number of packs that each stream publishes
 DEVICES: Final = 2
 SILENT_MS: Final = 600_000
-STUCK_S: Final = 120.0  # longest time without progress
+STUCK_S: Final = 120.0  # the demo fails after this time without progress
 MOSQUITTO: Final = """listener 0 {socket}
 allow_anonymous true
 persistence false
@@ -47,7 +47,8 @@ class DemoError(GatewayError):
 def run_demo(gateways: int, say: Callable[[str], None]) -> FleetState:
     """Start all programs, publish the packs of the fleet, wait until all are checked, and stop all programs.
 
-    Returns the state of the fleet. Raises DemoError or NoPostgres if a program is missing or the demo does not finish.
+    Returns the state of the fleet. Raises NoPostgres or DemoError if a program is missing, and DemoError if the demo
+    does not finish.
     """
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="meterhouse-platform-demo-"))
@@ -130,7 +131,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def messages(fleet: list[MadeGateway]) -> Iterator[tuple[str, bytes, bool]]:
-    """Yield (topic, bytes, retained) of all messages. The order of gateways is shuffled in each round."""
+    """Yield (topic, bytes, retained) of all messages. In each round the gateways come in another random order."""
     shuffled = random.Random(7)
     for gateway in fleet:
         yield f"meterhouse/v1/{gateway.name}/keys", gateway.keys(), True
@@ -168,8 +169,10 @@ def _publish(fleet: list[MadeGateway], port: int, folder: Path) -> int:
 
 
 def _wait_for_subscribers(client: mqtt.Client, folder: Path) -> None:
-    """Wait until both workers have subscribed, because the broker drops messages without a subscriber. The reason code
-    in its PUBACK says whether there was a subscriber."""
+    """Wait until both workers have subscribed, because the broker drops messages that nobody has subscribed to.
+
+    The reason code in the PUBACK for a test message tells whether there was a subscriber.
+    """
     until = time.monotonic() + 60
     taken: list[int] = []
 
@@ -206,7 +209,9 @@ def _settled(dsn: str, want: int, folder: Path) -> FleetState:
 
 
 def _expected(gateways: int, start_ms: int) -> int:
-    """Number of packs that must be stored, counted by generating the fleet again; the last gateway is not enrolled."""
+    """The number of packs that must be stored. It is counted by generating the fleet again. The last gateway is not
+    enrolled, so its packs do not count.
+    """
     fleet = _fleet(gateways, start_ms)[:-1]
     sent = {
         (topic.rpartition("/")[0], body)
@@ -218,7 +223,7 @@ def _expected(gateways: int, start_ms: int) -> int:
 
 
 def _last_words(folder: Path) -> str:
-    """The last log lines of workers and keeper."""
+    """The last lines in the logs of workers and keeper."""
     lines = [
         line for file in sorted(folder.glob("*.log")) for line in file.read_text(errors="replace").splitlines()[-1:]
     ]

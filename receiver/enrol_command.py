@@ -20,14 +20,15 @@ from receiver.trust import Enrolment, enrol, exported, forget, read_csv, remove,
 
 @dataclass(slots=True)
 class _Done:
-    """The result over all databases."""
+    """The combined result over all databases."""
 
     enrolled: int = 0
     known_now: list[str] = field(default_factory=list)
     removed: int = 0
     forgotten: int = 0
     unknown: list[list[str]] = field(default_factory=list)
-    one_key: dict[str, list[str]] = field(default_factory=dict)  # thumbprint -> gateways that use it
+    # thumbprint -> gateways that use it, if there are several
+    one_key: dict[str, list[str]] = field(default_factory=dict)
     trusted: list[tuple[str, str, str]] = field(default_factory=list)
 
     def as_json(self) -> str:

@@ -1,4 +1,4 @@
-"""Texts for findings of the platform, in English and Chinese, by the codes of `meterhouse verify`."""
+"""The texts for findings of the platform, in English and Chinese. The keys are the codes of `meterhouse verify`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from agent.cli.finding_words import LANGUAGES, Texts
 
 
 class FindingText(NamedTuple):
-    """A word for tables, and a sentence that explains the finding."""
+    """The texts for one code: a word for tables, and a sentence that explains the finding."""
 
     word: Texts
     meaning: Texts
@@ -105,7 +105,7 @@ FINDINGS: Final[Mapping[str, FindingText]] = {
 
 
 def finding_word(code: str, language: str) -> str:
-    """The word for a table; an unknown code is returned as it is."""
+    """The word for a finding in a table. An unknown code is returned unchanged."""
     found = FINDINGS.get(code)
     return found.word[LANGUAGES.index(language)] if found else code
 

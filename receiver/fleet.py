@@ -14,7 +14,7 @@ from agent.keys.signer import Signer, SoftEd25519
 from agent.verify.jws import TYP_CHECKPOINT, TYP_KEYS, TYP_PACK, base64url
 from ext.canon import dumps
 
-POINTS: Final = (  # name, kind, unit, period in seconds
+POINTS: Final = (  # (name, kind, unit, period in seconds)
     ("ac.power.active", "gauge", "kW", 1), ("ac.voltage.l1", "gauge", "V", 1), ("ac.voltage.l2", "gauge", "V", 1),
     ("ac.voltage.l3", "gauge", "V", 1), ("ac.current.l1", "gauge", "A", 1), ("ac.current.l2", "gauge", "A", 1),
     ("ac.current.l3", "gauge", "A", 1), ("ac.frequency", "gauge", "Hz", 1), ("ac.power.factor", "gauge", "", 1),
@@ -38,7 +38,9 @@ class MadeStream:
     energy: float = 0.0
 
     def pack(self, seconds: int = 10, **members: Any) -> bytes:
-        """Make the next pack: the first is a birth, later ones have a reading of each point for each of ``seconds``."""
+        """Make the next pack. The first pack is a birth. Later packs have ``seconds`` readings of each point, one per
+        second.
+        """
         is_birth = self.birth is None
         to_ms = self.at_ms if is_birth else self.at_ms + seconds * 1000
         value: dict[str, Any] = {
@@ -54,7 +56,7 @@ class MadeStream:
         return self.seal({**value, **members})
 
     def seal(self, value: Mapping[str, Any]) -> bytes:
-        """Sign a pack and make it the head of the chain."""
+        """Sign a pack, and make it the newest pack of the stream's chain."""
         payload = dumps(
             {name: member for name, member in value.items() if member is not None or name in ("prev", "prev_boot")}
         )
@@ -97,7 +99,7 @@ class MadeGateway:
 
     @property
     def pin(self) -> tuple[str, str]:
-        """(name of the gateway, its thumbprint): the entry that makes the platform trust it."""
+        """(name of the gateway, its thumbprint). With this entry the platform trusts the gateway."""
         return self.name, self.signer.kid
 
     def keys(self) -> bytes:
@@ -113,7 +115,7 @@ class MadeGateway:
         return self.signer.sign_object(TYP_KEYS, {"counter": 1, "gateway": self.name, "records": [record], "v": 1})
 
     def checkpoint(self, counter: int = 1) -> bytes:
-        """A checkpoint with the heads of all streams, on one page."""
+        """A checkpoint of one page, with the heads of all streams."""
         heads = [
             {"boot": s.boot, "hash": s.prev, "seq": s.seq, "stream": s.name, "to": _seconds(s.at_ms)}
             for s in self.streams
@@ -134,7 +136,7 @@ class MadeGateway:
         )
 
     def round(self, number: int) -> Iterator[tuple[str, bytes]]:
-        """Yield (topic, bytes) of one pack of each stream. The faults of this gateway appear in rounds 5 to 8."""
+        """Yield (topic, bytes) of one pack of each stream. If this gateway has a fault, it appears in rounds 5 to 8."""
         for place, stream in enumerate(self.streams):
             topic = f"meterhouse/v1/{stream.name}/readings"
             broken = self.fault if place == 0 else ""
@@ -168,8 +170,11 @@ class MadeGateway:
     def _twist(
         self, stream: MadeStream, how: str, before: tuple[int, str | None, int], topic: str
     ) -> Iterator[tuple[str, bytes]]:
-        """Yield the additional faulty pack. With ``fork`` and ``clone`` it is a pack that a copy of the gateway's disk
-        would send. With ``short`` it lacks readings and states no gap."""
+        """Yield the additional, faulty pack.
+
+        For ``fork`` and ``clone`` this is a pack that a copy of the gateway's disk would send. For ``short`` it is a
+        pack that lacks readings without stating a gap.
+        """
         now = (stream.seq, stream.prev, stream.at_ms, stream.boot)
         if how == "short":
             records = stream._records(10)[:-3]
@@ -187,12 +192,13 @@ class MadeGateway:
 
 
 def make_fleet(gateways: int, devices: int, start_ms: int, seed: int = 0, faults: bool = True) -> list[MadeGateway]:
-    """Make gateways. Anyone can derive their keys from the seed, so they are for demos only.
+    """Make simulated gateways. They are for demos only, because anyone can derive their keys from the seed.
 
     Args:
-        devices: streams of each gateway.
+        devices: number of streams of each gateway.
         start_ms: beginning of the first packs in UTC ms.
-        faults: every seventh gateway gets an entry of ``FAULTS``, in turn; "" means no fault.
+        faults: whether every seventh gateway gets a fault: the entries of ``FAULTS``, in turn. The entry "" means no
+        fault.
     """
     made = []
     for number in range(gateways):

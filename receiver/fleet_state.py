@@ -1,4 +1,4 @@
-"""The state of the fleet: verified and missing packs, reasons of gaps, findings, late gateways."""
+"""The state of the fleet: verified and missing packs, reasons of gaps, findings, gateways that are late."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ SELECT count(*) FROM packs p JOIN streams s ON s.id = p.stream WHERE p.due IS NU
 class GatewayState:
     """The state of a gateway.
 
-    Stored packs, readings, gaps with their reasons, and refusals are counted since the requested day; missing packs and
-    findings are counted over all time.
+    Stored packs, readings, gaps with their reasons, and refusals count from the requested day on. Missing packs and
+    findings count over all time.
     """
 
     name: str
@@ -40,29 +40,34 @@ class GatewayState:
     due: int
     gaps: int
     asleep: int
-    missing: int  # packs in holes between stored packs
-    lost: int  # packs that the gateway itself declares lost
-    withheld: int  # packs after the newest stored one, up to the head in the newest checkpoint
+    missing: int  # number of packs that are missing between stored packs
+    lost: int  # number of packs that the gateway itself declares lost
+    withheld: int  # number of packs after the newest stored pack, up to the head in the newest checkpoint
     findings: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
     refused: int = 0
     online: bool | None = None
     version: str | None = None
-    due_missing: int = 0  # readings due in missing packs, estimated from the rate of the pack after each hole
+    # number of due readings in missing packs; for each hole it is estimated from the rate of the pack after the hole
+    due_missing: int = 0
     refused_codes: dict[str, int] = field(default_factory=dict)
-    refused_why: str = ""  # reason of the last refusal
+    refused_why: str = ""  # reason of the last refused message
     refused_at: datetime | None = None
-    unasked: list[str] = field(default_factory=list)  # streams with packs that were not agreed
-    unnamed: list[str] = field(default_factory=list)  # agreed streams that neither a pack nor a checkpoint names
+    unasked: list[str] = field(default_factory=list)  # streams that sent packs although they were not agreed
+    # agreed streams that are named neither by a pack nor by a checkpoint
+    unnamed: list[str] = field(default_factory=list)
     restarts: int = 0  # how often a stream began a new history instead of continuing the old one
-    torn: int = 0  # pages of the newest checkpoint that were not received
-    unsettled: int = 0  # packs whose birth, or another part of their tick, is missing for over a minute
+    torn: int = 0  # number of pages of the newest checkpoint that were not received
+    # number of packs that have waited for more than a minute for their birth, or for another part of their tick
+    unsettled: int = 0
 
     @property
     def verdict(self) -> str:
-        """``failed`` if a signed object is invalid, ``incomplete`` if data are missing, ``silent`` if no pack came yet.
+        """``failed`` if a signed object is invalid, ``silent`` if no pack has come yet, ``incomplete`` if data are
+        missing.
 
-        Refused messages do not change the verdict: anyone who may publish can send them, so they prove nothing.
+        Otherwise ``verified``. Refused messages do not change the verdict: anyone who may publish can send them, so
+        they prove nothing.
         """
         if self.findings:
             return "failed"
@@ -73,13 +78,17 @@ class GatewayState:
 
     @property
     def received(self) -> int:
-        """Due readings that are stored. ``readings`` also counts states and texts, which are never due."""
+        """The number of due readings that are stored. (``readings`` also counts states and texts, which are never
+        due.)
+        """
         return self.due - self.gaps
 
     @property
     def completeness(self) -> float | None:
-        """Share of the due readings that were received; None if none was due. Readings in missing packs count as due,
-        readings of sleeping devices do not."""
+        """The share of the due readings that were received. None if no reading was due.
+
+        Readings in missing packs count as due. Readings that were due while a device was asleep do not.
+        """
         due = self.due - self.asleep + self.due_missing
         return self.received / due if due > 0 else None
 
@@ -88,7 +97,7 @@ class GatewayState:
         return max(0.0, now_s - (self.newest_ms or 0) / 1000)
 
     def is_late(self, now_s: float) -> bool:
-        """Has the gateway sent packs, but none that ended in the last five minutes?"""
+        """Whether the gateway has sent packs, but none that ended in the last five minutes."""
         return self.newest_ms is not None and self.late_s(now_s) > LATE_S
 
 
@@ -100,10 +109,11 @@ class FleetState:
     unknown: list[tuple[str, str]]  # gateways that are not enrolled, with their newest thumbprint
     lots_waiting: int
     unsettled: int
-    away: list[Away] = field(default_factory=list)  # unreachable databases; their gateways are not in ``gateways``
+    # databases that cannot be reached; the gateways in them are not in ``gateways``
+    away: list[Away] = field(default_factory=list)
 
     def summary(self, now_s: float | None = None) -> dict[str, Any]:
-        """Totals over all gateways, for the last line of the table and for metrics."""
+        """The totals over all gateways, for the last line of the table and for metrics."""
         now_s = time.time() if now_s is None else now_s
         verdicts = [one.verdict for one in self.gateways]
         return {
@@ -151,10 +161,10 @@ def _state(row: tuple[Any, ...]) -> GatewayState:
 
 
 def whole_fleet(dsns: Sequence[str], like: str | None = None, since: str = "1970-01-01") -> FleetState:
-    """Query the state of all databases. An unreachable one is listed in ``away``.
+    """Query the state in all databases. A database that cannot be reached is listed in ``away``.
 
     Raises:
-        DatabaseError: no database answers, or one has the wrong schema or place.
+        DatabaseError: no database answers, or a database has the wrong schema or place.
     """
     states, away = each_shard(parse_shards(dsns), lambda connection: fleet_state(connection, like, since))
     return joined(states, away)

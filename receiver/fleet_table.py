@@ -13,14 +13,14 @@ from agent.cli.console_tables import cell, open_console, plain_table
 from receiver.finding_texts import finding_word
 from receiver.fleet_state import FleetState, GatewayState
 
-NAMED: Final = 3  # the column "why" names at most so many streams of a gateway
-MOST: Final = 50  # verified gateways that the table lists at most
-CUT: Final = 100  # longest shown reason of a refusal, in characters
+NAMED: Final = 3  # the column "why" names at most this many streams of a gateway
+MOST: Final = 50  # the table lists at most this many verified gateways
+CUT: Final = 100  # a longer reason of a refused message is cut to this number of characters
 _STYLES: Final = {"verified": "green", "incomplete": "yellow", "failed": "red", "silent": "dim"}
 
 
 def print_state(state: FleetState, *, only_bad: bool = False) -> None:
-    """Print the table of gateways, those with faults first, then notes and totals.
+    """Print the table of gateways, then notes and totals. Gateways with faults come first.
 
     Args:
         only_bad: leave out verified gateways that are not late.
@@ -78,7 +78,7 @@ def totals_in_words(s: dict[str, Any]) -> str:
 
 
 def why(one: GatewayState) -> str:
-    """Text of the column "why": findings by the verifier's codes, missing packs, reasons of gaps."""
+    """The text of the column "why": findings (by the codes of the verifier), missing packs, and reasons of gaps."""
     from agent.cli.finding_words import reason_words
 
     chinese = speaks_chinese()

@@ -1,7 +1,7 @@
-"""The keeper: runs tasks that involve several packs, and publishes to gateways. A database may have several keepers.
+"""The keeper runs the tasks that involve several packs, and publishes to gateways. A database may have several keepers.
 
-A keeper checks chains, settles late packs, applies revocations, creates the next month's partition and drops old packs.
-With a broker it also acknowledges packs and requests missing ones.
+A keeper checks chains, settles late packs, applies revocations, creates the partition of the next month and drops old
+packs. If it has a broker, it also acknowledges packs and requests missing packs.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Keeper:
     """Maintains one database. ``step`` runs the jobs that are due.
 
     Args:
-        publisher: sends acks and requests to gateways; None: send nothing.
-        keep_days: drop each month whose packs are all older than this many days; None: never.
+        publisher: sends acks and requests to gateways; None: nothing is sent.
+        keep_days: drop a month when all its packs are older than this number of days; None: never.
         place: (index of this database, number of databases); None: unknown.
         latest: also publish the newest values of each device.
         clock: monotonic seconds.
@@ -109,8 +109,10 @@ class Keeper:
         return checked
 
     def _run(self, job: _Job, connection: Connection) -> None:
-        """Run a job. An internal error is logged and does not stop the other jobs: data of one gateway may trigger it,
-        and the other gateways must still get their acks."""
+        """Run a job. An internal error is logged, and the other jobs still run.
+
+        The data of one gateway may cause the error, and the other gateways must still get their acks.
+        """
         try:
             job.run(connection)
         except (psycopg.Error, DatabaseError):
@@ -131,7 +133,7 @@ class Keeper:
             self._connection.close()
             self._connection = None
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if not isinstance(error, DatabaseError):  # the text of a DatabaseError names the database already
+        if not isinstance(error, DatabaseError):  # the text of a DatabaseError already names the database
             text = f"{show_dsn(self.dsn)}: {text}"
         log.warning("%s. Retrying in %.1f s", text, delay_s)
 
@@ -143,14 +145,14 @@ class Keeper:
 
 
 def prepare_months(connection: Connection) -> None:
-    """Create the partition of this month, and shortly before its end that of the next month."""
+    """Create the partition of this month. Shortly before the end of the month, also create that of the next month."""
     today = datetime.now(UTC).date()
     for day in (today, today + timedelta(days=10)):
         connection.execute("SELECT make_partition(%s)", [day.replace(day=1)])
 
 
 def forget_strangers(connection: Connection) -> None:
-    """Delete old entries: unknown gateways that no longer publish, and counts and messages of refusals."""
+    """Delete old entries: unknown gateways that no longer publish, and the counters and messages of refusals."""
     days = {"unknown": UNKNOWN_DAYS, "refusals": REFUSALS_DAYS}
     connection.execute("DELETE FROM unknown_gateways WHERE seen < now() - make_interval(days => %(unknown)s)", days)
     connection.execute("DELETE FROM refusals WHERE at < now() - make_interval(days => %(refusals)s)", days)
@@ -158,9 +160,10 @@ def forget_strangers(connection: Connection) -> None:
 
 
 def drop_months(connection: Connection, keep_days: int) -> list[str]:
-    """Drop the partitions in which all packs are too old. Sums by day, findings and figures stay.
+    """Drop the partitions in which all packs are too old. The sums by day, the findings and the figures are kept.
 
-    A partition with packs that ClickHouse still lacks is not dropped. Returns the names of the dropped partitions.
+    A partition is not dropped as long as ClickHouse lacks some of its packs. Returns the names of the dropped
+    partitions.
     """
     oldest = datetime.now(UTC).date() - timedelta(days=keep_days)
     tables = connection.execute(

@@ -1,6 +1,7 @@
-"""Publishes the newest values of each device as one retained message, for dashboards. All are from verified packs.
+"""Publishes the newest values of each device as one retained message, for dashboards. All values are from verified
+packs.
 
-The messages are not signed, but each value names the signed pack that it comes from.
+The messages are not signed, but each value names the signed pack that contains it.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from receiver.bodies import Bodies
 from receiver.database import Connection, boot_text, json_text, statement
 from receiver.publisher import Publisher
 
-PREFIX: Final = "meterhouse/latest/v1/"  # not below meterhouse/v1/: no gateway may publish here
-AT_ONCE: Final = 200  # messages in one round at most
-EVERY_S: Final = 10.0  # shortest time between two messages of a device
+PREFIX: Final = "meterhouse/latest/v1/"  # not below meterhouse/v1/, so that no gateway has the right to publish here
+AT_ONCE: Final = 200  # one round publishes at most this many messages
+EVERY_S: Final = 10.0  # least time between two messages of a device
 PACKS: Final = 100  # one round reads at most the newest 100 packs of a device
-LOCK: Final = 7_235_704  # advisory lock: only one keeper of a database publishes
+LOCK: Final = 7_235_704  # advisory lock, so that only one keeper of a database publishes
 
 _NEWS: Final = statement("latest_news")
 _PACKS: Final = statement("latest_packs")
@@ -24,7 +25,9 @@ _GONE: Final = statement("latest_gone")
 
 
 class LatestPublisher:
-    """Publishes new values. The database records what was published, so a restart continues there."""
+    """Publishes new values. The database records which values were published, so they are not published again after a
+    restart.
+    """
 
     def __init__(self, publisher: Publisher, every_s: float = EVERY_S) -> None:
         self._publisher, self._every_s = publisher, every_s
@@ -52,13 +55,14 @@ class LatestPublisher:
                     break
                 _note(connection, stream, boot, seq, merged)
                 sent += bool(found)
-        self._is_first = len(rows) == AT_ONCE  # there may be more: the next round again looks at packs of any age
+        # whether there may be more devices: then the next round again looks at packs of any age
+        self._is_first = len(rows) == AT_ONCE
         self.sent += sent
         return sent
 
 
 def _newest(connection: Connection, bodies: Bodies, stream: int, boot: int, after: int) -> dict[str, dict[str, Any]]:
-    """The last reading of each point in the sound packs after sequence ``after``, by the point's name."""
+    """The last reading of each point in the sound packs after the sequence ``after``: point name -> reading."""
     limits = {"stream": stream, "boot": boot, "after": after, "most": PACKS}
     rows = connection.execute(_PACKS, limits).fetchall()
     found: dict[str, dict[str, Any]] = {}
@@ -66,7 +70,7 @@ def _newest(connection: Connection, bodies: Bodies, stream: int, boot: int, afte
         try:
             records = json.loads(bodies.read(bytes(body)))["e"]
         except ValueError:
-            continue  # the row is damaged; `platform audit` reports it
+            continue  # the row is damaged, which `platform audit` reports
         base = 0.0
         for record in records:
             base = record.get("bt", base)

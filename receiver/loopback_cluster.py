@@ -1,4 +1,5 @@
-"""``make platform-cluster``: starts three RabbitMQ nodes and two databases on loopback, to try out docs/platform.md.
+"""``make platform-cluster``: starts three RabbitMQ nodes and two databases on loopback, so that docs/platform.md can be
+tried out.
 
 Runs until Ctrl-C, then removes everything.
 """
@@ -20,13 +21,17 @@ SHARDS = 2
 
 
 def url_of(server: PrivatePostgres) -> str:
-    """The DSN of a database as a URL. It must not contain a space, which separates the DSNs in METERHOUSE_DB."""
+    """The DSN of a database in the form of a URL. It contains no space, because spaces separate the DSNs in
+    METERHOUSE_DB.
+    """
     user = f"{USER}@" if os.geteuid() == 0 else ""
     return f"postgresql://{user}/postgres?host={quote(str(server.folder), safe='')}"
 
 
 def main() -> int:
-    """Start the servers, print their addresses, wait for a signal. Exit codes: 0 ended, 3 a server is not installed."""
+    """Start the servers, print their addresses, and wait for a signal. Exit codes: 0 stopped, 3 a server is not
+    installed.
+    """
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())

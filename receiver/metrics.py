@@ -36,7 +36,7 @@ _HELP = {
 
 
 def prometheus_text(summary: dict[str, Any]) -> str:
-    """The metrics in Prometheus' text format, from ``FleetState.summary``."""
+    """The metrics in the text format of Prometheus, made from ``FleetState.summary``."""
     lines = []
     for name, text in _HELP.items():
         lines += [f"# HELP meterhouse_platform_{name} {text}", f"# TYPE meterhouse_platform_{name} gauge"]
@@ -73,7 +73,7 @@ class MetricsServer:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: Any) -> None:
-                """Override the base class: do not log requests."""
+                """Do not log requests. Overrides the method of the base class."""
 
         try:
             self._server = ThreadingHTTPServer((host.strip("[]") or "127.0.0.1", int(port)), Handler)

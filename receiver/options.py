@@ -15,5 +15,5 @@ db_option = click.option(
 
 
 def start_log() -> None:
-    """Log lines to stderr, for the journal."""
+    """Send log lines to stderr, from where they go to the journal."""
     logging.basicConfig(level=os.environ.get("MH_LOG", "INFO"), format="%(levelname)s %(message)s", stream=sys.stderr)

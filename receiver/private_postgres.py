@@ -1,6 +1,7 @@
-"""A private PostgreSQL server for the demo and for tests, in its own folder, reachable only by a Unix socket.
+"""A private PostgreSQL server for the demo and for tests. It has its own folder, and is reachable only by a Unix
+socket.
 
-The PostgreSQL service of the machine is not touched.
+The PostgreSQL service of the machine is not affected.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import Final
 from drivers.model import GatewayError
 
 PROGRAMS: Final = Path("/usr/lib/postgresql")
-USER: Final = "postgres"  # used if we are root, because the server refuses to run as root; from Debian's package
+# the server runs as this user of Debian's package if we are root, because it refuses to run as root
+USER: Final = "postgres"
 
 
 class NoPostgres(GatewayError):
@@ -44,7 +46,7 @@ class PrivatePostgres:
     Args:
         folder: folder for its data, created if missing; None: a temporary folder, which ``stop`` removes.
         settings: settings of the server, such as ``fsync=off``.
-        standby_of: a running server, of which this one becomes a standby by streaming replication; None: no standby.
+        standby_of: a running server. The new server becomes its standby, by streaming replication. None: no standby.
     """
 
     def __init__(
@@ -63,7 +65,10 @@ class PrivatePostgres:
         return f"host={self.folder} dbname=postgres user={self._name()}"
 
     def start(self) -> None:
-        """Create the data folder if it is missing, and start the server. Raises NoPostgres with the end of its log."""
+        """Create the data folder if it is missing, and start the server.
+
+        Raises NoPostgres, with the last lines of the server's log.
+        """
         data = self.folder / "data"
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._user:
@@ -91,7 +96,9 @@ class PrivatePostgres:
         self._wait()
 
     def stop(self, how: str = "fast") -> None:
-        """Stop the server. ``fast`` also removes a temporary folder; ``immediate`` stops it as a power cut would."""
+        """Stop the server. ``fast`` also removes a temporary folder. ``immediate`` stops the server as a power cut
+        would.
+        """
         if self._process is not None and self._process.poll() is None:
             self._run("pg_ctl", "-D", str(self.folder / "data"), "-m", how, "-w", "stop", check=False)
             self._process.wait(60)
@@ -100,7 +107,9 @@ class PrivatePostgres:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def promote(self) -> None:
-        """Promote a standby, so that it accepts writes, as patroni does if the primary fails. Raises NoPostgres."""
+        """Promote a standby, so that it accepts writes. Patroni does the same if the primary fails. Raises
+        NoPostgres.
+        """
         self._run("pg_ctl", "-D", str(self.folder / "data"), "-w", "promote")
 
     def _wait(self) -> None:

@@ -1,6 +1,6 @@
 """Private RabbitMQ nodes on loopback, for tests and for trying out a cluster.
 
-The RabbitMQ service of the machine is not touched.
+The RabbitMQ service of the machine is not affected.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from typing import Final
 from drivers.model import GatewayError
 
 PROGRAMS: Final = Path("/usr/lib/rabbitmq/bin")
-USER: Final = "rabbitmq"  # used if we are root, because nodes do not run as root; from Debian's package
-START_S: Final = 120.0  # time limit for the start of a node; a busy machine needs long
+# the nodes run as this user of Debian's package if we are root, because they do not run as root
+USER: Final = "rabbitmq"
+START_S: Final = 120.0  # time limit for the start of a node, which takes long on a busy machine
 PLUGINS: Final = "[rabbitmq_mqtt].\n"
 COMMON: Final = """\
 mqtt.allow_anonymous = true
@@ -62,16 +63,16 @@ class RabbitNode:
 
     @property
     def pid(self) -> int:
-        """PID of the node's process; 0 if it was not started."""
+        """The PID of the node's process. 0 if the node was not started."""
         return self._process.pid if self._process is not None else 0
 
     @property
     def is_running(self) -> bool:
-        """Has the node been started, and does its process still run?"""
+        """Whether the node was started and its process still runs."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start the node without waiting for it; ``wait`` returns once it serves."""
+        """Start the node, and do not wait for it. ``wait`` returns when the node accepts connections."""
         folder = self._cluster.folder
         peers = "".join(
             f"cluster_formation.classic_config.nodes.{node.number} = {node.name}\n" for node in self._cluster.nodes
@@ -89,7 +90,8 @@ class RabbitNode:
             "RABBITMQ_NODE_PORT": str(self.amqp_port),
             "RABBITMQ_DIST_PORT": str(self._distribution_port),
             "RABBITMQ_CONFIG_FILE": str(config),
-            "detached": "1",  # the start script execs the node, so that signals to our process reach the node
+            # the start script then replaces itself with the node, so that signals to our process reach the node
+            "detached": "1",
         }
         with (folder / f"r{self.number}.out").open("ab") as log:
             self._process = subprocess.Popen(
@@ -99,7 +101,9 @@ class RabbitNode:
             )  # fmt: skip
 
     def wait(self) -> None:
-        """Wait until the node accepts connections on both ports. Raises NoRabbit with the end of its log."""
+        """Wait until the node accepts connections on both ports. Raises NoRabbit, with the last lines of the node's
+        log.
+        """
         until = time.monotonic() + START_S
         for port in (self.amqp_port, self.mqtt_port):
             while True:
@@ -132,7 +136,7 @@ class RabbitNode:
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-        with suppress(ProcessLookupError):  # helper programs of the node ("ports" of Erlang) may still run
+        with suppress(ProcessLookupError):  # the node's helper programs (Erlang calls them ports) may still run
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process = None
 
@@ -167,7 +171,7 @@ class PrivateRabbit:
         return {
             "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/usr/bin:/bin",
             "LANG": "C.UTF-8",
-            "HOME": str(self.folder),  # has .erlang.cookie, with which the nodes authenticate each other
+            "HOME": str(self.folder),  # the folder has .erlang.cookie, with which the nodes authenticate each other
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
@@ -205,16 +209,20 @@ class PrivateRabbit:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def amqp_url(self, queue: str = "meterhouse") -> str:
-        """URL for ``--from``, which names all nodes. They are tried in turn, as RabbitMQ's user guest."""
+        """The URL for ``--from``. It names all nodes, which are tried in turn. The user is RabbitMQ's default user
+        guest.
+        """
         hosts = ",".join(f"127.0.0.1:{node.amqp_port}" for node in self.nodes)
         return f"amqp://{hosts}/%2F?queue={queue}"
 
     def mqtt_url(self) -> str:
-        """URL for ``--broker``, which names all nodes. They are tried in turn."""
+        """The URL for ``--broker``. It names all nodes, which are tried in turn."""
         return "mqtt://" + ",".join(f"127.0.0.1:{node.mqtt_port}" for node in self.nodes)
 
     def control(self, *arguments: str) -> str:
-        """Run ``rabbitmqctl`` for a running node and return its output. Raises NoRabbit with the output if it fails."""
+        """Run ``rabbitmqctl`` for a running node and return its output. If it fails, raises NoRabbit with the
+        output.
+        """
         node = next(node for node in self.nodes if node.is_running)
         done = subprocess.run(
             [str(self.programs / "rabbitmqctl"), "-q", "-n", node.name, *arguments], capture_output=True, text=True,
@@ -226,8 +234,9 @@ class PrivateRabbit:
         return done.stdout
 
     def leader_of(self, queue: str) -> tuple[RabbitNode, list[RabbitNode]]:
-        """Return (leader of a quorum queue, all nodes on which the queue is online). Raises NoRabbit for an unknown
-        queue."""
+        """Return (leader of a quorum queue, all nodes on which the queue is online). Raises NoRabbit if the queue is
+        unknown.
+        """
         listed = json.loads(self.control("list_queues", "name", "leader", "online", "--formatter", "json"))
         for one in listed:
             if one["name"] == queue:
@@ -237,7 +246,9 @@ class PrivateRabbit:
 
 
 def free_ports(count: int) -> list[int]:
-    """Free ports on loopback, outside of the range from which the kernel takes ports of outgoing connections."""
+    """Free ports on loopback. They are outside of the range from which the kernel takes ports of outgoing
+    connections.
+    """
     found: list[int] = []
     while len(found) < count:
         port = random.SystemRandom().randrange(20_000, 32_000)

@@ -1,4 +1,4 @@
-"""Publishes acks and requests to gateways over MQTT, at QoS 1. paho's own thread does the network work."""
+"""Publishes acks and requests to gateways over MQTT, at QoS 1. A thread of paho does the network I/O."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ from receiver.sources.mqtt import apply_login
 
 log = logging.getLogger("meterhouse.platform")
 MAX_QUEUED: Final = 10_000
-TOPICS_AT_ONCE: Final = 50  # topics in one SUBSCRIBE
+TOPICS_AT_ONCE: Final = 50  # number of topics in one SUBSCRIBE
 
 
 class Publisher:
-    """A connection to the broker that reconnects by itself. While it is down, ``publish`` accepts nothing, and the
-    caller tries again later.
+    """A connection to the broker that reconnects by itself.
+
+    While there is no connection, ``publish`` accepts nothing, and the caller must try again later.
 
     Args:
         url: ``mqtt://`` or ``mqtts://`` URL of a broker; RabbitMQ needs its MQTT plugin. It may name several hosts,
-            which are tried in turn.
+        which are tried in turn.
     """
 
     def __init__(self, url: str, name: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
-            shown = f"{parts.scheme}://" if "@" in url else url  # an invalid URL may contain a password: do not show it
+            # an invalid URL may contain a password, so it is not shown
+            shown = f"{parts.scheme}://" if "@" in url else url
             hint = "Expected a URL such as mqtt://127.0.0.1:1883"
             raise UsageError(f"{shown!r} is not a broker URL", where="--broker", hint=hint)
         client = self._client = mqtt.Client(
@@ -50,17 +52,17 @@ class Publisher:
 
     @property
     def is_connected(self) -> bool:
-        """Is there a connection, so that ``publish`` accepts messages?"""
+        """Whether there is a connection, so that ``publish`` accepts messages."""
         return self._client.is_connected()
 
     def publish(self, topic: str, body: bytes, *, retain: bool = False) -> bool:
-        """Queue a message for sending. Returns False if it was not accepted."""
+        """Queue a message. Returns False if it was not accepted."""
         if not self.is_connected:
             return False
         return self._client.publish(topic, body, qos=1, retain=retain).rc == mqtt.MQTT_ERR_SUCCESS
 
     def retained(self, topics: list[str], wait_s: float) -> dict[str, bytes]:
-        """The retained messages by topic, as many as the broker sends within ``wait_s``."""
+        """The retained messages by topic. Only messages that the broker sends within ``wait_s`` are included."""
         found: dict[str, bytes] = {}
         complete = threading.Event()
 
@@ -81,7 +83,7 @@ class Publisher:
         return dict(found)
 
     def close(self) -> None:
-        """Disconnect, and end paho's thread."""
+        """Disconnect, and end the thread of paho."""
         self._closing = True
         self._client.disconnect()
         self._client.loop_stop()

@@ -9,9 +9,10 @@ from uuid import uuid4
 from receiver.database import Connection, statement
 from receiver.publisher import Publisher
 
-SETTLED_MIN: Final = 10  # minutes until a hole is requested: backfill arrives out of order and may still fill it
-AT_ONCE: Final = 200  # requests in one round at most, one for each gateway
-MOST_PACKS: Final = 10_000  # packs that one request names at most
+# a hole is requested after this many minutes, because backfill arrives out of order and may still fill the hole
+SETTLED_MIN: Final = 10
+AT_ONCE: Final = 200  # one round sends at most this many requests, one to each gateway
+MOST_PACKS: Final = 10_000  # one request names at most this many packs
 _WANTED: Final = statement("wanted")
 
 

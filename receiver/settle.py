@@ -1,6 +1,7 @@
 """Settles packs whose completeness could not be checked when they arrived.
 
-Such a pack arrived before its birth, or it is one of several parts of a tick, which are checked together.
+There are two kinds of them: packs that arrived before their birth, and packs that are one of several parts of a tick.
+All parts of a tick are checked together.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from receiver.chains import SETTLE_LOCK
 from receiver.checker import implausible
 from receiver.database import Connection, statement
 
-AT_ONCE: Final = 200  # packs that one transaction settles at most, and also ticks in parts
+AT_ONCE: Final = 200  # one transaction settles at most this many packs, and this many ticks in parts
 
 _WHOLE: Final = statement("unsettled")
 _TICKS: Final = statement("ticks_in_parts")
@@ -56,15 +57,15 @@ class _Settler:
         self._rings: dict[str, KeyRing] = {}
 
     def settle(self, rows: list[tuple[Any, ...]], cursor: psycopg.Cursor[Any]) -> None:
-        """Settle one pack, or all parts of a tick. The counts of all parts are stored with the first part."""
+        """Settle one pack, or all parts of a tick. The readings of all parts are counted for the first part."""
         table = PointTable(rows[0][6])
         packs = [check(self._bodies.read(bytes(row[4])), None, self._ring(row[5]), lambda birth: table) for row in rows]
         sound = [pack for pack in packs if isinstance(pack, CheckedPack)]
-        if len(sound) < len(packs):  # the key was revoked after the pack had arrived, or the row is damaged
+        if len(sound) < len(packs):  # a key was revoked after its pack had arrived, or a row is damaged
             made, codes = Balance(), ["revoked"]
         else:
             faults = [fault for pack in sound for fault in pack.faults]
-            # a pack that breaks a rule gets no counts, exactly as if its birth had arrived before it
+            # a pack that breaks a rule gets no counts. The result is the same as if its birth had arrived before it.
             made = Balance() if faults else balance([pack.counts for pack in sound], table)
             codes = list(dict.fromkeys(fault.code for fault in (*faults, *made.faults)))
             codes += implausible(made)
@@ -99,7 +100,10 @@ def ring_of(connection: Connection, gateway: str) -> KeyRing:
 
 
 def _count(cursor: psycopg.Cursor[Any], settled: list[tuple[int, int, int, int]]) -> None:
-    """Add the settled packs to the sums by day. Packs of an unchecked lot are left out: its check will add them."""
+    """Add the settled packs to the sums by day.
+
+    Packs of an unchecked lot are left out, because the check of the lot will add them.
+    """
     cursor.execute("CREATE TEMP TABLE settled (stream bigint, seq bigint, boot bigint, from_ms bigint) ON COMMIT DROP")
     cursor.executemany("INSERT INTO settled VALUES (%s, %s, %s, %s)", settled)
     cursor.execute(_AGAIN)

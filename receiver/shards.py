@@ -1,4 +1,6 @@
-"""Queries all databases of a platform. An unreachable one is reported, and the others are still queried."""
+"""Queries all databases of a platform. A database that cannot be reached is reported, and the others are still
+queried.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Away:
-    """An unreachable database. ``place``: its number among the ``--db`` options, from 1."""
+    """A database that cannot be reached. ``place``: its number among the ``--db`` options, counted from 1."""
 
     place: int
     name: str
@@ -33,14 +35,15 @@ class Away:
 def each_shard(
     dsns: Sequence[str], look: Callable[[Connection], T], *, timeout_s: int = 10, read_only: bool = False
 ) -> tuple[list[T], list[Away]]:
-    """Call ``look`` for each database. Returns (results in the order of the databases, unreachable databases).
+    """Call ``look`` for each database. Returns (results in the order of the databases, databases that cannot be
+    reached).
 
     Args:
         read_only: let the server refuse changes in this session.
 
     Raises:
         DatabaseError: no database answers, or one of them cannot be used (no tables, another version, another place, a
-            missing right).
+        missing right).
     """
     found: list[T] = []
     away: list[Away] = []
@@ -65,7 +68,9 @@ def each_shard(
 
 
 def open_some(dsns: Sequence[str]) -> tuple[list[str], list[Away]]:
-    """Check the databases of ``--db``. Returns (all DSNs, unreachable databases). Raises DatabaseError as
-    ``each_shard``."""
+    """Check the databases of ``--db``. Returns (all DSNs, databases that cannot be reached).
+
+    Raises the DatabaseErrors of ``each_shard``.
+    """
     made = parse_shards(dsns)
     return made, each_shard(made, lambda connection: None)[1]

@@ -40,26 +40,30 @@ TYPES: Final = (
 )  # fmt: skip
 LEVEL: Final = 3  # compression level of zstd
 DICTIONARY_BYTES: Final = 64 << 10
-TRAIN_PACKS: Final = 1000  # packs for training the dictionary; a database has one dictionary
-MAX_REFUSED: Final = 10_000  # refused messages that are kept, of all gateways; further ones are only counted
-MAX_REFUSED_OF_ONE: Final = 100  # refused messages of one gateway that are kept
-MAX_TWINS: Final = 20  # contradicting checkpoint pages that are kept of one gateway
-MAX_UNKNOWN: Final = 10_000  # unknown gateways that are kept
-UNKNOWN_BYTES: Final = 32 << 10  # largest keys object that is kept of an unknown gateway: about 80 keys
-MAX_COUNT: Final = 1 << 60  # larger counts, of an invalid pack, are cut to this, so that they fit into a bigint
-MAX_NAME: Final = 129  # longest <site>/<gateway>
-ACK_ON_ITS_WAY_S: Final = 5.0  # a pack that arrives again sooner gets no second ack, as the first may be under way
+# number of packs from which the compression dictionary is trained; a database has only one dictionary
+TRAIN_PACKS: Final = 1000
+# number of refused messages that are kept, over all gateways; further ones are only counted
+MAX_REFUSED: Final = 10_000
+MAX_REFUSED_OF_ONE: Final = 100  # number of refused messages of one gateway that are kept
+MAX_TWINS: Final = 20  # number of contradicting checkpoint pages of one gateway that are kept
+MAX_UNKNOWN: Final = 10_000  # number of unknown gateways that are kept
+# largest keys object of an unknown gateway that is kept, in bytes; it holds about 80 keys
+UNKNOWN_BYTES: Final = 32 << 10
+MAX_COUNT: Final = 1 << 60  # a larger number in an invalid pack is reduced to this, so that it fits into a bigint
+MAX_NAME: Final = 129  # longest name <site>/<gateway>, in characters
+# a pack that arrives again within this time gets no second ack, because the first ack may still be on its way
+ACK_ON_ITS_WAY_S: Final = 5.0
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,60}(?:\.[0-9]{1,60})?")
 REFUSED_BYTES: Final = 64 << 10  # a longer refused message is cut to this length
 
 
 class TrustChanged(Exception):
-    """A gateway was enrolled or removed while a batch was checked, so the batch must be checked again."""
+    """A gateway was enrolled or removed while a batch was checked. The batch must be checked again."""
 
 
 class RefusedMessage(NamedTuple):
-    """A message that cannot be trusted. It is kept for analysis by people."""
+    """A message that cannot be trusted. It is kept so that people can analyse it."""
 
     topic: str
     code: str
@@ -68,9 +72,9 @@ class RefusedMessage(NamedTuple):
 
 
 class Store:
-    """A worker's access to one database; implements ``checker.Directory``. It connects at the first use.
+    """Access of a worker to one database. Implements ``checker.Directory``. It connects at the first use.
 
-    Every method raises psycopg.Error while the database is unreachable; the next call tries to reconnect.
+    Every method raises psycopg.Error while the database cannot be reached. The next call tries to connect again.
 
     Args:
         readings: also store the readings of each pack as a ``ReadingBlock``, for the view ``readings``.
@@ -80,18 +84,20 @@ class Store:
     def __init__(self, dsn: str, *, readings: bool = False, place: tuple[int, int] | None = None) -> None:
         self.dsn, self._with_readings, self._place = dsn, readings, place
         self._layouts: set[UUID] = set()
-        self._trust = -1  # the number in trust_changes when the check of the current batch began
-        self._dropped_ms: int | None = None  # packs that begin before this time were dropped; None: no packs were
+        self._trust = -1  # the value of ``trust_changes`` when the check of the current batch began
+        # packs that begin before this time have been dropped; None: none have been dropped
+        self._dropped_ms: int | None = None
         self._connection: Connection | None = None
-        self._streams: set[str] = set()  # streams that the database already has
+        self._streams: set[str] = set()  # streams that are known to be in the database
         self._months: set[date] = set()
         self._births: set[UUID] = set()
         self._forks: set[UUID] = set()  # packs of the current batch that have the identity of another stored pack
         self._compressor = zstandard.ZstdCompressor(level=LEVEL)
-        self._samples: list[bytes | bytearray | memoryview] | None = []  # None: a dictionary exists already
+        # packs for training the dictionary; None: the database has a dictionary
+        self._samples: list[bytes | bytearray | memoryview] | None = []
 
     def connection(self) -> Connection:
-        """The connection, reopened if it was lost."""
+        """The connection to the database. It is opened again if it was lost."""
         if self._connection is not None and not self._connection.closed and not self._connection.broken:
             return self._connection
         self._connection = None
@@ -104,7 +110,7 @@ class Store:
         return made
 
     def drop_connection(self) -> None:
-        """Close the connection after a failure, and forget which rows the database has."""
+        """Close the connection after a failure, and forget which rows are known to be in the database."""
         try:
             self.close()
         except psycopg.Error:
@@ -139,7 +145,7 @@ class Store:
         return bytes(row[0]) if row else None
 
     def points(self, birth: str) -> dict[str, Any] | None:
-        """The point table of a birth; None if the birth is not stored."""
+        """The point table of a birth. None if the birth is not stored."""
         query = "SELECT t.value FROM births b JOIN point_tables t ON t.hash = b.points WHERE b.hash = %s"
         row = self.connection().execute(query, [_hash(birth)]).fetchone()
         return row[0] if row else None
@@ -156,7 +162,8 @@ class Store:
             TrustChanged: the list of trusted gateways has changed, so an unknown gateway may be enrolled now.
         """
         packs = [one for one in messages if isinstance(one, PackMessage)]
-        if self._dropped_ms is not None:  # these packs were counted and then dropped: do not count them again
+        # packs from before this time were counted and then dropped, so they must not be counted again
+        if self._dropped_ms is not None:
             packs = [one for one in packs if one.checked.link.from_ms >= self._dropped_ms]
         connection = self.connection()
         self._prepare_months(connection, packs)
@@ -173,7 +180,8 @@ class Store:
             pages = [one for one in messages if isinstance(one, PageMessage)]
             for page in sorted(pages, key=lambda one: (one.page.gateway, one.page.page)):
                 _put_page(cursor, page)
-            statuses = {one.gateway: one for one in messages if isinstance(one, StatusMessage)}  # its last one counts
+            # the last status message of a gateway counts
+            statuses = {one.gateway: one for one in messages if isinstance(one, StatusMessage)}
             for _, status in sorted(statuses.items()):
                 _put_status(cursor, status)
             self._put_streams(cursor, packs)
@@ -196,7 +204,9 @@ class Store:
         self._months |= months
 
     def _train(self, connection: Connection, packs: Sequence[PackMessage]) -> None:
-        """Collect sample packs. The first worker that has enough trains the dictionary that all workers then use."""
+        """Collect sample packs. The first worker with enough samples trains the dictionary, which all workers then
+        use.
+        """
         if self._samples is None:
             return
         self._samples += [one.body for one in packs if not one.checked.link.is_birth]
@@ -234,7 +244,7 @@ class Store:
             copy.set_types(TYPES)
             for one in packs:
                 copy.write_row(self._row(one, lot))
-        # sorted by the key, so that two workers with the same packs cannot deadlock
+        # sorted by the primary key, so that two workers with the same packs cannot deadlock
         cursor.execute(
             f"INSERT INTO packs ({', '.join(COLUMNS)}) SELECT {', '.join(COLUMNS)} FROM batch "
             "ORDER BY stream, seq, boot "
@@ -249,7 +259,7 @@ class Store:
             self._forks = {row[3] for row in cursor.execute(others)}
             if self._forks:
                 cursor.execute(f"INSERT INTO forks {others} ON CONFLICT DO NOTHING")
-            # a pack that is sent again although it was acknowledged: its ack was lost, so let the keeper send another
+            # a pack that was acknowledged is sent again, so its ack was lost: let the keeper send another ack
             cursor.execute(
                 "DELETE FROM acked a USING batch b JOIN packs p USING (stream, seq, boot, from_ms) "
                 "WHERE p.hash = b.hash AND a.stream = b.stream AND a.boot = b.boot "
@@ -298,8 +308,10 @@ class Store:
 
 
 def put_birth(cursor: psycopg.Cursor[Any], birth: CheckedPack) -> None:
-    """Store the point table of a birth, which is needed to check the completeness of its packs. ``birth`` may be the
-    retained copy."""
+    """Store the point table of a birth, which is needed to check the completeness of later packs.
+
+    ``birth`` may be the retained copy.
+    """
     table = points_of(birth)
     points = short_hash(points_hash(table))
     cursor.execute("INSERT INTO point_tables VALUES (%s, %s) ON CONFLICT DO NOTHING", [points, json_text(table)])
@@ -310,7 +322,7 @@ def put_birth(cursor: psycopg.Cursor[Any], birth: CheckedPack) -> None:
 
 
 def put_keys(cursor: psycopg.Cursor[Any], one: KeysMessage) -> None:
-    """Store the newest keys of a gateway; older ones change nothing."""
+    """Store the newest keys of a gateway. Older keys change nothing."""
     revoked = Jsonb({str(signer): last for signer, last in one.revoked.items()}) if one.revoked else None
     cursor.execute(
         "INSERT INTO gateways (name, keys, counter, revoked, cut) VALUES (%s, %s, %s, %s, %s) "
@@ -347,7 +359,7 @@ def _put_page(cursor: psycopg.Cursor[Any], one: PageMessage) -> None:
     names = [(stream_id(head.stream), head.stream, page.gateway) for head in page.heads]
     cursor.executemany("INSERT INTO streams VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", names)
     cursor.executemany(
-        # keep the highest signed head of a stream: a later checkpoint with a lower head must not withdraw it
+        # keep the highest signed head of a stream: a later checkpoint with a lower head must not replace it
         "INSERT INTO checkpoint_heads AS h VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (stream) DO UPDATE SET "
         "(boot, seq, hash, to_ms) = (SELECT * FROM (VALUES (excluded.boot, excluded.seq, excluded.hash, "
         "excluded.to_ms), (h.boot, h.seq, h.hash, h.to_ms)) v (boot, seq, hash, to_ms) ORDER BY seq DESC LIMIT 1), "
@@ -362,8 +374,11 @@ def _put_page(cursor: psycopg.Cursor[Any], one: PageMessage) -> None:
 
 
 def _compare_page(cursor: psycopg.Cursor[Any], one: PageMessage) -> None:
-    """Add a finding if a page contradicts the stored one: both have the same number but differ, or the later one does
-    not continue the earlier one. The order of their arrival does not matter."""
+    """Add a finding if a page contradicts the stored page.
+
+    Two pages contradict each other if they have the same number but differ, or if the later page does not continue the
+    earlier one. The order of their arrival does not matter.
+    """
     page = one.page
     for number, counter, pages, short, signer, body in cursor.execute(
         "SELECT page, counter, pages, hash, signer, body FROM checkpoints WHERE gateway = %s "
@@ -393,8 +408,10 @@ def _compare_page(cursor: psycopg.Cursor[Any], one: PageMessage) -> None:
 
 
 def _keep_rewound(cursor: psycopg.Cursor[Any], one: PageMessage) -> None:
-    """If a page has a lower head of a stream than an earlier page, keep the earlier page: it is the evidence for packs
-    that were not received."""
+    """If a page has a lower head of a stream than an earlier page, keep the earlier page.
+
+    The earlier page is the evidence that packs exist which were not received.
+    """
     page = one.page
     heads = {stream_id(head.stream): head.head[1] for head in page.heads}
     known = cursor.execute("SELECT stream, seq, counter FROM checkpoint_heads WHERE stream = ANY(%s)", [list(heads)])
@@ -411,7 +428,9 @@ def _keep_rewound(cursor: psycopg.Cursor[Any], one: PageMessage) -> None:
 
 
 def _keep_twin(cursor: psycopg.Cursor[Any], gateway: str, short: UUID | None, body: bytes) -> None:
-    """Keep a page as evidence. The number per gateway is bounded, because a gateway can sign any number of pages."""
+    """Keep a page as evidence. Only ``MAX_TWINS`` pages are kept per gateway, because a gateway can sign any number of
+    pages.
+    """
     cursor.execute(
         "INSERT INTO checkpoint_twins SELECT %s, %s, %s "
         "WHERE (SELECT count(*) FROM checkpoint_twins WHERE gateway = %s) < %s ON CONFLICT DO NOTHING",
@@ -420,13 +439,13 @@ def _keep_twin(cursor: psycopg.Cursor[Any], gateway: str, short: UUID | None, bo
 
 
 def prev_of(body: bytes) -> str | None:
-    """The ``prev`` of a stored page: the hash of its predecessor; None if it has none."""
+    """The member ``prev`` of a stored page, which is the hash of the page before it. None if it has none."""
     prev = parse_object(body, MAX_OBJECT_BYTES).get("prev")
     return prev if isinstance(prev, str) else None
 
 
 def _put_extras(cursor: psycopg.Cursor[Any], packs: Sequence[PackMessage]) -> None:
-    """Store the losses that packs declare, and the results of figures that they contain."""
+    """Store the losses that packs declare, and the results of figures in packs."""
     losses = [
         (stream_id(one.checked.stream), boot_number(loss.boot), loss.first, loss.last, _hash(loss.hash), loss.from_ms,
          loss.to_ms, loss.reason)
@@ -449,7 +468,8 @@ def _figures(one: PackMessage) -> Iterable[tuple[object, ...]]:
         period, kind = result.get("period"), result.get("kind")
         name = result.get("id", kind)
         if not isinstance(period, dict) or not isinstance(kind, str) or not isinstance(name, str):
-            continue  # not a figure but a declaration or a list of packs, which stays only in the body
+            # this is a declaration or a list of packs instead of a figure, and it stays only in the body of the pack
+            continue
         low, high = period.get("from"), period.get("to")
         if not isinstance(low, (int, float)) or not isinstance(high, (int, float)) or max(abs(low), abs(high)) > 1e12:
             continue
@@ -473,8 +493,10 @@ def _text(value: object) -> str | None:
 
 
 def _put_refused(cursor: psycopg.Cursor[Any], refused: Sequence[RefusedMessage]) -> None:
-    """Count all refused messages, and keep the newest ones of each gateway. The number per gateway is bounded, so that
-    messages on the topics of one gateway do not displace those of others."""
+    """Count all refused messages, and keep the newest ones of each gateway.
+
+    The number per gateway is limited. So messages on the topics of one gateway cannot displace those of other gateways.
+    """
     if not refused:
         return
     counts: dict[tuple[str, str], tuple[int, str]] = {}
@@ -508,7 +530,7 @@ def _put_refused(cursor: psycopg.Cursor[Any], refused: Sequence[RefusedMessage])
         [sorted(kept), MAX_REFUSED_OF_ONE],
     )
     count = cursor.execute("SELECT count(*) FROM refused").fetchall()[0][0]
-    if count > MAX_REFUSED:  # delete from the gateways that have the most
+    if count > MAX_REFUSED:  # delete messages of those gateways that have the most
         cursor.execute(
             "DELETE FROM refused WHERE ctid IN (SELECT ctid FROM (SELECT ctid, at, row_number() OVER "
             "(PARTITION BY gateway ORDER BY at DESC) AS place FROM refused) r ORDER BY place DESC, at LIMIT %s)",
@@ -544,7 +566,9 @@ def _put_unknown(cursor: psycopg.Cursor[Any], unknown: Iterable[tuple[str, bytes
 
 
 def _newest_thumbprint(keys: bytes) -> str:
-    """The thumbprint of the newest key that an untrusted keys object claims; "" if the object is malformed."""
+    """The thumbprint of the newest key in an untrusted keys object. Nothing proves it. "" if the object is
+    malformed.
+    """
     try:
         kid = parse_object(inflate(keys, MAX_OBJECT_BYTES), MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS)["records"][-1]["kid"]
     except (Refused, LookupError, TypeError):

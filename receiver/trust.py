@@ -1,4 +1,4 @@
-"""The list of trusted keys. Only the operator changes it, never a received message."""
+"""The list of trusted keys. Only the operator changes it; a received message never does."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
 @dataclass(slots=True)
 class Enrolment:
-    """A gateway to trust. ``streams``: names and patterns of the streams that are requested from it. If empty, the
-    stored list stays; without a stored list all streams are requested."""
+    """A gateway to trust. ``streams`` has names and patterns of the streams that are requested from the gateway.
+
+    If ``streams`` is empty, the stored list is kept. If there is no stored list, all streams are requested.
+    """
 
     gateway: str
     thumbprints: list[str] = field(default_factory=list)
@@ -39,7 +41,7 @@ def read_csv(path: Path) -> list[Enrolment]:
     setting ``streams``. The file may have a header.
 
     Raises:
-        ConfigError: the file cannot be read or has faulty lines; the error lists them, up to 20.
+        ConfigError: the file cannot be read or has faulty lines; the error lists up to 20 of them.
     """
     complaints: list[ConfigError] = []
     found: dict[str, Enrolment] = {}
@@ -91,9 +93,10 @@ def read_csv(path: Path) -> list[Enrolment]:
 
 
 def enrol(connection: Connection, rows: Sequence[Enrolment]) -> list[str]:
-    """Trust these gateways in addition to those already trusted. Returns the gateways whose keys had already arrived.
+    """Trust these gateways, in addition to those that are already trusted.
 
-    If an enrolment names streams, only these are requested from its gateway from now on.
+    Returns the gateways whose keys had arrived before. If an enrolment names streams, only these are requested from its
+    gateway from now on.
     """
     with connection.transaction(), connection.cursor() as cursor:
         # This must come first. A worker that just stores keys of these gateways as unknown either commits before this
@@ -116,14 +119,15 @@ def enrol(connection: Connection, rows: Sequence[Enrolment]) -> list[str]:
                 value = parse_object(bytes(keys))
                 ring.update(bytes(keys), value)
             except Refused:
-                continue  # these are not the enrolled keys: the gateway stays in the list of unknown ones
+                # the keys that arrived are not the enrolled ones, so the gateway stays in the list of unknown gateways
+                continue
             put_keys(cursor, keys_message(ring, bytes(keys), value))
             known.append(gateway)
     return known
 
 
 def remove(connection: Connection, gateways: Iterable[str]) -> int:
-    """Stop trusting these gateways. Their stored packs stay. Returns how many of them had been trusted."""
+    """Stop trusting these gateways. Their stored packs are kept. Returns how many of the gateways had been trusted."""
     names = list(gateways)
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute("DELETE FROM agreed WHERE gateway = ANY(%s)", [names])
@@ -133,8 +137,10 @@ def remove(connection: Connection, gateways: Iterable[str]) -> int:
 
 
 def forget(connection: Connection, gateways: Iterable[str] | None) -> int:
-    """Remove gateways from the list of unknown ones; None: all. One that still publishes reappears. Returns the number
-    of removed gateways."""
+    """Remove gateways from the list of unknown gateways. None: remove all. Returns the number of removed gateways.
+
+    A gateway that still publishes appears in the list again.
+    """
     names = None if gateways is None else list(gateways)
     query = "DELETE FROM unknown_gateways WHERE %s::text[] IS NULL OR gateway = ANY(%s)"
     return connection.execute(query, [names, names]).rowcount
@@ -147,7 +153,9 @@ def trusted_count(connection: Connection) -> int:
 
 
 def shared_thumbprints(pins: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Map each thumbprint that several gateways share to these gateways. This happens if a disk was copied."""
+    """Map each thumbprint that several gateways share to these gateways. Shared thumbprints appear if a disk was
+    copied.
+    """
     found: dict[str, set[str]] = {}
     for gateway, thumbprint in pins:
         found.setdefault(thumbprint, set()).add(gateway)

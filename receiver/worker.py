@@ -1,7 +1,7 @@
-"""The worker: takes messages, checks each alone, commits them as a batch, and only then acknowledges them.
+"""The worker takes messages, checks each one alone, commits them as a batch, and only then acknowledges them.
 
-A worker may be killed at any time. Its unacknowledged messages are then delivered again, and storing a message twice
-changes nothing.
+A worker may be killed at any time. Its unacknowledged messages are then delivered again. This does no harm, because
+storing a message twice changes nothing.
 """
 
 from __future__ import annotations
@@ -25,32 +25,33 @@ from receiver.sources import Message, ShardQueues, Source
 from receiver.store import RefusedMessage, Store, TrustChanged
 
 log = logging.getLogger("meterhouse.platform")
-BATCH: Final = 500  # messages of one transaction
+BATCH: Final = 500  # one transaction stores at most this many messages
 WAIT_S: Final = 0.25  # longest wait for a batch to fill
-PATIENCE_S: Final = 30.0  # how long a message waits for its key or birth
-MAX_WAITS: Final = 100  # waiting messages of one gateway, so that it cannot use up MAX_WAITING
-MAX_TYPES: Final = 20  # content types that are counted by name; further ones are counted together
-OUTAGES: Final = (  # faults of the database, not of a message: full disk, standby, missing privilege
+PATIENCE_S: Final = 30.0  # a message waits at most this long for its key or birth
+MAX_WAITS: Final = 100  # number of messages of one gateway that may wait, so that it cannot use up MAX_WAITING
+MAX_TYPES: Final = 20  # number of content types that are counted by name; all others are counted together
+OUTAGES: Final = (  # faults of the database that do not depend on the message: full disk, standby, missing privilege
     psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError, psycopg.errors.InsufficientPrivilege,
     psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedFunction, DatabaseError,
 )  # fmt: skip
-MAX_WAITING: Final = 1000  # waiting messages in total; further ones do not wait for a key or birth
+MAX_WAITING: Final = 1000  # number of messages that may wait in total; further messages do not wait for a key or birth
 
 
 @dataclass(slots=True)
 class Totals:
-    """Counts since the start of this worker."""
+    """The numbers since the start of this worker."""
 
     messages: int = 0
-    packs: int = 0  # packs that were new
+    packs: int = 0  # number of new packs
     readings: int = 0
-    again: int = 0  # packs that were stored already
-    refused: Counter[str] = field(default_factory=Counter)  # refused messages by code
-    unknown: int = 0  # messages of gateways that are not enrolled
-    foreign: int = 0  # messages on topics that the platform does not store
-    content_types: Counter[str] = field(default_factory=Counter)  # unexpected content types; messages are still checked
-    failures: int = 0  # failed attempts to use a database
-    aside: int = 0  # messages moved to the queue of an unreachable database
+    again: int = 0  # number of packs that were already stored
+    refused: Counter[str] = field(default_factory=Counter)  # code -> number of refused messages
+    unknown: int = 0  # number of messages of gateways that are not enrolled
+    foreign: int = 0  # number of messages on topics that the platform does not store
+    # unexpected content type -> number of messages; they are still checked
+    content_types: Counter[str] = field(default_factory=Counter)
+    failures: int = 0  # number of failed attempts to use a database
+    aside: int = 0  # number of messages that were moved to the queue of a database that could not be reached
 
 
 @dataclass(slots=True)
@@ -65,7 +66,7 @@ class Worker:
     Args:
         stores: the databases, in the order of ``--db``.
         clock: monotonic seconds.
-        away: indexes of the databases that were unreachable at the start.
+        away: indexes of the databases that could not be reached at the start.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Worker:
                 self._queues.deliver_shard(shard, True)
 
     def step(self, wait_s: float = WAIT_S) -> int:
-        """Take a batch, store it, acknowledge it. Returns the number of acknowledged messages."""
+        """Take a batch of messages, store it, and acknowledge it. Returns the number of acknowledged messages."""
         now = self._clock()
         again, self._waiting = self._waiting, []
         room = max(0, min(BATCH, 2 * MAX_WAITING - len(again)))
@@ -115,8 +116,10 @@ class Worker:
         return settled
 
     def _note_type(self, message: Message) -> None:
-        """Count an unexpected content type, and log it the first time. The message is still checked, because the type
-        is not signed and bridges may change it."""
+        """Count an unexpected content type, and log it the first time.
+
+        The message is still checked, because the type is not signed, and bridges may change it.
+        """
         types, kind = self.totals.content_types, clean_text(message.content_type, 60)
         if kind not in types and len(types) >= MAX_TYPES:
             kind = "others"
@@ -139,7 +142,7 @@ class Worker:
         return shard_of(gateway, len(self._stores))
 
     def _put(self, shard: int, items: list[_Waiting]) -> list[Message]:
-        """Check and store messages of one database. Returns the messages that may be acknowledged."""
+        """Check and store messages for one database. Returns the messages that may be acknowledged."""
         if self._clock() < self._away_until[shard]:
             self._wait_anew(items)
             return []
@@ -168,15 +171,19 @@ class Worker:
         return batch.done
 
     def _wait_anew(self, items: list[_Waiting]) -> None:
-        """Keep messages for an unreachable database. Their waiting time starts anew, because the keys and births that
-        they need cannot be stored either."""
+        """Keep messages for a database that cannot be reached. Their waiting time starts again.
+
+        The reason is that the keys and births that they wait for cannot be stored either.
+        """
         for item in items:
             item.since_s = self._clock()
         self._waiting += items
 
     def _isolate(self, shard: int, items: list[_Waiting], error: Exception) -> list[Message]:
-        """Find the faulty message in a batch that cannot be stored, by halving the batch, and refuse it. Returns the
-        messages that may be acknowledged."""
+        """Find the faulty message in a batch that cannot be stored, by halving the batch, and refuse that message.
+
+        Returns the messages that may be acknowledged.
+        """
         self._checkers[shard].forget_all()
         if len(items) > 1:
             middle = len(items) // 2
@@ -219,7 +226,8 @@ class Worker:
             batch.of_unknown += 1
         except (psycopg.Error, DatabaseError):
             raise
-        except Exception as error:  # a bug: the message must not come again and again and block the others
+        # this is a bug: refuse the message, because otherwise it would come again and again and block other messages
+        except Exception as error:
             log.exception("internal error while checking a message on %s", clean_text(message.topic, 200))
             batch.refused.append(RefusedMessage(message.topic, "internal", repr(error), message.body))
         else:
@@ -230,8 +238,10 @@ class Worker:
         batch.done.append(message)
 
     def _set_aside(self, shard: int) -> int:
-        """Move messages for an unreachable database to its queue, so that they do not fill the window and block the
-        other databases. Returns their number."""
+        """Move messages for a database that cannot be reached to the queue of this database. Returns their number.
+
+        Otherwise they would fill the window of unacknowledged messages, and block messages for the other databases.
+        """
         keep = MAX_WAITING // len(self._stores)
         items = [item.message for item in self._waiting if self._shard(item.message.topic) == shard]
         if self._queues is None or len(items) <= keep:
@@ -291,9 +301,9 @@ class _Batch:
     refused: list[RefusedMessage] = field(default_factory=list)
     unknown: dict[str, bytes] = field(default_factory=dict)
     waiting: list[_Waiting] = field(default_factory=list)
-    waits: Counter[str] = field(default_factory=Counter)  # by gateway
+    waits: Counter[str] = field(default_factory=Counter)  # gateway -> number of waiting messages
     done: list[Message] = field(default_factory=list)
-    of_unknown: int = 0  # messages of gateways that are not enrolled
+    of_unknown: int = 0  # number of messages of gateways that are not enrolled
     foreign: int = 0
 
 

@@ -19,12 +19,14 @@ Generated from `firmware_profiles/` by `python tools/make_devices.py`; `meterhou
 
 
 def pattern(name: str) -> str:
-    """The name of a point with n for each number, so that all cells of a battery are one row."""
+    """The name of a point with n in place of each number. So all cells of a battery share one row."""
     return re.sub(r"(?<=\.)\d+(?=\.|$)", "n", name)
 
 
 def meaning(point: Point) -> str:
-    """The meaning of a point in both languages, from the profile, else from the vocabulary."""
+    """The meaning of a point in both languages. It comes from the profile; if the profile has none, from the
+    vocabulary.
+    """
     entry = vocabulary().find(point.name)
     words = (point.en or (entry.en if entry else ""), point.zh or (entry.zh if entry else ""))
     return " / ".join(word for word in words if word)

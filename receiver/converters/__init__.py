@@ -26,40 +26,43 @@ OURS: Final = {"hj212-2017": "receiver.converters.hj212"}
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A series that a converter needs: either a point, whose readings are used, or a figure that a gateway signed."""
+    """A series that a converter needs. It is either a point, whose readings are used, or a figure that a gateway
+    signed.
+    """
 
-    stream: str  # <site>/<gateway>/<device> for a point, <site>/<gateway>/_indicators for a figure
+    stream: str  # the stream: <site>/<gateway>/<device> for a point, <site>/<gateway>/_indicators for a figure
     point: str = ""  # "" for a figure
     figure: str = ""  # id of the figure; "" for a point
 
 
 @dataclass(slots=True)
 class Amount:
-    """One series in one interval. If there is no value, ``readings`` is 0, and ``reasons`` says why.
+    """One series in one interval. If there is no value, ``readings`` is 0, and ``reasons`` tells why.
 
-    For a figure, ``mean``, ``low``, ``high`` and ``last`` all hold its value.
+    For a figure, ``mean``, ``low``, ``high`` and ``last`` are all equal to its value.
     """
 
-    readings: int = 0  # numeric readings, good or doubtful; 1 for a figure
-    expected: float | None = None  # readings that fit into the interval by the point's period; None: unknown
+    readings: int = 0  # number of numeric readings, good or doubtful; 1 for a figure
+    expected: float | None = None  # number of readings in the interval according to the point's period; None: unknown
     mean: float | None = None
     low: float | None = None
     high: float | None = None
     last: float | None = None
     unit: str = ""
-    qualities: Counter[str] = field(default_factory=Counter)  # quality -> number of readings that are not good
-    reasons: Counter[str] = field(default_factory=Counter)  # reason -> missing readings of the device
-    packs: set[tuple[str, int]] = field(default_factory=set)  # (boot, sequence) of the packs with the readings
+    # quality -> number of readings with this quality; good readings are left out
+    qualities: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)  # gap reason -> number of missing readings
+    packs: set[tuple[str, int]] = field(default_factory=set)  # the packs that contain the readings, as (boot, sequence)
 
     @property
     def share(self) -> float | None:
-        """Share of the expected readings that exist, at most 1; None if the expected number is not known."""
+        """The share of the expected readings that exist, at most 1. None if the expected number is not known."""
         return None if not self.expected else min(1.0, self.readings / self.expected)
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """One interval with an amount for each series, in the order of the series, also for those without data."""
+    """One interval. It has one amount for each series, in the order of the series, also if there are no data."""
 
     start: datetime  # in the conversion's time zone
     end: datetime
@@ -67,7 +70,7 @@ class Interval:
 
 
 class Conversion(Protocol):
-    """A converter with its mapping."""
+    """A converter together with its mapping."""
 
     @property
     def series(self) -> Sequence[Series]:
@@ -79,7 +82,7 @@ class Conversion(Protocol):
 
     @property
     def length_s(self) -> int:
-        """Length of an interval in seconds, a divisor of 86,400. 86,400 itself means local days."""
+        """The length of an interval in seconds, which divides 86,400. The length 86,400 means local days."""
 
     def write(self, intervals: Iterable[Interval]) -> Iterator[bytes]:
         """Yield the messages for these intervals, in order."""
@@ -87,10 +90,10 @@ class Conversion(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Converter:
-    """The descriptor that an entry point names.
+    """The descriptor of a converter. An entry point names it.
 
     Args:
-        read_map: makes the conversion from a mapping file that the user wrote. Raises ConfigError.
+        read_map: makes the conversion from a mapping file that the user has written. Raises ConfigError.
     """
 
     name: str
@@ -99,7 +102,7 @@ class Converter:
 
 
 def converters() -> Mapping[str, Converter]:
-    """All installed converters by name. An invalid one of a third party is left out with a warning."""
+    """All installed converters by name. An invalid converter of a third party is left out, with a warning."""
     found = {name: _ours(name) for name in OURS}
     for name, point in _foreign().items():
         try:
@@ -113,8 +116,8 @@ def find_converter(name: str) -> Converter:
     """The converter with this name.
 
     Raises:
-        UsageError: the name is unknown; the error lists the known ones.
-        ConfigError: a third party's converter is invalid.
+        UsageError: the name is unknown; the error lists the known names.
+        ConfigError: the converter comes from a third party and is invalid.
     """
     foreign = _foreign()
     if name in OURS:

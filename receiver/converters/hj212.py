@@ -1,8 +1,8 @@
-"""HJ 212-2017, the format in which values are uploaded to Chinese environment bureaus: an example of a converter.
+"""HJ 212-2017, the format in which values are uploaded to Chinese environment bureaus. It is an example of a converter.
 
-HJ 212-2025 has replaced it since 2026-01-01. We do not have its text, so it is not implemented. The factor code of each
-point, and every number that the bureau assigns, come from the user's mapping file; nothing is guessed.
-The format has no signature, so its values are a copy and never evidence.
+HJ 212-2025 replaced it on 2026-01-01. We do not have the text of the new standard, so only the old one is implemented.
+The factor code of each point, and every number that the bureau assigns, come from the user's mapping file. Nothing is
+guessed. The format has no signature, so its values are a copy and never evidence.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from zoneinfo import ZoneInfo
 from drivers.model import ConfigError
 from receiver.converters import Amount, Converter, Interval, Series
 
-MOST_BYTES: Final = 1024  # longest data segment
+MOST_BYTES: Final = 1024  # length of the longest data segment in bytes
 UPLOADS: Final = {"realtime": "2011", "minutes": "2051", "hour": "2061", "day": "2031"}
-VERSION: Final = 1 << 2  # field Flag: version 2017; its bit 1 means split data, its bit 0 asks for an answer
+# field Flag. This bit means version 2017; bit 1 would mean split data, bit 0 would ask for an answer
+VERSION: Final = 1 << 2
 NORMAL: Final = "N"
 LETTERS: Final = {"N": "normal", "F": "stopped", "M": "maintenance", "S": "set by hand", "D": "fault",
                   "C": "calibration", "T": "over range", "B": "no communication"}  # fmt: skip
@@ -43,7 +44,9 @@ _CODE: Final = re.compile(r"[A-Za-z0-9]{1,12}")
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """One [[factor]] of the mapping. ``least``: share of the expected readings below which no value is sent."""
+    """One [[factor]] of the mapping. ``least``: if a smaller share of the expected readings exists, no value is
+    sent.
+    """
 
     code: str
     unit: str
@@ -52,7 +55,9 @@ class Factor:
 
 
 def crc(data: bytes) -> int:
-    """The CRC of a data segment, annex A. Unlike in the usual CRC-16, each byte is XORed with the shifted register."""
+    """The CRC of a data segment (annex A). In the usual CRC-16 a byte is XORed before the shift; here it is XORed with
+    the shifted register.
+    """
     register = 0xFFFF
     for byte in data:
         register = (register >> 8) ^ byte
@@ -62,8 +67,10 @@ def crc(data: bytes) -> int:
 
 
 def frame(segment: str) -> bytes:
-    """The frame of a data segment: ``##``, length, data, CRC, line end. Raises ValueError if the segment is too long or
-    not ASCII."""
+    """Make the frame of a data segment: ``##``, length, data, CRC, line end.
+
+    Raises ValueError if the segment is too long or not ASCII.
+    """
     raw = segment.encode("ascii")
     if len(raw) > MOST_BYTES:
         raise ValueError(f"the data segment has {len(raw)} bytes, but at most {MOST_BYTES} are allowed")
@@ -83,11 +90,11 @@ def unframe(raw: bytes) -> str:
 
 
 class Hj212:
-    """Writes uploads of one monitoring site (``MN``).
+    """Writes uploads of one monitoring site, whose identifier is ``MN``.
 
     Args:
-        now: local time of the first message; None: the current time. ``QN``, the number of a message, is this time plus
-            a millisecond for each earlier message.
+        now: local time of the first message; None: the current time. The number ``QN`` of a message is this time plus
+        one millisecond for each earlier message.
     """
 
     def __init__(
@@ -121,7 +128,8 @@ class Hj212:
         flag, has_value = self._flag(amount, factor.least)
         found = {"Rtd": amount.last, "Min": amount.low, "Avg": amount.mean, "Max": amount.high, "Cou": amount.last}
         parts = [f"{factor.code}-{name}={self._number(found[name])}" for name in factor.fields if has_value]
-        return ",".join([*parts, f"{factor.code}-Flag={flag}"])  # without a value only the flag is sent, never a zero
+        # without a value, only the flag is sent: a zero would be false
+        return ",".join([*parts, f"{factor.code}-Flag={flag}"])
 
     def _flag(self, amount: Amount, least: float) -> tuple[str, bool]:
         share = amount.share

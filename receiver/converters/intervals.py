@@ -1,4 +1,4 @@
-"""Reads verified readings and figures from the database and sums them up by interval, for converters."""
+"""Reads verified readings and figures from the database, and combines them by interval, for converters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from receiver.converters import Amount, Conversion, Interval, Series
 from receiver.database import Connection, boot_text, statement
 
 MOST: Final = 100_000  # largest number of intervals in one conversion
-LISTED: Final = 20  # points that an error lists at most
+LISTED: Final = 20  # an error lists at most this many points
 
 _SOUND: Final = statement("sound_packs")
 _DECLARED: Final = """
@@ -33,9 +33,10 @@ AND "from" >= to_timestamp(%s / 1000.0) AND "to" <= to_timestamp(%s / 1000.0)"""
 
 
 def edges(from_ms: int, to_ms: int, length_s: int, zone: ZoneInfo) -> list[int]:
-    """The times in UTC ms at which intervals begin, then the end of the last one, for whole intervals of local time.
+    """The beginnings of the whole intervals in a range, and the end of the last interval, in UTC ms.
 
-    A list of fewer than two times means that the range contains no whole interval.
+    The intervals follow the local time of ``zone``. If the list has fewer than two times, the range contains no whole
+    interval.
 
     Raises:
         ConfigError: the length does not divide a day.
@@ -61,10 +62,10 @@ def edges(from_ms: int, to_ms: int, length_s: int, zone: ZoneInfo) -> list[int]:
 def read_intervals(
     connection: Connection, conversion: Conversion, from_ms: int, to_ms: int, mapping: Path
 ) -> Iterator[Interval]:
-    """Yield all whole intervals of the range, including those without data.
+    """Yield all whole intervals of the range, also those without data.
 
     Args:
-        mapping: the mapping file, which errors name.
+        mapping: path of the mapping file, which errors name.
 
     Raises:
         UsageError: a stream is unknown, the range has no whole interval, or its packs are no longer stored.
@@ -105,8 +106,10 @@ def read_intervals(
 def _check_declared(
     connection: Connection, number: int, stream: str, points: Iterable[str], cuts: Sequence[int], mapping: Path
 ) -> None:
-    """Raise ConfigError for a point that no birth declares. Only births of packs in the range count; if the range has
-    no packs, all births of the stream count."""
+    """Raise ConfigError for a point that no birth declares.
+
+    Only the births of packs in the range count. If the range has no packs, all births of the stream count.
+    """
     wanted = {"stream": number, "from": cuts[0], "to": cuts[-1]}
     declared = [name for (name,) in connection.execute(_DECLARED, wanted)]
     if declared and (wrong := sorted(set(points) - set(declared))):

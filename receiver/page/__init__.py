@@ -1,1 +1,3 @@
-"""The fleet's page: from a table of all gateways down to the packs behind a figure. It only reads the databases."""
+"""The fleet's page. It leads from a table of all gateways to the packs behind a figure, and only reads the
+databases.
+"""

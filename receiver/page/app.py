@@ -46,14 +46,14 @@ from receiver.page.views import (
 
 log = logging.getLogger("meterhouse.platform")
 T = TypeVar("T")
-ASKERS: Final = 6  # threads that wait for answers of databases
-MOST_LISTED: Final = 1000  # packs that a page lists at most
+ASKERS: Final = 6  # number of threads that wait for answers of databases
+MOST_LISTED: Final = 1000  # a page lists at most this many packs
 MOST_SPAN_MS: Final = 86_400_000
 REFRESH_MS: Final = 10_000
 
 
 class Page:
-    """The handlers and their shared state.
+    """The request handlers and their shared state.
 
     Args:
         root: path under which a reverse proxy shows the page, such as ``/fleet``; "" for none.
@@ -90,7 +90,7 @@ class Page:
         return html(request, body, status, language, request.headers.get("x-forwarded-proto", "") == "https")
 
     async def follow(self) -> None:
-        """Query the state of the fleet again and again, so that the next viewer finds a recent one."""
+        """Query the state of the fleet repeatedly, so that the next viewer gets a recent one."""
         while True:
             try:
                 await self._ask(self.data.fleet)
@@ -200,7 +200,9 @@ class Page:
         raise HTTPException(404)
 
     def _day(self, day: date) -> tuple[int, int]:
-        """(beginning, end) of a day in the page's time zone, in UTC ms, rounded down to whole quarters of an hour."""
+        """The (beginning, end) of a day in the page's time zone, in UTC ms. Both are rounded down to whole quarters of
+        an hour.
+        """
         start = datetime(day.year, day.month, day.day, tzinfo=self.zone)
         end = start + timedelta(days=1)
         end = datetime(end.year, end.month, end.day, tzinfo=self.zone)
@@ -231,13 +233,15 @@ class Page:
         return await self._render(request, "error.html", {"text": clean_text(text, 500)}, 503)
 
     async def bug(self, request: Request, error: Exception) -> Response:
-        """An internal error: details go to the log, the viewer gets one sentence."""
+        """The page for an internal error. Details go to the log; the viewer gets one sentence."""
         log.error("%s: internal error", request.url.path, exc_info=error)
         return Response("internal error; the log of the page has the details\n", 500, media_type="text/plain")
 
 
 class UnderRoot:
-    """ASGI middleware: removes the path under which a reverse proxy shows the page, if the proxy has not removed it."""
+    """ASGI middleware for a page behind a reverse proxy. It removes the root path from a URL, unless the proxy has
+    removed it.
+    """
 
     def __init__(self, app: ASGIApp, root: str) -> None:
         self._app, self._root = app, root
@@ -253,12 +257,13 @@ class UnderRoot:
 def make_app(
     dsns: Sequence[str], *, root: str = "", zone: ZoneInfo | None = None, names: Iterable[str] = ()
 ) -> ASGIApp:
-    """The page as an ASGI application.
+    """Make the page as an ASGI application.
 
     Args:
         root: path under which a reverse proxy shows the page; "" for none.
         zone: time zone of all times that the page shows; None: UTC.
-        names: additional host names under which viewers reach it. IP addresses and this machine's names always work.
+        names: additional host names under which viewers reach the page. IP addresses and the names of this machine
+        always work.
     """
     from agent import __version__
 
@@ -306,6 +311,8 @@ def _number(text: str) -> int | None:
 
 
 def _main_point(points: Sequence[str]) -> str:
-    """The point to show first: the power of the whole device if there is one; "" if the list is empty."""
+    """The point that is shown first. This is the power of the whole device, if the list has it. "" if the list is
+    empty.
+    """
     ranked = sorted(points, key=lambda name: ("power.active" not in name, ".power" not in name, name.count("."), name))
     return ranked[0] if ranked else ""

@@ -1,4 +1,4 @@
-"""The page's queries to the databases. Every connection is read-only, and every query has a time limit."""
+"""The queries of the page. Every connection to a database is read-only, and every query has a time limit."""
 
 from __future__ import annotations
 
@@ -18,26 +18,28 @@ from receiver.page.figures import MOST_PACKS, Figures, figures_of
 from receiver.shards import each_shard
 
 T = TypeVar("T")
-DAYS: Final = 14  # days whose completeness the page shows, today included
-FRESH_S: Final = 5.0  # a state of the fleet is shown for this long without a new query
-SHARE: Final = 5  # the next query waits this many times as long as the last one took, to bound the databases' load
-PATIENCE_S: Final = 0.2  # how long a viewer waits for a newer state before the previous one is shown
-OLDEST_S: Final = 180.0  # if the previous state is older, the viewer waits for the new one
-IDLE_S: Final = 60.0  # how often the state is queried without viewers, so that the next viewer need not wait
+DAYS: Final = 14  # number of days whose completeness the page shows, including today
+FRESH_S: Final = 5.0  # the state of the fleet is shown for this time without a new query
+# the pause before the next query is this many times the duration of the last query, to limit the load on the databases
+SHARE: Final = 5
+PATIENCE_S: Final = 0.2  # a viewer waits this long for a newer state; then the previous state is shown
+OLDEST_S: Final = 180.0  # if the previous state is older than this, the viewer waits for the new state
+IDLE_S: Final = 60.0  # interval between queries while there are no viewers, so that the next viewer need not wait
 STATEMENT_MS: Final = 20_000
 CONNECT_S: Final = 3
-MOST_ROWS: Final = 500  # findings, or holes, that a page shows at most
-LONGEST_PACK_MS: Final = 3_600_000  # packs are shorter: an earlier pack cannot overlap a range
+MOST_ROWS: Final = 500  # a page shows at most this many findings, and this many holes
+# all packs are shorter than this, so a pack that begins earlier cannot overlap a range
+LONGEST_PACK_MS: Final = 3_600_000
 KEPT_FIGURES: Final = 64
 _DAYS: Final = statement("fleet_days")
 _STREAMS: Final = statement("streams")
 
-Shares = dict[date, float | None]  # by UTC day: share of the due readings that were received; None: none was due
+Shares = dict[date, float | None]  # UTC day -> share of the due readings that were received; None: no reading was due
 
 
 @dataclass(frozen=True, slots=True)
 class FleetView:
-    """The state of all gateways at one moment, with the completeness of each day by gateway."""
+    """The state of all gateways at one moment, and the completeness of each gateway by day."""
 
     state: FleetState
     shares: dict[str, Shares]
@@ -46,14 +48,16 @@ class FleetView:
 
 
 class StreamState(NamedTuple):
-    """A stream: the last part of its name, and its state. Packs and readings count from the first day shown on."""
+    """The state of one stream. ``name`` is the last part of the stream's name. Packs and readings count from the first
+    day shown.
+    """
 
     name: str
     state: GatewayState
 
 
 class PackRow(NamedTuple):
-    """A pack as tables show it. ``hash``: the full SHA-256 of 32 bytes."""
+    """A row of a table of packs. ``hash``: the full SHA-256 (32 bytes)."""
 
     stream: str
     seq: int
@@ -73,38 +77,41 @@ class PackRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GatewayFacts:
-    """All facts about one gateway that its page shows."""
+    """All facts about one gateway that the gateway's page shows."""
 
     state: GatewayState
     shares: Shares
     days: list[date]
     streams: list[StreamState]
-    findings: list[tuple[str, int, int, str, datetime | None]]  # stream, seq, boot, code, time
-    holes: list[tuple[str, int, int, bool]]  # stream, first, last, declared lost
-    refusals: list[tuple[str, int, str, datetime]]  # code, count, last reason, last time
+    findings: list[tuple[str, int, int, str, datetime | None]]  # (stream, seq, boot, code, time)
+    # (stream, first seq, last seq, whether the gateway declares the packs lost)
+    holes: list[tuple[str, int, int, bool]]
+    refusals: list[tuple[str, int, str, datetime]]  # (code, number of messages, last reason, last time)
     thumbprints: list[tuple[str, datetime]]
-    keys: tuple[int, datetime] | None  # counter, time of the last change; None: no keys object yet
-    asked: list[str] = field(default_factory=list)  # streams that are requested from it; empty: all
+    # (counter of the keys object, time of its last change); None: no keys object has come yet
+    keys: tuple[int, datetime] | None
+    asked: list[str] = field(default_factory=list)  # streams that are requested from the gateway; empty: all streams
 
 
 class FleetData:
-    """Queries the databases of the platform. May be used from several threads."""
+    """Queries the platform's databases. It may be used from several threads."""
 
     def __init__(self, dsns: Sequence[str], clock: Callable[[], float] = time.monotonic) -> None:
         self._dsns, self._clock = parse_shards(dsns), clock
         self._lock = threading.Lock()
         self._fleet: FleetView | None = None
-        self._asked_s = self._cost_s = 0.0  # start and duration of the last query of the state
+        self._asked_s = self._cost_s = 0.0  # start and duration of the last query for the state of the fleet
         self._asking: Future[FleetView] | None = None
         self._asker = ThreadPoolExecutor(1, "fleet")
         self._figures: OrderedDict[tuple[str, str, date, str], Figures] = OrderedDict()
 
     def fleet(self) -> FleetView:
-        """The state of the whole fleet, queried once for all viewers. If the query takes longer than
-        ``PATIENCE_S``, the previous state is returned.
+        """The state of the whole fleet. One query serves all viewers.
+
+        If the query takes longer than ``PATIENCE_S``, the previous state is returned.
 
         Raises:
-            DatabaseError: no database answers, and there is no state of the last three minutes.
+            DatabaseError: no database answers, and no state of the last three minutes is there.
         """
         with self._lock:
             age_s, before = self._clock() - self._asked_s, self._fleet
@@ -128,7 +135,7 @@ class FleetData:
         return made
 
     def close(self) -> None:
-        """Start no more queries."""
+        """Stop: no more queries are started."""
         self._asker.shutdown(wait=False, cancel_futures=True)
 
     def _ask_fleet(self) -> FleetView:
@@ -148,7 +155,7 @@ class FleetData:
         return FleetView(state, shares, days, time.time())
 
     def _ask(self, gateway: str, look: Callable[[Connection], T]) -> T:
-        """Query the database that holds a gateway. All queries of ``look`` see one snapshot."""
+        """Run ``look`` in the database that holds a gateway. All queries of ``look`` see the same snapshot."""
         dsn = self._dsns[shard_of(gateway, len(self._dsns))]
         with connect(dsn, timeout_s=CONNECT_S) as connection:
             connection.execute(f"SET statement_timeout = {STATEMENT_MS}".encode())
@@ -156,12 +163,16 @@ class FleetData:
             return look(connection)
 
     def gateway(self, name: str) -> GatewayFacts | None:
-        """The facts about a gateway; None if it is not enrolled."""
+        """The facts about a gateway. None if it is not enrolled."""
         return self._ask(name, lambda connection: _gateway(connection, name))
 
     def stream_days(self, stream: str) -> tuple[list[date], list[str], int | None] | None:
-        """Return (UTC days with settled packs, the newest last; points of the newest pack's birth; end of the newest
-        pack in UTC ms). The end is None if no pack is stored any more. None: the stream is unknown."""
+        """Return (UTC days with settled packs, points, end of the newest pack in UTC ms). None if the stream is
+        unknown.
+
+        The newest day comes last. The points are those of the newest pack's birth. The end is None if no pack is stored
+        any more.
+        """
 
         def look(connection: Connection) -> tuple[list[date], list[str], int | None] | None:
             number = stream_id(stream)
@@ -181,11 +192,11 @@ class FleetData:
         return self._ask(stream.rpartition("/")[0], look)
 
     def figures(self, stream: str, point: str, day: date, from_ms: int, to_ms: int) -> Figures:
-        """The 15-minute figures of a point for a day, calculated from the bodies of its packs.
+        """The 15-minute figures of a point for a day. They are calculated from the bodies of the day's packs.
 
         Args:
             from_ms: beginning of the day in UTC ms.
-            to_ms: its end.
+            to_ms: end of the day in UTC ms.
         """
 
         def look(connection: Connection) -> Figures:
@@ -230,7 +241,9 @@ class FleetData:
         return self._ask(stream.rpartition("/")[0], look)
 
     def packs_between(self, stream: str, from_ms: int, to_ms: int, most: int) -> list[PackRow]:
-        """Packs that overlap a time range, the oldest first, then their twins: packs with the same identity."""
+        """The packs that overlap a time range, the oldest first. Their twins follow: other packs with the same
+        identity.
+        """
         where = (
             "p.stream = %s AND p.from_ms >= %s AND p.from_ms < %s AND p.to_ms > %s ORDER BY p.from_ms, p.seq LIMIT %s"
         )
@@ -238,7 +251,7 @@ class FleetData:
         return self._ask(stream.rpartition("/")[0], lambda connection: _packs(connection, stream, where, values))
 
     def packs_at(self, stream: str, seq: int) -> list[PackRow]:
-        """The packs with a given sequence: usually one, but each boot may have one, and twins may exist."""
+        """The packs with a given sequence. There is usually one, but each boot may have one, and twins may exist."""
         where, values = "p.stream = %s AND p.seq = %s ORDER BY p.from_ms LIMIT 20", [stream_id(stream), seq]
         return self._ask(stream.rpartition("/")[0], lambda connection: _packs(connection, stream, where, values))
 
@@ -313,7 +326,7 @@ def _gateway(connection: Connection, name: str) -> GatewayFacts | None:
 
 
 def _sum(name: str, streams: Sequence[GatewayState]) -> GatewayState:
-    """The state of a gateway as the sum of its streams."""
+    """The state of a gateway, made by adding the numbers of its streams."""
     findings, reasons = Counter[str](), Counter[str]()
     for one in streams:
         findings.update(one.findings)
@@ -325,7 +338,7 @@ def _sum(name: str, streams: Sequence[GatewayState]) -> GatewayState:
 
 
 def _packs(connection: Connection, stream: str, where: str, values: list[Any]) -> list[PackRow]:
-    """The packs that match ``where``, with the findings about each, then their twins."""
+    """The packs that match ``where``, each with its findings. Their twins follow."""
     rows = connection.execute(
         f"SELECT p.seq, p.boot, p.from_ms, p.to_ms, p.readings, p.due, p.gaps, l.stored, l.checked IS NOT NULL, "
         f"p.faults, p.body, p.hash FROM packs p LEFT JOIN lots l ON l.lot = p.lot WHERE {where}".encode(),

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 QUARTER_MS: Final = 900_000
-MOST_PACKS: Final = 20_000  # packs of a day that are read at most; enough for one each five seconds
+MOST_PACKS: Final = 20_000  # at most this many packs of a day are read, which is enough for one pack every five seconds
 DOUBTFUL: Final = frozenset({"suspect", "range", "frozen", "clock", "estimated", "substituted"})
 
 
@@ -42,14 +42,13 @@ _DECODER: Final = msgspec.json.Decoder(_Pack)
 class Figure:
     """The figure of a point in one interval [from_ms, to_ms).
 
-    ``amount``: increase of a counter from its last reading before the interval to its last reading in it; None if
-    not known.
+    ``amount``: for a counter, its increase in the interval (see ``_add_amounts``); None if it is not known.
     """
 
     from_ms: int
     to_ms: int
-    packs: int = 0  # packs that overlap the interval
-    faulty: int = 0  # of these packs, those with a finding; their readings are left out
+    packs: int = 0  # number of packs that overlap the interval
+    faulty: int = 0  # number of these packs that have a finding; their readings are left out
     readings: int = 0
     doubtful: int = 0
     total: float = 0.0
@@ -58,32 +57,34 @@ class Figure:
     first: float | None = None
     last: float | None = None
     amount: float | None = None
-    covered_ms: int = 0  # part of the interval that sound packs cover
+    covered_ms: int = 0  # length of the part of the interval that sound packs cover
     gaps_ms: Counter[str] = field(default_factory=Counter)
 
     @property
     def mean(self) -> float | None:
-        """Mean of the readings; None if there are none."""
+        """The mean of the readings. None if there are no readings."""
         return self.total / self.readings if self.readings else None
 
     @property
     def known(self) -> float:
-        """Share of the interval that is covered by packs and not in a gap of this point."""
+        """The share of the interval that is covered by packs and does not lie in a gap of this point."""
         length = self.to_ms - self.from_ms
         return max(0.0, min(length, self.covered_ms - sum(self.gaps_ms.values()))) / length
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The figures of a point for a day. ``stamp`` changes if more packs arrive. ``birth``: sequence of the pack that
-    declares the point; None: that pack is not stored."""
+    """The figures of a point for a day. ``stamp`` changes when more packs arrive.
+
+    ``birth``: sequence of the pack that declares the point; None: that pack is not stored.
+    """
 
     point: str
     kind: str
     unit: str
     rows: list[Figure]
     stamp: str
-    all_packs: bool  # False: the day has more than ``MOST_PACKS`` packs, so some were not read
+    all_packs: bool  # False: the day has more than ``MOST_PACKS`` packs, so some of them were not read
     birth: int | None = None
 
 
@@ -162,8 +163,11 @@ def _add_gaps(rows: list[Figure], gaps: list[_Gap], point: str) -> None:
 
 
 def _add_amounts(rows: list[Figure]) -> None:
-    """Set the amount of each interval: from the last reading of the previous interval, or from its own first reading if
-    the previous one has none, to its last reading."""
+    """Set the amount of each interval: the increase up to its last reading.
+
+    The increase counts from the last reading of the previous interval. If the previous interval has no reading, it
+    counts from the first reading of the interval itself.
+    """
     before: float | None = None
     for row in rows:
         base = row.first if before is None else before

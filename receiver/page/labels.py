@@ -1,4 +1,6 @@
-"""The page's own texts in English and Chinese. Texts shared with the gateway's page are in ``agent.web.labels``."""
+"""The texts that only this page uses, in English and Chinese. Texts of the gateway's page, too, are in
+``agent.web.labels``.
+"""
 
 from __future__ import annotations
 
@@ -190,6 +192,6 @@ LABELS: Final[Mapping[str, Texts]] = {
 
 
 def label(key: str, language: str, **values: object) -> str:
-    """A text in a language. Raises KeyError for a key that does not exist."""
+    """A text in a language. Raises KeyError for an unknown key."""
     found = LABELS.get(key) or SHARED[key]
     return found[LANGUAGES.index(language)].format(**values)

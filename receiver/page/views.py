@@ -29,12 +29,12 @@ FILTERS: Final = ("failed", "incomplete", "late", "silent", "verified")
 COLUMNS: Final = ("state", "gateway", "complete", "findings", "missing", "seen")
 PAGE_ROWS: Final = 100
 DAY_MS: Final = 86_400_000
-NO_PACK: Final = "no_pack"  # reason that the page shows for time that no pack covers
+NO_PACK: Final = "no_pack"  # the reason that the page shows for times that no pack covers
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The viewer's selection for the table: filters, order and page."""
+    """The filters, the order and the page that the viewer has selected for the table."""
 
     text: str = ""
     state: str = ""
@@ -44,7 +44,7 @@ class Choice:
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Choice:
-        """Read the selection from the query of a URL. Invalid parts are ignored."""
+        """Read the selection from the query part of a URL. Invalid parts are ignored."""
         sort, state, page = query.get("sort", ""), query.get("state", ""), query.get("page", "1")
         return cls(
             query.get("q", "")[:130].strip(),
@@ -125,7 +125,7 @@ def _order(one: GatewayState, column: str) -> Any:
         return -(sum(one.findings.values()) * (1 << 40) + one.refused)
     if column == "missing":
         return -(one.missing + one.withheld) * (1 << 40) - one.lost
-    return one.newest_ms or 0  # longest silent first
+    return one.newest_ms or 0  # the gateway that has been silent longest comes first
 
 
 def _column(name: str, choice: Choice, root: str) -> dict[str, str]:
@@ -164,7 +164,7 @@ def _completeness(one: GatewayState) -> dict[str, Any]:
 
 
 def findings_of(one: GatewayState, language: str) -> list[tuple[str, str, int]]:
-    """(word, meaning, number) for each kind of finding, the most frequent first."""
+    """Return (word, meaning, number) for each kind of finding. The most frequent kind comes first."""
     return [
         (clean_text(finding_word(code, language), 40), finding_meaning(code, language), count)
         for code, count in sorted(one.findings.items(), key=lambda item: -item[1])
@@ -172,7 +172,7 @@ def findings_of(one: GatewayState, language: str) -> list[tuple[str, str, int]]:
 
 
 def missing_of(one: GatewayState, language: str) -> dict[str, Any]:
-    """Texts about missing packs, and about readings in stated gaps by reason, the most frequent first."""
+    """The texts about missing packs, and about readings in stated gaps. The most frequent gap reason comes first."""
     counts = (("packs_missing", one.missing), ("packs_withheld", one.withheld), ("packs_lost", one.lost))
     packs = [label(key, language, count=_grouped(count)) for key, count in counts if count]
     lists = (("streams_unnamed", one.unnamed), ("streams_unasked", one.unasked))
@@ -189,7 +189,7 @@ def _grouped(count: int) -> str:
 
 
 def strip(shares: Shares, days: Sequence[date], language: str) -> dict[str, Any]:
-    """Values for the strip of days: a cell (colour class, text) for each day, and one text for all days."""
+    """The values for the strip of days: a cell (colour class, text) for each day, and one text for the whole strip."""
     cells = []
     for day in days:
         known = shares.get(day)
@@ -211,7 +211,7 @@ def _shade(known: float | None) -> str:
 
 
 def _notes(fleet: FleetView, language: str) -> list[tuple[bool, str]]:
-    """(True if it is a fault, text) of each note that concerns the whole platform."""
+    """The notes that concern the whole platform, as (whether it is a fault, text)."""
     notes = [(True, label("away", language, place=one.place, why=clean_text(one.why, 200))) for one in fleet.state.away]
     if fleet.state.lots_waiting:
         notes.append((True, label("lots_waiting", language, count=fleet.state.lots_waiting)))
@@ -266,7 +266,7 @@ def gateway_view(facts: GatewayFacts, root: str, language: str) -> dict[str, Any
 def stream_view(
     figures: Figures | None, stream: str, day: date, between: tuple[int, int], zone: ZoneInfo, root: str, language: str
 ) -> dict[str, Any]:
-    """Values for the page of a stream: a day of one point as a chart."""
+    """The values for the page of a stream, which shows one day of one point as a chart."""
     start, end = between[0] // 1000, between[1] // 1000
     now_s = round(time.time())
     frame = {"from": start, "to": end, "until": min(end, now_s), "zone": str(zone), "closed": now_s >= end}
@@ -310,7 +310,7 @@ def _mean_unit(unit: str) -> str:
 
 
 def _gaps(row: Figure) -> dict[str, float]:
-    """Missing milliseconds by reason; time that no pack covers has the reason ``NO_PACK``."""
+    """The missing time in ms by reason. Time that no pack covers has the reason ``NO_PACK``."""
     found: dict[str, float] = dict(row.gaps_ms)
     until = min(row.to_ms, round(time.time() * 1000))
     if (nothing := until - row.from_ms - row.covered_ms) > 0:
@@ -384,7 +384,7 @@ def _pack_row(one: PackRow, zone: ZoneInfo, root: str, language: str) -> dict[st
 
 
 def pack_verdict(one: PackRow, language: str) -> tuple[str, str]:
-    """Return (text, CSS class: ``good``, ``bad`` or ``soft``)."""
+    """The verdict on a pack, as (text, CSS class). The class is ``good``, ``bad`` or ``soft``."""
     if one.codes:
         return ", ".join(clean_text(finding_word(code, language), 40) for code in one.codes), "bad"
     if not one.checked:

@@ -1,4 +1,4 @@
-"""Sources of messages: connections to brokers. A message stays with the broker until it is acknowledged.
+"""Sources of messages: connections to brokers. The broker keeps a message until it is acknowledged.
 
 To support another broker (Kafka, NATS), write a class with the four methods of ``Source``.
 """
@@ -14,54 +14,63 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from drivers.model import UsageError
 
 TLS_FILES: Final = frozenset({"ca", "certificate", "key"})
-LOGIN: Final = TLS_FILES | {"password_file"}  # options of every scheme
+LOGIN: Final = TLS_FILES | {"password_file"}  # options that the URL of every scheme may have
 FILE_HINT: Final = "Does the file exist, and may this user read it?"
 
 
 @dataclass(slots=True)
 class Message:
-    """A message from a broker. ``token`` identifies the delivery; only the source uses it."""
+    """A message from a broker. ``token`` identifies its delivery, and only the source uses it."""
 
-    topic: str  # with slashes, as in MQTT
+    topic: str  # the topic with slashes, as in MQTT
     body: bytes
     token: Any
-    content_type: str = ""  # as stated by the publisher; "" for none
+    content_type: str = ""  # the type that the publisher states; "": it states none
 
 
 class Source(Protocol):
-    """A connection that reconnects by itself. Unacknowledged messages are delivered again, maybe to another worker."""
+    """A connection to a broker that reconnects by itself.
+
+    Messages that were not acknowledged are delivered again, perhaps to another worker.
+    """
 
     def take(self, most: int, wait_s: float) -> list[Message]:
         """Return up to ``most`` messages. Waits at most ``wait_s``."""
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
-        """Acknowledge messages that are committed or finally rejected. Deliveries of a lost connection are ignored."""
+        """Acknowledge messages that are committed or finally rejected. Deliveries of an earlier connection are
+        ignored.
+        """
 
     def problem(self) -> str:
-        """Why there is no connection, in a sentence; "" while connected."""
+        """Why there is no connection, in one sentence. "" while there is a connection."""
 
     def close(self) -> None:
-        """Close the connection; unacknowledged messages stay with the broker."""
+        """Close the connection. The broker keeps messages that were not acknowledged."""
 
 
 @runtime_checkable
 class ShardQueues(Protocol):
-    """A source whose broker also has a queue for each shard, which holds messages while the shard's database is
-    unreachable."""
+    """A source whose broker also has a queue for each shard.
+
+    These queues hold messages while the database of the shard cannot be reached.
+    """
 
     def set_aside(self, shard: int, messages: Sequence[Message]) -> list[Message]:
-        """Move messages to the queue of their shard. Returns those that may now be acknowledged, because the broker has
-        confirmed them there."""
+        """Move messages to the queue of their shard.
+
+        Returns the messages that may now be acknowledged, because the broker has confirmed that they are in that queue.
+        """
 
     def deliver_shard(self, shard: int, wanted: bool) -> None:
-        """Start or stop the delivery from the queue of a shard. The choice stays in effect after a reconnect."""
+        """Start or stop deliveries from the queue of a shard. This remains in effect after a reconnect."""
 
 
 def open_source(url: str, name: str) -> Source:
     """Make the source for a URL with ``mqtt://``, ``mqtts://``, ``amqp://`` or ``amqps://``.
 
     Args:
-        name: name of the worker; an MQTT broker keeps the session under it.
+        name: name of the worker. An MQTT broker keeps the worker's session under this name.
 
     Raises:
         UsageError: the URL has another scheme, or no host.
@@ -79,7 +88,7 @@ def open_source(url: str, name: str) -> Source:
 
 
 def hosts_of(url: SplitResult, default_port: int) -> list[tuple[str, int]]:
-    """The hosts of ``scheme://user@host[:port][,host[:port] ...]/``, in the order in which they are tried.
+    """The hosts in ``scheme://user@host[:port][,host[:port] ...]/``, in the order in which they are tried.
 
     Raises:
         UsageError: a host is missing, or a port is invalid.
@@ -127,7 +136,8 @@ def login_of(url: SplitResult, more: Collection[str] = ()) -> Login:
         raise UsageError(f'unknown option "{min(unknown)}"', where=f"{url.scheme}://", hint=hint)
     try:
         for name in TLS_FILES & options.keys():
-            Path(options[name]).open("rb").close()  # check here, because errors of the TLS library name no file
+            # check the files here, because an error of the TLS library does not name the file
+            Path(options[name]).open("rb").close()
         if "password_file" in options:
             return Login(unquote(user), Path(options["password_file"]).read_text().strip(), options)
     except (OSError, ValueError) as error:
@@ -136,7 +146,7 @@ def login_of(url: SplitResult, more: Collection[str] = ()) -> Login:
 
 
 def tls_error(url: SplitResult, options: Mapping[str, str], error: Exception) -> UsageError:
-    """The error for TLS files of a URL that cannot be used. It names the files."""
+    """The error for TLS files that cannot be used. It names the files."""
     named = ", ".join(f"{name}={options[name]}" for name in sorted(TLS_FILES & options.keys()))
     return UsageError(
         f"{named}: {error}", where=f"{url.scheme}://", hint="Expected PEM files; a key must fit its certificate"

@@ -1,18 +1,20 @@
 """RabbitMQ 4: a quorum queue that is bound to MQTT topics. Any number of workers share it.
 
 A queue has no retained messages, so keys and status messages arrive in it like packs. A worker stores new keys in the
-database, from which other workers take them. RabbitMQ converts ``/`` in a topic to ``.``, so the names of sites and
+database, from which the other workers read them. RabbitMQ converts ``/`` in a topic to ``.``, so the names of sites and
 gateways must not contain ``.``.
 
-The broker must never drop a message by itself:
+The broker must never drop a message. Three settings ensure this:
 
-- By default, a quorum queue drops a message that was returned twenty times. If workers die often, this hits good
-  messages. Our queue moves a message after three returns to the queue ``NAME.again``, which has no such limit and is
-  also read. Without any limit, a topic of more than 255 bytes, which MQTT allows, would end each AMQP channel to which
-  it is delivered. In ``NAME.again`` the topic is in a header, where its length does no harm.
-- By default, a queue with a limit of its length drops the oldest message. Our queues refuse a new message instead, and
-  the gateway keeps it.
-- ``NAME.shard2`` holds messages for the second database while it is unreachable, so that they do not delay the others.
+- By default, a quorum queue drops a message that was returned twenty times. If workers die often, this affects good
+  messages. So our queue moves a message to the queue ``NAME.again`` after three returns. This second queue has no limit
+  of returns, and workers read it, too. (The first queue needs a limit. MQTT allows topics of more than 255 bytes, and
+  the delivery of such a topic ends the AMQP channel. In ``NAME.again`` the topic is in a header, whose length does no
+  harm.)
+- By default, a queue with a length limit drops the oldest message. Our queues refuse a new message instead, and the
+  gateway keeps it.
+- ``NAME.shard2`` holds messages for the second database while that database cannot be reached. So they do not delay
+  messages for other databases.
 """
 
 from __future__ import annotations
@@ -37,19 +39,19 @@ from receiver.sources import Message, hosts_of, login_of, tls_error
 log = logging.getLogger("meterhouse.platform")
 logging.getLogger("pika").setLevel(
     logging.CRITICAL
-)  # pika logs a traceback for each lost connection; ``problem`` gives the reason in one line
-EXCHANGE: Final = "amq.topic"  # where RabbitMQ's MQTT plugin publishes
+)  # pika logs a traceback for each lost connection; ``problem`` gives the reason in one line instead
+EXCHANGE: Final = "amq.topic"  # the exchange to which RabbitMQ's MQTT plugin publishes
 BINDINGS: Final = (
     "meterhouse.v1.*.*.*.readings", "meterhouse.v1.*.*.*.backfill", "meterhouse.v1.*.*.checkpoint.*",
     "meterhouse.v1.*.*.keys", "meterhouse.v1.*.*.status",
 )  # fmt: skip
 ARGUMENTS: Final = {"x-queue-type": "quorum", "x-delivery-limit": -1, "x-overflow": "reject-publish"}
-RETURNS: Final = 3  # times that a message is returned before it moves to NAME.again
-WINDOW: Final = 2000  # the broker sends at most so many messages before they are acknowledged
-SIDE_WINDOW: Final = 500  # the same limit for NAME.again and for the queue of each shard
-HEARTBEAT_S: Final = 60  # long, because a worker that waits for its database sends no heartbeats
-BLOCKED_S: Final = 5.0  # how long an alarm of the broker may block ``set_aside``
-ASIDE_S: Final = 1.0  # time limit of ``set_aside``, because the other shards wait during the call
+RETURNS: Final = 3  # after this many returns a message moves to NAME.again
+WINDOW: Final = 2000  # number of unacknowledged messages after which the broker sends no more
+SIDE_WINDOW: Final = 500  # the same limit for NAME.again, and for the queue of each shard
+HEARTBEAT_S: Final = 60  # this is long, because a worker that waits for its database sends no heartbeats
+BLOCKED_S: Final = 5.0  # ``set_aside`` waits at most this long while an alarm of the broker blocks it
+ASIDE_S: Final = 1.0  # time limit of ``set_aside``, because the other shards wait during its call
 _TLS_HINTS: Final = {
     "CERTIFICATE_VERIFY_FAILED": "its certificate does not verify: give the file of its CA with &ca=FILE, and use "
     "the host name in the certificate",
@@ -59,11 +61,11 @@ _FAILURES: Final = (AMQPError, OSError, AssertionError)
 
 
 class AmqpSource:
-    """Messages from RabbitMQ; implements ``receiver.sources.Source`` and ``ShardQueues``.
+    """Messages from RabbitMQ. Implements ``Source`` and ``ShardQueues`` of ``receiver.sources``.
 
     Args:
         url: ``amqp://user@host:5672[,host:port ...]/vhost?queue=NAME&password_file=FILE``; hosts are tried in turn.
-        name: name of the worker. Its hash selects the first host, so that workers spread over a cluster.
+        name: name of the worker. Its hash selects the first host, so that workers are spread over a cluster.
 
     Raises:
         UsageError: the URL is invalid, or a file that it names cannot be read.
@@ -89,8 +91,8 @@ class AmqpSource:
         self._connection: Any = None
         self._channel: Any = None
         self._cancelled = False
-        self._shards: dict[int, str] = {}  # shard whose queue we read -> tag of the consumer; "" if not connected
-        self._shard_names: set[str] = set()  # names of these queues
+        self._shards: dict[int, str] = {}  # shard whose queue is read -> tag of its consumer; "" while not connected
+        self._shard_names: set[str] = set()  # names of the queues in ``_shards``
         # A separate connection for publishing: a broker that is short of memory stops reading from connections that
         # publish, and our acknowledgements must still reach it.
         self._aside: Any = None
@@ -103,7 +105,7 @@ class AmqpSource:
     def take(self, most: int, wait_s: float) -> list[Message]:
         """Return up to ``most`` messages. Waits at most ``wait_s``."""
         until = time.monotonic() + wait_s
-        while True:  # runs at least once: with ``most`` 0 the call still serves heartbeats
+        while True:  # the loop runs at least once, so that a call with ``most`` 0 still serves heartbeats
             left_s = max(0.0, min(0.05, until - time.monotonic()))
             if self._connection is None and time.monotonic() >= self._retry_at:
                 self._connect()
@@ -116,7 +118,7 @@ class AmqpSource:
         return [self._queue.popleft() for _ in range(min(most, len(self._queue)))]
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
-        """Acknowledge the messages that arrived by the current connection."""
+        """Acknowledge those messages that arrived over the current connection."""
         tags = {tag for generation, tag in (message.token for message in messages) if generation == self._generation}
         if not tags or self._channel is None:
             return
@@ -134,7 +136,7 @@ class AmqpSource:
         self._unsettled -= tags
 
     def problem(self) -> str:
-        """Why there is no connection; "" while connected."""
+        """Why there is no connection. "" while there is a connection."""
         return self._problem
 
     def close(self) -> None:
@@ -145,8 +147,10 @@ class AmqpSource:
                     connection.close()
 
     def set_aside(self, shard: int, messages: Sequence[Message]) -> list[Message]:
-        """Move messages to the queue of their shard, for about a second at most. Returns the messages that may be
-        acknowledged: a majority of the nodes has confirmed them."""
+        """Move messages to the queue of their shard. Takes about a second at most.
+
+        Returns the messages that may be acknowledged, because a majority of the nodes has confirmed them.
+        """
         done: list[Message] = []
         until = time.monotonic() + ASIDE_S
         try:
@@ -154,12 +158,14 @@ class AmqpSource:
             name = self._shard_queue(channel, shard)
             for message in messages:
                 if message.token[0] != self._generation:
-                    done.append(message)  # from a lost connection: the broker delivers it again anyway
+                    # the message is from an earlier connection, so the broker delivers it again anyway
+                    done.append(message)
                     continue
                 properties = pika.BasicProperties(
                     content_type=message.content_type or None, delivery_mode=2, headers={"topic": message.topic}
                 )
-                channel.basic_publish("", name, message.body, properties, mandatory=True)  # waits for the confirm
+                # the call waits for the broker's confirmation
+                channel.basic_publish("", name, message.body, properties, mandatory=True)
                 done.append(message)
                 if time.monotonic() > until:
                     break
@@ -169,7 +175,7 @@ class AmqpSource:
         return done
 
     def deliver_shard(self, shard: int, wanted: bool) -> None:
-        """Start or stop the delivery from the queue of a shard."""
+        """Start or stop deliveries from the queue of a shard."""
         tag = self._shards.get(shard)
         if not wanted and tag is not None:
             del self._shards[shard]
@@ -269,7 +275,8 @@ class AmqpSource:
 
     def _on_message(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
         key = method.routing_key
-        text = key if isinstance(key, str) else key.decode("utf-8", "replace")  # pika passes a non-UTF-8 key as bytes
+        # if a key is not UTF-8, pika passes it as bytes
+        text = key if isinstance(key, str) else key.decode("utf-8", "replace")
         headers = properties.headers or {}
         if text == self._again_name:
             topic = _first_key(headers).replace(".", "/")
@@ -282,7 +289,7 @@ class AmqpSource:
 
 
 def _first_key(headers: dict[str, Any]) -> str:
-    """The original routing key of a message that was moved to ``NAME.again``; "" if its headers do not have it."""
+    """The original routing key of a message that was moved to ``NAME.again``. "" if its headers do not contain it."""
     try:
         key = headers["x-death"][-1]["routing-keys"][0]
     except (LookupError, TypeError):
@@ -305,13 +312,13 @@ def _code(error: Exception) -> int:
 
 
 def _first(error: Exception) -> str:
-    """The first line of the broker's error text, else of the system's.
+    """The first line of the broker's error text. If there is none, the first line of the system's error text.
 
-    ``reply_text`` is read first, because the first argument of pika's exceptions is only the code, such as 406.
+    ``reply_text`` is read first, because the first argument of pika's exceptions is only a code, such as 406.
     """
     text = str(getattr(error, "reply_text", "") or "").strip()
     while not text and isinstance(inner := getattr(error, "exception", next(iter(error.args), None)), Exception):
-        error = inner  # pika wraps the original exception
+        error = inner  # pika puts the original exception into another one
     for hint, kind in _TLS_HINTS.items():
         if hint in str(error):
             return kind

@@ -1,8 +1,8 @@
 """MQTT 5: a shared subscription for packs and checkpoints, and a normal one for keys and status messages.
 
-Every worker needs all keys, and brokers send no retained messages to a shared subscription. So each worker has a normal
-subscription to keys. Each worker also has its own session, which continues after a restart of the worker: when a
-session ends, brokers do not deliver its unacknowledged messages to other workers.
+Every worker needs all keys. Brokers send no retained messages to a shared subscription, so each worker has a normal
+subscription for keys. Each worker also has its own session, which continues after a restart of the worker. This is
+needed because brokers do not deliver the unacknowledged messages of a session to other workers when the session ends.
 """
 
 from __future__ import annotations
@@ -27,20 +27,22 @@ log = logging.getLogger("meterhouse.platform")
 GROUP: Final = "meterhouse"
 SHARED: Final = ("+/+/+/readings", "+/+/+/backfill", "+/+/checkpoint/+")
 PLAIN: Final = ("+/+/keys", "+/+/status")
-SESSION_S: Final = 86_400  # how long the broker keeps the session of a disconnected worker
-WINDOW: Final = 2000  # the broker sends at most so many messages before they are acknowledged
-HEAD_BYTES: Final = 64 << 10  # largest head of a PUBLISH: topic and properties
-CONNACK_S: Final = 15.0  # how long the broker has to answer a CONNECT
+SESSION_S: Final = 86_400  # the broker keeps the session of a disconnected worker for this time
+WINDOW: Final = 2000  # number of unacknowledged messages after which the broker sends no more
+HEAD_BYTES: Final = 64 << 10  # largest size of topic and properties of a PUBLISH in bytes
+CONNACK_S: Final = 15.0  # longest wait for the broker's answer to a CONNECT
 
 
 class MqttSource:
-    """Messages from an MQTT broker; implements ``receiver.sources.Source``. No thread serves the network: ``take`` and
-    ``acknowledge`` do that."""
+    """Messages from an MQTT broker. Implements ``receiver.sources.Source``.
+
+    There is no thread for the network: ``take`` and ``acknowledge`` do the network I/O.
+    """
 
     def __init__(self, url: SplitResult, name: str) -> None:
         self._hosts, self._next = hosts_of(url, 8883 if url.scheme == "mqtts" else 1883), 0
         self._queue = deque[Message]()
-        self._generation = 0  # grows with each connection, to recognise messages of an earlier one
+        self._generation = 0  # number of the connection, by which messages of an earlier connection are recognized
         self._problem = "not connected yet"
         self._retry = Backoff(0.5, 15.0)
         self._retry_at = 0.0
@@ -68,14 +70,16 @@ class MqttSource:
         return [self._queue.popleft() for _ in range(min(most, len(self._queue)))]
 
     def acknowledge(self, messages: Sequence[Message]) -> None:
-        """Send PUBACK for messages of the current connection. The broker sends those of an earlier one again."""
+        """Send a PUBACK for each message of the current connection. The broker sends messages of earlier connections
+        again.
+        """
         for message in messages:
             generation, mid, qos = message.token
             if generation == self._generation:
                 self._client.ack(mid, qos)
 
     def problem(self) -> str:
-        """Why there is no connection; "" while connected."""
+        """Why there is no connection. "" while there is a connection."""
         return self._problem
 
     def close(self) -> None:
@@ -97,7 +101,7 @@ class MqttSource:
         settings = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         settings.SessionExpiryInterval = SESSION_S
         settings.ReceiveMaximum = WINDOW
-        settings.MaximumPacketSize = MAX_PACK_BYTES + HEAD_BYTES  # bounds the memory of a full window
+        settings.MaximumPacketSize = MAX_PACK_BYTES + HEAD_BYTES  # this limits the memory of a full window of messages
         host, port = self._hosts[self._next % len(self._hosts)]
         self._next += 1
         try:
@@ -109,7 +113,7 @@ class MqttSource:
         self._connected, self._problem = False, why
         self._retry_at = time.monotonic() + self._retry.next_s()
         self._generation += 1
-        self._queue.clear()  # unacknowledged messages: the broker sends them again
+        self._queue.clear()  # the broker sends these unacknowledged messages again
 
     def _on_connect(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
