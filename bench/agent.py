@@ -49,7 +49,7 @@ FLOOR_DEVICES = 100
 
 
 def build_floor(folder: Path) -> Path:
-    """Compile the minimal C program. Raises CalledProcessError if its libraries are missing."""
+    """Compile the minimal C program. Raises CalledProcessError if libmodbus or libmosquitto is missing."""
     libraries = subprocess.run(
         ["pkg-config", "--cflags", "--libs", "libmodbus", "libmosquitto"], check=True, capture_output=True, text=True
     )

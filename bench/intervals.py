@@ -119,7 +119,7 @@ def kernel() -> dict[str, Any]:
 
 
 class _Meter:
-    """One meter with its simulated loads."""
+    """One meter and its simulated loads."""
 
     def __init__(self, number: int, packer: Packer, period_s: int) -> None:
         rng = random.Random(number)
@@ -168,7 +168,8 @@ def month(folder: Path, days: int) -> dict[str, Any]:
                 positions.append(ring.append_values(1, tick, at * 1_000_000, 0, values))
                 used = meter.step((tick - FIRST_MS) / DAY_MS, period_s / 3600)
                 if meter is not meters[0]:
-                    meters[0].levels[0] += used  # the meter at the grid connection counts all others
+                    # the counter of the meter at the grid connection includes all other meters
+                    meters[0].levels[0] += used
         seq += 1
         pages = []
         for meter, positions in zip(meters, taken, strict=True):

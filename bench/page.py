@@ -37,7 +37,7 @@ REFRESH_S = 2.0
 
 
 def fetch(line: http.client.HTTPConnection, path: str, **headers: str) -> bytes:
-    """Fetch a page. Returns the body as sent, which may be compressed."""
+    """Fetch a page. Returns the body as it was sent; it may be compressed."""
     line.request("GET", path, headers={"accept-encoding": "gzip", **headers})
     answer = line.getresponse()
     body = answer.read()
@@ -46,7 +46,7 @@ def fetch(line: http.client.HTTPConnection, path: str, **headers: str) -> bytes:
 
 
 def first_view(port: int) -> tuple[float, int]:
-    """Fetch the first page and its static files by one connection. Returns (seconds, bytes)."""
+    """Fetch the first page and its static files over one connection. Returns (seconds, bytes)."""
     line = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     began = time.perf_counter()
     line.request("GET", "/")

@@ -56,7 +56,9 @@ def wait_port(port: int, seconds: float = 10.0) -> None:
 
 
 def build_simulator(folder: Path) -> Path:
-    """Compile the simulator of devices. It is in C to serve thousands of devices, at 19 us per request."""
+    """Compile the simulator of devices. It is written in C so that it can serve thousands of devices, at 19 us per
+    request.
+    """
     binary = folder / "modsim"
     subprocess.run(["cc", "-O2", "-o", binary, HERE / "src" / "modsim.c", "-lm"], check=True)
     return binary
@@ -97,7 +99,7 @@ def broker(folder: Path) -> Iterator[int]:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """CPU seconds and resident memory of a process at one moment."""
+    """The CPU seconds of a process until one moment, and its resident memory at that moment."""
 
     cpu_s: float
     rss_mb: float
@@ -116,7 +118,9 @@ def cost_of(pid: int) -> Cost:
 
 
 def pid_of(argument: str) -> int:
-    """The PID of the process that has this argument in its command line. Raises LookupError if there is none."""
+    """The PID of the process whose command line contains this argument. Raises LookupError if there is no such
+    process.
+    """
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if entry.name.isdigit() and argument.encode() in (entry / "cmdline").read_bytes().split(b"\0"):
@@ -148,7 +152,7 @@ def agent_config(
     more: str = "",
     runtime: Path | None = None,
 ) -> Path:
-    """Write agent.toml with ``devices`` devices of 100 float32 points at 1 Hz, each on its own connection."""
+    """Write agent.toml with ``devices`` devices. Each has 100 float32 points at 1 Hz, and its own connection."""
     parts = [
         '[site]\nid = "bench"\ngateway = "gw"\ntimezone = "UTC"\n',
         f'[key]\nfile = "{folder}/signing.key"\n',

@@ -110,7 +110,9 @@ def running(devices: int, box: Box) -> Iterator[tuple[subprocess.Popen[bytes], S
 
 
 def status_seconds(config: Path) -> float:
-    """Seconds that ``status`` takes, run outside of the control group. Raises RuntimeError if it gets no answer."""
+    """The seconds that the command ``status`` takes outside of the control group. Raises RuntimeError if it gets no
+    answer.
+    """
     began = time.monotonic()
     done = subprocess.run(meterhouse("status", "-c", config, "--json"), capture_output=True, timeout=60, check=False)
     # the exit code does not tell whether there was an answer: it is 1 if there are findings

@@ -23,7 +23,7 @@ from agent.verify.jws import public_key
 from agent.verify.signed import cut_signature
 from tests.kits.signed import POINTS, Key, Stream, keys  # this makes signed packs without the code of the agent
 
-SHAPES = {  # name -> (points, length of a pack in seconds); a pack has points * seconds / 5 readings
+SHAPES = {  # name -> (number of points, time that a pack spans in seconds); a pack has points * seconds / 5 readings
     "10 readings": (5, 10),
     "100 readings": (50, 10),
     "1000 readings": (500, 10),

@@ -46,7 +46,7 @@ _ROUNDS = 40
 
 
 class Query(Protocol):
-    """One query, and the numbers of the points in its answer."""
+    """One query, and the numbers of the points whose values are in its answer."""
 
     @property
     def points(self) -> Sequence[int]: ...
@@ -91,7 +91,7 @@ class Failures:
 
 
 class Device(ABC, Generic[Q, A]):
-    """One device on one line. Owns no task and no socket; the poller calls it.
+    """One device on one line. It owns no task and no socket; the poller calls its methods.
 
     Args:
         spec: the device; the index of a point in ``spec.points`` is its number in the ring.
@@ -124,7 +124,7 @@ class Device(ABC, Generic[Q, A]):
             self._used |= 1 << PACES.index(point.pace)
         self._plans: dict[int, VisitPlan[Q]] = {}  # the plan of each set of paces; the key is the bit mask of the paces
         self._failures: dict[Hashable, Failures] = {}  # by ``query_id``
-        self._resting = False  # whether any query may be resting
+        self._resting = False  # False only if no query is resting
         self._texts: dict[int, bytes] = {}  # point -> its text; only points that identify the device
         self._other_texts = 0
 
@@ -288,7 +288,7 @@ class Device(ABC, Generic[Q, A]):
         return plan
 
     def replan(self) -> None:
-        """Drop the cached plans: the device or our knowledge of it has changed."""
+        """Drop the cached plans. Called when the device, or what is known about it, has changed."""
         self._plans.clear()
 
     def on_answered(self, query: Q) -> None:
@@ -393,7 +393,7 @@ class Device(ABC, Generic[Q, A]):
         result.positions.append(self.gap(tick_ms, reason, points))
 
     def gap(self, tick_ms: int, reason: Reason, points: Iterable[int]) -> int:
-        """Write a gap into the ring; returns its ring position."""
+        """Write a gap into the ring. Returns its ring position."""
         return self._ring.append_gap(self.table, reason, tick_ms, *self._line.clock(), memoryview(array("H", points)))
 
     def write(self, values: Iterable[Decoded], stamp: tuple[int, int, int], positions: list[int]) -> None:
@@ -439,7 +439,7 @@ class Device(ABC, Generic[Q, A]):
         return [numbers[name] for name in dict.fromkeys(names)]
 
     def no_reading(self, number: int, reason: int) -> Reading:
-        """A reading without value; its quality is the gap reason."""
+        """A reading without value. Its quality is ``reason``, the gap reason."""
         point = self.spec.points[number]
         return Reading(point.name, None, point.unit, reason)
 
@@ -454,7 +454,7 @@ def decimal_of(mantissa: int, exponent: int) -> Decimal:
 
 
 def _timing(line: Line, spec: DeviceSpec, limits: Limits) -> LineTiming:
-    """The cost of requests to a device on its line."""
+    """The cost of requests to a device on its line, from which the plan of reads is made."""
     if line.target.scheme == "serial":
         return LineTiming.serial(spec.serial or line.config.serial, limits)
     return LineTiming.tcp(line.config.bus_baud, limits)

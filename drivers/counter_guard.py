@@ -19,7 +19,7 @@ from drivers.plan import ratio_of
 # A counter's new level is accepted after at least this time and this many readings that continue from it.
 BELIEVED_S, BELIEVED_READINGS = 60.0, 3
 HIGHEST_W = Decimal(1_000_000_000)  # no device in a park has more power
-# unit -> highest growth per second; counters in other units may grow at any rate
+# unit -> highest possible growth per second; the growth of counters in other units is not limited
 _HIGHEST: dict[str, Decimal] = {
     **{unit: HIGHEST_W / 3600 for unit in ("Wh", "varh", "VAh")},
     **{f"k{unit}": HIGHEST_W / 3_600_000 for unit in ("Wh", "varh", "VAh")},
@@ -47,7 +47,8 @@ SLACK_S = 2.0  # added to the time between two readings, because a register may 
 # counters in these units often show whole numbers only
 _COARSE = frozenset(("MWh", "GWh", "Mvarh", "MVAh", "GJ", "t", "kAh", "min", "h", "d"))
 STEPS = 2  # a counter may exceed its highest possible growth by this many steps of its last digit
-# A value that falls by at most this share of itself counts as rounded: an f32 has a mantissa of only 24 bits.
+# A value that falls by at most this share of itself may just have been rounded, because an f32 has a mantissa of only
+# 24 bits.
 _ROUNDING = Decimal(1) / (1 << 20)
 
 
@@ -55,9 +56,9 @@ _ROUNDING = Decimal(1) / (1 << 20)
 class CounterRule:
     """The limits of one counter's changes."""
 
-    highest: Decimal | None  # highest growth per second, in the counter's unit; None: any growth is possible
+    highest: Decimal | None  # highest possible growth per second, in the counter's unit; None: there is no limit
     steps: Decimal = Decimal(0)  # growth that is always allowed beyond ``highest``, in the counter's unit
-    falls: bool = False  # whether the value may fall, as that of a net counter does
+    falls: bool = False  # whether the value can fall, as the value of a net counter does
     around: Decimal | None = None  # the value at which the counter rolls over to 0; None: unknown
     # the counter rolls over at a power of ten, which is unknown; it is guessed from the last value
     decimal: bool = False
@@ -93,7 +94,9 @@ class CounterRule:
 
 @dataclass(slots=True)
 class _Level:
-    """The last accepted value of a counter, and the deviating value that it has reported since then, if any."""
+    """The state of one counter: its last accepted value, and the deviating value that it has shown since then, if
+    any.
+    """
 
     value: Decimal
     at_s: float  # when ``value`` was read, in monotonic seconds
@@ -116,7 +119,7 @@ class CounterJump(NamedTuple):
 
 
 class CounterGuard:
-    """Checks the counters of one device: compares each new value with the last one that was accepted."""
+    """Checks the counters of one device. It compares each new value with the last accepted value of the counter."""
 
     def __init__(self, spec: DeviceSpec) -> None:
         self.counters = frozenset(n for n, point in enumerate(spec.points) if point.kind is Kind.COUNTER)

@@ -19,7 +19,7 @@ def bcd_digits(raw: bytes) -> str | None:
 
 
 def base64url(raw: bytes) -> str:
-    """RFC 4648 section 5 without padding, as JOSE writes it."""
+    """Encode bytes as base64url: RFC 4648 section 5 without padding, the form that JOSE uses."""
     return urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 

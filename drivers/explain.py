@@ -15,7 +15,7 @@ from typing import Any
 from drivers.model import FIRST_REASON, Quality, Reading, Reason, clean_text
 
 Json = dict[str, Any]
-MAX_TEXT = 1000  # most characters shown of a text; a telegram of manufacturer data in hex fits
+MAX_TEXT = 1000  # a longer text is cut to this number of characters; a whole telegram of manufacturer data in hex fits
 COPY_WHOLE = "Copy the complete frame, from its first byte to its last"
 AS_SENT = "The frame differs from the frame that was sent: read it again, or copy it again"
 SHOWN_UNITS: Mapping[str, str] = {"Cel": "°C", "deg": "°"}
@@ -76,7 +76,7 @@ def show_quality(code: int) -> str:
 
 
 def reading_json(reading: Reading) -> Json:
-    """A reading as JSON; optional members that are empty or 0 are left out."""
+    """A reading as JSON. Optional members are left out if they are empty or 0."""
     shown: Json = {
         "name": reading.name,
         "value": clean_text(reading.value, MAX_TEXT) if isinstance(reading.value, str) else number(reading.value),
@@ -171,7 +171,9 @@ def placed(error: str, offset: int) -> str:
 
 
 def other_protocol(stream: bytes, tried: str) -> str:
-    """A hint naming the command that finds a valid frame in ``stream``; "" if none does."""
+    """A hint that names the command for the protocol in which ``stream`` is a valid frame. "" if there is no such
+    protocol.
+    """
     from drivers.registry import all_protocols
 
     for protocol in all_protocols():

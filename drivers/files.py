@@ -1,4 +1,4 @@
-"""Atomic file replacement, file locks, and checks of who may read or change a secret."""
+"""Replaces files atomically, locks files, and checks who may read or change a secret."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def write_draft(
 
 
 def remove(name: str, folder: int) -> None:
-    """Remove a file of the open directory ``folder``, if it exists. Raises OSError."""
+    """Remove a file from the open directory ``folder``. Does nothing if the file does not exist. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(name, dir_fd=folder)
 

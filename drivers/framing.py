@@ -23,7 +23,9 @@ REPLY, ERROR = 0x80, 0x40  # bits of the control code in frames that end in a ch
 
 
 class FrameScanner(ABC, Generic[F]):
-    """Finds frames of one protocol in a stream. Buffers at most ``longest`` bytes plus the piece just fed."""
+    """Finds frames of one protocol in a stream. It buffers at most ``longest`` bytes and the last piece that was
+    fed.
+    """
 
     starts: re.Pattern[bytes]  # the bytes that a frame can begin with
     longest: int  # length of the longest possible frame, in bytes

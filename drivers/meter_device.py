@@ -39,7 +39,7 @@ from ext.ring import Ring
 
 _log = logging.getLogger("meterhouse.meters")
 F = TypeVar("F")
-REFUSALS, REST_S = 2, 3600.0  # after this many consecutive refusals a query rests for this long
+REFUSALS, REST_S = 2, 3600.0  # after this many refusals in a row, a query rests for this time in seconds
 
 
 class MeterRequest(Generic[F]):

@@ -213,13 +213,13 @@ class Point:
     pace: str = "normal"
     function: int = 3
     address: int = 0
-    count: int = 1  # registers
+    count: int = 1  # number of registers
     type: str = "u16"
-    order: str = ""  # "" if the point has only one register
+    order: str = ""  # "" if the point has only one register, or no register
     bit: int | None = None
     mask: int | None = None  # applied to the raw integer, which is then shifted down to the lowest bit of the mask
     scale: Decimal = Decimal(1)
-    scale_at: int | None = None  # address of the register with its scale factor, a power of ten
+    scale_at: int | None = None  # address of the register that contains the scale factor, as a power of ten
     # whether the value is a share of 1, such as a power factor. A value above 1 is a percentage and is divided by 100
     share: bool = False
     offset: Decimal = Decimal(0)  # added to the raw integer before it is multiplied by ``scale``
@@ -234,7 +234,7 @@ class Point:
     states: Mapping[int, str] = field(default_factory=dict)
     parts: tuple[RegisterPart, ...] = ()
     together: str = ""  # name of a group; all points of a group are read in one request
-    barrier: bool = False  # no request may cover both this register and the one before it
+    barrier: bool = False  # no request may cover both this register and the register before it
     # "apply": multiply the value by the device's ct/pt ratio; "done": the device has already done so; "": no ratio
     # applies
     ratio: str = ""
@@ -242,7 +242,7 @@ class Point:
     # whether some firmware lacks the point. After "illegal address" its gaps are then ABSENT, which is not a fault
     optional: bool = False
     key: str = ""
-    flips: bool = False  # the sign changes with a reversed CT
+    flips: bool = False  # whether a reversed CT changes the sign of the value
     # for a device's clock: "local" or "utc". The reading is the number of seconds by which it is ahead of the gateway's
     # clock
     clock: str = ""
@@ -288,7 +288,7 @@ class Limits:
     A limit of the device replaces that of the line, and a limit of the line replaces that of the profile.
     """
 
-    max_words: int | None = None  # most registers in one read
+    max_words: int | None = None  # most registers that one read may have
     max_gap: int | None = None  # one read may cover at most this many consecutive registers that no point uses
     holes: bool | None = None  # whether a read may cover registers that no point uses
     quiet_s: float | None = None  # silence between an answer and the next request
@@ -338,7 +338,9 @@ class FreshnessRule:
 
 @dataclass(frozen=True, slots=True)
 class DeviceSpec:
-    """Everything a driver needs to know about one configured device. A point's index here is its number in the ring."""
+    """Everything a driver needs to know about one configured device. The index of a point in ``points`` is its number
+    in the ring.
+    """
 
     name: str
     stream: str  # such as "park7/gw01/inv1"
@@ -346,7 +348,7 @@ class DeviceSpec:
     protocol: str
     profile: str
     points: tuple[Point, ...]
-    periods_ms: tuple[int, ...]  # by pace number; 0: points of this pace are never read
+    periods_ms: tuple[int, ...]  # periods in the order of ``PACES``; 0: points of this pace are never read
     limits: Limits = Limits()
     label: str = ""
     phase_ms: int = 0
@@ -356,7 +358,7 @@ class DeviceSpec:
     ratio_pt: Decimal = Decimal(1)
     probe: str = ""  # the point that is read to find out whether the device is alive
     variant: str = ""
-    serial: str = ""  # the device's own setting on a serial line, such as "2400 8E1"; "": the line's
+    serial: str = ""  # the device's own setting on a serial line, such as "2400 8E1"; "": the setting of the line
     zone: str = ""  # IANA name of the time zone of the device's clock; "": the zone of this machine
     # whether answers come from the cache of a master, so that they prove nothing about the device behind it
     caching: bool = False
@@ -402,9 +404,9 @@ class PollResult:
     """The result of one visit to a device. The readings and gaps themselves are in the ring, at ``positions``."""
 
     positions: list[int] = field(default_factory=list)  # ring positions written, in order
-    asked: int = 0  # requests sent
+    asked: int = 0  # number of requests that were sent
     answered: int = 0  # requests that the device itself answered or refused; see ``Device.proves_life``
-    error: LineError | None = None  # the last failure
+    error: LineError | None = None  # the last error of this visit; None: there was none
 
 
 def clean_text(text: str, limit: int = 80) -> str:
@@ -424,10 +426,10 @@ class Reading:
     raw: bytes = b""
     storage: int = 0  # 0: the present value; n: the value of the n-th last settlement or freeze, or of storage number n
     tariff: int = 0  # 0: the total of all tariffs
-    subunit: int = 0  # number of the device's part that the value belongs to
+    subunit: int = 0  # number of the part of the device to which the value belongs
     function: str = ""  # "instantaneous", "maximum", "minimum", or "error" for a value during an error; "": not given
     time: str = ""  # the time that the device reports for the value (demand, freeze), ISO 8601 without zone
-    label: str = ""  # the name used by the standard or the device
+    label: str = ""  # the name of the quantity in the standard or in the device
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,10 @@ import math
 from dataclasses import dataclass
 from decimal import Decimal
 
-# Inverters start some time after sunrise and stop some time before sunset, and on dull days these times are longer. The
-# limit allows about 25 minutes at 30 degrees of latitude. Silence at any other time of the day never counts as sleep.
+# Inverters start some time after sunrise and stop some time before sunset; on dull days they start later and stop
+# earlier.
+# The limit of 5 degrees allows for about 25 minutes at 30 degrees of latitude. At any other time of the day, silence is
+# never treated as sleep.
 DARK_BELOW_DEG = 5.0
 _DAY_MS = 86_400_000
 

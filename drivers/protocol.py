@@ -200,7 +200,7 @@ class Protocol:
         return self.wire or self.name
 
     def driver(self) -> type[Driver]:
-        """The class of its driver. Raises ImportError or AttributeError."""
+        """The class of the protocol's driver. Raises ImportError or AttributeError."""
         return cast("type[Driver]", _imported(self.device))
 
     def new_parser(self) -> FrameScanner[Any] | None:

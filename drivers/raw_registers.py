@@ -11,7 +11,7 @@ from drivers.model import DeviceException, LineDown, LineError, LineLent, LineTi
 from drivers.profile.register_layout import MAX_COILS, MAX_WORDS
 
 SPACES: Mapping[int, str] = {1: "coils", 2: "discrete inputs", 3: "holding registers", 4: "input registers"}
-MOST_SPLITS = 64  # most splits of one range; a range with more holes is probably the wrong one
+MOST_SPLITS = 64  # a range is split at most this many times, because a range with more holes is probably the wrong one
 SILENT_PIECES = 2  # after this many requests without any answer, the device is treated as missing
 # exceptions after which a range is split: illegal address, illegal count, and the failure that some firmware sends
 # instead
@@ -24,7 +24,9 @@ EXAMPLE = "Write FUNCTION:START+COUNT, such as 3:0x100+20 (3 holding registers, 
 
 @dataclass(frozen=True, slots=True)
 class RegisterRange:
-    """A range of registers (functions 3 and 4) or of bits (1 and 2). ``address`` counts from 0 as on the wire."""
+    """A range of registers (functions 3 and 4) or of bits (functions 1 and 2). ``address`` counts from 0, as on the
+    wire.
+    """
 
     function: int
     address: int

@@ -1,4 +1,5 @@
-"""Checks everything that involves more than one pack, lot by lot. A lot is the packs that a worker committed together.
+"""Checks everything that involves more than one pack, lot by lot. A lot consists of the packs that a worker has
+committed in one transaction.
 
 Lots may be checked in any order, by any number of processes.
 """
@@ -47,7 +48,9 @@ def check_lots(connection: Connection, most: int = LOTS) -> int:
 
 
 def assign_lines(cursor: psycopg.Cursor[Any], stream: int) -> None:
-    """Assign each boot of a stream to its history. A boot that continues no earlier boot begins a history."""
+    """Assign each boot of a stream to its history. A history begins with a boot that does not continue an earlier
+    boot.
+    """
     cursor.execute("SELECT boot, prev_boot, begun, from_ms, line FROM boots WHERE stream = %s", [stream])
     rows = cursor.fetchall()
     lines = lines_of((boot, prev, begun, from_ms) for boot, prev, begun, from_ms, _ in rows)

@@ -277,7 +277,7 @@ def points_of(birth: CheckedPack) -> dict[str, Any]:
 
 
 def points_hash(value: Mapping[str, Any]) -> bytes:
-    """A hash that identifies a point table, so that births with equal points share one row."""
+    """A hash that identifies a point table. With it, births with equal points share one row of the database."""
     return sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).digest()
 
 

@@ -19,8 +19,8 @@ from drivers.model import GatewayError, UsageError, clean_text
 
 TIMEOUT_S: Final = 120.0
 DATABASE: Final = "meterhouse"
-# The insert is synchronous and atomic, and a repeated block is dropped. There is no limit of partitions (months), as a
-# faulty clock can produce many.
+# The insert is synchronous and atomic. A repeated block is dropped. The number of partitions (months) is not limited,
+# because a faulty clock can produce many.
 _INSERT: Final = (
     "async_insert = 0, insert_deduplicate = 1, deduplicate_blocks_in_dependent_materialized_views = 1, "
     "max_partitions_per_insert_block = 0, max_insert_threads = 1, insert_deduplication_token = "

@@ -68,7 +68,7 @@ class ClickHouseFeed:
         self.packs = self.failures = 0
 
     def step(self) -> int:
-        """Send at most one batch. Returns the number of its packs, which ClickHouse has confirmed."""
+        """Send at most one batch. Returns the number of packs in it, which ClickHouse has then confirmed."""
         if self._clock() < self._away_until:
             return 0
         try:

@@ -111,6 +111,6 @@ def finding_word(code: str, language: str) -> str:
 
 
 def finding_meaning(code: str, language: str) -> str:
-    """The sentence that explains a finding; "" for an unknown code."""
+    """The sentence that explains a finding. "" for an unknown code."""
     found = FINDINGS.get(code)
     return found.meaning[LANGUAGES.index(language)] if found else ""

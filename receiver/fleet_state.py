@@ -56,7 +56,7 @@ class GatewayState:
     unasked: list[str] = field(default_factory=list)  # streams that sent packs although they were not agreed
     # agreed streams that are named neither by a pack nor by a checkpoint
     unnamed: list[str] = field(default_factory=list)
-    restarts: int = 0  # how often a stream began a new history instead of continuing the old one
+    restarts: int = 0  # how often a stream has begun a new history instead of continuing its old one
     torn: int = 0  # number of pages of the newest checkpoint that were not received
     # number of packs that have waited for more than a minute for their birth, or for another part of their tick
     unsettled: int = 0

@@ -140,7 +140,7 @@ class Store:
         return self._trust
 
     def keys(self, gateway: str) -> bytes | None:
-        """The newest keys object of a gateway; None if there is none."""
+        """The newest keys object of a gateway. None if the database has none."""
         row = self.connection().execute("SELECT keys FROM gateways WHERE name = %s", [gateway]).fetchone()
         return bytes(row[0]) if row else None
 

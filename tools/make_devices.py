@@ -33,7 +33,7 @@ def meaning(point: Point) -> str:
 
 
 def rows(profile: Profile) -> list[str]:
-    """One row per point; points whose names differ only in numbers share a row."""
+    """The rows of the page, one per point. Points whose names differ only in numbers share a row."""
     seen: dict[str, tuple[str, str, str, str, str]] = {}
     for point in profile.points:
         key = pattern(point.name)

@@ -140,7 +140,7 @@ def _layout(identifier: int, meter_type: int, size: int) -> tuple[tuple[_Field, 
     """
     is_heat, high, low = meter_type >> 4 == 2, identifier >> 8, identifier & 0xFF
     if identifier == CURRENT:
-        if is_heat and size == _size(_WATER):  # a heat meter that counts only volume
+        if is_heat and size == _size(_WATER):  # this heat meter counts only volume
             return _WATER, 0
         return ((_HEAT_2018 if size == _size(_HEAT_2018) else _HEAT_2004) if is_heat else _WATER), 0
     if identifier == CURRENT_BOTH or identifier in _PLAIN:

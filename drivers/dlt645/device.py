@@ -215,7 +215,7 @@ class Dlt645Device(MeterDevice):
 
 
 def _text(response: Response) -> str:
-    """The text of a single-value answer; "" if the meter has no value."""
+    """The text of an answer with a single value. "" if the meter has no value."""
     value = response.readings[0].value if response.readings else None
     return value if isinstance(value, str) else ""
 

@@ -16,7 +16,8 @@ MORE = 0x20  # bit of the control code: more data follow in another frame
 
 READ, READ_NEXT, READ_ADDRESS = 0x11, 0x12, 0x13  # 2007
 READ_97, READ_NEXT_97, REREAD_97 = 0x01, 0x02, 0x03  # 1997
-ALLOWED_CONTROLS = frozenset({READ, READ_NEXT, READ_ADDRESS, READ_97, READ_NEXT_97, REREAD_97})  # no others are sent
+# only frames with these codes are sent
+ALLOWED_CONTROLS = frozenset({READ, READ_NEXT, READ_ADDRESS, READ_97, READ_NEXT_97, REREAD_97})
 
 # names of the functions, by the low five bits of the control code. Codes up to 10h are 1997, codes from 11h on are
 # 2007; 08h exists in both.
@@ -60,7 +61,7 @@ _PLUS_33 = bytes((i + 0x33) & 0xFF for i in range(256))
 
 
 def error_text(code: int) -> str:
-    """The meaning of an error byte; several bits may be set."""
+    """The meaning of an error byte, as text. If several bits are set, the text names all their meanings."""
     words = [text for bit, text in enumerate(ERROR_BITS) if code >> bit & 1]
     return ", ".join(words) or f"error {code:02X}h"
 

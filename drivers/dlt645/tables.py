@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from drivers.dlt645.fields import Field
 
-# energy and demand kinds: DI2 -> (name below ``ac.energy.``, label, unit of energy, may be negative)
+# energy and demand: DI2 -> (name below ``ac.energy.``, label, unit of energy, whether the value may be negative)
 ENERGY_KINDS: dict[int, tuple[str, str, str, bool]] = {
     0x00: ("total", "组合有功", "kWh", True),
     0x01: ("import", "正向有功", "kWh", False),

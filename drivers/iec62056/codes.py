@@ -25,7 +25,9 @@ PRESENT = 255
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """A parsed code. ``quantity`` is C.D.E without leading zeros; ``period`` is None if the code has none."""
+    """A parsed code. ``quantity`` is C.D.E without leading zeros. ``period`` is None if the code names no billing
+    period.
+    """
 
     medium: str  # "" if the code does not contain it
     channel: str

@@ -21,7 +21,7 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 _STAMP = re.compile(r"[0-9]{10}|[0-9]{12}(?:[0-9]{2})?|([0-9])[0-9]{12}|[0-9]{10}(?:[0-9]{2})?[SWsw]")
 _WRITTEN = re.compile(r"([0-9]{2})-([0-9]{2})-([0-9]{2})[ ,T]([0-9]{2}):([0-9]{2})(?::([0-9]{2}))?")
 _LONGEST = 128  # most characters of a value
-_DIGITS = 30  # most characters of a number; the standard allows 32
+_DIGITS = 30  # longest number that is accepted, in digits; the standard allows 32
 MOST_VALUES = 4096  # most values taken from a readout, which usually has a few hundred
 
 
@@ -39,7 +39,7 @@ class DataSet:
 def data_sets(block: bytes) -> tuple[DataSet, ...]:
     """All data sets of a block, in order. Text is ignored if it is neither inside brackets nor directly before them."""
     found: list[DataSet] = []
-    address: str | None = None  # text before the open bracket; None: no bracket is open
+    address: str | None = None  # the text before the open bracket; None: no bracket is open
     count = 0
     for match in _PIECE.finditer(block.decode("latin-1")):
         text, end = match.groups()
@@ -59,7 +59,7 @@ def data_sets(block: bytes) -> tuple[DataSet, ...]:
 
 
 def number_of(text: str) -> Decimal | None:
-    """A decimal number with all its digits; None if the text is not a number."""
+    """Parse a decimal number and keep all its digits. None if the text is not a number."""
     text = text.strip()
     return Decimal(text) if len(text) <= _DIGITS and _NUMBER.fullmatch(text) else None
 
@@ -199,12 +199,12 @@ def identification_readings(found: Identification) -> tuple[Reading, ...]:
 
 
 def decode_readout(readout: Readout) -> tuple[Reading, ...]:
-    """All readings of a readout: identification, then its data sets."""
+    """All readings of a readout: first those of the identification, then those of its data sets."""
     return (*identification_readings(readout.identification), *decode_block(readout.block))
 
 
 def clock_text(date: str, time: str) -> str:
-    """The meter's clock as ISO 8601, from its date and its time of day; "" if one of them is invalid."""
+    """Join the meter's date and its time of day to a time in ISO 8601. "" if one of them is invalid."""
     day, hour = date_of(date), time_of_day(time)
     return f"{day}T{hour}" if day and hour else ""
 

@@ -64,7 +64,8 @@ _log = logging.getLogger("meterhouse.meters")
 
 
 class Iec62056Device(MeterDevice):
-    """Reads the meter with the device address ``spec.address``; ``*`` addresses the only meter on a line.
+    """Reads the meter with the device address ``spec.address``. ``*`` sends no address, so it needs a line with a
+    single meter.
 
     Raises:
         ConfigError: an invalid address or key, or a Modbus TCP line.
@@ -79,7 +80,7 @@ class Iec62056Device(MeterDevice):
         self._who = [n for n, point in enumerate(spec.points) if point.name.startswith(WHO)]
         self._fast_failures = 0
         self._slow_until_s = 0.0
-        self._last: Response | None = None  # the latest readout, until a poll has used it
+        self._last: Response | None = None  # the latest readout; None: there is none, or a poll has used it
         self._is_probed = False  # whether a probe requested the readout in ``_last``
         self._seen_bytes = 0
 

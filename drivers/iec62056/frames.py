@@ -18,7 +18,8 @@ STX, ETX, ACK, SOH = 0x02, 0x03, 0x06, 0x01
 # The speeds that the character Z stands for. In mode C, 0 to 6 mean 300 to 19200 baud; in mode B, A to F mean 600 to
 # 19200 baud.
 BAUDS = (300, 600, 1200, 2400, 4800, 9600, 19200)
-MOST_BYTES = 32_768  # most bytes of a readout; the largest known readout, with fifteen months, has 10,000
+# longest accepted readout; the largest known readout, which has values of fifteen months, has 10,000 bytes
+MOST_BYTES = 32_768
 # The least times between two messages. The short one applies if the last letter of the maker's code is in lower case.
 SHORT_REACTION_S, REACTION_S = 0.02, 0.2
 ANY = "*"  # addresses the only meter on a line: the sign-on then contains no address
@@ -49,7 +50,7 @@ class Identification:
 
     @property
     def text(self) -> str:
-        """The maker's own text, mostly the model; parts that start with ``\\`` are modes."""
+        """The maker's own text, which is mostly the model. Parts of it that start with ``\\`` are modes."""
         return self.raw[5:].decode("latin-1").rstrip("\r\n")
 
     @property
@@ -129,7 +130,7 @@ def find_block(received: bytes, begin: int = 0) -> bytes | None:
     end = received.find(ETX, begin)
     while 0 <= end < len(received) - 1:
         check, found = received[end + 1], -1
-        for at in range(end, begin - 1, -1):  # backwards, so that one pass tries every STX before this ETX
+        for at in range(end, begin - 1, -1):  # search backwards, so that one pass tries every STX before this ETX
             if received[at] == STX and check == 0:
                 found = at
             check ^= received[at]
@@ -180,7 +181,7 @@ def _may_begin(piece: bytes | bytearray) -> bool:
 
 
 def broken(stream: bytes) -> tuple[bytes, int, str]:
-    """Why no valid readout was found: (bytes of the best attempt, its offset, error)."""
+    """Explain why no valid readout was found. Returns (bytes of the best attempt, its offset, error)."""
     if high := sum(byte > 0x7F for byte in stream):
         is_even = all(byte.bit_count() % 2 == 0 for byte in stream)
         why = "the line is set to 8N1, not to 7E1" if is_even else "the speed is wrong, or the line is not set to 7E1"

@@ -138,7 +138,7 @@ def _lines(point: Point, display: MeterDisplay, now: datetime) -> list[str]:
 
 
 def _number(point: Point, display: MeterDisplay) -> str:
-    """A value with its unit; "" if the park has no such quantity."""
+    """The value of a point with its unit. "" if the park does not have the quantity."""
     if point.unit not in _FORMATS or point.kind is Kind.TEXT:
         return ""
     digits, decimals = _FORMATS[point.unit]

@@ -21,15 +21,15 @@ from drivers.serial_setting import SerialSetting
 # if a bus does not become silent within this time, the request fails: there may be another master
 LONGEST_NOISE_S = 0.5
 LONGEST_PAUSES_S = 60.0  # limit for the sum of all pauses within a multi-step answer, whose length is not limited
-LATE_STEPS_S, AFTER_LATE_S, LONGEST_LATE_S = 2.0, 2.5, 30.0  # see ``_steps_silence``
+LATE_STEPS_S, AFTER_LATE_S, LONGEST_LATE_S = 2.0, 2.5, 30.0  # times in seconds, explained at ``_steps_silence``
 _MOST_BUFFERED = 4096
 _SLOWEST_CHAR_S = 11 / 300  # time of a character at 300 baud: assumed if the speed of the bus is unknown
-_SETTLED_S = 0.1  # after enough bytes for a full answer, a pause of this length ends the wait for more
-_ONE_FRAME_NS = 20_000_000  # bytes that arrive within this time of one another belong to the same frame
+_SETTLED_S = 0.1  # when enough bytes for a full answer have come, a pause of this length ends the wait for more bytes
+_ONE_FRAME_NS = 20_000_000  # bytes that arrive within this time after one another belong to the same frame
 
 
 class ByteLink:
-    """An open port that carries bytes. ``run`` sends requests; the owner allows only one ``run`` at a time."""
+    """An open port that carries bytes. ``run`` sends requests. The line's owner calls ``run`` only once at a time."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class ByteLink:
         echo: bool = False,
     ) -> None:
         self.port = port
-        self.silent = 0  # consecutive timeouts without a single received byte
+        self.silent = 0  # number of consecutive timeouts in which not a single byte was received
         self._clock, self._stats, self._trace, self._lost = clock, stats, trace, lost
         self._char_s, self._echo = char_s, echo
         self._loop = asyncio.get_running_loop()
@@ -65,7 +65,7 @@ class ByteLink:
         self._active_ns = clock()[1]  # monotonic ns of the last activity on the line
         # unit -> end of the time in which a late answer of the unit may arrive, in monotonic ns
         self._late_until: dict[str | int, int] = {}
-        self._suspects: set[str | int] = set()  # units whose next answer may be a late one
+        self._suspects: set[str | int] = set()  # units whose next answer may be a late answer to an earlier request
         self._loop.add_reader(port.fd, self._received)
 
     async def run(
@@ -98,7 +98,7 @@ class ByteLink:
             self._request = None
 
     def close(self) -> None:
-        """Close the port. A waiting caller gets a LineDown."""
+        """Close the port. If a caller waits for an answer, it gets a LineDown."""
         self._loop.remove_reader(self.port.fd)
         self.port.close()
         self._request = None
@@ -174,7 +174,7 @@ class ByteLink:
         try:
             while rest_s:
                 await asyncio.sleep(rest_s)
-                if done.done():  # the port broke meanwhile
+                if done.done():  # the port broke during the wait
                     break
                 rest_s = char_s if self.port.unsent() and self._clock()[1] < give_up_ns else 0.0
         except OSError as error:

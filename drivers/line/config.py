@@ -24,8 +24,8 @@ class LineConfig:
     serial: str = DEFAULT_SERIAL
     bus_baud: int | None = None
     limits: Limits = NO_LIMITS
-    echo: bool = False  # the adapter echoes what we send
-    rs485: bool = False  # the kernel's driver switches the transmitter on and off (RS-485 mode)
+    echo: bool = False  # whether the adapter echoes the bytes that we send
+    rs485: bool = False  # whether the kernel's driver is asked to switch the transmitter on and off (RS-485 mode)
 
     @property
     def where(self) -> str:
@@ -74,7 +74,7 @@ def target(config: LineConfig) -> Target:
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """The request options of one device on a line."""
+    """How requests are sent to one device on a line."""
 
     timeout_s: float = 1.0  # longest time from the end of the request to the start of the answer
     quiet_s: float = 0.0  # silence before each request

@@ -31,16 +31,17 @@ class ConnectionLimiter:
     def __init__(self, name: str) -> None:
         self.name = name
         self._holders: WeakSet[ConnectionHolder] = WeakSet()
-        self._limits: WeakKeyDictionary[ConnectionHolder, int] = WeakKeyDictionary()  # only holders that have a limit
+        # holders without a limit are not in it
+        self._limits: WeakKeyDictionary[ConnectionHolder, int] = WeakKeyDictionary()
         self._waiting: deque[tuple[ConnectionHolder, int | None, asyncio.Future[None]]] = deque()
 
     @property
     def is_contended(self) -> bool:
-        """Whether a line waits for a connection."""
+        """Whether a line is waiting for a connection."""
         return bool(self._waiting)
 
     def lowest_limit(self, connections: int | None = None) -> int | None:
-        """The lowest of ``connections`` and the limits of all connected lines; None: no limit."""
+        """The lowest of ``connections`` and the limits of all connected lines. None: there is no limit."""
         named = (*self._limits.values(), connections)
         return min((most for most in named if most is not None), default=None)
 
@@ -105,7 +106,7 @@ _LIMITERS: WeakValueDictionary[str, ConnectionLimiter] = WeakValueDictionary()
 
 
 def limiter_of(name: str) -> ConnectionLimiter:
-    """The limiter of a host, one for all lines of this process."""
+    """The limiter of a host. All lines of this process to the host share it."""
     limiter = _LIMITERS.get(name)
     if limiter is None:
         limiter = _LIMITERS[name] = ConnectionLimiter(name)

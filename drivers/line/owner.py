@@ -27,13 +27,15 @@ LONGEST_PAUSE_S = 30.0
 # After this many consecutive timeouts without a single byte, the connection is reopened: the device may have been
 # restarted.
 SILENT_BEFORE_REOPEN = 3
-FOREIGN_BEFORE_WARNING = 5  # warn after this many unsolicited frames; a few may be noise
+FOREIGN_BEFORE_WARNING = 5  # number of unsolicited frames before a warning; a few of them may be noise
 BUSY_PAUSES_S = (0.05, 0.1, 0.2, 0.4)
 _log = logging.getLogger("meterhouse.line")
 
 
 class LineLease:
-    """A line lent to another program, until ``end`` is called or the line is closed; then ``over`` is set."""
+    """A line that is lent to another program. The lease ends when ``end`` is called or the line is closed; then
+    ``over`` is set.
+    """
 
     def __init__(self, holder: str, at_end: Callable[[], None]) -> None:
         self.holder, self._at_end = holder, at_end
@@ -47,10 +49,12 @@ class LineLease:
 
 
 class Link(Protocol):
-    """An open port and the means to send requests over it. Only one ``run`` at a time."""
+    """An open port, and the methods that send requests over it. ``run`` must not be called again before it has
+    returned.
+    """
 
     port: Port
-    silent: int  # consecutive timeouts without a single received byte
+    silent: int  # number of consecutive timeouts in which not a single byte was received
 
     def run(
         self, requests: Sequence[Request], results: list[Answer | LineError], options: RequestOptions
@@ -63,13 +67,13 @@ class Link(Protocol):
         """Forget the request of a cancelled caller. If its answer still arrives, the answer is dropped."""
 
     def close(self) -> None:
-        """Close the port. A waiting caller gets a LineDown."""
+        """Close the port. If a caller waits for an answer, it gets a LineDown."""
 
 
 class Line:
-    """One serial port or one connection, and the queue of its users.
+    """One serial port or one connection, with the queue of its users.
 
-    Nothing is opened before the first request. Turns are given first come, first served.
+    The port is not opened before the first request. The user who has waited longest gets the next turn.
     """
 
     def __init__(
@@ -118,7 +122,7 @@ class Line:
         return self._link is not None
 
     def request_options(self, limits: Limits = NO_LIMITS, serial: str = "") -> RequestOptions:
-        """Options for a device with these limits and its own serial setting. Raises ConfigError."""
+        """The options for a device with these limits and this serial setting of its own. Raises ConfigError."""
         return request_options(self.config, limits, serial)
 
     def apply_options(self, options: RequestOptions) -> None:
@@ -332,7 +336,7 @@ class Line:
         return self._link
 
     async def _open(self) -> Port:
-        """Open the port, once the host's connection limit allows it. Raises LineDown."""
+        """Open the port. Waits until the host's connection limit allows it. Raises LineDown."""
         what = f"no connection within {OPEN_TIMEOUT_S:g} s"
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
@@ -365,7 +369,7 @@ class Line:
             self._drop()
 
     def _tell_foreign(self) -> None:
-        """Warn once about unsolicited frames, and again whenever their number has grown tenfold."""
+        """Warn about unsolicited frames: once, and again each time when their number has grown tenfold."""
         self._foreign_told = self.stats.foreign * 10
         _log.warning(
             "%s: %d unsolicited frames. Is there a second master, or noise?",
@@ -389,7 +393,7 @@ class Line:
             results[-1] = LineDown(last.what, where=last.where, hint=". ".join(filter(None, (*hints, last.hint))))
 
     def _lost(self, link: Link, error: LineError) -> None:
-        """Called by a link when its port broke."""
+        """Called by a link whose port broke."""
         if link is not self._link:
             return
         self.stats.lost += 1
@@ -428,7 +432,7 @@ def open_line(
     trace: FrameTrace | None = None,
     opener: PortOpener = open_port,
 ) -> Line:
-    """The line of ``config``; nothing is opened yet.
+    """Make the line of ``config``. Does not open its port.
 
     Args:
         clock: returns (UTC ns, monotonic ns); None: the clock of the operating system.

@@ -79,7 +79,7 @@ class Port:
         raise NotImplementedError
 
 
-PortOpener = Callable[[LineConfig, Target, SerialSetting | None], Awaitable[Port]]  # raises OSError
+PortOpener = Callable[[LineConfig, Target, SerialSetting | None], Awaitable[Port]]  # the function raises OSError
 
 
 class _SocketPort(Port):
@@ -93,7 +93,7 @@ class _SocketPort(Port):
 
 
 class _SerialPort(Port):
-    """pyserial opens and configures the port; bytes are read and written on the descriptor."""
+    """A serial port. pyserial opens and configures it; bytes are read and written directly on the file descriptor."""
 
     def __init__(self, where: str, path: str, setting: SerialSetting, rs485: bool) -> None:
         import serial  # imported only here, because it takes a megabyte of memory, and TCP lines do not need it
@@ -115,7 +115,7 @@ class _SerialPort(Port):
                 self._serial.set_low_latency_mode(True)
                 self.notes["latency"] = "low"
             except (ValueError, OSError):
-                pass  # most other ports have no low-latency mode and do not need it
+                pass  # ignore the error: most other ports have no low-latency mode, and do not need it
             if rs485:
                 self._switch_transmitter()
             self.apply(setting)

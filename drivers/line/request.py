@@ -11,7 +11,7 @@ class Answer(NamedTuple):
     """The payload of one answer, with the time at which its last byte arrived."""
 
     payload: bytes
-    time_ns: int  # UTC
+    time_ns: int  # time of arrival in UTC ns
     mono_ns: int
     # whether it may be a late answer to another request; frames on this line have no transaction ids that would show it
     suspect: bool
@@ -26,7 +26,7 @@ class Request(Protocol):
 
     @property
     def function(self) -> int:
-        """The number under which sent requests are counted."""
+        """The number under which the line counts this request."""
 
     @property
     def unit(self) -> str | int:
@@ -38,7 +38,7 @@ class Request(Protocol):
 
     @property
     def registers(self) -> tuple[int, int, int] | None:
-        """(function, address, count) of the registers it reads; None if it reads none."""
+        """The registers that it reads, as (function, address, count). None if it reads no registers."""
 
     @property
     def expect(self) -> int:

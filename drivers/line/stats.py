@@ -25,7 +25,7 @@ def _ago(marks: deque[tuple[int, ...]], now_ns: int, begin_ns: int, *counts: int
 
 @dataclass(slots=True)
 class AnswerCounts:
-    """Answers of one device since the line object was created, including answers to retries."""
+    """The number of answers of one device since the line object was created. Answers to retries are included."""
 
     sound: int = 0  # valid answers, including refusals
     broken: int = 0  # answers with a wrong CRC, truncated answers, and bytes without any frame
@@ -33,34 +33,36 @@ class AnswerCounts:
     _marks: deque[tuple[int, ...]] = field(default_factory=deque)
 
     def recent(self, now_ns: int) -> tuple[int, int, int]:
-        """(sound, broken, mismatches) of the last ten minutes. Call it every few seconds."""
+        """The numbers (sound, broken, mismatches) of the last ten minutes. Call it every few seconds, so that it has
+        marks.
+        """
         _, sound, broken, mismatches = _ago(self._marks, now_ns, now_ns, self.sound, self.broken, self.mismatches)
         return self.sound - sound, self.broken - broken, self.mismatches - mismatches
 
 
 @dataclass(slots=True)
 class LineStats:
-    """Counters since the line object was made."""
+    """Counters of a line since the line object was created."""
 
-    since_ns: int = 0  # monotonic
+    since_ns: int = 0  # when the counting began, in monotonic ns
     busy_ns: int = 0  # total time in which a request was outstanding
-    sent: dict[int, int] = field(default_factory=dict)  # requests by function code
+    sent: dict[int, int] = field(default_factory=dict)  # function code -> number of requests
     answers: int = 0
     timeouts: int = 0
-    broken: int = 0  # answers with a wrong CRC or no frame at all
+    broken: int = 0  # answers with a wrong CRC, and bytes without any frame
     mismatches: int = 0
     exceptions: int = 0
-    stale: int = 0  # answers that came after their request was given up
-    foreign: int = 0  # unsolicited frames or bytes: another master, or noise
+    stale: int = 0  # answers that came after their request had been given up
+    foreign: int = 0  # unsolicited frames or bytes, from another master or from noise
     opened: int = 0
     open_failures: int = 0
-    lost: int = 0  # connections that broke
-    devices: dict[str, AnswerCounts] = field(default_factory=dict)  # by ``Request.where``
+    lost: int = 0  # number of connections that broke
+    devices: dict[str, AnswerCounts] = field(default_factory=dict)  # the key is ``Request.where``
     notes: dict[str, str] = field(default_factory=dict)  # facts about the port, such as the result of the RS-485 ioctl
     _marks: deque[tuple[int, ...]] = field(default_factory=deque)
 
     def of_device(self, where: str) -> AnswerCounts:
-        """The counts of the device with this ``Request.where``."""
+        """The counters of the device with this ``Request.where``."""
         counts = self.devices.get(where)
         if counts is None:
             counts = self.devices[where] = AnswerCounts()

@@ -27,25 +27,28 @@ _MAGIC = b"mhframes"
 _HEAD = struct.Struct("<QqHBx")
 _COUNT = struct.Struct("<Q")
 _HEAD_BYTES = _HEAD.size
-MOST_SHOWN = SLOT - _HEAD_BYTES  # most bytes of a frame that are kept
+MOST_SHOWN = SLOT - _HEAD_BYTES  # a longer frame is cut to this number of bytes
 
 
 class TracedFrame(NamedTuple):
     """One frame as it went over the line."""
 
     number: int
-    time_ns: int  # UTC
+    time_ns: int  # time of the frame in UTC ns
     direction: int  # SENT, RECEIVED, NOISE (unsolicited bytes), or BROKEN
     data: bytes
 
 
 def frames_each(lines: int, budget_bytes: int = 4 << 20) -> int:
-    """Frames to keep per line so that all lines together stay within ``budget_bytes``; at most 2,000, at least 50."""
+    """The number of frames to keep per line, so that all lines together need at most ``budget_bytes``.
+
+    It is at least 50 and at most 2,000.
+    """
     return max(50, min(FRAMES, budget_bytes // (max(lines, 1) * SLOT)))
 
 
 class FrameTrace:
-    """Writes the trace of one line, which owns it."""
+    """Writes the trace of one line. The line owns this object."""
 
     def __init__(self, path: Path, frames: int = FRAMES, mode: int = 0o640, *, hidden: bool = False) -> None:
         """Create an empty file at ``path``, which replaces an older file. Raises OSError.
@@ -74,11 +77,11 @@ class FrameTrace:
         self._draft.rename(self._path)
 
     def discard(self) -> None:
-        """Remove a file for which ``show`` was never called."""
+        """Remove the file of a trace for which ``show`` was never called."""
         self._draft.unlink(missing_ok=True)
 
     def put(self, direction: int, data: bytes, time_ns: int) -> None:
-        """Keep a frame, cut to 268 bytes."""
+        """Add a frame to the trace. A longer frame is cut to 268 bytes."""
         at = HEADER + self._count % self._frames * SLOT
         size = len(data)
         if size > MOST_SHOWN:

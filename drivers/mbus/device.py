@@ -56,7 +56,7 @@ _KEY = re.compile(
 )
 _WHEN = dict(zip(("now", "max", "min", "error"), FUNCTIONS, strict=True))
 _HEADER = ("serial", "vendor", "version", "medium", "status", "access")
-_MOST_TELEGRAMS = 32  # most telegrams of one readout
+_MOST_TELEGRAMS = 32  # a readout has at most this many telegrams
 _ANSWER = 261  # length of the longest frame in bytes; deadlines are long enough for it
 # one lock for each line, because only one meter on a line can be selected at a time
 _sessions: WeakKeyDictionary[Line, asyncio.Lock] = WeakKeyDictionary()
@@ -86,7 +86,8 @@ class MbusDevice(MeterDevice):
             maker = int.from_bytes(bytes.fromhex(text[8:12]), "little")
             self._select = text[:8], maker, int(text[12:14], 16), int(text[14:], 16)
         self._fcb = True
-        self._reset = True  # begin the next readout with SND_NKE or selection, to get the first telegram
+        # whether the next readout begins with SND_NKE or selection, so that it starts with the first telegram
+        self._reset = True
         self._telegrams = 1  # number of telegrams in the last readout
 
     def check(self, point: Point) -> None:
@@ -189,7 +190,7 @@ class MbusDevice(MeterDevice):
         return answers[-1]
 
     def _judge(self, telegram: Telegram) -> None:
-        """Raise an error if a telegram is not usable."""
+        """Raise an error if a telegram cannot be used."""
         if telegram.error:
             raise DeviceException(f"the meter answers: {telegram.error}", where=self.where, code=0x70)
         if telegram.encrypted:

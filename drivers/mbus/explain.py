@@ -116,7 +116,7 @@ def explain(stream: bytes) -> Json:
     if len(raw) >= 7 and raw[0] == raw[3] == 0x68:
         frame = Frame(raw, offset)
         shown = _frame(frame, stream) | {"ci": frame.ci}
-        if raw[1] != raw[2] or len(raw) != raw[1] + 6:  # truncated, or its end is unknown
+        if raw[1] != raw[2] or len(raw) != raw[1] + 6:  # these bytes are truncated, or their end is unknown
             del shown["checksum_in_frame"], shown["checksum_computed"]
             shown |= {"length_in_frame": raw[1], "checksum_ok": False}
     form = "68h, the length twice, 68h, control, address, CI, data, checksum, 16h"

@@ -147,7 +147,7 @@ class Parser(FrameScanner[Frame]):
 
 
 def broken(stream: bytes) -> tuple[bytes, int, str]:
-    """Why no frame was found: (bytes of the best attempt, its offset, error)."""
+    """Explain why no frame was found. Returns (bytes of the best attempt, its offset, error)."""
     best: tuple[int, bytes, int, str] = (0, b"", 0, "no frame: neither 68h L L 68h, nor 10h, nor E5h found")
     for start in (m.start() for m in re.finditer(rb"[\x68\x10]", stream)):
         rest = stream[start:]

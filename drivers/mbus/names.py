@@ -1,4 +1,4 @@
-"""Vocabulary names for M-Bus quantities such as energy and volume; the medium determines the first word."""
+"""Vocabulary names for M-Bus quantities such as energy and volume. The medium determines the first word of a name."""
 
 from __future__ import annotations
 
@@ -112,5 +112,5 @@ def name_of(key: str, medium: int, unit: str = "") -> str:
 
 
 def manufacturer(code: int) -> str:
-    """The manufacturer's three letters, from the two-byte code in the header."""
+    """The three letters of the manufacturer, from the two-byte code in the header."""
     return "".join(chr((code >> shift & 0x1F) + 64) for shift in (10, 5, 0))

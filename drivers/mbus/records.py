@@ -157,7 +157,10 @@ def _shape(head: bytes, medium: int) -> _Shape:
 
 
 def _value_information(cursor: _Cursor) -> tuple[Meaning, list[int], str | None]:
-    """(meaning, the VIFE that modify it, the text of a plain-text VIF or None)."""
+    """Read VIF and VIFE. Returns (meaning, the VIFE that modify it, the text of a plain-text VIF).
+
+    The text is None if the VIF is not a plain-text VIF.
+    """
     first = cursor.byte()
     if first & 0x7F == 0x7C:
         words = str(values.text(cursor.take(cursor.byte()))[0] or "")
@@ -191,8 +194,8 @@ class _Effect:
     suffix: str = ""
     backwards: bool = False
     other: str = ""  # what the value is, if it is not the quantity itself: a limit, a rate, a forecast
-    no_data: int | None = None  # the gap reason if the device reports that it has no value
-    foreign: bool = False  # the unit is not metric, such as gallons
+    no_data: int | None = None  # the gap reason, if the device reports that it has no value; None: there is a value
+    foreign: bool = False  # whether the unit is not metric, such as gallons
 
 
 _LIMIT_TIMES = frozenset((0x42, 0x43, 0x46, 0x47, 0x4A, 0x4B, 0x4E, 0x4F, 0x6A, 0x6B, 0x6E, 0x6F, 0x39))
@@ -209,7 +212,7 @@ def _effect_of(modifiers: list[int], is_text: bool, meaning: Meaning) -> _Effect
             _second_table(effect, next(remaining, 0) & 0x7F)
         elif code == 0x7F:
             effect.words += ("manufacturer specific",)
-            break  # the rest is manufacturer-specific
+            break  # the remaining VIFE are manufacturer-specific
         else:
             _modify(effect, code)
     return effect

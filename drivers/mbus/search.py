@@ -35,8 +35,8 @@ from drivers.scan.plan import FoundDevice, baud_of
 from drivers.scan.probes import Probe
 from drivers.scan.search import Scan
 
-SELECTION_S = 30.0  # estimated time to find one meter by the digits of its number
-PROFILE_MEDIA: Mapping[str, frozenset[int]] = {  # EN 13757-3: kind of a profile -> media of its meters
+SELECTION_S = 30.0  # estimated time to find one meter by trying the digits of its number
+PROFILE_MEDIA: Mapping[str, frozenset[int]] = {  # kind of a profile -> media of its meters (EN 13757-3)
     "heat": frozenset((0x04, 0x0A, 0x0B, 0x0C, 0x0D)),
     "water": frozenset((0x06, 0x07, 0x15, 0x16, 0x17)),
     "gas": frozenset((0x03,)),
@@ -135,7 +135,7 @@ class MbusSearch(DeviceSearch):
         ]
 
     def may_fit(self, profile: Profile, facts: Mapping[str, str]) -> bool:
-        """Whether a telegram's medium is that of the profile."""
+        """Whether the medium in a telegram is one of the media of the profile's kind."""
         named = facts.get("medium", "")
         return not named.isdecimal() or profile.kind not in PROFILE_MEDIA or int(named) in PROFILE_MEDIA[profile.kind]
 
@@ -149,12 +149,12 @@ def _secondary(frame: bytes) -> str:
 
 
 def reset_probe(address: int, serial: str, timeout_s: float) -> Probe:
-    """SND_NKE, which a meter acknowledges within 330 bit times and 50 ms (EN 13757-2)."""
+    """A probe with SND_NKE. A meter acknowledges it within 330 bit times and 50 ms (EN 13757-2)."""
     return _acknowledged(build_snd_nke(address), SND_NKE, str(address), serial, timeout_s)
 
 
 def select_probe(frame: bytes, mask: str, serial: str, timeout_s: float) -> Probe:
-    """A selection by secondary address: the selected meter acknowledges."""
+    """A probe with a selection by secondary address. The selected meter acknowledges it."""
     return _acknowledged(frame, SND_UD, mask, serial, timeout_s)
 
 
@@ -188,13 +188,13 @@ def read_probe(address: int, who: str, serial: str, timeout_s: float) -> Probe:
 
 
 def acknowledge_s(serial: str) -> float:
-    """The time until a meter must start its answer: 330 bit times plus 50 ms, plus a margin."""
+    """The time within which a meter must start its answer, in seconds: 330 bit times plus 50 ms, plus a margin."""
     baud = int(serial.split(maxsplit=1)[0]) if serial else 2400
     return 0.06 + 330 / baud
 
 
 def maker_code(letters: str) -> int:
-    """The code of a maker's three letters, five bits each (EN 13757-3, 5.6)."""
+    """The code of a maker. It has five bits for each of the three letters (EN 13757-3, 5.6)."""
     code = 0
     for letter in letters:
         code = code << 5 | (ord(letter) - 64)

@@ -39,7 +39,8 @@ _RECORDS = {
     "heat.temperature.supply": ("0259", "Cel", 2),
     "heat.temperature.return": ("025D", "Cel", 2),
 }
-_MEDIA = {"water": 7, "gas": 3, "meter": 2}  # kind of profile -> medium; other kinds: heat
+# kind of profile -> medium; a kind that is not listed here has the medium heat
+_MEDIA = {"water": 7, "gas": 3, "meter": 2}
 
 
 @dataclass(slots=True)

@@ -1,4 +1,6 @@
-"""The data field of a record: integers, BCD, floats, dates, variable length. Source: EN 13757-3 annex A, table 5."""
+"""Decodes the data field of a record: integers, BCD, floats, dates, variable length. Source: EN 13757-3 annex A, table
+5.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,7 @@ def _split_day(low: int, high: int) -> tuple[int, int, int, bool]:
 
 
 def date_g(raw: bytes) -> Coded:
-    """Type G, 2 bytes: a date."""
+    """Decode type G, 2 bytes: a date."""
     if raw == b"\xff\xff":
         return None, Reason.SENTINEL
     year, month, day, every = _split_day(raw[0], raw[1])
@@ -100,7 +102,7 @@ def datetime_f(raw: bytes) -> Coded:
 
 
 def datetime_i(raw: bytes) -> Coded:
-    """Type I, 6 bytes: date and time to the second."""
+    """Decode type I, 6 bytes: date and time to the second."""
     if raw == b"\xff" * 6:
         return None, Reason.SENTINEL
     if raw[1] & 0x80:
@@ -111,7 +113,7 @@ def datetime_i(raw: bytes) -> Coded:
 
 
 def time_j(raw: bytes) -> Coded:
-    """Type J, 3 bytes: a time of day."""
+    """Decode type J, 3 bytes: a time of day."""
     if raw == b"\xff\xff\xff":
         return None, Reason.SENTINEL
     hour, minute, second = raw[2] & 0x1F, raw[1] & 0x3F, raw[0] & 0x3F

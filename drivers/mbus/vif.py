@@ -199,7 +199,8 @@ FIXED_UNITS[0x01] = Meaning("date", "D, M, Y")
 FIXED_UNITS[0x38] = Meaning("temperature", "Temperature", "Cel", Decimal("0.001"))
 FIXED_UNITS[0x39] = Meaning("hca", "H.C.A.", "HCA")
 FIXED_UNITS[0x3F] = Meaning("number", "without unit")
-FIXED_HISTORIC = 0x3E  # "same but historic": this counter is a stored value, in the unit of the meter's other counter
+# this code means "same but historic": the counter is a stored value, and its unit is that of the meter's other counter
+FIXED_HISTORIC = 0x3E
 
 # combinable VIFE that only describe a value -> description. VIFE that change its value or type are in ``records``.
 ANNOTATIONS: dict[int, str] = {

@@ -63,8 +63,8 @@ def plan_blocks(
     return _PLANNED[key][0]
 
 
-# A hundred devices of one family share a plan. The key contains the ids of the points. So an entry also keeps the
-# points, or else their ids might be used again for other objects.
+# A hundred devices of one family share a plan. The key contains the ids of the points (``id``). An entry also keeps the
+# points themselves, because otherwise Python could use their ids again for other objects.
 _PLANNED: dict[object, tuple[tuple[Block, ...], tuple[Point, ...]]] = {}
 _PLANNED_AT_MOST = 256
 

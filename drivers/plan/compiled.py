@@ -51,8 +51,8 @@ def compile_block(block: Block, points: Sequence[Point], spec: DeviceSpec) -> Pl
     return _COMPILED[key][0]
 
 
-# A plan has no state, so a hundred devices of one family share it. The key contains the ids of the points. So an entry
-# also keeps the points: otherwise their ids might be used again for other objects.
+# A plan has no state, so a hundred devices of one family share it. The key contains the ids of the points (``id``). An
+# entry also keeps the points themselves, because otherwise Python could use their ids again for other objects.
 _COMPILED: dict[object, tuple[Plan, tuple[Point, ...]]] = {}
 _COMPILED_AT_MOST = 512
 

@@ -19,7 +19,7 @@ ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE = 1, 2, 3
 STRIKES = 2
 EXPIRES_S = 7 * 86_400  # facts are forgotten after this time, because new firmware may have added the register
 
-Place = tuple[int, int]  # function, address
+Place = tuple[int, int]  # (function, address)
 
 
 class KnownHoles:
@@ -32,7 +32,7 @@ class KnownHoles:
         self.key, self.expires_s, self.version = key, expires_s, 0
         # (function, address): no block may contain both this register and the register before it
         self.cuts: set[Place] = set()
-        self.absent: set[tuple[int, int, int]] = set()  # (function, address, count) that this device lacks
+        self.absent: set[tuple[int, int, int]] = set()  # (function, address, count) of points that this device lacks
         # longest read that the device accepts (field pain 27), in registers; None: no limit was found
         self.max_words: int | None = None
         self._since: int | None = None
@@ -93,13 +93,13 @@ class KnownHoles:
         return True
 
     def lacks(self, point: Point) -> bool:
-        """Whether the device was found to lack this point."""
+        """Whether it is known that the device lacks this point."""
         return any(
             f == point.function and a < point.address + point.count and point.address < a + n for f, a, n in self.absent
         )
 
     def summary(self) -> str:
-        """One line for a technician; "" if nothing was learned."""
+        """The learned facts in one line, for a technician. "" if nothing was learned."""
         parts: list[str] = []
         if self.cuts:
             parts.append(

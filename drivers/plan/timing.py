@@ -38,9 +38,9 @@ class LineTiming:
     bus.
     """
 
-    byte_ns: int  # time of a byte on the serial bus; 0: there is no bus
+    byte_ns: int  # time of one byte on the serial bus; 0: there is no bus
     quiet_ns: int  # silence before a request: t3.5, or longer if the device needs a longer silence
-    turnaround_ns: int  # from the end of a request to the start of the answer
+    turnaround_ns: int  # time from the end of a request to the start of the answer
     network: bool = False
 
     @staticmethod

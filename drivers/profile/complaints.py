@@ -1,4 +1,4 @@
-"""Collects complaints about a profile with file, line and key, and raises them together."""
+"""Collects complaints about a profile, with file, line and key, and raises them all in one error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from drivers.toml import Complaints, KeyPath, Layer, TomlSource, TomlTable
 class ProfileComplaints(Complaints):
     """All complaints about one profile file."""
 
-    source: TomlSource  # the file, once it has been read
+    source: TomlSource  # the file; set when it has been read
 
     def at(self, path: KeyPath, what: str, hint: str = "") -> None:
         """Record a complaint about the key at ``path``. ``what`` tells what is wrong."""

@@ -21,7 +21,7 @@ _ID = re.compile(r"[a-z0-9][a-z0-9-]*/[a-z0-9][a-z0-9-]*")
 
 
 def shipped_dir() -> Path:
-    """The folder of the profiles that came with this version."""
+    """The folder of the profiles that are part of this version of the program."""
     return Path(firmware_profiles.__file__).parent
 
 
@@ -58,7 +58,8 @@ def find_profile(id: str, search_dirs: Sequence[Path] | None = None) -> Path:
 
 
 def list_profiles(dirs: Sequence[Path] | None = None) -> dict[str, Path]:
-    """All profile ids with their files, sorted by id. If two folders have the same id, the first folder wins.
+    """All profile ids with their files, sorted by id. If two folders have the same id, the file in the first folder is
+    used.
 
     The profiles that came with third-party drivers are always included.
     """

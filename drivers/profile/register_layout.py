@@ -134,7 +134,7 @@ def read_function(table: TomlTable, default: int | None = None) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class RegisterLayout:
-    """The place and layout of one point."""
+    """The type of one point, and the place of its registers."""
 
     type: str
     order: str
@@ -145,7 +145,7 @@ class RegisterLayout:
 
 
 def raw_range(type_: str, count: int) -> tuple[int, int] | None:
-    """The lowest and highest raw value of a type; None for floats and texts."""
+    """The (lowest, highest) raw value of a type. None for floats and texts."""
     if type_ in BITS or type_ in HALVES:
         wide = BITS.get(type_, 8)
         return (-(1 << wide - 1), (1 << wide - 1) - 1) if type_.startswith("i") else (0, (1 << wide) - 1)
@@ -200,7 +200,7 @@ class _LayoutReader:
         """Return (type, byte order, size). The size is a number of registers, or of coils for functions 1 and 2."""
         table, values = self.table, self.defaults.values
         function = self.given.get("function", values.get("function"))
-        coils = function in (1, 2)  # a tuple, not a set: a TOML value may be unhashable
+        coils = function in (1, 2)  # a tuple is used instead of a set, because a TOML value may be unhashable
         given = self.given.get("type", None if coils else values.get("type"))
         if coils and given not in (None, "bits"):
             table.add("type", f"type is {show(given)}, but function {function} reads single bits", "Leave type out")

@@ -10,9 +10,10 @@ from drivers.profile.complaints import ProfileComplaints
 from drivers.toml import KeyPath, TomlTable, show
 
 REPEAT_KEYS = ("over", "count", "values", "first", "stride", "point", "repeat")
-MAX_POINTS = 20_000  # more than any device has; the limit keeps a typo in a parameter from exhausting memory
+# no device has so many points; the limit prevents a typing error in a parameter from exhausting the memory
+MAX_POINTS = 20_000
 
-Described = tuple[Mapping[str, Any], KeyPath]  # a point's table and its path in the file
+Described = tuple[Mapping[str, Any], KeyPath]  # (the table of a point, the path of this table in the file)
 
 
 def described_points(

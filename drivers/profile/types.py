@@ -78,7 +78,7 @@ class ProfileHead:
     kind: str
     protocol: str
     source: str
-    second_source: SecondSource | None  # None: the profile does not say whether there is one
+    second_source: SecondSource | None  # None: the profile does not tell whether there is a second source
     evidence: str
     limits: Limits
     probe: str  # the point that is read to check whether the device answers; "": the driver chooses

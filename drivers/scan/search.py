@@ -31,14 +31,15 @@ from drivers.scan.plan import FoundDevice, ScanOptions, ScanPlan, baud_of, effor
 from drivers.scan.probes import Probe
 from drivers.scan.traffic import AnotherMaster, TrafficTrace
 
-FOREIGN_FRAMES = 2  # the scan stops after this many unsolicited frames; a single one may be noise
+FOREIGN_FRAMES = 2  # after this many unsolicited frames the scan stops; a single frame may be noise
 MIN_SERIAL = 4  # a serial number that is shorter, or whose characters are all equal, was not set by the maker
 NOISE_BYTES = 3  # if fewer bytes than this are received without a valid frame, they may be a spike on the wire
 MOST_SAID = 8  # a message lists at most this many frames of another master
 # Limits of ``identify_one`` while its device has not answered anything: the wait for one answer, and the time of all
 # requests.
 DEAF_S, DEAF_MOST_S = 0.2, 1.6
-SLOW_S = 0.4  # a device that takes longer than this to answer counts as slow and gets more time for its profile
+# a device that needs longer than this for an answer counts as slow, and gets more time to find its profile
+SLOW_S = 0.4
 _LATE_S = 0.5
 
 

@@ -54,7 +54,7 @@ class Bus:
             self.add(device)
 
     def add(self, device: SimDevice) -> None:
-        """Put a device on the line. Raises UsageError if its unit id is taken."""
+        """Put a device on the line. Raises UsageError if another device has its unit id."""
         if device.unit in self.devices:
             raise UsageError(f"unit {device.unit} already exists", where=f"simulated line {self.name}")
         self.devices[device.unit] = device

@@ -42,7 +42,7 @@ class SimDevice:
     objects: Mapping[int, bytes] = field(default_factory=dict)
     before: Callable[[int, int, int], None] | None = None
     restart: Callable[[], None] | None = None  # sets the counters to zero; called at a reboot
-    asleep: Callable[[], bool] | None = None  # while it returns True, the device does not answer
+    asleep: Callable[[], bool] | None = None  # as long as it returns True, the device does not answer
     faults: ActiveFaults = field(default_factory=ActiveFaults)
     requests: Counter[int] = field(default_factory=Counter)
     answered: int = 0
@@ -54,7 +54,7 @@ class SimDevice:
         self.faults.on_reboot = self.reboot
 
     def reboot(self, silent_s: float = 0.0) -> None:
-        """Simulate a power cycle: the device is silent for ``silent_s``, and its counters start from zero."""
+        """Simulate a power cycle. The device is silent for ``silent_s``, and its counters then start from zero."""
         self._silent_until = self.monotonic() + silent_s
         if self.restart is not None:
             self.restart()

@@ -311,7 +311,8 @@ class FactLookup:
         self.role, self.physics, self.cells_a_module = role, physics, cells_a_module
         self._step = -1
         self._facts: dict[str, dict[str, float]] = {}
-        self._midnight: dict[str, tuple[int, float]] = {}  # counter -> (day, value at its first read of this day)
+        # counter -> (day, value of the counter when it was first read on this day)
+        self._midnight: dict[str, tuple[int, float]] = {}
 
     def get(self, name: str) -> float | None:
         """The present value in base units. None if the park does not have the quantity."""

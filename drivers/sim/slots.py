@@ -27,9 +27,9 @@ class ParkSlot:
     points: Sequence[str] = ()  # for agent.toml: the points to read; empty: all points
 
 
-# Counters are read every ten seconds: the figures of an interval become final only after twice the slowest period of a
-# counter. The SUN2000 has a longer period for fast points: it answers slowly and needs a pause after connecting, so
-# its first visit takes three seconds.
+# Counters are read every ten seconds, because the figures of an interval become final only after twice the slowest
+# period of a counter. The SUN2000 has a longer period for fast points, because its first visit takes three seconds: it
+# answers slowly and needs a pause after connecting.
 BRISK = {"fast": "2 s", "normal": "10 s", "slow": "10 s"}
 CABINETS: tuple[ParkSlot, ...] = (
     ParkSlot(
@@ -89,15 +89,15 @@ CABINETS: tuple[ParkSlot, ...] = (
         every={"fast": "5 s", "normal": "5 s", "slow": "10 s"},
     ),
 )
-# "meters" is one RS-485 line with devices of all protocols (each protocol's folder has its slot) at two speeds. Reading
-# at 2400 baud is slow (a visit of the main meter takes more than a second), so this line has longer periods than the
-# others, and only some points are read.
+# "meters" is one RS-485 line with devices of all protocols, at two speeds. (The folder of each protocol has the slot of
+# its device.) Reading at 2400 baud is slow: a visit of the main meter takes more than a second. So this line has longer
+# periods than the other lines, and only some points are read.
 HEAT = ("heat.energy", "heat.power", "heat.flow", "heat.volume", "heat.temperature.supply", "heat.temperature.return")
 SLOW_LINE = {"normal": "10 s", "slow": "10 s"}
 HALLS = ParkSlot("halls", "厂房总用电 / all halls", "meters", 9, "eastron/sdm630", "load", {"ac": "load"},
                  every={"fast": "10 s", **SLOW_LINE})  # fmt: skip
-# The plan of the park's figures. The figures of the national set are yearly; the plan makes some for every interval,
-# too, so that the demo soon shows them.
+# The plan of the park's figures. The figures of the national set are yearly. The plan also has some of them for every
+# interval, so that the demo soon shows values.
 PLAN = """\
 schema = 1
 sets = ["plain", "national-2025"]

@@ -115,7 +115,7 @@ class Page:
         return await self._render(request, "gateway.html", gateway_view(facts, self.root, language_of(request)))
 
     async def stream(self, request: Request) -> Response:
-        """The page of a stream: one day of one of its points."""
+        """The page of a stream. It shows one day of one of the stream's points."""
         stream, language, query = _stream_of(request), language_of(request), request.query_params
         known = await self._ask(self.data.stream_days, stream)
         if known is None:

@@ -93,8 +93,8 @@ class AmqpSource:
         self._cancelled = False
         self._shards: dict[int, str] = {}  # shard whose queue is read -> tag of its consumer; "" while not connected
         self._shard_names: set[str] = set()  # names of the queues in ``_shards``
-        # A separate connection for publishing: a broker that is short of memory stops reading from connections that
-        # publish, and our acknowledgements must still reach it.
+        # Publishing uses a separate connection. If the broker is short of memory, it stops reading from connections
+        # that publish, but it must still receive our acknowledgements.
         self._aside: Any = None
         self._aside_channel: Any = None
         self._generation = 0
