@@ -27,8 +27,8 @@ def sentences(first: str, second: str) -> str:
 class GatewayError(Exception):
     """Base class of all our errors. Callers decide by type or by ``retry``, never by text."""
 
-    retry: ClassVar[bool] = False  # can the same call succeed later, unchanged?
-    exit_code: ClassVar[int] = 1  # what the CLI returns when this reaches the top
+    retry: ClassVar[bool] = False  # whether the same call may succeed later without a change
+    exit_code: ClassVar[int] = 1  # exit code of a command that ends with this error
 
     def __init__(self, what: str, *, where: str, hint: str = "") -> None:
         super().__init__(what)
@@ -67,7 +67,7 @@ class ProfileError(GatewayError):
 
 
 class LineError(GatewayError):
-    """The line or the device failed; the next poll may work."""
+    """The line or the device failed. The next poll may succeed."""
 
     retry = True
     exit_code = 4
@@ -75,14 +75,14 @@ class LineError(GatewayError):
 
 
 class BrokerError(GatewayError):
-    """The broker cannot be reached or refuses."""
+    """The broker cannot be reached, or it refuses the connection."""
 
     retry = True
     exit_code = 5
 
 
 class Kind(StrEnum):
-    """The meaning of a point's values over time."""
+    """How the values of a point behave over time."""
 
     GAUGE = "gauge"
     COUNTER = "counter"
@@ -128,7 +128,7 @@ FIRST_REASON: Final = min(Reason)  # a code below this one is a quality, so the 
 
 
 class LineTimeout(LineError):
-    """No answer within the time that the profile allows."""
+    """No answer came within the time that the profile allows."""
 
     reason = Reason.TIMEOUT
 
@@ -156,8 +156,9 @@ class MismatchError(LineError):
 
 
 class DeviceException(LineError):
-    """The device refused. ``code`` is the protocol's error code. ``busy``: the device may accept the same request in a
-    moment.
+    """The device refused the request. ``code`` is the protocol's error code.
+
+    ``busy``: the device may accept the same request in a moment.
     """
 
     reason = Reason.EXCEPTION
@@ -174,7 +175,8 @@ class LineLent(LineError):
 
 
 BYTE_SCHEMES = ("serial", "tcp", "udp")  # url schemes of lines that carry any bytes, without framing of their own
-PACES: tuple[str, ...] = ("fast", "normal", "slow", "cells", "once")  # the index is the pace's number everywhere
+# the index of a pace in this tuple is its number everywhere
+PACES: tuple[str, ...] = ("fast", "normal", "slow", "cells", "once")
 DEFAULT_PERIODS_MS: Mapping[str, int] = {
     "fast": 1_000,
     "normal": 5_000,
@@ -195,7 +197,7 @@ class RegisterPart:
     function: int | None = None  # None: the function of the point
 
 
-IDENTIFICATION = 43  # the function that reads a device's identification; with MEI type 14
+IDENTIFICATION = 43  # the Modbus function that reads a device's identification, with MEI type 14
 FLOATS = frozenset({"f16", "f32", "f64"})  # types of points whose raw value is IEEE 754
 
 
@@ -362,7 +364,8 @@ class DeviceSpec:
     zone: str = ""  # IANA name of the time zone of the device's clock; "": the zone of this machine
     # whether answers come from the cache of a master, so that they prove nothing about the device behind it
     caching: bool = False
-    fresh: FreshnessRule | None = None  # how to prove that a device behind a cache is alive
+    # the rule that proves that the device behind a cache is alive; None: there is none
+    fresh: FreshnessRule | None = None
     # the nights at the device's site, for a device that sleeps in the dark; None: it does not sleep
     night: Night | None = None
 

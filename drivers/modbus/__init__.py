@@ -19,7 +19,10 @@ FRAMES = {
 
 
 def check_unit(address: str, scheme: str) -> InvalidAddress | None:
-    """Check a unit number. Returns None if it is valid. On a serial bus, 0 is a broadcast, which no device answers."""
+    """Check a unit number. Returns None if it is valid.
+
+    On a serial bus, 0 is invalid, because it is a broadcast, which no device answers.
+    """
     low, high = (0, 255) if scheme in ("", TCP) else (1, 247)
     if address.isascii() and address.isdigit() and low <= int(address[:9]) <= high:
         return None

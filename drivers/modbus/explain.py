@@ -53,7 +53,8 @@ IDENTITY: Mapping[int, str] = {
     5: "model name",
     6: "application",
 }
-_SIZED = frozenset((1, 2, 3, 4, 5, 6, 15, 16))  # functions whose frames contain their length
+# functions whose frames contain their own length, or have a fixed length
+_SIZED = frozenset((1, 2, 3, 4, 5, 6, 15, 16))
 _AA55 = b"\xaa\x55"  # some inverters send these bytes before an RTU answer over UDP
 
 
@@ -95,7 +96,7 @@ def _split_rtu(body: bytes) -> list[bytes] | None:
         sizes = [n for n in _rtu_sizes(rest) if n <= len(rest) and crc_ok(rest[:n])]
         if not sizes and crc_ok(rest):
             sizes = [len(rest)]
-        for size in sorted(sizes):  # the longest comes last in ``ways``, so it is tried first
+        for size in sorted(sizes):  # the last size in ``ways`` is tried first, so the longest comes last
             end = at + size
             follows = end + 2 if body[end : end + 2] == _AA55 and end + 2 < len(body) else end
             if follows not in came:
@@ -244,7 +245,9 @@ def _body(frame: Json, function: int, pdu: bytes) -> tuple[Json, list[Json]]:
 
 
 def _seldom(frame: Json, function: int, pdu: bytes) -> Json:
-    """Explain a function that meters rarely use: direction and content, if the length reveals them."""
+    """Explain a function that meters rarely use. Shows direction and content if the length of the frame reveals
+    them.
+    """
     size = len(pdu)
     result: Json = {"kind": "not explained further"}
     if function in {7, 11, 12, 17} and size == 1:

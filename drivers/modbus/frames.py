@@ -55,7 +55,8 @@ class ModbusRequest:
         self.frame = body + crc16(body).to_bytes(2, "little")
         self.tail = b"\x00\x00" + len(body).to_bytes(2, "big") + body
         self._sized = payload_bytes > 0
-        self.head = bytes((self.function, payload_bytes)) if self._sized else b"\x00"  # an answer's first two bytes
+        # the first two bytes of an answer
+        self.head = bytes((self.function, payload_bytes)) if self._sized else b"\x00"
         self.pdu_bytes = 2 + payload_bytes
         self.expect = 5 + payload_bytes if self._sized else 64
 

@@ -40,7 +40,7 @@ class MbapLink:
         lost: Callable[[MbapLink, LineError], None],
     ) -> None:
         self.port = port
-        self.silent = 0  # consecutive timeouts without a single received byte
+        self.silent = 0  # number of consecutive timeouts in which not a single byte was received
         self._clock, self._stats, self._lost = clock, stats, lost
         self._trace = trace.put if trace else None
         self._loop = asyncio.get_running_loop()
@@ -84,7 +84,7 @@ class MbapLink:
         self._done = None
 
     def close(self) -> None:
-        """Close the connection. A waiting caller gets a LineDown."""
+        """Close the connection. If a caller waits for an answer, it gets a LineDown."""
         self._loop.remove_reader(self.port.fd)
         if self._timer is not None:
             self._timer.cancel()

@@ -73,7 +73,7 @@ class RegisterDevice(Device[Read, Answer]):
         self._probes = 0  # how many second requests ``probe`` has sent; each time it chooses other registers
 
     def plan_summary(self, paces: int) -> PlanSummary:
-        """What one visit for these paces costs on this line."""
+        """The cost of one visit for these paces on this line."""
         return plan_summary((read.block for read in self.visit_plan(paces).queries), self._timing)
 
     @abstractmethod
@@ -134,7 +134,7 @@ class RegisterDevice(Device[Read, Answer]):
         return found
 
     def _decoder(self, block: Block, numbers: list[int]) -> Plan | None:
-        """The plan that decodes some points of a block; None if ``numbers`` is empty."""
+        """The plan that decodes some points of a block. None if ``numbers`` is empty."""
         return compile_block(replace(block, points=tuple(numbers)), self.points, self.spec) if numbers else None
 
     def take(self, query: Read, answer: Answer, tick_ms: int, positions: list[int]) -> None:

@@ -37,7 +37,7 @@ def read_request(unit: int, function: int, address: int, count: int, where: str)
 
 
 def identification_request(unit: int, object_id: int, where: str) -> ModbusRequest:
-    """Function 43/14, basic identification, from ``object_id`` on."""
+    """A request of function 43/14 for the basic identification, from the object ``object_id`` on."""
     pdu = ReadDeviceInformationRequest(read_code=1, object_id=object_id, dev_id=unit)
     return ModbusRequest(unit, b"\x2b" + pdu.encode(), 0, where)
 

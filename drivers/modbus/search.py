@@ -160,7 +160,10 @@ class ModbusSearch(DeviceSearch):
         self.scan.remark(note("absent", code=f"{code:02X}"))
 
     async def _says_more(self, probe: Probe, code: int) -> bool:
-        """Whether the unit answers some read with something other than this exception."""
+        """Whether the unit answers any read with a value, or with another exception than ``code``.
+
+        Silence counts as True, because a server would have answered.
+        """
         unit, silences = int(probe.address), 0
         if (probe.serial, unit, code) in self._says_no_more:
             return False
@@ -242,7 +245,7 @@ class ModbusSearch(DeviceSearch):
 
 
 def unit_probe(unit: int, serial: str, timeout_s: float, function: int = 3) -> Probe:
-    """A read of one register of one unit. A refusal counts as an answer too."""
+    """A probe that reads one register of one unit. A refusal counts as an answer, too."""
     request = read_request(unit, function, 0, 1, f"unit {unit}")
     return Probe("modbus", str(unit), serial, request, timeout_s, f"unit {unit}")
 

@@ -1,4 +1,4 @@
--- Add the sequences of the new packs to those stored for each boot. Adjacent sequences merge into one range.
+-- Add the sequences of the new packs to the ranges that are stored for each boot. Adjacent ranges merge into one range.
 INSERT INTO boots (stream, boot, prev_boot, begun, line, seqs, from_ms, to_ms)
 SELECT stream, boot, max(prev_boot) FILTER (WHERE first), bool_or(first), boot, range_agg(int8range(seq, seq, '[]')), min(from_ms), max(to_ms)
 FROM new GROUP BY stream, boot ORDER BY stream, boot

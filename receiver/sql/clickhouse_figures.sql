@@ -1,4 +1,4 @@
--- The figures of the packs in some lots. Times outside of the range of the column in ClickHouse are set to its bounds.
+-- The figures of the packs in some lots. A time outside of the range of its column in ClickHouse is set to the nearest bound of this range.
 SELECT s.gateway, f.kind, f.id, f.period, f.label, (greatest(0, least(f.from_ms, 10413791999999)) / 1000.0)::float8, (greatest(0, least(f.to_ms, 10413791999999)) / 1000.0)::float8,
   f.v::float8, coalesce(f.v::text, ''), coalesce(f.u, ''), f.completeness::float8, coalesce(f.verdict, ''), f.official, f.seq, f.boot,
   extract(epoch FROM l.stored)::bigint, f.result::text

@@ -1,7 +1,8 @@
 -- The tables in ClickHouse. Every statement may be repeated. The codecs were chosen by measurement: bench/RESULTS.md.
 CREATE DATABASE IF NOT EXISTS {db};
 
--- Every verified reading, once. quality is empty if it is good. exact is the signed decimal if the double is not equal to it. stored - at is the delay.
+-- Every verified reading, once. quality is empty if the quality is good. exact is the signed decimal, which is set only if the double is not equal to it.
+-- stored - at is the delay.
 CREATE TABLE IF NOT EXISTS {db}.readings (
   stream LowCardinality(String),
   point LowCardinality(String),
@@ -58,7 +59,7 @@ CREATE TABLE IF NOT EXISTS {db}.figures (
   result String CODEC(ZSTD(3))
 ) ENGINE = MergeTree ORDER BY (gateway, kind, id, period, "from", seq) SETTINGS non_replicated_deduplication_window = 1000;
 
--- The table that keepers insert into: packs as they were published. It stores nothing; two views pass the rows on to the tables above.
+-- Keepers insert packs as they were published into this table. It stores nothing: two views pass the rows on to the tables above.
 CREATE TABLE IF NOT EXISTS {db}.incoming (
   stream String, seq UInt64, boot String, from_ms Int64, to_ms Int64, due Nullable(UInt64), readings UInt64, gaps UInt64, asleep UInt64,
   reasons Map(String, UInt64), faults Array(String), lot UInt64, stored UInt32, batch UInt64, body String
@@ -95,8 +96,8 @@ SELECT stream, before + 1 AS first, number - 1 AS last, left_to AS "from", right
   FROM {db}.packs WINDOW w AS (PARTITION BY stream ORDER BY seq, "from" ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
 ) WHERE number > before + 1;
 
--- Readings due in missing packs, by UTC day, estimated from the mean rate of the stream: in holes, and after the newest pack of a stream that has been
--- silent for 15 minutes or longer.
+-- Number of readings due in missing packs, by UTC day, estimated from the mean rate of the stream. Missing packs are those in holes, and those after the
+-- newest pack of a stream that has been silent for 15 minutes or longer.
 CREATE VIEW IF NOT EXISTS {db}.missing_days AS
 WITH rates AS (
   SELECT stream, sum(due) / sum(toUnixTimestamp64Milli("to") - toUnixTimestamp64Milli("from")) AS rate, max(toUnixTimestamp64Milli("to")) AS newest
@@ -111,7 +112,7 @@ SELECT stream, toDate(number) AS day, round(sum((least(high, (number + 1) * 8640
 FROM (SELECT *, arrayJoin(range(toUInt32(intDiv(low, 86400000)), toUInt32(intDiv(high - 1, 86400000)) + 1)) AS number FROM stretches)
 GROUP BY stream, day;
 
--- Completeness by UTC day as above, with the readings due in missing packs in addition.
+-- Completeness by UTC day as above, but readings in missing packs are due, too.
 CREATE VIEW IF NOT EXISTS {db}.due_days AS
 SELECT arrayStringConcat(arraySlice(splitByChar('/', stream), 1, 2), '/') AS gateway, splitByChar('/', stream)[1] AS site, stream, day,
   sum(d) AS due, sum(r) AS readings, sum(g) AS gaps, sum(a) AS asleep, sum(m) AS missing

@@ -1,5 +1,5 @@
--- All conflicts between the boots of one stream: sequences that two boots of a history share, and packs whose predecessor (by sequence) is from another
--- boot of the history and does not have the hash that they name. Used after boots were assigned to other histories.
+-- All conflicts between the boots of one stream. There are two kinds: a sequence that two boots of a history share, and a pack that names another hash than
+-- that of its predecessor (by sequence), if the predecessor is from another boot of the history. Used after boots were assigned to other histories.
 INSERT INTO findings (stream, seq, boot, code)
 SELECT a.stream, 0::bigint, greatest(a.boot, b.boot), 'conflict'
 FROM boots a JOIN boots b ON b.stream = a.stream AND b.boot <> a.boot AND b.line = a.line AND b.seqs && a.seqs

@@ -13,8 +13,8 @@ WITH s AS (SELECT n.id, n.gateway, n.last AS name, n.asked
    CROSS JOIN LATERAL (SELECT p.from_ms, p.to_ms, p.due FROM packs p WHERE p.stream = h.stream AND p.seq = upper(part.seqs) AND p.faults IS NULL LIMIT 1) r
    WHERE day_of(l.to_ms) >= %(since)s::date AND upper(part.seqs) - lower(part.seqs) <= most_packs() GROUP BY 1),
  n AS (SELECT s.gateway, min(b.from_ms) AS begun FROM boots b JOIN s ON s.id = b.stream GROUP BY 1),
- -- as in the verifier, a stream without any pack counts only if it is in the newest checkpoint, is not retired (or streams were agreed), and its head is
- -- later than the beginning of the gateway's oldest stored pack
+ -- As in the verifier, a stream without any pack counts only under three conditions. It is in the newest checkpoint. It is not retired, or streams
+ -- were agreed with the gateway. Its head is later than the beginning of the gateway's oldest stored pack.
  w AS (SELECT s.gateway, sum(greatest(0, c.seq - m.seq)) AS withheld FROM checkpoint_heads c JOIN s ON s.id = c.stream LEFT JOIN n ON n.gateway = s.gateway
    CROSS JOIN LATERAL (SELECT coalesce(max(upper(b.seqs)) - 1, 0) AS seq FROM boots b WHERE b.stream = c.stream) m
     WHERE c.seq - m.seq <= most_packs() AND s.asked AND (m.seq > 0 OR c.to_ms > coalesce(n.begun, 0) AND c.counter >= (SELECT max(k.counter) FROM checkpoints k WHERE k.gateway = s.gateway)

@@ -1,4 +1,5 @@
--- By gateway and UTC day: received readings, due readings with those of missing packs, due readings of stored packs. Sleeping devices do not count.
+-- Three numbers by gateway and UTC day: received readings, due readings (those in missing packs included), and due readings in stored packs. Readings that
+-- are due while a device sleeps do not count.
 -- The parameter streams is an array of ids; NULL: all streams.
 WITH here AS (
   SELECT s.gateway, d.day, sum(d.due - d.asleep) AS due, sum(d.due - d.gaps) AS readings FROM days d JOIN streams s ON s.id = d.stream

@@ -1,4 +1,4 @@
--- A finding for each fork. A pack that names the hash of either twin follows its predecessor, so its finding "chain" is removed.
+-- Add a finding for each fork. If the pack after the fork names the hash of either twin, it does follow its predecessor, so its finding "chain" is removed.
 WITH fresh AS (
   INSERT INTO findings (stream, seq, boot, code) SELECT stream, seq, boot, 'fork' FROM forks ON CONFLICT DO NOTHING
   RETURNING stream, seq, boot

@@ -1,5 +1,7 @@
--- Packs with the same identity but different times are separate rows of packs. The one that begins later moves to forks, whichever arrived first.
--- If it was checked already, it is subtracted from the sums, and findings about its seams are deleted. The other pack is then a new one, whose check follows.
+-- Packs with the same identity but different times are separate rows of packs. The pack that begins later moves to the table forks, even if it arrived
+-- first.
+-- If the moved pack was already checked, it is subtracted from the sums, and the findings about its seams are deleted. In this case the other pack is new,
+-- and its check follows.
 WITH twice AS (
   SELECT p.stream, p.seq, p.boot, max(p.from_ms) AS from_ms FROM (SELECT DISTINCT stream, seq, boot FROM new) n JOIN packs p USING (stream, seq, boot)
   GROUP BY 1, 2, 3 HAVING count(*) > 1

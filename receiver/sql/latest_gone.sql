@@ -1,4 +1,4 @@
--- Delete published values that must no longer be shown: the gateway is not trusted any more, or a pack that the values name has a finding.
+-- Delete published values that must not be shown any more, because the gateway is no longer trusted, or because a pack that the values name has a finding.
 DELETE FROM latest l USING streams s WHERE s.id = l.stream AND (
   NOT EXISTS (SELECT FROM pins p WHERE p.gateway = s.gateway)
   OR EXISTS (SELECT FROM findings f CROSS JOIN LATERAL jsonb_each(l.points) p

@@ -1,5 +1,5 @@
--- Devices that have a newer pack than the published one. The current boot of a stream is the one with the latest activity. Its time is the end of its newest
--- pack or the time at which we stored it, whichever is earlier, so that a wrong clock of a gateway cannot put it ahead.
+-- Devices that have a newer pack than the published one. The current boot of a stream is the boot with the latest activity. The time of a boot's activity is
+-- the earlier of two times: the end of its newest pack, and the time at which this pack was stored. So a gateway's wrong clock cannot put a boot ahead.
 WITH b AS (
   SELECT DISTINCT ON (stream) stream, boot, upper(seqs) - 1 AS seq FROM boots
   WHERE %(all)s OR stream IN (SELECT stream FROM boots WHERE changed > now() - interval '10 minutes')

@@ -1,4 +1,4 @@
--- For all packs of a gateway that a revoked key signed after its last trusted sequence: mark them, add findings, and subtract them from the sums.
+-- Find all packs of a gateway that a revoked key signed after its last trusted sequence. Mark them, add findings, and subtract them from the sums.
 WITH bad AS (
   UPDATE packs p SET faults = array_append(coalesce(p.faults, '{}'), 'revoked')
   FROM streams s JOIN gateways g ON g.name = s.gateway CROSS JOIN LATERAL jsonb_each(g.revoked) k

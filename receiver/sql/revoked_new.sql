@@ -1,4 +1,4 @@
--- Mark new packs that were signed with a revoked key. A worker that did not have the newest keys yet has accepted them.
+-- Mark new packs that were signed with a revoked key. They were accepted by a worker that did not have the newest keys yet.
 WITH bad AS (
   UPDATE new n SET faults = array_append(coalesce(n.faults, '{}'), 'revoked')
   FROM streams s JOIN gateways g ON g.name = s.gateway CROSS JOIN LATERAL jsonb_each(g.revoked) k

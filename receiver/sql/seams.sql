@@ -1,5 +1,5 @@
--- Check the seams on both sides of each new pack: to the pack before it, and from the pack after it. Of two neighbours in different lots, the check of
--- the later lot sees both packs, so the result does not depend on the order or on the number of workers.
+-- Check the seams on both sides of each new pack: that to the pack before it, and that to the pack after it. If two neighbours are in different lots, the
+-- check of the later lot sees both packs. So the result does not depend on the order of the lots or on the number of workers.
 WITH r AS (
   SELECT p.stream, p.seq, p.boot, p.prev_boot, p.from_ms, p.to_ms, p.prev, p.birth, p.signer, p.part, p.parts, p.is_birth, p.first, p.steps
   FROM new n JOIN packs p ON p.stream = n.stream AND p.seq = n.seq AND p.boot = n.boot AND p.from_ms = n.from_ms
@@ -11,7 +11,7 @@ WITH r AS (
   FROM new n CROSS JOIN LATERAL (SELECT * FROM packs p WHERE p.stream = n.stream AND p.seq > n.seq ORDER BY p.seq LIMIT 1) p WHERE p.prev = n.hash
 ), judged AS (
   SELECT r.stream, r.seq, r.boot, CASE
-    WHEN l.stream IS NULL THEN CASE WHEN r.prev = -- no pack has the sequence before it: the stream begins here, or there is a hole. If it names the pack before the hole, sequences were skipped
+    WHEN l.stream IS NULL THEN CASE WHEN r.prev = -- No pack has the previous sequence: the stream begins here, or there is a hole. If the pack names the pack before the hole, sequences were skipped.
       (SELECT h.hash FROM packs h WHERE h.stream = r.stream AND h.seq < r.seq ORDER BY h.seq DESC LIMIT 1) THEN 'chain' END
     WHEN r.prev IS DISTINCT FROM l.hash AND r.boot = l.boot THEN CASE WHEN NOT EXISTS
       (SELECT FROM forks f WHERE f.stream = r.stream AND f.seq = r.seq - 1 AND f.boot = r.boot AND f.hash = r.prev) THEN 'chain' END
@@ -30,7 +30,7 @@ WITH r AS (
   FROM r LEFT JOIN LATERAL (
     SELECT * FROM packs l WHERE l.stream = r.stream AND l.seq = r.seq - 1 ORDER BY l.hash = r.prev DESC, l.boot = r.boot DESC LIMIT 1) l ON true
 )
-, gone AS ( -- delete a finding that no longer holds, because the matching neighbour has arrived
+, gone AS ( -- delete findings that are not true any more, because the matching neighbour has arrived
   DELETE FROM findings f USING judged j WHERE f.stream = j.stream AND f.seq = j.seq AND f.boot = j.boot AND f.seq > 0
     AND f.code IN ('chain', 'conflict') AND f.code IS DISTINCT FROM j.code
 )

@@ -1,4 +1,5 @@
--- Missing packs to request: holes between packs, and packs after the newest one up to the head of a checkpoint. A request is repeated after 1, 2, 4 ... hours.
+-- The missing packs to request: those in holes between packs, and those after the newest pack up to the head of a checkpoint. A request is repeated after
+-- 1, 2, 4 ... hours.
 WITH behind AS (
   SELECT h.stream, int8range((SELECT max(upper(b.seqs)) FROM boots b WHERE b.stream = h.stream), h.seq, '[]') AS seqs
   FROM checkpoint_heads h WHERE NOT h.retired AND h.seq >= (SELECT max(upper(b.seqs)) FROM boots b WHERE b.stream = h.stream)
