@@ -22,7 +22,7 @@ if [ "${1:-}" = --remove ]; then
         /etc/modules-load.d/meterhouse.conf /etc/udev/rules.d/61-meterhouse.rules
     systemctl daemon-reload 2>/dev/null || true
     if [ "${2:-}" = --purge ]; then
-        # these were written by `meterhouse web --setup`; all other credentials belong to the operator
+        # `meterhouse web --setup` has written these files; all other credentials belong to the operator
         rm -f /etc/credstore/meterhouse-web.certificate /etc/credstore/meterhouse-web.key \
             /etc/credstore/meterhouse-web.password
         rm -rf /etc/meterhouse /etc/default/meterhouse /run/meterhouse \
@@ -48,7 +48,7 @@ systemd=$(systemctl --version 2>/dev/null | sed -n '1s/[^0-9]*\([0-9]*\).*/\1/p'
 [ "${systemd:-0}" -ge 254 ] || fail "systemd 254 or newer is needed, found ${systemd:-none}"
 (cd "$here" && sha256sum --quiet -c SHA256SUMS) || fail "the bundle is incomplete or damaged; copy it again"
 
-# --- build the new environment completely before removing the old one: a failed build does not affect the running agent
+# --- build the new environment completely before removing the old one, so that a failed build does not affect the agent
 new=$home.new
 rm -rf "$new"
 "$python" -m venv --without-pip --prompt meterhouse "$new"
@@ -85,8 +85,8 @@ if [ -d /run/systemd/system ]; then
     systemctl enable -q meterhouse.service
     systemctl try-restart meterhouse.service meterhouse-web.service
 fi
-# folders of versions that took requests as files, before there was a control socket; removed only after the restart,
-# because an older agent uses them while it runs
+# Remove folders of old versions, which took requests as files instead of over the control socket. This comes after the
+# restart, because an older agent uses the folders as long as it runs.
 rm -rf /run/meterhouse/requests /run/meterhouse/leases /run/meterhouse/lock
 if [ ! -e /etc/meterhouse/agent.toml ]; then
     echo "meterhouse: next: sudo meterhouse init, sudo meterhouse scan --line ... --add, sudo systemctl start meterhouse"

@@ -2,9 +2,9 @@
  *
  *   floor_agent BASEPORT DEVICES MQTTPORT
  *
- * One thread asks each device twice a second for 100 registers (libmodbus), decodes 100 float32 and publishes one JSON
- * object a device (libmosquitto, QoS 1). It signs nothing, stores nothing and does not report gaps. libmodbus waits
- * with select(), so 1,000 devices are its limit. */
+ * One thread serves all devices. Every second it reads 100 registers from each device twice (libmodbus), decodes
+ * 100 float32, and publishes one JSON object per device (libmosquitto, QoS 1). The program signs nothing, stores nothing
+ * and does not report gaps. Its limit is about 1,000 devices, because libmodbus waits with select(). */
 #include <errno.h>
 #include <modbus.h>
 #include <mosquitto.h>

@@ -1,5 +1,5 @@
--- The tables of a platform. The bodies of packs are the evidence: each body has, compressed, exactly the published bytes, so an auditor can repeat every
--- check with `meterhouse verify` and need not trust our tables. All other data about packs is derived from the bodies and can be made again.
+-- The tables of a platform. The bodies of packs are the evidence. Each body contains exactly the published bytes, in compressed form. So an auditor can
+-- repeat every check with `meterhouse verify`, and need not trust our tables. All other data about packs is derived from the bodies and can be made again.
 --
 -- Hashes are the first 16 bytes of SHA-256 (a uuid): this is enough for joins and takes half the space. The full 32 bytes are calculated from the body.
 -- boot is the number of 16 hex digits as a signed 64-bit integer. Times are UTC ms.
@@ -10,7 +10,7 @@ CREATE TABLE pins (                     -- the trusted keys; only the operator c
   enrolled timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (gateway, thumbprint));
 
-CREATE TABLE trust_changes (number bigint NOT NULL); -- one row; the number grows with each enrolment or removal, so that workers notice it
+CREATE TABLE trust_changes (number bigint NOT NULL); -- one row; the number grows with each enrolment or removal, so that workers notice the change
 INSERT INTO trust_changes VALUES (0);
 
 CREATE TABLE dropped (before_ms bigint NOT NULL); -- packs that begin earlier were counted and then dropped
@@ -18,12 +18,12 @@ CREATE TABLE dropped (before_ms bigint NOT NULL); -- packs that begin earlier we
 CREATE TABLE shard (                    -- one row: the index of this database, from 0, and the number of databases
   place int NOT NULL, shards int NOT NULL);
 
-CREATE TABLE agreed (                   -- streams that are requested from a gateway; without a row, all its streams are
+CREATE TABLE agreed (                   -- streams that are requested from a gateway; if a gateway has no row, all its streams are requested
   gateway text NOT NULL,
   stream text NOT NULL,                 -- last part of the stream's name, or a pattern
   PRIMARY KEY (gateway, stream));
 
-CREATE TABLE unknown_gateways (         -- gateways that publish and are not enrolled, for the operator to see; the worker limits their number
+CREATE TABLE unknown_gateways (         -- gateways that publish although they are not enrolled, for the operator; the worker limits their number
   gateway text PRIMARY KEY,
   thumbprint text NOT NULL,             -- newest key of the keys object that it published; nothing proves that the key is the gateway's
   keys bytea NOT NULL,
@@ -35,9 +35,9 @@ CREATE TABLE gateways (
   counter bigint NOT NULL,
   changed timestamptz NOT NULL DEFAULT now(),
   revoked jsonb,                        -- for each revoked key: the last trusted sequence of each stream
-  cut boolean NOT NULL DEFAULT true);   -- false: stored packs after these sequences are not marked yet
+  cut boolean NOT NULL DEFAULT true);   -- false: stored packs after the sequences in revoked are not marked yet
 
-CREATE TABLE statuses (                 -- status messages of enrolled gateways; they are not signed, so they are a hint and never evidence
+CREATE TABLE statuses (                 -- status messages of enrolled gateways; they are not signed, so they are never evidence, only a hint
   gateway text PRIMARY KEY,
   version text NOT NULL,
   online boolean NOT NULL,
@@ -50,7 +50,7 @@ CREATE TABLE streams (
   gateway text NOT NULL);
 CREATE INDEX ON streams (gateway);
 
-CREATE TABLE point_tables (             -- a separate table, because many births have the same points
+CREATE TABLE point_tables (             -- point tables are stored separately, because many births have the same points
   hash uuid PRIMARY KEY,
   value jsonb NOT NULL);                -- {"points", "epoch"}
 CREATE TABLE births (
@@ -69,9 +69,9 @@ CREATE TABLE packs (
   hash uuid NOT NULL, prev uuid, birth uuid NOT NULL,
   signer bigint NOT NULL,               -- place of the signing key in the gateway's chain of keys
   lot bigint NOT NULL,
-  readings bigint NOT NULL, due bigint, gaps bigint, -- due NULL: not settled yet, because the pack's birth or another part of its tick is missing
-  asleep bigint,                        -- gaps whose reason is asleep
-  reasons jsonb,                        -- gaps by reason: {"timeout": readings}; NULL: no gaps
+  readings bigint NOT NULL, due bigint, gaps bigint, -- due is NULL if the pack is not settled yet, because its birth or another part of its tick is missing
+  asleep bigint,                        -- number of gaps with the reason asleep
+  reasons jsonb,                        -- missing readings by gap reason, such as {"timeout": 3}; NULL: there are no gaps
   part smallint, parts smallint,
   is_birth boolean NOT NULL, first boolean NOT NULL,
   steps bigint[],                       -- clock_step events: old time, new time, old time, new time ...
@@ -81,7 +81,7 @@ CREATE TABLE packs (
 ALTER TABLE packs ALTER body SET STORAGE EXTERNAL; -- the body is compressed already
 CREATE INDEX ON packs (lot);
 CREATE INDEX ON packs (stream, boot, from_ms) WHERE due IS NULL;
-CREATE TABLE packs_other PARTITION OF packs DEFAULT; -- packs without a month's partition: their times are implausible
+CREATE TABLE packs_other PARTITION OF packs DEFAULT; -- packs whose month has no partition, because their times are implausible
 
 CREATE TABLE forks (                    -- packs that have the identity of a pack in the table packs, but another content
   stream bigint NOT NULL, seq bigint NOT NULL, boot bigint NOT NULL, hash uuid NOT NULL, from_ms bigint NOT NULL, body bytea NOT NULL,
@@ -107,7 +107,7 @@ CREATE TABLE lots (                     -- a lot: the packs that a worker stored
   checked timestamptz);
 CREATE INDEX ON lots (lot) WHERE checked IS NULL;
 
-CREATE TABLE boots (                    -- stored sequences of each start of the agent; the check of chains needs no other state
+CREATE TABLE boots (                    -- the stored sequences of each start of the agent; this is all the state that the check of chains needs
   stream bigint NOT NULL, boot bigint NOT NULL,
   prev_boot bigint,                     -- the previous boot according to the first pack of this boot; NULL: none, or that pack is not stored
   begun boolean NOT NULL,               -- true: the first pack of this boot is stored
@@ -118,7 +118,7 @@ CREATE TABLE boots (                    -- stored sequences of each start of the
   PRIMARY KEY (stream, boot)) WITH (fillfactor = 70);
 CREATE INDEX ON boots (changed);
 
-CREATE TABLE findings (                 -- contradictions and broken rules, by pack; they depend only on the set of stored packs
+CREATE TABLE findings (                 -- contradictions and broken rules, by pack; they depend only on which packs are stored
   stream bigint NOT NULL, seq bigint NOT NULL, boot bigint NOT NULL, code text NOT NULL,
   found timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (stream, seq, boot, code));
@@ -131,13 +131,13 @@ CREATE TABLE checkpoint_heads (         -- the highest head of each stream that 
   stream bigint PRIMARY KEY,
   boot bigint NOT NULL, seq bigint NOT NULL, hash uuid NOT NULL, to_ms bigint NOT NULL, counter bigint NOT NULL, retired boolean NOT NULL);
 
-CREATE TABLE refused (                  -- refused messages, of which nothing is trusted; the worker limits their number
+CREATE TABLE refused (                  -- refused messages; nothing in them is trusted; the worker limits their number
   at timestamptz NOT NULL DEFAULT now(), topic text NOT NULL, code text NOT NULL, why text NOT NULL, hash uuid NOT NULL,
   body bytea NOT NULL,                  -- at most the first 64 KiB of the message
   times bigint NOT NULL DEFAULT 1,
   PRIMARY KEY (topic, hash));
 
--- Sequences missing between stored packs: missing, and lost if the gateway itself declares them lost.
+-- The sequences that are missing between stored packs. They are in the column lost if the gateway itself declares them lost, else in the column missing.
 CREATE VIEW holes AS
 WITH lines AS (SELECT stream, line, range_agg(seqs) AS seqs FROM (SELECT stream, line, unnest(seqs) AS seqs FROM boots) b GROUP BY 1, 2),
   gone AS (SELECT stream, line, int8multirange(range_merge(seqs)) - seqs AS seqs FROM lines)
@@ -146,7 +146,7 @@ FROM gone g JOIN streams s ON s.id = g.stream
 LEFT JOIN LATERAL (SELECT range_agg(int8range(first, last, '[]')) AS seqs FROM losses l WHERE l.stream = g.stream) l ON true
 WHERE NOT isempty(g.seqs);
 
--- All findings: those of the table, and conflicts that are computed here because a pack that arrives later may resolve them. A conflict is a loss event
+-- All findings: those of the table findings, and conflicts. Conflicts are computed here, because a pack that arrives later may resolve them. A conflict is a loss event
 -- whose hash differs from the one that the next pack names as its predecessor, or a head of a checkpoint that contradicts the stored packs.
 CREATE VIEW all_findings AS
 SELECT stream, seq, boot, code, found FROM findings
@@ -174,11 +174,11 @@ CREATE TABLE figures (                  -- results that a gateway calculated and
   stream bigint NOT NULL, seq bigint NOT NULL, boot bigint NOT NULL,
   kind text NOT NULL, id text NOT NULL, -- kind: figure, balance, trace or derived. id: set/indicator or the name of a point
   period text NOT NULL, label text NOT NULL, from_ms bigint NOT NULL, to_ms bigint NOT NULL,
-  v numeric, u text, completeness numeric, verdict text, official boolean, -- v NULL: no value, because an input was missing
+  v numeric, u text, completeness numeric, verdict text, official boolean, -- v is NULL if there is no value, because an input was missing
   result jsonb NOT NULL,                -- the whole result as it was signed
   PRIMARY KEY (stream, kind, id, period, from_ms, seq, boot));
 
--- Readings for queries, stored if a worker runs with --readings: one block per pack, which the view readings unrolls.
+-- Readings for queries, which are stored if a worker runs with --readings. They are stored as one block per pack; the view readings makes rows of them.
 CREATE TABLE layouts (                  -- names and units of a pack's records, in order; most packs of a device have the same layout
   hash uuid PRIMARY KEY,
   points text[] NOT NULL,
@@ -192,7 +192,7 @@ CREATE TABLE reading_blocks (
   PRIMARY KEY (stream, seq, boot, from_ms)) PARTITION BY RANGE (from_ms);
 CREATE TABLE reading_blocks_other PARTITION OF reading_blocks DEFAULT;
 
--- Every verified reading. quality is NULL if it is good. exact is the signed decimal if the double is not equal to it, else NULL.
+-- Every verified reading. quality is NULL if the quality is good. exact is the signed decimal; it is NULL if the double is equal to it.
 CREATE VIEW readings AS
 SELECT s.gateway, s.name AS stream, r.point, to_timestamp((b.from_ms + r.after_ms) / 1000.0) AS at, r.v AS value, l.units[r.place] AS unit,
   b.other -> r.place::text ->> 'q' AS quality, b.other -> r.place::text ->> 'x' AS exact, b.other -> r.place::text ->> 'vs' AS text, b.seq
@@ -200,13 +200,14 @@ FROM reading_blocks b JOIN streams s ON s.id = b.stream JOIN layouts l ON l.hash
 CROSS JOIN LATERAL unnest(l.points, b.after_ms, b.v) WITH ORDINALITY AS r (point, after_ms, v, place)
 WHERE EXISTS (SELECT FROM packs p WHERE p.stream = b.stream AND p.seq = b.seq AND p.boot = b.boot AND p.from_ms = b.from_ms AND p.faults IS NULL);
 
--- Completeness by UTC day, as regulators require it. share: received readings divided by due readings; readings due while a device sleeps do not count.
+-- Completeness by UTC day, as regulators require it. share is the number of received readings divided by that of due readings. Readings
+-- that are due while a device sleeps do not count.
 CREATE VIEW completeness AS
 SELECT s.gateway, s.name AS stream, d.day, d.packs, d.due, d.readings, d.gaps, d.asleep,
   CASE WHEN d.due > d.asleep THEN round((d.due - d.gaps)::numeric / (d.due - d.asleep), 6) END AS share
 FROM days d JOIN streams s ON s.id = d.stream;
 
--- The newest signed result for each period. Results that were corrected later are only in the table figures.
+-- The newest signed result for each period. Earlier results, which it corrects, are only in the table figures.
 CREATE VIEW latest_figures AS
 SELECT DISTINCT ON (f.stream, f.kind, f.id, f.period, f.from_ms) s.gateway, split_part(s.gateway, '/', 1) AS site, f.kind, f.id, f.period, f.label,
   to_timestamp(f.from_ms / 1000.0) AS "from", to_timestamp(f.to_ms / 1000.0) AS "to", f.v, f.u, f.completeness, f.verdict, f.official, f.seq, f.result

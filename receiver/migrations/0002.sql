@@ -1,4 +1,5 @@
--- State of the export to ClickHouse, if a keeper has a ClickHouse: lots are sent in batches. A batch is fixed before it is sent, so a repeat is the same insert.
+-- State of the export to ClickHouse, if a keeper has a ClickHouse: lots are sent in batches. A batch is fixed before it is sent, so
+-- that a repeated batch is the same insert.
 
 CREATE TABLE clickhouse (               -- one row if packs are exported; its id is part of the token of every insert
   id uuid NOT NULL DEFAULT gen_random_uuid(),
@@ -14,7 +15,7 @@ ALTER TABLE lots ADD batch bigint;      -- NULL: the lot is in no batch yet
 CREATE INDEX ON lots (lot) WHERE batch IS NULL;
 CREATE INDEX ON lots (batch);
 
-CREATE TABLE changed_packs (            -- packs that were settled, revoked or moved to forks: ClickHouse needs their new state
+CREATE TABLE changed_packs (            -- packs that were settled, revoked or moved to forks, so that ClickHouse needs their new state
   number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   stream bigint NOT NULL, seq bigint NOT NULL, boot bigint NOT NULL, from_ms bigint NOT NULL, lot bigint NOT NULL,
   batch bigint);
@@ -43,7 +44,7 @@ CREATE TABLE latest (
   published timestamptz NOT NULL DEFAULT now());
 CREATE INDEX ON findings (found);
 
--- All streams. asked: the stream was agreed with its gateway, or is the stream _gateway, or no streams were agreed with this gateway.
+-- All streams. asked is true if the stream was agreed with its gateway, if it is the stream _gateway, or if no streams were agreed with this gateway.
 CREATE VIEW agreed_streams AS
 SELECT s.id, s.gateway, s.name, split_part(s.name, '/', 3) AS last, (
   NOT EXISTS (SELECT FROM agreed a WHERE a.gateway = s.gateway) OR split_part(s.name, '/', 3) = '_gateway'
@@ -57,9 +58,10 @@ SELECT a.gateway, a.stream FROM agreed a WHERE a.stream !~ '[*?]'
   AND EXISTS (SELECT FROM streams s JOIN checkpoint_heads c ON c.stream = s.id WHERE s.gateway = a.gateway)
   AND NOT EXISTS (SELECT FROM streams s WHERE s.gateway = a.gateway AND split_part(s.name, '/', 3) = a.stream);
 
--- Estimated number of readings due in missing packs, by UTC day: in holes, and since the newest pack of a stream that has been silent for 15 minutes or longer.
--- Only requested streams count, except for packs that the gateway declares lost. In a hole the rate is that of the next pack with due readings; at the end of
--- a stream it is that of the last such pack.
+-- Estimated number of readings due in missing packs, by UTC day. Missing packs are those in holes, and those since the newest pack of a stream that has been
+-- silent for 15 minutes or longer.
+-- Only requested streams count, but packs that the gateway declares lost count in all streams. In a hole, the rate is that of the next pack with due readings.
+-- At the end of a stream, it is that of the last pack with due readings.
 CREATE VIEW missing_days AS
 WITH stretches AS (
   SELECT h.stream, l.to_ms AS low, r.from_ms AS high, coalesce(n.rate, l.rate, 0) AS rate
@@ -82,14 +84,14 @@ FROM stretches CROSS JOIN LATERAL (SELECT day, extract(epoch FROM day AT TIME ZO
   FROM generate_series(day_of(low)::timestamp, day_of(high - 1)::timestamp, interval '1 day') AS day) d
 WHERE high > low AND rate > 0 GROUP BY 1, 2;
 
--- Readings by UTC day, with those due in missing packs in addition.
+-- Readings by UTC day. The due readings include those in missing packs.
 CREATE VIEW due_days AS
 SELECT s.gateway, split_part(s.gateway, '/', 1) AS site, s.name AS stream, day, coalesce(d.due, 0) AS due, coalesce(d.readings, 0) AS readings,
   coalesce(d.gaps, 0) AS gaps, coalesce(d.asleep, 0) AS asleep, coalesce(m.due, 0) AS missing
 FROM days d FULL JOIN missing_days m USING (stream, day) JOIN streams s ON s.id = stream
 WHERE EXISTS (SELECT FROM pins p WHERE p.gateway = s.gateway);
 
--- The view of 0001.sql, with a further column: the number of results that were signed for the period.
+-- The view of 0001.sql with one more column: the number of results that were signed for the period.
 CREATE OR REPLACE VIEW latest_figures AS
 SELECT DISTINCT ON (f.stream, f.kind, f.id, f.period, f.from_ms) s.gateway, split_part(s.gateway, '/', 1) AS site, f.kind, f.id, f.period, f.label,
   to_timestamp(f.from_ms / 1000.0) AS "from", to_timestamp(f.to_ms / 1000.0) AS "to", f.v, f.u, f.completeness, f.verdict, f.official, f.seq, f.result,

@@ -10,11 +10,11 @@ INSERT INTO refusals SELECT gateway, (at AT TIME ZONE 'UTC')::date, code, sum(ti
 CREATE INDEX ON unknown_gateways (seen);
 CREATE INDEX ON packs (stream, seq) WHERE is_birth;
 
--- The largest number of missing packs in one hole, or before a head, that is believed. A gateway may sign any sequence, and a sequence that implies more
--- missing packs is a finding and is left out of all totals. Ten million packs are three years with a pack every ten seconds.
+-- The largest plausible number of missing packs in one hole, or before a head. A gateway can sign any sequence. A sequence that implies more missing packs
+-- is a finding, and is left out of all totals. Ten million packs are three years with a pack every ten seconds.
 CREATE FUNCTION most_packs() RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT 10000000::bigint';
 
--- Readings due between two packs, by the rate of the second pack. At most 400 days are counted, because a clock may have been wrong.
+-- The number of readings due between two packs, by the rate of the second pack. At most 400 days are counted, because a clock may have been wrong.
 CREATE FUNCTION due_between(end_ms bigint, from_ms bigint, to_ms bigint, due bigint) RETURNS float8 LANGUAGE sql IMMUTABLE AS
   'SELECT least(34560000000, greatest(0, from_ms - end_ms)) * due::float8 / nullif(to_ms - from_ms, 0)';
 
