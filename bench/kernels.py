@@ -180,7 +180,7 @@ def slow_road(ring: Ring, repeat: int) -> Row:
 
 
 def measure(repeat: int = 30, seed: int = 1) -> list[Row]:
-    """Measure all rows. The limit applies to the first one."""
+    """Measure all rows. The limit applies to the first row only."""
     random.seed(seed)
     with tempfile.TemporaryDirectory() as folder:
         ring = Ring.create(str(Path(folder) / "bench.ring"), 16 << 20, 1, 1, bytes(32))

@@ -69,7 +69,7 @@ class Decoded(NamedTuple):
     value: tuple[int, int] | str | None  # (mantissa, exponent) in the point's unit, or a text; None: no value
     quality: int  # a Quality; if ``value`` is None, the gap Reason
     raw: bytes = b""
-    time: str = ""  # the device's own time, as in ``Reading``
+    time: str = ""  # the time that the device reports for the value; see ``Reading.time``
 
 
 @dataclass(slots=True)
@@ -123,7 +123,7 @@ class Device(ABC, Generic[Q, A]):
         for point in spec.points:
             self._used |= 1 << PACES.index(point.pace)
         self._plans: dict[int, VisitPlan[Q]] = {}  # the plan of each set of paces; the key is the bit mask of the paces
-        self._failures: dict[Hashable, Failures] = {}  # by ``query_id``
+        self._failures: dict[Hashable, Failures] = {}  # ``query_id`` -> the failures of this query
         self._resting = False  # False only if no query is resting
         self._texts: dict[int, bytes] = {}  # point -> its text; only points that identify the device
         self._other_texts = 0

@@ -62,7 +62,7 @@ class UnknownGateway(Exception):
 
 
 class Directory(Protocol):
-    """A worker's queries to the database of a gateway. Each raises psycopg.Error while the database is unreachable."""
+    """The queries of a worker about gateways. Each method raises psycopg.Error while the database cannot be reached."""
 
     def pins(self, gateway: str) -> list[str]:
         """The trusted thumbprints of a gateway. An empty list if the gateway is not enrolled."""
@@ -84,7 +84,7 @@ class PackMessage:
     checked: CheckedPack
     body: bytes
     balance: Balance | None
-    codes: list[str] = field(default_factory=list)  # codes of the rules that this pack alone breaks
+    codes: list[str] = field(default_factory=list)  # codes of those rules that this pack breaks by itself
 
     @property
     def points(self) -> dict[str, Any] | None:

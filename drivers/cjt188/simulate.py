@@ -26,7 +26,8 @@ DEMO = ParkSlot(
     points=HEAT,
 )
 
-Layout = tuple[tuple[str, int | None, str, int, int], ...]  # point, unit code, unit, decimals, size in bytes
+# the fields of a payload: (point, unit code, unit, decimals, size in bytes)
+Layout = tuple[tuple[str, int | None, str, int, int], ...]
 _HEAT_FIELDS: Layout = (
     ("heat.energy.settlement", 0x05, "kWh", 2, 4),
     ("heat.energy", 0x05, "kWh", 2, 4),

@@ -37,7 +37,7 @@ class Field:
     size: int
     decimals: int = 0
     unit: str = ""
-    kind: str = "bcd"  # bcd, signed, digits, ascii, bits, date, time, datetime, stamp, monthstamp, hex
+    kind: str = "bcd"  # one of: bcd, signed, digits, ascii, bits, date, time, datetime, stamp, monthstamp, hex
 
 
 def is_absent(raw: bytes) -> bool:

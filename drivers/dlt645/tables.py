@@ -32,7 +32,7 @@ for _phase, _first in ((1, 0x15), (2, 0x29), (3, 0x3D)):
 
 DEMAND_UNITS = {"kWh": "kW", "kvarh": "kvar", "kVAh": "kVA"}
 
-# instantaneous families: DI2 -> (name, label, size, decimals, unit, kind, has a total in DI1 = 00)
+# instantaneous values: DI2 -> (name, label, size, decimals, unit, kind, whether DI1 = 00 is a total)
 MOMENTARY: dict[int, tuple[str, str, int, int, str, str, bool]] = {
     0x01: ("ac.voltage", "电压", 2, 1, "V", "bcd", False),
     0x02: ("ac.current", "电流", 3, 3, "A", "signed", False),
@@ -168,7 +168,7 @@ FIXED_97: dict[int, Field] = {
     )
 }
 
-# 1997, B6xy: x -> (name, label, {size: decimals}, unit, has a total at y = 0, signed)
+# 1997, identifiers B6xy: x -> (name, label, {size: decimals}, unit, whether y = 0 is a total, whether it is signed)
 MOMENTARY_97: dict[int, tuple[str, str, dict[int, int], str, bool]] = {
     0x1: ("ac.voltage", "电压", {2: 0}, "V", False),
     0x2: ("ac.current", "电流", {2: 2}, "A", False),
@@ -177,7 +177,7 @@ MOMENTARY_97: dict[int, tuple[str, str, dict[int, int], str, bool]] = {
     0x5: ("ac.power.factor", "功率因数", {2: 3}, "", True),
 }
 
-# 1997, energy and demand: (reactive?, high nibble of DI0) -> (name below ac.energy., label)
+# 1997, energy and demand: (whether it is reactive, high nibble of DI0) -> (name below ac.energy., label)
 ENERGY_KINDS_97: dict[tuple[bool, int], tuple[str, str]] = {
     (False, 0x1): ("import", "正向有功"),
     (False, 0x2): ("export", "反向有功"),

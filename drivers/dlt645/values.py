@@ -23,7 +23,7 @@ from drivers.dlt645.tables import (
 from drivers.model import Quality, Reading, Reason
 
 Readings = tuple[Reading, ...]
-BLOCK = 0xFF  # in an identifier: all tariffs, phases or settlement days
+BLOCK = 0xFF  # in an identifier, this byte means all tariffs, all phases or all settlement days
 STATUS_WORDS = 0x040005FF  # the block of all seven status words
 BLOCK_END = 0xAA  # 1997 meters, and some 2007 meters, end a list of values with this byte
 
