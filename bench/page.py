@@ -58,7 +58,10 @@ def first_view(port: int) -> tuple[float, int]:
 
 
 def view(port: int, until: float, offset: float, path: str, ages: list[float]) -> None:
-    """Fetch a page every ``REFRESH_S`` until a time. If ``ages`` is not empty, add the ages of the shown values."""
+    """Fetch a page every ``REFRESH_S`` seconds until the time ``until`` (monotonic).
+
+    If ``ages`` is not empty, the ages of the values that the page shows are added to it.
+    """
     line = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     time.sleep(offset)
     while time.monotonic() < until:
@@ -71,7 +74,7 @@ def view(port: int, until: float, offset: float, path: str, ages: list[float]) -
 
 
 def unshared_mb(pid: int) -> float:
-    """Resident memory without shared memory, in MiB."""
+    """Resident memory of a process in MiB. Memory that it shares with other processes does not count."""
     status = Path(f"/proc/{pid}/status").read_text()
     kib = {name: int(size) for name, size in re.findall(r"^(VmRSS|RssShmem):\s+(\d+)", status, re.MULTILINE)}
     return (kib["VmRSS"] - kib["RssShmem"]) / 1024

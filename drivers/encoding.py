@@ -7,7 +7,7 @@ from decimal import Decimal
 
 
 def exact_text(value: Decimal | int) -> str:
-    """All digits of a number: without exponent and without zeros at the end."""
+    """Write a number with all its digits, but without exponent and without zeros at the end."""
     text = format(Decimal(value), "f")
     return text.rstrip("0").rstrip(".") if "." in text else text
 

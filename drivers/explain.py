@@ -1,7 +1,7 @@
-"""What `decode` shows: the structure of an explanation, and the parts common to all protocols.
+"""What `decode` shows: the structure of an explanation, and the code that all protocols share.
 
 An explanation is a JSON object with ``frame`` (facts of the first frame), ``frames`` if there are several, and
-``readings``. A protocol's ``explain.py`` makes them; agent/cli prints them.
+``readings``. The ``explain.py`` of each protocol makes explanations; agent/cli prints them.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def remove(name: str, folder: int) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make renames in a directory durable."""
+    """Sync a directory to the disk, so that renames in it survive a power cut."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -27,13 +27,13 @@ class FrameScanner(ABC, Generic[F]):
     fed.
     """
 
-    starts: re.Pattern[bytes]  # the bytes that a frame can begin with
+    starts: re.Pattern[bytes]  # matches the bytes with which a frame can begin
     longest: int  # length of the longest possible frame, in bytes
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._base = 0  # stream offset of the buffer's first byte
-        self._wanted = 0  # no frame is complete before the buffer holds this many bytes
+        self._base = 0  # offset in the stream of the first byte in the buffer
+        self._wanted = 0  # as long as the buffer has fewer bytes than this, no frame can be complete
 
     @abstractmethod
     def frame_end(self, buffer: bytearray, start: int, size: int) -> int:
@@ -51,7 +51,9 @@ class FrameScanner(ABC, Generic[F]):
         """
 
     def feed(self, piece: bytes) -> list[F]:
-        """The frames that ``piece`` completes, in the order of their ends. Never raises, whatever the bytes."""
+        """Add a piece of the stream. Returns the frames that it completes, in the order of their ends. Never raises an
+        error.
+        """
         buffer = self._buffer
         buffer += piece
         size = len(buffer)

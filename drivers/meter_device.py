@@ -118,7 +118,7 @@ class MeterDevice(Device[MeterQuery, Response]):
     def __init__(self, spec: DeviceSpec, line: Line, ring: Ring, table: int) -> None:
         super().__init__(spec, line, ring, table)
         self._asked = 0  # requests sent since this visit began
-        self._warned: set[int] = set()  # points whose wrong unit has been logged
+        self._warned: set[int] = set()  # numbers of the points whose wrong unit has already been logged
         for point in spec.points:
             self.check(point)
         self._decimals = [None if p.is_text else decimal_plan(n, p, spec) for n, p in enumerate(spec.points)]
@@ -131,7 +131,7 @@ class MeterDevice(Device[MeterQuery, Response]):
 
     @abstractmethod
     async def fetch(self, query_id: str) -> Response:
-        """Send a query; returns its answer. Raises LineError."""
+        """Send a query and return its answer. Raises LineError."""
 
     @abstractmethod
     def explain(self, query_id: str, frames: Sequence[bytes]) -> Sequence[Reading]:
@@ -152,7 +152,7 @@ class MeterDevice(Device[MeterQuery, Response]):
     # --- called by pollers and commands
 
     async def probe(self) -> None:
-        """Send one query. Raises LineError if the device is silent; a refusal is an answer."""
+        """Send one query. Raises LineError if the device is silent. A refusal counts as an answer."""
         wanted = [n for n, point in enumerate(self.spec.points) if point.name == self.spec.probe] or [0]
         try:
             await self.fetch(self.plan(wanted[:1])[0].query_id)

@@ -294,7 +294,7 @@ def _is_sensible(value: Decimal, unit: str) -> bool:
 
 
 def _scales(spec: DeviceSpec, readings: Mapping[str, Reading]) -> Iterator[Hint]:
-    """A hint if a frequency has the wrong scale, such as 5001 Hz instead of 50.01 Hz."""
+    """Yield a hint if a frequency has the wrong scale, such as 5001 Hz instead of 50.01 Hz."""
     for point in spec.points:
         reading = readings.get(point.name)
         if (

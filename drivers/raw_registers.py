@@ -77,7 +77,8 @@ def _range(text: str) -> RegisterRange:
     found = _RANGE.match(text)
     if not found:
         what, hint = f"{shown} does not state a function" if text.strip() else "the range is empty", EXAMPLE
-        if (written := _4X.fullmatch(text.strip())) and int(written[2]):  # the 4x notation of manuals
+        # the text is a number in the 4x notation of manuals
+        if (written := _4X.fullmatch(text.strip())) and int(written[2]):
             function = {"4": 3, "3": 4, "1": 2}[written[1]]
             meant = f"{function}:{int(written[2]) - 1}{written[3]}"
             hint = f"In 4x notation, which counts from 40001 or 30001, this is {meant}. {EXAMPLE}"

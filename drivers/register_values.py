@@ -33,7 +33,7 @@ MOST_ACCIDENTS = 3  # if this many plausible values have the same type, order an
 TEXT_RUN = 8  # if this many printable characters follow each other, they are a text and not a coincidence
 GUESSED = ("f64", "f32", "u32", "u16", "i16")  # tried in this order: a match of a wide type explains several registers
 _TENTH, _THOUSANDTH = Decimal("0.1"), Decimal("0.001")
-_LOOKS: tuple[tuple[str, str, str], ...] = (  # quantity, lowest, highest
+_LOOKS: tuple[tuple[str, str, str], ...] = (  # (quantity, lowest value, highest value)
     ("phase voltage", "200", "250"),
     ("line voltage", "365", "430"),
     ("frequency", "49.8", "50.2"),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "meterhouse.drivers"
-PACKAGES: Mapping[str, str] = {  # protocol -> package that contains its descriptor, PROTOCOL
+PACKAGES: Mapping[str, str] = {  # protocol -> name of the package that contains its descriptor PROTOCOL
     "modbus": "drivers.modbus",
     "sunspec": "drivers.sunspec",
     "dlt645": "drivers.dlt645",
@@ -33,7 +33,7 @@ _log = logging.getLogger("meterhouse.drivers")
 
 
 def protocols() -> tuple[str, ...]:
-    """The names of all protocols, our own first. Imports none of them."""
+    """The names of all protocols, those of this project first. Does not import any of them."""
     return (*PACKAGES, *(point.name for point in _foreign() if point.name not in PACKAGES))
 
 
@@ -110,7 +110,7 @@ def named_on_lines() -> list[str]:
 
 
 def has_registers(name: str) -> bool:
-    """Whether devices of a protocol hold registers, which can be dumped."""
+    """Whether the devices of a protocol have registers, so that they can be dumped."""
     found = _found(name)
     return found is not None and found.has_registers
 

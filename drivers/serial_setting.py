@@ -51,12 +51,12 @@ class SerialSetting:
 
 
 def silence_ns(baud: int) -> int:
-    """t3.5, the silence between frames, in ns. It is a fixed time above 19200 baud."""
+    """The silence between frames (t3.5), in ns. Above 19200 baud it is a fixed time."""
     return 1_750_000 if baud > 19_200 else round(3.5 * 11 * 1e9 / baud)
 
 
 def nearest_baud(baud: int) -> int:
-    """The baud rate that was probably meant."""
+    """The valid baud rate that was probably meant."""
     return min(BAUD_RATES, key=lambda rate: abs(rate - baud))
 
 

@@ -16,13 +16,13 @@ from drivers.iec62056.codes import Code, name_of, parse_code, tariff_of, unit_of
 from drivers.iec62056.frames import Identification, Readout
 from drivers.model import Quality, Reading, Reason
 
-_PIECE = re.compile(r"([^()\r\n]*)([()\r\n]|\Z)")  # matches at every position, so no text is scanned twice
+_PIECE = re.compile(r"([^()\r\n]*)([()\r\n]|\Z)")  # the pattern matches at every position, so no text is scanned twice
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 _STAMP = re.compile(r"[0-9]{10}|[0-9]{12}(?:[0-9]{2})?|([0-9])[0-9]{12}|[0-9]{10}(?:[0-9]{2})?[SWsw]")
 _WRITTEN = re.compile(r"([0-9]{2})-([0-9]{2})-([0-9]{2})[ ,T]([0-9]{2}):([0-9]{2})(?::([0-9]{2}))?")
 _LONGEST = 128  # most characters of a value
 _DIGITS = 30  # longest number that is accepted, in digits; the standard allows 32
-MOST_VALUES = 4096  # most values taken from a readout, which usually has a few hundred
+MOST_VALUES = 4096  # at most this many values are taken from a readout, which usually has a few hundred
 
 
 @dataclass(slots=True)
@@ -118,7 +118,9 @@ def time_of_day(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """A text made printable, without surrounding spaces and no longer than the standard allows."""
+    """Make a text printable. Spaces around it are removed, and it is cut to the longest text that the standard
+    allows.
+    """
     return "".join(c for c in text.strip() if c.isprintable())[:_LONGEST]
 
 
@@ -221,7 +223,8 @@ def matching(readings: Sequence[Reading], wanted: Code) -> list[Reading]:
         if wanted.medium and not code.medium and wanted.medium != "1":
             continue
         if wanted.is_present:
-            rank = 0 if code.is_present else 1 if code.period == 0 else -1  # some meters mark present values with *00
+            # a period 00 is accepted, too, because some meters mark present values with *00
+            rank = 0 if code.is_present else 1 if code.period == 0 else -1
         else:
             rank = 0 if code.period == wanted.period else -1
         if rank >= 0:

@@ -164,7 +164,7 @@ class Iec62056Device(MeterDevice):
 
     def take(self, query: MeterQuery, answer: Response, tick_ms: int, positions: list[int]) -> None:
         super().take(query, answer, tick_ms, positions)
-        for number in self._who:  # every readout contains the identity, so it is checked every time
+        for number in self._who:  # check the identity in every readout, because every readout contains it
             text = self.readings(MeterQuery(READOUT, (number,)), answer)[number].value
             if isinstance(text, str):
                 encoded = text.encode("utf-8", "replace")

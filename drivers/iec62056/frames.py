@@ -22,19 +22,19 @@ BAUDS = (300, 600, 1200, 2400, 4800, 9600, 19200)
 MOST_BYTES = 32_768
 # The least times between two messages. The short one applies if the last letter of the maker's code is in lower case.
 SHORT_REACTION_S, REACTION_S = 0.02, 0.2
-ANY = "*"  # addresses the only meter on a line: the sign-on then contains no address
+ANY = "*"  # this address means the only meter on a line; the sign-on then contains no address
 
 SIGN_ON = re.compile(rb"/\?([0-9A-Za-z ]{0,32})!\r?\n")
 SELECT = re.compile(rb"\x06[0-9]([0-9])([0-9])\r?\n")
 _ADDRESS = re.compile(r"[0-9A-Za-z]{1,32}")
 _IDENTIFICATION = re.compile(rb"/([A-Za-z]{3})([^\r\n/!\x00-\x1f\x7f-\xff])([^\r\n/!\x00\x7f-\xff]{0,40})\r?\n")
-_LONGEST_LINE = 64  # most bytes of an identification
+_LONGEST_LINE = 64  # length of the longest identification in bytes
 _BETWEEN = 64  # most bytes between identification and data that belong to neither, such as our echo or padding
 
 
 @dataclass(frozen=True, slots=True)
 class Identification:
-    """The identification of a meter, ``raw`` from ``/`` to LF."""
+    """The identification of a meter. ``raw`` has its bytes from ``/`` to LF."""
 
     raw: bytes
 
@@ -108,7 +108,7 @@ class Readout:
 
 
 def block_check(checked: bytes | bytearray) -> int:
-    """BCC: exclusive or of all bytes after STX, including ETX."""
+    """The check character BCC: the exclusive or of all bytes after STX, including ETX."""
     found = 0
     for byte in checked:
         found ^= byte

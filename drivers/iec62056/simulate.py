@@ -20,7 +20,7 @@ READOUT, SIGNED_ON, SELECTED = "0", 0x2F, 0x30
 PROGRAMMING = 0x01  # the number under which requests for programming mode are counted; tests check that there are none
 _MODEL = re.compile(r"[^0-9A-Za-z .-]")
 _LONGEST = 40  # most bytes of a request
-_FORMATS = {  # unit of a point -> digits before the point, and decimals
+_FORMATS = {  # unit of a point -> (number of digits before the decimal point, number of decimals)
     "kWh": (6, 3), "kvarh": (6, 3), "kVAh": (6, 3), "Wh": (9, 0), "MWh": (6, 3), "GJ": (6, 3), "m3": (6, 3),
     "kW": (2, 3), "kvar": (2, 3), "kVA": (2, 3), "W": (5, 0), "V": (3, 1), "A": (3, 2), "Hz": (2, 2), "": (1, 2),
 }  # fmt: skip

@@ -162,7 +162,7 @@ def read_limits(table: TomlTable) -> Limits:
     """The limits in a table. Durations are texts such as "20 ms"."""
     table.unknown(["max_words", "max_gap", "holes", "retries", "serial_retries", "connections", *LIMIT_KEYS])
     words = table.of_types("max_words", (int,), f"a whole number from 1 to {MAX_WORDS}")
-    if words is not None and not 1 <= words <= MAX_WORDS:  # field pain 28
+    if words is not None and not 1 <= words <= MAX_WORDS:  # larger reads are not possible (field pain 28)
         table.add("max_words", f"max_words is {words}, but only 1 to {MAX_WORDS} registers per read are allowed")
         words = None
     gap = table.integer("max_gap", 0, MAX_WORDS)

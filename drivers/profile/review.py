@@ -57,7 +57,7 @@ _MEASURED = ("dump", "field")  # values of "evidence" that tell that the address
 
 
 def remarks(profile: Profile) -> list[tuple[str, str]]:
-    """The warnings about a profile as (English, Chinese), in order of registers."""
+    """All warnings about a profile, as (English, Chinese), in the order of the registers."""
     template = [_remark("template")] if "MODEL*" in profile.models or profile.source == TEMPLATE_SOURCE else []
     if not maps_registers(profile.protocol):
         return template
@@ -115,7 +115,7 @@ def _coarse(points: Sequence[Point]) -> Iterator[tuple[str, str]]:
 
 
 def _samples(profile: Profile) -> Iterator[tuple[str, str]]:
-    """Warn about expected values outside the range of their point, and about voltages above ``_MOST_V``."""
+    """Warn about a value in ``expect`` that is outside the range of its point, and about voltages above ``_MOST_V``."""
     for sample in profile.samples:
         for point in profile.resolve(sample.params, sample.firmware, sample.identity).points:
             value = sample.expect.get(point.name)

@@ -89,7 +89,7 @@ class ProfileHead:
     fresh: FreshnessRule | None
     serial: str  # the factory setting of the device's port, such as "9600 8N1"; "" if unknown
     identity: tuple[str, ...]  # points that identify a single device, added to the usual ones
-    notes: Mapping[str, str]  # {"en": ..., "zh": ...} for the installer
+    notes: Mapping[str, str]  # notes for the installer: {"en": ..., "zh": ...}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,8 @@ from typing import Any, cast
 from drivers.line import Answer, Line, Request, RequestOptions, StepRequest
 from drivers.model import DeviceException, FrameError, LineDown, LineError, LineLent, LineTimeout
 
-HASTY_S = 0.2  # with ``hasty``, timeouts are never shortened below this
-HASTY_TIMES = 3  # with ``hasty``, timeouts are shortened to this multiple of the longest answer time so far
+HASTY_S = 0.2  # with ``hasty``, a timeout is never shortened to less than this
+HASTY_TIMES = 3  # with ``hasty``, a timeout is shortened to the longest answer time so far, multiplied by this
 ILLEGAL_FUNCTION = 1  # the exception for an unsupported function
 NO_FUNCTION = 3  # if a function is refused this many times and never answered otherwise, it counts as unsupported
 SPACES = {1: "coils", 2: "discrete", 3: "holding", 4: "input"}
@@ -75,7 +75,7 @@ class CachingLine:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether no new request is sent any more."""
+        """Whether the limits are reached, so that no new request is sent any more."""
         silent = self._most is not None and self.silences >= self._most
         return silent or (self._most_s is not None and self._spent_s >= self._most_s)
 

@@ -93,7 +93,7 @@ class Identity:
     answer_s: float = 0.0  # the device's usual time from request to answer
     block: RegisterRange | None = None  # if no profile fits: registers that the device answers
     reordered: tuple[str, str] | None = (
-        None  # if no profile fits: (id of a profile that would fit with another byte order, this order)
+        None  # if no profile fits: (id of a profile that would fit with another byte order, this byte order)
     )
 
 
@@ -200,7 +200,8 @@ class _Trial:
         self._address, self._serial, self._memory, self._ring, self._facts = address, serial, memory, ring, facts
         self._silent: set[str] = set()  # protocols whose devices report their model, while this device did not
         self._brief = False
-        self.reordered: list[tuple[int, str, str]] = []  # (number of points, profile, order)
+        # profiles that would fit with another byte order: (number of points, profile, order)
+        self.reordered: list[tuple[int, str, str]] = []
 
     async def run(self, profiles: Sequence[Profile], brief: bool) -> list[_Ranked]:
         """The profiles that fit, best first.

@@ -43,11 +43,11 @@ class ScanOptions:
     slow: bool = True
     listen_s: float = LISTEN_S
     bus_is_mine: bool = False
-    deep: bool = False  # also read the identification that only some devices have, such as function 43/14
+    deep: bool = False  # whether to read identifications that only some devices have, such as function 43/14, too
     choices: Mapping[str, str] = field(default_factory=dict)  # name of a ``SearchOption`` -> the value that was chosen
     identify: bool = True
     echo: bool = False
-    profile_dirs: tuple[Path, ...] = ()  # folders of profiles; if empty, the site's and the shipped folder
+    profile_dirs: tuple[Path, ...] = ()  # folders of profiles; if empty, the site's folder and the shipped folder
     tries_framing: bool = False  # whether to check if a TCP port uses another scheme, when nothing answers
 
 

@@ -79,7 +79,7 @@ class Scan:
         self.found: list[FoundDevice] = []
         self.notes: list[Note] = []
         self.traffic = TrafficTrace()
-        self.foreign: list[bytes] = []  # unsolicited frames
+        self.foreign: list[bytes] = []  # unsolicited frames that were received during the scan
         self.announce: Announce = unannounced
         self.other_url = ""  # the url with the scheme that the port really uses; "" if the given scheme is right
         self._others = tuple(other_framings(options)) if options.tries_framing else ()

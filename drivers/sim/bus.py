@@ -48,7 +48,7 @@ class Bus:
         self.mono_ns = mono_ns  # the clock that gives the times in the trace
         self.devices: dict[int, SimDevice] = {}
         self.absent = absent
-        self.strangers = 0  # number of requests to units that do not exist
+        self.strangers = 0  # number of requests to units that are not on this line
         self.trace: deque[SimExchange] = deque(maxlen=2000)
         for device in devices:
             self.add(device)

@@ -155,7 +155,7 @@ def sent_with_faults(
 
 
 def _wrong_pdu(asked: bytes, honest: bytes, hit: dict[str, InjectedFault]) -> bytes:
-    """Apply the faults that change the content of a PDU."""
+    """The PDU of the answer, after the faults that change its content were applied."""
     for kind in ("exception", "gateway", "busy"):
         if kind in hit:
             return bytes((asked[0] | 0x80, hit[kind].number))

@@ -91,7 +91,8 @@ class Display:
         self._texts = dict(texts or {})
         self._written: dict[str, int] = {}
         rng = random.Random(seed)
-        self._places: dict[int, list[tuple[int, int, Point]]] = {}  # function -> (address, end, point)
+        # function -> (first address, end, point) of each point
+        self._places: dict[int, list[tuple[int, int, Point]]] = {}
         for point in points:
             if point.kind is Kind.TEXT:
                 self.image.set(point, self._texts.setdefault(point.name, default_text(point, rng)))
@@ -212,7 +213,7 @@ class Display:
 
 
 def _wrapped(point: Point, value: float) -> float:
-    """The value of a counter, which rolls over to 0 beyond its width."""
+    """The value of a counter after rollovers: beyond the width of its registers it continues from 0."""
     turns = [float(point.scale) * 2.0**point.bits] if point.bits and not point.parts else []
     if point.digits:
         turns.append(float(point.scale) * 10.0**point.digits)
