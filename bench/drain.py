@@ -6,7 +6,7 @@ A day of packs is signed with a real key and stored: one pack each second, with 
 without a broker, so that its memory without work can be measured. Then the broker starts.
 
 ``--core`` ties the agent to one core. ``--quota`` gives it only this share of one core, as on a small board (needs root
-and cgroup v1). Field pain 49 (docs/field-pains.md) requires this measurement.
+and cgroup v1). Field pain 49 (docs/reliability.md) requires this measurement.
 """
 
 from __future__ import annotations

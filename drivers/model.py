@@ -197,7 +197,7 @@ class RegisterPart:
     function: int | None = None  # None: the function of the point
 
 
-IDENTIFICATION = 43  # the Modbus function that reads a device's identification, with MEI type 14
+IDENTIFICATION = 43  # the function that reads a device's identification, with MEI type 14
 FLOATS = frozenset({"f16", "f32", "f64"})  # types of points whose raw value is IEEE 754
 
 
