@@ -14,7 +14,7 @@ WARN_DAYS = 30
 
 
 def stamps(uplinks: Iterable[UplinkConfig]) -> list[tuple[str, str, int]]:
-    """(destination, file, modification time in ns) of each certificate file; -1: the file cannot be read.
+    """Return (destination, file, modification time in ns) of each certificate file; time -1: the file cannot be read.
 
     The caller compares this list with an earlier one, and calls ``expiries`` again only if the lists differ.
     """
@@ -34,22 +34,22 @@ class Expiry:
 
     destination: str
     file: Path
-    what: str  # its owner: "the client certificate" or "the CA certificate"
+    what: str  # the role of the certificate: "the client certificate" or "the CA certificate"
     ends: float | None
     error: str = ""
 
     def days(self, now_s: float) -> float | None:
-        """Days until the certificate expires, negative afterwards. None: the file cannot be read."""
+        """Return the days until the certificate expires; negative after that. None: the file cannot be read."""
         return None if self.ends is None else (self.ends - now_s) / 86_400
 
 
 def expiries(uplinks: Iterable[UplinkConfig]) -> list[Expiry]:
-    """The expiry of every certificate in the files of these destinations."""
+    """Return the expiry of every certificate in the files of these destinations."""
     return [found for name, file, what in _files(uplinks) for found in _read(name, file, what)]
 
 
 def _files(uplinks: Iterable[UplinkConfig]) -> Iterator[tuple[str, Path, str]]:
-    """(destination, file, owner) of each configured certificate file."""
+    """Yield (destination, file, role of the certificate) for each configured certificate file."""
     for uplink in uplinks:
         for file, what in ((uplink.cert_file, "the client certificate"), (uplink.ca_file, "the CA certificate")):
             if file is not None:
@@ -57,7 +57,7 @@ def _files(uplinks: Iterable[UplinkConfig]) -> Iterator[tuple[str, Path, str]]:
 
 
 def expiry_text(data: bytes) -> str:
-    """Warn about the first certificate in PEM ``data``: ``expired 3 days ago`` or ``expires in 5 days``.
+    """Return a warning about the first certificate in PEM ``data``: ``expired 3 days ago`` or ``expires in 5 days``.
 
     Returns "" if more than ``WARN_DAYS`` are left, or if ``data`` holds no certificate.
     """

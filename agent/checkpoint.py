@@ -13,11 +13,14 @@ from agent.pack import seconds
 from agent.verify import signed
 from drivers.encoding import base64url
 
-PAGE_HEADS = 200  # heads in a page: about 40 KiB, below the smallest packet limit of brokers
+PAGE_HEADS = 200  # heads in a page; such a page has about 40 KiB, less than the smallest packet limit of brokers
 
 
 class StreamPosition(Protocol):
-    """The position of a stream. A protocol, because ``agent.store.StreamHead`` is in a layer above this module."""
+    """The newest pack of a stream.
+
+    This class is a Protocol, because ``agent.store.StreamHead`` is in a layer above this module and cannot be imported.
+    """
 
     @property
     def stream(self) -> str: ...
@@ -54,14 +57,14 @@ def checkpoint(
     Args:
         gateway: such as ``park7/gw01``.
         before: (page, counter, signed object) of the newest stored version of each page. An entry with page 0 means
-            that the store lost newer versions.
+            that the store lost newer versions of pages.
         page_heads: the maximum number of heads in a page.
         retired: returns True for a stream that has ended, because its device is no longer configured.
     """
     rows = [_head(head, retired(head.stream)) for head in sorted(heads, key=lambda head: head.stream)]
     counts = [kept for _, kept, _ in before]
     if not before or any(page == 0 for page, _, _ in before):
-        counts.append(max(0, time_ms // 1000 - 1))  # above any counter that lost pages may have used
+        counts.append(max(0, time_ms // 1000 - 1))  # higher than any counter that the lost pages can have
     counter = max(counts) + 1
     known = {page: data for page, kept, data in before if kept == counter - 1}
     pages = max(1, -(-len(rows) // page_heads))
@@ -82,7 +85,10 @@ def checkpoint(
 
 
 def payload_hash(data: bytes) -> str:
-    """The hash of a page; the same page of the next checkpoint contains it as ``prev``."""
+    """Return the hash of a page.
+
+    The page with the same number in the next checkpoint contains this hash as ``prev``.
+    """
     return base64url(signed.payload_hash(data))
 
 

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 STEP_MS = 500  # a larger difference between wall and monotonic clock means that somebody set the wall clock
-MAX_SLOWING_NS = 50_000_000  # one comparison moves the clock back by at most this; there is one a second
+MAX_SLOWING_NS = 50_000_000  # one comparison moves the clock back by at most this; the agent compares once a second
 
 
 class SteadyClock:
@@ -19,10 +19,11 @@ class SteadyClock:
     ) -> None:
         self._utc, self._mono = utc_ns, mono_ns
         self._offset_ns = utc_ns() - mono_ns()
-        self._floor_ns = 0  # ``now_ms`` returns at least this: a small backward correction makes it stand still
+        # ``now_ms`` returns at least this; so the clock stands still after a small backward correction
+        self._floor_ns = 0
 
     def now_ms(self) -> int:
-        """UTC in ms. Advances with the monotonic clock, and goes back only in ``take_step``."""
+        """Return UTC in ms. The time advances with the monotonic clock, and goes back only in ``take_step``."""
         return max(self._mono() + self._offset_ns, self._floor_ns) // 1_000_000
 
     def check_step(self) -> tuple[int, int] | None:
@@ -34,8 +35,9 @@ class SteadyClock:
         off = wall - mono - self._offset_ns
         if abs(off) > STEP_MS * 1_000_000:
             return max(mono + self._offset_ns, self._floor_ns) // 1_000_000, wall // 1_000_000
-        # Forward drift is corrected at once. For backward drift the clock stands still instead of going back: the time
-        # of a tick that was already read must stay in the past, or an agent that stops now would not seal its reading.
+        # If this clock is slow, it jumps forward at once. If it is fast, it stands still instead of going back: a tick
+        # that was already read must stay in the past, or an agent that stops now would not seal the reading of this
+        # tick.
         self._floor_ns = max(mono + self._offset_ns, self._floor_ns)
         self._offset_ns += max(off, -MAX_SLOWING_NS)
         return None
@@ -47,7 +49,7 @@ class SteadyClock:
 
 @cache
 def kernel_boot(file: Path = Path("/proc/sys/kernel/random/boot_id")) -> str | None:
-    """The kernel's boot id, as hexadecimal digits and ``-``. None: unknown, for example without /proc."""
+    """Return the kernel's boot id, as hexadecimal digits and ``-``. None: unknown, for example without /proc."""
     try:
         text = file.read_text("ascii").strip()
         return text if bytes.fromhex(text.replace("-", "")) else None

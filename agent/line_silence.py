@@ -6,16 +6,18 @@ from collections import deque
 
 from drivers.model import LineDown, LineError, LineTimeout, Reason
 
-DEAD_AFTER_FAILURES = 2  # consecutive failures; an old last answer alone may mean that the line is overloaded
+# a device is dead only after so many consecutive failures: without them, it may only wait for an overloaded line
+DEAD_AFTER_FAILURES = 2
 NOT_ASKED_STEP_MS = 30_000  # resolution of the counts in ``NotAsked``
-NOT_ASKED_STEPS = 64  # 32 minutes: longer than the period that `status` shows
+NOT_ASKED_STEPS = 64  # 64 steps are 32 minutes, which is longer than the period that `status` shows
 
 
 class NotAsked:
     """Counts readings that are missing because the agent did not query a device that was silent before."""
 
     def __init__(self) -> None:
-        self._steps: deque[tuple[int, int]] = deque(maxlen=NOT_ASKED_STEPS)  # (first tick in ms, missing readings)
+        # (first tick of the step in ms, missing readings)
+        self._steps: deque[tuple[int, int]] = deque(maxlen=NOT_ASKED_STEPS)
 
     def add(self, tick_ms: int, count: int) -> None:
         """Add ``count`` missing readings at a tick."""
@@ -26,7 +28,7 @@ class NotAsked:
             self._steps.append((tick_ms, count))
 
     def count(self, from_ms: int, to_ms: int) -> int:
-        """The number of missing readings between two times, with a resolution of half a minute."""
+        """Return the number of missing readings between two times, with a resolution of half a minute."""
         return sum(count for at_ms, count in self._steps if from_ms - NOT_ASKED_STEP_MS < at_ms < to_ms)
 
 
@@ -35,11 +37,12 @@ class LineSilence:
 
     def __init__(self) -> None:
         self.visits = 0  # consecutive visits without an answer
-        self._from_ms = self._to_ms = 0  # start of the first and end of the last of these visits
+        # time when the first of these visits began, and time when the last of them ended
+        self._from_ms = self._to_ms = 0
         self._reason = Reason.TIMEOUT
 
     def waited(self, from_ms: int, to_ms: int, error: LineError) -> None:
-        """Record a visit that ended with an error. It explains why readings that became due meanwhile are missing."""
+        """Record a failed visit. ``error`` explains why readings that became due during the visit are missing."""
         if isinstance(error, LineTimeout | LineDown):
             if not self.visits:
                 self._from_ms = from_ms
@@ -47,13 +50,16 @@ class LineSilence:
             self._to_ms, self._reason = to_ms, error.reason
 
     def lasts_ms(self, now_ms: int) -> int:
-        """How long no device has answered, in ms. 0: the last visit was answered, or only one visit has failed."""
+        """Return for how many ms no device has answered.
+
+        0: the last visit was answered, or only one visit has failed.
+        """
         return now_ms - self._from_ms if self.visits >= DEAD_AFTER_FAILURES else 0
 
     def reason_for(self, tick_ms: int, next_ms: int) -> Reason:
-        """Why a tick was not polled before the next one.
+        """Return the reason why a tick was not polled before the next tick.
 
-        Returns the reason of the failed visits if they took the time of this tick. Otherwise the line or the agent was
-        overloaded, and the reason is ``overload``.
+        This is the reason of the failed visits if the line was busy with them at this time. Otherwise the line or the
+        agent was overloaded, and the reason is ``overload``.
         """
         return self._reason if self._from_ms <= next_ms and tick_ms < self._to_ms else Reason.OVERLOAD

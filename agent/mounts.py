@@ -28,7 +28,7 @@ class Mount:
         return "ro" in self.options
 
     def weaknesses(self) -> Iterator[str]:
-        """The reasons why a commit on this file system may not survive a power cut; usually none."""
+        """Yield the reasons why a commit on this file system may not survive a power cut; usually there is none."""
         point, kind = self.point, self.kind
         if bad := ", ".join(sorted(self.options & _NOT_SYNCED)):
             yield f"{point} is mounted with {bad}: a power cut can damage the database"
@@ -43,7 +43,7 @@ class Mount:
 
 
 def mount_of(directory: Path, mountinfo: str | None = None) -> Mount:
-    """The file system of a folder.
+    """Return the file system of a folder.
 
     Args:
         mountinfo: text in the form of /proc/self/mountinfo, for tests. None: the file itself is read.
@@ -61,6 +61,7 @@ def mount_of(directory: Path, mountinfo: str | None = None) -> Mount:
             continue
         point = fields[4].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
         inside = target == point or target.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best.point):  # of several mounts at one point, the last is the visible one
+        # of several file systems mounted at one point, only the last is visible
+        if inside and len(point) >= len(best.point):
             best = Mount(point, tail[0], frozenset([*fields[5].split(","), *tail[2].split(",")]))
     return best

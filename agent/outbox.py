@@ -36,7 +36,8 @@ class Ack:
 class MissingRange:
     """Packs ``first`` to ``last``, which are no longer in the store.
 
-    ``loss``: the loss event in the stream. None: the packs were confirmed, and deleted after their retention time.
+    ``loss``: the loss event that the stream has for these packs. None: nothing was lost, because the packs were
+    confirmed, and deleted after their retention time.
     """
 
     first: int
@@ -46,7 +47,7 @@ class MissingRange:
 
 @dataclass(frozen=True, slots=True)
 class ReplayPage:
-    """Part of the answer to a replay request.
+    """One page of the answer to a replay request.
 
     ``next_seq``: the first sequence of the next page; 0 if this is the last page. ``refused``: why the request is
     rejected; "" if the request is accepted.
@@ -59,7 +60,7 @@ class ReplayPage:
 
 
 class Outbox(Protocol):
-    """The store as an uplink uses it. Each call returns immediately; the database thread does the work later."""
+    """The methods of the store that an uplink calls. Each returns at once; the database thread does the work later."""
 
     def fetch(
         self,
@@ -76,10 +77,16 @@ class Outbox(Protocol):
         """
 
     def births(self, after: str, limit: int, max_bytes: int, callback: Callable[[Sequence[OutboxItem]], None]) -> None:
-        """Read the newest birth of each stream whose name sorts after ``after``, by name; otherwise like ``fetch``."""
+        """Read the newest birth of each stream whose name sorts after ``after``, in order of names.
+
+        ``limit``, ``max_bytes`` and ``callback`` are as in ``fetch``.
+        """
 
     def before_send(self) -> None:
-        """Record that committed packs may leave the gateway now. Uplinks call this before each message; it is cheap."""
+        """Record that all packs committed so far may leave the gateway now.
+
+        Uplinks call this before each message, so it must be cheap.
+        """
 
     def confirm(self, dest: str, ids: Sequence[int]) -> None:
         """Remove these packs from the outbox of ``dest``."""
@@ -101,13 +108,13 @@ class Outbox(Protocol):
         max_bytes: int,
         callback: Callable[[ReplayPage], None],
     ) -> None:
-        """Read packs ``first`` to ``last`` of a stream as published, confirmed or not; otherwise like ``fetch``.
+        """Read packs ``first`` to ``last`` of a stream as they were published, whether they are confirmed or not.
 
-        ``boot`` None: packs of every boot.
+        ``boot``: None means packs of every boot. ``limit``, ``max_bytes`` and ``callback`` are as in ``fetch``.
         """
 
     def spend(self, dest: str, day: int, size: int, callback: Callable[[int], None]) -> None:
         """Add ``size`` bytes to the replay traffic to ``dest`` on ``day``.
 
-        ``callback`` runs in the database thread and receives the total of that day.
+        ``callback`` runs in the database thread and receives the total number of bytes on that day.
         """

@@ -1,7 +1,7 @@
-"""The poll scheduler: polls the devices of a line, earliest deadline first, and limits the time for dead devices.
+"""The poll scheduler. It polls the devices of a line, earliest deadline first, and limits the time for dead devices.
 
-Each line has one ``LinePoller``. It owns no transport and knows no protocol: it calls ``poll`` and ``probe`` of the
-drivers, which write into the ring, and passes on the ring positions of the new records.
+Each line has one ``LinePoller``. The poller owns no transport and knows no protocol. It calls ``poll`` and ``probe`` of
+the drivers, which write records into the ring, and it passes on the ring positions of these records.
 """
 
 from __future__ import annotations
@@ -39,34 +39,38 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("meterhouse.poll")
 ONCE = PACES.index("once")
-DEAD_AFTER_MS = 10_000  # a device counts as dead after this silence, or ...
-DEAD_AFTER_PERIODS = 3  # ... after this many of its shortest periods, if that is longer
+# A device counts as dead if it has not answered for DEAD_AFTER_MS, and for DEAD_AFTER_PERIODS of its shortest period.
+DEAD_AFTER_MS = 10_000
+DEAD_AFTER_PERIODS = 3
 FIRST_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 60.0
 DEAD_SHARE = 0.1  # share of a line's time that all its dead devices together may take
-SILENCE_SHARE = 0.05  # on a silent line: the pause between two tries, as a share of the time that it has been silent
-SHORT_TRY_S = 0.3  # timeout of a short try of a silent device, or ...
-ANSWER_TIMES = 2  # ... this many times its usual answer time, if that is longer
+SILENCE_SHARE = 0.05  # if no device of a line answers, the pause between two tries is this share of the silent time
+# The timeout of a short try is SHORT_TRY_S or, if this is longer, ANSWER_TIMES the usual answer time of the device.
+SHORT_TRY_S = 0.3
+ANSWER_TIMES = 2
 FULL_TRY_EVERY = 4  # every fourth try uses the full timeout, in case the device has become slow
 MAX_WAIT_ROUNDS = 4  # the deadline of a slow pace is at most this many of the shortest periods after its tick
 AWAY_MS = 10_000  # after this long without an answer, the meter may have been exchanged
 IDENTIFY_EVERY_MS = 86_400_000  # the identity is read at least once in this time, even if the device always answers
-# If the line was reopened, or the driver doubts a counter, another device may answer, and its identity is checked.
-# These are the shortest and longest pauses between such checks, because a check takes time from readings.
+# If the line was reopened, or the driver doubts a counter, another device may answer now. The identity is then checked.
+# A check takes time from readings, so the pauses between such checks grow from the first to the second of these values.
 DOUBT_FIRST_S, DOUBT_MOST_S = 60.0, 3600.0
-HEARTBEAT_RETRY_MS = 200  # interval between reads of a heartbeat, until it changes for the first time
-CATCH_UP_MS = 60_000  # ticks missed up to this time after a lease get the gap reason ``lent``
-FIRST_CONTACT_MS = 30_000  # a new device may wait this long for its first visit without a gap
+HEARTBEAT_RETRY_MS = 200  # interval between reads of a heartbeat, until its value changes for the first time
+CATCH_UP_MS = 60_000  # ticks missed within this time after a lease of the line get the gap reason ``lent``
+FIRST_CONTACT_MS = 30_000  # a new device can wait this long for its first visit; this time does not become a gap
 
 
-Record = Callable[[int, list[int], bool], None]  # table number, ring positions, True if the device answered
-Identify = Callable[[int], Awaitable[None]]  # tick in ms
+# arguments: number of the point table, ring positions, True if the device answered
+Record = Callable[[int, list[int], bool], None]
+Identify = Callable[[int], Awaitable[None]]  # argument: tick in ms
 
 
 class Availability(Enum):
     """Whether a device answers."""
 
-    UNKNOWN = "unknown"  # not identified yet, or the line was down: the next visit must read the identity first
+    # not identified yet, or the line was down; in both cases the next visit must read the identity first
+    UNKNOWN = "unknown"
     ALIVE = "alive"
     DEAD = "dead"
 
@@ -76,8 +80,8 @@ class DevicePoll:
 
     Args:
         record: called with the ring positions that a poll has written.
-        identify: called before readings of the device count. It reads the identity, may exchange ``driver``, and raises
-            LineError if the device does not answer. None: the device is only probed.
+        identify: called before the readings of the device are accepted. It reads the identity, can exchange ``driver``,
+            and raises LineError if the device does not answer. None: the device is only probed.
     """
 
     def __init__(
@@ -85,39 +89,42 @@ class DevicePoll:
     ) -> None:
         self.ring, self._record, self.identify = ring, record, identify or self._probe
         self.has_recorded = False
-        self.begin_at: Callable[[int], bool] = lambda tick_ms: False  # moves the start of its stream; False: too late
+        # moves the start of the device's stream to a tick; returns False if it is too late for that
+        self.begin_at: Callable[[int], bool] = lambda tick_ms: False
         self.availability = Availability.UNKNOWN
         self.failures = 0
-        self._garbled = 0  # failures in which bytes arrived, but no valid answer
+        self._garbled = 0  # number of failures in which bytes arrived, but no valid answer
         self.probe_at = 0.0  # loop time of the next try, if the device is not alive
         self._backoff = Backoff(FIRST_BACKOFF_S, MAX_BACKOFF_S)
         self.last_answer_ms = 0
         self.answering_since_ms = 0  # time of the first answer after the last long silence; 0: no answer yet
         self.added_ms = start_ms
-        self.is_silent = False  # its last request was not answered: the next try is one short request
+        self.is_silent = False  # True: its last request was not answered, so the next try is one short request
         self.answer_s = 0.0  # longest recent time from request to answer, including the time on the wire
         self._tries = 0  # consecutive tries of the silent device
         self.tried_at = 0.0  # loop time of the last try
-        self.is_called = False  # another device that fell silent at the same time answers again: try this one soon
+        # True: another device that became silent at the same time answers again, so this device is tried soon
+        self.is_called = False
         self.line_silence = LineSilence()  # the poller sets the object that all devices of the line share
         self.not_asked = NotAsked()
         self.last_error = ""
-        self._may_sleep = True  # False after a bad answer, because a sleeping device sends nothing
-        self.line_down = False  # the last visit failed because the line could not be opened, or broke
-        self.gateway_answers = False  # the gateway in front of the device answers, but not the device
-        self._logged_dead = False  # the log already states that the device does not respond
+        self._may_sleep = True  # False after an invalid answer, because a sleeping device sends nothing
+        self.line_down = False  # True: the last visit failed because the line could not be opened, or broke
+        self.gateway_answers = False  # True: the gateway between line and device answers, but the device does not
+        self._logged_dead = False  # True: the log already states that the device does not respond
         self.overloads = 0
         self.working: int = 0  # tick of the current poll in UTC ms; 0: no poll
-        self.turn = 0  # number of the last poll of this device, as ``LinePoller.turns`` counts them
+        self.turn = 0  # the value of ``LinePoller.turns`` at the last poll of this device
         self.paused = False  # True: no poll of a new tick begins
         self._settled: asyncio.Future[None] | None = None
         self.driver = driver
         self.opened: Callable[[], int] = lambda: 0  # returns how often the line was opened
         self.answers: Callable[[], int] = lambda: 0  # returns how many answers the line has had so far
         self._visit = (0, 0)  # last progress of the current visit: time in ms, and the value of ``answers`` then
-        self._hints = (0, 0)  # numbers of line openings and of the driver's doubts at the last identification
+        # at the last identification: how often the line had been opened, and how often the driver had doubted a counter
+        self._hints = (0, 0)
         self._doubt_backoff = Backoff(DOUBT_FIRST_S, DOUBT_MOST_S)
-        self._doubt_ms = 0  # hints at another device are ignored before this tick
+        self._doubt_ms = 0  # before this tick, hints that another device answers are ignored
         self.freshness: Freshness | None = None  # set if the device is read through a caching master
         self.align(start_ms)
 
@@ -128,7 +135,7 @@ class DevicePoll:
         self.identified_ms = 0  # tick at which the identity was last read; 0: never
         self.asked_ms = 0  # newest polled tick; older ticks may still be pending
         self._max_urgency_ms = MAX_WAIT_ROUNDS * min((p for p in self.periods if p), default=1000)
-        self._next_ms = -1  # -1: ``next`` has changed since it was computed
+        self._next_ms = -1  # the earliest tick in ``next``; -1: ``next`` has changed, and this must be computed again
         self.next = [self._first_tick(period, start_ms) for period in self.periods]
         if self.periods[ONCE]:
             others = [n for n, p in zip(self.next, self.periods, strict=True) if p and p < self.periods[ONCE]]
@@ -139,10 +146,10 @@ class DevicePoll:
         self._points: dict[int, array[int]] = {}
 
     def begin_again(self, now_ms: int) -> bool:
-        """If the device answers for the first time after several ticks, begin its schedule again at the newest tick.
+        """If the first answer of the device comes several ticks after its start, begin its schedule at the newest tick.
 
-        Returns True in this case. With thousands of devices, the agent needs a while to reach the last device, and this
-        time must not become a gap. For a device that does not answer, all ticks from the start on are due.
+        Returns True if the schedule began again. With thousands of devices, the agent needs a while to reach the last
+        device, and this time must not become a gap. If a device does not answer, all ticks from its start on are due.
         """
         fastest = min((period for period in self.periods if period), default=0)
         newest_ms = self._first_tick(fastest, now_ms + 1 - fastest)
@@ -153,7 +160,7 @@ class DevicePoll:
         return True
 
     def take(self, tick: int, paces: int) -> None:
-        """Mark points of a tick as being polled. ``paces``: bit mask of their paces."""
+        """Record that the points of a tick are being polled now. ``paces``: bit mask of their paces."""
         for pace in range(len(PACES)):
             if paces >> pace & 1:
                 self.pending[pace] = 0
@@ -161,17 +168,17 @@ class DevicePoll:
         self.asked_ms = max(self.asked_ms, tick)
 
     def awaits_first_record(self, now_ms: int) -> bool:
-        """True if the first tick of the device is past, but it still waits for its first visit (30 s at most)."""
+        """True if the device's first tick is past, and the device still waits for its first visit (30 s at most)."""
         return not self.has_recorded and 0 < self.first_ms <= now_ms < self.first_ms + FIRST_CONTACT_MS
 
     def _wanted_periods(self) -> list[int]:
-        """The period of each pace in ms; 0: no point of the driver has this pace."""
+        """Return the period of each pace in ms; 0: no point of the driver has this pace."""
         spec = self.driver.spec
         used = {PACES.index(point.pace) for point in spec.points}
         return [period if pace in used else 0 for pace, period in enumerate(spec.periods_ms)]
 
     def _first_tick(self, period: int, at_ms: int) -> int:
-        """The first tick of a period at or after a time; 0 if the period is 0."""
+        """Return the first tick of a period at or after a time; 0 if the period is 0."""
         phase = self.driver.spec.phase_ms
         return -((phase - at_ms) // period) * period + phase if period else 0
 
@@ -220,7 +227,7 @@ class DevicePoll:
             await self._settled
 
     def resume(self) -> None:
-        """Continue after ``pause``. Ticks that became due meanwhile are polled now."""
+        """Continue after ``pause``. Ticks that became due during the pause are polled now."""
         self.paused, self._settled = False, None
 
     def visit_ended(self) -> None:
@@ -231,14 +238,14 @@ class DevicePoll:
 
     @property
     def next_ms(self) -> int:
-        """The next tick, in UTC ms, that is not pending yet; 0 if the device is never due."""
+        """The next future tick, in UTC ms, which is not pending yet; 0 if the device has no periods."""
         if self._next_ms < 0:
             self._next_ms = min(filter(None, self.next), default=0)
         return self._next_ms
 
     @property
     def settled_ms(self) -> int:
-        """The time in UTC ms before which every due tick is answered, or is a gap in the ring."""
+        """A time in UTC ms. The ring has an answer or a gap for every tick before it."""
         held = [tick for tick in self.pending if tick]
         if self.working:
             held.append(self.working)
@@ -247,8 +254,8 @@ class DevicePoll:
     def advance(self, now_ms: int, reason: Reason = Reason.OVERLOAD) -> list[int]:
         """Make the ticks up to ``now_ms`` pending. Points that are still pending from an earlier tick become gaps.
 
-        ``reason`` is the reason of these gaps. Returns their ring positions. While the device waits for its first
-        visit, points stay pending instead (see ``begin_again``), for 30 s at most.
+        Returns the ring positions of these gaps. ``reason`` is their reason; ``overload`` is replaced if the line was
+        silent. While the device waits for its first visit (30 s at most), points stay pending and do not become gaps.
         """
         late: list[int] = []
         waits = self.awaits_first_record(now_ms)
@@ -269,10 +276,10 @@ class DevicePoll:
         return late
 
     def deadline(self) -> tuple[int, int, int]:
-        """(deadline ms, tick, paces) of the most urgent pending tick; deadline 0 if nothing is pending.
+        """Return (deadline in ms, tick, bit mask of paces) of the most urgent pending tick; zeros if none is pending.
 
-        ``paces``: bit mask. The deadline of a slow pace is at most a few periods of the fastest pace away, not its
-        whole period: otherwise an overloaded line would never poll it.
+        A deadline is one period after the tick, but at most ``MAX_WAIT_ROUNDS`` periods of the fastest pace after it.
+        Without this limit, an overloaded line would never poll its slow paces.
         """
         if not any(self.pending):
             return 0, 0, 0
@@ -298,7 +305,7 @@ class DevicePoll:
         return bool(away) or hinted or tick_ms - self.identified_ms >= IDENTIFY_EVERY_MS
 
     def _current_hints(self) -> tuple[int, int]:
-        return self.opened(), getattr(self.driver, "doubts", 0)  # drivers of third parties may lack it
+        return self.opened(), getattr(self.driver, "doubts", 0)  # drivers of third parties may have no ``doubts``
 
     def mark_identified(self, tick_ms: int) -> None:
         """Record that the identity was read at this tick."""
@@ -314,10 +321,10 @@ class DevicePoll:
     async def try_again(self) -> None:
         """Send one request to a silent device. Raises LineError.
 
-        Most tries have a short timeout, because the other devices of the line wait meanwhile.
+        Most tries have a short timeout, because the other devices of the line must wait until the try ends.
         """
         self._tries += 1
-        probe_within = getattr(self.driver, "probe_within", None)  # drivers of third parties may lack it
+        probe_within = getattr(self.driver, "probe_within", None)  # drivers of third parties may not have this method
         if probe_within is None:
             await self.driver.probe()
             return
@@ -326,7 +333,7 @@ class DevicePoll:
         await probe_within(max(SHORT_TRY_S, ANSWER_TIMES * usual_s) if is_short else math.inf)
 
     def answered_in(self, seconds: float, requests: int) -> None:
-        """Record the duration of a visit in seconds. All its ``requests`` were answered."""
+        """Record how many seconds a visit took in which all ``requests`` were answered."""
         self.answer_s = max(seconds / requests, 0.9 * self.answer_s)
 
     def record(self, positions: list[int], answered: bool) -> None:
@@ -335,7 +342,10 @@ class DevicePoll:
         self._record(self.driver.table, positions, answered)
 
     def gap(self, tick_ms: int, paces: int, reason: Reason) -> int:
-        """Write a gap of the points of ``paces`` (a bit mask) at a tick into the ring. Returns its ring position."""
+        """Write a gap for the points of ``paces`` (a bit mask) at a tick into the ring.
+
+        Returns the gap's ring position.
+        """
         points = self._due(paces)
         if self._may_sleep:
             reason = self.driver.spec.silence(reason, tick_ms)
@@ -345,7 +355,7 @@ class DevicePoll:
         )
 
     def note_not_asked(self, tick_ms: int, paces: int, reason: Reason) -> None:
-        """Count the points of a tick as not asked if ``reason`` is ``absent``; other reasons are not counted."""
+        """Count the points of a tick in ``not_asked`` if ``reason`` is ``absent``. For other reasons, do nothing."""
         if reason is Reason.ABSENT:
             self.not_asked.add(tick_ms, len(self._due(paces)))
 
@@ -362,13 +372,16 @@ class DevicePoll:
         return self.availability is Availability.ALIVE and not self.is_silent
 
     def call(self) -> None:
-        """Let the device be tried at its next tick with a short request, as if it had just become silent."""
+        """Arrange that the device is tried at its next tick with a short request, as if it had just become silent."""
         self.is_called, self._tries, self.probe_at = True, 1, 0.0
         self._backoff.reset()
 
     @property
     def is_backing_off(self) -> bool:
-        """True if the device is dead or was tried again. Such devices share a small part of the line's time."""
+        """True if the device is dead, or silent and tried again.
+
+        These devices share a small part of the line's time.
+        """
         return self.availability is Availability.DEAD or self._tries > 0
 
     def is_asleep(self, utc_ms: int) -> bool:
@@ -381,7 +394,7 @@ class DevicePoll:
 
     @property
     def dead_after_ms(self) -> int:
-        """After this time of silence, in ms, the device counts as dead."""
+        """The time without an answer, in ms, after which the device counts as dead."""
         return max(DEAD_AFTER_MS, DEAD_AFTER_PERIODS * min((p for p in self.periods if p), default=0))
 
     def is_overdue(self, now_ms: int) -> bool:
@@ -390,14 +403,14 @@ class DevicePoll:
 
     @property
     def is_garbled(self) -> bool:
-        """True if bytes without a valid answer arrived in most failures since the last answer."""
+        """True if, in most of the failures since the last answer, bytes arrived but no valid answer."""
         return 2 * self._garbled > self.failures
 
     def _has_died(self, now_ms: int) -> bool:
         return self.failures >= DEAD_AFTER_FAILURES and self.is_overdue(now_ms)
 
     def life(self, now_ms: int) -> str:
-        """The state for `status`: ``alive``, ``dead``, ``asleep``, or ``unknown`` until one of these is certain."""
+        """Return ``alive``, ``dead`` or ``asleep`` for `status`; ``unknown`` until one of these is certain."""
         if self.is_asleep(now_ms):
             return "asleep"
         if self.availability is Availability.ALIVE:
@@ -407,14 +420,17 @@ class DevicePoll:
         return "dead" if was_tried and self.is_overdue(now_ms) else "unknown"
 
     def _is_in_silence(self, now_ms: int) -> bool:
-        """True if no device of the line has answered for long.
+        """True if no device of the line has answered for ``dead_after_ms``.
 
-        The device itself may not have been polled, because the line waited for other devices.
+        This is needed because the device itself may not have been polled, while the line waited for other devices.
         """
         return self.is_overdue(now_ms) and self.line_silence.lasts_ms(now_ms) >= self.dead_after_ms
 
     def _hangs(self, now_ms: int) -> bool:
-        """True if the current visit had no answer for long. Behind a dongle, one request may take half a minute."""
+        """True if the current visit has had no answer for ``dead_after_ms``.
+
+        This is needed because one request to a device behind a dongle can take half a minute.
+        """
         if not self.working:
             self._visit = (0, 0)
         elif not self._visit[0] or self._visit[1] != self.answers():
@@ -427,7 +443,7 @@ class DevicePoll:
         self.gateway_answers = isinstance(error, GatewayTimeout)
         self.line_down = isinstance(error, LineDown)
         self._may_sleep = self.driver.spec.may_sleep_by(error)
-        if self.line_down:  # says nothing about the device, and a check is cheap: no backoff
+        if self.line_down:  # this error says nothing about the device, and a new try is cheap, so there is no backoff
             self.availability = Availability.UNKNOWN
             return
         self.failures += 1
@@ -465,18 +481,18 @@ class DevicePoll:
 
 
 class LinePoller:
-    """Serves the devices of one line, the most urgent first."""
+    """Polls the devices of one line, the most urgent device first."""
 
     def __init__(self, devices: Sequence[DevicePoll], clock: SteadyClock) -> None:
         self._clock = clock
         self._silence = LineSilence()
         self._take_up(devices)
         self.stopping = False  # True: ``run`` ends after the current poll
-        self._dead_until = 0.0  # loop time until which no dead device may be tried
+        self._dead_until = 0.0  # until this loop time, no silent device is tried
         self._wake_ms = 0
         self._turn = 0
-        self._lent_ms = 0  # time of the last lease; 0: all devices were polled again since then
-        self._after_lease: set[DevicePoll] = set()  # devices not polled since the last lease
+        self._lent_ms = 0  # time at which the line was last found lent; 0: all devices were polled again since then
+        self._after_lease: set[DevicePoll] = set()  # devices that were not polled since the last lease
         self._sleeping: asyncio.Future[None] | None = None
 
     @property
@@ -522,11 +538,11 @@ class LinePoller:
             best = tick = paces = 0
             for device in devices:
                 at, t, p = device.deadline()
-                # with equal deadlines, the device that has waited longest: else overload would starve the last device
+                # if deadlines are equal, choose the device that has waited longest; else the last device could starve
                 if at and (chosen is None or at < best or (at == best and device.turn < chosen.turn)):
                     chosen, best, tick, paces = device, at, t, p
             if chosen is None:
-                if not self._after_lease.intersection(devices):  # all were polled again after the lease
+                if not self._after_lease.intersection(devices):  # all devices were polled again after the lease
                     self._lent_ms = 0
                 wait_ms = self._wake_ms - now_ms if self._wake_ms else 1000
                 await self._sleep(max(wait_ms, 1) / 1000)
@@ -541,7 +557,7 @@ class LinePoller:
                 chosen.visit_ended()
 
     async def _sleep(self, seconds: float) -> None:
-        """Like asyncio.sleep, but ``serve`` and ``wake`` end the wait early."""
+        """Sleep like ``asyncio.sleep``. ``serve`` and ``wake`` end the sleep early."""
         loop = asyncio.get_running_loop()
         self._sleeping = sleeping = loop.create_future()
         timer = loop.call_later(seconds, wake, sleeping)
@@ -566,7 +582,10 @@ class LinePoller:
         device.mark_alive(self._clock.now_ms())
 
     def _may_try(self, device: DevicePoll, now: float) -> bool:
-        """True if the device may be tried now. Silent devices take turns: first the device whose last try is oldest."""
+        """True if the device may be tried now.
+
+        Of several silent devices, the one with the oldest last try comes first.
+        """
         if device.is_called or not (device.is_backing_off or now < device.probe_at):
             return True
         nobody_answers = self._nobody_answers()
@@ -593,7 +612,7 @@ class LinePoller:
         return max(spent_s, min(SILENCE_SHARE * silent_s, MAX_BACKOFF_S / len(self._devices)))
 
     def _failed(self, device: DevicePoll, now: float, error: LineError, tick: int) -> None:
-        """Record a visit without any answer. If the line was lent, this says nothing about the device."""
+        """Record a visit without any answer. If the line was lent, the device's state does not change."""
         if isinstance(error, LineLent):
             self._after_lease.update(self._devices)
             self._lent_ms = self._clock.now_ms()
@@ -663,7 +682,10 @@ class LinePoller:
         return tick, paces
 
     async def _source_is_fresh(self, device: DevicePoll, tick: int, paces: int, clock: Callable[[], float]) -> bool:
-        """Return whether the source behind a caching master is alive. If not, write a gap. Called before each poll."""
+        """Return whether the source behind a caching master is alive. If it is not, write a gap.
+
+        Called before each poll of a device whose profile has a rule for this.
+        """
         rule = device.driver.spec.fresh
         assert rule is not None
         judge = device.freshness
@@ -697,9 +719,9 @@ class LinePoller:
         return False
 
     def _may_read_again(self, device: DevicePoll, rule: FreshnessRule) -> bool:
-        """True if there is time to wait for the first change of a heartbeat: no other device needs the line.
+        """True if there is time to wait for the first change of a heartbeat, because no other device needs the line.
 
-        After a start no change was seen yet, so a live source cannot be told from a dead one.
+        At first the agent has not seen the heartbeat change, so it cannot tell whether the source is alive.
         """
         others_wait = any(any(other.pending) for other in self._devices if other is not device)
         has_time = self._clock.now_ms() + 2 * HEARTBEAT_RETRY_MS < self._wake_ms

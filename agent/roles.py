@@ -17,7 +17,7 @@ ROLES: Final[Mapping[str, tuple[str, str]]] = {
     "storage": ("Storage", "储能"),
     "load": ("Load", "负荷"),
     "load.charging": ("Vehicle charging", "充电桩"),
-    "transformer": ("Transformer", "变压器"),  # a submeter: at a transformer, a feeder or a board
+    "transformer": ("Transformer", "变压器"),  # a submeter at a transformer, a feeder or a board
     "check": ("Check meter", "校核表"),  # a second meter that measures what its parent measures
     "heat.available": ("Residual heat available", "可利用余热"),
     "heat.recovered": ("Residual heat used", "已利用余热"),

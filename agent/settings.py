@@ -21,7 +21,7 @@ class Secret:
         return f"credential {self.credential}" if self.credential else f"file {self.file}"
 
     def path(self, environ: Mapping[str, str]) -> Path:
-        """The file that holds the secret. Raises ConfigError if systemd does not provide the credential."""
+        """Return the file that holds the secret. Raises ConfigError if systemd does not provide the credential."""
         if self.file is not None:
             return self.file
         folder = environ.get("CREDENTIALS_DIRECTORY", "")
@@ -34,7 +34,10 @@ class Secret:
         raise ConfigError("systemd did not provide this credential", where=f"credential {self.credential}", hint=hint)
 
     def read(self, environ: Mapping[str, str]) -> bytes:
-        """The secret itself, at most 64 KiB. Raises ConfigError, which names the file but never shows its content."""
+        """Return the secret itself, at most 64 KiB.
+
+        Raises ConfigError; its message never shows the content of the file.
+        """
         path = self.path(environ)
         try:
             with path.open("rb") as stream:
@@ -48,21 +51,21 @@ class UplinkConfig:
     """One destination, as configured in ``[[uplink]]``."""
 
     name: str
-    url: str  # with the port; shown in messages
+    url: str  # always has a port; messages show it
     host: str
     port: int
     tls: bool
     username: str = ""
     password: Secret | None = None
-    ca_file: Path | None = None  # None: with tls, the authorities of the system
+    ca_file: Path | None = None  # None: a tls connection uses the authorities of the system
     cert_file: Path | None = None
     key_file: Path | None = None
-    client_id: str = ""  # empty: derived from site, gateway and name
-    confirm: str = ""  # platform, subscriber or broker; empty: subscriber with MQTT 5, otherwise broker
+    client_id: str = ""  # empty: the id is derived from the names of site, gateway and destination
+    confirm: str = ""  # "platform", "subscriber" or "broker"; empty: "subscriber" with MQTT 5, otherwise "broker"
     keepalive_s: int = 30
-    backfill_rate: int = 0  # most backlog packs per second; 0: 200, or 25 times the live rate if that is more
+    backfill_rate: int = 0  # most backlog packs per second; 0 means 200, or 25 times the live rate if that is higher
     in_flight: int = 20  # at most this many packs are sent but not acknowledged
-    streams: tuple[str, ...] = ()  # names and patterns of the streams to send; empty: all streams
+    streams: tuple[str, ...] = ()  # names and patterns of the streams that are sent; empty: all streams are sent
     compress: str = ""  # "zstd", or "" for none
 
     def wants(self, stream: str) -> bool:

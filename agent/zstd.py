@@ -9,13 +9,14 @@ import zstandard
 
 
 def read_frame(frame: bytes, cap: int, reader: zstandard.ZstdDecompressor | None = None) -> bytes:
-    """The content of ``frame``, at most ``cap`` bytes. Raises ValueError if the frame is damaged or larger.
+    """Return the content of ``frame``. Raises ValueError if the frame is damaged or its content exceeds ``cap`` bytes.
 
     ``max_output_size`` alone is not a limit: if the frame states its size, the library ignores the argument and
     allocates the stated size. The library itself rejects a frame whose content is larger than stated.
     """
     try:
-        stated = zstandard.frame_content_size(frame)  # -1: not stated; then the library respects the cap
+        # -1: the frame does not state its size; only then the library respects ``max_output_size``
+        stated = zstandard.frame_content_size(frame)
         if stated > cap:
             raise ValueError(f"frame too large: {stated} bytes, at most {cap} allowed")
         return (reader or zstandard.ZstdDecompressor()).decompress(frame, max_output_size=cap)

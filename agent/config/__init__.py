@@ -1,4 +1,4 @@
-"""Loads agent.toml and conf.d into one frozen ``Config``, and reports all errors at once."""
+"""Loads agent.toml and the files of conf.d into one frozen ``Config``, and reports all errors at once."""
 
 from agent.config.load import PageConfig, load_config, load_labels, load_page_config
 from agent.config.profiles import (

@@ -10,11 +10,11 @@ from agent.config import Config
 from drivers.model import PACES
 
 ADDED, REMOVED, CHANGED = "added", "removed", "changed"
-ACCEPTED = "accepted"  # a reload accepts a device that was swapped for another one
+ACCEPTED = "accepted"  # the reload accepts that a device was replaced by another device
 LISTS: Final = ("line", "device", "uplink", "derived")
 TABLES: Final = ("store", "pack", "ring", "interval", "indicators", "control", "web")
-# field of the configuration's objects -> its key in agent.toml; not listed: equal names, and names that only have a
-# unit suffix, such as _ms, after the key
+# Field of a configuration object -> its key in agent.toml. Two kinds of fields are not listed: those with the same name
+# as their key, and those whose name is the key with a unit suffix, such as _ms.
 _KEYS: Final[Mapping[str, str]] = {
     "ratio_ct": "ratio", "ratio_pt": "ratio", "accuracy": "class", "password": "password", "plan_hash": "plan",
     "demand_period_ms": "demand", "demand_slip_ms": "demand", "length_ms": "length", "max_gap_ms": "max_gap",
@@ -27,7 +27,8 @@ _UNITS: Final = ("_bytes", "_ms", "_s")
 class ConfigChange:
     """An added, removed or changed part of the configuration.
 
-    ``kind``: line, device, uplink, derived, or the name of a single table; ``keys``: the keys that changed.
+    ``kind`` is line, device, uplink, derived, or the name of a table that exists only once. ``keys`` are the changed
+    keys.
     """
 
     kind: str
@@ -40,16 +41,18 @@ class ConfigChange:
         return f"{' '.join(filter(None, (self.kind, self.name)))} {self.change}{keys}"
 
     def as_json(self) -> dict[str, Any]:
-        """Return the change as JSON values, for the tool that requested the reload."""
+        """Return the change as JSON values, for the answer to the reload request."""
         return asdict(self) | {"keys": list(self.keys)}
 
 
 def config_changes(old: Config, new: Config, renewed: Iterable[str] = ()) -> tuple[ConfigChange, ...]:
-    """Return all differences: first those of lines, devices, uplinks and derived points, then those of single tables.
+    """Return all differences.
+
+    The differences of lines, devices, uplinks and derived points come first, then those of the other tables.
 
     Args:
-        renewed: devices that get a new driver or point table. If such a device is unchanged in agent.toml, its profile
-            has changed, and this is listed as the difference.
+        renewed: devices that get a new driver or point table. If the table of such a device in agent.toml is unchanged,
+            its profile must have changed, and the file of its profile is listed as the changed key.
     """
     found: list[ConfigChange] = []
     for kind in LISTS:
@@ -95,7 +98,10 @@ def _of_list(kind: str, old: Sequence[Any], new: Sequence[Any]) -> Iterable[Conf
 
 
 def differing(old: Any, new: Any) -> tuple[str, ...]:
-    """Return the keys of agent.toml in which two objects of one kind differ. Each limit and pace has its own entry."""
+    """Return the keys of agent.toml in which two objects of one kind differ.
+
+    Each limit and each pace is a separate key.
+    """
     found: list[str] = []
     for field in fields(new):
         before, after = getattr(old, field.name), getattr(new, field.name)

@@ -1,4 +1,4 @@
-"""Reads ``[[device]]`` tables, with the checks that need no profile."""
+"""Reads ``[[device]]`` tables, and makes those checks that do not need the profiles."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ELSEWHERE = {
 
 @dataclass(frozen=True, slots=True)
 class DeviceRead:
-    """A device as read from its table."""
+    """A device as read from its table. ``check_profiles`` checks it against its profile later."""
 
     entry: DeviceConfig
     table: TomlTable
@@ -64,7 +64,10 @@ def role(value: object) -> str:
 
 
 def prefix(value: object) -> str:
-    """Parse a prefix of point names, such as "ac" or "circuit.3"; "" is the whole device."""
+    """Parse the name of a part: a prefix of point names, such as "ac" or "circuit.3".
+
+    "" stands for the whole device.
+    """
     out = p.text(value)
     if out and (not v.POINT_PATTERN.match(out) or "*" in out or "?" in out):
         raise p.InvalidValue(
@@ -197,9 +200,9 @@ def _periods(table: TomlTable) -> tuple[tuple[int, ...], frozenset[str]]:
 
 
 def _reversed(table: TomlTable) -> frozenset[str]:
-    """Return the parts of the device that are reversed; "" is the whole device.
+    """Return the reversed parts of the device; "" stands for the whole device.
 
-    ``reversed = true`` means the whole device; a list names parts.
+    In the table, ``reversed = true`` means the whole device, and ``reversed = [...]`` lists parts.
     """
     found = table.find("reversed")
     if found is None:
@@ -212,7 +215,10 @@ def _reversed(table: TomlTable) -> frozenset[str]:
 def _serial(
     device: DeviceConfig, line: LineRead, table: TomlTable, shared: dict[str, tuple[str, str, TomlTable]]
 ) -> None:
-    """Complain if a device's own serial setting has no effect, or differs from that of its serial server."""
+    """Complain if the device's ``serial`` has no effect, or differs from the setting of its serial server.
+
+    The setting of the server is the setting of its line, or else that of the first device behind it.
+    """
     entry = line.entry
     if not table.has("serial") or not entry.url:  # an invalid url is reported elsewhere
         return

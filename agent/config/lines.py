@@ -1,4 +1,4 @@
-"""Reads ``[[line]]`` tables: serial ports and connections, with their settings."""
+"""Reads ``[[line]]`` tables, which define serial ports and network connections with their settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NOT_HERE = {"min_every": "Only a profile may contain min_every. To poll a devic
 
 @dataclass(frozen=True, slots=True)
 class LineRead:
-    """A line, and the table that it was read from, which complaints about the line need."""
+    """A line, and the table from which it was read. Complaints about the line are added to this table."""
 
     entry: LineEntry
     table: TomlTable
@@ -50,7 +50,7 @@ def read_limits(table: TomlTable) -> Limits:
 
 
 def is_first(seen: dict[str, TomlTable], table: TomlTable, name: str, key: str = "name") -> bool:
-    """True if no earlier table has this name. Otherwise adds a complaint that states the places of both tables."""
+    """True if no earlier table has this name. If False, adds a complaint that states the places of both tables."""
     if not name:
         return False
     first = seen.setdefault(name, table)
@@ -65,7 +65,7 @@ def is_first(seen: dict[str, TomlTable], table: TomlTable, name: str, key: str =
 
 
 def read_lines(tables: list[TomlTable], notes: list[ConfigWarning]) -> dict[str, LineRead]:
-    """Read all lines, in file order. Returns lines by name. Complaints are added to their tables."""
+    """Read all lines, in file order. Returns them by name. Adds each complaint to the table that has the error."""
     lines: dict[str, LineRead] = {}
     names: dict[str, TomlTable] = {}
     ports: dict[str, TomlTable] = {}
@@ -109,7 +109,7 @@ def place_of(table: TomlTable, key: str) -> str:
 
 
 def _meaningless(table: TomlTable, scheme: str) -> None:
-    """Complain about options that have no effect with this scheme, so that they do not mislead."""
+    """Complain about options that have no effect with this url scheme, because they would mislead."""
     reasons: dict[str, tuple[str, str]] = {}
     if scheme not in BYTE_SCHEMES:
         hint = "The TCP gateway sets the baud rate of its bus; write this baud rate as bus_baud = 9600"

@@ -57,7 +57,8 @@ TABLES = (
 LISTS = frozenset({"uplink", "line", "device", "derived"})
 DAY_MS = 86_400_000
 MAX_PACK_BYTES = 8 << 20  # the largest pack that receivers accept (docs/pack-format.md)
-MAX_SLIPS = 60  # a demand window may be at most this many times as long as its slip
+# a demand window is at most this many slips long; its slip is the time between the starts of two windows
+MAX_SLIPS = 60
 _GROUP = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]{0,31}")
 
 
@@ -77,8 +78,9 @@ def load_config(
         path: agent.toml; ``conf.d/*.toml`` beside it are added in order of names.
         overrides: values from the command line, by key: ``{"paths.state_dir": "/tmp/x", "pack.every": "1 s"}``.
             They take precedence over the files. Their relative paths are relative to the working directory.
-        state_dir, runtime_dir: overrides of ``paths.state_dir`` and ``paths.runtime_dir``.
-        profiles: finds a profile by id (raises ProfileError); by default in the site's and the shipped profiles.
+        state_dir, runtime_dir: values that replace ``paths.state_dir`` and ``paths.runtime_dir``.
+        profiles: a function that returns the profile with an id, or raises ProfileError. By default, the site's and the
+            shipped profiles are searched.
         environ: environment variables; by default those of the process. RUNTIME_DIRECTORY and STATE_DIRECTORY, which
             systemd sets, are the default folders.
         drafts: texts of files that are about to be written, by path. They are checked as if the files existed.
@@ -88,7 +90,7 @@ def load_config(
     """
     complaints = Complaints()
     layers = _read_files(Path(path), complaints, drafts or {})
-    if complaints.items:  # checks of an incomplete configuration would report false errors
+    if complaints.items:  # the configuration is incomplete now, so later checks would report false errors
         raise _verdict(complaints, layers)
     folders = {"paths.state_dir": state_dir, "paths.runtime_dir": runtime_dir}
     given = {**(overrides or {}), **{key: path for key, path in folders.items() if path is not None}}
@@ -206,7 +208,7 @@ def _single(layers: list[Layer], over: dict[str, Layer], name: str, complaints: 
 
 
 def _many(layers: list[Layer], name: str, complaints: Complaints) -> list[TomlTable]:
-    """Return the ``[[name]]`` tables of all files, in file order."""
+    """Return the ``[[name]]`` tables of all files, in the order of the files."""
     return [table for layer in layers for table in TomlTable("", [layer], complaints).tables(name)]
 
 
@@ -328,7 +330,10 @@ def _found(path: Path) -> os.stat_result | None:
 def _places(
     lists: Mapping[str, list[TomlTable]], singles: Mapping[str, TomlTable]
 ) -> dict[str, tuple[str, int | None]]:
-    """Return where the tables in ``lists`` and the keys in ``singles`` are: file and line, for later complaints."""
+    """Return (file, line) of the tables in ``lists`` and of the keys in ``singles``.
+
+    Later complaints show these places.
+    """
     found: dict[str, tuple[str, int | None]] = {}
     for table in (table for tables in lists.values() for table in tables):
         layer = table.layers[0]
@@ -405,7 +410,7 @@ def _ring(table: TomlTable) -> RingConfig:
 
 
 def _indicators(table: TomlTable) -> IndicatorsConfig:
-    """Read [indicators] and load the plan that it names, so that the plan's errors are reported with all others."""
+    """Read [indicators] and load the plan that it names, so that errors of the plan are reported with all others."""
     found = table.find("plan")
     plan: Path | None = None
     if found is not None:
@@ -468,7 +473,7 @@ def _interval(table: TomlTable) -> IntervalConfig:
 
 
 def _demand(table: TomlTable, default: IntervalConfig) -> tuple[int, int]:
-    """Return the period and the slip of the demand windows, in ms."""
+    """Return (length of a demand window, time between the starts of two windows), both in ms."""
     demand = table.table("demand")
     if demand is None:
         return default.demand_period_ms, default.demand_slip_ms

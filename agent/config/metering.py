@@ -38,7 +38,7 @@ def accuracy(value: object) -> str:
 
 
 def read_classes(table: TomlTable, prefix: Callable[[object], str]) -> dict[str, str]:
-    """Return the accuracy classes by part; "" is the whole device.
+    """Return the accuracy class of each part; the part "" is the whole device.
 
     ``class = "0.5S"`` sets the class of the whole device; a table sets classes of parts.
     """
@@ -51,11 +51,11 @@ def read_classes(table: TomlTable, prefix: Callable[[object], str]) -> dict[str,
     return {"": class_name} if class_name else {}
 
 
-# --- the tree
+# --- the metering tree
 
 
 def check_tree(devices: Sequence[DeviceRead], notes: list[ConfigWarning]) -> None:
-    """Complain about unknown or ambiguous parents and about cycles; add a note if figures count a load twice."""
+    """Complain about unknown or ambiguous parents and about cycles. Add a note if figures would count a load twice."""
     entries = {device.entry.name: device for device in devices}
     up: dict[str, tuple[str, DeviceRead, str]] = {}
     for device in devices:
@@ -118,7 +118,10 @@ def _is_load(place: str, entries: Mapping[str, DeviceRead]) -> bool:
 def read_derived(
     tables: Sequence[TomlTable], devices: Sequence[DeviceConfig], profiles: ProfileSource
 ) -> tuple[DerivedConfig, ...]:
-    """Read all ``[[derived]]`` tables. Each defines a sum of counters, or heat from flow and temperatures."""
+    """Read all ``[[derived]]`` tables.
+
+    Each defines a sum of counters, or a heat computed from flow and temperatures.
+    """
     known = {device.name: device for device in devices}
     names: dict[str, TomlTable] = {}
     out = []
@@ -199,7 +202,7 @@ _THREE = ("flow", "supply", "return")
 
 
 class _Points:
-    """Looks up the points of devices, for the checks of one ``[[derived]]`` table."""
+    """Looks up points of devices. One ``[[derived]]`` table is checked with it."""
 
     def __init__(self, table: TomlTable, devices: Mapping[str, DeviceConfig], profiles: ProfileSource) -> None:
         self._table, self._devices, self._profiles = table, devices, profiles
@@ -227,7 +230,7 @@ class _Points:
             raise p.InvalidValue(f"the point {point} is a {found[point][0]}, not a {kind}", _HOW)
 
     def unit(self, device: str, point: str) -> str:
-        """Return the unit of the amounts that are computed from a point, such as kWh."""
+        """Return the unit of amounts that are computed from a point. For example, a power in kW gives kWh."""
         from agent.intervals.flows import amount_unit
 
         return amount_unit(point, self._of(device).get(point, ("", ""))[1])[0]

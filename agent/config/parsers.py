@@ -1,4 +1,7 @@
-"""Parsers of the values of agent.toml: names, sizes, urls. A parser raises ``InvalidValue`` for an invalid value."""
+"""Parsers of values in agent.toml, such as names, sizes and urls.
+
+A parser raises ``InvalidValue`` for an invalid value.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,8 @@ SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 PROFILE_ID = re.compile(r"[a-z0-9][a-z0-9-]*/[a-z0-9][a-z0-9-]*\Z")
 POINT_PATTERN = re.compile(r"[a-z0-9*?][a-z0-9.*?_-]*\Z")
 CREDENTIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
-RESERVED_NAMES = frozenset({"status", "keys", "checkpoint", "ack", "replay"})  # topics of the gateway: never names
+# these are topics of the gateway, so they cannot be names
+RESERVED_NAMES = frozenset({"status", "keys", "checkpoint", "ack", "replay"})
 
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _BYTES_NEAR = {"k": "KiB", "m": "MiB", "g": "GiB", "t": "TiB", "b": "B", "": "MiB"}
@@ -66,7 +70,10 @@ def device_name(value: object) -> str:
 
 
 def credential(value: object) -> str:
-    """Parse the NAME of a systemd credential. Messages do not show an invalid value: it may be the secret itself."""
+    """Parse the name of a systemd credential.
+
+    Messages never show an invalid value, because it may be the secret itself.
+    """
     out = text_unseen(value)
     if not CREDENTIAL.match(out):
         raise InvalidValue(
@@ -163,7 +170,7 @@ def _known_baud(rate: int) -> int:
 
 
 def split_url(value: object, example: str) -> SplitResult:
-    """Split a url. It must have no user, password, query or fragment, and its port must be valid if it has one.
+    """Split a url. A url with a user, password, query, fragment or invalid port is rejected.
 
     Messages never show a url with a password.
     """
@@ -255,7 +262,7 @@ def path_in(folder: Path) -> Callable[[object], Path]:
 
 
 def timezone(value: object) -> str:
-    """Parse the name of a zone in the time zone database."""
+    """Parse the name of a zone in the time zone database, such as Asia/Shanghai."""
     import zoneinfo
 
     out = text(value)

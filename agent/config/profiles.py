@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 METERED_KINDS = frozenset((
     "meter", "inverter", "hybrid", "storage", "bms", "pcs", "heat", "cool", "water", "gas", "steam", "air", "charger",
 ))  # fmt: skip
-ProfileSource = Callable[[str], Profile]  # finds a profile by its id; raises ProfileError
+ProfileSource = Callable[[str], Profile]  # returns the profile with an id; raises ProfileError
 
 
 def site_profiles(site_dir: Path) -> ProfileSource:
@@ -46,7 +46,8 @@ def site_profiles(site_dir: Path) -> ProfileSource:
 def line_config(entry: LineEntry) -> LineConfig:
     """Return the configuration of a line as drivers use it.
 
-    For a serial server (tcp or udp), the bus speed is by default the speed in the line's serial setting.
+    If the line is a serial server (tcp or udp) without its own bus speed, the speed in the line's serial setting is
+    used.
     """
     from drivers.line import LineConfig
 
@@ -65,7 +66,7 @@ def check_profiles(
 ) -> tuple[DeviceConfig, ...]:
     """Check all devices against their profiles. Each mismatch becomes a complaint.
 
-    Returns the devices, completed with the periods and accuracy classes of their profiles.
+    Returns the devices with their final periods and accuracy classes, which depend on the profiles.
     """
     found: dict[str, Profile | None] = {}
     out: list[DeviceConfig] = []
@@ -87,7 +88,7 @@ def sleeps(device: DeviceConfig, profile: Profile) -> bool:
 
 
 def _note_sleepers(names: Sequence[str], notes: list[ConfigWarning]) -> None:
-    """Note that the site's location is unknown: the sleep of these devices at night will look like a fault."""
+    """Add a note: the site's location is unknown, so the sleep of these devices at night will look like a fault."""
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     what = f"the site location is unknown, so a missing answer at night counts as a timeout: {shown}"
     hint = "Add latitude and longitude to [site], in degrees; a missing answer at night then counts as asleep"
@@ -97,9 +98,9 @@ def _note_sleepers(names: Sequence[str], notes: list[ConfigWarning]) -> None:
 def roleless(
     devices: Sequence[DeviceConfig], derived: Sequence[DerivedConfig], profiles: ProfileSource
 ) -> tuple[str, ...]:
-    """Return the devices that measure energy or amounts but that no figure counts.
+    """Return the devices that measure energy or amounts, but that no figure includes.
 
-    They have no role, and no derived point uses them.
+    These devices have no role, and no derived point uses them.
     """
     used = {device for one in derived for device in (one.device, *(term[1] for term in one.terms))}
     out: list[str] = []
@@ -159,7 +160,7 @@ def _check(device: DeviceRead, line: LineEntry | None, profile: Profile, notes: 
 
 
 def _ratio(table: TomlTable, resolved: Resolved, profile: Profile, notes: list[ConfigWarning]) -> None:
-    """Complain about a configured ratio that no point uses. If the device applies it itself, only add a note."""
+    """Complain about a configured ratio that no point uses. If the device applies the ratio itself, only add a note."""
     ratios = {point.ratio for point in resolved.points}
     if not table.has("ratio") or "apply" in ratios:
         return
@@ -179,7 +180,7 @@ def _patterns(entry: DeviceConfig) -> tuple[str, ...]:
 
 
 def _max_words(table: TomlTable, entry: DeviceConfig, profile: Profile, points: Sequence[Point]) -> None:
-    """Check that ``max_words`` allows the longest value in one read, because a value is never split over two reads."""
+    """Check that one read of ``max_words`` can hold the longest value, because a value is never split over two reads."""
     most = entry.limits.max_words
     longest = max(points, key=lambda point: point.count, default=None)
     if most and longest and has_registers(profile.protocol) and longest.count > most:
@@ -188,7 +189,7 @@ def _max_words(table: TomlTable, entry: DeviceConfig, profile: Profile, points: 
 
 
 def _prefixes(table: TomlTable, entry: DeviceConfig, resolved: Resolved) -> None:
-    """Check that the device has the parts that its configuration names."""
+    """Check that the profile of the device has the parts that the device's configuration names."""
     names = [point.name for point in resolved.points]
     fronts = {name.rpartition(".")[0] for name in names} | {name.partition(".")[0] for name in names}
     spoken: list[tuple[str, str]] = [("reversed", part) for part in sorted(entry.reversed)]
@@ -265,15 +266,16 @@ def device_spec(
     Limits of the device take precedence over limits of the line, and these over limits of the profile.
 
     Args:
-        firmware, identity: as read from the device, to select variants of the profile; None if unknown.
+        firmware, identity: the values read from the device, which select variants of the profile; None if unknown.
     """
     resolved = profile.resolve(device.params, firmware, identity, device.reversed)
     try:
         points = select(resolved.points, _patterns(device))
-    except ProfileError:  # a pattern matches only points that this variant lacks: ignore the pattern
+    # a pattern matches only points that this variant of the profile lacks, so the pattern is ignored
+    except ProfileError:
         patterns = [glob for glob in _patterns(device) if _matches(resolved.points, glob)]
         points = select(resolved.points, patterns) if patterns else ()
-    # this point shows whether the values are fresh, so it is read even if the device's patterns leave it out
+    # this point shows whether the other values are fresh, so it is read even if the device's patterns do not match it
     if profile.fresh and all(point.name != profile.fresh.point for point in points):
         points = (*points, *(point for point in resolved.points if point.name == profile.fresh.point))
     line = config.line(device.line)
@@ -313,7 +315,7 @@ def make_driver(config: Config, spec: DeviceSpec, line: Line, ring: Ring, number
 
 
 def visit_costs(driver: Driver) -> list[tuple[str, int, PlanSummary]]:
-    """Return (pace, period in ms, cost of a visit) for each pace that points of the device have."""
+    """Return (pace, period in ms, cost of one visit) for each pace that points of the device have."""
     spec = driver.spec
     used = {point.pace for point in spec.points}
     return [

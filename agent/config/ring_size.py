@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from ext.ring import Ring
 
 MIN_RING_BYTES = 64 << 10
-MAX_RING_BYTES = 4 << 30  # limit of a configured size
-AUTO_BYTES = 16 << 20  # minimum for size = "auto"; if the disk is full, a small site fills it in minutes or hours
+MAX_RING_BYTES = 4 << 30  # largest size that may be configured
+# minimum for size = "auto"; while the disk is full, a small site needs minutes or hours to fill such a ring
+AUTO_BYTES = 16 << 20
 SLOT_BYTES = 16  # each value in the ring takes one slot
 HEAD_SLOTS = 2  # the head of each answer in the ring takes two slots
-AGENT_BYTES = 64 << 20  # memory of an agent without devices; measured in bench/RESULTS.md
-DEVICE_BYTES = 96 << 10  # memory of each device with 100 points; measured in bench/RESULTS.md
+AGENT_BYTES = 64 << 20  # memory of an agent without devices, as measured in bench/RESULTS.md
+DEVICE_BYTES = 96 << 10  # memory for one device with 100 points, as measured in bench/RESULTS.md
 MEMORY_SHARE = 0.6  # the systemd unit allows this share of the machine's memory (MemoryHigh=)
-STALL_MS = 10_000  # even if the store stalls for this long, the ring holds all readings
+STALL_MS = 10_000  # if the store stalls for this long, the ring still holds all readings
 MARGIN = 1.25
 SHARE = 4  # a computed size is at most 1/4 of the runtime directory's file system
 
@@ -41,11 +42,11 @@ class ReadingRate:
 
 @dataclass(frozen=True, slots=True)
 class RingPlan:
-    """The size of a ring, and the figures that it results from. Sizes are powers of two, in bytes."""
+    """The size of a ring, and the values from which it was computed. Sizes are powers of two, in bytes."""
 
     size_bytes: int
-    need_bytes: int  # size that the ring must have for the devices; see ``plan_ring``
-    limit_bytes: int  # the largest size that is computed
+    need_bytes: int  # size that the readings of the devices need; see ``plan_ring``
+    limit_bytes: int  # the computed size never exceeds this
     by_file_system: bool  # True: the file system sets ``limit_bytes``; False: ``[ring] max`` does
     rate: ReadingRate
     every_ms: int  # the pack interval
@@ -57,7 +58,7 @@ class RingPlan:
 
     @property
     def early_s(self) -> float | None:
-        """Seconds until the ring is half full and sealing begins early; None if packs are sealed before that anyway."""
+        """Seconds until the ring is half full and sealing begins early. None: the pack interval ends before that."""
         return self.full_s / 2 if self.full_s / 2 < self.every_ms / 1000 else None
 
     def __str__(self) -> str:
@@ -70,7 +71,7 @@ class RingPlan:
 
 
 def rate_of(visits: Iterable[tuple[PlanSummary, int]]) -> ReadingRate:
-    """Return the total rate of visits. Each visit comes with its period in ms."""
+    """Return the total rate of ``visits``, which are pairs of a visit and its period in ms."""
     readings = slots = 0.0
     for cost, period_ms in visits:
         readings += cost.points * 1000 / period_ms
@@ -120,8 +121,9 @@ def file_system_bytes(folder: Path) -> int:
 def plan_ring(config: RingConfig, rate: ReadingRate, every_ms: int, file_system: int) -> RingPlan:
     """Return the size of the ring for a rate of readings.
 
-    The ring has space for the readings of one pack interval and of a stall of the store, but at least of two intervals,
-    plus a margin. One interval fits into half of the ring, so sealing begins early only if the store stalls.
+    The ring has space for the readings of one pack interval and of a stall of the store, plus a margin. It has space
+    for at least two intervals. One interval then fits into half of the ring, so sealing begins early only if the store
+    stalls.
 
     Args:
         file_system: size in bytes of the runtime directory's file system.

@@ -1,4 +1,4 @@
-"""The configuration as frozen objects. All values are checked. The objects hold locations of secrets, no secrets."""
+"""The configuration as frozen objects. All values are checked. Secrets are not in the objects, only their locations."""
 
 from __future__ import annotations
 
@@ -63,26 +63,27 @@ class PackConfig:
 class RingConfig:
     """The ring in shared memory; ``agent/config/ring_size.py`` has the rule for its size."""
 
-    size_bytes: int | None = None  # None: computed from the devices (size = "auto")
-    max_bytes: int = 256 << 20  # the largest size that is computed; a configured size may be larger
+    size_bytes: int | None = None  # None: the size is computed from the devices (size = "auto")
+    max_bytes: int = 256 << 20  # limit of a computed size; a configured size may be larger
 
 
 @dataclass(frozen=True, slots=True)
 class IntervalConfig:
-    """The lengths of energy intervals and demand windows. The length of an interval divides a day.
+    """The lengths of energy intervals and demand windows. A day is a multiple of the length of an interval.
 
-    A new demand window starts every ``demand_slip_ms``, so windows may overlap.
+    A new demand window starts every ``demand_slip_ms``, so windows can overlap.
     """
 
     length_ms: int = 900_000
-    max_gap_ms: int = 300_000  # the growth between readings further apart counts as a total only, not by interval
+    # if two readings are further apart, the growth between them counts in totals, but in no interval
+    max_gap_ms: int = 300_000
     demand_period_ms: int = 900_000
     demand_slip_ms: int = 60_000
 
 
 @dataclass(frozen=True, slots=True)
 class IndicatorsConfig:
-    """The file of the park's plan; None means the default set of figures.
+    """The file of the park's plan. If ``plan`` is None, the default set of figures is used.
 
     ``plan_hash``: SHA-256 of the file in hex; "" without a file.
     """
@@ -93,16 +94,16 @@ class IndicatorsConfig:
 
 @dataclass(frozen=True, slots=True)
 class ControlConfig:
-    """The group that may make changes through the control socket. Root and the agent's user always may."""
+    """The group whose members may make changes through the control socket. Root and the agent's user always may."""
 
     group: str = "meterhouse-control"
 
 
 @dataclass(frozen=True, slots=True)
 class WebConfig:
-    """The address where `meterhouse web` listens, and the locations of its secrets. The agent does not use them.
+    """The address where `meterhouse web` listens, and the locations of its secrets. The agent itself does not use them.
 
-    ``password`` does not hold the password itself, but a line made by `meterhouse web --setup`.
+    The file at ``password`` does not hold the password itself, but a hash of it, made by `meterhouse web --setup`.
     """
 
     host: str = "127.0.0.1"  # an IP address
@@ -125,7 +126,7 @@ class WebConfig:
 
 @dataclass(frozen=True, slots=True)
 class LineEntry:
-    """One line as configured. ``line_config`` converts it to the ``LineConfig`` that drivers use."""
+    """One ``[[line]]`` as configured. ``line_config`` converts it to the ``LineConfig`` that drivers use."""
 
     name: str
     url: str
@@ -149,7 +150,7 @@ class LineEntry:
 
 @dataclass(frozen=True, slots=True)
 class DeviceConfig:
-    """One device as configured; ``device_spec`` combines it with its profile."""
+    """One device as configured. ``device_spec`` combines it with its profile."""
 
     name: str
     line: str
@@ -157,25 +158,28 @@ class DeviceConfig:
     profile: str
     label: str = ""
     params: Mapping[str, int | str | bool] = field(default_factory=dict)
-    periods_ms: tuple[int, ...] = tuple(DEFAULT_PERIODS_MS[pace] for pace in PACES)  # by pace number
-    phase_ms: int = 0  # the phase of the line if the device sets none
+    # the period of each pace, in the order of ``PACES``
+    periods_ms: tuple[int, ...] = tuple(DEFAULT_PERIODS_MS[pace] for pace in PACES)
+    phase_ms: int = 0  # if the device sets no phase, this is the phase of its line
     points: tuple[str, ...] = ("*",)
     roles: Mapping[str, str] = field(default_factory=dict)
     parent: Mapping[str, str] = field(default_factory=dict)
     ratio_ct: Decimal = Decimal(1)
     ratio_pt: Decimal = Decimal(1)
     reversed: frozenset[str] = frozenset()
-    serial: str = ""  # empty: the setting of the line
+    serial: str = ""  # empty: the device uses the setting of its line
     limits: Limits = field(default_factory=Limits)
     accuracy: Mapping[str, str] = field(default_factory=dict)  # part ("": the whole device) -> class
 
 
 @dataclass(frozen=True, slots=True)
 class DerivedConfig:
-    """A value computed from points per interval: a sum of counters, or heat from flow and temperatures.
+    """A value that is computed from points for each interval.
 
-    A sum has ``terms``: (sign, device, point). A heat has ``device`` and three of its points: ``flow``, ``supply`` and
-    ``back``. In agent.toml, ``back`` is the key ``return``.
+    It is a sum of counters, or heat from flow and temperatures.
+
+    A sum has ``terms`` of the form (sign, device, point). A heat has a ``device`` and the names of three of its points:
+    ``flow``, ``supply`` and ``back``. The key of ``back`` in agent.toml is ``return``.
     """
 
     name: str
@@ -184,12 +188,15 @@ class DerivedConfig:
     flow: str = ""
     supply: str = ""
     back: str = ""
-    role: str = ""  # only a heat has a role; without a role, figures do not count it
+    role: str = ""  # only a heat can have a role; figures do not include a heat without a role
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The whole configuration. ``files`` is in the order of reading; ``notes`` has warnings, no errors."""
+    """The whole configuration. ``files`` has the files in the order of reading.
+
+    ``notes`` has warnings, but no errors.
+    """
 
     site: str
     gateway: str
@@ -212,17 +219,18 @@ class Config:
     lines: tuple[LineEntry, ...] = ()
     devices: tuple[DeviceConfig, ...] = ()
     derived: tuple[DerivedConfig, ...] = ()
-    roleless: tuple[str, ...] = ()  # devices that measure energy or amounts but count in no figure
+    roleless: tuple[str, ...] = ()  # devices that measure energy or amounts, but that no figure includes
     notes: tuple[ConfigWarning, ...] = ()
-    places: Mapping[str, tuple[str, int | None]] = field(default_factory=dict, compare=False)  # see ``at``
+    # key -> (file, line); ``at`` uses this
+    places: Mapping[str, tuple[str, int | None]] = field(default_factory=dict, compare=False)
     digest: str = field(
         default="", compare=False
-    )  # ``load_config`` sets it once, because hundreds of births need the hash
+    )  # the hash is set once by ``load_config``, because hundreds of births need it
     line_index: dict[str, LineEntry] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def base(self) -> str:
-        """``park7/gw01``: the prefix of every stream name."""
+        """The prefix of every stream name, such as ``park7/gw01``."""
         return f"{self.site}/{self.gateway}"
 
     def at(self, key: str) -> str:
@@ -243,12 +251,12 @@ class Config:
 
     @property
     def snapshot_path(self) -> Path:
-        """The status of the running agent, replaced atomically."""
+        """The file with the status of the running agent, which replaces it atomically."""
         return self.runtime_dir / "snapshot.json"
 
     @property
     def wants_figures(self) -> bool:
-        """True if the park has a plan or any part with a role."""
+        """True if figures are computed, because the park has a plan or a part with a role."""
         return self.indicators.plan is not None or any(device.roles for device in self.devices)
 
     def line(self, name: str) -> LineEntry:
@@ -265,8 +273,8 @@ class Config:
     def hash(self) -> str:
         """Return the SHA-256 of ``effective`` in canonical JSON, as base64url without padding.
 
-        ``effective`` has only strings, whole numbers, booleans and null, and its keys are ASCII. Sorted keys and
-        compact separators are therefore the canonical form of RFC 8785.
+        ``effective`` has only strings, whole numbers, booleans and null, and its keys are ASCII. For such values, JSON
+        with sorted keys and compact separators is the canonical form of RFC 8785.
         """
         if self.digest:
             return self.digest
@@ -276,7 +284,7 @@ class Config:
 
 
 # Fields that the hash leaves out, because they do not affect readings: folders, file names, the page, and access to the
-# control socket. A key in another file is still the same key.
+# control socket. The signing key may move to another file without a new hash, because it is still the same key.
 _LEFT_OUT = {
     "control",
     "web",
@@ -297,8 +305,8 @@ _LEFT_OUT = {
 }
 
 
-# Fields that later versions added, with their defaults. The hash leaves out a field with its default, so that the
-# configurations of older versions keep their hash.
+# Fields that later versions added, with their defaults. The hash leaves out a field that has its default, so that
+# the configurations of older versions keep their hash.
 _ADDED = {"streams": (), "compress": ""}
 
 

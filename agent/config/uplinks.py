@@ -30,7 +30,7 @@ _NO_SECRETS = {
 
 
 def read_secret(table: TomlTable, credential_key: str, file_key: str) -> Secret | None:
-    """Return the location of a secret; None if the table has neither key. Complains if it has both."""
+    """Return the location of a secret; None if the table has neither of the two keys. Complains if it has both."""
     none: Path | None = None
     credential = table.take(credential_key, v.credential, "")
     file = table.take(file_key, v.path_in(folder_of(table, file_key)), none)
@@ -42,7 +42,7 @@ def read_secret(table: TomlTable, credential_key: str, file_key: str) -> Secret 
 
 
 def folder_of(table: TomlTable, key: str) -> Path:
-    """Return the folder of the file that sets ``key``. A relative path in ``key`` is relative to this folder."""
+    """Return the folder of the file that sets ``key``. If the value of ``key`` is a relative path, it starts there."""
     found = table.find(key)
     return found[0].source.folder if found else Path()
 
@@ -79,7 +79,7 @@ def read_uplinks(
 def _unmatched_streams(table: TomlTable, uplink: UplinkConfig, devices: Sequence[str]) -> list[ConfigWarning]:
     """Return notes on patterns that match no stream.
 
-    They are not errors: a pattern may mean a removed device, whose packs may still wait for delivery.
+    Such a pattern is not an error, because it may name a removed device whose packs still wait for delivery.
     """
     known = (*devices, "_gateway", "_indicators")
     return [
@@ -94,7 +94,7 @@ def _unmatched_streams(table: TomlTable, uplink: UplinkConfig, devices: Sequence
 
 
 def _unsent_streams(uplinks: Sequence[UplinkConfig], devices: Sequence[str]) -> list[ConfigWarning]:
-    """Return a note on devices whose packs are not sent to any destination, if destinations are configured."""
+    """If destinations are configured, return a note on the devices whose packs are not sent to any of them."""
     unsent = [name for name in devices if not any(is_asked(name, uplink.streams) for uplink in uplinks)]
     if not uplinks or not unsent:
         return []
@@ -107,7 +107,10 @@ def _unsent_streams(uplinks: Sequence[UplinkConfig], devices: Sequence[str]) -> 
 
 
 def _open_secrets(table: TomlTable, uplink: UplinkConfig, agents: os.stat_result | None) -> list[ConfigWarning]:
-    """Return notes on secrets that other users may read. As errors they could stop the delivery after an upgrade."""
+    """Return notes on secrets that other users may read.
+
+    Errors instead of notes could stop delivery after an upgrade.
+    """
     password = uplink.password.file if uplink.password else None
     files = (("password_file", password, "set another password"), ("key_file", uplink.key_file, "make a new key"))
     notes = (open_secret(table, key, path, remedy, agents) for key, path, remedy in files if path is not None)
@@ -117,10 +120,10 @@ def _open_secrets(table: TomlTable, uplink: UplinkConfig, agents: os.stat_result
 def open_secret(
     table: TomlTable, key: str, path: Path, remedy: str, agents: os.stat_result | None, reader: str = _AGENT
 ) -> ConfigWarning | None:
-    """Return a note if other users may read or change a secret; None if they may not, or if there is no file.
+    """Return a note if other users may read or change a secret; None if they may not, or if the file does not exist.
 
-    A file that belongs to root may be readable for its group, because packages install secrets like this. This group
-    must not be the agent's group, whose members may only query the agent.
+    A file that belongs to root may be readable for its group, because packages install secrets like this. The group
+    must not be the agent's group, because the members of that group may query the agent but not read its secrets.
 
     Args:
         agents: status of the state directory, whose owner and group are the agent's; None if unknown.

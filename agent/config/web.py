@@ -45,7 +45,7 @@ def _old_certificate(path: Path, place: str) -> list[ConfigWarning]:
     """Return a note if the certificate has expired or expires soon."""
     try:
         data = path.read_bytes()
-    except OSError:  # no error here: only the page's user needs to read the certificate
+    except OSError:  # this is no error here, because only the user of the page must be able to read the certificate
         return []
     if not (text := expiry_text(data)):
         return []
@@ -53,10 +53,11 @@ def _old_certificate(path: Path, place: str) -> list[ConfigWarning]:
 
 
 def read_web(table: TomlTable, notes: list[ConfigWarning] | None = None) -> WebConfig:
-    """Read the table [web]. An address that other machines can reach needs a certificate and a password.
+    """Read the table [web]. If other machines can reach the address, a certificate and a password are required.
 
     Args:
-        notes: receives warnings about secrets that other users may read, and about an old certificate.
+        notes: receives warnings about secrets that other users may read, and about a certificate that has expired or
+            expires soon.
     """
     default = WebConfig()
     host, port = table.take("listen", listen_address, (default.host, default.port))

@@ -1,4 +1,4 @@
-"""The key that signs packs: create, store, check and rotate it, and publish its public half as signed key records."""
+"""Creates, stores, checks and rotates the key that signs packs, and makes the signed records of its public half."""
 
 from agent.keys.files import LOST, RESTORE, create_key, is_lost, load_key, load_own_key, rotate_key
 from agent.keys.key_records import (

@@ -1,8 +1,8 @@
 """Creates, rotates and reads key files. A key file holds a PEM (PKCS 8) or the URI of a key in a token.
 
-Only its owner may read the file. Lines before the key give the key's creation time and, after a rotation, the signed
-records of all keys so far. The records are in the same file so that a systemd credential includes them and a rotation
-replaces key and records atomically.
+Only the owner of a key file may read it. Lines before the key give the key's creation time and, after a rotation, the
+signed records of all keys so far. The records are in the same file for two reasons: a systemd credential then includes
+them, and a rotation replaces key and records atomically.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RESTORE = (
 )
 
 
-# --- making and replacing
+# --- creating and replacing key files
 
 
 def create_key(
@@ -52,7 +52,8 @@ def create_key(
     """Create a key in a new file of mode 0600. The file is written atomically; an existing file is never overwritten.
 
     Args:
-        token: URI (RFC 7512) of a key in a token; the file then holds this URI. The token creates a missing key.
+        token: URI (RFC 7512) of a key in a token. The file then holds this URI; if the token lacks the key, it creates
+            it.
         lost: thumbprint of the lost key that the new key replaces; requires ``gateway``.
 
     Raises:
@@ -97,7 +98,8 @@ def rotate_key(
         alg: algorithm of the new key; by default the algorithm of the old key.
         token: URI of the new key, if it is in a token.
         revokes: keys that this rotation revokes, including the old key if it was stolen.
-        give_up_s: deadline in seconds of monotonic time. After it nothing is replaced, because ``revokes`` is outdated.
+        give_up_s: deadline in seconds of monotonic time. After the deadline nothing is replaced, because ``revokes`` is
+            outdated then.
 
     Raises:
         KeyFileError: the old key cannot be read, the file cannot be written, or the deadline has passed.
@@ -118,7 +120,7 @@ def rotate_key(
                 "this key is already the signing key", where=token, hint="Give the URI of another object"
             )
         new.records = key_records(new, gateway, before, old, revokes=revokes)
-        check_key_records(new.records, gateway)  # never install records that verifiers would refuse
+        check_key_records(new.records, gateway)  # the new records must be valid: verifiers would refuse invalid ones
         draft = _draft(path, folder, _text(new, body), os.fstat(file))
         try:
             if time.monotonic() > give_up_s:
@@ -143,7 +145,8 @@ def _new(alg: str, token: str) -> tuple[SecretKey, bytes]:
         return key, key.uri.encode() + b"\n"
     while True:
         soft, body = _new_soft(alg)
-        if not thumbprint(soft.jwk).startswith("-"):  # commands would take such a thumbprint for an option
+        # commands would mistake a thumbprint that begins with "-" for an option
+        if not thumbprint(soft.jwk).startswith("-"):
             return soft, body
 
 
@@ -170,8 +173,8 @@ def _text(signer: Signer, body: bytes) -> bytes:
 def _draft(path: Path, folder: int, text: bytes, like: os.stat_result | None) -> str:
     """Write ``text`` durably to a hidden file in the folder of ``path``. Returns the name of the hidden file.
 
-    The file gets the owner and mode of ``like``. Without ``like`` the mode is 0600, and a file that root writes gets
-    the owner of the folder, because the state directory belongs to the agent's user.
+    The file gets the owner and mode of ``like``. If ``like`` is None, the mode is 0600. A file that root writes then
+    gets the owner of the folder, because the state directory belongs to the agent's user.
     """
     if len(text) > MAX_BYTES:
         what = f"the key file would have {len(text)} bytes, at most {MAX_BYTES} are allowed"
@@ -188,7 +191,7 @@ def _draft(path: Path, folder: int, text: bytes, like: os.stat_result | None) ->
 
 @contextlib.contextmanager
 def _opened_folder(path: Path) -> Iterator[int]:
-    """Open the folder of ``path`` and yield its descriptor, so that all steps use the same folder if it is renamed."""
+    """Open the folder of ``path`` and yield its descriptor, so that all steps use this folder even if it is renamed."""
     try:
         fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -203,7 +206,7 @@ def _opened_folder(path: Path) -> Iterator[int]:
 def _locked(path: Path, folder: int) -> Iterator[int]:
     """Open and lock the key file, and yield its descriptor. Also removes drafts that a killed process left behind.
 
-    The lock is on the file, not on its folder: only the owner can open the file, but other users may open the folder.
+    The lock is on the file, not on its folder, because other users could open the folder and hold its lock.
     """
     while True:
         fd = _open_itself(path, folder)
@@ -253,7 +256,7 @@ def _unwritable(path: Path, error: OSError) -> KeyFileError:
     return KeyFileError(f"the key cannot be written here ({error.strerror})", where=str(path), hint=hint)
 
 
-# --- reading
+# --- reading key files
 
 
 def load_key(path: Path, any_owner: bool = False) -> Signer:

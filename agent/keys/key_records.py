@@ -1,7 +1,8 @@
-"""Key records: the public list of a gateway's keys. A record names a key and the time from which this key signs.
+"""Key records, which are the public list of a gateway's keys. A record names a key and the time when it begins to sign.
 
-The previous key signs each record; the first key signs its own, so its key file needs no records. The file of a later
-key holds the whole chain. The database and the broker hold it too, so the chain continues if one of the three is lost.
+Each record is signed by the previous key. The record of the first key is signed by the first key itself, so the first
+key file needs no records. The file of a later key holds the whole chain of records. The database and the broker hold
+the chain too, so it continues if one of the three is lost.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class KeyChain:
     """A verified ``keys`` object, which holds the key records of a gateway. Keys are named by their thumbprints."""
 
     counter: int
-    first: str  # verifiers pin this key
+    first: str  # thumbprint of the first key, which verifiers pin
     newest: str
     data: bytes
     kids: tuple[str, ...] = ()  # all keys, oldest first
@@ -30,7 +31,7 @@ class KeyChain:
 
 
 def signed_by(data: bytes) -> str:
-    """Return the thumbprint of the key that signed an object of the gateway. Does not check the signature."""
+    """Return the thumbprint that an object of the gateway names as its key. Does not check the signature."""
     header = json.loads(data)["sig"].partition(".")[0]
     kid: str = json.loads(base64url_decode(header))["kid"]
     return kid
@@ -38,9 +39,9 @@ def signed_by(data: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """Revokes the key ``kid``: its signatures are valid only up to the sequence that ``last`` gives for each stream.
+    """Revokes the key ``kid``.
 
-    The keys of ``last`` are full stream names.
+    ``last`` gives a sequence for each full stream name; later signatures of this key in the stream are invalid.
     """
 
     kid: str
@@ -60,7 +61,7 @@ def key_records(
     Args:
         gateway: full name of the gateway, such as ``park7/gw01``.
         before: the ``keys`` object to extend; None for the first key.
-        old: the previous key, which signs the new record; not needed if ``before`` already ends with ``signer``.
+        old: the previous key, which signs the new record. It is not needed if ``before`` already ends with ``signer``.
         not_before: time from which the new key signs, UTC seconds; by default the creation time in its file.
         revokes: keys of ``before`` that the new record revokes.
 
@@ -87,10 +88,10 @@ def key_records(
 
 
 def new_root(signer: Signer, gateway: str, lost: str, revokes: Sequence[Revocation] = ()) -> bytes:
-    """Return the ``keys`` object of a key that replaces a lost one.
+    """Return the ``keys`` object of a key that replaces a lost key.
 
-    The lost key cannot sign the new record, so the new key starts a new chain. The chain's counter starts at the key's
-    creation time in seconds, which is higher than any counter of the lost chain.
+    The lost key cannot sign the new record, so the new key starts a new chain. The new chain's counter starts at the
+    creation time of the new key in seconds, which is higher than any counter of the lost chain.
     """
     record = _record(signer, None, signer.not_before, revokes, signer, lost)
     return _whole(signer, gateway, max(1, signer.not_before), [record])
@@ -134,7 +135,7 @@ def current_records(signer: Signer, gateway: str, known: bytes | None = None) ->
         known: the ``keys`` object that was published last; None if it is no longer known.
 
     Returns:
-        ``known`` itself if it ends with this key, so that the same bytes are published again.
+        A new object. If ``known`` ends with this key: ``known`` itself, so that the same bytes are published again.
 
     Raises:
         KeyFileError: this key does not follow the last key of ``known``, or its records belong to another gateway.
@@ -181,7 +182,10 @@ def _check_follows(own: KeyChain, before: KeyChain, gateway: str) -> None:
 
 
 def is_sound(data: bytes) -> bool:
-    """True if a stored ``keys`` object is valid for the gateway that it names. If False, the disk has damaged it."""
+    """True if a stored ``keys`` object is valid for the gateway that it names.
+
+    False: the disk has damaged the object.
+    """
     try:
         check_key_records(data, str(json.loads(data)["gateway"]))
     except (KeyFileError, ValueError, KeyError, TypeError):

@@ -48,8 +48,12 @@ def read_open_secret(fd: int, path: Path, what: str = "signing key", any_owner: 
 
 
 def _check_access(path: Path, found: os.stat_result, what: str, any_owner: bool) -> None:
-    """Check that we or root own the file, and that no other user may read it. One group may read a file of root."""
-    # systemd credentials belong to root and have group bits (the mask of an ACL); packages install secrets like this
+    """Check that this user or root owns the file, and that no other user may read it.
+
+    If root owns the file, its group may read it too.
+    """
+    # Systemd credentials belong to root, and their group bits are set, because these bits are the mask of an ACL.
+    # Packages also install secrets of root that a group may read.
     me, mode = os.geteuid(), stat.S_IMODE(found.st_mode)
     if found.st_uid not in {me, 0} and not (any_owner and me == 0):
         raise KeyFileError(
@@ -57,7 +61,7 @@ def _check_access(path: Path, found: os.stat_result, what: str, any_owner: bool)
             where=str(path),
             hint=f"sudo chown {me} {path}",
         )
-    if others_may_use(found) or (me == 0 and mode & 0o077):  # as root, refuse group access too
+    if others_may_use(found) or (me == 0 and mode & 0o077):  # if this process is root, the group may not read the file
         raise KeyFileError(
             f"others may read or change the {what} (mode {mode:04o})",
             where=str(path),

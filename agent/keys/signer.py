@@ -1,4 +1,4 @@
-"""One protocol for all kinds of signing keys, and ``Signer``, which makes signatures with them."""
+"""Defines ``SecretKey``, the interface of all kinds of signing keys, and ``Signer``, which signs with such a key."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class KeyFileError(GatewayError):
 
 
 def p256_jwk(x: int, y: int) -> dict[str, str]:
-    """The public JWK of a point on P-256."""
+    """Return the public JWK of a point on P-256."""
     return {"crv": "P-256", "kty": "EC", "x": base64url(x.to_bytes(32, "big")), "y": base64url(y.to_bytes(32, "big"))}
 
 
 class SecretKey(Protocol):
-    """A signing key in memory or in a token. It can sign, but nobody can read it: a key never leaves its token."""
+    """A signing key in memory or in a token. The interface only signs, because a key in a token cannot be read."""
 
     alg: str  # Ed25519 (RFC 9864) or ES256
-    jwk: Mapping[str, str]  # the public half
+    jwk: Mapping[str, str]  # the public half of the key
 
     def sign(self, message: bytes) -> bytes:
         """Return the 64 bytes of the signature, as JOSE encodes it. Raises KeyFileError if a token cannot sign now."""
@@ -46,7 +46,7 @@ class SoftEd25519:
     def __init__(self, key: Ed25519PrivateKey) -> None:
         public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         self.jwk: Mapping[str, str] = {"crv": "Ed25519", "kty": "OKP", "x": base64url(public)}
-        self.sign = key.sign  # not wrapped in a method, which saves one call per signature
+        self.sign = key.sign  # this attribute replaces a method, which saves one call per signature
 
 
 class SoftES256:
@@ -70,10 +70,10 @@ class SoftES256:
 
 
 class Signer:
-    """Signs with one key. Safe to use from one thread at a time.
+    """Signs with one key. Only one thread at a time may use it.
 
     Args:
-        not_before: when the key was created, UTC seconds; 0 if unknown.
+        not_before: time when the key was created, in UTC seconds; 0 if unknown.
         records: the ``keys`` object from the key file, which ends with this key; None for a first key.
     """
 

@@ -28,7 +28,7 @@ _HINT = (
 
 
 class TokenError(KeyFileError):
-    """The token cannot sign now (unplugged, locked, restarted), but may be able to later."""
+    """The token cannot sign now, for example because it is unplugged, locked or restarting. It may sign again later."""
 
     retry: ClassVar[bool] = True
     exit_code: ClassVar[int] = 4  # the exit code for a device that does not answer
@@ -39,7 +39,8 @@ class TokenKey:
 
     Args:
         uri: the key's URI, as in the key file.
-        make: create a P-256 key in the token if no key has this name. Its private half cannot be read out.
+        make: True: create a P-256 key in the token if no key has this name. The private half of the new key cannot be
+            read out.
         where: the key file, for messages.
 
     Raises:
@@ -65,7 +66,10 @@ class TokenKey:
         self._open(make)
 
     def sign(self, message: bytes) -> bytes:
-        """Return the 64-byte signature. Retries once with a new session, because a reset token loses its session."""
+        """Return the 64-byte signature.
+
+        Retries once with a new session, because a token loses its session when it resets.
+        """
         if self._private is not None:
             try:
                 return self._sign(message)
@@ -104,7 +108,7 @@ class TokenKey:
             token = self._token()
             try:
                 self._session = token.open(user_pin=pin, rw=make)
-            except errors.UserAlreadyLoggedIn:  # no error: this process has logged in already, for another key
+            except errors.UserAlreadyLoggedIn:  # this is no error: this process has already logged in, for another key
                 self._session = token.open(rw=make)
             alg, jwk = self._find(make)
         except (errors.PinIncorrect, errors.PinInvalid, errors.PinLenRange, errors.PinLocked) as error:
@@ -134,7 +138,10 @@ class TokenKey:
             raise self._error("token not found", None, f"Available tokens: {there}") from error
 
     def _find(self, make: bool) -> tuple[str, dict[str, str]]:
-        """Find the key, or create it with ``make``, and keep it for ``sign``. Returns its algorithm and public JWK."""
+        """Find the key and keep it for ``sign``. If ``make`` is True, create a missing key.
+
+        Returns algorithm, public JWK.
+        """
         pkcs11 = self._pkcs11
         named = {"label": self._parts.get("object"), "id": unquote_to_bytes(self._parts.get("id", "")) or None}
         wanted = {name: value for name, value in named.items() if value}
@@ -190,7 +197,10 @@ class TokenKey:
 
 
 def _parts(uri: str, where: str) -> dict[str, str]:
-    """Return the attributes of a PKCS#11 URI. ``id`` is binary and stays percent-encoded. Raises KeyFileError."""
+    """Return the attributes of a PKCS#11 URI. The attribute ``id`` stays percent-encoded, because it is binary.
+
+    Raises KeyFileError.
+    """
     scheme, _, rest = uri.partition(":")
     path, _, query = rest.partition("?")
     found: dict[str, str] = {}
