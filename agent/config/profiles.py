@@ -180,7 +180,7 @@ def _patterns(entry: DeviceConfig) -> tuple[str, ...]:
 
 
 def _max_words(table: TomlTable, entry: DeviceConfig, profile: Profile, points: Sequence[Point]) -> None:
-    """Check that one read of ``max_words`` can hold the longest value, because a value is never split over two reads."""
+    """Check that one read of ``max_words`` can hold the longest value. A value is never split over two reads."""
     most = entry.limits.max_words
     longest = max(points, key=lambda point: point.count, default=None)
     if most and longest and has_registers(profile.protocol) and longest.count > most:

@@ -1,1 +1,1 @@
-"""The gateway's page: a separate process that reads the ring, the snapshot and the control socket. It is read-only."""
+"""The gateway's page, served by a separate process. It reads ring, snapshot and control socket, and changes nothing."""

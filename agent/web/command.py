@@ -86,14 +86,15 @@ def web(
     from agent.web.routes import make_app, settings_of
     from agent.web.server import open_socket, serve, tls_context
 
-    ext.memory.stay_small()  # a login needs 16 MB; without this, the process would keep twice as much
+    ext.memory.stay_small()  # without this call, the process would keep twice the 16 MB that a login needs
     settings = settings_of(config_file, runtime_dir, listen, os.environ)
     tls = tls_context(settings.web)
     app = make_app(settings)
     for note in settings.notes:
         click.echo(as_complaint("warning", note), err=True)
     certificate = settings.web.certificate
-    is_credential = certificate is not None and certificate.file is None  # for a file, settings.notes warns
+    # if it is a file, settings.notes has the warning already
+    is_credential = certificate is not None and certificate.file is None
     if certificate and is_credential and (text := expiry_text(certificate.path(os.environ).read_bytes())):
         place, hint = settings.web.places.get("certificate", "[web]"), "`meterhouse web --setup` makes a new one"
         click.echo(as_complaint("warning", f"{place}: the certificate {text}. {hint}"), err=True)
@@ -101,7 +102,7 @@ def web(
     with open_socket(settings.web) as sock:
         scheme = "https" if tls is not None else "http"
         address = settings.web.address
-        if ip_address(settings.web.host).is_unspecified:  # browsers cannot open 0.0.0.0 or [::]
+        if ip_address(settings.web.host).is_unspecified:  # 0.0.0.0 and [::] are not addresses that a browser can open
             address = f"{socket.gethostname()}:{settings.web.port}"
             click.echo(say(f"The page listens on every address of this machine, port {settings.web.port}"), err=True)
         click.echo(say(f"The page is at {scheme}://{address}/. Stop it with Ctrl-C"), err=True)

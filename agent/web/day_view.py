@@ -1,4 +1,4 @@
-"""The day pages of the site and of a device: amounts, mean power, missing data and the reasons, by interval."""
+"""The day pages of the site and of a device. For each interval they show amounts, mean power, and gaps with reasons."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from agent.web.labels import FLAGS, LANGUAGES, label
 from agent.web.views import GOOD, device_href, reason_text
 from drivers.model import clean_text
 
-MAIN_SERIES: Final = 3  # curves on a device's page by default; its other points are links
-MOST_SERIES: Final = 6  # curves that a URL may ask for
-MOST_LACKING: Final = 3  # devices with missing data that are named under a curve
+MAIN_SERIES: Final = 3  # number of charts on a device's page by default; other points are shown as links
+MOST_SERIES: Final = 6  # number of charts that a URL may request
+MOST_LACKING: Final = 3  # number of devices with missing data that are named under a chart
 DIGITS: Final = 5  # significant digits of a number
 
 
@@ -40,9 +40,10 @@ class Row:
     known_text: str
     flags: str
     doubtful: bool
-    gaps: str  # for the chart: items reason:ms:whole_ms as in the answer, separated by blanks
+    gaps: str  # the gaps for the chart: items reason:ms:whole_ms as in the agent's answer, separated by blanks
     missing: str  # the same gaps in words, for the table
-    packs: tuple[tuple[int, str], ...] = ()  # (sequence, URL) of the first and last pack behind the interval
+    # (sequence, URL) of the first and last pack from which the interval was computed
+    packs: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +62,17 @@ class Series:
     has_range: bool = False
     has_energy: bool = True
     has_packs: bool = False
-    reasons: Sequence[tuple[str, str, str]] = field(default_factory=tuple)  # (reason code, its text, duration)
+    # (code of a reason, text of the reason, duration)
+    reasons: Sequence[tuple[str, str, str]] = field(default_factory=tuple)
     lacking: Sequence[tuple[str, str, str]] = ()  # devices with missing data: (name, URL, what is missing and why)
     more_lacking: int = 0
 
 
 def number(value: float | None) -> str:
-    """The number with 5 significant digits and thin spaces between thousands; "–" for None or a non-finite value."""
+    """Format a number with 5 significant digits and thin spaces between thousands.
+
+    None and non-finite values give "–".
+    """
     if value is None or not math.isfinite(value):
         return "–"
     text = f"{value:,.{DIGITS}g}" if abs(value) < 10**DIGITS else f"{value:,.0f}"
@@ -79,7 +84,7 @@ def number(value: float | None) -> str:
 
 
 def day_links(shown: date, days: Sequence[str], today: str, query: Mapping[str, str]) -> dict[str, Any]:
-    """Links to the previous day, the next day and today ("" for no link), and the bounds of the calendar."""
+    """Return links to the previous day, the next day and today ("" for no link), and the bounds of the calendar."""
 
     def to(day: str) -> str:
         return f"/day?{urlencode({**query, 'date': day})}"
@@ -98,15 +103,15 @@ def day_links(shown: date, days: Sequence[str], today: str, query: Mapping[str, 
 def site_day(
     answer: Mapping[str, Any], language: str, labels: Mapping[str, str], silent: Mapping[str, Silence]
 ) -> dict[str, Any]:
-    """Values for the page of the whole site: a chart for each role, and a table of the devices.
+    """Return the template values for the page of the whole site: a chart for each role, and a table of the devices.
 
     Args:
-        silent: devices that do not answer, as ``agent.cli.findings.silent_devices`` gives them.
+        silent: devices that do not answer, as returned by ``agent.cli.findings.silent_devices``.
     """
     zone = ZoneInfo(answer["timezone"])
     roles = sorted(answer["site"], key=lambda one: (one["role"].startswith("x."), one["role"], one["flow"]))
     known = [one for one in roles if one["rows"] and one["role"] != "check"]
-    shown = [one for one in known if one["total"] != 0] or known  # a PV-only park at night: all totals are 0
+    shown = [one for one in known if one["total"] != 0] or known  # all totals are 0 in a PV-only park at night
     series = [_site_series(n, one, answer, zone, language, silent) for n, one in enumerate(shown)]
     return {
         "series": series,
@@ -116,16 +121,16 @@ def site_day(
 
 
 def before_start(answer: Mapping[str, Any], first_day: str, device: str, language: str) -> str:
-    """A text that explains why the first day with data has no data before its first interval. "" for any other day.
+    """Return a text that explains why the first day with data has no data before its first interval; "" for other days.
 
-    After an upgrade, the agent may have the reasons of gaps only from a later day on. That day gets "", too, because
-    earlier days have intervals.
+    After an upgrade, the agent may have the reasons of gaps only from a later day on. This later day gets "" too,
+    because earlier days have intervals.
 
     Args:
         device: the device of the page; "" for the whole site.
     """
     starts = [one["gaps_from"] for one in answer["devices"] if one["gaps_from"] is not None]
-    if 0 in starts:  # 0: reasons of gaps are recorded from the device's first interval on
+    if 0 in starts:  # 0 means that the reasons of gaps are recorded from the device's first interval on
         intervals = [*(answer["site"] or ()), *(point for one in answer["devices"] for point in one.get("points", ()))]
         starts = [start for start in starts if start] + [int(row[0]) for one in intervals for row in one["rows"]]
     if answer["day"] != first_day or not starts or not answer["from"] < min(starts) < answer["to"]:
@@ -135,7 +140,7 @@ def before_start(answer: Mapping[str, Any], first_day: str, device: str, languag
 
 
 def why_nothing(shown: date | None, days: Sequence[str], today: str, language: str, of: str = "day") -> str:
-    """A text that explains why a day or period may have no data. "" if the reason is not known.
+    """Return a text that explains why a day or period may have no data; "" if the reason is not known.
 
     Args:
         days: the days that have intervals, as ISO dates.
@@ -151,7 +156,7 @@ def why_nothing(shown: date | None, days: Sequence[str], today: str, language: s
 
 
 def _listed(devices: Sequence[Mapping[str, Any]], silent: Mapping[str, Silence]) -> list[Mapping[str, Any]]:
-    """The devices of the answer, then the silent devices that it lacks, because no pack of them is sealed yet."""
+    """Return the devices in the answer, then the other silent devices. The answer lacks those without a sealed pack."""
     nothing = {"label": "", "configured": True, "energy": (), "missing": {}}
     names = {one["device"] for one in devices}
     return [*devices, *({"device": name, **nothing} for name in silent if name not in names)]
@@ -160,7 +165,7 @@ def _listed(devices: Sequence[Mapping[str, Any]], silent: Mapping[str, Silence])
 def device_day(
     answer: Mapping[str, Any], language: str, wanted: Sequence[str], silent: Mapping[str, Silence]
 ) -> dict[str, Any]:
-    """Values for the page of one device: a chart for each of its main points.
+    """Return the template values for the page of one device: a chart for each of its main points.
 
     Args:
         wanted: points that the URL names; charts show these instead of the main points.
@@ -182,11 +187,11 @@ def device_day(
     series = [
         _device_series(n, one, device["device"], answer, gaps, reasons, zone, language) for n, one in enumerate(chosen)
     ]
-    if gaps and not series:  # the device has sealed no reading of this day
+    if gaps and not series:  # this day has gaps, but no reading of the device is sealed
         nothing = {"n": "", "kind": "gauge", "u": "", "mean_u": "", "total": None, "known": 0.0, "rows": ()}
         found = _device_series(0, nothing, device["device"], answer, gaps, reasons, zone, language)
-        # the share is known only if the gaps cover the whole first interval; else the device may have fallen silent in
-        # that interval, and its readings from before the silence may not be sealed yet
+        # The share is known only if the gaps cover the whole first interval. Otherwise the device may have become
+        # silent in that interval, and its readings from before the silence may not be sealed yet
         known = found.known if sum(whole for *_, whole in gaps[min(gaps)]) >= answer["length"] * 1000 else ""
         series = [replace(found, title=label("day.gaps", language), source="", known=known)]
     others = [name for name in (*by_name, *device.get("left_out", ())) if name not in {one["n"] for one in chosen}]
@@ -220,7 +225,7 @@ def _frame(answer: Mapping[str, Any], language: str) -> dict[str, Any]:
 
 
 def _main(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The points to show first: counters with a role (else all counters), then the power."""
+    """Return the points to show first: counters with a role, or all counters if none has a role; then the power."""
     counters = [one for one in points if one["kind"] == "counter" and one["rows"]]
     roles = [one for one in counters if one["role"]] or counters
     fewest = min((one["n"].count(".") for one in roles), default=0)
@@ -252,8 +257,11 @@ def _site_series(
     language: str,
     silent: Mapping[str, Silence],
 ) -> Series:
-    """The series of a role. Gaps of an interval are those of the device with the most missing data: a mean would
-    hide them."""
+    """Return the series of a role.
+
+    The gaps of an interval are those of the device with the most missing data, because a mean over devices would
+    hide them.
+    """
     rows, gaps = [], {int(start): gap for start, *gap in one.get("gaps", ())}
     sealed = {int(row[0]): row for row in one["rows"]}
     for start in sorted({*sealed, *gaps}):
@@ -286,7 +294,7 @@ def _site_series(
 
 
 def _who_lacks(device: str, devices: int, reasons: Sequence[tuple[str, int, int]], language: str) -> str:
-    """Text for the devices with missing data, such as ``inv2: no answer in time 15 min; and 3 more``."""
+    """Return a text about the devices with missing data, such as ``inv2: no answer in time 15 min; and 3 more``."""
     why = "; ".join(f"{reason_text(reason, language)} {duration(ms, language)}" for reason, ms, _ in reasons)
     more = label("lacking.more", language, count=devices - 1) if devices > 1 else ""
     return f"{clean_text(device, 80)}{label('colon', language)}{why}{more}"
@@ -295,9 +303,9 @@ def _who_lacks(device: str, devices: int, reasons: Sequence[tuple[str, int, int]
 def _lacking(
     one: Mapping[str, Any], answer: Mapping[str, Any], language: str, silent: Mapping[str, Silence]
 ) -> list[tuple[str, str, str]]:
-    """The devices that have this role and lack data on the day, the worst first.
+    """Return the devices with this role that lack data on the day. The device with the most missing data comes first.
 
-    Returns (name, URL, what is missing and why) for each.
+    Each item is (name, URL, text with the missing time and its reasons).
     """
     found = []
     for device in answer["devices"]:
@@ -332,7 +340,7 @@ def _device_series(
         _, end, energy, mean, low, high, known, flags, first, last = row
         words, doubtful = _flags(flags, language)
         here = gaps.get(start, ())
-        sealed = start in by_start or sum(whole for *_, whole in here) >= length * 1000  # else only gaps are known
+        sealed = start in by_start or sum(whole for *_, whole in here) >= length * 1000  # if False, only gaps are known
         rows.append(
             Row(
                 start, int(end), _span(start, int(end), zone), number(energy), number(mean),
@@ -384,7 +392,7 @@ def _device_total(
 ) -> dict[str, Any]:
     name = one["device"]
     main = [energy for energy in one["energy"] if energy["role"]] or one["energy"][:1]
-    both = Counter(energy["n"] for energy in main)  # a point may have two amounts: one for each direction
+    both = Counter(energy["n"] for energy in main)  # a point can have two amounts, one for each direction of the energy
     return {
         "name": name,
         "label": clean_text(own_text(one["label"], language) or labels.get(name, ""), 80),
@@ -415,7 +423,7 @@ def _flow(flow: str, language: str) -> str:
 
 
 def day_of(text: str) -> date | None:
-    """The date in a URL; None if it is invalid or outside the years 1970 to 2199."""
+    """Return the date in a URL; None if it is invalid or outside the years 1970 to 2199."""
     try:
         found = date.fromisoformat(text[:10])
     except ValueError:

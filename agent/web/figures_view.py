@@ -1,4 +1,4 @@
-"""The park's figures of a day, month or year for the page. Partial data never make a verdict green or red."""
+"""The park's figures of a day, month or year for the page. A verdict on partial data is never green or red."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ TRACE: Final = ("consumption", "own", "direct", "storage", "grid", "certified")
 
 
 def figures(page: Mapping[str, Any], period: str, language: str, silent: Mapping[str, Silence]) -> dict[str, Any]:
-    """Values for the template of the figures page, from the agent's report ``page``.
+    """Return the template values of the figures page. ``page``: the agent's report.
 
     Args:
-        silent: devices that do not answer, as ``agent.cli.findings.silent_devices`` gives them.
+        silent: devices that do not answer, as returned by ``agent.cli.findings.silent_devices``.
     """
     zone = ZoneInfo(page["timezone"])
     groups = []
@@ -75,7 +75,7 @@ def figures(page: Mapping[str, Any], period: str, language: str, silent: Mapping
 
 
 def no_figures(wanted: date, period: str, first: str, today: str) -> dict[str, Any]:
-    """Values for the page of a period before the first or after the last interval. The agent is not queried."""
+    """Return the template values for a period before the first or after the last interval. Does not query the agent."""
     digits = {"day": 10, "month": 7}.get(period, 4)
 
     def to(day: str) -> str:
@@ -100,7 +100,7 @@ def no_figures(wanted: date, period: str, first: str, today: str) -> dict[str, A
 
 
 def _until(period: Mapping[str, Any], zone: ZoneInfo, language: str) -> str:
-    """A text: until when the period is known, or when a future period begins."""
+    """Return a text that says up to which time the data of a period are known, or when a future period begins."""
     if period["until"] <= period["from"]:
         begin = datetime.fromtimestamp(period["from"], zone)
         return label("figures.future", language, begin=f"{begin:%Y-%m-%d %H:%M}")
@@ -109,7 +109,10 @@ def _until(period: Mapping[str, Any], zone: ZoneInfo, language: str) -> str:
 
 
 def _card(figure: Mapping[str, Any], period: Mapping[str, Any], language: str) -> dict[str, Any]:
-    """One figure. Its verdict is green or red only if at least nine tenths of the period are known."""
+    """Return the values of one figure.
+
+    Its verdict is green or red only if at least nine tenths of the period are known.
+    """
     completeness, verdict, value = float(figure["completeness"]), verdict_of(figure, period), value_of(figure)
     known = bool(value)
     kind, text = {"met": "good", "not met": "bad", "not enough": "warn"}.get(verdict, "plain"), ""
@@ -191,7 +194,7 @@ def _balance(balance: Mapping[str, Any] | None, language: str) -> dict[str, Any]
 
 
 def _inputs(found: Sequence[Mapping[str, Any]], language: str) -> list[dict[str, Any]]:
-    """The inputs of all figures without duplicates, each with the packs that it comes from."""
+    """Return the inputs of all figures without duplicates, each with the packs from which it was computed."""
     words, seen, rows = WORDS[language], set(), []
     for one in (one for figure in found for one in figure["inputs"]):
         key = (one["n"], one["basis"], one["v"])
@@ -248,11 +251,11 @@ def _gaps(page: Mapping[str, Any], period: str, language: str, silent: Mapping[s
 
 
 def neighbours(page: Mapping[str, Any], period: str, first: str, today: str) -> dict[str, str]:
-    """URLs of the previous and the next period; "" if that period has no intervals.
+    """Return the URLs of the previous and the next period; "" for a period without intervals.
 
     Args:
         first: first day with intervals, as an ISO date.
-        today: ISO date.
+        today: today's date as an ISO date.
     """
     zone = ZoneInfo(page["timezone"])
     begin = datetime.fromtimestamp(page["period"]["from"], zone).date()

@@ -1,4 +1,4 @@
-"""Checks each request first (host name, method, size, origin, login), and sets the headers of each response."""
+"""Checks host name, method, size, origin and login of each request, and sets security headers in each response."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from agent.web.password import Sessions
 
 LARGEST_BODY: Final = 4096
 LONGEST_PATH: Final = 2000
-OPEN: Final = ("/login", "/static/")  # visible without a login
+OPEN: Final = ("/login", "/static/")  # paths that are visible without a login
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
 POSTS: Final = frozenset({"/login", "/logout"})
 CSP: Final = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
@@ -36,7 +36,10 @@ HEADERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may see the page. ``names``: host names accepted besides IP addresses; ``password``: a login is needed."""
+    """The rules about who may see the page.
+
+    ``names``: host names that are accepted besides IP addresses. ``password``: True if a login is required.
+    """
 
     tls: bool
     password: bool
@@ -44,24 +47,29 @@ class Access:
 
     @property
     def cookie(self) -> str:
-        """Name of the session's cookie. With TLS it has the prefix ``__Host-``, so that only this host can set it."""
+        """Name of the session's cookie.
+
+        With TLS the name has the prefix ``__Host-``, so that only this host can set it.
+        """
         return "__Host-meterhouse" if self.tls else "meterhouse"
 
     @property
     def known_cookie(self) -> str:
-        """Name of the cookie by which a browser that has logged in before is recognised."""
+        """Name of the cookie that marks a browser which has logged in before."""
         return f"{self.cookie}-known"
 
 
 def host_names(certificate_names: Iterable[str] = ()) -> frozenset[str]:
-    """Host names of this machine: ``localhost``, its own names and those of the certificate."""
+    """Return the host names of this machine: ``localhost``, its own names and the names in the certificate."""
     own = socket.gethostname().lower()
     return frozenset({"localhost", own, own.partition(".")[0], *(name.lower() for name in certificate_names)})
 
 
 def is_our_host(header: str, names: frozenset[str]) -> bool:
-    """Is the Host header an IP address or one of our names? This stops DNS rebinding, in which an attacker's name
-    resolves to this machine."""
+    """True if the Host header is an IP address or one of our names.
+
+    This check stops DNS rebinding, in which an attacker's name resolves to this machine.
+    """
     match = _HOST.fullmatch(header)
     if match is None:
         return False
@@ -74,12 +82,12 @@ def is_our_host(header: str, names: frozenset[str]) -> bool:
 
 
 def session_of(headers: Headers, access: Access) -> str:
-    """The token in the session's cookie; "" if there is none."""
+    """Return the token in the session's cookie; "" if there is no such cookie."""
     return cookie_of(headers, access.cookie)
 
 
 def cookie_of(headers: Headers, name: str) -> str:
-    """The value of a cookie; "" if there is none."""
+    """Return the value of a cookie; "" if there is no such cookie."""
     try:
         cookies = SimpleCookie(headers.get("cookie", ""))
     except CookieError:
@@ -132,7 +140,7 @@ class Guard:
         return RedirectResponse(f"/login?next={quote(target, safe='/')}" if target != "/" else "/login", 303)
 
     def _malformed(self, scope: Scope, headers: Headers) -> tuple[int, str]:
-        """Return (HTTP status, sentence) for a request that is refused even with a login; (0, "") for a valid one."""
+        """Return (HTTP status, sentence) if the request is invalid with or without a login; (0, "") if it is valid."""
         method, path, hosts = scope["method"], scope["path"], headers.getlist("host")
         length = headers.get("content-length", "0")
         checks = (
@@ -169,7 +177,7 @@ class Guard:
 
 
 def _bounded(receive: Receive) -> Receive:
-    """Limits the body to the allowed size, even if the headers state less."""
+    """Limit the body to the allowed size, even if the headers state a smaller size than the body has."""
     left = LARGEST_BODY
 
     async def bounded() -> Message:

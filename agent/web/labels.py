@@ -1,5 +1,6 @@
 """The page's own texts in English and Chinese. Texts of findings and reasons are in ``agent.cli``, shared with
-`status`."""
+`status`.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +62,7 @@ LABELS: Final[Mapping[str, Texts]] = {
     "error.404": ("There is no such page, device or line.", "没有这个页面、设备或线路。"),
     "error.other": ("The request was not understood ({status}).", "无法处理该请求（{status}）。"),
     "error.back": ("Back to the first page", "返回首页"),
-    # --- now
+    # --- the page "Now"
     "now.title": ("Now", "实时状态"),
     "verdict.well": ("All is well", "一切正常"),
     "verdict.early": ("Nothing is wrong, but it is too early to be sure", "暂无故障，但现在下结论还为时过早"),
@@ -303,7 +304,7 @@ LABELS: Final[Mapping[str, Texts]] = {
     "to": ("to", "止"),
 }
 
-FACTS: Final[Mapping[str, Texts]] = {  # titles for members of packs and birth tables
+FACTS: Final[Mapping[str, Texts]] = {  # titles of the members of packs and birth tables
     "n": ("point", "测点"),
     "u": ("unit", "单位"),
     "kind": ("kind", "类型"),
@@ -393,7 +394,8 @@ FLAGS: Final[Mapping[str, Texts]] = {
 }
 
 
-VALUES: Final[Mapping[str, Texts]] = {  # texts for values; key: last part of the member's name, blank, value
+# texts for values; a key is the last part of the member's name, a blank and the value
+VALUES: Final[Mapping[str, Texts]] = {
     "True": ("yes", "是"),
     "False": ("no", "否"),
     "evidence derived": ("derived from documents", "由文档推导"),
@@ -412,7 +414,7 @@ VALUES: Final[Mapping[str, Texts]] = {  # texts for values; key: last part of th
 
 
 def fact_name(member: str, language: str) -> str:
-    """The title of a member, such as "role ac" for ``roles.ac``; an unknown member keeps its name."""
+    """Return the title of a member, such as "role ac" for ``roles.ac``. An unknown member keeps its name."""
     at = LANGUAGES.index(language)
     if member in FACTS:
         return FACTS[member][at]
@@ -421,7 +423,7 @@ def fact_name(member: str, language: str) -> str:
 
 
 def value_word(member: str, value: str, language: str) -> str:
-    """The text for a value of a member, if we have one; else the value without control characters."""
+    """Return the text for a value of a member. If there is no text, return the value without control characters."""
     if member.partition(".")[0] == "roles" and value in ROLES:
         return f"{ROLES[value][LANGUAGES.index(language)]} ({value})"
     key = value if value in VALUES else f"{member.rpartition('.')[2]} {value}"
@@ -429,5 +431,5 @@ def value_word(member: str, value: str, language: str) -> str:
 
 
 def label(key: str, language: str, **values: object) -> str:
-    """A text in a language. Raises KeyError for a key that does not exist."""
+    """Return the text with this key in a language. Raises KeyError for a key that does not exist."""
     return LABELS[key][LANGUAGES.index(language)].format(**values)

@@ -1,4 +1,4 @@
-"""The current state for the page: the snapshot and the newest value of every point, shared by all viewers."""
+"""The current state for the page: snapshot and newest value of each point. All viewers share one copy of this state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from drivers.model import ConfigError, GatewayError
 if TYPE_CHECKING:
     from agent.cli.ring_follower import Follower, Latest
 
-FRESH_S: Final = 1.0  # a state is reused for this long, whatever the number of viewers
+FRESH_S: Final = 1.0  # a state is reused for this long, so many viewers cause no more reads than one
 CONFIG_EVERY_S: Final = 60.0  # how often the configuration files are checked for errors
 IDLE_EVERY_S: Final = 20.0  # how often the ring is read without viewers, so that the next viewer waits only briefly
 
@@ -29,26 +29,27 @@ IDLE_EVERY_S: Final = 20.0  # how often the ring is read without viewers, so tha
 class Moment:
     """The state at one moment. Each new state is a new object.
 
-    ``error``: why the agent cannot be shown. The other members then hold its last known state, if any.
+    ``error``: why the current state of the agent cannot be shown; None if it can. With an error, the other members hold
+    the last known state, if there is one.
     """
 
     number: int = 0  # grows with each new state
     time: float = 0.0
     snapshot: Mapping[str, Any] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
-    points: Mapping[str, tuple[Latest, ...]] = field(default_factory=dict)  # by device
+    points: Mapping[str, tuple[Latest, ...]] = field(default_factory=dict)  # device name -> its newest values
     error: GatewayError | None = None
-    catching_up: bool = False  # the ring is still being read from its oldest record on
-    gone: bool = False  # the agent was killed: its snapshot exists, but its process does not
+    catching_up: bool = False  # True: the ring is still being read from its oldest record on
+    gone: bool = False  # True: the agent was killed, so its snapshot exists, but its process does not
 
     @property
     def stopped(self) -> bool:
-        """True if the page sees no running agent. States and values are then outdated."""
+        """True if no agent is running. The states and values are then outdated."""
         return self.gone or self.error is not None
 
     @property
     def age_s(self) -> float:
-        """Age of the snapshot. It grows while the agent hangs, because no new snapshot is written."""
+        """Age of the snapshot in seconds. It grows while the agent hangs, because no new snapshot is written."""
         return self.time - float(self.snapshot.get("time") or self.time)
 
     @property
@@ -58,7 +59,7 @@ class Moment:
 
     @property
     def notice(self) -> str:
-        """Key of the label that every page shows at its top; "" for none."""
+        """Key of the label for the notice at the top of every page; "" if there is no notice."""
         if self.gone or isinstance(self.error, NoAgent):
             return "kept"
         if self.error is not None:
@@ -67,14 +68,14 @@ class Moment:
 
 
 class LiveData:
-    """Reads the runtime directory of an agent: at most once a second for viewers, and rarely without them."""
+    """Reads the runtime directory of an agent: at most once a second while there are viewers, and rarely otherwise."""
 
     def __init__(
         self, runtime_dir: Path, config_file: Path | None = None, labels: Mapping[str, str] | None = None
     ) -> None:
         self._folder = runtime_dir
         self.labels: Mapping[str, str] = labels or {}  # the devices' labels by name
-        self._loaded: object = None  # time at which the agent loaded the configuration of these labels
+        self._loaded: object = None  # time at which the agent loaded the configuration from which ``labels`` was read
         self._config_file = config_file
         self._complaints: tuple[str, ...] = ()
         self._checked_at = -1e9
@@ -92,7 +93,10 @@ class LiveData:
         return self._folder
 
     async def now(self) -> Moment:
-        """The current state, at most a second old. During the first read of a long ring: the state known so far."""
+        """Return the current state, at most a second old.
+
+        While a long ring is read the first time, it is incomplete.
+        """
         if self._lock.locked() and self.moment.number and not self._caught_up:
             return self.moment
         async with self._lock:
@@ -134,13 +138,15 @@ class LiveData:
         before, now = self.moment, time.time()
         try:
             snapshot = read_snapshot(self._folder)
-        except GatewayError as error:  # stopped: still show the devices of the last snapshot, but no values
+        # the agent has stopped: still show the devices of the last snapshot, but no values
+        except GatewayError as error:
             self.close()
             return Moment(before.number + 1, now, before.snapshot, (), {}, error)
         self._follow_labels(snapshot)
         alive = is_alive(snapshot.get("pid"))
         findings = tuple(find(snapshot, now, alive, self._on_disk(), disk_usage(self._folder).free))
-        if not alive:  # killed: do not show its last values, and leave its ring for the next start
+        # the agent was killed: do not show its last values, and leave its ring to the next start of the agent
+        if not alive:
             self.close()
             return Moment(before.number + 1, now, snapshot, findings, gone=True)
         try:
@@ -161,7 +167,10 @@ class LiveData:
             self.labels = load_labels(self._config_file)
 
     def _on_disk(self) -> tuple[str, ...]:
-        """Errors in the configuration files, in the words of `status`. The files are checked at most once a minute."""
+        """Return the errors in the configuration files as `status` words them.
+
+        Checks the files at most once a minute.
+        """
         if self._config_file is not None and time.monotonic() - self._checked_at >= CONFIG_EVERY_S:
             from agent.cli.options import ConfigOptions, faults_of_files
 
@@ -194,7 +203,10 @@ class LiveData:
         follower.ring.trim()
 
     def _points(self) -> dict[str, tuple[Latest, ...]]:
-        """The newest values by device, in the order of the point tables; copied, because the follower changes them."""
+        """Return a copy of the newest values by device, in the order of the point tables.
+
+        A copy is needed, because the follower of the ring changes the original while pages are rendered.
+        """
         from dataclasses import replace
 
         found: dict[str, list[Latest]] = {}

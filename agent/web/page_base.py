@@ -1,4 +1,4 @@
-"""Shared by the gateway's page and the fleet's page: static files, templates, languages, responses."""
+"""Code that the gateway's page and the fleet's page share, for static files, templates, languages and responses."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class StaticFile:
 
 
 def static_files(package: str = "agent.web") -> dict[str, StaticFile]:
-    """All static files of a package by name, such as ``vendor/uPlot.min.css``."""
+    """Return all static files of a package by name, such as ``vendor/uPlot.min.css``."""
     root = files(package) / "static"
     found: dict[str, StaticFile] = {}
     for folder, prefix in ((root, ""), (root / "vendor", "vendor/")):
@@ -48,8 +48,10 @@ def static_files(package: str = "agent.web") -> dict[str, StaticFile]:
 
 
 def static_answer(found: Mapping[str, StaticFile], request: Request) -> Response:
-    """The file that a URL names, or status 304 if the browser has it already. Raises HTTPException for an unknown
-    name."""
+    """Return the file that a URL names, or status 304 if the browser has the file already.
+
+    Raises HTTPException for an unknown name.
+    """
     one = found.get(request.path_params["name"])
     if one is None:
         raise HTTPException(404)
@@ -61,7 +63,7 @@ def static_answer(found: Mapping[str, StaticFile], request: Request) -> Response
 
 
 def templates(loader: BaseLoader, address: Callable[[str], str]) -> Environment:
-    """An environment of templates, in which every inserted text is escaped.
+    """Return a Jinja environment for the templates, which escapes every inserted text.
 
     Args:
         address: returns the URL of a static file, given its name.
@@ -75,9 +77,9 @@ def templates(loader: BaseLoader, address: Callable[[str], str]) -> Environment:
 
 
 def coded(text: str) -> Markup:
-    """The text as HTML, with parts between backticks as ``<code>``."""
+    """Return the text as HTML, with parts between backticks as ``<code>``."""
     parts = text.split("`")
-    if len(parts) % 2 == 0:  # the backticks are not in pairs
+    if len(parts) % 2 == 0:  # the backticks are not in pairs, so leave them as they are
         return escape(text)
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if n % 2 else escape(part) for n, part in enumerate(parts)
@@ -85,12 +87,13 @@ def coded(text: str) -> Markup:
 
 
 def html(request: Request, compressed: bytes, status: int, language: str, secure: bool) -> Response:
-    """The response with a page, compressed if the browser accepts gzip. A language requested by the URL is stored in
-    a cookie.
+    """Return the response with a page, compressed if the browser accepts gzip.
+
+    If the URL requests a language, the response stores it in a cookie.
 
     Args:
         compressed: the page, compressed with gzip.
-        secure: the page is served with TLS.
+        secure: True if the page is served with TLS; the cookie is then sent only with TLS.
     """
     headers = {"vary": "accept-encoding, accept-language, cookie, x-refresh", "content-language": language}
     body = compressed
@@ -120,7 +123,7 @@ def set_cookie(response: Response, name: str, value: str, secure: bool, max_age:
 
 
 def language_of(request: Request) -> str:
-    """The language that the URL requests, else the one in the cookie, else the browser's preferred language."""
+    """Return the language that the URL requests, else the language in the cookie, else the browser's preferred one."""
     for given_language in (request.query_params.get("lang"), request.cookies.get("language")):
         if given_language in LANGUAGES:
             return given_language
@@ -128,7 +131,7 @@ def language_of(request: Request) -> str:
 
 
 def preferred(headers: Headers) -> str:
-    """The supported language with the highest weight in Accept-Language; ``en`` if there is none."""
+    """Return the supported language with the highest weight in Accept-Language; ``en`` if no supported one is there."""
     best, weight = "en", 0.0
     for item in headers.get("accept-language", "")[:200].split(","):
         name, _, more = item.strip().partition(";")

@@ -1,4 +1,4 @@
-"""The page's password: a scrypt hash that needs 16 MB. Checks run one at a time, and their rate is limited."""
+"""The password of the page, stored as a scrypt hash. A check takes 16 MB, so checks run singly at a limited rate."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ N, R, P = 1 << 14, 8, 1  # a check takes 128 * N * R bytes = 16 MB and some 50 m
 SALT_BYTES: Final = 16
 SHORTEST: Final = 10
 LONGEST: Final = 200
-TRIES: Final = 5  # login attempts that an address may make at once
-TRY_EVERY_S: Final = 30.0  # seconds after which the address gets one more attempt
+TRIES: Final = 5  # number of login attempts that an address may make without waiting
+TRY_EVERY_S: Final = 30.0  # an address gets one more attempt after each such period
 MOST_ADDRESSES: Final = 1000
-MOST_WAITING: Final = 4  # logins that may wait for the check in progress
+MOST_WAITING: Final = 4  # number of logins that may wait for the check in progress
 _LINE = re.compile(r"scrypt\$([A-Za-z0-9_-]{22})\$([A-Za-z0-9_-]{43})")
 
 
@@ -42,20 +42,23 @@ def _hash(password: str, salt: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class PasswordHash:
-    """Salt and hash, as one line of a file: ``scrypt$SALT$HASH``."""
+    """Salt and hash of the password. A file stores them as one line: ``scrypt$SALT$HASH``."""
 
     salt: bytes
     digest: bytes
 
     @classmethod
     def of(cls, password: str) -> PasswordHash:
-        """The hash of a new password, with a new salt."""
+        """Return the hash of a new password, with a new salt."""
         salt = secrets.token_bytes(SALT_BYTES)
         return cls(salt, _hash(password, salt))
 
     @classmethod
     def parse(cls, data: bytes, where: str) -> PasswordHash:
-        """Parse the line of a file. Raises ConfigError. Its text never shows the line, which may be a password."""
+        """Parse the line of a file.
+
+        Raises ConfigError, whose text never shows the line, because it may be a password.
+        """
         match = _LINE.fullmatch(data.decode("ascii", "replace").strip())
         if match is None:
             hint = "`meterhouse web --setup` makes the hash; do not put the password itself there"
@@ -63,16 +66,16 @@ class PasswordHash:
         return cls(_decoded(match[1]), _decoded(match[2]))
 
     def line(self) -> str:
-        """The line to write to the file."""
+        """The hash as a line of the file."""
         return f"scrypt${_encoded(self.salt)}${_encoded(self.digest)}\n"
 
     def matches(self, password: str) -> bool:
-        """Is this the password? The check takes 16 MB and some 50 ms."""
+        """True if this is the password. The check takes 16 MB and some 50 ms."""
         return hmac.compare_digest(_hash(password[: LONGEST + 1], self.salt), self.digest)
 
 
 class TryLater(Exception):
-    """Too many login attempts. The next one is allowed after ``seconds``."""
+    """There were too many login attempts. The next attempt is allowed after ``seconds``."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(seconds)
@@ -84,7 +87,8 @@ class LoginLimiter:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # by address: (tokens, last attempt)
+        # address -> (number of tokens, time of the last attempt)
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, client: str) -> None:
         """Count a login attempt. Raises TryLater if the address has made too many."""
@@ -99,12 +103,12 @@ class LoginLimiter:
             raise TryLater((1 - tokens) * TRY_EVERY_S)
 
     def forget(self, client: str) -> None:
-        """Forget the attempts of an address, after the right password."""
+        """Forget the attempts of an address. Called after a login with the right password."""
         self._buckets.pop(_guesser(client), None)
 
 
 def network_of(client: str) -> str:
-    """The unit that counts as one client: an IPv4 address, or an IPv6 /64 network."""
+    """Return what counts as one client: an IPv4 address, or the /64 network of an IPv6 address."""
     try:
         found = ip_address(client.partition("%")[0])
     except ValueError:
@@ -113,8 +117,10 @@ def network_of(client: str) -> str:
 
 
 def _guesser(client: str) -> str:
-    """The key under which login attempts are counted. All loopback addresses share one, as any local account may use
-    any address of 127.0.0.0/8."""
+    """Return the key under which the login attempts of a client are counted.
+
+    All loopback addresses share one key, because any local account may use any address of 127.0.0.0/8.
+    """
     try:
         return "loopback" if ip_address(client).is_loopback else network_of(client)
     except ValueError:
@@ -129,10 +135,10 @@ class PasswordChecker:
         self._lock, self._waiting = asyncio.Lock(), 0
 
     def known_browser(self) -> str:
-        """A token for a browser that has logged in. With it, login attempts of the browser are counted separately
-        from those of its address.
+        """A token for a browser that has logged in.
 
-        The token is valid until the password changes, even after a restart.
+        Login attempts of a browser with this token are counted separately from other attempts from its address. The
+        token is valid until the password changes, even after a restart.
         """
         name = secrets.token_urlsafe(16)
         return f"{name}.{self._signed(name)}"
@@ -146,7 +152,7 @@ class PasswordChecker:
         return f"browser {name}" if good else client
 
     async def check(self, client: str, password: str, token: str = "") -> bool:
-        """Is this the password? ``token``: from ``known_browser``; "" if the browser has none. Raises TryLater."""
+        """True if this is the password. ``token``: the browser's ``known_browser`` token, or "". Raises TryLater."""
         client = self._counted_as(client, token)
         self._limiter.take(client)
         if self._waiting >= MOST_WAITING:
@@ -167,14 +173,17 @@ MOST_SESSIONS: Final = 100
 
 
 class Sessions:
-    """The login sessions, in memory only: they end with the process. Only the hash of each token is kept."""
+    """The login sessions. They are only in memory, so they end with the process.
+
+    Only the hash of each token is kept.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._ends: OrderedDict[bytes, float] = OrderedDict()
 
     def begin(self) -> str:
-        """Start a session and return its token. If there are too many sessions, the oldest ends."""
+        """Start a session and return its token. If there are too many sessions, the oldest session ends."""
         token = secrets.token_urlsafe(32)
         self._ends[self._key(token)] = self._clock() + SESSION_S
         while len(self._ends) > MOST_SESSIONS:
@@ -182,7 +191,7 @@ class Sessions:
         return token
 
     def valid(self, token: str) -> bool:
-        """Is there a session with this token that has not expired?"""
+        """True if this is the token of a session that has not expired."""
         ends = self._ends.get(self._key(token))
         if ends is None:
             return False
@@ -192,7 +201,7 @@ class Sessions:
         return True
 
     def end(self, token: str) -> None:
-        """End the session of a token."""
+        """End the session with this token."""
         self._ends.pop(self._key(token), None)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Renders templates to HTML. Every inserted text is escaped: names of devices, lines and errors may contain markup."""
+"""Renders templates to HTML. Every inserted text is escaped, because names and error texts may contain markup."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ REFRESH_MS: Final = 2000
 
 @lru_cache(maxsize=4096)
 def point_title(point: str, language: str) -> str:
-    """The title of a point from the vocabulary, in a language; "" if the vocabulary lacks the point. The first call
-    loads the vocabulary."""
+    """Return the title of a point from the vocabulary, in a language; "" if the vocabulary lacks the point.
+
+    The first call loads the vocabulary.
+    """
     from drivers.profile import vocabulary
 
     entry = vocabulary().find(point)
@@ -28,13 +30,16 @@ def point_title(point: str, language: str) -> str:
 
 
 def short_title(point: str, language: str) -> str:
-    """The title of a point without its remark about signs, or its name if the vocabulary lacks it."""
+    """Return the title of a point without its remark about signs.
+
+    If the vocabulary lacks the point, return its name.
+    """
     title = point_title(point, language)
     return clean_text(title.partition("（")[0].partition(", ")[0], 80) or clean_text(point, 80)
 
 
 def in_language(error: GatewayError, language: str) -> str:
-    """The text of an error, `WHERE: WHAT. WHAT TO DO`, in a language and without control characters."""
+    """Return the text of an error, `WHERE: WHAT. WHAT TO DO`, in a language and without control characters."""
     if language == "zh":
         from agent.cli.chinese import describe
 
@@ -46,8 +51,9 @@ class Renderer:
     """Makes the text of pages.
 
     Args:
-        tags: the hash of each static file by name. It is part of the URL, so that browsers reload a changed file.
-        password: the page has a login, so it shows a button to log out.
+        tags: the hash of each static file by name. The hash is part of the file's URL, so that browsers reload a
+            changed file.
+        password: True if the page has a login. The page then shows a button to log out.
     """
 
     def __init__(self, tags: Mapping[str, str], password: bool) -> None:
@@ -58,10 +64,10 @@ class Renderer:
         self, template: str, language: str, url: URL, fragment: bool, moment: Moment, facts: Mapping[str, Any],
         silent: bool = False, as_of: str = "",
     ) -> str:  # fmt: skip
-        """The whole page as HTML; with ``fragment`` only the content of its <main>.
+        """Return the whole page as HTML; if ``fragment`` is True, only the content of its <main>.
 
         Args:
-            silent: the agent did not answer, so the page shows an earlier answer.
+            silent: True if the agent did not answer, so that the page shows an earlier answer.
             as_of: a sentence that says how old the data are; "" for none.
         """
 
@@ -69,7 +75,7 @@ class Renderer:
             return label(key, language, **values)
 
         snapshot, notice = moment.snapshot, moment.notice
-        if notice in ("", "hangs"):  # on now.html, a finding tells already that the agent hangs
+        if notice in ("", "hangs"):  # on now.html, a finding already says that the agent hangs
             notice = "silent" if silent else "" if template == "now.html" else notice
         return self._templates.get_template(template).render(
             t=t,

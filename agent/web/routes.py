@@ -1,4 +1,4 @@
-"""The routes of the page: a handler for each kind of request."""
+"""The routes of the page. Each kind of request has a handler."""
 
 from __future__ import annotations
 
@@ -49,12 +49,14 @@ from drivers.model import ConfigError, GatewayError, UsageError, clean_text
 
 log = logging.getLogger("meterhouse.web")
 T = TypeVar("T")
-ASKERS: Final = 6  # threads that wait for answers of the agent
-LONGEST_S: Final = 30.0  # how long a viewer waits for an answer of the agent; a later answer is still kept
-BODY_S: Final = 10.0  # how long the body of a login request may take to arrive
-OF_THE_AGENT: Final = ("day.html", "figures.html", "source.html", "pack.html")  # pages with answers of the agent
-LIVE: Final = ("frames.html", "source.html")  # pages with live data that are not rendered by ``live_page``
-KEPT_PAGES: Final = 48  # rendered live pages that are kept for other viewers
+ASKERS: Final = 6  # number of threads that wait for answers of the agent
+# a viewer waits this long for an answer of the agent; a later answer is still kept for other viewers
+LONGEST_S: Final = 30.0
+BODY_S: Final = 10.0  # the body of a login request must arrive within this time
+# templates that show answers of the agent
+OF_THE_AGENT: Final = ("day.html", "figures.html", "source.html", "pack.html")
+LIVE: Final = ("frames.html", "source.html")  # templates with live data that are not rendered by ``live_page``
+KEPT_PAGES: Final = 48  # number of rendered live pages that are kept for other viewers
 NEXT = re.compile(r"/(?![/\\])[A-Za-z0-9/_.~%?&=:+-]{0,500}\Z")
 
 
@@ -72,7 +74,7 @@ def settings_of(
         if runtime_dir is None or config_file.exists():
             raise
         found = PageConfig(WebConfig(), "UTC", runtime_dir)
-    if runtime_dir is not None:  # forget the file: the directory may belong to another agent
+    if runtime_dir is not None:  # ignore the file, because the directory may belong to another agent
         found = replace(found, file=None)
     if listen is None:
         return found
@@ -89,7 +91,7 @@ def settings_of(
 
 
 class Page:
-    """The handlers and their shared state."""
+    """The request handlers and the state that they share."""
 
     def __init__(self, config: PageConfig, access: Access, checker: PasswordChecker | None, data: SiteData) -> None:
         self.config, self.access, self.checker = config, access, checker
@@ -100,19 +102,20 @@ class Page:
         self.static = static_files()
         self.renderer = Renderer({name: one.tag for name, one in self.static.items()}, access.password)
         self.askers = ThreadPoolExecutor(ASKERS, "question")
-        self._asked: dict[tuple[Any, ...], asyncio.Future[Any]] = {}  # queries in progress
-        self._frames: dict[str, tuple[tuple[int, str, str], dict[str, Any]]] = {}  # by line: (key of the view, view)
+        self._asked: dict[tuple[Any, ...], asyncio.Future[Any]] = {}  # the queries in progress, by their arguments
+        # line -> (key of the view, view); a view with an old key is replaced
+        self._frames: dict[str, tuple[tuple[int, str, str], dict[str, Any]]] = {}
         self._kept: OrderedDict[tuple[str, str, bool, int], bytes] = OrderedDict()
 
-    # --- for all pages
+    # --- rendering of all pages
 
     def render(
         self, request: Request, template: str, status: int = 200, answer: Mapping[str, Any] | None = None, **facts: Any
     ) -> Response:
-        """The response with a page in the viewer's language; a refresh gets only the content of <main>.
+        """Return the response with a page in the viewer's language. A refresh gets only the content of <main>.
 
         Args:
-            answer: the agent's answer that the page shows; the page states its age. None if it shows no answer.
+            answer: the answer of the agent that the page shows with its age; None if the page shows no answer.
         """
         language = language_of(request)
         fragment = bool(request.headers.get("x-refresh"))
@@ -125,13 +128,16 @@ class Page:
         return html(request, gzip.compress(text.encode(), 1, mtime=0), status, language, self.access.tls)
 
     def _answer_as_of(self, answer: Mapping[str, Any], moment: Moment, silent: bool, language: str) -> str:
-        """A text with the age of an answer. "" for a closed period if the agent answers: such an answer is final."""
+        """Return a text with the age of an answer.
+
+        Returns "" for a closed period if the agent answers, because an answer about a closed period is final.
+        """
         if answer.get("closed", True) and not (silent or moment.stopped):
             return ""
         return self._as_of(time.time(), self.data.age_s(answer), language)
 
     def _as_of(self, now: float, age_s: float, language: str) -> str:
-        """A text with the time and the age of the data. The time stays true on a page that is left open or paused."""
+        """Return a text with the time and the age of the data. The time stays true on a page that is left open."""
         age_s = min(max(age_s, 0.0), now)
         at = datetime.fromtimestamp(now - age_s, ZoneInfo(self.config.timezone))
         return label("as_of.time", language, time=f"{at:%Y-%m-%d %H:%M:%S}", age=show_age(age_s, language))
@@ -139,7 +145,7 @@ class Page:
     async def live_page(
         self, request: Request, template: str, view: Callable[[Moment, str], dict[str, Any]]
     ) -> Response:
-        """The response with a page of live values. The page is rendered once for all viewers."""
+        """Return the response with a page of live values. The page is rendered once for all viewers."""
         moment, language = await self.live.now(), language_of(request)
         fragment = bool(request.headers.get("x-refresh"))
         key = (str(request.url.path), language, fragment, moment.number)
@@ -158,13 +164,13 @@ class Page:
     # --- pages
 
     async def now(self, request: Request) -> Response:
-        """The first page: findings, devices, lines, destinations."""
+        """Return the first page, with findings, devices, lines and destinations."""
         return await self.live_page(
             request, "now.html", lambda moment, lang: now_view(moment, lang, self.live.labels, self.certificate_ends)
         )
 
     async def device(self, request: Request) -> Response:
-        """The page with all points of a device."""
+        """Return the page with all points of a device."""
         name = request.path_params["device"]
         moment = await self.live.now()
         if name not in moment.snapshot.get("devices", {}):
@@ -174,7 +180,7 @@ class Page:
         )
 
     def _unknown(self, request: Request, moment: Moment) -> Response:
-        """The response for an unknown device or line: 404, or 503 if no agent has been seen since the page started."""
+        """Return the response for an unknown device or line: 404, or 503 if no agent ran since the page started."""
         if moment.snapshot or moment.error is None:
             raise HTTPException(404)
         return self.render(request, "error.html", 503, text=in_language(moment.error, language_of(request)))
@@ -191,7 +197,7 @@ class Page:
         return self.render(request, "error.html", text=label("frames.none", language_of(request)))
 
     async def frames(self, request: Request) -> Response:
-        """The page with the last frames of a line."""
+        """Return the page with the last frames of a line."""
         moment, name = await self.live.now(), request.path_params["line"]
         if name not in moment.snapshot.get("lines", {}):
             return self._unknown(request, moment)
@@ -205,7 +211,7 @@ class Page:
     # --- pages that need a query to the agent: days, figures, sources of values, packs
 
     async def day(self, request: Request) -> Response:
-        """The page of a day, of the site or of a device."""
+        """Return the page of a day, for the site or for one device."""
         moment, language, query = await self.live.now(), language_of(request), request.query_params
         device, text = query.get("device", "")[:80], query.get("date", "")
         wanted = day_of(text) if text else None
@@ -256,8 +262,10 @@ class Page:
         return page(view, shown_day, answer)
 
     async def _ask(self, question: Callable[..., T], *what: Any) -> T:
-        """Query the agent in a separate thread pool, so that live pages do not wait for it. Viewers with the same
-        question share one query."""
+        """Query the agent in a separate thread pool, so that live pages do not wait for the agent.
+
+        Viewers with the same question share one query.
+        """
         key = (question.__name__, *what)
         asked: asyncio.Future[T] | None = self._asked.get(key)
         if asked is None:
@@ -278,8 +286,10 @@ class Page:
             asked.exception()
 
     async def _days(self) -> tuple[list[str], str]:
-        """Return (days with intervals, today). If the agent does not answer, the list is empty; kept answers about
-        days can still be shown."""
+        """Return (days with intervals, today).
+
+        If the agent does not answer, the list is empty; kept answers about days can still be shown.
+        """
         try:
             found = await self._ask(self.data.days)
         except GatewayError:
@@ -289,12 +299,15 @@ class Page:
     def _why_nothing(
         self, moment: Moment, shown_day: date | None, days: list[str], today: str, language: str, of: str = "day"
     ) -> str:
-        """As ``day_view.why_nothing``, but "" if the agent does not answer: the list of days is then not reliable."""
+        """Return the text of ``day_view.why_nothing``.
+
+        Returns "" if the agent does not answer: ``days`` is then unreliable.
+        """
         unknown = moment.stopped or self.data.silence is not None
         return "" if unknown else why_nothing(shown_day, days, today, language, of)
 
     async def figures(self, request: Request) -> Response:
-        """The page with the park's figures of a period."""
+        """Return the page with the park's figures of a period."""
         query, language = request.query_params, language_of(request)
         period, text = PERIODS.get(query.get("period", "day")), query.get("date", "")
         wanted = day_of(text) if text else None
@@ -303,7 +316,7 @@ class Page:
         if text and wanted is None:
             return self._no_date(request, text)
         days, today = await self._days()
-        moment = await self.live.now()  # tells whether the agent runs
+        moment = await self.live.now()  # this state tells whether the agent runs
         if wanted is not None and not _is_within(wanted, {"day": 10, "month": 7}.get(period, 4), days, today):
             nothing = no_figures(wanted, period, days[0], today)
             why = self._why_nothing(moment, wanted, days, today, language, "period")
@@ -317,7 +330,7 @@ class Page:
         )
 
     async def source(self, request: Request) -> Response:
-        """The page that shows where a point's values come from."""
+        """Return the page that shows where a point's values come from."""
         moment, language = await self.live.now(), language_of(request)
         device, point = request.path_params["device"], request.path_params["point"]
         found = [one for one in moment.points.get(device, ()) if one.point.name == point]
@@ -342,7 +355,7 @@ class Page:
         )
 
     async def pack(self, request: Request) -> Response:
-        """The page with a pack as it was signed."""
+        """Return the page with a pack as it was signed."""
         device, seq = request.path_params["device"], request.path_params["seq"]
         if not 0 < seq < 1 << 53:
             raise HTTPException(404)
@@ -365,7 +378,7 @@ class Page:
     # --- login
 
     async def login(self, request: Request) -> Response:
-        """The login form and its result."""
+        """Return the login form, or check the password that was entered in it."""
         target = request.query_params.get("next", "/")
         target = target if NEXT.match(target) else "/"
         if self.checker is None:
@@ -404,45 +417,49 @@ class Page:
     # --- files and errors
 
     async def file(self, request: Request) -> Response:
-        """A static file."""
+        """Return a static file."""
         return static_answer(self.static, request)
 
     async def http_error(self, request: Request, error: Exception) -> Response:
-        """The page for an unknown URL or an invalid request."""
+        """Return the page for an unknown URL or an invalid request."""
         await self.live.now()
         status, text = missing(request, error, label)
         return self.render(request, "error.html", status, text=text)
 
     async def gateway_error(self, request: Request, error: Exception) -> Response:
-        """The page for an error of the agent: it does not answer, or it refuses a query."""
+        """Return the page for an error of the agent, which does not answer or refuses a query."""
         assert isinstance(error, GatewayError)
         await self.live.now()
         text = in_language(error, language_of(request))
         return self.render(request, "error.html", 400 if isinstance(error, UsageError) else 503, text=text)
 
     async def bug(self, request: Request, error: Exception) -> Response:
-        """An internal error: details go to the log, the viewer gets one sentence."""
+        """Return the page for an internal error. It has one sentence for the viewer; the details go to the log."""
         log.error("%s: internal error", request.url.path, exc_info=error)
         return Response("internal error; the log of meterhouse-web has the details\n", 500, media_type="text/plain")
 
 
 def _silent(moment: Moment, before_s: float) -> Mapping[str, Silence]:
-    """The silent devices (``agent.cli.findings.silent_devices``); none if the agent does not run, as its states are
-    outdated."""
+    """Return the silent devices (see ``agent.cli.findings.silent_devices``).
+
+    Returns none if the agent does not run, because the states in its snapshot are outdated.
+    """
     return {} if moment.stopped else silent_devices(moment.snapshot, before_s)
 
 
 def _unless_today(wanted: date | None, days: Sequence[str], today: str) -> date | None:
-    """``wanted``, or None if it is today: then queries with and without today's date are the same.
+    """Return None if ``wanted`` is today, so that queries with and without today's date are the same; else ``wanted``.
 
-    If ``days`` is empty, the agent did not answer, and ``today`` comes from our own clock, which may be wrong. Then
-    ``wanted`` stays unchanged.
+    If ``days`` is empty, the agent did not answer, and ``today`` comes from this process's clock, which may be wrong.
+    ``wanted`` is then returned unchanged.
     """
     return None if days and str(wanted) == today else wanted
 
 
 def _is_within(wanted: date, digits: int, days: Sequence[str], today: str) -> bool:
-    """May the period contain intervals? If not, the agent is not queried: a client could request any number of dates.
+    """True if the period can contain intervals. If False, the agent is not queried.
+
+    Without this check, a client could cause any number of queries with dates that have no data.
 
     Args:
         digits: length of the period's ISO date: 10 for a day, 7 for a month, 4 for a year.
@@ -451,7 +468,7 @@ def _is_within(wanted: date, digits: int, days: Sequence[str], today: str) -> bo
 
 
 def make_app(config: PageConfig, data: SiteData | None = None) -> ASGIApp:
-    """The page as an ASGI application. Raises ConfigError for an invalid password file."""
+    """Return the page as an ASGI application. Raises ConfigError for an invalid password file."""
     import os
 
     from agent.web.server import certificate_facts

@@ -1,4 +1,7 @@
-"""Serves the page: one socket, TLS where it is configured, and limits on slow or numerous clients."""
+"""Serves the page on one socket, with TLS if it is configured.
+
+Limits clients that are slow or open many connections.
+"""
 
 from __future__ import annotations
 
@@ -23,23 +26,27 @@ from agent.config import WebConfig
 from agent.web.password import network_of
 from drivers.model import ConfigError, GatewayError
 
-# most connections of one address: a whole office may share it, and each browser opens up to six and keeps one open
+# Limit of connections from one address. A whole office can share an address; each of its browsers opens up to six
+# connections and keeps one open.
 MOST_OF_ONE_ADDRESS: Final = 80
-MOST_ENDING: Final = 16  # connections that may be closing at a time, to make room for new ones
-MOST_OF_ALL: Final = 400  # connections in total, also those without a TLS handshake; below the limit of open files
-REQUEST_S: Final = 10.0  # how long a whole request may take to arrive
+MOST_ENDING: Final = 16  # limit of connections that are being closed at one time to make room for new ones
+# limit of all connections, also before their TLS handshake; it is below the limit of open files
+MOST_OF_ALL: Final = 400
+REQUEST_S: Final = 10.0  # a whole request must arrive within this time
 KEEP_ALIVE_S: Final = 15
 LARGEST_HEAD: Final = 16 << 10
-TLS_BUFFER: Final = 16 << 10  # per connection: one TLS record; asyncio allocates 256 KiB before the first byte arrives
+# buffer of a connection, for one TLS record; asyncio would allocate 256 KiB before the first byte arrives
+TLS_BUFFER: Final = 16 << 10
 
 
 class CountedSocket(socket.socket):
-    """A connection that is counted from its accept to its close, even while its TLS handshake has not begun."""
+    """A connection that is counted from its accept to its close, even before its TLS handshake begins."""
 
     listener: BoundedListener | None = None
     client = ""
-    served: Callable[[], bool] | None = None  # tells whether a request is being served; None without an HTTP protocol
-    ending = False  # it is being closed to make room
+    # returns True while a request is being served; None until the connection has an HTTP protocol
+    served: Callable[[], bool] | None = None
+    ending = False  # True: the connection is being closed to make room
 
     def close(self) -> None:
         """Close the connection and stop counting it."""
@@ -53,19 +60,23 @@ class BoundedListener(socket.socket):
     """A listening socket that bounds the connections of each address, and of all addresses.
 
     At a bound, the connection that has been idle for longest is closed to make room. If no connection is idle, the new
-    one is closed. Behind one address there may be many people (a tunnel, a router): one of them must not lock out the
-    others with idle connections.
+    connection is closed. Many people can share one address, behind a tunnel or a router, and one of them must not lock
+    out the others with idle connections.
     """
 
     def __init__(self, family: socket.AddressFamily) -> None:
         super().__init__(family, socket.SOCK_STREAM)
-        self._of: dict[str, OrderedDict[CountedSocket, None]] = {}  # by client; the connection used last is at the end
+        # client -> its connections; the connection used last is at the end
+        self._of: dict[str, OrderedDict[CountedSocket, None]] = {}
         self._count = 0
-        self._ending = 0  # connections that are being closed to make room
+        self._ending = 0  # number of connections that are being closed to make room
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Accept a connection. Raises ConnectionAbortedError if there is no room for it: the loop then accepts the
-        next one."""
+        """Accept a connection.
+
+        Raises ConnectionAbortedError if there is no room for the connection. The loop then accepts the next
+        connection.
+        """
         if self._ending >= MOST_ENDING:
             raise BlockingIOError  # the loop first closes these connections, then accepts again
         fd, address = self._accept()  # type: ignore[attr-defined]
@@ -80,7 +91,7 @@ class BoundedListener(socket.socket):
         return made, address
 
     def used(self, one: CountedSocket) -> None:
-        """Note that the connection serves a request, so that it is the last one to be closed when room is needed."""
+        """Record that the connection serves a request now, so that it is the last to be closed when room is needed."""
         if one in self._of.get(one.client, ()):
             self._of[one.client].move_to_end(one)
 
@@ -92,10 +103,10 @@ class BoundedListener(socket.socket):
             self._remove(one)
 
     def _has_room(self, client: str) -> bool:
-        """True if there is room for another connection of a client, if necessary after closing an idle one.
+        """True if there is room for another connection of a client. If necessary, an idle connection is closed first.
 
-        If the client has too many, one of its own is closed; if there are too many in total, one of the client with
-        the most.
+        If the client has too many connections, one of them is closed. If there are too many in total, the client with
+        the most connections loses one.
         """
         if len(self._of.get(client, ())) >= MOST_OF_ONE_ADDRESS:
             return self._end_idle(client)
@@ -109,8 +120,9 @@ class BoundedListener(socket.socket):
                 self._remove(one)
                 one.ending = True
                 self._ending += 1
-                with contextlib.suppress(OSError):  # the client has closed it already
-                    one.shutdown(socket.SHUT_RDWR)  # its transport sees the end of the stream and closes the socket
+                with contextlib.suppress(OSError):  # the client has closed the connection already
+                    # the transport then sees the end of the stream and closes the socket
+                    one.shutdown(socket.SHUT_RDWR)
                 return True
         return False
 
@@ -123,7 +135,7 @@ class BoundedListener(socket.socket):
 
 
 class BoundedTls(sslproto.SSLProtocol):
-    """TLS of one connection, with a small buffer that is freed as soon as the connection ends.
+    """The TLS layer of one connection, with a small buffer that is freed as soon as the connection ends.
 
     asyncio's own buffer has 256 KiB. After a failed handshake, a reference cycle of the exception and its traceback
     holds the buffer until the garbage collector runs, so that idle connections alone could fill the memory.
@@ -145,14 +157,18 @@ class BoundedTls(sslproto.SSLProtocol):
             failed.__traceback__ = None
 
     def _wakeup_waiter(self, exc: BaseException | None = None) -> None:
-        """Wake the accepting server without the exception: after a failed handshake the connection is closed already,
-        and the server has nothing to do."""
+        """Wake the accepting server without the exception.
+
+        After a failed handshake the connection is closed already, so the server has nothing to do.
+        """
         super()._wakeup_waiter()
 
 
 class PageLoop(asyncio.SelectorEventLoop):
-    """An event loop whose servers bound the time and the memory of a TLS handshake. asyncio's own time limit is a
-    minute."""
+    """An event loop whose servers bound the time and the memory of a TLS handshake.
+
+    asyncio's own time limit is a minute.
+    """
 
     def _make_ssl_transport(
         self, rawsock: socket.socket, protocol: Any, sslcontext: ssl.SSLContext, waiter: Any = None, *,
@@ -167,15 +183,17 @@ class PageLoop(asyncio.SelectorEventLoop):
         return tls._app_transport
 
     async def create_server(self, *args: Any, **more: Any) -> asyncio.Server:
-        """As the base class, with ``REQUEST_S`` as the limit for a TLS handshake."""
+        """Create a server as the base class does, with ``REQUEST_S`` as the time limit of a TLS handshake."""
         if more.get("ssl") is not None:
             more.setdefault("ssl_handshake_timeout", REQUEST_S)
         return await super().create_server(*args, **more)
 
 
 class BoundedConnection(H11Protocol):
-    """A connection that must send a whole request within ``REQUEST_S``. uvicorn itself waits forever for the first
-    request."""
+    """A connection on which a whole request must arrive within ``REQUEST_S``.
+
+    uvicorn itself waits forever for the first request.
+    """
 
     _waits: asyncio.TimerHandle | None = None
     _socket: object = None
@@ -189,7 +207,7 @@ class BoundedConnection(H11Protocol):
         self._expect()
 
     def data_received(self, data: bytes) -> None:
-        """Start the time limit of a later request at its first byte."""
+        """Start the time limit of each request after the first one when its first byte arrives."""
         super().data_received(data)
         if self._is_served() and isinstance(self._socket, CountedSocket) and self._socket.listener is not None:
             self._socket.listener.used(self._socket)
@@ -212,14 +230,17 @@ class BoundedConnection(H11Protocol):
 
     def _too_slow(self) -> None:
         self._waits = None
-        idle = self.timeout_keep_alive_task is not None  # between two requests, where uvicorn's own time limit applies
+        # True between two requests, where uvicorn's own time limit applies
+        idle = self.timeout_keep_alive_task is not None
         if not self._is_served() and not idle and not self.transport.is_closing():
             self.transport.abort()
 
 
 class PageServer(uvicorn.Server):
-    """A server that ends on SIGTERM or SIGINT like all our commands. uvicorn would raise the signal again after its
-    end."""
+    """A server that ends on SIGTERM or SIGINT like all our commands.
+
+    uvicorn's own server would raise the signal again after it has ended.
+    """
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -262,7 +283,7 @@ def open_socket(web: WebConfig, setting: str = "[web] listen") -> socket.socket:
 
 
 def tls_context(web: WebConfig) -> ssl.SSLContext | None:
-    """A TLS context (1.2 or newer) with the configured certificate; None if none is configured. Raises ConfigError."""
+    """Return a context for TLS 1.2 or newer with the configured certificate; None without one. Raises ConfigError."""
     if web.certificate is None or web.key is None:
         return None
     certificate, key = web.certificate.path(os.environ), web.key.path(os.environ)
@@ -288,8 +309,10 @@ def _no_passphrase() -> str:
 
 
 def certificate_facts(web: WebConfig) -> tuple[list[str], float | None]:
-    """Return (DNS names in the certificate, end of its validity in UTC seconds). The end is None, and the list empty,
-    if there is no certificate or it cannot be parsed."""
+    """Return (DNS names in the certificate, end of its validity in UTC seconds).
+
+    Returns an empty list and None if there is no certificate, or if it cannot be parsed.
+    """
     if web.certificate is None:
         return [], None
     from cryptography import x509
@@ -307,7 +330,7 @@ def certificate_facts(web: WebConfig) -> tuple[list[str], float | None]:
 
 def serve(app: ASGIApp, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
     """Serve until SIGTERM or SIGINT."""
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # no log lines for invalid requests of clients
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # invalid requests of clients must not write log lines
     extra: dict[str, Any] = {}
     if tls is not None:
         context = tls

@@ -40,7 +40,7 @@ DAYS: Final = 820  # phone browsers refuse certificates valid for longer than 82
 
 @dataclass(frozen=True, slots=True)
 class MadeCertificate:
-    """Certificate and key as PEM, the certificate's SHA-256 in the form that browsers show, and its end of validity."""
+    """A certificate and its key as PEM, with the certificate's SHA-256 as browsers show it, and its end of validity."""
 
     certificate: bytes
     key: bytes
@@ -65,7 +65,7 @@ def make_certificate(names: Iterable[str], now: datetime) -> MadeCertificate:
         .issuer_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))  # the phone's clock may be behind
+        .not_valid_before(now - timedelta(days=1))  # the clock of the phone that opens the page may be slow
         .not_valid_after(ends)
         .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -90,11 +90,14 @@ def _general_name(name: str) -> GeneralName:
 
 
 def own_names(host: str, more: Sequence[str]) -> list[str]:
-    """Names for the certificate, without duplicates: the known names and addresses of this machine, ``host`` and
-    ``more``. Raises UsageError for an invalid name."""
+    """Return the names for the certificate, without duplicates.
+
+    These are the known names and addresses of this machine, ``host`` and ``more``. Raises UsageError for an invalid
+    name.
+    """
     name = socket.gethostname()
     found = [name, f"{name}.local", "localhost", "127.0.0.1", "::1"]
-    with contextlib.suppress(OSError):  # a machine that cannot resolve its own name
+    with contextlib.suppress(OSError):  # some machines cannot resolve their own name
         found += [str(info[4][0]).partition("%")[0] for info in socket.getaddrinfo(name, None)]
     found += [] if ipaddress.ip_address(host).is_unspecified else [host]
     for one in more:
@@ -107,7 +110,7 @@ def own_names(host: str, more: Sequence[str]) -> list[str]:
 
 
 def password_of(value: object) -> str:
-    """The value, if it is a valid password. Raises InvalidValue if it is too short or too long."""
+    """Return the value if it is a valid password. Raises InvalidValue if it is too short or too long."""
     if not isinstance(value, str) or not SHORTEST <= len(value) <= LONGEST:
         raise InvalidValue("the password is too short or too long", f"Use {SHORTEST} to {LONGEST} characters")
     return value
@@ -140,7 +143,7 @@ def set_up(
 ) -> None:
     """Create certificate, key and password hash, and write ``conf.d/web.toml``. Raises GatewayError.
 
-    The address of an earlier setup stays unless ``listen`` is given; names in its certificate always stay.
+    The address of an earlier setup is kept if ``listen`` is None. The names in the earlier certificate are always kept.
     """
     target = config_file.parent / "conf.d" / "web.toml"
     wanted = given("--listen", listen_address, listen) if listen is not None else None
@@ -194,8 +197,10 @@ def _refuse_double(config_file: Path, target: Path) -> None:
 
 
 def _earlier(target: Path) -> dict[str, str]:
-    """The string values of [web] in the file that an earlier --setup wrote; empty if there is no such file. Raises
-    GatewayError."""
+    """Return the string values of [web] in the file that an earlier --setup wrote; empty if there is no such file.
+
+    Raises GatewayError.
+    """
     import tomllib
 
     hint = "Correct this file, or remove this file to begin anew"
@@ -216,12 +221,12 @@ def _earlier(target: Path) -> dict[str, str]:
 
 
 def _earlier_names(earlier: Mapping[str, str], folder: Path, place: Path) -> list[str]:
-    """Names and addresses in the earlier certificate; an empty list if it cannot be read.
+    """Return the names and addresses in the earlier certificate; an empty list if the certificate cannot be read.
 
     Args:
         earlier: the result of ``_earlier``.
-        folder: the folder to which a relative ``certificate_file`` refers.
-        place: the file to read if ``earlier`` names no certificate.
+        folder: a relative ``certificate_file`` is relative to this folder.
+        place: the certificate file that is read if ``earlier`` names none.
     """
     from cryptography import x509
 
@@ -238,7 +243,7 @@ def _earlier_names(earlier: Mapping[str, str], folder: Path, place: Path) -> lis
 
 
 def _show_earlier(before: str, listen: str, names: Sequence[str]) -> None:
-    """Print, before the confirmation, which earlier settings are kept and which change."""
+    """Print which earlier settings are kept and which change. The user sees this before the confirmation."""
     if before and listen_address(before) == listen_address(listen):
         click.echo(say(f"--setup will keep the address {listen}"), err=True)
     elif before:

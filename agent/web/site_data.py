@@ -1,12 +1,12 @@
-"""Days, figures, births and packs of the running agent for the page. Answers are kept, so that more viewers do not
-mean more queries.
+"""Gets days, figures, births and packs from the running agent for the page.
 
-A closed day, month or year is queried once. If the agent reports that a day was corrected, the answers that depend on
-it are queried again. The current day is queried at most once a minute, an open month or year once a quarter of an
-hour; if nothing has changed, the agent answers in a few milliseconds. Live values come from ring and snapshot instead.
+Answers are kept, so that more viewers do not cause more queries. A closed day, month or year is queried once. If the
+agent reports that a day was corrected, the answers that depend on this day are queried again. The current day is
+queried at most once a minute, an open month or year at most once in 15 minutes. If nothing has changed, the agent
+answers in a few milliseconds. Live values are not queried; they come from ring and snapshot.
 
-If the agent hangs, one query waits a few seconds. Until the agent answers again, all other queries get the kept answer
-or the error at once.
+If the agent hangs, one query waits a few seconds. Until the agent answers again, all other queries return the kept
+answer or raise the error at once.
 """
 
 from __future__ import annotations
@@ -33,21 +33,23 @@ from drivers.model import GatewayError, UsageError
 PeriodName = Literal["day", "month", "year", "rolling"]
 Ask = Callable[..., dict[str, Any]]
 
-OPEN_S: Final = 60.0  # longest age of an answer about today
-LONG_S: Final = 900.0  # longest age of an answer about an open month or year: the agent writes intervals this often
-ERROR_S: Final = 5.0  # the same query gets the same error for this long, without another query to the agent
-PATIENCE_S: Final = 5.0  # longest wait without a sign of life; a working agent sends one every second
-MOST_BYTES: Final = 16 << 20  # size of all kept answers as JSON
+OPEN_S: Final = 60.0  # an answer about today is used until this age
+# an answer about an open month or year is used until this age, because the agent writes intervals this often
+LONG_S: Final = 900.0
+ERROR_S: Final = 5.0  # for this long after an error, the same query raises it again without asking the agent
+PATIENCE_S: Final = 5.0  # longest wait without a sign of life from the agent; a working agent sends one every second
+MOST_BYTES: Final = 16 << 20  # limit of all kept answers together, as JSON
 LARGEST_BYTES: Final = 1 << 20  # a larger answer is not kept
-AT_ONCE: Final = 2  # concurrent queries: the agent accepts only four connections per user
+AT_ONCE: Final = 2  # number of concurrent queries; the agent accepts only four connections per user
 
 Share = Annotated[float, Meta(ge=0, le=1)]
-Missing = dict[str, tuple[Count, Count]]  # by reason: (ms missing, part of these with the whole device missing)
+# reason -> (ms in which at least one point is missing, ms in which the whole device is missing)
+Missing = dict[str, tuple[Count, Count]]
 Words = Annotated[list[str], Meta(max_length=32)]
 
 
 class Validity(TypedDict):
-    """Members that say how long an answer is valid. ``unchanged``: the copy that the client has is still valid."""
+    """Members that say how long an answer is valid. ``unchanged``: True if the copy of the client is still valid."""
 
     closed: bool
     stamp: Annotated[str, Meta(max_length=64)]
@@ -69,10 +71,10 @@ class DayList(Validity):
 
 
 class RoleSeries(TypedDict):
-    """A role's amounts. ``rows``: by interval [from, amount, mean, known, estimated, flags].
+    """A role's amounts. ``rows`` has [from, amount, mean, known, estimated, flags] for each interval.
 
-    ``gaps``: by interval [from, device with the most missing data, number of devices with missing data, its gaps as
-    [reason, ms, whole_ms]].
+    ``gaps`` has [from, device with the most missing data, number of devices with missing data, gaps of that device] for
+    each interval. Each of these gaps is [reason, ms, whole_ms], as in ``Missing``.
     """
 
     role: str
@@ -82,7 +84,8 @@ class RoleSeries(TypedDict):
     total: float | None
     known: Share
     rows: list[tuple[Time, float | None, float | None, Share, Share, Words]]
-    gaps: NotRequired[list[tuple[Time, str, Count, list[tuple[str, Count, Count]]]]]  # an older agent does not send it
+    # an older agent does not send this member
+    gaps: NotRequired[list[tuple[Time, str, Count, list[tuple[str, Count, Count]]]]]
 
 
 class Total(TypedDict):
@@ -97,8 +100,11 @@ class Total(TypedDict):
 
 
 class PointSeries(Total):
-    """A point's series. ``rows``: by interval [from, to, amount, mean, low, high, known, flags, first pack, last pack];
-    packs as sequences."""
+    """A point's series.
+
+    ``rows`` has [from, to, amount, mean, low, high, known, flags, first pack, last pack] for each interval. The packs
+    are given by their sequences.
+    """
 
     kind: Literal["counter", "gauge"]
     part: str
@@ -111,7 +117,10 @@ class PointSeries(Total):
 
 
 class DeviceDay(TypedDict):
-    """A device's day. ``gaps``: by interval [from, reason, ms, whole_ms], the last two as in ``Missing``."""
+    """A device's day.
+
+    ``gaps`` has items [from, reason, ms, whole_ms] by interval; ``Missing`` explains ms and whole_ms.
+    """
 
     device: str
     label: str
@@ -129,7 +138,10 @@ _Ends = TypedDict("_Ends", {"from": Time, "to": Time})
 
 
 class SiteDay(Validity, _Ends):
-    """A day of the site, or of one device. ``gaps``: of all devices [from, reason, number of devices, ms, whole_ms]."""
+    """A day of the site, or of one device.
+
+    ``gaps`` has [from, reason, number of devices, ms, whole_ms] of all devices.
+    """
 
     day: str
     timezone: str
@@ -151,28 +163,28 @@ class SignedPack(TypedDict):
 
 @dataclass(slots=True)
 class _Kept:
-    """A kept answer: its JSON, the time of the query, and the first and last day that it depends on.
+    """A kept answer: its JSON, the time of the query, and the first and last day on which it depends.
 
-    ``stale``: the answer must be queried again. It is shown only if that query gets no answer.
+    ``stale``: True if the agent must be queried again. The stale answer is shown only if that query gets no answer.
     """
 
     data: bytes
     asked_s: float
     closed: bool
     stamp: str
-    first: str  # ISO date, as ``last``
+    first: str  # an ISO date, like ``last``
     last: str
     stale: bool = False
 
 
 def ask_agent(runtime_dir: Path, request: Request, take: Callable[[bytes], object]) -> dict[str, Any]:
-    """The answer of the running agent. Raises NoAnswer after PATIENCE_S if it hangs."""
+    """Return the answer of the running agent. Raises NoAnswer after PATIENCE_S if the agent hangs."""
     return ask_running(runtime_dir, request, take, pick_up_s=PATIENCE_S, silence_s=PATIENCE_S)
 
 
 @dataclass(slots=True)
 class _Failed:
-    """An error, and the time until which it is returned without a new query."""
+    """An error, and the time until which it is raised again without a new query."""
 
     error: GatewayError
     until_s: float
@@ -185,9 +197,10 @@ SIGNED: Final = ("birth", "pack")  # queries whose answers do not depend on days
 class SiteData:
     """Answers of the agent of a runtime directory. Every method blocks and may be called from any thread.
 
-    Raises NoAgent if no agent runs, GatewayError if it does not answer, UsageError for an unknown day or device.
-    Earlier answers stay available while no agent runs or answers. At most two queries go to the agent at a time, even
-    if they are the same: a page with many viewers should query once for all (``agent.web.routes.Page``).
+    The methods raise NoAgent if no agent runs, GatewayError if it does not answer, and UsageError for an unknown day or
+    device. Earlier answers stay available while no agent runs or answers. At most two queries go to the agent at a
+    time. Two queries at the same time may be the same, so a caller with many viewers should send each query only once,
+    as ``agent.web.routes.Page`` does.
 
     Args:
         ask: sends a query to the agent; a test can replace it.
@@ -198,31 +211,32 @@ class SiteData:
         self._runtime_dir, self._ask, self._clock = runtime_dir, ask, clock
         self._kept: OrderedDict[Key, _Kept] = OrderedDict()
         self._failed: dict[Key, _Failed] = {}
-        self._silent: _Failed | None = None  # set while the agent does not answer
-        self._trying = False  # one query is finding out whether the agent answers again
+        self._silent: _Failed | None = None  # the error while the agent does not answer; None while it answers
+        self._trying = False  # True while one query finds out whether the agent answers again
         self._size = 0
         self._epoch, self._today = "", ""
         self._change: int | None = None
-        self._lock = threading.Lock()  # protects all of the above; not held while a query waits for its answer
+        # protects all attributes above; it is not held while a query waits for its answer
+        self._lock = threading.Lock()
         self._gate = threading.BoundedSemaphore(AT_ONCE)
 
     @property
     def silence(self) -> GatewayError | None:
-        """The error of the last query if the agent did not answer it; None if it did, or if no agent runs."""
+        """The error of the last query if the agent runs but did not answer it; None otherwise."""
         with self._lock:
             return self._silent.error if self._silent is not None else None
 
     def days(self) -> DayList:
-        """The days that have intervals, and today."""
+        """Return the days that have intervals, and today."""
         found: DayList = self._answer(("days",), lambda known: Days(now_ms=_now_ms(), **known), OPEN_S)
         return found
 
     def day(self, day: date | None = None, device: str = "") -> SiteDay:
-        """A day of the site with the totals of all devices, or of one device with its points and gaps.
+        """Return a day of the site with the totals of all devices, or a day of one device with its points and gaps.
 
         Args:
-            day: None for today.
-            device: "" for the site.
+            day: the day to return; None means today.
+            device: name of the device; "" means the site.
         """
         text = self._text(day)
         streams = [device] if device else []
@@ -234,7 +248,10 @@ class SiteData:
         return found
 
     def report(self, period: PeriodName, day: date | None = None) -> dict[str, Any]:
-        """The figures of the period with this day, as ``meterhouse report --json`` prints them. None means today."""
+        """Return the figures of the period that contains ``day``, as ``meterhouse report --json`` prints them.
+
+        ``day`` None means today.
+        """
         text = self._text(day)
 
         def request(known: Mapping[str, Any]) -> Request:
@@ -244,23 +261,26 @@ class SiteData:
         return found
 
     def birth(self, device: str, seq: int = 0) -> SignedPack:
-        """The signed birth of a device, with profile, registers and identity.
+        """Return a signed birth of a device, with profile, registers and identity.
 
         Args:
-            seq: the sequence of a pack: return the birth that was in effect for it. 0 means the newest birth.
+            seq: sequence of a pack, for which the birth in effect is returned; 0 means the newest birth.
         """
         key = ("birth", device, str(seq))
         found: SignedPack = self._answer(key, lambda known: Birth(stream=device, seq=seq), OPEN_S)
         return found
 
     def pack(self, stream: str, seq: int) -> SignedPack:
-        """A pack of a device, or of a stream of the gateway itself such as ``_indicators``."""
+        """Return a pack of a device, or of a stream of the gateway itself such as ``_indicators``."""
         key = ("pack", stream, str(seq))
         found: SignedPack = self._answer(key, lambda known: Pack(stream=stream, seq=seq), OPEN_S)
         return found
 
     def _text(self, day: date | None) -> str:
-        """The day to query, as an ISO date; "" for today, so that today is one query with or without its date."""
+        """Return the day as an ISO date.
+
+        Returns "" for today, so that queries with and without today's date are the same.
+        """
         if day is None:
             return ""
         self._refresh()
@@ -268,34 +288,35 @@ class SiteData:
             return "" if str(day) == self._today else str(day)
 
     def _refresh(self) -> None:
-        """Learn which days were corrected, by a query at most once a minute. Errors do not matter here."""
+        """Ask the agent, at most once a minute, which days were corrected. Errors are ignored here."""
         try:
             self.days()
         except GatewayError:
             return
 
     def age_s(self, answer: Mapping[str, Any]) -> float:
-        """Age of an answer in seconds, since the agent gave it or confirmed that it is unchanged."""
+        """Return the seconds since the agent gave an answer, or confirmed that it is unchanged."""
         return max(0.0, self._clock() - float(answer["asked_s"]))
 
-    # --- asking
+    # --- queries to the agent
 
     def _answer(self, key: Key, request: Callable[[Mapping[str, Any]], Request], open_s: float) -> Any:
         kept = self._usable(key, open_s)
         if kept is None:
-            with self._gate:  # while this thread waited, another one may have got the answer: look again
+            with self._gate:  # another thread may have got the answer while this thread waited, so look again
                 kept = self._usable(key, open_s) or self._while_silent(key) or self._fetch(key, request)
         return {**msgspec.json.decode(kept.data), "asked_s": kept.asked_s}
 
     def _usable(self, key: Key, open_s: float) -> _Kept | None:
-        """The kept answer if it is still valid, else None: then the agent must be queried.
+        """Return the kept answer if it is still valid. None: the agent must be queried.
 
-        If the same query failed less than ``ERROR_S`` ago, returns an older answer or raises that error.
+        If the same query failed less than ``ERROR_S`` ago, returns an outdated answer, or raises the error if there is
+        none.
         """
         now = self._clock()
         with self._lock:
             kept = self._kept.get(key)
-            # while the agent is silent, a kept list of days is not valid without a new query
+            # while the agent does not answer, a kept list of days is never valid, so the agent is queried again
             open_s = 0.0 if self._silent is not None and key[0] == "days" else open_s
             if kept is not None and not kept.stale and (kept.closed or now - kept.asked_s < open_s):
                 self._kept.move_to_end(key)
@@ -309,7 +330,10 @@ class SiteData:
             raise failed.error
 
     def _seen(self, key: Key) -> _Kept | None:
-        """The kept answer of any age; for a day also the answer that was kept while that day was today."""
+        """Return the kept answer of any age.
+
+        For a past day, also look for an answer that was kept while that day was today.
+        """
         kept = self._kept.get(key)
         if kept is None and key[0] not in SIGNED and key[1:]:
             today = self._kept.get((key[0], "", key[2]))
@@ -317,10 +341,10 @@ class SiteData:
         return kept
 
     def _while_silent(self, key: Key) -> _Kept | None:
-        """The kept answer of any age if the agent is silent, else None: then the agent must be queried.
+        """While the agent does not answer, return the kept answer of any age. None: the agent must be queried.
 
-        After ``ERROR_S``, one query at a time finds out whether the agent answers again. Raises the last error if
-        there is no kept answer.
+        After ``ERROR_S``, None is returned to one caller at a time, whose query finds out whether the agent answers
+        again. Raises the last error if there is no kept answer.
         """
         with self._lock:
             if self._silent is None:
@@ -346,10 +370,10 @@ class SiteData:
     def _ask_once(
         self, key: Key, request: Callable[[Mapping[str, Any]], Request], kept: _Kept | None, known: Mapping[str, Any]
     ) -> _Kept | None:
-        """Send one query; keep and return its answer.
+        """Send one query. Keep and return its answer.
 
-        Returns None if the query must be repeated: the agent confirmed ``kept``, but meanwhile another answer has made
-        it stale.
+        Returns None if the query must be repeated. This happens if the agent confirms that ``kept`` is unchanged, but
+        another answer has made it stale during the query.
         """
         buffer, asked_s = AnswerBuffer(), self._clock()
         try:
@@ -381,7 +405,10 @@ class SiteData:
             return kept
 
     def _learn(self, found: Mapping[str, Any], key: Key) -> None:
-        """Mark kept answers that depend on corrected days as stale; after a restart of the agent, all kept answers."""
+        """Mark the kept answers that depend on corrected days as stale.
+
+        After a restart of the agent, mark all of them.
+        """
         changed: Collection[str] | None = found["changed"]
         if found["epoch"] != self._epoch or changed is None:
             stale = [one for other, one in self._kept.items() if other != key]
@@ -405,12 +432,12 @@ class SiteData:
         data = msgspec.json.encode({name: one for name, one in found.items() if name not in ("change", "changed")})
         kept = _Kept(data, asked_s, closed, found.get("stamp", ""), first, last)
         before = self._drop(key)
-        # ``before`` is about a day that was today and is over now: keep it under the date of that day
+        # ``before`` is about a day that was today and is over now, so it is kept under the date of that day
         if before is not None and key[:2] == ("day", "") and before.first != first:
             before.stale = True
             if (past := ("day", before.first, key[2])) not in self._kept:
                 self._put(past, before)
-        if len(data) <= LARGEST_BYTES:  # a larger one would push out too many others
+        if len(data) <= LARGEST_BYTES:  # a larger answer would displace too many other answers
             self._put(key, kept)
         return kept
 
@@ -433,7 +460,7 @@ def _now_ms() -> int:
 
 
 def _checked(key: Key, done: Mapping[str, Any], data: bytes) -> dict[str, Any]:
-    """The answer, after a check of its form. Raises GatewayError for a malformed one."""
+    """Check the form of an answer and return it. Raises GatewayError if the answer is malformed."""
     if key[0] in SIGNED:
         found: dict[str, Any] = {"hash": done.get("hash"), "pack": loaded(data, "pack")}
         return dict(checked(found, SignedPack, "pack"))
@@ -449,14 +476,16 @@ def _checked(key: Key, done: Mapping[str, Any], data: bytes) -> dict[str, Any]:
 
 
 def _range(key: Key, found: Mapping[str, Any]) -> tuple[str, str]:
-    """Return (first, last) day that an answer depends on, as ISO dates; ("", "") if it depends on no day."""
+    """Return the first and the last day on which an answer depends, as ISO dates; ("", "") if it depends on no day."""
     if key[0] == "day":
         return found["day"], found["day"]
     if key[0] != "report":
         return "", ""
-    label = str(found["period"]["label"])  # 2026-11-24, 2026-11, 2026 or two days with a slash between them
+    # the label is 2026-11-24, 2026-11, 2026, or two days with a slash between them
+    label = str(found["period"]["label"])
     first, _, last = label.partition("/")
-    return first, last or f"{first}~"  # ~ sorts after digits and "-", so 2026-11-24 lies in 2026-11 and in 2026
+    # "~" sorts after digits and "-", so 2026-11-24 sorts between "2026-11" and "2026-11~"
+    return first, last or f"{first}~"
 
 
 __all__ = ["DayList", "SignedPack", "SiteData", "SiteDay"]

@@ -1,4 +1,4 @@
-"""Values for two pages: the source of a point (register, profile, identity, from the birth), and a signed pack."""
+"""Template values for two pages: the source of a point (its register, profile and identity), and a signed pack."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from agent.web.render import point_title
 from agent.web.views import reason_text
 from drivers.model import clean_text
 
-MOST_ROWS: Final = 400  # readings of a pack that its table shows; the JSON below has all of them
+MOST_ROWS: Final = 400  # limit of the readings in the table of a pack; the JSON below the table has all readings
 MOST_FACTS: Final = 60
 
 
 def _named(rows: list[tuple[str, str]], language: str) -> list[tuple[str, str]]:
-    """The rows with names and values in words; those without a known word stay."""
+    """Return the rows with names and values replaced by words. Names and values without a known word stay."""
     return [
         (_identity(name, language) or fact_name(name, language), value_word(name, text, language))
         for name, text in rows
@@ -26,7 +26,10 @@ def _named(rows: list[tuple[str, str]], language: str) -> list[tuple[str, str]]:
 
 
 def _identity(name: str, language: str) -> str:
-    """The title of an identity member: that of point ``device.hardware`` for ``identity.hardware``; "" for others."""
+    """Return the title of an identity member, or "" for other members.
+
+    The title of ``identity.hardware`` is the title of the point ``device.hardware``.
+    """
     front, _, inner = name.partition(".")
     return point_title(f"device.{inner}", language) if front == "identity" and inner else ""
 
@@ -42,7 +45,10 @@ def _text(value: object) -> str:
 
 
 def _facts(value: object, front: str = "") -> list[tuple[str, str]]:
-    """The members of a JSON object as (name, text). Nested members have dotted names such as ``source.address``."""
+    """Return the members of a JSON object as (name, text).
+
+    Nested members get dotted names such as ``source.address``.
+    """
     if not isinstance(value, Mapping):
         return []
     found: list[tuple[str, str]] = []
@@ -56,7 +62,7 @@ def _facts(value: object, front: str = "") -> list[tuple[str, str]]:
 
 
 def source(answer: Mapping[str, Any], point: str, language: str) -> dict[str, Any]:
-    """Values for the page of a point's source, from the birth of its device."""
+    """Return the template values for the page of a point's source. ``answer``: the birth of the point's device."""
     pack = answer["pack"]
     table = pack.get("table")
     table = table if isinstance(table, Mapping) else {}
@@ -81,7 +87,7 @@ def _head(pack: Mapping[str, Any], digest: object) -> list[tuple[str, str]]:
 
 
 def pack_view(answer: Mapping[str, Any], timezone: str, language: str) -> dict[str, Any]:
-    """Values for the page of a pack: its first readings, its gaps, and the whole pack as JSON."""
+    """Return the template values for the page of a pack: its first readings, its gaps, and the whole pack as JSON."""
     pack, zone = answer["pack"], ZoneInfo(timezone)
 
     def at(seconds: object) -> str:
@@ -98,7 +104,7 @@ def pack_view(answer: Mapping[str, Any], timezone: str, language: str) -> dict[s
         offset = record.get("t", 0)
         seconds = base_time + offset if isinstance(offset, (int, float)) else None
         value = record.get("x", record.get("v", record.get("vs")))
-        shown = _text(value)  # not rounded: the digits that were signed
+        shown = _text(value)  # the value is not rounded, because the page shows the digits that were signed
         unit = record.get("u", record.get("du", ""))
         rows.append((at(seconds), _text(record.get("n", "")), shown, _text(unit), _text(record.get("q", ""))))
     gaps = [

@@ -1,4 +1,4 @@
-"""Gaps of silent devices that are not sealed yet, for the day pages.
+"""Adds gaps that are not sealed yet to the day pages.
 
 The agent seals the gaps of a silent device only when the device answers again. Until then, the agent's answers about a
 day lack these gaps.
@@ -15,11 +15,11 @@ Answer = Mapping[str, Any]
 
 
 def with_unsealed(answer: Answer, silent: Mapping[str, Silence], snapshot: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of an answer about a day, with the gaps of silent devices added up to the time of the snapshot.
+    """Return a copy of an answer about a day. The copy also has the gaps of silent devices until the snapshot's time.
 
     Args:
-        answer: of the site or of one device.
-        silent: as ``agent.cli.findings.silent_devices`` gives them.
+        answer: the day of the site or of one device.
+        silent: the silent devices, as returned by ``agent.cli.findings.silent_devices``.
     """
     until_s = min(float(snapshot.get("time") or 0.0), answer["to"])
     lacks = {
@@ -32,9 +32,9 @@ def with_unsealed(answer: Answer, silent: Mapping[str, Silence], snapshot: Mappi
 
 
 def _reason(name: str, one: Silence, snapshot: Mapping[str, Any]) -> str:
-    """The most frequent reason among the device's recent missing readings.
+    """Return the most frequent reason among the device's recent missing readings.
 
-    If there are none: ``timeout``, or ``absent`` for a device that has never answered.
+    Without missing readings, the reason is ``timeout``, or ``absent`` for a device that has never answered.
     """
     missing = (snapshot["devices"][name].get("recent") or {}).get("missing") or {}
     return max(missing, key=missing.__getitem__, default="timeout" if one.answered else "absent")
@@ -62,14 +62,14 @@ def _device(device: Mapping[str, Any], lacks: list[tuple[int, str, int]]) -> dic
 
 
 def _role(role: Mapping[str, Any], answer: Answer, lacks: Mapping[str, list[tuple[int, str, int]]]) -> dict[str, Any]:
-    """The role with the added gaps. For each interval it shows the device with the most missing data."""
+    """Return the role with the added gaps. For each interval it has the device with the most missing data."""
     gaps = {int(start): (device, devices, reasons) for start, device, devices, reasons in role.get("gaps", ())}
     sealed = {start: sum(whole for *_, whole in reasons) for start, (_, _, reasons) in gaps.items()}
     for device in answer["devices"]:
         if not any((one["role"], one["flow"]) == (role["role"], role["flow"]) for one in device["energy"]):
             continue
         for start, reason, ms in lacks.get(device["device"], ()):
-            if sealed.get(start, 0) >= ms:  # the answer may contain this gap already
+            if sealed.get(start, 0) >= ms:  # the answer may contain this gap already, so only a longer gap is added
                 continue
             worst, devices, reasons = gaps.get(start, ("", 0, ()))
             if ms > sum(whole for *_, whole in reasons):

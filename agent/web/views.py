@@ -1,4 +1,4 @@
-"""Values for the templates of the live pages."""
+"""Makes the values for the templates of the live pages."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ from drivers.model import GatewayError, clean_text
 
 MOST_FRAMES: Final = 200
 STATES: Final = ("alive", "dead", "asleep", "unknown", "swapped")
-GOOD: Final = 0.9  # a smaller share of the due readings is marked as low
-OLD_S: Final = 5.0  # seconds; a value is old if it is older than this and than OLD_PERIODS periods of its point
-OLD_PERIODS: Final = 3  # the period is a day or, for most points, the time between the last two ticks in the ring
+GOOD: Final = 0.9  # if a smaller share of the due readings arrived, the share is marked as low
+# A value is old if its age exceeds both OLD_S and OLD_PERIODS periods of its point. The period is the time between the
+# point's last two ticks in the ring; for a few points it is a day.
+OLD_S: Final = 5.0
+OLD_PERIODS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +44,9 @@ class ShownPoint:
     kind: str
     value: str
     exact: str  # the value with all digits, shown on hover
-    quality: str  # "" for good
+    quality: str  # "" if the quality is good
     missing: bool
-    old: bool  # older than its period allows: the agent or the line may hang
+    old: bool  # True: the value is older than its period allows, so the agent or the line may hang
     age: str
     href: str
 
@@ -52,7 +54,7 @@ class ShownPoint:
 def now_view(
     moment: Moment, language: str, labels: Mapping[str, str], certificate_ends: float | None = None
 ) -> dict[str, Any]:
-    """Values for the first page. ``certificate_ends``: UTC seconds at which the page's certificate ends, if known."""
+    """Return the values for the first page. ``certificate_ends``: expiry of the page's certificate in UTC seconds."""
     snapshot, now, outdated = moment.snapshot, moment.time, moment.outdated
     devices = [
         _device_row(name, facts, moment, language, labels) for name, facts in snapshot.get("devices", {}).items()
@@ -79,7 +81,7 @@ def now_view(
 
 
 def _own_findings(certificate_ends: float | None, now: float, language: str) -> list[dict[str, Any]]:
-    """Findings about the page itself."""
+    """Return findings about the page itself, such as a certificate that expires soon."""
     if certificate_ends is None or (days := (certificate_ends - now) / 86_400) > WARN_DAYS:
         return []
     key = "certificate.ends" if days > 0 else "certificate.ended"
@@ -89,8 +91,10 @@ def _own_findings(certificate_ends: float | None, now: float, language: str) -> 
 
 
 def _verdict(moment: Moment, language: str, own: Sequence[str]) -> tuple[str, str]:
-    """Return (CSS class, sentence that says whether all is well). ``own``: levels of the findings about the page
-    itself."""
+    """Return (CSS class, sentence that says whether all is well).
+
+    ``own``: levels of the findings about the page itself.
+    """
     if moment.error is not None:
         return "bad", label("verdict.stopped" if isinstance(moment.error, NoAgent) else "verdict.unseen", language)
     levels = Counter([*(one.level for one in moment.findings), *own])
@@ -107,7 +111,7 @@ def _verdict(moment: Moment, language: str, own: Sequence[str]) -> tuple[str, st
 
 
 def _head(snapshot: Mapping[str, Any], language: str, now: float) -> list[tuple[str, str]]:
-    """Names and values of the gateway itself."""
+    """Return (name, value) pairs about the gateway itself."""
     if not snapshot:
         return []
     store, clock, key = (snapshot.get(name, {}) for name in ("store", "clock", "key"))
@@ -159,17 +163,17 @@ def _device_row(
 
 
 def device_href(name: str) -> str:
-    """The URL of a device's page."""
+    """Return the URL of a device's page."""
     return f"/device/{quote(name, safe='')}"
 
 
 def reason_text(reason: str, language: str) -> str:
-    """The reason of a gap in words."""
+    """Return the reason of a gap in words."""
     return clean_text(reason_words(reason)[LANGUAGES.index(language)], 60)
 
 
 def _main_points(points: Iterable[Latest]) -> list[Latest]:
-    """The points to show first."""
+    """Return the points that the page shows first."""
     by_name = {one.point.name: one for one in points}
     return [
         by_name[name]
@@ -178,7 +182,7 @@ def _main_points(points: Iterable[Latest]) -> list[Latest]:
 
 
 def shown(latest: Latest, moment: Moment, language: str) -> ShownPoint:
-    """A point in the form for a table."""
+    """Return a point in the form that the tables show."""
     missing = latest.quality >= GAP_CODES
     name = show_quality(latest.quality)
     at = LANGUAGES.index(language)
@@ -238,7 +242,7 @@ def _uplink_row(name: str, facts: Mapping[str, Any], outdated: bool, language: s
 
 
 def device_view(moment: Moment, language: str, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
-    """Values for the page of one device."""
+    """Return the values for the page of one device."""
     facts = moment.snapshot.get("devices", {}).get(name, {})
     row = _device_row(name, facts, moment, language, labels)
     identity = {
@@ -264,7 +268,7 @@ def device_view(moment: Moment, language: str, name: str, labels: Mapping[str, s
 
 
 def _say(text: str, language: str) -> str:
-    """A text of the agent, translated if the catalogue has a translation."""
+    """Return a text of the agent, translated if the catalogue has a translation."""
     if text and language == "zh":
         from agent.cli.chinese import translate
 
@@ -273,7 +277,7 @@ def _say(text: str, language: str) -> str:
 
 
 def frames_view(folder: Path, moment: Moment, name: str, timezone: str, language: str) -> dict[str, Any]:
-    """Values for the page of a line's last frames, the newest first. Raises GatewayError if they cannot be read."""
+    """Return the values for the page of a line's last frames, the newest first. Raises GatewayError if unreadable."""
     from agent.cli.watch.frames import FrameJoiner, ShownFrame, frames_path
 
     path = frames_path(folder, name, moment.snapshot)
