@@ -1,10 +1,12 @@
-"""The verifier as a separate library. It needs ``cryptography``; paho for a broker, zstandard for compressed packs.
+"""The verifier as a separate library.
+
+It needs ``cryptography``, paho to read from a broker, and zstandard to read compressed packs.
 
     verifier = Verifier(trust=["<thumbprint>"])
     verifier.feed(payload, topic)          # for each object, in any order
     report = verifier.finish()             # or report() at any time
 
-``read_paths`` reads exported files, ``Live`` subscribes to a broker. ``check`` checks one pack alone, without a state.
+``read_paths`` reads exported files, and ``Live`` subscribes to a broker. ``check`` checks one pack without any other.
 Outside of this repository the library is installed as ``meterhouse_verify``. The names below are imported when they
 are first used, because the agent needs only parts of this package.
 """

@@ -1,7 +1,9 @@
-"""The list of streams that a verifier requests: last parts of their names, or patterns, such as ``meter-*``.
+"""The list of streams that a verifier requests.
 
-A gateway's configuration has such a list for each destination; a platform or a verifier has a list of its own. Only
-the verifier's own list counts here: nothing that a gateway sends can shorten it.
+An entry is the last part of a stream's name, or a pattern (``meter-*``).
+
+A gateway's configuration has such a list for each destination. A platform or a verifier has its own list. Here only
+the verifier's own list is used, so nothing that a gateway sends can shorten it.
 """
 
 from __future__ import annotations
@@ -16,20 +18,24 @@ from .topics import GATEWAY, NAME
 
 ALWAYS: Final = "_gateway"  # the gateway's own events, which are always expected
 _NAME: Final = re.compile(NAME)
-PATTERN: Final = re.compile(r"[A-Za-z0-9_*?][A-Za-z0-9_.:*?-]{0,63}\Z")  # ``*``: any characters, ``?``: one
+# ``*`` stands for any characters, ``?`` for one
+PATTERN: Final = re.compile(r"[A-Za-z0-9_*?][A-Za-z0-9_.:*?-]{0,63}\Z")
 
 
 def is_asked(name: str, patterns: Collection[str]) -> bool:
-    """True if a stream was requested. ``name``: the last part of its name. Without patterns all streams are."""
+    """True if a stream was requested. If ``patterns`` is empty, all streams are requested.
+
+    ``name``: the last part of the stream's name.
+    """
     return not patterns or name == ALWAYS or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 class AgreedStreams:
-    """The streams that were agreed with the operators of gateways, so that a verifier requests them.
+    """The agreed streams: a verifier requests them, as agreed with the operators of the gateways.
 
     Args:
-        entries: names and patterns. ``park7/gw01=inv1`` is for that gateway alone, ``inv1`` for each gateway. If no
-            entry is for a gateway, all its streams are requested.
+        entries: names and patterns. ``park7/gw01=inv1`` applies only to that gateway, ``inv1`` to each gateway. If no
+            entry applies to a gateway, all its streams are requested.
 
     Raises:
         ValueError: an entry is neither a name nor a pattern.
@@ -51,7 +57,7 @@ class AgreedStreams:
 
     @property
     def entries(self) -> list[str]:
-        """All entries, sorted."""
+        """Return all entries, sorted."""
         own = (f"{gateway}={pattern}" for gateway, patterns in self._of_gateway.items() for pattern in patterns)
         return sorted({*own, *self._everywhere})
 
@@ -61,7 +67,7 @@ class AgreedStreams:
 
     @property
     def gateways(self) -> frozenset[str]:
-        """The gateways that entries name."""
+        """The gateways that are named in entries."""
         return frozenset(self._of_gateway)
 
     def names(self, stream: str) -> bool:
@@ -75,13 +81,15 @@ class AgreedStreams:
         return not self.has_list(gateway) or name == ALWAYS or self.names(stream)
 
     def unheard(self, known: Collection[str], gateways: Collection[str], every: bool) -> list[str]:
-        """Return the agreed names that are not in ``known``, sorted. Patterns are left out: they name no exact stream.
+        """Return the agreed names that are not in ``known``, sorted.
+
+        Patterns are left out, because they name no stream.
 
         Args:
-            known: the streams that a pack or a checkpoint names.
-            gateways: the gateways to look at.
-            every: True if these are all gateways. Only then are names without a gateway looked at, because such a name
-                may belong to any gateway.
+            known: the streams that packs or checkpoints name.
+            gateways: only agreed names of these gateways are returned.
+            every: True if ``gateways`` has all gateways. Only then names without a gateway are returned too, because
+                the stream of such a name can belong to any gateway.
         """
         missing = {
             f"{gateway}/{name}"

@@ -1,4 +1,4 @@
-"""JSON in the form of RFC 8785 (JCS), in plain Python: for objects that a bridge has re-serialised."""
+"""Writes JSON in the form of RFC 8785 (JCS), in plain Python. It is used for objects that a bridge re-serialised."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def canonical(value: Any) -> bytes:
 
 
 def number_text(value: float) -> str:
-    """Return a double as ECMAScript writes it (ECMA-262, Number::toString; RFC 8785 section 3.2.2.3)."""
+    """Return the text of a double as ECMAScript writes it (ECMA-262, Number::toString; RFC 8785 section 3.2.2.3)."""
     if not isfinite(value):
         raise ValueError("NaN and infinities are not JSON numbers")
     if value == 0:
-        return "0"  # -0 as well
+        return "0"  # -0 is written as 0 too
     mantissa, _, exponent = repr(abs(value)).partition("e")
     whole, _, fraction = mantissa.partition(".")
     if fraction == "0":

@@ -1,6 +1,6 @@
-"""Signed checkpoints: the heads of all streams, on numbered pages.
+"""Checks signed checkpoints, which have the heads of all streams on numbered pages.
 
-Each page has the hash of the page with the same number in the previous checkpoint.
+Each page contains the hash of the page with the same number in the previous checkpoint.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from .topics import STREAM
 
 _HASH: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 MAX_PAGES: Final = 1000
-MAX_HEADS: Final = 1000  # heads on a page; a gateway puts 200 on it
-MAX_FILED: Final = 10_000  # limit of the pages from files that are kept to recognise copies
-MAX_PARTIAL: Final = 10_000  # limit of the incomplete checkpoints from files; beyond it, the oldest is dropped
-ARRIVING_MS: Final = 300_000  # time for all pages to arrive: over a slow link, a page takes half a minute
+MAX_HEADS: Final = 1000  # limit of the heads on a page; a gateway writes at most 200
+MAX_FILED: Final = 10_000  # limit of the pages from files that are kept, so that copies are recognised
+MAX_PARTIAL: Final = 10_000  # limit of the incomplete checkpoints from files; beyond the limit, the oldest is dropped
+ARRIVING_MS: Final = 300_000  # all pages should arrive within this time; over a slow link, a page takes half a minute
 
 
 class _Page(NamedTuple):
@@ -38,7 +38,7 @@ class _Page(NamedTuple):
     hash: str
     prev: object
     kid: str
-    pages: int  # number of pages of its checkpoint
+    pages: int  # number of pages in the checkpoint of this page
     time_ms: int
 
 
@@ -48,10 +48,10 @@ class NamedHead:
 
     stream: str
     head: CheckpointHead
-    retired: bool  # the device of the stream is no longer read
+    retired: bool  # True: the device of the stream is no longer read
     counter: int
     kid: str
-    filed: bool  # the checkpoint is from a file
+    filed: bool  # True: the checkpoint is from a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,8 @@ class CheckedPage:
     gateway: str
     page: int  # number of the page, from 1 on
     pages: int  # number of pages of the checkpoint
-    counter: int  # of the checkpoint; the same on all its pages
-    time_ms: int  # when it was made
+    counter: int  # counter of the checkpoint, which is the same on all its pages
+    time_ms: int  # time when the checkpoint was made
     hash: str
     prev: str | None  # hash of this page in the previous checkpoint
     kid: str
@@ -73,25 +73,27 @@ class CheckedPage:
 class _GatewayPages:
     """The pages of one gateway."""
 
-    newest: dict[int, _Page] = field(default_factory=dict)  # by number of the page
+    newest: dict[int, _Page] = field(default_factory=dict)  # number of the page -> newest page with this number
     before: _Page | None = None  # a page of the checkpoint before the newest one
 
 
 class CheckpointPages:
-    """Keeps the newest pages of each gateway, and notes which pages of a checkpoint are missing."""
+    """Keeps the newest pages of each gateway, and records which pages of a checkpoint are missing."""
 
     def __init__(self) -> None:
         self.count = 0
         self.forgotten = 0  # number of incomplete checkpoints that were dropped, see ``MAX_PARTIAL``
         self._gateways: dict[str, _GatewayPages] = {}
-        self._filed: OrderedDict[tuple[str, int, int], _Page] = OrderedDict()  # from files: (gateway, page, counter)
-        # by number, the last page in the current file; None: objects do not come from files
+        # pages from files, by (gateway, page, counter)
+        self._filed: OrderedDict[tuple[str, int, int], _Page] = OrderedDict()
+        # (gateway, page) -> the last such page in the current file; None: objects do not come from files
         self._file: dict[tuple[str, int], _Page] | None = None
-        # incomplete checkpoints in files: (gateway, counter) -> a page, and one bit for each page that is present
+        # Incomplete checkpoints in files. (gateway, counter) -> one page, and a number with one bit for each present
+        # page.
         self._partial: OrderedDict[tuple[str, int], tuple[_Page, int]] = OrderedDict()
 
     def new_file(self) -> None:
-        """Note that the next objects are from another file. The order of files is not known."""
+        """Call this before the objects of another file. The order in which files were written is not known."""
         self._file = {}
 
     def take(
@@ -103,10 +105,10 @@ class CheckpointPages:
         *,
         filed: bool = False,
     ) -> list[NamedHead]:
-        """Add a page. Returns its heads; empty if the page is known already.
+        """Add a page. Returns its heads, or an empty list if the page is known already.
 
         Args:
-            filed: the page is from a file, which should have all pages of the checkpoint.
+            filed: True if the page is from a file. The files should have all pages of the checkpoint.
 
         Raises:
             Refused: the page is invalid, or older than the known page with this number.
@@ -140,9 +142,9 @@ class CheckpointPages:
         return made
 
     def _is_old(self, number: int, new: _Page, known: _Page | None, ring: KeyRing) -> bool:
-        """True if a page is already known from a file. Otherwise it must fit the known pages before and after it.
+        """True if a page is known already. False: the page is new, and it fits the known pages before and after it.
 
-        Raises Refused if it does not fit.
+        Raises Refused if the page does not fit them.
         """
         gateway, counter, files = ring.gateway, new.counter, self._filed
         here = self._file.get((gateway, number)) if self._file else None
@@ -165,7 +167,10 @@ class CheckpointPages:
         return False
 
     def _file_page(self, gateway: str, number: int, new: _Page, filed: bool) -> None:
-        """Note that this page is present. A checkpoint is forgotten as soon as it is complete."""
+        """Record that this page is present.
+
+        If its checkpoint is complete now, the checkpoint is no longer kept as partial.
+        """
         if self._file is not None:
             self._file[gateway, number] = new
             self._filed[gateway, number, new.counter] = new
@@ -185,19 +190,19 @@ class CheckpointPages:
             self.forgotten += 1
 
     def newest_ms(self, rings: Mapping[str, KeyRing]) -> dict[str, int]:
-        """Return when the newest checkpoint of each gateway was made, in ms."""
+        """Return the time of the newest checkpoint of each gateway, in UTC ms."""
         tops = ((gateway, _top(own.newest.values(), rings[gateway])) for gateway, own in self._gateways.items())
         return {gateway: top.time_ms for gateway, top in tops if top}
 
     def incomplete(self, rings: Mapping[str, KeyRing], until_ms: Mapping[str, float]) -> list[IncompleteCheckpoint]:
         """Return the checkpoints with missing pages: first the newest of each gateway, then older ones from files.
 
-        Each page states the number of pages, so a missing page is noticed. Of published pages only the newest
-        checkpoint counts, because retained pages replace each other and older pages are received only by chance. While
-        pages of the newest checkpoint may still arrive, the previous checkpoint counts instead.
+        Each page states the number of pages, so a missing page is noticed. From a broker, only the newest checkpoint is
+        looked at, because retained pages replace each other and older pages are received only by chance. While pages
+        of the newest checkpoint may still arrive, the previous checkpoint is looked at instead.
 
         Args:
-            until_ms: current time by gateway; infinite if nothing more will arrive.
+            until_ms: gateway -> current time in UTC ms; infinite if nothing more will arrive.
         """
         made: list[IncompleteCheckpoint] = []
         for gateway, own in self._gateways.items():
@@ -243,7 +248,7 @@ def _heads(value: Mapping[str, Any], ring: KeyRing, page: _Page, filed: bool) ->
 def _check_order(known: _Page, new: _Page, ring: KeyRing) -> None:
     later = ring.order[new.kid] > ring.order[known.kid]
     if later and ring.is_revoked(known.kid):
-        return  # a thief of the revoked key may have chosen any counter
+        return  # whoever stole the revoked key may have chosen any counter
     if new.counter < known.counter:
         raise Refused("counter", f"checkpoint {new.counter} after {known.counter}: an old retained one")
     if new.counter == known.counter:
@@ -272,7 +277,7 @@ def _counter(page: _Page) -> int:
 
 
 def _is_void(page: _Page, ring: KeyRing) -> bool:
-    """True if a revoked key signed the page. Its content cannot be trusted then."""
+    """True if a revoked key signed the page. The content of the page cannot be trusted then."""
     return ring.is_revoked(page.kid)
 
 

@@ -1,4 +1,7 @@
-"""Completeness of one pack, or of all parts of a tick: compares readings and gaps with the readings that were due."""
+"""Checks the completeness of one pack, or of all parts of a tick.
+
+Readings and gaps together must be equal to the readings that were due.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,11 @@ from .strict import MAX_REASON, clean
 
 @dataclass(frozen=True, slots=True)
 class PackFault:
-    """A rule that a signed pack breaks. ``code``: ``due`` if its readings do not add up, else ``rule``."""
+    """A rule that a signed pack breaks.
+
+    ``code`` is ``due`` if the pack's readings and gaps do not add up to the due readings. For other rules it is
+    ``rule``.
+    """
 
     code: str
     text: str
@@ -22,13 +29,14 @@ class PackFault:
 
 @dataclass(frozen=True, slots=True)
 class PackCounts:
-    """The records and gaps of a pack, to be balanced when its birth and the other parts of its tick are known."""
+    """The records and gaps of a pack. ``balance`` compares them when the birth and all parts of the tick are known."""
 
     link: ChainLink
-    points: Mapping[str, int]  # records by point
-    readings: int  # all records
+    points: Mapping[str, int]  # point -> number of records
+    readings: int  # number of all records
     gaps: tuple[Gap, ...]
-    # each (point, unit) of the records once, to be checked when the birth is known; empty if already checked
+    # Each (point, unit) of the records once. They are checked when the birth is known; empty if they are checked
+    # already.
     units: tuple[tuple[str, Unit], ...] = ()
 
     def plus(self, other: PackCounts) -> PackCounts:
@@ -46,12 +54,16 @@ class PackCounts:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """The numbers of readings of gauges and counters: due, received, and in gaps. All 0 if there is a fault."""
+    """The numbers of due and received readings of gauges and counters, and of those in gaps.
+
+    All are 0 after a fault.
+    """
 
     due: int = 0
     got: int = 0
-    gaps: Mapping[str, int] = field(default_factory=dict)  # due readings in stated gaps, by reason
-    days: tuple[tuple[int, Day], ...] = ()  # (number of the UTC day since 1970, readings of that day)
+    # reason -> number of due readings in the pack's gaps with this reason
+    gaps: Mapping[str, int] = field(default_factory=dict)
+    days: tuple[tuple[int, Day], ...] = ()  # (number of the UTC day since 1970, completeness of that day)
     faults: tuple[PackFault, ...] = ()
 
 

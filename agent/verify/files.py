@@ -1,4 +1,6 @@
-"""Reads exported packs from folders, ``.jsonl`` files (an object per line), ``.json`` files (one object), or a pipe.
+"""Reads exported packs from folders, files or a pipe.
+
+A ``.jsonl`` file has one object per line, a ``.json`` file has one object.
 
 Files may be compressed with zstd.
 """
@@ -15,41 +17,42 @@ from .verifier import Outcome, Verifier
 
 SUFFIXES: Final = (".jsonl", ".json", ".jsonl.zst", ".json.zst")
 BIRTHS: Final = tuple("births" + suffix for suffix in SUFFIXES)  # files with copies of retained births
-ONLY: Final = "streams.txt"  # in an export of some devices: their names, one per line
+ONLY: Final = "streams.txt"  # if only some devices were exported, this file has their names, one per line
 MAX_ONLY_BYTES, MAX_NAME = 1 << 16, 64
 MAX_WINDOW: Final = 1 << 27
-# highest cost between two valid objects: 1 for each empty line, and for each bracket or comma of a refused object
+# Limit of the cost between two valid objects. An empty line costs 1. A refused object costs 1 per bracket or comma.
 MAX_REJECTED: Final = 60_000
-SKIPPED: Final = 1024  # this many bytes of an oversized line cost as much as one comma
-FREE_BYTES, RATIO = 64 << 20, 1000  # a file may decompress to these bytes, plus this many times its size
+SKIPPED: Final = 1024  # this many bytes of an oversized line cost 1
+FREE_BYTES, RATIO = 64 << 20, 1000  # a file may decompress to at most FREE_BYTES plus RATIO times its size
 
 
 class RejectionBudget:
-    """The cost of invalid objects in a file; reading stops if it is too high.
+    """The cost of invalid objects in a file. If the cost is too high, the file is not read further.
 
-    A file has failed with its first invalid object; a few hundred more are read to report the errors.
+    The first invalid object already makes the verdict negative. A few hundred more are read only to report their
+    errors.
     """
 
     def __init__(self) -> None:
         self._left = MAX_REJECTED
 
     def add(self, cost: int) -> None:
-        """Count brackets and commas, or empty lines. Raises Refused beyond the limit."""
+        """Add a cost, such as a number of brackets and commas. Raises Refused if the sum exceeds the limit."""
         self._left -= cost
         if self._left < 0:
             raise Refused("size", "too many invalid objects in this file; the rest is not read")
 
     def reset(self) -> None:
-        """Start the count again, after a valid object."""
+        """Set the cost to 0. Called after a valid object."""
         self._left = MAX_REJECTED
 
 
 def _nothing(count: int) -> None:
-    """Show no progress."""
+    """Ignore the progress."""
 
 
 def find_files(paths: Iterable[Path]) -> list[Path]:
-    """Return the files to read, in order: key records, then checkpoints, then births and packs by name.
+    """Return the files in the order of reading: key records, then checkpoints, then births and packs by file name.
 
     Raises:
         FileNotFoundError: a path does not exist.
@@ -66,7 +69,7 @@ def find_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def find_only(paths: Iterable[Path]) -> list[str]:
-    """Return the names of the streams that folders were exported for; empty: all streams."""
+    """Return the names of the streams to which the export was restricted; empty if all streams were exported."""
     names: set[str] = set()
     for path in (found for folder in paths if folder.is_dir() for found in folder.rglob(ONLY) if found.is_file()):
         with path.open("rb") as file:
@@ -78,7 +81,8 @@ def find_only(paths: Iterable[Path]) -> list[str]:
 def _rank(path: Path) -> int:
     """Return the rank of a file in the order of reading: keys, then checkpoints, then births and packs.
 
-    Key records come first, whatever the name of their file, because only a limited number of objects can wait for keys.
+    Key records are recognised by their content and come first, because only a limited number of objects can wait for
+    keys.
     """
     if path.name.startswith("keys"):
         return 0
@@ -124,7 +128,7 @@ class _Decompressed(io.RawIOBase):
         return True
 
     def readinto(self, into: Any) -> int:
-        """Read the next bytes into a buffer. Returns their number; 0 at the end of the last frame."""
+        """Read the next bytes into a buffer. Returns the number of bytes; 0 at the end of the last frame."""
         while not self._held:
             step = self._file.read(ZSTD_STEP)
             if not step:
@@ -142,7 +146,10 @@ class _Decompressed(io.RawIOBase):
 def read_lines(
     file: BinaryIO | io.BufferedReader, name: str, budget: RejectionBudget | None = None
 ) -> Iterator[tuple[bytes, str]]:
-    """Yield (line, file name and line number) of each line that is not empty. Cuts lines longer than any pack."""
+    """Yield (line, file name and line number) of each line that is not empty.
+
+    Cuts lines longer than the largest pack.
+    """
     budget, number = budget or RejectionBudget(), 0
     while line := file.readline(MAX_PACK_BYTES + 2):
         number += 1
@@ -159,7 +166,7 @@ def read_lines(
 def feed_all(
     verifier: Verifier, objects: Iterable[tuple[bytes, str]], budget: RejectionBudget, retained: bool
 ) -> Iterator[int]:
-    """Feed the objects of a file to the verifier, and yield their number so far. Raises as ``read_objects``."""
+    """Feed the objects of a file to the verifier. Yields the number of objects so far. Raises as ``read_objects``."""
     for count, (raw, where) in enumerate(objects, 1):
         before = verifier.rejected_cost
         outcome = verifier.feed(raw, None, where, retained=retained)
@@ -171,7 +178,7 @@ def feed_all(
 
 
 def read_stream(verifier: Verifier, file: BinaryIO, name: str) -> None:
-    """Feed objects from a pipe to the verifier. Each line is an object."""
+    """Feed the objects from a pipe to the verifier. Each line is one object."""
     budget = RejectionBudget()
     try:
         for _ in feed_all(verifier, read_lines(file, name, budget), budget, False):

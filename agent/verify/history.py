@@ -1,4 +1,7 @@
-"""The order of one stream. Packs come in any order and more than once; each run of consecutive packs is one entry."""
+"""The order of the packs in one stream. Packs arrive in any order, and may arrive more than once.
+
+To save memory, a run of consecutive packs is kept as one entry.
+"""
 
 from __future__ import annotations
 
@@ -11,28 +14,28 @@ from typing import Final
 
 from .seam import ChainLink, check_seam
 
-RECENT: Final = 1024  # number of last packs whose hashes are kept, to distinguish a duplicate from a fork
-MAX_SPARSE: Final = 1024  # number of older packs whose hashes are kept, at growing distances
-MAX_RUNS: Final = 4096  # per stream
+RECENT: Final = 1024  # the hashes of this many newest packs are kept, to distinguish a duplicate from a fork
+MAX_SPARSE: Final = 1024  # the hashes of at most this many older packs are kept, at growing distances
+MAX_RUNS: Final = 4096  # limit of the runs that are kept for a stream
 
 
 class Arrival(Enum):
-    """What a received pack is, compared with the known packs of its stream."""
+    """The kind of a received pack, compared with the known packs of its stream."""
 
     NEW = "new"
-    DUPLICATE = "duplicate"  # the same bytes as before
+    DUPLICATE = "duplicate"  # this pack arrived before, with the same bytes
     OLD_DUPLICATE = "duplicate, too old to compare"
-    FORK = "fork"  # the same identity with other bytes
+    FORK = "fork"  # a pack with the same boot and sequence arrived before, with other bytes
 
 
 @dataclass(slots=True)
 class PackRun:
-    """Packs of one boot, one after the other without a hole."""
+    """Consecutive packs of one boot, without a hole between them."""
 
     first: ChainLink
     last: ChainLink
-    joined: bool = False  # the pack before the run is known; it belongs to another boot
-    continued: bool = False  # the pack after the run is known; it belongs to another boot
+    joined: bool = False  # True: the pack before the run is known, and belongs to another boot
+    continued: bool = False  # True: the pack after the run is known, and belongs to another boot
 
 
 @dataclass(slots=True)
@@ -44,7 +47,7 @@ class Boot:
     highest: int = 0
 
     def index(self, seq: int) -> int:
-        """Index of the run that begins at or before ``seq``; -1 if none does."""
+        """Return the index of the last run that begins at or before ``seq``; -1 if there is none."""
         return bisect_right(self.runs, seq, key=_begins) - 1
 
 
@@ -53,24 +56,25 @@ def _begins(run: PackRun) -> int:
 
 
 class History:
-    """The packs of a stream, joined to runs of consecutive packs."""
+    """The packs of a stream, which are joined to runs of consecutive packs."""
 
     def __init__(self) -> None:
         self.boots: dict[str, Boot] = {}
         self.reordered = 0
         self.uncompared = 0
-        self.dropped_runs = 0  # number of forgotten runs that had a hole beside them
-        self._forgotten_seq = 0  # packs up to this sequence may be forgotten
-        self._ends: dict[str, PackRun] = {}  # runs whose next pack is not known yet, by hash of the last pack
-        self._starts: dict[str, PackRun] = {}  # runs whose previous pack is not known yet, by prev of the first pack
+        self.dropped_runs = 0  # number of forgotten runs with a hole before or after them
+        self._forgotten_seq = 0  # a pack up to this sequence that is not in a run may have been forgotten
+        self._ends: dict[str, PackRun] = {}  # hash of a run's last pack -> this run, if the next pack is not known yet
+        # ``prev`` of a run's first pack -> this run, if the previous pack is not known yet
+        self._starts: dict[str, PackRun] = {}
         self._hashes = PackHashes()
-        # hash of the last redelivered pack that could not be compared, and the number of such packs in a row
+        # hash of the last redelivered pack that could not be compared, and the number of such packs one after the other
         self._cursor: tuple[str, int] = ("", 0)
         self._count = 0
         self._boot_numbers = 0
 
     def place(self, link: ChainLink, digest: bytes) -> tuple[Arrival, list[tuple[ChainLink, str]]]:
-        """Add a pack. Returns what it is, and faults: (pack with the fault, text)."""
+        """Add a pack. Returns the kind of the pack, and a list of faults as (pack with the fault, text)."""
         boot = self.boots.get(link.boot)
         if link.seq <= self._forgotten_seq and (boot is None or boot.index(link.seq) < 0):
             return self._uncompared(link), []
@@ -93,7 +97,7 @@ class History:
         return Arrival.NEW, faults
 
     def find(self, boot: str, seq: int) -> tuple[bool, bytes | None]:
-        """Return whether the pack is known, and the first 16 bytes of its digest (None if no longer kept)."""
+        """Return (True if the pack is known, first 16 bytes of its digest or None if they are no longer kept)."""
         known = self.boots.get(boot)
         at = known.index(seq) if known else -1
         if known is None or at < 0 or known.runs[at].last.seq < seq:
@@ -106,7 +110,7 @@ class History:
         return len(self._ends) + len(self._starts)
 
     def runs(self) -> Iterator[PackRun]:
-        """Yield all runs, boot by boot in order of arrival."""
+        """Yield all runs, boot by boot. Boots are in the order of the arrival of their first pack."""
         for boot in self.boots.values():
             yield from boot.runs
 
@@ -133,7 +137,7 @@ class History:
         return run
 
     def _before(self, boot: Boot, run: PackRun, link: ChainLink, faults: list[tuple[ChainLink, str]]) -> None:
-        """Join the run that follows ``link``, if one does."""
+        """If a known run begins directly after ``link``, join it to ``run``."""
         self._ends[link.hash] = run
         at = boot.index(link.seq) + 1
         near = boot.runs[at] if at < len(boot.runs) else None
@@ -154,10 +158,10 @@ class History:
             right.joined = run.continued = True
 
     def _again(self, boot: Boot, run: PackRun, link: ChainLink, digest: bytes) -> Arrival:
-        """Compare a known pack that arrives again.
+        """Compare a pack that arrives again with the known pack.
 
-        If its hash is no longer kept, the pack counts as uncompared. That ends when the packs after it also arrive
-        again, in order, up to a pack whose hash is kept: the chain of ``prev`` then proves all of them.
+        If the hash of the known pack is no longer kept, the pack counts as uncompared for now. If all following packs
+        also arrive again, in order, up to a pack whose hash is kept, the chain of ``prev`` proves that all are equal.
         """
         known = self._hashes.get(boot.number, link.seq)
         if known is None:
@@ -178,10 +182,10 @@ class History:
         return Arrival.OLD_DUPLICATE
 
     def _forget(self) -> None:
-        """Drop old runs, whole boots at a time, the oldest boot first.
+        """Drop old runs to make room, whole boots at a time, beginning with the oldest boot.
 
-        The first pass stops at a boot with a hole in it or after it. If more room is needed, the second pass also drops
-        boots with holes. The last boot is kept, but may lose its oldest runs.
+        The first pass stops at a boot with a hole inside or after the boot. If more room is needed, the second pass
+        also drops boots with holes. The newest boot is never dropped as a whole, but may lose its oldest runs.
         """
         room = self._count - MAX_RUNS * 3 // 4
         order = sorted(self.boots.items(), key=lambda item: item[1].runs[0].first.seq)
@@ -209,7 +213,10 @@ class History:
 
 
 class PackHashes:
-    """The first 16 bytes of the digests of the last packs and of some older packs. Its size does not grow."""
+    """The first 16 bytes of the digests of the newest packs and of some older packs.
+
+    The size of this object is limited.
+    """
 
     def __init__(self) -> None:
         self._seqs = array("q", [-1]) * RECENT
@@ -219,7 +226,7 @@ class PackHashes:
         self._stride = 64
 
     def put(self, boot: int, seq: int, digest: bytes) -> None:
-        """Remember the digest of a new pack. It never replaces the digest of a higher sequence."""
+        """Store the digest of a new pack. Never replaces the digest of a pack with a higher sequence."""
         slot = seq % RECENT
         if self._seqs[slot] <= seq:
             self._seqs[slot], self._boots[slot] = seq, boot
@@ -231,7 +238,7 @@ class PackHashes:
                 self._sparse = {key: kept for key, kept in self._sparse.items() if key[1] % self._stride == 0}
 
     def get(self, boot: int, seq: int) -> bytes | None:
-        """Return the 16 bytes; None if they are no longer kept."""
+        """Return the first 16 bytes of a pack's digest; None if they are no longer kept."""
         slot = seq % RECENT
         if self._seqs[slot] == seq and self._boots[slot] == boot:
             return bytes(self._kept[16 * slot : 16 * slot + 16])

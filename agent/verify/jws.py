@@ -1,4 +1,4 @@
-"""Detached JWS with an unencoded payload (RFC 7515 appendix F, RFC 7797), and the public keys that check it."""
+"""Checks a detached JWS with an unencoded payload (RFC 7515 appendix F, RFC 7797), and reads public keys for this."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]*")
 _HEADER_MEMBERS: Final = {"alg", "b64", "crit", "kid", "typ"}
 _OKP_MEMBERS: Final = ("crv", "kty", "x")
 _EC_MEMBERS: Final = ("crv", "kty", "x", "y")
-COORDINATE: Final = 32  # bytes of each coordinate, in both kinds of keys
+COORDINATE: Final = 32  # number of bytes of a coordinate, for both kinds of keys
 _PRIME: Final = 2**255 - 19
-# y coordinates of the eight points of small order (x has both signs). With such a key, one signature fits many
-# messages, and anyone can make it.
+# The y coordinates of the eight points of small order; x can have both signs. If such a point were accepted as a key,
+# anyone could make a signature that is valid for many messages.
 _SMALL_ORDER: Final = frozenset(
     (
         0,
@@ -42,11 +42,11 @@ _SMALL_ORDER: Final = frozenset(
 
 
 class PublicKey(NamedTuple):
-    """A public key. ``alg`` comes from its record, never from a signature."""
+    """A public key. ``alg`` is taken from the key's record, never from a signature."""
 
-    kid: str  # RFC 7638 thumbprint
+    kid: str  # the key's thumbprint (RFC 7638)
     alg: str
-    check: Callable[[bytes, bytes], None]  # (signature, signed bytes); raises InvalidSignature
+    check: Callable[[bytes, bytes], None]  # arguments: signature, signed bytes; raises InvalidSignature
 
 
 class Header(NamedTuple):
@@ -63,7 +63,10 @@ def base64url(raw: bytes) -> str:
 
 
 def unbase64url(text: str, what: str, code: str = "signature") -> bytes:
-    """Decode base64url. Raises Refused on padding, other characters, and bits that are not 0 after the last byte."""
+    """Decode base64url.
+
+    Raises Refused if the text has padding, other characters, or unused last bits that are not 0.
+    """
     if _BASE64URL.fullmatch(text):
         try:
             raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
@@ -75,7 +78,7 @@ def unbase64url(text: str, what: str, code: str = "signature") -> bytes:
 
 
 def hash_of(payload: bytes) -> str:
-    """Return the hash as in ``prev``, ``birth`` and heads: SHA-256 as base64url."""
+    """Return the hash of a payload as ``prev``, ``birth`` and heads contain it: SHA-256 as base64url."""
     return base64url(hashlib.sha256(payload).digest())
 
 
@@ -88,7 +91,9 @@ def thumbprint(jwk: Mapping[str, Any]) -> str:
 
 
 def public_key(alg: object, jwk: object) -> PublicKey:
-    """Return the public key of a key record. Only one form of a key is valid, so that it has only one thumbprint.
+    """Return the public key of a key record.
+
+    A key is accepted in only one form, so that each key has only one thumbprint.
 
     Raises:
         Refused: the algorithm is neither Ed25519 nor ES256, or the JWK is not a public key for the algorithm.
@@ -132,7 +137,7 @@ def _check_order(raw: bytes) -> None:
 
 
 def check_signature(jws: object, payload: bytes, typ: str, keys: Mapping[str, PublicKey]) -> PublicKey:
-    """Return the key of ``keys`` that signed ``payload`` as ``typ``.
+    """Check a signature of ``payload`` with the type ``typ``. Returns the key of ``keys`` that made the signature.
 
     Raises:
         Refused: code ``signature`` if the signature does not fit the bytes; another code if the header is invalid.
@@ -180,7 +185,7 @@ def read_header(encoded: str) -> Header:
 
 def _es256(key: ec.EllipticCurvePublicKey) -> Callable[[bytes, bytes], None]:
     def check(signature: bytes, signed: bytes) -> None:
-        if len(signature) != 64:  # R and S, 32 bytes each (RFC 7518 section 3.4)
+        if len(signature) != 64:  # a signature is R and S, 32 bytes each (RFC 7518 section 3.4)
             raise InvalidSignature
         r, s = (int.from_bytes(signature[at : at + 32], "big") for at in (0, 32))
         key.verify(utils.encode_dss_signature(r, s), signed, ec.ECDSA(SHA256()))

@@ -1,4 +1,4 @@
-"""The keys of one gateway: a chain of key records, each signed by the previous key. Some keys are pinned."""
+"""The keys of one gateway. They form a chain of key records, each signed by the previous key. Some keys are pinned."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from .strict import Refused, shown
 
 _THUMBPRINT = re.compile(r"[0-9A-Za-z_-]{43}")
 MAX_RECORDS = 1000
-MAX_SINCE = 1 << 43  # seconds since 1970; the limit for all times in objects
+MAX_SINCE = 1 << 43  # limit for all times in objects, in seconds since 1970
 MAX_ROOTS = 20
-MANY_RECORDS = 16  # a longer chain must claim a pinned key before its signatures are checked, which takes time
+# the signatures of a longer chain are only checked if it claims to have a pinned key, because a check takes time
+MANY_RECORDS = 16
 
 
 class _Chain(NamedTuple):
     """The chain of keys in a ``keys`` object."""
 
     counter: int
-    keys: Mapping[str, PublicKey]  # in order
-    records: list[bytes]  # content of each record, canonical and without its signature
-    says: bytes  # content of the whole object, canonical and without signatures
+    keys: Mapping[str, PublicKey]  # kid -> key, in the order of the records
+    records: list[bytes]  # each record in canonical form, without its signature
+    says: bytes  # the whole object in canonical form, without its signatures
     since: int  # not_before of the first key
     revoked: Mapping[str, Mapping[str, int]]
 
 
 def split_pin(pin: str) -> tuple[str, str]:
-    """Return (gateway, thumbprint). The gateway is "" if the pin is for any gateway."""
+    """Split a pin into (gateway, thumbprint). The gateway is "" if the pin is valid for any gateway."""
     gateway, _, thumb = pin.rpartition("=")
     return gateway, thumb
 
@@ -49,17 +50,17 @@ def check_pin(pin: object) -> None:
 
 
 class Unpinned(Refused):
-    """The chain has no pinned key. It is the chain of another gateway, or ends before the pinned key."""
+    """The chain has no pinned key. It belongs to another gateway, or it ends before the pinned key."""
 
 
 class KeyRing:
-    """The keys of a gateway. Each ``keys`` object may add keys; a key is never forgotten.
+    """The keys of a gateway. Each ``keys`` object can add keys. No key is ever removed.
 
     Args:
-        pins: thumbprints, one of which must be in the chain. If empty, any chain is accepted, and nothing proves the
-            origin. Any key of the chain may be pinned, because each key signs its successor and the newest key signs
-            the object. A second chain (of a key that replaces a lost one) needs a pin of its own.
-            ``park7/gw01=<thumbprint>`` is valid for that gateway only.
+        pins: thumbprints, one of which must be in the chain. ``park7/gw01=<thumbprint>`` is valid for that gateway
+            only. If ``pins`` is empty, any chain is accepted, and nothing proves the origin. Any key of the chain may
+            be pinned, because each key signs its successor and the newest key signs the object. If a lost key is
+            replaced, a second chain begins, which needs a pin of its own.
 
     Raises:
         Refused: a thumbprint is invalid, or ``pins`` is one text instead of a list.
@@ -72,11 +73,11 @@ class KeyRing:
             check_pin(pin)
         self.gateway = gateway
         self.keys: dict[str, PublicKey] = {}
-        self.order: dict[str, int] = {}  # kid -> number; a later key has a higher number
+        self.order: dict[str, int] = {}  # kid -> number of the key; a later key has a higher number
         self._strict = bool(pins)
         self._pins = frozenset(thumb for owner, thumb in map(split_pin, pins) if owner in ("", gateway))
-        self._chains: dict[str, _Chain] = {}  # by first key
-        self._revoked: dict[str, Mapping[str, int]] = {}  # kid -> last trusted sequence by stream
+        self._chains: dict[str, _Chain] = {}  # kid of the first key -> chain
+        self._revoked: dict[str, Mapping[str, int]] = {}  # kid of a revoked key -> stream -> last trusted sequence
 
     @property
     def first(self) -> str | None:
@@ -89,10 +90,10 @@ class KeyRing:
         return bool(self._chains) and all(self._pins & chain.keys.keys() for chain in self._chains.values())
 
     def update(self, raw: bytes, value: dict[str, Any], *, unordered: bool = False) -> bool:
-        """Add a ``keys`` object. Returns False if it is known already.
+        """Add a ``keys`` object. Returns False if its content is known already.
 
         Args:
-            unordered: the object may be older than those that are known.
+            unordered: True if the object may be older than the known objects.
 
         Raises:
             Refused: the object is invalid; the known keys stay unchanged.
@@ -111,20 +112,22 @@ class KeyRing:
         keys, revoked = _chain(records)
         check_signed(raw, value, TYP_KEYS, {(newest := next(reversed(keys))): keys[newest]})
         written = [payload_of(record) for record in records]
-        # ES256 signatures are randomised: an object that was created again may have the same content in other bytes
+        # ES256 signatures are random, so a ``keys`` object that was signed again has the same content in other bytes
         says = payload_of({**value, "records": [without_signature(record) for record in records]})
         since = int(records[0]["not_before"])
         return self._follows(_Chain(counter, keys, written, says, since, revoked), unordered)
 
     def _follows(self, new: _Chain, unordered: bool) -> bool:
-        """Add a chain: the first one, a longer version of a known one, or a separate one with a pinned key of its own.
+        """Add a chain.
 
-        Returns False if all its records are known already. Raises Refused for any other chain.
+        It must be the first chain, a longer version of a known chain, or a new chain with its own pinned key.
+
+        Returns False if all records of the chain are known already. Raises Refused for any other chain.
         """
         first = next(iter(new.keys))
         known = self._chains.get(first)
         if known is not None and not self._pins & new.keys.keys() and self._is_part(new, known):
-            return False  # it ends before the pinned key, and the known chain begins with its records
+            return False  # the chain ends before the pinned key, and its records are the beginning of the known chain
         if known is None and self._chains and not self._begins_anew(new):
             known = next(reversed(self._chains.values()))
         if known is not None:
@@ -168,7 +171,10 @@ class KeyRing:
         return self._strict and old.counter < known.counter and old.records == known.records[: len(old.records)]
 
     def _begins_anew(self, new: _Chain) -> bool:
-        """True if a chain with another first key may be added: it has a pinned key, and no key of a known chain."""
+        """True if a chain with another first key may be added.
+
+        It must have a pinned key, and no key of a known chain.
+        """
         return (
             bool(self._pins & new.keys.keys())
             and not new.keys.keys() & self.keys.keys()
@@ -177,11 +183,11 @@ class KeyRing:
 
     @property
     def revoked(self) -> Mapping[str, Mapping[str, int]]:
-        """By revoked key, the last trusted sequence of each stream."""
+        """Revoked key -> stream -> last trusted sequence."""
         return self._revoked
 
     def is_revoked(self, kid: str) -> bool:
-        """True if a later key revoked this key."""
+        """True if this key was revoked by a later key."""
         return kid in self._revoked
 
     def is_cut(self, kid: str, stream: str, seq: int) -> bool:
@@ -197,7 +203,7 @@ class KeyRing:
 
 
 def _chain(records: list[Any]) -> tuple[dict[str, PublicKey], dict[str, Mapping[str, int]]]:
-    """Check each record with the previous key. Returns the keys in order, and the revocations by revoked key."""
+    """Check the signature of each record. Returns the keys in order, and the revocations by revoked key."""
     keys: dict[str, PublicKey] = {}
     revoked: dict[str, Mapping[str, int]] = {}
     before: str | None = None
@@ -225,7 +231,8 @@ def _chain(records: list[Any]) -> tuple[dict[str, PublicKey], dict[str, Mapping[
             raise Refused("shape", f"key record {number} has revokes that is not an array")
         for entry in revokes:
             kid, last = _revocation(entry, number)
-            if kid not in keys and before is not None:  # a first key may revoke the lost key that it replaces
+            # only a first key may revoke a key outside the chain, because it may replace a lost key
+            if kid not in keys and before is not None:
                 raise Refused("shape", f"key record {number} revokes {shown(kid)}, which is not an earlier key")
             revoked[kid] = _lower(revoked[kid], last) if kid in revoked else last
         keys[key.kid] = key
@@ -241,8 +248,8 @@ def _revocation(entry: Any, number: int) -> tuple[str, Mapping[str, int]]:
 
 
 def _lower(one: Mapping[str, int], other: Mapping[str, int]) -> Mapping[str, int]:
-    """Combine two revocations of a key: the lower sequence of each stream counts, so that trust never grows again.
+    """Combine two revocations of one key. Returns the lower sequence of each stream, so that trust never grows again.
 
-    A stream that only one of them names is not trusted at all.
+    If only one of the revocations names a stream, nothing of this stream is trusted.
     """
     return {stream: min(seq, other[stream]) for stream, seq in one.items() if stream in other}

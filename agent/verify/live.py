@@ -1,4 +1,4 @@
-"""Verifies the messages of a broker as they arrive."""
+"""Verifies messages from a broker as they arrive."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ if TYPE_CHECKING:
 
     from .mqtt import BoundedClient
 
-WAITING, WAITING_BYTES = 2000, 32 << 20  # limits of a queue: messages and bytes; the broker waits while it is full
+# limits of a queue, in messages and in bytes; while the queue is full, the broker must wait
+WAITING, WAITING_BYTES = 2000, 32 << 20
 MAX_PACKET: Final = MAX_PACK_BYTES + 65_536
 KEEPALIVE_S: Final = 30
 PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 _CHECK_BROKER: Final = "Check that the broker runs and the port is right."
-_UNSUPPORTED: Final = 132  # reason code: unsupported protocol version
+_UNSUPPORTED: Final = 132  # the MQTT reason code "unsupported protocol version"
 
 
 class LiveError(Exception):
-    """The broker cannot be reached, or it refuses the connection or subscription. ``hint``: what to check."""
+    """The broker cannot be reached, or it refuses the connection or subscription. ``hint`` tells what to check."""
 
     def __init__(self, text: str, hint: str = "") -> None:
         super().__init__(text)
@@ -52,7 +53,7 @@ def broker_of(url: str) -> tuple[str, str, int]:
 
 
 class MessageQueue:
-    """A queue of messages between two threads, bounded in number and bytes. An empty queue takes any message."""
+    """A queue of messages between two threads, with limits of number and bytes. An empty queue takes any message."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[bytes, str]] = deque()
@@ -61,7 +62,7 @@ class MessageQueue:
         self._closed = False
 
     def put(self, payload: bytes, topic: str) -> None:
-        """Add a message; waits for room. After ``close`` the message is dropped."""
+        """Add a message. Waits until the queue has room. After ``close`` the message is dropped."""
         with self._change:
             self._change.wait_for(self._has_room)
             if not self._closed:
@@ -84,7 +85,7 @@ class MessageQueue:
             return item
 
     def close(self) -> None:
-        """Accept no more messages, and release all waiting threads."""
+        """Accept no more messages, and wake all waiting threads."""
         with self._change:
             self._closed = True
             self._change.notify_all()
@@ -97,7 +98,7 @@ class Subscriber:
 
     Args:
         url: ``mqtt://host:1883`` or ``mqtts://host:8883``.
-        retained: True to receive retained messages.
+        retained: True if retained messages are received too.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class Subscriber:
         """Connect and subscribe.
 
         Raises:
-            LiveError: it could not connect or subscribe in time. No thread is left running.
+            LiveError: the connection or the subscription failed or took too long. No thread is left running.
         """
         deadline = time.monotonic() + timeout_s
         self._connect(version=5, deadline=deadline)
@@ -141,7 +142,7 @@ class Subscriber:
 
     def close(self) -> None:
         """Disconnect and stop all threads."""
-        self.queue.close()  # release the waiting producer
+        self.queue.close()  # wake the thread that waits for room in the queue
         self._hang_up()
 
     def _connect(self, version: int, deadline: float) -> None:
@@ -175,7 +176,7 @@ class Subscriber:
             hang_up(self._client)
             self._client = None
 
-    # --- paho's thread
+    # --- methods that paho's thread calls
 
     def _connected(self, _client: Client, _userdata: object, _flags: object, reason: Any, _props: object) -> None:
         if reason.is_failure:
@@ -188,18 +189,19 @@ class Subscriber:
 
     def _disconnected(self, _client: Client, _userdata: object, _flags: object, _reason: Any, _props: object) -> None:
         client = self._client
-        if client and client.fault:  # the broker violated a limit; paho reconnects
+        if client and client.fault:  # the broker violated a limit, so the connection was closed; paho reconnects
             text, client.fault = f"the broker sent {client.fault}; the connection was cut", ""
             if self._ready.is_set():
                 self._violated(text)
             else:
                 self._refuse(f"{self.url}: {text}", "Is this really an MQTT broker? Ask the broker's operator.")
-        elif not self.connections and not self._ready.is_set():  # some older brokers answer MQTT 5 this way
+        # some older brokers close the connection without an answer if they do not know MQTT 5
+        elif not self.connections and not self._ready.is_set():
             text, hint = f"{self.url} closes the connection without an answer", "Check whether the broker expects TLS."
             self._refuse(text, hint, _UNSUPPORTED)
 
     def _violated(self, fault: str) -> None:
-        """Called when the broker violates a limit after the subscription. Does nothing here."""
+        """Called when the broker violates a limit after the subscription. A subclass can override it."""
 
     def _subscribed(self, _client: Client, _userdata: object, _mid: int, reasons: list[Any], _props: object) -> None:
         if any(reason.is_failure for reason in reasons):
@@ -208,7 +210,7 @@ class Subscriber:
         self._ready.set()
 
     def _published(self, _client: Client, _userdata: object, _mid: int, reason: Any, _props: object) -> None:
-        """Called when the broker acknowledged or refused a message of ours. Does nothing here."""
+        """Called when the broker acknowledged or refused a message that we published. A subclass can override it."""
 
     def _refuse(self, text: str, hint: str, reason: int = 0) -> None:
         self.refusal, self._reason = LiveError(text, hint), reason
@@ -218,23 +220,24 @@ class Subscriber:
         try:
             topic = message.topic
         except UnicodeDecodeError:
-            return  # not one of our topics
+            return  # this is not one of our topics
         if self._retained or not message.retain:
             self._typed(str(getattr(message.properties, "ContentType", "")) if message.properties else "")
-            self.queue.put(bytes(message.payload), topic)  # while this waits for room, TCP holds the broker back
+            self.queue.put(bytes(message.payload), topic)  # while this call waits for room, TCP makes the broker wait
 
     def _typed(self, kind: str) -> None:
-        """Called with the content type of each message; "" if it has none. Does nothing here."""
+        """Called with the content type of each message; "" if it has none. A subclass can override it."""
 
 
 class Live(Subscriber):
-    """Subscribes to a gateway's topics and feeds a verifier in a thread of its own.
+    """Subscribes to a gateway's topics, and feeds the messages to a verifier in a separate thread.
 
-    A verifier that joins late begins with the first pack that it receives; retained births and keys come first.
+    If it subscribes late, the verification begins with the first pack that it receives. The broker sends the retained
+    births and keys before that.
 
     Args:
         url: ``mqtt://host:1883`` or ``mqtts://host:8883``.
-        site, gateway: names as in topics; ``+`` for all.
+        site, gateway: names as in topics; ``+`` means all sites or all gateways.
         trust: pinned thumbprints, as for ``Verifier``.
         on_verified: called in the verifier's thread with topic and bytes of each verified pack.
         streams, max_gateways, max_streams: as for ``Verifier``.
@@ -259,12 +262,12 @@ class Live(Subscriber):
         super().__init__(url, topic, retained=True, ca_file=ca_file, username=username, password=password)
         self._verifier = Verifier(trust, streams=streams, max_gateways=max_gateways, max_streams=max_streams)
         self._on_verified = on_verified
-        self._lock = threading.Lock()  # held while the verifier is used
+        self._lock = threading.Lock()  # held while a thread uses the verifier
         self._worker = threading.Thread(target=self._work, name="verify", daemon=True)
-        self.taken = 0  # messages that the verifier has processed
+        self.taken = 0  # number of messages that the verifier has processed
 
     def start(self, timeout_s: float = 10.0) -> None:
-        """Connect and subscribe; messages are verified from then on. Raises LiveError."""
+        """Connect and subscribe. From then on, messages are verified as they arrive. Raises LiveError."""
         self.connect(timeout_s)
         self._worker.start()
 
@@ -274,14 +277,14 @@ class Live(Subscriber):
             return self._verifier.report(time.time() * 1000)
 
     def counts(self) -> tuple[int, int, int]:
-        """Return (packs, readings, failed) so far, for a progress line. Takes little time."""
+        """Return the numbers of packs, readings and failed packs so far, for a progress line. Takes little time."""
         with self._lock:
             return self._verifier.counts()
 
     def stop(self) -> Report:
         """Process the messages that have arrived, disconnect, and return the last verdict."""
         if self._worker.is_alive():
-            self._hang_up()  # meanwhile the worker empties the queue
+            self._hang_up()  # while this waits for paho, the verifier's thread empties the queue
         self.close()
         if self._worker.is_alive():
             self._worker.join()
@@ -292,7 +295,7 @@ class Live(Subscriber):
             with self._lock:
                 self._verifier.note_content_type(kind)
 
-    def _violated(self, fault: str) -> None:  # paho reconnects
+    def _violated(self, fault: str) -> None:  # nothing to do, because paho reconnects
         with self._lock:
             self._verifier.refuse(Refused("size", fault), self.url)
 

@@ -1,4 +1,4 @@
-"""Finds packs that are missing or reported lost, by gaps in the sequences; also rollbacks and restarted histories."""
+"""Finds missing packs and packs reported as lost from gaps in the sequences. Also finds rollbacks and new histories."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .pack import Loss
 from .point_table import PointTable, by_day, day_name
 from .report import MAX_LISTED, Day, Range, StreamReport
 
-CheckpointHead = tuple[str, int, str, int]  # a stream's head in a checkpoint: boot, seq, hash, to_ms
+CheckpointHead = tuple[str, int, str, int]  # the head of a stream in a checkpoint, as (boot, seq, hash, to_ms)
 
 
 def find_missing(
@@ -20,7 +20,7 @@ def find_missing(
     heads: Sequence[CheckpointHead],
     made: StreamReport,
 ) -> None:
-    """Fill in the parts of ``made`` that depend on the whole history. Changes nothing else."""
+    """Fill in the members of ``made`` that depend on the whole history. Changes no other object."""
     lines = lineages(history)
     if history.dropped_runs:
         made.restarts.append(f"too many gaps in the sequence: the oldest {history.dropped_runs} are no longer listed")
@@ -58,9 +58,9 @@ def find_missing(
 
 
 def lineages(history: History) -> list[list[PackRun]]:
-    """Return the histories of a stream: its runs in order of sequence, divided where the history began anew.
+    """Return the histories of a stream. Each history is a list of runs in order of sequence.
 
-    A history begins anew with a boot that did not know any earlier head.
+    A new history begins with each boot that knew no earlier pack of the stream.
     """
     roots = {
         name: boot.runs[0]
@@ -73,7 +73,7 @@ def lineages(history: History) -> list[list[PackRun]]:
         if boot.runs and boot.runs[0].first.first
     }
     lines: dict[str, list[PackRun]] = {}
-    known: dict[str, str] = {}  # boot -> root
+    known: dict[str, str] = {}  # boot -> first boot of its history
     for name, boot in history.boots.items():
         if not boot.runs:
             continue
@@ -84,7 +84,8 @@ def lineages(history: History) -> list[list[PackRun]]:
             path.append(at)
             at = up
         root = known.get(at, at)
-        if root not in roots:  # the history's first pack is missing: use the last history that began before
+        # the first pack of this history is missing, so add the runs to the newest history that began before them
+        if root not in roots:
             begun = boot.runs[0].first.from_ms
             before = [(s.first.from_ms, r) for r, s in roots.items() if s.first.from_ms <= begun]
             root = max(before)[1] if before else ""
@@ -99,7 +100,7 @@ def lineages(history: History) -> list[list[PackRun]]:
 def _hole(
     left: PackRun, right: PackRun, tables: Mapping[str, PointTable], losses: Sequence[Loss], made: StreamReport
 ) -> None:
-    """Divide the gap between two runs into packs that loss events cover and packs that are missing."""
+    """Divide the packs between two runs into those that loss events report and those that are missing."""
     table = tables.get(left.last.birth)
     at, from_ms = left.last.seq + 1, left.last.to_ms
     end = right.first.seq - 1
@@ -128,7 +129,10 @@ def _missing(made: StreamReport, hole: Range, table: PointTable | None) -> None:
 
 
 def _add(made: StreamReport, table: PointTable | None, from_ms: int, to_ms: int, what: str) -> None:
-    """Add the due readings of a hole to the days. ``what``: member of ``Day`` that counts them, besides ``due``."""
+    """Add the due readings of a hole to the days.
+
+    They are added to ``due`` and to the member of ``Day`` that ``what`` names.
+    """
     if table is None:
         return
     for number, due, _, _ in by_day(table, (), from_ms, to_ms):
@@ -139,9 +143,9 @@ def _add(made: StreamReport, table: PointTable | None, from_ms: int, to_ms: int,
 
 
 def contradicts(history: History, head: CheckpointHead) -> bool | None:
-    """True if the head of a checkpoint contradicts a known pack; None if the pack is not known.
+    """True if the head of a checkpoint contradicts a known pack. None: the pack is not known.
 
-    Also False if the pack is known but its hash is no longer kept.
+    Returns False, too, if the pack is known but its hash is no longer kept.
     """
     boot, seq, digest, _ = head
     known, kept = history.find(boot, seq)
@@ -161,14 +165,15 @@ def _compare_heads(
     """Compare the heads of checkpoints with the packs.
 
     Args:
-        heads: in order of their checkpoints.
+        heads: the heads of this stream, in the order of their checkpoints.
     """
-    behind: dict[int, CheckpointHead] = {}  # by index in ``lines``: the highest head with a sequence above all packs
+    # index in ``lines`` -> the highest head, if its sequence is above all packs of this history
+    behind: dict[int, CheckpointHead] = {}
     gone = [*made.missing, *made.lost]
     line_of = {s.first.boot: n for n, line in enumerate(lines) for s in line}
     taken_over = _taken_over(lines)
     reached = [max((s.last for s in line), key=lambda link: link.seq) for line in lines]
-    # the lowest sequence that a later checkpoint names: a head above it belongs to an earlier history
+    # lowest sequence in the checkpoints after the current one; a head above it belongs to an earlier history
     later: int | None = None
     before: CheckpointHead | None = None
     for head in reversed(heads):
@@ -202,7 +207,7 @@ def _compare_heads(
 
 
 def _taken_over(lines: Sequence[Sequence[PackRun]]) -> dict[str, int]:
-    """Return, for each boot that another boot continues, the first sequence of the other boot."""
+    """Return a dictionary: boot -> the first sequence of the boot that continues it."""
     begun: dict[str, int] = {}
     for first in (run.first for line in lines for run in line):
         if first.first and first.prev_boot is not None:

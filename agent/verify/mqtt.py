@@ -1,9 +1,11 @@
-"""An MQTT client that limits what a broker may send. paho has no limit: it accepts messages of 256 MiB.
+"""An MQTT client that limits what a broker can send. paho itself has no limit and accepts messages of 256 MiB.
 
-MQTT 5 has Maximum Packet Size, which a broker may ignore; MQTT 3.1.1 has no limit. So the header of each packet is
-checked as soon as it has arrived. If the packet is too large, the connection is closed before the packet is stored.
-A message at QoS 2, to which we never subscribe, closes the connection too: paho would keep such messages without limit
-until the broker releases them. ``fault`` gives the reason.
+MQTT 5 has the property Maximum Packet Size, but a broker may ignore it. MQTT 3.1.1 has no such property. So this client
+checks the header of each packet as soon as the header has arrived. If the packet is too large, the client closes the
+connection before it stores the packet.
+
+The client also closes the connection if a message arrives at QoS 2. We never subscribe at QoS 2, and paho would keep
+such messages without limit until the broker releases them. ``fault`` gives the reason why the connection was closed.
 """
 
 from __future__ import annotations
@@ -17,16 +19,17 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-READ: Final = 16 << 10  # bytes read at once; a larger read allocates memory for all requested bytes
-MAX_ANSWERS: Final = 4096  # packets that wait to be sent: a broker that does not read must not fill our memory
+READ: Final = 16 << 10  # bytes that are read at once; paho allocates memory for all bytes that it wants to read
+# limit of the packets that wait to be sent, because a broker that does not read must not fill our memory
+MAX_ANSWERS: Final = 4096
 TOO_LARGE, QOS_REFUSED, QUOTA = 0x95, 0x9B, 0x97  # reason codes of DISCONNECT
-_PUBLISH, _KIND, _QOS_2 = 0x30, 0xF0, 0x04  # in a packet's first byte
+_PUBLISH, _KIND, _QOS_2 = 0x30, 0xF0, 0x04  # values and masks of a packet's first byte
 
 
 def hang_up(client: Client) -> None:
     """Disconnect, and return when paho's thread has ended."""
     client.disconnect()
-    with contextlib.suppress(AttributeError):  # the thread ended between paho's check and its join
+    with contextlib.suppress(AttributeError):  # paho's thread can end between paho's check and its join
         client.loop_stop()
 
 
@@ -38,7 +41,7 @@ class BoundedClient(Client):
     """paho's client with limits for what the broker may send.
 
     Args:
-        most: largest number of bytes in a packet, without the fixed header.
+        most: limit of the bytes in a packet, without the fixed header.
         more: further arguments of paho's client.
     """
 
@@ -48,7 +51,7 @@ class BoundedClient(Client):
         self.fault = ""  # why the connection was closed
 
     def reach(self, host: str, port: int, keepalive_s: int) -> None:
-        """Connect with a clean session and our limit. Raises OSError, ValueError."""
+        """Connect with a clean session and with our packet limit. Raises OSError, ValueError."""
         self.fault = ""
         if self.protocol != MQTTProtocolVersion.MQTTv5:
             self.connect(host, port, keepalive_s)
@@ -58,9 +61,9 @@ class BoundedClient(Client):
         self.connect(host, port, keepalive_s, clean_start=True, properties=limits)
 
     def follow(self, *topics: str, retained: bool) -> int:
-        """Subscribe at QoS 1. ``retained``: also receive retained messages, which MQTT 3.1.1 always sends.
+        """Subscribe at QoS 1. Returns the packet id; 0 if the connection is closed.
 
-        Returns the packet id, 0 if the connection is closed.
+        ``retained``: True to receive retained messages. With MQTT 3.1.1, brokers always send them.
         """
         if self.protocol != MQTTProtocolVersion.MQTTv5:
             return self.subscribe([(topic, 1) for topic in topics])[1] or 0
@@ -68,7 +71,10 @@ class BoundedClient(Client):
         return self.subscribe([(topic, SubscribeOptions(qos=1, retainHandling=handling)) for topic in topics])[1] or 0
 
     def _sock_recv(self, bufsize: int) -> bytes:
-        """Check the packet that is being read: paho asks for its first byte, then its length, then all the rest."""
+        """Read bytes for paho, and check the packet to which they belong.
+
+        paho first reads the first byte of a packet, then its length, then all the rest.
+        """
         packet = self._in_packet
         if packet["command"] & _KIND == _PUBLISH and packet["command"] & _QOS_2:
             self._cut(QOS_REFUSED, "a message at QoS 2 on a subscription for QoS 1")
@@ -79,10 +85,12 @@ class BoundedClient(Client):
         return super()._sock_recv(min(bufsize, READ))
 
     def _cut(self, code: int, fault: str) -> None:
-        """Send DISCONNECT and raise an error. paho takes the error for the end of the connection, and closes it."""
+        """Send DISCONNECT and raise an error. paho treats the error as the end of the connection, and closes it."""
         self.fault = fault
-        between = not self._out_packet or not self._out_packet[0]["pos"]  # no outgoing packet is partly sent
+        # True if no outgoing packet has been sent in part
+        between = not self._out_packet or not self._out_packet[0]["pos"]
         if self.protocol == MQTTProtocolVersion.MQTTv5 and self._sock is not None and between:
             with contextlib.suppress(OSError):
-                self._sock.send(bytes((0xE0, 1, code)))  # DISCONNECT with a reason: our will is still sent
+                # DISCONNECT with a reason code, after which the broker still publishes our will
+                self._sock.send(bytes((0xE0, 1, code)))
         raise LimitExceeded(fault)

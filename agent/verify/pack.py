@@ -20,17 +20,18 @@ BOOT: Final = re.compile(r"[0-9a-f]{16}")
 _HASH: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _WORD: Final = re.compile(r"[a-z0-9_-]{1,32}")
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,400}(?:\.[0-9]{1,400})?")
-_EPOCHS: Final = frozenset(("identity", "firmware", "ratio", "variant"))  # events that begin a counter epoch
+_EPOCHS: Final = frozenset(("identity", "firmware", "ratio", "variant"))  # events with which a new counter epoch begins
 MAX_PARTS: Final = 4096
-MAX_STEPS: Final = 100  # a pack that states more clock steps and losses together is refused
-MAX_HANDOVERS: Final = 20  # limit of the handovers read from a pack, and of the devices named in each
-MAX_KERNEL: Final = 64  # characters that are kept of the kernel's boot id
-EARLY_MS: Final = 1000  # a read time that is more than this before its pack is doubtful
+MAX_STEPS: Final = 100  # a pack is refused if the number of its clock steps plus the number of its losses is higher
+# limit of the handovers that are read from a pack, and of the devices that are read from a handover
+MAX_HANDOVERS: Final = 20
+MAX_KERNEL: Final = 64  # only this many characters of the kernel's boot id are kept
+EARLY_MS: Final = 1000  # a read time is doubtful if it is more than this before the start of its pack
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A loss event: the gateway reports packs ``first`` to ``last`` as dropped."""
+    """A loss event, in which the gateway reports that it dropped packs ``first`` to ``last``."""
 
     boot: str
     first: int
@@ -48,7 +49,7 @@ class Pack:
     stream: str
     link: ChainLink
     digest: bytes
-    table: PointTable | None  # point table of a birth; None: not a birth
+    table: PointTable | None  # the point table if the pack is a birth; None if it is not
     records: PackRecords
     gaps: tuple[Gap, ...]
     losses: tuple[Loss, ...]
@@ -62,11 +63,11 @@ def read_pack(signed: Signed, signer: int = 0, columns: Columns | None = None) -
     """Read a pack whose signature is valid.
 
     Args:
-        signer: number of the signing key, see ``ChainLink``.
-        columns: columns of its member ``e``, if ``parse_columns`` returned them.
+        signer: number of the signing key; see ``ChainLink``.
+        columns: columns of the pack's member ``e``; None if ``parse_columns`` returned none.
 
     Raises:
-        Refused: code ``shape``; a required member is missing or invalid.
+        Refused: with code ``shape``, if a required member is missing or invalid.
     """
     value = signed.value
     get = value.get
@@ -117,7 +118,7 @@ def read_pack(signed: Signed, signer: int = 0, columns: Columns | None = None) -
 
 
 def _check_alone(value: Mapping[str, Any], pack: Pack) -> None:
-    """Check rules between the members of one pack. A pack that breaks a rule gets a fault, but is still read."""
+    """Check the rules between members of one pack. If the pack breaks a rule, a fault is added to it."""
     link, faults = pack.link, pack.faults
     if link.is_birth and "birth" in value:
         faults.append("a birth that names a birth")
@@ -200,7 +201,7 @@ def _read_events(value: object, pack: Pack) -> None:
 
 
 def _check_epoch(name: str, event: Mapping[str, Any]) -> None:
-    """Check that an event that begins a counter epoch has the old and new state, and counters before and after it."""
+    """Check an event with which a counter epoch begins. It must have the state and the counters before and after it."""
     epoch, counters = event.get("epoch"), event.get("counters")
     if type(epoch) is not int or epoch < 0 or not isinstance(counters, list):
         raise Refused("shape", f"an event {name} without epoch and counters")
@@ -221,9 +222,9 @@ def _check_epoch(name: str, event: Mapping[str, Any]) -> None:
 
 
 def _handover(event: Mapping[str, Any], link: ChainLink) -> list[Handover]:
-    """Return the part of a handover that reports show, as a list of one.
+    """Return a list with the part of a handover that reports show.
 
-    The list is empty if the event has another form. This is not a fault, because handovers do not affect the verdict.
+    If the event has another form, the list is empty. This is not a fault, because handovers do not affect the verdict.
     """
     devices, who = event.get("devices"), event.get("who")
     if not isinstance(who, str) or not isinstance(devices, list):
@@ -257,7 +258,7 @@ def _loss(event: Mapping[str, Any]) -> Loss:
         raise Refused("shape", "a loss event without boot, first and last")
     reason = event.get("reason")
     if not isinstance(reason, str) or not _WORD.fullmatch(reason):
-        reason = "?"  # reports show the reason, but it does not affect the verdict
+        reason = "?"  # an invalid reason is only shown as "?", because it does not affect the verdict
     return Loss(boot, first, last, low, high, _hash(event.get("hash"), "hash of a loss") or "", reason)
 
 

@@ -1,4 +1,4 @@
-"""The point table of a birth: which point is due at which tick."""
+"""The point table of a birth. It tells which point is due at which tick."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ KINDS: Final = frozenset(("gauge", "counter", "state", "text"))
 DAY_MS: Final = 86_400_000
 EPOCH: Final = date(1970, 1, 1).toordinal()
 MAX_POINTS: Final = 65_536
-MAX_GRIDS: Final = 256  # combinations of period and phase in one table; a device has only five paces
-MAX_GAP_WORK: Final = 200_000  # limit of the steps for the gaps of one pack: each gap takes its points times its days
-MAX_DAYS: Final = 4000  # limit of the days of one time range; one more row has all the rest
-Unit = object  # ``u``, or (u, du) if there is a ``du``
+# limit of the combinations of period and phase in one table; real tables have few, because a device has five paces
+MAX_GRIDS: Final = 256
+# limit of the steps for all gaps of one pack; a gap takes as many steps as its points times its days
+MAX_GAP_WORK: Final = 200_000
+MAX_DAYS: Final = 4000  # limit of the days in one time range; all later days are one more row
+Unit = object  # the unit ``u``, or (u, du) if the record or point has a ``du``
 
 
 def ms_of(value: object, what: str) -> int:
@@ -50,16 +52,19 @@ class Gap:
 
 @dataclass(slots=True)
 class Completeness:
-    """The numbers of due and received readings, and faults."""
+    """The numbers of due and received readings, and the faults that were found."""
 
     due: int = 0
     got: int = 0
-    gaps: dict[str, int] = field(default_factory=dict)  # due readings in gaps, by reason
+    gaps: dict[str, int] = field(default_factory=dict)  # reason -> number of due readings in gaps
     faults: list[str] = field(default_factory=list)
 
 
 class PointTable:
-    """The points of a birth, by the grid of ticks that they share. ``names``: None if the stream declares no points."""
+    """The points of a birth, grouped by period and phase, which together are a grid of ticks.
+
+    ``names``: names of all points; None if the birth has no points.
+    """
 
     def __init__(self, table: object) -> None:
         points = table.get("points") if isinstance(table, dict) else None
@@ -68,7 +73,7 @@ class PointTable:
         epoch = table.get("epoch") if isinstance(table, dict) else None
         if epoch is not None and (type(epoch) is not int or not 0 <= epoch < 1 << 53):
             raise Refused("shape", f"epoch of the birth's table is {shown(epoch)}, expected a whole number")
-        self.epoch: int | None = epoch  # counter epoch; None: not stated
+        self.epoch: int | None = epoch  # the counter epoch; None if the birth does not state it
         grids: dict[tuple[int, int], list[str]] = {}
         self.units: dict[str, Unit] = {}
         for point in points:
@@ -97,16 +102,19 @@ class PointTable:
                 raise Refused("shape", f"the birth's table has more than {MAX_GRIDS} different periods and phases")
         self.names: frozenset[str] | None = frozenset(self.units) or None
         self.grids = tuple((period, phase, tuple(names)) for (period, phase), names in grids.items())
-        # the last balance without gaps (counts, ticks, result): the next pack mostly has the same counts and ticks
+        # The last balance without gaps, as (counts, ticks, result). It is kept because the next pack mostly has the
+        # same counts and ticks, so the result can be used again.
         self._last: tuple[Mapping[str, int], list[int], Completeness] | None = None
         self._grid_of = {name: (period, phase) for period, phase, names in self.grids for name in names}
-        # names, units and counts of the last pack without a fault: the next pack mostly has the same names and units
+        # Names, units and counts of the last pack without a fault. They are kept because the next pack mostly has the
+        # same names and units.
         self._counted: tuple[list[str], list[Unit], Mapping[str, int]] | None = None
 
     def count(self, names: list[str], units: list[Unit]) -> tuple[Mapping[str, int], list[str]]:
-        """Return the number of records by point, and a fault for the first record with another unit than its point.
+        """Return (point -> number of records, list of faults).
 
-        The caller must not change the result.
+        The list has a fault for the first record whose unit differs from the unit of its point. The caller must not
+        change the result.
         """
         if (last := self._counted) and last[0] == names and last[1] == units:
             return last[2], []
@@ -116,7 +124,7 @@ class PointTable:
         return counts, faults
 
     def check_units(self, pairs: Iterable[tuple[str, Unit]]) -> list[str]:
-        """Return a fault for the first record with another unit than its point; empty if there is none."""
+        """Return a fault for the first record whose unit differs from the unit of its point; empty if all units fit."""
         for name, unit in pairs if self.names is not None else ():
             want = self.units.get(name, unit)
             if want != unit:
@@ -140,11 +148,11 @@ class PointTable:
         """Compare records and gaps with the readings due in ``[from_ms, to_ms)``.
 
         Args:
-            counts: records by point name.
+            counts: point name -> number of records.
         """
         ticked = [ticks(from_ms, to_ms, period, phase) for period, phase, _ in self.grids]
         if not gaps and (last := self._last) and last[0] is counts and last[1] == ticked:
-            return last[2]  # the same counts at the same ticks as in the previous pack
+            return last[2]  # counts and ticks are the same as in the previous pack
         result = Completeness()
         if gaps and (work := self._gap_work(gaps)) > MAX_GAP_WORK:
             result.faults.append(f"{len(gaps)} gaps, too many to be compared with the table ({work} steps)")
@@ -182,11 +190,14 @@ class PointTable:
         return work + whole * len(names)
 
     def _gap_ticks(self, gaps: Sequence[Gap], result: Completeness) -> dict[str, int]:
-        """Return the number of ticks in gaps, by point. Adds reasons and faults (ticks in two gaps) to ``result``."""
+        """Return point -> number of its ticks in gaps.
+
+        Adds the readings in gaps by reason to ``result``, and a fault for each point with a tick in two gaps.
+        """
         spans: dict[str, list[tuple[int, int]]] = {}
         whole = [(gap.from_ms, gap.to_ms) for gap in gaps if gap.points is None]
         missing: dict[str, int] = {}
-        of_grid = dict.fromkeys(self.grids, 0)  # by grid: ticks in gaps that cover all points
+        of_grid = dict.fromkeys(self.grids, 0)  # grid -> number of its ticks in gaps that cover all points
         for gap in gaps:
             total = 0
             if gap.points is None:
@@ -214,7 +225,7 @@ class PointTable:
 
 
 def unit_of(u: object, du: object) -> Unit:
-    """Return the unit of a record or a point as one value. An argument "" means that the member is missing."""
+    """Return the unit of a record or point as one value. Pass "" for a missing ``u`` or ``du``."""
     return u if du == "" else (u, du)
 
 
@@ -244,16 +255,18 @@ def _unbalanced(name: str, due: int, got: int, gap: int) -> str:
 
 
 def day_name(number: int) -> str:
-    """Return a day number since 1970 as YYYY-MM-DD; "?" outside of the calendar, which only a broken clock reaches."""
+    """Return a day number since 1970 as YYYY-MM-DD. Returns "?" if the calendar lacks the day, after a clock fault."""
     return date.fromordinal(EPOCH + number).isoformat() if -EPOCH < number < 10**6 else "?"
 
 
 def by_day(table: PointTable, gaps: Sequence[Gap], from_ms: int, to_ms: int) -> list[tuple[int, int, int, int]]:
     """Divide the readings of a balanced time range at UTC midnight.
 
-    Returns (day number since 1970, due readings, due readings in gaps, those of them in gaps ``asleep``) for each day.
+    Returns for each day: the day number since 1970, the number of due readings, how many of these are in gaps, and how
+    many of these gap readings have the reason ``asleep``.
     """
-    last = from_ms // DAY_MS + MAX_DAYS  # such a long range comes from a clock that began at 0: one row for the rest
+    # only a clock that began at 0 gives a longer range, so one row is enough for the rest
+    last = from_ms // DAY_MS + MAX_DAYS
     lost: dict[int, tuple[int, int]] = {}
     for gap in gaps:
         for day, low, high in _days(max(gap.from_ms, from_ms), min(gap.to_ms, to_ms), last):

@@ -1,4 +1,4 @@
-"""Reads the SenML records of a pack: names and units. Checks that each record has one value of the right type."""
+"""Reads names and units from the SenML records of a pack. Checks that each record has one value of the right type."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from .point_table import Unit, unit_of
 from .strict import MAX_SHOWN, Columns, Refused, shown
 
 _VALUES: Final = ("v", "vs", "vb")
-# SenML labels that packs never use; they would change the meaning of the readings
+# SenML labels that would change the meaning of the readings; packs must not use them
 _FOREIGN: Final = frozenset(("bs", "bu", "bv", "bver", "vd"))
 _NUMBERS: Final = frozenset((int, float))
-_NUMERIC: Final = frozenset(("bn", "bt", "n", "t", "u", "v"))  # labels of a record with a number, for a quick check
+# a record with a number has only these labels; a quick check uses this
+_NUMERIC: Final = frozenset(("bn", "bt", "n", "t", "u", "v"))
 _TYPES: Final = {"v": _NUMBERS, "vs": frozenset((str,)), "vb": frozenset((bool,))}
-_USUAL: Final = (frozenset(("n", "v")), frozenset(("n", "u", "v")))  # members of a record with only a number
+_USUAL: Final = (frozenset(("n", "v")), frozenset(("n", "u", "v")))  # members of the usual records
 
 
 @dataclass(slots=True)
 class PackRecords:
-    """``names`` and ``units`` of all records, one each, in the same order."""
+    """The names and units of all records. Both lists have one entry for each record, in the same order."""
 
     names: list[str] = field(default_factory=list)
     units: list[Unit] = field(default_factory=list)
-    early: int = 0  # read times more than 1 s before the pack begins
+    early: int = 0  # number of read times that are more than 1 s before the start of the pack
 
     @property
     def pairs(self) -> Iterable[tuple[str, Unit]]:
-        """Name and unit of each record."""
+        """The (name, unit) of each record."""
         return zip(self.names, self.units, strict=True)
 
     def distinct(self) -> list[tuple[str, Unit]]:
@@ -46,11 +47,12 @@ def read_records(e: object, columns: Columns | None, stream: str, earliest_ms: i
     """Read the records in the member ``e`` of a pack.
 
     Args:
-        columns: columns of ``e``; None if it has none. Records with only name, unit and number are read by columns.
-        earliest_ms: a read time before this is counted as early.
+        columns: columns of ``e``; None if the parser made none. Records with only name, unit and number are read by
+            columns, which is faster.
+        earliest_ms: a read time before this counts as early.
 
     Raises:
-        Refused: code ``shape``.
+        Refused: with code ``shape``, if a record is invalid.
     """
     if not isinstance(e, list):
         raise Refused("shape", "e is not an array of records")

@@ -1,4 +1,4 @@
-"""The report as plain values. ``as_dict`` converts it for programs, ``report_text.py`` for people."""
+"""The report as plain values. ``as_dict`` makes JSON for programs, and ``report_text.py`` makes text for people."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any, Final
 from .agreed import AgreedStreams
 
 HOUR_MS: Final = 3_600_000
-# longest usual time without a checkpoint: one is made each hour, and of the old ones, one a day is kept
+# Longest usual times between two checkpoints. The gateway makes one each hour; of old checkpoints it keeps one a day.
 HOURLY_MS, DAILY_MS = HOUR_MS + 600_000, 25 * HOUR_MS
 _ALL: Final = AgreedStreams()
-MAX_LISTED: Final = 100  # at most this many faults, ranges and so on are listed; all are counted
+MAX_LISTED: Final = 100  # a list of faults, ranges and so on has at most this many entries; counts include all
 
 
 class Verdict(StrEnum):
     """The overall verdict."""
 
     VERIFIED = "verified"
-    UNPROVEN = "consistent, origin unproven"  # no pin was given
+    UNPROVEN = "consistent, origin unproven"  # all is valid, but no pin was given
     INCOMPLETE = "incomplete"  # everything present is valid, but something is missing
     FAILED = "failed"
     NOTHING = "nothing to verify"
@@ -28,7 +28,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One pack or object that was refused, and why."""
+    """One pack or object that was refused, with the reason."""
 
     code: str
     reason: str
@@ -44,14 +44,14 @@ class Fault:
 
 @dataclass(slots=True)
 class Faults:
-    """Faults: the number of all, the numbers by code, and the first hundred."""
+    """The number of all faults, their numbers by code, and a list of the first hundred."""
 
     count: int = 0
     by_code: dict[str, int] = field(default_factory=dict)
     listed: list[Fault] = field(default_factory=list)
 
     def add(self, fault: Fault) -> None:
-        """Count a fault. It is listed if there are fewer than a hundred."""
+        """Count a fault. It is also listed if the list has fewer than a hundred entries."""
         self.count += 1
         self.by_code[fault.code] = self.by_code.get(fault.code, 0) + 1
         if len(self.listed) < MAX_LISTED:
@@ -60,18 +60,18 @@ class Faults:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Absent packs: sequences ``first`` to ``last``, which covered ``[from_ms, to_ms)``."""
+    """Absent packs with the sequences ``first`` to ``last``. Together they covered the time ``[from_ms, to_ms)``."""
 
     first: int
     last: int
     from_ms: int
     to_ms: int
     readings: int | None  # readings due in that time; None if the birth in effect is unknown
-    reason: str = ""  # reason of the loss event; "" for missing packs
+    reason: str = ""  # the reason in the loss event; "" if the packs are missing without a loss event
 
     @property
     def packs(self) -> int:
-        """Number of packs."""
+        """The number of absent packs."""
         return self.last - self.first + 1
 
 
@@ -81,7 +81,7 @@ class IncompleteCheckpoint:
 
     gateway: str
     counter: int
-    time_ms: int  # when it was made
+    time_ms: int  # time when the checkpoint was made
     pages: int
     missing: list[int]  # numbers of the missing pages
 
@@ -93,7 +93,10 @@ class IncompleteCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """A signed record of commissioning: how many devices were compared with their displays, and which differed."""
+    """A signed record of commissioning.
+
+    It states how many devices were compared with their displays, and which differed.
+    """
 
     id: str
     boot: str
@@ -103,7 +106,7 @@ class Handover:
     who: str
     devices: int
     compared: int
-    named: tuple[str, ...]  # names of devices that differed; perhaps not all
+    named: tuple[str, ...]  # names of devices whose readings differed from the display; may be incomplete
     differed: int
 
     def __str__(self) -> str:
@@ -114,13 +117,13 @@ class Handover:
 
 @dataclass(slots=True)
 class Day:
-    """Completeness of a stream over one UTC day: numbers of readings of gauges and counters."""
+    """Completeness of a stream on one UTC day. The members are numbers of readings of gauges and counters."""
 
     due: int = 0
     got: int = 0
     asleep: int = 0  # due readings in gaps because the device sleeps
-    gaps: int = 0  # due readings in stated gaps, without those of ``asleep``
-    lost: int = 0  # due readings in packs that the gateway reports as dropped
+    gaps: int = 0  # due readings in all other gaps
+    lost: int = 0  # due readings in packs that the gateway reported as dropped
     missing: int = 0
 
 
@@ -130,45 +133,46 @@ class StreamReport:
 
     stream: str
     packs: int = 0  # packs with a valid signature; redelivered packs count once
-    verified: int = 0  # of these packs, those without a fault
+    verified: int = 0  # number of these packs that have no fault
     readings: int = 0  # records in verified packs
     gaps: int = 0  # due readings in stated gaps
-    asleep: int = 0  # of these readings, those in gaps because the device sleeps
+    asleep: int = 0  # number of these readings that are missing because the device sleeps
     gap_reasons: dict[str, int] = field(default_factory=dict)
     redelivered: int = 0
-    uncompared: int = 0  # of these packs, those whose bytes could not be compared: their hash is no longer kept
+    # number of these packs that could not be compared, because the hash of the first copy is no longer kept
+    uncompared: int = 0
     reordered: int = 0
-    rewritten: int = 0  # packs whose signature fits only after canonicalisation
+    rewritten: int = 0  # packs whose signature is valid only after canonicalisation
     births: int = 0
     boots: int = 0
-    asked: bool = True  # False: the stream was not requested, so its packs may be absent
-    retired: bool = False  # the newest checkpoint states that its device is no longer read
-    head_seq: int = 0  # sequence of its head in the newest checkpoint; 0 without a checkpoint
+    asked: bool = True  # False: the stream was not requested, so absent packs are not missing
+    retired: bool = False  # True: the newest checkpoint states that the device is no longer read
+    head_seq: int = 0  # sequence of the stream's head in the newest checkpoint; 0 without a checkpoint
     head_ms: int = 0
-    oldest_head_seq: int = 0  # sequence of its head in the oldest checkpoint in files
-    is_unheard: bool = False  # its head advanced between two checkpoints, but no pack arrived
+    oldest_head_seq: int = 0  # sequence of the stream's head in the oldest checkpoint in files
+    is_unheard: bool = False  # True: the head advanced between two checkpoints, but no pack arrived
     first_seq: int = 0
     last_seq: int = 0
     from_ms: int = 0
     to_ms: int = 0
-    begun_ms: int = 0  # end of the first pack
+    begun_ms: int = 0  # end time of the first pack
     missing: list[Range] = field(default_factory=list)
     lost: list[Range] = field(default_factory=list)
-    conflicts: list[str] = field(default_factory=list)  # rollbacks and clones
-    restarts: list[str] = field(default_factory=list)  # where the history begins anew
+    conflicts: list[str] = field(default_factory=list)  # texts about rollbacks and clones
+    restarts: list[str] = field(default_factory=list)  # texts about new histories of the stream
     unchecked: int = 0  # packs of unknown completeness, because their birth or other parts are missing
-    clock_unsynced: int = 0  # packs made while the clock was not synchronised
-    clock_unknown: int = 0  # packs that do not state whether the clock was synchronised
-    clock_backward: int = 0  # how often the monotonic clock went back within a kernel boot
-    early: int = 0  # read times more than 1 s before the start of their pack
+    clock_unsynced: int = 0  # number of packs made while the clock was not synchronised
+    clock_unknown: int = 0  # number of packs that do not state whether the clock was synchronised
+    clock_backward: int = 0  # how often the monotonic clock went back although the kernel's boot id stayed the same
+    early: int = 0  # number of read times that are more than 1 s before the start of their pack
     days: dict[str, Day] = field(default_factory=dict)
-    handovers: list[Handover] = field(default_factory=list)  # the first hundred
+    handovers: list[Handover] = field(default_factory=list)  # only the first hundred handovers
     faults: Faults = field(default_factory=Faults)
 
     def waive(self) -> None:
-        """Change the report of a stream that was not requested: absent packs are not missing.
+        """Change the report of a stream that was not requested, so that absent packs do not count as missing.
 
-        Packs that arrived are judged like any others.
+        Packs of the stream that arrived are judged like any other packs.
         """
         self.asked, self.is_unheard, self.missing = False, False, []
         for day in self.days.values():
@@ -177,22 +181,25 @@ class StreamReport:
 
     @property
     def is_cut(self) -> bool:
-        """True if packs after the oldest checkpoint in files are absent: they are no longer kept, or held back."""
+        """True if the packs directly after the oldest checkpoint in files are absent.
+
+        They are no longer kept, or somebody holds them back.
+        """
         return bool(self.packs and self.oldest_head_seq) and self.oldest_head_seq + 1 < self.first_seq
 
     @property
     def missing_packs(self) -> int:
-        """Packs that are neither present nor reported lost."""
+        """The number of packs that are neither present nor reported as lost."""
         return sum(hole.packs for hole in self.missing)
 
     @property
     def lost_packs(self) -> int:
-        """Packs that the gateway reports as dropped."""
+        """The number of packs that the gateway reported as dropped."""
         return sum(hole.packs for hole in self.lost)
 
 
 def latest(streams: Mapping[str, StreamReport]) -> dict[str, int]:
-    """Return the end of the last pack of each gateway, in ms."""
+    """Return gateway -> end of its last pack in UTC ms."""
     ends: dict[str, int] = {}
     for name, stream in streams.items():
         if stream.packs:
@@ -202,13 +209,13 @@ def latest(streams: Mapping[str, StreamReport]) -> dict[str, int]:
 
 
 def held_back(streams: Mapping[str, StreamReport], wanted: Collection[str], agreed: AgreedStreams = _ALL) -> list[str]:
-    """Return the streams that have no pack here, but must have had some.
+    """Return the streams that have no pack here although they must have packs.
 
     In files, this is a stream whose newest head in a checkpoint ends after the first pack of another stream of the
     gateway. On a broker, it is a stream whose head advanced between two checkpoints.
 
-    Retired streams, and streams that were not requested, may be absent. A stream that was agreed by name or pattern may
-    not: it is returned even if the files were exported without it or the gateway calls it retired.
+    Retired streams, and streams that were not requested, are left out. A stream that was agreed by name or pattern is
+    never left out, even if the export does not include it or the gateway calls it retired.
     """
     begun: dict[str, int] = {}
     for name, stream in streams.items():
@@ -237,7 +244,7 @@ class Report:
     """The report on all streams, with the verdict."""
 
     verdict: Verdict
-    reasons: list[str]  # why it is not "verified"
+    reasons: list[str]  # why the verdict is not "verified"
     trust: dict[str, str | None]  # gateway -> thumbprint of its first key
     streams: dict[str, StreamReport]
     packs: int = 0
@@ -252,15 +259,15 @@ class Report:
     lost: int = 0
     bad_signatures: int = 0
     checkpoints: int = 0  # number of pages of checkpoints
-    checkpointed: dict[str, int] = field(default_factory=dict)  # gateway -> time of its newest checkpoint, ms
+    checkpointed: dict[str, int] = field(default_factory=dict)  # gateway -> time of its newest checkpoint, UTC ms
     beyond: dict[str, int] = field(default_factory=dict)  # gateway -> ms from its newest checkpoint to its last pack
-    only: list[str] = field(default_factory=list)  # the streams that files were exported for; empty: all
-    withheld: list[str] = field(default_factory=list)  # streams without packs that should have some
-    agreed: list[str] = field(default_factory=list)  # agreed names and patterns; empty: all streams
+    only: list[str] = field(default_factory=list)  # the streams to which the export was restricted; empty: all streams
+    withheld: list[str] = field(default_factory=list)  # streams that have no packs although they should
+    agreed: list[str] = field(default_factory=list)  # agreed names and patterns; empty: all streams are agreed
     unknown: list[str] = field(default_factory=list)  # agreed streams that neither a pack nor a checkpoint names
     content_types: dict[str, int] = field(default_factory=dict)  # unknown content types -> number of messages
     torn_checkpoints: list[IncompleteCheckpoint] = field(default_factory=list)
-    held: int = 0  # packs that wait for keys
+    held: int = 0  # number of packs that wait for keys
     first_bad: Fault | None = None
     faults: list[Fault] = field(default_factory=list)
     failures: dict[str, int] = field(default_factory=dict)  # code -> number of faults
@@ -271,9 +278,9 @@ class Report:
         return self.verdict is Verdict.VERIFIED
 
     def shortfalls(self) -> list[str]:
-        """Return what is absent although the verdict may be "verified", such as readings in gaps.
+        """Return texts about absent data, such as readings in gaps. The verdict can be "verified" in spite of them.
 
-        For a user who expects all readings.
+        This is for a user who expects that all readings are present.
         """
         short = []
         for name, stream in self.streams.items():
@@ -295,7 +302,7 @@ class Report:
         return short
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the report as one JSON object: times in UTC seconds, names as in docs/verify.md."""
+        """Return the report as one JSON object. Times are in UTC seconds; docs/verify.md explains the names."""
         made = asdict(self)
         made["verdict"] = self.verdict.value
         made["beyond"] = {gateway: ms / 1000 for gateway, ms in self.beyond.items()}

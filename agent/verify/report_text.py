@@ -1,4 +1,4 @@
-"""The report as text lines."""
+"""Writes the report as lines of text."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ MAX_LINE = 2000
 
 
 def as_text(report: Report) -> str:
-    """Return the whole report. Its last line is the verdict.
+    """Return the whole report as text. The last line is the verdict.
 
-    Each line is cleaned, so that quoted text cannot begin or end a line.
+    Control characters and line breaks are removed from each line, so that a quoted text cannot add lines.
     """
     return "\n".join([*aligned(table_rows(report)), *remarks(report), verdict_line(report)])
 
@@ -72,7 +72,7 @@ def remarks(report: Report) -> list[str]:
 
 
 def _unasked(report: Report) -> Iterator[str]:
-    """Yield a remark on each stream that was not requested but arrived, then the names of the others."""
+    """Yield a remark on each stream that arrived although it was not requested, then the other unrequested streams."""
     silent: dict[str, list[str]] = {}
     for name, stream in report.streams.items():
         gateway, _, last = name.rpartition("/")
@@ -114,7 +114,7 @@ def table_rows(report: Report) -> list[Sequence[str]]:
 
 
 def aligned(rows: Sequence[Sequence[str]], width_of: Callable[[str], int] = len) -> Iterator[str]:
-    """Yield rows as aligned lines. ``width_of``: returns the number of terminal columns that a text takes."""
+    """Yield rows as lines with aligned columns. ``width_of`` returns the width of a text in terminal columns."""
     widths = [max(width_of(row[n]) for row in rows) for n in range(len(COLUMNS))]
     for row in rows:
         room = [" " * (width - width_of(cell)) for cell, width in zip(row, widths, strict=True)]
@@ -123,7 +123,10 @@ def aligned(rows: Sequence[Sequence[str]], width_of: Callable[[str], int] = len)
 
 
 def completeness(stream: StreamReport) -> str:
-    """Return the share of received readings in those due while the device was awake; never rounded up to 100 %."""
+    """Return the share of due readings that were received, without readings that were due while the device slept.
+
+    The text is never rounded up to 100 %.
+    """
     return _share(stream.days.values())
 
 
@@ -159,7 +162,7 @@ def _notes(s: StreamReport) -> Iterator[str]:
         yield f"{s.stream}: packs begin with sequence {s.first_seq}; {at}"
 
 
-# remarks that are not faults: (member of ``StreamReport`` with the number, text of the remark)
+# Remarks about doubtful packs, which are not faults: (member of ``StreamReport`` with the number, text of the remark).
 _DOUBTS = (
     ("clock_unsynced", "the clock was not synchronised in {} packs"),
     ("clock_unknown", "the state of the clock is unknown in {} packs"),
@@ -178,7 +181,7 @@ def _span(numbers: Collection[int]) -> str:
 
 
 def _doubts(streams: Collection[StreamReport]) -> Iterator[str]:
-    """Yield remarks that are not faults, one line for each kind, because they often apply to all streams."""
+    """Yield remarks that are not faults. A kind of remark is one line, because it often applies to all streams."""
     begun = {s.stream: s.first_seq for s in streams if s.first_seq > 1 and not s.is_cut}
     if begun:
         where = next(iter(begun)) if len(begun) == 1 else f"{len(begun)} streams"

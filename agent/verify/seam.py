@@ -1,4 +1,4 @@
-"""Checks the seam between two packs: whether one follows the other. ``ChainLink`` has the members to compare."""
+"""Checks the seam between two packs, that is, whether one directly follows the other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ChainLink:
-    """The members of a pack that must fit those of the previous and the next pack in the stream."""
+    """The members of a pack that are compared with those of the previous and the next pack in the stream."""
 
     boot: str
     seq: int
@@ -18,17 +18,17 @@ class ChainLink:
     from_ms: int
     to_ms: int
     part: tuple[int, int] | None
-    birth: str  # hash of the birth in effect; of this pack itself if it is a birth
+    birth: str  # hash of the birth in effect; if the pack is a birth, its own hash
     is_birth: bool
     steps: tuple[tuple[int, int], ...]  # clock_step events: (old, new) in ms
-    signer: int  # number of the signing key: a later key has a higher number
+    signer: int  # number of the signing key; a later key has a higher number
 
 
 def check_seam(left: ChainLink, right: ChainLink) -> list[str]:
-    """Return what does not fit between two packs of one stream; empty if everything fits.
+    """Return texts about members of two packs that do not fit; empty if ``right`` correctly follows ``left``.
 
-    ``right`` claims to follow ``left``: its ``prev`` is the hash of ``left``, or it has the next sequence in the same
-    boot.
+    Call this if ``right`` claims to follow ``left`` in the stream: its ``prev`` is the hash of ``left``, or it has the
+    next sequence in the same boot.
     """
     if right.prev != left.hash:
         return [f"prev is not the hash of sequence {left.seq}"]

@@ -1,7 +1,7 @@
-"""A signed object: payload, hash and the key that signed it.
+"""Checks signed objects.
 
-Anyone who may publish on a topic can send any bytes. So the signature is searched for before the bytes are parsed: an
-object of an unknown key costs only this search, and only an object that a known key signed may be large.
+Anyone who may publish on a topic can send any bytes. So the signature is looked up and checked before the bytes are
+parsed. Bytes that no known key signed cost little, because they must be small to be parsed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from .jws import PublicKey, base64url, check_signature, read_header
 from .strict import MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS, Columns, Refused, parse_columns
 
 SIG_MEMBER: Final = b'"sig":"'
-MAXSIG_MEMBER: Final = 2048  # the member has at most this many bytes
+MAXSIG_MEMBER: Final = 2048  # limit of the bytes of the member ``sig``
 _ENCODER: Final = JSONEncoder(ensure_ascii=False, check_circular=False, sort_keys=True, separators=(",", ":"))
-# numbers that the standard library's encoder may write in another form: 1e-07 for 1e-7, 1.0 for 1
+# Numbers that the standard library's encoder may write in another form, such as 1e-07 for 1e-7, or 1.0 for 1.
 _OTHER_NUMBERS: Final = re.compile(rb"[:,\[]-?[0-9.]+e|\.0[,}\]]")
 
 
@@ -30,26 +30,26 @@ class FoundSignature(NamedTuple):
     kid: str
     key: PublicKey | None = None  # None: the key is not known
     typ: str = ""
-    payload: bytes | None = None  # the signed bytes; None: the key did not sign these bytes
+    payload: bytes | None = None  # the signed bytes; None: the signature is not valid for these bytes
 
 
 class Signed(NamedTuple):
     """An object with a valid signature."""
 
-    value: dict[str, Any]  # all members, with sig
+    value: dict[str, Any]  # all members, including ``sig``
     payload: bytes
-    digest: bytes  # SHA-256 of payload
+    digest: bytes  # SHA-256 of the signed bytes
     key: PublicKey
     rewritten: bool  # True: the object was re-serialised in transit
 
     @property
     def hash(self) -> str:
-        """The hash by which ``prev``, ``birth`` and heads name this object."""
+        """The hash of this object, as ``prev``, ``birth`` and heads of other objects contain it."""
         return base64url(self.digest)
 
 
 def cut_signature(raw: bytes, sig: str) -> bytes | None:
-    """Return ``raw`` without its member ``sig``; None if the member does not occur exactly once in canonical form."""
+    """Return ``raw`` without its member ``sig``; None if ``raw`` does not have this member exactly once."""
     member = b',"sig":"' + sig.encode() + b'"'
     before, found, after = raw.partition(member)
     if not found or member in after:
@@ -76,10 +76,10 @@ def payload_hash(raw: bytes) -> bytes:
 
 
 def find_signature(raw: bytes, keys: Mapping[str, PublicKey]) -> FoundSignature | None:
-    """Find the signature of an object in canonical form, without parsing the object; None if there is none.
+    """Find the signature of an object in canonical form without parsing the object. Returns None if there is none.
 
     Args:
-        keys: all known keys, of any gateway. Whether a key may sign this object is checked later, after parsing.
+        keys: all known keys of all gateways. After parsing, the caller checks whether the key may sign this object.
     """
     sig = signature_of(raw)
     if sig is None:
@@ -101,20 +101,20 @@ def find_signature(raw: bytes, keys: Mapping[str, PublicKey]) -> FoundSignature 
 
 
 def without_signature(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the members that are signed: all except ``sig``."""
+    """Return the signed members, which are all members except ``sig``."""
     return {name: inner for name, inner in value.items() if name != "sig"}
 
 
 def payload_of(value: Mapping[str, Any]) -> bytes:
-    """Return the canonical bytes that are signed: the object without ``sig``."""
+    """Return the bytes that are signed, which are the canonical form of the object without ``sig``."""
     return canonical(without_signature(value))
 
 
 def is_canonical(signed: Signed) -> bool:
-    """True if the signed bytes are in canonical form. Otherwise nobody else could compute the hash from the content.
+    """True if the signed bytes are in canonical form. If not, nobody could compute the hash from the object's content.
 
     The standard library's fast encoder is tried first. It writes the canonical form if all text is ASCII and
-    ``_OTHER_NUMBERS`` finds nothing. If it does not confirm the bytes, the slow encoder decides.
+    ``_OTHER_NUMBERS`` finds nothing. If its result differs from the bytes, the slow encoder decides.
     """
     payload = signed.payload
     members = without_signature(signed.value)
@@ -126,7 +126,7 @@ def is_canonical(signed: Signed) -> bool:
 def parse_found(raw: bytes, found: FoundSignature | None) -> tuple[dict[str, Any], Columns | None]:
     """Parse an object. Returns the object, and the columns of its records (None if it has none).
 
-    Bytes that no known key has signed must be small. Raises Refused.
+    Raises Refused, also for bytes that are large and not signed by a known key.
     """
     if found and found.payload is not None:
         return parse_columns(raw, records="e")
@@ -149,7 +149,7 @@ def check_signed(
     The received bytes are tried first. If the signature does not fit them, the object is canonicalised and tried again.
 
     Args:
-        found: the signature found in the same bytes, so that it is not checked twice.
+        found: the result of ``find_signature`` for ``raw``, so that the signature is not checked twice.
 
     Raises:
         Refused: as in ``check_signature``.

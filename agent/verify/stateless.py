@@ -1,4 +1,6 @@
-"""The stateless check of one object: it checks what the object's bytes alone prove, in any order, on any machine.
+"""The stateless check of one object. It checks everything that can be checked without other packs.
+
+So objects can be checked in any order, and on any machine.
 
     keys = KeyRing("park7/gw01", trust)
     check_keys(raw, topic, keys)                       # a keys object into the ring
@@ -30,10 +32,12 @@ from .strict import MAX_OBJECT_BYTES, MAX_REASON, Columns, MissingPackage, Refus
 from .topics import GATEWAY, PACK_KINDS, STREAM, Topic, split_topic
 
 MAX_STREAM: Final = 200
-# The check of the canonical form takes as much time as all others, and a signer that writes another form does so in all
-# packs. So it is checked only in births and in each pack with ``seq % FORM_EVERY == 2``: all verifiers check the same.
+# The check of the canonical form takes as much time as all other checks, and a signer that writes another form does so
+# in all packs. So only births and packs with ``seq % FORM_EVERY == 2`` are checked. The rule depends on ``seq``, so
+# that all verifiers check the same packs.
 FORM_EVERY: Final = 64
-# claims in bytes that were not parsed: only for messages, and to know which gateway's keys an object waits for
+# These patterns find claims in bytes that were not parsed. The claims are only used in messages, and to know the
+# gateway whose keys an object waits for.
 _CLAIMED_STREAM: Final = re.compile(rb'"stream":"([A-Za-z0-9_.:/-]{1,200})"')
 _CLAIMED_BOOT: Final = re.compile(rb'"boot":"([0-9a-f]{16})"')
 _CLAIMED_SEQ: Final = re.compile(rb'"seq":([0-9]{1,16}),$')
@@ -44,14 +48,15 @@ Tables = Callable[[str], PointTable | None]
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The answer to bytes that are not a valid object of this gateway. Nothing in the bytes may be used.
+    """The result for bytes that are not a valid object of this gateway. The content of the bytes must not be used.
 
-    ``stream``, ``boot`` and ``seq`` are claims of the bytes, for messages only; "" and 0 if they cannot be read.
+    ``stream``, ``boot`` and ``seq`` are what the bytes claim, for messages only; "" and 0 if they cannot be read.
     """
 
-    code: str  # one stable word, see docs/verify.md
-    text: str  # the received and the expected value, in one clean line of at most 400 characters
-    wait: bool = False  # the bytes may be valid later: a key is not known yet, or a Python package is not installed
+    code: str  # one stable word; docs/verify.md lists these words
+    text: str  # the received and the expected value, in one line of at most 400 characters without control characters
+    # True: the bytes may be valid later, because a key is not known yet or a Python package is not installed
+    wait: bool = False
     stream: str = ""
     boot: str = ""
     seq: int = 0
@@ -61,26 +66,27 @@ class Refusal:
 class CheckedPack:
     """A pack with a valid signature by a key of its gateway. Times are UTC in ms."""
 
-    stream: str  # <site>/<gateway>/<name>, as signed
-    link: ChainLink  # identity, hash, predecessor and time span, for ``check_seam``
-    digest: bytes  # SHA-256 of the signed bytes; ``link.hash`` is its base64url
-    kid: str  # of the key that signed
-    rewritten: bool  # re-serialised in transit, verified after canonicalisation
-    retained: bool  # the retained copy of a birth, the same pack as the birth itself
+    stream: str  # <site>/<gateway>/<name>, as it was signed
+    link: ChainLink  # identity, hash, previous pack and time span, for ``check_seam``
+    digest: bytes  # SHA-256 of the signed bytes; ``link.hash`` is the same hash as base64url
+    kid: str  # thumbprint of the key that signed the pack
+    rewritten: bool  # True: the pack was re-serialised in transit, and verified after canonicalisation
+    retained: bool  # True: this is the retained copy of a birth, which is the same pack as the birth itself
     value: Mapping[str, Any]  # the whole object as parsed; do not change it
-    table: PointTable | None  # point table of a birth: packs that name the birth are checked with it
-    counts: PackCounts  # for ``balance``, when the birth and all parts are known
-    balance: Balance | None  # None: see ``unjudged``
+    # the point table of a birth, with which packs that name the birth are checked; None for other packs
+    table: PointTable | None
+    counts: PackCounts  # for a call of ``balance`` when the birth and all parts are known
+    balance: Balance | None  # None: the completeness is not known; ``unjudged`` tells why
     losses: tuple[Loss, ...]
-    synced: bool | None  # the clock was synchronised; None: not known
+    synced: bool | None  # True: the clock was synchronised; None: not known
     monotonic: tuple[str, int] | None  # (boot id of the kernel, monotonic clock in ms)
-    early: int  # read times more than 1 s before the pack begins
+    early: int  # number of read times that are more than 1 s before the start of the pack
     handovers: tuple[Handover, ...]
-    faults: tuple[PackFault, ...]  # rules that the pack breaks by itself; a report names the first
+    faults: tuple[PackFault, ...]  # rules that the pack breaks, found without other packs; a report shows the first
 
     @property
     def kind(self) -> str:
-        """``birth`` or ``readings``."""
+        """The kind of the pack: ``birth`` or ``readings``."""
         return "birth" if self.link.is_birth else "readings"
 
     @property
@@ -90,7 +96,10 @@ class CheckedPack:
 
     @property
     def unjudged(self) -> str:
-        """Why the completeness is not known: ``birth`` (not known here) or ``parts`` (one part of a tick), else ""."""
+        """The reason why the completeness is not known yet; "" if it is known or the pack has a fault.
+
+        ``birth``: the birth of the pack is not known here. ``parts``: the pack is only one part of a tick.
+        """
         if self.balance is not None or self.faults:
             return ""
         return "parts" if self.link.part else "birth"
@@ -99,16 +108,17 @@ class CheckedPack:
 def check(raw: bytes, topic: str | None, keys: KeyRing, table: Tables) -> CheckedPack | Refusal:
     """Check one pack without any other pack. Never raises for the content of ``raw``.
 
-    The result depends on the arguments alone. Cost is bounded for any bytes: docs/verify.md, "Upper limits of cost".
+    The result depends only on the arguments. The time and memory of a check are limited for any bytes, as
+    docs/verify.md explains under "Upper limits of cost".
 
     Args:
         raw: the published bytes, compressed or not.
-        topic: the topic of the pack: ``.../readings``, ``backfill`` or ``birth``. None: the pack is from a file and is
-            not checked against a topic.
+        topic: the pack's topic, which ends with ``readings``, ``backfill`` or ``birth``. None: the pack is from a file,
+            and is not checked against a topic.
         keys: the keys of the gateway.
-        table: returns the point table of a birth by the birth's hash, or None if the table is not known; ``{}.get``
-            knows none. Without the table, completeness and units are not checked until the same bytes are checked
-            again. A birth is checked with its own table.
+        table: a function that returns the point table for the hash of a birth, or None if it does not know the table.
+            With ``{}.get``, no table is known. Without the table, completeness and units are not checked; the caller
+            can check the same bytes again later. A birth is checked with its own table.
     """
     claims: Mapping[str, object] = {}
     try:
@@ -128,10 +138,10 @@ def check(raw: bytes, topic: str | None, keys: KeyRing, table: Tables) -> Checke
 
 
 def check_keys(raw: bytes, topic: str | None, keys: KeyRing) -> bool | Refusal:
-    """Add a ``keys`` object of this gateway to its ring, which is unchanged if the object is refused.
+    """Add a ``keys`` object of this gateway to its ring. If the object is refused, the ring stays unchanged.
 
-    Returns True if it has new content: objects that wait for a key should then be checked again. Never raises for the
-    content of ``raw``. The arguments are as in ``check``.
+    Returns True if the object has new content. Objects that wait for a key should then be checked again. Never raises
+    for the content of ``raw``. The arguments are as in ``check``.
     """
     value: dict[str, Any] = {}
     try:
@@ -148,9 +158,12 @@ def check_keys(raw: bytes, topic: str | None, keys: KeyRing) -> bool | Refusal:
 def check_checkpoint(raw: bytes, topic: str | None, keys: KeyRing) -> CheckedPage | Refusal:
     """Check a page of a checkpoint without any other page. Arguments are as in ``check``; never raises for ``raw``.
 
-    The caller should compare it with other pages: ``prev`` is the hash of the same ``page`` with ``counter`` - 1; two
-    pages with the same number and counter are equal; a later counter is not signed by an older key. The caller should
-    also compare it with packs: each head has the hash of the pack with that boot and sequence.
+    The caller should compare the page with other pages and with packs. These rules must hold:
+
+    - ``prev`` is the hash of the page with the same number and ``counter`` - 1.
+    - Two pages with the same number and counter are equal.
+    - A page with a later counter is not signed by an older key.
+    - Each head has the hash of the pack with the same boot and sequence.
     """
     value: dict[str, Any] = {}
     try:
@@ -193,7 +206,7 @@ def check_parsed(
     keys: KeyRing,
     table: Tables,
 ) -> CheckedPack:
-    """Do the second half of ``check``, for bytes that ``parse_found`` has read. Raises Refused."""
+    """Do the second half of ``check``, for bytes that ``parse_found`` has parsed. Raises Refused."""
     stream = stream_of(value)
     if keys.gateway != stream.rpartition("/")[0]:
         _check_place(stream, place, keys)
@@ -264,7 +277,7 @@ def gateway_of(raw: bytes, value: Mapping[str, Any], place: Topic | None, what: 
 
 
 def _check_place(stream: str, place: Topic | None, keys: KeyRing) -> None:
-    """Raise Refused for a pack on another stream's topic, or of another gateway than the keys."""
+    """Raise Refused if a pack is on the topic of another stream, or belongs to another gateway than the keys."""
     if place is not None and stream != place.stream:
         raise Refused("topic", f"pack of {shown_name(stream)} published at {place.text}: replayed across topics")
     if stream.rpartition("/")[0] != keys.gateway:
@@ -277,7 +290,10 @@ def shown_name(stream: str) -> str:
 
 
 def claims_of(raw: bytes) -> dict[str, object]:
-    """Find ``stream``, ``boot`` and ``seq`` in canonical bytes without parsing them. Returns {} without a stream."""
+    """Find ``stream``, ``boot`` and ``seq`` in canonical bytes without parsing them.
+
+    Returns {} if no stream is found.
+    """
     sig = raw.rfind(SIG_MEMBER)
     stream = _CLAIMED_STREAM.search(raw, sig)
     if not stream:
@@ -287,13 +303,16 @@ def claims_of(raw: bytes) -> dict[str, object]:
 
 
 def claimed_gateway(raw: bytes) -> str:
-    """Find the gateway in the bytes of a keys object or checkpoint without parsing them. Returns "" without one."""
+    """Find the gateway in the bytes of a keys object or checkpoint without parsing them.
+
+    Returns "" if none is found.
+    """
     found = _CLAIMED_GATEWAY.search(raw)
     return found[1].decode() if found else ""
 
 
 def identity_of(value: Mapping[str, object]) -> tuple[str, str, int]:
-    """Return (stream, boot, sequence) as an object claims them; "" or 0 for a claim in a wrong form."""
+    """Return (stream, boot, sequence) as an object claims them; "" or 0 for a missing or invalid claim."""
     stream, boot, seq = value.get("stream"), value.get("boot"), value.get("seq")
     return (
         stream if isinstance(stream, str) and STREAM.fullmatch(stream) else "",

@@ -1,4 +1,4 @@
-"""The state of one stream: the order of its packs (``history``), their completeness, and the counts of its report."""
+"""The state of one stream: the order of its packs (``history``), their completeness, and the numbers for its report."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from .seam import ChainLink
 from .stateless import CheckedPack
 
 MAX_TABLES: Final = 64
-MAX_WAITING: Final = 256  # limit of the packs that wait for their birth; the completeness of others stays unknown
+# limit of the packs that wait for their birth; the completeness of further packs stays unknown
+MAX_WAITING: Final = 256
 MAX_GROUPS: Final = 64  # limit of the ticks that wait for their missing parts
 MAX_LOSSES: Final = 1000
 MAX_DAYS: Final = 1500
 MAX_FAULTY: Final = 10_000
-MAX_HEADS: Final = 128  # limit of the heads that wait for their pack, about 250 bytes each
+MAX_HEADS: Final = 128  # limit of the heads that wait for their pack; a head takes about 250 bytes
 
 
 @dataclass(slots=True, eq=False)
@@ -35,7 +36,7 @@ class _Unbalanced:
 
 
 class StreamState:
-    """Takes packs in any order. Memory does not grow with their number.
+    """Takes packs in any order. The memory does not grow with the number of packs.
 
     Args:
         stream: ``<site>/<gateway>/<name>``.
@@ -49,21 +50,24 @@ class StreamState:
         self._faults = Faults()
         self._days: dict[int, Day] = {}
         self._sum = StreamReport(stream)
-        self._waiting: dict[str, list[_Unbalanced]] = {}  # by the hash of a birth that was not seen yet
+        # hash of a birth that has not arrived -> packs that wait for it
+        self._waiting: dict[str, list[_Unbalanced]] = {}
         self._groups: OrderedDict[tuple[str, int], _Unbalanced] = OrderedDict()
         self._faulty: set[tuple[str, int]] = set()
-        self._bad = 0  # packs with a fault
-        self._monotonic: tuple[str, str, int, int] = ("", "", 0, 0)  # of the newest pack: boot, kernel boot, seq, ms
-        self._heads: dict[tuple[str, int], NamedHead] = {}  # by (boot, seq): heads whose pack has not arrived yet
+        self._bad = 0  # number of packs with a fault
+        # values of the newest pack: boot, kernel boot, seq, ms
+        self._monotonic: tuple[str, str, int, int] = ("", "", 0, 0)
+        self._heads: dict[tuple[str, int], NamedHead] = {}  # (boot, seq) -> head whose pack has not arrived yet
         self._newest: NamedHead | None = None
-        self._oldest: NamedHead | None = None  # the oldest head, of the checkpoints in files
-        # the second head from a broker, with which later ones are compared: the first may be an old retained one
+        self._oldest: NamedHead | None = None  # the oldest head in checkpoints from files
+        # The second head from a broker, with which later heads are compared. The first head is not used for this,
+        # because it may be from an old retained checkpoint.
         self._second: NamedHead | None = None
         self._denied: list[NamedHead] = []  # heads that contradict the packs
         self._signed: dict[str, int] = {}  # kid -> the highest sequence that this key signed
 
     def take(self, pack: CheckedPack, where: str = "") -> tuple[Arrival, bool]:
-        """Add one pack. Returns what it is (see ``Arrival``), and True if no fault is known so far."""
+        """Add one pack. Returns (kind of the pack, True if it has no known fault so far)."""
         link = pack.link
         place, seams = self.history.place(link, pack.digest)
         if place is Arrival.FORK:
@@ -85,7 +89,7 @@ class StreamState:
         if pack.table:
             self.add_table(link.hash, pack.table)
         for fault in pack.faults:
-            if fault.code != "due":  # ``_account`` adds these, after the faults of the seams
+            if fault.code != "due":  # ``_account`` adds faults with the code ``due``, after the faults of the seams
                 self._add_fault(link, fault.code, fault.text, where)
         for other, text in seams:
             self._add_fault(other, "chain", text, where if other is link else "")
@@ -97,7 +101,7 @@ class StreamState:
         self._sum.redelivered += 1
 
     def add_table(self, birth: str, table: PointTable) -> None:
-        """Add a birth's point table, from its pack or from the retained copy."""
+        """Add a birth's point table, which is from the birth itself or from its retained copy."""
         if birth in self.tables:
             return
         self.tables[birth] = table
@@ -107,10 +111,10 @@ class StreamState:
             self._add_balance(waiting, balance((waiting.counts,), table), "")
 
     def head(self, named: NamedHead, ring: KeyRing) -> None:
-        """Add the head of this stream in a checkpoint."""
+        """Add a head of this stream from a checkpoint."""
         newest, oldest = self._newest, self._oldest
         if newest and ring.is_revoked(newest.kid) and ring.order[named.kid] > ring.order[newest.kid]:
-            newest = None  # a thief of the revoked key may have chosen any counter
+            newest = None  # whoever stole the revoked key may have chosen any counter
         if newest and named.counter > newest.counter and self._second is None and not named.filed:
             self._second = named
         if newest is None or named.counter >= newest.counter:
@@ -132,7 +136,10 @@ class StreamState:
             self._denied.append(named)
 
     def _thin_out(self) -> None:
-        """Drop every second of the older heads. The others suffice: a rewritten history contradicts any later head."""
+        """Drop every second of the older heads.
+
+        The other heads are enough, because a rewritten history contradicts every head after the change.
+        """
         heads = sorted(self._heads.values(), key=lambda named: named.counter)
         half = MAX_HEADS // 2
         self._heads = {named.head[:2]: named for named in [*heads[:half:2], *heads[half:]]}
@@ -143,15 +150,15 @@ class StreamState:
         return self._faults.listed[0] if self._faults.listed else None
 
     def counts(self) -> tuple[int, int, int]:
-        """(packs, readings, faulty packs)."""
+        """Return the numbers of packs, readings and faulty packs."""
         return self._sum.packs, self._sum.readings, self._faults.count
 
     def report(self, ended: bool = False, ring: KeyRing | None = None) -> StreamReport:
         """Return the report on the current state.
 
         Args:
-            ended: nothing more will arrive, not even the other parts of the last tick.
-            ring: the gateway's keys, some of which may have been revoked after their packs had arrived.
+            ended: True if nothing more will arrive, not even the other parts of the last tick.
+            ring: the gateway's keys. Some may have been revoked after their packs arrived, so they are checked again.
         """
         made = self._copy()
 
@@ -200,7 +207,7 @@ class StreamState:
         return made
 
     def _add_fault(self, link: ChainLink, code: str, text: str, where: str) -> None:
-        """Add a fault of a pack. A pack counts as failed only once, with its first fault."""
+        """Add a fault of a pack. Only the first fault of a pack is counted."""
         if code != "fork":
             if (link.boot, link.seq) in self._faulty:
                 return
@@ -243,7 +250,7 @@ class StreamState:
             self._sum.readings += run.counts.readings
 
     def _gather(self, run: _Unbalanced, part: tuple[int, int]) -> _Unbalanced | None:
-        """Add a part to its tick. Returns the whole tick once all its parts are here, None before that."""
+        """Add a part of a tick. Returns the whole tick if all its parts have arrived; None if parts are missing."""
         link = run.packs[0]
         key = (link.boot, link.seq - part[0])
         group = self._groups.get(key)
@@ -288,7 +295,7 @@ class StreamState:
 
 
 def _is_at_an_end(group: _Unbalanced, made: StreamReport, ended: bool) -> bool:
-    """True if the missing parts of a tick may be older than the first received pack, or may still arrive."""
+    """True if missing parts of a tick are no fault: they may precede the first received pack, or may still arrive."""
     low, high = (choose(group.packs, key=lambda link: link.seq) for choose in (min, max))
     part, parts = low.part or (1, 1)
     if low.seq == made.first_seq and part > 1 and len(group.packs) == parts - part + 1:

@@ -13,25 +13,27 @@ from typing import Any, Final, NamedTuple
 from .canonical import MAX_SAFE, canonical, number_text
 
 MAX_DEPTH: Final = 32
-MAX_PACK_BYTES: Final = 8 << 20  # a gateway splits packs above 64 KiB, but it cannot split a birth
-MAX_OBJECT_BYTES: Final = 1 << 20  # keys objects and checkpoint pages
+MAX_PACK_BYTES: Final = 8 << 20  # limit of a pack; a gateway splits packs above 64 KiB, but it cannot split a birth
+MAX_OBJECT_BYTES: Final = 1 << 20  # limit of keys objects and checkpoint pages
 MAX_COMPRESSED_BYTES: Final = 1 << 20
-MAX_ITEMS: Final = 1 << 18  # brackets and commas, which cost parsing time; allows births of 18,000 points
-MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS = 1 << 20, 1 << 16  # lower limits, for bytes that no known key has signed
+# limit of brackets and commas, because they cost parsing time; it allows births of 18,000 points
+MAX_ITEMS: Final = 1 << 18
+# lower limits of bytes and items, for objects that no known key has signed
+MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS = 1 << 20, 1 << 16
 # decompression is limited to FREE_BYTES plus MAX_RATIO times the compressed size
 MAX_RATIO, FREE_BYTES = 1000, 64 << 10
-ZSTD_STEP: Final = 256  # compressed bytes per step: a decompression bomb makes at most 8 MiB of them
+ZSTD_STEP: Final = 256  # number of compressed bytes per step; even in a decompression bomb, they become at most 8 MiB
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 MAX_SHOWN: Final = 80
-MAX_REASON: Final = 400  # characters that are kept of a fault's text
-FEW: Final = 8  # arrays up to this length are checked item by item
-SAMPLE: Final = 64  # records that are looked at to find the usual number of members
+MAX_REASON: Final = 400  # only this many characters of a fault's text are kept
+FEW: Final = 8  # an array up to this length is checked item by item
+SAMPLE: Final = 64  # about this many records are looked at to find the usual number of members
 
 
 class Refused(ValueError):
     """A received object is invalid.
 
-    ``code`` is one stable word for programs and counts; ``text`` has the received and the expected value.
+    ``code`` is one stable word, for programs and for counting. ``text`` has the received and the expected value.
     """
 
     def __init__(self, code: str, text: str) -> None:
@@ -40,11 +42,11 @@ class Refused(ValueError):
 
 
 class MissingPackage(Refused):
-    """A Python package to read the object is not installed here. The object may be valid."""
+    """The Python package that is needed to read the object is not installed here. The object may be valid."""
 
 
 def clean(text: str, limit: int) -> str:
-    """Return external text in one line, without control characters, line breaks or marks of writing direction.
+    """Return a received text as one line, without control characters, line breaks or marks of writing direction.
 
     Text longer than ``limit`` characters is cut.
     """
@@ -63,15 +65,15 @@ def shown(value: object) -> str:
 
 
 def count_items(raw: bytes) -> int:
-    """Return the number of brackets and commas, which limits how many objects a parser creates. Takes 1 ns per byte."""
+    """Return the number of brackets and commas. A parser cannot create more objects than this. Takes 1 ns per byte."""
     return len(raw) - len(raw.translate(None, b"[{,"))
 
 
 class Columns(NamedTuple):
-    """An array of objects that mostly have the same members, as one column for each member."""
+    """An array of objects that mostly have the same members, stored as one column for each member."""
 
-    columns: dict[str, list[Any]]  # by member, the values of all usual objects: only texts or only numbers
-    odd: list[dict[str, Any]]  # the objects with other members, in order
+    columns: dict[str, list[Any]]  # member -> the values of all usual objects, which are only texts or only numbers
+    odd: list[dict[str, Any]]  # the objects with another number of members, in order
 
 
 def parse_object(raw: bytes, cap: int = MAX_PACK_BYTES, items: int = MAX_ITEMS) -> dict[str, Any]:
@@ -84,17 +86,20 @@ def parse_columns(
 ) -> tuple[dict[str, Any], Columns | None]:
     """Return the JSON object in ``raw``, and the columns of its member ``records``.
 
-    The columns are None unless most objects in ``records`` have the same members. Duplicate names are refused. For
-    canonical bytes there is a fast check: if no name has escapes or spaces beside it, a duplicate name shows as more
-    ``":`` in the text than members in the result. All other bytes are parsed again with a hook for each object.
+    The columns are None if the objects in ``records`` do not mostly have the same members.
+
+    Duplicate names are refused. Canonical bytes have no escapes in names and no spaces beside them, so a fast check is
+    possible: with a duplicate name, the text has more ``":`` than the result has members. All other bytes are parsed
+    again with a hook for each object.
 
     Args:
         cap: limit of the bytes.
         items: limit of the brackets and commas, including those in texts. They are counted before the bytes are parsed.
 
     Raises:
-        Refused: too large, not UTF-8, not JSON, not an object, a duplicate name, a number that is not a double or not
-            an exact integer, a lone surrogate, or nested too deep.
+        Refused: ``raw`` is too large, not UTF-8, not JSON or not an object. Or it has a duplicate name, a lone
+        surrogate,
+            too many levels, or a number that is neither a double nor an exact integer.
     """
     if len(raw) > cap:
         raise Refused("size", f"{len(raw)} bytes, at most {cap} are read")
@@ -110,11 +115,11 @@ def parse_columns(
             raise Refused("json", f"a JSON {type(value).__name__}, expected an object")
         members, columns = _survey_object(value, records)
         if members != raw.count(b'":') or _is_unclear(raw):
-            value = columns = None  # so that the two results are never in memory together
+            value = columns = None  # free the first result, so that the two results are never in memory together
             value = _STRICT.decode(text)
             _survey(value, 1)
             if b"\\u" in raw:
-                canonical(value)  # raises an error for a lone surrogate, which only an escape can write
+                canonical(value)  # raises an error for a lone surrogate; only bytes with an escape can contain one
     except RecursionError:
         raise Refused("depth", f"nested deeper than {MAX_DEPTH}") from None
     except UnicodeEncodeError:
@@ -122,7 +127,7 @@ def parse_columns(
     except Refused:
         raise
     except ValueError as error:
-        if "digits" in str(error):  # the interpreter's own limit of integer texts
+        if "digits" in str(error):  # the number has more digits than the interpreter's own limit
             raise Refused("number", "an integer with thousands of digits") from None
         raise Refused("json", f"not JSON: {error}") from None
     parsed: dict[str, Any] = value
@@ -153,10 +158,10 @@ def inflate(raw: bytes, cap: int = MAX_PACK_BYTES) -> bytes:
 
 
 class Frames:
-    """Decompresses consecutive zstd frames step by step. With small steps, the caller can stop a decompression bomb.
+    """Decompresses consecutive zstd frames step by step. Small steps let the caller stop a decompression bomb early.
 
     Args:
-        max_window: limit of the memory that a frame may need, in bytes.
+        max_window: limit, in bytes, of the memory that a frame may need.
     """
 
     def __init__(self, max_window: int = MAX_PACK_BYTES) -> None:
@@ -185,9 +190,9 @@ class Frames:
         return plain
 
     def close(self, only: int = 0) -> None:
-        """Check the end, when all bytes were fed. Raises Refused if the last frame is cut off.
+        """Call this after all bytes were fed. Raises Refused if the last frame is cut off.
 
-        ``only``: the expected number of frames, else Refused is raised too; 0: any number.
+        If ``only`` is not 0, also raises Refused if the number of frames is not ``only``.
         """
         if self._frame is not None:
             raise Refused("zstd", "a zstd frame that is cut off")
@@ -196,7 +201,7 @@ class Frames:
 
 
 def _is_unclear(raw: bytes) -> bool:
-    """True if a name may have an escape, or white space before its colon. Names cannot be counted by ``":`` then."""
+    """True if a name may have an escape, or white space before its colon. Then names cannot be counted by ``":``."""
     return b"\\" in raw or (b" " in raw and b'" ' in raw) or any(space in raw for space in (b"\n", b"\r", b"\t"))
 
 
@@ -232,7 +237,7 @@ def _survey_object(value: dict[str, Any], records: str) -> tuple[int, Columns | 
 def _columns(rows: Any) -> Columns | None:
     """Return the columns of the objects that have the usual number of members.
 
-    Returns None if these objects have different members, or if a column has other values than texts or safe numbers.
+    Returns None if these objects have different members, or if a column does not have only texts or only safe numbers.
     """
     if type(rows) is not list or len(rows) <= FEW:
         return None
@@ -245,16 +250,20 @@ def _columns(rows: Any) -> Columns | None:
         columns = {label: list(map(itemgetter(label), usual)) for label in dict.keys(usual[0])}
         for column in columns.values():
             if type(column[0]) is str:
-                "".join(column)  # the quickest way to find an item that is not a text
+                "".join(column)  # raises TypeError if an item is not a text; this is the quickest way to find one
             elif not (_NUMBERS.issuperset(map(type, column)) and min(column) >= -MAX_SAFE and max(column) <= MAX_SAFE):
                 return None
-    except (KeyError, TypeError):  # an object has other members, an item is not an object, or a column is mixed
+    # an object lacks a member, an item is not an object, or a column has texts and numbers
+    except (KeyError, TypeError):
         return None
     return Columns(columns, odd) if columns else None
 
 
 def _survey(value: Any, depth: int) -> int:
-    """Return the number of members in ``value``, at all depths. Refuses a value that is too deep or a bad number."""
+    """Return the number of members in ``value``, at all depths.
+
+    Refuses values that are too deep, and invalid numbers.
+    """
     if depth > MAX_DEPTH:
         raise Refused("depth", f"nested deeper than {MAX_DEPTH}")
     kind = type(value)
@@ -283,7 +292,7 @@ def _survey(value: Any, depth: int) -> int:
 
 
 def _check_large(value: int) -> None:
-    """Refuse an integer beyond 2**53, unless it is the shortest text of a double: all parsers read that alike."""
+    """Refuse an integer beyond 2**53, except the shortest text of a double, which all parsers read alike."""
     try:
         same = number_text(float(value)) == str(value)
     except (OverflowError, ValueError):

@@ -1,4 +1,4 @@
-"""MQTT topics of signed objects: ``meterhouse/v1/<site>/<gateway>/...``."""
+"""The MQTT topics of signed objects, which are ``meterhouse/v1/<site>/<gateway>/...``."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from dataclasses import dataclass
 from typing import Final
 
 PREFIX: Final = "meterhouse/v1/"
-NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}"  # site, gateway, last part of a stream's name
+NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}"  # pattern of a site, a gateway, or the last part of a stream's name
 STREAM: Final = re.compile(f"{NAME}/{NAME}/{NAME}")
 GATEWAY: Final = re.compile(f"{NAME}/{NAME}")
 PACK_KINDS: Final = ("readings", "backfill", "birth")
-CONTENT_TYPES: Final = ("", "application/json", "application/json+zstd")  # in MQTT 5; the last is for a zstd frame
+# content types in MQTT 5; "" means none, and the last means a zstd frame
+CONTENT_TYPES: Final = ("", "application/json", "application/json+zstd")
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """The topic on which an object was published. Its names are as received, and nothing has checked them."""
+    """The topic on which an object was published. The names in it are as received; nothing has proved them."""
 
     text: str
     gateway: str  # <site>/<gateway>
     kind: str  # "keys", "checkpoint", "readings", "backfill", or "birth": the retained copy of a birth
-    stream: str = ""  # <site>/<gateway>/<name>, of packs
-    page: str = ""  # number of a checkpoint's page
+    stream: str = ""  # <site>/<gateway>/<name>, only for packs
+    page: str = ""  # number of the page, only for checkpoints
 
 
 def is_known_type(kind: str) -> bool:
@@ -31,7 +32,7 @@ def is_known_type(kind: str) -> bool:
 
 
 def split_topic(topic: str) -> Topic | None:
-    """Split a topic. Returns None for a topic without signed objects (``status``, ``ack``, ``replay`` and others)."""
+    """Split a topic. Returns None if the topic has no signed objects (``status``, ``ack``, ``replay`` and others)."""
     if not topic.startswith(PREFIX):
         return None
     parts = topic.removeprefix(PREFIX).split("/")

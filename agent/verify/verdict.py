@@ -1,4 +1,4 @@
-"""The report over all streams: sums, and the verdict with its reasons."""
+"""Completes the report on all streams with sums, and with the verdict and its reasons."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Final
 
 from .report import Fault, Faults, Report, Verdict
 
-LISTED: Final = 3  # reasons of one kind that are listed; the others are only counted
+LISTED: Final = 3  # this many reasons of one kind are listed; further ones are only counted
 FAULTS: Final = 100
 
 
 def add_up(total: Report, outside: Faults, first_bad: Fault | None) -> None:
-    """Add up the streams of ``total``.
+    """Set the sums over the streams of ``total``.
 
     Args:
         outside: faults of objects that belong to no stream, or whose signature is invalid.
@@ -39,13 +39,13 @@ def add_up(total: Report, outside: Faults, first_bad: Fault | None) -> None:
 
 
 def decide(total: Report, unread: Mapping[str, int], forgotten: int, proven: bool, broken: Sequence[str]) -> None:
-    """Set the verdict of a report and the reasons. The sums of the report must be complete.
+    """Set the verdict of a report and its reasons. The sums of the report must be set already.
 
     Args:
-        unread: reason -> number of objects or files that could not be read here.
-        forgotten: incomplete checkpoints that are counted but not listed.
+        unread: reason -> number of objects or files that could not be read for this reason.
+        forgotten: number of incomplete checkpoints that are counted but not listed.
         proven: True if each gateway that has packs has a pinned key.
-        broken: faults that belong to no stream.
+        broken: texts about faults that belong to no stream.
     """
     broken, left = [*broken], []
     if total.failed:
@@ -80,7 +80,7 @@ def decide(total: Report, unread: Mapping[str, int], forgotten: int, proven: boo
 
 
 def _without_packs(total: Report) -> list[str]:
-    """Return a reason for each stream that has no pack although it should have some."""
+    """Return a reason for each stream that has no pack although it should have packs."""
     found = []
     for name in total.withheld[:LISTED]:
         seq = total.streams[name].head_seq
@@ -96,7 +96,7 @@ def _without_packs(total: Report) -> list[str]:
 def shared_pins(gateways: Sequence[str]) -> list[str]:
     """Return the reason why pins without a gateway name do not suffice for several gateways.
 
-    The owner of one gateway could sign for the others.
+    With a pin without a name, the owner of one gateway could sign for the other gateways.
     """
     more = len(gateways) - LISTED
     names = ", ".join(gateways[:LISTED]) + (f" and {more} more" if more > 0 else "")

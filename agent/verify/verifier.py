@@ -1,4 +1,4 @@
-"""The verifier: it gets received objects and returns the verdict."""
+"""The verifier. It is fed with received objects, and returns the verdict."""
 
 from __future__ import annotations
 
@@ -31,15 +31,17 @@ from .strict import MAX_REASON, Columns, MissingPackage, Refused, clean, count_i
 from .topics import GATEWAY, NAME, PREFIX, Topic, is_known_type, split_topic
 from .verdict import LISTED, add_up, decide, shared_pins
 
-MAX_HELD: Final = 1000  # limit of the objects that wait for their keys; beyond it, the oldest is refused
+MAX_HELD: Final = 1000  # limit of the objects that wait for their keys; beyond the limit, the oldest object is refused
 MAX_HELD_BYTES: Final = 16 << 20
 MAX_EARLY: Final = 20
 MAX_GATEWAYS: Final = 1000
-MAX_STREAMS: Final = 10_000  # about 30 KB each
-MAX_RECENT, MAX_RECENT_BYTES = 64, 4 << 20  # valid objects that are kept, and their bytes, to recognise copies
-MAX_WHERE: Final = 300  # characters that are kept of a file's name or a topic
-MAX_TYPES, MAX_TYPE = 20, 60  # unknown content types that are counted, and characters kept of each
-REFUSAL: Final = 100  # cost of a refused object, besides its brackets and commas
+MAX_STREAMS: Final = 10_000  # limit of the streams; a stream takes about 30 KB
+# limits, in objects and in bytes, of the valid objects that are kept to recognise copies
+MAX_RECENT, MAX_RECENT_BYTES = 64, 4 << 20
+MAX_WHERE: Final = 300  # only this many characters of a file's name or a topic are kept
+# limit of the unknown content types that are counted, and of the characters that are kept of each
+MAX_TYPES, MAX_TYPE = 20, 60
+REFUSAL: Final = 100  # cost of a refused object, in addition to its brackets and commas
 _LAST: Final = re.compile(NAME)
 
 
@@ -49,37 +51,37 @@ class Outcome(Enum):
     VERIFIED = "verified"  # a pack without a fault so far
     REDELIVERED = "redelivered"
     FAILED = "failed"
-    HELD = "held"  # it waits, because its key is not known yet
-    UNREAD = "unread"  # a Python package to read it is missing, see the report's reasons
-    TAKEN = "taken"  # valid, but not a pack: keys, a checkpoint, a retained birth
-    IGNORED = "ignored"  # its topic has no signed objects
+    HELD = "held"  # the object waits, because its key is not known yet
+    UNREAD = "unread"  # the Python package to read the object is missing; the report's reasons name it
+    TAKEN = "taken"  # the object is valid, but does not count as a pack: keys, a checkpoint or a retained birth
+    IGNORED = "ignored"  # the object's topic is not one for signed objects
 
 
 @dataclass(slots=True)
 class _Received:
-    """A received object, and what the verifier has found out about it so far."""
+    """A received object, and the facts that the verifier knows about it so far."""
 
-    raw: bytes  # decompressed
+    raw: bytes  # the bytes after decompression
     topic: str | None
-    place: Topic | None  # None for files
+    place: Topic | None  # None if the object is from a file
     where: str
     retained: bool
     found: FoundSignature | None = None
     value: dict[str, Any] = field(default_factory=dict)
     columns: Columns | None = None
-    gateway: str = ""  # the gateway whose keys it waits for
-    kid: str = ""  # the key that it waits for; "": not known
+    gateway: str = ""  # the gateway for whose keys the object waits
+    kid: str = ""  # thumbprint of the key for which the object waits; "" if it is not known
 
 
 class Verifier:
     """Takes packs, keys and checkpoints of any number of gateways, in any order, for any time.
 
-    Not safe for use by several threads at once.
+    Only one thread at a time may use it.
 
     Args:
-        trust: thumbprints obtained out of band, one for each chain of keys. ``park7/gw01=<thumbprint>`` is for that
-            gateway alone. Without thumbprints nothing proves the origin. With several gateways, each thumbprint needs
-            a gateway name.
+        trust: thumbprints obtained out of band, one for each chain of keys. ``park7/gw01=<thumbprint>`` is valid only
+            for that gateway. With several gateways, each thumbprint needs a gateway name. Without thumbprints, nothing
+            proves the origin.
         streams: names and patterns of the streams that were agreed, such as ``inv1`` or ``park7/gw01=meter-*``. If
             empty, all streams must be there. Neither a gateway nor a file can change this list.
         max_gateways: objects of more gateways are refused (code ``size``).
@@ -103,33 +105,34 @@ class Verifier:
         self._is_bare = any(not split_pin(pin)[0] for pin in self._trust)
         self._only: set[str] = set()
         self._rings: dict[str, KeyRing] = {}
-        self._signers: dict[str, PublicKey] = {}  # the keys of all rings, by thumbprint
+        self._signers: dict[str, PublicKey] = {}  # thumbprint -> key, for the keys of all rings
         self._streams: dict[str, StreamState] = {}
         self._checkpoints = CheckpointPages()
-        # recent valid objects and their streams, so that a million copies of a short object cost little
+        # Recent valid objects and their streams. They are kept so that a million copies of a short object cost little
+        # time.
         self._recent: OrderedDict[tuple[bytes, str | None, bool], StreamState | None] = OrderedDict()
         self._recent_bytes = 0
         self._last_state: StreamState | None = None
         self._held: deque[_Received] = deque()
         self._held_bytes = 0
-        # keys objects without a pinned key; a later object may continue them up to a pinned key
+        # keys objects without a pinned key; they wait, because a later object may continue their chain to a pinned key
         self._early: list[tuple[bytes, str, str, Unpinned]] = []
-        self._faults = Faults()  # of objects that belong to no stream, or have an invalid signature
+        self._faults = Faults()  # faults of objects that belong to no stream, or have an invalid signature
         self._first_bad: Fault | None = None
-        # gateways whose keys object was read in the current file; None: objects do not come from files
+        # gateways with a keys object in the current file; None: objects do not come from files
         self._read: set[str] | None = None
         self._unread: dict[str, int] = {}  # reason -> number of objects or files that could not be read
-        self._cut_short: list[str] = []  # files that were not read to the end, and why
+        self._cut_short: list[str] = []  # texts about files that were not read to the end
         self._content_types: dict[str, int] = {}
         self.bad_signatures = 0
-        self.rejected_cost = 0  # cost of invalid objects: the reader of files stops at a limit
+        self.rejected_cost = 0  # cost of invalid objects; the reader of files stops at a limit
 
     def narrow(self, names: Iterable[str]) -> None:
-        """Note that the files contain only these streams (last parts of their names). Other streams may be absent."""
+        """Record that the export was restricted to these streams (last parts of their names). Others may be absent."""
         self._only.update(name for name in names if _LAST.fullmatch(name))
 
     def new_file(self) -> None:
-        """Note that the next objects are from another file. Their order relative to earlier objects is unknown."""
+        """Call this before the objects of another file. Their order relative to earlier objects is unknown."""
         self._read = set()
         self._forget()
         self._checkpoints.new_file()
@@ -139,9 +142,9 @@ class Verifier:
 
         Args:
             raw: the published bytes, compressed or not.
-            topic: the topic of the object; None for files, whose objects are not checked against a topic.
+            topic: the topic of the object. None: the object is from a file, and is not checked against a topic.
             where: file and line, for messages.
-            retained: the object is from a file with copies of retained births.
+            retained: True if the object is from a file with copies of retained births.
         """
         key = raw, topic, retained
         if key in self._recent:
@@ -202,17 +205,19 @@ class Verifier:
             self._cut_short.append(f"{clean(where, MAX_WHERE)}: {clean(error.text, MAX_REASON)}")
 
     def counts(self) -> tuple[int, int, int]:
-        """(packs, readings, failed) so far, without looking for missing packs."""
+        """Return the numbers of packs, readings and failed packs so far. Does not look for missing packs."""
         each = [state.counts() for state in self._streams.values()]
         packs, readings, failed = (sum(column) for column in zip(*each, strict=True)) if each else (0, 0, 0)
         return packs, readings, failed + self._faults.count
 
     def report(self, now_ms: float | None = None) -> Report:
-        """Return the verdict so far. May be called at any time; looks at every stream.
+        """Return the report on everything so far.
+
+        Can be called at any time, but takes long, as it looks at every stream.
 
         Args:
-            now_ms: the current time (UTC ms), to distinguish missing pages of a checkpoint from pages that still
-                arrive; None: the time of the newest packs counts instead.
+            now_ms: the current time in UTC ms. It tells whether absent pages of a checkpoint are missing or may still
+                arrive. None: the time of the newest packs is used instead.
         """
         return self._report(now_ms or 0)
 
@@ -251,7 +256,8 @@ class Verifier:
     def _unknown(self, total: Report, ended: bool) -> list[str]:
         """Return the agreed streams that neither a pack nor a checkpoint names.
 
-        On a broker, streams of a known gateway are only reported after its first checkpoint, which names all streams.
+        From a broker, streams of a known gateway are returned only after the gateway's first checkpoint, because a
+        checkpoint names all streams.
         """
         known = {name for name, stream in total.streams.items() if stream.packs or stream.head_seq}
         here, named = self._rings.keys(), self._agreed.gateways
@@ -275,27 +281,31 @@ class Verifier:
         except Unpinned as error:
             if gateway in self._rings or len(self._early) >= MAX_EARLY:
                 raise
-            self._early.append((raw, where, gateway, error))  # a later object may continue this chain to a pinned key
+            # wait, because a later object may continue this chain to a pinned key
+            self._early.append((raw, where, gateway, error))
             return Outcome.HELD
         if self._read is not None:
             self._read.add(gateway)
         if not self._trust:
-            # without pins anyone can make us check keys objects, so each one counts towards the limit of a file
+            # without pins, anyone can make us check keys objects, so each adds to the cost that the reader of files
+            # limits
             self.rejected_cost += REFUSAL * (len(value["records"]) if gateway in self._rings else 1)
         if news:
             if gateway not in self._rings and len(self._rings) >= self._max_gateways:
                 raise Refused("size", f"more than {self._max_gateways} gateways")
             self._rings[gateway] = ring
             self._signers |= ring.keys
-            self._forget()  # a key may have been revoked: all objects must be checked again
+            self._forget()  # a key may have been revoked, so all objects must be checked again
             self._settle_early(gateway)
             self._release(gateway)
         return Outcome.TAKEN
 
     def _settle_early(self, gateway: str | None = None) -> None:
-        """Process the keys objects that waited for a pinned chain of ``gateway``: each is part of it, or refused.
+        """Process the keys objects that waited for a pinned chain of ``gateway``.
 
-        None: nothing more will arrive, so all are refused.
+        Those that are not part of it are refused.
+
+        If ``gateway`` is None, nothing more will arrive, so all waiting keys objects are refused.
         """
         waiting, self._early = self._early, []
         for raw, where, owner, error in waiting:
@@ -331,7 +341,7 @@ class Verifier:
         try:
             checked = check_parsed(got.raw, got.value, got.columns, got.found, got.place, ring, known.tables.get)
         except Refused as error:
-            if error.code == "kid":  # a new key may be on its way
+            if error.code == "kid":  # the key is not known, but its keys object may still arrive
                 return self._hold_pack(got, gateway)
             raise
         state = self._state(stream)
@@ -354,7 +364,7 @@ class Verifier:
         return state
 
     def _take_retained(self, state: StreamState, pack: CheckedPack) -> Outcome:
-        """Process the retained copy of a birth. Its point table is used, but it does not count as a pack."""
+        """Process the retained copy of a birth. Its point table is used, but the copy does not count as a pack."""
         _, kept = state.history.find(pack.link.boot, pack.link.seq)
         if kept and kept != pack.digest[:16]:
             raise Refused("fork", "the retained birth is not the pack that was published with this identity")
@@ -370,7 +380,7 @@ class Verifier:
     def _hold(self, got: _Received, gateway: str) -> Outcome:
         """Keep an object until its key arrives. If too many objects wait, the oldest is refused.
 
-        ``got.value`` has only the claims that a refusal shows.
+        ``got.value`` must have only the claims that the text of a refusal shows.
         """
         got.gateway, got.found, got.columns = gateway, None, None
         self._held.append(got)
@@ -382,7 +392,7 @@ class Verifier:
         return Outcome.HELD
 
     def _release(self, gateway: str) -> None:
-        """Process the objects that waited for keys of this gateway, because keys have arrived."""
+        """Process the objects that waited for keys of this gateway. Called when keys have arrived."""
         waiting, self._held, self._held_bytes = self._held, deque(), 0
         for held in waiting:
             if held.gateway == gateway and (not held.kid or held.kid in self._signers):
@@ -392,10 +402,11 @@ class Verifier:
                 self._held_bytes += len(held.raw)
 
     def finish(self, now_ms: float | None = None) -> Report:
-        """Return the last verdict. Objects that still wait for their key are refused.
+        """Return the last report. Objects that still wait for their key are refused.
 
         Args:
-            now_ms: the current time (UTC ms) if listening ends although more may arrive; None: nothing more can arrive.
+            now_ms: the current time in UTC ms, if the caller stops listening although more objects may arrive. None:
+                nothing more can arrive.
         """
         self._settle_early()
         for held in self._held:
@@ -421,19 +432,19 @@ class Verifier:
         self._faults.add(fault)
 
 
-_UNKNOWN: Final = StreamState("")  # never filled: a stream without packs
+_UNKNOWN: Final = StreamState("")  # stands for a stream without packs; no pack is ever added to it
 _SIGNATURE_CODES: Final = frozenset(("signature", "header", "typ", "alg", "kid", "revoked"))
 
 
 def _may_be_keys(raw: bytes, place: Topic | None) -> bool:
-    """True if the bytes may be a keys object. Such an object need not wait for keys, because it contains them."""
+    """True if the bytes may be a keys object. A keys object does not wait for keys, because it contains them."""
     return place.kind == "keys" if place else b'"records":' in raw
 
 
 def _claims_of(raw: bytes, place: Topic | None) -> dict[str, Any]:
     """Return the claims in unparsed canonical bytes: ``gateway``, and for a pack ``stream``, ``boot`` and ``seq``.
 
-    Returns {} if the bytes name no gateway, or another gateway than their topic.
+    Returns {} if the bytes name no gateway, or a gateway that differs from the gateway of their topic.
     """
     if claims := claims_of(raw):
         return {"gateway": str(claims["stream"]).rpartition("/")[0], **claims}
