@@ -1,4 +1,4 @@
-"""`meterhouse adopt` and `scan --add`: write found devices, and lines that are not configured yet, to conf.d."""
+"""`meterhouse adopt` and `scan --add`: write new devices, and lines that are not configured yet, to conf.d."""
 
 from __future__ import annotations
 
@@ -48,10 +48,11 @@ if TYPE_CHECKING:
 
 LEASE_S: Final = 300.0
 SERIAL: Final = "device.serial"
-# seconds for reading the serial numbers of configured devices; after this time, no further device is read
+# Time for reading the serial numbers of configured devices, in seconds. After this time, no further device is read.
 TWINS_S: Final = 10.0
 AGREED: Final = YES | {"j", "ja"}
-PARTS: Final = ("ac", "battery", "heat", "water", "gas", "meter", "dc")  # parts that may have a role, likely ones first
+# the parts that can have a role, in the order of likelihood
+PARTS: Final = ("ac", "battery", "heat", "water", "gas", "meter", "dc")
 LIKELY_ROLES: Final = {"inverter": "generation.pv", "hybrid": "generation.pv", "bms": "storage", "storage": "storage",
                        "pcs": "storage"}  # fmt: skip
 _FRACTION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*/\s*([0-9]+(?:\.[0-9]+)?)")
@@ -102,16 +103,17 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
 class Draft:
     """The configuration tables of a new device, and of its ``line`` if the line is not configured yet.
 
-    The line gets its own file, so that deleting the device's file later does not remove the line for other devices.
+    The line gets its own file, so that other devices keep the line if the device's file is deleted later.
     """
 
     device: dict[str, Any]
     line: dict[str, Any] | None = None
     identity: Mapping[str, str] = field(default_factory=dict)
-    comments: dict[str, str] = field(default_factory=dict)  # key of the device table -> comment behind its value
+    # key of the device table -> comment that is written after its value
+    comments: dict[str, str] = field(default_factory=dict)
 
     def files(self, folder: Path, words: Mapping[str, str]) -> dict[Path, str]:
-        """The new files and their contents: first the file of a new line, last the file of the device."""
+        """Return the new files and their contents. The file of a new line comes first, the device's file last."""
         known = known_as(self.identity)
         when = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %z}"
         found: dict[Path, str] = {}
@@ -214,9 +216,9 @@ def adopt(
 
 
 def ready(options: ConfigOptions, yes: bool, where: str) -> None:
-    """Raises GatewayError if the user cannot confirm new files, or if they cannot be written.
+    """Raise GatewayError if the user cannot confirm new files, or if new files cannot be written.
 
-    Called before a scan, because the user should not wait for a long scan in vain.
+    Called before a scan, so that the user does not wait for a long scan whose result cannot be stored.
     """
     config = options.load()
     if not yes and not is_terminal():
@@ -225,19 +227,19 @@ def ready(options: ConfigOptions, yes: bool, where: str) -> None:
 
 
 def add_found(options: ConfigOptions, found: Sequence[FoundDevice], yes: bool, lang: str) -> int:
-    """Add the devices that a scan found, one after the other; returns how many were added."""
+    """Add the devices that a scan found, one after the other. Returns the number of added devices."""
     from agent.cli.toml_snippet import tables
 
     words, added, config, dirs = WORDS[lang], 0, options.load(), profile_dirs(options.config_file)
     numbers: dict[str, str] = {}
-    # one call for all devices: ``every`` depends on the load of the whole line
+    # all devices are passed in one call, because ``every`` depends on the load of the whole line
     together = tables(found, {}, lang, dirs)[-len(found) :] if found else []
     for device, text in zip(found, together, strict=True):
         title = {"protocol": device.protocol, "address": device.address}
         if not device.fits:
             click.echo(f"{words['note']}{words['none'].format(**title)}", err=True)
             continue
-        config = options.load()  # includes the devices added before
+        config = options.load()  # load it again, because it now includes the devices added before
         entry = _configured(config, device.url)
         draft = _drafted(tables([device], {device.url: entry.name} if entry else {}, lang, dirs), config, device)
         if every := tomllib.loads(text)["device"][0].get("every"):
@@ -253,7 +255,7 @@ def add_found(options: ConfigOptions, found: Sequence[FoundDevice], yes: bool, l
         except click.Abort:
             click.echo(f"{words['note']}{words['skipped'].format(name=draft.device['name'])}", err=True)
             continue
-        except GatewayError as error:  # the other devices may still be added
+        except GatewayError as error:  # continue, because the other devices may still be added
             click.echo(as_complaint("error", error), err=True)
             click.echo(f"{words['note']}{words['skipped'].format(name=draft.device['name'])}", err=True)
             continue
@@ -279,7 +281,7 @@ def say_next(options: ConfigOptions, config: Config, words: Mapping[str, str]) -
 
 
 def _from_options(config: Config, line: str, address: str, profile: str, serial: str | None, **_more: Any) -> Draft:
-    """A draft from the options alone, without contacting the device."""
+    """Return a draft from the options alone, without contacting the device."""
     from agent.cli.toml_snippet import line_name, stable
     from agent.config import parsers as v
     from agent.config import site_profiles
@@ -305,7 +307,7 @@ def _from_options(config: Config, line: str, address: str, profile: str, serial:
 def _identified(
     config: Config, options: ConfigOptions, line: str, address: str, choices: Mapping[str, Any], lang: str
 ) -> Draft:
-    """A draft from what the device reports. Raises GatewayError if it does not answer or no profile fits."""
+    """Return a draft from the device's answers. Raises GatewayError if it does not answer or no profile fits."""
     import logging
 
     from agent.cli.identify import SILENT, registers_command
@@ -318,10 +320,13 @@ def _identified(
     entry = _configured(config, line)
     url = entry.url if entry else given("--line", v.line_url, line)
     protocol, own = choices["protocol"], entry.serial if entry and entry.carries_bytes else ""
-    # after the line's own serial setting, try the protocol's usual one: the new device may differ from the others
+    # After the line's own serial setting, also try the usual setting of the protocol, because the new device may have
+    # another setting than the other devices.
     usual = protocol_of(protocol).serial_settings[0]
     settings = [choices["serial"]] if choices["serial"] else [own, usual] if own not in ("", usual) else [usual]
-    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # no log: an error is printed once, at the end
+    logging.getLogger("meterhouse").addHandler(
+        logging.NullHandler()
+    )  # nothing is logged, because the error is printed at the end
     dirs, garbled = profile_dirs(options.config_file), False
     for setting in settings:
         wanted = ScanOptions(url, (protocol,), (setting,), profile_dirs=dirs)
@@ -362,7 +367,7 @@ def _identified(
 
 
 def _framing_hints(url: str) -> list[str]:
-    """Hints for a network port, which may use another framing than the URL says; [] for a serial port."""
+    """Return hints for a network port, which may use another framing than the URL says; [] for a serial port."""
     scheme = url.partition(":")[0]
     if (framed := find_scheme(scheme)) is not None:
         return [framed.other_hint]
@@ -370,7 +375,7 @@ def _framing_hints(url: str) -> list[str]:
 
 
 def _drafted(texts: Sequence[str], config: Config, device: FoundDevice) -> Draft:
-    """A draft from the TOML tables that a scan prints; they contain everything that the scan found."""
+    """Return a draft from the TOML tables that a scan prints. They contain everything that the scan found."""
     draft = Draft({}, identity=device.identity)
     for text in texts:
         read = tomllib.loads(text, parse_float=Decimal)
@@ -386,7 +391,7 @@ def _drafted(texts: Sequence[str], config: Config, device: FoundDevice) -> Draft
 
 
 def _refine(draft: Draft, config: Config, choices: Mapping[str, Any]) -> None:
-    """Apply the remaining options to the draft. Raises UsageError naming the option."""
+    """Apply the remaining options to the draft. Raises UsageError, which names the invalid option."""
     from agent.config import parsers as v
     from agent.config import site_profiles
     from agent.config.devices import role
@@ -411,7 +416,7 @@ def _refine(draft: Draft, config: Config, choices: Mapping[str, Any]) -> None:
 
 
 def _ask(draft: Draft, config: Config, words: Mapping[str, str], named: bool, choices: Mapping[str, Any]) -> None:
-    """Ask for facts that only the person at the cabinet knows."""
+    """Ask the user for facts that only a person at the cabinet knows, and write the answers to the draft."""
     from agent.config import parsers as v
     from agent.config import site_profiles
     from agent.config.devices import role
@@ -466,7 +471,7 @@ def _limit(value: object) -> tuple[str, Any]:
 
 
 def _ratio(value: object) -> int | Decimal:
-    """The number of a text such as "80", or the quotient of "400/5". Raises InvalidValue."""
+    """Return the number of a text such as "80", or the quotient of a text such as "400/5". Raises InvalidValue."""
     from drivers.toml.parsers import InvalidValue
 
     text = str(value).strip()
@@ -486,12 +491,12 @@ def _is_number(text: str) -> bool:
 def _points(profile: Profile, params: Mapping[str, Any]) -> Sequence[Point]:
     try:
         return profile.resolve(params).points
-    except GatewayError:  # loading the configuration reports the error later
+    except GatewayError:  # this error is reported later, when the configuration is loaded
         return ()
 
 
 def _parts(profile: Profile, params: Mapping[str, Any]) -> list[str]:
-    """The parts of a device that may have a role, the most likely first; [""] if the device has no parts."""
+    """Return the parts of a device that can have a role, the most likely part first; [""] if it has no parts."""
     fronts = {point.name.partition(".")[0] for point in _points(profile, params)}
     return [part for part in PARTS if part in fronts] or [""]
 
@@ -500,7 +505,7 @@ def _multiplies(profile: Profile, params: Mapping[str, Any]) -> bool:
     return any(point.ratio == "apply" for point in _points(profile, params))
 
 
-# --- clashes
+# --- conflicts with the configuration
 
 
 def _folder(config: Config) -> Path:
@@ -508,7 +513,7 @@ def _folder(config: Config) -> Path:
 
 
 def _configured(config: Config, line: str) -> LineEntry | None:
-    """The configured line with this name or port; None if there is none."""
+    """Return the configured line with this name or port; None if there is none."""
     from agent.cli.lease import is_same
     from agent.cli.target import line_by_name
     from agent.config import parsers as v
@@ -517,7 +522,7 @@ def _configured(config: Config, line: str) -> LineEntry | None:
     if (named := line_by_name(config, line)) is not None:
         return named
     try:
-        url = v.line_url(line)  # with the default port, if it was omitted
+        url = v.line_url(line)  # the result has the default port if the text has no port
     except InvalidValue:
         url = line
     return next((one for one in config.lines if is_same(one.url, url)), None)
@@ -530,7 +535,10 @@ def _same_address(config: Config, draft: Draft) -> DeviceConfig | None:
 
 
 def _demand_address(config: Config, line: str, address: str, choices: Mapping[str, Any]) -> None:
-    """Raises UsageError for an invalid line or address, before any question. Errors in a profile are reported later."""
+    """Raise UsageError for an invalid line or address. Called before any question.
+
+    Errors in profiles are reported later.
+    """
     from agent.cli.target import demand_address
     from agent.config import parsers as v
     from agent.config import site_profiles
@@ -590,8 +598,8 @@ def _add(
 ) -> dict[str, Any]:
     """Check the new files, read the device, show both, ask for confirmation, and write the files.
 
-    Returns the facts for ``--json``. Raises GatewayError, or Abort if the user does not confirm; then nothing was
-    written. ``numbers``: the known serial numbers of configured devices, by name; serial numbers read here are added.
+    Returns the facts for ``--json``. Raises GatewayError, or Abort if the user does not confirm. After an error,
+    nothing was written. ``numbers``: device name -> known serial number; serial numbers that are read here are added.
     """
     from agent.cli.read import silence_hint
     from agent.cli.toml_snippet import say_why_every
@@ -642,7 +650,7 @@ def _add(
 
 
 def _loaded(config: Config, files: Mapping[Path, str], name: str) -> tuple[Config, DeviceConfig]:
-    """The configuration with these new files, and the device ``name`` in it. Raises GatewayError."""
+    """Return the configuration including these new files, and its device ``name``. Raises GatewayError."""
     from agent.config import load_config
 
     whole = load_config(config.path, state_dir=config.state_dir, runtime_dir=config.runtime_dir, drafts=files)
@@ -650,21 +658,22 @@ def _loaded(config: Config, files: Mapping[Path, str], name: str) -> tuple[Confi
 
 
 def _slower_paces(config: Config, entry: DeviceConfig) -> dict[str, str]:
-    """The value of ``every`` for a device that, even alone, would overload its line at the default paces.
+    """Return longer periods for a device that would overload its line at the default paces.
 
-    {} if it would not, or if the load cannot be calculated. Other devices of the line are not counted.
+    The result is the value of its key ``every``. It is {} if the device alone does not overload the line, or if the
+    load cannot be calculated. Other devices of the line are not counted.
     """
     from agent.cli.toml_snippet import slower_paces
 
     try:
         every = slower_paces(replace(config, devices=(entry,))).get(entry.name, "{}")
-    except (GatewayError, OSError):  # such as a full disk, which is reported later, when the file is written
+    except (GatewayError, OSError):  # an error such as a full disk is reported later, when the file is written
         return {}
     return dict(tomllib.loads(f"every = {every}")["every"])
 
 
 def _write(files: Mapping[Path, str]) -> None:
-    """Write all of the files, or none. Raises GatewayError."""
+    """Write all files. If one cannot be written, write none of them. Raises GatewayError."""
     written: list[Path] = []
     try:
         for file, text in files.items():
@@ -679,7 +688,7 @@ def _write(files: Mapping[Path, str]) -> None:
 def _first_values(
     config: Config, entry: DeviceConfig, words: Mapping[str, str], lang: str
 ) -> tuple[list[dict[str, Any]], str]:
-    """Read the device as the agent will, and show the values that a person can compare with its display.
+    """Read the device as the agent will read it, and show the values that a person can compare with its display.
 
     Returns these values, and the device's serial number ("" if it reports none).
     """
@@ -723,7 +732,7 @@ def _first_values(
 
 
 def _warn_of_twins(config: Config, entry: DeviceConfig, number: str, known: dict[str, str], lang: str) -> None:
-    """Warn if a configured device reports the same serial number: then one meter has two ports or two addresses."""
+    """Warn if a configured device has the same serial number, because one meter may have two ports or two addresses."""
     from agent.cli.findings import ReadIdentity, same_serials
 
     if not number.strip():
@@ -740,9 +749,9 @@ def _warn_of_twins(config: Config, entry: DeviceConfig, number: str, known: dict
 
 
 def _serial_numbers(config: Config, entry: DeviceConfig, known: Mapping[str, str]) -> dict[str, str]:
-    """Serial numbers by device name, "" if a device reports none.
+    """Return device name -> serial number of the other devices; "" if a device reports none.
 
-    If an agent runs, its snapshot has them. Otherwise, the configured devices with the same profile are read.
+    If an agent runs, the numbers are in its snapshot. Otherwise, the configured devices with the same profile are read.
     """
     from agent.cli.common import agent_runs, read_snapshot
     from agent.cli.lease import borrow_line
@@ -759,7 +768,8 @@ def _serial_numbers(config: Config, entry: DeviceConfig, known: Mapping[str, str
             continue
         if time.monotonic() - begin_s > TWINS_S:
             break
-        with suppress(GatewayError):  # the device is silent or has no serial number: nothing to compare
+        # if the device does not answer or has no serial number, there is nothing to compare
+        with suppress(GatewayError):
             found[other.name] = ""
             with borrow_line(config.runtime_dir, config.line(other.line).url, "read", LEASE_S) as owner:
                 profile = site_profiles(config.profiles_dir)(other.profile)

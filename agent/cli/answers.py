@@ -1,7 +1,7 @@
 """Checks answers and snapshots of the agent before a command shows or writes them.
 
-The agent's user may be compromised: its texts must not control a technician's terminal or end a tool with a traceback.
-Unknown members pass through. All functions raise GatewayError for a malformed answer.
+The agent's user may be compromised, so its answers must not control a technician's terminal or end a tool with a
+traceback. Unknown members of an answer are kept. All functions raise GatewayError for a malformed answer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
 def checked(found: Any, kind: Any, what: str) -> Any:
-    """Return ``found`` with cleaned texts. Raises GatewayError, which names ``what``, if the type is not ``kind``."""
+    """Return ``found`` without control characters in its texts. If it is not of type ``kind``, raises GatewayError.
+
+    ``what``: name of the checked object in the error.
+    """
     try:
         msgspec.convert(found, kind)
         return clean(found)
@@ -31,14 +34,14 @@ def checked(found: Any, kind: Any, what: str) -> Any:
 
 
 def unlike(what: str, why: str) -> GatewayError:
-    """The error for an answer that is not a valid ``what``."""
+    """Return the error for an answer that is not a valid ``what``."""
     reason = clean_text(why, 300)
     hint = f"{reason}. Do agent and tool have the same version? `meterhouse status` shows the agent's version"
     return GatewayError(f"the answer is not a valid {what}", where="answer", hint=hint)
 
 
 def loaded(data: bytes, what: str) -> Any:
-    """Parse JSON; NaN and infinities are errors."""
+    """Parse JSON. Raises GatewayError also for NaN and infinities."""
 
     def refuse(text: str) -> None:
         raise ValueError(f"{text} is not a number")
@@ -67,14 +70,17 @@ class Rows(TypedDict):
 
 
 def check_row(line: bytes, columns: int) -> list[Any]:
-    """One row of intervals: ``columns`` cells, each a text, a whole number or None. Older agents omit the last cell."""
+    """Return one row of intervals. It has ``columns`` cells, each a text, a whole number or None.
+
+    Older agents omit the last cell.
+    """
     kind = Annotated[list[str | int | None], Meta(min_length=columns - 1, max_length=columns)]
     row: list[Any] = checked(loaded(line, "row of intervals"), kind, "row of intervals")
     return row + [None] * (columns - len(row))
 
 
 class Published(TypedDict):
-    """The newest published key; None if no key was published."""
+    """The newest published key. Its members are None if no key was published."""
 
     kid: Annotated[str, Meta(max_length=64)] | None
 
@@ -98,7 +104,7 @@ class _Reloaded(TypedDict):
 
 
 def check_reloaded(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The result of a reload. Raises GatewayError if ``ok`` contradicts the complaints or the fault."""
+    """Return the result of a reload. Raises GatewayError if ``ok`` contradicts the complaints or the fault."""
     outcome: dict[str, Any] = checked(found, _Reloaded, "outcome of a reload")
     if outcome["ok"] == bool(outcome["complaints"] or outcome["fault"]):
         raise unlike("outcome of a reload", "the members contradict each other")
@@ -191,7 +197,7 @@ class HandedOver(TypedDict):
 
 class _Table(TypedDict):
     stream: str
-    points: list[_Point] | Count  # a number names another table that has the same points
+    points: list[_Point] | Count  # a number refers to another table, which has the same points
 
 
 class _Point(TypedDict):
@@ -216,7 +222,7 @@ _RecentFrom = TypedDict("_RecentFrom", {"from": Time})
 
 
 class _RecentWhole(_Recent, _RecentFrom):
-    """Has the member ``from``, too. A class body cannot declare it, because it is a keyword of Python."""
+    """Adds the member ``from``. A class body cannot declare this member, because ``from`` is a keyword of Python."""
 
 
 class _Swapped(TypedDict):
@@ -375,7 +381,7 @@ class _Snapshot(TypedDict, total=False):
 
 
 def check_snapshot(data: bytes) -> dict[str, Any]:
-    """The snapshot of an agent, checked; it has at least ``pid``, ``time`` and ``ring``."""
+    """Check and return the snapshot of an agent. It has at least ``pid``, ``time`` and ``ring``."""
 
     def not_one(why: str) -> GatewayError:
         return GatewayError("this is not a snapshot of an agent", where="snapshot.json", hint=why)

@@ -1,4 +1,4 @@
-"""`meterhouse bench`: how fast this machine is, stage by stage. The programs in ``bench/`` also use its timer."""
+"""`meterhouse bench`: measures the speed of this machine for each stage. Programs in ``bench/`` use its timer too."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from agent.cli.options import FOLDER, json_option
 if TYPE_CHECKING:
     from ext.decode import Plan
 
-POINTS, TICKS = 100, 10  # one pack: ten ticks of a device with 100 floats
+POINTS, TICKS = 100, 10  # a pack of the measurement has ten ticks of a device with 100 floats
 
 
 def least_time(
@@ -30,12 +30,12 @@ def least_time(
     repeat: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Call ``work`` repeatedly; return the time of the fastest call, in seconds of ``clock``.
+    """Call ``work`` repeatedly. Returns the time of the fastest call, in seconds of ``clock``.
 
-    Other programs disturbed the fastest call least, so it shows best what the work costs.
+    The fastest call was disturbed least by other programs, so its time is the best measure of the work itself.
 
     Args:
-        seconds: how long to repeat the call; ignored if ``repeat`` is given.
+        seconds: how long the call is repeated; ignored if ``repeat`` is given.
         repeat: the number of calls; 0 means as many as fit into ``seconds``.
     """
     best, done, end = float("inf"), 0, time.perf_counter() + seconds
@@ -48,7 +48,7 @@ def least_time(
 
 
 def float_plan(points: int = POINTS) -> Plan:
-    """A plan that decodes a block of ``points`` float32 values, big-endian."""
+    """Return a plan that decodes a block of ``points`` float32 values, big-endian."""
     from ext.decode import Plan
 
     plan = Plan(4 * points)
@@ -58,7 +58,7 @@ def float_plan(points: int = POINTS) -> Plan:
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """Microseconds per reading for each stage, and readings per second of one core."""
+    """Return the microseconds per reading for each stage, and the readings per second of one core."""
     import zstandard
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 

@@ -1,4 +1,4 @@
-"""Measures how many devices this machine can read: the agent reads 20 simulated devices for half a minute."""
+"""Measures how many devices this machine can read. For this, the agent reads 20 simulated devices for half a minute."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ DEVICES, POINTS = 20, 100
 PACK_MS = 10_000
 SETTLE_S, WINDOW_S, START_S = 12.0, 20.0, 60.0
 CORE = 0.5  # share of a core that the agent may use
-DELIVERY = 1.15  # factor for the CPU time of delivery, which is not measured here; see bench/RESULTS.md
-REQUESTS = 2  # requests per poll of a device: its 200 registers do not fit into one answer
+DELIVERY = 1.15  # delivery is not measured here, so the CPU time is multiplied by this; see bench/RESULTS.md
+REQUESTS = 2  # requests per poll of a device, whose 200 registers do not fit into one answer
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How many devices of 100 points at 1 Hz a machine can read, with packs of 10 s."""
+    """The number of devices that a machine can read. A device has 100 points at 1 Hz; a pack has 10 s."""
 
-    core_per_device: float  # share of one core that reading one device takes, as measured; without delivery
-    by_processor: int  # devices that half a core can read
-    by_memory: int  # devices that fit into the memory that the systemd unit allows
+    core_per_device: float  # measured share of one core that one device takes, without delivery
+    by_processor: int  # number of devices that half a core can read
+    by_memory: int  # number of devices that fit into the memory that the systemd unit allows
 
     @property
     def devices(self) -> int:
@@ -99,7 +99,10 @@ class _Meters(threading.Thread):
 
 
 def measure_capacity(folder: Path) -> Capacity:
-    """Run the agent in ``folder``, and extrapolate from its CPU time. Raises GatewayError if the agent does not run."""
+    """Run the agent in ``folder``, and calculate the capacity from its CPU time.
+
+    Raises GatewayError if it does not run.
+    """
     with _Meters() as meters, _agent(folder, meters.port) as child:
         time.sleep(SETTLE_S)
         began, used = time.monotonic(), _cpu_s(child.pid)
@@ -111,7 +114,7 @@ def measure_capacity(folder: Path) -> Capacity:
 
 
 def capacity_of(core_per_device: float, machine_bytes: int, runtime_bytes: int | None = None) -> Capacity:
-    """The number of devices that a machine can read, from the CPU time of one device.
+    """Return the number of devices that a machine can read, calculated from the CPU time of one device.
 
     Args:
         core_per_device: share of a core that one device needs, without delivery.
@@ -167,7 +170,7 @@ def _agent(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _cpu_s(pid: int) -> float:
-    """CPU time of all threads of a process, in seconds."""
+    """Return the CPU time of all threads of a process, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

@@ -1,4 +1,4 @@
-"""`meterhouse check --certificates`: which configured certificates expire soon?"""
+"""`meterhouse check --certificates`: shows which configured certificates expire soon."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def _complaint(expiry: Expiry, now_s: float) -> str:
-    """The problem with a certificate; "" if there is none."""
+    """Return the problem with a certificate; "" if there is none."""
     days = expiry.days(now_s)
     where = f"destination {expiry.destination}: {expiry.what} {expiry.file}"
     if days is None:

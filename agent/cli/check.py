@@ -1,4 +1,4 @@
-"""`meterhouse check`: the configuration, the planned requests, and the load of each line."""
+"""`meterhouse check`: checks the configuration, and shows the planned requests and the load of each line."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def check(options: ConfigOptions, plan: bool, try_online: bool, certificates: bo
         facts = to_json(config, costs, ring, notes) | {"learned": learned, "profiles": _sources(profiles)}
         code = 0
         if try_online:
-            code, facts["online"] = online(config, profiles, "en", as_json)  # JSON is always English
+            code, facts["online"] = online(config, profiles, "en", as_json)  # texts in JSON are always English
         click.echo(as_line(facts | {"ok": code == 0}))
         raise SystemExit(code)
     _print(config, profiles, costs, ring, plan)
@@ -93,7 +93,7 @@ def check(options: ConfigOptions, plan: bool, try_online: bool, certificates: bo
 
 
 def _sources(profiles: Mapping[str, Profile]) -> dict[str, Any]:
-    """The sources of each profile in use."""
+    """Return the sources of each profile that a configured device uses."""
     return {
         id: {
             "source": profile.source,
@@ -105,7 +105,7 @@ def _sources(profiles: Mapping[str, Profile]) -> dict[str, Any]:
 
 
 def _evidence(profile: Profile) -> str:
-    """What a profile was checked against, and the number of its independent sources if the profile states it."""
+    """Return a text with the evidence of a profile, and the number of independent sources if the profile states it."""
     if profile.second_source is None:
         return say(profile.evidence)
     sources = say("2 sources" if profile.second_source.source else "1 source")
@@ -113,9 +113,10 @@ def _evidence(profile: Profile) -> str:
 
 
 def _learned(config: Config) -> dict[str, str]:
-    """What the running agent has learned about the register maps, by device; {} if no agent runs.
+    """Return device name -> text with the facts that the running agent has learned about the device's register map.
 
-    To such a device, the agent sends other requests than those planned from its profile.
+    The agent sends other requests to such a device than the requests that are planned from its profile. {} if no agent
+    runs.
     """
     from agent.cli.common import learned_maps, read_snapshot
 
@@ -126,13 +127,13 @@ def _learned(config: Config) -> dict[str, str]:
 
 
 def complaint_json(error: GatewayError) -> dict[str, Any]:
-    """A complaint, with file, line and key as separate members."""
+    """Return a complaint for JSON, with file, line and key as separate members."""
     places = {key: getattr(error, key, None) for key in ("file", "line", "key")}
     return {**places, "where": error.where, "what": error.what, "hint": error.hint}
 
 
 def _try_key(config: Config) -> None:
-    """Raises ConfigError for a key file that would keep the agent from starting. Does not contact a PKCS #11 token."""
+    """Raise ConfigError if the agent could not start with this key file. Does not contact a PKCS #11 token."""
     file = config.key.file
     if lost_key(config):
         from agent.keys import LOST, RESTORE
@@ -152,7 +153,7 @@ def _try_key(config: Config) -> None:
 
 
 def lost_key(config: Config) -> bool:
-    """Is the key file missing on a gateway that has signed before? The next start would fail."""
+    """True if the key file is missing on a gateway that has signed before. The next start of the agent would fail."""
     from agent.keys import is_lost
 
     file = config.key.file
@@ -160,9 +161,9 @@ def lost_key(config: Config) -> bool:
 
 
 def find_notes(config: Config) -> list[ConfigWarning]:
-    """Warnings about missing files, groups, ports, devices and destinations, unused lines and too little disk space.
+    """Return warnings about missing files, groups, ports, devices or destinations, unused lines and low disk space.
 
-    Of all these, only a missing key file can keep the agent from starting.
+    Only a missing key file can prevent the start of the agent.
     """
     from agent.config import ConfigWarning, ControlConfig
     from agent.service.control.peer import gid_of
@@ -199,7 +200,7 @@ def find_notes(config: Config) -> list[ConfigWarning]:
 
 
 def _is_hidden(folder: Path) -> bool:
-    """Is this user not allowed to see what is in the folder?"""
+    """True if this user may not see the content of the folder."""
     return any(os.path.isdir(one) and not os.access(one, os.X_OK) for one in (folder, *folder.parents))
 
 
@@ -235,7 +236,7 @@ def _disk_notes(config: Config) -> Iterable[ConfigWarning]:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if _is_hidden(folder):
-        return  # this user cannot see the size of the database
+        return  # this user may not see the size of the database, so its disk cannot be checked
     used = os.path.getsize(config.store_path) if os.path.isfile(config.store_path) else 0
     if free + used < config.store.max_size_bytes:
         what = (
@@ -251,7 +252,7 @@ def _disk_notes(config: Config) -> Iterable[ConfigWarning]:
 def to_json(
     config: Config, costs: Iterable[PaceCost], ring: RingPlan, notes: Iterable[ConfigWarning]
 ) -> dict[str, Any]:
-    """The facts for ``--json``: the configuration in effect, the load of its lines, and the warnings."""
+    """Return the facts for ``--json``: the configuration in effect, the load of its lines, and the warnings."""
     from agent.cli.line_load import line_shares
     from agent.config import memory_bytes
 
@@ -308,7 +309,7 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
     console = open_console()
     store = config.store
     more = say(f" and {len(config.files) - 1} of conf.d") if len(config.files) > 1 else ""
-    # show what really takes effect, defaults included (field pain 54)
+    # show all values that take effect, including the defaults (field pain 54)
     facts = plain_table("", "what", "in effect")
     facts.show_header = False
     kept, intervals = show_ms(store.keep_delivered_s * 1000), show_ms(store.keep_intervals_s * 1000)

@@ -1,4 +1,4 @@
-"""Shared by the commands: error output, texts, progress, the snapshot of a running agent."""
+"""Code that the commands share: error output, texts, progress, and reading the snapshot of a running agent."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from agent.config import ConfigWarning
 
 MAX_SNAPSHOT = 64 << 20
-show_quality = explain.show_quality  # the words for qualities that `decode` prints, too
+show_quality = explain.show_quality  # returns the word for a quality, which `decode` prints too
 COLON: Final = {"en": ": ", "zh": "："}
 AGE_UNITS: Final = {"s": "秒", "min": "分钟", "h": "小时", "d": "天"}
-LAST_ERROR: Final = "last-error"  # file in the runtime directory, written by the agent
+LAST_ERROR: Final = "last-error"  # name of a file in the runtime directory, which the agent writes
 # characters that must not reach a terminal: control characters, line separators, surrogates, and those that have no
 # width or change the writing direction
 UNSHOWN: Final = re.compile(
@@ -36,7 +36,7 @@ UNSHOWN: Final = re.compile(
 )
 
 
-# finds "1 devices", but not in "1 of 1 devices" or "0.1 devices"
+# finds texts such as "1 devices", but not inside "1 of 1 devices" or "0.1 devices"
 ONE_OF_MANY: Final = re.compile(
     r"(?<!of )(?<![\w.,:-])1 (device|line|pack|reading|gap reading|value|answer|fault|warning|error|stream|day|row"
     r"|point|register|figure|file|sample|exception|timeout)s\b"
@@ -45,28 +45,28 @@ REQUESTED: Final[ContextVar[str | None]] = ContextVar("language of --lang", defa
 
 
 def show_unit(unit: str) -> str:
-    """A unit as people write it on screens, pages and in reports; packs and JSON use SenML units."""
+    """Return a unit as screens, pages and reports show it. Packs and JSON use SenML units instead."""
     return explain.show_unit(unit).replace("m3", "m³").replace("m2", "m²").replace("CO2", "CO₂")
 
 
 def language_of(given: str | None, environment: Mapping[str, str]) -> str:
-    """Return ``en`` or ``zh``: the requested language, else that of the terminal, as ``environment`` states it."""
+    """Return ``en`` or ``zh``. This is ``given`` or, without it, the language of the terminal from ``environment``."""
     terminal = environment.get("LC_ALL") or environment.get("LC_MESSAGES") or environment.get("LANG", "")
     return given or ("zh" if terminal.startswith("zh") else "en")
 
 
 def speaks_chinese() -> bool:
-    """True if this command prints Chinese. --lang decides; without it, the language of the terminal."""
+    """True if this command prints Chinese. --lang decides this; without --lang, the language of the terminal does."""
     return language_of(REQUESTED.get(), os.environ) == "zh"
 
 
 def singular(text: str) -> str:
-    """An English text with "1 devices" corrected to "1 device"."""
+    """Return an English text in which plurals after 1 are corrected, such as "1 devices" to "1 device"."""
     return ONE_OF_MANY.sub(r"1 \1", text)
 
 
 def say(text: str) -> str:
-    """A text in the language of the command; English if it is not in the catalogue."""
+    """Return a text in the language of the command; in English if it is not in the catalogue."""
     if not speaks_chinese():
         return singular(text)
     from agent.cli.chinese import translate
@@ -75,7 +75,7 @@ def say(text: str) -> str:
 
 
 def say_at(where: str, what: str) -> str:
-    """`WHERE: WHAT` in the language of the command."""
+    """Return `WHERE: WHAT` in the language of the command."""
     if not speaks_chinese():
         return f"{where}: {what}"
     from agent.cli.chinese import describe
@@ -84,7 +84,7 @@ def say_at(where: str, what: str) -> str:
 
 
 def as_complaint(kind: Literal["error", "warning"], one: GatewayError | ConfigWarning | str) -> str:
-    """`error: WHERE: WHAT. WHAT TO DO` in the language of the command, without control characters."""
+    """Return `error: WHERE: WHAT. WHAT TO DO` in the language of the command, without control characters."""
     text = f"{kind}: {one}"
     if speaks_chinese():
         from agent.cli.chinese import describe, translate
@@ -95,7 +95,7 @@ def as_complaint(kind: Literal["error", "warning"], one: GatewayError | ConfigWa
 
 
 def complain(error: GatewayError) -> None:
-    """Print an error on stderr, each complaint on its own line."""
+    """Print an error on stderr. If it has several complaints, each is on its own line."""
     many: tuple[GatewayError, ...] = (error,)
     if isinstance(error, (ConfigError, ProfileError)):
         many = error.complaints
@@ -106,7 +106,7 @@ def complain(error: GatewayError) -> None:
 
 
 class NoAgent(GatewayError):
-    """No agent runs with this runtime directory, or its agent does not accept connections."""
+    """No agent runs with this runtime directory, or the agent does not accept connections."""
 
     def __init__(self, runtime_dir: Path) -> None:
         hint = "Is the agent started? See `systemctl status meterhouse`; if it has another folder, give --runtime-dir"
@@ -118,7 +118,7 @@ class NoAgent(GatewayError):
 
 
 def read_snapshot(runtime_dir: Path) -> dict[str, Any]:
-    """The snapshot of the running agent.
+    """Return the snapshot of the running agent.
 
     Raises:
         GatewayError: no agent runs here, or its snapshot cannot be read.
@@ -142,9 +142,9 @@ def read_snapshot(runtime_dir: Path) -> dict[str, Any]:
 
 
 def read_plain(path: Path, limit: int) -> bytes:
-    """The content of a regular file of at most ``limit`` bytes. Safe in a folder of another user.
+    """Return the content of a regular file of at most ``limit`` bytes. Safe for files in a folder of another user.
 
-    Raises OSError, also for a symbolic link; ValueError for a pipe, a device or a larger file.
+    Raises OSError, also for a symbolic link. Raises ValueError for a pipe, a device or a larger file.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(fd, "rb") as stream:
@@ -155,10 +155,10 @@ def read_plain(path: Path, limit: int) -> bytes:
 
 
 def learned_maps(snapshot: Mapping[str, Any], language: str = "en") -> dict[str, str]:
-    """What the agent has learned about the register maps of devices, as one text for each device name.
+    """Return device name -> text with the facts that the agent has learned about the device's register map.
 
-    It learns where to split reads, which registers are missing, and how long a read may be. Devices about which it
-    has learned nothing are left out.
+    The agent learns where to split reads, which registers are missing, and how long a read may be. Devices about which
+    it has learned nothing are left out.
     """
     learned = {name: device.get("learned") for name, device in snapshot.get("devices", {}).items()}
     found = {str(name): clean_text(str(text), 300) for name, text in learned.items() if text}
@@ -170,13 +170,13 @@ def learned_maps(snapshot: Mapping[str, Any], language: str = "en") -> dict[str,
 
 
 def docs_folder() -> Path | None:
-    """The folder of the documents: of the Debian package, the bundle or the source tree; None if there is none."""
+    """Return the folder of the docs in the Debian package, the bundle or the source tree; None if there is none."""
     places = (Path("/usr/share/doc/meterhouse"), Path("/opt/meterhouse/doc"), Path(__file__).parents[2] / "docs")
     return next((place for place in places if os.path.isfile(place / "field-guide.md")), None)
 
 
 def agent_runs(runtime_dir: Path) -> bool:
-    """Does an agent run with this runtime directory?"""
+    """True if an agent runs with this runtime directory."""
     try:
         return is_alive(read_snapshot(runtime_dir).get("pid"))
     except GatewayError:
@@ -184,7 +184,7 @@ def agent_runs(runtime_dir: Path) -> bool:
 
 
 def is_alive(pid: object) -> bool:
-    """Does a process with this number exist?"""
+    """True if a process with this number exists."""
     if not isinstance(pid, int) or pid <= 0:
         return False
     try:
@@ -197,12 +197,12 @@ def is_alive(pid: object) -> bool:
 
 
 def pad(text: str, width: int) -> str:
-    """Text padded to a width on a terminal, where a Chinese character takes two columns."""
+    """Return a text padded to a width on a terminal, where a Chinese character takes two columns."""
     return text + " " * (width - len(text) - sum(east_asian_width(c) in "WF" for c in text))
 
 
 def show_age(seconds: float | None, language: str = "en") -> str:
-    """An age for people: 3 s, 4 min, 2 h, 5 d; a dash if unknown."""
+    """Return an age as text, such as 3 s, 4 min, 2 h or 5 d; a dash if the age is unknown."""
     if seconds is None:
         return "-"
     seconds = max(seconds, 0.0)
@@ -216,31 +216,31 @@ def show_age(seconds: float | None, language: str = "en") -> str:
 
 
 def age_in_chinese(text: str) -> str:
-    """An age in the form of ``show_age``, with its unit in Chinese."""
+    """Return an age in the form of ``show_age`` with the unit in Chinese."""
     number, _, unit = text.partition(" ")
     return f"{number} {AGE_UNITS[unit]}" if unit in AGE_UNITS else text
 
 
 def columns(text: str) -> int:
-    """Columns of a text in a terminal, where Chinese characters take two."""
+    """Return the number of terminal columns of a text. A Chinese character takes two columns."""
     return sum(2 if east_asian_width(char) in "WF" else 1 for char in text)
 
 
 def as_line(facts: Mapping[str, Any]) -> str:
-    """One JSON object on one line; control characters are escaped."""
+    """Return a JSON object as one line, with escaped control characters."""
     text = json.dumps(facts, ensure_ascii=False, separators=(",", ":"), default=str)
     return UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 @contextlib.contextmanager
 def unwound() -> Iterator[None]:
-    """In the block, SIGTERM and SIGHUP raise SystemExit, so that unfinished files are removed as after Ctrl-C."""
+    """In this context, SIGTERM and SIGHUP raise SystemExit, so that unfinished files are removed as after Ctrl-C."""
 
     def leave(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    # a signal that is already handled or ignored, as SIGHUP is under nohup, is left unchanged
+    # A signal that is handled or ignored already is left unchanged. For example, nohup ignores SIGHUP.
     before = {number: handler for number, handler in before.items() if handler is signal.SIG_DFL}
     if threading.current_thread() is not threading.main_thread():
         before = {}
@@ -254,7 +254,7 @@ def unwound() -> Iterator[None]:
 
 
 def clean(value: Any) -> Any:
-    """The same value; in its texts, control characters and line breaks are replaced."""
+    """Return the same value, with control characters and line breaks in its texts replaced."""
     if isinstance(value, str):
         return UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", value) if UNSHOWN.search(value) else value
     if isinstance(value, dict):
@@ -264,10 +264,10 @@ def clean(value: Any) -> Any:
 
 @contextlib.contextmanager
 def progress(unit: str) -> Iterator[ProgressCallback]:
-    """A bar while the context is open, removed at its end; nothing if stderr is not a terminal.
+    """Show a progress bar while the context is open. Shows nothing if stderr is not a terminal.
 
     Args:
-        unit: what ``done`` counts, such as "packs".
+        unit: the unit of ``done``, such as "packs".
     """
     if not sys.stderr.isatty():
         yield no_progress

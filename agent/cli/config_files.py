@@ -1,4 +1,4 @@
-"""New files of the configuration: written whole or not at all, never over an existing file."""
+"""Writes new configuration files. A file is written whole or not at all, and never over an existing file."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, Final
 
 from drivers.model import GatewayError, UsageError
 
-MODE: Final = 0o640  # root may write, the agent's group may read, as in the folders of the package
+MODE: Final = 0o640  # the owner (root) may write and the agent's group may read, as for the files of the package
 FOLDER_MODE: Final = 0o750
 SECRET_MODE: Final = 0o600
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def toml_text(value: Any) -> str:
-    """A text, number, list or table as TOML writes it on one line."""
+    """Return a text, number, list or table as one line of TOML."""
     import json
 
     if isinstance(value, dict):
@@ -33,7 +33,7 @@ def _key(name: str) -> str:
 
 
 def check_absent(path: Path) -> None:
-    """Raises UsageError if the path exists: a file that a person may have written is never changed."""
+    """Raise UsageError if the path exists, because a file that a person may have written is never changed."""
     if os.path.lexists(path):
         raise UsageError(
             "already exists and is not overwritten", where=str(path), hint="Edit this file, or move it away"
@@ -41,14 +41,14 @@ def check_absent(path: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Raises UsageError if this user cannot create a file in the folder. Called before any question is asked."""
+    """Raise UsageError if this user cannot create a file in the folder. Called before any question is asked."""
     nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
     if not os.access(nearest, os.W_OK):
         raise UsageError("this user may not write here", where=str(nearest), hint="Use sudo, or another folder")
 
 
 def make_folder(folder: Path, mode: int = FOLDER_MODE) -> None:
-    """Create a folder and its missing parents. If root creates them, they get the group of the folder above."""
+    """Create a folder and its missing parents. If root creates a folder, it gets the group of the folder above it."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -63,11 +63,11 @@ def make_folder(folder: Path, mode: int = FOLDER_MODE) -> None:
 
 
 def write_new(path: Path, text: str, mode: int = MODE) -> None:
-    """Write a file durably; it appears whole or not at all.
+    """Write a file durably. The file appears whole or not at all.
 
     Raises:
-        UsageError: it exists already.
-        GatewayError: it cannot be written.
+        UsageError: the file exists already.
+        GatewayError: the file cannot be written.
     """
     check_absent(path)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
@@ -81,11 +81,11 @@ def write_new(path: Path, text: str, mode: int = MODE) -> None:
                     _hand_over(draft, path.parent)
                 os.fchmod(file.fileno(), mode)
                 os.fsync(file.fileno())
-            os.link(draft, path)  # unlike rename, fails if the path exists
+            os.link(draft, path)  # unlike rename, link fails if the path exists
         except FileExistsError:
             check_absent(path)
         finally:
-            draft.unlink()  # also after an error, such as a full disk
+            draft.unlink()  # remove the draft also after an error, such as a full disk
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(folder)
@@ -96,7 +96,7 @@ def write_new(path: Path, text: str, mode: int = MODE) -> None:
 
 
 def _hand_over(path: Path, folder: Path) -> None:
-    """If root runs this, give the file the group of its folder, so that the agent may read it."""
+    """If this process is root, give the file the group of its folder, so that the agent may read the file."""
     if os.geteuid() == 0:
         os.chown(path, -1, folder.stat().st_gid, follow_symlinks=False)
 

@@ -1,4 +1,4 @@
-"""Tables for the terminal, from snapshot and ring. Text from devices is shortened and cleaned before it is shown."""
+"""Tables for the terminal, with data from snapshot and ring. Texts from devices are shortened and cleaned first."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INDENT: Final = 2
 
 
 def plain_table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
-    """A table without frames; the columns in ``right`` contain numbers."""
+    """Return an empty table without frames. The columns in ``right`` are right-aligned, because they have numbers."""
     from agent.cli.common import say
 
     table = Table(
@@ -39,7 +39,7 @@ def plain_table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
 def print_table(
     console: Console, title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()
 ) -> None:
-    """Print rows of markup as a table. If the terminal is too narrow for it, print each row as a few lines."""
+    """Print rows of markup as a table. If the terminal is too narrow for the table, print each row as a few lines."""
     from agent.cli.common import say
 
     rows, table = list(rows), plain_table(title, *heads, right=tuple(right))
@@ -60,7 +60,7 @@ def print_table(
 
 
 def print_parts(console: Console, parts: Iterable[str]) -> None:
-    """Print pieces of markup in indented lines, as many pieces on each line as fit."""
+    """Print pieces of markup in indented lines. Each line has as many pieces as fit."""
     line = ""
     for part in parts:
         longer = f"{line}   {part}" if line else part
@@ -73,18 +73,18 @@ def print_parts(console: Console, parts: Iterable[str]) -> None:
 
 
 def open_console(stderr: bool = False) -> Console:
-    """The console for tables, as wide as the terminal. For a pipe or a file it is so wide that no line is folded."""
+    """Return a console for tables, as wide as the terminal. For a pipe or a file it is so wide that no line wraps."""
     console = Console(highlight=False, stderr=stderr)
     return console if console.is_terminal else Console(highlight=False, stderr=stderr, width=PIPE_WIDTH)
 
 
 def cell(text: object, limit: int = 80) -> str:
-    """Any text, made safe for terminal and markup."""
+    """Return the text of an object, made safe for terminal and markup."""
     return escape(clean_text(str(text), limit))
 
 
 def quality_word(code: int, language: str) -> str:
-    """The words for a quality code: why a value is missing, or why it is doubtful; "" for good quality."""
+    """Return a text that tells why a value with this quality code is missing or doubtful; "" for good quality."""
     from agent.cli.finding_words import reason_words
     from drivers.model import FIRST_REASON
 
@@ -96,7 +96,7 @@ def quality_word(code: int, language: str) -> str:
 
 @lru_cache(maxsize=4096)
 def point_title(point: str, language: str = "zh") -> str:
-    """The title of a point in a language, from the vocabulary; "" if the vocabulary lacks the point."""
+    """Return the title of a point from the vocabulary, in a language; "" if the vocabulary lacks the point."""
     from drivers.profile import vocabulary
 
     entry = vocabulary().find(point)
@@ -104,7 +104,10 @@ def point_title(point: str, language: str = "zh") -> str:
 
 
 def point_table(latest: Iterable[Latest], now_ns: int) -> Table:
-    """One point per row: value, unit, quality or reason, and age of the last value; in Chinese also its name."""
+    """Return a table with one point per row: value, unit, quality or gap reason, and age of the last value.
+
+    In Chinese, a column has the title of the point.
+    """
     from agent.cli.common import speaks_chinese
     from agent.cli.ring_follower import GAP_CODES, show_short
 

@@ -1,7 +1,7 @@
-"""Requests to the agent: over its control socket while it runs, else to its database.
+"""Sends requests to the agent over its control socket, or to its database if the agent does not run.
 
-Both use the same frames. No answer is trusted blindly: the listener must be the owner of the runtime directory, each
-frame and each wait is bounded, and names in an answer are checked where they are used.
+Both use the same frames. Answers are not trusted: the listener must be the owner of the runtime directory, each frame
+and each wait is limited, and names in an answer are checked where they are used.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ if TYPE_CHECKING:
     from agent.config import Config
     from agent.service.control.protocol import Request
 
-# longest waits in seconds:
-PICK_UP_S: Final = 15.0  # for the first frame: a starting agent first seals the readings left in the ring
-SILENCE_S: Final = 30.0  # for each further frame: a working agent reports progress every second or two
-ANSWER_S: Final = 3600.0  # for a whole answer, even if progress reports keep arriving
-EXPORT_S: Final = 24 * 3600.0  # for an export: many packs may go to a slow USB stick
+# The longest waits, in seconds.
+# for the first frame, because a starting agent first seals the readings that are left in the ring
+PICK_UP_S: Final = 15.0
+SILENCE_S: Final = 30.0  # for each further frame; a working agent reports progress every second or two
+ANSWER_S: Final = 3600.0  # for a whole answer, even while progress reports arrive
+EXPORT_S: Final = 24 * 3600.0  # for an export, because many packs may be written to a slow USB stick
 CONNECT_S: Final = 5.0
 SEND_S: Final = 10.0
-MAX_TOTAL: Final = 64 << 20  # bytes; the largest answer that is kept in memory
+MAX_TOTAL: Final = 64 << 20  # limit of an answer that is kept in memory, in bytes
 
 Take = Callable[[bytes], object]
 
@@ -49,7 +50,7 @@ class NoAnswer(GatewayError):
 
 
 def discard(data: bytes) -> None:
-    """Ignore a part of an answer. The default of ``take``, for requests whose answers have no parts."""
+    """Ignore a part of an answer. This is the default of ``take``, for requests whose answers have no parts."""
 
 
 def ask(
@@ -59,12 +60,12 @@ def ask(
     progress: ProgressCallback = no_progress,
     pick_up_s: float = PICK_UP_S,
 ) -> dict[str, Any]:
-    """The result of a request to a running agent, or to the database of a stopped one.
+    """Return the result of a request to a running agent, or to the database of a stopped agent.
 
     Args:
-        take: gets the parts of the answer, in order.
+        take: called with each part of the answer, in order.
         progress: called with (done, total) now and then.
-        pick_up_s: how long to wait for the first frame, or for an agent that is starting or stopping.
+        pick_up_s: longest wait for the first frame, or for an agent that is starting or stopping.
 
     Raises:
         GatewayError: the answer is an error, or there is no answer, no database or no permission.
@@ -80,7 +81,7 @@ def ask(
             pass
         try:
             return ask_database(config, request, take, progress)
-        except AgentRunning as error:  # an agent does not listen while it starts or stops
+        except AgentRunning as error:  # an agent runs, but does not listen, because it is starting or stopping
             if time.monotonic() > give_up:
                 raise no_answer(config.runtime_dir, "The agent is starting or stopping, or it hangs") from error
             time.sleep(0.1)
@@ -94,13 +95,13 @@ def ask_running(
     pick_up_s: float = PICK_UP_S,
     silence_s: float = SILENCE_S,
 ) -> dict[str, Any]:
-    """As ``ask``, but only for a running agent. Raises NoAgent if none runs."""
+    """Return the result of a request to a running agent, as ``ask`` does. Raises NoAgent if no agent runs."""
     with ControlClient.connect(runtime_dir) as client:
         return client.ask(request, take, progress, pick_up_s, silence_s)
 
 
 class ControlClient:
-    """One request over a connected socket; ``close`` ends it at any time."""
+    """One request over a connected socket. ``close`` ends the request at any time."""
 
     def __init__(self, sock: socket.socket, where: Path) -> None:
         self._sock, self._where, self._give_up = sock, where, math.inf
@@ -124,7 +125,8 @@ class ControlClient:
         try:
             if not stat.S_ISSOCK(os.stat(SOCKET, dir_fd=folder, follow_symlinks=False).st_mode):
                 raise GatewayError("is not a socket", where=str(where), hint="Check who created this file")
-            _connect(sock, f"/proc/self/fd/{folder}/{SOCKET}")  # short: a socket path has at most 108 bytes
+            # this path is used because it is short: the path of a socket can have at most 108 bytes
+            _connect(sock, f"/proc/self/fd/{folder}/{SOCKET}")
             owner, listener = os.fstat(folder).st_uid, peer_of(sock).uid
             if listener not in (owner, os.geteuid()):
                 what = f"user {listener} opened this socket, but its folder belongs to user {owner}"
@@ -149,12 +151,12 @@ class ControlClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; the agent cancels the request."""
+        """Close the connection. The agent then cancels the request."""
         self._sock.close()
 
     @property
     def sock(self) -> socket.socket:
-        """The socket, to wait for its end together with other events."""
+        """The socket. A caller can wait for its end together with other events."""
         return self._sock
 
     def ask(
@@ -165,7 +167,7 @@ class ControlClient:
         pick_up_s: float = PICK_UP_S,
         silence_s: float = SILENCE_S,
     ) -> dict[str, Any]:
-        """Send the request and take the whole answer. Raises GatewayError, also for an incomplete answer."""
+        """Send the request and receive the whole answer. Raises GatewayError, also for an incomplete answer."""
         from agent.service.control.protocol import RangeRequest
 
         self.give_up_after(EXPORT_S if isinstance(request, RangeRequest) else ANSWER_S)
@@ -185,7 +187,7 @@ class ControlClient:
                 raise decode_error(payload)
 
     def send(self, request: Request) -> None:
-        """Send the request. If the agent refuses it early, the answer has the reason."""
+        """Send the request. If the agent closes the connection early, its answer has the reason."""
         from agent.service.control.protocol import encode_request
 
         self._sock.settimeout(SEND_S)
@@ -193,15 +195,15 @@ class ControlClient:
             self._sock.sendall(encode_request(request))
         except TimeoutError:
             raise no_answer(self._where.parent, "The agent hangs. See `meterhouse status`") from None
-        except OSError:  # the agent closed the connection: its answer has the reason
+        except OSError:  # the agent closed the connection; its answer, which is read next, has the reason
             return
 
     def give_up_after(self, seconds: float) -> None:
-        """Set the deadline of the whole answer, counted from now."""
+        """Set the deadline for the whole answer to ``seconds`` from now."""
         self._give_up = time.monotonic() + seconds
 
     def receive(self, limit_s: float) -> tuple[FrameKind, bytes]:
-        """The next whole frame of the answer. Raises GatewayError if none arrives in time."""
+        """Return the next whole frame of the answer. Raises GatewayError if no frame arrives in time."""
         give_up = min(time.monotonic() + limit_s, self._give_up)
         kinds = frozenset(FrameKind) - {FrameKind.REQUEST}
         kind, size = parse_header(self._exactly(HEADER.size, give_up), kinds, MAX_ANSWER)
@@ -237,7 +239,7 @@ class AnswerBuffer:
         self._left = limit
 
     def take(self, data: bytes) -> None:
-        """Append a part. Raises GatewayError if the answer exceeds the limit."""
+        """Append a part of the answer. Raises GatewayError if the answer exceeds the limit."""
         self._left -= len(data)
         if self._left < 0:
             raise GatewayError(
@@ -251,13 +253,13 @@ class AnswerBuffer:
 
 
 def _connect(sock: socket.socket, path: str) -> None:
-    """Connect; retries while the queue of waiting clients is full. Raises OSError."""
+    """Connect. Retries while the queue of waiting clients is full. Raises OSError."""
     give_up = time.monotonic() + CONNECT_S
     sock.settimeout(CONNECT_S)
     while True:
         try:
             return sock.connect(path)
-        except BlockingIOError:  # the queue of the kernel is full
+        except BlockingIOError:  # the kernel's queue of waiting clients is full
             if time.monotonic() > give_up:
                 raise TimeoutError(110, "too many clients are waiting") from None
             time.sleep(0.02)
@@ -269,7 +271,7 @@ def _count(facts: Mapping[str, Any], name: str) -> int:
 
 
 def no_answer(runtime_dir: Path, hint: str) -> NoAnswer:
-    """The error for an agent that does not answer."""
+    """Return the error for an agent that does not answer."""
     return NoAnswer("the running agent does not answer", where=str(runtime_dir), hint=hint)
 
 

@@ -1,4 +1,4 @@
-"""Rows of a CSV file as spreadsheet programs save it: in UTF-8, UTF-16 or GBK, with one of several delimiters."""
+"""Reads CSV files that spreadsheet programs saved in UTF-8, UTF-16 or GBK, with one of several delimiters."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from drivers.model import UsageError, clean_text
 
 MAX_BYTES: Final = 4 << 20
 MAX_ROWS: Final = 10_000
-MAX_CELL: Final = 300  # characters
+MAX_CELL: Final = 300  # limit of the characters in a cell
 SAVE: Final = "Save it as CSV UTF-8"
 _UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _WORKBOOK: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # first bytes of .xlsx and .xls
 
 
 def read_rows(path: Path, delimiters: str = "\t;,，|", hint: str = "") -> list[tuple[int, list[str]]]:
-    """The rows of a file as (line number, cells); cells are stripped and cut to ``MAX_CELL``. Raises UsageError.
+    """Return the rows of a file as (line number, cells). Cells are stripped and cut to ``MAX_CELL``. Raises UsageError.
 
     Args:
-        delimiters: candidates; the file is split at the one that is most frequent in its first line.
+        delimiters: the possible delimiters. The file is split at the one that is most frequent in its first line.
         hint: advice in the error for too many lines.
     """
     text = _text(path)
@@ -30,10 +30,10 @@ def read_rows(path: Path, delimiters: str = "\t;,，|", hint: str = "") -> list[
     delimiter = max(delimiters, key=first.count)
     if delimiter == "，":
         text, delimiter = text.replace("，", ","), ","
-    # the csv reader handles all line ends: an older Excel on a Mac writes \r alone
+    # the csv reader must find the line ends, because it knows all kinds: an older Excel on a Mac writes \r alone
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     rows: list[tuple[int, list[str]]] = []
-    line = 1  # where the row begins; a quoted cell may span several lines
+    line = 1  # number of the line where the row begins; a row has several lines if a quoted cell does
     try:
         for cells in reader:
             if len(rows) >= MAX_ROWS:
@@ -59,12 +59,13 @@ def _text(path: Path) -> str:
         raise UsageError("this is a workbook, not a CSV file", where=str(path), hint=hint)
     if b"\0" in raw and not raw.startswith(_UTF_16):
         raise UsageError("this is not a CSV file", where=str(path), hint=SAVE)
-    encodings = ["utf-8", "gb18030"]  # UTF-8 first: most UTF-8 text is also valid GBK, with another meaning
+    # UTF-8 is tried first, because most UTF-8 text is also valid GBK, but with another meaning
+    encodings = ["utf-8", "gb18030"]
     if raw.startswith(_UTF_16):
         encodings = ["utf-16"]
     elif raw.startswith(codecs.BOM_UTF8):
         raw, encodings = raw.removeprefix(codecs.BOM_UTF8), ["utf-8"]
-    good = 0  # bytes before the first error, in the encoding that got furthest
+    good = 0  # number of bytes before the first error, in the encoding that could decode most bytes
     for encoding in encodings:
         try:
             return raw.decode(encoding)

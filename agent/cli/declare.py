@@ -1,4 +1,4 @@
-"""`meterhouse declare`: inputs that no meter measures, attested by a person."""
+"""`meterhouse declare`: stores inputs of the indicators that no meter measures and that a person attests."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def declare(
 
 
 def _by(entry: dict[str, Any]) -> str:
-    """The user who made an entry, as the kernel reported; "" in older entries."""
+    """Return the user who made an entry, as the kernel reported it; "" for an older entry, which has no user."""
     by = entry.get("by", {})
     return str(by.get("login") or (f"uid {by['uid']}" if by else ""))
 

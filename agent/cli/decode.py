@@ -22,12 +22,15 @@ from drivers.profile.register_layout import REGISTERS
 from drivers.registry import DEFAULT, has_registers
 from ext.decode import ORDERS, TYPES, Plan
 
-MAX_POWER = 100  # largest power of ten in a scale
+MAX_POWER = 100  # limit of the power of ten in a scale
 _HALVES = {"u8h": "u8l", "u8l": "u8h", "i8h": "i8l", "i8l": "i8h"}
 
 
 class DecodeGroup(click.Group):
-    """The commands of this module and of the protocols. A protocol is imported when one of its commands is called."""
+    """A group with the commands of this module and of the protocols.
+
+    A protocol is imported only when one of its commands is called.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         from drivers.registry import all_protocols
@@ -49,7 +52,7 @@ def _explainer(name: str) -> Explainer | None:
 
 
 def _command(explainer: Explainer) -> click.Command:
-    """The command of a protocol's explainer."""
+    """Return the command for the explainer of a protocol."""
 
     def of_bytes(words: tuple[str, ...], as_json: bool) -> None:
         run(lambda: explainer.explain(hex_bytes(words)), as_json)
@@ -147,13 +150,13 @@ def _whole_registers(raw: bytes, frame: Json) -> None:
 
 
 def _size(type_: str, length: int) -> int:
-    if type_ == "mod10k":  # a value has 1 to 4 registers: take all bytes as one value
+    if type_ == "mod10k":  # a value of this type has 1 to 4 registers, so all bytes are taken as one value
         return length if length <= 8 and length % 2 == 0 else 2
     return 2 * REGISTERS[type_]
 
 
 def _number(type_: str, order: str, factor: Decimal, bit: int | None, piece: bytes) -> Decimal | int | None:
-    """Decode one value with the kernel that also decodes answers of devices; None if not available."""
+    """Decode one value with the kernel that also decodes the answers of devices. None: the value is not available."""
     if type_ in _HALVES:
         type_, order = (_HALVES[type_] if order == "BA" else type_), order if order not in {"AB", "BA"} else ""
     plan = Plan(len(piece))
@@ -164,14 +167,15 @@ def _number(type_: str, order: str, factor: Decimal, bit: int | None, piece: byt
     except ValueError as error:
         raise UsageError(str(error).partition(": ")[2] or str(error), where=f"--type {type_}") from error
     ((_, mantissa, exponent, quality),) = plan.values(piece)
-    # scaled here and not by the kernel, whose 64 bits would overflow for 0.5 times the largest u64
+    # The value is scaled here and not by the kernel. The kernel's 64 bits would overflow for 0.5 times the largest u64.
     return None if quality >= FIRST_REASON else factor * plain(mantissa, exponent)
 
 
 def _in_text_order(raw: bytes, order: str) -> bytes:
-    """The bytes of a text or of flags in reading order.
+    """Return the bytes of a text or of flags in reading order.
 
-    Orders such as BA swap the two bytes of each register. Orders such as CDAB reverse the sequence of the registers.
+    In an order such as BA, the two bytes of each register are swapped. In an order such as CDAB, the registers are in
+    reverse order.
     """
     if order in {"BA", "BADC", "DCBA", "BADCFEHG", "HGFEDCBA"}:
         return bytes(raw[i ^ 1] for i in range(len(raw)))
@@ -185,7 +189,7 @@ def _text(raw: bytes) -> str:
 
 
 def _bits(raw: bytes) -> list[bool]:
-    """The bits of all bytes, the lowest bit of each byte first: the order of coils."""
+    """Return the bits of all bytes, with the lowest bit of each byte first. This is the order of coils."""
     return [bool(byte >> bit & 1) for byte in raw for bit in range(8)]
 
 
@@ -232,7 +236,7 @@ def profile(
     from drivers.registry import find_protocol
 
     found = load_profile_of(profile_id, dirs, "ID")
-    # also decode optional parts, such as a meter or a battery, which the profile leaves out by default
+    # set each parameter to 1, so that optional parts such as a battery, which are left out by default, are decoded too
     chosen: dict[str, int | str] = {p.name: 1 for p in found.params.values() if p.high == 1 and not p.choices}
     chosen |= parse_params(params)
 
@@ -269,7 +273,7 @@ def profile(
 
 
 def _models(found: Profile, points: tuple[Point, ...], image: Mapping[int, Mapping[int, int]], address: object) -> Json:
-    """Explain the dump of a device that describes its own register map; the driver finds the points in that map."""
+    """Explain the dump of a device that describes its own register map. The driver finds the points in this map."""
     from drivers.samples import read_sample
 
     try:
@@ -281,7 +285,8 @@ def _models(found: Profile, points: tuple[Point, ...], image: Mapping[int, Mappi
     frame: Json = {"profile": found.id, "variant": None, "protocol": found.protocol}
     shown = [_profile_json(reading, by_name[name]) for name, reading in readings.items()]
     for reading in shown:
-        del reading["address"]  # only the device knows the addresses of its points
+        # the profile does not have the addresses of these points, because only the device knows them
+        del reading["address"]
     return {
         "frame": frame | {"address": address, "identity": identity},
         "readings": shown,
@@ -299,7 +304,7 @@ def _dump(file: Path) -> Mapping[str, Any]:
 
 
 def _image(dump: Mapping[str, Any]) -> dict[int, dict[int, int]]:
-    """The registers of a dump as {function: {address: word}}.
+    """Return the registers of a dump as {function: {address: word}}.
 
     A dump may have ``registers`` and ``function`` as a short form for the registers of one function.
     """

@@ -1,4 +1,4 @@
-"""`meterhouse decode counter`: classify the steps between the readings of a counter."""
+"""`meterhouse decode counter`: classifies the steps between the readings of a counter."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NO_READING = frozenset(
 )
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
 _ALMOST = re.compile(r"0x[\da-f]+|[+-]?[\d.,'_ ]*\d[\d.,'_ ]*([kMG]?(Wh|varh|VAh|J)|m3|m³|l|t)?", re.IGNORECASE)
-_FINEST = 6  # decimal places that count as resolution; further ones are rounding noise of a float
+_FINEST = 6  # only this many decimal places count as resolution; further places are rounding noise of a float
 _KEYS = ("unit", "bits", "digits", "resolution", "scale", "points")
 
 
@@ -67,7 +67,10 @@ def _points(content: Any) -> list[tuple[Any, Any]]:
 
 
 def _value(content: Any, place: int) -> Decimal | str | None:
-    """The value of one reading: a number, a word that stands for an unknown number, or None if it is missing."""
+    """Return the value of one reading.
+
+    It is a number, a word for an unknown number, or None if the reading is missing.
+    """
     what = f"points[{place}]"
     if content is None or (isinstance(content, str) and content.strip().lower() in _NO_READING):
         return None
@@ -82,9 +85,10 @@ def _value(content: Any, place: int) -> Decimal | str | None:
 
 
 def _levels(given: list[Decimal | str | None], modulus: Decimal | None) -> tuple[list[Decimal | None], set[int]]:
-    """Return (values with a number in place of each word, indexes of the words). Equal words get equal numbers."""
+    """Return (values with each word replaced by a number, indexes of the words). Equal words get equal numbers."""
     highest = max([Decimal(0), *(v for v in given if isinstance(v, Decimal))])
-    above = 200 * highest or Decimal(1_000_003)  # so high that a step from a word to a number is a large fall
+    # the numbers for words are so high that a step from a word to a number is a large decrease
+    above = 200 * highest or Decimal(1_000_003)
     if modulus is not None:
         above = min(above, modulus / 100)
     words: dict[str, Decimal] = {}
@@ -93,7 +97,10 @@ def _levels(given: list[Decimal | str | None], modulus: Decimal | None) -> tuple
 
 
 def _resolution(content: dict[str, Any], values: list[Decimal]) -> Decimal:
-    """The value of one count: ``resolution`` or ``scale`` if given, else the smallest decimal place of the values."""
+    """Return the smallest step of the counter.
+
+    This is ``resolution`` or ``scale`` if given, else the smallest decimal place of the values.
+    """
     for key in ("resolution", "scale"):
         if content.get(key) is not None:
             found = _decimal(content[key], key)
@@ -119,13 +126,13 @@ def _modulus(content: dict[str, Any], resolution: Decimal) -> Decimal | None:
 
 
 def _width_fits(modulus: Decimal, resolution: Decimal, values: list[Decimal]) -> bool:
-    """Are most readings below the modulus? A few above it are wrong readings; many mean that the modulus is wrong."""
+    """True if most readings are below the modulus. A few higher readings are wrong; many mean a wrong modulus."""
     known = [v for v in values if not is_all_ones(v / resolution)]
     return 2 * sum(v >= modulus for v in known) <= len(known)
 
 
 def _moment(time: Any) -> datetime | None:
-    if isinstance(time, int | Decimal):  # since 1970, in seconds or milliseconds
+    if isinstance(time, int | Decimal):  # the number is seconds or milliseconds since 1970
         return EPOCH + timedelta(seconds=float(time) / (1000 if time > 10**11 else 1)) if 0 <= time < 10**14 else None
     try:
         return datetime.fromisoformat(str(time))
@@ -134,14 +141,14 @@ def _moment(time: Any) -> datetime | None:
 
 
 def _seconds(times: list[Any]) -> list[float] | None:
-    """The seconds from the first reading to each reading, if all times are numbers or ISO 8601.
+    """Return the seconds from the first reading to each reading.
 
-    None if not: then all steps count as equally long.
+    Returns None if a time is neither a number nor ISO 8601. All steps are then treated as equally long.
     """
     found = [_moment(t) for t in times]
     try:
         return [(t - found[0]).total_seconds() for t in found]  # type: ignore[operator]
-    except TypeError:  # a text is not a time, or only some times have a zone
+    except TypeError:  # a value is not a time, or only some of the times have a zone
         return None
 
 
@@ -180,7 +187,7 @@ def _shown(step: Step, points: list[tuple[Any, Any]], words: set[int]) -> Json:
 
 
 def decode(content: Any) -> Json:
-    """The classified steps of one counter series."""
+    """Return the classified steps of one series of counter readings."""
     if not isinstance(content, dict):
         raise BrokenInput(f"expected {WANT}")
     points, warnings = _points(content.get("points")), _typos(content)

@@ -1,4 +1,4 @@
-"""Input and output of `meterhouse decode`: reads bytes in any hex notation, prints one JSON object or a table."""
+"""Input and output of `meterhouse decode`. Reads bytes in any hex notation, and prints one JSON object or a table."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from agent.cli.common import as_complaint, say
 from drivers.explain import MAX_TEXT, BrokenInput, Json
 from drivers.model import clean_text, sentences
 
-MAX_INPUT = 1 << 24  # bytes of hex from standard input
+MAX_INPUT = 1 << 24  # limit of the bytes that are read from standard input
 HEX_HINT = "Write bytes as 68 61, 6861, 68:61 or 0x68 0x61"
-_QUOTE = re.compile(r"""\bb?["']""")  # the quotes of a Python or C literal; they are removed first
+_QUOTE = re.compile(r"""\bb?["']""")  # finds the opening quotes of a Python or C literal, which are removed first
 _PREFIX = re.compile(r"0[xX]|\\x|\$")
-# separators between bytes, also the Chinese forms of , : ;
+# characters that can separate bytes, including the Chinese forms of , : ;
 _BETWEEN = re.compile(r"""[\s:,;_|"'(){}\[\]\u200b\ufeff\uff0c\uff1a\uff1b-]+""")
 _SUFFIX = re.compile(r"([0-9A-Fa-f]{2})[hH]")
 
 
 def hex_bytes(words: Sequence[str]) -> bytes:
-    """Bytes from hex in any usual notation: spaces, colons, commas, 0x, 68h, a literal of C or Python.
+    """Return bytes from hex in any usual notation: with spaces, colons, commas, 0x or h, or as a C or Python literal.
 
-    If all bytes are separated, a single digit is a byte, too: some tools print 3 for 03. ``-`` alone reads standard
-    input. Raises BrokenInput.
+    If all bytes are separated, a single digit is a byte too, because some tools print 3 for 03. If ``words`` is only
+    ``-``, the hex is read from standard input. Raises BrokenInput.
     """
     if list(words) == ["-"]:
         words = [sys.stdin.buffer.read(MAX_INPUT).decode("utf-8", "replace")]
@@ -48,7 +48,7 @@ def hex_bytes(words: Sequence[str]) -> bytes:
 
 
 def read_json(path: Path, parse_float: Any = float) -> Any:
-    """The content of a JSON file in UTF-8, UTF-16 or UTF-32; ``-`` is standard input. Raises BrokenInput."""
+    """Return the content of a JSON file in UTF-8, UTF-16 or UTF-32. ``-`` means standard input. Raises BrokenInput."""
     try:
         raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
         return json.loads(raw, parse_float=parse_float)
@@ -63,27 +63,27 @@ def read_json(path: Path, parse_float: Any = float) -> Any:
 
 
 def _hex_hint(raw: bytes) -> str:
-    """A hint if a file that should be JSON contains hex, else ""."""
+    """Return a hint if a file that should be JSON contains hex; "" if it does not."""
     if not re.fullmatch(rb"[0-9A-Fa-f\s:,xX-]{8,}", raw[:MAX_TEXT]):
         return ""
     return "It holds hex: give it to the command of its protocol, as `meterhouse decode PROTOCOL - < FILE`"
 
 
 def finish(decoded: Json, as_json: bool) -> NoReturn:
-    """Print one result and leave with its exit code."""
+    """Print one result, and end the process with the exit code of this result."""
     if as_json:
         click.echo(json.dumps(decoded, ensure_ascii=False))
     elif decoded["ok"]:
         _print_table(decoded)
     else:
-        if decoded.get("readings"):  # those decoded before the error
+        if decoded.get("readings"):  # print the readings that were decoded before the error
             _print_table(decoded)
         click.echo(say(f"cannot decode: {sentences(decoded['error'], decoded.get('hint', ''))}"), err=True)
     raise SystemExit(0 if decoded["ok"] else 4)
 
 
 def run(decode: Any, as_json: bool) -> NoReturn:
-    """Call ``decode`` and print its result or its error."""
+    """Call ``decode``, print its result or its error, and end the process."""
     try:
         decoded = {"ok": True, **decode()}
     except BrokenInput as broken:

@@ -1,4 +1,4 @@
-"""`meterhouse demo`: from simulated meters to a verifier, all on this machine."""
+"""`meterhouse demo`: runs simulated meters, broker, agent and verifier on this machine."""
 
 from __future__ import annotations
 
@@ -45,14 +45,15 @@ max_inflight_count = 100
 dynamic_filters = true
 """
 PACK_S = 2
-# seconds from the end of an interval until its figures arrive: two periods of the slowest counter, plus delivery
+# Seconds from the end of an interval until its figures arrive. They are two periods of the slowest counter, and the
+# time for delivery.
 GRACE_S = 26.0
 START_S = 30.0
 
 
 @dataclass(slots=True)
 class RunningDemo:
-    """The processes of the running demo, and what they have delivered."""
+    """The parts of the running demo, and the data that they have delivered."""
 
     folder: Path
     thumbprint: str
@@ -116,7 +117,7 @@ def demo(
             raise UsageError("agent.toml already exists", where=str(folder), hint="Give an empty folder")
         folder.mkdir(parents=True, exist_ok=True)
         stop = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGHUP arrives when the terminal is closed
             before = signal.signal(number, lambda *_: stop.set())
             stack.callback(signal.signal, number, before)
         began = time.monotonic()
@@ -140,8 +141,8 @@ def demo(
         "seconds": round(took, 1),
         "figures": run.figures.total,
     }
-    # a fault may make a device silent, so that its last pack is sealed too late to be sent: packs that are still in the
-    # outbox are not expected at the verifier
+    # With a fault, a device may be silent, and its last pack is then sealed too late to be sent. So the verifier is not
+    # expected to get the packs that are still in the outbox.
     due = sealed - waiting if faults else sealed
     good = report.ok and report.verified == report.packs == due and crashed == 0
     if as_json:
@@ -161,9 +162,10 @@ def demo(
 def _start_demo(
     stack: contextlib.ExitStack, folder: Path, seed: int, speed: float, faults: tuple[str, ...]
 ) -> RunningDemo:
-    """Start broker, devices, key, verifier and agent in this order, each when the previous one is ready.
+    """Start broker, devices, key, verifier and agent in this order. Each is started when the previous one is ready.
 
-    The verifier subscribes before the first pack is sent: this broker acknowledges messages without subscribers.
+    The verifier must subscribe before the first pack is sent, because this broker drops and acknowledges messages
+    without subscribers.
     """
     from agent.cli.demo_screen import LatestFigures
     from agent.keys import create_key
@@ -209,7 +211,7 @@ def _start_demo(
 
 @contextlib.contextmanager
 def _broker(folder: Path) -> Iterator[int]:
-    """A broker on a free loopback port. It runs in this process and ends with it."""
+    """Run a broker in this process while the context is open. Yields its loopback port."""
     try:
         from iotcore import Broker
     except ImportError:
@@ -231,14 +233,15 @@ def _broker(folder: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _child(folder: Path, name: str, words: list[str], stdout: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """One of our own commands as a child process; its log is NAME.log."""
+    """Run one of our own commands as a child process while the context is open. Its log is NAME.log."""
     with (folder / f"{name}.log").open("wb") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "agent.cli.main", *words],
             stdin=subprocess.DEVNULL,
             stdout=log if stdout is None else stdout,
             stderr=log,
-            start_new_session=True,  # so that Ctrl-C reaches only us, and we stop the children in order
+            # a new session, so that Ctrl-C reaches only this process, which then stops the children in order
+            start_new_session=True,
         )
         try:
             yield child
@@ -275,7 +278,7 @@ def _final_report(live: Live) -> Report:
 
 
 def _count_sealed(path: Path) -> tuple[int, int]:
-    """Return (packs in the database, packs in the outbox). The agent has stopped, so we may open its database."""
+    """Return the numbers of packs in the database and in the outbox. Call this only after the agent has stopped."""
     from agent.store import Store
 
     store = Store.open(path, destinations=["platform"])
@@ -287,7 +290,7 @@ def _count_sealed(path: Path) -> tuple[int, int]:
 
 
 def _show(run: RunningDemo, screen: DemoScreen, stop: threading.Event, seconds: float | None, as_json: bool) -> None:
-    """Show progress until Ctrl-C, or until ``seconds`` after the first pack: a live table, or a line every 2 s."""
+    """Show a live table, or a line every 2 s, until Ctrl-C or until ``seconds`` after the first pack."""
     end: float | None = None
     first_by = time.monotonic() + START_S
 

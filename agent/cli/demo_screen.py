@@ -1,4 +1,4 @@
-"""The screen of the demo: newest values of every device, figures of the park, and the verdict of the verifier."""
+"""The screen of the demo. It shows the newest values of each device, the park's figures, and the verifier's verdict."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from agent.cli.ring_follower import Follower, Latest
     from agent.verify import Report
 
-SHOWN = (  # a device's row shows the first of these points that the device has
+SHOWN = (  # the row of a device shows the first point in this list that the device has
     "ac.power.generation", "battery.soc", "battery.power", "heat.power", "ac.power.active", "ac.energy.generation",
     "ac.energy.import", "heat.temperature.supply", "battery.voltage", "heat.energy", "ac.voltage.l1", "device.state",
 )  # fmt: skip
 MOST_SHOWN = 3
-AROUND = 6  # lines of the screen that show neither devices nor figures
-WIDE = 100  # columns; a wider screen also shows the line of each device
+AROUND = 6  # number of lines on the screen that show neither devices nor figures
+WIDE = 100  # width in columns; a wider screen also shows the line of each device
 RESULTS = "/_indicators/"
 WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     "en": {
@@ -53,7 +53,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class ShownFigure:
-    """A figure of the last interval: its title in both languages, and the result in the pack."""
+    """A figure of the last interval, with its title in both languages and its result from the pack."""
 
     title: Mapping[str, str]
     result: Mapping[str, Any]
@@ -71,7 +71,7 @@ class LatestFigures:
         self._zone = ZoneInfo(timezone)
         self._began = time.time()
         self.size = len(self._titles)
-        self.total = 0  # figures so far, of any period
+        self.total = 0  # number of all figures so far, of all periods
         self.newest: tuple[ShownFigure, ...] = ()
 
     def on_verified(self, topic: str, payload: bytes) -> None:
@@ -88,18 +88,18 @@ class LatestFigures:
             self.newest = tuple(ShownFigure(title, mine[name]) for name, title in self._titles.items() if name in mine)
 
     def hours(self) -> tuple[str, str]:
-        """Begin and end of the newest interval in local time of the park."""
+        """Begin and end of the newest interval, as local times of the park."""
         period = self.newest[0].result["period"]
         begin, end = (datetime.fromtimestamp(period[name], self._zone) for name in ("from", "to"))
         return f"{begin:%H:%M}", f"{end:%H:%M}"
 
     def next_at(self, grace_s: float) -> str:
-        """Local time of this machine at which the next figures will be available."""
+        """Return the time at which the next figures will be available, in local time of this machine."""
         end = max(self._began, time.time() - grace_s) // 60 * 60 + 60
         return f"{datetime.fromtimestamp(end + grace_s):%H:%M:%S}"
 
     def line(self, language: str) -> str:
-        """The newest figures in one line, for a log."""
+        """Return the newest figures as one line for a log."""
         from agent.cli.common import COLON
 
         start, end = self.hours()
@@ -107,7 +107,7 @@ class LatestFigures:
         return WORDS[language]["figures"].format(start=start, end=end) + COLON[language] + "; ".join(parts)
 
     def rows(self, language: str) -> list[tuple[str, str, str, str]]:
-        """One row (title, value, unit, completeness) per figure, as people read it."""
+        """Return a row (title, value, unit, completeness) for each figure, as the screen shows it."""
         from agent.cli.report.labels import number, percent, text_in, unit
 
         return [
@@ -123,7 +123,7 @@ class LatestFigures:
 
 @dataclass(frozen=True, slots=True)
 class DemoScreen:
-    """The screen. ``devices``: facts by device name, as the simulator announced them."""
+    """Draws the screen. ``devices``: device name -> facts, as the simulator announced them."""
 
     devices: Mapping[str, Mapping[str, Any]]
     board: LatestFigures
@@ -134,7 +134,7 @@ class DemoScreen:
     language: str
 
     def picture(self, follower: Follower, report: Report, console: Console) -> Group:
-        """The screen, as high and wide as the terminal allows."""
+        """Return the content of the screen, as high and wide as the terminal allows."""
         from rich.console import Group
         from rich.text import Text
 
@@ -227,5 +227,5 @@ class DemoScreen:
 
 
 def end_text(facts: Mapping[str, Any], language: str) -> str:
-    """The last line of the demo, for people."""
+    """Return the last line that the demo prints for people."""
     return WORDS[language]["end"].format(**facts)

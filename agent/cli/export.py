@@ -1,4 +1,4 @@
-"""`meterhouse export`: packs, readings and intervals of a time range as files."""
+"""`meterhouse export`: writes packs, readings and intervals of a time range into files."""
 
 from __future__ import annotations
 
@@ -196,11 +196,11 @@ class ExportPart(NamedTuple):
 
     file: str
     lines: list[bytes]
-    packs: int  # how many of the lines are packs
+    packs: int  # number of packs among the lines
 
 
 def from_part(data: bytes) -> ExportPart:
-    """A part of the answer to an export request. Raises GatewayError if it is malformed."""
+    """Parse a part of the answer to an export request. Raises GatewayError if the part is malformed."""
     head, *lines = data.split(b"\n")
     try:
         facts = _head.decode(head)
@@ -213,7 +213,7 @@ def from_part(data: bytes) -> ExportPart:
 
 
 class ReadingsCsv(CsvDraft):
-    """Readings as CSV."""
+    """A CSV file with readings."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, CSV_HEAD)
@@ -258,7 +258,7 @@ def _value(record: dict[str, Any]) -> str:
     return f"{value:f}" if isinstance(value, Decimal) and abs(value.adjusted()) < MOST_DIGITS else str(value)
 
 
-# (heading in the CSV for people, column of the answer)
+# the columns of the CSV for people: (heading, column in the answer of the agent)
 PEOPLE = (
     ("from", "start_local"), ("to", "end_local"), ("device", "device"), ("point", "point"), ("role", "role"),
     ("flow", "flow"), ("amount", "amount"), ("unit", "unit"), ("known", "completeness"), ("remarks", "flag_names"),
@@ -268,7 +268,10 @@ PEOPLE = (
 
 
 class IntervalsCsv(CsvDraft):
-    """Intervals as CSV: with local times and words for people or, if ``flat``, with all columns for programs."""
+    """A CSV file with intervals.
+
+    If ``flat``, it has all columns, for programs. If not, it has local times and words, for people.
+    """
 
     def __init__(self, path: Path, flat: bool) -> None:
         from agent.service.control.export import COLUMNS
@@ -276,11 +279,12 @@ class IntervalsCsv(CsvDraft):
         self._columns = len(COLUMNS)
         self._places = None if flat else [COLUMNS.index(column) for _, column in PEOPLE]
         head = COLUMNS if flat else [heading for heading, _ in PEOPLE]
-        # spreadsheets need the byte order mark to recognise UTF-8; programs may not expect it
+        # the file for people has a byte order mark, which spreadsheets need to recognise UTF-8; programs may not expect
+        # it
         super().__init__(path, head, "utf-8" if flat else "utf-8-sig", "\n")
 
     def add(self, part: bytes) -> None:
-        """Append rows as ``agent.service.control.export`` sends them."""
+        """Append rows in the form in which ``agent.service.control.export`` sends them."""
         self.check_room()
         for line in part.split(b"\n"):
             cells = check_row(line, self._columns)
@@ -293,6 +297,7 @@ def _for_people(cells: Sequence[Any], places: Sequence[int]) -> list[Any]:
     for (heading, _), place in zip(PEOPLE, places, strict=True):
         cell = cells[place]
         if heading in ("from", "to"):
-            cell = f"{str(cell)[:10]} {str(cell)[11:19]}"  # without UTC offset, so that spreadsheets recognise a time
+            # the UTC offset is removed, so that spreadsheets recognise a time
+            cell = f"{str(cell)[:10]} {str(cell)[11:19]}"
         out.append(safe_cell(cell))
     return out

@@ -1,6 +1,7 @@
 """Findings about files of the running agent: permissions of its key, and edits without a reload.
 
-The snapshot does not show these; findings from the snapshot are in ``agent.cli.findings``. Only reads.
+The snapshot does not show these facts; findings from the snapshot are in ``agent.cli.findings``. This module writes
+nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def find_in_files(snapshot: Mapping[str, Any], config: Config | None) -> Iterator[Finding]:
-    """Findings about the files of the agent that wrote a snapshot. Leaves out files that this user may not read.
+    """Yield findings about the files of the agent that wrote a snapshot. Leaves out files that this user may not read.
 
     Args:
         config: the configuration on disk; None if it is unknown or invalid.
@@ -30,9 +31,11 @@ def find_in_files(snapshot: Mapping[str, Any], config: Config | None) -> Iterato
 
 
 def open_key(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
-    """A finding if others may read the key file, or if it is missing. In both cases the next start would fail.
+    """Yield a finding if other users may read the key file, or if it is missing.
 
-    The agent itself reports a missing key file, too, but only in its next snapshot, some seconds later.
+    The next start would fail in both cases.
+
+    The agent itself also reports a missing key file, but only in its next snapshot, some seconds later.
     """
     key = snapshot.get("key")
     file = key.get("file") if isinstance(key, Mapping) else None
@@ -52,12 +55,15 @@ def open_key(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _seen(file: str) -> bool:
-    """Is the folder of the file visible to this user?"""
+    """True if this user may see the content of the file's folder."""
     return os.path.isabs(file) and os.path.isdir(os.path.dirname(file))
 
 
 def edited(snapshot: Mapping[str, Any], config: Config) -> Iterator[Finding]:
-    """A finding if the files differ from the configuration in effect; none if a reload has rejected them."""
+    """Yield a finding if the files differ from the configuration in effect.
+
+    No finding if a reload has rejected them.
+    """
     running = snapshot.get("config")
     if not isinstance(running, Mapping) or running.get("complaints"):
         return

@@ -1,4 +1,4 @@
-"""The words of findings, in English and Chinese: what was found, and what to do."""
+"""The texts of findings, in English and Chinese. They tell what was found and what to do."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 LANGUAGES: Final = ("en", "zh")
-Texts = tuple[str, str]  # English, Chinese
+Texts = tuple[str, str]  # (English text, Chinese text)
 
 
 class FindingWords(NamedTuple):
-    """A kind of finding. ``exit_code`` 0 means a note, not a fault; ``warns`` marks a note that may become a fault."""
+    """A kind of finding. With ``exit_code`` 0 it is a note, not a fault.
+
+    ``warns``: the note may become a fault later.
+    """
 
     exit_code: int
     found: Texts
@@ -18,7 +21,7 @@ class FindingWords(NamedTuple):
     warns: bool = False
 
 
-REASONS: Final[Mapping[str, Texts]] = {  # why a due reading does not exist
+REASONS: Final[Mapping[str, Texts]] = {  # gap reason -> text that tells why the reading does not exist
     "timeout": ("no answer in time", "应答超时"),
     "exception": ("the device refuses", "设备拒绝"),
     "crc": ("broken answers", "应答校验错误"),
@@ -76,7 +79,7 @@ STALLED_ADVICE: Final[Texts] = (
     " (`journalctl -u meterhouse` where systemd runs it)",
     "本机是否曾被挂起、内存不足或被其他任务占满？时间见程序日志（由 systemd 运行时用 `journalctl -u meterhouse`）",
 )
-BECAUSE: Final[Mapping[str, Texts]] = {  # what to do about readings that are missing for a reason
+BECAUSE: Final[Mapping[str, Texts]] = {  # gap reason -> text that tells what to do
     "timeout": (
         "Is the cable too long, the termination missing, the device slow (limits.timeout), or is there another master?"
         " `meterhouse watch --frames {line}` shows the frames",
@@ -650,12 +653,12 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
 
 
 def device_reason(reason: str, device: Mapping[str, object]) -> Texts:
-    """As ``reason_words``, but more exact: the snapshot of the device tells why a silent device was not asked."""
+    """Return more exact words than ``reason_words``: the device's snapshot tells why a silent device was not asked."""
     if reason == "absent" and device.get("line_down"):
         return LINE_DOWN
     return SILENT if reason == "absent" and device.get("life") == "dead" else reason_words(reason)
 
 
 def reason_words(reason: str) -> Texts:
-    """Why a reading is missing, in both languages."""
+    """Return texts in both languages that tell why a reading is missing."""
     return REASONS.get(reason, (reason, reason))

@@ -81,8 +81,8 @@ def find_only(paths: Iterable[Path]) -> list[str]:
 def _rank(path: Path) -> int:
     """Return the rank of a file in the order of reading: keys, then checkpoints, then births and packs.
 
-    Key records are recognised by their content and come first, because only a limited number of objects can wait for
-    keys.
+    Key records come first, because only a limited number of objects can wait for keys. So that a file with another name
+    is recognised too, the beginning of its content is read.
     """
     if path.name.startswith("keys"):
         return 0

@@ -1,8 +1,9 @@
 """Translates the texts that people see into Chinese: errors, warnings, hints, tables of `check` and `watch`.
 
-The code writes English. The catalogue consists of the files beside this one, and of ``chinese.txt`` of each protocol:
-each English text is followed by an indented line with the Chinese text. `{}` stands for an inserted value. If Chinese
-needs another order, `{0}` is the first value, `{1}` the second. A value is translated too if it is in the catalogue.
+The code writes English. The catalogue consists of the text files in this folder, and of ``chinese.txt`` of each
+protocol. Each English text is followed by an indented line with the Chinese text. `{}` stands for an inserted value. If
+Chinese needs another order, `{0}` stands for the first value, and `{1}` for the second. A value is translated too if it
+is in the catalogue.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ from typing import Final, NamedTuple
 PART: Final = re.compile(r"(\. |; |(?<=[?!]) )")  # separators between the sentences of a text
 MARKS: Final = {". ": "。", "; ": "；", " ": ""}
 LETTERS: Final = re.compile("[A-Za-z]")
-ADDRESS: Final = re.compile(r"(.+?),? (unit|address) (\S+)")  # such as "line roof unit 1"; made by Device.where
-PROFILE_ON: Final = re.compile(r"(\S+) on (\S+)")  # PROFILE on DEVICE; made by drivers/plan/compiled.py
+# a place such as "line roof unit 1", as Device.where writes it
+ADDRESS: Final = re.compile(r"(.+?),? (unit|address) (\S+)")
+PROFILE_ON: Final = re.compile(r"(\S+) on (\S+)")  # PROFILE on DEVICE, as drivers/plan/compiled.py writes it
 VALUE: Final = re.compile(r"\{(\d?)\}")
 MOST_SENTENCES: Final = 6  # a template has at most this many sentences
-MOST_PLACES: Final = 6  # colons of a text that are tried as the end of WHERE in `WHERE: WHAT`
-DEPTH: Final = 2  # values inside of values are translated down to this level
+MOST_PLACES: Final = 6  # only this many colons of a text are tried as the end of WHERE in `WHERE: WHAT`
+DEPTH: Final = 2  # values inside values are translated down to this level
 
 
 class Pair(NamedTuple):
-    """An English template and its translation, with the path of their file."""
+    """An English template and its translation, with the path of the file that has both."""
 
     english: str
     chinese: str
@@ -34,7 +36,7 @@ class Pair(NamedTuple):
 
 
 def read_pairs() -> Iterator[Pair]:
-    """All pairs of the catalogue, in the order of the files."""
+    """Yield all pairs of the catalogue, in the order of the files."""
     from drivers.registry import all_protocols
 
     own = sorted(Path(__file__).parent.glob("*.txt"))
@@ -48,7 +50,7 @@ def read_pairs() -> Iterator[Pair]:
 
 
 class _Template:
-    """A pair whose English text is split at its values, to match texts."""
+    """A pair of the catalogue. The English text is split at its values, so that other texts can be matched with it."""
 
     def __init__(self, pair: Pair) -> None:
         self.chinese = pair.chinese
@@ -57,7 +59,7 @@ class _Template:
         self.sentences = len(PART.findall(pair.english))
 
     def values(self, text: str) -> list[str] | None:
-        """The inserted values, each as short as possible; None if the text does not match."""
+        """Return the inserted values of a text, each as short as possible; None if the text does not match."""
         if len(self.literals) == 1:
             return [] if text == self.literals[0] else None
         first, *inner, last = self.literals
@@ -75,20 +77,20 @@ class _Template:
 
 @lru_cache(maxsize=1)
 def _catalogue() -> tuple[_Template, ...]:
-    """All templates; those with more literal text are more specific and come first."""
+    """Return all templates. Templates with more literal text come first, because they are more specific."""
     return tuple(sorted(map(_Template, read_pairs()), key=lambda template: -template.size))
 
 
 @lru_cache(maxsize=1)
 def plain_texts() -> Mapping[str, str]:
-    """The Chinese text for each English text that has no inserted value."""
+    """Return English text -> Chinese text, for all texts without inserted values."""
     return {pair.english: pair.chinese for pair in read_pairs() if "{}" not in pair.english}
 
 
 def find(text: str, depth: int = DEPTH, anything: bool = False) -> str | None:
-    """The translation of a text that one template matches as a whole; None if no template matches.
+    """Return the translation of a text that one template matches as a whole; None if no template matches.
 
-    ``anything``: a value may contain several sentences, so templates with fewer sentences are tried, too.
+    ``anything``: True if values may contain several sentences. Then templates with fewer sentences are tried too.
     """
     sentences = len(PART.findall(text))
     for template in _catalogue():
@@ -107,18 +109,19 @@ def _insert(values: Sequence[str], template: str) -> str:
 
 
 def translate(text: str, depth: int = DEPTH) -> str:
-    """A text in Chinese; sentences that are not in the catalogue stay English."""
+    """Return a text in Chinese. Sentences that are not in the catalogue stay English."""
     if (plain := plain_texts().get(text)) is not None:
         return plain
-    pieces = PART.split(text)  # sentence, separator, sentence, ...
+    pieces = PART.split(text)  # the pieces are: sentence, separator, sentence, and so on
     out, at, missing = "", 0, False
     while at < len(pieces):
         for end in range(
             min(len(pieces), at + 2 * MOST_SENTENCES - 1), at, -2
-        ):  # the longest run of sentences first, because a template may have several
+        ):  # try the longest sequence of sentences first, because a template may have several sentences
             run = "".join(pieces[at:end])
             found = _find_run(run, depth)
-            # the value of a template may contain WHERE, untranslated: also translate WHERE and WHAT separately
+            # a template may have matched WHERE as part of a value and left it English, so also translate WHERE and WHAT
+            # separately
             if end == at + 1 and (found is None or LETTERS.search(found)):
                 either = [one for one in (found, _with_place(run, depth)) if one is not None]
                 found = min(either, key=lambda text: len(LETTERS.findall(text)), default=None)
@@ -132,11 +135,11 @@ def translate(text: str, depth: int = DEPTH) -> str:
     if not missing:
         return out
     whole = find(text, depth, anything=True) or text
-    return min(whole, out, key=lambda text: len(LETTERS.findall(text)))  # the text with fewer English letters
+    return min(whole, out, key=lambda text: len(LETTERS.findall(text)))  # choose the text with fewer English letters
 
 
 def _find_run(text: str, depth: int) -> str | None:
-    """As ``find``, but the text may end with a full stop that the template does not have."""
+    """Return the result of ``find``. The text may end with a full stop that the template does not have."""
     found = find(text, depth)
     if found is None and text.endswith(".") and (found := find(text[:-1], depth)) is not None:
         found += "。"
@@ -144,12 +147,15 @@ def _find_run(text: str, depth: int) -> str | None:
 
 
 def translate_place(where: str) -> str:
-    """The place of an error in Chinese, such as "line roof". A single word (a name, key or path) is not translated."""
+    """Return the place of an error, such as "line roof", in Chinese.
+
+    A single word is a name, key or path, and stays.
+    """
     return "：".join(map(_place, where.split(": ")))
 
 
 def _place(part: str) -> str:
-    if part.endswith(")") and " (" in part:  # inv1 (line roof unit 1)
+    if part.endswith(")") and " (" in part:  # such as "inv1 (line roof unit 1)"
         name, _, inner = part[:-1].partition(" (")
         return f"{_place(name)}（{_place(inner)}）"
     if found := ADDRESS.fullmatch(part):
@@ -160,7 +166,7 @@ def _place(part: str) -> str:
 
 
 def _with_place(text: str, depth: int) -> str | None:
-    """The translation of a text `WHERE: WHAT`, the form of an error inside another text; None if not found."""
+    """Return the translation of `WHERE: WHAT`, which is an error inside another text; None if there is none."""
     for colon in islice(re.finditer(": ", text), MOST_PLACES):
         found = find(text[colon.end() :], depth)
         if found is not None:
@@ -169,7 +175,7 @@ def _with_place(text: str, depth: int) -> str | None:
 
 
 def describe(where: str, what: str, hint: str = "") -> str:
-    """An error or a warning as one line in Chinese."""
+    """Return an error or a warning as one line in Chinese."""
     line = f"{translate_place(where)}：{translate(what)}"
     stop = "" if line.endswith("？") else "。"
     return f"{line}{stop}{translate(hint)}" if hint else line

@@ -1,1 +1,1 @@
-"""`meterhouse doctor`: the machine that the agent runs on, and an archive for support."""
+"""`meterhouse doctor`: checks the machine on which the agent runs, and makes an archive for support."""

@@ -1,4 +1,4 @@
-"""The archive of `doctor --bundle`: files for remote support, without passwords and keys."""
+"""Writes the archive of `doctor --bundle`. It has files for remote support, without passwords and keys."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from drivers.model import UsageError
 if TYPE_CHECKING:
     from agent.config import Config
 
-MAX_FILE: Final = 4 << 20  # bytes; a larger file is not read
-LEAST_SECRET: Final = 4  # characters: a shorter secret is hidden only if it is a whole word
-ENCODINGS: Final = ("utf-8", "utf-16", "gb18030")  # a password file may have any of these
+MAX_FILE: Final = 4 << 20  # limit in bytes; a larger file is not read
+LEAST_SECRET: Final = 4  # a secret with fewer characters is hidden only where it is a whole word
+ENCODINGS: Final = ("utf-8", "utf-16", "gb18030")  # the possible encodings of a password file
 HIDDEN: Final = "[hidden]"
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _WORD = (
     r"(?:pas+w(?:or)?[dt]|passphrase|kennwort|\bpass\b|(?<![a-z])pw(?:d)?(?![a-z])|secret|token|(?<![a-z])psk(?![a-z])"
     r"|(?<![a-z])pin(?:-value)?(?![a-z])|api_?key|private_?key|密码|口令|密钥串)"
 )
-# finds `password = "..."` in TOML or JSON, and `password=...` on a command line; not password_file and
-# password_credential, because these name a place, not a secret
+# Finds `password = "..."` in TOML or JSON, and `password=...` on a command line. Does not find password_file and
+# password_credential, because these name the place of a secret.
 _NAME = rf"{_WORD}[\w.-]*"
 _PLACE = r"(?<!_file)(?<!_credential)[\"']?"
 _STRING = r'"""[\s\S]*?"""|\'\'\'[\s\S]*?\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\''
@@ -50,14 +50,14 @@ def _word(text: str) -> re.Pattern[str]:
 
 
 class Redactor:
-    """Hides the content of secret files wherever it appears in a text, and anything that looks like a secret.
+    """Hides the content of secret files wherever it appears in a text, and everything that looks like a secret.
 
-    Labels are not hidden: they are names of devices, and are published anyway.
+    Labels are not hidden, because they are names of devices and are published anyway.
 
     Args:
-        config: the content of its secret files is hidden. None if the configuration has errors: then every file that is
-            named in ``texts`` counts as secret.
-        folder: relative paths in ``texts`` begin here.
+        config: the content of its secret files is hidden. None if the configuration has errors; then each file that
+            ``texts`` names counts as secret.
+        folder: relative paths in ``texts`` are relative to this folder.
         texts: the content of the configuration files.
     """
 
@@ -81,7 +81,7 @@ class Redactor:
                     self._known.append(b64encode(line.encode()).decode())
 
     def clean(self, text: str) -> str:
-        """The text without secrets."""
+        """Return the text without secrets."""
         text = _PEM.sub(HIDDEN, text)
         for known in self._known:
             text = text.replace(known, HIDDEN) if len(known) >= LEAST_SECRET else _word(known).sub(HIDDEN, text)
@@ -90,9 +90,9 @@ class Redactor:
 
 
 def config_texts(file: Path, config: Config | None) -> Mapping[str, str]:
-    """The texts of the configuration files, by their name in the archive. The configuration may have errors.
+    """Return name in the archive -> text, for all configuration files. The configuration may have errors.
 
-    Comments are removed: people write logins into them, in forms that the patterns for secrets do not match.
+    Comments are removed, because people write logins into them in forms that the patterns for secrets do not match.
     """
     files = config.files if config else (file, *_more_files(file.parent / "conf.d"))
     found = {}
@@ -101,11 +101,11 @@ def config_texts(file: Path, config: Config | None) -> Mapping[str, str]:
         try:
             text = read_plain(path, MAX_FILE).decode("utf-8")
             found[name] = _REMARK.sub(lambda part: part[1] or "#", text)
-        except UnicodeDecodeError:  # such a file cannot be searched for secrets
+        except UnicodeDecodeError:  # the file is left out, because it cannot be searched for secrets
             found[name] = "# left out: it is not text in UTF-8\n"
         except ValueError:
             found[name] = "# left out: not a regular file, or too large\n"
-        except OSError as error:  # also for a symbolic link
+        except OSError as error:  # a symbolic link raises this too
             found[name] = f"# left out: {error.strerror}\n"
     return found
 
@@ -118,9 +118,9 @@ def _more_files(folder: Path) -> list[Path]:
 
 
 def write_bundle(path: Path, texts: Mapping[str, str] | Iterable[tuple[str, str]], redactor: Redactor) -> int:
-    """Write a .tar.gz that contains one folder with ``texts``; return its size in bytes.
+    """Write a .tar.gz that contains one folder with ``texts``. Returns the size of the archive in bytes.
 
-    Raises UsageError if the file exists or cannot be written.
+    Raises UsageError if the archive exists or cannot be written.
     """
     folder = path.name.removesuffix(".gz").removesuffix(".tgz").removesuffix(".tar")
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")

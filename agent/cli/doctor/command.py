@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 JOURNAL_S: Final = 10.0
 SHOWN_LINES: Final = 20
 BUNDLE_LINES: Final = 2000
-CODES: Final = (1, 3, 4, 5)  # exit codes by priority: the command ends with the first one that a fault has
+# exit codes in order of priority; the command ends with the first code that one of the faults has
+CODES: Final = (1, 3, 4, 5)
 
 
 @click.command()
@@ -57,7 +58,7 @@ def doctor(options: ConfigOptions, offline: bool, bundle_file: Path | None, lang
     destination.
     """
     if as_json:
-        lang = "en"  # because scripts may compare texts
+        lang = "en"  # JSON is always English, because scripts may compare texts
         REQUESTED.set(lang)
     config, results = _load(options, lang)
     snapshot, why = _snapshot(options, config)
@@ -115,7 +116,7 @@ def _load(options: ConfigOptions, lang: str) -> tuple[Config | None, list[CheckR
 
 
 def _snapshot(options: ConfigOptions, config: Config | None) -> tuple[dict[str, Any] | None, GatewayError | None]:
-    """The snapshot, or None and the error if it cannot be read."""
+    """Return (snapshot, None), or (None, error) if the snapshot cannot be read."""
     folder = config.runtime_dir if config else options.find_runtime_dir(warn=False, strict=False)
     try:
         return read_snapshot(folder), None
@@ -126,16 +127,16 @@ def _snapshot(options: ConfigOptions, config: Config | None) -> tuple[dict[str, 
 def _agent(
     snapshot: dict[str, Any] | None, why: GatewayError | None, config: Config | None, hidden: bool, lang: str
 ) -> Iterator[CheckResult]:
-    """The results about the agent. ``why``: the error if there is no snapshot.
+    """Yield the results about the agent. ``why``: the error if there is no snapshot.
 
-    ``hidden``: this user may not read the configuration, so the agent's folder is not known.
+    ``hidden``: True if this user may not read the configuration, so that the agent's folder is not known.
     """
     from agent.cli.file_findings import edited
     from agent.cli.findings import find
 
     results = Results(lang, "agent")
     if snapshot is None:
-        if why is not None and not isinstance(why, NoAgent):  # unreadable, but an agent may run
+        if why is not None and not isinstance(why, NoAgent):  # the snapshot cannot be read, but an agent may run
             yield CheckResult(text(lang, "agent"), host.FAULT, say_at(why.where, why.what), say(why.hint), 1)
         elif hidden:
             yield results.note("not found")
@@ -155,7 +156,8 @@ def _destinations(config: Config, running: bool, lang: str) -> Iterator[CheckRes
     from agent.cli.online import agent_finds, destination_problems, destination_words, try_destinations
 
     subject = text(lang, "destination")
-    # the results about the agent contain these findings, so a destination with a finding must not be called good here
+    # the results about the agent report these findings already; they are used here so that a destination with a
+    # finding is not called good
     found = agent_finds(config) if running else {}
     for trial in try_destinations(config, running):
         problems = destination_problems(trial, lang)
@@ -172,7 +174,7 @@ def _destinations(config: Config, running: bool, lang: str) -> Iterator[CheckRes
 
 
 def read_journal(lines: int, priority: str) -> list[str]:
-    """The newest lines of the service in the journal, oldest first; empty if there is no journal."""
+    """Return the newest lines of the service in the journal, oldest first; empty if there is no journal."""
     if not shutil.which("journalctl"):
         return []
     command = [

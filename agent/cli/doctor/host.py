@@ -1,4 +1,4 @@
-"""The checks of this machine by `doctor`: clock, disks, serial adapters, permissions. They change nothing."""
+"""The checks that `doctor` makes on this machine: clock, disks, serial adapters, permissions. They change nothing."""
 
 from __future__ import annotations
 
@@ -23,15 +23,18 @@ if TYPE_CHECKING:
     from agent.config import Config
 
 GOOD, NOTE, FAULT = "good", "note", "fault"
-OURS, LINE = 1, 4  # exit codes: a fault of the gateway itself; a fault of a device, line or adapter
-LOW_SHARE: Final = 0.05  # share of a disk's inodes that must be free
+OURS, LINE = 1, 4  # exit codes: OURS for a fault of the gateway itself, LINE for a fault of a device, line or adapter
+LOW_SHARE: Final = 0.05  # a smaller share of free inodes on a disk is a fault
 TIME_SERVICES: Final = {"systemd-timesyn": "systemd-timesyncd", "chronyd": "chrony", "ntpd": "ntpd"}
-PORT_TRIERS: Final = ("ModemManager", "brltty")  # programs that talk to every new serial port
+PORT_TRIERS: Final = ("ModemManager", "brltty")  # programs that send bytes to every new serial port
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """The result of one check. A fault has ``hint`` (what to do) and ``code`` (the exit code)."""
+    """The result of one check.
+
+    A fault has a ``hint``, which tells what to do, and a ``code``, which is the exit code.
+    """
 
     subject: str
     state: str  # GOOD, NOTE or FAULT
@@ -47,21 +50,24 @@ class Results:
         self._lang, self._subject = lang, text(lang, subject)
 
     def good(self, name: str, **facts: object) -> CheckResult:
-        """A result without a hint."""
+        """Return a good result, which has no hint."""
         return CheckResult(self._subject, GOOD, text(self._lang, name, **facts))
 
     def note(self, name: str, **facts: object) -> CheckResult:
-        """A note, which is not a fault; with a hint if ``TEXTS`` has one."""
+        """Return a note, which is not a fault. It has a hint if ``TEXTS`` has one."""
         hint = text(self._lang, f"{name}!", **facts) if f"{name}!" in TEXTS else ""
         return CheckResult(self._subject, NOTE, text(self._lang, name, **facts), hint)
 
     def fault(self, name: str, code: int = OURS, hint: str = "", **facts: object) -> CheckResult:
-        """A fault with advice. ``hint`` names the advice in ``TEXTS``; by default, it is ``name`` followed by "!"."""
+        """Return a fault with advice.
+
+        ``hint`` is the key of the advice in ``TEXTS``; by default it is ``name`` with "!".
+        """
         todo = text(self._lang, hint or f"{name}!", **facts)
         return CheckResult(self._subject, FAULT, text(self._lang, name, **facts), todo, code)
 
     def found(self, findings: Iterable[Finding]) -> Iterator[CheckResult]:
-        """The findings of `status` as results, so that both commands have the same rules and texts."""
+        """Yield the findings of `status` as results, so that both commands have the same rules and texts."""
         for one in findings:
             state = FAULT if one.exit_code else NOTE
             yield CheckResult(self._subject, state, one.text(self._lang), one.advice(self._lang), one.exit_code)
@@ -88,7 +94,7 @@ def check_clock(
 
 
 def running_programs() -> set[str]:
-    """The names of running programs. The kernel cuts them to 15 characters."""
+    """Return the names of all running programs. The kernel cuts the names to 15 characters."""
     found = set()
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -102,10 +108,10 @@ def running_programs() -> set[str]:
 
 
 def check_disks(config: Config, lang: str, mountinfo: str | None = None) -> Iterator[CheckResult]:
-    """Check the disks of the database and of the ring: file system, read-only mount, space, inodes.
+    """Check file system, read-only mount, free space and inodes of the disks of the database and of the ring.
 
     Args:
-        mountinfo: contents of /proc/self/mountinfo; for tests.
+        mountinfo: text that tests use in place of /proc/self/mountinfo.
     """
     results = Results(lang, "disk")
     folder = _existing(config.state_dir)
@@ -143,7 +149,7 @@ def check_adapters(config: Config, user: str | None, lang: str, agent_pid: objec
     """Check that the configured serial ports exist, that the agent may open them, and that no other process uses them.
 
     Args:
-        user: the user that the agent runs as; None if not known.
+        user: the user as whom the agent runs; None if not known.
         agent_pid: the process number of the agent that runs here; None if none runs.
     """
     results = Results(lang, "adapter")
@@ -164,12 +170,12 @@ def check_adapters(config: Config, user: str | None, lang: str, agent_pid: objec
 
 
 def serial_ports(folder: Path = Path("/dev/serial/by-id")) -> list[str]:
-    """The stable names of the connected serial adapters, which replugging does not change."""
+    """Return the names of the connected serial adapters that stay the same when an adapter is plugged in again."""
     return sorted(map(str, folder.iterdir())) if folder.is_dir() else []
 
 
 def processes_with(path: Path) -> Iterator[tuple[int, str]]:
-    """The processes that have a file open and that this user may see: number, and "name (number)"."""
+    """Yield (number, "name (number)") of each process that has a file open. Only those that this user may see."""
     real = os.path.realpath(path)
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -191,7 +197,10 @@ def _group_of(path: Path) -> str:
 
 
 def agent_user(config: Config) -> str | None:
-    """The user that the agent runs as: the owner of its state directory. None if there is no such directory or user."""
+    """Return the user as whom the agent runs, which is the owner of its state directory.
+
+    None if there is no state directory, or if its owner has no name.
+    """
     try:
         return pwd.getpwuid(os.stat(config.state_dir).st_uid).pw_name
     except (OSError, KeyError):
@@ -199,7 +208,7 @@ def agent_user(config: Config) -> str | None:
 
 
 def denied(lang: str) -> CheckResult:
-    """The fault that the user of this command may not read the configuration."""
+    """Return the fault that says that this user may not read the configuration."""
     try:
         user = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
@@ -210,7 +219,7 @@ def denied(lang: str) -> CheckResult:
 def check_permissions(config: Config, user: str | None, lang: str) -> Iterator[CheckResult]:
     """Check that the agent's user can read its files, and that not everybody can read its secrets.
 
-    Missing files are not reported here: `check` does that. ``user``: None if the agent has not run here.
+    Missing files are not reported here, because `check` reports them. ``user`` is None if the agent has not run here.
     """
     results = Results(lang, "permissions")
     if user is None:
@@ -230,7 +239,7 @@ def check_permissions(config: Config, user: str | None, lang: str) -> Iterator[C
 
 
 def _files(config: Config) -> Iterable[tuple[Path, bool]]:
-    """The files that the agent reads; the flag is True if the file is secret."""
+    """Yield (file, True if the file is secret) for each file that the agent reads."""
     yield from ((file, False) for file in config.files)
     yield from ((file, True) for file in secret_files(config))
     for uplink in config.uplinks:
@@ -238,7 +247,7 @@ def _files(config: Config) -> Iterable[tuple[Path, bool]]:
 
 
 def secret_files(config: Config) -> Iterable[Path]:
-    """The files named in the configuration that contain secrets."""
+    """Yield the files with secrets that the configuration names."""
     if config.key.file:
         yield config.key.file
     for uplink in config.uplinks:
@@ -249,7 +258,7 @@ def secret_files(config: Config) -> Iterable[Path]:
 
 
 def may_open(path: Path, user: str, write: bool = False) -> bool:
-    """True if the permission bits of a file and of all folders above let a user open it. ACLs are not considered."""
+    """True if the permission bits of a file and of all folders above allow a user to open it. ACLs are ignored."""
     entry = pwd.getpwnam(user)
     if entry.pw_uid == 0:
         return True
@@ -269,7 +278,7 @@ def may_open(path: Path, user: str, write: bool = False) -> bool:
 
 
 def versions() -> Mapping[str, str]:
-    """The versions of meterhouse, the system and the libraries, by name; "-" if not known."""
+    """Return name -> version, for meterhouse, the system and the libraries; "-" if a version is not known."""
     import platform
     import sqlite3
     import ssl

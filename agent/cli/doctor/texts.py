@@ -7,7 +7,7 @@ from typing import Final
 
 from agent.cli.common import singular
 
-# the key NAME! has the advice for the text NAME
+# The key NAME has the text of a result, and the key NAME! has the advice for it.
 TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "clock": ("clock", "时钟"),
     "disk": ("disk", "磁盘"),
@@ -139,6 +139,6 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
 
 
 def text(lang: str, name: str, **facts: object) -> str:
-    """The text ``name`` in one language, with its values."""
+    """Return the text ``name`` in one language, with its values inserted."""
     found = TEXTS[name][lang == "zh"].format(**facts)
     return found if lang == "zh" else singular(found)
