@@ -1,4 +1,4 @@
-"""Findings: problems of a running agent, and advice. Pure functions find them in the agent's snapshot.
+"""Findings, which are problems of a running agent with advice. Pure functions find them in the agent's snapshot.
 
 `status`, `doctor` and the page of the gateway show the same findings.
 """
@@ -16,44 +16,52 @@ from agent.cli.finding_words import BECAUSE, FINDINGS, LANGUAGES, STALLED, STALL
 from agent.cli.reading_words import QUALITIES
 from drivers.model import clean_text
 
-OURS, CONFIG, LINE, BROKER = 1, 3, 4, 5  # exit codes; a command returns the first of these that a finding has
+# exit codes; a command returns the first code in this order that one of its findings has
+OURS, CONFIG, LINE, BROKER = 1, 3, 4, 5
 ORDER: Final = (OURS, CONFIG, LINE, BROKER)
-COMPLETE: Final = 0.9  # share of the due readings; a smaller share is a fault
-BUSY: Final = 0.9  # share of a line's time; a larger share is an overload
-SNAPSHOT_ROOM: Final = 1 << 20  # bytes that must be free in the runtime directory: ten snapshots of 100 devices
-STALE_S: Final = 15.0  # an older snapshot shows that the agent hangs: it writes one at least every ten seconds
+COMPLETE: Final = 0.9  # if a smaller share of the due readings arrived, this is a fault
+BUSY: Final = 0.9  # if a larger share of a line's time is used, the line is overloaded
+# bytes that must be free in the runtime directory; this is space for ten snapshots of 100 devices
+SNAPSHOT_ROOM: Final = 1 << 20
+# if the snapshot is older, the agent hangs, because it writes a snapshot at least every ten seconds
+STALE_S: Final = 15.0
 LOSS_SHOWN_S: Final = 86_400.0
-DISK_FREE: Final = 100_000_000  # bytes that must be free; or a tenth of the store's size limit, if that is less
-STORE_FULL: Final = 0.8  # share of the store's size limit; if unconfirmed packs take more, this is a finding
-BY_GATEWAY: Final = ("ring", "disk")  # gap reasons that are faults of the gateway, not of a device
-WHOLE_LINE: Final[Mapping[str, str]] = {  # finding of every device of a line -> the one finding that replaces them
+# bytes that must be free on the disk; a tenth of the store's size limit is enough if this is less
+DISK_FREE: Final = 100_000_000
+STORE_FULL: Final = 0.8  # if unconfirmed packs take a larger share of the store's size limit, this is a finding
+BY_GATEWAY: Final = ("ring", "disk")  # gap reasons that show a fault of the gateway, not of a device
+# kind of finding -> the one finding that replaces it if all devices of a line have it
+WHOLE_LINE: Final[Mapping[str, str]] = {
     "device-unreachable": "line-down",
     "device-dead": "line-silent",
     "device-never-answered": "line-silent",
     "device-dead-behind-gateway": "line-silent",
     "device-garbled": "line-garbled",
 }
-EARLY: Final = frozenset({"device-early", "device-not-heard"})  # state unknown, so `status` must not say "all well"
+# with these findings a state is unknown, so `status` must not say "all well"
+EARLY: Final = frozenset({"device-early", "device-not-heard"})
 EXCUSED: Final = ("asleep", "lent", "stopped", "clock")  # gap reasons whose readings do not count as missing
-TOLD: Final = EXCUSED[1:]  # these get a finding; "asleep" needs none, because it is a state of the device
-OWN_TEXTS: Final = ("why", "hint", "what", "change")  # values of findings that the agent wrote as English sentences
-BROKEN: Final = 0.01  # a device is reported if this share of its answers in ten minutes, or more, was broken
-FEWEST_BROKEN: Final = 3  # fewer broken answers are ignored: electrical switching nearby may cause one
-FEWEST_REFUSED: Final = 3  # fewer refused readings are ignored if the points are unknown: the device may be busy
+TOLD: Final = EXCUSED[1:]  # these gap reasons get a finding; "asleep" needs none, because it is a state of the device
+# finding values with these names are English sentences that the agent wrote
+OWN_TEXTS: Final = ("why", "hint", "what", "change")
+BROKEN: Final = 0.01  # a device is reported if at least this share of its answers in ten minutes was broken
+FEWEST_BROKEN: Final = 3  # fewer broken answers are ignored, because electrical switching nearby can cause one
+# if the refused points are not known, fewer refused readings are ignored, because the device may be busy
+FEWEST_REFUSED: Final = 3
 FIRST_CONNECT_S: Final = 10.0  # a destination may take this long to connect
 FIRST_ANSWER_S: Final = 10.0  # a device may take this long to answer after a start
 VALUELESS_S: Final = 60.0
-NO_VALUE: Final = ("sentinel", "absent")  # gap reasons of a device that answers, but has no such point or value
+NO_VALUE: Final = ("sentinel", "absent")  # gap reasons of a device that answers but does not have the point or value
 DOUBTFUL: Final = ("suspect", "range", "frozen")
 
-MIN_SERIAL: Final = 4  # characters; shorter serial numbers are not compared
+MIN_SERIAL: Final = 4  # serial numbers with fewer characters are not compared
 
 Facts = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A problem or a note. ``code`` is the same in all versions; ``where`` is a place such as ``device inv1``."""
+    """A problem or a note. ``code`` stays the same in all versions. ``where`` is a place such as ``device inv1``."""
 
     code: str
     where: str
@@ -61,20 +69,20 @@ class Finding:
 
     @property
     def exit_code(self) -> int:
-        """Exit code of a command that has this finding; 0 for a note, which is not a fault."""
+        """The exit code of a command with this finding; 0 for a note, which is not a fault."""
         return FINDINGS[self.code].exit_code
 
     @property
     def level(self) -> str:
-        """``error``, ``warning`` or ``note``."""
+        """The level of the finding: ``error``, ``warning`` or ``note``."""
         return "error" if self.exit_code else "warning" if FINDINGS[self.code].warns else "note"
 
     def text(self, language: str = "en") -> str:
-        """What was found, as one sentence."""
+        """Return a sentence that tells what was found."""
         return self._filled(FINDINGS[self.code].found, language)
 
     def advice(self, language: str = "en") -> str:
-        """What to do; "" if there is no advice."""
+        """Return a text that tells what to do; "" if there is no advice."""
         return self._filled(FINDINGS[self.code].advice, language)
 
     def _filled(self, texts: tuple[str, str], language: str) -> str:
@@ -87,7 +95,7 @@ class Finding:
         return singular(filled) if language == "en" else filled
 
     def to_json(self) -> dict[str, Any]:
-        """The finding as JSON members, in English."""
+        """Return the members of the finding for JSON, in English."""
         return {
             "code": self.code,
             "level": self.level,
@@ -99,7 +107,7 @@ class Finding:
 
 
 def _in_chinese(name: str, value: object) -> object:
-    """A value in Chinese if the agent wrote it as a text; texts that the catalogue lacks stay English."""
+    """Return a value in Chinese if the agent wrote it as a text. A text that the catalogue lacks stays English."""
     from agent.cli.chinese import translate
 
     if name in ("age", "span"):
@@ -114,12 +122,12 @@ def _in_chinese(name: str, value: object) -> object:
 def find(
     snapshot: Facts, now: float, agent_lives: bool, on_disk: Sequence[str] = (), runtime_free: int | None = None
 ) -> list[Finding]:
-    """All findings about the agent that wrote a snapshot, the worst kind first.
+    """Return all findings about the agent that wrote a snapshot, the worst kind first.
 
     Args:
-        now: seconds since the epoch.
-        agent_lives: whether its process exists.
-        on_disk: errors in the configuration files as they are now; the agent may not have read these files yet.
+        now: UTC seconds.
+        agent_lives: True if the process of the agent exists.
+        on_disk: errors in the current configuration files, which the agent may not have read yet.
         runtime_free: bytes free in the runtime directory, into which the agent writes its snapshot.
     """
     found = [
@@ -136,18 +144,18 @@ def find(
 
 
 def destination_findings(snapshot: Facts, now: float) -> list[Finding]:
-    """The findings about destinations, the worst kind first."""
+    """Return the findings about destinations, the worst kind first."""
     gateway = f"{snapshot.get('site', '+')}/{snapshot.get('gateway', '+')}"
     return in_order(_uplinks(_part(snapshot, "uplinks"), gateway, now))
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
-    """The findings with the worst kind first, and notes last."""
+    """Return the findings with the worst kind first, and notes last."""
     return sorted(findings, key=lambda finding: ORDER.index(finding.exit_code) if finding.exit_code else len(ORDER))
 
 
 def exit_code_of(findings: Iterable[Finding]) -> int:
-    """The exit code that follows from findings: 0 if good, else the first of 1, 3, 4 and 5 that a finding has."""
+    """Return the exit code for findings: the first of 1, 3, 4 and 5 that a finding has; 0 if there is no fault."""
     return min((one.exit_code for one in findings if one.exit_code), key=ORDER.index, default=0)
 
 
@@ -192,13 +200,19 @@ def _store(store: Facts, now: float) -> Iterator[Finding]:
 
 
 def find_in_disk(free: int, limit: int, path: object) -> Iterator[Finding]:
-    """A finding if the disk of the database has too little space. ``limit``: largest size of the database, in bytes."""
+    """Yield a finding if the disk of the database has too little space.
+
+    ``limit``: size limit of the database in bytes.
+    """
     if free < min(DISK_FREE, limit // 10 or DISK_FREE):
         yield Finding("disk-nearly-full", "disk", {"free": show_size(free), "path": _cut(path)})
 
 
 def not_durable(reasons: Iterable[object]) -> Iterator[Finding]:
-    """A finding for each reason why commits may not be durable; reasons are from ``Mount.weaknesses`` or the store."""
+    """Yield a finding for each reason why commits may not be durable.
+
+    Reasons are from ``Mount.weaknesses`` or the store.
+    """
     for reason in reasons:
         yield Finding("store-warning", "store", {"what": _cut(reason, 300)})
 
@@ -273,7 +287,7 @@ def _field(devices: Mapping[str, Facts], lines: Mapping[str, Facts], now: float)
 
 
 class ReadIdentity(NamedTuple):
-    """Where a device is read, with which profile, and the serial number that it reports ("" if it has none)."""
+    """The place where a device is read, its profile, and the serial number that it reports ("" if it reports none)."""
 
     name: str
     line: str
@@ -283,14 +297,17 @@ class ReadIdentity(NamedTuple):
 
 
 def same_serials(read: Iterable[ReadIdentity]) -> Iterator[Finding]:
-    """Findings about devices with the same serial number: a fault if one profile is used at several addresses.
+    """Yield findings about devices with the same serial number.
 
-    Two profiles at one address are intended: together they describe one device.
+    It is a fault if they have one profile and many addresses.
+
+    Two profiles at one address are intended, because together they describe one device.
     """
     groups: dict[str, list[ReadIdentity]] = {}
     for one in read:
         plain = one.serial.strip().lower()
-        if len(plain) >= MIN_SERIAL and len(set(plain)) > 1:  # shorter numbers, and 0000, were never set in the device
+        # shorter numbers, and numbers such as 0000, were never set in the device, so they are not compared
+        if len(plain) >= MIN_SERIAL and len(set(plain)) > 1:
             groups.setdefault(plain, []).append(one)
     for group in groups.values():
         if len({(one.line, one.address) for one in group}) < 2:
@@ -307,10 +324,12 @@ def _serial(device: Facts) -> str:
 
 
 def _whole_lines(found: Sequence[tuple[str, Finding]], devices: Mapping[str, Facts]) -> Iterator[Finding]:
-    """The findings; for a line that is down or on which no device answers, one finding instead of one per device.
+    """Yield the findings of devices.
 
-    The finding for a line that is down names all its devices that are not asleep, even rarely polled ones
-    that are not due yet.
+    If a line is down, or no device on it answers, yield one finding for the whole line.
+
+    If the line is down, this finding names all its devices that are not asleep, even rarely polled devices that are not
+    due yet.
     """
     shown: set[tuple[str, str]] = set()
     down = {str(devices[name].get("line")): one for name, one in found if one.code == "device-unreachable"}
@@ -356,11 +375,13 @@ def _device(name: str, device: Facts, line: Facts, now: float) -> Iterator[Findi
         kind = "device-dead-behind-gateway" if device.get("gateway_answers") else kind
         kind = "device-dead-or-asleep" if device.get("may_sleep") else kind
         count, words = _unusable(device)
-        # count is 0 if the frames were valid and only their content was wrong; error frames of a gateway are valid, too
+        # The count is 0 if the frames were valid and only their content was wrong. Error frames of a gateway are valid,
+        # too.
         if device.get("garbled") and count and not device.get("gateway_answers"):
             kind, values = "device-garbled", values | {"words": words}
         yield Finding(kind, where, values)
-    elif life in ("dead", "unknown") and why and silent_s >= (device.get("dead_after") or 0):  # its line is or was down
+    # the line of this device is down, or was down
+    elif life in ("dead", "unknown") and why and silent_s >= (device.get("dead_after") or 0):
         yield Finding("device-not-asked" if line.get("open") else "device-unreachable", where, values)
     elif life == "unknown" and not device.get("last_answer"):
         yield Finding("device-not-heard", where, values)
@@ -383,9 +404,9 @@ def _device(name: str, device: Facts, line: Facts, now: float) -> Iterator[Findi
 
 
 class Silence(NamedTuple):
-    """Since when a device is silent, in UTC seconds.
+    """The time since which a device is silent, in UTC seconds.
 
-    That is its last answer or, if it has not ``answered`` this agent at all, the time at which its polling began.
+    This is the time of its last answer. If it has never ``answered`` this agent, it is the time when polling began.
     """
 
     since_s: float
@@ -393,7 +414,10 @@ class Silence(NamedTuple):
 
 
 def silent_devices(snapshot: Facts, before_s: float) -> dict[str, Silence]:
-    """Devices silent since before ``before_s`` (UTC s). Their gaps are sealed only when they answer again."""
+    """Return the devices that became silent before ``before_s`` (UTC s).
+
+    The gaps of a silent device are sealed only when it answers again.
+    """
     found = {}
     for name, facts in _part(snapshot, "devices").items():
         last, added = facts.get("last_answer"), facts.get("added")
@@ -405,10 +429,10 @@ def silent_devices(snapshot: Facts, before_s: float) -> dict[str, Silence]:
 
 
 def _valueless_s(device: Facts, recent: Facts, now: float) -> float:
-    """The seconds for which a device has answered without any value.
+    """Return for how many seconds a device has answered without any value.
 
-    0 if they are fewer than ``VALUELESS_S`` or the device's ``dead_after``. Otherwise the device counts as faulty, even
-    if ``recent`` contains earlier values.
+    Returns 0 if this time is shorter than ``VALUELESS_S`` or the device's ``dead_after``. If the result is not 0, the
+    device counts as faulty, even if ``recent`` contains earlier values.
     """
     since = recent.get("valueless_since")
     if since is None:
@@ -418,7 +442,7 @@ def _valueless_s(device: Facts, recent: Facts, now: float) -> float:
 
 
 def _readings(name: str, where: str, device: Facts, line: Facts, now: float) -> Iterator[Finding]:
-    """Findings about the recent readings of a device that answers."""
+    """Yield findings about the recent readings of a device that answers."""
     recent = _part(device, "recent")
     complete, due = recent.get("complete"), recent.get("due") or 0
     if complete is None or not due:
@@ -429,8 +453,9 @@ def _readings(name: str, where: str, device: Facts, line: Facts, now: float) -> 
     values: dict[str, object] = {"name": name, "span": span, "due": due, "line": device.get("line")}
     has_none = 0
     if float(device.get("answering_since") or 0) <= float(recent.get("from", 0)) + FIRST_ANSWER_S:
-        # the device answered all the time, so it lacks the points of these readings: no fault if others have values.
-        # But `absent` also counts requests that were skipped while the device was silent: those count as missing
+        # The device answered all the time, so it lacks the points of these readings. This is no fault if others have
+        # values. But `absent` also includes requests that were skipped while the device was silent, and these count as
+        # missing.
         not_asked = min(recent.get("not_asked") or 0, missing.get("absent", 0))
         has_none = sum(missing.pop(reason, 0) for reason in NO_VALUE) - not_asked
         if not_asked:
@@ -464,14 +489,14 @@ def _readings(name: str, where: str, device: Facts, line: Facts, now: float) -> 
 
 
 def _each_reason(missing: Mapping[str, int], why: Texts, worst: str) -> Texts:
-    """All reasons with their counts, the most frequent (``worst``) first. ``why``: the words for that reason."""
+    """Return a text with all reasons and their numbers. ``worst`` is the most frequent reason, ``why`` its words."""
     rest = sorted((reason for reason in missing if reason != worst), key=missing.__getitem__, reverse=True)
     words = [(why, missing[worst]), *((reason_words(reason), missing[reason]) for reason in rest)]
     return "; ".join(f"{one[0]}: {n}" for one, n in words), "；".join(f"{one[1]} {n}" for one, n in words)
 
 
 def _again(device: Facts, recent: Facts, now: float) -> Texts:
-    """Words for a device that was silent during ``recent`` and answers again; "" for any other device."""
+    """Return words for a device that was silent during ``recent`` and answers again; "" for any other device."""
     since = float(device.get("answering_since") or 0)
     if since <= float(recent.get("from", 0)) + FIRST_ANSWER_S:
         return ("", "")
@@ -480,7 +505,10 @@ def _again(device: Facts, recent: Facts, now: float) -> Texts:
 
 
 def _refused(where: str, device: Facts, values: Mapping[str, object]) -> Iterator[Finding]:
-    """A finding about points that a device refuses: even a few may be the energy counters, which matter most."""
+    """Yield a finding about points that a device refuses.
+
+    Even a few points matter, as they may be the energy counters.
+    """
     names, count = device.get("refused"), values["count"]
     names = names if isinstance(names, list) else []
     if isinstance(count, int) and count >= (1 if names else FEWEST_REFUSED):
@@ -489,9 +517,9 @@ def _refused(where: str, device: Facts, values: Mapping[str, object]) -> Iterato
 
 
 def _because(worst: str, missing: Mapping[str, int], line: Facts) -> tuple[Texts, Texts]:
-    """Return (why readings are missing, what to do about ``worst``, the most frequent reason).
+    """Return (text why readings are missing, advice for the most frequent reason, which is ``worst``).
 
-    If a line was late although it was not busy, the reason is a pause of the agent or the machine.
+    If a line was late although it was not busy, the text says that the agent or the machine paused.
     """
     why, advice = reason_words(worst), BECAUSE.get(worst, ("", ""))
     if worst == "overload" and (line.get("busy_share") or 0.0) <= BUSY / 2:
@@ -500,7 +528,7 @@ def _because(worst: str, missing: Mapping[str, int], line: Facts) -> tuple[Texts
 
 
 def _broken_answers(name: str, where: str, device: Facts) -> Iterator[Finding]:
-    """A finding about broken answers that were requested again: it shows bad wiring before readings are lost."""
+    """Yield a finding about broken answers that were requested again. They show bad wiring before readings are lost."""
     answers = _part(device, "answers")
     (count, words), share = _unusable(device), answers.get("broken_share") or 0.0
     if count < FEWEST_BROKEN or share < BROKEN:
@@ -510,7 +538,7 @@ def _broken_answers(name: str, where: str, device: Facts) -> Iterator[Finding]:
 
 
 def _unusable(device: Facts) -> tuple[int, Texts]:
-    """Return (number of unusable answers in the last ten minutes, words with the number of each kind)."""
+    """Return (number of unusable answers in the last ten minutes, text with the number of each kind)."""
     answers = _part(device, "answers")
     kinds = {reason: answers.get(key) or 0 for reason, key in (("crc", "broken"), ("mismatch", "mismatches"))}
     at = {reason: number for reason, number in kinds.items() if number}
@@ -558,7 +586,7 @@ def _certificates(name: str, uplink: Facts, now: float) -> Iterator[Finding]:
 
 
 def _ending(kind: str, where: str, values: Mapping[str, object], left_s: float) -> Iterator[Finding]:
-    """A finding if a certificate ends soon or has ended."""
+    """Yield a finding if a certificate expires soon or has expired."""
     days = left_s / 86_400
     if days < WARN_DAYS:
         code = f"{kind}-expires" if days > 0 else f"{kind}-expired"
@@ -566,7 +594,7 @@ def _ending(kind: str, where: str, values: Mapping[str, object], left_s: float) 
 
 
 def show_size(size: float) -> str:
-    """Bytes for people: 350 MB, 12 GB."""
+    """Return a size in bytes as text, such as 350 MB or 12 GB."""
     for limit, unit in ((1e3, "B"), (1e6, "kB"), (1e9, "MB"), (1e12, "GB")):
         if size < limit:
             return f"{size / (limit / 1e3):.0f} {unit}" if unit != "GB" else f"{size / 1e9:.1f} {unit}"

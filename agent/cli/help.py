@@ -1,4 +1,4 @@
-"""The help of commands in the language of the terminal: each piece that click writes is translated here."""
+"""Writes the help of commands in the language of the terminal. Each text that click writes is translated here."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import click
 
 from agent.cli.common import columns, say, speaks_chinese
 
-EXTRA: Final = re.compile(r"  \[([^\[\]]*)\]$")  # the part in brackets that click adds to the text of an option
+EXTRA: Final = re.compile(r"  \[([^\[\]]*)\]$")  # finds the part in brackets that click adds to the text of an option
 EXTRAS: Final = (("default: ", "默认："), ("env var: ", "环境变量："), ("required", "必填"))
 USAGE: Final = (("[OPTIONS]", "[选项]"), ("COMMAND [ARGS]...", "命令 [参数]..."))
-VERBATIM: Final = "\b"  # click does not rewrap a paragraph that begins with this
+VERBATIM: Final = "\b"  # click does not rewrap a paragraph that begins with this character
 
 
 class TranslatedFormatter(click.HelpFormatter):
-    """click's formatter; in Chinese it translates each text, and counts two columns per character."""
+    """click's formatter for two languages. In Chinese, it translates each text and counts two columns per character."""
 
     def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
         """Write the usage line."""
@@ -70,7 +70,7 @@ class TranslatedFormatter(click.HelpFormatter):
 
 
 RANGE: Final = re.compile(r"(\S+) is not in the range (\S+?)<=x<=(\S+?)\.")
-PLAIN: Final = (  # click's words -> words of our own messages
+PLAIN: Final = (  # (a text of click, the text that our own messages use for it)
     ("is not a valid integer range", "is not a whole number"), ("is not a valid integer", "is not a whole number"),
     ("is not a valid float range", "is not a number"), ("is not a valid float", "is not a number"),
 )  # fmt: skip
@@ -78,7 +78,7 @@ SEVERAL: Final = re.compile(r"\.? \(Did you mean one of: (.*)\?\)")
 
 
 def usage_message(error: click.UsageError) -> str:
-    """click's error text for a command line, in the style of our own messages, in English."""
+    """Return the text of click's error about a command line, in the style of our own messages, in English."""
     text = error.format_message()
     for theirs, ours in PLAIN:
         text = text.replace(theirs, ours)
@@ -87,7 +87,7 @@ def usage_message(error: click.UsageError) -> str:
 
 
 def _option(text: str) -> str:
-    """The translated text of an option, with click's additions."""
+    """Return the translated text of an option, with click's additions."""
     found = EXTRA.search(text)
     if found is None:
         return say(_uncut(text))
@@ -95,13 +95,13 @@ def _option(text: str) -> str:
     for english, chinese in EXTRAS:
         extra = extra.replace(english, chinese)
     default = extra.partition("默认：")[2]
-    if " " in default:  # words that need a translation, not a value
+    if " " in default:  # a default with spaces is not a value but words, which need a translation
         extra = extra.replace(default, say(default))
     return f"{say(text[: found.start()])}  [{extra}]"
 
 
 def _uncut(text: str) -> str:
-    """The whole first sentence of a command: click has cut it to the line width, but the catalogue has all of it."""
+    """Return the whole first sentence of a command's help, which click has cut to the line width."""
     from agent.cli.chinese import plain_texts
 
     if not text.endswith("..."):
@@ -111,7 +111,10 @@ def _uncut(text: str) -> str:
 
 
 def _in_lines(lines: Sequence[str], width: int) -> list[str]:
-    """Translate a paragraph with fixed lines: exit codes as one text; in examples, only remarks after the commands."""
+    """Translate a paragraph with fixed lines.
+
+    Exit codes are translated as one text. In examples, only remarks after the commands are translated.
+    """
     from agent.cli.chinese import plain_texts
 
     whole = " ".join(" ".join(lines).split())
@@ -124,13 +127,16 @@ def _in_lines(lines: Sequence[str], width: int) -> list[str]:
     return shown
 
 
-PIECE: Final = re.compile(  # pieces that are never broken: a word or a Chinese character, with its punctuation
+PIECE: Final = re.compile(  # finds pieces that are never broken: a word or a Chinese character, with its punctuation
     r"\s+|[（“《〔]*(?:[^\s\u2e80-\u9fff\u3000-\u303f\uff00-\uffef“”…]+|[\u2e80-\u2fff\u3040-\u9fff…])?[，。；：、）”》〕？！]*"
 )
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most ``width`` columns, broken at spaces and between Chinese characters, not before punctuation."""
+    """Return lines of at most ``width`` columns.
+
+    They break at spaces and between Chinese characters, not before commas.
+    """
     lines, line, used = [], "", 0
     for piece in PIECE.findall(text):
         size = columns(piece)

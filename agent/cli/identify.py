@@ -1,4 +1,4 @@
-"""`meterhouse identify`: the identity of one device, and the profile and variant that fit."""
+"""`meterhouse identify`: shows the identity of one device, and the profile and variant that fit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from agent.config import LineEntry
     from drivers.scan import FoundDevice
 
-SILENT: Final[Mapping[str, tuple[tuple[str, str], tuple[str, str]]]] = {  # kind of silence -> (problem, advice)
+# kind of silence -> (problem, advice), each in English and Chinese
+SILENT: Final[Mapping[str, tuple[tuple[str, str], tuple[str, str]]]] = {
     "silent": (
         ("does not answer", "无应答"),
         (
@@ -142,7 +143,8 @@ def identify(
     configured = known[2].id if known is not None else None
     protocol = protocol or DEFAULT
     setting = serial or protocol_of(protocol).serial_settings[0]
-    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # no log: an error is printed once, at the end
+    # nothing is logged, because an error is printed at the end
+    logging.getLogger("meterhouse").addHandler(logging.NullHandler())
     dirs = profile_dirs(options.config_file)
     asked = ScanOptions(
         line, (protocol,), (setting,), deep=deep, echo=owned is not None and owned.echo, profile_dirs=dirs
@@ -153,7 +155,7 @@ def identify(
         owner.run(scan.identify_one())
         (found,) = scan.found
         if found.fits and found.fits[0].how != "possible" and not as_json:
-            with suppress(GatewayError):  # the device is identified; hints about its values are an extra
+            with suppress(GatewayError):  # without hints the result is still useful, because the device is identified
                 best = found.fits[0].profile
                 if known is None or known[2].id != best:
                     known = adhoc_target(
@@ -173,16 +175,18 @@ def identify(
 
 
 def is_contradicted(configured: str, found: FoundDevice) -> bool:
-    """Whether a device fits another profile better than its configured one."""
+    """True if a device fits another profile better than its configured profile."""
     if not found.fits:
         return False
-    # reversed, so that of several fits of a profile the first, which is the best, stays in the dictionary
+    # if a profile has several fits, the first is the best; in reversed order, it is written last and so stays
     how = {fit.profile: fit.how for fit in reversed(found.fits)}
     return found.fits[0].how != "possible" and how.get(configured) != found.fits[0].how
 
 
 def registers_hint(found: FoundDevice, lang: str, config_file: Path, name: str | None = None) -> str:
-    """How to see the registers of a device that no profile fits; "" if a profile fits or the device has no registers.
+    """Return a hint how to see the registers of a device that no profile fits.
+
+    Returns "" if a profile fits, or if the device has no registers.
 
     ``name``: the device's name in the configuration; None if it is not configured.
     """
@@ -193,9 +197,9 @@ def registers_hint(found: FoundDevice, lang: str, config_file: Path, name: str |
 
 
 def registers_command(found: FoundDevice, config_file: Path, name: str | None = None) -> str:
-    """The command that shows a block of registers that the device has answered.
+    """Return a command that shows a block of registers that the device has answered.
 
-    If no such block is known, the command contains START, for which the user puts an address.
+    If no such block is known, the command contains START, which the user must replace with an address.
     """
     where = name or f"--line {shlex.quote(found.url)} --address {found.address}"
     if not name and found.serial and found.serial != protocol_of(found.protocol).serial_settings[0]:

@@ -1,4 +1,4 @@
-"""`meterhouse init`: the configuration and the key of a new gateway."""
+"""`meterhouse init`: creates the configuration and the key of a new gateway."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from agent.config import Config
 
 UPLINK: Final = "platform"
-AGENT: Final = "meterhouse"  # the user of the packages
-CREDENTIALS: Final = Path("/etc/credstore")  # the systemd unit imports meterhouse.* from there
+AGENT: Final = "meterhouse"  # the user as whom the packages run the agent
+CREDENTIALS: Final = Path("/etc/credstore")  # the systemd unit imports meterhouse.* from this folder
 CREDENTIAL: Final = f"meterhouse.{UPLINK}-password"
 MAX_PASSWORD: Final = 4000
 
@@ -98,7 +98,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
 
 @dataclass(slots=True)
 class Answers:
-    """The values for the configuration; "" for each value that was left out."""
+    """The values for the configuration. A value that was left out is ""."""
 
     site: str
     gateway: str
@@ -107,10 +107,10 @@ class Answers:
     location: str = ""
     broker: str = ""
     username: str = ""
-    password: str = ""  # as typed by the user; it is written into a file of its own
+    password: str = ""  # as typed by the user; it is written into a separate file
     password_file: str = ""
     ca_file: str = ""
-    ca_text: str = ""  # content of the CA file, to be written to ``ca_file``
+    ca_text: str = ""  # content of the CA file, which is written to ``ca_file``
 
 
 @click.command()
@@ -169,7 +169,8 @@ def init(
     for path in (*([secret] if answers.password else ()), *([Path(answers.ca_file)] if answers.ca_text else ())):
         check_absent(path)
     text = _text(answers, words, installed)
-    config = load_config(file, drafts={file: text})  # so that only a valid configuration is written
+    # check the text first, so that only a valid configuration is written
+    config = load_config(file, drafts={file: text})
     if not yes:
         click.echo(f"{words['will_write'].format(file=clean_text(str(file), 400))}\n\n{text}", err=True)
         confirmed(yes, "init", lang)
@@ -207,7 +208,7 @@ def _target(folder: Path | None, config_file: Path | None) -> Path:
 
 
 def _answers(flags: Mapping[str, str | None], words: Mapping[str, str], yes: bool) -> Answers:
-    """The answers from options and questions. Raises UsageError if questions are needed but not possible."""
+    """Return the answers from options and questions. Raises UsageError if questions are needed but not possible."""
     from agent.cli.target import local_timezone
     from agent.config import parsers as v
     from drivers.toml import parsers as p
@@ -251,7 +252,7 @@ def _answers(flags: Mapping[str, str | None], words: Mapping[str, str], yes: boo
 
 
 def _location(value: object) -> str:
-    """A location in the form "31.23,121.47". Raises InvalidValue."""
+    """Return a location in the form "31.23,121.47". Raises InvalidValue."""
     from drivers.toml.parsers import InvalidValue, show
 
     match = re.fullmatch(r"\s*(-?[0-9]{1,2}(?:\.[0-9]{1,6})?)\s*[,，]\s*(-?[0-9]{1,3}(?:\.[0-9]{1,6})?)\s*", str(value))
@@ -263,7 +264,7 @@ def _location(value: object) -> str:
 
 
 def _existing(value: object) -> str:
-    """The absolute path of an existing file, because the configuration may be in another folder."""
+    """Return the absolute path of an existing file, because the configuration may be in another folder."""
     from drivers.toml.parsers import InvalidValue, show
 
     path = Path(str(value)).absolute()
@@ -282,7 +283,7 @@ def _password(value: object) -> str:
 
 
 def _fitting(answers: Answers) -> Answers:
-    """The answers, unchanged. Raises UsageError if an answer has no effect without another answer."""
+    """Return the answers unchanged. Raises UsageError if an answer has no effect because another answer is missing."""
     for option, value, needs, there in (
         ("--username", answers.username, "--broker", answers.broker),
         ("--password-file", answers.password_file, "--username", answers.username),
@@ -296,7 +297,10 @@ def _fitting(answers: Answers) -> Answers:
 
 
 def _take_in(answers: Answers) -> None:
-    """Read the password and the CA file, to copy them: the service cannot read home folders or files of root."""
+    """Read the password and the CA file. Their content is copied into files of the service.
+
+    The service itself cannot read home folders or files of root.
+    """
     from agent.cli.options import first_line
 
     if answers.password_file:
@@ -313,7 +317,7 @@ def _take_in(answers: Answers) -> None:
 
 
 def _text(answers: Answers, words: Mapping[str, str], installed: bool) -> str:
-    """The text of agent.toml, with comments."""
+    """Return the text of agent.toml, with comments."""
     base, docs = f"{answers.site}/{answers.gateway}", docs_folder()
     key = "/var/lib/meterhouse/signing.key" if installed else "state/signing.key"
     label = f"label = {toml_text(answers.label)}" if answers.label else f'# label = ""  # {words["c_label"]}'
@@ -374,7 +378,7 @@ def _uplink(answers: Answers, words: Mapping[str, str], installed: bool) -> list
 
 
 def _key(config: Config, installed: bool) -> KeyFacts:
-    """The existing key, else a new one, in a folder of the agent's user."""
+    """Return the existing key, or create one in a folder of the agent's user."""
     from agent.cli.keys.worker import CreateKey, ReadKey, work_on_key
 
     path = config.key.path(os.environ)
@@ -390,7 +394,7 @@ def _key(config: Config, installed: bool) -> KeyFacts:
 
 
 def _make_state(folder: Path) -> None:
-    """Create the state folder as systemd would at the first start of the service."""
+    """Create the state folder with the owner and mode that systemd gives it at the first start of the service."""
     import pwd
 
     if folder.exists():

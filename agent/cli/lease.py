@@ -1,4 +1,4 @@
-"""Borrow a line from the running agent for a tool."""
+"""Borrows a line from the running agent for a tool."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Purpose = Literal["read", "identify", "scan"]
-GRANT_S: Final = 40.0  # seconds to wait for the line; the agent refuses ten seconds earlier if the line is not free
+# longest wait for the line, in seconds; if the line is not free, the agent refuses ten seconds before this
+GRANT_S: Final = 40.0
 
 
 def borrow_line(folder: Path, url: str, purpose: Purpose, seconds: float) -> BorrowedLine:
-    """A lease of the line if a running agent owns its port; else a lease without effect.
+    """Return a lease of the line if a running agent owns its port; else a lease without effect.
 
-    Compares ports, not names: a name may have changed since the agent read its configuration.
+    Ports are compared, not names, because a name may have changed since the agent read its configuration.
     """
     try:
         lines = read_snapshot(folder).get("lines", {})
@@ -35,7 +36,7 @@ def borrow_line(folder: Path, url: str, purpose: Purpose, seconds: float) -> Bor
 
 
 def line_factory() -> LineFactory:
-    """The function that opens lines for this command: ``drivers.line.open_line``, or the one given to ``outcome``."""
+    """Return the function that opens lines for this command: the one given to ``outcome``, or ``open_line``."""
     import click
 
     from drivers.line import open_line
@@ -45,7 +46,7 @@ def line_factory() -> LineFactory:
 
 
 def is_same(first: object, second: str) -> bool:
-    """Whether two line URLs mean the same port: a serial port has several paths."""
+    """True if two line URLs mean the same port. They may differ, because a serial port has several paths."""
     if first == second:
         return True
     if not isinstance(first, str) or not first.startswith("serial:") or not second.startswith("serial:"):
@@ -73,7 +74,7 @@ class BorrowedLine:
             return self
         try:
             client = ControlClient.connect(self._folder)
-        except NoAgent:  # the snapshot was left behind by a killed agent
+        except NoAgent:  # the agent was killed, and its snapshot still exists
             return self
         except GatewayError as error:
             what = f"cannot borrow the line from the running agent: {error.what}"
@@ -103,7 +104,7 @@ class BorrowedLine:
         sock = client.sock
         sock.setblocking(False)
         task = asyncio.ensure_future(work)
-        over = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(sock, 1))  # done when the lease ends
+        over = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(sock, 1))  # this is done when the lease ends
         try:
             await asyncio.wait({task, over}, return_when=asyncio.FIRST_COMPLETED)
             if task.done():

@@ -1,4 +1,7 @@
-"""Calculates the time that the configured polls take, by device and pace, and the load of each line. Opens no port."""
+"""Calculates how much time the configured polls take for each device and pace, and the load of each line.
+
+Opens no port.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,12 @@ from drivers.profile import Profile
 from drivers.toml.parsers import show_ms
 
 FULL = 1.0
-TIGHT = 0.8  # share of a line's time; above it, one or two lost answers make the line late
+TIGHT = 0.8  # if a larger share of a line's time is used, one or two lost answers make the line late
 
 
 @dataclass(frozen=True, slots=True)
 class PaceCost:
-    """What it costs to poll one device at one pace."""
+    """The cost of polling one device at one pace."""
 
     device: str
     line: str
@@ -40,7 +43,7 @@ class PaceCost:
 
     @property
     def share(self) -> float:
-        """Share of the line's time; points read once a day are not counted."""
+        """The used share of the line's time. Points that are read once a day are not included."""
         return 0.0 if self.pace == "once" else self.cost.line_time_s * 1000 / self.period_ms
 
     def __str__(self) -> str:
@@ -56,19 +59,19 @@ def _many(word: str, count: int) -> str:
 
 
 def show_time(seconds: float) -> str:
-    """Line time as a person reads it."""
+    """Return a time on the line as text."""
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
 
 
 def plan_costs(config: Config, profiles: Mapping[str, Profile]) -> list[PaceCost]:
-    """The cost of each device at each pace of its points, in the order of the configuration.
+    """Return the cost of each device at each pace of its points, in the order of the configuration.
 
-    Raises ConfigError with one complaint for each device whose driver rejects it.
+    Raises ConfigError with one complaint for each device that its driver rejects.
     """
     from drivers.line import open_line
     from ext.ring import Ring
 
-    lines = {entry.name: open_line(line_config(entry)) for entry in config.lines}  # opens no port yet
+    lines = {entry.name: open_line(line_config(entry)) for entry in config.lines}  # this opens no port yet
     costs: list[PaceCost] = []
     wrong: list[ConfigError] = []
     with tempfile.TemporaryDirectory(prefix="meterhouse-check-") as folder:
@@ -92,7 +95,7 @@ def plan_costs(config: Config, profiles: Mapping[str, Profile]) -> list[PaceCost
 
 
 def line_shares(costs: Sequence[PaceCost]) -> dict[str, float]:
-    """The share of each line's time that its polls need, if every answer comes without delay."""
+    """Return line -> share of the line's time that its polls need if every answer comes without delay."""
     shares: dict[str, float] = {}
     for cost in costs:
         shares[cost.line] = shares.get(cost.line, 0.0) + cost.share
@@ -100,13 +103,13 @@ def line_shares(costs: Sequence[PaceCost]) -> dict[str, float]:
 
 
 def ring_of(config: Config, costs: Sequence[PaceCost]) -> RingPlan:
-    """The size that the ring will have on this machine, and why."""
+    """Return the size that the ring will have on this machine, with the values from which it is computed."""
     rate = rate_of((cost.cost, cost.period_ms) for cost in costs)
     return plan_ring(config.ring, rate, config.pack.every_ms, file_system_bytes(config.runtime_dir))
 
 
 def plan_notes(costs: Sequence[PaceCost]) -> list[ConfigWarning]:
-    """Warnings about lines that cannot keep their paces, and about long visits that make other devices miss ticks."""
+    """Return warnings about overloaded lines, and about long visits during which other devices miss ticks."""
     notes: list[ConfigWarning] = []
     for line, share in line_shares(costs).items():
         heaviest = max((cost for cost in costs if cost.line == line), key=lambda cost: cost.share)
@@ -134,7 +137,7 @@ def plan_notes(costs: Sequence[PaceCost]) -> list[ConfigWarning]:
 
 
 def _long_visit(costs: Sequence[PaceCost]) -> tuple[str, str] | None:
-    """A warning (what, hint) if another device on this line misses a tick while one device is read."""
+    """Return a warning (what, hint) if other devices on this line miss a tick while one device is read; else None."""
     visits: dict[str, float] = {}
     for cost in costs:
         if cost.pace != "once":

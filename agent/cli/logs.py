@@ -13,13 +13,14 @@ from drivers.model import clean_text
 from drivers.rate_limit import TokenBucket
 
 JOURNAL_LEVELS: Final = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
-ONE_BURST, ONE_EVERY_S = 10, 600.0  # lines of one kind: ten at once, then one every ten minutes
-ALL_BURST, ALL_EVERY_S = 1000, 2.0  # all lines together: 1,000 at once, then 43,200 a day
+ONE_BURST, ONE_EVERY_S = 10, 600.0  # limit for lines of one kind: ten at once, then one every ten minutes
+# limit for all lines together: 1,000 at once, then one every two seconds (43,200 a day)
+ALL_BURST, ALL_EVERY_S = 1000, 2.0
 MOST_KINDS: Final = 4096
 
 
 class JournalFormat(logging.Formatter):
-    """One line per message, printable characters only; under systemd with the priority that journalctl filters by."""
+    """Formats a message as one line of printable characters. Under systemd, adds the priority for journalctl."""
 
     def __init__(self, journal: bool) -> None:
         super().__init__("%(name)s: %(message)s" if journal else "%(asctime)s %(levelname)-7s %(name)s: %(message)s")
@@ -48,9 +49,11 @@ class _CountingBucket(TokenBucket):
 
 
 class LogCap(logging.Filter):
-    """Limits the volume: repeated lines are counted, and the next line of the kind reports the count.
+    """Limits the volume of the log.
 
-    Lines are of one kind if they have the same message template and the same first value, such as a device's name.
+    Suppressed lines are counted, and the next line of the same kind reports their number.
+
+    Two lines are of one kind if they have the same message template and the same first value, such as a device's name.
     """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -64,7 +67,8 @@ class LogCap(logging.Filter):
         about = str(record.args[0])[:80] if isinstance(record.args, tuple) and record.args else ""
         kind = (record.name, str(record.msg)[:200], about)
         bucket = self._kinds.pop(kind, None) or _CountingBucket(ONE_BURST, ONE_EVERY_S, now)
-        self._kinds[kind] = bucket  # moved to the end: the least recently used kind is forgotten first
+        # move it to the end, because the kind at the front, which was used least recently, is forgotten first
+        self._kinds[kind] = bucket
         if len(self._kinds) > MOST_KINDS:
             del self._kinds[next(iter(self._kinds))]
         if not (bucket.take(now) and self._all.take(now)):

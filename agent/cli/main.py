@@ -1,4 +1,4 @@
-"""The command `meterhouse`: finds a command's module only when it is called, and turns errors into exit codes."""
+"""The command `meterhouse`. It imports the module of a command only when needed, and turns errors into exit codes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ if TYPE_CHECKING:
 
 
 class CommandEntry(NamedTuple):
-    """The module of a command, and its line in the help, which is written here so that the help imports no command."""
+    """The module of a command, and its line in the help.
+
+    The line is written here, so that the help imports no command.
+    """
 
     module: str
     help: str
-    name: str = ""  # name of the command in its module; "" if it is the name on the command line
+    name: str = ""  # name of the command in its module; "" if it is the same as on the command line
 
 
 COMMANDS: Mapping[str, CommandEntry] = {
@@ -61,13 +64,14 @@ COMMANDS: Mapping[str, CommandEntry] = {
     "bench": CommandEntry("agent.cli.bench", "Measure how many devices this machine can read."),
 }
 
-# optional package -> extra of our wheel that installs it
+# optional package -> extra of our wheel that installs this package
 EXTRAS: Mapping[str, str] = {"psycopg": "platform", "pika": "platform"}
-click.Context.formatter_class = TranslatedFormatter  # for all commands: their help is in two languages
+# this applies to all commands, because the help of all is in two languages
+click.Context.formatter_class = TranslatedFormatter
 
 
 class Commands(click.Group):
-    """A group whose commands are imported when they are called. Commands without a module are left out."""
+    """A group whose commands are imported when they are called. Commands whose module is not installed are left out."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for name, entry in COMMANDS.items() if _exists(entry.module)]
@@ -125,7 +129,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
     try:
         click.echo(f"meterhouse {version('meterhouse')}")
-    except PackageNotFoundError:  # run from a source tree
+    except PackageNotFoundError:  # the command runs from a source tree
         click.echo("meterhouse (not installed)")
     ctx.exit()
 
@@ -157,15 +161,15 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
     A GatewayError becomes one line on stderr; with MH_DEBUG=1 it keeps its traceback.
     """
-    if isinstance(sys.stdout, TextIOWrapper):  # a terminal that cannot show Chinese gets escapes
+    if isinstance(sys.stdout, TextIOWrapper):  # a terminal that cannot show Chinese gets escapes instead of an error
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(outcome(args))
 
 
 def outcome(args: Sequence[str] | None = None, line_factory: Callable[..., Line] | None = None) -> int:
-    """Run a command line; prints its errors and returns its exit code.
+    """Run a command line. Prints its errors and returns its exit code.
 
-    ``line_factory``: opens lines instead of ``drivers.line.open_line``, for simulations.
+    ``line_factory``: a function that simulations use to open lines, instead of ``drivers.line.open_line``.
     """
     stdout = sys.stdout
     language = REQUESTED.set(_language(sys.argv[1:] if args is None else args))
@@ -175,10 +179,10 @@ def outcome(args: Sequence[str] | None = None, line_factory: Callable[..., Line]
         code = result if isinstance(result, int) else 0
     except SystemExit as left:
         code = left.code if isinstance(left.code, int) else int(left.code is not None)
-        if sys.stdout is not stdout:  # click replaces stdout if its reader is gone
+        if sys.stdout is not stdout:  # click replaces stdout if the reader of stdout has exited
             code = _pipe_closed(stdout)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        code = 130  # as a shell reports Ctrl-C
+        code = 130  # the exit code with which a shell reports Ctrl-C
     except BrokenPipeError:
         code = _pipe_closed(stdout)
     except Exception as error:
@@ -191,18 +195,19 @@ def outcome(args: Sequence[str] | None = None, line_factory: Callable[..., Line]
 
 
 def _language(args: Sequence[str]) -> str | None:
-    """The value of ``--lang``, found before the command is parsed, so that usage errors are in this language, too."""
+    """Return the value of ``--lang`` before the command is parsed, so that usage errors are in this language, too."""
     given = [after if one == "--lang" else one.removeprefix("--lang=") for one, after in pairwise([*args, ""])
              if one == "--lang" or one.startswith("--lang=")]  # fmt: skip
     return given[-1] if given and given[-1] in ("en", "zh") else None
 
 
 def _print_error(error: Exception) -> int:
-    """Print the error; returns its exit code."""
+    """Print the error, and return its exit code."""
     if isinstance(error, GatewayError):
         complain(error)
         return error.exit_code
-    if type(error).__name__ == "NoArgsIsHelpError" and isinstance(error, click.UsageError):  # click 8.2 and up
+    # click 8.2 and later raise this error
+    if type(error).__name__ == "NoArgsIsHelpError" and isinstance(error, click.UsageError):
         click.echo(error.format_message(), err=True)
         return error.exit_code
     if isinstance(error, click.UsageError):
@@ -221,9 +226,10 @@ def _print_error(error: Exception) -> int:
 
 
 def _pipe_closed(stdout: TextIO) -> int:
-    """Drop the remaining output after its reader has exited (`| head`); returns 0, because this is not an error.
+    """Drop the remaining output after its reader has exited, as in `| head`. Returns 0, because this is not an error.
 
-    The process ignores SIGPIPE, because this signal would end the agent when a broker closes a connection.
+    SIGPIPE would do this too, but the process ignores it: the signal would end the agent when a broker closes a
+    connection.
     """
     os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
     return 0

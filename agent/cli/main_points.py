@@ -1,4 +1,4 @@
-"""The points of a device that a person wants to see first, and the counter that its display shows."""
+"""Chooses the points of a device that a person wants to see first, and the counter that its display shows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COUNTERS: Final[tuple[str, ...]] = (
 )  # fmt: skip
 
 MAIN_VALUES: Final = 2
-# a point with one of these words in its name is never a main value
+# if the name of a point has one of these words, it is never a main value
 FIXED: Final = frozenset({"rated", "max", "min", "limit", "reactive", "apparent", "factor", "cell"})
 NOT_MEASURED: Final = ("device.", "control.")
 
@@ -30,15 +30,15 @@ _CHINESE: Final = {"maker": "厂家", "product": "产品", "number": "编号", "
 
 
 def known_as(identity: Mapping[str, str], language: str = "") -> str:
-    """The identity that a device reports, for people: nameplate and firmware, without protocol details."""
+    """Return a text with nameplate and firmware from a device's identity, without protocol details."""
     named = {name.removeprefix("device."): text for name, text in identity.items()}
     return identity_words({name: named[name] for name in IDENTITY if name in named}, language)
 
 
 def identity_words(identity: Mapping[str, str], language: str = "") -> str:
-    """The whole identity of a device in one line, such as ``vendor Acme, serial 17``.
+    """Return the whole identity of a device as one line, such as ``vendor Acme, serial 17``.
 
-    ``language``: "" for the language of the command.
+    ``language`` "" means the language of the command.
     """
     from agent.cli.common import speaks_chinese
     from agent.cli.console_tables import point_title
@@ -54,17 +54,17 @@ def identity_words(identity: Mapping[str, str], language: str = "") -> str:
 
 
 def first_points(points: Iterable[Point]) -> list[str]:
-    """Names of the points to show when a device is read for the first time."""
+    """Return the names of the points to show when a device is read for the first time."""
     names = [point.name for point in points]
     found: list[str] = [name for name in SHOWN if name in names]
     return (found or names)[:MOST_SHOWN]
 
 
 def main_values(points: Iterable[tuple[str, str, bool]]) -> list[str]:
-    """Names of up to two points that best describe a device now, chosen from (name, kind, is missing).
+    """Return the names of up to two points that best describe a device now. ``points`` are (name, kind, is missing).
 
-    In this order: a battery's state of charge, a power, an energy counter; then other gauges and other counters.
-    Nameplate values are never chosen. For an inverter with a battery, the power of the inverter comes first.
+    They are chosen in this order: a battery's state of charge, a power, an energy counter, other gauges, other
+    counters. Nameplate values are never chosen. For an inverter with a battery, the power of the inverter comes first.
     """
     points = list(points)
     is_inverter = any(name.startswith("ac.power") for name, _, _ in points)
@@ -91,6 +91,6 @@ def main_values(points: Iterable[tuple[str, str, bool]]) -> list[str]:
 
 
 def main_counter(points: Sequence[tuple[str, str]]) -> str:
-    """The counter that a display shows first, from (name, kind) pairs; "" if there is none."""
+    """Return the counter that a display shows first. ``points`` are (name, kind). "" if there is no counter."""
     counters = [name for name, kind in points if kind == Kind.COUNTER]
     return next((name for name in COUNTERS if name in counters), counters[0] if counters else "")

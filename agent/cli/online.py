@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from drivers.profile import Profile
 
 LEASE_S: Final = 300.0
-MOST_POINTS: Final = 20  # points to read per device: enough to show that address and profile are right
+# number of points that are read from a device; this is enough to show that address and profile are right
+MOST_POINTS: Final = 20
 WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     "en": {
         "devices": "devices, tried now", "device": "device", "line": "line", "address": "address", "answer": "answer",
@@ -72,15 +73,15 @@ class DeviceTrial:
     line: str
     address: str
     identity: dict[str, str] = field(default_factory=dict)
-    count: int = 0  # points that were read; 0 if the device could not be read
-    all_count: int = 0  # points that the device has
+    count: int = 0  # number of points that were read; 0 if the device could not be read
+    all_count: int = 0  # number of points that the device has
     missing: list[str] = field(default_factory=list)
-    doubtful: list[str] = field(default_factory=list)  # values out of range
-    hints: list[Hint] = field(default_factory=list)  # about odd values that are not a fault
+    doubtful: list[str] = field(default_factory=list)  # texts about values that are out of range
+    hints: list[Hint] = field(default_factory=list)  # hints about odd values that are not a fault
     problem: GatewayError | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The result as an object for `--json`."""
+        """Return the result as an object for `--json`."""
         return {
             "device": self.device,
             "line": self.line,
@@ -102,7 +103,8 @@ def _error_json(error: GatewayError | None) -> dict[str, str] | None:
 
 def try_devices(config: Config, profiles: Mapping[str, Profile], lang: str) -> Iterator[DeviceTrial]:
     """Read up to ``MOST_POINTS`` points of each device, line by line. A running agent lends its lines for this."""
-    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # no log on stderr: each error is in a result
+    # nothing is logged on stderr, because each error is in a result
+    logging.getLogger("meterhouse").addHandler(logging.NullHandler())
     for line in config.lines:
         for device in config.devices:
             if device.line == line.name:
@@ -132,7 +134,7 @@ def _try_device(config: Config, device: DeviceConfig, profile: Profile, lang: st
             for point, reading in zip(points, readings, strict=True)
             if point.name in profile.identity_points and reading.value is not None
         }
-        result.doubtful = [  # a zero out of range is not doubtful: a device in standby reports zeros
+        result.doubtful = [  # a zero that is out of range is not doubtful, because a device in standby reports zeros
             p.name for p, r in zip(points, readings, strict=True) if r.quality == Quality.RANGE and r.value
         ]
         result.hints = list(all_zero(points, {reading.name: reading for reading in readings}))
@@ -148,9 +150,9 @@ def _try_device(config: Config, device: DeviceConfig, profile: Profile, lang: st
 
 
 def _chosen_points(config: Config, device: DeviceConfig, profile: Profile) -> tuple[list[str], int]:
-    """The names of the points to try, and the number of points that the device has.
+    """Return (names of the points to try, number of points that the device has).
 
-    Identity points come first, then the others: optional ones last, fast ones before slow ones.
+    Identity points come first, then fast points, then slow points. Optional points come last.
     """
     from agent.config import device_spec
 
@@ -161,7 +163,7 @@ def _chosen_points(config: Config, device: DeviceConfig, profile: Profile) -> tu
 
 
 def try_destinations(config: Config, running: bool) -> Iterator[TrialResult]:
-    """Connect to each destination once. ``running``: the agent runs here, so the rights to publish are not tried."""
+    """Connect to each destination once. If ``running``, an agent runs here, and the rights to publish are not tried."""
     import agent
     from agent.uplink.trial import try_destination
 
@@ -170,7 +172,7 @@ def try_destinations(config: Config, running: bool) -> Iterator[TrialResult]:
 
 
 def destination_problems(trial: TrialResult, lang: str, now: float | None = None) -> list[GatewayError]:
-    """The problems of a destination, including each certificate that expires within ``WARN_DAYS`` days."""
+    """Return the problems of a destination, including each certificate that expires within ``WARN_DAYS`` days."""
     now = time.time() if now is None else now
     words = WORDS[lang]
     soon = [(what, (ends - now) / 86_400) for what, ends in trial.certificates.items()]
@@ -182,9 +184,9 @@ def destination_problems(trial: TrialResult, lang: str, now: float | None = None
 
 
 def agent_finds(config: Config) -> dict[str, list[Finding]]:
-    """The findings of the running agent, by name of the destination; empty if its snapshot cannot be read.
+    """Return name of a destination -> findings of the running agent. Empty if the agent's snapshot cannot be read.
 
-    Only the agent knows about refused packs and missing subscribers.
+    These are needed because only the agent knows about refused packs and missing subscribers.
     """
     from agent.cli.findings import destination_findings
 
@@ -201,7 +203,7 @@ def agent_finds(config: Config) -> dict[str, list[Finding]]:
 
 
 def destination_words(trial: TrialResult, running: bool, lang: str) -> str:
-    """The result of one destination, as a short text for the table."""
+    """Return the result of one destination as a short text for the table."""
     words = WORDS[lang]
     if trial.mqtt is None:
         return words["failed"]
@@ -219,7 +221,7 @@ def destination_words(trial: TrialResult, running: bool, lang: str) -> str:
 
 
 def online(config: Config, profiles: Mapping[str, Profile], lang: str, as_json: bool) -> tuple[int, dict[str, Any]]:
-    """Try all devices and destinations; print the results unless ``as_json``.
+    """Try all devices and destinations. Prints the results if ``as_json`` is False.
 
     Returns the exit code and the results for JSON.
     """
@@ -234,19 +236,20 @@ def online(config: Config, profiles: Mapping[str, Profile], lang: str, as_json: 
     twins = _same_devices(config, devices, lang)
     problems += [error for error, is_fault in twins if is_fault]
     problems += [
-        # with the name, because two destinations may have the same url
+        # add the name of the destination, because two destinations may have the same url
         type(one)(one.what, where=f"destination {trial.name}: {one.where}", hint=one.hint)
         for trial in destinations
         for one in destination_problems(trial, lang)
     ]
     for name, findings in agent_finds(config).items() if running else ():
-        # after a failed trial, the findings of the agent would only repeat its problem
+        # if a trial failed, findings of the agent about this destination would only repeat the problem
         if not any(trial.name == name and trial.problems for trial in destinations):
             problems += [BrokerError(one.text(lang), where="", hint=one.advice(lang)) for one in findings]
     if not as_json:
         _print(devices, destinations, running, lang)
         for text in dict.fromkeys(as_complaint("error", problem) for problem in problems):
-            click.echo(text, err=True)  # each text once: all devices of a line that is down have the same problem
+            # print each text only once, because all devices of a line that is down have the same problem
+            click.echo(text, err=True)
         for one in destinations:
             if one.unproven:
                 base = f"meterhouse/v1/{config.base}/"
@@ -282,7 +285,7 @@ def online(config: Config, profiles: Mapping[str, Profile], lang: str, as_json: 
 
 
 def _same_devices(config: Config, trials: Sequence[DeviceTrial], lang: str) -> list[tuple[LineError, bool]]:
-    """An error for each serial number that several devices report; the flag is True if that is a fault."""
+    """Return (error, True if it is a fault) for each serial number that several devices report."""
     from agent.cli.findings import ReadIdentity, same_serials
 
     profiles = {device.name: device.profile for device in config.devices}

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     _DurationBase = click.ParamType[float]
 else:
-    _DurationBase = click.ParamType  # before click 8.3, ParamType is not generic
+    # ParamType is not generic before click 8.3, so it cannot have a type argument at run time
+    _DurationBase = click.ParamType
 
 F = TypeVar("F", bound=Callable[..., Any])
 FILE: Final = click.Path(dir_okay=False, path_type=Path)
@@ -33,7 +34,8 @@ FOLDER: Final = click.Path(file_okay=False, path_type=Path)
 LANGUAGE: Final = click.Choice(["en", "zh"])
 DEFAULT_CONFIG: Final = "/etc/meterhouse/agent.toml"
 _MINUTES: Final = re.compile(r"([0-9.]+)\s*m")
-_PATHS: Final = re.compile(r"^\[paths\][^\n]*\n((?:[^\[\n][^\n]*\n?|\n)*)", re.MULTILINE)  # up to the next table
+# matches the table [paths] up to the next table
+_PATHS: Final = re.compile(r"^\[paths\][^\n]*\n((?:[^\[\n][^\n]*\n?|\n)*)", re.MULTILINE)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")
 param_option = click.option(
@@ -42,17 +44,21 @@ param_option = click.option(
 
 
 def line_help() -> str:
-    """The help of ``--line`` for commands that also accept a configured device."""
+    """Return the help of ``--line`` for commands that also accept a configured device."""
     from drivers.registry import line_url_help
 
     return f"Line of a device that is not configured: {line_url_help()}, or the name of a configured line."
 
 
 def configured_folder(config_file: Path, key: str) -> Path | None:
-    """A folder set in ``[paths]``, such as ``runtime_dir``, even if the configuration is invalid; None if not set."""
+    """Return a folder set in ``[paths]``, such as ``runtime_dir``; None if it is not set.
+
+    This works even if the configuration is invalid.
+    """
     try:
         more = sorted((config_file.parent / "conf.d").glob("[!.]*.toml"))
-        files = [one for one in (config_file, *more) if one.is_file()]  # reading a pipe could block forever
+        # only regular files are read, because reading a pipe could block forever
+        files = [one for one in (config_file, *more) if one.is_file()]
     except (OSError, ValueError):
         return None
     for file in files:
@@ -62,9 +68,9 @@ def configured_folder(config_file: Path, key: str) -> Path | None:
 
 
 def _paths_table(file: Path) -> dict[str, Any]:
-    """The table ``[paths]`` of a file; empty if there is none.
+    """Return the table ``[paths]`` of a file; empty if there is none.
 
-    If the file is not valid TOML, only the lines below that header are parsed. `check` reports the errors.
+    If the file is not valid TOML, only the lines of this table are parsed. `check` reports the errors.
     """
     import tomllib
 
@@ -80,9 +86,9 @@ def _paths_table(file: Path) -> dict[str, Any]:
 
 
 def profile_dirs(config_file: Path, folder: Path | None = None) -> tuple[Path, ...]:
-    """The folders to search for profiles, in order: ``--profiles``, ``profiles_dir``, then the default folders.
+    """Return the folders to search for profiles, in order: ``--profiles``, ``profiles_dir``, then the default folders.
 
-    The default folders are that of the site and that of the shipped profiles.
+    The default folders are the folder of the site's profiles and the folder of the shipped profiles.
     """
     from drivers.profile import default_dirs
 
@@ -104,7 +110,7 @@ def _config_option(words: str) -> Any:
 
 
 def profiles_option(function: F) -> F:
-    """Add ``--profiles`` and ``-c`` to a command; it gets the folders to search as ``dirs``."""
+    """Add ``--profiles`` and ``-c`` to a command. The command gets the folders to search as ``dirs``."""
 
     @wraps(function)
     def command(*, folder: Path | None, config_file: Path, **more: Any) -> Any:
@@ -117,9 +123,9 @@ def profiles_option(function: F) -> F:
 
 
 class FoundAgent(NamedTuple):
-    """The runtime directory of an agent. ``config`` is None unless a valid configuration was read.
+    """The runtime directory of an agent. ``config`` is None if the configuration is invalid or was not read.
 
-    ``complaints``: errors in the files, because of which the next start of the running agent would fail.
+    ``complaints``: errors in the files that would make the next start of the running agent fail.
     """
 
     folder: Path
@@ -128,12 +134,12 @@ class FoundAgent(NamedTuple):
 
     @property
     def timezone(self) -> str:
-        """Time zone of the site; ``""`` without a valid configuration."""
+        """The time zone of the site; ``""`` without a valid configuration."""
         return self.config.timezone if self.config else ""
 
     @property
     def labels(self) -> dict[str, str]:
-        """Labels of the devices, by name."""
+        """Device name -> label."""
         return {device.name: device.label for device in self.config.devices} if self.config else {}
 
 
@@ -146,19 +152,19 @@ class ConfigOptions:
     runtime_dir: Path | None = None
 
     def load(self) -> Config:
-        """The checked configuration, with the folders that the command line sets. Raises ConfigError."""
+        """Load and check the configuration, with the folders that the command line sets. Raises ConfigError."""
         from agent.config import load_config
 
         return load_config(self.config_file, state_dir=self.state_dir, runtime_dir=self.runtime_dir)
 
     def read_labels(self) -> Mapping[str, str]:
-        """Labels of the devices, by name. Raises ConfigError."""
+        """Return device name -> label. Raises ConfigError."""
         from agent.config import load_labels
 
         return load_labels(self.config_file)
 
     def find_runtime_dir(self, warn: bool = True, strict: bool = True) -> Path:
-        """The folder that ``find_agent`` finds; ``warn``: print its complaints as warnings."""
+        """Return the folder that ``find_agent`` finds. If ``warn``, print the complaints of the result as warnings."""
         found = self.find_agent(strict)
         if warn:
             warn_of_next_start(found.complaints)
@@ -167,9 +173,10 @@ class ConfigOptions:
     def find_agent(self, strict: bool = True) -> FoundAgent:
         """The agent's runtime directory, even if its configuration has become invalid.
 
-        A running agent keeps its previous configuration while the file is invalid, and still answers.
-        If ``strict``, raises ConfigError if a file other than the default one does not exist, or if the configuration
-        is invalid and there is no snapshot of an agent.
+        This is needed because a running agent keeps its previous configuration, and still answers, while the file is
+        invalid.
+        If ``strict``, raises ConfigError in two cases: the file does not exist and is not the default file, or the
+        configuration is invalid and there is no snapshot of an agent.
         """
         if self.runtime_dir is not None:
             return FoundAgent(self.runtime_dir)
@@ -204,12 +211,15 @@ def may_be_there(file: Path) -> bool:
 
 
 def is_denied(error: GatewayError) -> bool:
-    """True if the cause of the error is that this user may not read a file."""
+    """True if the error was caused because this user may not read a file."""
     return os.strerror(errno.EACCES) in error.what
 
 
 def faults_of_files(error: ConfigError) -> tuple[ConfigError, ...]:
-    """The errors in configuration files, except in files that this user may not read: those may be valid."""
+    """Return the errors in configuration files.
+
+    Files that this user may not read are left out, as they may be valid.
+    """
     return tuple(one for one in error.complaints if not is_denied(one))
 
 
@@ -220,7 +230,7 @@ def warn_of_next_start(complaints: Sequence[ConfigError]) -> None:
 
 
 def config_options(function: F) -> F:
-    """Add the options of ``ConfigOptions`` to a command, which gets that object as ``options``."""
+    """Add the options of ``ConfigOptions`` to a command. The command gets them as ``options``."""
 
     @wraps(function)
     def command(*, config_file: Path, state_dir: Path | None, runtime_dir: Path | None, **more: Any) -> Any:
@@ -247,7 +257,7 @@ class BrokerLogin:
 
 
 def login_options(function: F) -> F:
-    """Add the options of ``BrokerLogin`` to a command, which gets that object as ``login``."""
+    """Add the options of ``BrokerLogin`` to a command. The command gets them as ``login``."""
 
     @wraps(function)
     def command(*, ca_file: Path | None, username: str | None, password_file: Path | None, **more: Any) -> Any:
@@ -264,7 +274,7 @@ def login_options(function: F) -> F:
 
 
 def first_line(path: Path) -> str:
-    """The first line of a password file. Raises UsageError if it cannot be read or is not UTF-8."""
+    """Return the first line of a password file. Raises UsageError if the file cannot be read or is not UTF-8."""
     where = f"--password-file {path}"
     try:
         return path.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
@@ -302,7 +312,10 @@ lang_option = click.option(
 
 
 class Duration(_DurationBase):
-    """Type of an option that is a duration: ``500ms``, ``20s``, ``2 min``; a number without a unit means seconds."""
+    """Type of an option with a duration, such as ``500ms``, ``20s`` or ``2 min``.
+
+    A number without a unit is seconds.
+    """
 
     name = "duration"
 
@@ -310,7 +323,7 @@ class Duration(_DurationBase):
         self._low_ms, self._high_ms = round(low_s * 1000), round(high_s * 1000)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The duration in seconds. Raises BadParameter."""
+        """Return the duration in seconds. Raises BadParameter."""
         if isinstance(value, float):
             return value
         from drivers.toml.parsers import InvalidValue, duration_ms
@@ -326,7 +339,7 @@ class Duration(_DurationBase):
 
 
 def parse_params(texts: Sequence[str]) -> dict[str, int | str]:
-    """Parse parameters of a profile, given as ``racks=2``. Raises UsageError."""
+    """Parse parameters of a profile, which are texts such as ``racks=2``. Raises UsageError."""
     found: dict[str, int | str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -338,7 +351,7 @@ def parse_params(texts: Sequence[str]) -> dict[str, int | str]:
 
 
 def parse_time(text: str, where: str, timezone: str) -> int:
-    """Parse a time; return UTC in ms. A text without Z or offset is local time in ``timezone``. Raises UsageError."""
+    """Parse a time. Returns UTC in ms. A text without Z or offset is local time in ``timezone``. Raises UsageError."""
     try:
         found = datetime.fromisoformat(text)
         return round((found if found.tzinfo else found.replace(tzinfo=ZoneInfo(timezone))).timestamp() * 1000)

@@ -1,4 +1,4 @@
-"""Files that a command writes: they appear complete or not at all. CSV cells never contain a spreadsheet formula."""
+"""Files that a command writes. They appear complete or not at all. CSV cells never contain a spreadsheet formula."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from typing import BinaryIO, Final, Self, TextIO
 from agent.cli.common import clean
 from drivers.model import GatewayError, UsageError
 
-MAX_FILES = 10_000  # of one export: one for each stream of a gateway, and a few more
+MAX_FILES = 10_000  # limit of the files in one export, which has one for each stream of a gateway, and a few more
 SPARE_BYTES = 256 << 20
-# full-width forms come from East Asian keyboards, and spreadsheets treat them like the plain ones
+# The first characters of a formula. East Asian keyboards write the full-width forms, which spreadsheets treat alike.
 FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _NUMBER: Final = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -29,7 +29,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an OSError into a GatewayError that names the file."""
+    """In this context, an OSError becomes a GatewayError that names the file."""
     try:
         yield
     except OSError as error:
@@ -37,7 +37,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def check_room(fd: int, path: Path) -> None:
-    """Raises GatewayError if the file system of ``fd`` is almost full. Space reserved for root counts as used."""
+    """Raise GatewayError if the file system of ``fd`` is almost full. Space reserved for root counts as used."""
     disk = os.fstatvfs(fd)
     if disk.f_bavail * disk.f_frsize < min(SPARE_BYTES, disk.f_blocks * disk.f_frsize // 50):
         hint = "Nothing was written. Choose a shorter time with --from and --to, or another disk"
@@ -89,14 +89,17 @@ class FolderDraft:
         self._held.close()
 
     def add(self, file: str, lines: Iterable[bytes]) -> None:
-        """Append lines to a file. Add all pieces of a file before the next file. Raises OSError, GatewayError."""
+        """Append lines to a file. All pieces of a file must be added before the next file.
+
+        Raises OSError, GatewayError.
+        """
         check_room(self._folder, self.path)
         if file not in self._open:
             self._files += 1
             if self._files > MAX_FILES:
                 hint = "Nothing was written. Check which program runs as the agent"
                 raise GatewayError(f"the answer has more than {MAX_FILES} files", where="export", hint=hint)
-            self._stack.close()  # the previous file is complete
+            self._stack.close()  # close the previous file, because it is complete
             self._open = {file: self._begin(file)}
         for line in lines:
             self._open[file].write(line + b"\n")
@@ -122,7 +125,7 @@ class FolderDraft:
         self.size_bytes += os.fstat(raw.fileno()).st_size
 
     def keep(self) -> None:
-        """Finish: move the folder to ``path``, with the permissions of the umask."""
+        """Finish the folder: move it to ``path``, with the permissions of the umask."""
         self._stack.close()
         mask = os.umask(0o077)
         os.umask(mask)
@@ -163,11 +166,11 @@ class TextDraft:
         self._draft.unlink(missing_ok=True)
 
     def check_room(self) -> None:
-        """Raises GatewayError if the disk is almost full."""
+        """Raise GatewayError if the disk is almost full."""
         check_room(self._file.fileno(), self.path)
 
     def keep(self) -> None:
-        """Finish: move the file to ``path``, replacing an older one."""
+        """Finish the file: move it to ``path``, where it replaces an older file."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._draft.replace(self.path)
@@ -183,15 +186,16 @@ class CsvDraft(TextDraft):
         self._writer.writerow(head)
 
     def add_row(self, cells: Iterable[object]) -> None:
-        """Append a row, its cells made safe for spreadsheets. Raises OSError."""
+        """Append a row, with each cell made safe for spreadsheets. Raises OSError."""
         self._writer.writerow([safe_cell(cell) for cell in cells])
         self.rows += 1
 
 
 def safe_cell(value: object) -> object:
-    """``value``, with an apostrophe before text that a spreadsheet would take for a formula; numbers stay numbers.
+    """Return ``value`` in a form that a spreadsheet does not treat as a formula.
 
-    Control characters and line breaks are removed from text.
+    A text that looks like a formula gets an apostrophe before it. Control characters and line breaks are removed from
+    texts. Numbers stay numbers.
     """
     if not isinstance(value, str):
         return value

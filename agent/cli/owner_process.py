@@ -1,7 +1,7 @@
-"""A child process that runs as the owner of a folder: tools started by root use it in folders of the agent's user.
+"""Runs a child process as the owner of a folder. Tools of root use it for folders of the agent's user.
 
-Then no new file there belongs to root, and a symbolic link cannot give access to files that the agent's user may not
-access. The parent must not trust the child's answer: the agent's user may have changed it.
+So no new file in such a folder belongs to root, and a symbolic link cannot give access to files that the agent's user
+may not access. The parent must not trust the child's answer, because the agent's user may have changed it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any, Final
 import agent
 from drivers.model import GatewayError
 
-END_S: Final = 10.0  # time for the child to close its files
-MAX_LINKS: Final = 40  # in one path: the limit of the Linux kernel
+END_S: Final = 10.0  # time in which the child must close its files
+MAX_LINKS: Final = 40  # limit of the links in one path, as in the Linux kernel
 # the only variables of the tool's environment that the child gets; SOFTHSM2_CONF locates the tokens of SoftHSM2
 _ENVIRONMENT: Final = ("PATH", "LANG", "CREDENTIALS_DIRECTORY", "SOFTHSM2_CONF")
 _CHILD: Final = (
@@ -31,9 +31,10 @@ _CHILD: Final = (
 
 
 def path_owner(path: Path) -> os.stat_result | None:
-    """The status of the first folder or link in ``path`` that does not belong to root.
+    """Return the status of the first folder or link in ``path`` that does not belong to root.
 
-    Its owner controls where the path leads. None if only root controls this, or if this process does not run as root.
+    The owner of this folder or link controls where the path leads. None if only root controls this, or if this process
+    does not run as root.
 
     Raises:
         GatewayError: a folder in the path belongs to root, but other users may write to it.
@@ -52,7 +53,7 @@ def path_owner(path: Path) -> os.stat_result | None:
                 return found
             if stat.S_ISLNK(found.st_mode):
                 links += 1
-                if links > MAX_LINKS:  # opening the path later fails with ELOOP
+                if links > MAX_LINKS:  # stop here, because opening the path later fails with ELOOP
                     break
                 left += reversed(Path(os.readlink(name, dir_fd=folder)).parts)
             elif stat.S_ISDIR(found.st_mode):
@@ -70,7 +71,10 @@ def path_owner(path: Path) -> os.stat_result | None:
 
 
 def _check_unshared(path: Path, name: str, folder: os.stat_result) -> None:
-    """Raises GatewayError if users other than the owner may write to a folder, unless it is sticky like /tmp."""
+    """Raise GatewayError if users other than the owner may write to a folder.
+
+    Sticky folders such as /tmp are allowed.
+    """
     shared = folder.st_mode & stat.S_IWOTH or (folder.st_mode & stat.S_IWGRP and folder.st_gid)
     if shared and not folder.st_mode & stat.S_ISVTX:
         what = f"other users than the owner can write to the folder {name} in this path"
@@ -80,10 +84,10 @@ def _check_unshared(path: Path, name: str, folder: os.stat_result) -> None:
 
 @contextlib.contextmanager
 def child(owner: os.stat_result, module: str, sock: socket.socket, argument: object) -> Iterator[None]:
-    """Run ``main`` of a module in a child process of the user ``owner``. At the end, wait for it or kill it.
+    """Run ``main`` of a module in a child process of the user ``owner``. At the end, wait for the child or kill it.
 
-    ``main`` gets the number of the socket. ``argument`` is pickled on standard input, which is a file in memory: with
-    a pipe, the parent would wait forever if the user has stopped the child.
+    ``main`` gets the number of the socket. ``argument`` is pickled on standard input. Standard input is a file in
+    memory and not a pipe, because with a pipe the parent would wait forever if the user stops the child.
     """
     with sock, os.fdopen(os.memfd_create("argument", os.MFD_CLOEXEC), "r+b") as stdin:
         pickle.dump(argument, stdin)
@@ -106,7 +110,7 @@ def child(owner: os.stat_result, module: str, sock: socket.socket, argument: obj
 
 
 def _identity(owner: os.stat_result) -> dict[str, Any]:
-    """Arguments of Popen that run the child as this user. Only root may run it as another user."""
+    """Return the arguments of Popen that run the child as this user. Only root may run it as another user."""
     if owner.st_uid == os.geteuid():
         return {} if os.environ.get("MH_DEBUG", "") not in {"", "0"} else {"stderr": subprocess.DEVNULL}
     import pwd

@@ -1,1 +1,1 @@
-"""`meterhouse handover`: the record of commissioning."""
+"""`meterhouse handover`: makes the record of commissioning."""

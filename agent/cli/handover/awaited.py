@@ -1,4 +1,4 @@
-"""Waits for counters that the agent has not read yet: counters of a slow pace are read once a minute or less often."""
+"""Waits for counters that the agent has not read yet. Counters of a slow pace are read once a minute or less often."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from agent.cli.watch.live_view import LiveView
     from agent.config import Config
 
-LOOK_S: Final = 0.25  # between two looks at the ring
-VISIT_S: Final = 30.0  # longest delay of a due reading by other devices on its line
-USUAL_S: Final = 60.0  # period of a counter if it is not known
+LOOK_S: Final = 0.25  # pause between two reads of the ring
+VISIT_S: Final = 30.0  # other devices on the line may delay a due reading for this long
+USUAL_S: Final = 60.0  # the period that is assumed if the period of a counter is not known
 LASTING: Final = frozenset({Reason.EXCEPTION, Reason.SENTINEL, Reason.ASLEEP, Reason.STALE_SOURCE})
 
 
@@ -30,22 +30,26 @@ class _Awaited:
     device: str
     latest: Latest
     heard_ns: int  # UTC time of the counter's last record before the wait; 0 if there was none
-    most_s: float  # longest time until the counter's next reading is due
+    most_s: float  # the counter's next reading is due within this time
 
 
 def counter_of(view: LiveView, device: str, point: str = "") -> Latest | None:
-    """The newest record of a device's main counter, or of ``point``; None if the device has no such point."""
+    """Return the newest record of ``point``, or of the main counter without ``point``.
+
+    None: the device lacks the point.
+    """
     rows = {key[1]: latest for key, latest in view.follower.latest.items() if key[0] == device}
     return rows.get(point or main_counter([(name, latest.point.kind) for name, latest in rows.items()]))
 
 
 def wait_for_counters(view: LiveView, config: Config, wanted: Mapping[str, str], words: Mapping[str, str]) -> None:
-    """Wait until each counter without a reading has been read or has failed, but not for devices that do not answer.
+    """Wait until each counter without a reading has been read, or its reading has failed.
 
-    Prints each awaited counter, and the longest time until its next reading.
+    Does not wait for devices that do not answer. Prints each awaited counter, and the longest time until its next
+    reading.
 
     Args:
-        wanted: the name of the counter, by device; "" for the main counter of the device.
+        wanted: device -> name of the counter; "" means the main counter of the device.
         words: the texts in the language of the command.
     """
     waiting = list(_unread(view, config, wanted))
@@ -74,11 +78,11 @@ def _may_answer(view: LiveView, device: str) -> bool:
 
 
 def _until_next_s(config: Config, name: str, point: str) -> float:
-    """Seconds until a point is due next, on the UTC grid."""
+    """Return the seconds until a point is due next."""
     from agent.config import site_profiles
 
     entry = next((device for device in config.devices if device.name == name), None)
-    if entry is None:  # the file has changed since the agent read it
+    if entry is None:  # the configuration file has changed since the agent read it, and lacks this device
         return USUAL_S
     try:
         points = site_profiles(config.profiles_dir)(entry.profile).resolve(entry.params).points

@@ -31,10 +31,11 @@ if TYPE_CHECKING:
     from agent.service.control.protocol import ComparedDevice
 
 MAX_TEXT: Final = 200
-OUTDATED_PERIODS, OUTDATED_S = 3, 10.0  # a value is too old if it is older than 3 of its periods and than 10 s
-MOST_DEVICES: Final = 300  # devices in one request
+OUTDATED_PERIODS, OUTDATED_S = 3, 10.0  # a value is too old if its age exceeds both 3 of its periods and 10 s
+MOST_DEVICES: Final = 300  # limit of the devices in one request
 _NUMBER: Final = re.compile(r"-?[0-9]{1,25}(\.[0-9]{1,12})?")
-_ONE_COMMA: Final = re.compile(r"(-?[0-9]{1,25}),([0-9]{3})")  # ambiguous: a thousands separator or a decimal comma
+# such a text is ambiguous, because the comma may separate thousands or decimals
+_ONE_COMMA: Final = re.compile(r"(-?[0-9]{1,25}),([0-9]{3})")
 _WITH_UNIT: Final = re.compile(r"(.*?)(?:(?<=\d)\s*([A-Za-z][A-Za-z0-9³]{0,7}))?", re.DOTALL)
 _PREFIX: Final = re.compile(r"([kMG]?)(Wh|varh|VAh|J)")
 _POWERS: Final = {"": 0, "k": 3, "M": 6, "G": 9}
@@ -43,13 +44,13 @@ _THOUSANDS: Final = re.compile(r"-?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?")
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """The value on a display. ``point``: "" for the main counter. ``unit``: "" for the unit of the point."""
+    """The value on a display. ``point`` "" means the main counter. ``unit`` "" means the unit of the point."""
 
     value: str
     point: str = ""
     remark: str = ""
     unit: str = ""
-    where: str = ""  # option or line of the file that gives the value, for messages
+    where: str = ""  # the option, or the line of the file, that gives the value; messages show it
 
 
 @click.command()
@@ -145,7 +146,7 @@ def handover(
 
 
 def _given(text: str, where: str) -> tuple[str, Shown]:
-    """The device and its displayed value in a text such as ``inv1=12345.6``. Raises UsageError."""
+    """Return the device and its displayed value in a text such as ``inv1=12345.6``. Raises UsageError."""
     name, equals, value = text.partition("=")
     device, _, point = name.strip().partition("/")
     if not equals or not device:
@@ -157,11 +158,11 @@ def _given(text: str, where: str) -> tuple[str, Shown]:
 
 
 def _number(text: str, where: str) -> tuple[str, str]:
-    """The digits of a displayed value without thousands separators, and the unit after them; "" if there is no unit.
+    """Return (digits of a displayed value without thousands separators, its unit or "").
 
-    Raises UsageError, also for 1,234, which may mean 1234 or 1.234.
+    Raises UsageError, also for a text such as 1,234, which may mean 1234 or 1.234.
     """
-    plain = unicodedata.normalize("NFKC", text).strip()  # an input method may give full-width digits
+    plain = unicodedata.normalize("NFKC", text).strip()  # an East Asian input method may give full-width digits
     digits, unit = _WITH_UNIT.fullmatch(plain).groups()  # type: ignore[union-attr]
     plain = re.sub(r"(?<=\d)[ \u2009\u00a0](?=\d{3}(\D|$))", "", digits)
     if found := _ONE_COMMA.fullmatch(plain):
@@ -180,7 +181,7 @@ def _number(text: str, where: str) -> tuple[str, str]:
 
 
 def _converted(view: LiveView, device: str, shown: Shown) -> Shown:
-    """A displayed value, converted to the unit of its point. Raises UsageError."""
+    """Return a displayed value, converted to the unit of its point. Raises UsageError."""
     latest = counter_of(view, device, shown.point)
     if latest is None:
         return shown
@@ -188,7 +189,10 @@ def _converted(view: LiveView, device: str, shown: Shown) -> Shown:
 
 
 def _in_unit(value: str, unit: str, wanted: str, where: str) -> str:
-    """A value converted from ``unit`` to the unit ``wanted``, with all its digits. Raises UsageError if impossible."""
+    """Return a value converted from ``unit`` to ``wanted``, with all digits.
+
+    Raises UsageError if this is impossible.
+    """
     if not unit or show_unit(wanted).casefold() == show_unit(unit).casefold():
         return value
     prefix, others = (_PREFIX.fullmatch(one) for one in (unit, wanted))
@@ -217,11 +221,11 @@ def _once(given: Mapping[str, Shown], device: str, where: str) -> None:
 
 
 def _from_csv(path: Path, given: Mapping[str, Shown]) -> dict[str, Shown]:
-    """The displayed values of ``given`` and of the file, by device. Raises UsageError for a device given twice."""
+    """Return device -> displayed value, from ``given`` and the file. Raises UsageError if a device has two values."""
     found = dict(given)
     for line, row in read_rows(path, ","):
         if not row or not "".join(row).strip() or (line == 1 and len(row) > 1 and not re.search(r"\d", row[1])):
-            continue  # an empty line, or the names of the columns
+            continue  # this line is empty, or it has the names of the columns
         where = f"{path}:{line}"
         if len(row) not in (2, 3):
             raise UsageError(
@@ -245,7 +249,7 @@ def _text(text: str, where: str, most: int = MAX_TEXT, needed: bool = False) -> 
 
 
 def _check_points(view: LiveView, points: Mapping[str, str]) -> None:
-    """Raises UsageError for a point that the device does not have."""
+    """Raise UsageError for a point that the device does not have."""
     for device, point in points.items():
         if point and counter_of(view, device, point) is None:
             from drivers.toml.parsers import did_you_mean
@@ -256,7 +260,7 @@ def _check_points(view: LiveView, points: Mapping[str, str]) -> None:
 
 
 def _compared(view: LiveView, device: str, shown: Shown | None, lang: str, asks: bool) -> ComparedDevice:
-    """The entry of a device in the request. If ``asks``, asks for the displayed value if no option gives it."""
+    """Return the entry of a device for the request. With ``asks``, asks for a displayed value that no option gives."""
     from agent.cli.handover.labels import WORDS
     from agent.cli.ring_follower import show_number
     from agent.service.control.protocol import ComparedDevice
@@ -278,7 +282,7 @@ def _compared(view: LiveView, device: str, shown: Shown | None, lang: str, asks:
     if shown is None and asks:
         question = words["ask"].format(device=device, point=name, value=show_number(latest.value), unit=unit)
         value = asked(question, lambda text: _in_unit(*_number(text, device), unit, device) if text else "", "")
-        view.catch_up()  # read again: the counter may have grown meanwhile
+        view.catch_up()  # read the counter again, because it may have grown while the user answered
         if isinstance(latest.value, Decimal):
             seen.append(_seen(latest))
     near = min(seen, key=lambda one: abs(Decimal(one["v"]) - Decimal(value))) if value else seen[-1]
@@ -286,7 +290,7 @@ def _compared(view: LiveView, device: str, shown: Shown | None, lang: str, asks:
 
 
 def _outdated(latest: Latest, lang: str) -> str:
-    """A warning if the newest reading of the counter failed and its last value is too old, else ""."""
+    """Return a warning if the newest reading of the counter failed and its last value is too old; "" if all is well."""
     from agent.cli.finding_words import reason_words
     from agent.cli.handover.labels import WORDS
     from agent.cli.ring_follower import GAP_CODES
@@ -304,7 +308,7 @@ def _seen(latest: Latest) -> dict[str, Any]:
 
 
 def _record(answer: Mapping[str, Any], config: Config, snapshot: Mapping[str, Any]) -> dict[str, Any]:
-    """The record for JSON and for the page: the signed events, and facts about the gateway."""
+    """Return the record for JSON and for the page. It has the signed events, and facts about the gateway."""
     from agent.cli.handover.labels import verdict
 
     events: Sequence[Mapping[str, Any]] = answer["events"]
@@ -323,7 +327,7 @@ def _record(answer: Mapping[str, Any], config: Config, snapshot: Mapping[str, An
 
 
 def _preview(compared: Sequence[ComparedDevice], view: LiveView, config: Config, words: Mapping[str, str]) -> None:
-    """Print the values to be signed, so that the person can check them before confirming."""
+    """Print the values that will be signed, so that the user can check them before confirming."""
     from agent.cli.console_tables import open_console
     from agent.cli.handover.labels import why_different
     from agent.service.control.attest import compare
@@ -349,7 +353,10 @@ def _preview(compared: Sequence[ComparedDevice], view: LiveView, config: Config,
 
 
 def _table(entries: Iterable[Mapping[str, Any]], words: Mapping[str, str]) -> Table:
-    """One row per device with reading and display; with a column for identities if any entry has one."""
+    """Return a table with a row for each device: reading and display.
+
+    If an entry has an identity, a column shows it.
+    """
     from agent.cli.console_tables import cell, plain_table
     from agent.cli.handover.labels import verdict
     from agent.cli.main_points import known_as

@@ -1,4 +1,4 @@
-"""The record of commissioning as one HTML file for A4: no scripts, no external resources."""
+"""Writes the record of commissioning as one HTML file for A4, without scripts and external resources."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.soft{color:var(--s
 
 
 def page(record: Mapping[str, Any], language: str) -> str:
-    """The HTML of the whole page. ``record``: the object that ``handover --json`` prints."""
+    """Return the HTML of the whole page. ``record``: the object that ``handover --json`` prints."""
     words, zone = WORDS[language], ZoneInfo(record["timezone"])
     title = f"{words['title']} {record['site']}/{record['gateway']}"
     by = record["by"].get("login") or f"uid {record['by']['uid']}"
@@ -106,7 +106,7 @@ def _row(entry: Mapping[str, Any], words: Mapping[str, str], zone: ZoneInfo, lan
 
 
 def _installed(entry: Mapping[str, Any], words: Mapping[str, str]) -> str:
-    """The configured roles and transformer ratios, as HTML; "" if there are none."""
+    """Return the configured roles and transformer ratios as HTML; "" if there are none."""
     parts = [f"{words['roles']} {', '.join(entry['roles'].values())}"] if entry.get("roles") else []
     parts += [f"{words['ratio']} {name} {value}" for name, value in entry.get("ratio", {}).items() if value != "1"]
     return f'<br><span class="soft">{escape("; ".join(parts))}</span>' if parts else ""

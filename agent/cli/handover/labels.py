@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from agent.cli.common import show_unit
 
-POWERS: Final = (3, -3, 1, -1, 2, -2, 6, -6)  # exponents of ten by which a wrong unit or decimal point scales a value
+# a wrong unit or decimal point multiplies a value by ten to the power of one of these
+POWERS: Final = (3, -3, 1, -1, 2, -2, 6, -6)
 
 WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     "en": {
@@ -75,16 +76,16 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
 
 
 def verdict(entry: Mapping[str, object]) -> str:
-    """The key in ``WORDS`` for the result of a device's comparison."""
+    """Return the key in ``WORDS`` for the result of a device's comparison."""
     if "reading" in entry and entry.get("state") not in ("alive", "asleep"):
-        return "silent"  # an old reading proves nothing about the device now
+        return "silent"  # an old reading proves nothing about the present state of the device
     if "agrees" in entry:
         return "agrees" if entry["agrees"] else "differs"
     return "not compared" if "reading" in entry else "no reading"
 
 
 def why_different(entry: Mapping[str, Any], words: Mapping[str, str]) -> str:
-    """A text if the transformer ratio or a power of ten explains why reading and display differ, else ""."""
+    """Return a text if a transformer ratio or power of ten explains why reading and display differ; "" if none does."""
     from agent.service.control.attest import compare
 
     if entry.get("agrees", True) or not Decimal(entry["display"]):
@@ -94,7 +95,8 @@ def why_different(entry: Mapping[str, Any], words: Mapping[str, str]) -> str:
         ratio *= Decimal(factor)
     if ratio != 1 and compare(format(read / ratio, ".6f"), entry["display"])[1]:
         return words["secondary"].format(device=entry["device"], ratio=format(ratio.normalize(), "f"))
-    if len(Decimal(entry["display"]).normalize().as_tuple().digits) < 3:  # with so few digits, a match could be chance
+    # with so few digits, the match could be a coincidence
+    if len(Decimal(entry["display"]).normalize().as_tuple().digits) < 3:
         return ""
     for power in POWERS:
         if compare(format(read.scaleb(power), "f"), entry["display"])[1]:

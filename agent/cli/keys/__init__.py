@@ -1,1 +1,1 @@
-"""`meterhouse keys`: create, show, replace and revoke the key that signs readings."""
+"""`meterhouse keys`: creates, shows, replaces and revokes the key that signs readings."""

@@ -45,7 +45,7 @@ from drivers.model import GatewayError, UsageError, clean_text
 if TYPE_CHECKING:
     from agent.cli.keys.worker import KeyFacts
 
-SPARE_S = 8.0  # seconds to replace the key: two less than the ten for which the agent pauses sealing
+SPARE_S = 8.0  # time limit for the replacement, in seconds; the agent pauses sealing for two seconds more
 MAX_LASTS = 4 << 20
 
 
@@ -177,14 +177,14 @@ def ask_for_lasts(
     """Show the last sequences that ``kid`` signed, call ``confirm``, then call ``change`` while sealing is paused.
 
     Args:
-        until_ms: only packs up to this UTC time count; None means that all packs count.
-        change: gets the last sequences.
+        until_ms: only packs up to this UTC time are included; None means all packs.
+        change: called with the last sequences; replaces the key.
         before: the thumbprints of the keys that precede ``kid`` in the chain.
-        confirm: gets warnings about the numbers.
+        confirm: called with warnings about the sequences; asks the user.
 
     Raises:
         UsageError: the agent runs, but would not notice the change.
-        GatewayError: the numbers are implausible.
+        GatewayError: the sequences are implausible.
     """
     config = key_file.config
     if config is None:
@@ -223,8 +223,8 @@ def ask_for_lasts(
 def check_lasts(key_file: KeyFile, kid: str, given: LastSequences, before: Sequence[str]) -> None:
     """Compare the sequences given on the command line with the database, if it can be read.
 
-    Raises UsageError for a sequence above the last one that the key signed here: it would make packs trusted that only
-    a thief can have signed.
+    Raises UsageError for a sequence above the last one that the key signed here. Verifiers would then trust packs that
+    only a thief can have signed.
     """
     most = most_signed(key_file)
     if wrong := [stream for stream, seq in given.items() if not 0 < seq <= most]:
@@ -252,7 +252,10 @@ def check_lasts(key_file: KeyFile, kid: str, given: LastSequences, before: Seque
 
 
 def _whole(kid: str, known: tuple[str, ...]) -> str:
-    """The only known thumbprint that begins with ``kid``. Raises UsageError, also for fewer than four characters."""
+    """Return the only known thumbprint that begins with ``kid``.
+
+    Raises UsageError, also for less than four characters.
+    """
     found = [one for one in known if one.startswith(kid)]
     if len(found) == 1 and len(kid) >= 4:
         return found[0]

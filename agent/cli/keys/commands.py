@@ -130,7 +130,7 @@ def create(
 
 
 def _check_new(key_file: KeyFile) -> None:
-    """Raises UsageError if the gateway has signed with another key: verifiers would not trust a new key."""
+    """Raise UsageError if the gateway has signed with another key, because verifiers would not trust a new key."""
     config = key_file.config
     if config is None or not key_file.is_agents or key_file.path.exists() or not _has_database(config):
         return
@@ -151,7 +151,8 @@ def _lose(
 ) -> None:
     """Replace a lost key.
 
-    Packs that the lost key signed stay trusted up to the last sequences in the database; without a database, all do.
+    Packs that the lost key signed stay trusted up to the last sequences in the database. Without a database, all packs
+    stay trusted.
     """
     config = key_file.config
     if config is not None and _has_database(config):

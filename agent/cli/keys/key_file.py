@@ -1,4 +1,4 @@
-"""The key file that a command of `meterhouse keys` works on: options, path, output."""
+"""Options, path and output for the commands of `meterhouse keys`, which all work on one key file."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 ALGORITHMS = {"ed25519": "Ed25519", "es256": "ES256"}
-# longest wait until the snapshot names a new key: the agent checks the key file every two seconds, and writes a
-# snapshot at least every ten
+# Longest wait until the snapshot names a new key. The agent checks the key file every two seconds, and writes a
+# snapshot at least every ten seconds.
 SEEN_S = 12.0
 
 file_argument = click.argument("file", type=click.Path(path_type=Path), required=False)
@@ -45,7 +45,10 @@ yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmati
 
 @dataclass(frozen=True, slots=True)
 class KeyFile:
-    """The path of a key file. ``config`` is None without a valid configuration; ``gateway`` is SITE/GATEWAY or ""."""
+    """A key file. ``config`` is None without a valid configuration.
+
+    ``gateway`` is SITE/GATEWAY; "" if it is not known.
+    """
 
     path: Path
     config: Config | None
@@ -53,7 +56,7 @@ class KeyFile:
 
     @property
     def is_agents(self) -> bool:
-        """True if the configured key file is this file, so that a running agent notices a change."""
+        """True if this is the key file of the agent, so that a running agent notices a change."""
         config = self.config
         return bool(config and config.key.file and config.key.file.resolve() == self.path.resolve())
 
@@ -64,7 +67,7 @@ def find_key_file(
     options: ConfigOptions,
     needs_gateway: bool = True,
 ) -> KeyFile:
-    """The key file and the gateway given on the command line; if not given, those of the configuration.
+    """Return the key file and the gateway from the command line or, if they are not given, from the configuration.
 
     Raises:
         UsageError: the file or the gateway is not known, or the gateway is invalid.
@@ -102,7 +105,7 @@ _SHOWN = ("kid", "alg", "not_before", "prev", "revokes", "instead_of")
 
 
 def facts(path: Path, key: KeyFacts) -> dict[str, Any]:
-    """The public facts of a key, for JSON."""
+    """Return the public facts of a key, for JSON."""
     found: dict[str, Any] = {
         "file": str(path),
         "alg": key.alg,
@@ -151,7 +154,7 @@ def _when(seconds: int) -> str:
 
 
 def in_use(config: Config, kid: str, wait_s: float = 0.0) -> bool | None:
-    """True if the running agent signs with this key within ``wait_s``, False if it does not; None if no agent runs."""
+    """True if the running agent signs with this key now or within ``wait_s``. False if not; None if no agent runs."""
     give_up = time.monotonic() + wait_s
     while True:
         try:
@@ -168,10 +171,12 @@ def in_use(config: Config, kid: str, wait_s: float = 0.0) -> bool | None:
 
 
 def ask_first(question: str, yes: bool, odd: Sequence[str] = ()) -> None:
-    """Ask for confirmation, unless ``yes``. Raises UsageError if stdin is not a terminal, Abort after a no.
+    """If ``yes`` is False, ask for confirmation.
+
+    Raises UsageError if stdin is not a terminal, Abort if the answer is no.
 
     Args:
-        odd: warnings that a person must judge; with ``yes`` they raise UsageError.
+        odd: warnings that a person must judge; if there are any and ``yes`` is True, raises UsageError.
     """
     for text in odd:
         click.echo(as_complaint("warning", text), err=True)
@@ -182,7 +187,10 @@ def ask_first(question: str, yes: bool, odd: Sequence[str] = ()) -> None:
 
 
 def kind_of(alg: str | None, token: str) -> str:
-    """The name of the algorithm for a key; "" if ``alg`` is None. Raises UsageError for ``alg`` with a token."""
+    """Return the name of a key's algorithm; "" if ``alg`` is None.
+
+    Raises UsageError if ``alg`` and ``token`` are given.
+    """
     if alg and token:
         hint = "A new key in a token is always a P-256 key (es256)"
         raise UsageError("--alg cannot be combined with --pkcs11", where="--alg", hint=hint)

@@ -1,4 +1,4 @@
-"""The last sequence of each stream up to which a key is trusted."""
+"""Reads and checks the last trusted sequences, up to which a revoked key is trusted in each stream."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from agent.cli.common import say
 from agent.cli.keys.key_file import KeyFile
 from drivers.model import GatewayError, UsageError, clean_text
 
-LastSequences = Mapping[str, int]  # the last trusted sequence by full stream name
-DAY_S = 86_400  # seconds by which the clock may have been wrong when the key was created
-LONG_S = 100 * 366 * DAY_S  # seconds; assumed age of a key if the clock is wrong: it shows a time before the creation
+LastSequences = Mapping[str, int]  # full stream name -> last trusted sequence
+DAY_S = 86_400  # the clock may have been wrong by this many seconds when the key was created
+# age of a key, in seconds, that is assumed if the clock is wrong, that is, before the creation of the key
+LONG_S = 100 * 366 * DAY_S
 _STREAM = re.compile(r"[a-z0-9_][a-z0-9_-]{0,99}")
-MAX_STREAMS = 5000  # streams of one revocation; they take about 200 kB in the key file
+MAX_STREAMS = 5000  # limit of the streams in one revocation; they take about 200 kB in the key file
 # a stream usually has at most USUAL packs per pack interval, parts included; the clock may be wrong by USUAL_S
 USUAL, USUAL_S = 4, 3600
-MOST_SAID = 20  # warnings that are printed
-RATE = 1000  # packs of one stream per second, parts included: far more than a gateway can seal
+MOST_SAID = 20  # limit of the warnings that are printed
+RATE = 1000  # limit of the packs of a stream per second, parts included; a gateway cannot seal nearly as many
 
 
 def lasts_of(texts: Sequence[str], gateway: str) -> dict[str, int]:
-    """Parse ``inv1=812`` or ``park7/gw01/inv1=812``; return sequences by full stream name. Raises UsageError."""
+    """Parse ``inv1=812`` or ``park7/gw01/inv1=812``. Returns full stream name -> sequence. Raises UsageError."""
     found: dict[str, int] = {}
     for text in texts:
         stream, _, seq = text.rpartition("=")
@@ -38,24 +39,24 @@ def lasts_of(texts: Sequence[str], gateway: str) -> dict[str, int]:
 
 
 def most_signed(key_file: KeyFile) -> int:
-    """The highest sequence that a key of this gateway can have signed in a stream, given the age of the first key."""
+    """Return the highest sequence that a key of this gateway can have signed in a stream since its first key exists."""
     made = made_at(key_file)
     age = time.time() - made
     return int(RATE * (age + DAY_S if age > 0 else LONG_S))
 
 
 def made_at(key_file: KeyFile) -> int:
-    """The time at which the first key of this gateway was created, in UTC seconds; 0 if unknown."""
+    """Return the time at which the first key of this gateway was created, in UTC seconds; 0 if unknown."""
     from agent.cli.keys.worker import ReadKey, work_on_key
 
-    with contextlib.suppress(GatewayError):  # the key is lost, or its token is missing
+    with contextlib.suppress(GatewayError):  # the age stays unknown if the key is lost, or if its token is missing
         key = work_on_key(ReadKey(str(key_file.path), key_file.gateway))
         return int(json.loads(key.published)["records"][0]["not_before"])
     return 0
 
 
 def oddities(lasts: LastSequences, key_file: KeyFile) -> list[str]:
-    """Warnings about implausible sequences, for a person to judge: the agent that sent them may be compromised."""
+    """Return warnings about implausible sequences. A person must judge them, as the agent may be compromised."""
     if not lasts:
         return ["nothing that the key signed would be trusted"]
     config = key_file.config
@@ -64,7 +65,7 @@ def oddities(lasts: LastSequences, key_file: KeyFile) -> list[str]:
     known = {f"{config.base}/{name}" for name in ("_gateway", "_indicators", *(one.name for one in config.devices))}
     odd = [f"{clean_text(stream)} is not a stream of this configuration" for stream in sorted(lasts.keys() - known)]
     made = made_at(key_file)
-    if made:  # 0 means an unknown age, so that no usual maximum is known
+    if made:  # if the age is unknown, no usual maximum is known
         usual = USUAL * int((max(time.time() - made, 0) + USUAL_S) * 1000 / config.pack.every_ms)
         odd += [
             f"{clean_text(stream)}: sequence {seq} exceeds {usual}, the usual maximum since the first key was created"
@@ -77,7 +78,7 @@ def oddities(lasts: LastSequences, key_file: KeyFile) -> list[str]:
 
 
 def read_lasts(data: bytes, key_file: KeyFile, most: int) -> dict[str, int]:
-    """The last sequences in an answer, by full stream name. Raises GatewayError if they are implausible.
+    """Return full stream name -> last sequence, from an answer. Raises GatewayError if they are implausible.
 
     Args:
         most: the highest plausible sequence, from ``most_signed``.
@@ -109,7 +110,7 @@ def read_lasts(data: bytes, key_file: KeyFile, most: int) -> dict[str, int]:
 
 
 def check_growth(shown: LastSequences, found: LastSequences, seconds: float) -> None:
-    """Raises GatewayError if a sequence decreased from ``shown`` to ``found``, or grew faster than ``RATE``."""
+    """Raise GatewayError if a sequence decreased from ``shown`` to ``found``, or grew faster than ``RATE``."""
     grown = int(RATE * seconds)
     for stream in shown.keys() | found.keys():
         if not 0 <= found.get(stream, 0) - shown.get(stream, 0) <= grown:
@@ -131,5 +132,5 @@ def show_lasts(kid: str, lasts: LastSequences) -> None:
 
 
 def lasts_rows(lasts: LastSequences) -> list[str]:
-    """One line of text per stream."""
+    """Return one line of text for each stream."""
     return [f"{'trusted':<11} {clean_text(stream, 200)} up to {seq}" for stream, seq in sorted(lasts.items())]

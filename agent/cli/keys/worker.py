@@ -1,7 +1,7 @@
 """Reads, creates and replaces a key file in a child process that runs as the owner of its folder.
 
-If root's own process did this, the agent's user could misuse it: a symbolic link could make it write anywhere, and it
-would load the library that the key file names. The child's answer is checked like any input.
+If a process of root did this work, the agent's user could misuse it. A symbolic link could make the process write
+anywhere, and the process would load the library that the key file names. The child's answer is checked like any input.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from agent.keys.token import TokenError
 from agent.service.control.frames import FrameKind, frame
 from drivers.model import GatewayError, clean_text
 
-ANSWER_S: Final = 60.0  # a token may be slow
-MAX_RECORDS: Final = 1 << 20  # bytes; a key file may not have more
+ANSWER_S: Final = 60.0  # longest wait for the child, in seconds; a token may be slow
+MAX_RECORDS: Final = 1 << 20  # limit of the key records in a key file, in bytes
 
 Kid = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}\Z")]
 
 
 class KeyFacts(Struct, frozen=True):
-    """The public facts of a key. ``published``: the records in the form that is published; "" if not requested."""
+    """The public facts of a key. ``published``: the key records as they are published; "" if not requested."""
 
     kid: Kid
     alg: Literal["Ed25519", "ES256"]
@@ -43,17 +43,17 @@ class KeyFacts(Struct, frozen=True):
 
 
 class ReadKey(Struct, frozen=True, tag="look"):
-    """Read the key in a file. ``gateway``: also return the key records that this gateway publishes; "" for none."""
+    """Read the key in a file. If ``gateway`` is not "", also return the key records that this gateway publishes."""
 
     path: str
     gateway: str = ""
 
 
 class ReplaceKey(Struct, frozen=True, tag="replace"):
-    """Replace a key; the arguments of ``agent.keys.rotate_key``.
+    """Replace a key. The members are the arguments of ``agent.keys.rotate_key``.
 
     ``revokes``: thumbprint of the revoked key -> stream -> last trusted sequence. ``give_up_s``: monotonic time after
-    which the key is not replaced any more; None for no limit.
+    which the key is not replaced; None means no limit.
     """
 
     path: str
@@ -66,7 +66,7 @@ class ReplaceKey(Struct, frozen=True, tag="replace"):
 
 
 class CreateKey(Struct, frozen=True, tag="create"):
-    """Create a key; the arguments of ``agent.keys.create_key``. ``revokes``: see ``ReplaceKey``."""
+    """Create a key. The members are the arguments of ``agent.keys.create_key``; ``revokes`` is as in ``ReplaceKey``."""
 
     path: str
     now_s: int
@@ -81,7 +81,7 @@ Work = ReadKey | ReplaceKey | CreateKey
 
 
 class Failure(Struct, frozen=True):
-    """The error of work that failed. ``kind``: the name of its class."""
+    """The error of work that failed. ``kind`` is the name of the error's class."""
 
     kind: str
     what: str
@@ -95,7 +95,7 @@ _failures = msgspec.json.Decoder(Failure)
 
 
 def work_on_key(work: Work) -> KeyFacts:
-    """Do the work as the owner of the folder; return the key that is in the file afterwards. Raises GatewayError."""
+    """Do the work as the owner of the folder. Returns the key that is in the file afterwards. Raises GatewayError."""
     path = Path(work.path)
     master = path_owner(path)
     if master is None:
@@ -121,7 +121,7 @@ def work_on_key(work: Work) -> KeyFacts:
 
 
 def _checked(key: KeyFacts, gateway: str) -> KeyFacts:
-    """Check that the records are valid and that the newest is for this key; return the key. Raises GatewayError."""
+    """Check that the records are valid, and that the newest record is for this key. Returns it. Raises GatewayError."""
     for text in filter(None, (key.records, key.published)):
         data = text.encode()
         newest = check_key_records(data, gateway or _gateway_of(data)).newest
@@ -159,7 +159,7 @@ def _public(signer: Signer, gateway: str = "") -> KeyFacts:
 
 
 def main(fd: int) -> None:
-    """The child process: do the work that is pickled on standard input, and answer on the socket ``fd``."""
+    """Run the child process. It does the work that is pickled on standard input, and answers on the socket ``fd``."""
     with socket.socket(fileno=fd) as sock:
         sock.settimeout(ANSWER_S)
         try:
