@@ -1,4 +1,4 @@
-"""Reads a list of points (CSV) as points of a profile: tolerant of headers, strict about values."""
+"""Reads a list of points (CSV) as points of a profile. Many headers are accepted, but values must be exact."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from drivers.profile.points import build_point
 from drivers.profile.register_layout import FUNCTION_WORDS, REGISTERS, TYPE_WORDS, Defaults
 from drivers.toml import KeyPath, TomlSource, nearest, show
 
-HEADERS: Final[Mapping[str, tuple[str, ...]]] = {  # key of a point -> its names in lists
+HEADERS: Final[Mapping[str, tuple[str, ...]]] = {  # key of a point in a profile -> headers that stand for it in lists
     "name": ("name", "point", "pointname", "tag", "variable", "名称", "点名", "测点", "测点名称"),
     "address": ("address", "addr", "register", "registeraddress", "reg", "地址", "寄存器", "寄存器地址"),
     "type": ("type", "datatype", "format", "dtype", "类型", "数据类型", "格式"),
@@ -53,11 +53,12 @@ UNITS: Final[Mapping[str, str]] = {
     "毫秒": "ms", "秒": "s", "分钟": "min", "小时": "h", "天": "d",
 }  # fmt: skip
 NEEDED: Final = ("name", "address", "type")
-REFERENCE: Final[Mapping[int, int]] = {4: 3, 3: 4, 1: 2, 0: 1}  # leading digit of 4x notation -> function
+# leading digit of an address in 4x notation -> function code
+REFERENCE: Final[Mapping[int, int]] = {4: 3, 3: 4, 1: 2, 0: 1}
 
 
 class _Lines(TomlSource):
-    """Finds the line of the list that a point comes from, for error messages."""
+    """Finds the line of the list from which a point was read. Error messages show this line."""
 
     lines: tuple[int, ...] = ()
 
@@ -69,7 +70,7 @@ class _Lines(TomlSource):
 class ListOptions:
     """Defaults for missing columns and empty cells of a list.
 
-    ``is_4x``: addresses are in 4x notation, where the first ones are 40001, 30001, 10001 and 1.
+    ``is_4x``: True if addresses are in 4x notation, in which the first addresses are 40001, 30001, 10001 and 1.
     """
 
     function: int | None = None
@@ -78,7 +79,10 @@ class ListOptions:
 
 
 def read_list(path: Path, options: ListOptions) -> list[dict[str, Any]]:
-    """The points of a list, as tables of a profile. Raises UsageError, or ProfileError that names each invalid line."""
+    """Return the points of a list, as tables of a profile.
+
+    Raises UsageError, or ProfileError with each invalid line.
+    """
     table = read_rows(path, hint="Keep only the points that you need; a device has hundreds of points, not thousands")
     header = next((n for n, (_, cells) in enumerate(table) if len(_columns(cells)) >= 2), None)
     if header is None:
@@ -118,7 +122,7 @@ def read_list(path: Path, options: ListOptions) -> list[dict[str, Any]]:
 
 
 def _columns(cells: list[str]) -> dict[int, str]:
-    """The keys of a point that the columns of a header stand for, by column index. Unknown columns are left out."""
+    """Return column index -> key of a point, for the columns in a header. Unknown columns are left out."""
     found: dict[int, str] = {}
     for at, cell in enumerate(cells):
         plain = re.sub(r"[\s_\-./:()（）\[\]]+", "", cell.lower())
@@ -129,7 +133,7 @@ def _columns(cells: list[str]) -> dict[int, str]:
 
 
 class _Row:
-    """Converts one row to the table of a point; an invalid value becomes a complaint."""
+    """Converts one row to the table of a point. An invalid value becomes a complaint."""
 
     def __init__(
         self, given: Mapping[str, str], options: ListOptions, complaints: ProfileComplaints, path: KeyPath
@@ -159,17 +163,20 @@ class _Row:
         return point
 
     def _type(self, text: str) -> str:
-        """The type in the profile's notation; other common names are translated. ``u16`` if the cell is empty."""
+        """Return the type in the notation of profiles. Other common names are translated.
+
+        ``u16`` if the cell is empty.
+        """
         if not text or text in REGISTERS or text in TYPE_WORDS:
             return TYPE_WORDS.get(text, text) or "u16"
         if nearest(text, REGISTERS):
-            return text  # probably a typing error: build_point refuses it and names the nearest type
+            return text  # this is probably a typing error, which build_point refuses with the name of the nearest type
         hint = f"Allowed: {', '.join(REGISTERS)}, and words such as float, int32, 浮点"
         self._wrong(f"type: unknown value {show(self.given['type'])}", hint)
         return "u16"
 
     def _place(self) -> tuple[int, int]:
-        """The function code, and the address as on the wire, from 0."""
+        """Return (function code, address as on the wire, where addresses begin at 0)."""
         given = self.given
         function = _function(given.get("function", ""), self.options)
         address = self._number("address")
@@ -228,9 +235,9 @@ def _function(text: str, options: ListOptions) -> int | None:
 
 
 def _reference(address: int, function: int | None) -> tuple[int | None, int]:
-    """The function and the address on the wire for a number in 4x notation, which has five or six digits.
+    """Return (function, address on the wire) for a number in 4x notation, which has five or six digits.
 
-    A ``function`` that is given wins over the leading digit.
+    If ``function`` is given, it takes precedence over the leading digit.
     """
     size = 100_000 if address >= 100_000 else 10_000
     found = REFERENCE.get(address // size)
@@ -238,14 +245,14 @@ def _reference(address: int, function: int | None) -> tuple[int | None, int]:
 
 
 def _name(text: str) -> str:
-    """The name of a point: ``text`` itself, or the vocabulary's name for this English or Chinese meaning."""
+    """Return the name of a point: ``text`` itself, or the vocabulary's name if ``text`` is the meaning of a point."""
     if re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)+", text):
         return text
     return _meanings().get(re.sub(r"\s+", " ", text.strip().lower()), text)
 
 
 def _meanings() -> dict[str, str]:
-    """The vocabulary's names by meaning. Each phase has its own entry; names that contain numbers are left out."""
+    """Return meaning -> name, from the vocabulary. Each phase has its own entry. Names with numbers are left out."""
     out: dict[str, str] = {}
     for entry in vocabulary().entries():
         for word in ("l1", "l2", "l3", "l12", "l23", "l31"):
@@ -254,6 +261,7 @@ def _meanings() -> dict[str, str]:
                 continue
             for meaning in (filled.en, filled.zh):
                 out.setdefault(meaning.lower(), name)
-                for phase, letter in (("l1", "a"), ("l2", "b"), ("l3", "c")):  # lists in Chinese have phases A, B, C
+                # lists in Chinese call the phases A, B and C
+                for phase, letter in (("l1", "a"), ("l2", "b"), ("l3", "c")):
                     out.setdefault(meaning.lower().replace(f"{phase}相", f"{letter}相"), name)
     return out

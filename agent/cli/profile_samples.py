@@ -1,7 +1,7 @@
-"""Samples of profiles: recorded registers with the values that they must give, in the profile or in a file beside it.
+"""Samples of profiles, which are recorded registers with the values that the profile must decode from them.
 
-A sample file is a dump with ``expect`` and ``missing``: `simulate --dump` serves it, `decode profile` decodes it, and
-`profiles check` replays it.
+A sample is in the profile, or in a file beside it. A sample file is a dump with ``expect`` and ``missing``. The command
+`simulate --dump` serves it, `decode profile` decodes it, and `profiles check` replays it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ SPACES: Mapping[str, int] = {"coils": 1, "discrete": 2, "holding": 3, "input": 4
 
 
 def replay(profile: Profile, more: tuple[Sample, ...] = ()) -> list[str]:
-    """Decode the samples of a profile and ``more`` samples; return one text for each value that is not as expected."""
+    """Decode the samples of a profile and ``more`` samples. Returns a text for each value that is not as expected."""
     wrong: list[str] = []
-    # without the driver of the protocol, no sample can be decoded
+    # if the driver of the protocol is not installed, no sample can be decoded
     for sample in (*profile.samples, *more) if profile.protocol in protocols() else ():
         points = profile.resolve(sample.params, sample.firmware, sample.identity).points
         try:
@@ -41,7 +41,7 @@ def replay(profile: Profile, more: tuple[Sample, ...] = ()) -> list[str]:
 
 
 def sampled(profile: Profile, sample: Sample, points: tuple[Point, ...]) -> dict[str, Reading]:
-    """The readings that a sample's registers or frames decode to, by name. Raises LineError or ValueError."""
+    """Decode the registers or frames of a sample. Returns name -> reading. Raises LineError or ValueError."""
     from drivers.samples import read_sample
 
     return read_sample(profile, points, sample.words, sample.frames)
@@ -55,9 +55,9 @@ def make_sample(
     dump: Mapping[str, Mapping[str, int]],
     identity: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The content of a sample file: the registers of ``dump``, and the values that this profile decodes from them now.
+    """Return the content of a sample file: the registers of ``dump``, and the values that the profile decodes from them.
 
-    Transformer ratios and reversed CTs are not applied: they belong to the site, not to the device family.
+    Transformer ratios and reversed CTs are not applied, because they belong to the site, not to the device family.
     """
     words = {SPACES[space]: {int(at): word for at, word in found.items()} for space, found in dump.items()}
     firmware = identity.get("device.firmware")
@@ -75,7 +75,7 @@ def make_sample(
 
 
 def _json(value: Decimal | int | str | None) -> Any:
-    """A value for JSON: a number becomes a text, which keeps its digits; a text becomes ``{"text": ...}``."""
+    """Return a value for JSON. A number becomes a text, which keeps all digits. A text becomes ``{"text": ...}``."""
     return {"text": value} if isinstance(value, str) else str(value)
 
 
@@ -92,7 +92,10 @@ def write_sample(path: Path, facts: Mapping[str, Any]) -> None:
 
 
 def samples_beside(path: Path) -> list[tuple[Path, Sample]]:
-    """The sample files of a profile, FAMILY.json and FAMILY.*.json beside it, with content. Raises ProfileError."""
+    """Return (path, content) of the sample files beside a profile: FAMILY.json and FAMILY.*.json.
+
+    Raises ProfileError.
+    """
     files = [*path.parent.glob(f"{path.stem}.json"), *path.parent.glob(f"{path.stem}.*.json")]
     return [(file, _sample(file)) for file in sorted(files)]
 

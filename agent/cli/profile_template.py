@@ -1,4 +1,4 @@
-"""`meterhouse profiles new`: the text of a profile to fill in, with comments as a guide."""
+"""`meterhouse profiles new`: writes a profile that the user completes. Comments in it are a guide."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from drivers.profile import vocabulary
 from drivers.profile.review import TEMPLATE_SOURCE
 from drivers.registry import DEFAULT
 
-KINDS: Final[Mapping[str, Sequence[str]]] = {  # kind -> its usual points: name, type, scale, unit
+KINDS: Final[Mapping[str, Sequence[str]]] = {  # kind of device -> its usual points, as name, type, scale and unit
     "meter": (
         "ac.voltage.l1 f32 1 V", "ac.voltage.l2 f32 1 V", "ac.voltage.l3 f32 1 V", "ac.current.l1 f32 1 A",
         "ac.current.l2 f32 1 A", "ac.current.l3 f32 1 A", "ac.power.active f32 1 kW", "ac.power.reactive f32 1 kvar",
@@ -94,7 +94,7 @@ _ID = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
 def check_place(path: Path) -> str:
-    """The id VENDOR/FAMILY of a profile in this file. Raises UsageError if the path does not give one."""
+    """Return the id VENDOR/FAMILY of a profile in this file. Raises UsageError if the path does not give an id."""
     vendor, family = path.absolute().parent.name, path.stem
     if path.suffix != ".toml" or not _ID.fullmatch(vendor) or not _ID.fullmatch(family):
         shown = clean_text(f"{vendor}/{path.name}", 60)
@@ -119,7 +119,7 @@ def write_new(path: Path, text: str) -> None:
 
 
 def template(kind: str, vendor: str, lang: str) -> str:
-    """The text of a valid profile for a kind of device; its points have consecutive addresses."""
+    """Return the text of a valid profile for a kind of device. Its points have consecutive addresses as an example."""
     rows = [row.split() for row in KINDS[kind]]
     points: list[dict[str, Any]] = []
     address = 0
@@ -143,13 +143,13 @@ def template(kind: str, vendor: str, lang: str) -> str:
 
 
 def pace_of(name: str) -> str:
-    """A pace that suits a point of this name."""
+    """Return the pace that is usual for a point with this name."""
     words = name.split(".")
     return "slow" if any(word in SLOW for word in words) else "fast" if "power" in words else "normal"
 
 
 def document(kind: str, vendor: str, points: Sequence[Mapping[str, Any]], lang: str, source: str = "") -> str:
-    """The text of a profile with these points. ``source``: the file name of the list that they come from."""
+    """Return the text of a profile with these points. ``source``: file name of the list from which they were read."""
     say = TEXTS[lang]
     out = [f"# {say['head']}", f"# {say['registers']}", *([f"# {say['list'].format(file=source)}"] if source else [])]
     out += [
@@ -188,5 +188,5 @@ def _value(value: object) -> str:
 
 
 def _text(value: object) -> str:
-    """A value as TOML. It is written as JSON, because basic strings of TOML have the same escapes."""
+    """Return a value as TOML. It is written as JSON, because basic strings of TOML have the same escapes."""
     return json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""`meterhouse profiles`: the known device families, and the meaning of their points."""
+"""`meterhouse profiles`: shows and checks the known device families and the meaning of their points."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def list_(lang: str, dirs: tuple[Path, ...], as_json: bool) -> None:
 
 
 def _print_list(rows: Sequence[Json], lang: str) -> None:
-    """Print one family per row, and an explanation of the words for evidence."""
+    """Print a row for each family, and an explanation of the words for evidence."""
     heads, evidence = _LIST_HEADS[lang], _EVIDENCE[lang]
     widths = (max((len(row["id"]) for row in rows), default=8) + 2, 10, 10, 8, 10, 0)
     click.echo(_row(heads, widths))
@@ -181,7 +181,7 @@ def show(
 
 
 def _second_source(second: SecondSource | None, lang: str) -> str:
-    """One line that states whether a second, independent source agrees with the points."""
+    """Return a line that states whether a second, independent source agrees with the points."""
     label, none, silent = _SECOND_SOURCE[lang]
     if lang == "zh":
         return f"{label}：{second.source or none}。{second.zh}" if second else f"{label}：{silent}。"
@@ -189,7 +189,7 @@ def _second_source(second: SecondSource | None, lang: str) -> str:
 
 
 def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """One row of a table: each cell is padded to the width of its column on the terminal."""
+    """Return one row of a table. Each cell is padded to the width of its column on the terminal."""
     return "".join(pad(cell, width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
@@ -336,7 +336,10 @@ def copy(id: str, file: Path | None, lang: str, dirs: tuple[Path, ...]) -> None:
 
 
 def _as_copy(text: str, id: str, lang: str) -> str:
-    """The text of a profile for a copy. Evidence and second source are replaced: an edited copy was not checked."""
+    """Return the text of a profile for a copy.
+
+    Evidence and second source change, because nobody has checked the copy.
+    """
     begin, second = _COPIED_SOURCE[lang].format(id=id), _COPIED_SECOND.format(id=id)
     text = re.sub(r"""^(source *= *(?:\"{3}|'{3}|"|'))""", lambda found: found[1] + begin, text, count=1, flags=re.M)
     text = re.sub(r"^evidence *=.*$", 'evidence = "derived"', text, count=1, flags=re.M)
@@ -361,7 +364,8 @@ def check(file: Path, lang: str, as_json: bool) -> None:
         from agent.config import gathered
 
         errors = [ProfileError(text, where=str(file)) for text in failed]
-        errors[-1].hint = _NEW_SAMPLES  # printed once, below all errors
+        # only the last error gets the hint, so that it is printed once, below all errors
+        errors[-1].hint = _NEW_SAMPLES
         raise gathered(errors, str(file))
     odd = [zh if lang == "zh" else en for en, zh in remarks(profile)]
     for text in odd:

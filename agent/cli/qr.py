@@ -1,18 +1,19 @@
-"""QR codes: as half-block characters for a terminal, as SVG for a page."""
+"""Makes QR codes, as half-block characters for a terminal or as SVG for a page."""
 
 from __future__ import annotations
 
 import sys
 from typing import Final
 
-BORDER: Final = 2  # light modules around the code on a terminal; the standard demands four, but two are enough there
+# width of the light border of a code on a terminal, in modules; the standard demands four, but two are enough there
+BORDER: Final = 2
 _HALVES: Final = {(0, 0): " ", (1, 0): "▀", (0, 1): "▄", (1, 1): "█"}
 
 
 def terminal_qr(text: str, coloured: bool) -> str:
-    """A QR code as text, with two rows of modules per line.
+    """Return a QR code as text. Each line of text has two rows of modules.
 
-    ``coloured``: black on white, independent of the terminal's colours.
+    ``coloured``: True for black on white, independent of the terminal's colours.
     """
     import segno
 
@@ -37,7 +38,7 @@ def can_show() -> bool:
 
 
 def svg_qr(text: str) -> str:
-    """A QR code as an inline <svg>, black on white."""
+    """Return a QR code as an inline <svg>, black on white."""
     import segno
 
     svg: str = segno.make(text, error="m", micro=False).svg_inline(border=4, light="#fff", omitsize=True)

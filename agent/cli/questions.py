@@ -1,4 +1,4 @@
-"""Questions at the terminal. If stdin is not a terminal, an error names the option to use instead."""
+"""Asks questions at the terminal. If stdin is not a terminal, an error names the option to use instead."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def is_terminal() -> bool:
 
 
 def asked(question: str, parse: Callable[[Any], T], default: str | None = None, *, hidden: bool = False) -> T:
-    """Ask until the answer is valid, and return it parsed. An empty answer means ``default``."""
+    """Ask until the answer is valid. Returns the parsed answer. An empty answer means ``default``."""
     while True:
         text: str = click.prompt(question, default=default, err=True, hide_input=hidden, show_default=bool(default))
         try:
@@ -39,7 +39,7 @@ def asked(question: str, parse: Callable[[Any], T], default: str | None = None, 
 
 
 def given(option: str, parse: Callable[[object], T], text: object) -> T:
-    """The parsed value of an option. Raises UsageError that names the option."""
+    """Return the parsed value of an option. Raises UsageError, which names the option."""
     try:
         return parse(text)
     except InvalidValue as wrong:
@@ -47,9 +47,9 @@ def given(option: str, parse: Callable[[object], T], text: object) -> T:
 
 
 def confirmed(yes: bool, where: str, language: str, question: str = "", refused: str = "") -> None:
-    """Ask for confirmation before something is written, unless ``yes``.
+    """Ask for confirmation before something is written. If ``yes`` is True, do nothing.
 
-    If the answer is no, prints ``refused`` (by default, that nothing was changed) and raises Abort.
+    If the answer is no, prints ``refused`` and raises Abort. The default text says that nothing was changed.
     Raises UsageError if stdin is not a terminal.
     """
     if yes:

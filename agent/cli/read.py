@@ -62,7 +62,7 @@ REFUSED_HINT = (
 
 @dataclass(slots=True)
 class Round:
-    """One reading of all points, with the registers that were read for it."""
+    """The readings of all points at one time, with the registers that were read for them."""
 
     points: list[Point]
     readings: list[Reading]
@@ -70,7 +70,7 @@ class Round:
     mono_s: float
 
     def by_name(self) -> dict[str, Reading]:
-        """The readings, by the name of their point."""
+        """Name of the point -> reading."""
         return {reading.name: reading for reading in self.readings}
 
 
@@ -197,7 +197,8 @@ def read(
     _check_recorded(profile, {"--dump": dump_file, "--sample": sample_file})
     folder = options.find_runtime_dir(strict=False) if device is None else config.runtime_dir
     owner = borrow_line(folder, config.line(entry.line).url, "read", LEASE_S)
-    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # no log: errors are printed once, at the end
+    # nothing is logged, because errors are printed at the end
+    logging.getLogger("meterhouse").addHandler(logging.NullHandler())
     recorded = dump_file is not None or sample_file is not None
     try:
         with owner:
@@ -240,13 +241,13 @@ def _show(
 
 
 def _refuse(useless: Mapping[str, object]) -> None:
-    """Raises UsageError if any of these options is given: they have no effect with --registers."""
+    """Raise UsageError if one of these options is given, because they have no effect with --registers."""
     for option in (option for option, given in useless.items() if given):
         raise UsageError("has no effect with --registers", where=option, hint="Registers are read without a profile")
 
 
 def _target(device: str | None, options: ConfigOptions, adhoc: Mapping[str, Any]) -> Target:
-    """The configured device of this name, or the device that the options describe.
+    """Return the configured device with this name, or the device that the options describe.
 
     Raises UsageError, ConfigError or ProfileError.
     """
@@ -264,7 +265,7 @@ def _target(device: str | None, options: ConfigOptions, adhoc: Mapping[str, Any]
 
 
 def _check_recorded(profile: Profile, files: Mapping[str, Path | None]) -> None:
-    """Raises UsageError if a file is given, but the protocol has no registers to record."""
+    """Raise UsageError if a file is given, but the protocol has no registers to record."""
     for option, file in files.items():
         if file is not None and not has_registers(profile.protocol):
             hint = "`meterhouse watch --frames` shows the frames of this meter"
@@ -272,7 +273,7 @@ def _check_recorded(profile: Profile, files: Mapping[str, Path | None]) -> None:
 
 
 def _nothing_read(last: Round, profile: Profile, url: str, address: str) -> LineError:
-    """The error if no point of the device could be read, by the most frequent reason."""
+    """Return the error for a device of which no point could be read. It states the most frequent reason."""
     reasons = Counter(reading.quality for reading in last.readings)
     reason = Reason(reasons.most_common(1)[0][0])
     where, count = f"{url}, address {address}", len(last.readings)
@@ -301,7 +302,7 @@ async def read_rounds(
     repeat: int = 1,
     pause_s: float = 0.0,
 ) -> list[Round]:
-    """Read all points, or those of ``patterns``, ``repeat`` times. ``recorded``: keep the registers of each round."""
+    """Read all points, or those that match ``patterns``, ``repeat`` times. ``recorded``: True to keep the registers."""
     rounds: list[Round] = []
     for n in range(repeat):
         if n:
@@ -313,7 +314,7 @@ async def read_rounds(
 
 
 def show_hints(config: Config, entry: DeviceConfig, profile: Profile, rounds: Sequence[Round], language: str) -> None:
-    """Print hints about odd values on stderr: values of the last round, and growth of counters since the first."""
+    """Print hints on stderr about odd values of the last round, and odd growth of counters since the first round."""
     from agent.config import device_spec
     from drivers.plausibility import growth_hints, hints, sentences
 
@@ -340,7 +341,10 @@ def _write_sample(path: Path, config: Config, entry: DeviceConfig, profile: Prof
 
 
 def write_dump(path: Path, address: str, words: Mapping[str, Mapping[str, int]]) -> None:
-    """Write a dump of the registers in ``words``. Raises UsageError if it cannot be written, or there are none."""
+    """Write a dump of the registers in ``words``.
+
+    Raises UsageError if there are none, or if the file cannot be written.
+    """
     import json
 
     if not words:
@@ -353,13 +357,13 @@ def write_dump(path: Path, address: str, words: Mapping[str, Mapping[str, int]])
 
 
 def silence_hint(config: Config, device: DeviceConfig) -> str:
-    """The hint if a configured device does not answer."""
+    """Return the hint for a configured device that does not answer."""
     line = config.line(device.line)
     return hint_of_silence(line.url, device.address, device.serial or line.serial)
 
 
 def hint_of_silence(url: str, address: str, setting: str) -> str:
-    """The hint if no device answers at an address. ``setting``: that of the serial port, such as "9600 8N1"."""
+    """Return the hint for an address at which no device answers. ``setting``: serial setting, such as "9600 8N1"."""
     if url.startswith("serial:"):
         swapped = f"that the device is powered and set to {setting}, and that the wires A and B are not swapped"
         return f"Check the address {address}, {swapped}"
@@ -378,10 +382,10 @@ async def read_once(
     patterns: Iterable[str] = (),
     words: dict[str, dict[str, int]] | None = None,
 ) -> tuple[list[Point], list[Reading]]:
-    """Read a device once. Returns the points that match ``patterns`` (without patterns, all) and their readings.
+    """Read a device once. Returns the points that match ``patterns``, and their readings. Without patterns, all match.
 
-    The points are those of the variant that the device's own data select. ``words``, if given, is filled with the
-    registers that were read, in the form of a dump.
+    The device's own data select the variant of the profile whose points are read. If ``words`` is given, it is filled
+    with the registers that were read, in the form of a dump.
 
     Raises LineError if the device does not answer, ProfileError or UsageError if no request can be made.
     """
@@ -408,7 +412,7 @@ async def read_once(
 
 
 def chosen(spec: DeviceSpec, patterns: Iterable[str]) -> list[Point]:
-    """The points that match the patterns of --point. Raises UsageError for a pattern without a match."""
+    """Return the points that match the patterns of --point. Raises UsageError for a pattern without a match."""
     from drivers.profile import select
 
     try:

@@ -1,4 +1,4 @@
-"""The output of `read`: a table for people, or one line of JSON per point for scripts."""
+"""Prints the output of `read`: a table for people, or one line of JSON per point for scripts."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ HEADS: Final[Mapping[str, Mapping[str, str]]] = {
         "raw": "原始字节",
     },
 }  # fmt: skip
-NARROW: Final = 100  # columns; up to this width, the words of a state are cut shorter
-NOT_MISSING: Final = {Reason.SENTINEL, Reason.ASLEEP}  # the device itself reports that it has no value
+NARROW: Final = 100  # on a terminal with at most this many columns, the words of a state are cut shorter
+# with these reasons, the device itself reports that it has no value
+NOT_MISSING: Final = {Reason.SENTINEL, Reason.ASLEEP}
 
 
 def is_missing(point: Point, reading: Reading) -> bool:
-    """True if a point has no value but should have one. False if it is optional or reported as not available."""
+    """True if a point should have a value but has none. False if it is optional or reported as not available."""
     if reading.value is not None or reading.quality in NOT_MISSING:
         return False
     return not point.optional
 
 
 def meaning(point: Point, lang: str | None) -> str:
-    """The meaning of a point, from the vocabulary; "" if it has none, or without ``lang``."""
+    """Return the meaning of a point from the vocabulary; "" if the vocabulary lacks it, or if ``lang`` is None."""
     if not lang:
         return ""
     from drivers.profile import vocabulary
@@ -40,7 +41,7 @@ def meaning(point: Point, lang: str | None) -> str:
 
 
 def label(point: Point, reading: Reading) -> str:
-    """The words for the states that the value encodes, separated by commas; "" if there are none."""
+    """Return the words for the states that the value encodes, separated by commas; "" if there are none."""
     value = reading.value
     if value is None or isinstance(value, str) or value != int(value):
         return ""
@@ -53,7 +54,7 @@ def label(point: Point, reading: Reading) -> str:
 
 
 def _growth(reading: Reading, first: Reading | None) -> Decimal | None:
-    """The value minus that of an earlier reading; None if one of them is not a number."""
+    """Return the value minus the value of an earlier reading; None if one of them is not a number."""
     ends = (reading.value, first.value if first else None)
     if any(not isinstance(end, (Decimal, int)) for end in ends):
         return None
@@ -67,7 +68,10 @@ def print_json(
     raw: bool,
     before: Mapping[str, Reading],
 ) -> None:
-    """Print one object per point. ``before``: earlier readings by point, to show changes; if empty, none are shown."""
+    """Print one object per point.
+
+    ``before``: point -> earlier reading, from which changes are computed; if it is empty, no changes are shown.
+    """
     from agent.cli.common import show_quality
     from agent.cli.ring_follower import number
 
@@ -92,7 +96,7 @@ def print_json(
 
 
 def shown_value(point: Point, value: Decimal | int | str | None) -> str:
-    """A value for people: a float has only its significant digits."""
+    """Return a value as text. A float has only its significant digits."""
     from agent.cli.ring_follower import show_number
 
     return str(value) if isinstance(value, int) else show_number(value, point.kind.value, point.type in FLOATS)
@@ -101,7 +105,7 @@ def shown_value(point: Point, value: Decimal | int | str | None) -> str:
 def print_table(
     rows: Iterable[tuple[Point, Reading]], lang: str | None, raw: bool, before: Mapping[str, Reading], language: str
 ) -> None:
-    """Print one row per point; the arguments are those of ``print_json``. ``language``: that of the headers."""
+    """Print one row per point. ``language``: language of the headers. The other arguments are as in ``print_json``."""
     from agent.cli.common import show_unit
     from agent.cli.console_tables import cell, open_console, plain_table, quality_word
 
@@ -116,7 +120,7 @@ def print_table(
     columns = [heads[word] for word in ("point", "value", *more)]
     table = plain_table("", *columns, right=(heads["value"], heads["change"]))
     console = open_console()
-    most = 60 if console.width > NARROW else 20  # characters for the words of a state
+    most = 60 if console.width > NARROW else 20  # limit of the characters for the words of a state
     table.columns[0].min_width = 24
     for point, reading in rows:
         shown = shown_value(point, reading.value)

@@ -1,4 +1,4 @@
-"""`meterhouse read --registers`: registers of a device that has no profile yet, and what they may mean."""
+"""`meterhouse read --registers`: shows registers of a device without a profile, and values that they may encode."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from drivers.register_values import Look
 
 LEASE_S: Final = 300.0
-MOST_REPEAT_S: Final = 240.0  # seconds for all repetitions: less than the lease of the line
-TABLE_WIDTH: Final = 80  # columns if stdout is not a terminal
+MOST_REPEAT_S: Final = 240.0  # limit for all repetitions, in seconds; it is shorter than the lease of the line
+TABLE_WIDTH: Final = 80  # width of the table, in columns, if stdout is not a terminal
 MOST_CHANGES: Final = 60
-COLUMNS: Final = (  # (type, order, width); the first ones, as many as fit the terminal, are shown
+# (type, byte order, width of the column); columns are shown in this order, as many as fit the terminal
+COLUMNS: Final = (
     ("u16", "AB", 5), ("i16", "AB", 6), ("f32", "ABCD", 10), ("f32", "CDAB", 10), ("u32", "ABCD", 10),
     ("u32", "CDAB", 10), ("i32", "ABCD", 11), ("i32", "CDAB", 11), ("f32", "BADC", 10), ("f32", "DCBA", 10),
     ("u32", "BADC", 10), ("u32", "DCBA", 10), ("u64", "ABCDEFGH", 20), ("u64", "GHEFCDAB", 20),
@@ -80,12 +81,12 @@ class RawTarget:
     unit: int
     serial: str
     limits: Limits
-    folder: Path  # the runtime directory of an agent that may own the line
+    folder: Path  # runtime directory of an agent that may own the line
     protocol: Protocol
 
     @property
     def where(self) -> str:
-        """Line and unit, for messages."""
+        """Line and unit of the device, as messages show them."""
         return f"{self.line.url} unit {self.unit}"
 
 
@@ -101,14 +102,15 @@ def read_registers(
     wide: bool,
     as_json: bool,
 ) -> int:
-    """Read ranges ``repeat`` times and print them. Returns the exit code."""
+    """Read ranges of registers ``repeat`` times and print them. Returns the exit code."""
     from agent.cli.common import progress
     from agent.cli.read import hint_of_silence, write_dump
     from drivers.raw_registers import parse_ranges
 
     ranges = parse_ranges(texts)
     target = _configured(options, device) if device is not None else _adhoc(options, adhoc)
-    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # no log: errors are printed once, at the end
+    # nothing is logged, because errors are printed at the end
+    logging.getLogger("meterhouse").addHandler(logging.NullHandler())
     owner = borrow_line(target.folder, target.line.url, "read", LEASE_S)
     try:
         with progress("readings") as tell, owner:
@@ -152,7 +154,7 @@ async def _read(
 
 
 def check_repeat(repeat: int, pause_s: float) -> None:
-    """Raises UsageError if the repetitions would take longer than a line may be lent."""
+    """Raise UsageError if the repetitions would take longer than a line may be lent."""
     if (repeat - 1) * pause_s > MOST_REPEAT_S:
         what = f"{repeat} readings at an interval of {pause_s:g} s take more than {MOST_REPEAT_S:g} s"
         raise UsageError(
@@ -198,7 +200,10 @@ def _adhoc(options: ConfigOptions, adhoc: Mapping[str, Any]) -> RawTarget:
 
 
 def _all_refused(target: RawTarget, ranges: Sequence[RegisterRange], found: RawRegisters) -> LineError:
-    """The error if no register could be read. If the device refused, tries the other table (3 or 4) for the hint."""
+    """Return the error if no register could be read.
+
+    If the device refused the reads, also tries the other table (function 3 or 4), so that the hint can name it.
+    """
     error = found.refusals[0].error
     if not isinstance(error, DeviceException):
         return type(error)(f"nothing could be read: {error.what}", where=target.where, hint=error.hint)
@@ -225,7 +230,7 @@ def _all_refused(target: RawTarget, ranges: Sequence[RegisterRange], found: RawR
 
 
 def _ask_other_table(target: RawTarget, ranges: Sequence[RegisterRange]) -> LineError | None:
-    """Read the same ranges from the other table. Returns the error, or None if some registers could be read."""
+    """Read the same ranges from the other table. None: some registers could be read. Otherwise returns the error."""
     try:
         with borrow_line(target.folder, target.line.url, "read", LEASE_S) as owner:
             (found,) = owner.run(_read(target, ranges, 1, 0.0, lambda n: None))
@@ -239,7 +244,7 @@ def _meaning(error: DeviceException) -> str:
 
 
 def _print_json(rounds: Sequence[RawRegisters]) -> None:
-    """Print one object per register, then one per range that could not be read."""
+    """Print one object for each register, then one for each range that could not be read."""
     from agent.cli.ring_follower import number
     from drivers.model import Reason
     from drivers.profile.register_layout import REGISTERS
@@ -284,7 +289,7 @@ def _print_json(rounds: Sequence[RawRegisters]) -> None:
 
 
 def _json_number(value: Decimal) -> int | float:
-    """A whole number below 2**64 as int, which keeps all digits; any other number as float."""
+    """Return a whole number below 2**64 as int, which keeps all digits, and any other number as float."""
     return int(value) if value == value.to_integral_value() and abs(value) < 2**64 else float(value)
 
 
@@ -368,7 +373,7 @@ def _place(function: int, address: int, is_hex: bool) -> str:
 def _print_words(
     registers: Mapping[int, int], looks: Mapping[int, Look], words: Mapping[str, str], room: int, is_hex: bool
 ) -> None:
-    """Print a table with as many types and orders as fit; a star marks values that look like a known quantity."""
+    """Print a table with as many types and byte orders as fit. A star marks values that look like a known quantity."""
     from agent.cli.common import pad
     from drivers.register_values import text_of_word, value_at
 
@@ -410,9 +415,9 @@ def _print_bits(registers: Mapping[int, int], words: Mapping[str, str], is_hex: 
 
 
 def _print_changes(rounds: Sequence[RawRegisters], best: Look | None, words: Mapping[str, str], is_hex: bool) -> None:
-    """Print the values that changed between the readings, with the difference between the first and the last.
+    """Print the values that changed between the readings, with the difference between the first and the last reading.
 
-    ``best``: the values are read in its type and order, which most of them seem to have. None means 16-bit registers.
+    ``best``: type and byte order that most values seem to have, and in which they are shown. None: 16-bit registers.
     """
     from drivers.register_values import value_at
 
@@ -444,7 +449,7 @@ def _bit(registers: Mapping[int, int], address: int) -> Decimal | None:
 
 
 def show_float(value: Decimal, digits: int = 7) -> str:
-    """A float for people: ``digits`` significant digits, with an exponent if it is huge or tiny."""
+    """Return a float as text with ``digits`` significant digits, and with an exponent if it is huge or tiny."""
     size = abs(value)
     if value == value.to_integral_value() and size < 10**8:
         return str(int(value))

@@ -1,4 +1,4 @@
-"""Words for the results of readings and requests, in English and Chinese: one table for terminal and page."""
+"""Words for the results of readings and requests, in English and Chinese. Terminal and page use the same tables."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from typing import Any, Final
 from agent.cli.common import singular
 from agent.cli.finding_words import LANGUAGES, Texts
 
-LINE_TROUBLE: Final[Mapping[str, Texts]] = {  # counters of a line in the snapshot
+LINE_TROUBLE: Final[Mapping[str, Texts]] = {  # words for the error counters of a line in the snapshot
     "timeouts": ("timeouts", "超时"), "broken": ("broken", "坏帧"), "mismatches": ("mismatches", "不匹配"),
     "exceptions": ("exceptions", "拒绝"), "stale": ("late", "迟到"), "foreign": ("foreign", "外来帧"),
     "open_failures": ("not opened", "打不开"), "lost": ("lost", "断开"),
 }  # fmt: skip
-QUALITIES: Final[Mapping[str, Texts]] = {  # qualities of readings that have a value
+QUALITIES: Final[Mapping[str, Texts]] = {  # words for qualities of readings that have a value
     "": ("", ""), "suspect": ("suspect", "可疑"), "range": ("out of range", "超量程"),
     "frozen": ("frozen", "数值不变"), "clock": ("device's clock is wrong", "时标不准"),
     "estimated": ("estimated", "估算"), "substituted": ("substituted", "替代"),
 }  # fmt: skip
-KIND_WORDS: Final[Mapping[str, Texts]] = {  # kinds of points
+KIND_WORDS: Final[Mapping[str, Texts]] = {  # words for the kinds of points
     "gauge": ("gauge", "瞬时量"), "counter": ("counter", "累计量"),
     "state": ("state", "状态"), "text": ("text", "文本"),
 }  # fmt: skip
-CONFIRM_WORDS: Final[Mapping[str, Texts]] = {  # who confirms packs at a destination
+CONFIRM_WORDS: Final[Mapping[str, Texts]] = {  # words that tell who confirms packs at a destination
     "platform": ("platform", "平台"), "subscriber": ("subscriber", "接收方"), "broker": ("broker", "消息服务器"),
 }  # fmt: skip
 
 
 def line_trouble(line: Mapping[str, Any], language: str) -> str:
-    """The failed requests of a line in the snapshot, each kind with its number: "1 exception, 2 timeouts"."""
+    """Return the number of failed requests of a line by kind, such as "1 exception, 2 timeouts"."""
     at = LANGUAGES.index(language)
     text = ", ".join(f"{line[kind]} {words[at]}" for kind, words in LINE_TROUBLE.items() if line.get(kind))
     return text if at else singular(text)
 
 
 def word_in(words: Mapping[str, Texts], key: str, language: str) -> str:
-    """A word of a table; an unknown ``key`` is returned as it is."""
+    """Return the word for ``key`` in a table. If the table lacks it, return ``key`` itself."""
     return words.get(key, (key, key))[LANGUAGES.index(language)]

@@ -1,4 +1,4 @@
-"""`meterhouse reload`: reload the configuration of the running agent, and print the result."""
+"""`meterhouse reload`: reloads the configuration of the running agent, and prints the result."""
 
 from __future__ import annotations
 
@@ -78,7 +78,10 @@ def reload(lang: str, options: ConfigOptions, as_json: bool) -> None:
 
 
 def _changes(found: Mapping[str, Any], changed: str, words: Mapping[str, str]) -> Iterator[str]:
-    """One line per change. An agent of an earlier version lists no changes: then only the text ``changed``."""
+    """Yield one line per change.
+
+    If an agent of an earlier version lists no changes, yield only the text ``changed``.
+    """
     if "changes" not in found:
         yield changed
     elif not found["changes"]:

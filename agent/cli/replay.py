@@ -23,12 +23,12 @@ from drivers.model import BrokerError, UsageError, clean_text
 if TYPE_CHECKING:
     from paho.mqtt.client import Client
 
-NO_SUBSCRIBERS: Final = 0x10  # reason code of MQTT 5: nobody subscribes to the topic of the message
+NO_SUBSCRIBERS: Final = 0x10  # the MQTT 5 reason code that says that nobody subscribes to the topic of the message
 CONNECT_S: Final = 10.0
 LAST = 2**53
-MAX_REPLIES: Final = 10_000  # replies to one request; more are an error
+MAX_REPLIES: Final = 10_000  # limit of the replies to one request; more replies are an error
 MAX_REPLY_BYTES: Final = 64 << 10
-MAX_PACKS: Final = 2_000_000  # their hashes are held in memory, to recognise duplicates
+MAX_PACKS: Final = 2_000_000  # limit of the packs, because their hashes are kept in memory to recognise duplicates
 
 
 @click.command()
@@ -104,9 +104,9 @@ def replay(
 
 
 class ReplayClient(Subscriber):
-    """Sends the request after each subscription, so also after a reconnect.
+    """Sends the request after each subscription, and therefore also after a reconnect.
 
-    If the broker then refuses the request, the queue is closed, so that nobody waits for messages.
+    If the broker refuses the request, the queue is closed, so that no thread waits for messages.
     """
 
     def __init__(self, broker: str, stream: str, request: dict[str, Any], login: BrokerLogin) -> None:
@@ -141,10 +141,10 @@ class ReplayClient(Subscriber):
 def _take(
     client: ReplayClient, name: str, broker: str, silence_s: float, file: BinaryIO | None
 ) -> tuple[int, list[dict[str, Any]]]:
-    """Receive until the last reply. Returns the number of different packs, and all replies to our request.
+    """Receive messages up to the last reply. Returns (number of different packs, all replies to our request).
 
     Raises:
-        BrokerError: nothing arrived for ``silence_s`` seconds, the broker refused, or too much arrived.
+        BrokerError: nothing arrived for ``silence_s`` seconds, the broker refused the request, or too much arrived.
     """
     seen: set[bytes] = set()
     replies: list[dict[str, Any]] = []
@@ -185,7 +185,7 @@ def _take(
 
 
 def _reply(payload: bytes, name: str) -> dict[str, Any] | None:
-    """A reply to our request; None for any other message."""
+    """Return the reply in a message; None if the message is not a reply to our request."""
     try:
         reply = parse_object(payload, MAX_REPLY_BYTES, MAX_LOOSE_ITEMS)
     except Refused:

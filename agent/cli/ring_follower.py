@@ -1,4 +1,7 @@
-"""Follows the newest value of each point in the ring of a running agent. Only reads, so the agent is not disturbed."""
+"""Follows the newest value of each point in the ring of a running agent.
+
+It only reads, so it cannot disturb the agent.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from ext.ring import ANSWER, EVENT, GAP, Record, Ring
 GAP_CODES = 128  # qualities from this number on are reasons of gaps
 # most characters of a number in a table, enough for a 64-bit counter; significant digits of a longer number
 LONGEST, SHORT_DIGITS = 21, 15
-FLOAT_DIGITS: Mapping[str, int] = {"gauge": 5, "counter": 8}  # significant digits; further ones are rounding noise
+# number of significant digits that are shown; further digits are rounding noise
+FLOAT_DIGITS: Mapping[str, int] = {"gauge": 5, "counter": 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +29,9 @@ class PointName:
     name: str
     unit: str
     kind: str
-    is_float: bool = False  # its raw value is IEEE 754
-    is_daily: bool = False  # read once a day, and after the device was absent or the configuration was reloaded
+    is_float: bool = False  # True: the raw value is IEEE 754
+    # True: the point is read once a day, and after the device was absent or the configuration was reloaded
+    is_daily: bool = False
 
 
 @dataclass(slots=True)
@@ -42,11 +47,11 @@ class Latest:
     period_ms: int = 0  # time between the last two ticks; 0 if it is not known yet
 
     def age_s(self, now_ns: int) -> float | None:
-        """Seconds since the last value; None if the ring has none (field pain 70)."""
+        """Return the seconds since the last value; None if the ring has no value (field pain 70)."""
         return (now_ns - self.good_ns) / 1e9 if self.good_ns else None
 
     def to_json(self, now_ns: int) -> dict[str, Any]:
-        """The object that ``watch --json`` and ``status --points --json`` print."""
+        """Return the object that ``watch --json`` and ``status --points --json`` print."""
         from agent.cli.common import show_quality
 
         age = self.age_s(now_ns)
@@ -63,21 +68,21 @@ class Latest:
 
 
 def number(value: Decimal | str | None) -> int | float | str | None:
-    """A value for JSON: a whole number below 2**53 as int, any other number as float."""
+    """Return a value for JSON: a whole number below 2**53 as int, any other number as float."""
     if not isinstance(value, Decimal):
         return value
     return int(value) if value == value.to_integral_value() and abs(value) < 2**53 else float(value)
 
 
 def show_number(value: Decimal | str | None, kind: str = "", is_float: bool = False) -> str:
-    """A value for people: plain digits, never 1E+3; a float with significant digits only."""
+    """Return a value as text with plain digits, never as 1E+3. A float has only its significant digits."""
     if isinstance(value, Decimal):
         return format(_rounded(value, FLOAT_DIGITS.get(kind, 5)) if is_float and value else value, "f")
     return "-" if value is None else value
 
 
 def show_short(value: Decimal | str | None, kind: str = "", is_float: bool = False) -> str:
-    """As ``show_number``, for a table with little room.
+    """Return a value as ``show_number`` does, but shorter, for a table with little room.
 
     A number longer than a 64-bit counter is rounded to 15 digits or, if it is huge or tiny, written like 3.4028e+38.
     """
@@ -90,7 +95,7 @@ def show_short(value: Decimal | str | None, kind: str = "", is_float: bool = Fal
 
 
 def _rounded(value: Decimal, digits: int) -> Decimal:
-    """A number rounded to this many significant digits; digits before the decimal point are never rounded."""
+    """Return a number rounded to this many significant digits. Digits before the decimal point are never rounded."""
     leading = value.adjusted()
     if leading < -8:
         return value
@@ -99,33 +104,34 @@ def _rounded(value: Decimal, digits: int) -> Decimal:
 
 
 def last_answer(facts: Mapping[str, Any], points: Iterable[Latest]) -> float | None:
-    """The time of a device's last answer in UTC seconds, from the snapshot or the ring; None if there was none.
+    """Return the time of a device's last answer, in UTC seconds; None if there was none.
 
-    The ring is newer: with many devices, a snapshot is written only every ten seconds.
+    The time is from the snapshot or, if it is later, from the ring: with many devices, a snapshot is written only every
+    ten seconds.
     """
     newest = max((one.good_ns for one in points), default=0) / 1e9
     return max(newest, float(facts.get("last_answer") or 0)) or None
 
 
 def tables_of(snapshot: Mapping[str, Any]) -> Iterator[tuple[int, str, list[Mapping[str, Any]]]]:
-    """The number, device and points of each point table of a snapshot, in order of their numbers."""
+    """Yield (number, device, points) for each point table of a snapshot, in order of the numbers."""
     tables = snapshot.get("tables", {})
     for number, table in sorted(((int(text), table) for text, table in tables.items()), key=lambda item: item[0]):
         points = table["points"]
-        if isinstance(points, int):  # the number of the table that has the same points
+        if isinstance(points, int):  # this is the number of another table, which has the same points
             points = tables.get(str(points), {}).get("points")
         yield number, str(table["stream"]).rpartition("/")[2], points if isinstance(points, list) else []
 
 
 @dataclass(slots=True)
 class Follower:
-    """Reads the new records of one ring; the point tables come from the snapshot."""
+    """Reads the new records of one ring. The point tables are from the snapshot."""
 
     ring: Ring
     names: dict[tuple[int, int], PointName] = field(default_factory=dict)
     position: int = 0
     latest: dict[tuple[str, str], Latest] = field(default_factory=dict)
-    lost: int = 0  # how often the writer overwrote records before they were read here
+    lost: int = 0  # how often the agent overwrote records before this object had read them
 
     @classmethod
     def open(cls, runtime_dir: Path, snapshot: Mapping[str, Any]) -> Follower:
@@ -147,7 +153,10 @@ class Follower:
         return follower
 
     def learn(self, snapshot: Mapping[str, Any]) -> None:
-        """Use the point tables of a snapshot. Each of their points gets an entry in ``latest``, even if never read."""
+        """Use the point tables of a snapshot.
+
+        Each of their points gets an entry in ``latest``, even without a record.
+        """
         for number, device, points in tables_of(snapshot):
             for index, point in enumerate(points):
                 is_float, is_daily = point.get("float", False), point.get("daily", False)
@@ -156,7 +165,7 @@ class Follower:
                 self.latest.setdefault((device, name.name), Latest(name)).point = name
 
     def follow(self) -> Iterator[Latest]:
-        """The points with new records since the last call, in the order of the ring. Raises GatewayError."""
+        """Yield the points with new records since the last call, in the order of the ring. Raises GatewayError."""
         end = self.ring.head
         if self.position < self.ring.tail:
             self.lost += 1
@@ -167,9 +176,9 @@ class Follower:
                 for record in self.ring.scan(self.position, end):
                     self.position = record.next
                     yield from self._take(record)
-            except (ValueError, ArithmeticError) as error:  # an invalid record or number
+            except (ValueError, ArithmeticError) as error:  # the ring has an invalid record or number
                 raise GatewayError(f"cannot be read: {error}", where="ring", hint="Is the agent restarting?") from error
-            if self.position == before:  # overwritten while reading: continue at the oldest record
+            if self.position == before:  # the record was overwritten during the read, so continue at the oldest record
                 self.lost += 1
                 self.position = max(self.ring.tail, before)
                 if self.position == before:
@@ -191,7 +200,7 @@ class Follower:
 
     def _note(self, record: Record, point: int, value: Decimal | str | None, quality: int) -> Iterator[Latest]:
         name = self.names.get((record.table, point))
-        if name is None:  # a table that is newer than our snapshot
+        if name is None:  # the record belongs to a table that is newer than our snapshot
             return
         latest = self.latest.setdefault((name.device, name.name), Latest(name))
         if record.tick_ms > latest.tick_ms > 0:

@@ -25,19 +25,20 @@ from agent.store import StoreFull
 from drivers.model import ConfigError, GatewayError
 
 log = logging.getLogger("meterhouse")
-# numbers of open files:
-EACH_LINE = 2  # per line: its port or connection, and its frames in shared memory
-EACH_UPLINK = 4  # per destination: connection, wake-up pipe, poller; briefly a certificate
-SPARE = 48  # event loop, database, ring, snapshot, log, connections of tools; briefly files that libraries open
+# Numbers of files that the agent keeps open.
+EACH_LINE = 2  # files of a line: its port or connection, and its frames in shared memory
+EACH_UPLINK = 4  # files of a destination: connection, wake-up pipe, poller, and briefly a certificate
+# other files: event loop, database, ring, snapshot, log, connections of tools, and briefly files of libraries
+SPARE = 48
 
 
 def files_needed(config: Config) -> int:
-    """The largest number of files that may be open at once."""
+    """Return the largest number of files that can be open at the same time."""
     return SPARE + EACH_LINE * len(config.lines) + EACH_UPLINK * len(config.uplinks)
 
 
 def allow_files(config: Config) -> Config:
-    """Increase this process's limit of open files if it is too low. Returns the configuration unchanged.
+    """Raise this process's limit of open files if it is too low. Returns the configuration unchanged.
 
     Raises:
         ConfigError: the system allows too few open files for this many lines.
@@ -55,15 +56,16 @@ def allow_files(config: Config) -> Config:
 
 
 def make_key(config: Config) -> None:
-    """Create the signing key at the first start of a gateway: a disk image for many gateways must not contain a key.
+    """Create the signing key at the first start of a gateway, because a disk image for many gateways must have no key.
 
     Raises:
         GatewayError: the key or the state directory cannot be created.
     """
     file = config.key.file
-    if file is None or file.exists():  # without a file, the key is a credential, which systemd provides
+    if file is None or file.exists():  # if no file is configured, the key is a credential, which systemd provides
         return
-    if config.store_path.exists():  # not a new gateway: the key was lost, and verifiers would not trust another one
+    # this is not a new gateway, so its key was lost, and verifiers would not trust another key
+    if config.store_path.exists():
         return
     from agent.keys import create_key
 
@@ -74,13 +76,13 @@ def make_key(config: Config) -> None:
 
 
 async def serve(config: Config, load: Callable[[], Config]) -> None:
-    """Run until SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP reloads the configuration."""
+    """Run until SIGTERM or SIGINT. A second signal ends the process at once. SIGHUP reloads the configuration."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
     def on_signal() -> None:
         if stop.is_set():
-            os._exit(1)  # loses nothing: sealed readings are on the disk, the others in the ring
+            os._exit(1)  # no reading is lost, because sealed readings are on the disk and all others are in the ring
         stop.set()
         notify("STOPPING=1\nSTATUS=sealing and sending pending readings")
 
@@ -90,8 +92,9 @@ async def serve(config: Config, load: Callable[[], Config]) -> None:
     def ready() -> None:
         gc.collect()
         ext.memory.give_back()
-        gc.freeze()  # the objects that exist now are permanent: the garbage collector need not check them again
-        gc.set_threshold(10_000)  # with 700, the default, one second's polls of 100 devices cause several collections
+        gc.freeze()  # the objects that exist now are permanent, so the garbage collector need not check them again
+        # with the default of 700, the polls of 100 devices would cause several collections in a second
+        gc.set_threshold(10_000)
         notify("READY=1")
 
     service = Service(config, ready, load)
@@ -140,7 +143,7 @@ def run(options: ConfigOptions, create_key: bool, verbose: bool) -> None:
 
 
 def _with_a_full_disk(error: GatewayError) -> GatewayError:
-    """The same error, with a hint if the disk is full."""
+    """Return the same error, with an additional hint if the disk is full."""
     cause = error.__cause__
     if not isinstance(error, StoreFull) and not (isinstance(cause, OSError) and cause.errno == errno.ENOSPC):
         return error
@@ -149,7 +152,10 @@ def _with_a_full_disk(error: GatewayError) -> GatewayError:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """The factory of uvloop if it is installed (it halves the CPU time of a request), else of asyncio."""
+    """Return the loop factory of uvloop or, if uvloop is not installed, of asyncio.
+
+    uvloop halves the CPU time of a request.
+    """
     try:
         from uvloop import new_event_loop
     except ImportError:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 LEASE_S = 900.0
 MOST_HOSTS = 256
-# seconds to wait for an answer in the first pass; a later answer still shows its address, which is then tried again
+# Longest wait for an answer in the first pass, in seconds. An answer after this time still shows that a device exists;
+# its address is then tried again.
 TIMEOUT_S, QUICK_TIMEOUT_S = 0.2, 0.1
 WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "estimate": (
@@ -182,7 +183,8 @@ def scan(
     from agent.cli.target import named_line
     from drivers.scan import Scan
 
-    logging.getLogger("meterhouse").addHandler(logging.NullHandler())  # no log: errors are printed once, at the end
+    # nothing is logged, because errors are printed at the end
+    logging.getLogger("meterhouse").addHandler(logging.NullHandler())
     if add:
         from agent.cli.adopt import add_found, ready
 
@@ -232,12 +234,12 @@ def scan(
 
 
 def say(lang: str, key: str, **names: object) -> str:
-    """A text of ``WORDS`` in this language."""
+    """Return a text of ``WORDS`` in this language."""
     return WORDS[key][lang == "zh"].format(**names)
 
 
 def _estimate(scans: Sequence[Scan], lang: str) -> str:
-    """The text before a scan: its longest duration if no device answers, and the time that each device adds."""
+    """Return the text before a scan: the longest duration if no device answers, and the extra time for each device."""
     time = show_age(sum(scan.estimate_s() for scan in scans), lang)
     each_s, slow_s = map(max, zip(*(scan.device_s() for scan in scans), strict=True))
     if not scans[0].options.identify:
@@ -271,7 +273,7 @@ async def _bounded(scan: Scan, progress: ProgressCallback, announce: Announce) -
 
 
 def _expanded(lines: Sequence[str]) -> list[str]:
-    """The urls of lines, one for each host of a range such as 192.0.2.10-40. Raises UsageError."""
+    """Return the urls of lines. A range such as 192.0.2.10-40 gives a url for each host. Raises UsageError."""
     found: list[str] = []
     for url in lines:
         match = _HOSTS.fullmatch(url)
@@ -294,7 +296,7 @@ def _expanded(lines: Sequence[str]) -> list[str]:
 
 
 def parse_addresses(text: str | None) -> tuple[int, ...]:
-    """The numbers in a text such as ``1-32,100``, without duplicates. Raises UsageError."""
+    """Return the numbers in a text such as ``1-32,100``, without duplicates. Raises UsageError."""
     found: dict[int, None] = {}
     for part in (text or "").split(",") if text else ():
         match = re.fullmatch(r"\s*(\d{1,3})(?:-(\d{1,3}))?\s*", part)
@@ -309,7 +311,7 @@ def parse_addresses(text: str | None) -> tuple[int, ...]:
 
 
 def _scan_options(url: str, **asked: Any) -> ScanOptions:
-    """The options of the command, as options for the scan of one line. Raises UsageError."""
+    """Return the options of the command as options for the scan of one line. Raises UsageError."""
     from drivers.scan import COMMON_SETTINGS, ScanOptions
 
     if (asked["settings"] or asked["all_settings"]) and not url.startswith("serial:"):
@@ -341,7 +343,7 @@ def _scan_options(url: str, **asked: Any) -> ScanOptions:
 
 
 def _of_line(asked: ScanOptions, line: LineEntry) -> ScanOptions:
-    """The options for the scan of a configured line. An unusual serial setting of that line is tried first."""
+    """Return the options for the scan of a configured line. If its serial setting is unusual, it is tried first."""
     usual = dict.fromkeys(setting for name in asked.protocols for setting in protocol_of(name).serial_settings)
     settings = asked.settings
     if line.scheme == "serial" and not settings and line.serial not in usual:
@@ -350,7 +352,7 @@ def _of_line(asked: ScanOptions, line: LineEntry) -> ScanOptions:
 
 
 def facts_of(device: FoundDevice) -> dict[str, Any]:
-    """The facts of one device, for JSON."""
+    """Return the facts of one device for JSON."""
     return {
         "line": device.url,
         "protocol": device.protocol,
@@ -375,7 +377,7 @@ def facts_of(device: FoundDevice) -> dict[str, Any]:
 
 
 def _known_lines(options: ConfigOptions, urls: Sequence[str]) -> dict[str, str]:
-    """The names of configured lines, by their url in ``urls``. Empty if there is no valid configuration."""
+    """Return url -> name of the configured line, for the lines in ``urls``. Empty without a valid configuration."""
     from agent.cli.lease import is_same
 
     if not os.path.exists(options.config_file):
@@ -434,7 +436,7 @@ def _print(
 
 
 def fit_words(device: FoundDevice, lang: str = "en", most: int = 3) -> str:
-    """The best profiles for a device (at most ``most``) as a text."""
+    """Return a text with the profiles that fit a device best; at most ``most`` of them."""
     if not device.fits:
         return say(lang, "none fits" if device.tried else "not tried")
     shown = [

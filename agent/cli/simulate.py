@@ -1,4 +1,4 @@
-"""`meterhouse simulate`: simulates devices of a profile, of a recorded dump or of a whole park, with faults."""
+"""`meterhouse simulate`: simulates devices from a profile or a recorded dump, or a whole park. Can simulate faults."""
 
 from __future__ import annotations
 
@@ -149,7 +149,8 @@ async def _serve(options: dict[str, Any]) -> None:
             stack.push_async_callback(control.close)
             for fault in options["faults"]:
                 await control.run(fault if " " in fault.strip() else f"* {fault}")
-            _listen_to(options, control, stack)  # first: a script may send commands as soon as it sees the output
+            # before the output, because a script may send commands as soon as it sees the output
+            _listen_to(options, control, stack)
             _announce(options, lines, devices)
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), options["seconds"])
@@ -172,7 +173,7 @@ def _park(options: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, Sim
 
 
 def _single(options: dict[str, Any]) -> tuple[dict[str, SimLine], Mapping[str, Simulated]]:
-    """A line with one device, or with several devices of the same kind."""
+    """Return a line with one device, or with several devices of the same kind."""
     from drivers.sim.bus import Bus
     from drivers.sim.rtu import SerialLine
     from drivers.sim.tcp import TcpLine
@@ -241,7 +242,7 @@ def _role(options: dict[str, Any]) -> str:
 
 
 def _meters(options: dict[str, Any], profile: Profile) -> tuple[Bus, Mapping[str, Simulated]]:
-    """Meters of a protocol without registers, and the bus that they share."""
+    """Return meters of a protocol without registers, and the bus that they share."""
     from drivers.sim.display import ParkClock
     from drivers.sim.families import meter_from_profile
     from drivers.sim.meters import MixedBus
@@ -291,7 +292,7 @@ def _from_profile(options: dict[str, Any], profile: Profile) -> list[SimDevice]:
 
 
 def _announce(options: dict[str, Any], lines: dict[str, SimLine], devices: Mapping[str, Simulated]) -> None:
-    """Print the devices and their addresses, and flush: scripts wait for this output."""
+    """Print the devices and their addresses. Flushes the output, because scripts wait for it."""
     park: Park | None = options.get("made")
     if park is not None:
         for slot in park.slots:
@@ -318,7 +319,7 @@ def _announce(options: dict[str, Any], lines: dict[str, SimLine], devices: Mappi
 def _say(
     options: dict[str, Any], name: str, line: str, url: str, serial: str, who: tuple[str, str], profile: str
 ) -> None:
-    """Print one device. ``who``: its address as agent.toml has it, and its address as people write it."""
+    """Print one device. ``who``: its address as in agent.toml, and its address as people write it."""
     address, shown = who
     if options["as_json"]:
         facts = {"device": name, "line": line, "url": url, "serial": serial or None}
@@ -328,7 +329,7 @@ def _say(
 
 
 def _listen_to(options: dict[str, Any], control: Control, stack: AsyncExitStack) -> None:
-    """Take commands from a named pipe and from standard input. Raises UsageError."""
+    """Begin to take commands from a named pipe and from standard input. Raises UsageError."""
     sources = [sys.stdin.fileno()] if options["from_stdin"] else []
     if options["control"]:
         path: Path = options["control"]
@@ -338,7 +339,8 @@ def _listen_to(options: dict[str, Any], control: Control, stack: AsyncExitStack)
                 stack.callback(path.unlink, missing_ok=True)
             elif not path.is_fifo():
                 raise UsageError("exists and is not a named pipe", where=str(path), hint="Give another path")
-            fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)  # open for writing too: then reading never ends
+            # the pipe is opened for writing too, because reading would otherwise end when a script closes it
+            fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
         except OSError as error:
             raise UsageError(
                 f"the control pipe cannot be created or opened: {error.strerror}", where=str(path)

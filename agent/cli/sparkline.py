@@ -11,12 +11,12 @@ UNKNOWN: Final = "·"
 
 
 def sparkline(values: Sequence[float | None], width: int, low: float | None = None, high: float | None = None) -> str:
-    """The last ``width`` values as blocks; "" if they have fewer than two numbers.
+    """Return the last ``width`` values as blocks; "" if fewer than two of them are numbers.
 
     Args:
-        values: None is an unknown value, drawn as a dot.
-        low: the value of the lowest block. If it is None or too high, the smallest value shown is used instead.
-        high: the value of the highest block. If it is None or too low, the largest value shown is used instead.
+        values: None is an unknown value, which is drawn as a dot.
+        low: the value of the lowest block. If it is None or too high, the smallest drawn value is used instead.
+        high: the value of the highest block. If it is None or too low, the largest drawn value is used instead.
     """
     shown = [value if value is not None and isfinite(value) else None for value in values[-width:]]
     known = [value for value in shown if value is not None]

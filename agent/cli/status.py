@@ -1,4 +1,4 @@
-"""`meterhouse status`: the state of the running agent."""
+"""`meterhouse status`: shows the state of the running agent."""
 
 from __future__ import annotations
 
@@ -75,7 +75,10 @@ def status(options: ConfigOptions, points: bool, lang: str, as_json: bool) -> No
 
 
 def no_status(error: GatewayError) -> dict[str, Any]:
-    """The object for ``--json`` if no state can be shown: ``ok``, ``faults`` and ``findings`` as in ``to_json``."""
+    """Return the object for ``--json`` if no state can be shown.
+
+    ``ok``, ``faults`` and ``findings`` are as in ``to_json``.
+    """
     code = "config-invalid" if isinstance(error, (ConfigError, ProfileError)) else "no-agent"
     found = [
         {
@@ -92,7 +95,7 @@ def no_status(error: GatewayError) -> dict[str, Any]:
 
 
 def interval_notes(facts: Mapping[str, Any]) -> list[str]:
-    """One sentence for each task that must be finished before all intervals are known."""
+    """Return a sentence for each task that must be finished before all intervals are known."""
     notes = []
     if count := facts.get("reading"):
         notes.append(singular(f"intervals: reading the packs of {count} devices"))
@@ -122,7 +125,7 @@ def _latest(folder: Path, snapshot: Mapping[str, Any]) -> list[Latest]:
 def to_json(
     snapshot: Mapping[str, Any], findings: Sequence[Finding], latest: Iterable[Latest], now: float
 ) -> dict[str, Any]:
-    """The snapshot with ``ok``, ``findings``, ``faults`` and ages in seconds.
+    """Return the snapshot with ``ok``, ``findings``, ``faults`` and ages in seconds.
 
     ``faults`` has the texts of the findings that are faults.
     """

@@ -1,4 +1,4 @@
-"""The output of `meterhouse status` for 80 columns, in English or Chinese: tables first, findings last."""
+"""Prints the output of `meterhouse status` for 80 columns, in English or Chinese. Tables come first, findings last."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from agent.cli.ring_follower import Latest
 
 STYLES: Final = {"alive": "green", "dead": "red", "swapped": "red", "unknown": "yellow"}
-WIDE: Final = 110  # columns of a terminal that has room for urls
+WIDE: Final = 110  # urls are shown if the terminal has at least this many columns
 WORDS: Final[Mapping[str, Texts]] = {
     "devices": ("devices", "设备"), "device": ("device", "设备"), "line": ("line", "线路"), "state": ("state", "状态"),
     "complete": ("complete", "完整率"), "missing by": ("missing by", "缺失原因"),
@@ -67,7 +67,7 @@ class StatusScreen:
     """Shows a snapshot with its findings.
 
     Args:
-        now: UTC in seconds.
+        now: current time in UTC seconds.
     """
 
     def __init__(self, snapshot: Mapping[str, Any], language: str, now: float) -> None:
@@ -104,7 +104,7 @@ class StatusScreen:
             console.print(cell(text, 400))
 
     def head(self) -> list[str]:
-        """The lines above the tables: name, clock, store and key of the gateway."""
+        """Return the lines above the tables: name, clock, store and key of the gateway."""
         facts, store, clock = self._snapshot, self._snapshot.get("store", {}), self._snapshot.get("clock", {})
         started = facts.get("started")
         since = (
@@ -123,7 +123,7 @@ class StatusScreen:
         return [head, ("；" if self._at else "; ").join(parts), *([self._word("key", kid=kid)] if kid else [])]
 
     def device_table(self) -> Table:
-        """One row per device."""
+        """Return a table with one row per device."""
         columns = ("device", "state", "complete", "missing by", "doubtful", "last answer", "line")
         table = self._table("devices", *columns, right=("complete", "doubtful", "last answer"))
         for name, device in self._snapshot.get("devices", {}).items():
@@ -146,7 +146,7 @@ class StatusScreen:
         return table
 
     def line_table(self, console: Console) -> Table:
-        """One row per line, with its counters."""
+        """Return a table with one row per line (bus or connection). A row has the counters of the line."""
         columns = ["line", "state", "busy", "asked", "answers", "trouble"]
         if wide := console.width >= WIDE:
             columns.append("url")
@@ -166,7 +166,7 @@ class StatusScreen:
         return table
 
     def uplink_table(self) -> Table:
-        """One row per destination."""
+        """Return a table with one row per destination."""
         columns = ("destination", "state", "subscriber", "waiting", "confirmed", "refused", "confirm")
         table = self._table("destinations", *columns, right=("waiting", "confirmed", "refused"))
         for name, uplink in self._snapshot.get("uplinks", {}).items():
@@ -184,7 +184,7 @@ class StatusScreen:
 
     @staticmethod
     def say(text: str, err: bool = False) -> None:
-        """Print one line of text; on a terminal it is wrapped between words."""
+        """Print one line of text. On a terminal, it is wrapped between words."""
         from rich.console import Console
 
         console = Console(highlight=False, stderr=err)
@@ -194,7 +194,7 @@ class StatusScreen:
             click.echo(text, err=err)
 
     def lines_of(self, findings: Sequence[Finding]) -> list[str]:
-        """One line per finding, followed by a line with its advice if it has one."""
+        """Return a line of text for each finding. If it has advice, a line with the advice follows."""
         found = []
         for one in findings:
             found.append(f"{self._word(one.level)}{COLON[self._language]}{one.text(self._language)}")
@@ -203,7 +203,7 @@ class StatusScreen:
         return found
 
     def verdict(self, findings: Sequence[Finding], exit_code: int) -> str:
-        """The last line: the overall result, and what was checked."""
+        """Return the last line of the output, which has the overall result and names the checked parts."""
         devices = self._snapshot.get("devices", {})
         begins = [recent["from"] for device in devices.values() if "from" in (recent := device.get("recent") or {})]
         started = self._snapshot.get("started") or self._now

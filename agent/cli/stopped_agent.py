@@ -1,8 +1,8 @@
-"""Requests to a stopped agent: a child process runs as the owner of the database and opens it.
+"""Handles requests to a stopped agent. A child process runs as the owner of the database and opens it.
 
-The tool itself, which may run as root, never touches the state directory. So new files there belong to the agent's
-user, and a symbolic link cannot give access to files that this user may not access. The child answers over a socket
-pair, with the frames of the control socket.
+The tool itself may run as root, so it never touches the state directory. New files there therefore belong to the
+agent's user, and a symbolic link cannot give access to files that the agent's user may not access. The child answers
+over a socket pair, with the frames of the control socket.
 """
 
 from __future__ import annotations
@@ -39,22 +39,23 @@ if TYPE_CHECKING:
     from agent.store import Store
 
 T = TypeVar("T")
-SEND_S: Final = 600.0  # how long the tool may take to receive a part: it may be writing to a slow USB stick
+# the tool must receive a part within this time, in seconds; it may be writing to a slow USB stick
+SEND_S: Final = 600.0
 _RUNS: Final = "an agent runs with this runtime directory"
 
 
 class AgentRunning(GatewayError):
-    """The agent is starting or stopping: it holds its lock, but does not listen."""
+    """The agent is starting or stopping. It holds its lock, but does not listen."""
 
 
 def ask_database(
     config: Config, request: Request, take: Take, progress: ProgressCallback = no_progress
 ) -> dict[str, Any]:
-    """The result of a request, from the database of a stopped agent. ``take`` gets the parts of the answer.
+    """Return the result of a request to the database of a stopped agent. ``take`` gets the parts of the answer.
 
     Raises:
         AgentRunning: the agent runs.
-        GatewayError: there is no database, it cannot be opened, or this user may not open it.
+        GatewayError: there is no database, the database cannot be opened, or this user may not open it.
     """
     owner = _owner(config.state_dir)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -72,10 +73,10 @@ def ask_database(
 
 
 def _owner(state_dir: Path) -> os.stat_result:
-    """The user that the child process must run as. Raises GatewayError if the current user may not start it."""
+    """Return the user as whom the child process must run. Raises GatewayError if the current user may not start it."""
     try:
         owner = state_dir.stat()
-        if not owner.st_uid:  # root's folder, but another user may control a folder or link above it
+        if not owner.st_uid:  # the folder belongs to root, but another user may control a folder or link above it
             owner = path_owner(state_dir) or owner
     except FileNotFoundError:
         hint = "Did the agent ever run with this state_dir?"
@@ -90,7 +91,7 @@ def _owner(state_dir: Path) -> os.stat_result:
 
 
 def _absolute(config: Config) -> Config:
-    """The configuration with absolute paths: the child has another working directory."""
+    """Return the configuration with absolute paths, because the child has another working directory."""
     key, plan = config.key, config.indicators.plan
     return replace(
         config,
@@ -102,11 +103,11 @@ def _absolute(config: Config) -> Config:
     )
 
 
-# --- the child's side
+# --- code that runs in the child process
 
 
 def main(fd: int) -> None:
-    """Serve one request on the socket ``fd``; standard input has the pickled configuration."""
+    """Serve one request on the socket ``fd``. The configuration is pickled on standard input."""
     config = pickle.load(sys.stdin.buffer)
     with socket.socket(fileno=fd) as sock:
         sock.settimeout(SEND_S)
@@ -120,7 +121,7 @@ async def _serve(sock: socket.socket, config: Config) -> None:
     with sock.makefile("rb") as stream:
         _, size = parse_header(stream.read(HEADER.size), frozenset({FrameKind.REQUEST}), MAX_REQUEST)
         request = decode_request(stream.read(size))
-    uid = peer_of(sock).uid  # the user of the tool, which created the socket pair
+    uid = peer_of(sock).uid  # this is the user of the tool, because the tool created the socket pair
     try:
         with _opened(config) as store:
             access = StoppedAccess(config, Caller(uid, login_of(uid)), store)
@@ -138,7 +139,7 @@ def _opened(config: Config) -> Iterator[Store]:
     """Open the database of a stopped agent.
 
     Raises:
-        GatewayError: the agent runs, or there is no database, or it is in use or cannot be opened.
+        GatewayError: the agent runs, there is no database, or the database is in use or cannot be opened.
     """
     from agent.service.runtime_dir import is_agent_running
     from agent.store import Store, StoreBusy
@@ -163,7 +164,10 @@ def _opened(config: Config) -> Iterator[Store]:
 
 
 class StoppedAccess:
-    """Gives a request the database, but no service. Implements ``agent.service.control.protocol.Access``."""
+    """Gives a request access to the database only, because no agent runs.
+
+    Implements ``agent.service.control.protocol.Access``.
+    """
 
     service = None
 
@@ -171,16 +175,16 @@ class StoppedAccess:
         self.config, self.caller, self._store = config, caller, store
 
     async def call(self, function: Callable[[Store], T]) -> T:
-        """Run it at once: nothing else uses the database."""
+        """Call ``function`` at once, because nothing else uses the database."""
         return function(self._store)
 
     async def compute(self, function: Callable[[], T]) -> T:
-        """Run it at once: nothing else runs in this process."""
+        """Call ``function`` at once, because nothing else runs in this process."""
         return function()
 
 
 class StoppedReply:
-    """Sends frames on a blocking socket; it may block, because there is no other client."""
+    """Sends frames on a socket. Sending may block, because there is no other client."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -193,4 +197,4 @@ class StoppedReply:
         self._sock.sendall(frame(FrameKind.PROGRESS, encode_facts({"done": done, "total": total})))
 
     def rest(self) -> None:
-        """Does nothing: a stopped agent has no line to lend."""
+        """Do nothing, because a stopped agent has no line to lend."""

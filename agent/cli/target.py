@@ -1,4 +1,4 @@
-"""The device of a command: a configured device by name, or any device by profile, line and address."""
+"""Finds the device of a command: a configured device by name, or any device by profile, line and address."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Target = tuple[Config, DeviceConfig, "Profile"]
 
 
 def configured_target(config: Config, name: str) -> Target:
-    """The configured device of this name. Raises UsageError that suggests existing names."""
+    """Return the configured device with this name. Raises UsageError, which suggests existing names."""
     found = {device.name: device for device in config.devices}
     if name not in found:
         hint = p.did_you_mean(name, found, "Configured devices") if found else "The configuration has no device yet"
@@ -38,7 +38,7 @@ def configured_target(config: Config, name: str) -> Target:
 
 
 def named_line(options: ConfigOptions, line: str) -> LineEntry | None:
-    """The configured line of this name; None if ``line`` is a url, or if there is no configuration.
+    """Return the configured line with this name; None if ``line`` is a url, or if there is no configuration.
 
     Raises UsageError or ConfigError.
     """
@@ -48,7 +48,7 @@ def named_line(options: ConfigOptions, line: str) -> LineEntry | None:
 
 
 def line_by_name(config: Config, line: str) -> LineEntry | None:
-    """The configured line of this name; None if ``line`` is a url. Raises UsageError for an unknown name."""
+    """Return the configured line with this name; None if ``line`` is a url. Raises UsageError for an unknown name."""
     if not v.NAME.match(line):
         return None
     found = {one.name: one for one in config.lines}
@@ -60,9 +60,9 @@ def line_by_name(config: Config, line: str) -> LineEntry | None:
 
 
 def adhoc_line(line: str, serial: str | None, usual: str, options: ConfigOptions) -> LineEntry:
-    """A line by its url or its configured name. Raises UsageError that names the option, or ConfigError.
+    """Return a line by its url or its configured name. Raises UsageError, which names the option, or ConfigError.
 
-    ``usual``: the serial setting of a url without ``--serial``; "" for the default setting.
+    ``usual``: the serial setting for a url if ``--serial`` is not given; "" means the default setting.
     """
     if (named := named_line(options, line)) is not None:
         if serial and not named.carries_bytes:
@@ -93,7 +93,10 @@ def adhoc_target(
     ratios: tuple[str, ...] = (),
     dirs: tuple[Path, ...] = (),
 ) -> Target:
-    """A device that is not configured. Raises UsageError that names the option, ConfigError or ProfileError."""
+    """Return a device that is not configured.
+
+    Raises UsageError, which names the option, ConfigError or ProfileError.
+    """
     found = load_profile_of(profile, dirs)
     entry = adhoc_line(line, serial, found.serial, options)
     ct, pt = _ratios(ratios, found)
@@ -115,7 +118,8 @@ def adhoc_target(
     config = Config(
         site="local",
         gateway="read",
-        timezone=local_timezone(),  # meters keep local time, and the technician's computer is assumed to keep the same
+        # meters keep local time, and the technician's computer is assumed to have the same time zone
+        timezone=local_timezone(),
         key=Secret(file=nowhere),
         state_dir=nowhere,
         runtime_dir=nowhere,
@@ -128,22 +132,23 @@ def adhoc_target(
 
 
 def local_timezone(link: Path = Path("/etc/localtime")) -> str:
-    """The name of this machine's time zone; "UTC" if it is not known."""
+    """Return the name of this machine's time zone; "UTC" if it is not known."""
     name = os.environ.get("TZ", "").lstrip(":") or os.path.realpath(link).partition("zoneinfo/")[2]
     return name if name in available_timezones() else "UTC"
 
 
 def demand_address(protocol: str, address: str, scheme: str, *, is_chosen: bool = True) -> None:
-    """Raises UsageError if the address is invalid in this protocol.
+    """Raise UsageError if the address is invalid in this protocol.
 
-    ``is_chosen``: the user can choose another protocol, so the hint names the protocols that accept this address.
+    ``is_chosen``: True if the user can choose another protocol. The hint then names protocols that accept this address.
     """
     given_address = _value("--address", parse_address, address)
     wrong = check_address(protocol, given_address, scheme)
     if wrong is None or wrong.key != "address":
         return
     others = [name for name in named_on_lines() if name != protocol and not check_address(name, address, scheme)]
-    if not address.isdecimal():  # probably a typing error: leave out protocols that accept any text as an address
+    # this is probably a typing error, so protocols that accept any text as an address are not suggested
+    if not address.isdecimal():
         others = [name for name in others if check_address(name, "x", scheme)]
     more = f"For an address of another protocol, give --protocol {', '.join(others)}" if others and is_chosen else ""
     raise UsageError(wrong.what, where="--address", hint=sentences(wrong.hint, more))
@@ -173,7 +178,10 @@ def load_profile_of(profile: str, dirs: tuple[Path, ...] = (), option: str = "--
 
 
 def _ratios(texts: tuple[str, ...], profile: Profile) -> tuple[Decimal, Decimal]:
-    """The ratios ct and pt given as ``--ratio ct=80``; 1 if not given. Raises UsageError."""
+    """Return the ratios (ct, pt) from options such as ``--ratio ct=80``; 1 if a ratio is not given.
+
+    Raises UsageError.
+    """
     found = {"ct": Decimal(1), "pt": Decimal(1)}
     for text in texts:
         name, equals, value = text.partition("=")

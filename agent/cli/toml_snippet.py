@@ -1,4 +1,4 @@
-"""Writes the devices found by a scan as tables to paste into agent.toml."""
+"""Writes the devices that a scan found as tables, which the user can paste into agent.toml."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 BY_ID = Path("/dev/serial/by-id")
 MOST_OTHERS = 4
-SLOW_S = 0.1  # a longer answer time is written into the file
-STEPS_S = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300)  # round times and periods, as people write them
-COMFORTABLE = 0.7  # share of a line's time for its devices; the rest is a reserve for time-outs of dead devices
+SLOW_S = 0.1  # an answer time is written into the file if it is longer than this
+STEPS_S = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300)  # round values for times and periods, as people would choose them
+# the devices may use this share of a line's time; the rest is a reserve for time-outs of dead devices
+COMFORTABLE = 0.7
 WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "none": ("none of the known profiles fits", "已知设备模板均不匹配"),
     "cut short": (
@@ -46,13 +47,13 @@ WORDS: Final[Mapping[str, tuple[str, str]]] = {
 def tables(
     found: Sequence[FoundDevice], known: Mapping[str, str], lang: str = "en", dirs: Sequence[Path] | None = None
 ) -> list[str]:
-    """One text per ``[[line]]`` and ``[[device]]`` table. The lines come first, without those that are configured.
+    """Return a text for each ``[[line]]`` and ``[[device]]`` table. Lines come first; configured lines are left out.
 
     A device without a known profile is commented out, so that the pasted text is valid. Slow devices get limits. If a
     line is too slow for the default paces, its devices get longer periods.
 
     Args:
-        known: the names of configured lines, by url.
+        known: url -> name of the configured line.
         dirs: the folders of profiles; by default the site's and the shipped ones.
     """
     names: dict[str, str] = {}
@@ -71,20 +72,20 @@ def tables(
     devices = [_device(device, names[device.url], serials[device.url], taken, lang, dirs) for device in found]
     wanted = periods([*lines, *devices], dirs)
     for text in devices:
-        (entry,) = tomllib.loads(text).get("device", [{}])  # {} if the device is commented out
+        (entry,) = tomllib.loads(text).get("device", [{}])  # {} is used if the device is commented out
         every = wanted.get(entry.get("name", ""), "")
         texts.append(text + (f"every = {every}  # {_say(lang, 'every')}\n" if every else ""))
     return texts
 
 
 def periods(texts: Sequence[str], dirs: Sequence[Path] | None = None) -> dict[str, str]:
-    """The values of ``every``, by device, for devices whose line the default paces would overload.
+    """Return device -> value of ``every``, for devices whose line would be overloaded by the default paces.
 
     Empty if the load cannot be computed. ``texts``: valid tables of lines and devices.
     """
     from agent.config import load_config
 
-    paths = f"[paths]\nprofiles_dir = {_text(str(dirs[0]))}\n" if dirs else ""  # to find the site's own profiles
+    paths = f"[paths]\nprofiles_dir = {_text(str(dirs[0]))}\n" if dirs else ""  # needed to find the site's own profiles
     head = f'[site]\nid = "s"\ngateway = "g"\ntimezone = "UTC"\n{paths}'
     with tempfile.TemporaryDirectory(prefix="meterhouse-scan-") as folder:
         path = Path(folder) / "agent.toml"
@@ -96,7 +97,7 @@ def periods(texts: Sequence[str], dirs: Sequence[Path] | None = None) -> dict[st
 
 
 def slower_paces(config: Config) -> dict[str, str]:
-    """The values of ``every``, by device, that lengthen the short paces of devices on overloaded lines.
+    """Return device -> value of ``every``, with longer periods for the fast paces of devices on overloaded lines.
 
     Raises GatewayError if the load of a line cannot be computed.
     """
@@ -125,7 +126,7 @@ def _line(name: str, url: str, serial: str) -> str:
 
 
 def say_why_every(lang: str) -> str:
-    """The comment beside ``every``: why the period is longer."""
+    """Return the comment beside ``every``, which tells why the period is longer."""
     return _say(lang, "every")
 
 
@@ -134,7 +135,10 @@ def _say(lang: str, key: str, **names: str) -> str:
 
 
 def stable(url: str, by_id: Path = BY_ID) -> str:
-    """The url with the stable name of a serial port, which replugging does not change (field pain 17); else ``url``."""
+    """Return a url with the stable name of a serial port; ``url`` itself if there is none.
+
+    The stable name does not change when the adapter is plugged in again (field pain 17).
+    """
     if not url.startswith("serial:"):
         return url
     port = os.path.realpath(url.removeprefix("serial:"))
@@ -146,18 +150,18 @@ def stable(url: str, by_id: Path = BY_ID) -> str:
 
 
 def line_name(url: str) -> str:
-    """A name for the line of a url."""
+    """Return a name for the line with this url."""
     parts = urlsplit(url)
     if parts.scheme == "serial":
         return _name(os.path.basename(parts.path))
-    # an unusual port is part of the name: two ports of one serial server are two lines
+    # an unusual port becomes part of the name, because two ports of one serial server are two lines
     port, framed = parts.port, find_scheme(parts.scheme)
     usual = framed.port if framed is not None else 0
     return _name(f"{parts.hostname or 'line'}{f'-{port}' if port and port != usual else ''}")
 
 
 def _name(text: str) -> str:
-    """A valid name for agent.toml, made from any text."""
+    """Return a valid name for agent.toml, made from any text."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[-24:].strip("-") or "line"
 
 
@@ -174,7 +178,8 @@ def _device(
 ) -> str:
     fits = device.fits
     vendor, _, family = fits[0].profile.rpartition("/") if fits else ("", "", device.protocol)
-    family = vendor if family.isdigit() else family  # a family that is only a year is a useless name
+    # if the family is only a year, it would be a useless name, so the vendor is used
+    family = vendor if family.isdigit() else family
     name = _unused(_name(f"{family}-{device.address.lstrip('0') or '0'}"), taken)
     rows = ["[[device]]", f"name = {_text(name)}", f"line = {_text(line)}", f"address = {_text(device.address)}"]
     if not fits:
@@ -206,10 +211,10 @@ def _profile(profile_id: str, dirs: Sequence[Path] | None) -> Profile | None:
 
 
 def limits_of(device: FoundDevice, profile: Profile) -> dict[str, str]:
-    """``turnaround`` and, if needed, ``timeout`` for a device that answers more slowly than its profile states.
+    """Return ``turnaround`` and, if needed, ``timeout`` for a device that answers more slowly than its profile states.
 
-    The timeout is at least twice the measured answer time. Without ``turnaround``, `check --plan` would predict too
-    little load. Empty for other devices.
+    The timeout is at least twice the measured answer time. Without ``turnaround``, `check --plan` would calculate too
+    little load. Returns {} for other devices.
     """
     limits = profile.limits.on_line(urlsplit(device.url).scheme)
     answer_s, usual_s = device.answer_s, limits.turnaround_s or 0.0
@@ -222,9 +227,11 @@ def limits_of(device: FoundDevice, profile: Profile) -> dict[str, str]:
 
 
 def _params(profile: Profile, lang: str) -> Iterable[str]:
-    """The row ``params``, in which each parameter has its default, else its first choice or its lowest value.
+    """Yield the line ``params`` of a device table.
 
-    The row is a comment if all parameters have defaults. Empty for a profile without parameters.
+    Each parameter has its default, else its first choice or lowest value.
+
+    The line is a comment if all parameters have defaults. A profile without parameters gives no line.
     """
     if not profile.params:
         return []
@@ -238,5 +245,5 @@ def _params(profile: Profile, lang: str) -> Iterable[str]:
 
 
 def _text(value: object) -> str:
-    """A value as TOML. It is written as JSON, because basic strings of TOML have the same escapes."""
+    """Return a value as TOML. It is written as JSON, because basic strings of TOML have the same escapes."""
     return json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""`meterhouse verify`: checks the packs of a broker or of exported files, and prints a verdict."""
+"""`meterhouse verify`: checks packs from a broker or from exported files, and prints a verdict."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def verify(
     else:
         report = _files(paths, trust, streams)
     short = report.shortfalls() if expect_complete else []
-    # a refused object may contain anything, so figures are not recomputed from files with such an object
+    # a refused object may contain anything, so if the files have one, no figures are recomputed
     repeated = _repeat(paths, plan_file, streams) if recompute and not report.failures else None
     if as_json:
         facts = report.as_dict()
@@ -209,7 +209,7 @@ _CHINESE = {
 
 
 def _advice(report: Report, is_live: bool) -> str:
-    """The advice for a verdict; "" if it is good."""
+    """Return the advice for a verdict; "" if the verdict is good."""
     from agent.verify import Verdict
 
     if report.verdict is Verdict.UNPROVEN:
@@ -223,13 +223,13 @@ def _advice(report: Report, is_live: bool) -> str:
 
 
 def _is_other_key(report: Report) -> bool:
-    """True if packs signed by another key are the only fault: usually the given thumbprint is wrong."""
+    """True if the only fault is that another key signed the packs. Usually the given thumbprint is wrong then."""
     foreign = (fault.code == "kid" or fault.reason.startswith("foreign key chain") for fault in report.faults)
     return bool(report.faults) and set(report.failures) <= {"key-chain", "kid"} and all(foreign)
 
 
 def _verdict(report: Report, short: int, differ: int) -> str:
-    """The last line of the output: the verdict with its numbers, and any other reason for exit code 6."""
+    """Return the last line of the output: the verdict with its numbers, and any other reason for exit code 6."""
     from agent.verify.report_text import verdict_line
 
     more = [f"not complete: see the {short} remarks above"] * bool(short) + [f"{differ} figures differ"] * bool(differ)
@@ -286,7 +286,7 @@ def _live(
     try:
         live = Live(broker, trust, streams=streams, site=site, gateway=gateway, **asdict(login))
         live.start()
-    except (LiveError, OSError) as error:  # OSError: an invalid CA file
+    except (LiveError, OSError) as error:  # an invalid CA file raises OSError
         raise BrokerError(str(error), where="verify", hint=getattr(error, "hint", "")) from error
     stop = threading.Event()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -304,7 +304,8 @@ def _live(
         for number, handler in before.items():
             signal.signal(number, handler)
         report = live.stop()
-    if none_came and not report.failures and not report.held:  # else the report states why no pack counted
+    # if there are such faults, the report states already why no pack was verified
+    if none_came and not report.failures and not report.held:
         click.echo(f"note: no pack arrived within {wait_s:g} s. {_NO_PACK}", err=True)
     return report
 
@@ -316,7 +317,10 @@ _NO_PACK = (
 
 
 def _first_came(live: Live, stop: threading.Event, wait_s: float) -> bool:
-    """Wait for the first pack; False if none came in time. A gateway checks for a new subscriber every few seconds."""
+    """Wait for the first pack. Returns False if no pack arrived in time.
+
+    The wait is needed because a gateway checks for a new subscriber only every few seconds.
+    """
     give_up = time.monotonic() + wait_s
     while not any(live.counts()):
         left_s = give_up - time.monotonic()

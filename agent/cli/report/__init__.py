@@ -1,1 +1,1 @@
-"""`meterhouse report`: the figures of a period in the terminal, as HTML and as CSV."""
+"""`meterhouse report`: shows the figures of a period in the terminal, or writes them as HTML or CSV."""

@@ -13,7 +13,8 @@ from agent.indicators.factors import Status
 from agent.indicators.figure import Basis, Verdict
 from agent.intervals.balance import BalanceVerdict
 
-Number = Annotated[str, Meta(pattern=r"^-?[0-9]{1,24}(\.[0-9]{1,60})?\Z")]  # all digits, as ``decimal_text`` writes it
+# a number as text with all digits, as ``decimal_text`` writes it
+Number = Annotated[str, Meta(pattern=r"^-?[0-9]{1,24}(\.[0-9]{1,60})?\Z")]
 NumberOrNone = Annotated[str, Meta(pattern=r"^(-?[0-9]{1,24}(\.[0-9]{1,60})?)?\Z")]
 Title = dict[str, str]
 
@@ -36,7 +37,7 @@ class _Input(TypedDict):
     v: Number
     u: str
     title: Title
-    completeness: NotRequired[Number]  # present if ``basis`` is "metered"
+    completeness: NotRequired[Number]  # this member is present if ``basis`` is "metered"
     estimated: NotRequired[Number]
     note: NotRequired[str]
 
@@ -161,10 +162,10 @@ class _Balance(TypedDict):
     given: Number
     trend: list[_Labelled]
     counts: dict[BalanceVerdict, Count]
-    verdict: NotRequired[BalanceVerdict]  # present if ``missing`` or ``residual`` is
+    verdict: NotRequired[BalanceVerdict]  # this member is present if ``missing`` or ``residual`` is present
     missing: NotRequired[list[str]]
     residual: NotRequired[Number]
-    allowed: NotRequired[Number]  # present if ``residual`` is
+    allowed: NotRequired[Number]  # this member is present if ``residual`` is present
     inputs: NotRequired[list[_Flow]]
     outputs: NotRequired[list[_Flow]]
     nodes: NotRequired[list[_Node]]
@@ -174,9 +175,9 @@ class _Balance(TypedDict):
 class _Derived(TypedDict):
     id: str
     v: NotRequired[Number]
-    u: NotRequired[str]  # present if ``v`` is, like ``completeness``
+    u: NotRequired[str]  # this member and ``completeness`` are present if ``v`` is present
     completeness: NotRequired[Number]
-    missing: NotRequired[list[str]]  # present if ``v`` is not
+    missing: NotRequired[list[str]]  # this member is present if ``v`` is absent
 
 
 class _Series(TypedDict):
@@ -215,13 +216,16 @@ class _Silence(TypedDict):
 
 
 class _Device(TypedDict):
-    """A device with missing readings. ``missing``: by reason, (ms in total, ms in which all points were missing)."""
+    """A device with missing readings.
+
+    ``missing``: reason -> (ms in which at least one point was missing, ms in which all points were missing).
+    """
 
     device: str
     missing: dict[str, tuple[Count, Count]]
     gaps_from: Time | None
     label: NotRequired[str]
-    silent: NotRequired[_Silence]  # not sent by the agent: `report` adds it from the snapshot
+    silent: NotRequired[_Silence]  # the agent does not send this member; `report` adds it from the snapshot
 
 
 class _Page(TypedDict):

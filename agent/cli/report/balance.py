@@ -1,4 +1,4 @@
-"""Rows of the energy balance, for terminal and HTML: flows in and out, and the residual of the site and each node."""
+"""Makes the rows of the energy balance for terminal and HTML: flows, and the residual of the site and of each node."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from agent.cli.common import COLON
 from agent.cli.report.labels import BALANCE_WORDS, WORDS, number, percent, share, unit
 
-ODD = Decimal("0.5")  # share of the total input above which a residual is too large for losses
-JUDGED_WHOLE = ("within", "beyond", "unknown")  # verdicts with all readings present
+ODD = Decimal("0.5")  # if the residual is a larger share of the total input, it is too large for losses
+JUDGED_WHOLE = ("within", "beyond", "unknown")  # the verdicts that are given if no reading is missing
 JUDGED = ("within", "beyond", "unknown", "spread", "incomplete")
 
 
 def site_row(balance: Mapping[str, Any], language: str) -> str:
-    """The balance of the site in one sentence; "" if the site has no balance."""
+    """Return the balance of the site as one sentence; "" if the site has no balance."""
     words, unit = BALANCE_WORDS[language], balance["u"]
     if balance.get("missing"):
         return f"{words[balance['verdict']]}{WORDS[language]['colon']}{', '.join(balance['missing'])}"
@@ -28,7 +28,7 @@ def site_row(balance: Mapping[str, Any], language: str) -> str:
 
 
 def _share(balance: Mapping[str, Any]) -> str:
-    """The residual as a share of the input; "" if readings are missing, or if the share is implausibly large."""
+    """Return the residual as a share of the input; "" if readings are missing, or if the share is implausibly large."""
     given = Decimal(balance["given"])
     if balance["verdict"] not in JUDGED_WHOLE or given <= 0 or is_odd(balance):
         return ""
@@ -36,14 +36,14 @@ def _share(balance: Mapping[str, Any]) -> str:
 
 
 def is_odd(balance: Mapping[str, Any]) -> bool:
-    """True if no reading is missing, and the residual is too large for losses: then probably a meter is wrong."""
+    """True if no reading is missing, but the residual is too large for losses, so that probably a meter is wrong."""
     if balance.get("missing") or "residual" not in balance or balance["verdict"] not in JUDGED_WHOLE:
         return False
     return abs(Decimal(balance["residual"])) > ODD * max(Decimal(balance["given"]), Decimal(0))
 
 
 def counts_row(balance: Mapping[str, Any], language: str) -> str:
-    """The number of stretches within the period by verdict, such as ``within 94, beyond 2``."""
+    """Return the number of stretches of time in the period by verdict, such as ``within 94, beyond 2``."""
     words, counts = BALANCE_WORDS[language], balance["counts"]
     return WORDS[language]["comma"].join(
         f"{words['short_' + name]} {counts[name]}" for name in JUDGED if counts.get(name)
@@ -51,19 +51,22 @@ def counts_row(balance: Mapping[str, Any], language: str) -> str:
 
 
 def unknown_row(balance: Mapping[str, Any], language: str) -> str:
-    """A text that lists the meters of unknown accuracy class; "" if there are none."""
+    """Return a text that lists the meters of unknown accuracy class; "" if there are none."""
     names = sorted({name for one in (balance, *balance.get("nodes", ())) for name in one.get("unknown", ())})
     return f"{BALANCE_WORDS[language]['no_class']}{COLON[language]}{', '.join(names)}" if names else ""
 
 
 def node_heads(language: str) -> tuple[str, ...]:
-    """The column heads for ``node_rows``."""
+    """Return the column heads for ``node_rows``."""
     words = BALANCE_WORDS[language]
     return tuple(words[name] for name in ("meter", "against", "own", "others", "residual", "allowed", "verdict"))
 
 
 def node_rows(balance: Mapping[str, Any], language: str) -> Iterator[tuple[str, ...]]:
-    """One row per node of the meter tree: the node compared with the meters below it, or with its check meter."""
+    """Yield a row for each node of the meter tree.
+
+    A node is compared with the meters below it, or with its check meter.
+    """
     words = BALANCE_WORDS[language]
     for node in balance.get("nodes", ()):
         against = words["children"] if node["against"] == "children" else node["against"]
@@ -73,7 +76,7 @@ def node_rows(balance: Mapping[str, Any], language: str) -> Iterator[tuple[str, 
 
 
 def flow_rows(balance: Mapping[str, Any], language: str, title: Any) -> Iterator[tuple[str, str, str]]:
-    """One row (side, title, amount) per input and output. ``title``: a function that returns the title of a flow."""
+    """Yield (side, title, amount) for each input and output. ``title``: a function that returns the title of a flow."""
     words = BALANCE_WORDS[language]
     for side in ("inputs", "outputs"):
         for one in balance.get(side, ()):
@@ -81,7 +84,7 @@ def flow_rows(balance: Mapping[str, Any], language: str, title: Any) -> Iterator
 
 
 def derived_rows(derived: Sequence[Mapping[str, Any]], language: str) -> Iterator[tuple[str, str, str]]:
-    """One row (name, value, known share) per derived point; without a value, (name, "–", missing meters)."""
+    """Yield (name, value, known share) for each derived point; (name, "–", missing meters) if it has no value."""
     missing = WORDS[language]["missing"]
     for one in derived:
         if "v" in one:

@@ -1,4 +1,4 @@
-"""Charts of the report as SVG with axes, units and legends: bars of a trend, the curve of a day, stacked hours."""
+"""Draws the charts of the report as SVG: the bars of a trend, the curve of a day, and the stacked bars of hours."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from zoneinfo import ZoneInfo
 
 from agent.cli.report.labels import WORDS, number, text_in
 
-LEFT, RIGHT, TOP, BELOW = 46.0, 6.0, 6.0, 18.0  # margins in px, with room for the labels of the axes
-FONT: Final = 10.0  # px of the labels; they are not scaled, because a chart is drawn in the width at which it is shown
-LEAVES: Final = ("export", "charge", "feed")  # outgoing flows, drawn below zero
+# margins of the drawing area in px; they have room for the labels of the axes
+LEFT, RIGHT, TOP, BELOW = 46.0, 6.0, 6.0, 18.0
+# size of the labels in px; it is the size on the page, because a chart is drawn in the width at which it is shown
+FONT: Final = 10.0
+LEAVES: Final = ("export", "charge", "feed")  # outgoing flows, which are drawn below zero
 COLOURS: Final[Mapping[str, str]] = {
     "grid.import": "#8f9aa3", "grid.export": "#5b6770", "generation.pv.generation": "#d9a21b",
     "generation.wind.generation": "#3f8fb5", "generation.hydro.generation": "#2b6f94", "direct.import": "#7cc27f",
     "storage.discharge": "#8f5fb0", "storage.charge": "#b99ccd", "load.consumption": "#b3362b",
 }  # fmt: skip
 MORE_COLOURS: Final = ("#3f9d6b", "#c0705a", "#4f6fb5", "#a08a3c", "#5aa7a7", "#9a5a7a")
-# roles that have a line in the curve of a day; not "check", because its meters repeat other flows
+# roles that have a line in the curve of a day; "check" has none, because check meters repeat other flows
 DRAWN: Final = ("grid", "direct", "generation", "storage", "load", "x")
 MOST_SERIES: Final = 9
-KNOWN: Final = 0.999  # known share from which an interval counts as complete
+KNOWN: Final = 0.999  # an interval counts as complete if at least this share of it is known
 PARTS: Final = (("own", "#3f9d6b"), ("direct", "#7cc27f"), ("storage", "#d9b44a"), ("grid", "#8f9aa3"))
 
 
@@ -36,16 +38,16 @@ class Frame(NamedTuple):
     top: float
 
     def y(self, value: float) -> float:
-        """The y coordinate of a value."""
+        """Return the y coordinate of a value."""
         return TOP + (self.top - value) / (self.top - self.bottom) * self.high
 
     def x(self, share: float) -> float:
-        """The x coordinate of a share of the width, 0 to 1."""
+        """Return the x coordinate for a share of the width, from 0 to 1."""
         return LEFT + share * (self.wide - LEFT - RIGHT)
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers for an axis that includes ``low`` and ``high``, in about ``count`` steps."""
+    """Return round numbers for an axis that includes ``low`` and ``high``, in about ``count`` steps."""
     span = (high - low) or abs(high) or 1.0
     rough = span / count
     size = 10.0 ** math.floor(math.log10(rough))
@@ -75,7 +77,7 @@ def _grid(frame: Frame, marks: Sequence[float]) -> Iterable[str]:
 
 
 def _labels(frame: Frame, labels: Sequence[tuple[float, str]]) -> Iterable[str]:
-    """Texts below the drawing; each is placed at a share of the width, 0 to 1."""
+    """Yield the texts below the drawing. ``labels``: (share of the width from 0 to 1, text)."""
     for share, text in labels:
         anchor = "start" if share == 0 else "end" if share == 1 else "middle"
         at = f'x="{frame.x(share):.1f}" y="{TOP + frame.high + 13:g}"'
@@ -83,7 +85,10 @@ def _labels(frame: Frame, labels: Sequence[tuple[float, str]]) -> Iterable[str]:
 
 
 def legend(entries: Iterable[tuple[str, str]], unit: str) -> str:
-    """A legend: the unit, then a colour sample and a name per entry. An entry is (CSS class or colour, name)."""
+    """Return a legend with the unit, and a colour sample and a name for each entry.
+
+    An entry: (CSS class or colour, name).
+    """
     keys = "".join(f"<span><i {_style(look)}></i>{escape(text)}</span>" for look, text in entries)
     return f'<p class="small key"><span class="u">{escape(unit)}</span>{keys}</p>'
 
@@ -96,12 +101,12 @@ def bars(
     trend: Sequence[Mapping[str, str]], unit: str, language: str, title: str,
     bounds: Sequence[str] = (), worst: Mapping[str, str] | None = None, each: str = "",
 ) -> str:  # fmt: skip
-    """A trend as bars; "" for fewer than two values.
+    """Return the SVG of a trend as bars; "" if the trend has fewer than two values.
 
     Args:
-        trend: one ``label`` and ``v`` per bar; ``v`` is "" if unknown.
-        bounds: targets, drawn as dashed lines.
-        worst: the bar of ``trend`` to draw in another colour.
+        trend: has ``label`` and ``v`` for each bar; ``v`` is "" if the value is unknown.
+        bounds: the targets, which are drawn as dashed lines.
+        worst: the item of ``trend`` whose bar is drawn in another colour.
         each: the name of the bars in the legend, such as "by hour".
     """
     values = [(one["label"], float(one["v"]) if one["v"] else None) for one in trend]
@@ -139,9 +144,9 @@ def bars(
 
 
 def curve(page: Mapping[str, Any], language: str, zone: ZoneInfo) -> str:
-    """The mean power in each interval of a day, one line per role and flow; "" if there is nothing to draw.
+    """Return the SVG of the mean power in each interval of a day; "" if there are no data.
 
-    Outgoing flows are drawn below zero.
+    Each role and flow has a line. Outgoing flows are drawn below zero.
     """
     found = page.get("curve")
     if not found or len(found["slots"]) < 2 or not found["series"] or page["period"]["kind"] != "day":
@@ -187,7 +192,10 @@ def _signed(name: str, value: str) -> float | None:
 def _unknown_spans(
     found: Mapping[str, Any], series: Sequence[Mapping[str, Any]], begin: float, until: float
 ) -> list[tuple[float, float]]:
-    """The stretches up to ``until`` in which a series is incomplete or no interval exists; adjacent ones are merged."""
+    """Return the spans up to ``until`` in which a series is incomplete or no interval exists.
+
+    Adjacent spans are merged.
+    """
     spans: list[tuple[float, float]] = []
     at = begin
     for n, (start, end) in enumerate([*zip(found["slots"], found["ends"], strict=True), (until, until)]):
@@ -202,7 +210,7 @@ def _unknown_spans(
 
 
 def _steps(values: Sequence[float | None], found: Mapping[str, Any], frame: Frame, x: Any, colour: str) -> str:
-    """A step line, interrupted where the value is unknown."""
+    """Return the SVG of a step line, which is interrupted where the value is unknown."""
     path, is_open = [], False
     for start, end, value in zip(found["slots"], found["ends"], values, strict=True):
         if value is None:
@@ -214,7 +222,7 @@ def _steps(values: Sequence[float | None], found: Mapping[str, Any], frame: Fram
 
 
 def stack(trace: Mapping[str, Any], period: Mapping[str, Any], language: str, zone: ZoneInfo) -> str:
-    """The sources of each hour's consumption as stacked bars; an hour without data has no bar."""
+    """Return the SVG of the sources of each hour's consumption as stacked bars. An hour without data has no bar."""
     if not trace["hours"]:
         return ""
     words = WORDS[language]
@@ -248,7 +256,7 @@ def stack(trace: Mapping[str, Any], period: Mapping[str, Any], language: str, zo
 
 
 def _times(begin: float, end: float, zone: ZoneInfo, is_day: bool) -> list[tuple[float, str]]:
-    """The labels of a time axis: local times at each eighth of the stretch; a day ends at 24:00."""
+    """Return the labels of a time axis: the local time at each eighth of the axis. A day ends at 24:00."""
     form = "%H:%M" if is_day else "%m-%d"
     found = [(n / 8, datetime.fromtimestamp(begin + (end - begin) * n / 8, zone).strftime(form)) for n in range(9)]
     return [*found[:-1], (1.0, "24:00")] if is_day else found

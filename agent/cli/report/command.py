@@ -17,7 +17,7 @@ from agent.cli.options import FILE, ConfigOptions, config_options, json_option, 
 from agent.cli.output_files import CsvDraft, TextDraft, writing
 from drivers.model import GatewayError, UsageError, clean_text
 
-SEALED_WITHIN_S = 60  # after an interval ends, its packs and figures exist within this time
+SEALED_WITHIN_S = 60  # packs and figures of an interval exist within this time after its end
 Kind = Literal["day", "month", "year", "rolling"]
 _DATES: Mapping[Kind, str] = {"day": r"\d{4}-\d{2}-\d{2}", "month": r"\d{4}-\d{2}", "year": r"\d{4}"}
 
@@ -103,7 +103,7 @@ def report(
 
 
 def _snapshot(runtime_dir: Path) -> Mapping[str, Any]:
-    """The snapshot of the running agent; empty if none runs."""
+    """Return the snapshot of the running agent; empty if no agent runs."""
     try:
         snapshot = read_snapshot(runtime_dir)
     except GatewayError:
@@ -112,18 +112,18 @@ def _snapshot(runtime_dir: Path) -> Mapping[str, Any]:
 
 
 def _first_interval_s(snapshot: Mapping[str, Any], length_s: float) -> float:
-    """The end of the running agent's first whole interval, in UTC seconds; 0 if no agent runs."""
+    """Return the end of the running agent's first whole interval, in UTC seconds; 0 if no agent runs."""
     started = float(snapshot.get("started") or 0)
     return first_whole_interval_s(started, length_s) if started else 0.0
 
 
 def first_whole_interval_s(started_s: float, length_s: float) -> float:
-    """The end of the first interval of ``length_s`` that begins at or after the start, in UTC seconds."""
+    """Return the end, in UTC seconds, of the first interval of ``length_s`` that begins at or after ``started_s``."""
     return (math.ceil(started_s / length_s) + 1) * length_s
 
 
 def parse_period(text: str) -> tuple[Kind, str]:
-    """The kind of a period and its first day: ("month", "2026-11-01") for "2026-11". Raises UsageError.
+    """Return (kind of a period, its first day), such as ("month", "2026-11-01") for "2026-11". Raises UsageError.
 
     The day is "" for today and for the last 365 days.
     """
@@ -157,7 +157,7 @@ TRACE_HEADS = (
 
 
 def csv_heads(names: tuple[str, ...], language: str) -> tuple[str, ...]:
-    """The column heads of a CSV file, in this language."""
+    """Return the column heads of a CSV file, in this language."""
     from agent.cli.report.labels import CSV_WORDS
 
     return tuple(CSV_WORDS[language][name] for name in names)
@@ -186,7 +186,7 @@ def _figure_row(figure: Mapping[str, Any], page: Mapping[str, Any], language: st
 
 
 def _hours(trace: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """All hours in order of time; hours without data have no values."""
+    """Return all hours in order of time. Hours without data are included, but have no values."""
     return sorted([*trace["hours"], *trace.get("missing", ())], key=lambda hour: hour["from"])
 
 
@@ -207,7 +207,7 @@ def _write_csv(path: Path, heads: tuple[str, ...], rows: list[list[Any]]) -> Non
     with (
         writing(path),
         CsvDraft(path, heads, "utf-8-sig") as draft,
-    ):  # the byte order mark tells spreadsheets that the file is UTF-8
+    ):  # the encoding writes a byte order mark, which tells spreadsheets that the file is UTF-8
         for row in rows:
             draft.add_row(row)
         draft.keep()
@@ -285,7 +285,10 @@ def _show(page: Mapping[str, Any], language: str, first_interval_s: float, lengt
 
 
 def _until(page: Mapping[str, Any], words: Mapping[str, str]) -> str:
-    """A text: until when a current period is known, or when a future period begins; "" for a past period."""
+    """Return a text that says up to which time a current period is known, or when a future period begins.
+
+    Returns "" for a past period.
+    """
     from datetime import datetime
     from zoneinfo import ZoneInfo
 
@@ -299,7 +302,7 @@ def _until(page: Mapping[str, Any], words: Mapping[str, str]) -> str:
 
 
 def cell(text: str, limit: int = 80) -> str:
-    """A text for a cell in the terminal. Thin spaces become plain spaces: not all terminals can show them."""
+    """Return a text for a cell in the terminal. Thin spaces become plain spaces, as not all terminals can show them."""
     from agent.cli import console_tables
 
     return console_tables.cell(text.replace("\u2009", " "), limit)
@@ -361,7 +364,7 @@ def _show_meters(page: Mapping[str, Any], language: str) -> None:
 
 
 def spark(texts: list[str]) -> str:
-    """A trend as a line of at most 31 blocks, with a dot for each missing figure."""
+    """Return a trend as a line of at most 31 blocks, with a dot for each missing figure."""
     from agent.cli.sparkline import sparkline
 
     return sparkline([float(text) if text else None for text in texts], 31, low=0.0)

@@ -63,7 +63,7 @@ body{padding:0;max-width:none;font-size:12px}h2{break-after:avoid}
 
 
 def page(report: Mapping[str, Any], language: str) -> str:
-    """The whole HTML file."""
+    """Return the content of the whole HTML file."""
     words = WORDS[language]
     zone = ZoneInfo(report["timezone"])
     period = report["period"]
@@ -144,7 +144,7 @@ def _card(figure: Mapping[str, Any], report: Mapping[str, Any], language: str) -
 
 
 def _known(figure: Mapping[str, Any], language: str, is_over: bool) -> str:
-    """The known share as a bar and as text, always shown with the value."""
+    """Return the known share as a bar and as text. It is always shown together with the value."""
     words, width = WORDS[language], min(max(float(figure["completeness"]), 0.0), 1.0)
     low = "" if is_known_enough(figure) else " low"
     text = words["time known" if is_over else "so far known"].format(share(figure["completeness"]))
@@ -224,7 +224,7 @@ def _meters(report: Mapping[str, Any], language: str) -> str:
 def _inputs(figures: Iterable[Mapping[str, Any]], language: str) -> str:
     words = WORDS[language]
     seen: dict[str, Sequence[str]] = {}
-    nowhere: dict[str, str] = {}  # titles of inputs that the park does not have: they count as zero
+    nowhere: dict[str, str] = {}  # titles of inputs that the park does not have, and that therefore count as zero
     for figure in figures:
         for one in figure["inputs"]:
             note = own_text(one.get("note", ""), language)

@@ -93,7 +93,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "colon": "：", "semicolon": "；", "comma": "，",
     },
 }  # fmt: skip
-CSV_WORDS: Final[Mapping[str, Mapping[str, str]]] = {  # programs read the English ones: do not change them
+CSV_WORDS: Final[Mapping[str, Mapping[str, str]]] = {  # do not change the English words, because programs read them
     "en": {
         "id": "id", "title": "title", "period": "period", "value": "value", "unit": "unit", "target": "target",
         "verdict": "verdict", "official": "official", "completeness": "completeness", "estimated": "estimated",
@@ -117,9 +117,9 @@ _SPANS: Final = (
 _SIGNS = {"at_most": "≤", "at_least": "≥", "above": ">", "below": "<"}
 
 
-ENOUGH: Final = Decimal("0.9")  # known share of a period that a verdict "met" or "not met" needs
+ENOUGH: Final = Decimal("0.9")  # the verdict is "met" or "not met" only if at least this share of the period is known
 _HAN = re.compile("[\u4e00-\u9fff]")
-_CITED: Final[Mapping[str, str]] = {  # English parts of sources; packs contain the sources in English
+_CITED: Final[Mapping[str, str]] = {  # English part of a source -> translation; packs contain the sources in English
     "MEE/NBS factor announcement": "生态环境部、国家统计局因子公告", ", data year ": "，数据年份 ",
     ", as quoted by ": "，转引自 ", "Announcement 2025 No. 47": "2025年第47号公告",
     "annexes 3 and 4 (trial)": "附件3、附件4（试行）", "annex 3; accounting by annex 4": "附件3；核算按附件4",
@@ -135,18 +135,21 @@ _CITED: Final[Mapping[str, str]] = {  # English parts of sources; packs contain 
     "definitions of this project, docs/indicators.md": "本项目的定义，见 docs/indicators.md",
 }  # fmt: skip
 
-_NOTES: Final[Mapping[str, str]] = {  # notes of inputs; packs contain them in English
+_NOTES: Final[Mapping[str, str]] = {  # English note of an input -> translation; packs contain the notes in English
     "no meter has this role": "没有计量点具有此角色", "nothing was declared": "未申报",
 }  # fmt: skip
 
 
 def text_in(texts: Mapping[str, str], language: str) -> str:
-    """The text in this language; if there is none, in any language."""
+    """Return the text in this language. If there is none, return the text in any other language."""
     return texts.get(language) or next(iter(texts.values()), "")
 
 
 def own_text(text: str, language: str) -> str:
-    """A text that the site has written. If it has two languages ("no gas / 无燃气"), only the part in ``language``."""
+    """Return a text of the site.
+
+    If the text has two languages ("no gas / 无燃气"), return only the part in ``language``.
+    """
     if language == "zh":
         text = _NOTES.get(text, text)
     one, slash, other = text.partition(" / ")
@@ -156,7 +159,7 @@ def own_text(text: str, language: str) -> str:
 
 
 def cited(text: str, language: str) -> str:
-    """The source of a set of figures or of a factor; for Chinese, with its English parts translated."""
+    """Return the source of a set of figures or of a factor. For Chinese, its English parts are translated."""
     if language == "zh":
         for english, chinese in _CITED.items():
             text = text.replace(english, chinese)
@@ -164,14 +167,14 @@ def cited(text: str, language: str) -> str:
 
 
 def is_known_enough(figure: Mapping[str, Any]) -> bool:
-    """True if enough of the time so far is known for a verdict."""
+    """True if enough of the time up to now is known for a verdict."""
     return Decimal(figure["completeness"]) >= ENOUGH
 
 
 def known_of_period(figure: Mapping[str, Any], period: Mapping[str, Any]) -> Decimal:
-    """The known share of the whole period, in which the future counts as unknown.
+    """Return the known share of the whole period. The future counts as unknown.
 
-    ``completeness`` of the figure is the known share of the time so far.
+    This differs from ``completeness`` of the figure, which is the known share of the time up to now.
     """
     begun, end = int(period["from"]), int(period["to"])
     passed = min(max(int(period["until"]) - begun, 0), end - begun)
@@ -179,7 +182,10 @@ def known_of_period(figure: Mapping[str, Any], period: Mapping[str, Any]) -> Dec
 
 
 def verdict_of(figure: Mapping[str, Any], period: Mapping[str, Any]) -> str:
-    """The verdict to show: instead of ``met`` or ``not met``, "not enough" if too little of the period is known."""
+    """Return the verdict to show.
+
+    If too little of the period is known, "not enough" replaces ``met`` and ``not met``.
+    """
     verdict: str = figure["verdict"]
     if figure.get("unmetered"):
         return "no data"
@@ -188,12 +194,12 @@ def verdict_of(figure: Mapping[str, Any], period: Mapping[str, Any]) -> str:
 
 
 def value_of(figure: Mapping[str, Any]) -> str:
-    """The value of a figure to show; "" if there is none, or if no device has a role that the figure needs."""
+    """Return the value of a figure to show; "" if there is none, or if no device has a role that the figure needs."""
     return "" if figure.get("unmetered") else figure.get("v", "")
 
 
 def number(text: str, digits: int = 4) -> str:
-    """A number rounded to ``digits`` significant digits, or to an integer if that has more digits; "–" for "".
+    """Return a number rounded to ``digits`` significant digits, but never coarser than to an integer; "–" for "".
 
     Thin spaces separate thousands.
     """
@@ -202,17 +208,17 @@ def number(text: str, digits: int = 4) -> str:
     value = Decimal(text)
     places = max(0, digits - 1 - value.adjusted()) if value else 0
     shown = value.quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_EVEN)
-    plain = f"{shown or abs(shown):,f}".replace(",", "\u2009")  # no -0
+    plain = f"{shown or abs(shown):,f}".replace(",", "\u2009")  # abs is used so that -0 is shown as 0
     return plain.rstrip("0").rstrip(".") if "." in plain else plain
 
 
 def percent(text: str) -> str:
-    """A share of 0 to 1 as a percentage; "–" for ""."""
+    """Return a share from 0 to 1 as a percentage; "–" for ""."""
     return f"{number(str(Decimal(text) * 100), 3)} %" if text else "–"
 
 
 def duration(ms: float, language: str) -> str:
-    """A duration as text: ``12 s``, ``3 min``, ``2.5 h``, ``31 days``."""
+    """Return a duration as text, such as ``12 s``, ``3 min``, ``2.5 h`` or ``31 days``."""
     for unit_ms, least, english, chinese in _SPANS:
         if ms >= unit_ms * least:
             return f"{number(str(Decimal(ms) / unit_ms), 3)} {chinese if language == 'zh' else english}"
@@ -220,9 +226,10 @@ def duration(ms: float, language: str) -> str:
 
 
 def silent_since(silence: Silence, timezone: str, language: str) -> str:
-    """A text such as ``no usable answer since 2026-11-24 10:05:12``.
+    """Return a text such as ``no usable answer since 2026-11-24 10:05:12``.
 
-    If the device has never answered, the text names the start or reload of the agent, before which nothing is known.
+    If the device has never answered, the text names the start or reload of the agent, because nothing is known about
+    earlier times.
     """
     since = datetime.fromtimestamp(silence.since_s, ZoneInfo(timezone))
     text = WORDS[language]["silent since" if silence.answered else "silent since start"]
@@ -230,7 +237,7 @@ def silent_since(silence: Silence, timezone: str, language: str) -> str:
 
 
 def share(value: str | float) -> str:
-    """A known or green share of 0 to 1 as a percentage: "100 %" only if nothing is missing; "–" for ""."""
+    """Return a known or green share from 0 to 1 as a percentage; "–" for "". Only a full share gives "100 %"."""
     if value == "":
         return "–"
     found = Decimal(value)
@@ -241,7 +248,7 @@ def share(value: str | float) -> str:
 
 
 def lacking(figure: Mapping[str, Any], language: str) -> str:
-    """The reason why a figure has no value; "" if it has one."""
+    """Return the reason why a figure has no value; "" if it has a value."""
     words = WORDS[language]
     if figure.get("unmetered"):
         return words["unmetered"]
@@ -254,12 +261,12 @@ def lacking(figure: Mapping[str, Any], language: str) -> str:
 
 
 def target(figure: Mapping[str, Any]) -> str:
-    """The target of a figure, such as ``≤ 0.2``; "" if it has none."""
+    """Return the target of a figure, such as ``≤ 0.2``; "" if it has none."""
     return " ".join(f"{_SIGNS[kind]} {text}" for kind, text in figure.get("threshold", {}).items())
 
 
 def unit(one: Mapping[str, Any]) -> str:
-    """The unit of a figure or an amount, as people write it."""
+    """Return the unit of a figure or an amount, as people write it."""
     return show_unit(one["u"])
 
 

@@ -1,4 +1,4 @@
-"""Rows of the table of meters: amount, known share of the period, and when and why readings are missing."""
+"""Makes the rows of the table of meters: amount, known share of the period, times and reasons of missing readings."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from agent.indicators.quantities import FLOW_TITLES
 from agent.roles import ROLES
 from drivers.model import clean_text
 
-MOST_SHOWN: Final = 4  # stretches that a row lists
+MOST_SHOWN: Final = 4  # a row lists at most this many periods with missing readings
 
 
 def heads(page: Mapping[str, Any], language: str) -> tuple[str, ...]:
-    """The column heads for ``rows``."""
+    """Return the column heads for ``rows``."""
     names = ("device", "role", "counted", "known", "gaps", *(["reasons"] if "devices" in page else []))
     return tuple(WORDS[language][name] for name in names)
 
 
 def rows(page: Mapping[str, Any], language: str) -> Iterator[tuple[str, ...]]:
-    """One row per meter, with times and reasons of missing readings; then the other devices with missing readings."""
+    """Yield a row for each meter, then a row for each other device with missing readings.
+
+    A row has times and reasons of missing readings.
+    """
     words, zone = WORDS[language], ZoneInfo(page["timezone"])
     at = 0 if language == "en" else 1
     devices = {one["device"]: one for one in page["devices"]} if "devices" in page else None
@@ -35,7 +38,7 @@ def rows(page: Mapping[str, Any], language: str) -> Iterator[tuple[str, ...]]:
         has_amount = any(flow["v"] is not None for flow in one["flows"])
         counted = words["semicolon"].join(_flow(flow, at) for flow in one["flows"]) if has_amount else "–"
         row = one["n"], role, counted, share(one["known"]), _missing(one, page, language, zone)
-        if devices is None:  # sent by an older agent, which gives no reasons
+        if devices is None:  # the report was sent by an older agent, which gives no reasons
             yield row
             continue
         device = devices.get(one["n"].partition("/")[0], {})
@@ -55,7 +58,7 @@ def rows(page: Mapping[str, Any], language: str) -> Iterator[tuple[str, ...]]:
 
 
 def _flow(flow: Mapping[str, Any], at: int) -> str:
-    """A flow as text: ``imported 12 kWh``; ``imported –`` if the amount is unknown."""
+    """Return a flow as text, such as ``imported 12 kWh``, or ``imported –`` if the amount is unknown."""
     name = FLOW_TITLES[flow["n"]][at] if flow["n"] in FLOW_TITLES else flow["n"]
     return f"{name} –" if flow["v"] is None else f"{name} {number(flow['v'], 6)} {unit(flow)}"
 
@@ -71,10 +74,10 @@ def _at(seconds: float, page: Mapping[str, Any], zone: ZoneInfo) -> str:
 
 
 def why_missing(device: Mapping[str, Any], page: Mapping[str, Any], language: str) -> str:
-    """Why readings are missing, such as ``no answer in time 1.2 h; ...``; "" if none are missing.
+    """Return a text why readings are missing, such as ``no answer in time 1.2 h; ...``; "" if none are missing.
 
-    A present silence of the device comes first, then the reasons by duration. A reason that never affected the whole
-    device is marked "some points".
+    If the device is silent now, this comes first. The reasons follow, the longest duration first. A reason that never
+    affected the whole device is marked "some points".
     """
     words, at = WORDS[language], LANGUAGES.index(language)
     texts = []
@@ -112,6 +115,6 @@ def _missing(meter: Mapping[str, Any], page: Mapping[str, Any], language: str, z
 
 
 def roleless(page: Mapping[str, Any], language: str) -> str:
-    """A sentence that lists the meters without a role, which count in no figure; "" if there are none."""
+    """Return a sentence that lists the meters without a role, which no figure includes; "" if there are none."""
     names = sorted({one["n"].partition("/")[0] for one in page.get("meters", ()) if not one["role"]})
     return WORDS[language]["roleless"].format(", ".join(names)) if names else ""

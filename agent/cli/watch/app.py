@@ -1,4 +1,7 @@
-"""`watch` on the full screen of a terminal. Only this file and ``row_list.py`` import Textual, which loads slowly."""
+"""Runs `watch` on the full screen of a terminal.
+
+Only this file and ``row_list.py`` import Textual, as it loads slowly.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +34,11 @@ from agent.cli.watch.trends import Trends
 from drivers.model import GatewayError, clean_text
 
 EVERY_S: Final = 1.0
-SLICE_S: Final = 0.02  # a full ring is read in slices of this time, so that keys work meanwhile
-REST_S: Final = 0.005  # pause between two slices: the event loop needs several turns to handle a key
+SLICE_S: Final = 0.02  # a full ring is read in slices of this time, so that keys are handled between the slices
+REST_S: Final = 0.005  # pause between two slices, because the event loop needs several turns to handle a key
 PAGES: Final = ("devices", "values", "lines", "destinations", "findings")
-LETTER_KEYS: Final = frozenset({"page", "search", "trouble", "keys"})  # actions; their keys are text in a search
+# actions with letter keys; while a search is typed, these keys are text
+LETTER_KEYS: Final = frozenset({"page", "search", "trouble", "keys"})
 MOST_FRAMES: Final = 2000
 CTRL_C: Final = 130
 
@@ -43,14 +47,15 @@ class WatchApp(App[int]):
     """The full screen.
 
     Args:
-        devices: show only the values of these devices; an empty sequence means all.
-        patterns: show only points that match one of these globs; an empty sequence means all.
-        seconds: end after this time; None means that only the user ends the screen.
-        every_s: how often to read new values, or to look for an agent if none runs; the snapshot is read half as often.
-        labels: the labels of devices, by name.
+        devices: names of the devices whose values are shown; an empty sequence means all devices.
+        patterns: globs; only points that match one of them are shown. An empty sequence means all points.
+        seconds: the screen ends after this time; None means that only the user ends it.
+        every_s: period in which new values are read, or an agent is looked for if none runs. The snapshot is read half
+            as often.
+        labels: device name -> label.
         read_labels: returns the labels after a reload; raises GatewayError if the files are invalid.
-        timezone: the site's time zone, for the times of frames; "" means the time zone of this machine.
-        on_disk: errors in the configuration files, shown until the agent reloads them.
+        timezone: time zone in which the times of frames are shown; "" means the time zone of this machine.
+        on_disk: errors in the configuration files, which are shown until the agent reloads the files.
     """
 
     CSS = """
@@ -61,7 +66,7 @@ class WatchApp(App[int]):
     Input:focus { border: none; background-tint: ansi_default 0%; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        # all have priority over the focused widget, so that keys typed quickly are handled in order
+        # all keys have priority over the focused widget, so that keys that are typed quickly are handled in order
         *(Binding(str(n), f"page('{name}')", show=False, priority=True) for n, name in enumerate(PAGES, 1)),
         Binding("tab", "next_page(1)", show=False, priority=True),
         Binding("shift+tab", "next_page(-1)", show=False, priority=True),
@@ -95,21 +100,22 @@ class WatchApp(App[int]):
         self._seconds, self._every_s = seconds, every_s
         self.view: LiveView | None = None
         self._trends, self._pages = Trends(), Pages(language, labels)
-        self._searches: dict[str, str] = {}  # the search text of each page
+        self._searches: dict[str, str] = {}  # page -> its search text
         self._findings: list[Finding] = []
         self._zone = ZoneInfo(timezone) if timezone else None
         self._timezone = timezone or self._word("machine time")
         self._on_disk, self._read_labels = on_disk, read_labels
-        self._config: object = None  # the member ``config`` of the snapshot; it changes at a reload
+        self._config: object = None  # the member ``config`` of the snapshot, which changes at a reload
         self._reads = 0
-        self._is_here = False  # an agent is running; if False, the values on the screen are old
+        self._is_here = False  # True: an agent is running; False: the values on the screen are old
         self._trouble = ""  # the reason why no agent is running
         self._is_catching_up = False
         self._shown = "values" if devices or patterns else "devices"
-        self._device = devices[0] if len(devices) == 1 else ""  # the page of values shows only this device; "" for all
-        self._line = ""  # the page of frames shows this line
+        # the page of values shows only this device; "" means all devices
+        self._device = devices[0] if len(devices) == 1 else ""
+        self._line = ""  # the page of frames shows the frames of this line
         self.fault: BaseException | None = None
-        self._texts: dict[str, Text] = {}  # texts of the lines around the list
+        self._texts: dict[str, Text] = {}  # the texts above and below the list of rows
         self._joiner, self._frames = FrameJoiner(), deque[str](maxlen=MOST_FRAMES)
 
     # --- the screen
@@ -126,15 +132,16 @@ class WatchApp(App[int]):
 
     def on_mount(self) -> None:
         """Start to read the agent's values."""
-        self.theme = "ansi-dark"  # the terminal's own colours
+        self.theme = "ansi-dark"  # use the terminal's own colours
         self.screen.set_focus(self._list)
         if self._seconds is not None:
             self.set_timer(self._seconds, lambda: self.exit(0))
         self.run_worker(self._follow(), exit_on_error=True)
 
     def run_in_terminal(self) -> int:
-        """Run until the user quits; returns the exit code. The terminal is restored in every case."""
-        code = self.run(mouse=False)  # so that selecting and copying in the terminal works
+        """Run until the user quits. Returns the exit code. The terminal is restored in every case."""
+        # Textual must not use the mouse, so that the user can select and copy text in the terminal
+        code = self.run(mouse=False)
         if self.fault is not None:
             raise self.fault
         return code if code is not None else self.return_code or 0
@@ -149,12 +156,12 @@ class WatchApp(App[int]):
     # --- the agent
 
     async def _follow(self) -> None:
-        """Follow the agent while the screen is open, also through restarts of the agent."""
+        """Follow the agent while the screen is open. Continues after restarts of the agent."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP):
             try:
                 loop.add_signal_handler(number, self.exit, 128 + number)
-            except (ValueError, RuntimeError):  # not in the main thread, as in tests
+            except (ValueError, RuntimeError):  # this is not the main thread, for example in tests
                 break
         try:
             while True:
@@ -169,7 +176,7 @@ class WatchApp(App[int]):
                 self.view.close()
 
     async def _read(self) -> None:
-        """Read all new records of the ring, in slices, and the snapshot if it is due. Raises GatewayError."""
+        """Read all new records of the ring in slices, and the snapshot if it is due. Raises GatewayError."""
         if self.view is None or not self._is_here:
             fresh = LiveView(self._folder, *self._wanted, keeps_history=True, snapshot_every_s=2 * self._every_s)
             if self.view is not None:
@@ -190,7 +197,7 @@ class WatchApp(App[int]):
             snapshot = self.view.snapshot
             self._trends.add(snapshot)
             before, self._config = self._config, snapshot.get("config")
-            if before not in (None, self._config):  # after a reload, the agent reports errors itself
+            if before not in (None, self._config):  # after a reload, the agent itself reports errors of the files
                 self._on_disk = ()
                 if self._read_labels is not None:
                     with contextlib.suppress(GatewayError):
@@ -209,7 +216,10 @@ class WatchApp(App[int]):
             self._frames.append(clean_text(say_at(error.where, error.what), 200))
 
     def _lose(self, error: GatewayError) -> None:
-        """Note that the agent has ended, or that its files cannot be read. The last values stay, marked as old."""
+        """Record that the agent has ended, or that its files cannot be read.
+
+        The last values stay and are marked as old.
+        """
         if isinstance(error, NoAgent):
             self._trouble = self._word("ended" if self.view else "no agent", folder=clean_text(str(self._folder), 200))
         else:
@@ -217,11 +227,14 @@ class WatchApp(App[int]):
         self._is_here = self._is_catching_up = False
 
     def _handle_exception(self, error: Exception) -> None:
-        """Close the screen after an internal error; ``run_in_terminal`` raises it, without Textual's traceback."""
+        """Close the screen after an internal error.
+
+        ``run_in_terminal`` then raises the error without Textual's traceback.
+        """
         self.fault = self.fault or (error.error if isinstance(error, WorkerFailed) else error)
         self.exit(1)
 
-    # --- painting
+    # --- drawing
 
     def _paint(self) -> None:
         """Update the screen."""
@@ -240,7 +253,7 @@ class WatchApp(App[int]):
         self._paint_bottom()
 
     def _put(self, name: str, text: Text) -> None:
-        """Change a line if its text has changed."""
+        """Set the text of the widget ``name`` if the text has changed."""
         if self._texts.get(name) != text:
             self._texts[name] = text
             self.query_one(f"#{name}", Static).update(text, layout=False)
@@ -274,7 +287,7 @@ class WatchApp(App[int]):
         if not self._is_here:
             return head.append(self._trouble, "bold red")
         assert view is not None
-        if any(one.code == "agent-gone" for one in self._findings):  # the agent was killed: its files still exist
+        if any(one.code == "agent-gone" for one in self._findings):  # the agent was killed, so its files still exist
             return head.append(self._word("ended"), "bold red")
         if self._is_catching_up:
             return head.append(self._word("reading"))
@@ -309,7 +322,7 @@ class WatchApp(App[int]):
         rows = self._list
         detail = rows.page.detail(rows.cursor) if rows.page.count and self.view is not None else ""
         if self._shown == "frames" and cell_len(detail) <= rows.size.width:
-            detail = ""  # the row itself shows the whole text
+            detail = ""  # no detail is needed, because the row itself shows the whole text
         self._put("detail", Text(detail, "dim", no_wrap=True, overflow="ellipsis"))
         line = Text(no_wrap=True, overflow="ellipsis")
         if self.view is not None:
@@ -325,7 +338,7 @@ class WatchApp(App[int]):
         self._put("keys", line)
 
     def on_row_list_moved(self) -> None:
-        """Show the detail of the row that the cursor has moved to."""
+        """Show the detail of the row to which the cursor has moved."""
         self._paint_bottom()
 
     def on_resize(self) -> None:
@@ -335,12 +348,12 @@ class WatchApp(App[int]):
     # --- keys
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """False for actions of letter and digit keys while a search is typed: these keys are text then."""
+        """Return False for actions of letter and digit keys while a search is typed. These keys are text then."""
         is_typing = isinstance(self.focused, Input)
         return not (is_typing and (action in LETTER_KEYS or (action, parameters) == ("leave", (0,))))
 
     def action_page(self, name: str) -> None:
-        """Show a page. If the page of values is open already, show all devices in it."""
+        """Show a page. If the page of values is shown already, show all devices in it."""
         if name == "values" and self._shown == "values":
             self._device = ""
         self._show(name)
@@ -357,7 +370,7 @@ class WatchApp(App[int]):
         self._paint()
 
     def on_row_list_opened(self, message: RowList.Opened) -> None:
-        """After Enter on a device, show its values; on a line, its frames."""
+        """Handle the key Enter: on a device, show its values; on a line, show its frames."""
         if self.view is None:
             return
         if self._shown in ("devices", "values"):
@@ -371,7 +384,7 @@ class WatchApp(App[int]):
             self._show("frames")
 
     def action_step_back(self) -> None:
-        """Go one step back: close the list of keys, the search, the filter, or the page of a line or device."""
+        """Go one step back: close the list of keys, the search, the filter, or the page of one line or device."""
         if self.query_one("#help").display:
             self._close_keys()
         elif self.query_one("#search").display or self._pages.search:
@@ -396,7 +409,7 @@ class WatchApp(App[int]):
             return
         box = self.query_one("#search", Input)
         box.display, self.query_one("#keys").display = True, False
-        self.screen.set_focus(box)  # immediately: the next letter may have been typed already
+        self.screen.set_focus(box)  # the focus must change at once, because the next letter may have been typed already
 
     def _search_for(self, text: str) -> None:
         box = self.query_one("#search", Input)

@@ -1,4 +1,4 @@
-"""`meterhouse watch`: live values or frames of the running agent, read from shared memory."""
+"""`meterhouse watch`: shows live values or frames of the running agent, which it reads from shared memory."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _values(folder: Path, devices: Sequence[str], patterns: Sequence[str], end: 
     watched = LiveView(folder, devices, patterns)
     try:
         if as_json:
-            watched.catch_up()  # print first only the newest record of each point, then every new record
+            watched.catch_up()  # print only the newest record of each point first, and every new record after that
             _tell(watched.shown())
             for _ in until(end):
                 _tell(watched.news())
@@ -165,7 +165,7 @@ def _live(watched: LiveView, end: float | None) -> None:
         return Group(Text(head), point_table(rows[:room], time.time_ns()))
 
     watched.catch_up()
-    if not console.is_terminal:  # print the last state once
+    if not console.is_terminal:  # if stdout is not a terminal, print only the last state, once
         for _ in until(end if end is not None else 0.0):
             watched.catch_up()
         console.print(page())

@@ -13,16 +13,17 @@ from drivers.model import GatewayError, UsageError, clean_text
 if TYPE_CHECKING:
     from drivers.line.trace import TracedFrame
 
-JOIN_NS: Final = 50_000_000  # pieces closer than this belong to one frame
+JOIN_NS: Final = 50_000_000  # pieces with a shorter pause between them belong to one frame
 # time after which the agent has checked a complete answer; it checks an incomplete one only at the time-out
 JUDGED_NS: Final = 300_000_000
-SENT, RECEIVED, NOISE, BROKEN = range(4)  # as in drivers.line.trace, which is slow to import
+# the same values as in drivers.line.trace, which is not imported because this is slow
+SENT, RECEIVED, NOISE, BROKEN = range(4)
 DIRECTIONS: Final = ("->", "<-", "??", "!!")
 DIRECTION_WORDS: Final = ("sent", "received", "noise", "broken")
 
 
 def frames_path(folder: Path, line: str, snapshot: Mapping[str, Any]) -> Path:
-    """The file with the last frames of a line. Raises UsageError that suggests existing lines."""
+    """Return the file with the last frames of a line. Raises UsageError, which suggests existing lines."""
     lines = snapshot.get("lines", {})
     if line not in lines:
         from drivers.toml.parsers import did_you_mean
@@ -33,7 +34,7 @@ def frames_path(folder: Path, line: str, snapshot: Mapping[str, Any]) -> Path:
 
 
 def read_frames(path: Path, line: str, after: int) -> list[TracedFrame]:
-    """The pieces of frames with a number above ``after``. Raises GatewayError."""
+    """Return the pieces of frames whose number is above ``after``. Raises GatewayError."""
     from drivers.line.trace import read_trace
 
     try:
@@ -46,20 +47,21 @@ def read_frames(path: Path, line: str, after: int) -> list[TracedFrame]:
 
 
 class ShownFrame(NamedTuple):
-    """A whole frame. ``broken``: the reason why it is not a valid answer; "" if it is valid or not checked yet.
+    """A whole frame. ``broken``: why it is not a valid answer; "" if it is valid or not checked yet.
 
-    A reason that arrives after its frame has been shown is an entry of its own, with direction BROKEN and no bytes.
+    If the reason arrives after the frame has been shown, it becomes a separate entry with the direction BROKEN and no
+    bytes.
     """
 
     number: int
-    time_ns: int  # UTC
+    time_ns: int  # UTC time in ns
     direction: int
     data: bytes
     broken: str = ""
 
 
 class FrameJoiner:
-    """Joins received pieces that follow each other closely: a serial port delivers an answer in pieces."""
+    """Joins received pieces that follow each other closely, because a serial port delivers an answer in pieces."""
 
     def __init__(self) -> None:
         self.last = 0  # number of the newest piece so far
@@ -67,7 +69,7 @@ class FrameJoiner:
         self._end_ns = 0
 
     def join(self, frames: Iterable[TracedFrame], now_ns: int) -> Iterator[ShownFrame]:
-        """Yield whole frames. The last one is held back while another piece, or a reason, may still follow."""
+        """Yield whole frames. The last frame is held back while another piece or a reason may still follow it."""
         for frame in frames:
             self.last = frame.number
             held = self._held
@@ -91,14 +93,14 @@ class FrameJoiner:
             yield from self.rest()
 
     def rest(self) -> Iterator[ShownFrame]:
-        """Yield the frame that is held back, if any."""
+        """Yield the frame that is held back, if there is one."""
         held, self._held = self._held, None
         if held is not None:
             yield held
 
 
 def frame_text(frame: ShownFrame, zone: tzinfo | None = None) -> str:
-    """A frame as text: ``12:00:00.123 -> 01 03 ...``, followed by ``!! reason`` if it is not a valid answer.
+    """Return a frame as text: ``12:00:00.123 -> 01 03 ...``, followed by ``!! reason`` if it is not a valid answer.
 
     ``zone``: the time zone of the text; None means the time zone of this machine.
     """
@@ -111,7 +113,7 @@ def frame_text(frame: ShownFrame, zone: tzinfo | None = None) -> str:
 
 
 def frame_json(frame: ShownFrame) -> str:
-    """A frame as one line of JSON, with ``broken`` only if it is not a valid answer."""
+    """Return a frame as one line of JSON. It has the member ``broken`` only if the frame is not a valid answer."""
     facts: dict[str, Any] = {
         "number": frame.number,
         "time": frame.time_ns / 1e9,

@@ -1,4 +1,4 @@
-"""Reads snapshot and ring of a running agent continuously, also after its restarts and reloads."""
+"""Reads snapshot and ring of a running agent continuously. Continues after restarts and reloads of the agent."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from agent.cli.ring_follower import Follower, Latest, last_answer, tables_of
 from drivers.model import UsageError
 
 SNAPSHOT_EVERY_S = 2.0
-SAMPLES = 32  # numbers kept per point, for its sparkline
+SAMPLES = 32  # this many numbers are kept for each point, for its sparkline
 
 
 def check_devices(snapshot: Mapping[str, Any], names: Iterable[str], where: str) -> None:
-    """Raises UsageError for the first name that the agent does not have. ``where``: where the names come from."""
+    """Raise UsageError for the first name that the agent does not have.
+
+    ``where``: source of the names, for the error.
+    """
     known = snapshot.get("devices", {})
     for name in names:
         if name not in known:
@@ -30,13 +33,13 @@ def check_devices(snapshot: Mapping[str, Any], names: Iterable[str], where: str)
 
 
 class LiveView:
-    """Snapshot and ring of the agent; the ring is reopened when the agent restarts or changes to another ring.
+    """Snapshot and ring of the agent. The ring is reopened when the agent restarts or changes to another ring.
 
     Args:
-        devices: select only these devices; an empty sequence selects all.
-        patterns: select only points that match one of these globs; an empty sequence selects all.
-        keeps_history: collect the last numbers of each point in ``history``.
-        snapshot_every_s: how often the snapshot is read; the ring is read at each call of ``news``.
+        devices: names of the selected devices; an empty sequence selects all.
+        patterns: globs; only points that match one of them are selected. An empty sequence selects all.
+        keeps_history: True to collect the last numbers of each point in ``history``.
+        snapshot_every_s: period in which the snapshot is read. The ring is read at each call of ``news``.
 
     Raises:
         GatewayError: no agent runs in ``folder``, or its files cannot be read.
@@ -56,7 +59,7 @@ class LiveView:
         self.snapshot = read_snapshot(folder)
         check_devices(self.snapshot, devices, "watch")
         self.history: dict[tuple[str, str], array[float]] | None = {} if keeps_history else None
-        self.reads = 0  # how often the snapshot was read again
+        self.reads = 0  # number of times that the snapshot was read again
         self.follower = self._open()
         self._shown: list[Latest] = []
         self._of_device: dict[str, list[Latest]] = {}
@@ -88,7 +91,8 @@ class LiveView:
             old = self.follower
             self.follower = self._open()
             old.ring.close()
-            if self.snapshot.get("boot") == before.get("boot"):  # a reload: keep the newest records of the old ring
+            # this was a reload and not a restart, so keep the newest records of the old ring
+            if self.snapshot.get("boot") == before.get("boot"):
                 for key, fresh in self.follower.latest.items():
                     if (known := old.latest.get(key)) is not None and known.time_ns:
                         known.point = fresh.point
@@ -111,7 +115,7 @@ class LiveView:
             del kept[0]
         try:
             kept.append(float(latest.value))
-        except OverflowError:  # too large for a float of four bytes: it is not drawn
+        except OverflowError:  # the number is too large for a float of four bytes, so it is not drawn
             kept.append(float("inf"))
 
     def _arrange(self) -> None:
@@ -128,7 +132,7 @@ class LiveView:
             self._of_device.setdefault(one.point.device, []).append(one)
 
     def catch_up(self) -> None:
-        """Read all new records; ``shown`` then returns the newest values."""
+        """Read all new records, so that ``shown`` returns the newest values."""
         for _ in self.news():
             pass
 
@@ -140,11 +144,11 @@ class LiveView:
         return not self._patterns or any(fnmatchcase(point.name, glob) for glob in self._patterns)
 
     def last_answer(self, device: str) -> float | None:
-        """The time of a device's last answer in UTC seconds; None if there was none."""
+        """Return the time of a device's last answer in UTC seconds; None if there was none."""
         return last_answer(self.snapshot.get("devices", {}).get(device, {}), self._of_device.get(device, ()))
 
     def shown(self) -> Sequence[Latest]:
-        """All selected points with their newest records, even points that were never read."""
+        """Return all selected points with their newest records. Points that were never read are included."""
         return self._shown
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The pages of the full screen as rows of cells: devices, values, lines, destinations, findings, frames.
+"""Makes the pages of the full screen as rows of cells: devices, values, lines, destinations, findings, frames.
 
 This file does not use a terminal. Control characters are removed from all texts before they get into a cell.
 """
@@ -28,7 +28,7 @@ STATES: Final = {"alive": "green", "dead": "red", "swapped": "red", "unknown": "
 
 
 class Cell(NamedTuple):
-    """A text without control characters, and its style in the notation of rich."""
+    """A text without control characters, with its style in the notation of rich."""
 
     text: str
     style: str = ""
@@ -38,8 +38,9 @@ class Cell(NamedTuple):
 class Column:
     """A column of a page.
 
-    ``right``: aligned to the right. ``drop``: a narrow screen leaves out the columns with the highest number first, and
-    never a column with 0. ``shrinks``: the cells may be cut. ``most``: the largest width in columns of the terminal.
+    ``right``: the cells are aligned to the right. ``drop``: a narrow screen leaves out the columns with the highest
+    ``drop`` first, and never a column with 0. ``shrinks``: the cells may be cut. ``most``: limit of the width, in
+    columns of the terminal.
     """
 
     title: str
@@ -51,13 +52,13 @@ class Column:
 
 @dataclass(slots=True)
 class Page:
-    """The content of one page. ``row``, ``detail`` and ``name`` get the index of a row."""
+    """The content of one page. The functions ``row``, ``detail`` and ``name`` get the index of a row."""
 
     columns: Sequence[Column]
     count: int
     row: Callable[[int], Sequence[Cell]]
     detail: Callable[[int], str] = field(default=lambda at: "")
-    name: Callable[[int], str] = field(default=lambda at: "")  # the device or line that Enter opens
+    name: Callable[[int], str] = field(default=lambda at: "")  # returns the device or line that the key Enter opens
 
 
 def matches(words: Sequence[str], *texts: str) -> bool:
@@ -71,18 +72,18 @@ class Pages:
 
     Args:
         language: ``en`` or ``zh``.
-        labels: the labels of devices, by name.
+        labels: device name -> label.
     """
 
     def __init__(self, language: str, labels: Mapping[str, str] | None = None) -> None:
         self._language, self._at = language, LANGUAGES.index(language)
         self.name_devices(labels or {})
-        self.outdated = False  # the snapshot is old, because the agent hangs or has ended
+        self.outdated = False  # True: the snapshot is old, because the agent hangs or has ended
         self.search: tuple[str, ...] = ()
         self.trouble_only = False
 
     def name_devices(self, labels: Mapping[str, str]) -> None:
-        """Set the labels by device name. A search finds a label in either of its languages."""
+        """Set the labels of devices. A search finds a label in both of its languages."""
         self._full_labels = labels
         self._labels = {name: own_text(text, self._language) for name, text in labels.items()}
 
@@ -98,7 +99,7 @@ class Pages:
     # --- devices
 
     def devices(self, view: LiveView, now: float) -> Page:
-        """One device per row, in the order of the configuration file."""
+        """Return the page with one device per row, in the order of the configuration file."""
         columns = self._columns(
             Column("device", shrinks=True, most=30), Column("state"), Column("complete", right=True),
             Column("missing", shrinks=True, drop=1), Column("answered", right=True),
@@ -157,7 +158,7 @@ class Pages:
     # --- values
 
     def values(self, view: LiveView, now_ns: int, device: str = "") -> Page:
-        """One point per row; only the points of ``device`` if it is given."""
+        """Return the page with one point per row. If ``device`` is not "", only its points are shown."""
         rows = view.shown()
         if device:
             rows = [one for one in rows if one.point.device == device]
@@ -212,7 +213,10 @@ class Pages:
     # --- lines
 
     def lines(self, view: LiveView, trends: Trends) -> Page:
-        """One line per row: load now and in the last minute, errors since the start and in the last minute."""
+        """Return the page with one line (bus or connection) per row.
+
+        A row shows the load now and in the last minute, and the errors since the start and in the last minute.
+        """
         columns = self._columns(
             Column("line", shrinks=True, most=24), Column("state"), Column("load", right=True), Column("trend", drop=1),
             Column("asked", right=True, drop=2), Column("errors", right=True), Column("minute", right=True),
@@ -261,7 +265,7 @@ class Pages:
     # --- destinations
 
     def destinations(self, view: LiveView, trends: Trends) -> Page:
-        """One destination per row, with its outbox."""
+        """Return the page with one destination per row. A row also shows the outbox of the destination."""
         columns = self._columns(
             Column("destination", shrinks=True, most=24), Column("state", shrinks=True), Column("subscriber", drop=2),
             Column("waiting", right=True), Column("trend", drop=1), Column("drain", right=True),
@@ -306,7 +310,7 @@ class Pages:
     # --- findings and frames
 
     def findings(self, view: LiveView, findings: Sequence[Finding], now: float, width: int) -> Page:
-        """Findings with advice, faults first, as lines of at most ``width`` columns."""
+        """Return the page with findings and their advice, faults first, as lines of at most ``width`` columns."""
         screen = StatusScreen(view.snapshot, self._language, now)
         faults = sorted(findings, key=lambda one: not one.exit_code)
         lines: list[Cell] = []
@@ -324,7 +328,7 @@ class Pages:
         return Page((Column("", shrinks=True, most=400),), len(lines), lambda at: (lines[at],))
 
     def frames(self, texts: Sequence[str]) -> Page:
-        """One frame per row, the newest last."""
+        """Return the page with one frame per row, the newest frame last."""
         return Page((Column("", shrinks=True, most=1000),), len(texts), lambda at: (Cell(texts[at]),),
                     texts.__getitem__)  # fmt: skip
 
@@ -334,7 +338,7 @@ def _shade(complete: float | None) -> str:
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """A text in lines of at most ``width`` columns of a terminal, broken between words if possible."""
+    """Return a text as lines of at most ``width`` columns of a terminal. Lines break between words if possible."""
     from rich.console import Console
     from rich.text import Text
 

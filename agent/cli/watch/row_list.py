@@ -1,4 +1,4 @@
-"""A scrolling list of rows under a fixed heading; only the visible rows are created."""
+"""A scrolling list of rows under a fixed heading. Only the visible rows are created."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from textual.strip import Strip
 
 from agent.cli.watch.pages import Cell, Column, Page
 
-GAP: Final = 2  # columns between two cells
+GAP: Final = 2  # width of the space between two cells, in columns of the terminal
 HEADING: Final = Style.parse("bold")
 CURSOR: Final = Style.parse("reverse")
-NARROWEST: Final = 6  # a column is not cut to fewer columns of the terminal
-EXTRA: Final = 3  # columns with this ``drop``, or a higher one, are left out before any column is cut
+NARROWEST: Final = 6  # a column is never cut to a smaller width, in columns of the terminal
+EXTRA: Final = 3  # columns with at least this ``drop`` are left out before any column is cut
 
 
 class RowList(ScrollView, can_focus=True):
-    """Shows a ``Page``; the selected row has reversed colours."""
+    """Shows a ``Page``. The selected row has reversed colours."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", show=False),
@@ -38,10 +38,10 @@ class RowList(ScrollView, can_focus=True):
     DEFAULT_CSS = "RowList { height: 1fr; scrollbar-size: 0 0; background: ansi_default; color: ansi_default; }"
 
     class Moved(Message):
-        """Another row is selected."""
+        """Message that another row is selected."""
 
     class Opened(Message):
-        """Enter was pressed on a row."""
+        """Message that Enter was pressed on a row."""
 
         def __init__(self, name: str) -> None:
             super().__init__()
@@ -52,20 +52,21 @@ class RowList(ScrollView, can_focus=True):
         self._page = Page((), 0, lambda at: ())
         self._widths: list[int] = []
         self._drawn: list[Strip] = []  # the lines on the screen
-        self._widest: dict[int, int] = {}  # the widest cell of each column so far, so that columns do not move
+        # column -> width of its widest cell so far; it is kept so that columns do not move
+        self._widest: dict[int, int] = {}
         self._kind = ""
         self._empty = ""
         self.cursor = 0
 
     @property
     def page(self) -> Page:
-        """The page that is shown."""
+        """The page that the list shows."""
         return self._page
 
     def show(self, kind: str, page: Page, empty: str, is_tail: bool = False) -> None:
         """Show a page. If ``kind`` is unchanged, the cursor and the widths of columns stay.
 
-        ``empty``: the text for a page without rows. ``is_tail``: a cursor on the last row follows new rows.
+        ``empty``: the text for a page without rows. ``is_tail``: True if a cursor on the last row follows new rows.
         """
         at_end = self.cursor >= self._page.count - 1
         if kind != self._kind:
@@ -101,14 +102,14 @@ class RowList(ScrollView, can_focus=True):
         self._widths = fitted(page.columns, [self._widest[n] for n in range(len(page.columns))], self.size.width)
 
     def _redraw(self) -> None:
-        """Draw only the lines that have changed: the connection to the terminal may be slow."""
+        """Draw only the screen lines that have changed, because the connection to the terminal may be slow."""
         before, self._drawn = self._drawn, [self._line(y) for y in range(self.size.height)]
         for y, strip in enumerate(self._drawn):
             if y >= len(before) or before[y] != strip:
                 self.refresh(Region(0, y, self.size.width, 1))
 
     def render_line(self, y: int) -> Strip:
-        """The line at ``y`` on the screen: the heading or a row."""
+        """Return the screen line at ``y``, which is the heading or a row."""
         return self._drawn[y] if y < len(self._drawn) else self._line(y)
 
     def _line(self, y: int) -> Strip:
@@ -183,16 +184,16 @@ class RowList(ScrollView, can_focus=True):
 
 
 def cut(text: str, width: int) -> str:
-    """A text cut to at most ``width`` columns of the terminal; a Chinese character takes two and is never halved."""
+    """Cut a text to at most ``width`` columns of the terminal. A Chinese character takes two and is never halved."""
     if cell_len(text) <= width:
         return text
     return set_cell_size(text, width - 1).rstrip() + "…" if width > 1 else set_cell_size(text, width)
 
 
 def fitted(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[int]:
-    """Widths of columns that fit into ``room``; 0 for a column that is not shown.
+    """Return the widths of columns so that they fit into ``room``; 0 for a column that is not shown.
 
-    Columns are left out, the highest ``drop`` first; then columns with ``shrinks`` are cut.
+    First columns are left out, those with the highest ``drop`` first. Then columns with ``shrinks`` are cut.
     """
     out = list(widths)
 
@@ -206,7 +207,8 @@ def fitted(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[
 
     by_drop = sorted((n for n, column in enumerate(columns) if column.drop), key=lambda n: -columns[n].drop)
     for n in by_drop:
-        if least() > room or (needs() > room and columns[n].drop >= EXTRA):  # does not fit even if all are cut
+        # the columns do not fit even if all are cut
+        if least() > room or (needs() > room and columns[n].drop >= EXTRA):
             out[n] = 0
     while needs() > room:
         longest = max((n for n, column in enumerate(columns) if column.shrinks and out[n] > NARROWEST),

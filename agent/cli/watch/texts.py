@@ -66,6 +66,6 @@ KEYS: Final[tuple[tuple[str, str, str], ...]] = (
 
 
 def word(key: str, language: str, **values: object) -> str:
-    """A text of ``WORDS`` with its values."""
+    """Return a text of ``WORDS`` with its values inserted."""
     text = WORDS[key][LANGUAGES.index(language)].format(**values)
     return singular(text) if language == "en" else text

@@ -1,4 +1,4 @@
-"""Trends over the snapshots of the last minute: errors and load of lines, and the time until an outbox is empty."""
+"""Computes trends from the snapshots of the last minute: errors and load of lines, and when an outbox will be empty."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 WINDOW_S: Final = 60.0
-SHORTEST_S: Final = 8.0  # the difference of two snapshots is not reliable over a shorter time
+SHORTEST_S: Final = 8.0  # if two snapshots are closer together, their difference is not reliable
 ERRORS: Final = ("timeouts", "broken", "mismatches", "exceptions", "stale", "foreign", "open_failures", "lost")
-FEW: Final = 0.05  # packs per second; less is the normal variation of live packs
+FEW: Final = 0.05  # a smaller change of an outbox, in packs per second, is the normal variation of live packs
 
 
 class _Sample(NamedTuple):
@@ -27,7 +27,7 @@ class Trends:
         self._samples: deque[_Sample] = deque()
 
     def add(self, snapshot: Mapping[str, Any]) -> None:
-        """Add the next snapshot. Older ones are dropped after a minute, or at once if the agent was restarted."""
+        """Add the next snapshot. Older snapshots are dropped after a minute, or at once if the agent was restarted."""
         at = float(snapshot.get("time", 0))
         if snapshot.get("boot") != self._boot or (self._samples and at < self._samples[-1].at):
             self._boot = snapshot.get("boot")
@@ -43,22 +43,22 @@ class Trends:
             self._samples.popleft()
 
     def errors(self, line: str) -> int:
-        """The number of errors of a line in the last minute, of all kinds."""
+        """Return the number of errors of all kinds on a line in the last minute."""
         if not self._samples:
             return 0
         first, last = (self._samples[at].lines.get(line, {}) for at in (0, -1))
         return sum(max(0, last.get(kind, 0) - first.get(kind, 0)) for kind in ERRORS) if first else 0
 
     def busy(self, line: str) -> list[float | None]:
-        """The load of a line (busy share of its time) in each snapshot; None if not known."""
+        """Return the load of a line, which is the busy share of its time, for each snapshot; None if not known."""
         return [sample.busy.get(line) for sample in self._samples]
 
     def waiting(self, destination: str) -> list[float | None]:
-        """The number of packs in the outbox in each snapshot; None if the destination did not exist."""
+        """Return the number of packs in the outbox for each snapshot; None if the destination did not exist."""
         return [sample.waiting.get(destination) for sample in self._samples]
 
     def drain_s(self, destination: str) -> float | None:
-        """Seconds until the outbox is empty at the rate of the last minute; infinite if it grows.
+        """Return the seconds until the outbox is empty at the rate of the last minute; infinite if the outbox grows.
 
         None if the outbox is empty, or if its change is too small or was observed for too short a time.
         """
