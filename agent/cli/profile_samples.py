@@ -55,7 +55,7 @@ def make_sample(
     dump: Mapping[str, Mapping[str, int]],
     identity: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return the content of a sample file: the registers of ``dump``, and the values that the profile decodes from them.
+    """Return the content of a sample file: the registers of ``dump``, and the values that this profile decodes now.
 
     Transformer ratios and reversed CTs are not applied, because they belong to the site, not to the device family.
     """

@@ -1,4 +1,4 @@
-// Draws charts from the tables of a page: every number in a chart is also in its table.
+// Draws charts from the tables of a page. Every number in a chart is also in its table.
 const NARROW = /[\u2009\u202f,]/g;
 const charts = [];
 
@@ -50,7 +50,7 @@ function steps(rows) {
   return [x, mean, low, high, doubtful];
 }
 
-const BAND = 14; // height in pixels of the band under the curve that shows gaps
+const BAND = 14; // height in pixels of the band that shows gaps under the curve
 
 function drawBand(u, rows, figure) {
   const ctx = u.ctx, ratio = devicePixelRatio || 1, height = BAND * ratio;
@@ -74,9 +74,9 @@ function drawBand(u, rows, figure) {
       const color = css(`--r-${gap.reason}`) || css("--band");
       const all = Math.min(1, gap.ms / length) * height, whole = Math.min(1, gap.whole / length) * height;
       ctx.fillStyle = color;
-      ctx.globalAlpha = 0.45; // pale: all gaps, also those of single points
+      ctx.globalAlpha = 0.45; // gaps in which only single points are missing are pale
       ctx.fillRect(from, base - Math.max(all, 2 * ratio), width, Math.max(all, 2 * ratio));
-      ctx.globalAlpha = 1; // full colour: gaps of the whole device
+      ctx.globalAlpha = 1; // gaps of the whole device have the full colour
       ctx.fillRect(from, base - whole, width, whole);
       base = Math.max(top, base - all);
     }
@@ -84,8 +84,8 @@ function drawBand(u, rows, figure) {
   ctx.restore();
 }
 
-// The range of the x axis: the whole day. If less than a sixth of the day has data, only that part, with a margin:
-// on the scale of a whole day it would be too narrow to see.
+// The range of the x axis is the whole day. If less than a sixth of the day has data, the range is only that part with
+// a margin, because that part would be too narrow on the scale of a whole day.
 function extent(figure, rows) {
   const from = Number(figure.dataset.from), to = Number(figure.dataset.to);
   // the gaps of a silent device reach beyond the last sealed interval

@@ -1,4 +1,4 @@
-// Refreshes the page every two seconds. The server sends HTML, and only the nodes that differ are changed: focus,
+// Refreshes the page every two seconds. The server sends HTML, and only the nodes that differ are changed. So focus,
 // selection and scroll positions stay, and a screen reader reads out only the changes.
 const main = document.querySelector("main[data-refresh]");
 const lost = document.getElementById("lost");
@@ -52,7 +52,7 @@ function patchChildren(old, fresh) {
   for (const extra of leaving.slice(coming.length)) extra.remove();
 }
 
-// Changes the page, then returns the focus to the element that had it, wherever that is now.
+// Changes the page. Afterwards the same element has the focus, even if its place has changed.
 function exchange(fresh) {
   const focused = document.activeElement, part = main.contains(focused) ? partOf(focused) : "";
   patchChildren(main, fresh);
