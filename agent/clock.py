@@ -19,7 +19,7 @@ class SteadyClock:
     ) -> None:
         self._utc, self._mono = utc_ns, mono_ns
         self._offset_ns = utc_ns() - mono_ns()
-        # ``now_ms`` returns at least this; so the clock stands still after a small backward correction
+        # ``now_ms`` never returns less than this, so the clock stands still after a small backward correction
         self._floor_ns = 0
 
     def now_ms(self) -> int:

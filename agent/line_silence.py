@@ -6,9 +6,10 @@ from collections import deque
 
 from drivers.model import LineDown, LineError, LineTimeout, Reason
 
-# a device is dead only after so many consecutive failures: without them, it may only wait for an overloaded line
+# A device is dead only after this many consecutive failures. If it has fewer, its last answer may be old only because
+# the line is overloaded.
 DEAD_AFTER_FAILURES = 2
-NOT_ASKED_STEP_MS = 30_000  # resolution of the counts in ``NotAsked``
+NOT_ASKED_STEP_MS = 30_000  # resolution of the numbers of readings in ``NotAsked``
 NOT_ASKED_STEPS = 64  # 64 steps are 32 minutes, which is longer than the period that `status` shows
 
 

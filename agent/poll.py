@@ -44,7 +44,7 @@ DEAD_AFTER_MS = 10_000
 DEAD_AFTER_PERIODS = 3
 FIRST_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 60.0
-DEAD_SHARE = 0.1  # share of a line's time that all its dead devices together may take
+DEAD_SHARE = 0.1  # all dead devices of a line together may take this share of the line's time
 SILENCE_SHARE = 0.05  # if no device of a line answers, the pause between two tries is this share of the silent time
 # The timeout of a short try is SHORT_TRY_S or, if this is longer, ANSWER_TIMES the usual answer time of the device.
 SHORT_TRY_S = 0.3
@@ -56,14 +56,14 @@ IDENTIFY_EVERY_MS = 86_400_000  # the identity is read at least once in this tim
 # If the line was reopened, or the driver doubts a counter, another device may answer now. The identity is then checked.
 # A check takes time from readings, so the pauses between such checks grow from the first to the second of these values.
 DOUBT_FIRST_S, DOUBT_MOST_S = 60.0, 3600.0
-HEARTBEAT_RETRY_MS = 200  # interval between reads of a heartbeat, until its value changes for the first time
-CATCH_UP_MS = 60_000  # ticks missed within this time after a lease of the line get the gap reason ``lent``
+HEARTBEAT_RETRY_MS = 200  # pause between reads of a heartbeat, until its value changes for the first time
+CATCH_UP_MS = 60_000  # ticks that are missed within this time after a lease of the line get the gap reason ``lent``
 FIRST_CONTACT_MS = 30_000  # a new device can wait this long for its first visit; this time does not become a gap
 
 
-# arguments: number of the point table, ring positions, True if the device answered
+# a function with the arguments: number of the point table, ring positions, True if the device answered
 Record = Callable[[int, list[int], bool], None]
-Identify = Callable[[int], Awaitable[None]]  # argument: tick in ms
+Identify = Callable[[int], Awaitable[None]]  # a function with the argument: tick in ms
 
 
 class Availability(Enum):
@@ -100,7 +100,7 @@ class DevicePoll:
         self.answering_since_ms = 0  # time of the first answer after the last long silence; 0: no answer yet
         self.added_ms = start_ms
         self.is_silent = False  # True: its last request was not answered, so the next try is one short request
-        self.answer_s = 0.0  # longest recent time from request to answer, including the time on the wire
+        self.answer_s = 0.0  # the longest recent time from a request to its answer, including the time on the wire
         self._tries = 0  # consecutive tries of the silent device
         self.tried_at = 0.0  # loop time of the last try
         # True: another device that became silent at the same time answers again, so this device is tried soon
@@ -125,7 +125,7 @@ class DevicePoll:
         self._hints = (0, 0)
         self._doubt_backoff = Backoff(DOUBT_FIRST_S, DOUBT_MOST_S)
         self._doubt_ms = 0  # before this tick, hints that another device answers are ignored
-        self.freshness: Freshness | None = None  # set if the device is read through a caching master
+        self.freshness: Freshness | None = None  # not None if the device is read through a caching master
         self.align(start_ms)
 
     def align(self, start_ms: int) -> None:
@@ -542,7 +542,9 @@ class LinePoller:
                 if at and (chosen is None or at < best or (at == best and device.turn < chosen.turn)):
                     chosen, best, tick, paces = device, at, t, p
             if chosen is None:
-                if not self._after_lease.intersection(devices):  # all devices were polled again after the lease
+                if not self._after_lease.intersection(
+                    devices
+                ):  # the lease has no effect any more, because all devices were polled again
                     self._lent_ms = 0
                 wait_ms = self._wake_ms - now_ms if self._wake_ms else 1000
                 await self._sleep(max(wait_ms, 1) / 1000)
@@ -605,7 +607,7 @@ class LinePoller:
         return not any(device.answers_now for device in self._devices)
 
     def _rest_s(self, spent_s: float) -> float:
-        """The pause, in s, until the next try of a silent device, after a try that took ``spent_s``."""
+        """Return the pause, in s, until the next try of a silent device, after a try that took ``spent_s``."""
         if any(device.answers_now for device in self._devices):
             return spent_s * (1 / DEAD_SHARE - 1)
         silent_s = self._silence.lasts_ms(self._clock.now_ms()) / 1000
@@ -678,7 +680,7 @@ class LinePoller:
         if must_identify:
             device.mark_identified(tick)
             if device.periods[ONCE]:
-                paces |= 1 << ONCE  # with each identity check, points of pace once are read too
+                paces |= 1 << ONCE  # points of the pace ``once`` are read again with each identity check
         return tick, paces
 
     async def _source_is_fresh(self, device: DevicePoll, tick: int, paces: int, clock: Callable[[], float]) -> bool:

@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from agent.service.control.protocol import Request
 
 # The longest waits, in seconds.
-# for the first frame, because a starting agent first seals the readings that are left in the ring
+# longest wait for the first frame; a starting agent first seals the readings that are left in the ring
 PICK_UP_S: Final = 15.0
-SILENCE_S: Final = 30.0  # for each further frame; a working agent reports progress every second or two
-ANSWER_S: Final = 3600.0  # for a whole answer, even while progress reports arrive
-EXPORT_S: Final = 24 * 3600.0  # for an export, because many packs may be written to a slow USB stick
+SILENCE_S: Final = 30.0  # longest wait for each further frame; a working agent reports progress every second or two
+ANSWER_S: Final = 3600.0  # longest wait for a whole answer, even while progress reports arrive
+EXPORT_S: Final = 24 * 3600.0  # longest wait for a whole export, because many packs may be written to a slow USB stick
 CONNECT_S: Final = 5.0
 SEND_S: Final = 10.0
 MAX_TOTAL: Final = 64 << 20  # limit of an answer that is kept in memory, in bytes

@@ -380,7 +380,7 @@ def _device(name: str, device: Facts, line: Facts, now: float) -> Iterator[Findi
         if device.get("garbled") and count and not device.get("gateway_answers"):
             kind, values = "device-garbled", values | {"words": words}
         yield Finding(kind, where, values)
-    # the line of this device is down, or was down
+    # the line of this device is down now, or was down
     elif life in ("dead", "unknown") and why and silent_s >= (device.get("dead_after") or 0):
         yield Finding("device-not-asked" if line.get("open") else "device-unreachable", where, values)
     elif life == "unknown" and not device.get("last_answer"):

@@ -171,7 +171,7 @@ class ConfigOptions:
         return found.folder
 
     def find_agent(self, strict: bool = True) -> FoundAgent:
-        """The agent's runtime directory, even if its configuration has become invalid.
+        """Return the agent's runtime directory, even if the configuration has become invalid.
 
         This is needed because a running agent keeps its previous configuration, and still answers, while the file is
         invalid.

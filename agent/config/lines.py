@@ -19,7 +19,7 @@ _NOT_HERE = {"min_every": "Only a profile may contain min_every. To poll a devic
 
 @dataclass(frozen=True, slots=True)
 class LineRead:
-    """A line, and the table from which it was read. Complaints about the line are added to this table."""
+    """A line as configured, and the table from which it was read. Complaints about the line are added to this table."""
 
     entry: LineEntry
     table: TomlTable

@@ -57,7 +57,7 @@ TABLES = (
 LISTS = frozenset({"uplink", "line", "device", "derived"})
 DAY_MS = 86_400_000
 MAX_PACK_BYTES = 8 << 20  # the largest pack that receivers accept (docs/pack-format.md)
-# a demand window is at most this many slips long; its slip is the time between the starts of two windows
+# A demand window is at most this many times as long as its slip, which is the time between the starts of two windows.
 MAX_SLIPS = 60
 _GROUP = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]{0,31}")
 
@@ -108,8 +108,8 @@ class PageConfig:
     web: WebConfig
     timezone: str
     runtime_dir: Path
-    labels: Mapping[str, str] = field(default_factory=dict)  # device name -> label of the device
-    file: Path | None = None  # agent.toml
+    labels: Mapping[str, str] = field(default_factory=dict)  # device name -> label
+    file: Path | None = None  # path of agent.toml
     notes: tuple[ConfigWarning, ...] = ()  # warnings about the page's secrets and certificate
 
 
@@ -129,7 +129,7 @@ def load_page_config(
     web = read_web(_single(layers, {}, "web", complaints), notes)
     if complaints.items:
         raise _verdict(complaints, layers)
-    ignored = Complaints()  # `meterhouse check` reports these errors
+    ignored = Complaints()  # errors that the page ignores; `meterhouse check` reports them
     over = _overrides({"paths.runtime_dir": runtime_dir} if runtime_dir is not None else {}, ignored)
     folders = _folders(_single(layers, over, "paths", ignored), os.environ if environ is None else environ)
     zone = _single(layers, {}, "site", ignored).take("timezone", v.timezone, "UTC")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MIN_RING_BYTES = 64 << 10
 MAX_RING_BYTES = 4 << 30  # largest size that may be configured
-# minimum for size = "auto"; while the disk is full, a small site needs minutes or hours to fill such a ring
+# Minimum for size = "auto". While the disk is full, a small site takes minutes or hours to fill a ring of this size.
 AUTO_BYTES = 16 << 20
 SLOT_BYTES = 16  # each value in the ring takes one slot
 HEAD_SLOTS = 2  # the head of each answer in the ring takes two slots

@@ -111,7 +111,9 @@ class WebConfig:
     certificate: Secret | None = None
     key: Secret | None = None
     password: Secret | None = None
-    places: Mapping[str, str] = field(default_factory=dict, compare=False)  # secret -> place, such as agent.toml:9: ...
+    places: Mapping[str, str] = field(
+        default_factory=dict, compare=False
+    )  # secret -> place of its key, such as agent.toml:9: ...
 
     @property
     def is_loopback(self) -> bool:
@@ -169,7 +171,9 @@ class DeviceConfig:
     reversed: frozenset[str] = frozenset()
     serial: str = ""  # empty: the device uses the setting of its line
     limits: Limits = field(default_factory=Limits)
-    accuracy: Mapping[str, str] = field(default_factory=dict)  # part ("": the whole device) -> class
+    accuracy: Mapping[str, str] = field(
+        default_factory=dict
+    )  # part of the device -> accuracy class; the part "" is the whole device
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +192,7 @@ class DerivedConfig:
     flow: str = ""
     supply: str = ""
     back: str = ""
-    role: str = ""  # only a heat can have a role; figures do not include a heat without a role
+    role: str = ""  # only a heat can have a role; a heat without a role is not included in figures
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,9 @@ def create_key(
     with _opened_folder(path) as folder:
         draft = _draft(path, folder, _text(signer, body), None)
         try:
-            os.link(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)  # rename would overwrite a file
+            os.link(
+                draft, path.name, src_dir_fd=folder, dst_dir_fd=folder
+            )  # link is used because rename would overwrite an existing file
         except FileExistsError as error:
             raise _exists(path) from error
         except OSError as error:
@@ -120,7 +122,7 @@ def rotate_key(
                 "this key is already the signing key", where=token, hint="Give the URI of another object"
             )
         new.records = key_records(new, gateway, before, old, revokes=revokes)
-        check_key_records(new.records, gateway)  # the new records must be valid: verifiers would refuse invalid ones
+        check_key_records(new.records, gateway)  # never install records that a verifier would refuse
         draft = _draft(path, folder, _text(new, body), os.fstat(file))
         try:
             if time.monotonic() > give_up_s:
@@ -215,7 +217,7 @@ def _locked(path: Path, folder: int) -> Iterator[int]:
                 hint = "Check the result with `meterhouse keys show`"
                 raise KeyFileError("another process is replacing this key", where=str(path), hint=hint)
             if not _is_still(path, folder, fd):
-                continue  # another process replaced the file before we locked it: try again with the new file
+                continue  # another process replaced the file before we locked it, so try again with the new file
             for left in os.listdir(folder):
                 if left.startswith(f".{path.name}.") and left.endswith(".new"):
                     remove(left, folder)
@@ -319,7 +321,9 @@ def _soft_key(text: bytes, path: Path) -> SecretKey:
         ) from error
     if isinstance(key, Ed25519PrivateKey):
         return SoftEd25519(key)
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey  # rarely needed
+    from cryptography.hazmat.primitives.asymmetric.ec import (
+        EllipticCurvePrivateKey,
+    )  # imported here because it is rarely needed
 
     if isinstance(key, EllipticCurvePrivateKey) and key.curve.name == "secp256r1":
         return SoftES256(key)
@@ -335,7 +339,7 @@ def _not_before(lines: Sequence[bytes]) -> int:
         if line.startswith(_SINCE):
             with contextlib.suppress(ValueError):
                 return max(0, int(line[len(_SINCE) :]))
-    return 0  # another tool made the key and wrote no creation time: the key is valid from the beginning
+    return 0  # another tool made the key and wrote no creation time, so the key counts as valid from the beginning
 
 
 def _records(lines: Sequence[bytes]) -> bytes | None:

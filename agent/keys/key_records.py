@@ -26,8 +26,8 @@ class KeyChain:
     first: str  # thumbprint of the first key, which verifiers pin
     newest: str
     data: bytes
-    kids: tuple[str, ...] = ()  # all keys, oldest first
-    instead_of: str = ""  # the lost key that this chain replaces; "" if none
+    kids: tuple[str, ...] = ()  # thumbprints of all keys, oldest first
+    instead_of: str = ""  # thumbprint of the lost key that this chain replaces; "" if it replaces none
 
 
 def signed_by(data: bytes) -> str:
@@ -81,7 +81,7 @@ def key_records(
                 hint = f"Known: {', '.join(known.kids)}"
                 raise KeyFileError(f"there is no key {gone.kid} to revoke", where=gateway, hint=hint)
         records, counter, prev = list(json.loads(before)["records"]), known.counter, known.newest
-        earliest = records[-1]["not_before"]  # not_before never decreases, even if the clock was set back
+        earliest = records[-1]["not_before"]  # ``not_before`` must never decrease, even if the clock was set back
     since = max(earliest, signer.not_before if not_before is None else not_before)
     record = _record(signer, prev, since, revokes, old or signer)
     return _whole(signer, gateway, counter + 1, [*records, record])

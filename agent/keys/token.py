@@ -31,7 +31,7 @@ class TokenError(KeyFileError):
     """The token cannot sign now, for example because it is unplugged, locked or restarting. It may sign again later."""
 
     retry: ClassVar[bool] = True
-    exit_code: ClassVar[int] = 4  # the exit code for a device that does not answer
+    exit_code: ClassVar[int] = 4  # the same exit code as for a device that does not answer
 
 
 class TokenKey:
@@ -96,7 +96,7 @@ class TokenKey:
             try:
                 self._session.close()
             except self._pkcs11.exceptions.PKCS11Error:
-                return  # the session was already lost
+                return  # the session was lost already, so there is nothing to close
             finally:
                 self._session = self._private = None
 

@@ -82,7 +82,7 @@ class CheckpointPages:
 
     def __init__(self) -> None:
         self.count = 0
-        self.forgotten = 0  # number of incomplete checkpoints that were dropped, see ``MAX_PARTIAL``
+        self.forgotten = 0  # number of incomplete checkpoints that were dropped because of ``MAX_PARTIAL``
         self._gateways: dict[str, _GatewayPages] = {}
         # pages from files, by (gateway, page, counter)
         self._filed: OrderedDict[tuple[str, int, int], _Page] = OrderedDict()

@@ -23,7 +23,7 @@ READ: Final = 16 << 10  # bytes that are read at once; paho allocates memory for
 # limit of the packets that wait to be sent, because a broker that does not read must not fill our memory
 MAX_ANSWERS: Final = 4096
 TOO_LARGE, QOS_REFUSED, QUOTA = 0x95, 0x9B, 0x97  # reason codes of DISCONNECT
-_PUBLISH, _KIND, _QOS_2 = 0x30, 0xF0, 0x04  # values and masks of a packet's first byte
+_PUBLISH, _KIND, _QOS_2 = 0x30, 0xF0, 0x04  # values and masks for the first byte of a packet
 
 
 def hang_up(client: Client) -> None:

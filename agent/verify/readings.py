@@ -13,10 +13,10 @@ _VALUES: Final = ("v", "vs", "vb")
 # SenML labels that would change the meaning of the readings; packs must not use them
 _FOREIGN: Final = frozenset(("bs", "bu", "bv", "bver", "vd"))
 _NUMBERS: Final = frozenset((int, float))
-# a record with a number has only these labels; a quick check uses this
+# the only labels of a record with a number; used for a quick check
 _NUMERIC: Final = frozenset(("bn", "bt", "n", "t", "u", "v"))
 _TYPES: Final = {"v": _NUMBERS, "vs": frozenset((str,)), "vb": frozenset((bool,))}
-_USUAL: Final = (frozenset(("n", "v")), frozenset(("n", "u", "v")))  # members of the usual records
+_USUAL: Final = (frozenset(("n", "v")), frozenset(("n", "u", "v")))  # most records have exactly these members
 
 
 @dataclass(slots=True)

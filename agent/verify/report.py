@@ -122,7 +122,7 @@ class Day:
     due: int = 0
     got: int = 0
     asleep: int = 0  # due readings in gaps because the device sleeps
-    gaps: int = 0  # due readings in all other gaps
+    gaps: int = 0  # due readings in gaps with any other reason
     lost: int = 0  # due readings in packs that the gateway reported as dropped
     missing: int = 0
 
@@ -133,13 +133,13 @@ class StreamReport:
 
     stream: str
     packs: int = 0  # packs with a valid signature; redelivered packs count once
-    verified: int = 0  # number of these packs that have no fault
+    verified: int = 0  # packs with a valid signature and without a fault
     readings: int = 0  # records in verified packs
     gaps: int = 0  # due readings in stated gaps
-    asleep: int = 0  # number of these readings that are missing because the device sleeps
+    asleep: int = 0  # due readings in gaps because the device sleeps; ``gaps`` includes them
     gap_reasons: dict[str, int] = field(default_factory=dict)
     redelivered: int = 0
-    # number of these packs that could not be compared, because the hash of the first copy is no longer kept
+    # redelivered packs that could not be compared, because the hash of the first copy is no longer kept
     uncompared: int = 0
     reordered: int = 0
     rewritten: int = 0  # packs whose signature is valid only after canonicalisation

@@ -54,7 +54,7 @@ class Outcome(Enum):
     HELD = "held"  # the object waits, because its key is not known yet
     UNREAD = "unread"  # the Python package to read the object is missing; the report's reasons name it
     TAKEN = "taken"  # the object is valid, but does not count as a pack: keys, a checkpoint or a retained birth
-    IGNORED = "ignored"  # the object's topic is not one for signed objects
+    IGNORED = "ignored"  # no signed objects are published on the object's topic
 
 
 @dataclass(slots=True)

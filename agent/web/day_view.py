@@ -130,7 +130,7 @@ def before_start(answer: Mapping[str, Any], first_day: str, device: str, languag
         device: the device of the page; "" for the whole site.
     """
     starts = [one["gaps_from"] for one in answer["devices"] if one["gaps_from"] is not None]
-    if 0 in starts:  # 0 means that the reasons of gaps are recorded from the device's first interval on
+    if 0 in starts:  # 0 means that the agent has recorded the reasons of gaps since the device's first interval
         intervals = [*(answer["site"] or ()), *(point for one in answer["devices"] for point in one.get("points", ()))]
         starts = [start for start in starts if start] + [int(row[0]) for one in intervals for row in one["rows"]]
     if answer["day"] != first_day or not starts or not answer["from"] < min(starts) < answer["to"]:
@@ -340,7 +340,9 @@ def _device_series(
         _, end, energy, mean, low, high, known, flags, first, last = row
         words, doubtful = _flags(flags, language)
         here = gaps.get(start, ())
-        sealed = start in by_start or sum(whole for *_, whole in here) >= length * 1000  # if False, only gaps are known
+        sealed = (
+            start in by_start or sum(whole for *_, whole in here) >= length * 1000
+        )  # False: only gaps of this interval are known
         rows.append(
             Row(
                 start, int(end), _span(start, int(end), zone), number(energy), number(mean),

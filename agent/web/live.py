@@ -20,9 +20,11 @@ from drivers.model import ConfigError, GatewayError
 if TYPE_CHECKING:
     from agent.cli.ring_follower import Follower, Latest
 
-FRESH_S: Final = 1.0  # a state is reused for this long, so many viewers cause no more reads than one
-CONFIG_EVERY_S: Final = 60.0  # how often the configuration files are checked for errors
-IDLE_EVERY_S: Final = 20.0  # how often the ring is read without viewers, so that the next viewer waits only briefly
+FRESH_S: Final = 1.0  # a state is reused for this long, so many viewers cause no more reads than one viewer
+CONFIG_EVERY_S: Final = 60.0  # the configuration files are checked for errors once in this time
+IDLE_EVERY_S: Final = (
+    20.0  # without viewers, the ring is read once in this time, so that the next viewer waits only briefly
+)
 
 
 @dataclass(frozen=True, slots=True)
