@@ -453,9 +453,9 @@ def _readings(name: str, where: str, device: Facts, line: Facts, now: float) -> 
     values: dict[str, object] = {"name": name, "span": span, "due": due, "line": device.get("line")}
     has_none = 0
     if float(device.get("answering_since") or 0) <= float(recent.get("from", 0)) + FIRST_ANSWER_S:
-        # The device answered all the time, so it lacks the points of these readings. This is no fault if others have
-        # values. But `absent` also includes requests that were skipped while the device was silent, and these count as
-        # missing.
+        # The device answered all the time, so it lacks the points of readings with a reason in NO_VALUE. This is not a
+        # fault if other points have values. But `absent` also includes requests that were skipped while the device was
+        # silent, and these count as missing.
         not_asked = min(recent.get("not_asked") or 0, missing.get("absent", 0))
         has_none = sum(missing.pop(reason, 0) for reason in NO_VALUE) - not_asked
         if not_asked:

@@ -108,7 +108,9 @@ class TokenKey:
             token = self._token()
             try:
                 self._session = token.open(user_pin=pin, rw=make)
-            except errors.UserAlreadyLoggedIn:  # this is no error: this process has already logged in, for another key
+            except (
+                errors.UserAlreadyLoggedIn
+            ):  # this is not an error: the process has already logged in for another key
                 self._session = token.open(rw=make)
             alg, jwk = self._find(make)
         except (errors.PinIncorrect, errors.PinInvalid, errors.PinLenRange, errors.PinLocked) as error:

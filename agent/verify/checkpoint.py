@@ -248,7 +248,7 @@ def _heads(value: Mapping[str, Any], ring: KeyRing, page: _Page, filed: bool) ->
 def _check_order(known: _Page, new: _Page, ring: KeyRing) -> None:
     later = ring.order[new.kid] > ring.order[known.kid]
     if later and ring.is_revoked(known.kid):
-        return  # whoever stole the revoked key may have chosen any counter
+        return  # the thief of the revoked key may have chosen any counter
     if new.counter < known.counter:
         raise Refused("counter", f"checkpoint {new.counter} after {known.counter}: an old retained one")
     if new.counter == known.counter:

@@ -114,7 +114,7 @@ class StreamState:
         """Add a head of this stream from a checkpoint."""
         newest, oldest = self._newest, self._oldest
         if newest and ring.is_revoked(newest.kid) and ring.order[named.kid] > ring.order[newest.kid]:
-            newest = None  # whoever stole the revoked key may have chosen any counter
+            newest = None  # the thief of the revoked key may have chosen any counter
         if newest and named.counter > newest.counter and self._second is None and not named.filed:
             self._second = named
         if newest is None or named.counter >= newest.counter:
@@ -295,7 +295,7 @@ class StreamState:
 
 
 def _is_at_an_end(group: _Unbalanced, made: StreamReport, ended: bool) -> bool:
-    """True if missing parts of a tick are no fault: they may precede the first received pack, or may still arrive."""
+    """True if missing parts of a tick are not a fault, as they may precede the first received pack or still arrive."""
     low, high = (choose(group.packs, key=lambda link: link.seq) for choose in (min, max))
     part, parts = low.part or (1, 1)
     if low.seq == made.first_seq and part > 1 and len(group.packs) == parts - part + 1:
