@@ -208,7 +208,7 @@ class _Points:
         self._table, self._devices, self._profiles = table, devices, profiles
 
     def _of(self, device: str) -> Mapping[str, tuple[str, str]]:
-        """Return the kind and unit of each point of a device, by point name."""
+        """Return point name -> (kind, unit), for the points of a device."""
         entry = self._devices[device]
         try:
             resolved = self._profiles(entry.profile).resolve(entry.params)

@@ -250,7 +250,7 @@ class Config:
 
     @property
     def store_path(self) -> Path:
-        """The database."""
+        """The file of the database."""
         return self.state_dir / "store.db"
 
     @property

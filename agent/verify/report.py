@@ -121,7 +121,7 @@ class Day:
 
     due: int = 0
     got: int = 0
-    asleep: int = 0  # due readings in gaps because the device sleeps
+    asleep: int = 0  # due readings in gaps with the reason ``asleep``
     gaps: int = 0  # due readings in gaps with any other reason
     lost: int = 0  # due readings in packs that the gateway reported as dropped
     missing: int = 0
@@ -136,7 +136,7 @@ class StreamReport:
     verified: int = 0  # packs with a valid signature and without a fault
     readings: int = 0  # records in verified packs
     gaps: int = 0  # due readings in stated gaps
-    asleep: int = 0  # due readings in gaps because the device sleeps; ``gaps`` includes them
+    asleep: int = 0  # due readings in gaps with the reason ``asleep``; ``gaps`` includes them
     gap_reasons: dict[str, int] = field(default_factory=dict)
     redelivered: int = 0
     # redelivered packs that could not be compared, because the hash of the first copy is no longer kept

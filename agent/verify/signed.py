@@ -49,7 +49,7 @@ class Signed(NamedTuple):
 
 
 def cut_signature(raw: bytes, sig: str) -> bytes | None:
-    """Return ``raw`` without its member ``sig``; None if ``raw`` does not have this member exactly once."""
+    """Return ``raw`` without its member ``sig``; None if ``raw`` does not have it exactly once in canonical form."""
     member = b',"sig":"' + sig.encode() + b'"'
     before, found, after = raw.partition(member)
     if not found or member in after:

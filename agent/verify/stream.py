@@ -207,7 +207,7 @@ class StreamState:
         return made
 
     def _add_fault(self, link: ChainLink, code: str, text: str, where: str) -> None:
-        """Add a fault of a pack. Only the first fault of a pack is counted."""
+        """Add a fault of a pack. Of several faults of a pack, only the first is counted; a fork is always counted."""
         if code != "fork":
             if (link.boot, link.seq) in self._faulty:
                 return

@@ -117,7 +117,7 @@ def set_cookie(response: Response, name: str, value: str, secure: bool, max_age:
     """Set a cookie that scripts cannot read and that browsers do not send for requests from other sites.
 
     Args:
-        max_age: seconds; None means until the browser is closed.
+        max_age: lifetime of the cookie in seconds; None means until the browser is closed.
     """
     response.set_cookie(name, value, max_age=max_age, path="/", secure=secure, httponly=True, samesite="strict")
 

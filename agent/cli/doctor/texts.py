@@ -29,7 +29,7 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
         "wrote {file} ({size}); it contains no passwords and no keys",
         "已写入 {file}（{size}），其中不含密码和密钥",
     ),
-    # clock
+    # texts about the clock
     "clock old": ("shows {at}, which is before this software was built", "显示 {at}，早于本软件的制作时间"),
     "clock old!": (
         "Set it: `date -u -s '2026-01-31 12:00'`, then `hwclock -w`. Is the clock's battery empty?",
@@ -51,7 +51,7 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
         "每个数据包都会注明。请配置本机可达的时间服务器，例如园区路由器"
         "（/etc/systemd/timesyncd.conf 的 NTP=，或 chrony）",
     ),
-    # disk
+    # texts about the disks
     "read-only": ("{folder} is mounted read-only ({kind})", "{folder} 以只读方式挂载（{kind}）"),
     "read-only!": (
         "The kernel does that after disk errors. See `dmesg`; the disk or card may be worn out",
@@ -67,7 +67,7 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
         "Put it in a memory file system such as /run: the ring would wear out the disk",
         "放在内存目录（如 /run）可避免磨损磁盘",
     ),
-    # adapters
+    # texts about lines and serial adapters
     "port": ("line {line}: {port}", "线路 {line}：{port}"),
     "port missing": ("line {line}: {port} does not exist", "线路 {line}：{port} 不存在"),
     "port missing!": ("Is the adapter connected? Found: {here}", "适配器是否插好？现有：{here}"),
@@ -90,7 +90,7 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
         "若不需要，执行 `systemctl disable --now {program}`",
     ),
     "none": ("none", "无"),
-    # permissions
+    # texts about permissions
     "never ran": (
         "{folder} does not exist yet: the agent has not run here",
         "{folder} 尚不存在：本机还没有运行过采集程序",
@@ -122,7 +122,7 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
         "user {user} can read its files; nobody else can read its secrets",
         "用户 {user} 可读取所需文件，机密文件不对他人开放",
     ),
-    # the agent, configuration and destinations
+    # texts about the agent, its configuration and its destinations
     "runs": ("runs, process {pid}", "正在运行，进程 {pid}"),
     "not running": ("no agent runs here", "本机没有运行采集程序"),
     "not found": (

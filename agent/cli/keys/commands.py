@@ -149,7 +149,7 @@ def _lose(
     change: Callable[[LastSequences | None], None],
     confirm: Callable[[Sequence[str]], object],
 ) -> None:
-    """Replace a lost key.
+    """Replace a lost key with a new one.
 
     Packs that the lost key signed stay trusted up to the last sequences in the database. Without a database, all packs
     stay trusted.

@@ -9,11 +9,11 @@ from agent.cli.common import singular
 
 LANGUAGES: Final = ("en", "zh")
 WORDS: Final[Mapping[str, tuple[str, str]]] = {
-    # pages
+    # names of the pages
     "devices": ("Devices", "设备"), "values": ("Values", "数值"), "lines": ("Lines", "线路"),
     "destinations": ("Destinations", "上行目标"), "findings": ("Findings", "诊断"),
     "frames": ("Frames", "报文"),
-    # columns
+    # titles of the columns
     "device": ("device", "设备"), "state": ("state", "状态"), "complete": ("complete", "完整率"),
     "missing": ("missing by", "缺失原因"), "answered": ("answered", "上次应答"), "line": ("line", "线路"),
     "point": ("point", "测点"), "value": ("value", "数值"), "unit": ("unit", "单位"), "trend": ("trend", "趋势"),
@@ -23,7 +23,7 @@ WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "destination": ("destination", "上行目标"), "subscriber": ("subscriber", "接收方"), "waiting": ("waiting", "待发"),
     "drain": ("empty in", "发完还需"), "confirmed": ("confirmed", "已确认"), "refused": ("refused", "被拒"),
     "confirm": ("by", "确认方式"),
-    # states
+    # words for the states of devices, lines and destinations
     "alive": ("alive", "有应答"), "dead": ("silent", "无应答"),
     "asleep": ("asleep", "休眠"), "unknown": ("unknown", "未知"),
     "swapped": ("swapped", "已更换"), "open": ("open", "已打开"),
@@ -31,7 +31,7 @@ WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "connected": ("connected", "已连接"),
     "not reached": ("not reached", "未连接"), "catching up": ("catching up", "补传中"),
     "yes": ("yes", "有"), "no": ("no", "无"), "growing": ("growing", "仍在增加"),
-    # head
+    # texts at the top of the screen
     "answering": ("{alive} of {count} devices answer", "{count} 台设备，{alive} 台应答"),
     "dozing": (", {count} asleep", "，{count} 台休眠"),
     "faults": ("{count} faults", "{count} 个故障"), "no faults": ("no fault", "无故障"),
@@ -42,7 +42,7 @@ WORDS: Final[Mapping[str, tuple[str, str]]] = {
               "采集程序已停止，等待重新启动；以下为旧数据"),
     "reading": ("reading the ring ...", "正在读取环形缓冲区…"),
     "machine time": ("time of this machine", "本机时间"),
-    # bottom
+    # texts at the bottom of the screen
     "keys": ("q quit  ? keys  1-5 page  / search  Enter open", "q 退出  ? 帮助  1-5 翻页  / 搜索  Enter 打开"),
     "t trouble": ("t trouble only", "t 仅看异常"), "t all": ("t all", "t 全部"),
     "searched": ('"{text}"', "“{text}”"), "only trouble": ("trouble only", "仅看异常"),
