@@ -16,7 +16,8 @@ WARN_DAYS = 30
 def stamps(uplinks: Iterable[UplinkConfig]) -> list[tuple[str, str, int]]:
     """Return (destination, file, modification time in ns) of each certificate file; time -1: the file cannot be read.
 
-    The caller compares this list with an earlier one, and calls ``expiries`` again only if the lists differ.
+    The time is -1 if the file cannot be read. The caller compares this list with an earlier one, and calls ``expiries``
+    again only if the lists differ.
     """
     return [(name, str(file), _changed_ns(file)) for name, file, _ in _files(uplinks)]
 
@@ -30,7 +31,10 @@ def _changed_ns(file: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Expiry:
-    """One certificate. ``ends``: its expiry in UTC seconds; None: the file cannot be read, and ``error`` says why."""
+    """One certificate. ``ends``: when it expires, in UTC seconds.
+
+    It is None if the file cannot be read; ``error`` says why.
+    """
 
     destination: str
     file: Path

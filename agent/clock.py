@@ -29,7 +29,8 @@ class SteadyClock:
     def check_step(self) -> tuple[int, int] | None:
         """Compare with the wall clock, and correct drift.
 
-        Returns (old ms, new ms) if somebody set the wall clock; ``take_step`` then applies the new time. None: no step.
+        Returns (old ms, new ms) if somebody set the wall clock; ``take_step`` then applies the new time. Returns None
+        if nobody did.
         """
         wall, mono = self._utc(), self._mono()
         off = wall - mono - self._offset_ns

@@ -1,4 +1,4 @@
-"""Records since when no device of a line has answered, and how many readings are missing because of that."""
+"""Records how long no device of a line has answered, and how many readings are missing because of that."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOT_ASKED_STEPS = 64  # 64 steps are 32 minutes, which is longer than the period
 
 
 class NotAsked:
-    """Counts readings that are missing because the agent did not query a device that was silent before."""
+    """Counts the readings that are missing because the agent did not query a device that had been silent before."""
 
     def __init__(self) -> None:
         # (first tick of the step in ms, missing readings)

@@ -1,4 +1,7 @@
-"""The interface between store and uplink. It is a separate module so that neither imports the other."""
+"""The interface between store and uplink.
+
+It is a separate module so that store and uplink need not import each other.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,7 @@ class Outbox(Protocol):
     ) -> None:
         """Read the unconfirmed packs with an id above ``after_id``, oldest first.
 
-        ``callback`` runs in the database thread and receives at most ``limit`` packs and ``max_bytes`` in total; a
+        ``callback`` runs in the database thread. It receives at most ``limit`` packs, with ``max_bytes`` in total; a
         single pack may be larger. It receives an empty sequence if there are no more packs.
         """
 
@@ -94,8 +97,8 @@ class Outbox(Protocol):
     def acknowledge(self, dest: str, acks: Sequence[Ack], callback: Callable[[int, str | None], None]) -> None:
         """Confirm the packs in ``acks``.
 
-        ``callback`` runs in the database thread and receives the number of valid acks, and the reason why the first
-        invalid one was rejected (None: all are valid).
+        ``callback`` runs in the database thread. It receives the number of valid acks, and the reason why the first
+        invalid ack was rejected. The reason is None if all acks are valid.
         """
 
     def replay(
@@ -114,7 +117,7 @@ class Outbox(Protocol):
         """
 
     def spend(self, dest: str, day: int, size: int, callback: Callable[[int], None]) -> None:
-        """Add ``size`` bytes to the replay traffic to ``dest`` on ``day``.
+        """Add ``size`` bytes to the replay traffic of the day ``day`` to ``dest``.
 
         ``callback`` runs in the database thread and receives the total number of bytes on that day.
         """

@@ -97,7 +97,8 @@ class DevicePoll:
         self.probe_at = 0.0  # loop time of the next try, if the device is not alive
         self._backoff = Backoff(FIRST_BACKOFF_S, MAX_BACKOFF_S)
         self.last_answer_ms = 0
-        self.answering_since_ms = 0  # time of the first answer after the last long silence; 0: no answer yet
+        # time of the first answer after the last long silence; 0: the device has not answered yet
+        self.answering_since_ms = 0
         self.added_ms = start_ms
         self.is_silent = False  # True: its last request was not answered, so the next try is one short request
         self.answer_s = 0.0  # the longest recent time from a request to its answer, including the time on the wire
@@ -183,7 +184,10 @@ class DevicePoll:
         return -((phase - at_ms) // period) * period + phase if period else 0
 
     def driver_changed(self) -> None:
-        """Adapt the schedule to a new driver with other points. Pending points with the same period stay pending."""
+        """Adapt the schedule to a new driver with other points.
+
+        The pending points of paces whose period is unchanged stay pending.
+        """
         now = max(self.working, self.first_ms)
         for pace, wanted in enumerate(self._wanted_periods()):
             if wanted != self.periods[pace]:
@@ -220,7 +224,10 @@ class DevicePoll:
         return not self.working and not any(self.pending)
 
     async def pause(self) -> None:
-        """Begin no new tick, and wait until pending points are polled. The device can then be changed without a gap."""
+        """Begin no new tick, and wait until all pending points are polled.
+
+        Then the device can be changed without a gap.
+        """
         self.paused = True
         while not self.idle:
             self._settled = asyncio.get_running_loop().create_future()
@@ -296,9 +303,9 @@ class DevicePoll:
         return best, tick, paces
 
     def needs_identification(self, tick_ms: int) -> bool:
-        """True if the identity must be read before readings count.
+        """Return True if the identity must be read before readings count.
 
-        This is so after an absence, once a day, and if another device may answer (see ``DOUBT_FIRST_S``).
+        The identity is read after an absence, once a day, and if another device may answer (see ``DOUBT_FIRST_S``).
         """
         away = self.failures and tick_ms - self.last_answer_ms >= AWAY_MS
         hinted = tick_ms >= self._doubt_ms and self._current_hints() != self._hints
@@ -385,7 +392,10 @@ class DevicePoll:
         return self.availability is Availability.DEAD or self._tries > 0
 
     def is_asleep(self, utc_ms: int) -> bool:
-        """True if the silent device, or the dongle that it powers, sleeps in the dark according to its profile."""
+        """Return True if the device is silent because it sleeps in the dark, according to its profile.
+
+        The dongle of an inverter sleeps with it, because the inverter powers it.
+        """
         silent = self.availability is Availability.DEAD or (
             self.availability is Availability.UNKNOWN and bool(self.last_error)
         )
@@ -438,7 +448,10 @@ class DevicePoll:
         return bool(self._visit[0]) and now_ms - self._visit[0] >= self.dead_after_ms
 
     def mark_failed(self, now: float, error: LineError | None, tick_ms: int = 0) -> None:
-        """Record a poll without any answer, and decide whether the device is dead. ``now``: loop time in s."""
+        """Record a poll without any answer, and decide whether the device is dead.
+
+        ``now``: time of the event loop in s.
+        """
         self.last_error = str(error) if error else "no answer"
         self.gateway_answers = isinstance(error, GatewayTimeout)
         self.line_down = isinstance(error, LineDown)
@@ -511,7 +524,7 @@ class LinePoller:
             device.line_silence = self._silence
 
     def wake(self) -> None:
-        """Check for due points now. Call this after the schedule of a device has changed."""
+        """Look for due points now. Call this after the schedule of a device has changed."""
         self._wake_ms = 0
         if self._sleeping is not None and not self._sleeping.done():
             self._sleeping.set_result(None)
@@ -600,9 +613,10 @@ class LinePoller:
         )
 
     def _nobody_answers(self) -> bool:
-        """True if all devices are silent.
+        """Return True if all devices are silent.
 
-        Then a try takes no time from an answering device, and the first answer tells that the line works again.
+        In this case a try takes no time from a device that answers, and the first answer tells that the line works
+        again.
         """
         return not any(device.answers_now for device in self._devices)
 
@@ -650,8 +664,8 @@ class LinePoller:
     ) -> tuple[int, int] | None:
         """Try a silent device, and read its identity if needed.
 
-        Returns the tick and paces to poll. None: the device did not answer or must not be tried now, and a gap is
-        written.
+        Returns the tick and paces to poll. Returns None, and writes a gap, if the device did not answer or must not be
+        tried now.
         """
         began, began_ms = clock(), self._clock.now_ms()
         if not self._may_try(device, began):

@@ -36,5 +36,5 @@ ROLES: Final[Mapping[str, tuple[str, str]]] = {
     "steam": ("Steam", "蒸汽"),
     "weather": ("Weather", "气象"),
 }
-# roles that measure an amount, such as energy or water
+# the roles whose meters measure an amount, such as energy or water
 METERED_ROLES: Final = tuple(role for role in ROLES if role != "weather")

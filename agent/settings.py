@@ -69,5 +69,8 @@ class UplinkConfig:
     compress: str = ""  # "zstd", or "" for none
 
     def wants(self, stream: str) -> bool:
-        """True if this destination gets stream ``<site>/<gateway>/<name>``. True for the gateway's own stream."""
+        """Return True if this destination gets stream ``<site>/<gateway>/<name>``.
+
+        It always gets the gateway's own stream.
+        """
         return is_asked(stream.rpartition("/")[2], self.streams)

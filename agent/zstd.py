@@ -11,8 +11,8 @@ import zstandard
 def read_frame(frame: bytes, cap: int, reader: zstandard.ZstdDecompressor | None = None) -> bytes:
     """Return the content of ``frame``. Raises ValueError if the frame is damaged or its content exceeds ``cap`` bytes.
 
-    ``max_output_size`` alone is not a limit: if the frame states its size, the library ignores the argument and
-    allocates the stated size. The library itself rejects a frame whose content is larger than stated.
+    ``max_output_size`` alone does not limit the memory: if the frame states its size, the library ignores the argument
+    and allocates the stated size. The library itself rejects a frame whose content is larger than the stated size.
     """
     try:
         # -1: the frame does not state its size; only then the library respects ``max_output_size``
