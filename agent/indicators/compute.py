@@ -1,4 +1,4 @@
-"""Computes the figures of a period, and the slots of the green-power trace, from stored intervals."""
+"""Computes two things from stored intervals: the figures of a period, and the slots of the green-power trace."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ Demand = tuple[Decimal, tuple[Source, ...]]
 
 
 def period_of(calendar: Calendar, kind: PeriodKind, at_ms: int, until_ms: int) -> Period:
-    """The period of a kind that contains ``at_ms``. "rolling": the 365 days before the local day of ``at_ms``.
+    """Return the period of this kind that contains ``at_ms``.
+
+    "rolling": the 365 days before the local day of ``at_ms``.
 
     Args:
-        until_ms: intervals are known up to this time, and the period counts as elapsed up to it.
+        until_ms: intervals are known up to this time. The part of the period before it counts as elapsed.
     """
     day = calendar.day(at_ms)
     if kind == "rolling":
@@ -50,9 +52,9 @@ def period_of(calendar: Calendar, kind: PeriodKind, at_ms: int, until_ms: int) -
 
 
 class PeriodTotals:
-    """The sums of a period, added up day by day: a year needs neither a long query nor a year's rows in memory.
+    """The sums of a period, added up day by day. So a year needs no long query, and its rows need not fit into memory.
 
-    Its parts are the role sums of single intervals. Add them in any order, each only once.
+    Only role sums of single intervals are added. They may come in any order, but each of them only once.
     """
 
     def __init__(self) -> None:
@@ -76,35 +78,44 @@ class PeriodTotals:
             self._known_ms[key] = self._known_ms.get(key, ZERO) + known
 
     def supply(self, entries: Sequence[Declaration], period: Period) -> Supply:
-        """The amounts for the figures of the period. Time without any interval is unknown, even whole days."""
+        """Return the amounts for the figures of the period.
+
+        Time without any interval, even whole days, counts as unknown.
+        """
         shares = {key: min(known / period.elapsed_ms, Decimal(1)) for key, known in self._known_ms.items()}
         whole = [replace(one, completeness=shares[key]) for key, one in self._sums.items()]
         return Supply(whole, entries, self._demands)
 
     @property
     def roles(self) -> frozenset[str]:
-        """The roles that have a sum, known or not."""
+        """The roles that have a sum, even if its amount is unknown."""
         return frozenset(role for role, _, _ in self._sums)
 
     def traced_share(self, period: Period) -> Decimal:
-        """The known share of the green-power trace: as for a figure, the lowest share of its inputs."""
+        """Return the known share of the green-power trace, 0 to 1.
+
+        It is the lowest share of its inputs, as for a figure.
+        """
         known = (self._known_ms[key] for key, one in self._sums.items() if _slot_field(one))
         return min((min(ms / period.elapsed_ms, Decimal(1)) for ms in known), default=ZERO)
 
     def figures(self, plan: IndicatorPlan, period: Period, entries: Sequence[Declaration]) -> tuple[Figure, ...]:
-        """All figures of the plan for the period, from the intervals added so far."""
+        """Return all figures of the plan for the period, computed from the intervals that were added so far."""
         return evaluate(plan, period, self.supply(entries, period))
 
 
 def intervals_of(
     book: PageSource, calendar: Calendar, start_ms: int, end_ms: int, unwritten: Iterable[Unwritten] = ()
 ) -> list[RoleSum]:
-    """The role sums of single intervals. A day of 500 counters takes some tens of ms."""
+    """Return the role sums of each single interval. A day of 500 counters takes some tens of ms."""
     return sums(book, calendar, start_ms, end_ms, "interval", unwritten=unwritten) if end_ms > start_ms else []
 
 
 def merge(parts: Sequence[RoleSum]) -> RoleSum:
-    """Merge sums of the same role, flow and unit. Completeness is weighted by time; sources are joined."""
+    """Merge sums of the same role, flow and unit.
+
+    Their completeness is averaged by time, and their sources are joined.
+    """
     first = parts[0]
     whole_ms = sum(one.end_ms - one.start_ms for one in parts)
     known = sum((one.completeness * (one.end_ms - one.start_ms) for one in parts), Decimal(0))
@@ -114,7 +125,7 @@ def merge(parts: Sequence[RoleSum]) -> RoleSum:
     for one in parts:
         flags |= one.flags
         if one.sources is before:
-            continue  # already joined: the stretches of a day may share one tuple of sources
+            continue  # these sources are joined already: the stretches of a day may share one tuple of sources
         before = one.sources
         for source in one.sources:
             key = (source.stream, source.point)
@@ -148,7 +159,9 @@ def _at(mark: EndReading | None) -> int:
 
 
 def demands(windows: Iterable[RoleSum]) -> dict[str, Demand]:
-    """By role, the highest mean power of an interval, in kW: its energy divided by its length.
+    """Return the highest mean power of an interval by role, in kW.
+
+    It is the energy of the interval divided by its length.
 
     An interval that is incomplete or spread is left out, because it does not prove a peak.
     """
@@ -163,10 +176,10 @@ def demands(windows: Iterable[RoleSum]) -> dict[str, Demand]:
 
 
 def slots_of(parts: Iterable[RoleSum], calendar: Calendar, by: Literal["interval", "hour"] = "hour") -> list[TraceSlot]:
-    """The amounts of the green-power trace, slot by slot; a slot without any counter is left out."""
+    """Return the amounts of the green-power trace, one object for each slot. A slot without any counter is left out."""
     found: dict[tuple[int, int], dict[str, Decimal]] = {}
     broken: set[tuple[int, int]] = set()
-    # by slot, then by role and flow: True if nothing is known of it in the slot
+    # by slot, then by role and flow: True if nothing is known of this flow in the slot
     unknown: dict[tuple[int, int], dict[str, bool]] = {}
     hour_of: dict[int, tuple[int, int]] = {}
     for one in parts:

@@ -1,4 +1,7 @@
-"""Declared values: roof areas, certificates, weighbridge tickets. Entries are added and replaced, never changed."""
+"""Declared values, such as roof areas, certificates and weighbridge tickets.
+
+Entries can be added and replaced, but never changed.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,12 @@ class EnteredBy:
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """A declared value. An amount belongs to ``[from_ms, to_ms)``; a state holds from ``from_ms``, without ``to_ms``.
+    """A declared value. An amount belongs to ``[from_ms, to_ms)``.
 
-    ``replaces``: id of an earlier entry that this entry replaces; if ``value`` is empty, it only withdraws that entry.
+    A state is valid from ``from_ms`` on; it has no ``to_ms``.
+
+    ``replaces``: id of an earlier entry that this entry replaces. If ``value`` is empty, the earlier entry is only
+    withdrawn.
     """
 
     id: str  # 16 hex digits
@@ -42,12 +48,12 @@ class Declaration:
     to_ms: int | None
     who: str
     at_ms: int  # when it was entered
-    document: str = ""  # source of the value: the number of a certificate or ticket
+    document: str = ""  # the source of the value, such as the number of a certificate or ticket
     replaces: str = ""
-    by: EnteredBy | None = None  # None: entered with a version that did not store it
+    by: EnteredBy | None = None  # None: the version of meterhouse that stored this entry did not record the user
 
     def as_dict(self) -> dict[str, Any]:
-        """The object in a pack. Keys without a value are left out. Times are whole or fractional seconds."""
+        """Return the entry as the object in a pack. Keys without a value are left out. Times are in seconds."""
         plain: dict[str, Any] = {"at": seconds(self.at_ms), "from": seconds(self.from_ms), "id": self.id}
         plain |= {"n": self.name, "u": self.unit, "v": self.value, "who": self.who}
         if self.to_ms is not None:
@@ -62,7 +68,7 @@ class Declaration:
 
 
 def from_dict(plain: Mapping[str, Any]) -> Declaration:
-    """The reverse of ``as_dict``, checked. Raises UsageError naming the field."""
+    """The reverse of ``as_dict``; checks the entry. Raises UsageError, which names the invalid field."""
     to = plain.get("to")
     made = Declaration(
         _text(plain, "id"),
@@ -82,7 +88,7 @@ def from_dict(plain: Mapping[str, Any]) -> Declaration:
 
 
 def check(made: Declaration) -> None:
-    """Raises UsageError for an invalid entry. Does not check whether the plan has this input with this unit."""
+    """Raise UsageError for an invalid entry. This does not check if the plan has such an input with this unit."""
     if not _ID.fullmatch(made.id) or (made.replaces and not _ID.fullmatch(made.replaces)):
         raise UsageError("an id must have 16 hex digits", where="declare")
     if not _NAME.fullmatch(made.name):
@@ -123,17 +129,17 @@ def _ms(plain: Mapping[str, Any], key: str) -> int:
 
 
 def in_force(entries: Iterable[Declaration]) -> list[Declaration]:
-    """The entries in effect, in the order of entry: those that are not replaced and have a value."""
+    """Return the entries in effect, in the order of entry: those that have a value and are not replaced."""
     entries = list(entries)
     replaced = {entry.replaces for entry in entries if entry.replaces}
     return [entry for entry in entries if entry.id not in replaced and entry.value]
 
 
 def amount(entries: Iterable[Declaration], name: str, unit: Unit, kind: str, period: Period) -> Amount | None:
-    """The value of the entries for one input over a period; None without an entry.
+    """Return the value of one input over a period, from its entries; None if it has no entry.
 
-    Amounts are added. An amount that extends beyond the period counts in proportion to time, and is then ``estimated``.
-    Of states, only the last one that begins before the end of the period counts.
+    Amounts are added up. An amount that extends beyond the period counts in proportion to time, and this part of the
+    sum is ``estimated``. Of states, only the last one that begins before the end of the period counts.
     """
     mine = [entry for entry in in_force(entries) if entry.name == name]
     if kind == "state":

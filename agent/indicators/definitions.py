@@ -25,9 +25,10 @@ Text = str | int  # a decimal number, kept as it was written, with or without qu
 
 
 class InputText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """A value that a person attests: an amount belongs to a stretch of time, a state applies until the next one.
+    """A value that a person attests: an amount belongs to a stretch of time, a state applies until the next state.
 
-    If nothing was declared, ``assume`` is used, and the figure states that. Without ``assume``, there is no figure.
+    If nobody declared a value, ``assume`` is used, and the figure says so. If there is no ``assume`` either, the figure
+    has no value.
     """
 
     name: str
@@ -47,7 +48,10 @@ class TermText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class WhereText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """The condition of a threshold: it applies if ``term``, scaled to a whole year, is at least ``at_least``."""
+    """The condition of a threshold.
+
+    The threshold applies if ``term``, scaled to a whole year, is at least ``at_least``.
+    """
 
     term: str
     at_least: Text
@@ -64,7 +68,10 @@ class ThresholdText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     where: WhereText | None = None
 
     def bound(self) -> tuple[str, str]:
-        """The bound, such as ("at_most", "0.2"). Raises ValueError if there is none or more than one."""
+        """Return the kind and value of the bound, such as ("at_most", "0.2").
+
+        Raises ValueError unless there is exactly one bound.
+        """
         found = [(name, str(text)) for name in BOUNDS if (text := getattr(self, name)) is not None]
         if len(found) != 1:
             raise ValueError(f"needs exactly one of {', '.join(BOUNDS)}")
@@ -86,12 +93,15 @@ class IndicatorText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     better: Literal["higher", "lower"] = "higher"
     gate: Literal["", "core", "guiding"] = ""
     threshold: list[ThresholdText] = []
-    weighs: list[str] = []  # terms and quantities that make the figure worse, for the report
+    weighs: list[str] = []  # the terms and quantities that make the figure worse; the report shows the largest
     note: Title = {}
 
 
 class SetText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """A file of indicators. ``official``: the kind of period whose verdict is official; others are for monitoring."""
+    """A file of indicators.
+
+    The verdict is official only for periods of the kind ``official``; others are for monitoring.
+    """
 
     schema: Literal[1]
     id: str
@@ -99,7 +109,7 @@ class SetText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     source: str
     uses: list[str] = []
     official: Literal["", "interval", "day", "month", "year"] = ""
-    pin: dict[str, int] = {}  # factor id -> data year that the rule names
+    pin: dict[str, int] = {}  # factor id -> the data year that the rule requires
     input: list[InputText] = []
     term: list[TermText] = []
     indicator: list[IndicatorText] = []
@@ -110,8 +120,9 @@ class PlanText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     schema: Literal[1]
     sets: list[str] = msgspec.field(default_factory=lambda: ["plain"])
-    absent: dict[str, str] = {}  # role -> reason why the park has none; it counts as zero
-    exclude: dict[str, str] = {}  # "set/indicator" -> reason
+    # role -> the reason why the park has no meter with this role; its amounts count as zero
+    absent: dict[str, str] = {}
+    exclude: dict[str, str] = {}  # "set/indicator" -> the reason why the park does not compute it
     pin: dict[str, int] = {}
     assume: dict[str, Text] = {}  # "declared.x" -> value in the input's unit
     threshold: dict[str, list[ThresholdText]] = {}  # "set/indicator" -> thresholds that replace those of the set
@@ -122,7 +133,10 @@ class PlanText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 def read_plan(path: Path | None) -> PlanText:
-    """The park's plan; a plan with the set ``plain`` if there is no file. Raises ConfigError with every complaint."""
+    """Read the park's plan. Without a file, return a plan with the set ``plain``.
+
+    Raises ConfigError with all complaints.
+    """
     if path is None:
         return PlanText(schema=1)
     complaints = Complaints()
@@ -131,7 +145,7 @@ def read_plan(path: Path | None) -> PlanText:
 
 
 def parse_plan(text: str | bytes, where: str) -> tuple[PlanText, TomlSource]:
-    """Parse the text of a plan. Returns it with the lines of its keys. Raises ConfigError with every complaint."""
+    """Parse the text of a plan. Returns the plan, and the line of each key. Raises ConfigError with all complaints."""
     return _parse(PlanText, text, where)
 
 
@@ -158,14 +172,17 @@ def _struct(kind: type[S], source: TomlSource, raw: dict[str, Any], complaints: 
 
 
 def all_of(complaints: Sequence[ConfigError], where: str) -> ConfigError:
-    """One error for all complaints about a plan; a single complaint is returned unchanged."""
+    """Return one error that contains all complaints about a plan. A single complaint is returned unchanged."""
     if len(complaints) == 1:
         return complaints[0]
     return ConfigError(f"{len(complaints)} errors in the plan", where=where, complaints=tuple(complaints))
 
 
 def decimal(text: Text) -> Fraction:
-    """The exact value of a bound or an assumption. Raises ValueError if it is not a plain decimal number."""
+    """Return the exact value of a decimal number, such as a bound.
+
+    Raises ValueError if it is not a plain decimal number.
+    """
     if not _DECIMAL.fullmatch(str(text)):
         raise ValueError(f"{show(text)} is not a plain decimal number")
     return Fraction(text)

@@ -1,4 +1,4 @@
-"""Computes the figures of one period, from a plan and a supply of amounts."""
+"""Computes the figures of one period from a plan and the amounts in a ``Supply``."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ _ONE_SECOND = Fraction(1, 1000)
 
 
 class _Missing(Exception):
-    """An input without a value and without a stated assumption."""
+    """The value of an input is unknown, and no assumption replaces it."""
 
 
 def evaluate(
     plan: IndicatorPlan, period: Period, supply: Supply, indicators: Sequence[Indicator] | None = None
 ) -> tuple[Figure, ...]:
-    """The figures of one period, in the order of the plan: all for this kind of period, or only ``indicators``."""
+    """Return the figures of one period, in the order of the plan.
+
+    ``indicators``: only these; None: all indicators of the plan for this kind of period.
+    """
     cache: dict[str, Amount | None] = {}
     wanted = plan.of_period(period.kind) if indicators is None else indicators
     return tuple(_Figuring(plan, one, period, supply, cache).figure() for one in wanted)
@@ -94,7 +97,10 @@ class _Figuring:
         return found, missing
 
     def _known(self, name: str) -> Amount | None:
-        """The amount; None if it is unknown. A meter without any known interval in the period is unknown, not zero."""
+        """Return the amount; None if it is unknown.
+
+        If no interval of a metered amount is known in the period, the amount is unknown, not zero.
+        """
         if name not in self._cache:
             self._cache[name] = self._amount(name)
         amount = self._cache[name]
@@ -135,12 +141,15 @@ class _Figuring:
         return amount.value
 
     def _threshold(self, missing: bool) -> Threshold | None:
-        """The first threshold whose condition holds; for conditions per year, the period is scaled to a year."""
+        """Return the first threshold whose condition holds; None if there is none.
+
+        A condition is per year, so the value of its term is scaled from the period to a year.
+        """
         for one in self._one.thresholds:
             if one.where is None:
                 return one
             if missing:
-                return None  # unknown which threshold applies
+                return None  # a condition decides which threshold applies, but its value is unknown
             term, least = one.where
             try:
                 if self._of_name(term) * self._period.year_ms / self._period.elapsed_ms >= least:
@@ -161,7 +170,7 @@ def _summands(tree: expression.Node, one: Indicator, sign: int) -> Iterator[tupl
 
 
 def _spelled(tree: expression.Node) -> str:
-    """A name for a product: its first quantity, such as ``gas`` for ``gas * factor.gas.coal``."""
+    """Return a name for a product. This is its first quantity, such as ``gas`` for ``gas * factor.gas.coal``."""
     return next((name for name in expression.names(tree) if not name.startswith("factor.")), expression.show(tree))
 
 

@@ -1,8 +1,12 @@
-"""Formulas of indicators: read once into a small tree, checked for units, then computed exactly. No ``eval``.
+"""Formulas of indicators. A formula is parsed once into a tree and checked for units, then computed exactly.
+
+No ``eval``.
 
 Grammar: ``+ - * / ( )``, decimal numbers, a number with its unit in brackets (``200000 [tce]``), names of quantities
-(``grid.import``, ``generation.*.energy``, ``factor.heat.co2``), and ``min max positive``. A formula has at most 4,096
-characters, 32 levels, 200 operations, and 1,000 quantities (its terms included), so that a hostile file costs nothing.
+(``grid.import``, ``generation.*.energy``, ``factor.heat.co2``), and ``min max positive``.
+
+A formula has at most 4,096 characters, 32 levels, 200 operations, and 1,000 quantities (its terms included), so that a
+hostile file cannot waste time or memory.
 """
 
 from __future__ import annotations
@@ -17,8 +21,9 @@ from agent.indicators.units import NUMBER, Dimension, multiply, parse_unit, show
 
 MAX_LENGTH: Final = 4096
 MAX_DEPTH: Final = 32
-MAX_QUANTITIES: Final = 1000  # in a formula and its terms: an exact result has as many digits as all of them together
-MAX_SIGNS: Final = 200  # operations; a long chain of sums makes a deep tree
+# limit for a formula with its terms: an exact result may have as many digits as all its inputs together
+MAX_QUANTITIES: Final = 1000
+MAX_SIGNS: Final = 200  # limit of operations, because a long chain of sums makes a deep tree
 FUNCTIONS: Final = ("min", "max", "positive")
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+(?:\.\d+)?)(?:\s*\[(?P<unit>[^\]]{0,40})\])?"
@@ -27,7 +32,10 @@ _TOKEN = re.compile(
 
 
 class FormulaError(ValueError):
-    """A formula that cannot be parsed, or whose units do not match; the text names the character."""
+    """A formula cannot be parsed, or its units do not match.
+
+    The text of the error names the position in the formula.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +65,7 @@ Node = Number | Name | Operation
 
 
 def parse(text: str) -> Node:
-    """The tree of a formula. Raises FormulaError."""
+    """Parse a formula. Returns its tree. Raises FormulaError."""
     if len(text) > MAX_LENGTH:
         raise FormulaError(f"is {len(text)} characters long, at most {MAX_LENGTH} are read")
     return _Parser(text).whole()
@@ -185,7 +193,10 @@ def names(tree: Node) -> Iterator[str]:
 
 
 def dimension(tree: Node, of_name: Callable[[str], Dimension]) -> Dimension | None:
-    """The dimension of the result; None for the bare 0. Raises FormulaError if units do not match."""
+    """Return the dimension of the result; None if the formula is a 0 without unit.
+
+    Raises FormulaError if units do not match.
+    """
     if isinstance(tree, Number):
         return tree.dimension
     if isinstance(tree, Name):
@@ -202,14 +213,17 @@ def dimension(tree: Node, of_name: Callable[[str], Dimension]) -> Dimension | No
 
 
 def count(tree: Node, of_name: Callable[[str], int]) -> int:
-    """The number of quantities and constants in a formula. ``of_name``: returns the number that a name counts for."""
+    """Return the number of quantities and constants in a formula.
+
+    ``of_name`` returns how many of them a name stands for: a term stands for several.
+    """
     if isinstance(tree, Number):
         return 1
     return of_name(tree.name) if isinstance(tree, Name) else sum(count(part, of_name) for part in tree.parts)
 
 
 def value(tree: Node, of_name: Callable[[str], Fraction]) -> Fraction:
-    """The exact result in base units. Raises ZeroDivisionError, and what ``of_name`` raises."""
+    """Return the exact result in base units. Raises ZeroDivisionError, and all errors that ``of_name`` raises."""
     if isinstance(tree, Number):
         return tree.value
     if isinstance(tree, Name):
@@ -218,7 +232,10 @@ def value(tree: Node, of_name: Callable[[str], Fraction]) -> Fraction:
 
 
 def show(tree: Node) -> str:
-    """The canonical text of a formula, for its hash: formulas with the same tree have the same text."""
+    """Return the canonical text of a formula, which goes into its hash.
+
+    Formulas with the same tree have the same text.
+    """
     if isinstance(tree, Number):
         unit = "" if tree.dimension is None or tree.dimension == NUMBER else f"[{tree.dimension}]"
         return f"{tree.value}{unit}"

@@ -1,4 +1,7 @@
-"""Dated factors: emission factors, calorific values, coal equivalents. Shipped, or from a site's plan."""
+"""Factors of data years: emission factors, calorific values and coal equivalents.
+
+They are shipped, or from a site's plan.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,9 @@ Status = Literal["official", "quoted", "assumed"]
 
 
 class EntryText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """One published value as written in TOML; ``value`` is a decimal or a quotient of whole numbers, as text.
+    """One published value as written in TOML. ``value`` is text: a decimal number, or a quotient of whole numbers.
 
-    ``year`` is the year of the data; ``published`` the date of the publication, "" if it is not known.
+    ``year`` is the year of the data. ``published`` is the date of the publication; "" if it is not known.
     """
 
     year: int
@@ -60,11 +63,11 @@ class FactorEntry:
     base: Fraction
     status: Status
     source: str
-    published: str = ""  # 2025-12-31; "" if unknown
+    published: str = ""  # date of the publication, such as 2025-12-31; "" if unknown
 
     @property
     def name(self) -> str:
-        """The name of this entry in a figure, such as ``power.fossil.cn@2022``."""
+        """The name by which a figure refers to this entry, such as ``power.fossil.cn@2022``."""
         return f"{self.id}@{self.year}"
 
 
@@ -78,7 +81,11 @@ class Factor:
     entries: tuple[FactorEntry, ...]
 
     def of_year(self, year: int, pinned: int | None = None) -> FactorEntry:
-        """The pinned entry; otherwise the newest whose data year is not after ``year``; otherwise the oldest."""
+        """Return the entry for a year.
+
+        This is the pinned entry, if there is one. Otherwise it is the newest entry whose data year is not after
+        ``year``, or, if all are after it, the oldest entry.
+        """
         if pinned is not None:
             return next(entry for entry in self.entries if entry.year == pinned)
         fitting = [entry for entry in self.entries if entry.year <= year]
@@ -86,7 +93,7 @@ class Factor:
 
 
 def make_factor(text: FactorText) -> Factor:
-    """The checked factor. Raises InvalidValue."""
+    """Check a factor as written in TOML, and return it as a Factor. Raises InvalidValue."""
     try:
         unit = parse_unit(text.unit)
         entries = [
@@ -107,7 +114,7 @@ _PLAIN = re.compile(r"-?\d{1,20}(?:\.\d{1,20})?(?:/\d{1,20})?")
 
 
 def _number(text: str) -> Fraction:
-    """An exact number. Quotients are allowed, because 44/12 has no finite decimal form. Raises ValueError."""
+    """Return an exact number. Quotients are allowed, because 44/12 has no finite decimal form. Raises ValueError."""
     if not _PLAIN.fullmatch(text):
         raise ValueError(f"{show(text)} is not a plain number")
     above, slash, below = text.partition("/")
@@ -125,7 +132,7 @@ def _check_date(text: str) -> None:
 
 @cache
 def shipped() -> Mapping[str, Factor]:
-    """The factors that come with the program."""
+    """Return the factors that come with the program."""
     made: dict[str, Factor] = {}
     folder = resources.files("agent.indicators") / "tables"
     for file in sorted(folder.iterdir(), key=lambda file: file.name):

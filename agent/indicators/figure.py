@@ -1,7 +1,7 @@
 """A figure with all its inputs, computed exactly, and its form in a pack.
 
-Arithmetic uses fractions. A figure is rounded only once, when it is written: half to even, to twelve significant
-digits. So two computers that start from the same readings write the same text.
+Arithmetic uses fractions. A figure is rounded only once, when it is written: to twelve significant digits, half to
+even. So two computers that start from the same readings write the same text.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Period:
     kind: PeriodKind
     start_ms: int
     end_ms: int
-    label: str  # 2026-11-24, 2026-11, 2026
+    label: str  # of a day, month or year: 2026-11-24, 2026-11, 2026
     year: int
-    year_ms: int  # length of the calendar year, for thresholds that are defined per year
-    until_ms: int  # values exist up to here: the end, or now
+    year_ms: int  # length of the calendar year; thresholds that are defined per year need it
+    until_ms: int  # values exist up to here: the end of the period, or now if the period has not ended
 
     def as_dict(self) -> dict[str, Any]:
-        """The object in a pack. Times are seconds."""
+        """Return the period as the object in a pack. Times are in seconds."""
         return {
             "from": seconds(self.start_ms),
             "kind": self.kind,
@@ -49,13 +49,13 @@ class Period:
 
     @property
     def elapsed_ms(self) -> int:
-        """The part of the period that is past, never 0."""
+        """The length of the part of the period that is past, in ms. It is never 0."""
         return max(min(self.until_ms, self.end_ms) - self.start_ms, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """One input of a figure: its value in base units, and how well it is known. Shares are 0 to 1."""
+    """One input of a figure: its value in base units, and how much of it is known. Shares are 0 to 1."""
 
     name: str
     value: Fraction
@@ -63,31 +63,36 @@ class Amount:
     basis: Basis
     completeness: Fraction = Fraction(1)
     estimated: Fraction = Fraction(0)
-    sources: tuple[Source, ...] = ()  # of a metered input
-    entries: tuple[str, ...] = ()  # ids of declarations
-    note: str = ""  # why it is absent or assumed
-    silent: tuple[tuple[str, str], ...] = ()  # (stream, point) of counters without any known interval in the period
+    sources: tuple[Source, ...] = ()  # of a metered input: the packs and readings that it comes from
+    entries: tuple[str, ...] = ()  # the ids of the declarations that it comes from
+    note: str = ""  # the reason why it is absent or assumed
+    # (stream, point) of each counter of which no interval in the period is known
+    silent: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """A cause of a bad value, for reports: from ``weighs`` of the definition, otherwise a summand of the numerator."""
+    """A part of a figure, shown in reports as a cause of a bad value.
 
-    name: str  # of a term or an input
+    The parts are those in ``weighs`` of the definition. Without ``weighs``, they are the summands of the numerator.
+    """
+
+    name: str  # the name of a term or an input
     value: Fraction  # base units
     unit: Unit
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One indicator over one period. ``value`` is None if an input is missing or the denominator is 0."""
+    """One indicator over one period."""
 
     indicator: Indicator
     period: Period
-    value: Fraction | None  # in base units, like numerator and denominator
+    # in base units, like numerator and denominator; None if an input is missing or the denominator is 0
+    value: Fraction | None
     numerator: Fraction | None
     denominator: Fraction | None
-    threshold: tuple[str, str] | None  # ("at_most", "0.2")
+    threshold: tuple[str, str] | None  # the bound that the value is compared with, such as ("at_most", "0.2")
     verdict: Verdict
     official: bool
     completeness: Fraction
@@ -99,11 +104,14 @@ class Figure:
 
     @property
     def shown(self) -> str:
-        """The value in the indicator's unit; "" if there is none."""
+        """The value in the indicator's unit, as text; "" if there is no value."""
         return "" if self.value is None else decimal_text(self.value / self.indicator.unit.factor)
 
     def as_dict(self, config: str) -> dict[str, Any]:
-        """The member of a pack's ``results``: only strings, whole numbers, booleans and lists and objects of them."""
+        """Return the figure as a member of a pack's ``results``.
+
+        It consists only of strings, whole numbers, booleans, lists and objects.
+        """
         one = self.indicator
         plain: dict[str, Any] = {
             "completeness": decimal_text(self.completeness),
@@ -155,7 +163,7 @@ def _input(amount: Amount) -> dict[str, Any]:
         plain["silent"] = [{"point": point, "stream": stream} for stream, point in amount.silent]
     if amount.entries:
         plain["entries"] = list(amount.entries)
-        if amount.estimated:  # an entry extends beyond the period and counts in proportion to time
+        if amount.estimated:  # a declared amount extends beyond the period and counts in proportion to time
             plain["estimated"] = decimal_text(amount.estimated)
     if amount.note:
         plain["note"] = amount.note
@@ -163,6 +171,6 @@ def _input(amount: Amount) -> dict[str, Any]:
 
 
 def decimal_text(value: Fraction) -> str:
-    """Plain decimal digits without trailing zeros, at most twelve significant ones, rounded half to even."""
+    """Return plain decimal digits without trailing zeros: at most twelve significant digits, rounded half to even."""
     rounded = _CONTEXT.divide(Decimal(value.numerator), Decimal(value.denominator))
     return exact_text(rounded) if rounded else "0"

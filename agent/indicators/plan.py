@@ -1,4 +1,4 @@
-"""Resolves a park's plan: formulas become trees with checked units; factors and thresholds are checked too."""
+"""Resolves a park's plan: parses the formulas into trees, and checks units, factors and thresholds."""
 
 from __future__ import annotations
 
@@ -30,22 +30,25 @@ from drivers.encoding import base64url
 from drivers.model import ConfigError
 from drivers.toml import Complaint, InvalidValue, KeyPath, TomlSource, show
 
-SITE = "site"  # name of the set that contains a plan's own figures
+SITE = "site"  # the name of the set that contains the plan's own figures
 BUILT_IN: Mapping[str, Dimension] = {"period.duration": (("s", 1),)}
 
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """One formula, ready to compute."""
+    """One formula, parsed and checked."""
 
     text: str
     tree: expression.Node
-    count: int  # number of quantities, including those of its terms
+    count: int  # the number of quantities in it, including those in its terms
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """An input that people declare. ``assume``: its value if nothing is declared, in base units; None: unknown then."""
+    """An input that people declare.
+
+    ``assume``: its value in base units if nobody declared one; None: then it is unknown.
+    """
 
     name: str
     unit: Unit
@@ -56,7 +59,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A shared part of formulas."""
+    """A part of formulas that has a name, because several formulas share it."""
 
     name: str
     formula: Formula
@@ -66,7 +69,11 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """A bound in the indicator's unit; ``where`` names a term and its minimum per year (base units)."""
+    """A bound in the indicator's unit.
+
+    ``where``: the threshold applies only if this term has at least this value per year (base units). None: it always
+    applies.
+    """
 
     kind: str
     text: str
@@ -76,7 +83,7 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Indicator:
-    """One figure of the park. ``name`` is SET/ID; ``hash`` covers formulas, terms and units."""
+    """One figure of the park. ``name`` is SET/ID. ``hash`` covers its formulas, their terms, and the units."""
 
     name: str
     title: Mapping[str, str]
@@ -110,11 +117,11 @@ class IndicatorPlan:
     sets: Mapping[str, SetText] = field(default_factory=dict)
 
     def of_period(self, kind: PeriodKind) -> tuple[Indicator, ...]:
-        """The indicators for this kind of period that are not excluded."""
+        """Return the indicators for this kind of period, without those that the plan excludes."""
         return tuple(one for one in self.indicators if kind in one.periods and not one.excluded)
 
     def names(self) -> set[str]:
-        """Every metered quantity that a figure needs; patterns with ``*`` are not expanded."""
+        """Return the name of every metered quantity that a figure needs. Patterns with ``*`` stay as they are."""
         found: set[str] = set()
         for one in self.indicators:
             found |= {name for name in leaves(one) if not name.startswith(("declared.", "factor.", "period."))}
@@ -122,7 +129,10 @@ class IndicatorPlan:
 
 
 def leaves(indicator: Indicator) -> list[str]:
-    """The quantities, inputs and factors in an indicator's formulas and their terms, each once, in order."""
+    """Return the quantities, inputs and factors in an indicator's formulas and their terms.
+
+    Each name comes once, in the order of the text.
+    """
     found: dict[str, None] = {}
 
     def walk(tree: expression.Node) -> None:
@@ -139,13 +149,13 @@ def leaves(indicator: Indicator) -> list[str]:
 
 
 def load_plan(text: str | bytes, where: str) -> IndicatorPlan:
-    """Resolve the plan in the text of a file. Raises ConfigError with every complaint, each with its line."""
+    """Parse and resolve the text of a plan. Raises ConfigError with all complaints, each with its line."""
     plan, source = parse_plan(text, where)
     return _Maker(plan, where, source).make()
 
 
 def make_plan(text: PlanText, where: str = "plan") -> IndicatorPlan:
-    """Resolve a plan. Raises ConfigError with every complaint."""
+    """Resolve a parsed plan. Raises ConfigError with all complaints."""
     return _Maker(text, where).make()
 
 
@@ -200,11 +210,14 @@ class _Maker:
         for name in self._text.sets:
             take(name, "sets")
         if not self._text.sets:
-            take("common", "sets")  # a park's own figures may use its terms
+            take("common", "sets")  # a park's own figures may use the terms of this set
         return chosen
 
     def _complain(self, place: str, what: str, hint: str = "", path: KeyPath = ()) -> None:
-        """Note an error. ``path``: its key in the park's own plan, which gives the line; empty for a shipped set."""
+        """Note an error.
+
+        ``path``: the key in the park's own plan, from which the line follows; empty for a shipped set.
+        """
         line = self._source.line(path) if self._source is not None else None
         self._wrong.append(Complaint(what, file=self._where, line=line, key=place, hint=hint))
 
@@ -265,7 +278,10 @@ class _Maker:
                 self._terms[one.name] = Term(one.name, formula, unit, one.title)
 
     def _formula(self, text: str, unit: Unit | None, place: str, path: KeyPath) -> Formula | None:
-        """The checked formula; None if it is invalid. If ``unit`` is given, the formula must have its dimension."""
+        """Parse and check a formula. Returns None if it is invalid.
+
+        If ``unit`` is given, the result must have its dimension.
+        """
         try:
             tree = expression.parse(text)
             found = expression.dimension(tree, self._dimension)
@@ -283,7 +299,7 @@ class _Maker:
         return Formula(" ".join(text.split()), tree, joined)
 
     def _is_in(self, found: Dimension | None, unit: Unit, place: str, path: KeyPath) -> bool:
-        """Can a formula of this dimension have this unit? The bare 0 has no dimension and fits every unit."""
+        """Return True if a formula of this dimension can have this unit. A 0 without unit (None) fits every unit."""
         if found is None or found == unit.dimension:
             return True
         shown = show_dimension(found), show_dimension(unit.dimension)
@@ -336,7 +352,10 @@ class _Maker:
         return _with_hash(made)
 
     def _shown_units(self, unit: Unit, numerator: Formula, denominator: Formula | None) -> tuple[Unit, Unit | None]:
-        """Units of numerator and denominator: the two sides of ``/`` in ``unit``, or those of ``_shown_unit``."""
+        """Return the units in which numerator and denominator are shown.
+
+        They are the two sides of ``/`` in ``unit`` if it has one, otherwise the units from ``_shown_unit``.
+        """
         if denominator is None:
             return unit, None
         above, _, below = unit.text.partition("/")
@@ -345,7 +364,7 @@ class _Maker:
         return self._shown_unit(numerator.tree), self._shown_unit(denominator.tree)
 
     def _shown_unit(self, tree: expression.Node) -> Unit:
-        """The unit of a term or an input; otherwise the usual one of the dimension."""
+        """Return the unit of the term or input if the formula is one; otherwise the usual unit of the dimension."""
         if isinstance(tree, expression.Name) and (found := self._terms.get(tree.name) or self._inputs.get(tree.name)):
             return found.unit
         return _usual(expression.dimension(tree, self._dimension) or NUMBER)
@@ -406,7 +425,7 @@ def _usual(found: Dimension) -> Unit:
 
 
 def _with_hash(made: Indicator) -> Indicator:
-    """Set the hash: SHA-256, base64url, of the units, the formulas and their terms. Removes unused terms."""
+    """Set the hash: SHA-256 in base64url of the units, the formulas and their terms. Also remove unused terms."""
     units = made.unit, made.numerator_unit, made.denominator_unit
     lines = [" ".join(unit.text for unit in units if unit is not None), expression.show(made.numerator.tree)]
     if made.denominator is not None:

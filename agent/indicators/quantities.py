@@ -1,4 +1,7 @@
-"""The metered quantities that a formula may name, and their titles: ROLE.FLOW, with the role of a device's part."""
+"""The metered quantities that a formula may name, and their titles.
+
+A name is ROLE.FLOW, where ROLE is the role of a meter.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from agent.intervals.flows import flows_of
 from agent.roles import METERED_ROLES, ROLES
 from drivers.toml import nearest
 
-# Units by flow, which is the last word of a name. `demand` is a power: the highest one in a period.
+# The unit of each flow, which is the last word of a name. `demand` is a power: the highest one in a period.
 FLOWS: Final[Mapping[str, str]] = {
     "import": "kWh",
     "export": "kWh",
@@ -29,20 +32,20 @@ _DEMANDS = frozenset({"import", "charge", "consumption"})
 
 
 class Unknown(ValueError):
-    """An invalid name. The text suggests the nearest valid one."""
+    """The name of a quantity is invalid. The text of the error suggests the nearest valid name."""
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """The text " (did you mean X?)" with the nearest known name; "" if none is near."""
+    """Return " (did you mean X?)" with the most similar known name; "" if no name is similar."""
     found = nearest(name, known)
     return f" (did you mean {found}?)" if found else ""
 
 
 def dimension_of(name: str, others: Iterable[str] = ()) -> Dimension:
-    """The dimension of a metered quantity. Raises Unknown if ``name`` is not one.
+    """Return the dimension of a metered quantity. Raises Unknown if there is no metered quantity ``name``.
 
     Args:
-        others: other names that could have been meant: terms, inputs.
+        others: other names that the author may have meant, such as terms and inputs; the hint may suggest one of them.
     """
     role, _, flow = name.rpartition(".")
     if not _ROLE.fullmatch(role) or role.partition(".")[0] in ("declared", "factor", "period"):
@@ -59,7 +62,7 @@ def dimension_of(name: str, others: Iterable[str] = ()) -> Dimension:
 
 
 def _flows(role: str) -> list[str]:
-    """The flows that a role can have."""
+    """Return the flows that a role can have."""
     if role.startswith("x."):
         return list(FLOWS)
     has = {flow for flow, _ in flows_of(role)}
@@ -97,7 +100,7 @@ FLOW_TITLES: Titles = {
     "total": ("total", "合计"),
 }
 
-# quantities whose usual title is not that of the role followed by that of the flow
+# quantities whose usual title is not just the title of the role followed by the title of the flow
 QUANTITY_TITLES: Titles = {
     "grid.import": ("Grid, imported", "网购电量"),
     "grid.export": ("Grid, exported", "上网电量"),
@@ -110,7 +113,10 @@ QUANTITY_TITLES: Titles = {
 
 
 def title_of(name: str) -> dict[str, str]:
-    """The title of ROLE.FLOW in both languages. A site's own roles keep their names."""
+    """Return the title of ROLE.FLOW in both languages.
+
+    For a site's own role, the title contains the name of the role.
+    """
     role, _, flow = name.replace(".*.", ".").rpartition(".")
     if (known := QUANTITY_TITLES.get(f"{role}.{flow}")) is not None:
         return {"en": known[0], "zh": known[1]}

@@ -1,4 +1,4 @@
-"""The report of a period, as plain values for a page: figures with trends, main causes and completeness."""
+"""The report of a period as plain values for a web page: figures with trends, main causes and completeness."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_DRAGS = 3
 
 
 class Reporter:
-    """Collects the intervals of a period day by day, then returns the page.
+    """Collects the intervals of a period day by day, then returns the report.
 
     Args:
         period: day, month, year or rolling.
@@ -73,7 +73,7 @@ class Reporter:
         self._hours += slots
 
     def page(self) -> dict[str, Any]:
-        """The page, as strings, whole numbers, booleans, lists and objects."""
+        """Return the report, as strings, whole numbers, booleans, lists and objects."""
         wanted = [one for one in self._plan.indicators if self._period.kind in one.periods]
         kept = [one for one in wanted if not one.excluded]
         figures = evaluate(self._plan, self._period, self._whole.supply(self._entries, self._period), kept)
@@ -128,12 +128,14 @@ class Reporter:
         roles = [amount for amount in plain["inputs"] if amount["n"] not in self._plan.inputs]
         assumed = [amount["n"] for amount in roles if amount["basis"] == "assumed"]
         is_measured = bool(bases & {"metered", "declared"})
-        # an assumed 0 is neither measured nor stated by the plan: no device has the role, or no amount came yet
+        # This 0 is only assumed: no meter measured it and the plan does not state it. Either no device has the role, or
+        # a device has it but sent no amount yet.
         if awaited := [name for name in assumed if self._is_awaited(name, self._late if is_measured else self._roles)]:
             return self._without(plain, awaited)
         if assumed and not is_measured:
             plain["unmetered"] = True
-        # only for quotients, because the worst of plain amounts is just the night; and only if the values differ
+        # The worst part of the period is shown only for quotients, because the lowest of plain amounts is just the
+        # night. It is shown only if the values differ.
         if one.denominator is not None and len({f.value for _, f in valued}) > 1:
             pick = min if one.better == "higher" else max
             label, worst = pick(valued, key=lambda pair: pair[1].value or Fraction(0))
@@ -141,14 +143,14 @@ class Reporter:
         return plain
 
     def _is_awaited(self, name: str, roles: frozenset[str]) -> bool:
-        """Does a quantity belong to one of these roles that has no amount yet, not even an unknown one?"""
+        """Return True if the quantity has one of ``roles``, and this role has no sum yet, not even an unknown one."""
         role = name.rpartition(".")[0]
-        inner = role.removesuffix("*")  # generation.* means generation and all roles below it
+        inner = role.removesuffix("*")  # generation.* means the role generation and all roles below it
         waiting = roles - self._whole.roles
         return role.removesuffix(".*") in waiting or (inner != role and any(one.startswith(inner) for one in waiting))
 
     def _without(self, plain: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-        """The figure without a value, because these inputs have meters but no amounts yet."""
+        """Return the figure without its value, because the inputs ``names`` have meters but no amounts yet."""
         kept = {key: value for key, value in plain.items() if key not in ("v", "numerator", "denominator", "zero")}
         return kept | {
             "verdict": "no data",
@@ -168,7 +170,7 @@ class Reporter:
         return title_of(name)
 
     def _drags(self, figure: Figure) -> list[dict[str, Any]]:
-        """The largest parts that make the figure worse, with their share of the total that they belong to."""
+        """Return the largest parts that make the figure worse, each with its share of the numerator or denominator."""
         one = figure.indicator
         if not one.weighs and (one.better == "higher" or len(figure.parts) < 2):
             return []
@@ -215,7 +217,7 @@ class Reporter:
         ]}  # fmt: skip
 
     def _empty(self) -> int:
-        """The number of past or begun slots of the trace that have no interval at all."""
+        """Return the number of slots of the trace that have begun, but have no interval at all."""
         start, until = self._period.start_ms, self._period.until_ms
         if until <= start:
             return 0
@@ -225,12 +227,16 @@ class Reporter:
 
 
 class PowerCurve:
-    """Electricity by role and flow: mean power by interval in a day; in longer periods, energy by day or month."""
+    """The electricity by role and flow. For a day it is the mean power of each interval.
+
+    For longer periods it is the energy of each day or month.
+    """
 
     def __init__(self, calendar: Calendar, period: Period) -> None:
         self._calendar, self._period, self._is_day = calendar, period, period.kind == "day"
-        self._slots: dict[int, int] = {}  # start of the slot -> its end, ms
-        self._sums: dict[str, dict[int, tuple[Decimal, Decimal]]] = {}  # by series and start: amount, known ms
+        self._slots: dict[int, int] = {}  # start of the slot -> end of the slot, both in ms
+        # by series and start of the slot: (amount, known time in ms)
+        self._sums: dict[str, dict[int, tuple[Decimal, Decimal]]] = {}
 
     def add(self, parts: Sequence[RoleSum]) -> None:
         """Add role sums of single intervals."""
@@ -249,7 +255,10 @@ class PowerCurve:
             )
 
     def page(self) -> dict[str, Any]:
-        """``slots``: the start of each, in s. Series have a value ("" if unknown) and a known share for each slot."""
+        """Return the curve for the report. ``slots``: the start of each slot in s.
+
+        Each series has one value ("" if unknown) and one known share for each slot.
+        """
         slots = sorted(self._slots.items())
         series = []
         for name, sums in sorted(self._sums.items()):
@@ -270,7 +279,10 @@ class PowerCurve:
 
 
 def trace_result(slots: Sequence[TraceSlot], period: Period) -> dict[str, Any]:
-    """A day's green power by hour, as a result in a pack. It has no certificates, because they belong to months."""
+    """Return a day's green power by hour, as a result in a pack.
+
+    The result has no certificates, because a certificate belongs to a month.
+    """
     traced = trace(slots)
     plain = _totals(traced)
     del plain["certified"], plain["with_certificates"]
@@ -280,7 +292,7 @@ def trace_result(slots: Sequence[TraceSlot], period: Period) -> dict[str, Any]:
 
 
 def _missing(traced: Traced) -> dict[str, Any]:
-    """Hours with unknown consumption, with the missing roles."""
+    """Return the hours in which the consumption is unknown, each with the roles that are missing."""
     hours = [{**_times(slot), "n": list(slot.missing)} for slot in traced.missing]
     return {"missing": hours} if hours else {}
 

@@ -1,6 +1,7 @@
-"""Results besides figures: the balance of the site and its nodes, and derived points, of an interval or a day.
+"""The results besides figures, for an interval or a day: the balance of the site and of its nodes, and derived points.
 
-They are computed in the same way from the agent's store and from intervals that a verifier made from packs.
+The agent computes them from its store. A verifier computes them with the same code from intervals that it made from
+packs.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from drivers.encoding import exact_text
 
 KINDS = ("balance", "derived")
 MAIN_COUNTERS = (".energy.import", ".energy.export", ".energy.generation", ".energy.total", ".energy.heat")
-# kind of the result that names, for the results beside it, the last pack of each stream whose intervals were known
+# A result of this kind belongs to the results beside it. It names the last pack of each stream whose intervals were
+# known when they were made.
 KNOWN = "known"
 
 
@@ -39,11 +41,14 @@ class SiteResults:
         self._derived = Derived(rows, base)
 
     def takers(self, stretches: int = 1) -> tuple[MeterSums, MeterSums]:
-        """Two MeterSums to pass to ``sums``, which fills them: for the balance, and for derived points."""
+        """Return two MeterSums, which the function ``sums`` fills: one for the balance, one for derived points."""
         return MeterSums(wants, stretches), MeterSums(self._derived.wants, stretches)
 
     def made(self, takers: tuple[MeterSums, MeterSums], period: Period, at: int = 0) -> list[Mapping[str, Any]]:
-        """The results of a finished period: at most one balance, and derived points. ``sums`` filled ``takers``."""
+        """Return the results of a finished period: at most one balance, and the derived points.
+
+        ``sums`` must have filled ``takers`` before.
+        """
         electric, terms = takers
         common = {"period": period.as_dict(), "config": self._config}
         length_ms = period.end_ms - period.start_ms
@@ -59,10 +64,10 @@ class SiteResults:
 
 
 class BalanceReport:
-    """Balance and derived points of a period, added up day by day, and the balance of each finer stretch.
+    """Balance and derived points of a period, added up day by day; also the balance of each finer stretch.
 
     Args:
-        period: the finer stretches of a day are its intervals; those of all other periods are their days.
+        period: if it is a day, the finer stretches are its intervals. Otherwise they are its days.
     """
 
     def __init__(self, calendar: Calendar, period: Period, base: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -75,12 +80,15 @@ class BalanceReport:
         self._finer: list[tuple[int, Residual]] = []
 
     def takers(self, start_ms: int, end_ms: int) -> tuple[MeterSums, MeterSums, MeterSums]:
-        """Three MeterSums to pass to ``sums`` for a day: for the balance, derived points, and meters without a role."""
+        """Return three MeterSums, which the function ``sums`` fills for a day.
+
+        They are for the balance, for derived points, and for meters without a role.
+        """
         count = len(list(self._calendar.intervals(start_ms, end_ms))) if self._is_day else 1
         return MeterSums(wants, count), MeterSums(self._derived.wants), MeterSums(_counts_for_nobody, count)
 
     def add(self, takers: tuple[MeterSums, MeterSums, MeterSums], start_ms: int, end_ms: int) -> None:
-        """Add a day. ``takers``: filled by ``sums`` for this day."""
+        """Add a day. ``sums`` must have filled ``takers`` for this day."""
         until_ms = min(end_ms, takers[0].until_ms)
         self._list_meters(takers, start_ms, min(end_ms, self._period.until_ms))
         if until_ms <= start_ms:
@@ -91,7 +99,7 @@ class BalanceReport:
             found = takers[0].found(at)
             self._keep(0, found)
             if end <= takers[0].since_ms:
-                continue  # no stream has an interval as early as this
+                continue  # this stretch is before the first interval of all streams
             made = balance(found, end - start, self._is_day)
             if made is not None and made.site is not None:
                 self._finer.append((start, made.site))
@@ -117,7 +125,10 @@ class BalanceReport:
             known[one.key] = added(known[one.key], one) if one.key in known else one
 
     def page(self) -> dict[str, Any]:
-        """``balance`` (None if there is nothing to compare) and ``derived`` of a report, as plain values."""
+        """Return ``balance``, ``derived`` and ``meters`` of a report, as plain values.
+
+        ``balance`` is None if there is nothing to compare.
+        """
         electric, terms = ([*known.values()] for known in self._known)
         length_ms = max(self._length_ms, 1)
         whole, result = balance(electric, length_ms, is_interval=False), None
@@ -139,17 +150,18 @@ class BalanceReport:
 
 
 def _counts_for_nobody(stream: str, column: Column) -> bool:
-    """Is this a main counter without a role? No figure includes such a counter."""
+    """Return True for a main counter without a role. No figure includes it."""
     return column.kind == "counter" and not column.role and column.point.endswith(MAIN_COUNTERS)
 
 
 class _MeterLine:
-    """One meter over a period: its amounts, and the times in which they are not completely known."""
+    """One meter in a period: its amounts, and the times in which they are not completely known."""
 
     def __init__(self, role: str) -> None:
         self.role = role
-        self._amounts: dict[tuple[str, str], Decimal | None] = {}  # by flow and unit; None: not known
-        self._covered: dict[int, int] = {}  # by start of the stretch: known ms of its least known flow
+        self._amounts: dict[tuple[str, str], Decimal | None] = {}  # by flow and unit; None: the amount is unknown
+        # by start of the stretch: the known time in ms; if the flows of the meter differ, the shortest of these times
+        self._covered: dict[int, int] = {}
 
     def add(self, one: MeterAmount, start_ms: int, end_ms: int) -> None:
         """Add one flow of the meter in one stretch."""
@@ -161,7 +173,11 @@ class _MeterLine:
         self._covered[start_ms] = min(self._covered.get(start_ms, covered), covered)
 
     def page(self, name: str, stretches: Sequence[tuple[int, int]]) -> dict[str, Any]:
-        """``known``: the known share of the time. ``missing``: times not completely known, adjacent ones merged."""
+        """Return the meter for the report.
+
+        ``known``: the known share of the time. ``missing``: the times that are not completely known; adjacent times are
+        merged.
+        """
         whole_ms = sum(end - start for start, end in stretches) or 1
         known_ms, missing = 0, list[list[int]]()
         for start, end in stretches:

@@ -1,4 +1,4 @@
-"""Amounts for figures, from sums by role and declarations."""
+"""The amounts for figures, from sums by role and from declarations."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from agent.indicators.quantities import FLOWS
 from agent.indicators.units import Unit, parse_unit
 from agent.intervals.rows import RoleSum, Source
 
-# The flows that count as `energy` of a role. A thermal role may be metered in electricity too, for example steam
-# pressure that drives a generator.
+# The flows of a role that count as `energy`. The meter of a thermal role may measure electricity too, for example at a
+# generator that steam pressure drives.
 _ENERGY: Mapping[str, tuple[str, ...]] = {"generation": ("generation",), "load": ("consumption",)}
 _OTHER_ENERGY = ("heat", "total", "import")
 _GAS_UNITS = {"volume": "m3", "normal": "Nm3"}
@@ -23,8 +23,8 @@ _GAS_UNITS = {"volume": "m3", "normal": "Nm3"}
 class Supply:
     """The amounts for the figures of one period: role sums of intervals, demands by role (kW), and declarations.
 
-    A role without a sum has no meter and counts as zero. If there is no sum at all, every amount is unknown. A role
-    whose sums have completeness 0 is unknown, too.
+    A role without a sum has no meter, so it counts as zero. A role whose sums all have completeness 0 has meters, so it
+    is unknown. If there is no sum at all, every amount is unknown.
     """
 
     def __init__(
@@ -36,9 +36,10 @@ class Supply:
         self._sums, self._entries, self._demands = list(sums), entries, demands or {}
 
     def metered(self, name: str, period: Period) -> Amount | None:
-        """ROLE.FLOW summed over all matching counters; None if none matches.
+        """Return ROLE.FLOW, summed over all matching counters; None if no counter matches.
 
-        If nothing is known of one of the matching roles, completeness is 0: the sum of the others would be too small.
+        If nothing is known of one of the matching roles, the completeness is 0, because the sum of the others would be
+        too small.
         """
         role, _, flow = name.rpartition(".")
         unknown = Amount(name, Fraction(0), parse_unit(FLOWS[flow]), "metered", Fraction(0))
@@ -68,11 +69,14 @@ class Supply:
         )
 
     def declared(self, name: str, unit: Unit, kind: str, period: Period) -> Amount | None:
-        """The declared value of an input; None without an entry."""
+        """Return the declared value of an input; None if nobody declared one."""
         return declared.amount(self._entries, name, unit, kind, period)
 
     def _demand(self, name: str, role: str) -> Amount | None:
-        """The demand of a role; None if it has no meter. If all its intervals are incomplete, it is unknown, not 0."""
+        """Return the highest demand of a role. Returns None if the role has no meter.
+
+        If all its intervals are incomplete, the demand is unknown: the completeness is 0.
+        """
         shares = [Fraction(one.completeness) for one in self._sums if one.role == role and one.unit == "kWh"]
         if not shares:
             return None

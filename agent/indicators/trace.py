@@ -1,9 +1,12 @@
-"""The green-power trace: which consumption was covered by which power, slot by slot (an hour or an interval).
+"""The green-power trace: which source covered the consumption in each slot. A slot is an hour or an interval.
 
-Rules: consumption is covered first by power generated on site in the same slot, then by the direct line, then by the
-storage, and the rest by the grid. Power from a storage does not count as green, even if green power charged it.
-Certificates are units of 1,000 kWh that belong to a month, not to an hour: they cover grid power of their month, at
-most all of it. A producer earns one unit per 1,000 kWh each month, and the remainder is carried to the next month.
+These rules apply:
+- Consumption is covered first by power generated on site in the same slot, then by the direct line, then by the
+  storage. The grid covers the rest.
+- Power from a storage does not count as green, even if green power charged it.
+- A certificate is a unit of 1,000 kWh. It belongs to a month, not to an hour: the certificates of a month cover grid
+  power of this month, at most all of it.
+- A producer earns one unit per 1,000 kWh each month. The remainder is carried to the next month.
 
 Source: the rules for green certificates of 2024 and 2026, and 发改能源〔2026〕688号 for hourly tracing, as
 ``docs/indicators.md`` cites them. All energies are exact decimals in kWh.
@@ -21,15 +24,15 @@ UNIT_KWH = Decimal(1000)
 
 @dataclass(frozen=True, slots=True)
 class TraceSlot:
-    """The metered amounts of ``[start_ms, end_ms)``.
+    """The metered amounts of ``[start_ms, end_ms)``, in kWh.
 
-    ``complete``: every counter covered the whole slot. ``missing``: unknown roles and flows; if any,
-    the consumption is unknown.
+    ``complete``: every counter covered the whole slot. ``missing``: the roles and flows that are unknown. If any is
+    missing, the consumption of the slot is unknown.
     """
 
     start_ms: int
     end_ms: int
-    generation: Decimal = ZERO  # renewable, at the meter before any storage
+    generation: Decimal = ZERO  # of renewable sources, measured before any storage
     direct: Decimal = ZERO
     grid_import: Decimal = ZERO
     grid_export: Decimal = ZERO
@@ -41,7 +44,7 @@ class TraceSlot:
 
 @dataclass(frozen=True, slots=True)
 class ConsumptionMatch:
-    """How the consumption of one slot was covered; the four parts add up to ``consumption``.
+    """The sources that covered the consumption of one slot. ``own`` to ``grid`` add up to ``consumption``.
 
     ``exported``: generation of this slot that was exported. ``stored``: generation that charged the storage.
     """
@@ -58,7 +61,9 @@ class ConsumptionMatch:
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """A stretch of slots and its totals. ``certified``: grid power that certificates of the stretch cover.
+    """The matches of several slots, and their totals.
+
+    ``certified``: grid power that the certificates of this time cover.
 
     Slots with a ``missing`` role are excluded from matches and totals.
     """
@@ -75,28 +80,31 @@ class Traced:
 
     @property
     def at_the_time(self) -> Decimal | None:
-        """Share of the consumption that was green when it was used, 0 to 1."""
+        """The share of the consumption that was green when it was used, 0 to 1. None: there was no consumption."""
         return (self.own + self.direct) / self.consumption if self.consumption else None
 
     @property
     def with_certificates(self) -> Decimal | None:
-        """Like ``at_the_time``, plus the grid power that certificates cover."""
+        """Like ``at_the_time``, but the grid power that certificates cover counts as green too."""
         return (self.own + self.direct + self.certified) / self.consumption if self.consumption else None
 
 
 @dataclass(frozen=True, slots=True)
 class CertificateIssue:
-    """Certificates earned by a month's generation. Those for power used on site are issued but cannot be traded."""
+    """The certificates that a month's generation earned.
+
+    Certificates for power used on site are issued too, but cannot be traded.
+    """
 
     label: str
     traded: int  # units for power that left the site
     held: int  # units for power used on site
-    traded_rest: Decimal  # kWh carried to the next month
+    traded_rest: Decimal  # kWh that do not fill a unit; they are carried to the next month
     held_rest: Decimal
 
 
 def match(slot: TraceSlot) -> ConsumptionMatch:
-    """Cover one slot's consumption. No part becomes negative if meters disagree slightly."""
+    """Match the consumption of one slot with its sources. No result is negative, even if meters disagree slightly."""
     sources = slot.generation + slot.direct + slot.grid_import + slot.discharge
     consumption = max(sources - slot.grid_export - slot.charge, ZERO)
     exported = min(slot.grid_export, slot.generation)
@@ -110,7 +118,7 @@ def match(slot: TraceSlot) -> ConsumptionMatch:
 
 
 def trace(slots: Iterable[TraceSlot], certificates_kwh: Decimal = ZERO) -> Traced:
-    """The trace of all slots, and the grid power that the certificates cover."""
+    """Return the trace of all slots, and the grid power that the certificates cover."""
     slots = tuple(slots)
     matches = tuple(match(slot) for slot in slots if not slot.missing)
     missing = tuple(slot for slot in slots if slot.missing)
@@ -136,11 +144,12 @@ def trace(slots: Iterable[TraceSlot], certificates_kwh: Decimal = ZERO) -> Trace
 def issue(
     months: Sequence[tuple[str, Decimal, Decimal]], rests: tuple[Decimal, Decimal] = (ZERO, ZERO)
 ) -> list[CertificateIssue]:
-    """The certificates of each month.
+    """Return the certificates of each month.
 
     Args:
-        months: (label, kWh that left the site, kWh used on site), in order; storage discharge is in neither.
-        rests: kWh carried over from the previous months, (traded, held).
+        months: (label, kWh that left the site, kWh used on site) of each month, in order. Neither amount includes
+            discharge of a storage.
+        rests: kWh carried over from earlier months: (of power that left the site, of power used on site).
     """
     found = []
     traded_rest, held_rest = rests

@@ -1,7 +1,7 @@
-"""Units of figures: exact factors and dimensions, so that kWh and GJ can be added, but kWh and m3 cannot.
+"""Units of figures, with exact factors and dimensions, so that kWh and GJ can be added, but kWh and m3 cannot.
 
-Coal equivalent (``ce``), carbon dioxide (``CO2``) and carbon (``C``) are dimensions of their own: only a factor with an
-id converts one to another, never a unit. ``Nm3`` (at standard conditions) is another dimension than ``m3``.
+Coal equivalent (``ce``), carbon dioxide (``CO2``) and carbon (``C``) are separate dimensions. No unit converts one of
+them to another: only a factor with an id does. ``Nm3`` (gas at standard conditions) has another dimension than ``m3``.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-Dimension = tuple[tuple[str, int], ...]  # sorted (base, exponent); () is a plain number
+Dimension = tuple[tuple[str, int], ...]  # pairs (base unit, exponent), sorted; () is a plain number
 NUMBER: Dimension = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A unit. ``factor``: its value in base units (J, s, kg, m3, Nm3, m2, kg CO2, kg C, kg coal equivalent)."""
+    """A unit.
+
+    ``factor``: what one of this unit is in base units (J, s, kg, m3, Nm3, m2, kg CO2, kg C, kg coal equivalent).
+    """
 
     text: str
     factor: Fraction
@@ -56,11 +59,11 @@ for _what in ("CO2", "C", "ce"):
         f"{name}{_what}": (Fraction(size, 1000), ((f"kg{_what}", 1),))
         for name, size in (("g", 1), ("kg", 1000), ("t", 1_000_000))
     }
-_POWER_OF_TEN = re.compile(r"10\^([1-9])(?=[A-Za-z])")  # 10^4Nm3: the unit of gas in Chinese tables
+_POWER_OF_TEN = re.compile(r"10\^([1-9])(?=[A-Za-z])")  # for units like 10^4Nm3, the unit of gas in Chinese tables
 
 
 def multiply(left: Dimension, right: Dimension, sign: int = 1) -> Dimension:
-    """The dimension of a product, or with ``sign`` -1 of a quotient."""
+    """Return the dimension of the product of two dimensions, or, with ``sign`` -1, of their quotient."""
     exponents = dict(left)
     for base, exponent in right:
         exponents[base] = exponents.get(base, 0) + sign * exponent
@@ -68,9 +71,11 @@ def multiply(left: Dimension, right: Dimension, sign: int = 1) -> Dimension:
 
 
 def parse_unit(text: str) -> Unit:
-    """Parse a unit such as ``kWh``, ``tCO2/tce``, ``GJ/10^4Nm3``: products with ``*``, at most one ``/``.
+    """Parse a unit such as ``kWh``, ``tCO2/tce``, ``GJ/10^4Nm3``.
 
-    Raises ValueError naming the unknown part.
+    It may have products with ``*``, and at most one ``/``.
+
+    Raises ValueError, which names the unknown part.
     """
     above, slash, below = text.partition("/")
     factor, dimension = _product(above)
@@ -107,7 +112,7 @@ _NAMES = {**_NAMES, "kgCO2": "CO2", "kgC": "carbon", "kgce": "coal equivalent", 
 
 
 def show_dimension(dimension: Dimension) -> str:
-    """A dimension in words, such as ``energy``, ``CO2 per coal equivalent``, ``a plain number``."""
+    """Return a dimension in words, such as ``energy``, ``CO2 per coal equivalent``, ``a plain number``."""
 
     def words(sign: int) -> str:
         parts = [_NAMES.get(b, b) + (f"^{abs(n)}" if abs(n) > 1 else "") for b, n in dimension if n * sign > 0]
