@@ -1,4 +1,4 @@
-"""Converts cells of pages to readable rows, with units, decimals and flags."""
+"""Converts the cells of pages to readable rows, with units, decimals and flags."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from agent.intervals.flows import amount_unit, gauge_unit, power_amount
 from agent.intervals.page_format import Column, Group, end_reading, is_taken_back
 from agent.intervals.rows import Flag, IntervalRow
 
-PARTS = 3  # amounts are thousandths of a count
-# If a smaller share of a stretch is known, a sum of 0 proves nothing: counters had no time to advance.
+PARTS = 3  # decimals of stored amounts: they are thousandths of a count
+# If less than this share of a stretch is known, a sum of 0 proves nothing, because the counters had no time to advance.
 ZERO_FROM: Final = Decimal("0.1")
 Convert = Callable[[int], Decimal]
 
 
 def tidy(value: Decimal) -> Decimal:
-    """The number without trailing zeros or an exponent, so that equal numbers have one form."""
+    """Return the number without trailing zeros or an exponent, so that equal numbers have the same text."""
     short = value.normalize()
     return short.quantize(Decimal(1)) if int(short.as_tuple().exponent) > 0 else short
 
 
 def mean_of_role(amount: Decimal, known: Decimal, length_ms: int) -> Decimal | None:
-    """The mean power of a role over a period: the amount per hour, six decimals; None if unknown.
+    """Return the mean power of a role over a period: the amount per hour, with six decimals. None: unknown.
 
-    The known amount is divided by the whole period and never scaled up: the known share is a mean over devices, and
-    says nothing about the power of the missing ones.
+    The known amount is divided by the length of the whole period. It is not scaled up, because the known share is a
+    mean over devices and tells nothing about the power of the missing devices.
 
     Args:
         known: the known share of the period, 0 to 1.
@@ -41,7 +41,7 @@ def mean_of_role(amount: Decimal, known: Decimal, length_ms: int) -> Decimal | N
 
 
 def mean_of(amount: Decimal, length_ms: int) -> Decimal:
-    """The amount per hour in a time of ``length_ms``; six decimals."""
+    """Return the amount per hour, with six decimals, of an amount in a time of ``length_ms``."""
     return tidy((amount * HOUR_MS / length_ms).quantize(Decimal("1e-6")))
 
 
@@ -49,9 +49,12 @@ def _scaled(unit: str, factor: Decimal, exponent: int) -> tuple[str, Convert]:
     return unit, lambda n: tidy(Decimal(n).scaleb(exponent) * factor)
 
 
-@lru_cache(maxsize=4096)  # called for every page; columns change only with the configuration
+@lru_cache(maxsize=4096)  # cached, because it is called for every page, and columns change only with the configuration
 def amounts_of(column: Column) -> tuple[tuple[str, str, str, Convert], ...]:
-    """(flow, field, unit, conversion) of the amounts in a column; a power has two, above and below zero."""
+    """Return (flow, field, unit, conversion) of each amount in a column.
+
+    A power has two amounts: above zero and below zero.
+    """
     if column.kind == "counter":
         unit, convert = _scaled(*amount_unit(column.point, column.unit), column.exponent - PARTS)
         return ((column.flow, "amount", unit, convert),)
@@ -65,7 +68,10 @@ def amounts_of(column: Column) -> tuple[tuple[str, str, str, Convert], ...]:
 
 
 def row_of(stream: str, point: str, start: int, group: Group) -> list[IntervalRow]:
-    """The row of one point in one interval, from all cells that count. A power with both directions has two rows."""
+    """Return the rows of one point in one interval, made from all its valid cells.
+
+    There is one row, or two for a power that had both directions, one for each flow.
+    """
     t, n, number = group[-1]
     column, end = t.shape.columns[number], start + t.length[n]
     known = [g for g in group if g[0].get(g[2], "flags")[g[1]] and not is_taken_back(*g)]
@@ -83,7 +89,7 @@ def row_of(stream: str, point: str, start: int, group: Group) -> list[IntervalRo
     lasts = [m for p, r, c in known if (m := end_reading(p, c, r, "last"))]
     shared, in_time = _Shared(known, column), attrgetter("time_ms", "seq")
     out = []
-    # a gauge without amounts: nothing is converted
+    # a gauge without amounts still gets one row; "" is not the name of a field, so no amount is converted
     for flow, name, unit, convert in amounts_of(column) or (("", "", gauge_unit(column.unit)[0], Decimal),):
         gauge = column.kind == "gauge"
         amount = sum((convert(p.get(c, name)[r]) for p, r, c in known), Decimal(0)) if known and name else None
@@ -122,7 +128,7 @@ def row_of(stream: str, point: str, start: int, group: Group) -> list[IntervalRo
 
 
 class _Shared:
-    """Low, high, mean and demands; those of powers are in kW."""
+    """The members that all rows of one point share: low, high, mean and demands. Those of powers are in kW."""
 
     def __init__(self, known: Group, column: Column) -> None:
         self.low: Decimal | None = None
@@ -150,7 +156,10 @@ class _Shared:
             self.mean = tidy(mean * factor)
 
     def _demands(self, known: Group, column: Column) -> None:
-        """The highest mean power of a window: its amount divided by its length."""
+        """Set the demands.
+
+        A demand is the highest mean power of a window: the amount of the window divided by its length.
+        """
         for name in ("demand", "fixed"):
             found = [(n - 1, p.shape.period_ms) for p, r, c in known if (n := p.get(c, name)[r]) and p.shape.period_ms]
             if not found:

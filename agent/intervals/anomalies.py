@@ -1,9 +1,9 @@
 """Holds the readings of a counter that are not plain growth, until later readings show what happened.
 
-The kernel accepts plain growth. Readings that it does not accept wait here, and ``Series`` judges them with all later
-readings, the same way as ``meterhouse decode counter`` does. A finding is made when later readings can no longer
-change it: for example, the counter came back after a fall, or stayed at its new level. Until then the counter does not
-advance and its intervals stay open, so phantom energy is never written.
+The kernel accepts plain growth. A reading that it does not accept waits here. ``Series`` judges it together with all
+later readings, in the same way as ``meterhouse decode counter`` does. A finding is made when later readings can no
+longer change it, for example when the counter came back after a fall, or stayed at its new level. Until then the
+counter does not advance and its intervals stay open, so phantom energy is never written.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from agent.intervals.rows import Flag
 from agent.intervals.series import BACK_STEP, GLITCH, NORMAL, RESET, ROLLOVER, SWAP, Series, Step, is_all_ones
 from ext.rates import CounterKernel
 
-PATIENCE_MS = 26 * 3_600_000  # a night and a morning: after this, a finding is made from the readings so far
+# after this time, enough for a night and a morning, a finding is made from the readings so far
+PATIENCE_MS = 26 * 3_600_000
 SILENCE_MS = 900_000
 ALIKE = 3
-MOST_GROWTH = 10**12  # largest growth between two readings that is believed, in the slot's integer units
-MOST = 64  # when this number of readings waits, a finding is made from them
-TOO_LARGE = (1 << 63) - 1  # stands for any value that no counter can reach, in the kernel too
-_MOST_VALUE = 9 * 10**15  # the highest value that the kernel counts
+MOST_GROWTH = 10**12  # a larger growth between two readings is not believed; in the slot's integer units
+MOST = 64  # when this number of readings waits, a finding is made from the readings so far
+TOO_LARGE = (1 << 63) - 1  # this value stands for all values that a counter cannot reach, here and in the kernel
+_MOST_VALUE = 9 * 10**15  # the highest value that the kernel can count
 _FLAGS = {ROLLOVER: Flag.ROLLOVER, RESET: Flag.RESET, SWAP: Flag.SWAP, GLITCH: Flag.GLITCH, BACK_STEP: Flag.BACK_STEP}
 
 
@@ -41,7 +42,7 @@ class PendingReading:
 
     @property
     def known(self) -> int | None:
-        """The value; None if no counter can reach it."""
+        """The value of the reading; None if a counter cannot reach it."""
         return self.value if -_MOST_VALUE <= self.value <= _MOST_VALUE else None
 
 
@@ -52,9 +53,9 @@ class Finding:
     kind: str
     time_ms: int
     value: int
-    before: tuple[int, int, int] | None  # pack, time in ms, and value of the last good reading
+    before: tuple[int, int, int] | None  # the last good reading as (pack, time in ms, value)
     growth: int
-    count: int = 1  # consecutive readings with the same verdict
+    count: int = 1  # the number of consecutive readings with this verdict
     until_ms: int = 0  # time of the last of these readings
 
 
@@ -80,21 +81,25 @@ class AnomalyDetector:
         is_rise = level is not None and level[2] <= reading.value <= _MOST_VALUE
         alike = len(self.waiting) >= ALIKE and self.waiting[-1].value == self.waiting[-2].value == reading.value
         if alike and not is_rise:
-            # of a night of zeros, the first ones and the last are enough; after a rise, each equal reading may be good
+            # of many equal low readings, such as a night of zeros, the first ones and the last are enough; after a
+            # rise, each equal reading may be good
             self.waiting[-1] = reading
         else:
             self.waiting.append(reading)
         return [finding for finding in _joined(self._settle()) if self._is_news(finding)]
 
     def _is_news(self, finding: Finding) -> bool:
-        """Is this a new event? The same glitch from the same level is not: a night of all ones is one event."""
+        """Return True if this is a new event.
+
+        If the same glitch from the same level was reported before, it is not new: a night of all ones is one event.
+        """
         glitch = (finding.value, finding.before) if finding.kind == GLITCH else None
         again = glitch is not None and glitch == self._last_glitch
         self._last_glitch = glitch
         return not again
 
     def give_up(self) -> list[Finding]:
-        """Judge the pending readings, because no more will arrive."""
+        """Judge the pending readings now, because no more readings will arrive."""
         return list(_joined(self._settle(at_once=True)))
 
     @property
@@ -103,7 +108,7 @@ class AnomalyDetector:
         return not self.waiting and self._last_glitch is None
 
     def state(self) -> tuple[list[list[int]], list[Any] | None]:
-        """For ``restore``: the pending readings, and the last glitch that was reported."""
+        """Return the state for ``restore``: the pending readings, and the last glitch that was reported."""
         glitch = None if self._last_glitch is None else [self._last_glitch[0], self._last_glitch[1]]
         return [[w.time_ms, w.value, w.pack, w.flags] for w in self.waiting], glitch
 
@@ -113,7 +118,7 @@ class AnomalyDetector:
         self._last_glitch = None if glitch is None else (glitch[0], None if glitch[1] is None else tuple(glitch[1]))
 
     def step(self, by_ms: int) -> None:
-        """Move the pending readings in time, because the clock was set by ``by_ms``."""
+        """Change the times of the pending readings by ``by_ms``, because the clock was set by this amount."""
         for reading in self.waiting:
             reading.time_ms += by_ms
 
@@ -126,7 +131,9 @@ class AnomalyDetector:
                     break
                 continue
             if reading.time_ms <= level[1]:
-                reading.time_ms = level[1] + 1  # the reading is older than a step of the clock that was noticed later
+                # a step of the clock was noticed only after this reading was taken: its time may now be before the
+                # level's time
+                reading.time_ms = level[1] + 1
             if self._is_plain(reading):
                 del self.waiting[0]
                 continue
@@ -139,13 +146,13 @@ class AnomalyDetector:
         self._tally.hold(self._number, bool(self.waiting))
 
     def _is_plain(self, reading: PendingReading) -> bool:
-        """Would the kernel accept the reading, now that the previous ones are judged?"""
+        """Return True if the kernel accepts the reading now, after the previous readings were judged."""
         self._tally.hold(self._number, False)
         one = array("H", [self._number]), array("q", [reading.time_ms]), array("q", [reading.value])
         return not self._tally.feed(*one, array("I", [reading.pack]), array("I", [reading.flags]))
 
     def _first(self, at_once: bool) -> bool:
-        """Take the first reading of the counter. False if it must wait."""
+        """Take the first reading of the counter. Returns False if it must wait for later readings."""
         reading = self.waiting[0]
         if reading.known is None or reading.value < 0:
             del self.waiting[0]
@@ -163,7 +170,7 @@ class AnomalyDetector:
         return True
 
     def _series(self, level: tuple[int, int, int]) -> tuple[Step, int]:
-        """The step to the first pending reading, and the number of other rises to compare it with."""
+        """Return the step from the level to the first pending reading, and the number of other rises in the series."""
         past = [(t, v) for t, v in self._tally.past(self._number) if t < level[1]] + [(level[1], level[2])]
         times = [t for t, _ in past] + [w.time_ms for w in self.waiting]
         values = [Decimal(v) for _, v in past]
@@ -177,13 +184,15 @@ class AnomalyDetector:
         return known is not None and known > level[2]
 
     def _finding(self, level: tuple[int, int, int], at_once: bool) -> Finding | None:
-        """The verdict on the first pending reading, applied to the tally; None if it is not certain yet."""
+        """Judge the first pending reading, and apply the verdict to the tally. None: the verdict is not certain yet."""
         reading, later = self.waiting[0], [w for w in self.waiting[1:] if w.known is not None]
         step, rises = self._series(level)
         kind, growth = step.kind, int(step.increment)
         late = at_once or len(self.waiting) >= MOST or self.waiting[-1].time_ms - reading.time_ms > PATIENCE_MS
         if kind == GLITCH and not step.stays and reading.known is not None:
-            kind = SWAP  # the zero before it was invalid: the counter continues from here, and nothing is counted
+            # the zero before this reading was invalid: the counter continues from this reading, and no growth is
+            # counted
+            kind = SWAP
         if kind == GLITCH:
             if not late and reading.known is not None and not self._is_glitch(reading.value, level[2], later):
                 return None
@@ -192,9 +201,9 @@ class AnomalyDetector:
         if not late and not self._certain(kind, level[2], reading.value, later, rises):
             return None
         if kind == ROLLOVER and reading.value == 0 and not any(w.value > 0 for w in later):
-            kind, growth = RESET, 0  # the counter did not count on from zero
+            kind, growth = RESET, 0  # no later reading is above zero, so this is a reset
         if kind == NORMAL and level[2] == 0 and not self._grows_so(reading, level[1], later):
-            kind, growth = SWAP, 0  # a jump from zero: the zero may have been invalid
+            kind, growth = SWAP, 0  # the growth from zero is too fast: the zero may have been invalid
         if growth > MOST_GROWTH:
             kind, growth = SWAP, 0
         flags = reading.flags | _FLAGS.get(kind, Flag(0))
@@ -204,7 +213,7 @@ class AnomalyDetector:
 
     @staticmethod
     def _grows_so(reading: PendingReading, since_ms: int, later: list[PendingReading]) -> bool:
-        """Did the counter rise from zero about as fast as later, without a silence in between?"""
+        """Return True if the counter rose from zero about as fast as later, and without a silence in between."""
         pairs = [(a, b) for a, b in pairwise([reading, *later]) if b.time_ms > a.time_ms and b.value > a.value]
         paces = sorted(Fraction(b.value - a.value, b.time_ms - a.time_ms) for a, b in pairs)
         usual = paces[len(paces) // 2] if paces else Fraction(0)
@@ -212,17 +221,21 @@ class AnomalyDetector:
         return since <= SILENCE_MS and reading.value <= ALIKE * usual * since
 
     def _is_glitch(self, value: int, level: int, later: list[PendingReading]) -> bool:
-        """Is a glitch certain? A jump far up may also be another meter, which then stays or keeps counting."""
+        """Return True if a glitch is certain.
+
+        A jump far up may also be another meter. In this case later readings stay at the new level, or count on from it.
+        """
         if value <= level or (self._modulus is not None and value >= self._modulus):
             return True
         gone = any(w.value < value for w in later)
         return gone or len(later) >= 2 * ALIKE or is_all_ones(Decimal(value) / self._resolution)
 
     def _certain(self, kind: str, level: int, value: int, later: list[PendingReading], rises: int) -> bool:
-        """Is it certain that no later reading can change the finding?"""
-        if kind == ROLLOVER:  # near the end of the counter zeros may be invalid: the next value above zero decides
+        """Return True if no later reading can change the finding."""
+        if kind == ROLLOVER:  # close to a rollover, zeros may be invalid readings: the next value above zero decides
             return len(later) >= 1 and (value != 0 or later[-1].value > 0)
-        if value >= level:  # the counter must stay at the new level, and its usual growth must be known
+        # later readings must confirm the new level, and the usual growth of the counter must be known
+        if value >= level:
             return len(later) >= 2 and rises >= 3
         moved = later[-1].value - value if later else 0
         return len(later) >= 3 and moved >= 3 * int(self._resolution)

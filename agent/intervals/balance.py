@@ -1,15 +1,18 @@
-"""The balance of the site and of each node of the metering tree: energy that goes in must come out.
+"""The balance of the site and of each node of the metering tree: the energy that goes in must come out.
 
 For electricity in one stretch of time: the energy from grid, direct lines, generation and storage equals the energy
 that loads, storage and the grid took, plus a residual. The residual is losses, unmetered loads, and the errors of the
-meters. A node is a meter that others name as their ``parent``; it is compared with the sum of the meters below it, and
-with its check meters, which measure the same again.
+meters.
+
+A node is a meter that other meters name as their ``parent``. It is compared with the sum of the meters below it. It is
+also compared with each of its check meters, which measure the same energy again.
 
 The verdict on a residual depends on the sum of the error limits of all meters. The limit of a meter is its accuracy
 class times its amount, plus one count, because a counter moves in steps. If the residual exceeds the sum, the verdict
-is ``beyond``, or ``unknown`` if a class is not known. In a stretch that is longer than an interval, a meter may lack a
-hundredth of the time; its estimated amount in that time is added to the limits. If nothing is known of a meter, there
-is no residual, and the meter is listed as missing.
+is ``beyond``, or ``unknown`` if the class of a meter is not known.
+
+In a stretch that is longer than an interval, a meter may lack a hundredth of the time. Its estimated amount in that
+time is added to the limits. If nothing is known of a meter, there is no residual, and the meter is listed as missing.
 """
 
 from __future__ import annotations
@@ -30,9 +33,10 @@ BalanceVerdict = Literal["within", "beyond", "unknown", "spread", "incomplete"]
 ELECTRIC: Final = "kWh"
 CHECK: Final = "check"
 ZERO, FINE = Decimal(0), Decimal("1e-6")
-MAY_LACK = Decimal("0.01")  # share of the time that a meter may lack, if the stretch is longer than an interval
+# in a stretch longer than an interval, the amount of a meter may be unknown for this share of the time
+MAY_LACK = Decimal("0.01")
 
-# role -> (flow that gives energy to the site, flow that takes it)
+# role -> (flow by which the site gets energy, flow by which the site gives energy)
 _SIDES: Mapping[str, tuple[str, str]] = {
     "grid": ("import", "export"),
     "direct": ("import", "export"),
@@ -40,8 +44,10 @@ _SIDES: Mapping[str, tuple[str, str]] = {
     "storage": ("discharge", "charge"),
     "load": ("feed", "consumption"),
 }
-_COUNTED = ("generation", "storage", "load")  # a meter below a meter of such a role is not counted again for the site
-_TAKEN: Mapping[str, int] = {  # sign of a flow at a node: 1 if the part below takes it, -1 if it gives it
+# the site's balance leaves out meters below a meter with one of these roles, because that meter already counts
+_COUNTED = ("generation", "storage", "load")
+# sign of a flow at a node: 1 if energy flows from the node to the part below, -1 if it flows back
+_TAKEN: Mapping[str, int] = {
     "import": 1, "consumption": 1, "charge": 1, "total": 1, "heat": 1, "volume": 1, "mass": 1,
     "export": -1, "feed": -1, "discharge": -1, "generation": -1,
 }  # fmt: skip
@@ -51,7 +57,8 @@ _TAKEN: Mapping[str, int] = {  # sign of a flow at a node: 1 if the part below t
 class Residual:
     """The residual of a comparison, and the limit that the errors of the meters allow.
 
-    ``unknown``: meters of unknown class. ``missing``: meters without any known interval; then ``value`` has no meaning.
+    ``unknown``: the meters whose accuracy class is unknown. ``missing``: the meters without any known interval. If
+    there are any, ``value`` does not apply.
     """
 
     value: Decimal
@@ -61,7 +68,7 @@ class Residual:
     missing: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """As a JSON object, with decimals as text."""
+        """Return the residual as a JSON object, with decimals as text."""
         if self.missing:
             return {"verdict": self.verdict, "missing": list(self.missing)}
         plain: dict[str, Any] = {
@@ -74,17 +81,17 @@ class Residual:
 
 @dataclass(frozen=True, slots=True)
 class BalanceNode:
-    """A meter compared with others: the sum of those below it, or one that measures the same."""
+    """The comparison of a meter with other meters: with the sum of the meters below it, or with one check meter."""
 
     place: str
-    against: str  # "children", or the place of the check meter
+    against: str  # "children", or the place of the check meter that it is compared with
     unit: str
-    own: Decimal | None  # amount of the node itself, in ``unit``; None if it is not known
-    others: Decimal | None  # the same for the meters that it is compared with
+    own: Decimal | None  # amount of the node itself, in ``unit``; None if it is unknown
+    others: Decimal | None  # amount of the meters that the node is compared with, in ``unit``; None if it is unknown
     residual: Residual
 
     def as_dict(self) -> dict[str, Any]:
-        """As a JSON object, with decimals as text."""
+        """Return the comparison as a JSON object, with decimals as text."""
         front = {"n": self.place, "against": self.against, "u": self.unit}
         sides = {name: exact_text(v) for name, v in (("own", self.own), ("others", self.others)) if v is not None}
         return {**front, **sides, **self.residual.as_dict()}
@@ -92,21 +99,21 @@ class BalanceNode:
 
 @dataclass(frozen=True, slots=True)
 class EnergyBalance:
-    """The balance of one stretch. ``site`` is None if no loads, or no sources that feed them, are metered."""
+    """The balance of one stretch. ``site`` is None if loads, or the sources that feed them, are not metered."""
 
     inputs: tuple[tuple[str, Decimal], ...]  # (role and flow, kWh), such as ("grid.import", 12.5)
     outputs: tuple[tuple[str, Decimal], ...]
     site: Residual | None
     nodes: tuple[BalanceNode, ...]
-    trails: tuple[tuple[str, int, int], ...]  # (stream, first pack, last pack) of the amounts
+    trails: tuple[tuple[str, int, int], ...]  # the packs that the amounts come from: (stream, first pack, last pack)
 
     @property
     def given(self) -> Decimal:
-        """The sum of all inputs, kWh."""
+        """The sum of all inputs in kWh."""
         return sum((value for _, value in self.inputs), ZERO)
 
     def as_dict(self) -> dict[str, Any]:
-        """As a JSON object for a pack's ``results`` and for reports, without the period."""
+        """Return the balance as a JSON object for a pack's ``results`` and for reports. The caller adds the period."""
         plain: dict[str, Any] = {"kind": "balance", "id": "electricity", "u": ELECTRIC}
         if self.site is not None:
             plain |= {
@@ -121,23 +128,29 @@ class EnergyBalance:
 
 
 def _counted_once(meters: Iterable[MeterAmount]) -> list[MeterAmount]:
-    """The meters that count at a node. The total of a meter with both directions is left out: it would count twice."""
+    """Return the amounts that count at a node.
+
+    If a meter counts both directions, its total is left out: the same energy would count twice.
+    """
     known = [one for one in meters if one.key.flow in _TAKEN]
     both = {one.place for one in known if one.key.flow == "import"}
     return [one for one in known if one.key.flow != "total" or one.place not in both]
 
 
 def wants(stream: str, column: Column) -> bool:
-    """Is a column part of balances? Any column may be a node if others name it as their parent."""
+    """Return True if a column is part of balances.
+
+    It needs a role and a flow: then other meters may name it as parent.
+    """
     return bool(column.flow and column.role)
 
 
 def balance(meters: Sequence[MeterAmount], length_ms: int, is_interval: bool) -> EnergyBalance | None:
-    """The balance of a stretch of ``length_ms``; None if there is nothing to compare.
+    """Return the balance of a stretch of ``length_ms``; None if there is nothing to compare.
 
     Args:
-        is_interval: the stretch is one interval. Then any spread amount gives the verdict ``spread``; in a longer
-            stretch, only amounts that are spread over its start or end do.
+        is_interval: True if the stretch is one interval. Then each spread amount gives the verdict ``spread``. In a
+            longer stretch, an amount gives this verdict only if it is spread over the start or end of the stretch.
     """
     tree = MeterTree(meters)
     inputs: dict[str, Decimal] = defaultdict(Decimal)
@@ -173,7 +186,8 @@ def _residual(value: Decimal, meters: Sequence[MeterAmount], length_ms: int, is_
         share = accuracy_limit(one.column.accuracy) if one.column.kind == "counter" else None
         if share is not None:
             allowed += share * abs(one.amount)
-        elif one.amount:  # a counter that did not advance has no relative error
+        # if the counter did not advance, its class does not matter: the error is a share of the amount, which is 0
+        elif one.amount:
             unknown.add(one.place)
         allowed += one.count
     missing = tuple(sorted({one.place for one in meters if not one.covered_ms}))
@@ -201,7 +215,7 @@ def _trails(meters: Iterable[MeterAmount]) -> tuple[tuple[str, int, int], ...]:
 
 
 class MeterTree:
-    """The metering tree."""
+    """The metering tree: which meter is below which other meter."""
 
     def __init__(self, meters: Sequence[MeterAmount]) -> None:
         # by place; also by device name if the device has only one place
@@ -221,7 +235,10 @@ class MeterTree:
                 self._below[self._at[one.column.parent][0].place].append(one)
 
     def _above(self, one: MeterAmount) -> Iterator[MeterAmount]:
-        """Yield the meters above ``one``, nearest first. Each comes only once, so that a cycle ends."""
+        """Yield the meters above ``one``, nearest first.
+
+        Each meter comes only once, so that a cycle in the tree ends.
+        """
         seen = {one.place}
         while (up := self._at.get(one.column.parent)) and up[0].place not in seen:
             one = up[0]
@@ -229,11 +246,14 @@ class MeterTree:
             yield one
 
     def is_inside(self, one: MeterAmount) -> bool:
-        """Is ``one`` below a meter that is itself counted?"""
+        """Return True if ``one`` is below a meter that is itself counted for the site."""
         return any(up.column.role.partition(".")[0] in _COUNTED for up in self._above(one))
 
     def nodes(self, length_ms: int, is_interval: bool) -> Iterator[BalanceNode]:
-        """Compare each node with the meters below it and with its check meters, in the order of places."""
+        """Compare each node with the meters below it and with its check meters.
+
+        The nodes come in the order of places.
+        """
         for place in sorted(self._below):
             own = self._at[place]
             children = [one for one in self._below[place] if one.column.role != CHECK]
@@ -258,7 +278,7 @@ class MeterTree:
         mine, theirs = (_counted_once([one for one in side if one.unit == unit]) for side in (meters, held_against))
         self.used += [*mine, *theirs]
         above = sum((_TAKEN[one.key.flow] * one.amount for one in mine), ZERO)
-        # a direct line below a node gives energy to it
+        # a direct line below a node delivers energy to the node, so its sign is the opposite
         below = sum(
             (_TAKEN[one.key.flow] * one.amount * (-1 if one.column.role == "direct" else 1) for one in theirs), ZERO
         )
@@ -270,9 +290,9 @@ class MeterTree:
 
 # --- accuracy classes
 
-# Classes of electricity meters, at rated conditions. Numbers are percent (IEC 62053-21 and -22; S: valid from 1 % of
-# the rated current on), letters are those of EN 50470-3. Neither includes instrument transformers: then the
-# configuration must give a percentage for the whole chain.
+# Accuracy classes of electricity meters, at rated conditions. A number is a percentage (IEC 62053-21 and -22; with S it
+# is valid from 1 % of the rated current on). A letter is a class of EN 50470-3. A class does not include the instrument
+# transformers. With transformers, the configuration must give a percentage for the whole chain.
 _LETTERS: Mapping[str, str] = {"A": "2", "B": "1", "C": "0.5", "D": "0.2"}
 _MOST_ERROR = Decimal(20)
 ACCURACY_EXAMPLES = '"0.5S", "1", "B", or a percentage of the whole chain such as "1.2 %"'
@@ -280,7 +300,7 @@ ACCURACY_EXAMPLES = '"0.5S", "1", "B", or a percentage of the whole chain such a
 
 @lru_cache(maxsize=256)
 def accuracy_limit(text: str) -> Decimal | None:
-    """The largest error as a share of the amount: 0.005 for "0.5S". None if ``text`` is not a class."""
+    """Return the largest error as a share of the amount: 0.005 for "0.5S". None if ``text`` is not a class."""
     plain = text.strip()
     if plain in _LETTERS:
         plain = _LETTERS[plain]

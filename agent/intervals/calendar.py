@@ -1,8 +1,8 @@
 """Divides time into intervals, hours, days, months and years of local time, also on days of 23 or 25 hours.
 
-An interval begins wherever the local clock shows a whole multiple of the length since midnight, so tariffs and billing
-days begin at the times of the wall clock. If the UTC offset changes by an amount that is not a multiple of the length,
-one interval is shorter or longer than the others; the changes are always multiples of 15 minutes.
+An interval begins when the local clock shows a whole multiple of the interval's length since midnight, so tariffs and
+billing days begin at the times of the wall clock. If the UTC offset changes by an amount that is not a multiple of the
+length, one interval is shorter or longer than the others. Offsets always change by multiples of 15 minutes.
 """
 
 from __future__ import annotations
@@ -36,22 +36,25 @@ class Calendar:
         self._midnights = lru_cache(maxsize=800)(self._find_midnight)
 
     def offset_ms(self, at_ms: int) -> int:
-        """Local time minus UTC at a point in time, in ms."""
+        """Return the UTC offset at an instant: local time minus UTC, in ms."""
         found = (_EPOCH + timedelta(milliseconds=at_ms)).astimezone(self._zone).utcoffset()
         assert found is not None
         return int(found / timedelta(milliseconds=1))
 
     def local(self, at_ms: int) -> datetime:
-        """An instant as local time, with its offset."""
+        """Convert an instant to local time with its UTC offset."""
         return (_EPOCH + timedelta(milliseconds=at_ms)).astimezone(self._zone)
 
     def midnight(self, day: date) -> int:
-        """UTC ms of the first instant of a local day, also where its midnight does not exist or comes twice."""
+        """Return the first instant of a local day in UTC ms.
+
+        The day may have no midnight, or two, if the offset changes.
+        """
         return self._midnights(day)
 
     def _find_midnight(self, day: date) -> int:
         guess = round(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
-        # every instant of the day lies within 15 hours of this; the first one is where the date changes
+        # every instant of the day is within 15 hours of this time; the first instant is where the date changes
         low, high = guess - 15 * 3_600_000, guess + 15 * 3_600_000
         while high - low > 1:
             middle = (low + high) // 2
@@ -66,7 +69,10 @@ class Calendar:
         return self.local(at_ms).date()
 
     def bounds_of_day(self, day: date) -> array[int]:
-        """Boundaries of a local day in UTC ms, with both midnights: usually 97 for intervals of 15 minutes."""
+        """Return the boundaries of a local day in UTC ms, with both midnights.
+
+        There are usually 97 for intervals of 15 minutes.
+        """
         return self._days(day)
 
     def _cut_day(self, day: date) -> array[int]:
@@ -83,7 +89,7 @@ class Calendar:
         return bounds
 
     def _past_change(self, at: int, following: int, now: int) -> int:
-        """The first boundary of the new local time, after the UTC offset changed between ``at`` and ``following``."""
+        """Return the first boundary after the UTC offset changed between ``at`` and ``following``."""
         low, high = at, following
         old = self.offset_ms(at)
         while high - low > 1:
@@ -95,7 +101,7 @@ class Calendar:
         return -(-(high + now) // self.length_ms) * self.length_ms - now
 
     def bounds(self, from_ms: int, to_ms: int) -> array[int]:
-        """Boundaries from the last one at or before ``from_ms`` to the first one at or after ``to_ms``."""
+        """Return the boundaries from the last one at or before ``from_ms`` to the first one at or after ``to_ms``."""
         found = array("q")
         day = self.day(from_ms)
         while not found or found[-1] < to_ms:
@@ -114,11 +120,14 @@ class Calendar:
                 yield found[n], found[n + 1]
 
     def floor(self, at_ms: int) -> int:
-        """The boundary at or before an instant."""
+        """Return the last boundary at or before an instant."""
         return self.bounds(at_ms, at_ms)[0]
 
     def stretch(self, period: str, at_ms: int) -> tuple[int, int]:
-        """The interval, hour, day, month or calendar year of an instant, ``[start, end)``.
+        """Return the period that contains an instant, as ``[start, end)`` in UTC ms.
+
+        Args:
+            period: interval, hour, day, month or year.
 
         Raises:
             ValueError: ``period`` is another word.
@@ -155,5 +164,5 @@ class Calendar:
 
 @lru_cache(maxsize=4)
 def _hours_of(timezone: str) -> Calendar:
-    """The calendar of hours; cached, because it keeps the boundaries of recent days."""
+    """Return the calendar of hours. It is cached, because it keeps the boundaries of recent days."""
     return Calendar(timezone, HOUR_MS)

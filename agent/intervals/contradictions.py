@@ -1,7 +1,7 @@
 """Compares stored intervals with the same intervals recomputed from packs.
 
-Where they differ, the rows from the packs are appended with a higher revision. Values that only the stored rows have
-are withdrawn by a row that covers nothing. Stored rows are never edited.
+Where they differ, the rows from the packs are appended with a higher revision. If only the stored rows have values of a
+counter, a row that covers nothing withdraws these values. Stored rows are never edited.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Made = Sequence[tuple[PageSchema, Sequence[Row]]]
 
 
 class CounterKey(NamedTuple):
-    """Identifies a counter or gauge of a stream. A new epoch makes it a new counter."""
+    """Identifies a counter or gauge of a stream. The same point in a new epoch is a new counter."""
 
     point: str
     epoch: str
@@ -28,7 +28,7 @@ class CounterKey(NamedTuple):
 
 @dataclass(slots=True)
 class _Known:
-    """The cell of a counter in a row. An empty cell: the counter was configured, but nothing is known of it."""
+    """The cell of a counter in a row. If it is empty, the counter was configured, but nothing is known of it."""
 
     cell: Cell
     row: Row
@@ -37,16 +37,19 @@ class _Known:
 
     @property
     def rank(self) -> tuple[bool, int]:
-        """For ``max``: a known cell wins over an unknown one, then the higher revision."""
+        """The key for ``max``: a known cell wins over an unknown cell; of two known cells, the higher revision wins."""
         return bool(self.cell), self.row.revision
 
     @property
     def lack(self) -> int:
-        """Time of the interval that is not covered, in ms."""
+        """The time of the interval that is not covered, in ms."""
         return self.cell.get("lack", 0) if self.cell else self.row.end_ms - self.row.start_ms
 
     def facts(self) -> tuple[object, ...]:
-        """The values to compare. The flag LATE is left out: it does not matter when they became known."""
+        """Return the values to compare.
+
+        They leave out the flag LATE, because it does not matter when a value became known.
+        """
         if not self.cell:
             return self.row.end_ms, self.shape.columns[self.number]
         flags = (self.cell["flags"] - 1) & ~Flag.LATE
@@ -55,7 +58,7 @@ class _Known:
         return flags, self.row.end_ms, self.row.first_seq, self.row.last_seq, rest, column
 
 
-_Interval = dict[int, dict[CounterKey, _Known]]  # by turn, then by counter
+_Interval = dict[int, dict[CounterKey, _Known]]  # by turn (see ``Row.turn``), then by counter
 
 
 def corrections(
@@ -69,19 +72,22 @@ def corrections(
     decided_ms: int = 0,
     is_coming: Callable[[int, int], bool] = lambda start, end: False,
 ) -> list[tuple[PageSchema, list[Row]]]:
-    """The rows to append, by shape, so that the intervals that begin in ``[from_ms, to_ms)`` agree with ``made``.
+    """Return the rows to append so that the intervals that begin in ``[from_ms, to_ms)`` agree with ``made``.
+
+    The rows are grouped by shape.
 
     Args:
         pages: the stored pages of one stream, in the order of writing.
         made: the rows of the same stream from its packs, in the order in which the ledger made them. A stored interval
             stays unchanged if no interval of ``made`` contains it, because the packs do not cover it. Exception: if all
-            packs were read and the stored interval has no values, nothing was due there, and it is withdrawn.
-        is_whole: ``made`` is from all packs that the stream ever had. Otherwise ``made`` may know less of a counter
-            than the stored row, which then stays (``_keep_what_is_known``).
-        open_ms: intervals from here on may still be corrected by the ledger that made these rows.
-        decided_ms: rows of ``made`` for intervals before this time are final.
-        is_coming: returns True if a stored interval (start, end) lies in an interval with other boundaries that will be
-            written later.
+            packs were read and the stored interval has no values, no reading was due there, and the interval is
+            withdrawn.
+        is_whole: True if ``made`` is from all packs that the stream ever had. Otherwise ``made`` may know less of a
+            counter than the stored row. In this case the stored row stays (see ``_keep_what_is_known``).
+        open_ms: the ledger that made these rows may still correct the intervals that begin at this time or later.
+        decided_ms: the rows of ``made`` for intervals before this time are final.
+        is_coming: takes the start and end of a stored interval. It returns True if an interval with other boundaries,
+            which will be written later, contains this interval.
     """
     stored = ((PageSchema.decode(page.shape), PageReader(page.body, page.first).take_apart()) for page in pages)
     written, true = _by_start(stored, from_ms, to_ms), _by_start(made, from_ms, to_ms)
@@ -101,7 +107,8 @@ def corrections(
                 continue
         if not is_whole:
             _keep_what_is_known(start, old, new, bounds)
-        # then equal turns are compared, because the ledger numbers the turns of its later rows in the same way
+        # If True, turns with the same number are compared, because the ledger numbers the turns of its later rows in
+        # the same way.
         by_number = is_whole or start >= open_ms
         pairs = [(turn, turn, turn) for turn in sorted(old | new)] if by_number else _in_order(old, new)
         for shape, row in _corrected(old, new, pairs, packs):
@@ -110,7 +117,10 @@ def corrections(
 
 
 def _by_start(made: Iterable[tuple[PageSchema, Sequence[Row]]], from_ms: int, to_ms: int) -> dict[int, _Interval]:
-    """By start of the interval, turn and counter, the valid cell: the highest revision, and the last of equal ones."""
+    """Return the valid cell by start of the interval, turn and counter.
+
+    The valid cell is the one with the highest revision; of equal revisions, the last one.
+    """
     found: dict[int, _Interval] = {}
     for shape, row in ((shape, row) for shape, rows in made for row in rows):
         if not from_ms <= row.start_ms < to_ms:
@@ -126,11 +136,13 @@ def _by_start(made: Iterable[tuple[PageSchema, Sequence[Row]]], from_ms: int, to
 
 
 def _bounds(made: Made, decided_ms: int) -> dict[CounterKey, tuple[int, int]]:
-    """Return two times for each counter, between which ``made`` is complete.
+    """Return two times for each counter. Between them, ``made`` is complete.
 
-    They are the start of the first interval in which the counter is known, and the later of ``decided_ms`` and the
-    start of the last such interval. All of ``made`` counts, not only the compared intervals: packs are read from a day
-    earlier, so that a counter is already known in the first compared interval.
+    The first is the start of the first interval in which the counter is known. The second is ``decided_ms``, or the
+    start of the last interval in which the counter is known if that is later.
+
+    All of ``made`` counts, not only the compared intervals. As packs are read from a day earlier, a counter is already
+    known in the first compared interval.
     """
     found: dict[CounterKey, tuple[int, int]] = {}
     for shape, rows in made:
@@ -146,7 +158,7 @@ def _bounds(made: Made, decided_ms: int) -> dict[CounterKey, tuple[int, int]]:
 def _keep_what_is_known(
     start: int, old: _Interval, new: _Interval, bounds: Mapping[CounterKey, tuple[int, int]]
 ) -> None:
-    """Replace cells in ``new`` by stored cells in ``old`` that know more of a counter, in an interval that both have.
+    """Replace cells in ``new`` by the stored cells in ``old`` that know more of the same counter in the same interval.
 
     Between the two bounds of a counter, ``new`` is complete, and nothing is replaced.
     """
@@ -157,15 +169,17 @@ def _keep_what_is_known(
             elsewhere = any(key in counters for turn, counters in new.items() if turn != made)
             less = true[key].lack > known.lack if key in true else not elsewhere
             first, last = bounds.get(key, (start, start))
-            # with ``ends``: the interval must have the same boundaries on both sides
+            # the end must be in ``ends``, because the interval must have the same boundaries on both sides
             if known.cell and less and not first < start < last and known.row.end_ms in ends:
                 true[key] = known
 
 
 def _in_order(old: _Interval, new: _Interval) -> list[tuple[int | None, int | None, int]]:
-    """Pair the turns of both sides by order, not by number: each side may have begun to count at another time.
+    """Pair the turns of both sides by their order.
 
-    Returns (stored turn, made turn, turn to write); None: the other side has more turns.
+    Their numbers may differ, because each side may have begun to count at another time.
+
+    Returns (stored turn, made turn, turn to write). A turn is None if only the other side has it.
     """
     free = max(old, default=-1) + 1
     return [
@@ -177,7 +191,7 @@ def _in_order(old: _Interval, new: _Interval) -> list[tuple[int | None, int | No
 def _corrected(
     old: _Interval, new: _Interval, turns: Iterable[tuple[int | None, int | None, int]], packs: tuple[int, int]
 ) -> Iterator[tuple[PageSchema, Row]]:
-    """The corrections of one interval."""
+    """Yield the rows that correct one interval."""
     for was, made, turn in turns:
         there = old.get(was, {}) if was is not None else {}
         true = new.get(made, {}) if made is not None else {}
@@ -206,9 +220,9 @@ def _taken_back(
     revision: int,
     packs: tuple[int, int],
 ) -> Iterator[tuple[PageSchema, Row]]:
-    """Yield rows that withdraw cells. Each states that nothing of a counter is known in this interval.
+    """Yield rows that withdraw cells. Each row states that nothing is known of a counter in this interval.
 
-    If the packs say that the counter was configured, the row has the flag INCOMPLETE: its amount counts as missing.
+    If the packs say that the counter was configured, the row has the flag INCOMPLETE, so its amount counts as missing.
 
     Args:
         gone: the stored cells to withdraw.
@@ -216,7 +230,8 @@ def _taken_back(
     """
     for key, was in gone.items():
         row, (first, last) = was.row, packs if packs[1] else (was.row.first_seq, was.row.last_seq)
-        known = true.get(key, was)  # the column from the packs: its role may differ from the stored one
+        # take the column from the packs, because its role may differ from the role in the stored column
+        known = true.get(key, was)
         flags = Flag.LATE | Flag.INCOMPLETE if key in true else Flag.LATE
         cell: Cell = {"flags": int(flags) + 1, "lack": row.end_ms - row.start_ms}
         yield known.shape, Row(row.start_ms, row.end_ms, revision, turn, first, last, {known.number: cell})

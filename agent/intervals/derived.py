@@ -1,7 +1,7 @@
 """Derived points: sums of counters, and heat from flow and temperatures, in one stretch of time.
 
-They are results, never readings: their terms stay as the devices reported them. The heat itself is computed at each
-reading of the flow (``agent.intervals.heat``); here it is an amount like that of a counter.
+They are results, not readings: the values that devices report stay unchanged. The heat itself is computed at each
+reading of the flow (``agent.intervals.heat``). This module uses it as an amount, like that of a counter.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from drivers.encoding import exact_text
 
 @dataclass(frozen=True, slots=True)
 class DerivedTerm:
-    """One term of the sum that makes a derived point."""
+    """One term of a derived point, which is a sum of terms."""
 
     sign: int  # 1 or -1
     stream: str
@@ -27,7 +27,12 @@ class DerivedTerm:
 
 
 def terms_of(row: Mapping[str, Any], base: str) -> tuple[DerivedTerm, ...]:
-    """The terms of a row of ``derived`` in the birth of ``_indicators``. ``base``: such as ``park7/gw01``."""
+    """Return the terms of a derived point.
+
+    ``row``: one entry of the member ``derived`` in the birth of ``_indicators``.
+
+    ``base``: the full name of the gateway, such as ``park7/gw01``.
+    """
     if "sum" not in row:
         return (DerivedTerm(1, f"{base}/{row['heat']['device']}", heat_point(row["n"])),)
     out = []
@@ -45,13 +50,14 @@ class Derived:
         self._wanted = {(term.stream, term.point) for terms in self._terms.values() for term in terms}
 
     def wants(self, stream: str, column: Column) -> bool:
-        """Is a column a term of a derived point?"""
+        """Return True if a column is a term of a derived point."""
         return (stream, column.point) in self._wanted
 
     def results(self, meters: Iterable[MeterAmount], length_ms: int) -> list[dict[str, Any]]:
-        """One result for each derived point, without its period.
+        """Return one result for each derived point. The caller adds the period.
 
-        If terms are unknown or have different units, there is no value, and ``missing`` lists these terms or units.
+        If terms are unknown, or have different units, the result has no value. It has a list ``missing`` of these
+        terms, or of these units, instead.
         """
         known = {(one.key.stream, one.key.point): one for one in meters if one.covered_ms}
         return [self._result(name, known, length_ms) for name in self._terms]

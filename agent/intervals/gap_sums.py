@@ -1,8 +1,9 @@
-"""Missing time by interval and reason, summed from the gaps that a stream's packs state.
+"""Sums the missing time by interval and reason, from the gaps that the packs of a stream state.
 
-Each reason has two sums: the time in which at least one point was missing, and the part of it in which all points of
-the device were missing (``*`` in a pack). A gap of a point reaches from its first missing tick to the next good one, at
-most to the end of its pack. Reasons are counted independently, so those of one interval may overlap in time.
+Each reason has two sums. The first is the time in which at least one point was missing. The second is the part of this
+time in which all points of the device were missing (``*`` in a pack). A gap of a point reaches from its first missing
+tick to the next good one, but at most to the end of its pack. Reasons are counted independently, so the times of two
+reasons in one interval may overlap.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ ALL_POINTS = "*"
 
 
 class Gap(NamedTuple):
-    """A gap as a pack states it; ``is_whole``: of all points of the device."""
+    """A gap as a pack states it. ``is_whole``: all points of the device are missing."""
 
     from_ms: int
     to_ms: int
@@ -27,7 +28,10 @@ class Gap(NamedTuple):
 
 
 class GapRow(NamedTuple):
-    """Missing time in the interval that begins at ``start_ms``, for one reason. ``whole_ms`` is a part of ``ms``."""
+    """The missing time in the interval that begins at ``start_ms``, for one reason.
+
+    ``ms``: the time in which any point is missing. ``whole_ms``: the part of it in which all points are missing.
+    """
 
     start_ms: int
     reason: str
@@ -36,7 +40,7 @@ class GapRow(NamedTuple):
 
 
 def gaps_of_pack(gaps: Iterable[Mapping[str, Any]]) -> tuple[Gap, ...]:
-    """Parse the member ``gaps`` of a pack. Its times may be texts."""
+    """Parse the member ``gaps`` of a pack. The times in it may be numbers or texts."""
     return tuple(
         Gap(round(float(g["from"]) * 1000), round(float(g["to"]) * 1000), g["reason"], g["points"] == ALL_POINTS)
         for g in gaps
@@ -44,7 +48,7 @@ def gaps_of_pack(gaps: Iterable[Mapping[str, Any]]) -> tuple[Gap, ...]:
 
 
 def added(rows: Iterable[GapRow]) -> list[GapRow]:
-    """Add up rows: one row for each interval and reason, in order."""
+    """Add up rows. Returns one row for each interval and reason, in order."""
     found: dict[tuple[int, str], tuple[int, int]] = {}
     for start, reason, ms, whole_ms in rows:
         before = found.get((start, reason), (0, 0))
@@ -53,12 +57,17 @@ def added(rows: Iterable[GapRow]) -> list[GapRow]:
 
 
 class GapSums:
-    """Gaps of a stream that are not in a row yet. Adjacent ones are joined: a long silence in many packs is one."""
+    """The gaps of a stream that are not in a row yet.
+
+    Adjacent gaps are joined: a silence that spans many packs is one gap.
+    """
 
     def __init__(self) -> None:
-        # gaps of any points, and gaps of all points: by reason, [from, to] in the order of packs
+        # two dicts: the gaps of any points, and the gaps of all points; each has [from, to] by reason, in the order of
+        # packs
         self._stretches: tuple[dict[str, list[list[int]]], dict[str, list[list[int]]]] = {}, {}
-        self._tick: list[Gap] = []  # gaps of a tick that comes in parts, until its last part arrives
+        # the gaps of a tick that several packs contain, until the last of these packs arrives
+        self._tick: list[Gap] = []
 
     def add(self, gaps: Sequence[Gap], part: tuple[int, int] | None = None) -> None:
         """Add the gaps of the next pack. ``part``: (k, n) if the pack is part k of n of a tick."""
@@ -77,7 +86,10 @@ class GapSums:
                         before.append([start, end])
 
     def take(self, until_ms: int, calendar: Calendar) -> list[GapRow]:
-        """Take the rows of intervals before a boundary. Gaps that arrive later give further rows, to be added up."""
+        """Take the rows of intervals before ``until_ms``, which is a boundary.
+
+        Gaps of these intervals that arrive later give further rows; the durations must then be added up.
+        """
         if not self._stretches[0]:  # the usual case
             return []
         rows = []
@@ -94,7 +106,7 @@ class GapSums:
         return added(rows)
 
     def state(self) -> list[Any]:
-        """The gaps that are not in a row yet, for ``restore``."""
+        """Return the gaps that are not in a row yet, for ``restore``."""
         return [*self._stretches, [list(gap) for gap in self._tick]]
 
     def restore(self, state: Sequence[Any]) -> None:
@@ -105,7 +117,7 @@ class GapSums:
 
 
 def _joined(gaps: Iterable[Gap]) -> list[list[int]]:
-    """The union of the gaps of one reason, in order. ``gaps`` are sorted by their start."""
+    """Return the union of the gaps of one reason, in order. ``gaps`` must be sorted by start."""
     out: list[list[int]] = []
     for gap in gaps:
         if out and gap.from_ms <= out[-1][1]:

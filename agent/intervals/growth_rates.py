@@ -1,4 +1,4 @@
-"""How fast a counter usually grows, from its own readings: this tells growth from a jump to another level."""
+"""Computes from the readings of a counter how fast it usually grows, to tell growth from a jump to another level."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _ENOUGH = 3  # number of rates that are needed to compute the usual rate
 
 
 class GrowthRates:
-    """The growth rates of one series, per second, or per step if times are not known.
+    """The growth rates of one series, per second, or per step if the times are not known.
 
     Args:
-        values: the readings in order; None where there was none.
-        resolution: what one count is worth.
-        seconds: when the readings were taken, from any epoch, never decreasing; None if unknown.
-        is_none: returns True if a value is invalid, from (previous value, value, index of the value).
+        values: the readings in order; None where there was no reading.
+        resolution: the value of one count.
+        seconds: the times of the readings since any epoch, in ascending order; None if they are not known.
+        is_none: gets (previous value, value, index of the value); returns True if the value is invalid.
     """
 
     def __init__(
@@ -39,10 +39,14 @@ class GrowthRates:
     def _growths(
         self, values: Sequence[Decimal | None], resolution: Decimal, is_none: Callable[[Decimal, Decimal, int], bool]
     ) -> dict[int, Decimal]:
-        """Rates by the index of the later reading. Leaves out growth from zero, after a fall, or reversed later."""
+        """Return the rates by the index of the later reading.
+
+        This leaves out growth from zero, growth after a fall, and growth that was reversed later.
+        """
         found: dict[int, Decimal] = {}
         there = [(n, v) for n, v in enumerate(values) if v is not None]
-        fallen = height = Decimal(0)  # size of the last fall (0 after a rise), and of the last rise
+        # the size of the last fall (0 if a rise followed it), and the size of the last rise
+        fallen = height = Decimal(0)
         risen = 0
         for (before, old), (index, new) in itertools.pairwise(there):
             rise = new - old
@@ -58,15 +62,16 @@ class GrowthRates:
         return found
 
     def span(self, before: int, index: int) -> Decimal:
-        """The distance between two readings: in seconds, or in steps if their times are not known."""
+        """Return the distance between two readings in seconds, or in steps if their times are not known."""
         if self._seconds is None:
             return Decimal(index - before)
         return max(Decimal(self._seconds[index] - self._seconds[before]), Decimal("0.001"))
 
     def others(self, index: int) -> tuple[int, Decimal, Decimal]:
-        """(number, median, maximum) of the rates, without the one that ends at ``index``."""
+        """Return (number, median, maximum) of all rates except the rate of the reading ``index``."""
         ranked = self._ranked
-        own = bisect_left(ranked, self.of[index]) if index in self.of else len(ranked)  # an outlier is not in the list
+        # the rate of the reading is not in the list if it was removed as an outlier
+        own = bisect_left(ranked, self.of[index]) if index in self.of else len(ranked)
         count = len(ranked) - (own < len(ranked))
         if not count:
             return 0, Decimal(0), Decimal(0)
@@ -74,18 +79,21 @@ class GrowthRates:
         return count, (low + high) / 2, last
 
     def usual(self, before: int, index: int) -> Decimal | None:
-        """The growth to expect between two readings, from the median rate; None if too few rates are known."""
+        """Return the growth to expect between two readings at the median rate; None if too few rates are known."""
         return None if self._rate is None else self._rate * self.span(before, index)
 
     def expected(self, before: int, index: int) -> Decimal | None:
-        """Like ``usual``, but from the fastest known rate if too few are known; None if there is none."""
+        """Return the growth to expect like ``usual``, but at the fastest rate if too few are known.
+
+        None: no rate is known.
+        """
         if self._rate is None and self._ranked:
             return self._ranked[-1] * self.span(before, index)
         return self.usual(before, index)
 
 
 def _without_outliers(ranked: list[Decimal]) -> list[Decimal]:
-    """Remove the highest rates that are jumps to another level."""
+    """Remove the highest rates if they come from jumps to another level."""
     while len(ranked) > 1 and ranked[-1] > FEW * ranked[-2] and ranked[-1] > HUGE * ranked[(len(ranked) - 1) // 2]:
         ranked.pop()
     return ranked

@@ -1,9 +1,11 @@
-"""Computes heat from flow and temperatures if there is no heat counter. A meter's own GJ are better and come first.
+"""Computes heat from flow and temperatures for parts without a heat counter.
 
-The volumetric heat capacity of water (density times specific heat at atmospheric pressure) is from IAPWS-IF97, tabled
-like the heat coefficients of EN 1434-1, annex A. It is taken at the mean of both temperatures, with linear
-interpolation. With the flow sensor in the return, this is within 1 % of the coefficient of EN 1434 for differences up
-to 40 K.
+If a meter counts GJ itself, its count is used.
+
+The volumetric heat capacity of water (density times specific heat at atmospheric pressure) is from IAPWS-IF97, in a
+table like that of the heat coefficients in EN 1434-1, annex A. It is taken at the mean of both temperatures, with
+linear interpolation. For a flow sensor in the return, the result is within 1 % of the coefficient of EN 1434, for
+differences of temperature up to 40 K.
 """
 
 from __future__ import annotations
@@ -16,25 +18,31 @@ from agent.intervals.anomalies import TOO_LARGE
 from agent.intervals.rows import RANGE, SlotReadings
 from agent.intervals.tracked_points import FLOW_SECONDS, HEAT_PLACES, TrackedPoint
 
-# kJ/(m3 K) at 0, 10, ... 100 degrees
+# heat capacity in kJ/(m3 K) at 0, 10, ... 100 degrees
 CAPACITY = (4217, 4194, 4177, 4162, 4147, 4131, 4115, 4097, 4078, 4059, 4040)
 
 
 def capacity(celsius: Decimal) -> Decimal:
-    """Heat capacity of water in kJ/(m3 K). Outside 0 to 100 degrees, the value at 0 or 100 degrees."""
+    """Return the heat capacity of water in kJ/(m3 K).
+
+    Below 0 degrees it is the value at 0 degrees, above 100 degrees the value at 100 degrees.
+    """
     place = min(max(celsius / 10, Decimal(0)), Decimal(10))
     low = min(int(place), 9)
     return CAPACITY[low] + (CAPACITY[low + 1] - CAPACITY[low]) * (place - low)
 
 
 def heat_flow(flow: Decimal, unit: str, supply: Decimal, back: Decimal) -> Decimal:
-    """Heat in kW of a ``flow`` (m3/h and so on) that cools from ``supply`` to ``back`` degrees; negative: it warms."""
+    """Return the heat in kW that ``flow`` gives while it cools from ``supply`` to ``back`` degrees.
+
+    ``unit``: the unit of the flow, such as m3/h. The result is negative if the water becomes warmer.
+    """
     numerator, denominator = FLOW_SECONDS[unit]
     return flow * numerator * capacity((supply + back) / 2) * (supply - back) / denominator
 
 
 class HeatFlows:
-    """The computed heat flows of one stream, made from each reading of a flow and the newest temperatures."""
+    """The computed heat flows of one stream. Each reading of a flow gives one, with the newest temperatures."""
 
     def __init__(self, slots: Sequence[TrackedPoint]) -> None:
         self._slots = slots
@@ -43,10 +51,11 @@ class HeatFlows:
             if w.heat:
                 self._makers.setdefault(w.heat[0], []).append((n, w))
         self._parts = {slot for w in slots if w.heat for slot in w.heat}
-        self.last: dict[int, tuple[int, int]] = {}  # slot of a flow or temperature -> (time in ms, value)
+        # slot of a flow or temperature -> the last reading (time in ms, value)
+        self.last: dict[int, tuple[int, int]] = {}
 
     def added(self, batch: SlotReadings) -> SlotReadings:
-        """The readings with the computed heat flows, each right after the flow that it is computed from."""
+        """Return the readings, and after each reading of a flow the heat flows that are computed from it."""
         if not self._makers:
             return batch
         out = SlotReadings(array("H"), array("q"), array("q"), b"")
@@ -68,7 +77,7 @@ class HeatFlows:
         return out
 
     def _power(self, w: TrackedPoint, time_ms: int) -> int | None:
-        """The heat flow in 10^-HEAT_PLACES kW; None if a temperature is missing or older than two periods."""
+        """Return the heat flow in 10^-HEAT_PLACES kW; None if a temperature is missing or older than two periods."""
         assert w.heat is not None
         limit = 2 * max(w.period_ms, 1000)
         found = []

@@ -1,12 +1,12 @@
-"""Turns one stream into intervals, from sealed ring records or from packs, with the same result.
+"""Turns one stream into intervals. The result is the same from sealed ring records as from packs.
 
-The intervals depend only on the packs: read times, values, qualities, and the start, end and boot of each pack. So a
-restart continues from the last stored state with the packs since then, and a verifier gets the same amounts from an
-export.
+The intervals depend only on the packs: on the read times, values and qualities in them, and on the start, end and boot
+of each pack. So after a restart the agent continues from the last stored state with the packs since then, and a
+verifier gets the same amounts from an export.
 
 Times are the UTC of the packs, and the clock is never set within a pack. If a pack does not begin where the previous
-one ended, the clock was set in between. Then the last readings are moved by the same time, so that the time between two
-readings is what the monotonic clock measured.
+pack ended, the clock was set in between. Then the times of the last readings are changed by the same amount, so that
+the time between two readings stays what the monotonic clock measured.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ from ext.ring import Ring
 _QUALITY_FLAGS = (
     Flag(0), Flag.SUSPECT, Flag.SUSPECT, Flag.SUSPECT, Flag.SUSPECT, Flag.ESTIMATED, Flag.ESTIMATED,
 )  # fmt: skip
-LONGEST_MS = 400 * DAY_MS  # after a longer silence a counter starts anew: the growth in between is not counted
+# after a longer silence the counter begins anew, and the growth during the silence is not counted
+LONGEST_MS = 400 * DAY_MS
 COUNTER, GAUGE = 1, 2
-FIRST_PACKS = 3  # of a boot: one with records kept in the ring, one for the downtime, one with the first readings
+# the first packs of a boot: one with records kept in the ring, one for the downtime, one with the first readings
+FIRST_PACKS = 3
 
 
 class Ledger:
@@ -46,15 +48,16 @@ class Ledger:
         self.tally = CounterKernel(0)
         self.detectors: dict[int, AnomalyDetector] = {}
         self.seq = 0  # sequence of the last pack that was taken
-        self.to_ms = 0  # end of that pack; 0: no pack was taken yet
-        # ``_fresh``: the number of next packs of this boot that may have readings from before the boot
+        self.to_ms = 0  # end of the last pack in UTC ms; 0: no pack was taken yet
+        # ``_fresh``: how many of the next packs of this boot may have readings from before the boot
         self.boot, self._fresh = "", 0
         self.row_builder = RowBuilder(calendar)
         self.counter_events: list[CounterEvent] = []
         self._made: list[tuple[PageSchema, list[Row]]] = []
         self._gaps = GapSums()
         self._gap_rows: list[GapRow] = []
-        self.gaps_from_ms: int | None = None  # set by ``restore`` if the gaps of earlier intervals are not known
+        # from this time on, the gaps are known; ``restore`` sets it if they are not known for earlier intervals
+        self.gaps_from_ms: int | None = None
         self._points = 0  # number of points in the table
         self._bounds = array("q")
         self._heat = HeatFlows(())
@@ -64,14 +67,15 @@ class Ledger:
     # --- shapes
 
     def use(self, table: Mapping[str, Any]) -> None:
-        """Switch to another point table. Counters that are in both tables continue; all others end or begin."""
+        """Switch to another point table. Counters that are in both tables continue; the other ones end or begin."""
         new = track(table, self._rule)
         self._points = len(table.get("points") or ())
         if self.tracked is not None and new == self.tracked:
             return
         old, old_tally = self.tracked, self.tally
         known = {_identity(w): number for number, w in enumerate(old.slots)} if old is not None else {}
-        kept = {n: known[_identity(w)] for n, w in enumerate(new.slots) if _identity(w) in known}  # new slot -> old
+        # slot in the new table -> slot in the old table
+        kept = {n: known[_identity(w)] for n, w in enumerate(new.slots) if _identity(w) in known}
         if old is not None:
             for judge_of, detector in list(self.detectors.items()):
                 if judge_of not in kept.values():
@@ -120,7 +124,10 @@ class Ledger:
     # --- feeding
 
     def take_ring(self, ring: Ring, positions: array[int], spans: Sequence[PackSpan]) -> bool:
-        """Take the readings that were sealed from the ring into these packs. False: some of them were overwritten."""
+        """Take the readings that were sealed from the ring into these packs.
+
+        Returns False if some records were overwritten.
+        """
         whole = True
         for span in spans:
             self._begin(span)
@@ -135,12 +142,15 @@ class Ledger:
         return whole
 
     def _slots_in(self, k: int, n: int) -> array[int]:
-        """Like ``_slot_of``, but only for points in part ``k`` of ``n`` of a tick that was too large for one pack."""
+        """Return ``_slot_of`` without the points that are not in part ``k`` of ``n``.
+
+        A tick too large for one pack has parts.
+        """
         low, high = self._points * (k - 1) // n, self._points * k // n
         return array("i", [slot if low <= point < high else -1 for point, slot in enumerate(self._slot_of)])
 
     def take_pack(self, span: PackSpan, records: Iterable[Mapping[str, Any]]) -> None:
-        """Take a pack. ``records``: its SenML member ``e``, with numbers as Decimal, int or text."""
+        """Take a pack. ``records``: its SenML member ``e``. The numbers in it may be Decimal, int or text."""
         self._begin(span)
         batch = SlotReadings(array("H"), array("q"), array("q"), b"")
         qualities = bytearray()
@@ -165,7 +175,8 @@ class Ledger:
         return found if -TOO_LARGE < found < TOO_LARGE else TOO_LARGE
 
     def _begin(self, span: PackSpan) -> None:
-        is_later_part = span.part is not None and span.part[0] > 1  # of the same tick
+        # True: the pack contains another part of the tick of the previous pack
+        is_later_part = span.part is not None and span.part[0] > 1
         if self.to_ms and span.from_ms != self.to_ms and not is_later_part:
             self._step(span.from_ms - self.to_ms)
         if span.boot != self.boot:
@@ -181,7 +192,7 @@ class Ledger:
             self._gaps.add(span.gaps, span.part)
 
     def _step(self, by_ms: int) -> None:
-        """Move all times by ``by_ms``, because the clock was set."""
+        """Change the times of the last readings by ``by_ms``, because the clock was set by this amount."""
         stands = [level[1] + by_ms for n in self._used() if (level := self.tally.level(n))]
         if stands:
             self._cover(min(stands), max(stands))
@@ -226,7 +237,7 @@ class Ledger:
         return range(len(self.tracked.slots) if self.tracked else 0)
 
     def _cover(self, from_ms: int, to_ms: int) -> None:
-        """Give the kernel interval boundaries that cover these times, all open intervals and pending readings."""
+        """Give the kernel interval boundaries that cover these times, all open intervals and all pending readings."""
         bounds = self._bounds
         if len(bounds) > 1 and bounds[0] <= from_ms and to_ms < bounds[-1]:
             return
@@ -245,7 +256,7 @@ class Ledger:
         self.tally.bounds(self._bounds, self._calendar.offset_ms(to_ms))
 
     def _take(self) -> None:
-        """Pass complete cells to the row builder."""
+        """Pass the complete cells of the kernel to the row builder."""
         for cell in self.tally.take():
             self.row_builder.add(cell)
 
@@ -271,20 +282,25 @@ class Ledger:
     # --- rows
 
     def rows(self) -> list[tuple[PageSchema, list[Row]]]:
-        """Take the rows to write: finished intervals, and corrections of earlier ones. Each row is returned once.
+        """Take the rows to write: finished intervals, and corrections of earlier intervals.
 
-        The rows depend only on the sequence of packs, not on how many packs are taken in between two calls.
+        Each row is returned only once.
+
+        The rows depend only on the sequence of packs, not on how many packs are taken between two calls.
         """
         made, self._made = self._made, []
         return made
 
     def gap_rows(self) -> list[GapRow]:
-        """Take the gaps of the intervals that ``rows`` returned, by reason. Add them to those of earlier calls."""
+        """Take the gaps of the intervals that ``rows`` returned, by reason.
+
+        An interval may get more gaps in later calls; the caller must add up their durations.
+        """
         made, self._gap_rows = self._gap_rows, []
         return made
 
     def _settle(self) -> None:
-        """After each pack: make the rows that can be written now."""
+        """Make the rows that can be written now. This is called after each pack."""
         if self.tracked is None or not self.to_ms:
             return
         if self.row_builder.next_ms and not self.row_builder.ready(self.to_ms):
@@ -295,7 +311,10 @@ class Ledger:
         self._gap_rows += self._gaps.take(self.row_builder.next_ms, self._calendar)
 
     def open_ms(self, kinds: str = "counter gauge") -> int:
-        """The start of the first interval that a reading may still change, or the time of the first pending reading."""
+        """Return the start of the first interval that a reading may still change.
+
+        If the time of a pending reading is earlier, return that time.
+        """
         starts = [w.time_ms for detector in self.detectors.values() for w in detector.waiting]
         for n in self._used():
             if self.tracked and self.tracked.slots[n].column.kind in kinds and (cell := self.tally.open(n)) is not None:
@@ -305,7 +324,10 @@ class Ledger:
     # --- state for restarts
 
     def state(self) -> bytes:
-        """All that ``restore`` needs to continue after the last pack, provided that all ``rows`` are written."""
+        """Return the state that ``restore`` needs to continue after the last pack.
+
+        All ``rows`` must be written before.
+        """
         assert self.tracked is not None
         states = [self.tally.state(n) for n in self._used()]
         cells = [self.tally.open(n) for n in self._used()]
@@ -327,7 +349,10 @@ class Ledger:
         return pack_state(document, states)
 
     def _made_by(self) -> list[object]:
-        """The version and the settings that a state is valid for."""
+        """Return the version and the settings of the ledger.
+
+        A state is valid only for the same version and settings.
+        """
         rule = self._rule
         return [
             STATE_LAYOUT,
@@ -339,10 +364,12 @@ class Ledger:
         ]
 
     def restore(self, state: bytes, table: Mapping[str, Any]) -> None:
-        """Continue from a state. ``table``: the point table after its last pack. Counters missing in the state restart.
+        """Continue from a state. ``table``: the point table after the state's last pack.
+
+        A counter of the table that is missing in the state begins anew.
 
         Raises:
-            StateError: the state is damaged, or of another version or other settings. The ledger is then unusable.
+            StateError: the state is damaged, or of another version or other settings. The ledger must not be used then.
         """
         parsed, raws = unpack_state(state)
         if parsed["rule"] != self._made_by():
@@ -358,7 +385,7 @@ class Ledger:
         known = {json.dumps(slot[:-1]): n for n, slot in enumerate(state["slots"])}
         self._bounds = self._calendar.bounds(min(state["low"], state["to"]), state["to"] + DAY_MS)
         self.tally.bounds(self._bounds, self._calendar.offset_ms(state["to"]))
-        slot_of = {}  # slot in the state -> slot now
+        slot_of = {}  # slot in the state -> slot in this table
         for number, w in enumerate(self.tracked.slots):
             was = known.get(json.dumps(_identity(w)))
             if was is not None:
@@ -372,12 +399,12 @@ class Ledger:
         self.row_builder.restore(state["closing"], slot_of)
         if "gaps" in state:
             self._gaps.restore(state["gaps"])
-        else:  # made by a version without gaps: they are known from the first interval after the state
+        else:  # a version without gaps made the state: gaps are known from the first interval after the state on
             self.gaps_from_ms = max(self.row_builder.next_ms, self._calendar.bounds(self.to_ms, self.to_ms)[-1])
 
 
 def _is_absent(span: PackSpan) -> bool:
-    """Was the whole device absent during the whole pack?"""
+    """Return True if the whole device was absent during the whole pack."""
     return any(
         gap.is_whole and gap.reason == "absent" and gap.from_ms <= span.from_ms and span.to_ms <= gap.to_ms
         for gap in span.gaps
@@ -385,7 +412,10 @@ def _is_absent(span: PackSpan) -> bool:
 
 
 def take_body(ledger: Ledger, body: Mapping[str, Any]) -> None:
-    """Give a pack, parsed with ``parse_float=str``, to a ledger. A birth sets the ledger's table."""
+    """Pass a pack to a ledger. ``body``: the JSON object, parsed with ``parse_float=str``.
+
+    A birth sets the ledger's table.
+    """
     if "table" in body:
         ledger.use(body["table"])
     from_ms, to_ms = (round(float(body[name]) * 1000) for name in ("from", "to"))
@@ -400,18 +430,21 @@ def rows_of_packs(
 ) -> Iterator[tuple[int, PageSchema, list[Row]]]:
     """Yield the rows of one stream from its packs, each with the sequence of the pack after which it was written.
 
-    ``packs`` are in order and begin with a birth. The rows equal those of the agent to the last digit, except in the
-    interval in which the first pack begins, because the agent may have had earlier packs of that interval.
+    ``packs`` are in order and begin with a birth. The rows equal those of the agent to the last digit. The interval in
+    which the first pack begins is an exception, because the agent may have had earlier packs of that interval.
     """
     ledger = Ledger(stream, calendar, rule)
     for data in packs:
         take_body(ledger, json.loads(data, parse_float=str))
-        ledger.gap_rows()  # discard the gaps, which are not needed here and would accumulate
+        ledger.gap_rows()  # the gaps are not needed here, so they are discarded; otherwise they would fill the memory
         for shape, rows in ledger.rows():
             yield ledger.seq, shape, rows
 
 
 def _identity(w: TrackedPoint) -> tuple[object, ...]:
-    """The facts in which two slots must agree to be the same counter; the role may differ."""
+    """Return the members of a slot that identify its counter. Two slots with the same members are the same counter.
+
+    The role is not among them, so it may differ.
+    """
     c = w.column
     return c.point, c.kind, c.unit, c.exponent, c.epoch, w.resolution, w.modulus, w.heat
