@@ -1,9 +1,9 @@
 """Assigns a role to each point in the park: its part, the role of the part, and the flow (direction) of its amount.
 
-A part is a prefix of point names that the configuration gives a role: ``roles = { "ac" = "generation.pv", "meter.ac" =
-"grid" }``. Only the main counters of a part count for the role, because the counters of phases, tariffs and totals
-contain the same energy. The table lists roles, their flows, and the counters of each flow. If a flow has several
-counters, the first one that exists counts:
+A part is a prefix of point names that the configuration gives a role:
+``roles = { "ac" = "generation.pv", "meter.ac" = "grid" }``. Only the main counters of a part count for the role,
+because the counters of phases, tariffs and totals contain the same energy. The table lists roles, their flows, and the
+counters of each flow. If a flow has several counters, the first one that exists counts:
 
     generation.*          generation   energy.generation, else energy.export
                           consumption  energy.import (what it takes at night)

@@ -1,6 +1,6 @@
-"""The amounts of single counters in a stretch of time, for the balance, for check meters and for derived points.
+"""Adds up the amounts of single counters in a stretch of time: for balances, check meters and derived points.
 
-``sums`` fills them while it reads the pages for its own sums, so that each page is read only once.
+The function ``sums`` passes it the columns that it reads for its own sums, so that each page is read only once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ext.columns import Sums
 
 T = TypeVar("T", bound=Hashable)
 Wants = Callable[[str, Column], bool]
-# plain integers, because ``&`` of an enum creates an object each time
+# as plain integers, because ``&`` of an enum creates an object each time
 _FLAW, _POWER, _SPREAD = int(FLAW), int(Flag.POWER), int(Flag.SPREAD)
 
 
@@ -37,25 +37,25 @@ class MeterAmount:
     """The amount of one flow of one point in one stretch."""
 
     key: MeterKey
-    column: Column  # the newest one, if the configuration changed
+    column: Column  # if the configuration changed in the stretch, the newest column
     unit: str
     amount: Decimal
-    flawed: Decimal  # the part of it that is spread, estimated, suspect or integrated from power
+    flawed: Decimal  # the part of ``amount`` that is spread, estimated, suspect or integrated from power
     covered_ms: int
     flags: Flag
     first_seq: int
     last_seq: int
-    # first and last interval are spread: a part of their amount may belong outside the stretch
+    # True: the first (last) interval of the stretch is spread, so a part of its amount may belong outside the stretch
     ends_spread: tuple[bool, bool] = (False, False)
 
     @property
     def device(self) -> str:
-        """Name of the device: ``inv1`` of ``park7/gw01/inv1``."""
+        """The name of the device: ``inv1`` of ``park7/gw01/inv1``."""
         return self.key.stream.rpartition("/")[2]
 
     @property
     def place(self) -> str:
-        """Name of the meter for people, such as ``inv1/meter.ac``."""
+        """The name of the meter as people see it, such as ``inv1/meter.ac``."""
         return _place(self.key.stream, self.column.part)
 
     @property
@@ -64,7 +64,7 @@ class MeterAmount:
         return _count(self.column)
 
 
-# cached: both are called for each stretch, and their results change only with the configuration
+# both functions are cached: they are called for each stretch, but their results change only with the configuration
 @lru_cache(maxsize=4096)
 def _place(stream: str, part: str) -> str:
     device = stream.rpartition("/")[2]
@@ -79,7 +79,7 @@ def _count(column: Column) -> Decimal:
 
 
 class Spans:
-    """A set of numbers of stretches, kept as runs (first, last)."""
+    """A set of stretches, each given by its number. It is kept as runs (first, last) of consecutive numbers."""
 
     def __init__(self) -> None:
         self._runs: list[tuple[int, int]] = []
@@ -92,10 +92,10 @@ class Spans:
             self._runs.append((first, last))
 
     def add_places(self, places: array[int]) -> None:
-        """Add the stretches of rows, in the order of the rows."""
+        """Add the stretches that ``places`` lists: the number of each row's stretch, in the order of the rows."""
         start = before = places[0]
         if places[-1] - start < len(places) and places[-1] >= start:
-            self.add(start, places[-1])  # the usual case: every stretch in between has a row
+            self.add(start, places[-1])  # the usual case: each stretch from the first to the last has a row
             return
         for place in places:
             if place > before + 1 or place < before:
@@ -105,12 +105,15 @@ class Spans:
         self.add(start, before)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """The runs; those that were added out of order may overlap."""
+        """Iterate over the runs. If the stretches were not added in order, runs may overlap."""
         return iter(self._runs)
 
 
 def due_in(spans: Mapping[T, Spans], count: int) -> list[frozenset[T]]:
-    """For each of ``count`` stretches, the keys of ``spans`` that are due in it. Equal neighbours share one set."""
+    """Return, for each of ``count`` stretches, the keys whose ``spans`` contain it.
+
+    Consecutive stretches with the same keys share one set.
+    """
     enter: dict[int, list[T]] = {}
     leave: dict[int, list[T]] = {}
     for who, runs in spans.items():
@@ -141,8 +144,9 @@ class _Whole:
     sums: Sums
     first_seq: list[int]
     last_seq: list[int]
-    spans: Spans = field(default_factory=Spans)  # stretches in which it was configured
-    # by stretch: start of the first interval, whether it is spread, and the same of the last interval
+    spans: Spans = field(default_factory=Spans)  # the stretches in which the column was configured
+    # by stretch: start of its first interval, True if this is spread, start of its last interval, True if this is
+    # spread
     ends: dict[int, tuple[int, bool, int, bool]] = field(default_factory=dict)
 
     def widen(self, at: int, t: DecodedPage, known: Sequence[int], first: int, last: int, low: int, high: int) -> None:
@@ -159,18 +163,19 @@ class _Whole:
 
 
 class MeterSums:
-    """Adds up the columns that ``sums`` gives it, by meter.
+    """Adds up the columns that the function ``sums`` passes to it, by meter.
 
     Args:
         wants: returns True if a column of a stream counts.
-        stretches: the number of stretches; 1: everything is added to one.
+        stretches: the number of stretches. If it is 1, all amounts are added to one stretch.
     """
 
     def __init__(self, wants: Wants, stretches: int = 1) -> None:
         self.wants, self._stretches = wants, stretches
         self._wholes: dict[tuple[MeterKey, str, int, str], _Whole] = {}
         self._due: list[frozenset[tuple[MeterKey, str, int, str]]] | None = None
-        self.since_ms = self.until_ms = 0  # range of the closed intervals of all streams, set by ``sums``
+        # start of the first and end of the last closed interval of all streams; ``sums`` sets them
+        self.since_ms = self.until_ms = 0
 
     def take(self, t: DecodedPage, number: int, column: Column, mine: SelectedRows) -> None:
         """Add one column of a page."""
@@ -199,7 +204,7 @@ class MeterSums:
             into.spans.add(*span if self._stretches > 1 else (0, 0))
 
     def _places(self, stream: str, column: Column) -> Iterator[tuple[_Whole, str]]:
-        """Yield the sum that each amount of a column is added to, and the field that holds the amount."""
+        """Yield, for each amount of a column, the sum that it is added to, and the name of the field that holds it."""
         self._due = None
         for flow, name, unit, convert in amounts_of(column):
             key = MeterKey(stream, column.point, flow), column.unit, column.exponent, column.kind
@@ -212,10 +217,10 @@ class MeterSums:
             yield into, name
 
     def found(self, at: int = 0) -> list[MeterAmount]:
-        """The amounts of all meters that were configured in one stretch, by stream, point and flow.
+        """Return the amounts of all meters that were configured in the stretch ``at``, by stream, point and flow.
 
-        If the unit or scale of a counter changed, its amounts are added up, provided that they have the same amount
-        unit. ``covered_ms`` is 0 if nothing is known of a meter.
+        If the unit or scale of a counter changed, its amounts are added up if they have the same amount unit.
+        ``covered_ms`` is 0 if nothing is known of a meter.
         """
         if self._due is None:
             self._due = due_in({key: w.spans for key, w in self._wholes.items()}, self._stretches)
@@ -241,7 +246,7 @@ class MeterSums:
 
 
 def added(one: MeterAmount, other: MeterAmount) -> MeterAmount:
-    """The amounts of one meter in two consecutive stretches, added up."""
+    """Add up the amounts of one meter in two consecutive stretches. ``one`` is the earlier one."""
     return MeterAmount(
         other.key,
         other.column,

@@ -1,10 +1,13 @@
-"""Pages: the rows of one stream in few bytes. A new page holds the newest rows; later the pages of a day are merged.
+"""Pages store the rows of one stream in few bytes.
 
-A row is one revision of one interval, and a column is one point; for each row and column, a page holds the fields that
-the kernel computed. The columns are described by a shape, which is stored once for many pages. All numbers are whole. A
-field of a column is a run of numbers, as wide as the largest one needs; a run of zeros is left out. Readings at the
-ends are stored as differences to the previous row, so that a day compresses to a few bytes for each counter and
-interval. Decoding creates no object per value (``ext.columns``).
+A new page holds the newest rows; later the pages of a day are merged.
+
+A row is one revision of one interval, and a column is one point. For each row and column, a page holds the fields that
+the kernel computed. The columns are described by a shape, which is stored once for many pages.
+
+All numbers are whole. Each field of a column is stored as a run of numbers, whose width is that of its largest number.
+A run of zeros is left out. Readings at the ends are stored as differences to the previous row, so that a day compresses
+to a few bytes for each counter and interval. Decoding creates no object per value (``ext.columns``).
 """
 
 from __future__ import annotations
@@ -25,33 +28,35 @@ from agent.intervals.rows import EndReading
 from agent.zstd import read_frame
 from ext.columns import FAR, Runs, restore, restore_window
 
-PLAIN, ZSTD = 2, 3  # first byte; 0 and 1 were used before the first release
+PLAIN, ZSTD = 2, 3  # first byte of a page; 0 and 1 were used before the first release
 LEVEL = 9
-MAX_BYTES = 8 << 20  # largest decompressed page; a damaged one may state any size
+MAX_BYTES = 8 << 20  # largest decompressed page; without this limit, a damaged page could state any size
 ROW_FIELDS: Final = ("start", "length", "revision", "turn", "first_seq", "last_seq")
 FIELDS: Final = (
     "flags",  # 0: nothing is known of the column in this row; otherwise flags + 1
-    "amount",  # counters: thousandths of a count
-    "lack",  # part of the interval that is not covered, ms
+    "amount",  # of counters, in thousandths of a count
+    "lack",  # part of the interval that is not covered, in ms
     "spread",
     "readings",
-    "first_lag",  # start of the interval - time of its first reading
+    "first_lag",  # start of the interval - time of the first reading of the amount
     "first_value",
     "first_back",  # pack of the first reading - first_seq of the row + 1; 0: no reading
-    "last_lag",  # time of the last reading - end of the interval
+    "last_lag",  # time of the last reading of the amount - end of the interval
     "last_value",
     "last_back",  # last_seq of the row - pack of the last reading + 1; 0: no reading
     "low",
     "high",
-    "above",  # gauges: value * ms
+    "above",  # of gauges: value * ms
     "below",
     "demand",  # growth in the window + 1; 0: no window
     "fixed",
 )
 FIELD: Final = {name: number for number, name in enumerate(FIELDS)}
 _ROW_DIFF = tuple(name in {"start", "first_seq", "last_seq"} for name in ROW_FIELDS)
-_DIFF = tuple(name in {"last_value", "low", "high"} for name in FIELDS)  # stored as differences from row to row
-_ENDS: Final = ("amount", "first_value", "last_value")  # stored relative to each other, see ``_expected``
+# these fields are stored as differences from row to row
+_DIFF = tuple(name in {"last_value", "low", "high"} for name in FIELDS)
+# these fields are stored as differences to a prediction, see ``_expected``
+_ENDS: Final = ("amount", "first_value", "last_value")
 _WINDOWS: Final = ("demand", "fixed")
 PARTS: Final = 1000  # amounts are stored in thousandths of a count
 _CODES = "bhiq"
@@ -60,19 +65,22 @@ _LIMITS = tuple(1 << (8 * array(code).itemsize - 1) for code in _CODES)
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One point in a page. A stored value n means n * 10**exponent of ``unit``; an amount is a thousandth of that."""
+    """One point in a page.
+
+    A stored value n means n * 10**exponent ``unit``; amounts are stored in thousandths of this.
+    """
 
     point: str
     kind: str  # counter or gauge
-    unit: str  # the device's own
+    unit: str  # as the device reports it
     exponent: int
     part: str = ""
     role: str = ""
     parent: str = ""
     flow: str = ""
     epoch: str = ""  # changes with the counter: readings of different epochs are never compared
-    count: int = 1  # one count of the device, as a stored value
-    accuracy: str = ""  # accuracy class as configured; "": not given
+    count: int = 1  # the stored value that one count of the device equals
+    accuracy: str = ""  # the accuracy class as configured; "": none is configured
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +92,7 @@ class PageSchema:
     slip_ms: int = 0
 
     def encode(self) -> bytes:
-        """JSON, as stored."""
+        """Return the schema as JSON, in the stored form."""
         rows = [[getattr(c, name) for name in Column.__slots__] for c in self.columns]
         document = {"columns": rows, "period": self.period_ms, "slip": self.slip_ms}
         return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
@@ -92,12 +100,15 @@ class PageSchema:
     @staticmethod
     @lru_cache(maxsize=256)
     def decode(body: bytes) -> PageSchema:
-        """The reverse of ``encode``; usually the same object for the same bytes."""
+        """The reverse of ``encode``.
+
+        The same bytes usually give the same object, because a cache holds recent results.
+        """
         document = json.loads(body)
         return PageSchema(tuple(Column(*row) for row in document["columns"]), document["period"], document["slip"])
 
 
-Cell = dict[str, int]  # by the names of FIELDS; missing ones are 0
+Cell = dict[str, int]  # by the names of FIELDS; a field that is left out is 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +118,17 @@ class Row:
     start_ms: int
     end_ms: int
     revision: int
-    turn: int  # how often the clock was set back before; rows of one interval with different turns add up
+    # how often the clock had been set back before; the amounts of an interval's rows with different turns are added up
+    turn: int
     first_seq: int
     last_seq: int
     cells: dict[int, Cell]
 
 
 def _run(values: Sequence[int], differences: bool) -> tuple[int, bytes]:
-    """Encode numbers as (code, bytes). Code 0: all are zero; otherwise 1 + log2 of the width in bytes.
+    """Encode numbers as (code, bytes). The code is 0 if all numbers are zero, otherwise 1 + log2 of the width in bytes.
 
-    The bytes are in planes: the lowest byte of each number, then the next byte of each, and so on.
+    The bytes are in planes: first the lowest byte of each number, then the next byte of each, and so on.
     """
     if not any(values):
         return 0, b""
@@ -131,7 +143,7 @@ def _run(values: Sequence[int], differences: bool) -> tuple[int, bytes]:
 
 
 def encode(rows: Sequence[Row], columns: int, compress: bool = False) -> bytes:
-    """The body of a page. Raises ValueError if a number does not fit 64 bits."""
+    """Encode the body of a page. Raises ValueError if a number does not fit 64 bits."""
     heads = [(r.start_ms, r.end_ms - r.start_ms, r.revision, r.turn, r.first_seq, r.last_seq) for r in rows]
     runs = [_run([head[n] for head in heads], _ROW_DIFF[n]) for n in range(len(ROW_FIELDS))]
     empty: Cell = {}
@@ -151,11 +163,14 @@ def encode(rows: Sequence[Row], columns: int, compress: bool = False) -> bytes:
 
 
 def _expected(fields: list[list[int]]) -> list[list[int]]:
-    """Replace values by their differences to a prediction, which compress well. ``ext.columns.restore`` is the reverse.
+    """Replace values by their differences to a prediction, which compress well.
 
-    The first reading of a row is predicted from the last one of the previous row, the amount from the growth between
-    two last readings, and demands from the amount. Differences of amounts and demands are stored as 2 * d + 1, because
-    0 means that there is none.
+    ``ext.columns.restore`` does the reverse. There are three predictions:
+    - the first reading of a row from the last reading of the previous row
+    - the amount from the growth between the last readings of two rows
+    - a demand from the amount
+
+    Differences of amounts and demands are stored as 2 * d + 1, because 0 means that there is no amount or demand.
     """
     names = ("flags", "amount", "first_value", "last_value", "demand", "fixed")
     known, amount, first, last, demand, fixed = (fields[FIELD[name]] for name in names)
@@ -172,16 +187,17 @@ def _expected(fields: list[list[int]]) -> list[list[int]]:
         first[n] -= last[n] if level is None else level
         level = kept = last[n]
         if is_counter:
-            likely = PARTS * (level - before) if abs(level - before) < FAR else 0  # 0: this is a jump, not growth
+            # a difference of FAR or more is a jump, not growth: the prediction is then 0
+            likely = PARTS * (level - before) if abs(level - before) < FAR else 0
             amount[n] = 2 * (amount[n] - likely) + 1
     return fields
 
 
 class PageReader:
-    """Decodes a body, one field of a column at a time. Raises ValueError if it is damaged.
+    """Decodes a body, one field of a column at a time. Raises ValueError if the body is damaged.
 
     Args:
-        first: number of rows to read, from the beginning; None: all.
+        first: number of rows to read, from the first row on; None: all rows.
     """
 
     def __init__(self, body: bytes, first: int | None = None) -> None:
@@ -200,12 +216,12 @@ class PageReader:
             raise ValueError(f"a page of intervals is damaged: {error}") from error
 
     def row(self, field: str) -> array[int]:
-        """A field of the rows themselves, one number per row."""
+        """Return a field of the rows themselves, one number per row."""
         number = ROW_FIELDS.index(field)
         return self._first(self._runs.get(number, _ROW_DIFF[number]))
 
     def column(self, number: int, field: str) -> array[int]:
-        """A field of one column, one number per row."""
+        """Return a field of one column, one number per row."""
         if field in _ENDS:
             return self._ends(number)[field]
         kept = self._first(self._field(number, field))
@@ -216,7 +232,8 @@ class PageReader:
     def _ends(self, number: int) -> dict[str, array[int]]:
         if number not in self._whole:
             found = {name: self._field(number, name) for name in _ENDS}
-            restore(self._field(number, "flags"), *found.values())  # all rows: each builds on the previous ones
+            # all rows are needed, because each row builds on the previous rows
+            restore(self._field(number, "flags"), *found.values())
             self._whole[number] = {name: self._first(run) for name, run in found.items()}
         return self._whole[number]
 
@@ -253,11 +270,11 @@ class StoredPage:
     to_ms: int
     shape: bytes
     body: bytes
-    first: int | None = None  # number of rows that count, from the beginning; None: all
+    first: int | None = None  # the number of valid rows, from the first row on; None: all rows
 
 
 def merged(pages: Iterable[bytes]) -> list[Row]:
-    """The rows of several pages with one shape, in order of time; they become the page of a day."""
+    """Return the rows of several pages with one shape, in order of time. They become the page of a day."""
     rows = [row for body in pages for row in PageReader(body).take_apart()]
     return sorted(rows, key=lambda row: (row.start_ms, row.turn, row.revision))
 
@@ -268,13 +285,19 @@ NO_ROWS = array("i")
 
 
 class SelectedRows(NamedTuple):
-    """Selected rows of a page: ``rows`` has their numbers in order, ``places`` the number of each row's stretch."""
+    """Selected rows of a page. ``rows``: their numbers in order.
+
+    ``places``: for each of them, the number of its stretch.
+    """
 
     rows: array[int]
     places: array[int]
 
     def known(self, known: Sequence[int], count: int) -> array[int]:
-        """The selected rows with known values, of which there are ``count``. If all are, returns ``rows`` itself."""
+        """Return the selected rows whose value is known. ``count`` must be their number.
+
+        If all are known, this returns ``rows`` itself. ``known``: the field ``flags`` of the column.
+        """
         return self.rows if count == len(self.rows) else array("i", [n for n in self.rows if known[n]])
 
 
@@ -292,13 +315,13 @@ class DecodedPage:
         self._asked, self._packs = NO_ROWS, (0, 0)
 
     def get(self, column: int, name: str) -> array[int]:
-        """A field of a column, decoded once."""
+        """Return a field of a column. Each field is decoded only once."""
         if (column, name) not in self._columns:
             self._columns[column, name] = self.page.column(column, name)
         return self._columns[column, name]
 
     def packs(self, rows: array[int]) -> tuple[int, int]:
-        """The first and last pack of some rows. Cached, because each column asks for the same rows."""
+        """Return the first and last pack of some rows. This is cached, because each column asks for the same rows."""
         if rows is not self._asked:
             self._asked = rows
             self._packs = min([self.first_seq[n] for n in rows]), max([self.last_seq[n] for n in rows])
@@ -306,12 +329,15 @@ class DecodedPage:
 
     @property
     def plain(self) -> bool:
-        """True if the page has no corrections and no repeated clock time; then its rows are in order."""
+        """True if the page has no corrections, and the clock was never set back before its rows.
+
+        Then its rows are in order.
+        """
         return not any(self.revision) and not any(self.turn)
 
 
 def end_reading(t: DecodedPage, number: int, n: int, end: str) -> EndReading | None:
-    """The reading at one end ("first" or "last") of a row; None if there is none."""
+    """Return the reading at one end ("first" or "last") of a row; None if there is none."""
     back = t.get(number, f"{end}_back")[n]
     if not back:
         return None
@@ -323,8 +349,9 @@ def end_reading(t: DecodedPage, number: int, n: int, end: str) -> EndReading | N
 
 
 def is_taken_back(t: DecodedPage, n: int, number: int) -> bool:
-    """Does a cell only withdraw an earlier one? Such a cell covers nothing and has no reading."""
+    """Return True if a cell only withdraws an earlier cell. Such a cell covers nothing and has no reading."""
     return not t.get(number, "last_back")[n] and t.get(number, "lack")[n] == t.length[n]
 
 
-Group = list[tuple[DecodedPage, int, int]]  # (page, row, column) of cells that add up to one interval of one point
+# (page, row, column) of all cells whose amounts add up to the amount of one point in one interval
+Group = list[tuple[DecodedPage, int, int]]

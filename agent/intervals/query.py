@@ -1,9 +1,9 @@
 """Queries the store for intervals, and returns rows with all corrections applied.
 
-``agent.intervals.sums`` is the fast path to the same amounts, where no single interval is needed.
+If no single interval is needed, ``agent.intervals.sums`` gives the same amounts faster.
 
-Of several revisions of a point in an interval, the last one counts. Amounts of one interval from different counters
-(epochs) and from repeated clock time (turns) are added up.
+If there are several revisions of a point in an interval, the last one counts. The amounts of one interval from
+different counters (epochs) and from repeated clock time (turns) are added up.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ Key = tuple[str, str, int, int]  # point, epoch, turn, start_ms
 
 
 class PageSource(Protocol):
-    """The part of a store that queries need, such as ``Store.intervals``. Use it in the store's thread."""
+    """The methods of a store that queries use; ``Store.intervals`` has them. Use it only in the store's thread."""
 
     def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterable[StoredPage]:
-        """Pages that overlap ``[from_ms, to_ms)``, by stream, and within a stream in the order of writing."""
+        """Return the pages that overlap ``[from_ms, to_ms)``, by stream.
+
+        Those of a stream are in the order of writing.
+        """
 
 
 def query(
@@ -34,13 +37,13 @@ def query(
     streams: Collection[str] = (),
     points: Collection[str] | None = None,
 ) -> Iterator[IntervalRow]:
-    """The rows of all intervals inside ``[start_ms, end_ms)``, by stream, point and time.
+    """Yield the rows of all intervals inside ``[start_ms, end_ms)``, by stream, point and time.
 
     Args:
-        roles: only points with these roles; "generation" also means "generation.pv" and so on. None: all points, even
-            without a role.
-        streams: full names ("park7/gw01/inv1"); empty: all.
-        points: only these; None: all.
+        roles: only points with these roles; "generation" also means "generation.pv" and so on. None: all points, also
+            those without a role.
+        streams: only these streams, by full name ("park7/gw01/inv1"); empty: all.
+        points: only these points; None: all.
 
     If nothing is known of a point in a closed interval, its row has ``amount`` None and the flag INCOMPLETE. A point
     that was not configured in an interval has no row.
@@ -55,7 +58,7 @@ def query(
 
 
 def wanted(role: str, roles: Collection[str] | None) -> bool:
-    """Is ``role``, or a role above it, among ``roles``?"""
+    """Return True if ``role``, or a role above it, is among ``roles``."""
     if roles is None:
         return True
     while role:
@@ -68,7 +71,7 @@ def wanted(role: str, roles: Collection[str] | None) -> bool:
 def latest_of(taken: Sequence[DecodedPage]) -> dict[Key, tuple[DecodedPage, int, int]]:
     """Return the valid (page, row, column) by key.
 
-    Returns {} if all rows are valid, because the stream has neither corrections nor overlapping pages.
+    Returns {} if all rows are valid, because there are neither corrections nor overlapping pages.
     """
     spans = [(t.start[0], t.start[-1]) for t in taken if t.page.rows]
     if all(t.plain for t in taken) and all(b[0] > a[1] for a, b in pairwise(spans)):
@@ -79,7 +82,8 @@ def latest_of(taken: Sequence[DecodedPage]) -> dict[Key, tuple[DecodedPage, int,
             known = t.get(number, "flags")
             for n in range(t.page.rows):
                 key = (column.point, column.epoch, t.turn[n], t.start[n])
-                rank = known[n] > 0, t.revision[n]  # a row without values never replaces one with values
+                # a row with values is kept, even if a later row without values has a higher revision
+                rank = known[n] > 0, t.revision[n]
                 if key not in out or out[key][0] <= rank:
                     out[key] = (rank, t, n, number)
     return {key: (t, n, number) for key, (_, t, n, number) in out.items()}

@@ -1,6 +1,6 @@
 """Turns the cells of finished intervals into rows. A cell holds the values of one point in one interval.
 
-Each interval is written once; later changes become corrections.
+The row of an interval is written once. If its values change later, another row corrects it.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
 Key = tuple[int, int, int]  # start, end, turn
 MAX_GRACE_MS = 900_000
-AT_ONCE = 4096  # a call stops at this number of rows: after a long pause there may be very many
+AT_ONCE = 4096  # a call stops after this number of rows, because there may be very many after a long pause
 
 
 class RowBuilder:
     """Collects the cells of intervals until their rows are written.
 
-    An interval is written when the stream is sealed up to ``grace_ms`` after its end: by then, the reading after the
-    end has arrived or is known to be missing. If it is missing, the row has only the known part, and a correction
-    (revision 1, LATE) completes it when the next reading arrives.
+    An interval is written when the stream is sealed up to ``grace_ms`` after its end: by then, the first reading after
+    the end has arrived or is known to be missing. If it is missing, the row contains only the known part. When the next
+    reading arrives, a correction (revision 1, LATE) completes the interval.
     """
 
     def __init__(self, calendar: Calendar) -> None:
         self._calendar = calendar
         self.shape: PageSchema | None = None
         self.grace_ms = 20_000
-        self.next_ms = 0  # start of the first interval that is not written
+        self.next_ms = 0  # start of the first interval that is not written yet
         self.turn = 0  # how often the clock of this stream was set back
-        self.hold_ms = 0  # nothing is written before the stream is sealed up to here
+        self.hold_ms = 0  # no row is written before the stream is sealed up to this time
         self._end_ms = 0  # end of the interval that starts at ``next_ms``
         self._cells: dict[Key, dict[int, Cell]] = {}
         self._done: list[tuple[PageSchema, list[Row]]] = []
@@ -42,11 +42,14 @@ class RowBuilder:
     # --- position
 
     def start(self, boundary_ms: int) -> None:
-        """Begin a stream: its first interval starts at ``boundary_ms``."""
+        """Begin a stream. Its first interval starts at ``boundary_ms``."""
         self.next_ms, self._end_ms = boundary_ms, 0
 
     def wait_until(self, to_ms: int) -> None:
-        """Write nothing until ``to_ms`` + grace: the first readings after a restart may complete earlier intervals."""
+        """Write no row until the stream is sealed up to ``to_ms`` + grace.
+
+        The first readings after a restart may still complete earlier intervals.
+        """
         self.hold_ms = to_ms + self.grace_ms
 
     def begin_shape(self, shape: PageSchema, grace_ms: int) -> None:
@@ -61,7 +64,7 @@ class RowBuilder:
             self._done.append((self.shape, rows))
 
     def add(self, done: Done) -> None:
-        """Add a cell that the kernel closed."""
+        """Add a complete cell from the kernel."""
         assert self.shape is not None
         number, start, end = done[0], done[1], done[2]
         self._cells.setdefault((start, end, self.turn), {})[number] = _cell(done, start < self.next_ms, self.shape)
@@ -69,13 +72,13 @@ class RowBuilder:
     # --- rows
 
     def end_ms(self) -> int:
-        """The end of the first interval that is not written."""
+        """Return the end of the first interval that is not written yet."""
         if self._end_ms <= self.next_ms:
             self._end_ms = next(b for b in self._calendar.bounds(self.next_ms, self.next_ms + 1) if b > self.next_ms)
         return self._end_ms
 
     def ready(self, to_ms: int) -> bool:
-        """Can the next interval be written if the stream is sealed up to ``to_ms``?"""
+        """Return True if the next interval can be written when the stream is sealed up to ``to_ms``."""
         return to_ms >= self.hold_ms and to_ms >= self.end_ms() + self.grace_ms
 
     def take_late(self) -> list[tuple[PageSchema, list[Row]]]:
@@ -89,12 +92,17 @@ class RowBuilder:
         return done
 
     def take(self, to_ms: int, open_cells: Sequence[Done]) -> list[tuple[PageSchema, list[Row]]]:
-        """Take the corrections, then the finished intervals in order. Each interval has a row, even an empty one."""
+        """Take the corrections, then the rows of finished intervals in order.
+
+        An interval without any cell has a row too.
+
+        ``open_cells``: the cells of intervals that the kernel has not closed. They give the known part of an interval.
+        """
         out = self.take_late()
         if self.shape is None:
             return out
         rows: list[Row] = []
-        # sorted once, not for each interval: after a clock step there are tens of thousands of keys
+        # sorted once, not for each interval, because there are tens of thousands of keys after a clock step
         keys: dict[int, list[Key]] = {}
         for key in sorted(self._cells) if self.ready(to_ms) else ():
             keys.setdefault(key[0], []).append(key)
@@ -113,12 +121,12 @@ class RowBuilder:
         return out
 
     def state(self) -> list[object]:
-        """The position, and cells that are complete but not yet written."""
+        """Return the position, and the cells that are complete but not written yet, for ``restore``."""
         cells = [[*key, [[n, cell] for n, cell in row.items()]] for key, row in self._cells.items()]
         return [self.next_ms, self.turn, self.hold_ms, cells]
 
     def restore(self, state: list[Any], column_of: Mapping[int, int]) -> None:
-        """Restore ``state``. ``column_of`` maps each column number in the state to the present one."""
+        """Restore the result of ``state``. ``column_of``: column number in the state -> column number now."""
         self.next_ms, self.turn, self.hold_ms, cells = state
         self._end_ms = 0
         self._cells = {
@@ -127,7 +135,7 @@ class RowBuilder:
         }
 
     def _row(self, key: Key, cells: dict[int, Cell]) -> Row:
-        """A row with its first and last pack. The packs of cells become distances to these two."""
+        """Make a row, with its first and last pack. The pack numbers in its cells become distances to these two."""
         start, end, turn = key
         late = any((cell["flags"] - 1) & Flag.LATE for cell in cells.values())
         packs = [cell[name] for cell in cells.values() for name in ("first_back", "last_back") if cell.get(name)]
@@ -141,7 +149,7 @@ class RowBuilder:
 
 
 def _cell(done: Done, late: bool, shape: PageSchema) -> Cell:
-    """A cell of the kernel in the form of a page; ``first_back`` and ``last_back`` are still pack numbers."""
+    """Convert a cell of the kernel to the form of a page. ``first_back`` and ``last_back`` are still pack numbers."""
     (
         number,
         start,
@@ -182,5 +190,8 @@ def _cell(done: Done, late: bool, shape: PageSchema) -> Cell:
 
 
 def _window(growth: int, is_counter: bool) -> int:
-    """The growth in a demand window as stored: thousandths of a count, or value * ms of a gauge."""
+    """Convert the growth in a demand window to the stored form.
+
+    The form is thousandths of a count for a counter, or value * ms for a gauge.
+    """
     return growth if is_counter else (growth + 1000) // 2000

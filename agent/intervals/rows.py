@@ -1,8 +1,9 @@
 """The input of a ledger, and the rows of intervals, as plain values. Amounts are exact decimals, never floats.
 
 An interval is ``[start_ms, end_ms)`` in UTC ms, aligned to local time (``agent.intervals.calendar``). Its amount is the
-growth of a counter between its ends, interpolated between the readings around each end. A row contains these readings,
-so that anybody can repeat the sum from the packs ``first_seq`` to ``last_seq`` of the stream.
+growth of a counter between its ends. The counter's value at each end is interpolated between the readings around this
+end. A row contains these readings, so that anybody can repeat the calculation from the packs ``first_seq`` to
+``last_seq`` of the stream.
 """
 
 from __future__ import annotations
@@ -16,21 +17,25 @@ from agent.intervals.gap_sums import Gap
 
 
 class Flag(IntFlag):
-    """Flags of an amount. 0: measured, complete and good."""
+    """Flags of an amount. 0 means that the amount is measured, complete and good."""
 
-    SPREAD = 1  # the interval touches a long time without readings, whose growth is known and spread evenly over it
-    ESTIMATED = 2  # a reading with quality estimated or substituted took part
+    # the interval touches a long time without readings: the growth in that time is known, and is spread evenly over it
+    SPREAD = 1
+    ESTIMATED = 2  # a reading with the quality estimated or substituted was used
     INCOMPLETE = 4  # a part of the interval is not covered: the amount is a lower bound
-    SUSPECT = 8  # a reading with quality suspect, range, frozen or clock took part
-    ROLLOVER = 16  # the counter passed its end; the amount is exact
+    SUSPECT = 8  # a reading with the quality suspect, range, frozen or clock was used
+    ROLLOVER = 16  # the counter rolled over at its highest value; the amount is exact
     RESET = 32  # the counter fell to zero and counts on from there; the growth between the two readings is lost
-    SWAP = 64  # the counter jumped to another level: new meter, or set by hand; the growth in between is lost
+    # the counter jumped to another level (a new meter, or set by hand); the growth between the two readings is lost
+    SWAP = 64
     GLITCH = 128  # invalid readings (a zero, all ones, a spike) were skipped; the amount is exact
-    BACK_STEP = 256  # the counter went back a little; nothing is counted until it exceeds its highest level
-    EPOCH = 512  # a new counter (identity, ratio, scale, variant): the time between old and new is not counted
-    CLOCK = 1024  # the clock was set in the interval; amounts of repeated clock time are added up
+    BACK_STEP = 256  # the counter went back a little; no growth is counted until it exceeds its highest level
+    # a new counter began (identity, ratio, scale or variant changed); the time between old and new is not counted
+    EPOCH = 512
+    # the clock was set in the interval; if clock time was repeated, the amounts of both passes are added up
+    CLOCK = 1024
     POWER = 2048  # integrated from power readings, because there is no counter
-    LATE = 4096  # known or corrected after the interval was closed
+    LATE = 4096  # the amount became known, or was corrected, after the interval was closed
 
 
 FLAW = Flag.SPREAD | Flag.ESTIMATED | Flag.SUSPECT | Flag.POWER  # an amount with one of these flags counts as estimated
@@ -38,10 +43,10 @@ FLAW = Flag.SPREAD | Flag.ESTIMATED | Flag.SUSPECT | Flag.POWER  # an amount wit
 
 @dataclass(frozen=True, slots=True)
 class EndReading:
-    """A reading that an amount came from."""
+    """A reading that an amount was computed from."""
 
     seq: int  # sequence of the pack that contains it; 0: not known
-    time_ms: int  # when it was read, as in the pack
+    time_ms: int  # the time of the reading, as in the pack
     value: Decimal  # in the device's unit, as read
 
 
@@ -49,49 +54,57 @@ class EndReading:
 class IntervalRow:
     """One point of one stream in one interval, with all corrections applied.
 
-    ``amount`` is None for gauges, and for counters that are unknown in the interval (INCOMPLETE, ``covered_ms`` 0).
-    ``unit`` is the unit of the amount: kWh, kvarh, kVAh, GJ (heat and cold), m3, Nm3, t. Low, high, mean and demands
-    are in ``gauge_unit``. A power that is integrated because there is no counter has an amount and the flag POWER; if
-    it had both directions, it has two rows, one for each flow. ``first`` is the last reading at or before the start (or
-    the first one within), ``last`` is the first reading at or after the end (or the last one within).
+    - ``amount`` is None for gauges, and for counters that are unknown in the interval (INCOMPLETE, ``covered_ms`` 0).
+    - ``unit`` is the unit of the amount: kWh, kvarh, kVAh, GJ (heat and cold), m3, Nm3, t.
+    - ``low``, ``high``, ``mean`` and the demands are in ``gauge_unit``.
+    - ``first`` is the last reading at or before the start. If there is none, it is the first reading within the
+      interval.
+    - ``last`` is the first reading at or after the end. If there is none, it is the last reading within the interval.
+
+    A power that is integrated because there is no counter has an amount and the flag POWER. If it had both directions,
+    it has two rows, one for each flow.
     """
 
     stream: str  # "park7/gw01/inv1"
-    part: str  # prefix of the point names that have the role: "ac", "meter.ac", "" for the whole device
+    part: str  # prefix of the point names to which the role belongs: "ac", "meter.ac", or "" for the whole device
     point: str  # "ac.energy.import"
     role: str  # "" if the configuration gives none
     parent: str  # the meter above in the metering tree, "" if the configuration gives none
-    flow: str  # meaning of the amount for the role, see ``agent.intervals.flows``; "" if it is not a main point
+    # the flow of the role that the amount counts for, see ``agent.intervals.flows``; "" if the point is not a main
+    # counter
+    flow: str
     start_ms: int
     end_ms: int
     amount: Decimal | None
     unit: str
     flags: Flag
-    covered_ms: int  # time of the interval that lies between two good readings of one counter
+    covered_ms: int  # the time of the interval, in ms, between good readings of one counter
     spread_ms: int  # the part of ``covered_ms`` in which two readings are further apart than ``max_gap``
-    readings: int  # good readings within [start, end)
+    readings: int  # number of good readings within [start, end)
     first: EndReading | None
     last: EndReading | None
-    first_seq: int  # first and last pack that the row came from; 0: none
+    first_seq: int  # the first and last pack that the row was made from; 0: none
     last_seq: int
-    revision: int  # 0 as first written; grows with each correction
-    low: Decimal | None = None  # gauges: lowest, highest, time-weighted mean (trapezoid over covered time)
+    revision: int  # 0: the row as first written; each correction has a higher revision
+    # these three are of gauges: the lowest value, the highest value, and the time-weighted mean (trapezoid over covered
+    # time)
+    low: Decimal | None = None
     high: Decimal | None = None
     mean: Decimal | None = None
-    demand: Decimal | None = None  # highest mean of the sliding windows that end in the interval
-    demand_fixed: Decimal | None = None  # mean of the fixed window (00:00, 00:15, ...) that ends in the interval
-    gauge_unit: str = ""  # of low, high, mean and the demands: kW for powers
+    demand: Decimal | None = None  # the highest mean of the sliding windows that end in the interval
+    demand_fixed: Decimal | None = None  # the mean of the fixed window (00:00, 00:15, ...) that ends in the interval
+    gauge_unit: str = ""  # unit of low, high, mean and the demands; kW for powers
 
     @property
     def completeness(self) -> Decimal:
-        """Covered share of the interval, 0 to 1, at most six decimals."""
+        """The share of the interval that is covered, 0 to 1, with at most six decimals."""
         length = self.end_ms - self.start_ms
         return Decimal(min(self.covered_ms, length) * 1_000_000 // length) / 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A source of a sum: the packs of one stream, and the readings at the outer ends."""
+    """A source of a sum: packs of one stream, and the readings at both ends."""
 
     stream: str
     point: str
@@ -105,8 +118,8 @@ class Source:
 class RoleSum:
     """The sum of all counters of one role and flow in one stretch.
 
-    ``completeness`` is the mean over the counters that were configured in the stretch, weighted by time; if it is 0,
-    nothing is known and the amount has no meaning. ``estimated`` is the part of ``amount`` that carries a flag of
+    ``completeness`` is the mean over the counters that were configured in the stretch, weighted by time. If it is 0,
+    nothing is known, and ``amount`` does not apply. ``estimated`` is the part of ``amount`` that has a flag of
     ``FLAW``, in the same unit. ``meters``: (stream, point) of all counters that were configured.
     """
 
@@ -124,7 +137,7 @@ class RoleSum:
 
     @property
     def silent(self) -> frozenset[tuple[str, str]]:
-        """The counters without any known interval in the whole stretch."""
+        """The counters of which nothing is known in the whole stretch."""
         return self.meters - {(source.stream, source.point) for source in self.sources}
 
 
@@ -136,7 +149,7 @@ RANGE = 2
 
 @dataclass(frozen=True, slots=True)
 class PackSpan:
-    """The facts of a pack that intervals need."""
+    """The members of a pack from which intervals are made."""
 
     seq: int
     boot: str
@@ -148,12 +161,12 @@ class PackSpan:
 
 @dataclass(frozen=True, slots=True)
 class CounterEvent:
-    """The verdict on a counter's reading, for an event of its stream. Values are exact, in the device's unit."""
+    """The verdict on a reading of a counter, for an event in its stream. Values are exact, in the device's unit."""
 
     point: str
     kind: str  # rollover, reset, swap, glitch or back_step
     time_ms: int
-    value: Decimal | None  # None: a value that no counter can reach
+    value: Decimal | None  # None: the reading has a value that a counter cannot reach
     before_ms: int
     before: Decimal
     growth: Decimal
@@ -162,13 +175,13 @@ class CounterEvent:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """Equal for repetitions of the same event."""
+        """Repetitions of the same event have the same key."""
         return self.point, self.kind, self.time_ms
 
 
 @dataclass(slots=True)
 class SlotReadings:
-    """Readings of a pack by slot, in order."""
+    """The readings of a pack in order. Each has a slot, a time, a value and a quality."""
 
     slots: array[int]
     times: array[int]

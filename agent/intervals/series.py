@@ -1,9 +1,10 @@
 """Classifies the steps between the readings of a counter: growth, rollover, reset, back step, glitch, swap.
 
-The kernel (``ext.rates.CounterKernel``) accepts plain growth by itself. Everything else is judged here, both for the
-running agent (``agent.intervals.anomalies``) and for a person with a whole series (``meterhouse decode counter``). A
-step is judged by the readings after it: a fall was a glitch if the counter comes back, but not if it stays down.
-Phantom energy is worse than energy not counted: only growth and rollovers have an increment (# field pains 32 to 35).
+The kernel (``ext.rates.CounterKernel``) accepts plain growth by itself. All other steps are judged here, both for the
+running agent (``agent.intervals.anomalies``) and for a person with a whole series (``meterhouse decode counter``). The
+readings after a step decide what it was: a fall was a glitch if the counter comes back, but not if it stays down.
+Energy that was never used is a worse error than energy that is not counted. So only growth and rollovers have an
+increment (# field pains 32 to 35).
 """
 
 from __future__ import annotations
@@ -16,30 +17,30 @@ from agent.intervals.growth_rates import FEW, HUGE, GrowthRates
 
 NORMAL, ROLLOVER, RESET, BACK_STEP, GLITCH, SWAP = "normal", "rollover", "reset", "back_step", "glitch", "swap"
 _NONE = Decimal(0)
-_MOST_AT_ONCE = 10**9  # largest step in counts that is believed without other evidence
-# (c, n): during a glitch, a level of at least c counts may grow by 1/n of itself; a lower level by 1/100
+_MOST_AT_ONCE = 10**9  # without other evidence, a larger step in counts is not believed
+# (c, n): during a glitch, a level of at least c counts may grow by 1/n of itself; a level below all c may grow by 1/100
 _SHARES = (HUGE, 10), (FEW * FEW, 40)
-_NEXT = 3  # a glitch must end within this number of readings, unless other facts decide
+_NEXT = 3  # a glitch must end within this number of readings, unless other evidence decides
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The step from the last good reading to the reading ``index``."""
+    """The step from the last good reading to the reading with this index."""
 
     index: int
     increment: Decimal
     kind: str
-    stays: bool = False  # the next step starts from the same level
+    stays: bool = False  # True: the next step starts from the same level, not from this reading
 
 
 class Series:
     """Classifies the steps of one series.
 
     Args:
-        values: the readings in order; None where there was none.
-        resolution: what one count of the device is worth.
+        values: the readings in order; None where there was no reading.
+        resolution: the value of one count of the device.
         modulus: the value at which the counter rolls over to 0; None if unknown.
-        seconds: when the readings were taken, from any epoch, never decreasing; None if unknown.
+        seconds: the times of the readings since any epoch, in ascending order; None if they are not known.
     """
 
     def __init__(
@@ -52,15 +53,16 @@ class Series:
         self.values, self.resolution, self.modulus = values, resolution, modulus
         self._rates = GrowthRates(values, resolution, seconds, self._is_none)
         self._lower = _next_lower(values)
-        self._last_return: tuple[int, int, Decimal, Decimal | None] | None = None  # the last answer of _returns
+        # arguments and result of the last call of ``_returns``
+        self._last_return: tuple[int, int, Decimal, Decimal | None] | None = None
 
     @property
     def rises(self) -> int:
-        """The number of upward steps that show a rate."""
+        """The number of upward steps that give a growth rate."""
         return len(self._rates.of)
 
     def steps(self) -> list[Step]:
-        """One step for each reading after the first. A series of a single invalid reading has a step too."""
+        """Return one step for each reading after the first. A series of one invalid reading has one step too."""
         found: list[Step] = []
         level = self.values[0] if self.values else None
         last = 0  # index of the reading that gave ``level``
@@ -76,9 +78,9 @@ class Series:
                     level, last = value, index
                 continue
             found.append(Step(index, _NONE, GLITCH))
-            again = value == self.values[index - 1]  # the same invalid value again
+            again = value == self.values[index - 1]  # True: the previous reading had the same invalid value
             if value is not None and not again and not self.bad_start(value, index):
-                level, last = value, index  # the first good reading: there is nothing to compare it with
+                level, last = value, index  # the first good reading; there is no earlier one to compare it with
         return found
 
     def _judge(self, last: int, index: int, level: Decimal, value: Decimal) -> Step:
@@ -86,7 +88,7 @@ class Series:
             return self._down(last, index, level, value)
         if self._is_spike(last, index, level, value):
             return Step(index, _NONE, GLITCH, True)
-        if self._is_unheard_of(last, index, level, value):  # GLITCH: the zero before this reading was invalid
+        if self._is_unheard_of(last, index, level, value):  # GLITCH, because the zero before this reading was invalid
             return Step(index, _NONE, GLITCH if level == 0 else SWAP)
         return Step(index, value - level, NORMAL)
 
@@ -102,7 +104,7 @@ class Series:
         return Step(index, increment, kind, stays)
 
     def _is_none(self, level: Decimal, value: Decimal, index: int) -> bool:
-        """Is ``value`` invalid for a counter at ``level``: below zero, beyond its end, or all ones?"""
+        """Return True if ``value`` is invalid for a counter at ``level``: below zero, beyond its end, or all ones."""
         if value < 0 <= level:
             return signed_end(level, value, self.resolution, self.modulus) is None
         if self.modulus is not None and level < self.modulus <= value:
@@ -115,7 +117,10 @@ class Series:
         return is_all_ones(raw) or (is_nearly_full(raw) and not self._lives_at(index, value))
 
     def _lives_at(self, index: int, value: Decimal) -> bool:
-        """Does the counter keep counting from ``value``? An invalid value stays the same, or disappears."""
+        """Return True if the counter keeps counting from ``value``.
+
+        An invalid value would stay the same, or disappear.
+        """
         highest, readings = value, 0
         for later in self.values[index + 1 : index + 2 * _NEXT]:
             if later is not None:
@@ -125,15 +130,18 @@ class Series:
         return readings >= _NEXT and highest > value
 
     def _is_unheard_of(self, last: int, index: int, level: Decimal, value: Decimal) -> bool:
-        """Is this rise far faster than all others in the series, or, without others, out of proportion?"""
+        """Return True if this rise is far faster than all other rises in the series.
+
+        If there are no others, return True if the rise is far larger than the level.
+        """
         rise = value - level
         if rise <= HUGE * self.resolution:
             return False
         count, middle, fastest = self._rates.others(index)
         span = self._rates.span(last, index)
         if level == 0 and not any(v is not None and v > 2 * value for v in self.values[:last]):
-            # no earlier reading was far above, so the zero may be invalid: a long time since it must not make the rise
-            # look slow
+            # No earlier reading was far above, so the zero may be invalid. Then the rise is not divided by a long time
+            # since the zero, because it would look slow.
             span = min(span, self._rates.rhythm)
         if count and rise <= FEW * fastest * span:
             return False
@@ -149,23 +157,30 @@ class Series:
         place = self._lower[index]
         if place is None:
             return False
-        if level == 0:  # a later zero proves nothing: it may be a reset, or invalid like the first one
+        if level == 0:  # a later zero proves nothing, because it may be a reset, or invalid like the first zero
             return self._is_blip(last, index, value)
         while place is not None:
             later = self.values[place] or _NONE
             back = later if later >= level else self._returns(last, place, level, later)
-            if back is None:  # it did not come back: a spike and then a reset, if it fell soon and rose far too fast
+            # The counter did not come back. This was a spike and then a reset, if the counter fell soon and had risen
+            # far too fast.
+            if back is None:
                 return place - index <= _NEXT and self._is_unheard_of(last, index, level, value)
-            # near a counter's end all ones may be a small rise: later readings decide
+            # Near the end of a counter, a value of all ones may be the result of a small rise. Then later readings
+            # decide.
             if self.is_sentinel(value) or self._came_back(last, index, level, max(level, back)):
                 return True
             if place - index >= _NEXT or later < level:
                 break
-            place = self._lower[place]  # a lower spike may have followed
+            # the reading at ``place`` may be another, lower spike: look at the next reading that is lower still
+            place = self._lower[place]
         return False
 
     def _came_back(self, last: int, index: int, level: Decimal, later: Decimal) -> bool:
-        """Was a rise too large, and almost wholly reversed before the counter continued from there?"""
+        """Return True if a rise was too large, and was almost completely reversed.
+
+        The counter must have continued from the lower level.
+        """
         value = self.values[index] or level
         rise, usual = value - level, self._rates.usual(last, index)
         if usual is not None and rise <= FEW * usual:
@@ -174,7 +189,7 @@ class Series:
         return back and not self._lives_at(index, value)
 
     def _is_blip(self, last: int, index: int, value: Decimal) -> bool:
-        """Did a counter at zero show another value for one reading only?"""
+        """Return True if a counter at zero showed another value for one reading only."""
         around = [self.values[n] for n in (index - 2, index - 1, index + 1, index + 2) if 0 <= n < len(self.values)]
         if len(around) < 3 or around[-2] != 0:
             return False
@@ -199,9 +214,13 @@ class Series:
         return kind, _NONE
 
     def _returns(self, last: int, index: int, level: Decimal, value: Decimal) -> Decimal | None:
-        """The later reading that jumps back to about ``level``, or None. Normal growth up to it is not a return."""
+        """Return the later reading that jumps back to about ``level``; None if there is none.
+
+        If the counter reaches the level by normal growth, it did not jump back.
+        """
         if self._last_return is not None and self._last_return[:3] == (last, index - 1, value):
-            answer = self._last_return[3]  # the readings after a night of zeros are searched only once
+            # reuse the last result, so that the readings after a night of zeros are searched only once
+            answer = self._last_return[3]
         else:
             answer = self._looks_back(last, index, level, value)
         self._last_return = last, index, value, answer
@@ -218,17 +237,20 @@ class Series:
                 bound = max(level / share, FEW * (self._rates.expected(last, place) or _NONE), 2 * self.resolution)
                 if later - level <= bound:
                     return later if later - level >= -2 * self.resolution else None
-                above += 1  # this may be a spike before the counter comes back
+                above += 1  # this reading may be a spike before the counter comes back
                 if above >= _NEXT:
                     return None
                 continue
             if later - value > max(2 * self.resolution, (level - value) / 50):
-                return None  # it keeps counting from the lower level
+                return None  # the counter keeps counting from the lower level
             before = later
         return None
 
     def _rollover(self, last: int, index: int, level: Decimal, value: Decimal) -> Decimal | None:
-        """The increment if the counter may have rolled over, from near its end to just above zero. Otherwise None."""
+        """Return the increment if the counter may have rolled over, from near its end to just above zero.
+
+        None: it did not.
+        """
         usual = self._rates.expected(last, index)
         if self.modulus is None:
             end = natural_end(level, value, self.resolution)
@@ -247,11 +269,14 @@ class Series:
         return increment if increment <= bound else None
 
     def is_sentinel(self, value: Decimal) -> bool:
-        """Is this all ones of a usual width, or all nines? Devices send these for "not available"."""
+        """Return True if this is all ones of a usual width, or all nines. Devices send these for "not available"."""
         return is_all_ones(value / self.resolution)
 
     def bad_start(self, value: Decimal, index: int = 0) -> bool:
-        """Is the first reading invalid: negative, or all ones that the next reading contradicts?"""
+        """Return True if the first reading is invalid.
+
+        It is invalid if it is negative, or all ones that the next different reading contradicts.
+        """
         if value < 0:
             return True
         if not self.is_sentinel(value):
@@ -266,7 +291,10 @@ class Series:
         return later < value * 9 / 10 and not self._went_on(index, place, value, later)
 
     def _next_other(self, index: int, value: Decimal) -> int | None:
-        """The index of the next different reading; a zero counts only if no other value follows."""
+        """Return the index of the next reading with another value; None if there is none.
+
+        A zero is returned only if no other value follows.
+        """
         zero = None
         for place in range(index + 1, len(self.values)):
             later = self.values[place]
@@ -277,7 +305,7 @@ class Series:
         return zero
 
     def _went_on(self, index: int, place: int, value: Decimal, later: Decimal) -> bool:
-        """Was a first reading of all ones or nines the counter's last value before it rolled over?"""
+        """Return True if a first reading of all ones or nines was the counter's last value before it rolled over."""
         nines, end = is_all_nines(value / self.resolution), value + self.resolution
         if self.modulus != end and not (nines and self.modulus is None):
             return False
@@ -290,9 +318,10 @@ class Series:
 
 
 def _next_lower(values: Sequence[Decimal | None]) -> list[int | None]:
-    """For each reading, the index of the next one that is lower and not negative."""
+    """Return, for each reading, the index of the next reading that is lower and not negative; None if there is none."""
     found: list[int | None] = [None] * len(values)
-    waiting: list[int] = []  # indices of readings that no lower one followed so far, in ascending order of values
+    # indices of the readings that no lower reading has followed so far, in ascending order of values
+    waiting: list[int] = []
     for place, value in enumerate(values):
         if value is None or value < 0:
             continue
@@ -306,12 +335,12 @@ def _next_lower(values: Sequence[Decimal | None]) -> list[int | None]:
 
 _BITS = (15, 16, 24, 31, 32, 48, 63, 64)
 _NINES = frozenset(10**digits - 1 for digits in range(5, 20))
-# all ones, and the lowest number of a signed register read as unsigned
+# all ones; also the lowest number of a signed register, which becomes 1 << 15 and so on if it is read as unsigned
 _ONES = frozenset([(1 << bits) - 1 for bits in _BITS] + [1 << 15, 1 << 31, 1 << 63])
 _ENDS = tuple(Decimal(1 << bits) for bits in (16, 24, 31, 32, 48, 63, 64))
 _DECIMAL_ENDS = tuple(Decimal(10) ** digits for digits in range(4, 13))
 _SIGNED_ENDS = tuple(Decimal(1 << bits) for bits in (16, 32, 64))
-MOST_COUNTS = Decimal(1 << 65)  # more than any register holds
+MOST_COUNTS = Decimal(1 << 65)  # more counts than any register can hold
 
 
 def _whole(raw: Decimal) -> int | None:
@@ -319,29 +348,42 @@ def _whole(raw: Decimal) -> int | None:
 
 
 def is_all_nines(raw: Decimal) -> bool:
-    """Is this 99999, or more nines? Invalid BCD digits look like this, and so does the last count of a display."""
+    """Return True if this is 99999, or more nines.
+
+    Invalid BCD digits are all nines, but so is the last count of a display.
+    """
     return _whole(raw) in _NINES
 
 
 def is_all_ones(raw: Decimal) -> bool:
-    """Is this all ones, all nines or the lowest signed number? Devices send these for "not available"."""
+    """Return True if this is all ones, all nines or the lowest signed number.
+
+    Devices send these for "not available".
+    """
     whole = _whole(raw)
-    return raw >= MOST_COUNTS or whole in _ONES or whole in _NINES  # too many counts: an invalid float
+    # too many counts for any register: this is an invalid float
+    return raw >= MOST_COUNTS or whole in _ONES or whole in _NINES
 
 
 def is_nearly_full(raw: Decimal) -> bool:
-    """Is this all ones rounded by a float, or an unsigned register a little below zero (# field pain 35)?"""
+    """Return True if this is almost the end of a register (# field pain 35).
+
+    It may be all ones that a float has rounded, or an unsigned register a little below zero.
+    """
     for bits in _BITS:
         end = 1 << bits
         away = end / 400 if bits in (31, 32, 63, 64) else max(end >> 12, 16)
-        # a float may round up, and so may a person who writes 4.3e8; narrow registers are exact
+        # A float may be rounded up, and so may a number like 4.3e8 that a person writes. Narrow registers are exact.
         if -away <= raw - end <= (away if bits > 30 else 0):
             return True
     return False
 
 
 def natural_end(level: Decimal, value: Decimal, resolution: Decimal) -> Decimal | None:
-    """The end that a counter of unknown width may have passed, from just before it to just after 0; or None."""
+    """Return the end that a counter of unknown width may have passed, from just before it to just after 0.
+
+    None: it has passed no usual end.
+    """
     for ends, share in ((_ENDS, 200), (_DECIMAL_ENDS, 1000)):
         for end in ends:
             modulus = end * resolution
@@ -351,7 +393,10 @@ def natural_end(level: Decimal, value: Decimal, resolution: Decimal) -> Decimal 
 
 
 def signed_end(level: Decimal, value: Decimal, resolution: Decimal, modulus: Decimal | None) -> Decimal | None:
-    """The range of a counter that is read as a signed number, if it went from its highest to its lowest; or None."""
+    """Return the range of a counter that is read as a signed number, if it went from its highest to its lowest number.
+
+    None: it did not.
+    """
     for end in _SIGNED_ENDS:
         span = end * resolution
         half = span / 2

@@ -1,7 +1,7 @@
-"""How the state of a ledger is stored: a magic word, a checksum, then a document and the kernel's slots, compressed.
+"""Stores the state of a ledger: a magic word, a checksum, then a compressed document with the kernel's slots.
 
 The slots are copies of the kernel's memory. Their lengths differ: a gauge needs less than a counter, and a counter with
-a demand window needs more. ``STATE_LAYOUT`` names the kernel version and the machine that they belong to.
+a demand window needs more. ``STATE_LAYOUT`` names the kernel version and the machine that the slots belong to.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import zstandard
 from agent.zstd import read_frame
 from ext.rates import SLOT_BYTES, STATE_VERSION
 
-# states from before version 3 have no magic word; they cannot be read, because their slots all have the same length
+# Before version 3, states had no magic word. They cannot be read, because all their slots have the same length.
 MAGIC: Final = b"MHL3"
 MAX_BYTES: Final = 64 << 20
 STATE_LAYOUT: Final = f"{STATE_VERSION}/{SLOT_BYTES}/{sys.byteorder}"
@@ -28,7 +28,7 @@ _SIZE = struct.Struct("<I")
 
 
 class StateError(ValueError):
-    """A saved state that cannot be used. ``is_other``: it is intact, but of another version or other settings."""
+    """A saved state that cannot be used. ``is_other``: it is not damaged, but of another version or other settings."""
 
     def __init__(self, what: str, is_other: bool = False) -> None:
         super().__init__(what)
@@ -36,7 +36,10 @@ class StateError(ValueError):
 
 
 def is_of_before(state: bytes) -> bool:
-    """Was the state written by a version whose states cannot be read? Intervals of that version may lack energy."""
+    """Return True if a version whose states cannot be read wrote this state.
+
+    Intervals of that version may lack energy.
+    """
     return not state.startswith(MAGIC)
 
 

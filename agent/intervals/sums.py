@@ -1,7 +1,7 @@
-"""Sums of amounts by role, flow and stretch of time. Adds whole columns (``ext.columns``), with no object per interval.
+"""Sums amounts by role, flow and stretch of time. Adds whole columns (``ext.columns``), without an object per interval.
 
-A month of 500 counters by day takes less than half a second. The sums equal those of ``query`` to the last digit:
-counters are added as whole numbers, and integrated powers as the rounded amounts of the intervals.
+A month of 500 counters by day takes less than half a second. The sums equal those of ``query`` to the last digit,
+because counters are added as whole numbers, and integrated powers as the rounded amounts of the intervals.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ from ext.columns import Sums
 Place = tuple[str, str, str]  # role, flow, unit
 Meter = tuple[str, str]  # stream, point
 SourceDetail = Literal["each", "whole"]
-# plain integers, because ``&`` of an enum creates an object each time
+# as plain integers, because ``&`` of an enum creates an object each time
 _FLAW, _POWER = int(FLAW), int(Flag.POWER)
 
 
 @dataclass(frozen=True, slots=True)
 class Unwritten:
-    """A configured stream whose intervals from ``from_ms`` on are not yet written, and the columns that they will have.
+    """A configured stream whose intervals from ``from_ms`` on are not written yet.
+
+    ``columns``: the columns they will have.
 
     A silent device is sealed rarely, so its intervals are written late. Figures that are computed before that must
     count its amounts as missing.
@@ -47,7 +49,7 @@ class Unwritten:
 class _Whole:
     """Sums of integer amounts with the same unit and exponent, by stretch."""
 
-    convert: Convert | None  # None: integrated powers, whose amounts are in ``_Sum.powers``
+    convert: Convert | None  # None: these are integrated powers, and their amounts are in ``_Sum.powers``
     sums: Sums
 
 
@@ -58,12 +60,13 @@ class _Sum:
     wholes: dict[object, _Whole] = field(default_factory=dict)
     powers: dict[int, Decimal] = field(default_factory=dict)  # sums of integrated powers, by number of the stretch
     spans: dict[Meter, Spans] = field(default_factory=dict)
-    trail: dict[tuple[int, str, str], _Ends] = field(default_factory=dict)  # by (stretch, stream, point)
+    # source of each counter, by (stretch, stream, point)
+    trail: dict[tuple[int, str, str], _Ends] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class _Ends:
-    """The source of one counter's part of a sum: packs ``low`` to ``high``, and the first and last row."""
+    """The source of one counter's share of a sum: the packs ``low`` to ``high``, and the first and last row."""
 
     low: int
     high: int
@@ -83,17 +86,17 @@ def sums(
     meters: Sequence[MeterSums] = (),
     unwritten: Iterable[Unwritten] = (),
 ) -> list[RoleSum]:
-    """Sums of amounts, in the order of stretch, role, flow.
+    """Return sums of amounts, in the order of stretch, role, flow.
 
     Args:
-        by: interval, hour, day, month, year; "all" is one stretch ``[start_ms, end_ms)``.
-        roles: as in ``query``; only points with a role and a flow are summed.
-        trail: "each": the ``sources`` of a sum are the packs and readings of its stretch. "whole": they are the packs
-            of the whole time, without readings; many short stretches are then several times as fast.
-        meters: each also gets all columns that it wants, even those that belong to no sum.
-        unwritten: configured streams; their intervals that are not yet written count as due and missing.
+        by: interval, hour, day, month or year; "all" makes one stretch ``[start_ms, end_ms)``.
+        roles: as for ``query``. Only points with a role and a flow are summed.
+        trail: with "each", the ``sources`` of a sum are the packs and readings of its stretch. With "whole", they are
+            the packs of the whole time, without readings. This is several times as fast for many short stretches.
+        meters: each of these also gets all columns that it wants, even those that belong to no sum.
+        unwritten: configured streams. Their intervals that are not written yet count as due and missing.
 
-    The completeness of a stretch refers to its part before the end of the newest closed interval of any stream.
+    The completeness of a stretch refers only to its part before the end of the newest closed interval of all streams.
     """
     stretches = [(start_ms, end_ms)] if by == "all" else list(calendar.stretches(by, start_ms, end_ms))
     edges = [start for start, _ in stretches]
@@ -144,7 +147,7 @@ def _expect(
     found: dict[Place, _Sum] | None,
     takers: Sequence[MeterSums],
 ) -> None:
-    """Note that a counter is due in these stretches, even if it has no amounts there."""
+    """Note that a counter is due in these stretches, even if it has no amounts in them."""
     for span in spans:
         if found is not None:
             for flow, _, unit, _ in amounts_of(column):
@@ -156,7 +159,10 @@ def _expect(
 def _latest(
     t: DecodedPage, number: int, column: Column, rows: SelectedRows, latest: Mapping[Key, tuple[DecodedPage, int, int]]
 ) -> tuple[SelectedRows, Iterable[tuple[int, int]]]:
-    """The rows that no correction replaced, and the stretches of rows that were withdrawn although they are due."""
+    """Return the valid rows, and the stretches (as spans) of rows that were withdrawn although they are due.
+
+    A row is valid if no correction replaced or withdrew it.
+    """
     keys = ((n, at, (column.point, column.epoch, t.turn[n], t.start[n])) for n, at in zip(*rows, strict=True))
     mine = [(n, at) for n, at, key in keys if latest.get(key) == (t, n, number)]
     left = [(n, at) for n, at in mine if not is_taken_back(t, n, number)]
@@ -200,7 +206,7 @@ def _add_column(
 
 
 def _trail(into: _Sum, t: DecodedPage, number: int, column: Column, at: int, rows: array[int]) -> None:
-    """Extend the source of a sum."""
+    """Extend the source of a sum by these rows of a page."""
     start, end = rows[0], rows[-1]
     low, high = t.packs(rows)
     first, last = (t, number, start), (t, number, end)
@@ -210,7 +216,7 @@ def _trail(into: _Sum, t: DecodedPage, number: int, column: Column, at: int, row
         into.trail[key] = _Ends(low, high, first, last)
         return
     was.low, was.high = min(low, was.low) or max(low, was.low), max(high, was.high)
-    # after a step of the clock, rows may have the same time: then the packs decide
+    # rows may have the same time after a step of the clock; then the pack decides which is first and last
     page, _, n = was.first
     if (t.start[start], t.first_seq[start]) < (page.start[n], page.first_seq[n]):
         was.first = first
@@ -233,7 +239,7 @@ def _finish(found: dict[Place, _Sum], stretches: Sequence[tuple[int, int]], newe
         for place in sorted(found):
             s, (role, flow, unit) = found[place], place
             if not (meters := due[place][at]):
-                continue  # no counter was configured then
+                continue  # no counter was configured in this stretch
             parts = [(w.convert, some) for w in s.wholes.values() if (some := w.sums.get(at))]
             if not parts:
                 if known_ms > 0:

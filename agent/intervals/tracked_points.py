@@ -2,7 +2,8 @@
 
 The tracked points are:
 - all counters
-- the power of each part with a role: lowest, highest, mean, demand, and its integral if the part has no counter
+- the power of each part with a role: its lowest, highest and mean value, its demand, and, if the part has no counter,
+  its integral
 - flow and temperatures of a thermal part without a heat counter
 - the state of charge of a storage
 - the points from which a derived heat is computed
@@ -20,12 +21,13 @@ from agent.intervals.page_format import Column, PageSchema
 from drivers.model import FLOATS
 from drivers.registry import find_protocol
 
-COUNTER_PLACES, GAUGE_PLACES = 3, 6  # decimals of a float that are kept
-KEY_RESOLUTION = Decimal("0.001")  # one count of a point with a key but no scale, if its protocol defines no resolution
+COUNTER_PLACES, GAUGE_PLACES = 3, 6  # number of decimals that are kept of a float
+# value of one count of a point that is read by a key, if neither the point has a scale nor the protocol a resolution
+KEY_RESOLUTION = Decimal("0.001")
 DEMAND_ROLES = frozenset({"grid", "direct", "load", "transformer", "check", "storage"})
 DEMAND_FLOWS = frozenset({"import", "export", "consumption", "charge", "discharge"})
 HEAT_PLACES = 6
-HEAT_POWER = "power.derived"  # end of the name of a heat flow that the agent computes
+HEAT_POWER = "power.derived"  # a heat flow that the agent computes has a name with this end
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +41,19 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class TrackedPoint:
-    """A slot of the kernel: a point, or a value that is computed from three other slots (``point`` is None)."""
+    """A slot of the kernel.
+
+    It holds a point, or a value that is computed from three other slots (``point`` is None).
+    """
 
     column: Column
-    point: int | None  # number in the table
+    point: int | None  # number of the point in the table
     period_ms: int
     phase_ms: int
     resolution: int = 1
     modulus: int = 0
     demand: bool = False
-    heat: tuple[int, int, int] | None = None  # slots of flow, supply and return
+    heat: tuple[int, int, int] | None = None  # the slots of flow, supply and return from which the heat is computed
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +65,12 @@ class TrackedPoints:
 
     @property
     def slowest_ms(self) -> int:
-        """The longest period of a counter."""
+        """The longest period of a counter in ms; 0: there is no counter."""
         return max((w.period_ms for w in self.slots if w.column.kind == "counter"), default=0)
 
 
 def track(table: Mapping[str, Any], rule: Rule) -> TrackedPoints:
-    """The tracked points of a birth's ``table``."""
+    """Return the tracked points of a birth's ``table``."""
     device, points = table.get("device") or {}, table.get("points") or []
     roles, parents = dict(device.get("roles") or {}), dict(device.get("parent") or {})
     epoch, ratio = str(table.get("epoch", "")), _ratio(device)
@@ -99,7 +104,7 @@ def track(table: Mapping[str, Any], rule: Rule) -> TrackedPoints:
         period, phase = _grid(points[numeric[name]])
         modulus = _modulus(points[numeric[name]], count)
         slots.append(TrackedPoint(column, numeric[name], period, phase, count, modulus, demand))
-    beside: dict[str, list[str]] = {}  # by part, points that are not counters
+    beside: dict[str, list[str]] = {}  # by part: the points that are not counters
     for name in numeric:
         if name not in stand and (part_here := part_of(name, roles)) is not None:
             beside.setdefault(part_here, []).append(name)
@@ -121,7 +126,7 @@ class _Part:
     role: str
     parents: Mapping[str, str]
     epoch: str
-    flows: set[str]  # flows of its counters
+    flows: set[str]  # flows of the part that its counters measure
 
 
 def _gauge(
@@ -131,7 +136,7 @@ def _gauge(
     front: tuple[str, str, str, str] = ("", "", "", ""),
     demand: bool = False,
 ) -> TrackedPoint:
-    """The slot of a gauge. ``front``: part, role, parent and flow."""
+    """Return the slot of a gauge. ``front``: its part, role, parent and flow."""
     point = points[number]
     exponent = _exponent(point, _resolution(point, Decimal(1), None), GAUGE_PLACES)
     return TrackedPoint(
@@ -147,7 +152,11 @@ def _gauges(
     base: int,
     heat_flows: Collection[str],
 ) -> list[TrackedPoint]:
-    """The slots of a part's gauges. ``heat_flows``: points of flows from which the configuration derives heat."""
+    """Return the slots of a part's gauges.
+
+    ``heat_flows``: the flows from which the configuration derives heat. The agent then computes no other heat from
+    them.
+    """
     found: list[TrackedPoint] = []
 
     def add(name: str, flow: str = "", demand: bool = False) -> int:
@@ -171,7 +180,7 @@ def _gauges(
 
 
 def _heat(members: list[str], part: _Part, add: Any, base: int, found: list[TrackedPoint]) -> list[TrackedPoint]:
-    """The slots for flow and temperatures of a part without a heat counter, and for the computed heat flow."""
+    """Return the slots for flow and temperatures of a part without a heat counter, and for the computed heat flow."""
     for name in sorted(members, key=len):
         front, _, last = name.rpartition(".")
         supply, back = f"{front}.temperature.supply", f"{front}.temperature.return"
@@ -189,7 +198,7 @@ def _heat(members: list[str], part: _Part, add: Any, base: int, found: list[Trac
 
 
 def heat_point(name: str) -> str:
-    """The column name of a configured heat. No device has a point with such a name."""
+    """Return the column name of a heat that is derived by configuration. No device has a point with this name."""
     return f"heat.derived.{name}"
 
 
@@ -200,7 +209,10 @@ def _configured(
     slots: list[TrackedPoint],
     epoch: str,
 ) -> None:
-    """Add the slots of a ``[[derived]]`` heat; none if the device lacks a point or the unit of the flow is unknown."""
+    """Add the slots of a ``[[derived]]`` heat.
+
+    Adds no slot for the heat if the device lacks one of the points, or if the unit of the flow is unknown.
+    """
     three = []
     for key in ("flow", "supply", "return"):
         name = one["heat"][key]
@@ -219,7 +231,7 @@ def _configured(
     slots.append(TrackedPoint(column, None, period, 0, heat=(three[0], three[1], three[2])))
 
 
-# one unit of flow in m3/s, as a fraction: numerator, denominator
+# what one unit of flow is in m3/s, as a fraction (numerator, denominator)
 FLOW_SECONDS: Mapping[str, tuple[int, int]] = {
     "m3/h": (1, 3600), "l/h": (1, 3_600_000), "m3/s": (1, 1), "l/s": (1, 1000), "l/min": (1, 60_000), "m3/min": (1, 60),
 }  # fmt: skip
@@ -230,7 +242,7 @@ def _unit(point: Mapping[str, Any]) -> str:
 
 
 def _grid(point: Mapping[str, Any]) -> tuple[int, int]:
-    """(period, phase) in ms; the period is 0 if the point has none."""
+    """Return (period, phase) in ms. The period is 0 if the point has none."""
     period, phase = (Decimal(str(point.get(name) or 0)) * 1000 for name in ("period", "phase"))
     return round(period), round(phase)
 
@@ -249,9 +261,10 @@ def _decimal(text: Any, default: Decimal) -> Decimal:
 
 
 def _resolution(point: Mapping[str, Any], ratio: Decimal, protocol: str | None) -> Decimal:
-    """The value of one count, in the point's unit.
+    """Return the value of one count, in the point's unit.
 
-    Without a scale: 0.001 for floats, the protocol's resolution for points with a key, otherwise 1.
+    For a point without a scale, it is 0.001 if the value is a float. If the point is read by a key, it is the
+    resolution of the protocol. Otherwise it is 1.
     """
     source = point.get("source") or {}
     scales = [_decimal(part.get("scale"), Decimal(1)) for part in source.get("parts") or ()]
@@ -272,14 +285,14 @@ def _key_resolution(protocol: str) -> Decimal:
 
 
 def _exponent(point: Mapping[str, Any], resolution: Decimal, places: int) -> int:
-    """The exponent of ten with which values are stored: fine enough for the device's counts."""
+    """Return the exponent of ten with which values are stored. It is fine enough for the counts of the device."""
     if (point.get("source") or {}).get("type") in FLOATS:
         return -places
     return max(-9, min(0, int(resolution.normalize().as_tuple().exponent)))
 
 
 def _modulus(point: Mapping[str, Any], count: int) -> int:
-    """The stored value at which a counter rolls over to 0; 0 if unknown."""
+    """Return the stored value at which a counter rolls over to 0; 0 if it is unknown."""
     if point.get("bits"):
         found = (1 << int(point["bits"])) * count
     elif point.get("digits"):

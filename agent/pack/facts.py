@@ -1,7 +1,7 @@
 """The facts that a birth states about its device: identity, transformer ratios, register map and counter epoch.
 
-The agent compares two births to find a swapped meter, new firmware, another ratio or another map. Each of these begins
-a new counter epoch. Counter readings of different epochs must never be subtracted from each other.
+The agent compares the facts of two births to find a swapped meter, new firmware, another ratio or another map. Each of
+these begins a new counter epoch. Counter readings of different epochs must never be subtracted from each other.
 """
 
 from __future__ import annotations
@@ -14,28 +14,29 @@ from typing import Any
 
 from ext.canon import dumps
 
-FIRMWARE = frozenset({"firmware", "protocol"})  # version items; a change of any other item means another device
-RATIO = "ratio."  # prefix of the transformer ratios that the device itself reports
+# these items are versions: a change of any other item, except a ratio, means that this is another device
+FIRMWARE = frozenset({"firmware", "protocol"})
+RATIO = "ratio."  # prefix of the items with the transformer ratios that the device itself reports
 
-Change = tuple[str, Mapping[str, Any], Mapping[str, Any]]  # event name, old facts, new facts
+Change = tuple[str, Mapping[str, Any], Mapping[str, Any]]  # (event name, old facts, new facts)
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
     """Facts that must not change within a counter epoch. Values are texts, as in a birth.
 
-    ``counters``: name -> digest of how the counter is read.
+    ``counters``: name of the counter -> digest of how it is read.
     """
 
     epoch: int
-    identity: Mapping[str, str]  # item (without "device.") -> value; known items only, including the firmware
+    identity: Mapping[str, str]  # item (without "device.") -> value, for known items only; the firmware is one of them
     ratio: Mapping[str, Any]  # the members ct, pt and reversed
     map: Mapping[str, Any]  # the members profile and variant
     counters: Mapping[str, str]
 
     @classmethod
     def of(cls, device: Mapping[str, Any], epoch: int, counters: Mapping[str, str]) -> Facts:
-        """The facts in the ``device`` object of a birth's table."""
+        """Make the facts from the ``device`` object of a birth's table."""
         texts = {**(device.get("identity") or {}), "firmware": device.get("firmware")}
         return cls(
             epoch,
@@ -46,7 +47,7 @@ class Facts:
         )
 
     def encode(self) -> bytes:
-        """The facts as canonical JSON, for the store."""
+        """Return the facts as canonical JSON, for the store."""
         return dumps(
             {
                 "counters": dict(self.counters),
@@ -59,7 +60,7 @@ class Facts:
 
     @classmethod
     def decode(cls, text: bytes | str) -> Facts | None:
-        """The reverse of ``encode``. None if the text is damaged; the caller then knows no facts."""
+        """The reverse of ``encode``. Returns None if the text is damaged."""
         try:
             parsed = json.loads(text)
             return cls(int(parsed["epoch"]), parsed["identity"], parsed["ratio"], parsed["map"], parsed["counters"])
@@ -68,7 +69,10 @@ class Facts:
 
 
 def changes(old: Facts, new: Facts) -> list[Change]:
-    """The differences, as events; empty if the counter epoch continues. An item that only one side has is ignored."""
+    """Return the differences as events. The list is empty if the counter epoch continues.
+
+    An item of the identity that only one side has is ignored.
+    """
     both = old.identity.keys() & new.identity.keys()
     differ = {name for name in both if old.identity[name] != new.identity[name]}
     ratios = {name for name in differ if name.startswith(RATIO)}
@@ -88,12 +92,18 @@ def changes(old: Facts, new: Facts) -> list[Change]:
 
 
 def contradicts(known: Mapping[str, str | None], read: Mapping[str, str | None]) -> bool:
-    """True if an item has different values in both. Items that only one side knows are ignored."""
+    """Return True if an item has different values in ``known`` and ``read``.
+
+    An item that only one of them has is ignored.
+    """
     return any(known.get(name) not in (None, text) for name, text in read.items() if text is not None)
 
 
 def counters_of(points: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Each counter in a birth's ``points``: name -> digest of how it is read, for example source, unit and ratio."""
+    """Return, for each counter in a birth's ``points``, a digest of how it is read.
+
+    The digest covers, for example, source, unit and ratio. The key is the name of the counter.
+    """
     read = ("bits", "digits", "du", "ratio", "source", "u")
     return {
         str(point["n"]): hashlib.sha256(dumps({k: point[k] for k in read if k in point})).hexdigest()[:12]

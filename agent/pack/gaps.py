@@ -14,14 +14,14 @@ from ext.canon import Slice
 def gaps_of(
     piece: Slice, table: BirthTable, from_ms: int, unknown: Reason, points: tuple[int, int] | None = None
 ) -> list[dict[str, Any]]:
-    """The gaps of a slice, as few as possible.
+    """Return the gaps of a slice, as few as possible, as in a pack.
 
-    Where all points of the device are missing for the same reason, the gap has the points ``*``.
+    If all points of the device are missing for the same reason, the gap has the points ``*``.
 
     Args:
         unknown: the reason for ticks without any record.
-        points: (first, end) if the slice has only the points with numbers in ``[first, end)``. Its gaps then name their
-            points and never have ``*``. None: the slice has all points.
+        points: (first, end) if the slice contains only the points with numbers in ``[first, end)``. Its gaps then name
+            their points and never have ``*``. None: the slice contains all points.
     """
     to_ms, grid = piece.reached_ms, piece.grid
     rows: list[tuple[str, range, bytes]] = []
@@ -34,14 +34,14 @@ def gaps_of(
         due = ticks(from_ms, to_ms, period, table.points.phase_ms)
         rows.append((name, due, grid[at : at + len(due)]))
         at += len(due)
-    whole: list[tuple[int, int, int]] = []  # (from, to, reason) of stretches without any reading
+    whole: list[tuple[int, int, int]] = []  # (from, to, reason) of the stretches in which no point has a reading
     if points is None:
         whole = _whole_stretches(rows, to_ms, unknown)
     found: dict[tuple[int, int, int], list[str]] = {}
     starts = [w[0] for w in whole]
     for name, due, row in rows:
         period = due.step
-        run: tuple[int, int] | None = None  # (first tick, reason) of the current gap
+        run: tuple[int, int] | None = None  # (first tick, reason) of the gap that is not complete yet
         for tick, cell in zip(due, row, strict=True):
             reason = 0 if cell == 1 else cell or unknown
             if reason and starts and (at := bisect_right(starts, tick)) and tick < whole[at - 1][1]:
@@ -65,8 +65,12 @@ def gaps_of(
 def _whole_stretches(
     rows: Sequence[tuple[str, range, bytes]], to_ms: int, unknown: Reason
 ) -> list[tuple[int, int, int]]:
-    """(from, to, reason) of stretches in which every due reading of every point is missing for the same reason."""
-    at_tick: dict[int, int] = {}  # tick -> reason; 0: a reading exists, or the reasons of the points differ
+    """Return the stretches in which every due reading of every point is missing for the same reason.
+
+    Each is (from, to, reason).
+    """
+    # tick -> reason; 0: at least one point has a reading, or the reasons of the points differ
+    at_tick: dict[int, int] = {}
     for _, due, row in rows:
         for tick, cell in zip(due, row, strict=True):
             reason = 0 if cell == 1 else cell or int(unknown)

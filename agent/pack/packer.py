@@ -1,4 +1,4 @@
-"""The packer of a stream: numbers and chains its packs, makes births, splits large packs, undoes failed commits."""
+"""The packer of a stream. It numbers and chains packs, makes births, splits large packs, and undoes failed commits."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from drivers.model import Reason
 from ext.canon import Slice, dumps, seal
 from ext.ring import Ring
 
-HEADER_BYTES = 1024  # space reserved for the fields of a pack other than its readings
+HEADER_BYTES = 1024  # bytes of a pack that are reserved for its members other than the readings
 HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The position of a stream: its newest pack, which the next pack follows. ``to_ms``: end of that pack in UTC ms."""
+    """The position of a stream: its newest pack, which the next pack follows. ``to_ms``: end of this pack in UTC ms."""
 
     boot: str
     seq: int
-    hash: str  # of the pack's payload, as base64url without padding
+    hash: str  # hash of the pack's payload, as base64url without padding
     to_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class SealedPack:
-    """A signed pack. ``data``: the object as stored and published, including the signature."""
+    """A signed pack. ``data``: the object as it is stored and published, including the signature."""
 
     stream: str
     boot: str
@@ -46,14 +46,15 @@ class SealedPack:
     records: int
     gap_readings: int
     part: tuple[int, int] | None = None  # (k, n): part k of n of a tick that was too large for one pack
-    facts: bytes | None = None  # facts of an identified device, if this is its birth; stored beside the head
-    tally: Mapping[int, int] = field(default_factory=dict)  # quality (0: good) or gap reason -> number of due readings
+    # if this is the birth of an identified device: its facts, which are stored beside the head; otherwise None
+    facts: bytes | None = None
+    tally: Mapping[int, int] = field(default_factory=dict)  # number of due readings by quality (0: good) or gap reason
     gaps: Sequence[Mapping[str, Any]] = ()  # as in the pack itself
 
 
 @dataclass(slots=True)
 class _State:
-    """The state of a packer; it is restored if a commit fails."""
+    """The state of a packer. It is restored if a commit fails."""
 
     seq: int
     prev: str | None
@@ -61,29 +62,38 @@ class _State:
     first: bool  # True: the next pack is the first of this boot, and contains prev_boot
     birth: str | None  # hash of the current birth; None: the next pack is a birth
     from_ms: int
-    hour: int  # UTC hour in which all states were last sent again
-    quiet: bool  # the last pack held no reading
+    hour: int  # number of the UTC hour in which all states and texts were last sent again
+    quiet: bool  # True: the last pack held no reading
     ring_id: int = 0
-    ring_pos: int = 0  # in ring ``ring_id``; a pack that seals no record does not move it back
+    ring_pos: int = 0  # position in the ring ``ring_id``; a pack that seals no record does not move it back
 
 
-Savepoint = tuple[_State, "BirthTable | None"]  # argument of Packer.restore
+Savepoint = tuple[_State, "BirthTable | None"]  # the argument of Packer.restore
 
 
 def _blame(piece: Slice, unknown: Reason) -> Reason:
-    """Why ticks have no record: ``ring`` if records were overwritten while sealing was possible; else ``unknown``."""
+    """Return the gap reason for ticks that have no record.
+
+    It is ``ring`` if records were overwritten in the ring although sealing was possible; otherwise it is ``unknown``.
+    """
     return Reason.RING if piece.lost and unknown is Reason.STOPPED else unknown
 
 
 def _known(tally: dict[int, int], unknown: Reason) -> dict[int, int]:
-    """Return the tally. Readings without a record, which have the key -1, are counted under ``unknown`` instead."""
+    """Return the tally.
+
+    Due readings without a record have the key -1; they are counted under the reason ``unknown`` instead.
+    """
     if missing := tally.pop(-1, 0):
         tally[unknown] = tally.get(unknown, 0) + missing
     return tally
 
 
 def _pieces(texts: Sequence[bytes], room: int) -> list[list[bytes]]:
-    """Distribute texts over pieces, in order. A piece has at most ``room`` bytes, or a single text that is longer."""
+    """Distribute texts over pieces, in order.
+
+    A piece has at most ``room`` bytes, unless it is one text that is longer.
+    """
     pieces: list[list[bytes]] = [[]]
     size = 0
     for text in texts:
@@ -99,10 +109,10 @@ class Packer:
     """Makes the packs of one stream. Every pack advances its state; ``savepoint`` and ``restore`` undo failed commits.
 
     Args:
-        head: position of the stream at the last commit. None: the stream has no pack yet.
+        head: the position of the stream at the last commit. None: the stream has no pack yet.
         sign: returns a detached JWS of type ``mh-pack`` for a payload.
-        from_ms: start of the first pack, in UTC ms, if ``head`` is None.
-        max_bytes: maximum size of a pack. Births and packs of a single point may be larger.
+        from_ms: the start of the first pack, in UTC ms. It is used only if ``head`` is None.
+        max_bytes: the maximum size of a pack. Births and packs of a single point may be larger.
     """
 
     def __init__(
@@ -134,7 +144,7 @@ class Packer:
 
     @property
     def quiet(self) -> bool:
-        """True if the last pack held no reading. Such a stream is sealed less often."""
+        """True if the last pack held no reading. The stream is then sealed less often."""
         return self._at.quiet
 
     @property
@@ -143,16 +153,16 @@ class Packer:
         return self._table
 
     def begin_at(self, start_ms: int) -> None:
-        """Let the first pack of the stream begin at this time. Does nothing if the stream has packs."""
+        """Let the first pack of the stream begin at this time. Has no effect if the stream has packs."""
         if not self._at.seq:
             self._at.from_ms = start_ms
 
     def limit(self, max_bytes: int) -> None:
-        """Change the maximum size of packs, from the next one on."""
+        """Change the maximum size of packs. It applies from the next pack on."""
         self._max = max(max_bytes, 4 * HEADER_BYTES)
 
     def savepoint(self) -> Savepoint:
-        """The current state. If the packs made after this call cannot be committed, pass it to ``restore``."""
+        """Return the current state. If the packs made after this call cannot be committed, pass it to ``restore``."""
         return replace(self._at), self._table
 
     def restore(self, savepoint: Savepoint) -> None:
@@ -168,7 +178,7 @@ class Packer:
         table.canon.reset()
 
     def step(self, new_ms: int) -> dict[str, Any]:
-        """After a clock step, let the next pack begin at ``new_ms``. Returns the event that this pack must contain."""
+        """Let the next pack begin at ``new_ms``, after a clock step. Returns the event that this pack must contain."""
         event = {"event": "clock_step", "new": seconds(new_ms), "old": seconds(self._at.from_ms), "t": seconds(new_ms)}
         self._at.from_ms = new_ms
         return event
@@ -182,14 +192,14 @@ class Packer:
         events: Sequence[Mapping[str, Any]] = (),
         unknown: Reason = Reason.STOPPED,
     ) -> list[SealedPack]:
-        """Make the packs that cover ``[from_ms, to_ms)``. A birth comes first if one is needed.
+        """Make the packs that cover ``[from_ms, to_ms)``. If a birth is needed, it comes first.
 
         Args:
-            positions: ring positions of the records of the table in effect, in time order. The method removes the
-                positions that it seals.
+            positions: ring positions, in time order, of the records that were written with the table in effect. The
+                method removes the positions that it seals.
             clock: the ``clock`` object for the packs.
-            events: events for the first pack.
-            unknown: gap reason for due ticks without any record.
+            events: the events for the first pack.
+            unknown: the gap reason for due ticks without any record.
         """
         table, at = self._table, self._at
         if table is None:
@@ -215,7 +225,7 @@ class Packer:
     def absent(
         self, ring: Ring, to_ms: int, reason: Reason, clock: Mapping[str, Any], events: Sequence[Mapping[str, Any]] = ()
     ) -> list[SealedPack]:
-        """Make one pack that states a gap of all points up to ``to_ms``. A birth comes first if one is needed.
+        """Make one pack that states a gap of all points up to ``to_ms``. If a birth is needed, it comes first.
 
         The size of the pack does not depend on the length of the gap.
         """
@@ -246,12 +256,12 @@ class Packer:
         made: Sequence[tuple[int, Sequence[Mapping[str, Any]]]],
         events: Sequence[Mapping[str, Any]] = (),
     ) -> list[SealedPack]:
-        """Make packs of results. A birth comes first if one is needed.
+        """Make packs of results. If a birth is needed, it comes first.
 
         Args:
             made: (end in UTC ms, results) of each stretch of time, in order. Each stretch begins at the end of the
-                previous stretch. A pack may hold several; a stretch that is too large for one pack is split.
-            events: events for the first pack. If there are events, a pack is made even without results.
+                previous stretch. A pack may hold several stretches. A stretch that is too large for one pack is split.
+            events: the events for the first pack. If there are events, a pack is made even without results.
         """
         table, at, room = self._table, self._at, self._max - HEADER_BYTES
         if table is None:
@@ -289,7 +299,7 @@ class Packer:
         return out
 
     def _refresh_states(self, table: BirthTable) -> None:
-        # packs contain states and texts only when they change; once an hour, a pack contains all of them again
+        # packs contain states and texts only when they change, but once an hour a pack contains all of them again
         hour = self._at.from_ms // HOUR_MS
         if hour != self._at.hour:
             self._at.hour = hour
@@ -305,7 +315,10 @@ class Packer:
         to_ms: int,
         unknown: Reason,
     ) -> list[SealedPack]:
-        """Split a tick that is too large for one pack. Each part has some of the points; all have the same times."""
+        """Make several packs for a tick that is too large for one pack.
+
+        Each pack has some of the points; all packs have the same times.
+        """
         from_ms = self._at.from_ms
         total = len(table.points.names)
         end_ms = min(table.next_tick(from_ms) or to_ms, to_ms)
@@ -340,7 +353,7 @@ class Packer:
         part: list[int] | None = None,
         consume: bool = True,
     ) -> SealedPack:
-        """Make the pack of a slice. Removes the sealed positions if ``consume`` is True."""
+        """Make the pack of a slice. If ``consume`` is True, its positions are removed from ``positions``."""
         end = 0
         if piece.used:
             end = positions[piece.used] if piece.used < len(positions) else positions[piece.used - 1] + 1

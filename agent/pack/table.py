@@ -12,12 +12,15 @@ from ext.canon import PointLayout, Table, dumps
 
 
 def seconds(ms: int) -> int | float:
-    """Convert UTC ms to seconds as packs contain them: an integer if possible, otherwise with up to three decimals."""
+    """Convert UTC ms to seconds as in packs: an integer if possible, otherwise with up to three decimals."""
     return ms // 1000 if ms % 1000 == 0 else ms / 1000
 
 
 class BirthPoints:
-    """The ``points`` of a birth, and data derived from them. Immutable: devices of the same kind share one object."""
+    """The ``points`` of a birth, and data derived from them.
+
+    Immutable, so that devices of the same kind share one object.
+    """
 
     def __init__(self, points: Sequence[Mapping[str, Any]]) -> None:
         periods = [0] * len(PACES)
@@ -31,7 +34,8 @@ class BirthPoints:
         self.encoded = dumps(list(points))
         self.names = tuple((p["n"], p.get("u") or p.get("du") or "", p["kind"]) for p in points)
         self.floats = frozenset(p["n"] for p in points if (p.get("source") or {}).get("type") in FLOATS)
-        self.daily = frozenset(p["n"] for p in points if p["pace"] == "once")  # read once a day, and after an absence
+        # points that are read once a day, and after an absence
+        self.daily = frozenset(p["n"] for p in points if p["pace"] == "once")
         rendered = [
             (
                 p["n"],
@@ -50,7 +54,7 @@ class BirthPoints:
             if Kind(p["kind"]) in (Kind.GAUGE, Kind.COUNTER)
         )
         self.due_by_period = Counter(period for _, _, period in self.due if period)
-        self.shortest_ms = min(self.due_by_period, default=0)  # shortest period; 0: no point is ever due
+        self.shortest_ms = min(self.due_by_period, default=0)  # the shortest period in ms; 0: no point is ever due
 
 
 class BirthTable:
@@ -58,7 +62,7 @@ class BirthTable:
 
     Args:
         document: the birth's ``table`` object.
-        points: the parsed ``points`` of ``document``, if another table with the same points exists already.
+        points: the parsed ``points`` of ``document``, if another table with the same points already has them.
     """
 
     def __init__(self, stream: str, document: Mapping[str, Any], points: BirthPoints | None = None) -> None:
@@ -70,7 +74,8 @@ class BirthTable:
         self._front = dumps(front)[:-1]
         device = document.get("device") or {}
         self.facts = Facts.of(device, document.get("epoch") or 0, self.points.counters)
-        # True if the device was identified; else a birth with this table must not overwrite the facts in the store
+        # True if the device was identified. Otherwise a birth with this table must not overwrite the facts in the
+        # store.
         self.met = bool(self.facts.identity) and device.get("profile") is not None
         self.canon = Table(stream + "/", self.points.layout)
 
@@ -80,24 +85,24 @@ class BirthTable:
         return self._front + (b"," if len(self._front) > 1 else b"") + b'"points":' + self.points.encoded + b"}"
 
     def same_as(self, other: BirthTable | None) -> bool:
-        """True if a birth with the other table would be identical."""
+        """Return True if a birth with the other table would be identical."""
         return other is self or (
             other is not None and self._front == other._front and self.points.encoded == other.points.encoded
         )
 
     def next_tick(self, after_ms: int) -> int | None:
-        """The first due tick of any point later than ``after_ms``, in UTC ms. None if no point is ever due."""
+        """Return the first due tick of any point later than ``after_ms``, in UTC ms. None if no point is ever due."""
         phase = self.points.phase_ms
         return min(((after_ms - phase) // p * p + p + phase for p in self.points.due_by_period), default=None)
 
     def due_readings(self, from_ms: int, to_ms: int) -> int:
-        """The number of readings due in ``[from_ms, to_ms)``."""
+        """Return the number of readings due in ``[from_ms, to_ms)``."""
         phase = self.points.phase_ms
         due = self.points.due_by_period
         return sum(count * len(ticks(from_ms, to_ms, period, phase)) for period, count in due.items())
 
 
 def ticks(from_ms: int, to_ms: int, period_ms: int, phase_ms: int) -> range:
-    """The due ticks of one period in ``[from_ms, to_ms)``."""
+    """Return the due ticks of one period in ``[from_ms, to_ms)``, in UTC ms."""
     first = -((phase_ms - from_ms) // period_ms) * period_ms + phase_ms
     return range(first, to_ms, period_ms)

@@ -1,8 +1,8 @@
 """Intervals from exported packs, as the gateway knew them when it made a figure. Later packs are ignored.
 
-Later packs can correct an interval: a device answers again, or a suspicious counter step is accepted or rejected. Each
-interval row therefore has the sequence of the pack that completed it. The gateway's results record the last pack of
-each stream at their time (``known``). Rows of later packs do not count.
+Later packs can correct an interval: a device answers again, or a suspicious counter step is accepted or rejected. So
+each interval row is stored with the sequence of the pack that completed it. The gateway's results record the last pack
+of each stream at their time (``known``). Rows that later packs completed do not count.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from agent.intervals.tracked_points import Rule, track
 
 @dataclass(slots=True)
 class StreamInfo:
-    """A stream: its point tables by the sequence of their birth, and the time range (UTC ms) that its packs cover."""
+    """A stream: its point tables by the sequence of their birth, and the time (UTC ms) that its packs cover."""
 
     births: Mapping[int, Mapping[str, Any]]
     from_ms: int = 0
@@ -39,7 +39,7 @@ class StreamInfo:
 class _FirstRevisions:
     """The first revisions of a stream's intervals, in the order of writing. ``packs``: the packs that completed them.
 
-    ``ends`` never decreases: each item is the latest end so far.
+    ``ends`` never decreases: each item is the latest end of all intervals so far.
     """
 
     packs: array[int] = field(default_factory=lambda: array("q"))
@@ -61,17 +61,19 @@ class _FirstRevisions:
 
 
 class IntervalsAsOf:
-    """Interval rows of all streams, in pages of one day. Only packs up to ``seen`` are taken into account.
+    """The interval rows of all streams, in pages of one day. Only packs up to ``seen`` are taken into account.
 
-    ``seen``: sequence of the newest such pack, by stream.
+    ``seen``: the sequence of the newest pack to take into account, by stream.
     """
 
     def __init__(self, calendar: Calendar, rule: Rule, streams: Mapping[str, StreamInfo]) -> None:
         self.calendar, self._rule, self._streams = calendar, rule, streams
-        self.ready_ms = 0  # results of periods that begin earlier cannot be recomputed
+        self.ready_ms = 0  # results of periods that begin before this time cannot be recomputed
         self.seen: dict[str, int] = {}
-        self.configured: Collection[str] | None = None  # streams; None: older versions did not record them
-        self._pages: dict[str, dict[date, list[tuple[StoredPage, array[int]]]]] = {}  # array: the pack of each row
+        # the configured streams; None: a version that did not record them made the results
+        self.configured: Collection[str] | None = None
+        # by stream and day; the array has the pack of each row
+        self._pages: dict[str, dict[date, list[tuple[StoredPage, array[int]]]]] = {}
         self._written: dict[str, _FirstRevisions] = {}
         self._late: dict[str, list[tuple[int, int]]] = {}  # by stream: (pack, start of the interval) of each correction
         self._late_days: set[date] = set()
@@ -80,7 +82,7 @@ class IntervalsAsOf:
 
     @property
     def ready(self) -> str:
-        """``ready_ms`` as local time, for messages."""
+        """The time ``ready_ms`` as local time, for messages."""
         return f"from {self.calendar.local(self.ready_ms):%Y-%m-%d %H:%M} on"
 
     def take(self, stream: str, made: Iterable[tuple[int, PageSchema, list[Row]]]) -> None:
@@ -140,7 +142,10 @@ class IntervalsAsOf:
         return self._written.get(stream, _FirstRevisions()).end_at(self.seen.get(stream, 0))
 
     def _is_configured(self, stream: str, info: StreamInfo, until_ms: int) -> bool:
-        """True if the stream was configured at ``until_ms``. If nothing records that: True if packs cover that time."""
+        """Return True if the stream was configured at ``until_ms``.
+
+        If the results do not record this, the stream counts as configured if its packs cover that time.
+        """
         if self.configured is not None:
             return stream in self.configured
         return info.from_ms < until_ms <= info.to_ms
@@ -159,25 +164,27 @@ class IntervalsAsOf:
         for stream in sorted(self._pages):
             for day in sorted(days):
                 for page, packs in self._pages[stream].get(day, ()):
-                    if count := bisect_right(packs, self.seen.get(stream, 0)):  # rows are in the order of packs
+                    # the rows are in the order of their packs, so the first ``count`` rows are those of the packs seen
+                    # so far
+                    if count := bisect_right(packs, self.seen.get(stream, 0)):
                         yield page if count == len(packs) else replace(page, first=count)
 
     def parts(self, start_ms: int, end_ms: int) -> list[RoleSum]:
         """Return the role sums of each interval between two times of the same day."""
         day = self.calendar.day(start_ms)
-        if not self.is_settled(day, end_ms):  # slow: computed again from the packs seen so far
+        if not self.is_settled(day, end_ms):  # slow, because the sums are computed again from the packs seen so far
             return intervals_of(self, self.calendar, start_ms, end_ms, self.unwritten(end_ms))
         parts, starts = self._parts(day)
         return parts[bisect_right(starts, start_ms - 1) : bisect_right(starts, end_ms - 1)]
 
     def _parts_of_day(self, day: date) -> tuple[list[RoleSum], list[int]]:
-        """Return the role sums of all intervals of a settled day, and their starts. A cache holds the last days."""
+        """Return the role sums of all intervals of a settled day, and their starts. The caller caches the last days."""
         with self.all_seen():
             parts = intervals_of(self, self.calendar, *self.calendar.stretch("day", self.calendar.midnight(day)))
         return parts, [one.start_ms for one in parts]
 
     def is_settled(self, day: date, until_ms: int) -> bool:
-        """True if the day has no corrections and all intervals up to ``until_ms`` are taken into account."""
+        """Return True if the day has no corrections, and its intervals up to ``until_ms`` are taken into account."""
         if day in self._late_days or self.unwritten(until_ms):
             return False
         return all(self._end_of(stream) >= min(until_ms, w.ends[-1]) for stream, w in self._written.items() if w.ends)
@@ -193,7 +200,7 @@ class IntervalsAsOf:
 
 
 class PeriodSums:
-    """Running sums of periods. Figures come in order of time, so the sum of a month only grows by each new day."""
+    """Running sums of periods. As figures come in order of time, the sum of a month only grows by each new day."""
 
     def __init__(self, book: IntervalsAsOf) -> None:
         self._book = book
@@ -221,7 +228,7 @@ class PeriodSums:
 
 
 class SequenceRanges:
-    """The sequences of a stream's packs that are present, stored as ranges."""
+    """The sequences of all packs of a stream that are present, stored as ranges."""
 
     def __init__(self, seqs: Iterable[int]) -> None:
         self._starts: list[int] = []

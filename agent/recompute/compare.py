@@ -33,13 +33,16 @@ from agent.verify.files import BIRTHS, find_files, read_objects
 from drivers.model import ConfigError, UsageError
 
 MAX_LISTED = 100
-LEAD_MS = 26 * 3_600_000  # later readings confirm or reject a suspicious counter step within this time
+LEAD_MS = 26 * 3_600_000  # within this time, later readings accept or reject a suspicious counter step
 Result = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """Why a result cannot be recomputed. ``not_asked``: it needs a stream that is not among the agreed streams."""
+    """The reason why a result cannot be recomputed.
+
+    ``not_asked``: it needs a stream that is not among the agreed streams.
+    """
 
     text: str
     not_asked: bool = False
@@ -49,12 +52,12 @@ class Lack:
 class Recomputed:
     """The outcome of a recomputation. ``differ`` and ``unknown`` list results with reasons, at most 100 each.
 
-    ``counts`` has the full numbers.
+    ``counts`` has their full numbers.
     """
 
     agree: int = 0
     differ: list[str] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)  # results that could not be recomputed
+    unknown: list[str] = field(default_factory=list)  # results that could not be recomputed, with the reason
     counts: dict[str, int] = field(default_factory=lambda: {"differ": 0, "unknown": 0})
     not_asked: int = 0  # number of unknown results that need a stream outside the agreed ones
 
@@ -64,7 +67,7 @@ class Recomputed:
         self.add("unknown", f"{name}: {lack.text}")
 
     def add(self, what: str, text: str) -> None:
-        """Count a result as ``what`` (differ or unknown), and list it with ``text`` if the list is not full."""
+        """Count a result as ``what`` ("differ" or "unknown"). Add ``text`` to the list unless the list is full."""
         self.counts[what] += 1
         mine = self.differ if what == "differ" else self.unknown
         if len(mine) < MAX_LISTED:
@@ -117,15 +120,15 @@ Births = dict[str, dict[int, Result]]
 
 @dataclass(slots=True)
 class _KnownAt:
-    """The gateway's knowledge when it made a result: the last pack of each stream, and the configured streams."""
+    """What the gateway knew when it made a result: the last pack of each stream, and the configured streams."""
 
     last: dict[str, int]
-    configured: frozenset[str] | None  # None: older versions did not record them
+    configured: frozenset[str] | None  # None: a version that did not record them made the result
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Exported packs: files by stream, and all point tables by stream and sequence of their birth."""
+    """The exported packs: their files by stream, and all point tables by stream and by sequence of the birth."""
 
     files: Mapping[str, list[Path]]
     births: Births
@@ -142,7 +145,7 @@ class SiteBalances:
         self._last: tuple[object, list[Mapping[str, Any]]] | None = None
 
     def recompute(self, signed: Mapping[str, Any], period: Period) -> Mapping[str, Any] | None:
-        """Return the recomputed result with the kind and id of ``signed``; None if there is none."""
+        """Return the recomputed result that has the kind and id of ``signed``; None if there is no such result."""
         book = self._book
         key = period.kind, period.start_ms, dict(book.seen), book.configured
         if self._last is None or self._last[0] != key:
@@ -174,7 +177,8 @@ def recompute(paths: Iterable[Path], plan_file: Path | None = None, streams: Ite
     """Recompute every figure, trace and balance whose packs are all present.
 
     Args:
-        paths: files and folders written by ``meterhouse export``. Verify them first: no signature is checked here.
+        paths: files and folders written by ``meterhouse export``. Verify them before, because this function checks no
+            signature.
         plan_file: needed for figures of a plan whose text is not in the packs.
         streams: the agreed streams, as for ``Verifier``; empty: all. A figure that needs another stream is unknown.
 
@@ -271,7 +275,10 @@ def _repeat(base: str, signed: _Results, source: _Source, plan_file: Path | None
 
 
 def _with_known(computed: Iterable[tuple[int, Result]]) -> Iterator[tuple[int, Result, _KnownAt | None]]:
-    """Yield each result with the gateway's knowledge when it made the result; None if older versions made it."""
+    """Yield (birth, result, knowledge): what the gateway knew when it made the result.
+
+    The birth is its index in ``births``. The knowledge is None if a version that did not record it made the result.
+    """
     for _, group in groupby(computed, key=lambda pair: str(pair[1].get("period", {}).get("until"))):
         results = list(group)
         signed = [result for _, result in results if result["kind"] == KNOWN]
@@ -296,7 +303,7 @@ def _well_formed(sources: Iterable[Any]) -> list[Mapping[str, Any]]:
 
 
 def _read_intervals(entry: Mapping[str, Any], source: _Source) -> tuple[IntervalsAsOf, dict[str, SequenceRanges]]:
-    """Return the intervals of all streams, and the sequences that are present in each stream."""
+    """Return the intervals of all streams, and the sequences of the packs that are present in each stream."""
     calendar = Calendar(entry["timezone"], round(float(entry["length"]) * 1000))
     period, slip = (round(float(value) * 1000) for value in entry["demand"])
     rule = Rule(round(float(entry["max_gap"]) * 1000), period, slip)
@@ -311,10 +318,12 @@ def _read_intervals(entry: Mapping[str, Any], source: _Source) -> tuple[Interval
 
 
 def _packs_of(stream: str, source: _Source, seen: set[int], book: IntervalsAsOf, life: StreamInfo) -> Iterator[bytes]:
-    """Yield each pack of one stream once, in file order. Adds its sequence to ``seen`` and its times to ``life``.
+    """Yield each pack of one stream once, in the order of the files.
 
-    If the export lacks the first pack of the stream, the first exported pack gets the point table in effect. Then
-    ``book.ready_ms`` is set to a time after which results do not depend on the missing counter readings.
+    Adds its sequence to ``seen`` and its times to ``life``.
+
+    If the export lacks the first pack of the stream, the point table in effect is added to the first exported pack.
+    Then ``book.ready_ms`` is set to a time after which results do not depend on the missing counter readings.
     """
     for path in source.files[stream]:
         for raw, _ in read_objects(path):
@@ -324,7 +333,7 @@ def _packs_of(stream: str, source: _Source, seen: set[int], book: IntervalsAsOf,
                 if not seen and body["seq"] > 1:
                     before = [seq for seq in source.births.get(stream, ()) if seq < body["seq"]]
                     if "table" not in body and not before:
-                        continue  # without a point table its readings cannot be used
+                        continue  # the readings of this pack cannot be used without a point table
                     if "table" not in body:
                         pack = json.dumps(body | {"table": source.births[stream][max(before)]}).encode()
                     book.ready_ms = max(book.ready_ms, round(float(body["from"]) * 1000) + LEAD_MS)
@@ -386,7 +395,7 @@ def _compare(
 def _ignore_reworded(signed: Sequence[Mapping[str, Any]], computed: Iterable[dict[str, Any]]) -> None:
     """Copy the signed descriptions of shipped factors into ``computed``, so that they do not differ.
 
-    A later version may correct such a description; that does not change the figure.
+    A later version may correct a description, which does not change the figure.
     """
     texts = {one["id"]: one for one in signed}
     for one in computed:
@@ -394,7 +403,7 @@ def _ignore_reworded(signed: Sequence[Mapping[str, Any]], computed: Iterable[dic
         factor, words = shipped().get(name), texts.get(one["id"])
         entry = next((e for e in factor.entries if f"{e.year}" == year), None) if factor else None
         if words is None or entry is None or (entry.text, entry.source) != (one["v"], one["source"]):
-            continue  # not in the signed figure, or a factor of the plan
+            continue  # the signed figure does not have this factor, or it is a factor of the plan
         for key in ("source", "status", "published"):
             one.pop(key, None)
             if key in words:
@@ -423,9 +432,9 @@ def _compare_balance(
 def _missing_pack(
     signed: Result, here: Mapping[str, SequenceRanges], book: IntervalsAsOf, agreed: AgreedStreams
 ) -> Lack | None:
-    """Return why a result cannot be recomputed: a pack is missing, or the result is too close to the first pack.
+    """Return why a result cannot be recomputed; None if it can.
 
-    None means that it can be recomputed.
+    The reason is a missing pack, or that the result is too close to the first pack.
     """
 
     def lack(stream: str, pack: int) -> Lack:
@@ -441,7 +450,7 @@ def _missing_pack(
         return Lack(f"too close to the first pack; export from two days earlier (possible here {book.ready})")
     mine = {source["stream"] for source in _sources(signed)}
     if not mine or signed.get("missing") or signed.get("completeness") != "1":
-        mine = set(book.seen)  # an incomplete result also depends on streams that it does not name
+        mine = set(book.seen)  # a result that is not complete also depends on streams that it does not name
     for stream in sorted(mine):
         runs, last = here.get(stream), book.seen.get(stream, 0)
         if last and (runs is None or runs.missing(last, last)):
