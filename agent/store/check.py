@@ -1,9 +1,11 @@
 """A scheduled check of the whole store, in slices of about 20 ms between the other work of the database thread.
 
-``PRAGMA quick_check`` blocks the thread, and with it sealing, until it has read the whole file. On a separate
-connection it would keep the WAL from being reset. So only a small file gets it. A file of any size is walked: the check
-reads every row of every table, which visits every page of the tables, and decodes and verifies every pack. This finds
-more than SQLite can: SQLite does not notice a flipped bit inside a value.
+``PRAGMA quick_check`` blocks the thread until it has read the whole file, and nothing is sealed meanwhile. On a
+separate connection it would keep the WAL from being reset. So this pragma is used only for a small file.
+
+A file of any size is checked as follows: every row of every table is read, which visits every page of the tables, and
+every pack is decoded and verified. This finds more damage than SQLite can, because SQLite does not notice a flipped bit
+inside a value.
 """
 
 from __future__ import annotations
@@ -16,17 +18,17 @@ from typing import Any
 from agent.store.errors import damage_error
 from agent.store.sqlite import PAGE_BYTES, Database
 
-WHOLE_BYTES = 16 << 20  # up to this size SQLite's own check takes a few milliseconds
+WHOLE_BYTES = 16 << 20  # for a file up to this size, SQLite's own check takes only a few milliseconds
 SLICE_S = 0.02
-CHUNK = 16  # rows read at once
+CHUNK = 16  # rows read in one query
 
 
 class StoreCheck:
-    """One walk over the store, created by ``Store.start_check``. Use it only in the database thread.
+    """One check of the whole store, created by ``Store.start_check``. Use it only in the database thread.
 
     Args:
-        drop_if_bad: gets the id of a pack and (dictionary, body, hash of the birth). Verifies the pack, and deletes it
-            if its bytes changed. Returns True if it was deleted.
+        drop_if_bad: gets the id of a pack and (dictionary, body, hash of the birth). It verifies the pack, and deletes
+            it if its bytes changed. It returns True if it deleted the pack.
     """
 
     def __init__(self, db: Database, drop_if_bad: Callable[[int, list[Any]], bool]) -> None:
@@ -34,10 +36,12 @@ class StoreCheck:
         self._walk = self._all()
         self.rows = 0
         self.packs = 0
-        self.bad_packs = 0  # packs whose bytes changed: deleted, and stated as lost if a destination waits for them
+        # number of packs that were deleted because their bytes had changed; those that a destination waits for become
+        # losses
+        self.bad_packs = 0
 
     def step(self, seconds: float = SLICE_S) -> bool:
-        """Continue for about ``seconds``. Returns False when the check is complete.
+        """Continue the check for about ``seconds``. Returns False when the check is complete.
 
         Raises:
             StoreDamaged: SQLite reports damage, or an index does not match its table.
@@ -60,7 +64,7 @@ class StoreCheck:
         for name, table, sql in self._db.execute(
             "SELECT name, tbl_name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
         ).fetchall():
-            if name != "packs_seq":  # _packs checks this index
+            if name != "packs_seq":  # ``_packs`` already checks the index packs_seq
                 part = sql.partition(" WHERE ")[2]
                 where = f"WHERE {part}" if part else ""
                 self._db.execute(f'SELECT total(rowid) FROM "{table}" INDEXED BY "{name}" {where}').fetchone()

@@ -1,4 +1,4 @@
-"""Documents beside the packs: point tables, device facts, key records, checkpoints, declarations."""
+"""Documents that are stored beside the packs: point tables, device facts, key records, checkpoints, declarations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from agent.store.sqlite import Database
 from agent.store.streams import signed
 from agent.zstd import read_frame
 
-# kept: the newest 750 checkpoints (a month, as one is made each hour), and the first one of each of 400 days
+# Old checkpoints are deleted except the newest 750 (a month, as one is made each hour) and the first of each day, for
+# 400 days.
 KEEP_CHECKPOINTS, KEEP_DAYS = 750, 400
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 
@@ -29,13 +30,19 @@ class StoredTable:
 
 
 class Documents:
-    """Point tables, device facts, checkpoints and declarations. What a method stores is durable when it returns."""
+    """Point tables, device facts, checkpoints and declarations.
+
+    Everything is durable when the method that stored it returns.
+    """
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
     def declare(self, number: str, at_ms: int, body: Mapping[str, Any]) -> None:
-        """Store a declaration: values that a person attests. ``number``: its id. Raises ValueError if the id exists."""
+        """Store a declaration: values that a person attests. ``number``: its id.
+
+        Raises ValueError if the id exists already.
+        """
         text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
         with self._db.transaction():
             added = self._db.execute(
@@ -45,16 +52,17 @@ class Documents:
             raise ValueError(f"the declaration {number} already exists")
 
     def declarations(self) -> list[dict[str, Any]]:
-        """All declarations, in the order of entry."""
+        """Return all declarations, in the order of entry."""
         return [json.loads(text) for (text,) in self._db.execute("SELECT body FROM declared ORDER BY number")]
 
     def register_tables(self, ring_id: int, entries: Iterable[tuple[int, str, Mapping[str, Any] | bytes]]) -> None:
-        """Store the point tables of a ring. ``entries``: (number, stream, document). Call before the first record.
+        """Store the point tables of a ring. Call this before the ring gets the first record of these tables.
 
-        A document may also be JSON text, because a hundred tables as objects take more memory than everything else.
+        ``entries``: (number, stream, document). A document may also be JSON text, because a hundred tables as objects
+        would take more memory than everything else.
 
         Raises:
-            ValueError: a number already belongs to another table; nothing was stored.
+            ValueError: a number already belongs to another table. Nothing was stored.
         """
         compress = zstandard.ZstdCompressor(level=3).compress
         with self._db.transaction():
@@ -79,7 +87,7 @@ class Documents:
                     )
 
     def tables(self, ring_id: int) -> dict[int, StoredTable]:
-        """All tables of a ring by number."""
+        """Return all tables of a ring by number."""
         rows = self._db.execute(
             "SELECT t.number, t.stream, d.body FROM tables t JOIN documents d ON d.hash = t.document"
             " WHERE t.ring_id = ?",
@@ -87,21 +95,25 @@ class Documents:
         ).fetchall()
         found = {}
         for number, stream, body in rows:
-            # a damaged document is left out: the records of an unknown table are set aside
+            # A damaged document is left out. The records of its table are then set aside, because their table is
+            # unknown.
             with contextlib.suppress(ValueError, RecursionError):
                 document = json.loads(read_frame(body, MAX_DOCUMENT_BYTES))
                 found[number] = StoredTable(stream, document)
         return found
 
     def forget_rings(self, keep: Collection[int]) -> None:
-        """Delete the tables of all rings except ``keep``. Call it when all records of the other rings are sealed."""
+        """Delete the tables of all rings except ``keep``. Call this when all records of the other rings are sealed."""
         marks = ",".join("?" * len(keep))
         with self._db.transaction():
             self._db.execute(f"DELETE FROM tables WHERE ring_id NOT IN ({marks})", [signed(r) for r in keep])
             self._db.execute("DELETE FROM documents WHERE hash NOT IN (SELECT document FROM tables)")
 
     def keep_facts(self, facts: Mapping[str, bytes]) -> None:
-        """Store the facts that devices report about themselves, by stream, as JSON text, even if no birth has them."""
+        """Store the facts that devices report about themselves, by stream, as JSON text.
+
+        A birth need not contain them.
+        """
         with self._db.transaction():
             self._db.executemany(
                 "INSERT INTO devices (stream, facts) VALUES (?, ?) ON CONFLICT DO UPDATE SET facts = excluded.facts",
@@ -109,7 +121,7 @@ class Documents:
             )
 
     def keep_learned(self, stream: str, text: bytes | None) -> None:
-        """Store what the driver learned about a device's register map, as JSON text; None: delete it."""
+        """Store what the driver learned about a device's register map, as JSON text. None: delete the stored text."""
         with self._db.transaction():
             self._db.execute(
                 "INSERT INTO devices (stream, learned) VALUES (?, ?)"
@@ -118,24 +130,26 @@ class Documents:
             )
 
     def devices(self) -> dict[str, tuple[bytes | None, bytes | None]]:
-        """By stream, (facts, what the driver learned) as JSON texts; None: nothing is stored."""
+        """Return (facts, what the driver learned) by stream, both as JSON text. None: nothing is stored."""
         rows = self._db.execute("SELECT stream, facts, learned FROM devices").fetchall()
         return {stream: (facts, learned) for stream, facts, learned in rows}
 
     def chain_checkpoint(
         self, make: Callable[[list[tuple[int, int, bytes]]], Iterable[tuple[int, int, int, bytes]]]
     ) -> None:
-        """Store all pages of the next checkpoint in one transaction; of old checkpoints keep the first of each UTC day.
+        """Store all pages of the next checkpoint in one transaction.
+
+        Also delete old checkpoints (see ``KEEP_CHECKPOINTS``).
 
         Args:
             make: gets the newest (page, counter, object) of each page, and returns the new rows (page, counter,
-                time_ms, object). If newer checkpoints were lost, each page that it gets has the number 0 and no
-                object, because only the counter is of use: the lost pages had counters at least as high.
+                time_ms, object). If newer checkpoints were lost, each page that it gets has the number 0 and no object.
+                In this case only the counter is of use, because the counters of the lost pages are at least as high.
         """
         with self._db.transaction():
             before = self.newest_checkpoints()
             if self._db.execute("DELETE FROM meta WHERE name = 'checkpoints_lost' RETURNING value").fetchone():
-                before = [(0, counter, b"") for _, counter, _ in before]  # newer pages are lost
+                before = [(0, counter, b"") for _, counter, _ in before]  # newer checkpoint pages were lost
             for row in make(before):
                 self._db.execute("INSERT INTO checkpoints (page, counter, time_ms, body) VALUES (?, ?, ?, ?)", row)
             self._db.execute(
@@ -147,51 +161,54 @@ class Documents:
             )
 
     def checkpoint_keys(self, from_ms: int, to_ms: int) -> list[tuple[int, int]]:
-        """(page, counter) of the checkpoint pages made in ``[from_ms, to_ms)``, oldest first."""
+        """Return (page, counter) of each checkpoint page made in ``[from_ms, to_ms)``, oldest first."""
         return self._db.execute(
             "SELECT page, counter FROM checkpoints WHERE time_ms >= ? AND time_ms < ? ORDER BY time_ms, page, counter",
             (from_ms, to_ms),
         ).fetchall()
 
     def checkpoint(self, page: int, counter: int) -> bytes | None:
-        """A page of a checkpoint; None if it is not stored."""
+        """Return a page of a checkpoint as a signed object; None if it is not stored."""
         row = self._db.execute(
             "SELECT body FROM checkpoints WHERE page = ? AND counter = ?", (page, counter)
         ).fetchone()
         return row[0] if row else None
 
     def newest_checkpoints(self) -> list[tuple[int, int, bytes]]:
-        """The newest (page, counter, object) of each page."""
+        """Return the newest (page, counter, object) of each page."""
         return self._db.execute(
             "SELECT page, max(counter), body FROM checkpoints GROUP BY page ORDER BY page"
         ).fetchall()
 
 
 class KeyTable:
-    """Signed key record objects, as published."""
+    """The signed key records, as published."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
     def add(self, counter: int, body: bytes) -> None:
-        """Store an object. It is durable when the method returns."""
+        """Store a key record. It is durable when the method returns."""
         with self._db.transaction():
             self._db.execute("INSERT OR IGNORE INTO key_records (counter, body) VALUES (?, ?)", (counter, body))
 
     def newest(self) -> tuple[int, bytes] | None:
-        """The newest (counter, object); None if there is none."""
+        """Return (counter, object) of the newest key record; None if there is none."""
         row: tuple[int, bytes] | None = self._db.execute(
             "SELECT counter, body FROM key_records ORDER BY counter DESC LIMIT 1"
         ).fetchone()
         return row
 
     def delete(self, counter: int) -> None:
-        """Delete an object with an invalid signature."""
+        """Delete a key record whose signature is invalid."""
         with self._db.transaction():
             self._db.execute("DELETE FROM key_records WHERE counter = ?", (counter,))
 
     def chains(self) -> list[bytes]:
-        """The newest object of each chain of keys, oldest first. A key that replaces a lost key begins a new chain."""
+        """Return the newest key record of each chain of keys, oldest first.
+
+        A key that replaces a lost key begins a new chain.
+        """
         chains: dict[str, bytes] = {}
         for (body,) in self._db.execute("SELECT body FROM key_records ORDER BY counter").fetchall():
             chains[json.loads(body)["records"][0]["kid"]] = body

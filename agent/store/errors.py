@@ -1,8 +1,8 @@
-"""Errors of the store, with a hint for the technician, and the verification of damage that SQLite reports.
+"""The errors of the store, with hints for the technician. Also verifies damage that SQLite reports.
 
-SQLite reports "malformed" both for a damaged database and for a failing disk. Setting a database aside costs part of
-its history, so this report alone is not enough: the store also reads all bytes without SQLite, and checks the file. If
-only the disk failed, the error is temporary; readings stay in the ring meanwhile.
+SQLite reports "malformed" both for a damaged database and for a failing disk. If a database is set aside, part of its
+history is lost, so the report alone is not enough: the store also reads all bytes without SQLite, and checks the file.
+If only the disk failed, the error is temporary, and readings stay in the ring meanwhile.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from typing import Final
 
 from drivers.model import GatewayError
 
-CHECK_BYTES: Final = 256 << 20  # bytes; a larger file is not checked at a start, because everything else would wait
-UNREADABLE_S: Final = 60.0  # a disk that recovers does so within this time; a bad sector stays unreadable
+# a file with more bytes is not checked as a whole at a start, because all other work would wait
+CHECK_BYTES: Final = 256 << 20
+# a disk that recovers does so within this time; after it, the failure counts as a bad sector, which stays unreadable
+UNREADABLE_S: Final = 60.0
 PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)  # pauses between attempts to open the database
-MAX_CLEARED: Final = 3  # reports of damage in one run that a check may refute; the next one is believed
+MAX_CLEARED: Final = 3  # in one run, a check may refute this number of reports of damage; the next report is believed
 _BLOCK: Final = 1 << 20
 
 
 class StoreError(GatewayError):
-    """The call failed and changed nothing."""
+    """A call of the store failed and changed nothing."""
 
 
 class StoreBusy(StoreError):
@@ -34,7 +36,10 @@ class StoreBusy(StoreError):
 
 
 class StoreFull(StoreError):
-    """The disk is full. Usually raised before SQLite itself runs out of space, so that a clean-up still works."""
+    """The disk is full.
+
+    Usually the store raises this before SQLite itself runs out of space, so that a clean-up still works.
+    """
 
     retry = True
 
@@ -54,15 +59,15 @@ _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """True if SQLite reports a damaged file. It also reports this for some failed reads."""
+    """Return True if SQLite reports a damaged file. SQLite also reports this for some failed reads."""
     code = getattr(error, "sqlite_errorcode", 0)
     return (code & 0xFF) in _DAMAGE or code == sqlite3.SQLITE_IOERR_CORRUPTFS
 
 
 def lock_holders(path: Path) -> list[int]:
-    """Ids of other processes that hold a lock on a file; empty if the kernel does not list locks.
+    """Return the ids of other processes that hold a lock on a file; empty if the kernel does not list locks.
 
-    An earlier version let the group read the database: a process that opened it before the upgrade can still lock it.
+    An earlier version let the group read the database. A process that opened it before the upgrade can still lock it.
     """
     try:
         found, lines = path.stat(), Path("/proc/locks").read_text().splitlines()
@@ -70,12 +75,12 @@ def lock_holders(path: Path) -> list[int]:
         return []
     place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
     rows = [row for row in (line.split() for line in lines) if len(row) == 8 and row[5] == place]
-    # -1: the lock belongs to an open file, not to a process
+    # a process id of -1 means that the lock belongs to an open file, not to a process
     return sorted({int(row[4]) for row in rows} - {-1, 0, os.getpid()})
 
 
 def damage_error(what: str) -> sqlite3.DatabaseError:
-    """An error like SQLite's own, for damage that SQLite does not notice."""
+    """Make an error like SQLite's own, for damage that SQLite does not notice."""
     error = sqlite3.DatabaseError(what)
     error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
     return error
@@ -114,12 +119,12 @@ def explain(error: sqlite3.Error, path: str) -> StoreError:
 
 
 def suspicion_file(path: Path) -> Path:
-    """Path of the file that counts the reports of damage during use, with one byte per report."""
+    """Return the path of the file that counts the reports of damage since the last check. Each report adds one byte."""
     return path.with_name(path.name + ".suspect")
 
 
 def suspicion_count(path: Path) -> int:
-    """Number of reports of damage since a check last found the database intact."""
+    """Return the number of reports of damage since a check last found the database intact."""
     try:
         return max(1, suspicion_file(path).stat().st_size)
     except OSError:
@@ -133,18 +138,21 @@ def add_suspicion(path: Path) -> None:
 
 
 def clear_suspicion(path: Path) -> None:
-    """Remove the note, after a check of the whole database found it intact."""
+    """Remove the note that ``add_suspicion`` made, because a check of the whole database found it intact."""
     with contextlib.suppress(OSError):
         suspicion_file(path).unlink(missing_ok=True)
 
 
 def is_small(path: Path) -> bool:
-    """True if the file is small enough to be checked as a whole while the agent waits."""
+    """Return True if the file is small enough to be checked as a whole while the agent waits."""
     return path.stat().st_size <= CHECK_BYTES if path.exists() else True
 
 
 def read_error(path: Path) -> str:
-    """Read all bytes of the database and its WAL. Returns the error of the disk; "" if all can be read."""
+    """Read all bytes of the database and its WAL.
+
+    Returns the error of the disk as text; "" if all bytes can be read.
+    """
     for file in (path, path.with_name(path.name + "-wal")):
         at = 0
         try:
@@ -162,13 +170,16 @@ def read_error(path: Path) -> str:
 
 
 class RetryPolicy:
-    """Decides if a start that finds damage tries again. Damage counts if it persists while all bytes can be read."""
+    """Decides if a start that found damage tries again. Damage is real if it persists while all bytes can be read."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._pauses, self._was_readable = path, list(PAUSES_S), False
 
     def should_retry(self) -> bool:
-        """True if opening should be retried. Waits first if the disk fails or the file is too large to read."""
+        """Return True if opening should be tried again.
+
+        Waits first if the disk fails or the file is too large to read.
+        """
         if self._was_readable or not self._pauses:
             return False
         self._was_readable = is_small(self._path) and not read_error(self._path)
@@ -178,7 +189,10 @@ class RetryPolicy:
 
 
 class DamageVerifier:
-    """Verifies damage that SQLite reports. ``in_use``: the store is open; before that, ``RetryPolicy`` decides."""
+    """Verifies damage that SQLite reports. ``in_use``: the store is open.
+
+    Until then, ``RetryPolicy`` handles damage.
+    """
 
     def __init__(self, conn: sqlite3.Connection, path: Path) -> None:
         self._conn, self._path = conn, path
@@ -187,7 +201,10 @@ class DamageVerifier:
         self.in_use = False
 
     def classify(self, error: sqlite3.Error) -> StoreError:
-        """Return StoreBusy if only the disk failed; otherwise StoreDamaged, after a note for the next start."""
+        """Return StoreBusy if only the disk failed.
+
+        Otherwise note the damage for the next start, and return StoreDamaged.
+        """
         damaged = explain(error, str(self._path))
         if is_small(self._path):
             if why := read_error(self._path):

@@ -1,15 +1,17 @@
 """The head record: the head of every stream after the last commit, in a file beside the database, ``store.db.heads``.
 
-SQLite silently drops the last transactions of a WAL that is damaged or cut short: heads go back, and the next pack
+If a WAL is damaged or cut short, SQLite silently drops its last transactions. The heads then go back, and the next pack
 would get a sequence that was used before. So each commit is also recorded here, after it is durable and before its
-packs may be published. The file may therefore lag behind the database, and is never ahead of it.
+packs may be published. Therefore the file may lag behind the database, but is never ahead of it.
 
-The file is synced only at the start and at the end: written data is in the kernel at once and survives a killed
-process. As long as the same kernel runs, and after an orderly end, the file is *exact*: it has every published pack.
-After a power cut the file is the kernel's last write-back, at most half a minute old, so later packs may exist.
+The file is synced only at the start and at the end of a run. In between, written data is in the kernel, where it
+survives a killed process. As long as the same kernel runs, and after an orderly end, the file is *exact*: it has every
+published pack. After a power cut the file has the state of the kernel's last write-back, which is at most half a minute
+old. Packs may exist that are newer than this state.
 
-Layout: slots of 512 bytes, each with its own checksum, so that a torn sector costs one stream. The first slot holds the
-kernel's boot id and whether the end was orderly; each other slot holds one stream. Pages of 4 KiB are written whole.
+Layout: slots of 512 bytes, each with its own checksum, so that a torn sector damages only one stream. The first slot
+holds the kernel's boot id, and whether the end was orderly. Each other slot holds one stream. Pages of 4 KiB are
+written whole.
 """
 
 from __future__ import annotations
@@ -41,16 +43,18 @@ log = logging.getLogger("meterhouse.store")
 SLOT: Final = 512
 PAGE: Final = 4096
 MAGIC: Final = b"mhheads1"
-MAX_BYTES: Final = 4 << 20  # bytes, enough for eight thousand streams; the rest of a larger file is not read
+MAX_BYTES: Final = 4 << 20  # bytes of a file that are read, enough for eight thousand streams
 _HEADER = struct.Struct("<8s16sB")
-_ENTRY = struct.Struct("<Qq32sqQQqqqqQqqB")  # a ``RecordedHead`` without its name, whose length comes last
-_LOST = struct.Struct("<qq")  # at the end of a slot, before the checksum; zeros in the file of an older version
+# a ``RecordedHead``; its name comes after this struct, and the last field is the length of the name
+_ENTRY = struct.Struct("<Qq32sqQQqqqqQqqB")
+# stored at the end of a slot, before the checksum; the file of an older version has zeros there
+_LOST = struct.Struct("<qq")
 _SUM = struct.Struct("<I")
 
 
 @dataclass(slots=True)
 class RecordedHead:
-    """One stream in the file. ``sent_*``: the last pack that may have been published."""
+    """One stream in the file. The members ``sent_*`` are of the last pack that may have been published."""
 
     stream: str
     boot: str  # 16 hex digits
@@ -59,15 +63,16 @@ class RecordedHead:
     to_ms: int
     ring_id: int
     ring_pos: int  # every record of this ring before this position is sealed
-    ring_seq: int  # packs with higher sequences were sealed from this ring
+    ring_seq: int  # packs with a higher sequence were sealed from this ring
     pack_id: int  # 0: not known
     sent_seq: int
-    sent_ms: int  # end of that pack
-    sent_pos: int  # ``ring_pos`` of that pack; 0 if it was sealed from another ring
-    owed_seq: int  # the first pack that a destination waits for; updated every minute
-    owed_ms: int  # start of that pack
-    lost_seq: int = 0  # the first pack of the newest loss with reason ``damaged``; 0: none
-    lost_ms: int = 0  # start of that pack
+    sent_ms: int  # end of the pack ``sent_seq``
+    sent_pos: int  # ``ring_pos`` of the pack ``sent_seq``; 0 if this pack was sealed from another ring
+    owed_seq: int  # sequence of the first pack that a destination waits for; updated every minute
+    owed_ms: int  # start of the pack ``owed_seq``
+    # sequence of the first pack of the newest loss with the reason ``damaged``; 0: there is no such loss
+    lost_seq: int = 0
+    lost_ms: int = 0  # start of the pack ``lost_seq``
 
     def advance(self, pack: SealedPack, number: int) -> None:
         """Record that a pack was committed with the id ``number``."""
@@ -77,7 +82,7 @@ class RecordedHead:
         self.ring_pos, self.pack_id = pack.ring_pos, number
 
     def encode(self) -> bytes:
-        """The bytes of the slot."""
+        """Return the bytes of the slot."""
         name = self.stream.encode()
         front = _ENTRY.pack(
             int(self.boot, 16), self.seq, self.hash, self.to_ms, self.ring_id, self.ring_pos, self.ring_seq,
@@ -92,7 +97,7 @@ def _summed(body: bytes, end: bytes = b"") -> bytes:
 
 
 def header(boot: bytes, closed: bool) -> bytes:
-    """The first slot: the kernel boot that wrote the file, and whether the end was orderly."""
+    """Make the first slot: the kernel boot that wrote the file, and whether the end was orderly."""
     return _summed(_HEADER.pack(MAGIC, boot, int(closed)))
 
 
@@ -108,39 +113,40 @@ def _decode(slot: bytes) -> RecordedHead | None:
 
 
 def record_file(path: Path) -> Path:
-    """The path of a database's head record."""
+    """Return the path of a database's head record."""
     return path.with_name(path.name + ".heads")
 
 
 def head_of(kept: RecordedHead) -> StreamHead:
-    """A recorded head as a StreamHead, without the birth, which the record does not contain."""
+    """Convert a recorded head to a StreamHead. Its birth is None, because the record does not contain it."""
     return StreamHead(kept.stream, kept.boot, kept.seq, kept.hash, kept.to_ms, None, kept.ring_id, kept.ring_pos)
 
 
 def boot_bytes() -> bytes:
-    """Id of this boot of the kernel; zeros if it is not known."""
+    """Return the id of this boot of the kernel; zeros if it is not known."""
     boot = kernel_boot()
     return bytes.fromhex(boot.replace("-", "")) if boot else bytes(16)
 
 
 class HeadRecord:
-    """The head record. ``found``: heads of an earlier run. After ``begin``, the file follows the commits of this run.
+    """The head record. ``found``: the heads that an earlier run recorded.
 
-    ``mark_sent`` may be called in any thread, everything else only in the database thread.
+    After ``begin``, the file follows the commits of this run. ``mark_sent`` may be called in any thread, all other
+    methods only in the database thread.
     """
 
     def __init__(self, path: Path, boot: bytes | None = None) -> None:
         self._path, self._boot = path, boot_bytes() if boot is None else boot
         self.found: dict[str, RecordedHead] = {}
         self.exact = False
-        self._slots: dict[str, int] = {}  # by stream, number of its slot, from 1
+        self._slots: dict[str, int] = {}  # by stream: the number of its slot, from 1 on
         self._heads: dict[str, RecordedHead] = {}
         self._image = bytearray()
         self._dirty: set[int] = set()  # numbers of pages that are not written yet
         self._unsent: set[str] = set()  # streams with packs that were committed after the last ``mark_sent``
         self._lock = threading.Lock()
         self._fd = -1
-        self.begun = False  # True: the file follows the commits
+        self.begun = False  # True: the file follows the commits of this run
         self._failing = False
         self._read()
 
@@ -177,8 +183,8 @@ class HeadRecord:
         """Record the heads of the database, and follow its commits from now on.
 
         Args:
-            ids: by stream, the id of its newest pack, if that pack is stored.
-            lost: by stream, (sequence, start) of the first pack of the newest loss with reason ``damaged``.
+            ids: by stream, the id of its newest pack, if this pack is stored.
+            lost: by stream, (sequence, start) of the first pack of the newest loss with the reason ``damaged``.
         """
         lost = lost or {}
         self._heads = {
@@ -206,7 +212,7 @@ class HeadRecord:
                 os.fsync(self._fd)
 
     def advance(self, packs: Sequence[SealedPack], ids: Sequence[int]) -> None:
-        """Record committed packs. Must be called before they are published."""
+        """Record committed packs. Call this before the packs are published."""
         if not self.begun:
             return
         with self._lock:
@@ -225,7 +231,7 @@ class HeadRecord:
             self._flush()
 
     def mark_sent(self) -> None:
-        """Record that all committed packs may be published. Must be called before they are published."""
+        """Record that all committed packs may be published. Call this before they are published."""
         if not self._unsent:
             return
         with self._lock:
@@ -241,7 +247,7 @@ class HeadRecord:
         self._unsent.clear()
 
     def set_owed(self, owed: Mapping[str, tuple[int, int]]) -> None:
-        """Record by stream the first sequence that a destination waits for, and the start of that pack."""
+        """Record, by stream, the sequence and the start of the first pack that a destination waits for."""
         if not self.begun:
             return
         with self._lock:
@@ -257,11 +263,11 @@ class HeadRecord:
         return self._heads
 
     def close(self) -> None:
-        """Record that the database was closed in order: the record is exact, even after a reboot."""
+        """Record that the database was closed in order. This makes the record exact, even after a reboot."""
         if not self.begun:
             return
         with self._lock:
-            self._mark_all_sent()  # any committed pack may still be published after the file is closed
+            self._mark_all_sent()  # the committed packs may still be published after the file is closed
             self._put_header(closed=True)
             with contextlib.suppress(OSError):
                 self._write()
@@ -296,7 +302,10 @@ class HeadRecord:
             self._failing = False
 
     def _write(self) -> None:
-        """Write changed pages, the one with the header last: until then the previous record is valid."""
+        """Write the changed pages.
+
+        The page with the header comes last, because the previous record is valid until then.
+        """
         if self._fd < 0:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             self._fd = os.open(self._path, flags, 0o600)
@@ -307,12 +316,12 @@ class HeadRecord:
                 os.pwrite(self._fd, memoryview(self._image)[page * PAGE : (page + 1) * PAGE], page * PAGE)
             except OSError as error:
                 if error.errno == errno.ENOSPC and page * PAGE >= size:
-                    continue  # no space for new streams: the next commit tries again
+                    continue  # the disk has no space for new streams; the next commit tries again
                 raise
             self._dirty.discard(page)
 
     def _failed(self, error: OSError) -> None:
-        """Remove the file after a failed write, because it is outdated. The next commit writes a new one."""
+        """Remove the file after a failed write, because its content is outdated. The next commit writes a new file."""
         if not self._failing:
             log.warning("%s cannot be written: %s", self._path, error.strerror)
         self._failing = True
@@ -334,7 +343,7 @@ class HeadTracker:
         """Find the streams that are behind the record. Returns False if the rest of the database is inconsistent.
 
         Args:
-            is_salvaged: the database is new and therefore consistent, with data salvaged from a damaged one.
+            is_salvaged: True if the database is new, with data salvaged from a damaged one. It is consistent then.
         """
         heads, last = self._streams.heads(), self._streams.last_pack_id()
         row = self._db.execute("SELECT from_ms + span_ms FROM packs ORDER BY id DESC LIMIT 1").fetchone()
@@ -343,7 +352,8 @@ class HeadTracker:
         for name, kept in self.record.found.items():
             head = heads.get(name)
             if head is None:
-                if self.record.exact:  # otherwise the stream restarts, because its position is unknown
+                # if the record is not exact, the stream restarts, because its position is unknown
+                if self.record.exact:
                     self.behind[name] = _behind(kept, None, self.record.exact)
             elif head.seq < kept.seq and head.to_ms <= kept.to_ms:
                 self.behind[name] = _behind(kept, head, self.record.exact)
@@ -357,7 +367,7 @@ class HeadTracker:
         return is_consistent
 
     def _tables_match(self) -> bool:
-        """True if tables and indexes match, and no pack comes after the head of its stream."""
+        """Return True if tables and indexes match, and no stored pack comes after the head of its stream."""
         strays = self._db.execute(
             "SELECT EXISTS(SELECT 1 FROM streams s WHERE s.boot NOT IN (SELECT id FROM boots))"
             " OR EXISTS(SELECT 1 FROM streams s WHERE EXISTS"
@@ -365,16 +375,19 @@ class HeadTracker:
         ).fetchone()[0]
         if strays:
             return False
-        if not is_small(self._db.path):  # too large: the first check of the whole store does this in a few minutes
+        # too large to be checked now: the first check of the whole store does this in a few minutes
+        if not is_small(self._db.path):
             add_suspicion(self._db.path)
             return True
         return bool(self._db.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok")
 
     def resume(self, resumes: Mapping[str, Resume]) -> tuple[int, int]:
-        """Continue after the missing packs, and note them as lost. Returns (number of streams, number of lost packs).
+        """Continue each lagging stream after its missing packs, and note these packs as lost.
+
+        Returns (number of streams, number of lost packs).
 
         Args:
-            resumes: where streams continue; by default after their last pack.
+            resumes: by stream, where it continues; by default after its last committed pack.
         """
         lost = 0
         with self._db.transaction():
@@ -397,7 +410,7 @@ class HeadTracker:
         return count, lost
 
     def begin(self) -> None:
-        """Start to record commits. Must be called before the first commit."""
+        """Begin to record commits. Call this before the first commit."""
         if self.behind:
             self.resume({})
         newest = (
@@ -412,12 +425,15 @@ class HeadTracker:
         self.update_owed()
 
     def update_owed(self) -> None:
-        """Record which packs destinations wait for, if the file is in use."""
+        """Record the first pack that a destination waits for, by stream, if the file is in use."""
         if self.record.begun:
             self.record.set_owed(self._owed())
 
     def _owed(self) -> dict[str, tuple[int, int]]:
-        """By stream, (sequence, start) of the first pack that a destination waits for, if it is found quickly."""
+        """Return (sequence, start) of the first pack that a destination waits for, by stream.
+
+        A stream is left out if a quick search does not find this pack.
+        """
         firsts = [
             self._db.execute("SELECT min(pack) FROM outbox WHERE destination = ?", (number,)).fetchone()[0]
             for number in self._retention.active
@@ -438,11 +454,14 @@ class HeadTracker:
 
 
 def _behind(kept: RecordedHead, head: StreamHead | None, exact: bool) -> LaggingStream:
-    """Describe the missing packs of a stream. ``head``: its head in the database; None: all of it is missing."""
+    """Describe the missing packs of a stream.
+
+    ``head``: its head in the database; None: the database has no such stream.
+    """
     seq, to_ms, pos = kept.sent_seq, kept.sent_ms, kept.sent_pos
     first, first_ms = max(1, kept.owed_seq), kept.owed_ms
     if kept.lost_seq and (head is None or head.seq < kept.lost_seq) and kept.lost_seq < first:
-        # this older loss must be stated again, because the packs that stated it are missing too
+        # an older loss must be stated again, because the packs that stated it are missing too
         first, first_ms = kept.lost_seq, kept.lost_ms
     if head is not None:
         if head.seq >= seq:
@@ -455,13 +474,14 @@ def _behind(kept: RecordedHead, head: StreamHead | None, exact: bool) -> Lagging
 def set_stale_wal_aside(path: Path, record: HeadRecord, rescue: bool = True) -> bool:
     """Set a WAL aside if it hides newer data that the database file has. Returns True if it was set aside.
 
-    A checkpoint may have copied the whole WAL into the database file just before the agent ended. If the WAL is then
-    damaged, older pages in its intact part hide newer ones in the file. Call this before the database is opened.
+    A checkpoint may have copied the whole WAL into the database file just before the agent ended. If the WAL is damaged
+    after that, older pages in its intact part hide newer pages in the file. Call this function before the database is
+    opened.
     """
     wal = path.with_name(path.name + "-wal")
     if not record.found or not file_bytes(path) or not file_bytes(wal) or not is_small(path):
         return False
-    # set aside only if heads are missing when the WAL is read, and present without it; read errors are not handled here
+    # The WAL is set aside only if heads are missing with it, and present without it. Read errors are not handled here.
     if _reaches(path, "mode=ro", record) is not False or not _reaches(path, "mode=ro&immutable=1", record, sound=True):
         return False
     if not rescue:
@@ -476,7 +496,7 @@ def set_stale_wal_aside(path: Path, record: HeadRecord, rescue: bool = True) -> 
 def _reaches(path: Path, how: str, record: HeadRecord, sound: bool = False) -> bool | None:
     """Return True if the database, opened with the URI options ``how``, has all recorded heads and packs.
 
-    ``sound``: it must also pass SQLite's own check. Returns None if the database cannot be read.
+    If ``sound`` is True, the database must also pass SQLite's own check. Returns None if the database cannot be read.
     """
     try:
         conn = sqlite3.connect(f"file:{path}?{how}", timeout=0, uri=True, isolation_level=None)
@@ -493,5 +513,6 @@ def _reaches(path: Path, how: str, record: HeadRecord, sound: bool = False) -> b
     except sqlite3.Error:
         return None
     finally:
-        with contextlib.suppress(OSError):  # reading a WAL created this file, which the agent itself does not use
+        # SQLite created this file when it read the WAL, but the agent does not use it
+        with contextlib.suppress(OSError):
             path.with_name(path.name + "-shm").unlink()

@@ -1,7 +1,7 @@
 """Intervals in the database, and their gaps by reason. Both are written and deleted together.
 
-Pages of intervals are only added, merged into days without loss, and deleted when old. A page or gap row whose bytes
-changed is skipped and noted; it is later made again from packs.
+Pages of intervals are only added, merged into days without loss, and deleted when old. If the bytes of a page or gap
+row changed, it is skipped and noted. Later it is made again from packs.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from agent.intervals.page_format import PageReader, PageSchema, StoredPage
 from agent.store.sqlite import Database
 from agent.store.streams import StreamRegistry
 
-GAPS_CHUNK = 1024  # gap rows that an iteration reads at once
+GAPS_CHUNK = 1024  # gap rows that one query reads
 LONGEST_INTERVAL_MS = 25 * 3_600_000
-CHUNK = 256  # pages that an iteration reads at once
-LONGEST_PAGE_MS = 26 * 3_600_000  # a page covers at most a day, which may have 25 hours, with one to spare
-KEEP_CHANGES = 100_000  # newest corrections that are kept
+CHUNK = 256  # pages that one query reads
+LONGEST_PAGE_MS = 26 * 3_600_000  # a page covers at most a day, which may have 25 hours; this is one hour more
+KEEP_CHANGES = 100_000  # number of corrections that are kept, the newest ones
 ANNOUNCED, BEGIN = "interval changes announced", "results begin"  # names in meta
 _COLUMNS = "start_ms, reason, ms, whole_ms, crc"
 
 
 @dataclass(frozen=True, slots=True)
 class NewGaps:
-    """Gaps in intervals of a stream, to be added to the stored ones.
+    """Gaps in intervals of a stream, to be added to the stored gaps.
 
     Args:
-        replaced: (start, end) in UTC ms: the stored rows of this time are deleted first, and from its start on the gaps
+        replaced: (start, end) in UTC ms. The stored rows of this time are deleted first, and from its start on the gaps
             count as known.
-        from_ms: gaps are known only for intervals that begin at this time or later; None: keep the stored time.
+        from_ms: gaps are known only for intervals that begin at this time or later. None: the stored time stays.
     """
 
     stream: str
@@ -45,7 +45,7 @@ class NewGaps:
 
 @dataclass(frozen=True, slots=True)
 class DamagedGap:
-    """A damaged row, as stored. ``from_ms``: start of its interval; 0 if that is not readable."""
+    """A damaged gap row, as stored. ``from_ms``: start of its interval; 0 if the start is not readable."""
 
     stream: str
     key: tuple[object, object, object]  # stream, start_ms, reason
@@ -53,14 +53,14 @@ class DamagedGap:
 
 
 class GapTable:
-    """The gaps of intervals. The caller opens the transaction."""
+    """The gaps of intervals. The caller of the methods opens the transaction."""
 
     def __init__(self, db: Database, streams: StreamRegistry) -> None:
         self._db, self._streams = db, streams
         self._damaged: dict[tuple[object, object, object], DamagedGap] = {}
 
     def write(self, new: NewGaps) -> None:
-        """Store gaps. If a row exists for an interval and reason, the durations are added to it."""
+        """Store gaps. If there is a row for the same interval and reason already, the durations are added up."""
         stream = self._streams.cached[new.stream].id
         if new.replaced is not None:
             from_ms, to_ms = new.replaced
@@ -89,7 +89,10 @@ class GapTable:
             )
 
     def _stored(self, name: str, stream: int, row: GapRow) -> tuple[int, int]:
-        """The stored (ms, whole_ms) of the same interval and reason, from before the clock was set back; or (0, 0)."""
+        """Return the stored (ms, whole_ms) for the same interval and reason; (0, 0) if there is none.
+
+        Such a row exists, for example, if the clock was set back and the interval comes again.
+        """
         found = self._db.execute(
             f"SELECT {_COLUMNS} FROM interval_gaps WHERE stream = ? AND start_ms = ? AND reason = ?",
             (stream, row.start_ms, row.reason),
@@ -106,15 +109,17 @@ class GapTable:
         return None
 
     def rows(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterator[tuple[str, GapRow]]:
-        """(stream, row) of intervals that begin in ``[from_ms, to_ms)``, by stream and time. Skips damaged rows.
+        """Yield (stream, row) of the intervals that begin in ``[from_ms, to_ms)``, by stream and time.
+
+        Skips damaged rows.
 
         Args:
-            streams: full names; empty: all.
+            streams: only these streams, by full name; empty: all.
         """
         names = sorted(self._streams.cached) if not streams else sorted(set(streams) & self._streams.cached.keys())
         for name in names:
             stream, after = self._streams.cached[name].id, (from_ms, "")
-            while True:  # a chunk at a time: an open cursor would keep the WAL from being reset
+            while True:  # each query reads one chunk, because an open cursor would keep the WAL from being reset
                 found = self._db.query(
                     f"SELECT {_COLUMNS} FROM interval_gaps WHERE stream = ? AND (start_ms, reason) > (?, ?)"
                     " AND start_ms < ? ORDER BY start_ms, reason LIMIT ?",
@@ -128,7 +133,10 @@ class GapTable:
                 after = found[-1][0], found[-1][1]
 
     def starts(self) -> dict[str, int]:
-        """By stream, the time in UTC ms from which its gaps are known. A stream that is not listed has none yet."""
+        """Return, by stream, the time in UTC ms from which its gaps are known.
+
+        A stream without known gaps is left out.
+        """
         return dict(
             self._db.query("SELECT s.name, g.from_ms FROM interval_gap_starts g JOIN streams s ON s.id = g.stream")
         )
@@ -139,7 +147,10 @@ class GapTable:
         return list(self._damaged.values())
 
     def drop_damaged(self) -> None:
-        """Delete damaged rows. The statement uses no index, because the rows may be in the wrong place there."""
+        """Delete damaged rows.
+
+        The statement uses no index, because an index may have a damaged row in the wrong place.
+        """
         self._db.executemany(
             "DELETE FROM interval_gaps WHERE +stream IS ? AND +start_ms IS ? AND +reason IS ?", list(self._damaged)
         )
@@ -162,9 +173,10 @@ def _crc(*columns: object) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """Progress of a repair, which compares the intervals of a stream with its packs, from the newest to the oldest.
+    """The progress of a repair, which compares the intervals of a stream with its packs, from the newest to the oldest.
 
-    Intervals from ``before_ms`` on are done; 0: all are. ``seq``: sequence of the stored state that caused it.
+    The intervals from ``before_ms`` on are done; 0: all are done. ``seq``: the sequence of the stored state that caused
+    the repair.
     """
 
     stream: str
@@ -174,7 +186,10 @@ class Repair:
 
 @dataclass(frozen=True, slots=True)
 class NewPage:
-    """Rows of a stream with one schema, to be stored. ``changed``: (start, end) of each correction to earlier rows."""
+    """Rows of a stream with one schema, to be stored.
+
+    ``changed``: (start, end) of the interval of each row that corrects an earlier row.
+    """
 
     stream: str
     from_ms: int
@@ -186,7 +201,7 @@ class NewPage:
 
 @dataclass(frozen=True, slots=True)
 class DamagedPage:
-    """A page that cannot be read, and the time that it covers. ``id`` 0: a row of gaps, not a page."""
+    """A damaged page, and the time that it covers. If ``id`` is 0, it is a damaged row of gaps instead."""
 
     id: int
     stream: str
@@ -214,7 +229,7 @@ class IntervalTable:
 
         Args:
             states: by stream, (sequence of the last pack in the pages, state to continue from).
-            repairs: the progress of repairs with these pages.
+            repairs: the progress of repairs after these pages.
             gaps: the gaps in the intervals of these pages.
 
         Raises:
@@ -262,7 +277,7 @@ class IntervalTable:
         return int(row[0])
 
     def state(self, stream: str) -> tuple[int, bytes] | None:
-        """The last stored (sequence, state); None if there is none."""
+        """Return (sequence, state) of the last stored state of a stream; None if there is none."""
         rows = self._db.query(
             "SELECT i.seq, CAST(i.body AS BLOB) FROM interval_states i JOIN streams s ON s.id = i.stream"
             " WHERE s.name = ?",
@@ -271,7 +286,7 @@ class IntervalTable:
         return rows[0] if rows else None
 
     def state_prefixes(self, size: int) -> dict[str, tuple[int, bytes]]:
-        """By stream, the sequence and the first ``size`` bytes of its state."""
+        """Return, by stream, the sequence of its state and the first ``size`` bytes of it."""
         rows = self._db.query(
             "SELECT s.name, i.seq, substr(CAST(i.body AS BLOB), 1, ?)"
             " FROM interval_states i JOIN streams s ON s.id = i.stream",
@@ -280,25 +295,25 @@ class IntervalTable:
         return {name: (seq, prefix) for name, seq, prefix in rows}
 
     def repairs(self) -> dict[str, Repair]:
-        """All repairs that have begun, by stream."""
+        """Return the progress of all repairs that have begun, by stream."""
         rows = self._db.query(
             "SELECT s.name, r.seq, r.before_ms FROM interval_repairs r JOIN streams s ON s.id = r.stream"
         )
         return {name: Repair(name, seq, before_ms) for name, seq, before_ms in rows}
 
     def end_ms(self, stream: str) -> int:
-        """The end of the last stored interval of a stream; 0 if there is none."""
+        """Return the end of the last stored interval of a stream in UTC ms; 0 if there is none."""
         rows = self._db.query(
             "SELECT to_ms FROM interval_pages WHERE stream = ? ORDER BY from_ms DESC LIMIT 1", self._stream_id(stream)
         )
         return rows[0][0] if rows else 0
 
     def seqs(self) -> dict[str, int]:
-        """By stream, the sequence of the last pack whose intervals are stored."""
+        """Return, by stream, the sequence of the last pack whose intervals are stored."""
         return dict(self._db.query("SELECT s.name, i.seq FROM interval_states i JOIN streams s ON s.id = i.stream"))
 
     def span(self) -> tuple[int, int]:
-        """Start of the first stored interval and end of the last one; (0, 0) if there is none."""
+        """Return the start of the first stored interval and the end of the last one; (0, 0) if there is none."""
         ((start, end),) = self._db.query("SELECT min(from_ms), max(to_ms) FROM interval_pages")
         return start or 0, end or 0
 
@@ -306,7 +321,7 @@ class IntervalTable:
         """Yield the start of each day that has pages, in order. Reads only an index.
 
         Args:
-            bounds_of: returns the start and end of the day that contains a given time. No page spans two days.
+            bounds_of: returns the start and end of the day that contains a given time. A page lies within one day.
         """
         numbers = [place.id for place in self._streams.cached.values()]
         after, inside = 0, "SELECT min(from_ms) FROM interval_pages WHERE stream = ? AND from_ms >= ?"
@@ -317,7 +332,8 @@ class IntervalTable:
                 if found is not None and (first is None or found < first):
                     first = found
                     if after and found < bounds_of(after)[1]:
-                        numbers.insert(0, numbers.pop(at))  # try this stream first: most likely it has the next day too
+                        # try this stream first for the next day too, because most likely it has pages of that day
+                        numbers.insert(0, numbers.pop(at))
                         break
             if first is None:
                 return
@@ -325,18 +341,24 @@ class IntervalTable:
             yield start
 
     def marks(self) -> tuple[int, int]:
-        """(number of the newest page, number of the newest correction). Numbers only grow."""
+        """Return (number of the newest page, number of the newest correction).
+
+        Later pages and corrections get higher numbers.
+        """
         ((page, change),) = self._db.query(
             "SELECT (SELECT max(id) FROM interval_pages), (SELECT max(id) FROM interval_changes)"
         )
         return page or 0, change or 0
 
     def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterator[StoredPage]:
-        """Pages that overlap ``[from_ms, to_ms)``, by stream, in the order of writing. Skips damaged pages."""
+        """Yield the pages that overlap ``[from_ms, to_ms)``, by stream, in the order of writing.
+
+        Skips damaged pages.
+        """
         names = sorted(self._streams.cached) if not streams else sorted(set(streams) & self._streams.cached.keys())
         for name in names:
             after = 0
-            while True:  # a chunk at a time: an open cursor would keep the WAL from being reset
+            while True:  # each query reads one chunk, because an open cursor would keep the WAL from being reset
                 rows = self._db.query(
                     "SELECT p.id, p.from_ms, p.to_ms, CAST(s.body AS BLOB), s.hash, CAST(p.body AS BLOB), p.crc"
                     " FROM interval_pages p LEFT JOIN interval_shapes s ON s.id = p.shape WHERE p.stream = ?"
@@ -360,7 +382,10 @@ class IntervalTable:
         return [*self._damaged.values(), *gaps]
 
     def drop_damaged_pages(self, repairs: Iterable[Repair]) -> None:
-        """Delete damaged pages and the states of their streams, and store the repairs that replace them, atomically."""
+        """Delete the damaged pages and the states of their streams, and store the repairs that make the pages again.
+
+        All of this is one transaction.
+        """
         with self._db.transaction():
             self._db.executemany("DELETE FROM interval_pages WHERE id = ?", [(number,) for number in self._damaged])
             for stream in {page.stream for page in self.damaged_pages}:
@@ -379,13 +404,16 @@ class IntervalTable:
             )
 
     def interval_changes(self, after: int) -> Sequence[tuple[int, int, int]]:
-        """(number, start_ms, end_ms) of corrections to written intervals, for numbers above ``after``."""
+        """Return (number, start_ms, end_ms) of each correction to a written interval with a number above ``after``."""
         return self._db.query(
             "SELECT id, start_ms, end_ms FROM interval_changes WHERE id > ? ORDER BY id LIMIT ?", after, KEEP_CHANGES
         )
 
     def announced_change(self) -> int:
-        """Number of the last correction that results announced. The first call counts all so far as announced."""
+        """Return the number of the last correction that was announced in results.
+
+        The first call marks all corrections so far as announced.
+        """
         with self._db.transaction():
             self._db.execute(
                 "INSERT INTO meta (name, value) SELECT ?, coalesce(max(id), 0) FROM interval_changes WHERE true"
@@ -395,13 +423,13 @@ class IntervalTable:
         return int(self._db.query("SELECT value FROM meta WHERE name = ?", ANNOUNCED)[0][0])
 
     def results_begin(self, at_ms: int) -> int:
-        """The time at which results begin: ``at_ms`` of the very first call, which is stored."""
+        """Return the time from which results are made. This is ``at_ms`` of the very first call, which is stored."""
         with self._db.transaction():
             self._db.execute("INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING", (BEGIN, at_ms))
         return int(self._db.query("SELECT value FROM meta WHERE name = ?", BEGIN)[0][0])
 
     def announce_changes(self, number: int) -> None:
-        """Record that results announced the corrections up to this number."""
+        """Record that all corrections up to this number were announced in results."""
         with self._db.transaction():
             self._db.execute("UPDATE meta SET value = ? WHERE name = ?", (number, ANNOUNCED))
 
@@ -412,14 +440,14 @@ class IntervalTable:
         fold: Callable[[Sequence[bytes], bytes], bytes],
         limit: int = 8,
     ) -> int:
-        """Merge each stream's pages of a day into one, for at most ``limit`` days that end before ``before_ms``.
+        """Merge each stream's pages of a day into one page, for at most ``limit`` days that end before ``before_ms``.
 
         Args:
             day_of: maps the start of a page to a value that is the same for all pages of a day.
             fold: merges bodies of a given shape into one body with the same content.
 
         Returns:
-            How many days were merged; 0: nothing left to do.
+            How many days were merged. 0: no day is left to merge, or a damaged page must be deleted first.
         """
         days = 0
         while days < limit:
@@ -445,7 +473,7 @@ class IntervalTable:
             if bad:
                 names = {place.id: name for name, place in self._streams.cached.items()}
                 self._damaged.update((row[0], DamagedPage(row[0], names[stream], row[1], row[2])) for row in bad)
-                break  # damaged pages must be deleted first
+                break  # the damaged pages must be deleted first
             body = fold([row[3] for row in mine], columns)
             with self._db.transaction():
                 self._db.executemany("DELETE FROM interval_pages WHERE id = ?", [(row[0],) for row in mine])
@@ -458,7 +486,7 @@ class IntervalTable:
         return days
 
     def prune(self, before_ms: int) -> int:
-        """Delete pages that end before ``before_ms``. Returns how many."""
+        """Delete the pages that end before ``before_ms``. Returns their number."""
         with self._db.transaction():
             dropped = self._db.execute("DELETE FROM interval_pages WHERE to_ms < ?", (before_ms,)).rowcount
             if dropped > 0:
@@ -474,7 +502,10 @@ class IntervalTable:
 
 
 def is_sound(shape: bytes | None, digest: bytes | None, body: bytes, crc: int | None) -> bool:
-    """True if the bytes of a page match their checksums. A page of an older version has none: True if it decodes."""
+    """Return True if the bytes of a page match their checksums.
+
+    A page of an older version has no checksum. In this case, return True if it can be decoded.
+    """
     if shape is None or digest is None or not _is_shape(shape, digest):
         return False
     if crc is not None:

@@ -1,4 +1,4 @@
-"""Packs and outboxes: writes all packs of a commit in one transaction, and reads them as the identical bytes."""
+"""Packs and outboxes. Writes all packs of a commit in one transaction, and reads packs as the identical bytes."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from drivers.encoding import base64url
 if TYPE_CHECKING:
     from agent.pack import SealedPack
 
-ROW_BYTES = 128  # estimated size of a pack besides its body: row, index, outbox
+ROW_BYTES = 128  # estimated bytes that a pack needs besides its body, for row, index and outbox
 TRAIN_AFTER = 64  # the first dictionary is made after this number of packs
 RETRAIN_AFTER = 10_000
-SAMPLES = 64  # a dictionary is made from one pack each of at most 64 streams
-CHUNK = 32  # packs that an iteration reads at once
+SAMPLES = 64  # number of samples for a dictionary; each is a pack of another stream
+CHUNK = 32  # packs that one query reads
 _ALL: Mapping[str, Sequence[str]] = {}
 
 
@@ -37,13 +37,13 @@ class _Row:
 
     id: int
     pack: SealedPack
-    birth: int  # births.pack, if the body leaves the birth's hash out; otherwise 0
+    birth: int  # ``births.pack`` of the birth whose hash the body leaves out; 0: it leaves no hash out
     dictionary: int
     body: bytes
 
 
 class PackTable:
-    """Packs, heads and outboxes. A damaged pack is dropped and noted as a loss; it never blocks the others."""
+    """Packs, heads and outboxes. A damaged pack is dropped and noted as a loss, so it never blocks other packs."""
 
     def __init__(
         self,
@@ -56,18 +56,20 @@ class PackTable:
     ) -> None:
         self._db, self._codec, self._streams, self._retention = db, codec, streams, retention
         self._tracker, self._documents = tracker, documents
-        self._destinations: dict[str, int] = {}  # destinations.id
-        self._asked: dict[str, tuple[str, ...]] = {}  # by destination, patterns of its streams; empty: all
-        self.pending_counts: dict[str, int] = {}  # unconfirmed packs by destination
+        self._destinations: dict[str, int] = {}  # name -> destinations.id
+        # by destination: patterns of the streams that it gets; empty: all streams
+        self._asked: dict[str, tuple[str, ...]] = {}
+        self.pending_counts: dict[str, int] = {}  # number of unconfirmed packs by destination
         self._next_id = 1
-        self._untrained = 0  # packs that were stored since the last dictionary was made
+        self._untrained = 0  # number of packs that were stored since the last dictionary was made
         self._train_after = TRAIN_AFTER
 
     def load(self, destinations: Sequence[str], now_ms: int, asked: Mapping[str, Sequence[str]] = _ALL) -> None:
         """Load destinations, heads and dictionaries into memory. Runs in the caller's transaction."""
         self.set_destinations(destinations, now_ms, asked)
         self.refresh()
-        self._retention.losses()  # not used here, but damage in this table must show when the store is opened
+        # the result is not used; the call makes damage in this table show when the store is opened
+        self._retention.losses()
         newest: tuple[int, bytes] | None = None
         for newest in self._db.execute("SELECT id, body FROM dictionaries ORDER BY id").fetchall():
             self._codec.add_dictionary(*newest)
@@ -76,7 +78,7 @@ class PackTable:
             self._train_after = RETRAIN_AFTER
 
     def refresh(self) -> None:
-        """Reload heads and the next id after a change."""
+        """Reload heads and the next id from the database."""
         self._streams.refresh()
         self._next_id = self._streams.last_pack_id() + 1
 
@@ -93,8 +95,9 @@ class PackTable:
         """Set which destinations must confirm. Runs in the caller's transaction.
 
         Args:
-            asked: by destination, patterns of the streams that it gets; a destination without patterns gets all. Packs
-                of other streams are removed from its outbox. Existing packs of newly selected streams are not added.
+            asked: by destination, patterns of the streams that it gets. A destination without patterns gets all
+                streams. Packs of other streams are removed from its outbox. If a stream is newly selected, its existing
+                packs are not added.
         """
         for name in destinations:
             self._db.execute(
@@ -112,7 +115,7 @@ class PackTable:
     def _drop_unasked(self) -> None:
         """Remove packs from the outboxes of destinations that do not get their stream.
 
-        Each start does this too: another version or configuration may have run before.
+        Each start does this too, because another version or configuration may have run before.
         """
         streams = self._db.execute("SELECT id, name FROM streams").fetchall()
         for name, patterns in self._asked.items():
@@ -131,7 +134,7 @@ class PackTable:
 
     @contextlib.contextmanager
     def restored_destinations(self) -> Iterator[None]:
-        """Context manager that restores the destinations in memory on an error."""
+        """Return a context manager that restores the destinations in memory on an error."""
         before = self._destinations, self._asked, self._retention.active, self.pending_counts
         try:
             yield
@@ -158,9 +161,9 @@ class PackTable:
         """Store packs, heads, ring positions and outbox rows, and delete confirmed outbox rows, in one transaction.
 
         Args:
-            packs: those of each stream in the order of ``seq``.
+            packs: the packs of each stream in the order of ``seq``.
             confirmed: by destination, ids of the packs that it confirmed.
-            stated: ids of the LossNotes that the first pack of their stream in ``packs`` states.
+            stated: ids of LossNotes. The first pack of their stream in ``packs`` states them.
             facts: by stream, the device facts in the births among ``packs``.
 
         Returns:
@@ -169,7 +172,7 @@ class PackTable:
         Raises:
             StoreFull: the disk is full; nothing was done.
             StoreBusy: the disk failed temporarily; nothing was done.
-            StoreDamaged: nothing was done, and nothing will be until the store is opened again.
+            StoreDamaged: nothing was done, and all further commits fail until the store is opened again.
         """
         if packs and not self._tracker.record.begun:
             with self._db.translated_errors():
@@ -210,7 +213,7 @@ class PackTable:
     def _check_disk(self, need: int) -> None:
         directory = self._db.path.parent
         free = free_bytes(directory)
-        # a commit needs space in the WAL and in the database file; there, unused pages also count as space
+        # a commit needs space in the WAL and in the database file; unused pages of the file count as space too
         if free >= SPARE_BYTES + 2 * need:
             return
         if free < SPARE_BYTES // 2 + need + max(0, need - self._db.free_pages * PAGE_BYTES):
@@ -229,9 +232,10 @@ class PackTable:
         return max(removed, 0)
 
     def _encode(self, packs: Sequence[SealedPack], ids: Sequence[int]) -> list[_Row]:
-        """Compress packs, and check that each follows its predecessor."""
+        """Compress packs, and check that the sequences of each stream increase."""
         rows = []
-        latest: dict[str, tuple[int, int, bytes | None]] = {}  # stream -> seq, birth's id, birth's hash
+        # stream -> (sequence, id of the birth, hash of the birth)
+        latest: dict[str, tuple[int, int, bytes | None]] = {}
         for number, pack in zip(ids, packs, strict=True):
             if pack.stream not in latest:
                 head = self._streams.cached.get(pack.stream)
@@ -245,7 +249,7 @@ class PackTable:
         return rows
 
     def _insert(self, rows: Sequence[_Row]) -> dict[str, int]:
-        """Insert packs. Returns how many each destination gets."""
+        """Insert packs. Returns the number of packs that each destination gets."""
         births = {row.pack.stream: (row.id, row.pack.hash) for row in rows if row.pack.is_birth}
         self._streams.advance({row.pack.stream: row.pack for row in rows}.values(), births)
         self._db.executemany(
@@ -279,13 +283,13 @@ class PackTable:
         for loss in stated:
             found = self._db.execute("SELECT stream FROM losses WHERE id = ?", (loss,)).fetchone()
             if found is None:
-                continue  # the loss was merged into a longer one, which is not stated yet
+                continue  # this loss was merged into a longer loss, which is not stated yet
             if found[0] not in first:
                 raise ValueError(f"loss {loss} is stated, but no pack of its stream is committed")
             self._db.execute("UPDATE losses SET stated_in = ? WHERE id = ?", (first[found[0]], loss))
 
     def _train_dictionary(self) -> None:
-        """Make a dictionary from recent packs if it saves enough. A failure here does not affect the commit."""
+        """Make a dictionary from recent packs if it saves enough space. An error here does not affect the commit."""
         self._untrained, self._train_after = 0, RETRAIN_AFTER
         with contextlib.suppress(StoreError, ValueError, KeyError, sqlite3.Error):
             rows = self._db.execute(
@@ -309,7 +313,10 @@ class PackTable:
     # --- damage
 
     def _decode(self, number: int, dictionary: int, body: bytes, birth: bytes | None) -> bytes | None:
-        """The bytes of a pack. If it is damaged: drops it, notes a loss with reason ``damaged``, and returns None."""
+        """Return the bytes of a pack.
+
+        If it is damaged, drop it, note a loss with the reason ``damaged``, and return None.
+        """
         try:
             return self._codec.unpack(dictionary, body, birth)
         except ValueError:
@@ -321,7 +328,10 @@ class PackTable:
             self._retention.lost_packs += self._retention.evict([number], DAMAGED)
 
     def drop_if_bad(self, number: int, body: Sequence[Any], is_sealed: Callable[[bytes], bool]) -> bool:
-        """Drop a pack if its bytes changed, and note a loss if a destination waits for it. True if it was dropped."""
+        """Drop a pack if its bytes changed, and note a loss if a destination waits for it.
+
+        Returns True if it was dropped.
+        """
         with contextlib.suppress(ValueError):
             if is_sealed(self._codec.unpack(*body)):
                 return False
@@ -336,21 +346,24 @@ class PackTable:
         return True
 
     def losses(self) -> list[LossNote]:
-        """Losses that no pack states yet. A start must read them, because a killed agent leaves them here."""
+        """Return the losses that no pack states yet.
+
+        A start must read them, because a killed agent leaves them here.
+        """
         return self._retention.losses()
 
     # --- reading
 
     def heads(self) -> dict[str, StreamHead]:
-        """The heads of all streams in this database, by name."""
+        """Return the heads of all streams in this database, by name."""
         return self._streams.heads()
 
     def head(self, stream: str) -> StreamHead:
-        """The head of one stream. Raises KeyError if the stream is not in this database."""
+        """Return the head of one stream. Raises KeyError if the stream is not in this database."""
         return self._streams.head(stream)
 
     def _read(self, max_bytes: int, sql: str, *values: object) -> tuple[list[tuple[Any, ...]], tuple[Any, ...]]:
-        """Read packs. Returns the rows, and the last row that was read; () if there is none. Drops damaged packs.
+        """Read packs. Returns the rows, and the last row that was read; () if no row was read. Drops damaged packs.
 
         Args:
             max_bytes: limit for all packs together; the first pack may be larger.
@@ -381,7 +394,10 @@ class PackTable:
     def pending(
         self, destination: str, after_id: int = 0, limit: int = 100, max_bytes: int = 1 << 20
     ) -> list[OutboxItem]:
-        """Packs above ``after_id`` that ``destination`` has not confirmed, oldest first; empty: no more."""
+        """Return packs with an id above ``after_id`` that ``destination`` has not confirmed, oldest first.
+
+        The list is empty if there are no more packs.
+        """
         found, last = self._read(
             max_bytes,
             "SELECT s.name, p.is_birth, p.from_ms + p.span_ms, p.id, p.dictionary, p.body, b.hash FROM outbox o"
@@ -389,14 +405,17 @@ class PackTable:
             " WHERE o.destination = ? AND o.pack > ? ORDER BY o.pack LIMIT ?",
             *(self._destinations[destination], after_id, limit),
         )
-        if last and not found:  # all packs read were damaged
+        if last and not found:  # all packs that were read are damaged
             return self.pending(destination, last[3], limit, max_bytes)
         return [
             OutboxItem(number, stream, data, bool(is_birth), to_ms) for stream, is_birth, to_ms, number, data in found
         ]
 
     def births(self, after: str = "", limit: int = 100, max_bytes: int = 1 << 20) -> list[OutboxItem]:
-        """The birth in effect of each stream with a name above ``after``, in order of names; empty: no more."""
+        """Return the birth in effect of each stream with a name above ``after``, in order of names.
+
+        The list is empty if there are no more streams.
+        """
         found, last = self._read(
             max_bytes,
             "SELECT s.name, p.from_ms + p.span_ms, p.id, p.dictionary, p.body, b.hash FROM streams s"
@@ -409,7 +428,10 @@ class PackTable:
         return [OutboxItem(number, stream, data, True, to_ms) for stream, to_ms, number, data in found]
 
     def after(self, stream: str, seq: int, last: int, limit: int = CHUNK, max_bytes: int = 1 << 30) -> list[StoredPack]:
-        """Packs with sequences above ``seq`` up to ``last``, of any boot, in order; empty: no more."""
+        """Return packs with sequences above ``seq`` up to ``last``, of any boot, in order.
+
+        The list is empty if there are no more packs.
+        """
         found, read = self._read(
             max_bytes,
             "SELECT t.boot, p.seq, p.from_ms, p.span_ms, p.is_birth, p.id, p.dictionary, p.body, b.hash"
@@ -425,13 +447,14 @@ class PackTable:
         ]
 
     def newest(self, stream: str, limit: int) -> Iterator[bytes]:
-        """Up to ``limit`` packs of a stream as published, newest first, without births."""
+        """Yield up to ``limit`` packs of a stream as published, newest first. Births are left out."""
         if stream not in self._streams.cached:
             return
         head = self._streams.cached[stream]
         seq = head.seq + 1
         while limit > 0:
-            rows = self._db.query(  # a chunk at a time: an open cursor would keep the WAL from being reset
+            # each query reads one chunk, because an open cursor would keep the WAL from being reset
+            rows = self._db.query(
                 "SELECT p.seq, p.id, p.dictionary, p.body, b.hash FROM packs p LEFT JOIN births b ON b.pack = p.birth"
                 " WHERE p.stream = ? AND p.seq < ? AND NOT p.is_birth ORDER BY p.seq DESC LIMIT ?",
                 *(head.id, seq, min(CHUNK, limit)),
@@ -444,7 +467,7 @@ class PackTable:
             seq, limit = rows[-1][0], limit - len(rows)
 
     def birth_before(self, stream: str, seq: int) -> bytes | None:
-        """The birth in effect before pack ``seq``, as published; None if it is not stored."""
+        """Return the birth in effect before pack ``seq``, as published; None if it is not stored."""
         rows = self._db.query(
             "SELECT p.id, p.dictionary, p.body, b.hash FROM packs p LEFT JOIN births b ON b.pack = p.birth"
             " WHERE p.stream = ? AND p.is_birth AND p.seq < ? ORDER BY p.seq DESC LIMIT 1",
@@ -453,7 +476,10 @@ class PackTable:
         return self._decode(*rows[0]) if rows else None
 
     def birth_seq_before(self, stream: str, seq: int) -> int:
-        """The sequence of the birth in effect before pack ``seq``; 0 if it is not stored. Cheap: reads no pack."""
+        """Return the sequence of the birth in effect before pack ``seq``; 0 if this birth is not stored.
+
+        This is cheap, because it reads no pack.
+        """
         rows = self._db.query(
             "SELECT seq FROM packs WHERE stream = ? AND is_birth AND seq < ? ORDER BY seq DESC LIMIT 1",
             *(self._streams.cached[stream].id, seq),
@@ -461,7 +487,7 @@ class PackTable:
         return rows[0][0] if rows else 0
 
     def spans(self, from_ms: int, to_ms: int) -> dict[str, tuple[int, int]]:
-        """(first, last) sequence of the packs that overlap ``[from_ms, to_ms)``, by stream.
+        """Return, by stream, (first, last) sequence of the packs that overlap ``[from_ms, to_ms)``.
 
         A birth at the beginning of a stream does not count if retention deleted the packs that followed it.
         """
@@ -474,8 +500,11 @@ class PackTable:
         return {name: (self._skip_births(stream, first, last), last) for name, stream, first, last in rows}
 
     def _skip_births(self, stream: int, first: int, last: int) -> int:
-        """``first``; or the next stored pack, if ``first`` is a birth whose following packs were deleted."""
-        while first < last:  # nearly always one iteration
+        """Return ``first``.
+
+        If this is a birth whose following packs were deleted, return the next stored pack instead.
+        """
+        while first < last:  # nearly always, the loop ends in the first iteration
             rows = self._db.query(
                 "SELECT is_birth, seq FROM packs WHERE stream = ? AND seq >= ? ORDER BY seq LIMIT 2", stream, first
             )
@@ -485,7 +514,10 @@ class PackTable:
         return first
 
     def first_pack(self, stream: str) -> tuple[int, int]:
-        """(sequence, ``from`` in ms) of the first stored pack of a stream, as in ``spans``; (0, 0): none."""
+        """Return (sequence, ``from`` in ms) of the first stored pack of a stream; (0, 0) if there is none.
+
+        As in ``spans``, a birth does not count if the packs that followed it were deleted.
+        """
         number = self._streams.cached[stream].id
         ((first, last),) = self._db.query("SELECT min(seq), max(seq) FROM packs WHERE stream = ?", number)
         if first is None:
@@ -495,9 +527,10 @@ class PackTable:
         return first, from_ms
 
     def seq_at(self, stream: str, at_ms: int) -> int:
-        """Sequence of the last pack of a stream that begins at or before ``at_ms``; if none does, of the first one.
+        """Return the sequence of the last pack of a stream that begins at or before ``at_ms``.
 
-        Uses bisection: if the clock was set back, several packs fit, and the result is any of them.
+        If no pack begins that early, return the sequence of the first pack. The search is a bisection. If the clock was
+        set back, several packs may fit, and the result is any of them.
         """
         head, (low, from_ms) = self._streams.cached[stream], self.first_pack(stream)
         high = head.seq if from_ms <= at_ms else low
@@ -516,7 +549,10 @@ class PackTable:
     # --- acks and replay
 
     def acknowledged(self, destination: str, ack: Ack) -> tuple[list[int], str | None]:
-        """Return the ids in the outbox of ``destination`` that an ack confirms, and why the ack is refused or None."""
+        """Return the ids in the outbox of ``destination`` that an ack confirms, and the reason if the ack is refused.
+
+        The reason is None if the ack is valid.
+        """
         boot = self._streams.find_boot(ack.boot)
         if ack.stream not in self._streams.cached or boot is None:
             return [], "no such stream or boot"
@@ -541,7 +577,10 @@ class PackTable:
     def replay(
         self, stream: str, boot: str | None, first: int, last: int, limit: int = CHUNK, max_bytes: int = 1 << 20
     ) -> ReplayPage:
-        """Packs ``first`` to ``last`` of a boot (None: of all boots), and why some of them are missing."""
+        """Return packs ``first`` to ``last`` of a boot, and the reasons why some of them are missing.
+
+        If ``boot`` is None, packs of all boots are returned.
+        """
         if stream not in self._streams.cached or (boot is not None and self._streams.find_boot(boot) is None):
             return ReplayPage(refused="no such stream or boot")
         newest = self._streams.cached[stream].seq
@@ -565,7 +604,7 @@ class PackTable:
         return ReplayPage(items, gone, at)
 
     def _gone(self, stream: str, first: int, last: int) -> list[MissingRange]:
-        """Why packs ``first`` to ``last`` are missing."""
+        """Return the reasons why packs ``first`` to ``last`` are missing."""
         if first > last:
             return []
         rows = self._db.query(
@@ -588,7 +627,7 @@ class PackTable:
         return found if first > last else [*found, MissingRange(first, last, None)]
 
     def count_replayed(self, destination: str, day: int, size: int) -> int:
-        """Add ``size`` to the bytes replayed to ``destination`` on a UTC day; returns the day's sum."""
+        """Add ``size`` to the bytes that were replayed to ``destination`` on a UTC day. Returns the sum of this day."""
         name = f"replayed {destination}"
         kept, _, spent = str(self._db.meta(name) or "").partition(" ")
         total = size + (int(spent) if kept == str(day) else 0)

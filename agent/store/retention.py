@@ -11,21 +11,24 @@ from agent.store.sqlite import PAGE_BYTES, WAL_LIMIT_BYTES, Database, DiskReserv
 from agent.store.streams import DAMAGED, SIZE_CAP, LossNote, boot_hex
 from agent.verify.signed import payload_hash
 
-SPARE_BYTES = 1024 * 1024  # disk space that a commit leaves free for other programs and log lines
-STEP = 1024  # ids examined in one statement
-EVICT = 64  # number of unconfirmed packs that are deleted at once to stay under the cap
+SPARE_BYTES = 1024 * 1024  # bytes of disk space that a commit leaves free for other programs and log lines
+STEP = 1024  # number of ids that one statement examines
+EVICT = 64  # if the file must become smaller, this number of unconfirmed packs is deleted at once
 VACUUM_PAGES = 512
-# packs that are never deleted: births in effect, and the newest pack, because an id must never be assigned twice
+# These packs are never deleted: births in effect; and the newest pack, because its id must never be assigned again.
 _STAYS = "(SELECT birth_pack FROM streams WHERE birth_pack IS NOT NULL UNION SELECT max(id) FROM packs)"
 
 
 def ballast_bytes(max_size_bytes: int) -> int:
-    """Size of the disk reserve: enough for the WAL of a clean-up."""
+    """Return the size of the disk reserve, which is enough for the WAL of a clean-up."""
     return min(8 << 20, max_size_bytes // 16)
 
 
 def page_limit(max_size_bytes: int) -> int:
-    """Largest number of pages of the database file, so that WAL and reserve also fit under the cap."""
+    """Return the largest number of pages that the database file may have.
+
+    WAL and reserve then also fit under the cap.
+    """
     return (max_size_bytes - WAL_LIMIT_BYTES - ballast_bytes(max_size_bytes)) // PAGE_BYTES
 
 
@@ -37,10 +40,12 @@ class Retention:
         self.max_size_bytes, self.keep_delivered_ms = max_size_bytes, int(keep_delivered_s * 1000)
         self.page_limit = page_limit(max_size_bytes)
         self.reserve = self._make_reserve()
-        # searches start after these ids: up to the first, no old confirmed pack is left; up to the second, none at all
+        # The searches start after these ids. Up to the first, no old confirmed pack is left; up to the second, no
+        # confirmed pack is left.
         self._old_up_to = self._confirmed_up_to = 0
-        self.active: tuple[int, ...] = ()  # destinations.id of the destinations that must confirm
-        self.lost_packs = 0  # packs evicted before being confirmed, or damaged, since the store was opened
+        self.active: tuple[int, ...] = ()  # ``destinations.id`` of the destinations that must confirm packs
+        # number of packs that were damaged, or evicted before they were confirmed, since the store was opened
+        self.lost_packs = 0
 
     def _make_reserve(self) -> DiskReserve:
         path = self._db.path
@@ -48,7 +53,7 @@ class Retention:
 
     def apply_limits(self) -> None:
         """Set the hard limit of the file and reserve the disk space."""
-        # last safeguard if the estimates are wrong: SQLite refuses to grow past the cap
+        # if the estimates are wrong, this is the last safeguard: SQLite refuses to let the file grow beyond the cap
         self._db.execute(f"PRAGMA max_page_count = {self.page_limit + (2 << 20) // PAGE_BYTES}")
         self.reserve.take(SPARE_BYTES)
 
@@ -57,28 +62,28 @@ class Retention:
         self.keep_delivered_ms = int(keep_delivered_s * 1000)
         if max_size_bytes != self.max_size_bytes:
             self.max_size_bytes, self.page_limit = max_size_bytes, page_limit(max_size_bytes)
-            # on an error, the next clean-up tries again to reserve the space
+            # if this fails, the next clean-up tries again to reserve the space
             with contextlib.suppress(OSError, sqlite3.Error):
                 self.reserve.drop()
                 self.reserve = self._make_reserve()
                 self.apply_limits()
 
     def on_confirmed(self, pack: int) -> None:
-        """Note that a pack is confirmed: the searches for confirmed packs start again there."""
+        """Note that a pack is confirmed. The searches for confirmed packs start at this pack again."""
         self._old_up_to, self._confirmed_up_to = min(self._old_up_to, pack - 1), min(self._confirmed_up_to, pack - 1)
 
     def has_spare_pages(self) -> bool:
-        """True if the file has unused pages for new packs."""
+        """Return True if the file has enough unused pages for new packs."""
         with contextlib.suppress(sqlite3.Error):
             return self._db.free_pages * PAGE_BYTES >= SPARE_BYTES
         return False
 
     def used_pages(self) -> int:
-        """Pages of the database that are in use."""
+        """Return the number of pages of the database that are in use."""
         return self._db.pages - self._db.free_pages
 
     def delete_delivered(self, cutoff_ms: int, steps: int = 256) -> int:
-        """Delete packs that ended before ``cutoff_ms`` and that all destinations confirmed. Returns how many."""
+        """Delete packs that ended before ``cutoff_ms`` and that all destinations confirmed. Returns their number."""
         deleted = 0
         for _ in range(steps):
             start = self._db.execute("SELECT min(id) FROM packs WHERE id > ?", (self._old_up_to,)).fetchone()[0]
@@ -96,9 +101,9 @@ class Retention:
         return deleted + self._delete_old_births(cutoff_ms)
 
     def make_room(self, limit_pages: int) -> int:
-        """Delete packs until at most ``limit_pages`` are in use: confirmed ones first, then the oldest of all.
+        """Delete packs until at most ``limit_pages`` are in use: confirmed packs first, then the oldest of all packs.
 
-        Returns how many unconfirmed packs were lost; each is noted in ``losses``.
+        Returns how many unconfirmed packs were lost. Each of them is noted in ``losses``.
         """
         lost = 0
         while self.used_pages() > limit_pages:
@@ -106,19 +111,22 @@ class Retention:
                 continue
             ids = self._oldest_packs(EVICT)
             if not ids:
-                break  # only packs that are never deleted are left, see ``_STAYS``
+                break  # only packs that must never be deleted are left, see ``_STAYS``
             lost += self.evict(ids, SIZE_CAP)
         return lost
 
     def free_confirmed(self, pages: int) -> int:
-        """Delete confirmed packs of any age until ``pages`` more pages are unused. Returns how many packs."""
+        """Delete confirmed packs of any age until ``pages`` more pages are unused.
+
+        Returns the number of deleted packs.
+        """
         deleted, target = 0, self.used_pages() - pages
         while self.used_pages() > target and (batch := self._delete_confirmed_batch()):
             deleted += batch
         return deleted
 
     def _delete_confirmed_batch(self) -> int:
-        """Delete the next confirmed packs, oldest first. Returns how many; 0 if none is left."""
+        """Delete the next confirmed packs, oldest first. Returns their number; 0 if no confirmed pack is left."""
         while True:
             start = self._db.execute("SELECT min(id) FROM packs WHERE id > ?", (self._confirmed_up_to,)).fetchone()[0]
             if start is None:
@@ -136,14 +144,17 @@ class Retention:
             f" (SELECT pack FROM outbox WHERE destination IN ({marks}) AND pack BETWEEN ? AND ?)"
         )
         values = (start, end, *self.active, start, end)
-        # a loss that such a pack states is delivered: all configured destinations confirmed the pack
+        # a loss that one of these packs states is delivered, because all configured destinations confirmed the pack
         self._db.execute(f"DELETE FROM losses WHERE stated_in IN (SELECT id FROM packs WHERE {where})", values)
         ids = [row[0] for row in self._db.execute(f"DELETE FROM packs WHERE {where} RETURNING id", values)]
         self._delete_from_outbox(ids)
         return len(ids)
 
     def _delete_old_births(self, cutoff_ms: int) -> int:
-        """Delete old births whose packs are all deleted: the next stored pack is a birth again. Returns how many."""
+        """Delete old births whose packs are all deleted: the next stored pack is another birth.
+
+        Returns their number.
+        """
         marks = ",".join("?" * len(self.active))
         ids = [
             row[0]
@@ -167,14 +178,14 @@ class Retention:
         return [row[0] for row in rows]
 
     def evict(self, ids: Sequence[int], reason: str) -> int:
-        """Delete packs that a destination still waits for, and note the loss. Returns how many."""
+        """Delete packs that a destination still waits for, and note them as lost. Returns their number."""
         runs: dict[tuple[int, int], list[tuple[int, int, int, int]]] = {}
         for number in ids:
             stream, boot, seq, from_ms, span_ms = self._db.execute(
                 "SELECT stream, boot, seq, from_ms, span_ms FROM packs WHERE id = ?", (number,)
             ).fetchone()
             runs.setdefault((stream, boot), []).append((seq, number, from_ms, from_ms + span_ms))
-            # a later pack must repeat the losses that this pack states
+            # a later pack must state the losses again that this pack states
             self._db.execute("UPDATE losses SET stated_in = NULL WHERE stated_in = ?", (number,))
         for (stream, boot), packs in runs.items():
             packs.sort()
@@ -199,7 +210,7 @@ class Retention:
             ).fetchone()
             with contextlib.suppress(ValueError):
                 return payload_hash(self._codec.unpack(*packed))
-        # the pack is damaged, but the next pack has its hash as ``prev``, or the head has it
+        # the pack is damaged, but its hash is also stored: as ``prev`` in the next pack, or in the head
         successor, head, behind = self._db.execute(
             "SELECT n.body, s.hash, s.seq - p.seq FROM packs p JOIN streams s ON s.id = p.stream"
             " LEFT JOIN packs n ON n.stream = p.stream AND n.seq = p.seq + 1 WHERE p.id = ?",
@@ -210,7 +221,10 @@ class Retention:
     def note_loss(
         self, stream: int, boot: int, first: int, last: int, from_ms: int, to_ms: int, digest: bytes, reason: str
     ) -> None:
-        """Add a loss and merge it with adjacent losses, even stated ones: a stream has a few losses, not thousands."""
+        """Add a loss.
+
+        Adjacent losses are merged with it, even stated ones, so that a stream has a few losses, not thousands.
+        """
         before = self._db.execute(
             "DELETE FROM losses WHERE stream = ? AND boot = ? AND last = ? AND reason = ?"
             " RETURNING first, from_ms, to_ms",
@@ -237,7 +251,7 @@ class Retention:
         )
 
     def delete_old_hashes(self) -> None:
-        """Delete the hashes of births that are deleted, if no stored pack needs them."""
+        """Delete the hashes of deleted births that no stored pack needs."""
         self._db.execute(
             "DELETE FROM births WHERE pack < (SELECT min(id) FROM packs) AND pack NOT IN"
             " (SELECT birth_pack FROM streams WHERE birth_pack IS NOT NULL)"
@@ -245,7 +259,7 @@ class Retention:
         )
 
     def delete_old_dictionaries(self) -> list[int]:
-        """Delete unused dictionaries; returns their numbers."""
+        """Delete unused dictionaries. Returns their numbers."""
         return [
             row[0]
             for row in self._db.execute(
@@ -255,7 +269,7 @@ class Retention:
         ]
 
     def losses(self) -> list[LossNote]:
-        """Losses that no pack states yet, oldest first."""
+        """Return the losses that no pack states yet, oldest first."""
         rows = self._db.execute(
             "SELECT l.id, s.name, b.boot, l.first, l.last, l.from_ms, l.to_ms, l.hash, l.reason FROM losses l"
             " JOIN streams s ON s.id = l.stream JOIN boots b ON b.id = l.boot WHERE l.stated_in IS NULL ORDER BY l.id"
@@ -263,9 +277,10 @@ class Retention:
         return [LossNote(n, name, boot_hex(boot), *rest) for n, name, boot, *rest in rows]
 
     def shrink(self) -> None:
-        """Return unused pages to the disk if they exceed a quarter of the file and also min(16 MiB, cap / 8).
+        """Return unused pages to the disk if they exceed both a quarter of the file and min(16 MiB, cap / 8).
 
-        Only a few at a time: freeing pages that will soon be used again is not worth the wear.
+        One call returns only a few pages. New packs will soon use the other ones, so freeing them is not worth the wear
+        of the disk.
         """
         spare_pages = min(16 << 20, self.max_size_bytes // 8) // PAGE_BYTES
         if self._db.free_pages > max(spare_pages, self._db.pages // 4):

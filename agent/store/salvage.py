@@ -1,8 +1,8 @@
 """Salvage: copies readable rows of a damaged database into the new one. A bad page costs only its own rows.
 
-It copies packs that a destination still waits for, and tables of rings that are not sealed yet. Unreadable packs are
-noted as losses with reason ``damaged``, so that each stream states them; the rest of the history stays in the file that
-was set aside.
+It copies the packs that a destination still waits for, and the tables of rings that are not sealed yet. Packs that
+cannot be read are noted as losses with the reason ``damaged``, so that each stream states them. The rest of the history
+stays in the file that was set aside.
 """
 
 from __future__ import annotations
@@ -26,16 +26,20 @@ from agent.zstd import read_frame
 from drivers.encoding import base64url_decode
 
 log = logging.getLogger("meterhouse.store")
-MAX_PACKS = 100_000  # more packs than this stay in the old file and are stated as lost
-ONE_BY_ONE = 2_000  # keys that are tried one by one after a bad page; the next ones are at growing distances
-# (column, table): the last pack id is the highest value in any of these, since some may be unreadable
+MAX_PACKS = 100_000  # at most this many packs are copied; further packs stay in the old file and are stated as lost
+# after a bad page, this number of keys is tried one by one; after that, the distances between tried keys grow
+ONE_BY_ONE = 2_000
+# (column, table): the last pack id is the highest value in these, because some of them may be unreadable
 NEWEST = (("id", "packs"), ("id", "packs INDEXED BY packs_seq"), ("pack", "outbox"))
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(slots=True)
 class Hole:
-    """A range of keys, ``first`` to ``last``, in which no row can be read. Nobody knows which of the rows existed."""
+    """A range of keys, ``first`` to ``last``, in which no row can be read.
+
+    It is not known which of the rows existed.
+    """
 
     first: int
     last: int
@@ -43,16 +47,16 @@ class Hole:
 
 @dataclass(slots=True)
 class PackEdges:
-    """Time range and predecessor of a readable pack."""
+    """The time range of a readable pack, and what it says about its predecessor."""
 
-    prev: bytes | None  # hash and boot of the predecessor
+    prev: bytes | None  # hash of the predecessor; None: the stream began with this pack
     prev_boot: str
     from_ms: int
     to_ms: int
 
 
 def edges_of(pack: Mapping[str, Any]) -> PackEdges:
-    """The edges of a pack. Raises KeyError, TypeError or ValueError if it is not a pack."""
+    """Return the edges of a pack. Raises KeyError, TypeError or ValueError if the object is not a pack."""
     prev = base64url_decode(pack["prev"]) if pack["prev"] else None
     boot = pack.get("prev_boot") or pack["boot"]
     return PackEdges(prev, boot, round(pack["from"] * 1000), round(pack["to"] * 1000))
@@ -75,7 +79,7 @@ class RecordedState:
 
 @dataclass(slots=True)
 class SalvagedStream:
-    """A stream of the old database whose head was copied."""
+    """A stream of the old database whose head was copied into the new one."""
 
     name: str
     old_id: int
@@ -84,7 +88,7 @@ class SalvagedStream:
     hash: bytes
     boot: str
     to_ms: int
-    old_seq: int = 0  # the head's sequence in the old database; 0: not readable
+    old_seq: int = 0  # sequence of the head in the old database; 0: it cannot be read
     saved: dict[int, PackEdges] = field(default_factory=dict)
 
 
@@ -100,7 +104,7 @@ def read_rows(
 
     Args:
         sql: returns rows in ascending order of the first column, an integer key. Its last ``?`` is the key after which
-            reading starts.
+            it starts to read.
         last: the highest possible key; a hole ends there at the latest.
     """
     at, tried, hole = -1, 0, -1
@@ -125,7 +129,7 @@ def read_rows(
 
 
 def read_number(conn: sqlite3.Connection, sql: str) -> int:
-    """One number; 0 if it cannot be read."""
+    """Return the number that ``sql`` selects; 0 if it cannot be read."""
     with suppress(sqlite3.DatabaseError):
         return int(conn.execute(sql).fetchone()[0] or 0)
     return 0
@@ -135,8 +139,8 @@ class Salvage:
     """One salvage of a damaged database. The caller opens the transaction in the new one, which already has the heads.
 
     Args:
-        db, codec, streams: of the new database.
-        destinations: names of the configured destinations; used if the old file's list cannot be read.
+        db, codec, streams: these belong to the new database.
+        destinations: names of the configured destinations. They are used if the list in the old file cannot be read.
     """
 
     def __init__(
@@ -156,7 +160,7 @@ class Salvage:
         self.lost = 0
 
     def run(self) -> None:
-        """Copy what is readable. Damage in the old file does not raise an error."""
+        """Copy everything that can be read. Damage in the old file does not raise an error."""
         try:
             with closing(open_damaged(self._aside)) as old:
                 old.execute("PRAGMA query_only = ON")
@@ -168,7 +172,10 @@ class Salvage:
     # --- tables of rings
 
     def _tables(self, old: sqlite3.Connection) -> None:
-        """Copy the point tables of rings, for records that are not sealed yet. Skips documents whose bytes changed."""
+        """Copy the point tables of rings, which records that are not sealed yet need.
+
+        Skips documents whose bytes changed.
+        """
         with suppress(sqlite3.DatabaseError):
             for ring, key, stream, digest in old.execute("SELECT ring_id, number, stream, document FROM tables"):
                 body = old.execute("SELECT body FROM documents WHERE hash = ?", (digest,)).fetchone()
@@ -201,7 +208,7 @@ class Salvage:
                 log.info("%s: packs up to %d salvaged from the damaged database", stream.name, top)
 
     def _streams(self, old: sqlite3.Connection) -> dict[int, SalvagedStream]:
-        """The streams whose heads were copied, by their id in the old database."""
+        """Return the streams whose heads were copied, by their id in the old database."""
         mine = {
             name: (key, seq, digest, boot_hex(boot), to_ms)
             for key, name, seq, digest, boot, to_ms in self._db.execute(
@@ -218,7 +225,8 @@ class Salvage:
         """Return the packs that destinations wait for, and True if the old outbox is not completely readable.
 
         The packs are a dict: id in the old database -> ids of destinations in the new one. Where the outbox is not
-        readable, all packs that may have been in it count as owed: sending the same bytes again does no harm.
+        readable, all packs that may have been in it count as owed. If a destination gets the same bytes again, this
+        does no harm.
         """
         owed: dict[int, set[int]] = {}
         torn = lost_names = self._recorded.torn
@@ -240,14 +248,14 @@ class Salvage:
                     ids = range(row[0], row[0] + 1)
                 for pack in ids:
                     owed.setdefault(pack, set()).add(mine)
-        if lost_names:  # any configured destination may be among the lost names, and may wait for any pack
+        if lost_names:  # any configured destination may be among the names that were lost, and may wait for any pack
             ours = set(map(self._destination, self._destinations))
             for pack in range(max(1, last - MAX_PACKS), last + 1):
                 owed[pack] = owed.get(pack, set()) | ours
         return owed, torn
 
     def _destination(self, name: str) -> int:
-        """``destinations.id`` in the new database. Adds the name if it is new."""
+        """Return the id of a destination in the new database. Adds the destination if it is new."""
         self._db.execute("INSERT OR IGNORE INTO destinations (name, seen_ms) VALUES (?, 0)", (name,))
         return int(self._db.execute("SELECT id FROM destinations WHERE name = ?", (name,)).fetchone()[0])
 
@@ -264,7 +272,10 @@ class Salvage:
             return None
 
     def _by_name(self, name: str, old_id: int, streams: dict[int, SalvagedStream]) -> SalvagedStream:
-        """Add a stream whose old row is not readable, by its recorded head. Raises KeyError if none is recorded."""
+        """Add a stream by its recorded head, because its row in the old database is not readable.
+
+        Raises KeyError if no head is recorded.
+        """
         head = head_of(self._recorded.heads[name])
         stream = SalvagedStream(
             name, old_id, self._new_streams.put_head(head), head.seq, head.hash, head.boot, head.to_ms
@@ -282,7 +293,7 @@ class Salvage:
             stream = streams.get(found[0]) or self._by_name(pack["stream"], found[0], streams)
             kept = self._recorded.heads.get(stream.name)
             if self._recorded.torn and kept is not None and pack["seq"] < kept.owed_seq:
-                return True  # no destination waits for it, so it is neither copied nor lost
+                return True  # no destination waits for this pack, so it is neither copied nor lost
             if pack["stream"] != stream.name or not 0 < pack["seq"] <= stream.seq or pack["seq"] in stream.saved:
                 return False
             edges = edges_of(pack)
@@ -308,7 +319,10 @@ class Salvage:
     def _missing(
         self, old: sqlite3.Connection, stream: SalvagedStream, bad: set[int], torn: bool, first_owed: int
     ) -> dict[int, int]:
-        """Packs that were or may have been owed but were not copied: sequence -> old id (0: not known)."""
+        """Return the packs that were not copied although a destination waited, or may have waited, for them.
+
+        The result is sequence -> id in the old database (0: not known).
+        """
         missing: dict[int, int] = {}
         if not bad and not torn:
             return missing
@@ -322,14 +336,17 @@ class Salvage:
         return missing
 
     def _dropped(self, old: sqlite3.Connection, stream: SalvagedStream) -> int:
-        """Sequence of the first pack that was committed but is not in the old file; 0: none."""
+        """Return the sequence of the first pack that was committed but is not in the old file; 0: there is none."""
         top = read_number(old, f"SELECT max(seq) FROM packs INDEXED BY packs_seq WHERE stream = {stream.old_id}")
         kept = self._recorded.heads.get(stream.name)
         first = max(top, stream.old_seq, *stream.saved, kept.owed_seq - 1 if kept else 0) + 1
         return first if first <= stream.seq else 0
 
     def _note_losses(self, old: sqlite3.Connection, stream: SalvagedStream, missing: Mapping[int, int]) -> None:
-        """Note each run of missing packs as a loss. Its hash is ``prev`` of the next readable pack, or the head's."""
+        """Note each run of missing packs as a loss.
+
+        The hash of a loss is ``prev`` of the next readable pack. If there is no such pack, it is the hash of the head.
+        """
         at = 0
         for first in sorted(missing):
             if first <= at:
@@ -351,7 +368,7 @@ class Salvage:
             at = last
 
     def _neighbour(self, old: sqlite3.Connection, stream: SalvagedStream, seq: int) -> PackEdges | None:
-        """The edges of a pack next to a run of missing packs; None if it cannot be read."""
+        """Return the edges of a pack next to a run of missing packs; None if the pack cannot be read."""
         if seq in stream.saved:
             return stream.saved[seq]
         with suppress(sqlite3.DatabaseError, ValueError, KeyError, TypeError):
@@ -364,7 +381,7 @@ class Salvage:
 
 
 def read_heads(aside: Path) -> Iterator[StreamHead]:
-    """Yield the heads that are readable. Reads row by row, so that a bad page does not cost the heads before it."""
+    """Yield the heads that can be read. Reads row by row, so that a bad page does not cost the heads before it."""
     columns = "s.name, b.boot, s.seq, s.hash, s.to_ms, s.ring_id, s.ring_pos"
     with suppress(sqlite3.Error), closing(open_damaged(aside)) as old:
         rows = old.execute(f"SELECT {columns} FROM streams s JOIN boots b ON b.id = s.boot")

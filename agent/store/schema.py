@@ -1,7 +1,7 @@
 """The tables, as migrations that only add. sqlite-utils, which applies them, is imported only when needed.
 
-Its import takes 160 ms and 20 MB, which a gateway would pay at every start. So a current database is opened without it,
-and a new one is created by executing the same steps directly and recording them in the same way.
+The import of sqlite-utils takes 160 ms and 20 MB, which a gateway would pay at every start. So a current database is
+opened without it. A new database is created by executing the same steps directly and recording them in the same way.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 SET = "meterhouse"
 
-# A u64 (ring ids, boots) is stored as the signed 64-bit integer of the same bits. Times are UTC milliseconds.
-# ``body`` of packs: see codec.py, which was called body.py when this step was released.
+# A u64 (ring ids, boots) is stored as the signed 64-bit integer with the same bits. Times are UTC milliseconds. For
+# ``body`` of packs, see codec.py, which was called body.py when this step was released.
 _FIRST = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
@@ -107,8 +107,9 @@ _DEVICES = """
 CREATE TABLE devices (stream TEXT PRIMARY KEY, facts BLOB, learned BLOB) WITHOUT ROWID;
 """
 
-# Energy by interval: pages of ``agent.intervals.page_format``. Rows are only added; the pages of a day are merged into
-# one with the same content. A state tells how to continue after pack ``seq``; only states are replaced.
+# The energy by interval, in pages of ``agent.intervals.page_format``. Rows are only added, and the pages of a day are
+# merged into one page with the same content. A state tells how to continue after pack ``seq``. Only states are
+# replaced.
 _INTERVALS = """
 CREATE TABLE interval_shapes (id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, body BLOB NOT NULL);
 CREATE TABLE interval_pages (
@@ -128,22 +129,23 @@ CREATE TABLE interval_changes (
 );
 """
 
-# Declarations, which people attest, as JSON objects; rows are only added.
+# Declarations that people attest, as JSON objects. Rows are only added.
 _DECLARED = """
 CREATE TABLE declared (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, at_ms INTEGER NOT NULL, body TEXT NOT NULL);
 """
 
-# Repairs: the intervals of a stream are compared with its packs. Those from ``before_ms`` on match; 0: all match.
-# ``seq``: sequence of the state that caused the repair, because another version or other settings had made it.
+# The progress of repairs, which compare the intervals of a stream with its packs. The intervals from ``before_ms`` on
+# match the packs; 0: all match. ``seq``: the sequence of the stored state that caused the repair, because another
+# version or other settings had made it.
 _REPAIRS = """
 CREATE TABLE interval_repairs (stream INTEGER PRIMARY KEY, seq INTEGER NOT NULL, before_ms INTEGER NOT NULL);
 """
 
-# CRC-32 of a page's body; NULL in pages of an older version.
+# ``crc`` is the CRC-32 of the page's body. It is NULL in pages that an older version wrote.
 _CHECKED_PAGES = "ALTER TABLE interval_pages ADD COLUMN crc INTEGER;"
 
-# Gaps by interval and reason (``agent.intervals.gap_sums``); ``crc``: CRC-32 of the other columns as text.
-# ``interval_gap_starts``: the intervals of a stream that begin before ``from_ms`` were written without their gaps.
+# Gaps by interval and reason (``agent.intervals.gap_sums``). ``crc`` is the CRC-32 of the other columns as text. In
+# ``interval_gap_starts``, the gaps of a stream are known only for intervals that begin at ``from_ms`` or later.
 _GAPS = """
 CREATE TABLE interval_gaps (
     stream INTEGER NOT NULL,  -- streams.id
@@ -158,7 +160,7 @@ CREATE TABLE interval_gap_starts (stream INTEGER PRIMARY KEY, from_ms INTEGER NO
 """
 
 Steps = tuple[tuple[str, str], ...]  # name, SQL
-# append only; never edit a released step
+# Steps may be appended, but a released step must never be edited.
 STEPS: Steps = (
     ("0001_first", _FIRST),
     ("0002_devices", _DEVICES),
@@ -168,14 +170,14 @@ STEPS: Steps = (
     ("0006_checked_interval_pages", _CHECKED_PAGES),
     ("0007_interval_gaps", _GAPS),
 )
-# Within a major number steps only add, so that an older version can open the database of a newer one. A step that an
-# older version could not handle raises MAJOR; the older version then refuses to open the database. PRAGMA user_version
-# holds MAJOR * MAJOR_STEP + the number of steps.
+# Within a major number, steps only add tables and columns, so that an older version can open the database of a newer
+# one. A step that an older version could not handle must raise MAJOR. The older version then refuses to open the
+# database. PRAGMA user_version holds MAJOR * MAJOR_STEP + the number of steps.
 MAJOR = 0
 MAJOR_STEP = 1000
-VERSION = MAJOR * MAJOR_STEP + len(STEPS)  # of a current database
+VERSION = MAJOR * MAJOR_STEP + len(STEPS)  # user_version of a current database
 
-# sqlite-utils 4 records steps in this table. It must recognise a database that was created without it.
+# sqlite-utils 4 records steps in this table, so it also recognises the steps of a database that was created without it.
 _RECORDS = """
 CREATE TABLE "_sqlite_migrations" (
    "id" INTEGER PRIMARY KEY,
@@ -203,7 +205,7 @@ def create(conn: sqlite3.Connection, steps: Steps = STEPS) -> None:
 
 
 def missing_columns(conn: sqlite3.Connection) -> str:
-    """The missing columns of a current database, as ``table.column``; "" if there are none.
+    """Return the columns that a current database lacks, as ``table.column``; "" if it lacks none.
 
     A flipped bit in the definition of a table can rename a column, which SQLite does not notice.
     """
@@ -235,13 +237,13 @@ def _step(sql: str) -> Callable[[Any], None]:
 
 
 def _run(conn: sqlite3.Connection, sql: str) -> None:
-    """Execute statement by statement: ``executescript`` would commit first."""
+    """Execute a script statement by statement, because ``executescript`` would commit first."""
     for statement in split(sql):
         conn.execute(statement)
 
 
 def split(sql: str) -> list[str]:
-    """The statements of a script."""
+    """Split a script into its statements."""
     found, start = [], 0
     for at, char in enumerate(sql):
         if char == ";" and sqlite3.complete_statement(sql[start : at + 1]):

@@ -1,4 +1,4 @@
-"""The SQLite file: its only connection, settings checked on opening, quarantine of a damaged file, disk reserve."""
+"""The SQLite file: its only connection, the check of its settings, quarantine of a damaged file, disk reserve."""
 
 from __future__ import annotations
 
@@ -30,26 +30,27 @@ from agent.store.errors import (
 from drivers.files import sync_directory
 
 log = logging.getLogger("meterhouse.store")
-PAGE_BYTES = 4096  # small: a gateway commits a few kilobytes at a time, and flash wears per page written
-CHECKPOINT_PAGES = 64  # size of the WAL at which it is copied into the file: small, as it counts towards the cap
-WAL_LIMIT_BYTES = 4 * 1024 * 1024  # the WAL file is truncated to this size after a large transaction
+PAGE_BYTES = 4096  # small, because a gateway commits a few kilobytes at a time, and each written page wears the flash
+# when the WAL has this number of pages, it is copied into the file; it is small, because the WAL counts towards the cap
+CHECKPOINT_PAGES = 64
+WAL_LIMIT_BYTES = 4 * 1024 * 1024  # after a large transaction, the WAL file is truncated to this size
 BUSY_MS = 2_000
-MODE = 0o600  # other users must not open the file: a reader can lock it
-OLDEST_SQLITE = (3, 40, 1)  # version on the oldest system that runs the tests
+MODE = 0o600  # other users must not open the file, because a reader can lock it
+OLDEST_SQLITE = (3, 40, 1)  # SQLite version of the oldest system on which the tests run
 
 
 @dataclass(frozen=True, slots=True)
 class Quarantine:
     """A damaged database that was set aside when the store was opened."""
 
-    path: str  # where it is now
+    path: str  # where the file is now
     reason: str
 
 
 class Database:
-    """The only connection to the database. Belongs to the thread that opened it.
+    """The only connection to the database. It belongs to the thread that opened it.
 
-    ``execute`` and ``executemany`` raise SQLite's own errors; ``transaction``, ``query`` and ``translated_errors``
+    ``execute`` and ``executemany`` raise SQLite's own errors. ``transaction``, ``query`` and ``translated_errors``
     raise a StoreError instead.
     """
 
@@ -60,7 +61,7 @@ class Database:
         self._in_transaction = False
 
     def explain(self, error: sqlite3.Error) -> StoreError:
-        """The StoreError for an error of SQLite. Damage is verified first."""
+        """Return the StoreError for an error of SQLite. If SQLite reports damage, this is verified first."""
         return self.damage_verifier.classify(error) if is_damage(error) else explain(error, str(self.path))
 
     @contextlib.contextmanager
@@ -73,9 +74,9 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit at the end of the block; roll back on any error. Raises StoreError.
+        """Commit at the end of the block, or roll back on any error. Raises StoreError.
 
-        Inside another transaction, the block becomes a part of that one.
+        Inside another transaction, the block becomes a part of that transaction.
         """
         if self._in_transaction:
             yield
@@ -101,7 +102,7 @@ class Database:
             return self._conn.execute(sql, values).fetchall()
 
     def meta(self, name: str) -> Any:
-        """A value from the table ``meta``; None if missing."""
+        """Return a value from the table ``meta``; None if the table does not have it."""
         row = self._conn.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
         return row[0] if row else None
 
@@ -114,17 +115,17 @@ class Database:
 
     @property
     def pages(self) -> int:
-        """Size of the database in pages, including those in the WAL."""
+        """The size of the database in pages, including pages that are only in the WAL."""
         return int(self._conn.execute("PRAGMA page_count").fetchone()[0])
 
     @property
     def free_pages(self) -> int:
-        """Unused pages inside the database."""
+        """The number of unused pages inside the database."""
         return int(self._conn.execute("PRAGMA freelist_count").fetchone()[0])
 
     def vacuum(self, pages: int) -> None:
         """Return up to ``pages`` unused pages to the disk."""
-        # the pragma frees one page per step and has no columns; execute() would run only one step
+        # The pragma frees one page per step and returns no columns. ``execute`` would run only one step.
         self._conn.executescript(f"PRAGMA incremental_vacuum({pages})")
 
     def flush_wal(self) -> None:
@@ -132,7 +133,7 @@ class Database:
         self._conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def release_memory(self) -> None:
-        """Free SQLite's page cache: the next reads come from the disk."""
+        """Free SQLite's page cache, so that the next reads come from the disk."""
         self._conn.execute("PRAGMA shrink_memory")
 
     def close(self) -> None:
@@ -143,7 +144,7 @@ class Database:
 
 
 def check_regular_files(path: Path) -> None:
-    """Check that the database and the files beside it are regular files: opening a pipe would never return.
+    """Check that the database and the files beside it are regular files, because opening a pipe would never return.
 
     Raises:
         StoreError: one of them is not a regular file.
@@ -158,11 +159,12 @@ def check_regular_files(path: Path) -> None:
 def connect(path: Path) -> sqlite3.Connection:
     """Open or create the database and check every setting. Raises sqlite3.Error or a StoreError."""
     fresh = not path.exists() or path.stat().st_size == 0
-    if fresh:  # new: its mode must not depend on the umask
+    if fresh:  # the file is new: create it here, so that its mode does not depend on the umask
         with contextlib.suppress(FileNotFoundError):
-            path.with_name(path.name + "-wal").unlink()  # left over from a removed database
+            path.with_name(path.name + "-wal").unlink()  # this WAL is left over from a removed database
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, MODE))
-    elif (found := path.stat()).st_mode & 0o077 and found.st_uid == os.geteuid():  # of an earlier version
+    # an earlier version created the file, with a mode that lets other users read it
+    elif (found := path.stat()).st_mode & 0o077 and found.st_uid == os.geteuid():
         for name in (path, path.with_name(path.name + "-wal")):
             with contextlib.suppress(FileNotFoundError):
                 name.chmod(MODE)
@@ -177,7 +179,8 @@ def connect(path: Path) -> sqlite3.Connection:
 
 def _configure(conn: sqlite3.Connection, path: Path) -> None:
     conn.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
-    # one process only; set before the first read, so that SQLite needs no shared-memory file, which takes disk space
+    # Only one process uses the file. This is set before the first read, so that SQLite needs no shared-memory file,
+    # which takes disk space.
     conn.execute("PRAGMA locking_mode = EXCLUSIVE")
     version = int(conn.execute("PRAGMA user_version").fetchone()[0])
     major = version // schema.MAJOR_STEP
@@ -189,7 +192,8 @@ def _configure(conn: sqlite3.Connection, path: Path) -> None:
             hint="Install that version again. To downgrade for good, let it deliver all packs, stop it, and give this "
             "version a new state_dir. Never restore an older copy of the database: it would fork the streams",
         )
-    # order matters: page size and auto_vacuum only take effect before the first table and before WAL
+    # the order matters: page size and auto_vacuum only take effect before the first table is created and before WAL is
+    # set
     conn.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
     conn.execute("PRAGMA journal_mode = WAL")
@@ -198,7 +202,8 @@ def _configure(conn: sqlite3.Connection, path: Path) -> None:
     conn.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
     conn.execute("PRAGMA cache_size = -512")
     conn.execute("PRAGMA temp_store = MEMORY")
-    conn.execute("PRAGMA secure_delete = OFF")  # Debian's default zeroes deleted rows: that wears the flash
+    # with Debian's default, SQLite zeroes deleted rows, which wears the flash
+    conn.execute("PRAGMA secure_delete = OFF")
     conn.execute("PRAGMA trusted_schema = OFF")
     conn.execute("PRAGMA cell_size_check = ON")
     if version == 0 and not conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
@@ -220,7 +225,7 @@ def _configure(conn: sqlite3.Connection, path: Path) -> None:
                 where=str(path),
                 hint="Is the state directory on a network or overlay file system? Put it on a local disk",
             )
-    conn.execute("BEGIN IMMEDIATE")  # take the lock now: a second agent must fail here, not at its first commit
+    conn.execute("BEGIN IMMEDIATE")  # take the lock now, so that a second agent fails here and not at its first commit
     conn.execute(
         "INSERT INTO meta (name, value) VALUES ('opened', datetime()) ON CONFLICT DO UPDATE SET value = excluded.value"
     )
@@ -230,9 +235,9 @@ def _configure(conn: sqlite3.Connection, path: Path) -> None:
 def open_or_quarantine(
     path: Path, damage: str = "", rescue: bool = True
 ) -> tuple[sqlite3.Connection, Quarantine | None]:
-    """Open the database. A damaged one is set aside under a dated name, and a new one is created.
+    """Open the database. If it is damaged, it is set aside under a dated name, and a new one is created.
 
-    If the disk alone may have failed, opening is first retried for some seconds.
+    If only the disk may have failed, opening is tried again for some seconds before that.
 
     Args:
         damage: damage that is already known; "": none.
@@ -240,14 +245,14 @@ def open_or_quarantine(
 
     Raises:
         StoreDamaged: the database is damaged and ``rescue`` is False.
-        StoreError: it cannot be opened for another reason.
+        StoreError: the database cannot be opened for another reason.
     """
     if not rescue and salvage_file(path).exists():
         raise unchanged_damage(path, "the salvage of a damaged database was interrupted")
     if aside := _interrupted_salvage(path):
         return connect(path), Quarantine(str(aside), "found at an earlier start")
     retries = RetryPolicy(path)
-    # after the first report of damage, ``StoreCheck`` checks a large file while the agent runs
+    # after only one report of damage, a large file is not checked here: ``StoreCheck`` does this while the agent runs
     if suspicion_count(path) > 1 and not is_small(path):
         damage = damage or "reported damaged while in use for the second time, and too large to be checked at a start"
     while not damage:
@@ -268,7 +273,10 @@ def open_or_quarantine(
 
 
 def unchanged_damage(path: Path, why: str) -> StoreDamaged:
-    """The error for tools that only read: only the agent sets a database aside and states losses in its streams."""
+    """Return the error for tools that only read.
+
+    Only the agent sets a database aside and states losses in its streams.
+    """
     hint = "Nothing was changed. Start the agent: it sets the file aside and salvages what can be read"
     return StoreDamaged(f"the database is damaged ({why})", where=str(path), hint=hint)
 
@@ -284,17 +292,20 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def salvage_file(path: Path) -> Path:
-    """The file that names the database set aside; it exists until the salvage is committed."""
+    """Return the path of the file that names the database set aside. The file exists until the salvage is committed."""
     return path.with_name(path.name + ".salvage")
 
 
 def _interrupted_salvage(path: Path) -> Path | None:
-    """Path of a damaged database whose salvage was interrupted, or None. Removes the unfinished new database."""
+    """Return the path of a damaged database whose salvage was interrupted; None if there is none.
+
+    Removes the unfinished new database.
+    """
     marker = salvage_file(path)
     if not marker.exists():
         return None
     aside = path.with_name(marker.read_text().strip() or "none")
-    if not aside.exists():  # it was not renamed yet, so nothing was lost
+    if not aside.exists():  # the database was not renamed yet, so no data was lost
         marker.unlink()
         return None
     for name in (path, path.with_name(path.name + "-wal")):
@@ -303,15 +314,15 @@ def _interrupted_salvage(path: Path) -> Path | None:
 
 
 def finish_salvage(path: Path) -> None:
-    """Note that the salvage is committed."""
+    """Note that the salvage is committed: remove the file that ``salvage_file`` names."""
     salvage_file(path).unlink(missing_ok=True)
     sync_directory(path.parent)
 
 
 def _probe(conn: sqlite3.Connection, path: Path) -> None:
-    """Read the data that every start needs, so that damage there shows now. Check a suspected database as a whole.
+    """Read the data that every start needs, so that damage in it shows now.
 
-    Raises sqlite3.DatabaseError on damage.
+    If damage was reported before, check a small database as a whole. Raises sqlite3.DatabaseError on damage.
     """
     if suspicion_count(path) and is_small(path):
         (found,) = conn.execute("PRAGMA integrity_check(1)").fetchone()
@@ -324,7 +335,7 @@ def _probe(conn: sqlite3.Connection, path: Path) -> None:
 
 
 def quarantine_name(path: Path) -> Path:
-    """An unused file name for a damaged file, with the current time."""
+    """Return an unused file name for a damaged file. It contains the current time."""
     aside = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
     free, n = aside, 1
     while free.exists():
@@ -342,7 +353,7 @@ def _set_aside(path: Path) -> Path:
     sync_directory(path.parent)
     path.rename(aside)
     clear_suspicion(path)
-    for suffix in ("-wal", "-shm"):  # the WAL goes with the database: it may hold the newest commits
+    for suffix in ("-wal", "-shm"):  # the WAL must stay with the database, because it may hold the newest commits
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
     sync_directory(path.parent)
@@ -350,21 +361,24 @@ def _set_aside(path: Path) -> Path:
 
 
 class DiskReserve:
-    """A file that reserves disk space. It is removed when the disk is full: even DELETE needs space in the WAL."""
+    """A file that reserves disk space.
+
+    It is removed when the disk is full, because even DELETE needs space in the WAL.
+    """
 
     def __init__(self, path: Path, size_bytes: int) -> None:
         self._path, self._size = path, size_bytes
 
     @property
     def held_bytes(self) -> int:
-        """Current size of the file."""
+        """The current size of the file."""
         try:
             return self._path.lstat().st_size
         except FileNotFoundError:
             return 0
 
     def take(self, spare_bytes: int) -> bool:
-        """Reserve the space, if ``spare_bytes`` of the disk stay free. True if it is reserved."""
+        """Reserve the space, if ``spare_bytes`` of the disk stay free. Returns True if it is reserved."""
         if self.held_bytes == self._size:
             return True
         if free_bytes(self._path.parent) < self._size + spare_bytes:
@@ -388,13 +402,13 @@ class DiskReserve:
 
 
 def free_bytes(directory: Path) -> int:
-    """Bytes that an unprivileged process can still write in a directory."""
+    """Return how many bytes an unprivileged process can still write in a directory."""
     stat = os.statvfs(directory)
     return stat.f_bavail * stat.f_frsize
 
 
 def file_bytes(path: Path) -> int:
-    """Size of a file, 0 if there is none."""
+    """Return the size of a file; 0 if it does not exist."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
@@ -402,7 +416,7 @@ def file_bytes(path: Path) -> int:
 
 
 def build_warnings(options: Collection[str] | None = None, version: tuple[int, ...] | None = None) -> list[str]:
-    """Reasons why this build of SQLite may not be reliable; usually none. The arguments are for tests."""
+    """Return the reasons why this build of SQLite may not be reliable; usually none. The arguments are for tests."""
     if options is None:
         with contextlib.closing(sqlite3.connect(":memory:")) as conn:
             options = {row[0] for row in conn.execute("PRAGMA compile_options")}

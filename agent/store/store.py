@@ -1,4 +1,4 @@
-"""The store: opens the database, salvages a damaged one, keeps it within its limits. Used by exactly one thread."""
+"""The store: opens the database, salvages a damaged one, and keeps it within its limits. Only one thread uses it."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ MIN_SIZE_BYTES = 8 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Size and settings of the store, for status and for the log at the start."""
+    """The size and the settings of the store, for status and for the log at the start."""
 
     path: str
     database_bytes: int
     wal_bytes: int
     ballast_bytes: int
-    unused_bytes: int  # free for new packs inside the database
+    unused_bytes: int  # bytes inside the database that are free for new packs
     max_bytes: int
     free_disk_bytes: int
-    packs: int  # newest id - oldest id + 1: too high if packs between were deleted, but fast
-    pending: dict[str, int]  # unconfirmed packs by destination
-    settings: str  # "WAL, synchronous FULL, ..."
+    packs: int  # newest id - oldest id + 1; this is fast, but too high if packs in between were deleted
+    pending: dict[str, int]  # number of unconfirmed packs by destination
+    settings: str  # such as "SQLite 3.40.1, WAL, synchronous FULL, page 4096"
 
     @property
     def disk_bytes(self) -> int:
-        """Everything that counts towards the cap."""
+        """The size of all files that count towards the cap."""
         return self.database_bytes + self.wal_bytes + self.ballast_bytes
 
 
 class Store:
-    """The database of one gateway. Open with ``Store.open``; every method belongs to the opening thread.
+    """The database of one gateway. Open it with ``Store.open``. Only the thread that opened it may call its methods.
 
-    ``packs``, ``documents``, ``intervals`` and ``keys`` are its parts; they share the connection ``db``.
+    ``packs``, ``documents``, ``intervals`` and ``keys`` are its parts. They share the connection ``db``.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Store:
         record: HeadRecord,
     ) -> None:
         self.db, self.quarantine = db, quarantine
-        self.saved_packs = 0  # salvaged from a damaged database
+        self.saved_packs = 0  # number of packs salvaged from a damaged database
         self._codec, self._streams = Codec(), StreamRegistry(db)
         self.retention = Retention(db, self._codec, max_size_bytes, keep_delivered_s)
         self._tracker = HeadTracker(db, self._streams, self.retention, record)
@@ -91,20 +91,24 @@ class Store:
         rescue: bool = True,
         asked: Mapping[str, Sequence[str]] | None = None,
     ) -> Store:
-        """Open the database at ``path``, creating it if missing. A damaged file is set aside: see ``quarantine``.
+        """Open the database at ``path``, or create it if it is missing.
+
+        A damaged file is set aside: see ``quarantine``.
 
         Args:
             max_size_bytes: cap for database, WAL and disk reserve together.
             keep_delivered_s: age at which a pack is deleted if every destination confirmed it.
-            destinations: names of those that must confirm. The outbox of a removed name is kept, in case it returns.
-            rescue: False: a damaged database stays where it is. For tools that only read.
-            asked: by destination, patterns of the streams that it gets; a destination without patterns gets all.
+            destinations: names of the destinations that must confirm. The outbox of a removed destination is kept, in
+                case it returns.
+            rescue: False: a damaged database stays where it is. This is for tools that only read.
+            asked: by destination, patterns of the streams that it gets. A destination without patterns gets all
+                streams.
 
         Raises:
             StoreBusy: another process has the database open.
-            StoreDamaged: it is damaged and ``rescue`` is False.
-            StoreNewer: a newer version wrote it.
-            StoreError: it cannot be opened, or commits would not be durable here.
+            StoreDamaged: the database is damaged and ``rescue`` is False.
+            StoreNewer: a newer version wrote the database.
+            StoreError: the database cannot be opened, or commits would not be durable on this file system.
         """
         path = Path(path)
         if max_size_bytes < MIN_SIZE_BYTES:
@@ -113,7 +117,7 @@ class Store:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             check_regular_files(path)
             if free_bytes(path.parent) < 2 * SPARE_BYTES:
-                # opening the database and the rest of the start write to the disk: free the reserve for that
+                # opening the database and the rest of the start write to the disk, so the reserve is freed for them
                 DiskReserve(path.with_name(path.name + ".ballast"), 0).drop()
             return cls._open(path, max_size_bytes, keep_delivered_s, destinations, now_ms, rescue, asked or {})
         except OSError as error:
@@ -182,7 +186,7 @@ class Store:
         self.retention.lost_packs = salvage.lost
 
     def call(self, function: Callable[[Store], T]) -> T:
-        """Call ``function``; any error of SQLite is raised as a StoreError."""
+        """Call ``function`` with the store. Any error of SQLite is raised as a StoreError."""
         with self.db.translated_errors():
             return function(self)
 
@@ -190,21 +194,26 @@ class Store:
 
     @property
     def behind(self) -> Mapping[str, LaggingStream]:
-        """Streams whose newest packs are missing; ``resume_streams`` continues after them."""
+        """The streams whose newest packs are missing. ``resume_streams`` continues them after these packs."""
         return self._tracker.behind
 
     def resume_streams(self, resumes: Mapping[str, Resume]) -> tuple[int, int]:
-        """Continue after the missing packs, and note them as lost. Returns (number of streams, number of lost packs).
+        """Continue each stream in ``behind`` after its missing packs, and note these packs as lost.
+
+        Returns (number of streams, number of lost packs).
 
         Args:
-            resumes: where streams continue; by default after their last pack.
+            resumes: by stream, where it continues; by default after its last committed pack.
         """
         done = self._tracker.resume(resumes)
         self.packs.refresh()
         return done
 
     def mark_sent(self) -> None:
-        """Record that all committed packs may be published. Call it before that happens; any thread may call it."""
+        """Record that all committed packs may be published.
+
+        Call this before they are published; any thread may call it.
+        """
         self._tracker.record.mark_sent()
 
     # --- limits
@@ -218,10 +227,10 @@ class Store:
         also: Callable[[], None] = lambda: None,
         asked: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """Change limits and destinations; the next ``prune`` deletes what exceeds a smaller cap.
+        """Change limits and destinations. If the cap becomes smaller, the next ``prune`` deletes the excess packs.
 
         Args:
-            also: further writes in the same transaction.
+            also: makes further writes in the same transaction.
             asked: as for ``open``.
 
         Raises:
@@ -233,19 +242,20 @@ class Store:
         self.retention.change_limits(max_size_bytes, keep_delivered_s)
 
     def prune(self, now_ms: int) -> list[LossNote]:
-        """Delete old delivered packs, enforce the caps, return unused space to the disk. Call it every minute.
+        """Delete old delivered packs, enforce the caps, and return unused space to the disk. Call this every minute.
 
-        Call it after StoreFull too: packs that every destination confirmed are then deleted early, to make room.
+        Call it after StoreFull too. In this case, packs that every destination confirmed are deleted early, to make
+        room.
 
         Args:
-            now_ms: 0 if the clock cannot be trusted: then nothing is deleted because of its age.
+            now_ms: 0 if the clock cannot be trusted. In this case no pack is deleted because of its age.
 
         Returns:
-            All losses that no pack states yet: the next pack of their stream must state them.
+            All losses that no pack states yet. The next pack of their stream must state them.
         """
         retention = self.retention
         tight = free_bytes(self.db.path.parent) < 2 * SPARE_BYTES
-        if tight:  # even DELETE writes to the WAL, so free space first
+        if tight:  # even DELETE writes to the WAL, so the reserve is freed first
             retention.reserve.drop()
         try:
             with self.db.transaction():
@@ -268,31 +278,34 @@ class Store:
         except sqlite3.Error as error:
             raise self.db.explain(error) from error
         finally:
-            # On a full disk, if the file has unused pages, new packs need only space in the WAL: some disk space stays
-            # free for that. If it has none, all free space is reserved for the next clean-up.
+            # The disk is full. If the file has unused pages, new packs need only space in the WAL, so some disk space
+            # stays free for the WAL. If the file has no unused pages, all free space is reserved for the next clean-up.
             retention.reserve.take(0 if tight and not retention.has_spare_pages() else SPARE_BYTES)
         return retention.losses()
 
     # --- check and status
 
     def start_check(self, is_sealed: Callable[[bytes], bool]) -> StoreCheck:
-        """Begin a check of everything stored. ``is_sealed``: tests if a pack, given as bytes, has a valid signature."""
+        """Begin a check of everything stored.
+
+        ``is_sealed`` returns True if a pack, given as bytes, has a valid signature.
+        """
         self.db.release_memory()
         return StoreCheck(self.db, lambda number, body: self.packs.drop_if_bad(number, body, is_sealed))
 
     def checked_ms(self) -> int:
-        """When the last check ended, UTC ms; 0: never, or a check is due now."""
+        """Return the time in UTC ms when the last check ended; 0: there was no check yet, or a check is due now."""
         return 0 if suspicion_count(self.db.path) else int(self.db.meta("inspected") or 0)
 
     def mark_checked(self, at_ms: int) -> int:
-        """Record that a check ended at ``at_ms`` and the store is sound. Returns ``at_ms``."""
+        """Record that a check ended at ``at_ms`` and found the store sound. Returns ``at_ms``."""
         clear_suspicion(self.db.path)
         with self.db.transaction():
             self.db.set_meta("inspected", at_ms)
         return at_ms
 
     def warnings(self) -> list[str]:
-        """Reasons why commits may not be durable here; usually none."""
+        """Return the reasons why commits may not be durable here; usually none."""
         directory = self.db.path.parent
         found = [*mount_of(directory).weaknesses(), *build_warnings()]
         if not self.retention.reserve.held_bytes:
@@ -301,11 +314,11 @@ class Store:
 
     @property
     def lost_packs(self) -> int:
-        """Packs evicted before being confirmed, or damaged, since the store was opened."""
+        """The number of packs that were damaged, or evicted before they were confirmed, since the store was opened."""
         return self.retention.lost_packs
 
     def usage(self) -> Usage:
-        """Size and settings of the store. Cheap enough to be called for each status."""
+        """Return the size and settings of the store. This is cheap enough to be called for each status."""
         span = self.db.execute("SELECT coalesce(max(id) - min(id) + 1, 0) FROM packs").fetchone()[0]
         path = self.db.path
         return Usage(

@@ -1,4 +1,7 @@
-"""Streams in the database: their heads, the row ids of streams and boots, and what the store reports."""
+"""The streams in the database: their heads, and the row ids of streams and boots.
+
+Also the objects that the store returns.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from agent.store.sqlite import Database
 if TYPE_CHECKING:
     from agent.pack import SealedPack
 
-SIZE_CAP, DAMAGED = "size_cap", "damaged"  # reasons of a loss
+SIZE_CAP, DAMAGED = "size_cap", "damaged"  # reasons of a loss: the size cap of the database, or a damaged pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class StreamHead:
     seq: int
     hash: bytes
     to_ms: int
-    birth: bytes | None  # hash of the birth in effect; None after a salvage
+    birth: bytes | None  # hash of the birth in effect; None after a salvage, because the birth is not known then
     ring_id: int
     ring_pos: int
 
@@ -36,8 +39,8 @@ class CachedHead:
 
     id: int  # streams.id
     seq: int
-    birth_pack: int  # id of the birth in effect; 0: not known
-    birth: bytes | None  # hash of that birth; None: not known
+    birth_pack: int  # id of the birth in effect; 0: it is not known
+    birth: bytes | None  # hash of the birth in effect; None: it is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +48,17 @@ class LaggingStream:
     """A stream whose newest packs were committed but are missing from the database."""
 
     stream: str
-    head: StreamHead  # the last committed pack, according to the head record; the next pack follows it
-    sent_ms: int  # end of the last pack that may have been published: later packs were never published
-    sent_pos: int  # the unpublished packs contain only records from this position of the head's ring on
-    resealable: bool  # the unpublished packs were all sealed from the head's ring: they can be sealed again
-    exact: bool  # no pack after ``head`` was published; False after a power cut: some may have been
-    lost_first: int  # the first missing pack that a destination may wait for; ``head.seq + 1`` if there is none
-    lost_ms: int  # start of that pack
+    # the last committed pack according to the head record, although it is missing here; the next pack follows it
+    head: StreamHead
+    # end of the last pack that may have been published; according to the head record, later packs were not published
+    sent_ms: int
+    sent_pos: int  # the later packs contain only records of the head's ring from this position on
+    resealable: bool  # True: all later packs were sealed from the head's ring, so they can be sealed again
+    # True: no pack after ``head`` was published. False, for example after a power cut: packs after ``head`` may exist.
+    exact: bool
+    # sequence of the first missing pack that a destination may wait for; ``head.seq + 1`` if there is none
+    lost_first: int
+    lost_ms: int  # start of the pack ``lost_first``
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +87,7 @@ class StoredPack:
 class LossNote:
     """Packs ``first`` to ``last`` of a boot were deleted, or found damaged, before every destination confirmed them.
 
-    The next pack of the stream states this as a loss event. Give ``id`` to ``PackTable.commit(stated=...)`` together
+    The next pack of the stream states this as a loss event. Pass ``id`` to ``PackTable.commit(stated=...)`` together
     with that pack.
     """
 
@@ -91,7 +98,7 @@ class LossNote:
     last: int
     from_ms: int
     to_ms: int
-    hash: bytes  # of pack ``last``
+    hash: bytes  # hash of pack ``last``
     reason: str = SIZE_CAP
 
 
@@ -108,7 +115,7 @@ def _stream_head(
 
 
 class StreamRegistry:
-    """The rows of ``streams`` and ``boots``; the part that a commit needs is cached."""
+    """The rows of ``streams`` and ``boots``. The members that a commit needs are cached."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -127,17 +134,17 @@ class StreamRegistry:
             self.refresh()
 
     def heads(self) -> dict[str, StreamHead]:
-        """The heads of all streams in this database, by name."""
+        """Return the heads of all streams in this database, by name."""
         return {row[0]: _stream_head(*row) for row in self._db.query(f"{_HEADS} ORDER BY s.name")}
 
     def head(self, name: str) -> StreamHead:
-        """The head of one stream. Raises KeyError if the stream is not in this database."""
+        """Return the head of one stream. Raises KeyError if the stream is not in this database."""
         for row in self._db.query(f"{_HEADS} WHERE s.name = ?", name):
             return _stream_head(*row)
         raise KeyError(name)
 
     def last_pack_id(self) -> int:
-        """The highest pack id that was ever assigned, even if that pack is missing."""
+        """Return the highest pack id that was ever assigned, even if the pack with this id is missing."""
         row = self._db.execute(
             "SELECT max(coalesce((SELECT max(id) FROM packs), 0),"
             " coalesce((SELECT value FROM meta WHERE name = 'last_id'), 0))"
@@ -145,11 +152,11 @@ class StreamRegistry:
         return int(row[0])
 
     def find_boot(self, boot: str) -> int | None:
-        """``boots.id`` of a boot; None if the boot is unknown."""
+        """Return the row id (``boots.id``) of a boot; None if the boot is unknown."""
         return self._boots.get(boot)
 
     def boot_id(self, boot: str) -> int:
-        """``boots.id`` of a boot. Adds the boot if it is new."""
+        """Return the row id (``boots.id``) of a boot. Adds the boot if it is new."""
         if boot not in self._boots:
             number = boot_number(boot)
             self._db.execute("INSERT INTO boots (boot) VALUES (?) ON CONFLICT DO NOTHING", (number,))
@@ -157,7 +164,7 @@ class StreamRegistry:
         return self._boots[boot]
 
     def put_head(self, head: StreamHead) -> int:
-        """Set the head of a stream whose newest packs are not in this database. Returns ``streams.id``."""
+        """Set the head of a stream whose newest packs are not in this database. Returns its row id (``streams.id``)."""
         values = (
             self.boot_id(head.boot), head.seq, head.hash, head.to_ms, signed(head.ring_id), signed(head.ring_pos),
         )  # fmt: skip
@@ -171,7 +178,7 @@ class StreamRegistry:
         return int(row[0])
 
     def advance(self, newest: Iterable[SealedPack], births: Mapping[str, tuple[int, bytes]]) -> None:
-        """Make each pack the head of its stream. ``births``: by stream, (id, hash) of the newest birth committed."""
+        """Make each pack the head of its stream. ``births``: by stream, (id, hash) of the newest committed birth."""
         known: list[tuple[object, ...]] = []
         for pack in newest:
             head = self.cached.get(pack.stream)
@@ -198,7 +205,7 @@ class StreamRegistry:
 
 
 def boot_number(boot: str) -> int:
-    """16 hex digits as the signed 64-bit integer that SQLite stores."""
+    """Convert a boot, 16 hex digits, to the signed 64-bit integer that SQLite stores."""
     if len(boot) != 16:
         raise ValueError(f"a boot has 16 hex digits, got {boot!r}")
     return signed(int(boot, 16))
@@ -210,7 +217,7 @@ def boot_hex(number: int) -> str:
 
 
 def signed(number: int) -> int:
-    """A u64 as the signed integer of the same bits."""
+    """Convert a u64 to the signed integer with the same bits."""
     return number - (1 << 64) if number >> 63 else number
 
 
