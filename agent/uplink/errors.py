@@ -13,9 +13,9 @@ from typing import Final
 from drivers.model import BrokerError, clean_text
 
 log = logging.getLogger("meterhouse.uplink")
-CLEAR_S: Final = 10.0  # after this long without a fault, the destination counts as recovered
+CLEAR_S: Final = 10.0  # if no fault occurs for this long, the destination counts as recovered
 MOST_KINDS: Final = 20
-LOG_AGAIN_S: Final = 3600.0  # a fault that still occurs is logged again after this long
+LOG_AGAIN_S: Final = 3600.0  # if a fault still occurs after this time, it is logged again
 # reason codes of MQTT 5, section 2.4
 NO_SUBSCRIBERS: Final = 0x10
 FAILURE: Final = 0x80  # this code and all higher codes are failures
@@ -38,7 +38,7 @@ _CONNACK: Final = {
     UNSUPPORTED_VERSION: ("broker supports neither MQTT 5 nor 3.1.1", "This broker is too old for the agent"),
     0x85: ("broker rejected the client id", "Set client_id to the value that the broker's operator requires"),
     0x86: ("wrong user name or password", "Compare username and password file with what the operator gave you"),
-    NOT_AUTHORIZED: (  # also mosquitto's answer to a wrong password
+    NOT_AUTHORIZED: (  # mosquitto also sends this code for a wrong password
         "broker rejected the connection: not authorized",
         "Check user name and password. If they are right, ask the operator to allow this user or certificate",
     ),
@@ -95,7 +95,7 @@ _DISCONNECT: Final = {
 
 
 def connect_refused(code: int, url: str) -> BrokerError:
-    """Return the error for a CONNACK that is not a success; ``code`` as in MQTT 5."""
+    """Return the error for a CONNACK that is not a success. ``code`` is the reason code as in MQTT 5."""
     what, hint = _CONNACK.get(code, (f"broker rejected the connection (reason code 0x{code:02X})", _REASON))
     return BrokerError(what, where=url, hint=hint)
 
@@ -108,7 +108,7 @@ def publish_refused(code: int, topic: str, url: str) -> BrokerError:
 
 def subscribe_refused(code: int, topic: str, url: str) -> BrokerError:
     """Return the error for a SUBACK that is not a success."""
-    if code in (NOT_AUTHORIZED, FAILURE):  # 0x80: the only failure code of MQTT 3.1.1
+    if code in (NOT_AUTHORIZED, FAILURE):  # 0x80 is the only failure code of MQTT 3.1.1
         return BrokerError(
             f"broker does not allow this client to subscribe to {topic}",
             where=url,
@@ -120,7 +120,7 @@ def subscribe_refused(code: int, topic: str, url: str) -> BrokerError:
 
 
 def disconnected(code: int, url: str) -> BrokerError:
-    """Return the error for a connection that ended; ``code`` is 0 if the broker gave no reason."""
+    """Return the error for a connection that ended. ``code``: the reason code; 0 if the broker gave no reason."""
     what, hint = _DISCONNECT.get(code, ("connection lost", _RETRY))
     if code and code not in _DISCONNECT:
         what = f"broker disconnected (reason code 0x{code:02X})"
@@ -139,13 +139,14 @@ def limit_exceeded(fault: str, url: str) -> BrokerError:
 def closed_before_connack(code: int, url: str, tls: bool, has_certificate: bool) -> BrokerError:
     """Return the error for a connection that ended before the CONNACK.
 
-    ``code`` is as in MQTT 5; 0 if the broker gave no reason.
+    ``code``: the reason code as in MQTT 5; 0 if the broker gave no reason.
     """
     if code:
         return disconnected(code, url)
     if not tls:
         hint = "Does this port require TLS (mqtts://)?"
-    elif has_certificate:  # with TLS 1.3 a client learns only now that its certificate is missing or rejected
+    # with TLS 1.3, a client learns only after the handshake that its certificate is missing or rejected
+    elif has_certificate:
         hint = "Does the broker accept the agent's certificate?"
     else:
         hint = "Does the broker require a client certificate (cert_file)?"
@@ -191,7 +192,7 @@ def unreachable(error: OSError, url: str, port: int) -> BrokerError:
 def _tls_failed(error: ssl.SSLError, url: str) -> BrokerError:
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = clean_text(error.verify_message or str(error), 120)
-        hints = {  # by OpenSSL's X509_V_ERR_...
+        hints = {  # by the name of the error in OpenSSL, X509_V_ERR_...
             10: "The certificate has expired and the operator must renew it, or the clock of this box is wrong",
             9: "The certificate is not valid yet. Is the clock of this box right?",
             62: "Is the host name in url the same as in the certificate?",
@@ -226,19 +227,19 @@ def _tls_failed(error: ssl.SSLError, url: str) -> BrokerError:
 class FaultLog:
     """Logs the faults of a destination by episodes. An episode ends after ``CLEAR_S`` without a fault.
 
-    In an episode it logs the first connection, the end, and each fault. A fault that lasts is logged every
-    ``LOG_AGAIN_S`` seconds.
+    In an episode, the first connection, each new fault, and the end are logged. If a fault continues, it is logged
+    every ``LOG_AGAIN_S`` seconds.
     """
 
     def __init__(self, name: str, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._name, self._monotonic = name, monotonic
-        self._logged: dict[str, float] = {}  # fault -> when it was logged last
+        self._logged: dict[str, float] = {}  # fault -> the time when it was last logged
         self._count = 0
         self._last_s = self._began_s = monotonic()
         self._connected = False
 
     def fault(self, error: BrokerError) -> None:
-        """Report a fault."""
+        """Report a fault. It is logged if it is new, or was last logged before ``LOG_AGAIN_S``."""
         now = self._last_s = self._monotonic()
         if not self._logged:
             self._began_s, self._connected = now, False
@@ -258,7 +259,7 @@ class FaultLog:
             log.info("%s: %s", self._name, text)
 
     def cleared(self) -> None:
-        """Report that no fault exists at this moment. Ends the episode if the last fault is old enough."""
+        """Report that there is no fault at this moment. The episode ends if the last fault is old enough."""
         now = self._monotonic()
         if self._logged and now - self._last_s >= CLEAR_S:
             count = f", {self._count} faults" if self._count > len(self._logged) else ""

@@ -1,4 +1,7 @@
-"""Flow control: how much to send, which packs the broker refuses, when to drop a connection and when to reconnect."""
+"""Flow control of an uplink.
+
+It decides how much to send, which packs the broker refuses, when to drop a connection, and when to reconnect.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,31 @@ from agent.uplink.messages import OutgoingMessage
 from drivers.backoff import Backoff
 
 RETRY_MOST_S: Final = 60.0
-SHORT_MOST_S, SHORT_FOR_S = 10.0, 600.0  # in the first ten minutes of an outage, the longest delay is 10 s
-TAKEN_OVER_S, TAKEN_OVER_MOST_S = 60.0, 900.0  # delays after another client with our id took over our session
-STABLE_S: Final = 30.0  # a connection that lasted this long was stable
-JITTER: Final = 0.5  # this share of each delay is random, so that gateways do not reconnect all at once
-MOST_BYTES, LEAST_BYTES, FIRST_BYTES = 4 << 20, 16 << 10, 256 << 10  # largest, smallest and first InflightWindow
+SHORT_MOST_S, SHORT_FOR_S = 10.0, 600.0  # the longest delay is 10 s in the first ten minutes of an outage
+# first and longest delay after another client with our id took over our session
+TAKEN_OVER_S, TAKEN_OVER_MOST_S = 60.0, 900.0
+STABLE_S: Final = 30.0  # a connection counts as stable if it lasted this long
+JITTER: Final = 0.5  # this share of each delay is random, so that not all gateways reconnect at the same time
+# largest, smallest and initial size of an InflightWindow
+MOST_BYTES, LEAST_BYTES, FIRST_BYTES = 4 << 20, 16 << 10, 256 << 10
 FAST_ACK_S: Final = 1.0  # the window grows if the PUBACK takes less than this
 SLOW_ACK_S: Final = 5.0  # the window shrinks if the PUBACK takes longer than this
 PROBE_FIRST_S: Final = 1.0
 PROBE_MOST_S: Final = 60.0
-NO_READER_MOST_S: Final = 10.0  # longest pause between probes if only a subscriber is missing: it may soon come
-STRIKES: Final = 3  # a message is poison if it was alone in flight at this many disconnects by the broker
-SKIPS: Final = 2_000  # packs of blocked topics that the backlog may skip between two probes
+# if only a subscriber is missing, the pause between probes is at most this, because the subscriber may come soon
+NO_READER_MOST_S: Final = 10.0
+# A message is poison if the broker disconnected this number of times while it was the only message in flight.
+STRIKES: Final = 3
+SKIPS: Final = 2_000  # between two probes, the backlog may skip at most this number of packs of blocked topics
 
 TopicKey = tuple[str, str]  # stream, kind
 
 
 class InflightWindow:
-    """The bytes allowed in flight. The window shrinks on a slow link, so that live packs do not wait behind others."""
+    """The number of bytes that may be in flight.
+
+    It shrinks on a slow link, so that live packs do not wait behind others.
+    """
 
     def __init__(self) -> None:
         self.limit_bytes = FIRST_BYTES
@@ -47,15 +57,15 @@ class Admission(Enum):
     """Whether a pack may be sent."""
 
     OPEN = "open"
-    PROBE = "probe"  # yes: it tests whether the broker accepts its blocked topic again
+    PROBE = "probe"  # the pack may be sent: it tests whether the broker accepts its blocked topic again
     BLOCKED = "blocked"
 
 
 class BlockedTopics:
-    """Circuit breaker for topics without a subscriber or without write permission.
+    """Blocks topics without a subscriber or without write permission, as a circuit breaker does.
 
-    A probe is one pack on one of these topics. There is one probe at a time, with exponential backoff. When the broker
-    accepts a probe, all topics are unblocked.
+    A probe is one pack that is sent on a blocked topic. There is one probe at a time, and the pauses between probes
+    grow (exponential backoff). When the broker accepts a probe, all topics are unblocked.
     """
 
     def __init__(self, first_s: float = PROBE_FIRST_S) -> None:
@@ -64,7 +74,7 @@ class BlockedTopics:
         self._most_s = PROBE_MOST_S
         self._probe_at_s = 0.0
         self._skips = SKIPS
-        self.half_open = False  # a probe is in flight
+        self.half_open = False  # True: a probe is in flight
 
     def __bool__(self) -> bool:
         return bool(self._lowest)
@@ -74,11 +84,14 @@ class BlockedTopics:
 
     @property
     def lowest(self) -> int:
-        """The lowest id of the packs that wait for blocked topics."""
+        """The lowest id of the packs that wait because their topic is blocked."""
         return min(self._lowest.values())
 
     def block(self, key: TopicKey, number: int, now: float, was_probe: bool, most_s: float = PROBE_MOST_S) -> None:
-        """Block a topic on which the broker refused the pack with id ``number``. A probe follows within ``most_s``."""
+        """Block a topic on which the broker refused the pack with id ``number``.
+
+        A probe follows after at most ``most_s``.
+        """
         if not self._lowest:
             self._backoff.reset()
         self._most_s = most_s
@@ -87,7 +100,7 @@ class BlockedTopics:
         self._lowest[key] = min(number, self._lowest.get(key, number))
 
     def postpone_probe(self, now: float) -> None:
-        """Delay the next probe by the next pause of the backoff; each pause is longer than the one before."""
+        """Delay the next probe by the next pause of the backoff. Each pause is longer than the previous one."""
         self._probe_at_s = now + self._backoff.next_s(self._most_s)
         self._skips = SKIPS
 
@@ -102,11 +115,11 @@ class BlockedTopics:
         return Admission.BLOCKED
 
     def probe_due(self, now: float) -> bool:
-        """True if a probe is due."""
+        """Return True if a probe is due."""
         return bool(self._lowest) and not self.half_open and now >= self._probe_at_s
 
     def may_skip(self) -> bool:
-        """True if the backlog may skip one more pack; otherwise it waits for the next probe."""
+        """Return True if the backlog may skip one more pack. Otherwise it waits for the next probe."""
         self._skips -= 1
         return self._skips >= 0
 
@@ -123,12 +136,15 @@ class BlockedTopics:
         self._probe_at_s, self.half_open, self._skips = now, False, SKIPS
 
     def wait_s(self, now: float) -> float:
-        """Seconds until the next probe is due."""
+        """Return the seconds until the next probe is due; infinite if no probe is needed."""
         return max(0.05, self._probe_at_s - now) if self._lowest and not self.half_open else math.inf
 
 
 class RejectedRetained:
-    """Retained messages that the broker rejected. When it accepts one, all retained ones are published again."""
+    """Retained messages that the broker rejected.
+
+    When it accepts one of them, all retained messages are published again.
+    """
 
     def __init__(self) -> None:
         self._topics: set[str] = set()
@@ -146,7 +162,7 @@ class RejectedRetained:
             self._retry = True
 
     def mark_retry(self) -> None:
-        """Note that the broker accepts packs again, so that it may accept the rejected messages too."""
+        """Note that the broker accepts packs again. It may then accept the rejected messages too."""
         self._retry = True
 
     def take_retry(self) -> bool:
@@ -163,7 +179,7 @@ class RejectedRetained:
 
 
 class PoisonDetector:
-    """Finds, among the messages in flight at each disconnect, the one that makes the broker disconnect."""
+    """Finds a poison message: the message in flight that makes the broker disconnect."""
 
     def __init__(self) -> None:
         self._strikes: dict[int, int] = {}  # by ref
@@ -185,32 +201,38 @@ class PoisonDetector:
         self._strikes.pop(ref, None)
 
     def keep_only(self, refs: Collection[int]) -> None:
-        """Forget all messages except ``refs``: the others were acknowledged, or dropped at the store's size limit."""
+        """Forget all messages except ``refs``.
+
+        The other ones were acknowledged, or dropped because the store has a size limit.
+        """
         self._strikes = {ref: strikes for ref, strikes in self._strikes.items() if ref in refs}
 
 
 class ReconnectBackoff:
-    """Delays between attempts to connect.
+    """The delays between attempts to connect.
 
-    Delays double up to a limit. The limit is 10 s after a connection that delivered packs, because an unstable modem
-    may cause short connections, and in the first ten minutes in which the broker cannot be reached. Otherwise it is a
-    minute. If another client took over the session, a separate, longer backoff applies.
+    A delay is twice as long as the previous delay, up to a limit. The limit is usually a minute. It is 10 s in two
+    cases:
+    - after a connection that delivered packs, because an unstable modem may end connections early
+    - in the first ten minutes in which the broker cannot be reached
+
+    If another client took over the session, a separate, longer backoff applies.
     """
 
     def __init__(self, first_s: float, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._backoff = Backoff(first_s, RETRY_MOST_S, JITTER)
         self._taken_over = Backoff(TAKEN_OVER_S, TAKEN_OVER_MOST_S, JITTER)
-        self._healthy_s = monotonic()  # when a connection last delivered packs or was stable
+        self._healthy_s = monotonic()  # when a connection last delivered packs, or was stable
 
     def next(self, *, lived_s: float, answered: bool, taken_over: bool, served: bool = False) -> float:
-        """Seconds to wait before the next attempt.
+        """Return the seconds to wait before the next attempt.
 
         Args:
-            lived_s: duration of the last attempt and its connection, in seconds.
-            answered: the attempt received a CONNACK.
-            taken_over: another client with our id ended the connection.
-            served: the broker accepted packs on the connection.
+            lived_s: duration in seconds of the last attempt, with the connection that it made.
+            answered: True if the attempt received a CONNACK.
+            taken_over: True if another client with our id ended the connection.
+            served: True if the broker accepted packs on the connection.
         """
         now = self._monotonic()
         if served:
@@ -229,13 +251,14 @@ class ReconnectBackoff:
 class AckWatchdog:
     """Measures how long the oldest message has made no progress, so that the uplink can drop a dead connection.
 
-    A slow link may need minutes to deliver a message. While its bytes arrive, there is progress. When the broker has
-    received all of them, only its PUBACK is progress.
+    A slow link may need minutes to deliver a message. As long as bytes of the message arrive, it makes progress. When
+    the broker has received all its bytes, only the PUBACK is progress.
     """
 
     def __init__(self) -> None:
-        self._received, self._progress_s = 0, 0.0  # bytes received by the broker, and when the number last grew
-        self._complete: OutgoingMessage | None = None  # a message that the broker has fully received
+        # number of bytes that the broker has received, and the time when this number last grew
+        self._received, self._progress_s = 0, 0.0
+        self._complete: OutgoingMessage | None = None  # the oldest message, if the broker has received all its bytes
         self._complete_s = 0.0
 
     def overdue_s(self, oldest: OutgoingMessage | None, now: float, received: int) -> float:
@@ -252,6 +275,7 @@ class AckWatchdog:
         if received < oldest.end_offset:
             return now - max(oldest.sent_s, self._progress_s)
         if self._complete is not oldest:
-            slow = received and now - oldest.sent_s > 1.0  # the link needed this time, not the broker
+            # the link needed this time, so it does not count as a delay of the broker
+            slow = received and now - oldest.sent_s > 1.0
             self._complete, self._complete_s = oldest, now if slow else oldest.sent_s
         return now - self._complete_s

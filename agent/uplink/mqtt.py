@@ -1,9 +1,11 @@
-"""One MQTT connection. The only module of the uplink that uses paho.
+"""One MQTT connection. This is the only module of the uplink that uses paho.
 
-paho's own thread and queue are not used: its queue resends messages that the store resends too, and it does not read
-Receive Maximum. Each connection gets a new client, so that no state of the previous connection remains. Our thread
-drives the client through paho's interface for external event loops. The size of a broker's packets is limited
-(``agent.verify.mqtt``): CONNECT states the limit, and we close the connection if the broker exceeds it.
+The uplink does not use paho's own thread and queue. The queue would resend messages that the store resends too, and it
+ignores Receive Maximum. Instead, our thread drives the client through paho's interface for external event loops. Each
+connection gets a new client, so that no state of the previous connection remains.
+
+The size of a broker's packets is limited (``agent.verify.mqtt``): CONNECT states the limit, and we close the connection
+if the broker exceeds it.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from drivers.model import BrokerError
 
 CONNECT_S: Final = 10.0
 BROKER_CERTIFICATE: Final = "broker certificate"
-MAX_PACKET: Final = 64 << 10  # bytes; the largest packet that the broker may send
+MAX_PACKET: Final = 64 << 10  # the largest packet in bytes that the broker may send
 _BYTES_ACKED: Final = 120  # offset of tcpi_bytes_acked in struct tcp_info (linux/tcp.h)
 V5, V311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
 
@@ -44,8 +46,8 @@ class MqttConnection:
     """One connection to a broker.
 
     Args:
-        wake_fd: descriptor that another thread makes readable to wake this thread; ``on_wake`` then drains it.
-        connect_s: timeout in seconds. It applies to connecting, and then again to the CONNACK.
+        wake_fd: descriptor that another thread makes readable, to wake this thread. ``on_wake`` then empties it.
+        connect_s: timeout in seconds. It applies to the connection of the socket, and then again to the CONNACK.
     """
 
     def __init__(
@@ -61,20 +63,20 @@ class MqttConnection:
     ) -> None:
         self._config, self._wake_fd, self._on_wake, self._connect_s = config, wake_fd, on_wake, connect_s
         # ``poll`` fills these lists, and the caller clears them
-        self.pubacks: list[tuple[int, int]] = []  # packet id and reason code
-        self.subacks: list[tuple[int, int]] = []  # packet id and reason code
-        self.messages: list[tuple[str, bytes]] = []  # topic and payload
-        self.ignored: list[str] = []  # topics of retained messages, which are not processed
+        self.pubacks: list[tuple[int, int]] = []  # (packet id, reason code)
+        self.subacks: list[tuple[int, int]] = []  # (packet id, reason code)
+        self.messages: list[tuple[str, bytes]] = []  # (topic, payload)
+        self.ignored: list[str] = []  # topics on which retained messages came; these messages are not processed
         self.protocol = protocol
         self.connack: int | None = None
         self.receive_maximum, self.max_packet, self.retain = 65_535, NO_LIMIT, True
         self.max_qos = 2
-        self.reason = 0  # code of the broker's DISCONNECT
+        self.reason = 0  # reason code of the broker's DISCONNECT; 0: the broker sent none
         self.closed_by_broker = False
         self._misc_s = 0.0
         self._closed = False
         client = BoundedClient(protocol, MAX_PACKET, client_id, reconnect_on_failure=False)
-        client.max_inflight_messages_set(0)  # the scheduler limits the packs in flight
+        client.max_inflight_messages_set(0)  # no limit here, because the scheduler limits the packs in flight
         client.connect_timeout = connect_s
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
@@ -106,7 +108,7 @@ class MqttConnection:
             raise BrokerError(what, where=str(secret), hint=hint) from None
 
     def _tls(self) -> ssl.SSLContext:
-        """Return a new TLS context. Each connection makes its own, so that renewed certificates are used."""
+        """Return a new TLS context. Each connection makes a new one, so that renewed certificates are used."""
         config = self._config
         try:
             context = tls_context(config.ca_file)
@@ -125,13 +127,13 @@ class MqttConnection:
     # --- connecting and closing
 
     def connect(self, stopping: Callable[[], bool]) -> None:
-        """Connect and wait for CONNACK. Raises BrokerError."""
+        """Connect, and wait for the CONNACK. Raises BrokerError."""
         config = self._config
         try:
             self._client.reach(config.host, config.port, config.keepalive_s)
         except (OSError, ssl.SSLError) as error:
             raise errors.unreachable(error, config.url, config.port) from error
-        except ValueError as error:  # an empty or malformed host name
+        except ValueError as error:  # the host name is empty or malformed
             raise BrokerError(
                 f"invalid address ({error})", where=config.url, hint="Correct the address in url"
             ) from error
@@ -164,7 +166,10 @@ class MqttConnection:
         return not self._closed and self._client.socket() is not None
 
     def bytes_received(self) -> int:
-        """Bytes of this connection that the broker's TCP has acknowledged; 0 if the system does not report it."""
+        """Return how many bytes of this connection the broker's TCP has acknowledged.
+
+        Returns 0 if the system does not report it.
+        """
         sock = self._client.socket()
         if not isinstance(sock, socket.socket) or not hasattr(socket, "TCP_INFO"):
             return 0
@@ -175,7 +180,10 @@ class MqttConnection:
         return int(struct.unpack_from("Q", info, _BYTES_ACKED)[0]) if len(info) >= _BYTES_ACKED + 8 else 0
 
     def bytes_sent(self) -> int:
-        """Bytes that were acknowledged or are in the kernel's send queue; 0 if the system does not report them."""
+        """Return how many bytes the broker's TCP has acknowledged, or are in the kernel's send queue.
+
+        Returns 0 if the system does not report it.
+        """
         sock = self._client.socket()
         if sock is None or not (received := self.bytes_received()):
             return 0
@@ -185,13 +193,14 @@ class MqttConnection:
             return 0
 
     def certificate_expiries(self) -> dict[str, float]:
-        """Return when our certificate and the broker's expire: description -> seconds since the epoch."""
+        """Return the expiry of our certificate and of the broker's: description -> seconds since the epoch."""
         found: dict[str, float] = {}
         sock = self._client.socket()
         if isinstance(sock, ssl.SSLSocket) and (peer := sock.getpeercert()):
             found[BROKER_CERTIFICATE] = ssl.cert_time_to_seconds(str(peer["notAfter"]))
         if self._config.cert_file:
-            from cryptography.x509 import load_pem_x509_certificate  # needed only with client certificates
+            # imported here, because it is needed only with client certificates
+            from cryptography.x509 import load_pem_x509_certificate
 
             with contextlib.suppress(OSError, ValueError):
                 ours = load_pem_x509_certificate(self._config.cert_file.read_bytes())
@@ -224,13 +233,14 @@ class MqttConnection:
         if now - self._misc_s >= 1:
             self._misc_s = now
             client.loop_misc()
-        if client.socket() is None:  # closed: the system may use its descriptor for another file
+        if client.socket() is None:  # the socket is closed, so the system may use its descriptor for another file
             self._unregister(fd)
 
     def _read(self) -> None:
         try:
             self._client.loop_read()
-        except (MQTTException, ValueError, LookupError, struct.error) as error:  # our callbacks raise none of these
+        # our callbacks raise none of these errors, so the broker's packet is malformed
+        except (MQTTException, ValueError, LookupError, struct.error) as error:
             self.drop()
             what = f"broker sent malformed MQTT ({type(error).__name__})"
             raise BrokerError(what, where=self._config.url, hint="Is this the port of the MQTT broker?") from error
@@ -243,7 +253,7 @@ class MqttConnection:
             self._poll.unregister(fd)
 
     def publish(self, message: OutgoingMessage) -> int:
-        """Send at QoS 1. Returns the packet id, 0 if the connection is closed."""
+        """Send a message at QoS 1. Returns the packet id; 0 if the connection is closed."""
         properties: Properties | None = None
         if message.content_type and self.protocol == V5:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
@@ -254,21 +264,21 @@ class MqttConnection:
         return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else 0
 
     def subscribe(self, topic: str) -> int:
-        """Subscribe at QoS 1, without retained messages. Returns the packet id, 0 if the connection is closed."""
+        """Subscribe at QoS 1, without retained messages. Returns the packet id; 0 if the connection is closed."""
         return self._client.follow(topic, retained=False)
 
     def close(self) -> None:
-        """Disconnect; the broker does not publish our will."""
+        """Disconnect in order. The broker then does not publish our will."""
         if self.alive:
             with contextlib.suppress(OSError):
                 self._client.disconnect()
         self.drop()
 
     def drop(self) -> None:
-        """Close the socket without DISCONNECT; the broker publishes our will."""
+        """Close the socket without DISCONNECT. The broker then publishes our will."""
         sock = self._client.socket()
         self._closed = True
-        if sock is not None and sock.fileno() >= 0:  # else it is already closed
+        if sock is not None and sock.fileno() >= 0:  # otherwise the socket is closed already
             self._unregister(sock.fileno())
             with contextlib.suppress(OSError):
                 sock.close()
@@ -304,7 +314,8 @@ class MqttConnection:
         self.subacks += [(packet, reason.value) for reason in reasons]
 
     def _on_message(self, client: Client, userdata: Any, message: MQTTMessage) -> None:
-        if message.retain:  # acks and requests must count once: an earlier connection may have received this message
+        # acks and requests must count only once, and an earlier connection may have received this message
+        if message.retain:
             self.ignored.append(message.topic)
         else:
             self.messages.append((message.topic, bytes(message.payload)))

@@ -14,28 +14,30 @@ from agent.outbox import OutboxItem
 
 PAGE_PACKS: Final = 128
 PAGE_BYTES: Final = 1 << 20
-STORE_TIMEOUT_S: Final = 30.0  # without an answer for this long, a page is requested again: the store has failed
-LOW_WATER: Final = 32  # the next page is requested when fewer packs than this are in memory
+# if the store does not answer for this long, it has failed, and the page is requested again
+STORE_TIMEOUT_S: Final = 30.0
+LOW_WATER: Final = 32  # if fewer packs than this are in memory, the next page is requested
 
 
 class OutboxCursor:
     """Reads an outbox in order of ids, one page ahead.
 
     Args:
-        fetch: requests the page after an id. ``on_page`` receives the page later.
+        fetch: requests the page after an id. ``on_page`` gets this page later.
     """
 
     def __init__(self, fetch: Callable[[OutboxCursor, int, int, int], None], monotonic: Callable[[], float]) -> None:
         self._fetch, self._monotonic = fetch, monotonic
         self.queue: deque[OutboxItem] = deque()
-        self.position = 0  # the last id read
-        self.after_stream = ""  # the last stream read: births are read in order of stream names
-        self.requested_up_to = 0  # the newest id that had been offered when the last page was requested
-        self.request_number = 0  # number of the last request; pages of earlier requests are dropped
-        self.exhausted = True  # the outbox has no more packs: a page was empty
+        self.position = 0  # the id of the last pack that was read
+        self.after_stream = ""  # the stream of the last pack that was read: births are read in order of stream names
+        self.requested_up_to = 0  # the newest id that had been offered to the uplink when the last page was requested
+        # number of the last request; if a page has the number of an earlier request, it is dropped
+        self.request_number = 0
+        self.exhausted = True  # True: the last page was empty, so the outbox has no more packs
         self._loading = False
         self._requested_s = 0.0
-        self._invalidated = False  # True: the page being loaded must be dropped, because of ``rewind``
+        self._invalidated = False  # True: the page that is being loaded must be dropped, because ``rewind`` was called
 
     def restart(self, after: int) -> None:
         """Start to read again, after the id ``after``."""
@@ -49,7 +51,7 @@ class OutboxCursor:
         self.exhausted, self._loading, self._invalidated = True, False, False
 
     def rewind(self, number: int) -> None:
-        """Go back, if necessary, to before the pack with id ``number``, so that it is read again."""
+        """Go back so far that the pack with id ``number`` is read again. Does nothing if it was not read yet."""
         self.exhausted = False
         if number <= self.position:
             self.position = min(number, self.queue[0].id if self.queue else number) - 1
@@ -57,9 +59,9 @@ class OutboxCursor:
             self._invalidated = self._loading
 
     def on_page(self, page: Sequence[OutboxItem], wanted: Sequence[OutboxItem] | None = None) -> None:
-        """Process the requested page. ``wanted``: the packs of the page that are to be sent; None: all."""
+        """Process the requested page. ``wanted``: the packs of this page that must be sent; None: all its packs."""
         self._loading = False
-        if self._invalidated:  # after ``rewind``, the packs of this page are read again
+        if self._invalidated:  # ``rewind`` was called after the request, so the packs of this page are read again
             self._invalidated = False
             return
         if not page:
@@ -70,7 +72,7 @@ class OutboxCursor:
 
     @property
     def ready(self) -> bool:
-        """True if a pack is in memory. Requests the next page when few are left."""
+        """True if a pack is in memory. If only few are left, the next page is requested."""
         if len(self.queue) < LOW_WATER and not self.exhausted and self._may_request():
             self._loading, self._invalidated, self._requested_s = True, False, self._monotonic()
             self.request_number += 1
@@ -92,21 +94,22 @@ class OutboxCursor:
 class InboundQueue:
     """Committed packs and requested pages, in the order in which the database thread put them in. Thread-safe.
 
-    It keeps no packs while disconnected, and at most ``max_bytes`` while connected, because the store has all packs.
-    After an overflow (``overflowed``) the uplink reads packs from the store until it has caught up. ``held_bytes``: the
-    size of the packs in memory.
+    While the uplink is disconnected, this keeps no packs, because the store has all of them. While it is connected,
+    this keeps at most ``max_bytes``. After an overflow (``overflowed``), the uplink reads packs from the store until it
+    has caught up. ``held_bytes``: the size of the packs in memory.
     """
 
     def __init__(self, max_bytes: int, monotonic: Callable[[], float], wake: Callable[[], None]) -> None:
         self.max_bytes, self._monotonic, self._wake = max_bytes, monotonic, wake
         self._lock = threading.Lock()
         self._entries: deque[tuple[OutboxCursor | None, int, Sequence[OutboxItem], float]] = deque()
-        self._recent_offers: deque[tuple[int, float]] = deque(maxlen=256)  # (first id, time)
+        self._recent_offers: deque[tuple[int, float]] = deque(maxlen=256)  # (first id, time) of each recent offer
         self._open = False
         self.held_bytes = 0
         self.overflowed = False
-        self.overflow_from = 0  # at an overflow: the last id that was kept in memory
-        self.first_offered = self.last_offered = 0  # ids; 0: none yet
+        self.overflow_from = 0  # the last id that was kept in memory before the overflow
+        # the first and the last id that were offered; 0: none was offered yet
+        self.first_offered = self.last_offered = 0
 
     def __bool__(self) -> bool:
         return bool(self._entries)
@@ -121,7 +124,7 @@ class InboundQueue:
             self.first_offered = self.first_offered or items[0].id
             self.last_offered = items[-1].id
             if not self._open:
-                return  # not connected: the next connection reads these packs from the store
+                return  # the uplink is not connected: the next connection reads these packs from the store
             kept = []
             for item in items:
                 size = len(item.data)
@@ -134,16 +137,17 @@ class InboundQueue:
         self._wake()
 
     def put_page(self, cursor: OutboxCursor, number: int, page: Sequence[OutboxItem]) -> None:
-        """Add the page that ``cursor`` requested under this number."""
+        """Add a page that ``cursor`` requested. ``number``: the number of the request."""
         with self._lock:
             if self._open and cursor.request_number == number:
                 self._entries.append((cursor, number, page, 0.0))
         self._wake()
 
     def take(self) -> tuple[OutboxCursor | None, Sequence[OutboxItem], float] | None:
-        """Remove and return the next entry: (cursor, packs, time); None if there is no entry.
+        """Remove and return the next entry as (cursor, packs, time); None if there is no entry.
 
-        A page comes with its cursor. Offered packs come with None and the monotonic time of the offer.
+        For a page, ``cursor`` is the cursor that requested it. For offered packs, it is None, and ``time`` is the
+        monotonic time of the offer.
         """
         with self._lock:
             while self._entries:
@@ -158,16 +162,18 @@ class InboundQueue:
             self.held_bytes -= size
 
     def caught_up(self, position: int) -> bool:
-        """Return True if ``position`` is the last offered id: new packs are then kept in memory again."""
+        """Return True if ``position`` is the last offered id. From then on, new packs are kept in memory again."""
         with self._lock:
             if self.last_offered <= position:
                 self.overflowed = False
             return not self.overflowed
 
     def open(self, late_s: float) -> int | None:
-        """Begin to keep packs. Returns the first id offered in the last ``late_s`` seconds; None if there was no offer.
+        """Begin to keep packs.
 
-        From that id on, packs are first read from the store (``overflowed``).
+        Returns the first id offered in the last ``late_s`` seconds; None if there was no such offer.
+
+        The packs from this id on are first read from the store (``overflowed``).
         """
         now = self._monotonic()
         with self._lock:
@@ -185,9 +191,9 @@ class InboundQueue:
 
 
 class WakePipe:
-    """A self-pipe that wakes the uplink thread from ``poll``.
+    """A pipe that wakes the uplink thread from ``poll``.
 
-    Any thread may call ``wake``; only the uplink thread calls the other methods.
+    Any thread may call ``wake``. Only the uplink thread calls the other methods.
     """
 
     def __init__(self) -> None:
@@ -205,17 +211,17 @@ class WakePipe:
                 try:
                     os.write(self._write_fd, b"\0")
                 except BlockingIOError:
-                    return  # the pipe is full, so it is readable
+                    return  # the pipe is full, so it is readable already
 
     def drain(self) -> None:
         """Empty the pipe."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.fd, 65_536)
-        # after the read: if it were before, the read could remove a new byte, and all later wakes would be skipped
+        # This comes after the read. Before it, the read could remove a new byte, and all later wakes would be skipped.
         self._woken = False
 
     def wait(self, seconds: float) -> None:
-        """Wait for ``wake``, at most ``seconds``."""
+        """Wait until ``wake`` is called, for at most ``seconds``."""
         poll = select.poll()
         poll.register(self.fd, select.POLLIN)
         if poll.poll(seconds * 1000):

@@ -1,7 +1,7 @@
 """Serves packs that a platform requests again: one job at a time, at the backlog's rate and within a daily quota.
 
-This module uses no socket. A job survives a reconnect, but not a restart of the agent. After a reconnect it resumes at
-a position before which all packs have certainly arrived.
+This module uses no socket. A job survives a reconnect, but not a restart of the agent. After a reconnect it goes back
+to a position before which all packs have certainly arrived.
 """
 
 from __future__ import annotations
@@ -23,17 +23,19 @@ if TYPE_CHECKING:
     from agent.uplink.wire import ReplayWire
 
 log = logging.getLogger("meterhouse.uplink")
-MAX_JOBS: Final = 8  # at most this many jobs wait while another is served
-MAX_IDS: Final = 16  # one job answers at most this many requests for overlapping or adjacent ranges
-REQUEST_RATE, REQUEST_BURST = 1.0, 20.0  # requests per second on average, and in a burst; others are ignored
-RESUMES: Final = 10  # after more reconnects than this, a job is refused
+MAX_JOBS: Final = 8  # while one job is served, at most this many jobs wait
+MAX_IDS: Final = 16  # if requests have overlapping or adjacent ranges, one job answers at most this many of them
+# the highest number of requests per second on average, and in a burst; further requests are ignored
+REQUEST_RATE, REQUEST_BURST = 1.0, 20.0
+RESUMES: Final = 10  # a job is refused when it has resumed after more reconnects than this
 QUOTA_BYTES: Final = 256 << 20  # a destination gets at most this much by replay in one UTC day
 PAGE_PACKS, PAGE_BYTES = 32, 1 << 20
 STORE_TIMEOUT_S: Final = 60.0
-DISCONNECT_S: Final = 3.0  # if the broker disconnects within this time, it counts as refusing our subscription
-STRIKES, DISABLED_S = 3, 3600.0  # after this many refusals, we do not subscribe for this long
+DISCONNECT_S: Final = 3.0  # a disconnect by the broker within this time counts as a refusal of our subscription
+STRIKES, DISABLED_S = 3, 3600.0  # after this many refusals, we do not subscribe again for this time
 DAY_S: Final = 86_400
-RESERVE_BYTES: Final = 4 << 20  # the store records used quota in these steps; a restart wastes at most one step
+# the store records used quota in steps of this size, so a restart wastes at most one step
+RESERVE_BYTES: Final = 4 << 20
 
 
 @dataclass(slots=True, eq=False)
@@ -44,18 +46,19 @@ class _Job:
     last: int
     ids: list[str]
     begun: bool = False
-    position: int = 0  # the next sequence to request from the store
-    requested_s: float = 0.0  # when the page that has not come yet was requested; 0: no request is open
-    page_number: int = 0  # number of the last requested page; pages with earlier numbers are dropped
-    exhausted: bool = False  # the store has no more pages
+    position: int = 0  # the next sequence that is requested from the store
+    requested_s: float = 0.0  # when the page that the store has not returned yet was requested; 0: no page is requested
+    page_number: int = 0  # number of the last requested page; if a page has an earlier number, it is dropped
+    exhausted: bool = False  # True: the store has no more pages
     sent: int = 0
     items: deque[OutboxItem] = field(default_factory=deque)
-    pages: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=256))  # (first sequence, packs in it)
+    # (first sequence, number of packs) of the last pages
+    pages: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=256))
     resumed: int = 0
 
     def rewind(self, in_flight: int) -> None:
-        """Go back to a position before which all packs have arrived. The last ``in_flight`` packs sent may be lost."""
-        sent = -len(self.items)  # number of sent packs in the pages that are dropped below
+        """Go back to a position before which all packs have arrived. The last ``in_flight`` sent packs may be lost."""
+        sent = -len(self.items)  # number of packs in the pages removed below that were already sent
         while self.pages and sent < in_flight:
             self.position, count = self.pages.pop()
             sent += count
@@ -72,8 +75,8 @@ class ReplayServer:
         reply: publishes a JSON object on ``replay/reply``.
         wake: called from the database thread when the store has answered.
         in_flight: number of packs that may be lost when a connection ends.
-        wants: returns True for a stream that this destination gets; requests for other streams are refused.
-        size: returns the size of a pack as it is sent, in bytes.
+        wants: returns True for a stream that this destination gets. Requests for other streams are refused.
+        size: returns the size in bytes of a pack in the form in which it is sent.
     """
 
     def __init__(
@@ -94,14 +97,14 @@ class ReplayServer:
         self._name, self._outbox, self._gateway, self._reply, self._wake = name, outbox, gateway, reply, wake
         self._monotonic, self._in_flight = monotonic, in_flight
         self._quota = DailyQuota(name, outbox, quota_bytes, wake, monotonic, wall)
-        self._jobs: deque[_Job] = deque()  # the first job is being served
-        self._pages: deque[tuple[_Job, int, ReplayPage]] = deque()  # filled by the database thread
+        self._jobs: deque[_Job] = deque()  # the job that is being served comes first
+        self._pages: deque[tuple[_Job, int, ReplayPage]] = deque()  # the database thread fills this queue
         self._requests = TokenBucket(REQUEST_RATE, REQUEST_BURST, monotonic())
         self._rejected_log = RateLimitedLog(monotonic)
         self._connected_s, self._strikes = 0.0, 0
 
     def begin(self) -> bool:
-        """Begin a connection. Returns False if we must not subscribe, because the broker has refused it too often."""
+        """Begin a connection. Returns False if we must not subscribe, because the broker refused it too often."""
         now = self._monotonic()
         if self._strikes >= STRIKES and now - self._connected_s < DISABLED_S:
             return False
@@ -153,20 +156,20 @@ class ReplayServer:
             self._send_reply(wire.id, wire.stream, "accepted")
 
     def _enqueue(self, wire: ReplayWire) -> bool:
-        """Add the request to a job whose range contains or touches the requested range, else to a new job.
+        """Add the request to a job whose range overlaps or touches the requested range; otherwise to a new job.
 
         Returns False if too many jobs wait.
         """
         for job in self._jobs:
             wanted = (wire.stream, wire.boot, wire.first, wire.last)
             if wire.id in job.ids and (job.stream, job.boot, job.first, job.last) == wanted:
-                return True  # a repeated request, perhaps after a reconnect: its job is not finished
+                return True  # a repeated request, perhaps after a reconnect: its job is not finished yet
             if (job.stream, job.boot) != (wire.stream, wire.boot) or len(job.ids) >= MAX_IDS:
                 continue
             if not job.begun and wire.first <= job.last + 1 and wire.last >= job.first - 1:
                 job.first, job.last = min(job.first, wire.first), max(job.last, wire.last)
             elif not (job.begun and job.position == job.first and job.first <= wire.first and wire.last <= job.last):
-                continue  # the range of the job does not fit, or part of the job is sent
+                continue  # the range of this job does not fit, or a part of the job is already sent
             job.ids.append(wire.id)
             return True
         if len(self._jobs) > MAX_JOBS:
@@ -220,7 +223,7 @@ class ReplayServer:
         return None
 
     def _put_page(self, job: _Job, number: int, page: ReplayPage) -> None:
-        """Called in the database thread."""
+        """Put a page of the store into ``_pages``. This is called in the database thread."""
         self._pages.append((job, number, page))
         self._wake()
 
@@ -257,8 +260,8 @@ class ReplayServer:
 class DailyQuota:
     """The number of bytes that one destination may get by replay in a UTC day.
 
-    The store records used bytes in advance, in steps of ``RESERVE_BYTES``, so that a restart of the agent does not
-    renew the quota.
+    The store records used bytes in advance, in steps of ``RESERVE_BYTES``. Otherwise a restart of the agent would renew
+    the quota.
 
     Args:
         wake: called from the database thread when the store has answered.
@@ -275,14 +278,15 @@ class DailyQuota:
     ) -> None:
         self._name, self._outbox, self.quota_bytes, self._wake = name, outbox, quota_bytes, wake
         self._monotonic, self._wall = monotonic, wall
-        self._answers: deque[tuple[int, int, int]] = deque()  # (day, bytes recorded for it, bytes reserved now)
+        # (day, bytes recorded for this day, bytes reserved by the request)
+        self._answers: deque[tuple[int, int, int]] = deque()
         self._day = -1
         self._recorded: int | None = None  # bytes that the store has recorded for today; None: not known yet
-        self._reserved = 0  # bytes that are recorded but not used yet
+        self._reserved = 0  # number of bytes that are recorded but not used yet
         self._requested_s: float | None = None
 
     def refresh(self) -> None:
-        """Ask the store for the bytes recorded for today if they are not known."""
+        """Ask the store how many bytes are recorded for today, if this is not known."""
         self._update()
         if self._recorded is None:
             self._request(0)
@@ -296,7 +300,7 @@ class DailyQuota:
     def reserve(self, size: int) -> bool | None:
         """Take ``size`` bytes from the quota. Returns False if today's quota does not suffice.
 
-        Returns None if the store must answer first: the caller tries again later.
+        Returns None if the store must answer first. The caller tries again later.
         """
         self._update()
         if size <= self._reserved:
@@ -329,6 +333,6 @@ class DailyQuota:
             self._outbox.spend(self._name, day, size, lambda recorded: self._put_answer(day, recorded, size))
 
     def _put_answer(self, day: int, recorded: int, reserved: int) -> None:
-        """Called in the database thread."""
+        """Put an answer of the store into ``_answers``. This is called in the database thread."""
         self._answers.append((day, recorded, reserved))
         self._wake()

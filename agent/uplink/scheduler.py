@@ -2,8 +2,10 @@
 
 Live packs are sent in order of their ids, from memory if they fit, otherwise from the store. ``_backlog_end`` is the
 last id that left the live queue. The backlog consists of all packs up to this id that are neither in flight nor
-confirmed. It is read from the store, oldest first. A live pack becomes backlog if the broker refuses it, if the
-connection ends before its PUBACK, or if it is late: it is dropped from memory, and later read from the store.
+confirmed. It is read from the store, oldest first.
+
+A live pack becomes backlog in three cases: the broker refuses it, the connection ends before its PUBACK, or it is late.
+It is then dropped from memory, and later read from the store.
 """
 
 from __future__ import annotations
@@ -39,15 +41,18 @@ from agent.uplink.queues import InboundQueue, OutboxCursor
 from drivers.backoff import Backoff
 from drivers.rate_limit import TokenBucket
 
-LIVE_BYTES: Final = 8 << 20  # size of the live packs in memory; further packs are read back from the store
-LATE_INTERVALS: Final = 3  # a live pack older than this many pack intervals becomes backlog
-RECENT: Final = 20_000  # confirmed ids that are remembered, because the store may not have recorded them yet
+# at most this many bytes of live packs are in memory; further packs are read back from the store
+LIVE_BYTES: Final = 8 << 20
+LATE_INTERVALS: Final = 3  # a live pack becomes backlog when it is older than this many pack intervals
+RECENT: Final = 20_000  # number of confirmed ids that are remembered, because the store may not have recorded them yet
 MAX_QUARANTINED: Final = 1_000
 REJECT_MOST_S: Final = 60.0
-# If the platform does not acknowledge packs, they are sent again after RESEND_S; the time doubles up to RESEND_MOST_S.
+# If the platform does not acknowledge packs in time, they are sent again after RESEND_S. Each time this doubles, up to
+# RESEND_MOST_S.
 RESEND_S, RESEND_MOST_S = 60.0, 3600.0
-REFRESH_S: Final = 1.0  # the uplink calls ``next`` again at least this often, even if nothing happens
-OVERHEAD_BYTES: Final = 100  # upper limit of a PUBLISH packet's size without its payload and the base of its topic
+REFRESH_S: Final = 1.0  # even if nothing happens, the uplink calls ``next`` again after this time in s
+# a PUBLISH packet has at most this many bytes besides its payload and the base of its topic
+OVERHEAD_BYTES: Final = 100
 TYPE_BYTES: Final = 30  # a content type makes the PUBLISH packet this much larger
 NEVER: Final = 1 << 62
 
@@ -59,13 +64,13 @@ class SendScheduler:
         base: first part of all topics, such as ``meterhouse/v1/park7/gw01``.
         window: number of messages that may be in flight.
         rate: packs of backlog per second.
-        every_s: the pack interval.
-        replay: returns the next pack that the platform requested again; its argument is the broker's size limit.
+        every_s: the pack interval in seconds.
+        replay: returns the next pack that the platform requested again. Its argument is the largest payload in bytes.
         monotonic, wall_ms: clocks.
         wake: called from other threads when ``inbound`` has a new entry.
-        backoff_s: the first pause after a refusal; later pauses double, up to a minute.
-        wants: returns True for a stream that this destination gets. Needed only for births, because the store returns
-            the births of all streams, but from the outbox only the packs for this destination.
+        backoff_s: the first pause after a refusal. Each later pause is twice as long, up to a minute.
+        wants: returns True for a stream that this destination gets. It is needed only for births, because the store
+            returns the births of all streams. From the outbox, the store returns only the packs for this destination.
         compressor: makes the payload of a pack.
     """
 
@@ -96,18 +101,18 @@ class SendScheduler:
         self._backlog = OutboxCursor(self._fetch, monotonic)
         self._births = OutboxCursor(self._fetch_births, monotonic)
         self._control: deque[OutgoingMessage] = deque()
-        self._in_flight: dict[int, OutgoingMessage] = {}  # by packet id, oldest first
+        self._in_flight: dict[int, OutgoingMessage] = {}  # by packet id; the oldest message comes first
         self._in_flight_bytes = 0
         self._inflight_window = InflightWindow()
-        self._active: set[int] = set()  # ids in the live queue or in flight
+        self._active: set[int] = set()  # ids of the packs that are in the live queue or in flight
         self._recent = RecentIds(RECENT)
         self.quarantined: set[int] = set()  # refs of messages that are not sent again until the agent restarts
         self.blocked = BlockedTopics(backoff_s)
-        self._unsubscribed: set[TopicKey] = set()  # blocked topics without a subscriber
+        self._unsubscribed: set[TopicKey] = set()  # the blocked topics that have no subscriber
         self._accepts = False  # True: the broker has accepted a pack on this connection
         self._looking_for_probe = False  # True: the backlog was rewound to find a pack for a due probe
         self._poison = PoisonDetector()
-        self._backlog_end = NEVER  # until a pack is offered, all packs are backlog
+        self._backlog_end = NEVER  # as long as no pack was offered, all packs are backlog
         self._bucket = TokenBucket(rate, max(1.0, rate / 2), monotonic())
         self._reject_backoff = Backoff(backoff_s, REJECT_MOST_S)
         self._paused_until_s = 0.0
@@ -115,10 +120,12 @@ class SendScheduler:
         self._resend_at_s, self._resend_mark = float(NEVER), 0
         self._replay = replay
         self.mode, self.draining = "subscriber", False
-        self.window, self.max_payload = window, NO_LIMIT  # limits of the broker: messages in flight, bytes
-        self.too_large: str | None = None  # topic of a pack that was quarantined for its size, until it is reported
+        # limits of the broker: number of messages in flight, and bytes of a payload
+        self.window, self.max_payload = window, NO_LIMIT
+        # topic of the last pack that was quarantined for its size; None after this was reported
+        self.too_large: str | None = None
         self._rejected = RejectedRetained()
-        self.delivered: list[int] = []  # ids to confirm to the store
+        self.delivered: list[int] = []  # ids that are to be confirmed to the store
         self.accepted = self.refused = self.sent_bytes = 0
 
     # --- requests to the store
@@ -163,10 +170,10 @@ class SendScheduler:
             self._resend_at_s = now + self._resend_backoff.delay_s
 
     def end(self, by_broker: bool) -> None:
-        """End a connection: packs in flight become backlog again.
+        """End a connection. The packs in flight become backlog again.
 
         Args:
-            by_broker: the broker closed the connection, perhaps because of a poison message.
+            by_broker: True if the broker closed the connection. A poison message may be the reason.
         """
         self.inbound.close()
         if by_broker:
@@ -229,7 +236,7 @@ class SendScheduler:
         return len(self._in_flight) >= window or self._in_flight_bytes >= self._inflight_window.limit_bytes
 
     def next(self) -> OutgoingMessage | None:
-        """Return the message to send now; None if there is none. Call ``sent`` when it is sent."""
+        """Return the message to send now; None if there is none. The caller then calls ``sent``."""
         if self._window_full:
             return None
         if self._control:
@@ -251,7 +258,8 @@ class SendScheduler:
                     return None
                 item, at = found, now
             self._backlog_end = max(self._backlog_end, item.id)
-            if item.is_birth:  # its retained copy is sent at once, even if the pack becomes backlog
+            # the birth is also sent as a retained message at once, even if the pack itself becomes backlog
+            if item.is_birth:
                 self._births.queue.append(item)
             if item.id in self.quarantined or item.id in self._recent:
                 self._active.discard(item.id)
@@ -260,7 +268,7 @@ class SendScheduler:
             if (late and not self.draining) or self._too_large(item, item.id):
                 self._to_backlog(item.id)
                 continue
-            # before a stop (``draining``), late packs are sent too: as backlog they would wait for the next start
+            # Before a stop (``draining``), late packs are sent too. As backlog they would wait for the next start.
             kind = BACKFILL if late else LIVE
             if (admission := self._allow(item, kind, now)) is Admission.BLOCKED:
                 self._active.discard(item.id)
@@ -281,7 +289,8 @@ class SendScheduler:
         if now >= self._resend_at_s:
             self._resend(now)
         if self._backlog.exhausted and not self._backlog.queue and self.blocked.probe_due(now):
-            if self._looking_for_probe:  # no pack for the probe was found: the store may have dropped all of them
+            # the search found no pack for the probe, perhaps because the store dropped all of them
+            if self._looking_for_probe:
                 self.blocked.postpone_probe(now)
             else:
                 self._backlog.rewind(self.blocked.lowest)
@@ -307,7 +316,10 @@ class SendScheduler:
         return number in self._active or number in self._recent or number in self.quarantined
 
     def _next_replayed(self, now: float) -> OutgoingMessage | None:
-        """Return the next replayed pack; None while there is backlog. Replayed packs share the rate of the backlog."""
+        """Return the next replayed pack; None while there is backlog.
+
+        The rate of the backlog limits replayed packs too.
+        """
         if self._backlog.queue or not self._bucket.available(now):
             return None
         if (item := self._replay(self.max_payload)) is None:
@@ -335,7 +347,7 @@ class SendScheduler:
         return True
 
     def _quarantine(self, ref: int) -> None:
-        """Do not send a message to this broker again before the next start. A pack stays in the outbox."""
+        """Do not send a message to this broker again before the next start. If it is a pack, it stays in the outbox."""
         if len(self.quarantined) < MAX_QUARANTINED:
             self.quarantined.add(ref)
         self._poison.clear(ref)
@@ -346,7 +358,7 @@ class SendScheduler:
         self._backlog.rewind(number)
 
     def _resend(self, now: float) -> None:
-        """Return packs to the backlog that the broker accepted, but the platform has not acknowledged in time."""
+        """Return packs to the backlog that the broker accepted, but the platform did not acknowledge in time."""
         if self._recent.forget_up_to(self._resend_mark):
             self._backlog.rewind(1)
             self._resend_backoff.next_s()
@@ -365,7 +377,10 @@ class SendScheduler:
     # --- answers
 
     def on_puback(self, packet: int, code: int) -> OutgoingMessage | None:
-        """Process a PUBACK. Returns the message if the broker refused it, so that the caller reports it; else None."""
+        """Process a PUBACK.
+
+        Returns the message if the broker refused it, so that the caller reports this; otherwise None.
+        """
         message = self._in_flight.pop(packet, None)
         if message is None:
             return None
@@ -381,7 +396,8 @@ class SendScheduler:
         if code < FAILURE and (code != NO_SUBSCRIBERS or self.mode == "broker"):
             self._on_accepted(message)
             return None
-        if code == NO_SUBSCRIBERS:  # accepted without a subscriber: not a refusal
+        # the broker accepted the pack but has no subscriber for it; this does not count as a refusal
+        if code == NO_SUBSCRIBERS:
             self._unsubscribed.add((message.stream, message.kind))
         else:
             self.refused += 1
@@ -391,7 +407,8 @@ class SendScheduler:
         elif code in {TOO_LARGE, BAD_FORMAT}:
             self._quarantine(message.id)
         else:
-            if code != ID_IN_USE and now >= self._paused_until_s:  # only one pause if several are refused
+            # if several packs are refused, there is only one pause
+            if code != ID_IN_USE and now >= self._paused_until_s:
                 self._paused_until_s = now + self._reject_backoff.next_s()
             self._to_backlog(message.id)
         return message
@@ -412,12 +429,12 @@ class SendScheduler:
         if self.mode != "platform":
             self.delivered.append(message.id)
         if message.probe:
-            self._backlog.rewind(self.blocked.reset())  # to the oldest pack that waited for a blocked topic
+            self._backlog.rewind(self.blocked.reset())  # go back to the oldest pack that waited for a blocked topic
             self._unsubscribed.clear()
             self._rejected.mark_retry()
 
     def take_retained_retry(self) -> bool:
-        """Return True if the caller must publish the retained messages again, because the broker accepts them now.
+        """Return True if the broker accepts retained messages again, so that the caller must publish them again.
 
         The scheduler itself publishes births again.
         """
@@ -438,7 +455,10 @@ class SendScheduler:
         return next(iter(self._in_flight.values()), None)
 
     def wait_s(self) -> float:
-        """Seconds after which ``next`` must be called again, even without a PUBACK or a new entry in ``inbound``."""
+        """Return the seconds after which ``next`` must be called again, even if nothing happens before.
+
+        A PUBACK, or a new entry in ``inbound``, is a reason to call it earlier.
+        """
         if self.inbound or (self._control and not self._window_full):
             return 0.0
         now = self._monotonic()
@@ -454,7 +474,7 @@ class SendScheduler:
 
     @property
     def idle(self) -> bool:
-        """True if everything except the backlog is sent and acknowledged."""
+        """True if all messages except the backlog are sent and acknowledged."""
         return not (
             self._in_flight
             or self._control
@@ -466,7 +486,7 @@ class SendScheduler:
 
     @property
     def waiting(self) -> int:
-        """Number of unconfirmed packs in memory or in flight. The store may have more."""
+        """The number of unconfirmed packs in memory or in flight. The store may have more."""
         return len(self._live) + len(self._overflow.queue) + len(self._backlog.queue) + len(self._in_flight)
 
     @property
@@ -476,7 +496,7 @@ class SendScheduler:
 
     @property
     def subscriber(self) -> bool | None:
-        """True if all our packs have a subscriber, False if some have none, None if not known."""
+        """True if all our packs have a subscriber; False if some have none; None if it is not known."""
         if self._unsubscribed:
             return False
         return True if self._accepts and self.mode != "broker" else None
@@ -497,7 +517,7 @@ class RecentIds:
         self.newest = 0
 
     def add(self, number: int) -> None:
-        """Add an id; drop the oldest if there are too many."""
+        """Add an id. If there are then too many, drop the oldest one."""
         if number in self._ids:
             return
         self._ids.add(number)
@@ -507,7 +527,7 @@ class RecentIds:
             self._ids.discard(self._order.popleft())
 
     def forget_up_to(self, number: int) -> bool:
-        """Drop all ids up to ``number``. Returns False if there were none."""
+        """Drop all ids up to ``number``. Returns False if there were no such ids."""
         kept = deque(n for n in self._order if n > number)
         dropped = len(kept) < len(self._order)
         self._order, self._ids = kept, set(kept)

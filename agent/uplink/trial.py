@@ -1,7 +1,7 @@
 """Tries a destination once, for `check --online` and `doctor`: host name, TLS, login, rights, and subscribers.
 
-A trial sends no signed message. If no agent runs here, it publishes the status "offline", which is then true. It does
-not publish this status as a retained message.
+A trial sends no signed message. If no agent runs here, it publishes the status "offline", which is true then. This
+message is not retained.
 """
 
 from __future__ import annotations
@@ -21,24 +21,30 @@ from agent.uplink.uplink import PREFIX
 from drivers.model import BrokerError, GatewayError
 
 ANSWER_S: Final = 10.0
-# The trial publishes nothing on these topics, so it cannot try the right to publish there. A broker checks this right
-# only for a message that it then delivers. A platform would take such a message for data, and a verifier for a forged
-# pack. An empty message would be delivered too, and some brokers deliver a message of QoS 2 before its release.
+# The trial publishes nothing on these topics, so it cannot test whether the agent may publish there. A broker checks
+# this right only for a message that it then delivers. A platform would take the message for data, and a verifier would
+# take it for a forged pack. An empty message would be delivered too, and some brokers deliver a message of QoS 2 before
+# it is released.
 UNTRIED: Final = ("keys", "checkpoint/+", "+/birth", "+/readings", "+/backfill", "replay/reply")
 
 
 @dataclass(slots=True)
 class TrialResult:
-    """The answers of one destination. A member is None if it was not tried, or if the broker cannot report it."""
+    """What a trial found about one destination.
+
+    A member is None if it was not tried, or if the broker does not report it.
+    """
 
     name: str
     url: str
-    mqtt: str | None = None  # "5" or "3.1.1", once connected
-    may_publish: bool | None = None  # on the gateway's status topic
+    mqtt: str | None = None  # "5" or "3.1.1"; None if the connection failed
+    may_publish: bool | None = None  # True: we may publish on the gateway's status topic
     has_subscriber: bool | None = None
-    certificates: dict[str, float] = field(default_factory=dict)  # description -> expiry in UTC seconds
-    unproven: tuple[str, ...] = ()  # topics that the agent uses but the trial could not try
-    plain: bool = False  # compression is configured, but packs are not compressed with MQTT 3.1.1
+    # description -> when the certificate expires, in UTC seconds
+    certificates: dict[str, float] = field(default_factory=dict)
+    # the topics that the agent uses, but on which the trial could not test the right to publish
+    unproven: tuple[str, ...] = ()
+    plain: bool = False  # True: compression is configured, but packs are not compressed, because MQTT 3.1.1 is used
     problems: list[GatewayError] = field(default_factory=list)
 
 
@@ -51,10 +57,11 @@ def try_destination(
     environ: Mapping[str, str] = os.environ,
     answer_s: float = ANSWER_S,
 ) -> TrialResult:
-    """Connect once like the agent, with ``-check`` after the client id, so that a running agent keeps its session.
+    """Connect once as the agent does. The client id ends with ``-check``, so that a running agent keeps its session.
 
     Args:
-        publish: try the rights to publish and to subscribe. False while an agent runs here, because it knows both.
+        publish: True: try the rights to publish and to subscribe. False if an agent runs here, because that agent knows
+            both.
         answer_s: how long to wait for the broker's answers, in seconds.
     """
     result = TrialResult(config.name, config.url)
@@ -116,7 +123,7 @@ def _try_rights(
         what = f"no acknowledgement from the broker for {answer_s:.0f} s"
         raise BrokerError(what, where=config.url, hint="Is the broker overloaded?")
     others = tuple(f"{base}/{topic}" for topic in UNTRIED)
-    if connection.protocol == V311:  # its PUBACK does not tell if the broker dropped the message
+    if connection.protocol == V311:  # with MQTT 3.1.1, the PUBACK does not tell if the broker dropped the message
         result.unproven = (status.topic, *others)
         return
     result.may_publish = code < errors.FAILURE

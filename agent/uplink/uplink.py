@@ -30,17 +30,19 @@ from drivers.rate_limit import RateLimitedLog
 log = logging.getLogger("meterhouse.uplink")
 PREFIX: Final = "meterhouse/v1"
 RETRY_S: Final = 1.0
-MAX_ACKS: Final = 256  # at most this many messages on ``ack`` wait for the store
-BACKFILL_RATE: Final = 200.0  # packs of backlog per second, at least, unless configured
-BACKFILL_FACTOR: Final = 25.0  # backlog is sent at least this many times as fast as live packs, unless configured
+MAX_ACKS: Final = 256  # at most this many messages of the topic ``ack`` wait for the store
+BACKFILL_RATE: Final = 200.0  # unless configured, the rate of the backlog is at least this number of packs per second
+# unless configured, the rate of the backlog is at least this many times the rate of live packs
+BACKFILL_FACTOR: Final = 25.0
 TRY_V5_AGAIN_S: Final = 3600.0
 STATUS_S: Final = 300.0
-CONFIRM_S, CONFIRM_COUNT = 0.2, 100  # confirmed ids go to the store after this time in s, or at this number
-DISCONNECT_S: Final = 1.0  # of the time that ``stop`` gives, this much is kept for publishing "offline"
+# confirmed ids are passed to the store when the oldest has waited for this time in s, or when there are this many
+CONFIRM_S, CONFIRM_COUNT = 0.2, 100
+DISCONNECT_S: Final = 1.0  # this part of the time for ``stop``, in seconds, is kept for publishing "offline"
 
 
 def backlog_rate(configured: int, live_rate: float) -> float:
-    """Return the rate of backlog in packs per second: the configured one, or else enough to catch up (see above)."""
+    """Return the rate of backlog in packs per second: the configured rate, or one that is high enough to catch up."""
     return configured or max(BACKFILL_RATE, BACKFILL_FACTOR * live_rate)
 
 
@@ -48,13 +50,13 @@ class Uplink:
     """Delivers to one destination from ``start`` to ``stop``. Its methods raise no errors once it runs.
 
     Args:
-        site, gateway: names as in topics.
+        site, gateway: the names that are used in topics.
         outbox: access to the store through the database thread.
         keys: the ``keys`` object, which each connection publishes.
-        pack_every_ms: the pack interval; a pack older than three of them is backlog.
+        pack_every_ms: the pack interval. A pack that is older than three intervals is backlog.
         live_rate: approximate number of packs offered per second.
         on_event: called from the uplink thread with an event for the gateway's stream.
-        environ: environment variables, in which systemd names the folder of credentials.
+        environ: environment variables; systemd names the folder of credentials in them.
     """
 
     def __init__(
@@ -114,7 +116,8 @@ class Uplink:
             wants=config.wants,
             compressor=self._compressor,
         )
-        self._retained: dict[str, bytes] = {"keys": keys}  # by topic, keys first; written by other threads
+        # topic -> message; ``keys`` comes first; other threads write this
+        self._retained: dict[str, bytes] = {"keys": keys}
         self._changed: deque[str] = deque()  # topics of retained messages that must be published
         self._thread = threading.Thread(target=self._run, name=f"uplink {self.name}", daemon=True)
         self._begin = threading.Event()
@@ -122,22 +125,25 @@ class Uplink:
         self._protocol = V5
         self._v311_since_s = 0.0
         self._answered = False  # True: the broker answered the last attempt to connect with a CONNACK
-        self._accepted_before = 0  # packs that the broker had accepted before the last attempt to connect
+        self._accepted_before = 0  # number of packs that the broker had accepted before the last attempt to connect
         self._taken_over = 0  # how often another client took over the session
         self._connected = False
         self._connects = 0
         self._since = time.time()
         self._since_mono = time.monotonic()
         self._fault: BrokerError | None = None
-        self._subscribed: dict[int, str] = {}  # topics by packet id, of this connection
-        self._status_s = 0.0  # when "online" was published last
+        self._subscribed: dict[int, str] = {}  # packet id -> topic, of this connection
+        self._status_s = 0.0  # when the status "online" was last published
         self._newest_ms = 0
-        self._delivered_s = 0.0  # arrival of the oldest confirmation that the store does not have yet
+        self._delivered_s = 0.0  # when the oldest confirmation came that the store does not have yet
 
     # --- from other threads
 
     def prepare(self) -> None:
-        """Create the thread, so that ``start`` cannot fail. Raises RuntimeError if the system has too many threads."""
+        """Create the thread, so that ``start`` cannot fail later.
+
+        Raises RuntimeError if the system has too many threads.
+        """
         if self._thread.ident is None:
             self._thread.start()
 
@@ -147,7 +153,7 @@ class Uplink:
         self._begin.set()
 
     def offer(self, items: Sequence[OutboxItem]) -> None:
-        """Offer newly committed packs, in order of their ids. For the database thread; never blocks.
+        """Offer newly committed packs, in order of their ids. The database thread calls this; it never blocks.
 
         Packs of streams that this destination does not get are left out.
         """
@@ -158,14 +164,17 @@ class Uplink:
             self._scheduler.inbound.offer(items)
 
     def retain(self, topic: str, data: bytes) -> None:
-        """Publish a retained message below our base topic, now and on each connection. For any thread; never blocks."""
+        """Publish a retained message below our base topic, now and on each connection. Any thread may call this.
+
+        It never blocks.
+        """
         self._retained[topic] = data
-        if self._connected:  # else the next connection publishes all retained messages
+        if self._connected:  # if not connected, the next connection publishes all retained messages
             self._changed.append(topic)
         self._wake_pipe.wake()
 
     def expect_stop(self) -> None:
-        """Note that the agent is about to seal its last packs. From now on all live packs are sent, but no backlog."""
+        """Note that the agent is about to seal its last packs. From now on, all live packs are sent, but no backlog."""
         self._scheduler.draining = True
 
     def stop(self, deadline_s: float) -> None:
@@ -181,7 +190,7 @@ class Uplink:
         self._wake_pipe.close()
 
     def state(self) -> UplinkState:
-        """The current state."""
+        """Return the current state."""
         scheduler, fault, connected = self._scheduler, self._fault, self._connected
         return UplinkState(
             connected=connected,
@@ -215,7 +224,7 @@ class Uplink:
                 self._connect_and_serve()
             except BrokerError as error:
                 self._on_failure(error)
-            except GatewayError as error:  # such as a password file that cannot be read
+            except GatewayError as error:  # for example, a password file cannot be read
                 self._on_failure(BrokerError(error.what, where=error.where, hint=error.hint))
             except Exception as error:
                 log.exception("%s: internal error", self.name)
@@ -230,7 +239,8 @@ class Uplink:
         taken_over = self._fault is not None and self._fault.what == errors.disconnected(errors.TAKEN_OVER, "").what
         if taken_over:
             self._taken_over += 1
-            with contextlib.suppress(RuntimeError):  # the loop is closed, if a second signal has ended the service
+            # if a second signal has ended the service, the event loop is closed
+            with contextlib.suppress(RuntimeError):
                 self._on_event({"event": "taken_over", "times": self._taken_over, "uplink": self.name})
         served = self._scheduler.accepted > self._accepted_before
         delay_s = self._backoff.next(lived_s=lived_s, answered=self._answered, taken_over=taken_over, served=served)
@@ -280,7 +290,7 @@ class Uplink:
     def _on_connected(self, connection: MqttConnection) -> None:
         mode = self.config.confirm or "subscriber"
         if connection.protocol == V311 and mode == "subscriber":
-            mode = "broker"  # with MQTT 3.1.1 a PUBACK does not tell whether a subscriber exists
+            mode = "broker"  # with MQTT 3.1.1, a PUBACK does not tell whether there is a subscriber
         down_s = time.monotonic() - self._since_mono
         self._connects += 1
         self._connected, self._since, self._since_mono = True, time.time(), time.monotonic()
@@ -307,7 +317,7 @@ class Uplink:
         self._subscribed[connection.subscribe(topic)] = topic
 
     def _on_failure(self, error: BrokerError) -> None:
-        """Handle a connection that ended or could not be made."""
+        """Handle a connection that ended, or that could not be made."""
         if self._stopping:
             return
         if self._connected or self._fault is None:
@@ -356,7 +366,11 @@ class Uplink:
             self._poll(connection, min(wait_s, CONFIRM_S) if scheduler.delivered else wait_s)
 
     def _send(self, connection: MqttConnection) -> None:
-        """Send all messages that may be sent now. The broker has one of them once it has all bytes sent so far."""
+        """Send all messages that may be sent now.
+
+        Each of them gets the same ``end_offset``: the number of bytes that the connection has sent after the last of
+        them.
+        """
         sent: list[OutgoingMessage] = []
         while (message := self._scheduler.next()) is not None:
             self._outbox.before_send()
@@ -391,7 +405,7 @@ class Uplink:
         connection.ignored.clear()
 
     def _publish_all_retained(self) -> None:
-        """Publish status, keys and checkpoints; the scheduler publishes births."""
+        """Publish status, keys and checkpoints. The scheduler publishes births."""
         self._scheduler.publish(f"{self._base}/status", self._status("online"))
         self._changed.clear()
         self._changed.extend(self._retained)
@@ -405,7 +419,7 @@ class Uplink:
                 self._scheduler.publish(f"{self._base}/{topic}", data)
 
     def _disconnect(self, connection: MqttConnection) -> None:
-        """Publish "offline" and disconnect in order, so that the broker discards our will."""
+        """Publish "offline" and disconnect in order, so that the broker does not publish our will."""
         until = time.monotonic() + DISCONNECT_S
         message = OutgoingMessage(f"{self._base}/status", self._status("offline"))
         if packet := connection.publish(message):
@@ -450,9 +464,9 @@ class Uplink:
                 self._log_rejected_ack("too many acks at once; unconfirmed packs are sent again after a minute")
 
     def _on_ack_checked(self, left: threading.Semaphore, valid: int, rejected: str | None) -> None:
-        """Called in the database thread when it has checked the acks of a message.
+        """Handle the result of an ack message. This is called in the database thread after it has checked the acks.
 
-        ``valid``: number of valid acks; ``rejected``: why the first invalid ack is invalid, None if there is none.
+        ``valid``: number of valid acks. ``rejected``: why the first invalid ack was rejected; None if all are valid.
         """
         left.release()
         if valid:

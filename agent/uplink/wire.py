@@ -1,7 +1,7 @@
 """Checks the messages that a platform may send, ``ack`` and ``replay/request``, before they reach the store.
 
-The uplink imports this module with the first such message, because msgspec takes 2.7 MB of memory and many gateways
-never receive such a message.
+The uplink imports this module only when the first such message arrives, because msgspec takes 2.7 MB of memory, and
+many gateways never receive one.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from agent.outbox import Ack
 from drivers.encoding import base64url_decode
 
 MAX_BYTES: Final = 4096
-MAX_LIST_BYTES: Final = 32 << 10  # limit of a message {"acks": [...]}
+MAX_LIST_BYTES: Final = 32 << 10  # largest message {"acks": [...]} in bytes
 
 _Sequence = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
-_Boot = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16}\Z")]  # "$" would also accept a trailing line feed
+# "\Z" is used, because "$" would also accept a trailing line feed
+_Boot = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16}\Z")]
 
 
 class AckWire(msgspec.Struct, frozen=True):
@@ -38,7 +39,7 @@ class AckListWire(msgspec.Struct, frozen=True):
 
 
 class ReplayWire(msgspec.Struct, frozen=True):
-    """A message on ``replay/request``: send packs ``first`` to ``last`` of a stream again."""
+    """A message on ``replay/request``: the platform asks for packs ``first`` to ``last`` of a stream again."""
 
     id: Annotated[str, msgspec.Meta(max_length=64)]
     stream: Annotated[str, msgspec.Meta(max_length=200)]
@@ -54,13 +55,13 @@ _IS_LIST: Final = re.compile(rb'\s*\{\s*"acks"\s*:')
 
 
 def parse_acks(payload: bytes, gateway: str) -> list[Ack]:
-    """Parse and check a message on ``ack``: one ack, or ``{"acks": [...]}`` of at most 32 KiB.
+    """Parse and check a message on ``ack``. It is one ack, or ``{"acks": [...]}`` of at most 32 KiB.
 
     Args:
-        gateway: full name of the gateway, such as ``park7/gw01``; the streams must belong to it.
+        gateway: full name of the gateway, such as ``park7/gw01``. The streams must belong to it.
 
     Raises:
-        ValueError: the message is invalid, and none of its acks counts. The text is the reason.
+        ValueError: the message is invalid, so none of its acks counts. The text of the error is the reason.
     """
     if not _IS_LIST.match(payload[:100]):
         return [_ack(_decode(_ack_decoder, payload, gateway))]
@@ -84,7 +85,7 @@ def _ack(wire: AckWire) -> Ack:
 def parse_replay_request(payload: bytes, gateway: str) -> ReplayWire:
     """Parse and check a message on ``replay/request``. Raises ValueError like ``parse_acks``.
 
-    ``first`` may be greater than ``last``: the caller must check this, and can then reply to the platform.
+    ``first`` may be greater than ``last``. The caller must check this, because only then can it reply to the platform.
     """
     return _decode(_replay_decoder, payload, gateway)
 
