@@ -61,10 +61,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("meterhouse")
 CLOCK_CHECK_S = 1.0  # interval between comparisons with the wall clock
 SNAPSHOT_EVERY_S, SNAPSHOT_MOST_S = 2.0, 10.0
-SNAPSHOT_SHARE = 0.0005  # share of the loop's time for the status: a file every 8 s with 100 devices, 10 s with 130
+# share of the loop's time that the status file may take: it is written every 8 s with 100 devices, every 10 s with 130
+SNAPSHOT_SHARE = 0.0005
 # Time after which a computing thread must give the interpreter to a thread that returns from a system call. With
-# Python's default of 5 ms, the first packs of 1,600 devices took 3 s: each signature, hash and write waited for the
-# loop, which was connecting the other devices.
+# Python's default of 5 ms, the first packs of 1,600 devices took 3 s, because each signature, hash and write waited for
+# the loop, which was connecting the other devices.
 THREAD_SWITCH_S = 0.001
 PRUNE_EVERY_S = 60.0
 
@@ -74,7 +75,7 @@ class Service:
 
     Args:
         ready: called once, when the store is open and polling has begun.
-        load: reads the configuration again, for a reload. None: a reload is an error.
+        load: reads the configuration again for a reload. None: each reload fails.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Service:
     ) -> None:
         self.config = config
         self.loaded_ms = time.time_ns() // 1_000_000
-        self.complaints: list[str] = []  # errors of the last reload, if it was rejected
+        self.complaints: list[str] = []  # the errors of the last reload, if it was rejected
         self._reloads = Reloader(self, load)
         self._ready = ready
         self.boot = secrets.token_bytes(8).hex()
@@ -96,8 +97,8 @@ class Service:
         self._status_log = RateLimitedLog()
         self.checkpoints: CheckpointMaker | None = None
         self._slices, self._sums = ReadThrottle(), ReadThrottle()
-        self.newest_stored_ms = 0  # end of the newest pack of earlier runs; 0: none
-        self.certificates: list[Expiry] = []  # of all destinations; read again within a minute of a change
+        self.newest_stored_ms = 0  # end in UTC ms of the newest pack of earlier runs; 0: there is none
+        self.certificates: list[Expiry] = []  # of all destinations; after a change, they are read again within a minute
         self._control = ControlServer(self._access, config.runtime_dir, lambda: self.config.control.group)
 
     @property
@@ -147,7 +148,8 @@ class Service:
 
     async def _start(self, key_path: Path) -> None:
         config = self.config
-        await self.db_thread.call(self.active_key.activate)  # before anything is signed: a wrong key raises here
+        # this comes before anything is signed, because a wrong key raises an error here
+        await self.db_thread.call(self.active_key.activate)
         note, publish = self.sealing.gateway_event, self._publish_keys
         self.key_watcher = KeyFileWatcher(
             self.active_key, key_path, self.db_thread, publish, note, self._make_checkpoint
@@ -232,12 +234,15 @@ class Service:
     def _access(self, caller: Caller, right: Right) -> RunningAccess:
         """Create the access for a control request.
 
-        Read-only requests take turns: they share the throttle of the store.
+        Read-only requests take turns, because they share the throttle of the store.
         """
         return RunningAccess(self, caller, self._slices if right is Right.LOOK else None, self._sums)
 
     def _publish_keys(self, keys: bytes) -> None:
-        """Publish key records. Called in the database thread, before the first pack signed with the newest key."""
+        """Publish key records.
+
+        This is called in the database thread, before the first pack signed with the newest key.
+        """
         for uplink in self.uplinks:
             uplink.retain("keys", keys)
 
@@ -279,7 +284,7 @@ class Service:
                 task.cancel()
 
     async def _stop(self) -> None:
-        """Stop in the order of the data flow: end polling, seal the rest, commit, then send for a limited time."""
+        """Stop in the order of the data flow: end polling, seal the rest, commit, and then send for a limited time."""
         await self.device_manager.close()
         for uplink in self.uplinks:
             uplink.expect_stop()
@@ -289,7 +294,7 @@ class Service:
             if sealed and self.checkpoints is not None:
                 await self.checkpoints.make()
         except GatewayError as error:
-            log.error("%s", error)  # the ring file stays: the next start seals its records
+            log.error("%s", error)  # the ring file stays, and the next start seals its records
             sealed = False
         await asyncio.gather(*(asyncio.to_thread(uplink.stop, LAST_PACKS_S) for uplink in self.uplinks))
         await self.db_thread.stop()
@@ -302,7 +307,10 @@ class Service:
         await self.remove_sealed_rings()
 
     async def remove_sealed_rings(self) -> None:
-        """Seal the remaining records of rings that a reload has replaced; remove each ring when it is sealed."""
+        """Seal the remaining records of rings that a reload has replaced.
+
+        Remove each ring when all its records are sealed.
+        """
         if not self.rings.changing:
             return
         ring = self.rings.current.ring
@@ -316,11 +324,11 @@ class Service:
     # --- another configuration
 
     def reload(self) -> asyncio.Future[ReloadOutcome]:
-        """Apply the current configuration files, without losing a reading. After an error nothing has changed."""
+        """Apply the current configuration files without losing a reading. After an error, nothing has changed."""
         return self._reloads.request()
 
     def notes(self) -> list[ConfigWarning]:
-        """Warnings about the configuration in effect."""
+        """Return the warnings about the configuration in effect."""
         return [*self.config.notes, *ring_notes(self.config, self.ring_plan)]
 
     def write_status(self) -> None:
@@ -328,12 +336,12 @@ class Service:
         if self._snapshot is not None:
             try:
                 self._snapshot.write(self)
-            except OSError as error:  # a full runtime directory must not stop the agent
+            except OSError as error:  # the agent must continue even if the runtime directory is full
                 text = "%s: the status cannot be written: %s"
                 self._status_log.log(log.warning, text, self.config.snapshot_path, error.strerror)
 
     def summary(self) -> str:
-        """One line for ``systemctl status``."""
+        """Return one line about the agent for ``systemctl status``."""
         return summary(self)
 
     # --- watching
@@ -352,7 +360,7 @@ class Service:
                     self.device_manager.start_pollers()
 
     async def _housekeeping(self) -> None:
-        """Once a minute: keep the store within its limits, save quirks, and check the certificates.
+        """Once a minute, keep the store within its limits, save quirks, and check the certificates.
 
         If the store had to drop packs of a stream, the next pack of this stream states the loss.
         """
@@ -411,6 +419,6 @@ def _start_event(recovered: Recovered, gone: LostTransactions | None) -> dict[st
 
 
 def _store_line(store: Store) -> list[str]:
-    """The log line that shows the settings of the store at every start (field pain 54)."""
+    """Return the log line that shows the settings of the store at every start (field pain 54)."""
     usage = store.usage()
     return [f"store {usage.path}: {usage.settings}; at most {usage.max_bytes >> 20} MiB, now {usage.disk_bytes >> 20}"]

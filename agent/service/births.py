@@ -1,4 +1,7 @@
-"""Makes the specs of devices, and the point tables for their births: signed statements of how readings are made."""
+"""Makes the specs of devices, and the point tables for their births.
+
+A birth is a signed statement of how readings are made.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,8 @@ from drivers.night import DARK_BELOW_DEG
 from drivers.plan import range_of
 from drivers.profile import Profile, vocabulary
 
-MAX_PLAN_BYTES = 48 << 10  # if the text of the plan is larger, the birth contains only its hash
-Kind = tuple[object, ...]  # devices that differ only in their address have the same key
+MAX_PLAN_BYTES = 48 << 10  # limit in bytes; if the text of the plan is larger, the birth contains only its hash
+Kind = tuple[object, ...]  # devices that differ only in their address have the same kind, and share points and tables
 
 
 @dataclass(slots=True)
@@ -31,9 +34,9 @@ class RunningDevice:
     line: Line
     stream: Stream
     poll: DevicePoll
-    identity: dict[str, str | None] | None = None  # item -> value; None: not identified yet
+    identity: dict[str, str | None] | None = None  # item -> value; None: the device is not identified yet
     stillness: Stillness = field(default_factory=Stillness)
-    swapped: dict[str, Any] | None = None  # since when another device answers, and how it differs; None: no swap
+    swapped: dict[str, Any] | None = None  # if another device answers: since when, and how it differs; otherwise None
 
     @property
     def profile(self) -> Profile:
@@ -42,7 +45,7 @@ class RunningDevice:
 
 
 def known_devices(rows: Mapping[str, tuple[bytes | None, bytes | None]]) -> dict[str, Facts]:
-    """The stored facts about devices, by stream. ``rows``: (facts, quirks) of each stream, as in the store."""
+    """Return the stored facts about devices, by stream. ``rows``: (facts, quirks) of each stream, as in the store."""
     found = {stream: Facts.decode(facts) for stream, (facts, _) in rows.items() if facts is not None}
     return {stream: facts for stream, facts in found.items() if facts is not None}
 
@@ -53,8 +56,8 @@ class DeviceCatalog:
     Raises ProfileError if a profile was removed after the check of the configuration.
 
     Args:
-        known: known facts about devices, by stream. The agent updates this object and gives it to the next catalog.
-        start_ms: start of the first counter epoch of a device without known facts.
+        known: the known facts about devices, by stream. The agent updates this dict and passes it to the next catalog.
+        start_ms: the start of the first counter epoch of a device without known facts.
     """
 
     def __init__(self, config: Config, known: dict[str, Facts] | None = None, start_ms: int = 0) -> None:
@@ -65,16 +68,17 @@ class DeviceCatalog:
         self._profiles = {device.profile: find(device.profile) for device in config.devices}
         self._points: dict[Kind, tuple[Point, ...]] = {}
         self._tables: dict[Kind, BirthPoints] = {}
-        # specs and tables of devices that are not identified yet: at a start, most are needed twice within a second
+        # Specs and tables of devices that are not identified yet are cached, because a start needs most of them twice
+        # within a second.
         self._plain_specs: dict[str, DeviceSpec] = {}
         self._plain_tables: dict[str, BirthTable] = {}
 
     def profile(self, device: DeviceConfig) -> Profile:
-        """The profile of a device."""
+        """Return the profile of a device."""
         return self._profiles[device.profile]
 
     def spec(self, device: DeviceConfig, identity: Mapping[str, str | None] | None = None) -> DeviceSpec:
-        """The driver's configuration of a device. ``identity``: items of its identity that are known."""
+        """Return the driver's configuration of a device. ``identity``: the items of its identity that are known."""
         known = {name: text for name, text in (identity or {}).items() if text is not None}
         if not known and device.name in self._plain_specs:
             return self._plain_specs[device.name]
@@ -94,7 +98,10 @@ class DeviceCatalog:
         identity: Mapping[str, str | None] | None = None,
         epoch: int | None = None,
     ) -> BirthTable:
-        """The point table for a birth of this device. ``epoch`` None: the epoch does not change."""
+        """Return the point table for a birth of this device.
+
+        ``epoch``: its counter epoch; None: the epoch does not change.
+        """
         if epoch is None:
             epoch = self.known[spec.stream].epoch if spec.stream in self.known else self._first_epoch
         is_plain = not any(text is not None for text in (identity or {}).values())
@@ -108,17 +115,18 @@ class DeviceCatalog:
         table = BirthTable(spec.stream, front, self._tables[kind])
         before = self.known.get(spec.stream)
         if before is not None and before.epoch == epoch and changes(before, table.facts):
-            table.met = False  # a change: the store keeps the old facts until the event about the change is stored
+            # the device has changed: the store must keep the old facts until the event about the change is stored
+            table.met = False
         if is_plain:
             self._plain_tables[device.name] = table
         return table
 
     def gateway_table(self, stream: str, version: str) -> BirthTable:
-        """The point table of the gateway's own stream."""
+        """Return the point table of the gateway's own stream."""
         return BirthTable(stream, gateway_table(self._config, version))
 
     def results_table(self, stream: str, version: str) -> BirthTable:
-        """The point table of the stream ``_indicators``."""
+        """Return the point table of the stream ``_indicators``."""
         return BirthTable(stream, results_table(self._config, version))
 
     @staticmethod
@@ -128,7 +136,7 @@ class DeviceCatalog:
 
 
 def gateway_table(config: Config, version: str) -> dict[str, Any]:
-    """The table of the stream ``_gateway``: it describes the gateway and has no points."""
+    """Make the table of the stream ``_gateway``. It describes the gateway and has no points."""
     return {
         "config": config.hash(),
         "device": {
@@ -151,7 +159,7 @@ def gateway_table(config: Config, version: str) -> dict[str, Any]:
 
 
 def results_table(config: Config, version: str) -> dict[str, Any]:
-    """The table of the stream ``_indicators``, with the interval settings and the text of the site's plan.
+    """Make the table of the stream ``_indicators``, with the interval settings and the text of the site's plan.
 
     A verifier recomputes the figures from this table, the shipped sets of indicators, and the packs. If the plan is
     larger than 48 KiB, the table contains only its hash.
@@ -176,9 +184,10 @@ def results_table(config: Config, version: str) -> dict[str, Any]:
 
 
 def derived_row(one: DerivedConfig) -> dict[str, Any]:
-    """Describe a derived point as in births.
+    """Return a derived point as births describe it.
 
-    The birth of the results contains all derived points; the birth of a device contains its computed heats.
+    The birth of the results describes all derived points. The birth of a device describes only the heats that are
+    computed from its points.
     """
     if one.terms:
         return {
@@ -196,10 +205,10 @@ def device_front(
     profile: Profile,
     identity: Mapping[str, str | None] | None,
 ) -> dict[str, Any]:
-    """The table of one device, without its points.
+    """Make the table of one device, without its points.
 
     Args:
-        identity: items that the device reports, such as ``device.serial``. None: not identified yet.
+        identity: the items that the device reports, such as ``device.serial``. None: it is not identified yet.
     """
     reported = {name.removeprefix("device."): text for name, text in (identity or {}).items()}
     firmware = reported.pop("firmware", None)
@@ -233,9 +242,9 @@ def device_front(
 
 
 def _fresh(rule: FreshnessRule | None) -> dict[str, Any] | None:
-    """The rule by which a caching master proves that its source is alive.
+    """Return the rule by which a caching master proves that its source is alive, as births state it.
 
-    None: there is no proof, and the master may repeat old values.
+    None: there is no proof, so the master may repeat old values.
     """
     if rule is None:
         return None
@@ -244,7 +253,10 @@ def _fresh(rule: FreshnessRule | None) -> dict[str, Any] | None:
 
 
 def point_row(point: Point, spec: DeviceSpec, senml_units: frozenset[str]) -> dict[str, Any]:
-    """One element of a table's ``points``. ``senml_units``: units of SenML; any other unit is written as ``du``."""
+    """Return one element of a table's ``points``.
+
+    ``senml_units``: the units of SenML. The member ``u`` has such a unit; any other unit is in the member ``du``.
+    """
     period = spec.periods_ms[PACES.index(point.pace)] if point.pace != "once" else 0
     out: dict[str, Any] = {
         "n": point.name,

@@ -18,16 +18,17 @@ if TYPE_CHECKING:
     from agent.uplink import Uplink
 
 log = logging.getLogger("meterhouse")
-FIRST_S = 3.0  # time from the start to the first checkpoint: by then the first packs are sealed
+FIRST_S = 3.0  # time from the start to the first checkpoint; the first packs are sealed by then
 LOOK_EVERY_S = 10.0
-HOUR_MS, LATE_MS = 3_600_000, 15_000  # a checkpoint is made LATE_MS after each hour: its last packs are then sealed
+# a checkpoint is made LATE_MS after each hour, because the last packs of the hour are sealed by then
+HOUR_MS, LATE_MS = 3_600_000, 15_000
 
 
 class CheckpointMaker:
-    """Makes, stores and publishes checkpoints. As for packs, only the database thread signs.
+    """Makes, stores and publishes checkpoints. Only the database thread signs them, as it does for packs.
 
     Args:
-        gateway: such as ``park7/gw01``.
+        gateway: full name of the gateway, such as ``park7/gw01``.
         devices: returns the names of the configured devices.
     """
 
@@ -55,7 +56,7 @@ class CheckpointMaker:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def make(self) -> bool:
-        """Sign the durable heads, store the pages, and publish them. False if the store could not commit."""
+        """Sign the durable heads, store the pages, and publish them. Returns False if the store could not commit."""
         devices = frozenset(self._devices())
         try:
             pages = await self._db_thread.call(lambda store: self._keep(store, devices))
@@ -69,7 +70,7 @@ class CheckpointMaker:
         return True
 
     def again(self, uplinks: Iterable[Uplink]) -> None:
-        """Publish the newest checkpoint to destinations that were added by a reload."""
+        """Publish the newest checkpoint to destinations that a reload has added."""
         for uplink in uplinks:
             for page in self._newest:
                 uplink.retain(f"checkpoint/{page.page}", page.data)

@@ -1,6 +1,6 @@
-"""The database thread: only this thread seals packs, uses the database, and offers durable packs to the uplinks.
+"""The database thread. Only this thread seals packs, uses the database, and offers durable packs to the uplinks.
 
-Work arrives in a queue; results go back to the loop with ``call_soon_threadsafe``.
+Work arrives in a queue. Results go back to the loop with ``call_soon_threadsafe``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from agent.uplink import Uplink
 
 T = TypeVar("T")
-COMMIT_BYTES = 1 << 19  # packs of about this size share a transaction: few fsyncs, but little memory is needed
-FLUSH_S = 1.0  # confirmations wait at most this long for the next commit of packs
+COMMIT_BYTES = 1 << 19  # packs of about this size share a transaction: this needs few fsyncs, and still little memory
+FLUSH_S = 1.0  # confirmations wait at most this long for the next commit of packs; then they are committed alone
 _REMOVED = "this destination is no longer configured"
 
 
@@ -32,12 +32,15 @@ class DatabaseThread:
     """Seals jobs, commits their packs, and offers the packs to the uplinks. Implements ``Outbox`` for the uplinks.
 
     Args:
-        open_store: called in the thread; ``start`` raises its error.
-        clock: returns the ``clock`` object for packs made now.
+        open_store: called in the thread. If it raises an error, ``start`` raises the same error.
+        clock: returns the ``clock`` object for packs that are made now.
 
-    ``on_trouble`` is called in the loop, with a text if the store cannot commit, with a text and the reason of later
-    gaps if the key cannot sign, and with None if packs are sealed again. ``on_committed`` is called in the thread as
-    soon as packs are durable and offered to the uplinks.
+    ``on_committed`` is called in the thread as soon as packs are durable and offered to the uplinks.
+
+    ``on_trouble`` is called in the loop:
+    - with a text if the store cannot commit
+    - with a text and the reason of later gaps if the key cannot sign
+    - with None if packs are sealed again
     """
 
     def __init__(self, open_store: Callable[[], Store], clock: Callable[[], Mapping[str, Any]]) -> None:
@@ -51,7 +54,7 @@ class DatabaseThread:
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._stopped: asyncio.Future[None] = self._loop.create_future()
         self._leaving: Callable[[], None] = _noop
-        # used only in the database thread:
+        # the members below are used only in the database thread:
         self._confirmed: dict[str, list[int]] = {}
         self._confirmed_at = 0.0
         self._losses: list[LossNote] = []
@@ -84,9 +87,11 @@ class DatabaseThread:
         return await future
 
     async def seal(self, jobs: Sequence[SealJob], whole: bool = False) -> int:
-        """Seal and commit jobs, half a megabyte per transaction. Returns N: only the first N jobs are committed.
+        """Seal and commit jobs, half a megabyte per transaction.
 
-        ``whole``: commit all jobs in one transaction, or none of them. The jobs must be small.
+        Returns N: the first N jobs are committed, the rest are not.
+
+        ``whole``: commit all jobs in one transaction, or none of them. The jobs must then be small.
         """
         return await self.call(lambda store: self._seal(store, jobs, whole))
 
@@ -102,7 +107,7 @@ class DatabaseThread:
     async def reconfigure(self, change: Callable[[Store], None]) -> None:
         """Call ``change``, which changes limits or destinations of the store.
 
-        All confirmations so far are written first.
+        All confirmations that have arrived are written first.
         """
 
         def run(store: Store) -> None:
@@ -128,7 +133,7 @@ class DatabaseThread:
         max_bytes: int,
         callback: Callable[[Sequence[OutboxItem]], None],
     ) -> None:
-        """See ``Outbox.fetch``. A destination that is not configured has no packs."""
+        """Read unconfirmed packs, see ``Outbox.fetch``. A destination that is not configured has no packs."""
 
         def run(store: Store) -> None:
             known = dest in store.packs.destinations
@@ -137,7 +142,7 @@ class DatabaseThread:
         self._queue.put(run)
 
     def births(self, after: str, limit: int, max_bytes: int, callback: Callable[[Sequence[OutboxItem]], None]) -> None:
-        """See ``Outbox.births``."""
+        """Read births, see ``Outbox.births``."""
         self._queue.put(lambda store: callback(store.packs.births(after, limit, max_bytes)))
 
     def before_send(self) -> None:
@@ -145,10 +150,10 @@ class DatabaseThread:
         self._leaving()
 
     def confirm(self, dest: str, ids: Sequence[int]) -> None:
-        """Remove packs from the outbox of ``dest``. This is durable after the next commit, within about a second."""
+        """Remove packs from the outbox of ``dest``. The next commit, within about a second, makes this durable."""
 
         def run(store: Store) -> None:
-            if dest not in store.packs.destinations:  # the destination was just removed by a reload
+            if dest not in store.packs.destinations:  # a reload has just removed the destination
                 return
             if not self._confirmed:
                 self._confirmed_at = time.monotonic()
@@ -158,7 +163,7 @@ class DatabaseThread:
         self._queue.put(run)
 
     def acknowledge(self, dest: str, acks: Sequence[Ack], callback: Callable[[int, str | None], None]) -> None:
-        """See ``Outbox.acknowledge``."""
+        """Confirm acknowledged packs, see ``Outbox.acknowledge``."""
 
         def run(store: Store) -> None:
             confirmed: list[int] = []
@@ -188,7 +193,7 @@ class DatabaseThread:
         max_bytes: int,
         callback: Callable[[ReplayPage], None],
     ) -> None:
-        """See ``Outbox.replay``. If the store fails, the page has the error in ``refused``."""
+        """Read packs again, see ``Outbox.replay``. If the store fails, the page has the error in ``refused``."""
 
         def run(store: Store) -> None:
             try:
@@ -200,7 +205,7 @@ class DatabaseThread:
         self._queue.put(run)
 
     def spend(self, dest: str, day: int, size: int, callback: Callable[[int], None]) -> None:
-        """See ``Outbox.spend``. If the store fails, ``callback`` is not called."""
+        """Count replay traffic, see ``Outbox.spend``. If the store fails, ``callback`` is not called."""
         self._queue.put(lambda store: callback(store.packs.count_replayed(dest, day, size)))
 
     # --- the thread
@@ -228,9 +233,9 @@ class DatabaseThread:
             self._post_to_loop(_settle, self._stopped, None)
 
     def _do(self, store: Store, function: Callable[[Store], T]) -> T:
-        """Run a function; SQLite errors become store errors.
+        """Run a function with the store. Errors of SQLite are raised as store errors.
 
-        If the database is damaged, the next call of ``seal`` raises the error, which ends the service.
+        If the database is damaged, the next call of ``seal`` raises the error again, which ends the service.
         """
         try:
             return store.call(function)
@@ -242,13 +247,14 @@ class DatabaseThread:
         try:
             return self._queue.get(timeout=FLUSH_S if self._confirmed else None)
         except queue.Empty:
-            return _noop  # no job: the caller then writes the confirmations
+            # no job has arrived: return a job that does nothing, so that the caller writes the confirmations
+            return _noop
 
     def _flush(self, store: Store, age_s: float) -> None:
         if self._confirmed and time.monotonic() - self._confirmed_at >= age_s:
             try:
                 store.packs.commit((), self._confirmed)
-            except GatewayError as error:  # the confirmations wait for a later commit; at worst a pack is sent twice
+            except GatewayError as error:  # the confirmations wait for a later commit; at worst, a pack is sent twice
                 self._confirmed_at = time.monotonic()
                 self._post_to_loop(self.on_trouble, str(error))
                 return
@@ -264,7 +270,7 @@ class DatabaseThread:
             batch.append(job)
             try:
                 job.seal(clock, self.losses_of(job.stream.name))
-            except KeyFileError as error:  # for example a hardware token without power: the readings stay in the ring
+            except KeyFileError as error:  # for example, a hardware token has no power: the readings stay in the ring
                 _undo(batch)
                 self._post_to_loop(self.on_trouble, str(error), Reason.STOPPED)
                 break
@@ -278,15 +284,15 @@ class DatabaseThread:
         return done
 
     def reload_losses(self, store: Store) -> None:
-        """Read from the store the losses that packs must state. Called in the database thread."""
+        """Read the losses that packs must state from the store. This is called in the database thread."""
         self._losses = store.packs.losses()
 
     def losses_of(self, stream: str) -> list[LossNote]:
-        """The losses that the next pack of a stream must state. Called in the database thread."""
+        """Return the losses that the next pack of a stream must state. This is called in the database thread."""
         return [note for note in self._losses if note.stream == stream]
 
     def commit_packs(self, store: Store, packs: Sequence[SealedPack], stated: Sequence[LossNote] = ()) -> None:
-        """Commit packs of results and offer them to the uplinks. Called in the database thread.
+        """Commit packs of results and offer them to the uplinks. This is called in the database thread.
 
         ``stated``: the losses that the first pack states. Raises the errors of ``PackTable.commit``.
         """
@@ -295,15 +301,16 @@ class DatabaseThread:
         self._offer(ids, packs)
 
     def _commit(self, store: Store, batch: Sequence[SealJob]) -> bool:
-        """Commit jobs in one transaction and offer their packs. On failure all packers are restored; returns False."""
+        """Commit jobs in one transaction and offer their packs. On failure, restore all packers and return False."""
         packs = [pack for job in batch for pack in job.packs]
         stated = [note.id for job in batch for note in job.losses]
-        facts = {pack.stream: pack.facts for pack in packs if pack.facts is not None}  # the newest birth wins
+        # if a stream has several births, the newest one counts
+        facts = {pack.stream: pack.facts for pack in packs if pack.facts is not None}
         try:
             ids = store.packs.commit(packs, self._confirmed, stated, facts)
         except StoreDamaged:
             _undo(batch)
-            raise  # ends the service: the next start sets the database aside and seals the ring
+            raise  # this ends the service; the next start sets the database aside and seals the ring
         except GatewayError as error:
             _undo(batch)
             self._post_to_loop(self.on_trouble, str(error))

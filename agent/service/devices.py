@@ -1,6 +1,6 @@
 """The lines and devices of the running agent, with one poller per line, and their changes by a reload.
 
-A reload has two steps. ``prepare`` does everything that can fail, without changing anything in use; ``apply`` puts the
+A reload has two steps. ``prepare`` does everything that can fail, without changing anything in use. ``apply`` puts the
 result into use. A changed device is paused: it begins no new tick, and its pending points are polled first. Then it is
 replaced and continues, so no reading is lost. A changed line is reopened during such a pause.
 """
@@ -31,9 +31,9 @@ from drivers.protocol import Driver
 from ext.ring import Ring
 
 log = logging.getLogger("meterhouse")
-LAST_VISIT_S = 2.0  # time that current polls get to finish when the agent stops
-# Lines start in groups of this size, with this pause between groups. If all started at once, the first reading would
-# have to wait for the last connection.
+LAST_VISIT_S = 2.0  # when the agent stops, the current polls get this time to finish
+# Lines start in groups of this size, with this pause between the groups. If all lines started at once, the first
+# reading would have to wait for the last connection.
 LINES_AT_ONCE, LINES_PAUSE_S = 50, 0.005
 
 PlannedDevice = tuple[DeviceConfig, DeviceSpec, BirthTable]
@@ -54,8 +54,8 @@ class DeviceManager:
     """All lines and devices. Used only in the loop.
 
     Args:
-        make_stream: called with a name and a time in UTC ms, returns the stream of that name. A stream that the store
-            knows is continued; a new stream begins at that time.
+        make_stream: gets a name and a time in UTC ms, and returns the stream of this name. A stream that the store
+            knows is continued. A new stream begins at this time.
 
     ``lock``: held while pollers are stopped or changed, so that a clock step and a reload cannot interfere.
     """
@@ -85,7 +85,7 @@ class DeviceManager:
     def plan(self, catalog: DeviceCatalog) -> list[PlannedDevice]:
         """Create the lines, without opening a port.
 
-        Returns specs and tables of the devices, which are not identified yet.
+        Returns specs and tables of the devices. The devices are not identified yet.
         """
         self.catalog = catalog
         for line in self.config.lines:
@@ -96,7 +96,9 @@ class DeviceManager:
     def open(
         self, ring: Ring, planned: Sequence[PlannedDevice], start_ms: int, map_quirks: MapQuirks
     ) -> list[tuple[int, BirthTable]]:
-        """Create the devices. Returns (number, table) of each; these must be durable before the first poll.
+        """Create the devices. Returns (number, table) of each device.
+
+        These tables must be durable before the first poll.
 
         Raises ConfigError, with one complaint for each device that its driver rejects.
         """
@@ -125,7 +127,9 @@ class DeviceManager:
         return PreparedDevice(entry, spec, table, number, make_driver(config, spec, line, self.ring, number))
 
     def make_line(self, entry: LineEntry, config: Config, hidden: bool = False) -> tuple[Line, FrameTrace]:
-        """Create a closed line and its empty frame trace. Tools cannot see a ``hidden`` trace until ``show``.
+        """Create a closed line and its empty frame trace.
+
+        If it is ``hidden``, tools cannot see the trace until ``show``.
 
         Raises ConfigError or OSError.
         """
@@ -134,7 +138,7 @@ class DeviceManager:
         return open_line(line_config(entry), trace=trace), trace
 
     def number(self) -> int:
-        """The next number for a table in the ring. No number is used twice in a boot."""
+        """Return the next number for a table in the ring. No number is used twice in a boot."""
         self._next_table += 1
         return self._next_table - 1
 
@@ -145,7 +149,7 @@ class DeviceManager:
         await self._db_thread.call(lambda store: store.documents.register_tables(ring_id, rows))
 
     def add(self, made: PreparedDevice, start_ms: int) -> None:
-        """Add a device. It is due from ``start_ms`` on; polls begin when its line has a poller."""
+        """Add a device. It is due from ``start_ms`` on. Its polls begin when its line has a poller."""
         line = self.lines[made.entry.line]
         line.apply_options(line.request_options(made.spec.limits, made.spec.serial))
         stream = self._make_stream(made.spec.stream, start_ms)
@@ -153,20 +157,24 @@ class DeviceManager:
         poll = DevicePoll(made.driver, self.ring, start_ms, stream.record)
         device = RunningDevice(made.entry, self.catalog, line, stream, poll)
         poll.begin_at = stream.begin_at
-        poll.opened = lambda: device.line.stats.opened  # ``device.line`` may change in a reload
+        # looked up at each call, because a reload may change ``device.line``
+        poll.opened = lambda: device.line.stats.opened
         poll.answers = lambda: device.line.stats.answers + device.line.stats.exceptions
         self.sealing.add(stream, poll)
         poll.identify = partial(self._identity_checker.verify, device)
         self.devices.append(device)
 
     def remove(self, device: RunningDevice) -> None:
-        """Remove a paused device. Its stream will be sealed up to now."""
+        """Remove a paused device. Its stream will be sealed up to the present time."""
         end_ms = self.cut_ms(device)
         self.sealing.remove(device.stream, end_ms)
         self.devices.remove(device)
 
     def cut_ms(self, device: RunningDevice) -> int:
-        """The time in UTC ms at which a paused device can be replaced: all earlier ticks are answered or gaps."""
+        """Return the time in UTC ms at which a paused device can be replaced.
+
+        All earlier ticks are answered, or are gaps.
+        """
         now_ms, next_ms = self.clock.now_ms(), device.poll.next_ms
         at = next_ms if 0 < next_ms <= now_ms else now_ms + 1
         return max(at, device.stream.sealed_ms, device.stream.table_version.start_ms)
@@ -174,7 +182,10 @@ class DeviceManager:
     # --- polling
 
     def start_pollers(self) -> None:
-        """Start a poller for each line with devices, update the devices of running pollers, and stop unused pollers."""
+        """Start a poller for each line that has devices.
+
+        Update the devices of running pollers, and stop unused pollers.
+        """
         by_line: dict[str, list[DevicePoll]] = {}
         for device in self.devices:
             by_line.setdefault(device.config.line, []).append(device.poll)
@@ -199,7 +210,7 @@ class DeviceManager:
         self._tasks.pop(line).cancel()
 
     async def stop_pollers(self) -> None:
-        """Stop all pollers. Polls that do not finish within two seconds are cancelled; their points stay due."""
+        """Stop all pollers. A poll that does not finish within two seconds is cancelled; its points stay due."""
         if self._starter is not None:
             self._starter.cancel()
         tasks = list(self._tasks.values())
@@ -217,7 +228,10 @@ class DeviceManager:
         self._tasks.clear()
 
     async def watch(self) -> None:
-        """Raise the error that ended a poller, which is always a bug: the agent must not continue without a line."""
+        """Raise the error that ended a poller.
+
+        Such an error is always a bug, and the agent must not continue without a line.
+        """
         while True:
             for task in list(self._tasks.values()):
                 if task.done() and not task.cancelled() and (error := task.exception()):
@@ -259,7 +273,7 @@ async def _give_turns(turns: Sequence[asyncio.Event]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RingMove:
-    """A device that moves to another ring. ``number``: the number of its table there."""
+    """A device that moves to another ring. ``number``: the number of its table in that ring."""
 
     device: RunningDevice
     number: int
@@ -269,8 +283,9 @@ class RingMove:
 async def move_to_ring(manager: DeviceManager, ring: Ring, moves: Sequence[RingMove]) -> None:
     """Let all devices continue in another ring. Each device moves between two ticks.
 
-    The tables in ``moves`` are already durable. A device that was identified since then has a newer table, which is
-    stored first. If the store cannot commit it, the device stays in the previous ring, and that ring is kept.
+    The tables in ``moves`` are already durable. A device that was identified after ``moves`` was made has a newer
+    table, which is stored first. If the store cannot commit it, the device stays in the previous ring, and that ring is
+    kept.
     """
     manager.ring = ring
     await _all(*(_move(manager, ring, move) for move in moves))
@@ -281,13 +296,13 @@ async def _move(manager: DeviceManager, ring: Ring, move: RingMove) -> None:
     try:
         await device.poll.pause()
         table = device.stream.table_version.table
-        if table is not move.table:  # the device was identified meanwhile, which changed its table
+        if table is not move.table:  # the device was identified meanwhile, so its table has changed
             number = manager.number()
             await manager.register(ring, [(number, table)])
         device.stream.switch_table(number, table, manager.cut_ms(device), ring)
         device.poll.use_ring(ring, number)
     except StoreDamaged:
-        raise  # ends the service: the next start sets the database aside
+        raise  # this ends the service; the next start sets the database aside
     except StoreError as error:
         log.warning("%s could not move to the new ring and stays in the previous ring: %s", device.config.name, error)
     finally:
@@ -300,7 +315,7 @@ async def _move(manager: DeviceManager, ring: Ring, move: RingMove) -> None:
 
 @dataclass(slots=True)
 class DeviceSwap:
-    """A device whose configuration changes. ``driver`` None: only its table changes."""
+    """A device whose configuration changes. ``driver``: its new driver; None: only its table changes."""
 
     device: RunningDevice
     entry: DeviceConfig
@@ -308,7 +323,7 @@ class DeviceSwap:
     table: BirthTable
     number: int
     driver: Driver | None
-    identity: Mapping[str, str | None] | None  # the identity that the table was made for
+    identity: Mapping[str, str | None] | None  # the identity for which the table was made
     same_address: bool
 
 
@@ -318,13 +333,16 @@ class DeviceChanges:
 
     config: Config
     catalog: DeviceCatalog
-    lines: dict[str, Line] = field(default_factory=dict)  # new lines, and changed lines with the name of the old line
-    traces: list[FrameTrace] = field(default_factory=list)  # of ``lines``; hidden until the lines are in use
-    gone_lines: set[str] = field(default_factory=set)  # lines to close, because they are removed or replaced
+    # all new lines; also the changed lines, which have the name of the old line
+    lines: dict[str, Line] = field(default_factory=dict)
+    # the traces of ``lines``; they are hidden until the lines are in use
+    traces: list[FrameTrace] = field(default_factory=list)
+    # names of the lines to close, because they are removed or replaced
+    gone_lines: set[str] = field(default_factory=set)
     gone: list[RunningDevice] = field(default_factory=list)
     changed: list[DeviceSwap] = field(default_factory=list)
     added: list[PreparedDevice] = field(default_factory=list)
-    specs: list[tuple[DeviceConfig, DeviceSpec]] = field(default_factory=list)  # of all configured devices
+    specs: list[tuple[DeviceConfig, DeviceSpec]] = field(default_factory=list)  # names of all configured devices
 
     def use_ring(self, ring: Ring) -> None:
         """Let the prepared drivers write into this ring."""
@@ -336,11 +354,11 @@ class DeviceChanges:
 
     @property
     def tables(self) -> list[tuple[int, BirthTable]]:
-        """(number, table) of every table that these changes need."""
+        """Yield (number, table) of every table that these changes need."""
         return [(e.number, e.table) for e in self.changed] + [(made.number, made.table) for made in self.added]
 
     def __str__(self) -> str:
-        """A summary for the log."""
+        """Summarise the changes for the log."""
         parts = [
             (len(self.added), "added"),
             (len(self.changed), "changed"),
@@ -408,7 +426,7 @@ def _prepare_devices(manager: DeviceManager, change: DeviceChanges, wrong: list[
     for entry in change.config.devices:
         device = devices.pop(entry.name, None)
         line = change.lines.get(entry.line) or manager.lines.get(entry.line)
-        if line is None:  # the line could not be created; this is already reported
+        if line is None:  # the line could not be created, which is already reported
             continue
         try:
             if device is None:
@@ -442,13 +460,13 @@ def _prepare_swap(
 
 
 async def apply(manager: DeviceManager, change: DeviceChanges) -> None:
-    """Put prepared changes into use. Waits only for pending polls."""
+    """Put prepared changes into use. This waits only for pending polls."""
     manager.catalog, manager.config = change.catalog, change.config
     gone_lines = change.gone_lines
     in_place = [e for e in change.changed if e.entry.line == e.device.config.line and e.entry.line not in gone_lines]
     gone = [device for device in change.gone if device.config.line not in gone_lines]
     await _all(*(_swap_in_place(manager, e) for e in in_place), *(_remove_in_place(manager, device) for device in gone))
-    manager.start_pollers()  # without the removed devices
+    manager.start_pollers()  # the pollers then run without the removed devices
     rest = [e for e in change.changed if e not in in_place]
     paused = [device for device in manager.devices if device.config.line in gone_lines]
     paused += [e.device for e in rest if e.device not in paused]
@@ -482,7 +500,7 @@ async def apply(manager: DeviceManager, change: DeviceChanges) -> None:
 async def _all(*steps: Coroutine[Any, Any, None]) -> None:
     """Run all steps to their end, then raise the first error.
 
-    An error makes the caller roll back, and then no step may still be running.
+    The caller rolls back after an error, and no step may still be running then.
     """
     for error in await asyncio.gather(*steps, return_exceptions=True):
         if error is not None:
@@ -492,14 +510,14 @@ async def _all(*steps: Coroutine[Any, Any, None]) -> None:
 async def _close(line: Line) -> None:
     try:
         await line.close()
-    except OSError as error:  # for example an unplugged adapter; the port is closed anyway
+    except OSError as error:  # for example, the adapter is unplugged; the port is closed in any case
         log.warning("%s: error while closing the line: %s", line.where, error.strerror)
 
 
 def _publish_traces(manager: DeviceManager, change: DeviceChanges) -> None:
     """Make the traces of new lines visible, and delete the traces of removed lines.
 
-    An error is only logged, because nothing but the display of frames needs the traces.
+    An error is only logged, because only the display of frames needs the traces.
     """
     try:
         for trace in change.traces:
@@ -522,7 +540,7 @@ async def _swap_in_place(manager: DeviceManager, swap: DeviceSwap) -> None:
 
 async def _remove_in_place(manager: DeviceManager, device: RunningDevice) -> None:
     try:
-        await device.poll.pause()  # not resumed, because the device is removed
+        await device.poll.pause()  # the device is not resumed, because it is removed
         manager.remove(device)
     except BaseException:
         device.poll.resume()
@@ -535,7 +553,7 @@ def _swap(manager: DeviceManager, swap: DeviceSwap) -> None:
     device.config, device.catalog = swap.entry, manager.catalog
     device.line = manager.lines[swap.entry.line]
     device.line.apply_options(device.line.request_options(swap.spec.limits, swap.spec.serial))
-    # True if the device was identified after ``prepare``: its table and driver are then newer than those in ``swap``
+    # True: the device was identified after ``prepare``, so its table and driver are newer than those in ``swap``
     identified_meanwhile = device.identity != swap.identity
     if identified_meanwhile or not swap.same_address:
         device.identity = None

@@ -1,11 +1,13 @@
-"""Identity checks: find out which device answers, before its readings count. A swapped meter begins a new epoch.
+"""Identity checks find out which device answers, before its readings count. A swapped meter begins a new epoch.
 
-The agent reads the identity at the first contact, after each absence and once a day, and compares it with the known
-facts, which may come from an earlier run. A difference becomes an event, with the last counter readings of the old
-device and the first ones of the new device. In the stream, the event precedes the birth with the new epoch.
+The agent reads the identity at the first contact, after each absence, and once a day. It compares the identity with the
+known facts, which may come from an earlier run. A difference becomes an event, with the last counter readings of the
+old device and the first counter readings of the new device. In the stream, the event precedes the birth with the new
+epoch.
 
-The quirks that a driver learns are stored too. They are valid for one profile, identity and firmware. Learning takes
-failed requests, each sent twice, so it must not be repeated at every start (field pains 24, 30, 40).
+The quirks that a driver learns are stored too. They are valid for one profile, identity and firmware. To learn them, a
+driver needs failed requests, each sent twice. So they must not be learned again at every start (field pains 24, 30,
+40).
 """
 
 from __future__ import annotations
@@ -32,11 +34,11 @@ from drivers.registry import driver_class
 from ext.ring import ANSWER, Ring
 
 log = logging.getLogger("meterhouse")
-LOOK_BACK = 512  # number of packs to search for the last reading of each counter
+LOOK_BACK = 512  # the last reading of each counter is searched in this number of packs
 
 Identity = dict[str, str | None]
 Register = Callable[[Ring, Sequence[tuple[int, BirthTable]]], Awaitable[None]]
-Counts = dict[str, dict[str, Any]]  # point -> {"t": read time, "v": exact decimal}
+Counts = dict[str, dict[str, Any]]  # point -> {"t": time of the reading, "v": exact decimal}
 
 
 class IdentityNotStored(LineDown):
@@ -51,7 +53,7 @@ class IdentityChecker:
     Args:
         register: stores new point tables of a ring.
         number: returns the next table number in the ring.
-        map_quirks: stores the quirks that drivers have learned. None: they are not stored.
+        map_quirks: stores the quirks that drivers have learned. None: quirks are not stored.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class IdentityChecker:
         self._sealing, self._db_thread = sealing, db_thread
         self._register, self._number = register, number
         self._map_quirks = map_quirks
-        self._facts: dict[str, bytes] = {}  # facts that are not stored yet, by stream
+        self._facts: dict[str, bytes] = {}  # by stream: the facts that are not stored yet
         self._storing = asyncio.Lock()
 
     async def verify(self, device: RunningDevice, tick_ms: int) -> None:
@@ -75,11 +77,13 @@ class IdentityChecker:
             LineError: the device does not answer, or its answers contradict each other.
         """
         driver, catalog = device.poll.driver, device.catalog
-        await driver.probe()  # one cheap request first: a dead device then costs one timeout, not one for each register
+        # the first request is a cheap one, so that a dead device costs one timeout and not one for each register
+        await driver.probe()
         read = await self._read_identity(device)
         known = _known(device, catalog)
         if contradicts(known, read):
-            # Read again: one late answer or corrupted register must not begin a new epoch (field pains 10, 14, 18).
+            # Read again, because one late answer or corrupted register must not begin a new epoch (field pains 10, 14,
+            # 18).
             again = await self._read_identity(device)
             if again != read:
                 what = "inconsistent identity: two reads returned different values"
@@ -91,12 +95,12 @@ class IdentityChecker:
             try:
                 await self._identified(device, identity, tick_ms, catalog)
             except StoreDamaged:
-                raise  # ends the service: the next start sets the database aside
+                raise  # this ends the service; the next start sets the database aside
             except StoreError as error:
                 raise IdentityNotStored(error.what, where=error.where, hint=error.hint) from error
 
     async def _read_identity(self, device: RunningDevice) -> Identity:
-        """The identity as the device reports it. Items that it does not report are None."""
+        """Read the identity that the device reports. Items that it does not report are None."""
         driver = device.poll.driver
         known = {point.name for point in driver.spec.points}
         names = [name for name in device.profile.identity_points if name in known]
@@ -125,11 +129,13 @@ class IdentityChecker:
         await self._register(poll.ring, [(number, table)])
         driver = poll.driver
         if found or spec.points != driver.spec.points or spec.limits != driver.spec.limits:
-            # a new driver, even for the same points: the old driver keeps quirks and counters of the previous device
+            # a new driver is needed even for the same points, because the old driver keeps quirks and counters of the
+            # previous device
             driver = driver_class(spec.protocol)(spec, device.line, poll.ring, number)
             device.line.apply_options(device.line.request_options(spec.limits, spec.serial))
         if found:
-            # raises LineError if the device no longer answers; nothing has changed yet, so the check can be repeated
+            # this raises LineError if the device no longer answers; nothing has changed yet, so the check can be
+            # repeated
             await self._add_events(device, found, table, await _first_counts(driver, spec))
         device.identity, catalog.known[table.stream] = identity, table.facts
         device.stream.switch_table(number, table, tick_ms)
@@ -144,17 +150,17 @@ class IdentityChecker:
     async def _keep_facts(self, stream: str, text: bytes) -> None:
         """Store the facts of a device. Raises StoreError.
 
-        Calls that wait are stored together, because a start may identify thousands of devices.
+        The facts of all waiting calls are stored together, because a start may identify thousands of devices.
         """
         self._facts[stream] = text
         async with self._storing:
             facts, self._facts = self._facts, {}
-            if stream not in facts:  # another call has stored them already
+            if stream not in facts:  # another call has stored the facts of this stream already
                 self._facts = facts
                 return
             try:
                 await self._db_thread.call(lambda store: store.documents.keep_facts(facts))
-            except BaseException:  # the other waiting calls retry their own facts
+            except BaseException:  # the other waiting calls then try again with their own facts
                 self._facts = facts | self._facts
                 del self._facts[stream]
                 raise
@@ -181,7 +187,7 @@ class IdentityChecker:
                 device.swapped = {"t": seconds(time.time_ns() // 1_000_000), "what": what}
 
     async def _last_counts(self, stream: Stream, table: BirthTable) -> Counts:
-        """The last good reading of each counter of the stream, from this run or an earlier one."""
+        """Return the last good reading of each counter of the stream, from this run or an earlier run."""
         found = _unsealed(stream)
         wanted = set(table.facts.counters)
         for version in stream.table_versions:
@@ -194,13 +200,13 @@ class IdentityChecker:
 
 
 def change_sentence(event: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """A sentence for the log that describes a change of a device."""
+    """Describe a change of a device in a sentence for the log."""
     what = {"identity": "another device answers", "variant": "another register map"}.get(event, f"another {event}")
     return f"{what}: {difference(old, new) or 'details'}. Its counters begin a new epoch"
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Describe the differences, for example ``serial B-2 instead of A-1``; six items at most."""
+    """Describe the differences, for example ``serial B-2 instead of A-1``. At most six items are named."""
     differ = [name for name in dict.fromkeys((*new, *old)) if old.get(name) != new.get(name)]
     differ.sort(key=lambda name: (not name.startswith("serial"), not name.startswith("model"), name))
     parts = [f"{name} {_shown(new.get(name))} instead of {_shown(old.get(name))}" for name in differ[:6]]
@@ -213,7 +219,7 @@ def _shown(value: Any) -> str:
 
 
 def last_counts(packs: Iterable[bytes], names: Iterable[str]) -> Counts:
-    """The last good reading of each point in ``names``. ``packs``: published packs, newest first."""
+    """Return the last good reading of each point in ``names``. ``packs``: published packs, newest first."""
     found: Counts = {}
     missing = set(names)
     for data in packs:
@@ -232,7 +238,7 @@ def last_counts(packs: Iterable[bytes], names: Iterable[str]) -> Counts:
 
 
 def _unsealed(stream: Stream) -> Counts:
-    """The last good reading of each counter in the unsealed records of the ring."""
+    """Return the last good reading of each counter in the unsealed records of the ring."""
     found: Counts = {}
     for version in stream.table_versions:
         names = [name if kind == Kind.COUNTER else "" for name, _, kind in version.table.points.names]
@@ -248,7 +254,7 @@ def _unsealed(stream: Stream) -> Counts:
 
 
 async def _first_counts(driver: Any, spec: DeviceSpec) -> Counts:
-    """Read the counters now: these are the first readings of the new epoch."""
+    """Read the counters now. These readings are the first of the new epoch."""
     names = [point.name for point in spec.points if point.kind is Kind.COUNTER]
     if not names:
         return {}
@@ -266,7 +272,7 @@ def _text(value: Decimal | int | str) -> str:
 
 
 def _known(device: RunningDevice, catalog: DeviceCatalog) -> Identity:
-    """The identity at the last check, which may have been in an earlier run."""
+    """Return the identity at the last check, which may have been in an earlier run."""
     if device.identity is not None:
         return device.identity
     facts = catalog.known.get(device.stream.name)
@@ -276,7 +282,10 @@ def _known(device: RunningDevice, catalog: DeviceCatalog) -> Identity:
 
 
 def _merged(known: Identity, read: Identity) -> Identity:
-    """Combine known and read identity. If it is the same device, known items that it did not report now are kept."""
+    """Combine known and read identity.
+
+    If it is the same device, items that it does not report now keep their known value.
+    """
     versions = {"device.firmware", "device.protocol"}
     other = {name: text for name, text in read.items() if name not in versions}
     if contradicts(known, other):
@@ -323,7 +332,7 @@ class MapQuirks:
         holes = KnownHoles.from_json(self._stored.get(stream, {}), key, _now_s())
         if summary := holes.summary():
             log.info("%s: register map learned earlier: %s", device.config.name, summary)
-        elif not driver.holes.key:  # nothing is stored: keep what the driver has learned during this check
+        elif not driver.holes.key:  # nothing is stored, so the driver keeps what it has learned during this check
             driver.holes.key = key
             return
         driver.holes = holes
@@ -354,8 +363,8 @@ class MapQuirks:
 
 
 def quirks_summary(driver: object) -> str:
-    """Describe the learned quirks in one line, for a technician; "" if there are none."""
-    holes = getattr(driver, "holes", None)  # isinstance(driver, HasKnownHoles) would take ten times as long
+    """Describe the quirks that a driver has learned in one line, for a technician; "" if there are none."""
+    holes = getattr(driver, "holes", None)  # ``isinstance(driver, HasKnownHoles)`` would take ten times as long
     return holes.summary() if isinstance(holes, KnownHoles) else ""
 
 

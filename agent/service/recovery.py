@@ -22,17 +22,17 @@ log = logging.getLogger("meterhouse.recover")
 RING_GLOB = "ring.*"
 RESULTS = "_indicators"
 NEVER = 1 << 62
-_DRAFT = re.compile("new[0-9]+")  # suffix of a ring file whose creation has not finished
+_DRAFT = re.compile("new[0-9]+")  # the file of a ring has this suffix until the ring is completely created
 
 
 @dataclass(slots=True)
 class UnsealedSegment:
-    """Unsealed records of one stream. All are in the same ring and have the same point table."""
+    """Unsealed records of one stream. All of them are in the same ring and have the same point table."""
 
     ring: Ring
     table: BirthTable
     positions: array[int] = field(default_factory=lambda: array("Q"))
-    last_ms: int = 0  # newest tick in UTC ms
+    last_ms: int = 0  # the newest tick of the records, in UTC ms
 
 
 @dataclass(slots=True)
@@ -41,17 +41,17 @@ class Unsealed:
 
     segments: list[UnsealedSegment] = field(default_factory=list)
     events: list[Mapping[str, Any]] = field(default_factory=list)
-    first_ms: int = NEVER  # time of the oldest tick or event, in UTC ms
+    first_ms: int = NEVER  # the time of the oldest tick or event, in UTC ms
 
 
 @dataclass(frozen=True, slots=True)
 class LostTransactions:
-    """What the database has lost with its newest transactions, for the ``start`` event and the log."""
+    """The losses of a database whose newest transactions are missing, for the ``start`` event and the log."""
 
     streams: int
     packs: int  # number of packs that will be stated as lost
-    again: int  # number of streams whose lost readings are still in the ring, and are sealed again
-    exact: bool  # False: after a power cut, more packs may be lost than is known
+    again: int  # number of streams whose lost readings are still in the ring, so they are sealed again
+    exact: bool  # False: more packs may be lost than is known, because there was a power cut
 
 
 @dataclass(slots=True)
@@ -67,9 +67,9 @@ class Recovered:
 def resume_after_loss(store: Store, runtime_dir: Path) -> LostTransactions | None:
     """Let streams continue after packs that the database lost silently, and record the loss. None: nothing was lost.
 
-    A stream continues after the highest sequence that it ever had. Lost packs that have left the gateway may have
-    arrived, so their readings are not sealed again. The readings of other lost packs are sealed again, in new packs, if
-    the ring still has all of them.
+    A stream continues after the highest sequence that it ever had. If a lost pack had left the gateway, it may have
+    arrived, so its readings are not sealed again. The readings of the other lost packs are sealed again, in new packs,
+    if the ring still has all of them.
     """
     if not store.behind:
         return None
@@ -78,7 +78,7 @@ def resume_after_loss(store: Store, runtime_dir: Path) -> LostTransactions | Non
     again = 0
     for name, behind in store.behind.items():
         in_ring = behind.resealable and tails.get(behind.head.ring_id, NEVER) <= behind.sent_pos
-        if in_ring or name.rpartition("/")[2] == RESULTS:  # results need no ring: they are computed again
+        if in_ring or name.rpartition("/")[2] == RESULTS:  # results need no ring, because they are computed again
             resumes[name] = Resume(behind.sent_ms, behind.sent_pos)
             again += behind.sent_ms < behind.head.to_ms
     exact = all(behind.exact for behind in store.behind.values())
@@ -92,7 +92,7 @@ def resume_after_loss(store: Store, runtime_dir: Path) -> LostTransactions | Non
 
 
 def _readable(store: Store, runtime_dir: Path) -> Iterator[tuple[int, int]]:
-    """(ring id, tail position) of the rings that can be read completely."""
+    """Yield (ring id, tail position) of each ring that can be read completely."""
     for path in runtime_dir.glob(RING_GLOB):
         try:
             ring = Ring.open(str(path))
@@ -121,13 +121,13 @@ def recover(
 ) -> Recovered:
     """Seal and commit the unsealed records of older rings in ``runtime_dir``, then remove these rings.
 
-    The rings of one boot are sealed together. If a reload made a larger ring, there are two, and each stream continues
-    in the second. If a table of a ring is not in the store, the rest of this ring is set aside: the store may have been
-    replaced or damaged.
+    The rings of one boot are sealed together. If a reload made a larger ring, the boot has two, and each stream
+    continues in the second ring. If a table of a ring is not in the store, the rest of this ring is set aside, because
+    the store may have been replaced or damaged.
 
     Args:
-        packer_of: called with a name and a time in UTC ms, returns the packer of the stream. A stream without packs
-            begins at this time.
+        packer_of: gets a name and a time in UTC ms, and returns the packer of the stream. A stream without packs begins
+            at this time.
     """
     done = Recovered()
     for paths in _left_rings(runtime_dir):
@@ -153,9 +153,9 @@ def recover(
 
 
 def _left_rings(runtime_dir: Path) -> list[list[Path]]:
-    """The ring files of earlier runs, grouped by boot, oldest first: ``ring.BOOT``, ``ring.BOOT.2``.
+    """Return the ring files of earlier runs, grouped by boot, oldest first: ``ring.BOOT``, ``ring.BOOT.2``.
 
-    Deletes rings whose creation had not finished when the agent was killed.
+    Also deletes the files of rings that were not completely created when the agent was killed.
     """
     boots: dict[str, list[Path]] = {}
     for path in runtime_dir.glob(RING_GLOB):
@@ -185,7 +185,10 @@ def _set_ring_aside(path: Path, done: Recovered) -> None:
 def _gather(
     ring: Ring, known: Mapping[int, BirthTable], heads: Mapping[str, StreamHead], left: dict[str, Unsealed]
 ) -> str:
-    """Add the unsealed records of a ring to ``left``. Returns why the ring cannot be read completely; "" if it can."""
+    """Add the unsealed records of a ring to ``left``.
+
+    Returns the reason why the ring cannot be read completely; "" if it can.
+    """
     try:
         for record in ring.scan(ring.tail, ring.head):
             table = known.get(record.table)
@@ -207,7 +210,8 @@ def _gather(
             segment = mine.segments[-1]
             segment.positions.append(record.position)
             segment.last_ms = max(segment.last_ms, record.tick_ms)
-    except ValueError as error:  # damage; the records before it are good and already in ``left``
+    # the ring is damaged here; the records before this place are good and already in ``left``
+    except ValueError as error:
         return str(error)
     return ""
 
@@ -233,7 +237,8 @@ def _recover_rings(
         events: list[Mapping[str, Any]] = [loss_event(note) for note in lost]
         oldest = mine.segments[0]
         if head is not None and head.ring_id == oldest.ring.ring_id and head.ring_pos < oldest.ring.tail:
-            # the records between the last pack and the oldest remaining record were overwritten before sealing
+            # the records between the last pack and the oldest record in the ring were overwritten before they were
+            # sealed
             first = oldest.ring.record(oldest.positions[0]) if oldest.positions else None
             if first is not None and first.tick_ms > packer.from_ms:
                 packer.use(oldest.table)
@@ -263,7 +268,7 @@ def _seal_left(
     for n, segment in enumerate(mine.segments):
         if packer.table is None or not segment.table.same_as(packer.table):
             packer.use(segment.table)
-        after = next((s for s in mine.segments[n + 1 :] if s.positions), None)  # a segment may have events only
+        after = next((s for s in mine.segments[n + 1 :] if s.positions), None)  # a segment may have only events
         last = segment.last_ms
         if after is not None:
             first_of_next = after.ring.record(after.positions[0])

@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from agent.uplink import Uplink
 
 log = logging.getLogger("meterhouse")
-LAST_PACKS_S = 6.0  # time that a removed destination gets to send its last packs
-MAX_LOGGED = 20  # at most this many complaints are logged; the snapshot has all of them
+LAST_PACKS_S = 6.0  # a removed destination gets this time to send its last packs
+MAX_LOGGED = 20  # at most this many complaints are logged; the snapshot contains all of them
 
-# keys whose values are in files, packs or memory since the start, so that a reload cannot change them
+# A reload cannot change these keys, because their values are in files, packs or memory since the start.
 RESTART_ONLY: Mapping[str, Callable[[Config], object]] = {
     "site.id": lambda config: config.site,
     "site.gateway": lambda config: config.gateway,
@@ -59,12 +59,12 @@ RESTART_ONLY: Mapping[str, Callable[[Config], object]] = {
 class ReloadOutcome:
     """The outcome of a reload. ``complaints``: why the files were rejected; empty if they are in effect."""
 
-    config: str  # hash of the configuration that is in effect now
+    config: str  # hash of the configuration that is in effect after the reload
     changed: str = ""  # summary of the changes, for the log
     complaints: tuple[str, ...] = ()
-    fault: bool = False  # True: rejected because of an internal error; the files may be correct
+    fault: bool = False  # True: the reload was rejected because of an internal error, so the files may be correct
     changes: tuple[ConfigChange, ...] = ()
-    warnings: tuple[str, ...] = ()  # about valid settings that are probably not intended
+    warnings: tuple[str, ...] = ()  # notes about settings that are valid, but probably not intended
 
     @property
     def accepted(self) -> bool:
@@ -72,7 +72,7 @@ class ReloadOutcome:
         return not self.complaints
 
     def as_json(self) -> dict[str, Any]:
-        """The answer to the tool that requested the reload."""
+        """Return the answer to the tool that requested the reload."""
         return {
             "ok": self.accepted,
             "config": self.config,
@@ -85,7 +85,7 @@ class ReloadOutcome:
 
 
 class HalfReloaded(GatewayError):
-    """Neither the new nor the previous configuration is in effect completely; the agent must not continue."""
+    """Parts of the new and of the previous configuration are in effect. The agent must not continue."""
 
 
 def restart_only_changes(old: Config, new: Config) -> list[ConfigError]:
@@ -103,15 +103,15 @@ def restart_only_changes(old: Config, new: Config) -> list[ConfigError]:
 
 @dataclass(frozen=True, slots=True)
 class RingChange:
-    """A larger ring, and the streams that move to it: those of the remaining devices, and the gateway's own."""
+    """A larger ring, and the streams that move to it: those of the remaining devices, and the gateway's own stream."""
 
     file: RingFile
     moves: Sequence[RingMove]
-    gateway: tuple[int, BirthTable]  # (number in the new ring, table) of the gateway's own stream
+    gateway: tuple[int, BirthTable]  # (number in the new ring, table) for the gateway's own stream
 
     @property
     def tables(self) -> list[tuple[int, BirthTable]]:
-        """(number in the new ring, table) of each stream that moves."""
+        """Return (number in the new ring, table) of each stream that moves."""
         return [*((move.number, move.table) for move in self.moves), self.gateway]
 
 
@@ -128,7 +128,7 @@ class Prepared:
     builder: IntervalBuilder | None
     uplinks: dict[str, Uplink]  # destinations that are new or changed
     ring_plan: RingPlan
-    ring: RingChange | None = None  # a larger ring, if one is needed
+    ring: RingChange | None = None  # the larger ring; None: none is needed
 
     async def discard(self) -> None:
         """Release all objects without using them."""
@@ -143,7 +143,7 @@ class Reloader:
     """Reloads the configuration, one reload at a time. Used only in the loop.
 
     Args:
-        load: reads the configuration files. None: there are no files, and each reload fails.
+        load: reads the configuration files. None: there are no files, so each reload fails.
     """
 
     def __init__(self, service: Service, load: Callable[[], Config] | None) -> None:
@@ -152,7 +152,7 @@ class Reloader:
         self._waiting: list[asyncio.Future[ReloadOutcome]] = []
 
     def request(self) -> asyncio.Future[ReloadOutcome]:
-        """Request a reload. The result of the future is its outcome."""
+        """Request a reload. Returns a future, whose result is the outcome of the reload."""
         future: asyncio.Future[ReloadOutcome] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         self._wanted.set()
@@ -180,21 +180,22 @@ class Reloader:
                 future.cancel()
 
     async def reload(self) -> ReloadOutcome:
-        """Read the files and apply them. Never raises: errors are in the outcome."""
+        """Read the files and apply them. Never raises an error, because the outcome contains all errors."""
         try:
             if self._load is None:
                 raise ConfigError("this agent has no configuration files to reload", where="reload")
             changed, changes = await self._reload(await asyncio.to_thread(self._load))
             changes += self._accept_swapped()
             certificates = await asyncio.to_thread(expiries, self._service.config.uplinks)
-            self._service.certificates = certificates  # before the status is written: it shows them
+            # this comes before the status is written, because the status shows it
+            self._service.certificates = certificates
         except HalfReloaded:
             raise
         except GatewayError as error:
             return self._rejected(*(str(one) for one in getattr(error, "complaints", (error,))))
         except OSError as error:
             return self._rejected(f"{error.filename or 'runtime directory'}: {error.strerror}")
-        except Exception as error:  # a bug: whatever the files contain, the agent must continue
+        except Exception as error:  # this is a bug: the agent must continue, whatever the files contain
             log.error("reload: internal error", exc_info=error)
             return self._rejected(f"internal error: {type(error).__name__}: {error}", fault=True)
         warnings = tuple(str(note) for note in self._service.notes())
@@ -213,7 +214,7 @@ class Reloader:
         return ReloadOutcome(self._service.config.hash(), complaints=complaints, fault=fault)
 
     def _log(self, outcome: ReloadOutcome) -> None:
-        """Log the outcome. Called after the status file is written, so that tools can see the outcome too."""
+        """Log the outcome. This is called after the status file is written, so that tools can see the outcome too."""
         if outcome.accepted:
             log.info("reloaded, configuration %s: %s", outcome.config, outcome.changed)
             for change in outcome.changes[:MAX_LOGGED]:
@@ -265,7 +266,7 @@ class Reloader:
             try:
                 self._announce(prepared)
                 await service.key_watcher.announce(kid)
-            except Exception as error:  # a bug; the new configuration is in effect anyway
+            except Exception as error:  # this is a bug, but the new configuration is in effect
                 log.error(
                     "reload: the new configuration is in effect, but was not announced everywhere", exc_info=error
                 )
@@ -321,14 +322,14 @@ class Reloader:
             raise
 
     def _plan_ring(self, config: Config, change: DeviceChanges) -> RingPlan:
-        """Plan the ring for a configuration. A ring never becomes smaller in a reload."""
+        """Plan the ring for a configuration. A reload never makes the ring smaller."""
         manager = self._service.device_manager
         rate = reading_rate(config, change.specs, {**manager.lines, **change.lines}, manager.ring)
         plan = plan_ring(config.ring, rate, config.pack.every_ms, file_system_bytes(config.runtime_dir))
         return replace(plan, size_bytes=max(plan.size_bytes, self._service.rings.current.size_bytes))
 
     def _prepare_ring(self, plan: RingPlan, change: DeviceChanges) -> RingChange | None:
-        """Create a larger ring. None: the current ring is large enough. Raises GatewayError."""
+        """Create a larger ring. Returns None if the current ring is large enough. Raises GatewayError."""
         service, manager = self._service, self._service.device_manager
         if plan.size_bytes == service.rings.current.size_bytes:
             return None
@@ -343,7 +344,7 @@ class Reloader:
         return RingChange(file, moves, gateway)
 
     async def _change_ring(self, change: RingChange) -> None:
-        """Let all streams continue in another ring, and seal the records in the previous one."""
+        """Let all streams continue in another ring, and seal the records in the previous ring."""
         service, ring = self._service, change.file.ring
         service.rings.use(change.file)
         number, table = change.gateway
@@ -352,12 +353,13 @@ class Reloader:
         service.publisher.ring = ring
         await move_to_ring(service.device_manager, ring, change.moves)
         begin_ms = max(stream.table_version.start_ms for stream in service.sealing.streams.values())
-        wait_ms = begin_ms - service.clock.now_ms()  # until each stream writes into the new ring: usually 1 ms
+        # wait until each stream writes into the new ring, which usually takes 1 ms
+        wait_ms = begin_ms - service.clock.now_ms()
         await asyncio.sleep(max(0, min(wait_ms, 1000)) / 1000)
         await service.remove_sealed_rings()  # after an error, ``Service._turn`` tries again
 
     def _make_uplinks(self, config: Config, uplinks: dict[str, Uplink], wrong: list[GatewayError]) -> None:
-        """Create new and changed destinations. Each has its thread, but does not connect yet."""
+        """Create new and changed destinations. Each of them has its thread already, but does not connect yet."""
         same = {uplink.name: uplink.config for uplink in self._service.uplinks}
         for entry in config.uplinks:
             if same.get(entry.name) == entry:
@@ -367,7 +369,7 @@ class Reloader:
                 uplinks[entry.name].prepare()
             except GatewayError as error:
                 wrong.append(error)
-            except (OSError, RuntimeError) as error:  # out of descriptors or threads
+            except (OSError, RuntimeError) as error:  # no file descriptors or threads are left
                 what = f"the uplink cannot be started: {error}"
                 wrong.append(ConfigError(what, where=config.at(f"uplink.{entry.name}")))
 
@@ -407,19 +409,22 @@ class Reloader:
         await service.publisher.reload(config, prepared.results, prepared.builder)
         service.publisher.producers = list(prepared.producers)
         text = await self._swap_uplinks(config, prepared.uplinks)
-        if prepared.key is not None:  # last, because packs signed with a new key cannot be taken back
+        if prepared.key is not None:  # this comes last, because packs signed with a new key cannot be taken back
             await service.key_watcher.activate(prepared.key)
         return f"{prepared.change}{text}"
 
     def _announce(self, prepared: Prepared) -> None:
-        """State the configuration in effect in the gateway's own stream, if its table has changed."""
+        """State the configuration in effect in the gateway's own stream, if the table of this stream has changed."""
         service, (number, table) = self._service, prepared.gateway
         if not table.same_as(service.gateway.table_version.table):
             service.gateway.switch_table(number, table, max(service.clock.now_ms() + 1, service.gateway.sealed_ms))
             service.sealing.add_event(service.gateway, {"event": "reload", "config": prepared.config.hash()})
 
     async def _swap_uplinks(self, config: Config, fresh: dict[str, Uplink]) -> str:
-        """Stop removed and changed destinations, start new and changed ones. Returns a summary, "" without changes."""
+        """Stop removed and changed destinations, and start new and changed ones.
+
+        Returns a summary; "" if no destination has changed.
+        """
         service = self._service
         staying = {
             uplink.name: uplink
@@ -471,6 +476,7 @@ class Reloader:
             await self._reconfigure(config, also)
             await self._apply(back)
         finally:
-            for uplink in (*failed.uplinks.values(), *uplinks.values()):  # stop those that never connected
+            # stop the new destinations that never connected
+            for uplink in (*failed.uplinks.values(), *uplinks.values()):
                 if uplink not in service.uplinks:
                     await asyncio.to_thread(uplink.stop, 0.0)

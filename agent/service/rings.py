@@ -1,8 +1,8 @@
-"""The ring files of this boot: the one in use, and older ones that are not completely sealed yet.
+"""The ring files of this boot: the file in use, and older files that are not completely sealed yet.
 
 A ring cannot grow. If a reload needs a larger ring, it creates a second file (``ring.BOOT.2``). Each device moves to
-the new ring between two ticks, and the first file is removed when its records are sealed. If the agent is killed before
-that, both files stay, and the next start seals their records, those of the first file first.
+the new ring between two ticks, and the first file is removed when all its records are sealed. If the agent is killed
+before that, both files stay. The next start then seals their records, those of the first file first.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class RingFiles:
     def __init__(self, runtime_dir: Path, boot: str) -> None:
         self._runtime_dir, self._boot = runtime_dir, boot
         self._count = 0
-        self._files: list[RingFile] = []  # the last file is in use
+        self._files: list[RingFile] = []  # the last of these is in use
 
     @property
     def current(self) -> RingFile:
-        """The ring in use."""
+        """The ring that is in use."""
         return self._files[-1]
 
     @property
@@ -53,20 +53,20 @@ class RingFiles:
         return len(self._files) > 1
 
     def create(self, size_bytes: int, table_hash: bytes) -> RingFile:
-        """Create a ring, which is not in use yet. ``table_hash``: see ``tables_hash``.
+        """Create a ring. It is not in use until ``use``. ``table_hash``: see ``tables_hash``.
 
         Raises:
-            GatewayError: not enough space.
+            GatewayError: there is not enough space.
         """
         self._count += 1
         name = f"ring.{self._boot}" if self._count == 1 else f"ring.{self._boot}.{self._count}"
         return self._create(name, size_bytes, table_hash)
 
     def scratch(self) -> Ring:
-        """Create the smallest ring, without a file, for drivers that are needed to compute the size of the real ring.
+        """Create the smallest ring, without a file. Drivers need it while the size of the real ring is computed.
 
         Raises:
-            GatewayError: not enough space.
+            GatewayError: there is not enough space.
         """
         file = self._create("plan", MIN_RING_BYTES, bytes(32))
         file.path.unlink()
@@ -84,7 +84,7 @@ class RingFiles:
         return RingFile(ring, path)
 
     def use(self, file: RingFile) -> None:
-        """Use this ring from now on. Older rings stay until they are sealed."""
+        """Use this ring from now on. Older rings stay until all their records are sealed."""
         self._files.append(file)
 
     def remove_sealed(self, in_use: Collection[Ring]) -> bool:
@@ -100,12 +100,12 @@ class RingFiles:
         return [file.ring.ring_id for file in self._files]
 
     def trim(self) -> None:
-        """Release the memory pages of all rings; the files keep the contents."""
+        """Release the memory pages of all rings. The files keep the contents."""
         for file in self._files:
             file.ring.trim()
 
     def close(self, sealed: bool) -> None:
-        """Close all rings. ``sealed``: all records are sealed, so the files are removed too."""
+        """Close all rings. ``sealed``: all records are sealed, so the files can be removed too."""
         for file in self._files:
             file.ring.close()
             if sealed:
@@ -119,8 +119,8 @@ def discard(file: RingFile) -> None:
 
 
 def tables_hash(tables: Iterable[BirthTable]) -> bytes:
-    """The SHA-256 hash of the first tables of a ring."""
+    """Return the SHA-256 hash of the first tables of a ring."""
     digest = hashlib.sha256()
-    for table in tables:  # one at a time: the tables of 3,000 devices take 50 MB
+    for table in tables:  # one table at a time, because the tables of 3,000 devices would take 50 MB
         digest.update(table.encoded)
     return digest.digest()

@@ -15,17 +15,19 @@ from drivers.files import is_locked, try_lock, write_atomic
 from drivers.model import GatewayError
 
 LOCK = "agent.lock"
-LAST_ERROR = "last-error"  # file that states why the agent ended; `status` shows it
+LAST_ERROR = "last-error"  # this file states why the agent ended; `status` shows it
 PATHS = "Set another directory under [paths] in agent.toml"
-LOCK_WAIT_S = 0.5  # a tool that checks whether an agent runs may hold the lock briefly
+# a start waits this long for the lock, because a tool that checks whether an agent runs may hold it briefly
+LOCK_WAIT_S = 0.5
 
 
 @contextlib.contextmanager
 def instance_lock(state_dir: Path, runtime_dir: Path) -> Iterator[None]:
-    """Lock the runtime directory. Without the lock, a second agent would take the ring in use for a ring left over.
+    """Lock the runtime directory.
 
-    Only the owner may open the state directory and the lock file. Another user who can open the lock file could lock
-    it, and so prevent the agent from starting.
+    Without the lock, a second agent would take the ring in use for a ring that an earlier run has left. Only the owner
+    may open the state directory and the lock file. Another user who can open the lock file could lock it, which would
+    prevent the agent from starting.
 
     Raises:
         GatewayError: a directory cannot be created, or another agent runs there.
@@ -51,7 +53,7 @@ def instance_lock(state_dir: Path, runtime_dir: Path) -> Iterator[None]:
             )
         yield
     finally:
-        os.close(fd)  # releases the lock
+        os.close(fd)  # closing the file releases the lock
 
 
 def make_folder(folder: Path, mode: int) -> None:
@@ -65,7 +67,7 @@ def make_folder(folder: Path, mode: int) -> None:
 def note_end(runtime_dir: Path, error: GatewayError, timezone: str) -> None:
     """Write the file that tells `status` why and when (in the site's time) the agent ended or failed to start.
 
-    Does nothing if there is a snapshot: another agent is running.
+    If there is a snapshot, another agent is running, and this function does nothing.
     """
     with contextlib.suppress(OSError):
         if not (runtime_dir / "snapshot.json").exists():
@@ -91,7 +93,9 @@ def _locked(fd: int) -> bool:
 
 
 def is_agent_running(runtime_dir: Path) -> bool:
-    """True if an agent is running, starting or stopping with this runtime directory. For root and the agent's user.
+    """Return True if an agent is running, starting or stopping with this runtime directory.
+
+    Only root and the agent's user can call this.
 
     Raises:
         GatewayError: the lock cannot be read.

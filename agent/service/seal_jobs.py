@@ -16,17 +16,18 @@ from agent.store import LossNote
 from drivers.model import Reason
 from ext.ring import Ring
 
-SILENT_MS = 900_000  # a stream without readings is sealed at least this often
-LONG_MS = 3_600_000  # a longer time without records becomes one gap at once, because checking each tick is slow
-OUT_OF_TURN_MS = 600_000  # a tick may be answered after newer ticks, if it is at most this much older
+SILENT_MS = 900_000  # a stream without readings is sealed at least once in this time
+# a longer time without records becomes one gap at once, because it would be slow to check each tick
+LONG_MS = 3_600_000
+OUT_OF_TURN_MS = 600_000  # a tick may be answered after newer ticks if it is at most this much older than they are
 
 
 @dataclass(slots=True)
 class TableVersion:
-    """One version of a stream's point table, used from ``start_ms`` on, and its unsealed records."""
+    """One version of a stream's point table, used from ``start_ms`` on, and the unsealed records made with it."""
 
     ring: Ring
-    number: int  # number of the table in the ring; unique among all rings of this boot
+    number: int  # number of the table in the ring; it is unique among all rings of this boot
     table: BirthTable
     start_ms: int
     positions: array[int] = field(default_factory=lambda: array("Q"))  # ring positions of the unsealed records
@@ -34,7 +35,10 @@ class TableVersion:
 
 @dataclass(slots=True)
 class SealSegment:
-    """The records of one table version that a job seals. ``taken``: the first ``taken`` positions are now sealed."""
+    """The records of one table version that a job seals.
+
+    ``taken``: how many of ``positions``, from the first on, are sealed.
+    """
 
     ring: Ring
     number: int
@@ -67,19 +71,19 @@ class SealJob:
     segments: list[SealSegment]
     events: list[tuple[int, Mapping[str, Any]]]
     unknown: Reason = Reason.STOPPED
-    start_ms: int | None = None  # first job of a boot: no agent ran before this time; later jobs: None
-    step_ms: int | None = None  # after a clock step: the new time, at which the stream continues
+    start_ms: int | None = None  # in the first job of a boot: before this time no agent ran; in later jobs: None
+    step_ms: int | None = None  # after a clock step: the new time, at which the stream continues; otherwise None
     # results:
     packs: list[SealedPack] = field(default_factory=list)
     sealed: list[SealedSegment] = field(default_factory=list)
-    losses: Sequence[LossNote] = ()  # losses that the first pack states
+    losses: Sequence[LossNote] = ()  # the losses that the first pack states
     quiet: bool = False
     _mark: Savepoint | None = None
 
     def seal(self, clock: Mapping[str, Any], losses: Sequence[LossNote] = ()) -> None:
-        """Make the packs, table by table. A downtime before the first table comes first.
+        """Make the packs, table by table. A downtime before the first table becomes a pack first.
 
-        Called in the database thread.
+        This is called in the database thread.
         """
         packer = self.stream.packer
         self._mark, self.losses = packer.savepoint(), losses
@@ -93,14 +97,15 @@ class SealJob:
                 if packer.from_ms > self.start_ms:  # the clock was set back while the agent was stopped
                     events.insert(0, packer.step(self.start_ms))
                 elif packer.from_ms < self.start_ms:
-                    # ``stopped``, not ``unknown``: no agent ran then, whatever prevents sealing now
+                    # the reason is ``stopped``, even if sealing is prevented now for another reason, because no agent
+                    # ran then
                     packs += packer.absent(ring, self.start_ms, Reason.STOPPED, clock, events)
                     events = []
                 self.start_ms = None
             held = segment.positions[:]
             is_long = segment.to_ms - packer.from_ms > LONG_MS
             empty_ms = _empty_until(ring, segment.positions, segment.to_ms) if is_long else packer.from_ms
-            if empty_ms - packer.from_ms > LONG_MS:  # sealing was paused for long, and old records were overwritten
+            if empty_ms - packer.from_ms > LONG_MS:  # sealing was paused for so long that old records were overwritten
                 overwritten = bool(segment.positions) and segment.positions[0] < ring.tail
                 reason = Reason.RING if overwritten and self.unknown is Reason.STOPPED else self.unknown
                 packs += packer.absent(ring, empty_ms, reason, clock, events)
@@ -131,28 +136,32 @@ class Stream:
         self.events: list[tuple[int, Mapping[str, Any]]] = []
         self.sealed_ms = start_ms
         self.start_ms: int | None = start_ms
-        self.sealing = False  # a job is in the database thread
-        self.quiet = False  # the last pack held no reading
+        self.sealing = False  # True: the database thread has a job of this stream
+        self.quiet = False  # True: the last pack held no reading
         self.news = False  # True: there are readings, or a loss, that no pack contains yet
-        # number of positions -> ring positions of the newest visit; visits for different paces differ in this number
+        # Number of positions -> ring positions of the newest visit with this number of positions. Visits for different
+        # paces have different numbers of positions.
         self.newest_visits: dict[int, Sequence[int]] = {}
-        self._newest_answer = (0, -1)  # table number and ring position of the newest reading
-        self.readings = 0  # readings sealed since the start
+        self._newest_answer = (0, -1)  # (table number, ring position) of the newest reading
+        self.readings = 0  # number of readings sealed since the start
         self.gap_readings = 0
         self.packs = 0
         self.recent = RecentReadings(start_ms)
 
     @property
     def table_version(self) -> TableVersion:
-        """The table version in use now."""
+        """The table version that is in use now."""
         return self.table_versions[-1]
 
     def switch_table(self, number: int, table: BirthTable, start_ms: int, ring: Ring | None = None) -> None:
-        """Use another point table from tick ``start_ms`` on, and another ring if one is given."""
+        """Use another point table from tick ``start_ms`` on.
+
+        ``ring``: another ring for its records; None: the same ring.
+        """
         versions = self.table_versions
         ring = ring or self.table_version.ring
         if versions and self.start_ms is not None and not self.sealing and not any(v.positions for v in versions):
-            # there is no record and no birth yet, so the new table replaces the old one from the start
+            # the old table has neither a record nor a birth, so the new table replaces it from the start
             versions.clear()
             start_ms = self.start_ms
         versions.append(TableVersion(ring, number, table, start_ms))
@@ -160,7 +169,7 @@ class Stream:
     def begin_at(self, start_ms: int) -> bool:
         """Let the stream begin at this time, because the agent was still starting before.
 
-        False: too late, because something is already recorded or sealed.
+        Returns False if it is too late, because a record exists or a job is sealing already.
         """
         if self.start_ms is None or self.sealing or any(version.positions for version in self.table_versions):
             return False
@@ -192,13 +201,15 @@ class Stream:
         reason: Reason,
         not_asked: Callable[[int, int], int] = lambda from_ms, to_ms: 0,
     ) -> dict[str, Any] | None:
-        """How many of the readings due in the last minutes exist, for the snapshot. None: none was due yet.
+        """Return how many of the readings due in the last minutes exist, for the snapshot.
+
+        None: no reading was due yet.
 
         Args:
-            settled_ms: every due tick before this time is answered or a gap.
-            reason: the gap reason for readings of a silent stream that are not sealed yet.
-            not_asked: called with two times, returns how many readings between them are ``absent`` because the device
-                was silent and was not queried. Other ``absent`` readings are values that the device does not have.
+            settled_ms: every due tick before this time is answered, or is a gap.
+            reason: the gap reason for the readings of a silent stream that are not sealed yet.
+            not_asked: gets two times, and returns how many readings between them are ``absent`` because the device was
+                silent and was not queried. Other ``absent`` readings are values that the device does not have.
         """
         points, silent, begin_ms = self.table_version.table.points, dict[int, int](), 0
         if self.quiet and not self.news:
@@ -207,20 +218,24 @@ class Stream:
                 silent = {int(reason): due}
         facts = self.recent.facts(now_ms, points.shortest_ms, silent, self.sealed_ms)
         if facts is not None:
-            told_ms = begin_ms if silent else now_ms  # ``silent`` already counts the readings due after ``begin_ms``
+            # ``silent`` already counts the readings that were due after ``begin_ms``
+            told_ms = begin_ms if silent else now_ms
             unasked = silent.get(Reason.ABSENT, 0) + not_asked(int(facts["from"] * 1000), told_ms)
             facts["not_asked"] = min(unasked, facts["missing"].get("absent", 0))
         return facts
 
     def oldest(self, ring: Ring) -> int | None:
-        """The ring position of the oldest unsealed record in a ring; None: there is none."""
+        """Return the ring position of the oldest unsealed record in a ring; None if there is none."""
         for version in self.table_versions:
             if version.ring is ring and version.positions:
                 return version.positions[0]
         return None
 
     def due(self, to_ms: int) -> bool:
-        """True if the stream should be sealed up to ``to_ms``. A silent stream is sealed only every 15 minutes."""
+        """Return True if the stream should be sealed up to ``to_ms``.
+
+        A silent stream is sealed only every 15 minutes.
+        """
         if self.start_ms is not None or self.events or not self.quiet:
             return True
         return self.news or to_ms - self.sealed_ms >= SILENT_MS
@@ -228,7 +243,7 @@ class Stream:
     def job(self, to_ms: int, unknown: Reason = Reason.STOPPED) -> SealJob:
         """Create the job that seals the stream up to ``to_ms``.
 
-        It gets copies of the positions, as the loop adds more.
+        The job gets copies of the positions, because the loop adds more positions meanwhile.
         """
         self.sealing = True
         segments = []
@@ -247,7 +262,8 @@ class Stream:
         self.sealing = False
         self.sealed_ms = job.step_ms if job.step_ms is not None else job.to_ms
         for pack in job.packs:
-            if pack.tally and (self.start_ms is None or pack.to_ms > self.start_ms):  # not the downtime
+            # the pack of the downtime does not count
+            if pack.tally and (self.start_ms is None or pack.to_ms > self.start_ms):
                 self.recent.add(pack.from_ms, pack.to_ms, pack.tally, self.table_version.table.points.shortest_ms)
             self.readings += pack.records
             self.gap_readings += pack.gap_readings
@@ -260,7 +276,7 @@ class Stream:
             del version.positions[: segment.taken]
         while len(self.table_versions) > 1 and self.table_versions[1].start_ms <= job.to_ms:
             self.table_versions.popleft()
-        # an answer to the tick at the boundary may exist before the pack is made, but belongs to the next pack
+        # The tick at the boundary may be answered before the pack is made, but this answer belongs to the next pack.
         number, position = self._newest_answer
         self.news = any(
             version.number == number and version.positions and version.positions[-1] >= position
@@ -269,7 +285,7 @@ class Stream:
 
 
 def loss_event(note: LossNote) -> dict[str, Any]:
-    """The event with which a stream states that some of its packs were dropped."""
+    """Return the event with which a stream states that some of its packs were dropped."""
     return {
         "boot": note.boot,
         "event": "loss",
@@ -284,9 +300,9 @@ def loss_event(note: LossNote) -> dict[str, Any]:
 
 
 def _empty_until(ring: Ring, positions: Sequence[int], to_ms: int) -> int:
-    """A time in UTC ms before which the ring has no unsealed record of these positions.
+    """Return a time in UTC ms before which the ring has no unsealed record of these positions.
 
-    It has a margin, because an old tick may be answered after newer ones.
+    The time has a margin, because an old tick may be answered after newer ticks.
     """
     at = bisect_left(positions, ring.tail)
     if at == len(positions):

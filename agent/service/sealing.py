@@ -19,19 +19,22 @@ from drivers.model import Reason
 from ext.ring import Ring
 
 log = logging.getLogger("meterhouse")
-FIRST_STREAMS = 100  # first packs sealed in one call; identity checks wait for the database thread during a call
+# one call seals at most this many first packs, because identity checks wait for the database thread meanwhile
+FIRST_STREAMS = 100
 FIRST_SEAL_S = 1.5  # at the start, the first packs wait at most this long for the first readings
-TURN_MS = 5_000  # maximum time between two turns of ``run``, even if packs are sealed every 15 minutes
+# the longest time between two turns of ``run``; it also applies if packs are sealed only every 15 minutes
+TURN_MS = 5_000
 BURST_MS = 250  # at a boundary, sealing waits at most this long for the answers of the tick at the boundary
-LOOK_MS = 10  # interval of the checks for these answers. The first check is this long after the boundary: then the
-# polls have begun
+# Interval of the checks for these answers. The first check is this long after the boundary, because the polls have
+# begun by then.
+LOOK_MS = 10
 ALL_SETTLED = 1 << 62
-AHEAD_S = 0.25  # interval of the checks whether the ring is half full
-RETRY_S = 5.0  # while the store cannot commit, sealing ahead waits this long between tries
+AHEAD_S = 0.25  # interval of the checks whether half of the ring is unsealed
+RETRY_S = 5.0  # if the store cannot commit, sealing ahead is tried again after this time
 
 
 def pack_clock() -> dict[str, Any]:
-    """The ``clock`` object for a pack made now."""
+    """Return the ``clock`` object for a pack that is made now."""
     state = ext.clock.state()
     return {
         "error_ms": None if state.error_us is None else state.error_us / 1000,
@@ -46,18 +49,19 @@ class SealScheduler:
 
     def __init__(self, db_thread: DatabaseThread, clock: SteadyClock, every_ms: int) -> None:
         self._db_thread, self._clock = db_thread, clock
-        self.every_ms = every_ms  # pack interval; a change takes effect at the next boundary
+        self.every_ms = every_ms  # the pack interval in ms; a change takes effect at the next boundary
         self._lock = asyncio.Lock()
         self._gateway: Stream | None = None
         self._polls: dict[str, DevicePoll] = {}
-        self._unsealed_first: dict[str, None] = {}  # names of streams that have no pack of this run yet
+        self._unsealed_first: dict[str, None] = {}  # names of the streams that have no pack of this run yet
         self.streams: dict[str, Stream] = {}
-        self.removed: list[tuple[Stream, int]] = []  # (stream, end): must still be sealed up to the end
-        self.on_turn: Callable[[], Awaitable[None]] = _noop  # awaited at each turn of ``run``
-        self.trouble: str | None = None  # why nothing can be sealed now; None: sealing works
-        self._gap_reason = Reason.STOPPED  # for readings that are overwritten while sealing is paused
-        self._unsealed: tuple[Ring, int] | None = None  # (ring, position): all records before it are sealed
-        self._ahead_s = 0.0  # loop time of the next try to seal ahead after a failure
+        self.removed: list[tuple[Stream, int]] = []  # (stream, end): this stream must still be sealed up to this end
+        self.on_turn: Callable[[], Awaitable[None]] = _noop  # called and awaited at each turn of ``run``
+        self.trouble: str | None = None  # the reason why nothing can be sealed now; None: sealing works
+        self._gap_reason = Reason.STOPPED  # gap reason for readings that are overwritten while sealing is paused
+        # (ring, position): all records of this ring before this position are sealed
+        self._unsealed: tuple[Ring, int] | None = None
+        self._ahead_s = 0.0  # after a failure: loop time of the next try to seal ahead
 
     def open(self, gateway: Stream) -> None:
         """Begin with the stream ``gateway``, which receives the events of the gateway itself."""
@@ -77,7 +81,7 @@ class SealScheduler:
         self.removed.append((stream, end_ms))
 
     def rings(self) -> set[Ring]:
-        """The rings that have unsealed records, or to which a stream still writes."""
+        """Return the rings that have unsealed records, or to which a stream still writes."""
         streams = [*self.streams.values(), *(stream for stream, _ in self.removed)]
         return {version.ring for stream in streams for version in stream.table_versions}
 
@@ -102,7 +106,7 @@ class SealScheduler:
     def set_trouble(self, text: str | None, gap_reason: Reason = Reason.DISK) -> None:
         """Record why sealing is impossible: the store cannot commit, or the key cannot sign.
 
-        None: it is possible again.
+        ``text`` None: sealing is possible again.
         """
         if text and not self.trouble:
             log.error("sealing paused: %s", text)
@@ -138,11 +142,12 @@ class SealScheduler:
                 await self._wait(min(0.25, every / 4000))
                 continue
             done_ms = boundary
-            wait_ms = done_ms + every + LOOK_MS - self._clock.now_ms()  # very long if the clock was just set back
+            # this would be very long if the clock was just set back
+            wait_ms = done_ms + every + LOOK_MS - self._clock.now_ms()
             await self._wait(max(10, min(wait_ms, every, TURN_MS)) / 1000)
 
     async def _wait(self, seconds: float) -> None:
-        """Wait. Meanwhile seal the first packs of devices, and streams that need space in the ring."""
+        """Wait. Meanwhile seal the first packs of devices, and the streams that need space in the ring."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while (left := end - loop.time()) > 0:
@@ -160,7 +165,7 @@ class SealScheduler:
     async def seal_ahead(self) -> None:
         """Seal streams whose oldest unsealed record is half a ring old, without waiting for the pack boundary.
 
-        So a stalled store can catch up before the ring is full, and a ring that is small for the pack interval loses no
+        So a stalled store can catch up before the ring is full. A ring that is small for the pack interval loses no
         reading. The gap reasons of a silent stream are also sealed before they are overwritten.
         """
         loop = asyncio.get_running_loop()
@@ -183,14 +188,15 @@ class SealScheduler:
         return [self.streams[name] for name, position in oldest.items() if head - position >= half]
 
     def paused(self) -> asyncio.Lock:
-        """A lock that pauses sealing while it is held (``async with``). Readings wait in the ring."""
+        """Return a lock. While it is held (``async with``), sealing is paused, and readings wait in the ring."""
         return self._lock
 
     async def cut(self, old_ms: int, new_ms: int) -> bool:
-        """After a clock step, seal all streams up to the old time. Their next packs begin at the new time.
+        """Seal all streams up to the old time after a clock step. Their next packs begin at the new time.
 
-        False if the store could not commit: then all streams continue at the old time, and the caller tries again. The
-        step is committed for all streams or none: a stream must not be sealed up to the old time twice.
+        Returns False if the store could not commit. All streams then continue at the old time, and the caller tries
+        again. The step is committed for all streams or for none, because a stream must not be sealed up to the old time
+        twice.
         """
         await self._flush_removed()
         async with self._lock:
@@ -203,7 +209,7 @@ class SealScheduler:
             return await self._carry_out(jobs, whole=True)
 
     async def close(self) -> bool:
-        """Seal everything at the end of the run. True if no record stays unsealed."""
+        """Seal everything at the end of the run. Returns True if no record stays unsealed."""
         if self._gateway is None:
             return False
         self.add_event(self._gateway, {"event": "stop"})
@@ -221,7 +227,7 @@ class SealScheduler:
     async def _seal_first_round(self) -> None:
         """Seal each stream right after its first readings, for ``FIRST_SEAL_S`` at most.
 
-        If all streams are ready at the same time, one call seals them; otherwise there are a few calls per second.
+        If all streams are ready at the same time, one call seals them. Otherwise there are a few calls per second.
         """
         loop = asyncio.get_running_loop()
         end, next_s = loop.time() + FIRST_SEAL_S, loop.time() + AHEAD_S
@@ -236,10 +242,12 @@ class SealScheduler:
         await self.seal(self._clock.now_ms(), [*without_polls, *self._ready_first()])
 
     def _ready_first(self, patient: bool = False) -> list[Stream]:
-        """The streams without a pack of this run that can be sealed now: their first tick is settled, or not due yet.
+        """Return the streams without a pack of this run that can be sealed now.
+
+        Their first tick is settled, or is not due yet.
 
         Args:
-            patient: leave out streams whose first tick is not due yet.
+            patient: leave out the streams whose first tick is not due yet.
         """
         now_ms, ready = self._clock.now_ms(), []
         leaving = {stream.name for stream, _ in self.removed}
@@ -254,7 +262,7 @@ class SealScheduler:
         return ready[:FIRST_STREAMS]
 
     async def wait_for_burst(self, longest_s: float) -> None:
-        """Wait until current polls have ended, at most ``longest_s``: sealing at the same time would delay both."""
+        """Wait until the current polls have ended, at most ``longest_s``. Sealing at the same time would delay both."""
         loop = asyncio.get_running_loop()
         end = loop.time() + longest_s
         busy = [poll for poll in self._polls.values() if not poll.idle]
@@ -267,15 +275,15 @@ class SealScheduler:
         return poll.settled_ms if poll else ALL_SETTLED
 
     def _asked_ms(self, stream: Stream) -> int:
-        """A time in UTC ms that is later than all polled ticks and all events of the stream."""
+        """Return a time in UTC ms that is later than all polled ticks and all events of the stream."""
         poll = self._polls.get(stream.name)
         return max(poll.settled_ms, poll.asked_ms + 1) if poll and not stream.events else ALL_SETTLED
 
     async def seal(self, to_ms: int, streams: Sequence[Stream], ended: bool = False) -> bool:
-        """Seal and commit these streams, each up to its last settled tick. False if the store could not commit.
+        """Seal and commit these streams, each up to its last settled tick. Returns False if the store could not commit.
 
-        ``ended``: polling has stopped, so all records must be sealed. On an overloaded line, ticks may still be pending
-        although newer ticks are answered; these pending ticks become gaps.
+        ``ended``: polling has stopped, so all records must be sealed. On an overloaded line, an older tick may still be
+        pending although newer ticks are answered. Such pending ticks become gaps.
         """
         async with self._lock:
             to_ms = min(to_ms, self._clock.now_ms() + 1)  # the clock may have been set back meanwhile
@@ -284,7 +292,7 @@ class SealScheduler:
             for stream in streams:
                 poll = None if ended or stream.start_ms is None else self._polls.get(stream.name)
                 if poll is not None and poll.awaits_first_record(now_ms):
-                    continue  # see ``DevicePoll.begin_again``: its first pack may still begin at a later tick
+                    continue  # its first pack may still begin at a later tick, see ``DevicePoll.begin_again``
                 end = min(to_ms, self._asked_ms(stream) if ended else self._settled_ms(stream))
                 if end >= stream.sealed_ms or stream.start_ms is not None:
                     jobs.append(stream.job(end, unknown))
@@ -293,7 +301,7 @@ class SealScheduler:
     async def _flush_removed(self) -> bool:
         """Seal removed streams for the last time.
 
-        False if the store could not commit; the next turn then tries again.
+        Returns False if the store could not commit; the next turn then tries again.
         """
         async with self._lock:
             for stream, end_ms in list(self.removed):
@@ -303,9 +311,10 @@ class SealScheduler:
         return True
 
     async def _carry_out(self, jobs: Sequence[SealJob], whole: bool = False) -> bool:
-        """Run jobs and apply their results to the streams. True if all jobs are committed.
+        """Run jobs and apply their results to the streams. Returns True if all jobs are committed.
 
-        If cancelled, it still applies the results and then raises: the database thread has run the jobs anyway.
+        If cancelled, this still applies the results before it raises CancelledError, because the database thread runs
+        the jobs in any case.
         """
         work = asyncio.ensure_future(self._db_thread.seal(jobs, whole))
         cancelled = await _to_its_end(work)
@@ -322,7 +331,7 @@ class SealScheduler:
 
 
 async def _to_its_end(work: asyncio.Future[Any]) -> bool:
-    """Wait until ``work`` is done, even if this task is cancelled. True if it was cancelled."""
+    """Wait until ``work`` is done, even if this task is cancelled. Returns True if it was cancelled."""
     cancelled = False
     while not work.done():
         try:

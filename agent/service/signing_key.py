@@ -1,7 +1,7 @@
 """The active signing key, and the watcher of its file, which activates a successor key without a restart.
 
 The database thread switches keys between two calls that seal, so that all streams change keys at the same boundary. The
-records of the new key are committed and published before its first pack.
+key records of the new key are committed and published before its first pack.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from agent.store import Store
 from drivers.model import GatewayError
 
 log = logging.getLogger("meterhouse")
-LOOK_S = 2.0  # interval of the checks of the key file; a check is one stat call
+LOOK_S = 2.0  # interval of the checks of the key file; a check needs only one stat call
 
 
 class ActiveKey:
@@ -31,14 +31,14 @@ class ActiveKey:
     def __init__(self, signer: Signer, gateway: str) -> None:
         self.signer, self._gateway = signer, gateway
         self._sign = signer.signer(TYP_PACK)
-        self.records = b""  # the ``keys`` object, whose last record is of this key
+        self.records = b""  # the ``keys`` object; its last record is that of this key
 
     def sign(self, payload: bytes) -> str:
         """Sign the payload of a pack. Returns a detached JWS."""
         return self._sign(payload)
 
     def activate(self, store: Store, signer: Signer | None = None) -> bytes:
-        """Store the records of a key, and sign with it from now on. ``signer`` None: the key given to ``__init__``.
+        """Store the records of a key, and sign with it from now on. ``signer`` None: the key that ``__init__`` got.
 
         Returns:
             The ``keys`` object to publish. Its bytes change only if the key changes.
@@ -53,7 +53,10 @@ class ActiveKey:
         return data
 
     def records_of(self, store: Store, signer: Signer) -> bytes:
-        """The ``keys`` object that ends with this key. Raises KeyFileError if the key is not a valid successor."""
+        """Return the ``keys`` object that ends with this key.
+
+        Raises KeyFileError if the key is not a valid successor.
+        """
         while (kept := store.keys.newest()) is not None and not is_sound(kept[1]):
             log.error(
                 "the key records with counter %d in the store do not match their signature; the agent deleted them",
@@ -63,13 +66,17 @@ class ActiveKey:
         return current_records(signer, self._gateway, kept[1] if kept else None)
 
     def switch(self, signer: Signer, records: bytes) -> None:
-        """Sign with this key from now on. Its records must be durable."""
+        """Sign with this key from now on. Its records must be durable already."""
         self.signer, self._sign, self.records = signer, signer.signer(TYP_PACK), records
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedKey:
-    """A key that was loaded from a file. ``signer`` None: it is already active. Otherwise ``records`` end with it."""
+    """A key that was loaded from a file.
+
+    ``signer`` is None if this key is already active. Otherwise ``records`` is the ``keys`` object that ends with this
+    key.
+    """
 
     path: Path
     stamp: tuple[int, int, int] | None
@@ -87,9 +94,9 @@ class KeyFileWatcher:
 
     Args:
         path: the configured key file.
-        publish: called in the database thread with a new ``keys`` object, before anything is signed with the new key.
+        publish: called in the database thread with a new ``keys`` object, before the new key signs anything.
         note: adds an event to the gateway's stream.
-        after: called after each change of the key; it makes a checkpoint that shows where the new key began.
+        after: called after each change of the key. It makes a checkpoint, which shows where the new key began.
     """
 
     def __init__(
@@ -106,7 +113,7 @@ class KeyFileWatcher:
         self._stamp = _stamp(path)
         self._lock = asyncio.Lock()
         self._trouble, self._missing = "", False
-        self.last_unused_hold_s = -math.inf  # monotonic time when a tool last paused sealing without making a key
+        self.last_unused_hold_s = -math.inf  # monotonic time when a tool last paused sealing but made no key
 
     @property
     def kid(self) -> str:
@@ -115,7 +122,7 @@ class KeyFileWatcher:
 
     @property
     def trouble(self) -> str:
-        """Why the agent could not use the key file after a restart; "" if it could."""
+        """The reason why the agent could not use the key file after a restart; "" if it could."""
         return self._trouble or (f"{self.path}: the key file is missing" if self._missing else "")
 
     async def run(self) -> None:
@@ -125,20 +132,20 @@ class KeyFileWatcher:
             await asyncio.sleep(LOOK_S)
 
     def locked(self) -> asyncio.Lock:
-        """A lock. While it is held (``async with``), only ``activate`` can change the key."""
+        """Return a lock. While it is held (``async with``), only ``activate`` can change the key."""
         return self._lock
 
     async def prepare(self, path: Path) -> PreparedKey:
         """Load the key in a file, for ``activate``. Raises GatewayError."""
         stamp = _stamp(path)
-        signer = await asyncio.to_thread(load_key, path)  # a token may be slow
+        signer = await asyncio.to_thread(load_key, path)  # in another thread, because a hardware token may be slow
         if signer.kid == self.kid:
             return PreparedKey(path, stamp)
         records = await self._db_thread.call(lambda store: self._active_key.records_of(store, signer))
         return PreparedKey(path, stamp, signer, records)
 
     async def activate(self, key: PreparedKey) -> None:
-        """Sign with a prepared key from now on. Its records must be durable. Call ``announce`` afterwards."""
+        """Sign with a prepared key from now on. Its records must be durable already. Call ``announce`` afterwards."""
 
         def switch(store: Store) -> None:
             if key.signer is not None:
@@ -183,7 +190,7 @@ class KeyFileWatcher:
     async def announce(self, before: str) -> None:
         """Log and record the change of key.
 
-        ``before``: thumbprint of the previous key; if it is the same, do nothing.
+        ``before``: thumbprint of the previous key. If this key is still in use, nothing is done.
         """
         if self.kid == before:
             return
@@ -194,7 +201,7 @@ class KeyFileWatcher:
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """A value that changes if the file changes. None: the file does not exist."""
+    """Return a value that changes if the file changes. None: the file does not exist."""
     try:
         found = os.stat(path)
     except OSError:

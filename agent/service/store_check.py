@@ -1,8 +1,10 @@
-"""The store scrubber: checks the whole store once a day, in slices. It reports to the log, the status and as events.
+"""The store scrubber: checks the whole store once a day, in slices.
 
-The store drops packs that do not match their signature any more, and states the loss if a destination has not confirmed
-them. If the SQLite file itself is damaged, the agent ends; the next start sets the file aside and salvages the packs
-that it can read.
+It reports to the log, to the status, and as events.
+
+The store drops a pack if it does not match its signature any more. If a destination has not confirmed the pack, the
+store also states the loss. If the SQLite file itself is damaged, the agent ends. The next start then sets the file
+aside, and salvages the packs that can be read.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ from agent.store import Store, StoreDamaged
 from drivers.model import GatewayError
 
 log = logging.getLogger("meterhouse")
-FIRST_S = 300.0  # the first check begins this long after the start, because the agent is busy before
+FIRST_S = 300.0  # the first check begins this long after the start, because the agent is busy until then
 EVERY_MS = 86_400_000
-SHARE = 10  # scrubbing gets one tenth of the database thread's time
-AGAIN_S = 600.0  # pause after a disk error
+SHARE = 10  # after each slice, the scrubber rests so long that it takes a tenth of the database thread's time
+AGAIN_S = 600.0  # pause in s after a disk error
 
 
 class StoreScrubber:
@@ -42,12 +44,12 @@ class StoreScrubber:
     ) -> None:
         self._db_thread, self._note, self._first_s, self._wall_ms = db_thread, note, first_s, wall_ms
         self.warnings: list[str] = []
-        self.last_ms = 0  # end of the last check in UTC ms; 0: no check yet
-        self.bad_packs = 0  # bad packs found since the start
+        self.last_ms = 0  # when the last check ended, in UTC ms; 0: there was no check yet
+        self.bad_packs = 0  # number of bad packs found since the start
         self.under_way = False
 
     def facts(self) -> dict[str, Any]:
-        """The findings for `status`."""
+        """Return the findings for `status`."""
         return {
             "warnings": self.warnings,
             "inspected": self.last_ms / 1000 or None,
@@ -76,7 +78,7 @@ class StoreScrubber:
             except StoreDamaged as error:
                 self._note({"event": "store_check", "found": error.what, "ok": False})
                 raise
-            except GatewayError as error:  # a disk error, which sealing reports too
+            except GatewayError as error:  # the disk failed; sealing reports this too
                 log.warning("store check postponed: %s", error)
                 await asyncio.sleep(AGAIN_S)
 
@@ -104,7 +106,7 @@ class StoreScrubber:
 
 
 def _aside(store: Store) -> dict[str, Any] | None:
-    """The event about a database that this start found damaged. None: it was not damaged."""
+    """Return the event about a database that this start found damaged. None: it was not damaged."""
     if store.quarantine is None:
         return None
     return {
@@ -117,7 +119,10 @@ def _aside(store: Store) -> dict[str, Any] | None:
 
 
 def _checker(store: Store) -> Callable[[bytes], bool]:
-    """A function that returns False for a pack with a wrong or no signature. Signatures of unknown, old keys pass."""
+    """Return a function that returns False for a pack with an invalid or missing signature.
+
+    It returns True for signatures of unknown, old keys, because it cannot check them.
+    """
     from agent.verify.jws import TYP_PACK, check_signature, public_key
     from agent.verify.signed import cut_signature, signature_of
     from agent.verify.strict import Refused

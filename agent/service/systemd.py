@@ -1,8 +1,8 @@
-"""Sends messages to systemd, and feeds its watchdog while devices are polled and the database thread works.
+"""Sends messages to systemd, and feeds its watchdog as long as devices are polled and the database thread works.
 
 The sealing loop feeds the watchdog, and waits for the database thread each time. If one of the two hangs, systemd
-(``WatchdogSec=``) restarts the agent; the ring keeps the readings. A full disk, a dead line or an unreachable broker do
-not stop the feeding, because a restart would not help.
+(``WatchdogSec=``) restarts the agent, and the ring keeps the readings. The watchdog is still fed if the disk is full, a
+line is dead or a broker cannot be reached, because a restart would not help.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from agent.store import Usage
 
 log = logging.getLogger("meterhouse")
 FEED_S = 10.0  # longest interval between two messages to the watchdog
-STUCK_S = 300.0  # a poll hangs if it makes no progress for this long; each answer or timeout is progress
+STUCK_S = 300.0  # a poll hangs if it makes no progress for this long; each answer and each timeout is progress
 
 
 def notify(message: str) -> None:
@@ -32,7 +32,7 @@ def notify(message: str) -> None:
         try:
             door.sendto(message.encode(), address)
         except OSError:
-            return  # ignore the error: the agent works without systemd too
+            return  # the error is ignored, because the agent works without systemd too
 
 
 class Watchdog:
@@ -40,7 +40,7 @@ class Watchdog:
 
     Args:
         status_line: returns the text that ``systemctl status`` shows.
-        environ: contains the time after which systemd restarts the agent (``WATCHDOG_USEC``).
+        environ: environment variables. ``WATCHDOG_USEC`` is the time after which systemd restarts the agent.
     """
 
     def __init__(
@@ -57,14 +57,19 @@ class Watchdog:
         wanted = environ.get("WATCHDOG_USEC", "")
         self.every_s = min(FEED_S, int(wanted) / 3e6) if wanted.isdigit() and int(wanted) else FEED_S
         self._next_s = 0.0
-        self._progress: dict[str, tuple[tuple[int, ...], float]] = {}  # line -> (counters, time of last change)
+        # line -> (counters of its polls, time when they last changed)
+        self._progress: dict[str, tuple[tuple[int, ...], float]] = {}
         self._logged: set[str] = set()
-        self.usage: Usage | None = None  # usage of the store at the last feed; None: not fed yet
+        self.usage: Usage | None = None  # usage of the store when the watchdog was last fed; None: it was not fed yet
         self.lost_packs = 0
-        self.lost_s: float | None = None  # when a new loss was last found, in seconds since the epoch; None: no loss
+        # when a new loss was last found, in seconds since the epoch; None: no loss was found
+        self.lost_s: float | None = None
 
     async def feed(self) -> None:
-        """Feed the watchdog if it is time. Called at each turn of the sealing loop; waits for the database thread."""
+        """Feed the watchdog if it is time.
+
+        This is called at each turn of the sealing loop, and waits for the database thread.
+        """
         if self._clock() < self._next_s:
             return
         self.usage, lost = await self._db_thread.call(lambda store: (store.usage(), store.lost_packs))
@@ -76,7 +81,7 @@ class Watchdog:
             self._send(f"WATCHDOG=1\nSTATUS={self._status_line()}")
 
     def _stuck(self, now_s: float) -> bool:
-        """True if a poll on at least one line hangs."""
+        """Return True if a poll on at least one line hangs."""
         stuck = set()
         for name, poller in self._device_manager.pollers.items():
             stats = self._device_manager.lines[name].stats

@@ -1,6 +1,7 @@
-"""Serves statements of people: handovers, which the gateway signs together with its own readings, and declarations.
+"""Serves two kinds of statements that people make: handovers and declarations.
 
-The agent itself adds identity, line, address and reading to a handover. It accepts only readings that it has recorded.
+A handover is signed by the gateway together with the gateway's own readings. The agent itself adds identity, line,
+address and reading to it. It accepts only readings that it has recorded.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from drivers.encoding import exact_text
 from drivers.model import GatewayError, Quality, UsageError, clean_text
 from ext.ring import ANSWER
 
-AT_ONCE: Final = 50  # most devices in one event, so that its pack stays below the packet limit of brokers
-VISIT_S: Final = 30.0  # longest wait for a reading: a tool sees it before the visit ends and the agent records it
+# the largest number of devices in one event, so that its pack stays below the packet limit of brokers
+AT_ONCE: Final = 50
+# The longest wait for a reading. A tool may see a reading before the visit ends and the agent records it.
+VISIT_S: Final = 30.0
 AGAIN_S: Final = 0.25  # interval of the checks during this wait
-AROUND: Final = 3  # a reading is searched in this many packs before its time, and in as many after it
+AROUND: Final = 3  # a reading is searched in this number of packs before its time, and in the same number after it
 
 
 async def answer(access: Access, request: Handover | Declarations | Declare, reply: Reply) -> dict[str, Any]:
@@ -41,7 +44,8 @@ async def answer(access: Access, request: Handover | Declarations | Declare, rep
 async def handover(access: Access, request: Handover, reply: Reply) -> dict[str, Any]:
     """Sign a handover.
 
-    Returns {"events", "packs", "thumbprint"}: the signed events, and the packs that contain them.
+    Returns {"events", "packs", "thumbprint"}: the signed events, the packs that contain them, and the thumbprint of the
+    key.
     """
     service = access.service
     if service is None:
@@ -133,7 +137,10 @@ def _exponent(number: Decimal) -> int:
 
 
 async def _reading(access: Access, device: RunningDevice, one: ComparedDevice) -> dict[str, Any]:
-    """Return the recorded reading as in its pack. Raises UsageError if the agent has not recorded it."""
+    """Return the recorded reading in the form in which its pack has it.
+
+    Raises UsageError if the agent has not recorded it.
+    """
     stream, wanted, give_up = device.stream, Decimal(one.v), time.monotonic() + VISIT_S
     while True:
         idle = device.poll.idle
@@ -153,7 +160,7 @@ async def _reading(access: Access, device: RunningDevice, one: ComparedDevice) -
 
 
 def _in_ring(device: RunningDevice, name: str, t_ms: int, wanted: Decimal) -> str | None:
-    """The quality of a reading that is not sealed yet; "" means good. None: there is no such reading."""
+    """Return the quality of a reading that is not sealed yet; "" means good. None: there is no such reading."""
     for version in device.stream.table_versions:
         names = [point for point, _, _ in version.table.points.names]
         for position in version.positions:
@@ -191,7 +198,7 @@ def _packs_about(store: Store, stream: str, at_ms: int) -> list[bytes]:
 
 
 def _sealed(store: Store, stream: str, before: int, number: str) -> Sequence[tuple[dict[str, Any], dict[str, Any]]]:
-    """The events of one handover, each with the pack that contains it."""
+    """Return the events of one handover, each with the pack that contains it."""
     found = []
     for pack in store.packs.after(stream, before, _last_seq(store, stream)):
         whole = json.loads(pack.data)
@@ -204,7 +211,10 @@ def _sealed(store: Store, stream: str, before: int, number: str) -> Sequence[tup
 
 
 async def declarations(access: Access, request: Declarations | Declare) -> dict[str, Any]:
-    """Serve one of two requests: return all declarations as {"entries"}, or store one and return it as {"entry"}."""
+    """Serve a request about declarations.
+
+    Returns all declarations as {"entries"}, or stores one declaration and returns it as {"entry"}.
+    """
     entries = [from_dict(plain) for plain in await access.call(lambda store: store.documents.declarations())]
     if isinstance(request, Declarations):
         holding = {entry.id for entry in in_force(entries)}
@@ -219,7 +229,7 @@ async def declarations(access: Access, request: Declarations | Declare) -> dict[
 
 
 def _keep(store: Store, made: Declaration, results: str) -> Declaration:
-    """Store a declaration. Called in the database thread.
+    """Store a declaration. This is called in the database thread.
 
     A declaration is signed with the results of the interval that contains its time. If these results are already
     published, the declaration gets a later time: the end of the published results.

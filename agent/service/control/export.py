@@ -1,8 +1,10 @@
 """Serves exports: signed objects as pieces of an archive, and intervals as rows.
 
-Signed objects: each part begins with a line of JSON, ``{"file", "packs"}``; the other lines are to be appended to that
-file. Intervals: each line of a part is a row, as a JSON list in the order of ``COLUMNS``; rows are sorted by stream and
-day.
+For signed objects, each part begins with a line of JSON, ``{"file", "packs"}``. The client appends the other lines of
+the part to this file.
+
+For intervals, each line of a part is a row, as a JSON list in the order of ``COLUMNS``. The rows are sorted by stream
+and day.
 """
 
 from __future__ import annotations
@@ -25,11 +27,12 @@ from agent.store import Store
 from drivers.encoding import exact_text
 from drivers.model import GatewayError, UsageError, clean_text
 
-CHUNK, CHUNK_BYTES = 256, 256 << 10  # most packs and bytes in a piece: to limit memory and time in the database thread
-AT_ONCE = 400  # rows made in one slice of the database thread: about 20 ms
+# the largest number of packs and of bytes in a piece, which limits memory and time in the database thread
+CHUNK, CHUNK_BYTES = 256, 256 << 10
+AT_ONCE = 400  # number of rows that are made in one slice of the database thread, which takes about 20 ms
 Cell = str | int | None
 
-# Users rely on these columns: never rename or move a column, and never change its unit. Add new columns at the end.
+# Users rely on these columns. Never rename or move a column, and never change its unit. Add new columns at the end.
 # docs/intervals.md describes the types.
 COLUMNS: Final = (
     "start_utc", "end_utc", "start_local", "end_local", "length_s", "site", "gateway", "device", "part", "point",
@@ -61,7 +64,7 @@ async def export_packs(access: Access, request: Export, reply: Reply) -> dict[st
 
 
 def check_archive(archive: Archive, streams: list[str]) -> None:
-    """Raise UsageError for an unknown stream, GatewayError if the archive is empty."""
+    """Raise UsageError for an unknown stream, and GatewayError if the archive is empty."""
     for name in streams:
         if name not in archive.known:
             hint = f"Known: {', '.join(archive.known)}" if archive.known else "The database is empty"
@@ -72,7 +75,7 @@ def check_archive(archive: Archive, streams: list[str]) -> None:
 
 
 def as_part(piece: ArchivePiece) -> bytes:
-    """The payload of the PART frame of a piece."""
+    """Encode a piece as the payload of a PART frame."""
     head = json.dumps({"file": piece.file, "packs": piece.packs}).encode()
     return b"\n".join((head, *piece.lines))
 
@@ -80,7 +83,7 @@ def as_part(piece: ArchivePiece) -> bytes:
 def _look_at_key_file(store: Store, access: Access, archive: Archive) -> None:
     """Add key records from the key file if the store does not have them yet, so that no revocation is missing.
 
-    This is the case if they were made while no agent ran. A running agent stores new records within seconds.
+    This is so if they were made while no agent ran. A running agent stores new records within seconds.
     """
     kept = store.keys.newest()
     if kept and access.service is not None:
@@ -103,22 +106,25 @@ def _look_at_key_file(store: Store, access: Access, archive: Archive) -> None:
 class ArchivePiece:
     """Lines to append to one file of the archive. A line is a signed object as published, without line breaks."""
 
-    file: str  # births.jsonl, packs/inv1.packs.jsonl, ...
+    file: str  # name of the file: births.jsonl, packs/inv1.packs.jsonl, ...
     lines: tuple[bytes, ...]
-    packs: int  # number of packs in the lines, for the progress
+    packs: int  # the number of packs in the lines, for the progress
 
 
 class Archive:
     """The signed objects of the store in ``[from_ms, to_ms)``, piece by piece. Used only in the database thread.
 
-    The archive contains all packs in the store that overlap the range. For each stream, a separate file has the birth
-    in effect before these packs: in the file of packs, the packs missing after the birth would look like a loss. The
-    archive also has the checkpoints made in the range, except checkpoints that name later packs. Packs sealed after the
-    creation of this object are not in the archive. Packs that retention deletes meanwhile are missing at the beginning.
-    No database cursor is open between pieces.
+    The archive contains:
+    - all packs in the store that overlap the range
+    - for each stream, in a separate file, the birth in effect before these packs. If it were in the file of packs, the
+      packs between the birth and the range would look lost.
+    - the checkpoints made in the range, except checkpoints that name later packs
+
+    Packs that are sealed after this object was created are not in the archive. If retention deletes packs meanwhile,
+    they are missing at the beginning. No database cursor is open between pieces.
 
     Args:
-        streams: last parts of names, such as ``inv1``; empty: all.
+        streams: last parts of names, such as ``inv1``; empty: all streams.
     """
 
     def __init__(self, store: Store, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> None:
@@ -137,7 +143,7 @@ class Archive:
 
     @property
     def streams(self) -> list[str]:
-        """Full names of the streams that have packs in the range."""
+        """The full names of the streams that have packs in the range."""
         return list(self._spans)
 
     @property
@@ -148,7 +154,7 @@ class Archive:
     def pieces(self) -> Iterator[ArchivePiece]:
         """Yield keys, births, checkpoints, and then the packs by stream.
 
-        If only some streams were requested, the first piece is the list of their names.
+        If only some streams were requested, the first piece is a list of their names.
         """
         if self._wanted:
             yield ArchivePiece("streams.txt", tuple(name.encode() for name in self._wanted), 0)
@@ -159,7 +165,8 @@ class Archive:
                 yield ArchivePiece("births.jsonl", (birth,), 0)
         for _, keys in groupby(self._store.documents.checkpoint_keys(self._from, self._to), lambda key: key[1]):
             pages = [body for key in keys if (body := self._store.documents.checkpoint(*key))]
-            # all pages of a checkpoint or none: to a verifier, a missing page would look withheld
+            # add all pages of a checkpoint or none of them, because a missing page would make a verifier believe that
+            # it was withheld
             if all(map(self._is_within, pages)):
                 yield ArchivePiece("checkpoints.jsonl", tuple(pages), 0)
         for stream, (first, last) in self._spans.items():
@@ -213,7 +220,10 @@ def is_ours(stream: str) -> bool:
 
 
 def chosen(known: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The streams of the devices ``names``; all of ``known`` if it is empty. Raises UsageError for unknown devices."""
+    """Return the streams of the devices ``names``; all streams in ``known`` if ``names`` is empty.
+
+    Raises UsageError for unknown devices.
+    """
     ends = {stream.rpartition("/")[2]: stream for stream in known}
     for name in names:
         if name not in ends:
@@ -231,7 +241,7 @@ class _rows:
         self._gaps: dict[int, list[str]] = {}  # by start of the interval
 
     def of(self, store: Store) -> Iterator[bytes]:
-        """Yield rows as JSON lists; continues where the last call has stopped."""
+        """Yield rows as JSON lists. Continues where the last call has stopped."""
         if self._source is None:
             self._source = query(store.intervals, *self._range, streams=[self._stream])
             for _, gap in store.intervals.gaps.rows(*self._range, [self._stream]):
@@ -243,7 +253,9 @@ class _rows:
 
 
 def cells_of(row: IntervalRow, calendar: Calendar, site: str, gateway: str) -> list[Cell]:
-    """The cells of a row, in the order of ``COLUMNS``. The last column, the gaps, is added by the caller.
+    """Return the cells of a row in the order of ``COLUMNS``, except the last column.
+
+    The caller adds this column, the gaps.
 
     Decimals are texts, so that no digit is lost. None is an empty cell.
     """
@@ -261,18 +273,18 @@ def cells_of(row: IntervalRow, calendar: Calendar, site: str, gateway: str) -> l
 
 
 def flag_names(flags: Flag) -> str:
-    """The names of the flags, such as ``spread late``."""
+    """Return the names of the flags as one text, such as ``spread late``."""
     return " ".join((flag.name or "").lower() for flag in Flag if flag in flags)
 
 
 def utc(at_ms: int) -> str:
-    """Format a time: ``2026-11-24T00:15:00Z``, with milliseconds if they are not zero."""
+    """Format a time in UTC: ``2026-11-24T00:15:00Z``. It has milliseconds if they are not zero."""
     found = datetime.fromtimestamp(at_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     return f"{found}.{at_ms % 1000:03d}Z" if at_ms % 1000 else f"{found}Z"
 
 
 def local(calendar: Calendar, at_ms: int) -> str:
-    """Format a local time with its UTC offset, so that the two repeated hours in autumn differ."""
+    """Format a local time with its UTC offset, so that the hour that comes twice in autumn is not ambiguous."""
     return calendar.local(at_ms).isoformat(timespec="seconds")
 
 

@@ -1,6 +1,6 @@
 """Encodes and decodes frames on the control socket.
 
-Another module decodes the requests in these frames; the agent loads that module at the first request.
+Another module decodes the requests in these frames. The agent loads that module at the first request.
 
 A frame consists of one byte (``FrameKind``), the length of the payload (32 bits, big endian), and the payload. On a
 connection, the client sends one REQUEST; all other frames come from the agent:
@@ -11,7 +11,7 @@ connection, the client sends one REQUEST; all other frames come from the agent:
     DONE      JSON object: the end of the answer
     FAILED    JSON object {"type", "what", "where", "hint"}: why there is no answer
 
-Closing the connection ends the request. A client ignores members of an answer that it does not know.
+If the client closes the connection, its request ends. A client ignores members of an answer that it does not know.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from drivers.model import ConfigError, GatewayError, LineDown, LineLent, UsageEr
 SOCKET: Final = "control"  # name of the socket in the runtime directory
 HEADER: Final = struct.Struct(">BI")
 MAX_REQUEST: Final = 64 << 10
-MAX_ANSWER: Final = 17 << 20  # bytes; largest payload of an agent's frame, far above the largest pack (8 MiB)
+# the largest payload in bytes of a frame that the agent sends; it is far above the largest pack (8 MiB)
+MAX_ANSWER: Final = 17 << 20
 VERSIONS: Final = "Do the agent and this command have the same version? `meterhouse status` shows the agent's version"
 
 
@@ -51,7 +52,7 @@ _ERRORS: Final[Mapping[str, type[GatewayError]]] = {
 
 
 def header(kind: FrameKind, size: int) -> bytes:
-    """The header of a frame: the five bytes before the payload."""
+    """Return the header of a frame: the five bytes before the payload."""
     return HEADER.pack(kind, size)
 
 
@@ -90,7 +91,7 @@ def decode_facts(payload: bytes) -> dict[str, Any]:
 
 
 def encode_error(error: GatewayError) -> bytes:
-    """Encode the payload of FAILED."""
+    """Encode an error as the payload of FAILED."""
     kind = type(error).__name__
     return encode_facts({"type": kind if kind in _ERRORS else "", "what": error.what, "where": error.where,
                          "hint": error.hint})  # fmt: skip

@@ -1,6 +1,6 @@
 """Serves requests about signing keys. To replace a key, a tool needs the last packs that the old key signed.
 
-With ``hold`` the agent pauses sealing from its answer until the new key is active, so that the answer stays correct.
+With ``hold``, the agent pauses sealing from its answer until the new key is active, so that the answer stays correct.
 Readings wait in the ring meanwhile. If the tool makes no key, for example because it was killed, sealing resumes after
 ``HOLD_S``.
 """
@@ -21,17 +21,18 @@ from agent.service.control.protocol import Access, Keys, PublishedKey, Reply
 from agent.store import Store
 from drivers.model import GatewayError, UsageError, clean_text
 
-HOLD_S: Final = 10.0  # longest pause of sealing; a tool must make its key two seconds before the end
+# the longest pause of sealing; a tool must make its key at least two seconds before the end of the pause
+HOLD_S: Final = 10.0
 LOOK_S: Final = 0.05  # interval of the checks for the new key
-PAUSE_S: Final = 60.0  # no new pause for this long after a tool paused sealing but made no key
+PAUSE_S: Final = 60.0  # if a tool paused sealing but made no key, no new pause is possible for this long
 
 
 async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> dict[str, Any]:
-    """Serve a request about keys.
+    """Serve a request about keys. Returns {"kid": thumbprint}.
 
-    The answer to ``Keys`` has one part: the last signed sequence of each stream. Returns {"kid": thumbprint}. For
-    ``PublishedKey`` it is the newest published key. For ``Keys`` it is the key active after the pause of sealing, and
-    None if no pause was requested.
+    For ``PublishedKey``, this is the thumbprint of the newest published key. For ``Keys``, it is that of the key which
+    is active after the pause of sealing; None if the request has no ``hold``. The answer to ``Keys`` also has one part:
+    the last signed sequence of each stream.
 
     Raises:
         NotAllowed: only root and the agent's user may pause sealing.
@@ -50,13 +51,14 @@ async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> 
         raise NotAllowed(what, where="control", hint=hint)
     watch = service.key_watcher
     async with service.sealing.paused():
-        if time.monotonic() - watch.last_unused_hold_s < PAUSE_S:  # repeated pauses must not stop sealing
+        # repeated pauses could stop sealing, so there must be time between them
+        if time.monotonic() - watch.last_unused_hold_s < PAUSE_S:
             hint = f"Try again in {PAUSE_S:.0f} s, or stop the agent first"
             what = "sealing cannot be paused again yet: a pause began less than a minute ago and no new key was made"
             raise GatewayError(what, where="agent", hint=hint)
         await reply.part(json.dumps(await last_signed(access, kid, until_ms, before)).encode())
         old, give_up = watch.kid, time.monotonic() + HOLD_S
-        watch.last_unused_hold_s = time.monotonic()  # now, because the tool may disconnect during the pause
+        watch.last_unused_hold_s = time.monotonic()  # set it now, because the tool may disconnect during the pause
         while watch.kid == old:
             await watch.check()
             if time.monotonic() > give_up:
@@ -71,7 +73,7 @@ async def last_signed(access: Access, kid: str, until_ms: int | None, before: Co
     """Find the last pack in each stream that a key or one of its predecessors signed. Returns stream -> sequence.
 
     Args:
-        until_ms: only packs that end up to this time count; None: all packs.
+        until_ms: only packs that end at or before this time count; None: all packs.
         before: the predecessors of the key according to the key file, which may be newer than the published records.
 
     Raises:
@@ -80,7 +82,7 @@ async def last_signed(access: Access, kid: str, until_ms: int | None, before: Co
     kept = await access.call(lambda store: store.keys.newest())
     kids = [] if kept is None else [record["kid"] for record in json.loads(kept[1])["records"]]
     if kid not in kids and kids and kids[-1] in before:
-        return {}  # the key was made after the last run of the agent, and has signed nothing
+        return {}  # the key was made after the last run of the agent, so it has signed nothing
     if kid not in kids:
         hint = f"Known keys: {', '.join(kids)}" if kids else "The agent has not published any key yet"
         raise UsageError(f"unknown key {clean_text(kid, 60)}", where="keys", hint=hint)
@@ -108,12 +110,12 @@ def _last(store: Store, stream: str, later: frozenset[str]) -> int:
         else:
             low = packs[0].seq
     if low == 0 and (oldest := store.packs.after(stream, 0, top, 1)):
-        return oldest[0].seq - 1  # all packs before those of the later keys are deleted
+        return oldest[0].seq - 1  # all packs that earlier keys signed are deleted
     return low
 
 
 def _until(store: Store, stream: str, until_ms: int) -> int:
-    """The sequence of the last pack that ends at or before ``until_ms``; 0: no pack ends by then."""
+    """Return the sequence of the last pack that ends at or before ``until_ms``; 0 if no pack ends by then."""
     span = store.packs.spans(0, until_ms).get(stream)
     if span is None:
         return 0

@@ -1,8 +1,8 @@
 """Serves the data of the gateway's page and of reports: a day by intervals, lists of days, births, packs, periods.
 
-An answer is one JSON document, sent in parts; numbers keep all their digits. To limit its size, an answer about one
-device has only the requested points, by default the main points. An answer about all devices has only totals. The store
-is read in slices, so that sealing does not have to wait.
+An answer is one JSON document, sent in parts. Its numbers keep all their digits. The size of an answer is limited:
+about one device, it has only the requested points, by default the main points; about all devices, it has only totals.
+The store is read in slices, so that sealing does not have to wait.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ from drivers.encoding import base64url
 from drivers.model import GatewayError, UsageError, clean_text
 
 FIRST_YEAR, LAST_YEAR = 1970, 2199
-MOST_POINTS: Final = 24  # if the request names no points, the answer has at most this many of a device
+MOST_POINTS: Final = 24  # if the request names no points, the answer has at most this number of points of a device
 DAYS_AT_ONCE: Final = 32
 PART_BYTES: Final = 1 << 19
-NEWEST: Final = 1 << 53  # stands for the newest pack: larger than every sequence
+NEWEST: Final = 1 << 53  # a request for the newest pack uses this number, because it is larger than every sequence
 _PER_HOUR: Final[Mapping[str, str]] = {"kWh": "kW", "kvarh": "kvar", "kVAh": "kVA"}
 
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
 
 async def answer(access: Access, request: Day | Days | Birth | Pack | PeriodReport, reply: Reply) -> dict[str, Any]:
-    """Serve a request of one of these kinds."""
+    """Serve one of the requests that this module handles."""
     if isinstance(request, Days):
         return await days(access, request)
     if isinstance(request, Birth | Pack):
@@ -62,21 +62,22 @@ async def answer(access: Access, request: Day | Days | Birth | Pack | PeriodRepo
 
 
 def day_of(text: str, where: str = "report") -> date | None:
-    """Parse the day of a request. None: the text is empty, which means today. Raises UsageError."""
+    """Parse the day of a request. Returns None if the text is empty, which means today. Raises UsageError."""
     if not text:
         return None
     try:
         found = date.fromisoformat(text)
     except ValueError:
         raise UsageError(f"invalid date {clean_text(text, 40)!r}", where=where, hint="Example: 2026-11-24") from None
-    if not FIRST_YEAR <= found.year <= LAST_YEAR:  # far from the limits of ``date``: other days are computed from it
+    # the day must be far from the limits of ``date``, because other days are computed from it
+    if not FIRST_YEAR <= found.year <= LAST_YEAR:
         hint = f"Reports cover the years {FIRST_YEAR} to {LAST_YEAR}"
         raise UsageError(f"no report for {found}", where=where, hint=hint)
     return found
 
 
 def now_of(access: Access, now_ms: int) -> int:
-    """The time of the answer in UTC ms.
+    """Return the time of the answer in UTC ms.
 
     This is the time of the agent's clock, which intervals use too. If no agent runs, it is ``now_ms`` of the request.
     """
@@ -92,7 +93,7 @@ async def send(access: Access, reply: Reply, document: Mapping[str, Any]) -> dic
 
 
 async def days(access: Access, request: Days) -> dict[str, Any]:
-    """Return the local days that have intervals, and today. If the client has this answer already, say only that."""
+    """Return the local days that have intervals, and today. If the client already has this answer, say only that."""
     calendar = Calendar(access.config.timezone, access.config.interval.length_ms)
     now_ms = now_of(access, request.now_ms)
     valid = await access.call(partial(validity, access, calendar, 0, 0, now_ms, request.after_change))
@@ -145,7 +146,7 @@ async def signed(access: Access, request: Birth | Pack, reply: Reply) -> dict[st
 
 
 async def day(access: Access, request: Day, reply: Reply) -> dict[str, Any]:
-    """Send the document of a day; returns its length. If the client has this document already, say only that."""
+    """Send the document of a day. Returns its length. If the client already has this document, say only that."""
     config = access.config
     calendar = Calendar(config.timezone, config.interval.length_ms)
     now_ms = now_of(access, request.now_ms)
@@ -154,7 +155,7 @@ async def day(access: Access, request: Day, reply: Reply) -> dict[str, Any]:
     look = partial(validity, access, calendar, start, end, now_ms, request.after_change)
     valid = await access.call(
         look
-    )  # before the work, so that the client asks again if intervals are written or corrected during the work
+    )  # This comes before the work. If intervals are written or corrected during the work, the client then asks again.
     if request.unless == valid.stamp:
         return {"unchanged": True, **valid.as_dict()}
     until = end if end <= now_ms else max(start, await access.call(partial(known_until, now_ms)))
@@ -186,14 +187,16 @@ async def day(access: Access, request: Day, reply: Reply) -> dict[str, Any]:
 
 
 class _DayWork:
-    """Collects the data for a request about a day, of which the intervals up to ``until_ms`` are known."""
+    """Collects the data for a request about a day. The intervals of the day are known up to ``until_ms``."""
 
     def __init__(self, config: Config, calendar: Calendar, start_ms: int, until_ms: int) -> None:
         self._config, self._calendar = config, calendar
         self._start_ms, self.until_ms = start_ms, until_ms
-        self._gaps_of_all: dict[tuple[int, str], list[int]] = {}  # (start, reason) -> [devices, ms, whole_ms]
-        self._roles_of: dict[str, set[tuple[str, str]]] = {}  # stream -> (role, flow) pairs to which it contributes
-        self._worst: dict[tuple[str, str], dict[int, _Lacking]] = {}  # (role, flow) -> start of the interval -> gaps
+        # (start of the interval, reason) -> [number of devices, ms, whole_ms]
+        self._gaps_of_all: dict[tuple[int, str], list[int]] = {}
+        self._roles_of: dict[str, set[tuple[str, str]]] = {}  # stream -> the (role, flow) pairs to which it contributes
+        # (role, flow) -> start of the interval -> the gaps of its devices
+        self._worst: dict[tuple[str, str], dict[int, _Lacking]] = {}
         self._configured = {f"{config.base}/{device.name}": device for device in config.devices}
 
     # --- all devices
@@ -252,9 +255,10 @@ class _DayWork:
         return out
 
     def site_gaps(self) -> list[list[Any]]:
-        """The gaps of all devices added up: [from, reason, devices, ms, whole_ms] by interval and reason.
+        """Return the gaps of all devices, added up by interval and reason: [from, reason, devices, ms, whole_ms].
 
-        ``whole_ms`` is the part of ``ms`` in which all points of a device were missing.
+        ``devices`` is the number of devices with gaps. ``whole_ms`` is the part of ``ms`` in which all points of a
+        device were missing.
         """
         return [[start, reason, *sums_of] for (start, reason), sums_of in sorted(self._gaps_of_all.items())]
 
@@ -273,7 +277,7 @@ class _DayWork:
         return share(covered_ms, length) if length > 0 else Decimal(0)
 
     def _site(self, parts: Sequence[RoleSum]) -> list[dict[str, Any]]:
-        """One entry for each role and flow, sorted by role."""
+        """Return one entry for each role and flow, sorted by role."""
         found: dict[tuple[str, str, str], list[RoleSum]] = {}
         for one in parts:
             found.setdefault((one.role, one.flow, one.unit), []).append(one)
@@ -328,12 +332,12 @@ class _DayWork:
         return [[row.start_ms // 1000, row.reason, row.ms, row.whole_ms] for _, row in rows]
 
     def share_of_day(self, covered_ms: int) -> Decimal:
-        """``covered_ms`` as a share of the known part of the day."""
+        """Return ``covered_ms`` as a share of the known part of the day."""
         return self._share(covered_ms)
 
 
 class _Lacking:
-    """For one role and interval: the device with the largest gap, and the number of devices with gaps."""
+    """The gaps of one role in one interval: the device with the largest gap, and the number of devices with gaps."""
 
     def __init__(self) -> None:
         self.stream, self.devices, self._lack = "", 0, (0, 0)
@@ -355,7 +359,7 @@ class _Series:
         self.rows: list[list[Any]] = []
         self._covered_ms, self._amount = 0, Decimal(0)
         if first.amount is None and first.gauge_unit:
-            self.unit = ""  # no sum: only a power can be summed over time, to an energy; other gauges cannot
+            self.unit = ""  # there is no sum: a power can be summed over time to an energy, but other gauges cannot
 
     def add(self, row: IntervalRow) -> None:
         """Add a row."""
@@ -387,14 +391,17 @@ class _Series:
 
 
 def add_missing(into: dict[str, list[int]], reason: str, ms: int, whole_ms: int) -> None:
-    """Add a gap to ``into``: reason -> [ms, whole_ms]."""
+    """Add a gap to the sums in ``into``: reason -> [ms, whole_ms]."""
     sums_of = into.setdefault(reason, [0, 0])
     sums_of[0] += ms
     sums_of[1] += whole_ms
 
 
 def is_main(column: Column) -> bool:
-    """True if answers have the column by default: it has a flow, or is a counter of a whole device without role."""
+    """Return True if answers have this column by default.
+
+    It has a flow, or it is a counter of the whole device and has no role.
+    """
     return bool(column.flow) or (not column.role and column.kind == "counter" and column.point.count(".") <= 2)
 
 
@@ -403,17 +410,17 @@ def _order(column: Column) -> tuple[bool, int, str]:
 
 
 def share(covered_ms: int, length_ms: int) -> Decimal:
-    """The covered share of a time, from 0 to 1, with six decimals."""
+    """Return the share of a time that is covered, from 0 to 1, with six decimals."""
     return tidy(Decimal(min(covered_ms, length_ms) * 1_000_000 // length_ms) / 1_000_000)
 
 
 def per_hour(unit: str) -> str:
-    """The unit of a mean per hour: ``kW`` for ``kWh``, ``m3/h`` for ``m3``."""
+    """Return the unit of a mean per hour: ``kW`` for ``kWh``, ``m3/h`` for ``m3``."""
     return _PER_HOUR.get(unit, f"{unit}/h") if unit else ""
 
 
 def _site_row(one: RoleSum) -> list[Any]:
-    """[from, amount, mean, known, estimated, flags] of one role in one interval."""
+    """Return [from, amount, mean, known, estimated, flags] of one role in one interval."""
     is_known = one.completeness > 0
     flawed = tidy((one.estimated / one.amount).quantize(Decimal("1e-6"))) if is_known and one.amount else Decimal(0)
     return [
@@ -427,7 +434,7 @@ def _site_row(one: RoleSum) -> list[Any]:
 
 
 async def report(access: Access, request: PeriodReport, reply: Reply) -> dict[str, Any]:
-    """Send the report of a period; returns its length. If the client has this report already, say only that."""
+    """Send the report of a period. Returns its length. If the client already has this report, say only that."""
     config, day, now_ms = access.config, day_of(request.day), now_of(access, request.now_ms)
     calendar = Calendar(config.timezone, config.interval.length_ms)
     at_ms = calendar.midnight(day) if day is not None else now_ms
@@ -450,7 +457,7 @@ async def report(access: Access, request: PeriodReport, reply: Reply) -> dict[st
         until = min(end, period.until_ms)
         pages = await fetch_pages(access, start, until, streams)
         late = await access.call(partial(unwritten.before, at_ms=until))
-        # in a separate thread: the loop must serve the lines, and the database thread must seal readings
+        # in a separate thread, because the loop must serve the lines, and the database thread must seal readings
         await access.compute(partial(_add, reporter, balancer, calendar, start, end, until, pages, late))
         for at in range(0, len(streams), STREAMS_AT_ONCE):
             await access.call(partial(missing.add, streams[at : at + STREAMS_AT_ONCE], start, until))
@@ -461,7 +468,10 @@ async def report(access: Access, request: PeriodReport, reply: Reply) -> dict[st
 
 
 def _late_roles(config: Config, period: Period, store: Store) -> set[str]:
-    """The roles of devices that have no pack in the known part of the period; empty if the period is over."""
+    """Return the roles of devices that have no pack in the known part of the period.
+
+    If the period is over, return none.
+    """
     if period.until_ms >= period.end_ms:
         return set()
     heads = store.packs.heads()
@@ -493,7 +503,7 @@ class _Missing:
             add_missing(self._found.setdefault(stream, {}), row.reason, row.ms, row.whole_ms)
 
     def devices(self, store: Store) -> list[dict[str, Any]]:
-        """The sums of gaps by reason, for all configured devices and for removed devices that have gaps."""
+        """Return the sums of gaps by reason, for all configured devices and for removed devices that have gaps."""
         starts = store.intervals.gaps.starts()
         return [
             {
@@ -516,7 +526,7 @@ def _add(
     pages: FetchedPages,
     late: Sequence[Unwritten],
 ) -> None:
-    """Add the day from ``start`` to ``end``, of which only the part up to ``until`` is known, to the report."""
+    """Add a day to the report. It reaches from ``start`` to ``end``, and is known only up to ``until``."""
     takers = balancer.takers(start, end)
     reporter.add(sums(pages, calendar, start, until, trail="whole", meters=takers, unwritten=late))
     balancer.add(takers, start, end)

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from drivers.model import GatewayError, clean_text
 
-_SO_PEERGROUPS: Final = 59  # the socket module does not define it
-_GROUPS_BYTES: Final = 1024  # Python's getsockopt reads at most this much: 256 groups
+_SO_PEERGROUPS: Final = 59  # this constant of Linux is not in the socket module
+_GROUPS_BYTES: Final = 1024  # the largest buffer in bytes that Python's getsockopt accepts, enough for 256 groups
 _MOST_GROUPS: Final = 65536  # NGROUPS_MAX
 _CREDENTIALS: Final = struct.Struct("iII")
 
@@ -25,7 +25,7 @@ _CREDENTIALS: Final = struct.Struct("iII")
 class Right(Enum):
     """The right that a request needs.
 
-    The socket's group has LOOK; root, the agent's user and ``[control] group`` have all.
+    Members of the socket's group have LOOK. Root, the agent's user and ``[control] group`` have all rights.
     """
 
     LOOK = "look"
@@ -34,11 +34,11 @@ class Right(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The process that connected, as it was then. Ids are those of our user namespace."""
+    """The process that connected, with its ids at that time. The ids are those of our user namespace."""
 
     pid: int
     uid: int
-    groups: frozenset[int]  # gids: primary and supplementary groups
+    groups: frozenset[int]  # ids of its groups, primary and supplementary
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Caller:
     """The user who sent a request, for the log and for signed declarations."""
 
     uid: int
-    login: str  # "": the uid has no user on this machine
+    login: str  # name of the user; "" if the uid has no user on this machine
 
     def __str__(self) -> str:
         if self.login:
@@ -54,12 +54,12 @@ class Caller:
         return "a user that the agent's sandbox cannot identify" if self.uid == unmapped_uid() else f"uid {self.uid}"
 
     def as_dict(self) -> dict[str, Any]:
-        """The form for signed declarations."""
+        """Return the caller in the form for signed declarations."""
         return {"login": self.login, "uid": self.uid} if self.login else {"uid": self.uid}
 
 
 def peer_of(sock: socket.socket) -> Peer:
-    """The peer of a connected Unix socket. Raises OSError."""
+    """Return the peer of a connected Unix socket. Raises OSError."""
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, gid = _CREDENTIALS.unpack(raw)
     try:
@@ -70,22 +70,22 @@ def peer_of(sock: socket.socket) -> Peer:
 
 
 def _many_groups(sock: socket.socket) -> bytes:
-    """The gids of a peer that is in more groups than Python reads, which happens in large domains.
+    """Return the group ids of a peer that is in more groups than Python reads, which happens in large domains.
 
-    Returns the bytes of the C array; empty after an error.
+    The result is the bytes of the C array; empty after an error.
     """
     import ctypes  # imported here, because it needs memory and is rarely used
 
     groups, size = (ctypes.c_uint32 * _MOST_GROUPS)(), ctypes.c_uint32(_MOST_GROUPS * 4)
     libc = ctypes.CDLL(None)
     if libc.getsockopt(sock.fileno(), socket.SOL_SOCKET, _SO_PEERGROUPS, groups, ctypes.byref(size)):
-        return b""  # then only the primary group counts
+        return b""  # after an error, only the primary group counts
     return bytes(groups)[: size.value]
 
 
 @cache
 def unmapped_uid() -> int:
-    """The uid that the kernel shows for each user who is not in our user namespace."""
+    """Return the uid that the kernel shows for each user who is not in our user namespace."""
     try:
         return int(Path("/proc/sys/kernel/overflowuid").read_text())
     except (OSError, ValueError):
@@ -93,9 +93,9 @@ def unmapped_uid() -> int:
 
 
 def login_of(uid: int) -> str:
-    """The name of a user; "" if there is no such user. May wait for a directory service."""
+    """Return the name of a user; "" if there is no such user. This may wait for a directory service."""
     if uid == unmapped_uid():
-        return ""  # this uid stands for every unmapped user; its name would be misleading
+        return ""  # this uid stands for every unmapped user, so its name would be misleading
     try:
         return clean_text(pwd.getpwuid(uid).pw_name, 64)
     except (KeyError, OSError):
@@ -103,7 +103,7 @@ def login_of(uid: int) -> str:
 
 
 def gid_of(group: str) -> int | None:
-    """The gid of a group; None if there is no such group. May wait for a directory service."""
+    """Return the id of a group; None if there is no such group. This may wait for a directory service."""
     try:
         return grp.getgrnam(group).gr_gid
     except (KeyError, OSError):
@@ -118,8 +118,8 @@ class AccessRules:
     """Decides who may query and who may make changes.
 
     Args:
-        socket_gid: the group of the socket, whose members may query.
-        own: uids that may do everything; by default root and the agent's user.
+        socket_gid: the group of the socket. Its members may query.
+        own: the uids that may do everything; by default root and the agent's user.
     """
 
     def __init__(self, socket_gid: int, own: Collection[int] = ()) -> None:
@@ -127,10 +127,11 @@ class AccessRules:
         self._socket_gid, self._unmapped = socket_gid, unmapped_uid()
 
     def check(self, peer: Peer, caller: Caller, right: Right, group: str, group_gid: int | None) -> None:
-        """Raise NotAllowed if the peer does not have this right. Its hint tells how to get the right.
+        """Raise NotAllowed if the peer does not have this right. The hint of the error tells how to get the right.
 
         Args:
-            group, group_gid: the group whose members may make changes. ``group_gid`` None: the group does not exist.
+            group, group_gid: name and id of the group whose members may make changes. ``group_gid`` None: the group
+                does not exist.
         """
         if peer.uid in self.own:
             return

@@ -2,10 +2,10 @@
 
 Intervals are fetched in slices and added up in another thread, so that sealing never waits for sums.
 
-A period is closed when it is over, all configured devices have written its intervals, and none of these is being
-compared with packs or rebuilt. From then on only corrections can change the answer, and each correction has a number.
-A client may therefore keep the answer about a closed period until a later answer lists its day as corrected, or has
-another ``epoch``.
+A period is closed when it is over, all configured devices have written its intervals, and no interval of it is being
+compared with packs or rebuilt. From then on, only corrections can change the answer. Each correction has a number. So a
+client may keep the answer about a closed period until a later answer lists its day as corrected, or has another
+``epoch``.
 """
 
 from __future__ import annotations
@@ -24,18 +24,20 @@ from agent.service.control.protocol import Access
 from agent.service.results.site import UnwrittenStreams
 from agent.store import Store
 
-STREAMS_AT_ONCE: Final = 25  # streams read in one slice of the database thread, which takes a few ms
-MOST_CHANGES: Final = 20_000  # if there are more corrections, all days count as corrected
-MOST_DAYS: Final = 400  # if there are more corrected days, all days count as corrected
-SETTLED_MS: Final = 2 * 3_600_000  # an interval that is still not written this long after its end has no readings
+STREAMS_AT_ONCE: Final = 25  # number of streams that are read in one slice of the database thread, which takes a few ms
+MOST_CHANGES: Final = 20_000  # if there are more corrections than this, all days count as corrected
+MOST_DAYS: Final = 400  # if more days than this are corrected, all days count as corrected
+# if an interval is still not written this long after its end, it counts as an interval without readings
+SETTLED_MS: Final = 2 * 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
 class Validity:
     """How long an answer is valid; see the docstring of the module.
 
-    ``stamp`` changes whenever the answer could change. ``change``: number of the newest correction. ``changed``: the
-    local days with corrections after the number that the client sent; None: the client must request all days again.
+    ``stamp`` changes whenever the answer may have changed. ``change`` is the number of the newest correction.
+    ``changed`` lists the local days that were corrected after the correction number that the client sent. None: the
+    client must request all days again.
     """
 
     closed: bool
@@ -45,7 +47,7 @@ class Validity:
     changed: Sequence[date] | None
 
     def as_dict(self) -> dict[str, Any]:
-        """The members for an answer."""
+        """Return the members for an answer."""
         changed = None if self.changed is None else [str(day) for day in self.changed]
         return {
             "closed": self.closed, "stamp": self.stamp, "epoch": self.epoch, "change": self.change, "changed": changed
@@ -55,7 +57,7 @@ class Validity:
 def validity(
     access: Access, calendar: Calendar, from_ms: int, to_ms: int, now_ms: int, after_change: int | None, store: Store
 ) -> Validity:
-    """The validity of an answer about ``[from_ms, to_ms)``. Called in the database thread."""
+    """Return the validity of an answer about ``[from_ms, to_ms)``. This is called in the database thread."""
     config, service = access.config, access.service
     page, change = store.intervals.marks()
     repairs = store.intervals.repairs()
@@ -72,11 +74,14 @@ def validity(
     return Validity(closed, stamp, epoch, change, _corrected(calendar, after_change, change, store))
 
 
-_unwritten: list[tuple[Config, UnwrittenStreams]] = []  # at most one entry: for the newest configuration
+_unwritten: list[tuple[Config, UnwrittenStreams]] = []  # has at most one entry, for the newest configuration
 
 
 def unwritten_of(config: Config) -> UnwrittenStreams:
-    """The ``UnwrittenStreams`` of a configuration. It is kept between requests, because it caches what it has read."""
+    """Return the ``UnwrittenStreams`` of a configuration.
+
+    It is kept between requests, because it caches what it has read.
+    """
     if not _unwritten or _unwritten[0][0] is not config:
         _unwritten[:] = [(config, UnwrittenStreams(config))]
     return _unwritten[0][1]
@@ -87,13 +92,15 @@ def _digest(*parts: object) -> str:
 
 
 def _corrected(calendar: Calendar, after: int | None, change: int, store: Store) -> Sequence[date] | None:
-    """The days of the corrections after number ``after``. None: they are not known, so every day may be corrected.
+    """Return the days that corrections with numbers above ``after`` have changed.
 
-    ``after`` None: the client has no answer yet, so the result is empty.
+    None: these days are not known, so each day may have changed. If ``after`` is None, the client has no answer yet,
+    and the result is empty.
     """
     if after is None or after == change:
         return ()
-    if not 0 < change - after <= MOST_CHANGES:  # too many, or ``after`` is the number of another database
+    # there are too many corrections, or the number ``after`` comes from another database
+    if not 0 < change - after <= MOST_CHANGES:
         return None
     found = store.intervals.interval_changes(after)
     if not found or found[0][0] != after + 1:
@@ -103,22 +110,22 @@ def _corrected(calendar: Calendar, after: int | None, change: int, store: Store)
 
 
 def known_until(now_ms: int, store: Store) -> int:
-    """The end of the newest interval; ``now_ms`` if no interval ended in the last two hours.
+    """Return the end of the newest interval; ``now_ms`` if no interval ended in the last two hours.
 
-    Called in the database thread.
+    This is called in the database thread.
     """
     ends = (page.to_ms for page in store.intervals.interval_pages(now_ms - SETTLED_MS, now_ms))
     return max((end for end in ends if end <= now_ms), default=now_ms)
 
 
 class FetchedPages:
-    """An ``agent.intervals.query.PageSource`` with interval pages that are already in memory."""
+    """Interval pages that are already in memory. Implements ``agent.intervals.query.PageSource``."""
 
     def __init__(self, pages: Sequence[StoredPage]) -> None:
         self._pages = pages
 
     def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterator[StoredPage]:
-        """See ``PageSource``."""
+        """Return the pages that overlap the time, see ``PageSource``."""
         for page in self._pages:
             if page.from_ms < to_ms and page.to_ms > from_ms and (not streams or page.stream in streams):
                 yield page

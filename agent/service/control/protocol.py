@@ -1,7 +1,7 @@
 """The requests on the control socket: their kinds, the rights that they need, and the interface of handlers.
 
-Agent and tools share this module. A request is a JSON object: ``version``, ``kind`` and the members of this kind. Any
-other member is an error, so that an older agent does not ignore an option of a newer tool.
+Agent and tools share this module. A request is a JSON object with ``version``, ``kind`` and the members of this kind.
+Any other member is an error, so that an older agent does not ignore an option of a newer tool.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ T = TypeVar("T")
 LONGEST_LEASE_S: Final = 900
 END_MS: Final = 1 << 52  # the largest time in a request
 DECIMAL: Final = r"^-?[0-9]{1,25}(\.[0-9]{1,12})?\Z"
-LAST_NOW_MS: Final = 7_258_000_000_000  # the largest ``now_ms``, in 2199: calendars cannot reach END_MS
+# the largest ``now_ms``, in the year 2199, because calendars cannot reach END_MS
+LAST_NOW_MS: Final = 7_258_000_000_000
 
 Text = Annotated[str, Meta(max_length=400)]
 TimeMs = Annotated[int, Meta(ge=0, le=END_MS)]
@@ -37,11 +38,14 @@ class RequestBase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     version: Literal[1] = 1
 
     right: ClassVar[Right] = Right.LOOK
-    module: ClassVar[str] = ""  # module whose ``answer`` serves the request; imported when first needed
+    module: ClassVar[str] = ""  # the module whose ``answer`` serves the request; it is imported when it is first needed
 
 
 class RangeRequest(RequestBase, frozen=True):
-    """A request about ``[from_ms, to_ms)``. ``streams``: last parts of names, such as ``inv1``; empty: all."""
+    """A request about ``[from_ms, to_ms)``.
+
+    ``streams``: only streams with these last parts of their names, such as ``inv1``; empty: all streams.
+    """
 
     from_ms: TimeMs
     to_ms: TimeMs
@@ -67,9 +71,9 @@ class Intervals(RangeRequest, frozen=True, tag="intervals"):
 class KnownAnswer(RequestBase, frozen=True, kw_only=True):
     """A request whose answer the client may keep (see ``agent.service.control.period``).
 
-    ``now_ms``: the client's time, used only if no agent runs. ``unless`` and ``after_change``: the ``stamp`` and
-    ``change`` of the answer that the client already has. A member with its default value is not sent: an older agent,
-    which does not know the member, can then answer.
+    ``now_ms`` is the client's time, which is used only if no agent runs. ``unless`` and ``after_change`` are the
+    ``stamp`` and ``change`` of the answer that the client already has. A member with its default value is not sent, so
+    that an older agent that does not know the member can answer.
     """
 
     now_ms: Annotated[int, Meta(ge=0, le=LAST_NOW_MS)]
@@ -90,9 +94,9 @@ class PeriodReport(KnownAnswer, frozen=True, kw_only=True, omit_defaults=True, t
 class Day(KnownAnswer, frozen=True, kw_only=True, omit_defaults=True, tag="day"):
     """Get a day by intervals.
 
-    Without ``streams`` (last parts of names), the answer has the site's roles and the totals of each device. Otherwise
-    it has only the devices in ``streams``, with their points and gaps. ``day``: a date; "" means today. ``points``:
-    names of points; empty: the main points.
+    ``day``: a date; "" means today. ``streams``: last parts of names. If it is empty, the answer has the site's roles
+    and the totals of each device. Otherwise it has only the devices in ``streams``, with their points and gaps.
+    ``points``: only points with these names; empty: the main points.
     """
 
     module: ClassVar[str] = "agent.service.control.pages"
@@ -109,7 +113,10 @@ class Days(KnownAnswer, frozen=True, omit_defaults=True, tag="days"):
 
 
 class Birth(RequestBase, frozen=True, tag="birth"):
-    """Get the birth in effect at pack ``seq`` of a stream (last part of its name). ``seq`` 0: the newest birth."""
+    """Get the birth in effect at pack ``seq`` of a stream. ``seq`` 0: the newest birth.
+
+    ``stream`` is the last part of the stream's name.
+    """
 
     module: ClassVar[str] = "agent.service.control.pages"
 
@@ -118,7 +125,7 @@ class Birth(RequestBase, frozen=True, tag="birth"):
 
 
 class Pack(RequestBase, frozen=True, tag="pack"):
-    """Get a pack of a stream (last part of its name), as it was published."""
+    """Get a pack of a stream, as it was published. ``stream`` is the last part of the stream's name."""
 
     module: ClassVar[str] = "agent.service.control.pages"
 
@@ -133,7 +140,7 @@ class Declarations(RequestBase, frozen=True, tag="declarations"):
 
 
 class Declare(RequestBase, frozen=True, tag="declare"):
-    """Add a declaration: a value that a person attests. ``from_`` and ``to`` are UTC seconds."""
+    """Add a declaration: a value that a person attests. ``from_`` and ``to`` are in UTC seconds."""
 
     right: ClassVar[Right] = Right.CHANGE
     module: ClassVar[str] = "agent.service.control.attest"
@@ -151,8 +158,8 @@ class Declare(RequestBase, frozen=True, tag="declare"):
 class ComparedDevice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One device of a handover.
 
-    ``n``, ``t_ms`` and ``v``: point, time and value of a recorded reading; ``display``: the value that a person read on
-    the display of the device, "" if nobody read it.
+    ``n``, ``t_ms`` and ``v`` are point, time and value of a recorded reading. ``display`` is the value that a person
+    read on the display of the device; "" if nobody read it.
     """
 
     device: Text
@@ -183,8 +190,8 @@ class PublishedKey(RequestBase, frozen=True, tag="key"):
 class Keys(RequestBase, frozen=True, tag="keys"):
     """Get the last sequence in each stream that key ``kid`` or one of its predecessors (``before``) signed.
 
-    ``until_ms``: only packs that end at or before this time count. With ``hold``, the agent pauses sealing when it
-    answers, until another key is active, for at most ten seconds. Only root and the agent's user may use ``hold``.
+    ``until_ms``: only packs that end at or before this time count. With ``hold``, the agent pauses sealing from its
+    answer until another key is active, for at most ten seconds. Only root and the agent's user may use ``hold``.
     """
 
     right: ClassVar[Right] = Right.CHANGE
@@ -197,7 +204,7 @@ class Keys(RequestBase, frozen=True, tag="keys"):
 
 
 class Lease(RequestBase, frozen=True, tag="lease"):
-    """Lease a line while the connection is open, for at most ``seconds``."""
+    """Lease a line as long as the connection is open, for at most ``seconds``."""
 
     right: ClassVar[Right] = Right.CHANGE
     module: ClassVar[str] = "agent.service.control.running"
@@ -235,7 +242,7 @@ _decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 
 
 def kind_of(request: Request) -> str:
-    """The name of the kind of a request, such as ``export`` or ``lease``."""
+    """Return the name of the kind of a request, such as ``export`` or ``lease``."""
     return str(request.__struct_config__.tag)
 
 
@@ -248,7 +255,8 @@ def decode_request(payload: bytes) -> Request:
     """Decode the payload of a REQUEST frame. Raises ProtocolError."""
     try:
         return _decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # malformed, or nested too deep
+    # the JSON is malformed, or nested too deep
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(clean_text(str(error), 200), where="request", hint=VERSIONS) from None
 
 
@@ -258,7 +266,8 @@ def decode_request(payload: bytes) -> Request:
 class Access(Protocol):
     """The objects that a handler may use.
 
-    In a running agent, ``call`` and ``compute`` use the agent's threads; otherwise they use the database directly.
+    In a running agent, ``call`` and ``compute`` use the agent's threads. Where no agent runs, they use the database
+    directly.
     """
 
     @property
@@ -266,29 +275,29 @@ class Access(Protocol):
     @property
     def caller(self) -> Caller: ...
     @property
-    def service(self) -> Any: ...  # agent.service.app.Service; None where no agent runs
+    def service(self) -> Any: ...  # the ``agent.service.app.Service``; None where no agent runs
 
     async def call(self, function: Callable[[Store], T]) -> T:
-        """Run a short function in the database thread. Sealing waits for it: split long work into slices."""
+        """Run a short function in the database thread. Sealing waits for it, so long work must be split into slices."""
 
     async def compute(self, function: Callable[[], T]) -> T:
-        """Run a function that does not use the store in another thread.
+        """Run a function in another thread. The function must not use the store.
 
         The functions of all requests run one after the other, and take at most half of the time.
         """
 
 
 class Reply(Protocol):
-    """Sends an answer in pieces. The return value of ``answer`` is sent last."""
+    """Sends an answer in pieces. When ``answer`` returns, its return value is sent last."""
 
     async def part(self, data: bytes) -> None:
         """Send a piece of at most about a megabyte. Waits until the client has read the previous pieces."""
 
     def progress(self, done: int, total: int) -> None:
-        """Set the numbers of the next PROGRESS frames, for a progress bar."""
+        """Set the numbers that the next PROGRESS frames contain, for a progress bar."""
 
     def rest(self) -> None:
-        """Send no more PROGRESS frames, because the client does not read until the end."""
+        """Send no more PROGRESS frames, because the client does not read the socket until the end."""
 
 
 Handler = Callable[[Access, Any, Reply], Awaitable[Mapping[str, Any]]]

@@ -21,7 +21,10 @@ async def answer(access: Access, request: Reload | Lease, reply: Reply) -> dict[
 
 
 async def reload(access: Access) -> dict[str, Any]:
-    """Reload the configuration. Returns the outcome; ``left_out``: number of complaints that are not in the answer."""
+    """Reload the configuration. Returns the outcome.
+
+    ``left_out`` in the outcome is the number of complaints that the answer does not contain.
+    """
     outcome: ReloadOutcome = await access.service.reload()
     complaints = [clean_text(text, 1000) for text in outcome.complaints[:MAX_COMPLAINTS]]
     return outcome.as_json() | {"complaints": complaints, "left_out": len(outcome.complaints) - len(complaints)}
@@ -30,7 +33,8 @@ async def reload(access: Access) -> dict[str, Any]:
 async def lease(access: Access, request: Lease, reply: Reply) -> dict[str, Any]:
     """Lease a line to the client. Sends one part, {"line", "url"}, when the client may open the port.
 
-    Returns when the agent ends the lease. If the client closes the connection, this task is cancelled instead.
+    Returns when the agent ends the lease. If the client closes the connection, the task that runs this is cancelled
+    instead.
     """
     lines: dict[str, Line] = access.service.lines if access.service is not None else {}
     line = lines.get(request.line)

@@ -1,7 +1,7 @@
 """The server of the control socket. The kernel identifies clients, frames have a maximum size, waits have deadlines.
 
 The socket is in the runtime directory, with mode 0660. It exists only while the agent holds the lock of this directory.
-Answers are sent in pieces, as fast as the client reads them, so large answers and slow clients need little memory.
+Answers are sent in pieces, as fast as the client reads them. So large answers and slow clients need little memory.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger("meterhouse")
 MODE: Final = 0o660
-BACKLOG: Final = 64  # connections that the kernel queues until the loop accepts them
-# KEPT: this many of MAX_CONNECTIONS are reserved for root and the agent's user, who are not limited by MAX_OF_USER.
+BACKLOG: Final = 64  # number of connections that the kernel queues until the loop accepts them
+# KEPT of the MAX_CONNECTIONS are reserved for root and the agent's user. MAX_OF_USER does not limit these two.
 MAX_CONNECTIONS, MAX_OF_USER, KEPT = 16, 4, 4
-REQUEST_S: Final = 5.0  # the complete request must arrive within this time after the connection
+REQUEST_S: Final = 5.0  # after a client has connected, its complete request must arrive within this time
 SEND_S: Final = 60.0  # a client that reads nothing for this long is considered dead
 PROGRESS_S: Final = 1.0  # interval of PROGRESS frames
-NAMES_S: Final = 2.0  # longest wait for a directory service to look up user and group
+NAMES_S: Final = 2.0  # the lookup of a user and group in a directory service may take at most this long
 _REQUESTS: Final = frozenset({FrameKind.REQUEST})
 
 
@@ -61,8 +61,8 @@ class ConnectionLimits:
     """Limits the number of connections, in total and per user. Used only in the loop."""
 
     def __init__(self) -> None:
-        self._own = 0  # connections of root and the agent's user
-        self._of_user: Counter[int] = Counter()  # uid -> connections of other users
+        self._own = 0  # number of connections of root and the agent's user
+        self._of_user: Counter[int] = Counter()  # uid -> number of connections, for the other users
 
     @property
     def connections(self) -> int:
@@ -70,7 +70,7 @@ class ConnectionLimits:
         return self._own + self._of_user.total()
 
     def refusal(self, uid: int, privileged: bool) -> str:
-        """Why a new connection of this user is refused; "" if it is accepted."""
+        """Return why a new connection of this user is refused; "" if it is accepted."""
         others = self._of_user.total()
         if self.connections >= MAX_CONNECTIONS:
             return f"all {MAX_CONNECTIONS} connections are in use"
@@ -105,7 +105,8 @@ class ControlServer:
     Args:
         access: creates the ``Access`` object for a request.
         folder: the runtime directory, which this process has locked.
-        group: returns the group whose members may make changes. Called for each request: a reload may change the group.
+        group: returns the group whose members may make changes. It is called for each request, because a reload may
+            change the group.
     """
 
     def __init__(self, access: Callable[[Caller, Right], Access], folder: Path, group: Callable[[], str]) -> None:
@@ -123,9 +124,9 @@ class ControlServer:
         return self._limits.connections
 
     def open(self) -> None:
-        """Start to listen. Connections wait until ``run``.
+        """Start to listen. Clients can connect, but are not served until ``run``.
 
-        Errors are only logged: the agent also works without a socket.
+        Errors are only logged, because the agent also works without a socket.
         """
         try:
             self._folder_fd = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -164,14 +165,15 @@ class ControlServer:
                 while True:
                     try:
                         sock, _ = await loop.sock_accept(self._listener)
-                    except OSError as error:  # out of descriptors, or the client is already gone
+                    # no file descriptors are left, or the client has already closed the connection
+                    except OSError as error:
                         self._complain(f"cannot accept a connection: {error.strerror}")
                         await asyncio.sleep(1)
                         continue
                     self._admit(sock, group)
-                    await asyncio.sleep(0)  # at most one connection per turn of the loop
+                    await asyncio.sleep(0)  # accept at most one connection in each turn of the loop
         finally:
-            self.close()  # without a socket, tools wait for the database while the agent stops
+            self.close()  # if there is no socket, tools wait for the database while the agent stops
 
     def _admit(self, sock: socket.socket, group: asyncio.TaskGroup) -> None:
         try:
@@ -229,7 +231,7 @@ class ControlServer:
         await connection.deliver(answer(self._access(caller, request.right), request, connection))
 
     async def _look_up(self, uid: int) -> tuple[str, int | None]:
-        """Look up the caller's login, and the gid of the group that may make changes; ("", None) after a timeout.
+        """Return the caller's login, and the id of the group that may make changes. After a timeout, return ("", None).
 
         There is one lookup at a time, so that a directory service that hangs blocks only one thread.
         """
@@ -249,13 +251,13 @@ class ControlServer:
 
 
 class ControlConnection:
-    """The connection of one client: receives the request and sends the answer. The ``Reply`` of handlers."""
+    """The connection of one client. It receives the request and sends the answer, and is the ``Reply`` of handlers."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock, self._loop = sock, asyncio.get_running_loop()
         self._sending = asyncio.Lock()
-        self._broken = False  # True: a frame was sent only in part
-        self._silent = False  # True: no more PROGRESS frames
+        self._broken = False  # True: only a part of a frame was sent
+        self._silent = False  # True: send no more PROGRESS frames
         self._progress = (0, 0)
 
     async def request(self) -> bytes:
@@ -280,7 +282,7 @@ class ControlConnection:
             if not more:
                 raise ClientGone
             data += more
-            await asyncio.sleep(0)  # if bytes arrive one by one, others must be served too
+            await asyncio.sleep(0)  # other clients must be served too if the bytes of this client arrive one by one
         return bytes(data)
 
     async def deliver(self, answer: Awaitable[Mapping[str, Any]]) -> None:
@@ -290,7 +292,7 @@ class ControlConnection:
             ClientGone: the client has closed the connection or is dead. The handler is cancelled then.
         """
         work = asyncio.ensure_future(answer)
-        more = asyncio.ensure_future(self._loop.sock_recv(self._sock, 1))  # completes when the client leaves
+        more = asyncio.ensure_future(self._loop.sock_recv(self._sock, 1))  # this task completes when the client leaves
         try:
             while not work.done():
                 await asyncio.wait({work, more}, timeout=PROGRESS_S, return_when=asyncio.FIRST_COMPLETED)
@@ -323,7 +325,7 @@ class ControlConnection:
         self._silent = True
 
     async def _send(self, kind: FrameKind, payload: bytes) -> None:
-        """Send a frame; waits until the client has read enough of it. Raises ClientGone."""
+        """Send a frame, and wait until the client has read enough of it. Raises ClientGone."""
         async with self._sending:
             self._broken = True
             try:
@@ -337,7 +339,7 @@ class ControlConnection:
             self._broken = False
 
     def fail(self, error: GatewayError) -> None:
-        """Send an error. Does nothing if the last frame was sent only in part."""
+        """Send an error. Does nothing if only a part of the last frame was sent."""
         if not self._broken:
             _send_failed(self._sock, error)
 
@@ -345,15 +347,16 @@ class ControlConnection:
 class ReadThrottle:
     """Limits the work for all read-only requests together to half of the time, so that other work is not delayed.
 
-    It runs one slice of work at a time, and then pauses for as long as the slice took. So sealing waits for at most one
-    slice, even if there are many requests. There are two throttles: for the database thread, and for other threads.
+    One slice of work runs at a time, followed by a pause that is as long as the slice. So sealing waits for at most one
+    slice, even if there are many requests. There are two throttles: one for the database thread, and one for other
+    threads.
     """
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
 
     async def run(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Wait for the turn of ``work``, run it, and pause."""
+        """Wait until it is the turn of ``work``, run it, and pause."""
         async with self._lock:
             began = time.monotonic()
             result = await work()
@@ -366,7 +369,7 @@ class RunningAccess:
 
     Args:
         service: an ``agent.service.app.Service``.
-        slices: throttle for ``call``. None: no throttle, because the calls are short.
+        slices: throttle for ``call``. None: the calls are short, so they are not throttled.
         sums: throttle for ``compute``, whose threads compete with the loop for the interpreter.
     """
 
@@ -375,7 +378,7 @@ class RunningAccess:
         self.config: Config = service.config
 
     async def call(self, function: Callable[[Store], T]) -> T:
-        """See ``Access.call``. Uses the queue of the database thread."""
+        """Run a function in the database thread, see ``Access.call``. It goes through the queue of this thread."""
 
         async def work() -> T:
             found: T = await self.service.db_thread.call(function)
@@ -384,13 +387,14 @@ class RunningAccess:
         return await (work() if self._slices is None else self._slices.run(work))
 
     async def compute(self, function: Callable[[], T]) -> T:
-        """See ``Access.compute``. Waits for the turn of this request."""
+        """Run a function in another thread, see ``Access.compute``. Waits for the turn of this request."""
 
         async def work() -> T:
             running = asyncio.ensure_future(asyncio.to_thread(function))
             try:
                 return await asyncio.shield(running)
-            except asyncio.CancelledError:  # the client left, but the thread still works: keep the turn until it ends
+            # the client has left, but the thread still works: the next request must wait until it ends
+            except asyncio.CancelledError:
                 await asyncio.wait({running})
                 raise
 
@@ -398,7 +402,7 @@ class RunningAccess:
 
 
 def handler(request: Request) -> Handler:
-    """The function that serves a request. Imports its module if needed."""
+    """Return the function that serves a request. Imports its module if needed."""
     found: Handler = import_module(request.module).answer
     return found
 
@@ -426,9 +430,10 @@ def _listen(folder_fd: int) -> socket.socket:
     door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         door.setblocking(False)
-        os.fchmod(door.fileno(), MODE)  # before bind: the socket never allows more than this
-        door.bind(f"/proc/self/fd/{folder_fd}/{SOCKET}")  # short, because the length of a socket path is limited
-        os.chmod(SOCKET, MODE, dir_fd=folder_fd)  # after bind: the umask may have removed rights
+        os.fchmod(door.fileno(), MODE)  # set this before bind, so that the socket never allows more
+        # the name is short, because the length of a socket path is limited
+        door.bind(f"/proc/self/fd/{folder_fd}/{SOCKET}")
+        os.chmod(SOCKET, MODE, dir_fd=folder_fd)  # set this after bind, because the umask may have removed rights
         door.listen(BACKLOG)
     except BaseException:
         door.close()

@@ -1,1 +1,4 @@
-"""Computes results from committed packs: intervals, figures and balances. They are sealed in stream `_indicators`."""
+"""Computes results from committed packs: intervals, figures and balances.
+
+Results are sealed in the stream `_indicators`.
+"""

@@ -1,9 +1,11 @@
 """The interval builder: makes intervals from records that were just committed and, after a start, from packs.
 
 It runs in the database thread after the commit, so sealing never waits for it. If a kill loses intervals, they are made
-again from the packs. After a start, a stream is behind: its packs are read in slices, and new records are ignored until
-all packs are read. From then on the readings come directly from the ring, at a few nanoseconds each. If the stored
-state of a stream is not usable, its intervals of the newest day are rebuilt from its packs.
+again from the packs.
+
+After a start, a stream is behind. Its packs are read in slices, and its new records are ignored until all packs are
+read. From then on, the readings come directly from the ring, at a few nanoseconds each. If the stored state of a stream
+is not usable, the intervals of its newest day are rebuilt from packs.
 """
 
 from __future__ import annotations
@@ -41,8 +43,9 @@ from agent.store import NewGaps, NewPage, Repair, Store
 from drivers.model import GatewayError
 
 log = logging.getLogger("meterhouse.intervals")
-SLICE_S = 0.03  # time in the database thread for one slice of reading packs
-FOLD_AFTER_MS = 3 * 3_600_000  # the pages of a day are merged this long after its end, when most corrections exist
+SLICE_S = 0.03  # one slice of reading packs takes this time in the database thread
+# the pages of a day are merged this long after its end, because most corrections exist by then
+FOLD_AFTER_MS = 3 * 3_600_000
 
 Event = tuple[str, dict[str, Any]]  # stream, event
 
@@ -53,19 +56,21 @@ class _StreamState:
 
     ledger: Ledger
     replay: PackReplay
-    table: BirthTable | None = None  # table of the newest committed segment; None: no segment since the start
+    # table of the newest committed segment; None: no segment was committed since the start
+    table: BirthTable | None = None
     rebuild: _Rebuild | None = None
-    rebuilt_ms: int = 0  # end of the intervals that were written before a rebuild; 0: no rebuild
+    rebuilt_ms: int = 0  # end of the intervals that had been written before a rebuild; 0: there was no rebuild
 
 
 @dataclass(slots=True)
 class _Rebuild:
-    """The rebuild of a ledger from packs, while intervals of an earlier run are already written."""
+    """The rebuild of a ledger from packs. Intervals of an earlier run are already written."""
 
     written_ms: int  # end of the intervals that are already written
-    repair: Repair | None  # the repair of older intervals, which begins afterwards; None: not needed
-    made: RebuiltRows = field(default_factory=list)  # rebuilt rows, to be compared with the written ones
-    gaps: list[GapRow] = field(default_factory=list)  # gaps of all intervals made so far, written at the end
+    repair: Repair | None  # the repair of older intervals, which begins after the rebuild; None: no repair is needed
+    made: RebuiltRows = field(default_factory=list)  # rebuilt rows that are to be compared with the written rows
+    # gaps of all intervals made so far; they are written at the end of the rebuild
+    gaps: list[GapRow] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -91,7 +96,7 @@ class IntervalBuilder:
     """Owns the ledgers of all streams, and writes their intervals. Used only in the database thread.
 
     Args:
-        keep_ms: retention time of intervals.
+        keep_ms: the time for which intervals are kept.
         note: called with (stream, event) for each new event, in the database thread.
     """
 
@@ -100,7 +105,7 @@ class IntervalBuilder:
     ) -> None:
         self.calendar, self.rule, self._keep_ms, self._note = calendar, rule, keep_ms, note
         self._states: dict[str, _StreamState] = {}
-        self._behind: dict[str, None] = {}  # streams whose packs are not all read, in the order of reading
+        self._behind: dict[str, None] = {}  # streams with packs that are not read yet, in the order of reading
         self._unsaved = _Unsaved()
         self._broken: set[str] = set()
         self.repair = IntervalRepair(calendar, rule)
@@ -127,7 +132,7 @@ class IntervalBuilder:
                     PackSpan(p.seq, p.boot, p.from_ms, p.to_ms, p.part, gaps_of_pack(p.gaps)) for p in segment.packs
                 ]
                 if not state.ledger.take_ring(segment.ring, segment.positions, spans):
-                    # the ring was overwritten meanwhile: continue with the stored state and the packs after it
+                    # the ring was overwritten meanwhile: continue from the stored state with the packs after it
                     del self._states[segment.stream]
                     self._behind[segment.stream] = None
                     continue
@@ -138,12 +143,12 @@ class IntervalBuilder:
 
     @property
     def reading(self) -> int:
-        """The number of streams whose packs are not all read. Callable from any thread."""
+        """The number of streams with packs that are not read yet. Any thread may use this."""
         return len(self._behind)
 
     @property
     def stopped(self) -> list[str]:
-        """The streams that get no intervals until the next start. Callable from any thread."""
+        """The streams that get no intervals until the next start. Any thread may use this."""
         return sorted(self._broken)
 
     def add_streams(self, streams: Iterable[str]) -> None:
@@ -151,7 +156,10 @@ class IntervalBuilder:
         self._behind |= dict.fromkeys(stream for stream in streams if not stream.rpartition("/")[2].startswith("_"))
 
     def catch_up(self, store: Store) -> bool:
-        """Read packs for about ``SLICE_S``, after beginning to rebuild damaged pages. True: there is more to read."""
+        """Read packs for about ``SLICE_S``. Before that, begin to rebuild damaged pages.
+
+        Returns True if more is left to read.
+        """
         self.rebuild_damaged(store)
         end = time.monotonic() + SLICE_S
         while self._behind and time.monotonic() < end:
@@ -164,14 +172,16 @@ class IntervalBuilder:
         return bool(self._behind)
 
     def _read(self, store: Store, stream: str, end: float) -> bool:
-        """Read packs of a stream until time ``end``. True: all of its packs are read."""
+        """Read packs of a stream until the time ``end``. Returns True if all of its packs are read."""
         state = self._states.get(stream)
         if state is None:
             state = self._states[stream] = self._begin(store, stream)
         ledger = state.ledger
         try:
             is_done = state.replay.read(store, store.packs.head(stream).seq, end)
-        finally:  # even if the disk fails in between: the next call continues after the packs that were read
+        # This is done even if the disk fails in between, because the next call continues after the packs that were
+        # read.
+        finally:
             ledger.counter_events = [h for h in ledger.counter_events if h.key not in state.replay.events]
         self._write(store, {stream: state})
         if is_done and state.rebuild is not None:
@@ -203,16 +213,19 @@ class IntervalBuilder:
         return _StreamState(ledger, PackReplay(stream, ledger, 0, False))
 
     def _rebuilt(self, store: Store, stream: str, other: int | None) -> _StreamState:
-        """Begin to rebuild a ledger from the newest day on, or from the end of the written intervals if it is earlier.
+        """Begin to rebuild a ledger, from the newest day on.
+
+        If the written intervals end earlier than this day begins, the rebuild starts at their end.
 
         Args:
-            other: sequence of the stored state if it is intact, but of another version or other settings. Earlier days
-                are then compared with their packs later. None: earlier days are not compared.
+            other: the sequence of the stored state, if the state is intact but of another version or other settings.
+                Earlier days are then compared with their packs later. None: earlier days are not compared.
         """
         written_ms, head = store.intervals.end_ms(stream), store.packs.head(stream)
         from_ms = min(written_ms, self.calendar.stretch("day", head.to_ms)[0])
         replay = begin_replay(store, stream, self.calendar, self.rule, from_ms)
-        if replay.trusted_ms:  # else the replay reads all packs, and itself counts how often the clock was set back
+        # otherwise the replay reads all packs, so it counts itself how often the clock was set back
+        if replay.trusted_ms:
             replay.ledger.row_builder.turn = _turn_at(store, stream, written_ms)
         repair = None
         if other is not None:
@@ -248,7 +261,8 @@ class IntervalBuilder:
                 for counter_event in state.ledger.counter_events:
                     self._note(stream, event_of(counter_event))
                 state.ledger.counter_events = []
-                if state.rebuild is not None:  # store no state yet: after a kill, the rebuild must start again
+                # no state is stored yet, because the rebuild must start again after a kill
+                if state.rebuild is not None:
                     written, made = split_rows(made, state.rebuild.written_ms)
                     state.rebuild.made += written
                     state.rebuild.gaps += gaps
@@ -267,7 +281,7 @@ class IntervalBuilder:
         pages = self._unsaved.pages
         try:
             self._unsaved.store(store)
-        except GatewayError:  # keep the pages; the next commit of packs reports the error
+        except GatewayError:  # the pages are kept for the next try; the next commit of packs reports the error
             return
         self._unsaved = _Unsaved()
         self.written_ms = max(self.written_ms, *(page.to_ms for page in pages), 0)
@@ -284,16 +298,19 @@ class IntervalBuilder:
         self._unsaved = _Unsaved()
 
     def _note_gap_start(self, stream: str, ledger: Ledger) -> None:
-        """Store, once, the time from which on the gaps of a stream are known: with its first state that has gaps."""
+        """Store, only once, the time from which on the gaps of a stream are known.
+
+        This is stored with the first state of the stream that has gaps.
+        """
         if ledger.gaps_from_ms is not None:
             self._unsaved.gaps.append(NewGaps(stream, (), from_ms=ledger.gaps_from_ms))
             ledger.gaps_from_ms = None
 
     def closed_ms(self, streams: Iterable[str]) -> int:
-        """The time in UTC ms up to which all these streams have written their intervals.
+        """Return the time in UTC ms up to which all these streams have written their intervals.
 
-        Streams that a bug has stopped are left out. 0: one of the others has no interval yet, or its packs are not all
-        read.
+        Streams that a bug has stopped are left out. The result is 0 if one of the others has no interval yet, or has
+        packs that are not read yet.
         """
         ends = []
         for stream in streams:
@@ -321,7 +338,7 @@ class IntervalBuilder:
             followed = stream in self._states or stream in self._behind
             start_ms, end_ms = self.calendar.stretch("day", head.to_ms)
             repairs.append(Repair(stream, head.seq, start_ms if followed else end_ms))
-            if followed:  # ``catch_up`` reads the packs of the newest day again and rebuilds it
+            if followed:  # ``catch_up`` reads the packs of the newest day again, and so rebuilds it
                 self._states.pop(stream, None)
                 self._behind[stream] = None
         store.intervals.drop_damaged_pages(repairs)
@@ -339,11 +356,14 @@ class IntervalBuilder:
 
     @contextmanager
     def _isolated(self, stream: str) -> Iterator[None]:
-        """Isolate a bug: the stream gets no more intervals until the next start, but readings are still sealed."""
+        """Limit the effect of a bug to one stream.
+
+        It gets no more intervals until the next start, but its readings are sealed.
+        """
         try:
             yield
         except GatewayError:
-            raise  # errors of the store are handled by the caller
+            raise  # the caller handles errors of the store
         except Exception as error:
             log.error(
                 "internal error: no intervals of %s are computed until the next start: %s",
@@ -356,7 +376,7 @@ class IntervalBuilder:
 
 
 def event_of(counter_event: CounterEvent) -> dict[str, Any]:
-    """The event for the stream of a counter. Values are decimal texts."""
+    """Return the event for the stream of a counter. Its values are decimal texts."""
     event: dict[str, Any] = {
         "event": "counter",
         "kind": counter_event.kind,
@@ -373,7 +393,7 @@ def event_of(counter_event: CounterEvent) -> dict[str, Any]:
 
 
 def _turn_at(store: Store, stream: str, end_ms: int) -> int:
-    """How often the clock was set back before ``end_ms``, according to the last written intervals."""
+    """Return how often the clock was set back before ``end_ms``, according to the last written intervals."""
     pages = store.intervals.interval_pages(end_ms - 1, end_ms, [stream]) if end_ms else ()
     return max((turn for page in pages for turn in PageReader(page.body).row("turn")), default=0)
 

@@ -1,13 +1,13 @@
-"""The result publisher: lets intervals be built after commits, closes them, and publishes their results.
+"""The result publisher: has intervals built after commits, closes them, and publishes their results.
 
-It runs in the loop. An interval of the site is closed when all devices have written their intervals, or at the latest
-20 minutes and four pack intervals after its end: a dead device must not hold back the site's figures. After a start,
-this time begins when all packs are read, because the first readings complete earlier intervals.
+It runs in the loop. An interval of the site is closed when all devices have written their intervals. It is closed at
+the latest 20 minutes and four pack intervals after its end, because a dead device must not hold back the site's
+figures. After a start, this time begins when all packs are read, because the first readings complete earlier intervals.
 
-Results are sealed as packs of stream ``_indicators``; their ``from`` and ``to`` are interval boundaries. The head of
-the stream is written in the same transaction as the pack, and records which intervals are published. So each interval
-is published exactly once, also across restarts. At the very first start, results begin only after the interval in which
-the devices are reached for the first time.
+Results are sealed as packs of the stream ``_indicators``. Their ``from`` and ``to`` are interval boundaries. The head
+of the stream is written in the same transaction as the pack, and records which intervals are published. So each
+interval is published exactly once, even if the agent restarts. At the very first start, results begin after the
+interval in which the devices are reached for the first time.
 """
 
 from __future__ import annotations
@@ -36,34 +36,43 @@ from drivers.model import GatewayError
 from ext.ring import Ring
 
 log = logging.getLogger("meterhouse.intervals")
-LATE_MS = 1_200_000  # wait for late streams, in ms; a silent stream is sealed only every 15 minutes
-LATE_PACKS = 4  # more waiting, in pack intervals: after a start, even the third pack may change earlier intervals
-WAITED_MS = 86_400_000  # if an earlier run began to wait for the first results less than this ago, the wait goes on
+# an interval waits this many ms for late streams, because a silent stream is sealed only every 15 minutes
+LATE_MS = 1_200_000
+# it waits this many pack intervals more, because even the third pack after a start may change earlier intervals
+LATE_PACKS = 4
+# if an earlier run began to wait for the first results less than this ago, this run continues that wait
+WAITED_MS = 86_400_000
 LOOK_S = 2.0
-SLICES_S = 0.05  # pause between two slices of catching up, in which packs can be sealed
+SLICES_S = 0.05  # pause between two slices of catching up; packs can be sealed in it
 TIDY_EVERY_S = 60.0
-AT_ONCE = 96  # at most this many intervals are published in one call, after a long downtime
+AT_ONCE = 96  # one call publishes at most this many intervals after a long downtime
 
 T = TypeVar("T")
 Results = Sequence[Mapping[str, Any]]
 
 
 class ResultProducer(Protocol):
-    """Makes the results of closed intervals. Called once for each interval, in order, in the database thread."""
+    """Makes the results of closed intervals. It is called once for each interval, in order, in the database thread."""
 
     def __call__(self, store: Store, start_ms: int, end_ms: int) -> Results:
-        """Return result objects as in docs/pack-format.md. After a GatewayError, the publisher calls again later."""
+        """Return the results as objects, as in docs/pack-format.md.
+
+        After a GatewayError, the publisher calls again later.
+        """
 
     def prepare(self, store: Store, start_ms: int) -> bool:
-        """Prepare the interval that begins at ``start_ms``, for one slice of time. True: there is more to do."""
+        """Prepare the interval that begins at ``start_ms``, for one slice of time.
+
+        Returns True if there is more to do.
+        """
 
 
 class ResultPublisher:
     """Publishes results. The service owns it, and sets ``producers`` before it calls ``open``.
 
     Args:
-        packer_of: called with a name and a time in UTC ms, returns the packer of the stream. A stored stream is
-            continued; a new stream begins at this time.
+        packer_of: gets a name and a time in UTC ms, and returns the packer of the stream. A stored stream is continued.
+            A new stream begins at this time.
     """
 
     def __init__(
@@ -80,10 +89,12 @@ class ResultPublisher:
         self.producers: list[ResultProducer] = []
         self.builder = self._make(config)
         self.packer: Packer | None = None
-        self.ring: Ring | None = None  # packs of results name a ring, although they contain none of its records
-        self.closed_ms = 0  # end of the newest published interval
+        # a pack of results must name a ring too, although it contains none of the ring's records
+        self.ring: Ring | None = None
+        self.closed_ms = 0  # end of the newest published interval in UTC ms
         self._failed = ""
-        self._followed_s: float | None = None  # monotonic time since which all packs are read; None: not yet
+        # monotonic time from which on all packs are read; None: some packs are not read yet
+        self._followed_s: float | None = None
 
     def _make(self, config: Config) -> IntervalBuilder:
         entry = config.interval
@@ -92,7 +103,7 @@ class ResultPublisher:
         return IntervalBuilder(calendar, rule, config.store.keep_intervals_s * 1000, self._post_event)
 
     def _post_event(self, stream: str, event: dict[str, Any]) -> None:
-        """Add an event to a stream. Called in the database thread."""
+        """Add an event to a stream. This is called in the database thread."""
         self._loop.call_soon_threadsafe(self._add_event, stream, event)
 
     def _add_event(self, stream: str, event: dict[str, Any]) -> None:
@@ -102,12 +113,12 @@ class ResultPublisher:
     # --- life
 
     async def open(self, ring: Ring, table: BirthTable) -> None:
-        """Start. ``table``: the point table of the stream of results."""
+        """Start to publish. ``table``: the point table of the stream of results."""
         self.ring = ring
         from_ms = self.builder.calendar.floor(self._clock.now_ms())
         if self.producers:
             begin_ms = await self._db_thread.call(lambda store: store.intervals.results_begin(from_ms))
-            if 0 < from_ms - begin_ms < WAITED_MS:  # an earlier run waited for a meter, and made no results yet
+            if 0 < from_ms - begin_ms < WAITED_MS:  # an earlier run waited for a meter, and has made no results yet
                 from_ms = begin_ms
         self.packer = self._packer_of(table.stream, from_ms)
         self.packer.use(table)
@@ -122,11 +133,14 @@ class ResultPublisher:
         store.intervals.announced_change()
 
     def prepare(self, config: Config) -> IntervalBuilder | None:
-        """Create a new interval builder for a reload. None: the store settings do not change, so none is needed."""
+        """Create a new interval builder for a reload. Returns None if the store settings do not change."""
         return None if self._config.store == config.store else self._make(config)
 
     async def reload(self, config: Config, table: BirthTable, builder: IntervalBuilder | None) -> None:
-        """Apply a new configuration. ``table``: point table of the results; ``builder``: result of ``prepare``."""
+        """Apply a new configuration. ``table``: the point table of the results.
+
+        ``builder``: the result of ``prepare``.
+        """
         self._config = config
         await self._db_thread.call(lambda store: self._take(store, table, builder))
 
@@ -161,7 +175,7 @@ class ResultPublisher:
                     tidy_s = time.monotonic()
                     await self._db_thread.call(self._tidy)
                 self._failed = ""
-            except GatewayError as error:  # for example a full disk, which sealing reports too; nothing is lost
+            except GatewayError as error:  # for example, the disk is full, which sealing reports too; nothing is lost
                 if str(error) != self._failed:
                     log.warning("computing intervals is postponed: %s", error)
                 self._failed, busy = str(error), False
@@ -169,7 +183,7 @@ class ResultPublisher:
 
     def _prepare(self, store: Store) -> bool:
         if self.builder.repair.left:
-            return False  # wait: the repair may still change the sums
+            return False  # wait, because the repair may still change the sums
         return self.packer is not None and any(
             producer.prepare(store, self.packer.from_ms) for producer in self.producers
         )
@@ -179,15 +193,16 @@ class ResultPublisher:
         self.builder.tidy(store, self._clock.now_ms() if trusted else 0)
 
     async def close(self) -> None:
-        """Store the state of every counter. Called after the last commit of the run."""
+        """Store the state of every counter. This is called after the last commit of the run."""
         if self.packer is not None:
             await self._db_thread.call(self.builder.save)
 
     def facts(self) -> dict[str, Any]:
-        """Facts for the status. Empty members are left out.
+        """Return facts for the status. Empty members are left out.
 
-        ``reading``: number of streams whose packs are still being read; ``repair``: progress of the comparison with
-        packs; ``stopped``: devices without intervals because of a bug; ``waits``: the error that delays all results.
+        ``reading``: the number of streams whose packs are still being read. ``repair``: the progress of the comparison
+        with packs. ``stopped``: the devices without intervals because of a bug. ``waits``: the error that delays all
+        results.
         """
         found: dict[str, Any] = {"reading": self.builder.reading, "repair": self.builder.repair.facts()}
         found["stopped"] = [stream.rpartition("/")[2] for stream in self.builder.stopped]
@@ -215,7 +230,7 @@ class ResultPublisher:
             end = calendar.stretch("interval", start)[1]
             if end > settled_ms and (now_ms < end + late_ms or waited_ms < late_ms):
                 break
-            if end > now_ms:  # the clock was set back
+            if end > now_ms:  # the clock was set back, so this interval has not ended yet
                 break
             if packer.is_new and not made and _begins_later(store, streams, end):  # skip it
                 packer.begin_at(end)
@@ -229,7 +244,8 @@ class ResultPublisher:
                 break
             start = end
         lost = self._db_thread.losses_of(packer.stream)
-        if (not made and not lost) or store.intervals.damaged_pages:  # these are rebuilt first
+        # the intervals of damaged pages must be rebuilt first
+        if (not made and not lost) or store.intervals.damaged_pages:
             return
         corrections, last = corrected_figures(store, calendar, packer.from_ms)
         mark = packer.savepoint()
@@ -240,11 +256,15 @@ class ResultPublisher:
             packer.restore(mark)
             raise
         self.closed_ms = self.builder.published_ms = start
-        store.intervals.announce_changes(last)  # after the commit: a kill in between repeats the event
+        # this comes after the commit, so that a kill in between only repeats the event
+        store.intervals.announce_changes(last)
 
 
 def _begins_later(store: Store, streams: Sequence[str], end_ms: int) -> bool:
-    """True if a device was first reached just after this interval: in its results, the device would count as 0."""
+    """Return True if a device was first reached just after this interval.
+
+    In the results of this interval, the device would count as 0.
+    """
     heads = store.packs.heads()
     firsts = (store.packs.first_pack(stream)[1] for stream in streams if stream in heads)
     return any(end_ms <= first_ms < end_ms + FIRST_CONTACT_MS for first_ms in firsts)
@@ -253,7 +273,7 @@ def _begins_later(store: Store, streams: Sequence[str], end_ms: int) -> bool:
 def corrected_figures(store: Store, calendar: Calendar, published_ms: int) -> tuple[list[dict[str, Any]], int]:
     """Make events about corrected intervals in past days, whose figures are already signed.
 
-    Consecutive days share an event. Also returns the number of the newest change, for ``announce_changes``.
+    Consecutive days share one event. Also returns the number of the newest change, for ``announce_changes``.
     """
     last = store.intervals.announced_change()
     days: dict[date, tuple[int, int]] = {}
@@ -292,7 +312,7 @@ def make_producers(config: Config) -> list[ResultProducer]:
 class LazyProducer:
     """A producer whose module is imported when the first interval closes, so that it needs no memory before.
 
-    A bug in the producer stops only its own results, until the next start: it must never stop sealing.
+    If the producer has a bug, only its own results stop, until the next start. A bug must never stop sealing.
 
     Args:
         what: the name of its results in the log.
@@ -325,6 +345,6 @@ class LazyProducer:
         return self._guarded(lambda: self.load()(store, start_ms, end_ms), ())
 
     def prepare(self, store: Store, start_ms: int) -> bool:
-        """See ``ResultProducer.prepare``. False if the producer is not loaded yet."""
+        """Prepare an interval, see ``ResultProducer.prepare``. Returns False if the producer is not loaded yet."""
         prepare = getattr(self._loaded, "prepare", None)
         return prepare is not None and self._guarded(lambda: bool(prepare(store, start_ms)), False)

@@ -1,12 +1,12 @@
 """Rebuilds intervals: reads the packs of a stream again into a new ledger, in slices.
 
-The growth of a counter is known only from a good reading on, and it may take 26 hours until later readings confirm a
-step. So the replay begins with the packs 26 hours before the first interval that matters. If a counter has no reading
-there, it begins earlier still: the written intervals tell when the counter was last read.
+The growth of a counter is known only after a first good reading, and it may take 26 hours until later readings confirm
+a step. So the replay begins with the packs 26 hours before the first interval that must be rebuilt. If a counter has no
+reading in this time, the replay begins earlier still. The written intervals tell when the counter was last read.
 
-``IntervalRepair`` compares written intervals with their packs in the background. This is needed if an older version,
-which lost energy at restarts, has written the database, or if the interval settings were different then. It rebuilds
-one day of one stream at a time, newest day first, and appends the differences as corrections, because the packs are
+``IntervalRepair`` compares written intervals with their packs in the background. This is needed in two cases: the
+database was written by an older version, which lost energy at restarts, or with other interval settings. It rebuilds
+one day of one stream at a time, newest day first. The differences are appended as corrections, because the packs are
 right. The progress of each stream is stored in the same transaction as the corrections.
 """
 
@@ -32,8 +32,8 @@ from agent.store import NewGaps, NewPage, Repair, Store
 from drivers.model import GatewayError
 
 log = logging.getLogger("meterhouse.intervals")
-SLICE_S = 0.02  # time in the database thread for one slice of the comparison
-PACKS = 32  # packs read by one query
+SLICE_S = 0.02  # one slice of the comparison takes this time in the database thread
+PACKS = 32  # number of packs that one query reads
 
 RebuiltRows = list[tuple[PageSchema, list[Row]]]
 
@@ -42,17 +42,20 @@ RebuiltRows = list[tuple[PageSchema, list[Row]]]
 class PackReplay:
     """A stream whose packs are being read again.
 
-    ``trusted_ms``: intervals from this time on are the same as if all packs of the stream had been read.
+    ``trusted_ms``: from this time on, the intervals are the same as if all packs of the stream had been read.
     """
 
     stream: str
     ledger: Ledger
     trusted_ms: int
     is_from_the_first: bool  # True: the replay begins with the oldest pack in the store
-    events: set[tuple[str, str, int]] = field(default_factory=set)  # counter events: (point, kind, UTC ms)
+    events: set[tuple[str, str, int]] = field(default_factory=set)  # counter events in the packs: (point, kind, UTC ms)
 
     def read(self, store: Store, last: int, deadline_s: float) -> bool:
-        """Read packs up to sequence ``last``, or until ``time.monotonic()`` passes the deadline. True: all are read."""
+        """Read packs up to sequence ``last``, or until ``time.monotonic()`` passes the deadline.
+
+        Returns True if all of them are read.
+        """
         ledger = self.ledger
         while ledger.seq < last and time.monotonic() < deadline_s:
             page = store.packs.after(self.stream, ledger.seq, last, PACKS)
@@ -68,7 +71,10 @@ class PackReplay:
 
 
 def begin_replay(store: Store, stream: str, calendar: Calendar, rule: Rule, from_ms: int) -> PackReplay:
-    """Begin a replay. Its intervals are right from ``from_ms`` on, or from later on if older packs are missing."""
+    """Begin a replay.
+
+    Its intervals are right from ``from_ms`` on, or from a later time on if older packs are missing.
+    """
     first, first_ms = store.packs.first_pack(stream)
     trusted_ms = calendar.floor(min(from_ms, _oldest_last_reading(store, stream, calendar, rule, from_ms, first_ms)))
     seq = store.packs.seq_at(stream, trusted_ms - PATIENCE_MS)
@@ -83,9 +89,11 @@ def begin_replay(store: Store, stream: str, calendar: Calendar, rule: Rule, from
 
 
 def _oldest_last_reading(store: Store, stream: str, calendar: Calendar, rule: Rule, at_ms: int, first_ms: int) -> int:
-    """Find when each counter was last read before ``at_ms``. Return the oldest of these times; ``at_ms`` if none.
+    """Find when each counter was last read before ``at_ms``.
 
-    Readings after ``at_ms`` can change intervals back to the returned time. The search ends at the first pack.
+    Return the oldest of these times; ``at_ms`` if there is none.
+
+    Readings after ``at_ms`` can change the intervals from the returned time on. The search ends at the first pack.
     """
     birth = store.packs.birth_before(stream, store.packs.seq_at(stream, at_ms) + 1)
     columns = track(json.loads(birth)["table"], rule).shape.columns if birth is not None else ()
@@ -103,7 +111,7 @@ def _oldest_last_reading(store: Store, stream: str, calendar: Calendar, rule: Ru
 def _last_readings(
     store: Store, stream: str, start_ms: int, end_ms: int, wanted: Iterable[tuple[str, str]]
 ) -> dict[tuple[str, str], int]:
-    """The time of the last reading of each wanted counter in a time range: (point, epoch) -> UTC ms."""
+    """Return when each wanted counter was last read in a time range: (point, epoch) -> UTC ms."""
     found: dict[tuple[str, str], int] = {}
     for t in map(DecodedPage, store.intervals.interval_pages(start_ms, end_ms, [stream])):
         for number, column in enumerate(t.shape.columns):
@@ -134,13 +142,13 @@ def corrected_pages(
     next_ms: int = FOREVER,
     open_ms: int = FOREVER,
 ) -> list[NewPage]:
-    """The pages with corrections, after which the written intervals equal those of the replay.
+    """Return pages with corrections. With these pages, the written intervals equal those of the replay.
 
     Only intervals from ``replay.trusted_ms`` to ``to_ms`` are compared.
 
     Args:
         made: the rows of the replay.
-        next_ms: the ledger of the replay itself writes the intervals from this time on.
+        next_ms: from this time on, the ledger of the replay itself writes the intervals.
         open_ms: see ``agent.intervals.contradictions.corrections``.
     """
     stream = replay.stream
@@ -168,8 +176,8 @@ def above_written(store: Store, stream: str, made: RebuiltRows, until_ms: int) -
     """Give each correction a higher revision than the written rows of the same interval have. Returns all rows.
 
     Args:
-        until_ms: rows that begin before this time may be corrections even if their revision is 0, because intervals
-            were written up to this time before the ledger was rebuilt.
+        until_ms: intervals had been written up to this time before the ledger was rebuilt. So rows that begin before it
+            may be corrections even if their revision is 0.
     """
     late = [row for _, rows in made for row in rows if row.revision or row.start_ms < until_ms]
     if not late:
@@ -192,10 +200,10 @@ def above_written(store: Store, stream: str, made: RebuiltRows, until_ms: int) -
 def new_pages(
     stream: str, made: Sequence[tuple[PageSchema, Sequence[Row]]], calendar: Calendar, published_ms: int = 0
 ) -> list[NewPage]:
-    """Make pages for the store. A page has rows of one day only, because queries search no further back.
+    """Make pages for the store. A page has rows of one day only, because queries search only a day back.
 
     Args:
-        published_ms: results are published up to this time; rows that begin before it are marked as changes.
+        published_ms: results are published up to this time. Rows that begin before it are marked as changes.
     """
     out = []
     for shape, rows in made:
@@ -210,7 +218,7 @@ def new_pages(
 
 
 def replaced_gaps(replay: PackReplay, rows: Sequence[GapRow], to_ms: int) -> list[NewGaps]:
-    """The gaps of a replay that replace the stored gaps from ``trusted_ms`` up to ``to_ms``."""
+    """Return the gaps of a replay, which replace the stored gaps from ``trusted_ms`` up to ``to_ms``."""
     from_ms = replay.trusted_ms
     if from_ms >= to_ms:
         return []
@@ -220,7 +228,7 @@ def replaced_gaps(replay: PackReplay, rows: Sequence[GapRow], to_ms: int) -> lis
 
 @dataclass(slots=True)
 class _Day:
-    """The day of one stream that is being compared. It ends at ``repair.before_ms``."""
+    """One day of one stream that is being compared. The day ends at ``repair.before_ms``."""
 
     repair: Repair
     replay: PackReplay
@@ -229,9 +237,10 @@ class _Day:
     gaps: list[GapRow] = field(default_factory=list)
 
     def is_over(self) -> bool:
-        """True if enough packs are read: all intervals of the day are made, and no later pack can change them.
+        """Return True if enough packs are read: all intervals of the day are made, and no later pack can change them.
 
-        This is so when each counter has a later reading, when the packs of 26 more hours are read, or at the last pack.
+        One of these must be true: each counter has a later reading, the packs of 26 more hours are read, or all packs
+        are read.
         """
         ledger, end_ms = self.replay.ledger, self.repair.before_ms
         if ledger.seq >= self.head or ledger.to_ms > end_ms + PATIENCE_MS:
@@ -246,14 +255,14 @@ class IntervalRepair:
         self._calendar, self._rule = calendar, rule
         self._day: _Day | None = None
         self.left: dict[str, Repair] = {}  # unfinished repairs, by stream
-        self.oldest_ms = 0  # start of the oldest pack of the streams in ``left``; 0: no repair is unfinished
+        self.oldest_ms = 0  # start of the oldest pack of the streams in ``left``; 0: all repairs are finished
         self.corrected = 0  # number of intervals corrected since the start
 
     def open(self, store: Store, followed: Collection[str]) -> None:
         """Continue unfinished repairs, and begin repairs of streams whose devices are no longer configured.
 
         Args:
-            followed: streams of configured devices. ``add`` begins their repair after their packs are read.
+            followed: the streams of configured devices. ``add`` begins their repair after their packs are read.
         """
         begun = store.intervals.repairs()
         for stream, (seq, front) in store.intervals.state_prefixes(len(MAGIC)).items():
@@ -273,18 +282,19 @@ class IntervalRepair:
         self.oldest_ms = min((store.packs.first_pack(stream)[1] for stream in self.left), default=0)
 
     def facts(self) -> dict[str, Any]:
-        """Facts for the status; empty if nothing is left to compare.
+        """Return facts for the status; empty if nothing is left to compare.
 
-        ``streams``: number of streams still to compare; ``compared_from``: all later intervals are compared already;
-        ``packs_from``: time of the oldest pack. The comparison goes back in time and ends there.
+        ``streams``: the number of streams that are still to be compared. ``compared_from``: all intervals from this
+        time on are compared. ``packs_from``: the time of the oldest pack. The comparison goes back in time and ends
+        there.
         """
-        if not (left := list(self.left.values())):  # a copy: the database thread may change it meanwhile
+        if not (left := list(self.left.values())):  # a copy, because the database thread may change it meanwhile
             return {}
         before_ms = max(repair.before_ms for repair in left)
         return {"streams": len(left), "compared_from": seconds(before_ms), "packs_from": seconds(self.oldest_ms)}
 
     def step(self, store: Store) -> bool:
-        """Do one slice of the comparison, newest unfinished day first. True: there is more to do."""
+        """Do one slice of the comparison, newest unfinished day first. Returns True if there is more to do."""
         end_s = time.monotonic() + SLICE_S
         while self.left and time.monotonic() < end_s:
             repair = max(self.left.values(), key=lambda one: (one.before_ms, one.stream))
@@ -292,7 +302,7 @@ class IntervalRepair:
                 if self._day is None or self._day.repair != repair:
                     self._day = self._begin(store, repair)
                 self._read(store, self._day, end_s)
-            except GatewayError:  # a disk error: the next call begins this day again
+            except GatewayError:  # the disk failed; the next call begins this day again
                 self._day = None
                 raise
             except Exception:  # a bug in a sum must never stop the sealing of readings

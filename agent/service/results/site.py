@@ -1,8 +1,10 @@
 """Makes the results of the site, which are balances and figures, for each interval and each longer period.
 
-The results of an interval are made when it is closed, and the results of longer periods when a day ends. All functions
-run in the database thread. ``KnownPacks`` states from which packs the results were made, so that verifiers can repeat
-them. The sums of month and year are built day by day, in slices between other work: no commit has to wait until a whole
+The results of an interval are made when it is closed. The results of longer periods are made when a day ends. All
+functions run in the database thread. ``KnownPacks`` states from which packs the results were made, so that verifiers
+can repeat them.
+
+The sums of month and year are built day by day, in slices between other work. So no commit has to wait until a whole
 year is read.
 """
 
@@ -29,14 +31,15 @@ from agent.service.births import derived_row
 from agent.store import Store
 from drivers.model import GatewayError
 
-SLICE_S = 0.03  # time in the database thread for one slice of adding days
+SLICE_S = 0.03  # one slice of adding days takes this time in the database thread
 LONGER: tuple[PeriodKind, ...] = ("month", "year")
 
 
 class UnwrittenStreams:
     """Finds configured streams whose intervals are not written yet. Used only in the database thread.
 
-    A verifier finds the same streams: it has the packs and the result ``known``, which is sealed with other results.
+    A verifier finds the same streams, because it has the packs and the result ``known``, which is sealed with the other
+    results.
     """
 
     def __init__(self, config: Config) -> None:
@@ -44,10 +47,11 @@ class UnwrittenStreams:
         self._streams: Sequence[str] = sorted(f"{config.base}/{device.name}" for device in config.devices)
         self._calendar = Calendar(config.timezone, entry.length_ms)
         self._rule = Rule(entry.max_gap_ms, entry.demand_period_ms, entry.demand_slip_ms)
-        self._columns: dict[str, tuple[int, tuple[Column, ...]]] = {}  # stream -> (sequence of its birth, columns)
+        # stream -> (sequence of its birth, columns of this birth)
+        self._columns: dict[str, tuple[int, tuple[Column, ...]]] = {}
 
     def before(self, store: Store, at_ms: int) -> list[Unwritten]:
-        """The streams that have packs, but whose intervals are not written up to ``at_ms``."""
+        """Return the streams that have packs, but whose intervals are not written up to ``at_ms``."""
         heads, seqs = store.packs.heads(), store.intervals.seqs()
         out = []
         for stream in self._streams:
@@ -59,7 +63,10 @@ class UnwrittenStreams:
         return out
 
     def _columns_of(self, store: Store, stream: str, seq: int) -> tuple[Column, ...]:
-        """The columns of the table in effect after pack ``seq``; of the first birth if no interval is written yet."""
+        """Return the columns of the table in effect after pack ``seq``.
+
+        If no interval is written yet, use the first birth.
+        """
         number = store.packs.birth_seq_before(stream, max(seq, 1) + 1)
         if self._columns.get(stream, (-1, ()))[0] != number:
             birth = store.packs.birth_before(stream, number + 1)
@@ -69,7 +76,9 @@ class UnwrittenStreams:
 
 
 class KnownPacks:
-    """Produces the result ``known``: for each configured stream, the last pack that the written intervals contain.
+    """Produces the result ``known``.
+
+    For each configured stream, it names the last pack that the written intervals contain.
 
     ``last`` is the sequence of this pack; 0: the stream has no written intervals. ``configured`` is always True: it
     states that the list has all configured streams that have packs.
@@ -80,7 +89,7 @@ class KnownPacks:
         self._streams = sorted(f"{config.base}/{device.name}" for device in config.devices)
 
     def __call__(self, store: Store, start_ms: int, end_ms: int) -> list[Mapping[str, Any]]:
-        """The result, as a list with one element."""
+        """Return the result, as a list with one element."""
         heads, seqs = store.packs.heads(), store.intervals.seqs()
         packs = [{"stream": stream, "last": seqs.get(stream, 0)} for stream in self._streams if stream in heads]
         period = period_of(self._calendar, "interval", start_ms, end_ms).as_dict()
@@ -97,7 +106,7 @@ class BalanceResults:
         self._unwritten = UnwrittenStreams(config)
 
     def __call__(self, store: Store, start_ms: int, end_ms: int) -> list[Mapping[str, Any]]:
-        """The balances of the interval, and of the day if the day ends with it."""
+        """Return the balances of the interval. If the day ends with this interval, also return those of the day."""
         periods = [period_of(self._calendar, "interval", start_ms, end_ms)]
         day_start, day_end = self._calendar.stretch("day", start_ms)
         if end_ms == day_end:
@@ -107,13 +116,13 @@ class BalanceResults:
 
 
 class NotYet(GatewayError):
-    """Raised if earlier days are still being compared or summed. The caller tries again soon."""
+    """Earlier days are still being compared or summed. The caller tries again soon."""
 
     retry = True
 
 
 def read(config: Config) -> IndicatorPlan:
-    """Read the site's plan. Raises ConfigError; a configuration that was checked before has no such error."""
+    """Read the site's plan. Raises ConfigError, which a configuration that was checked before does not do."""
     return make_plan(read_plan(config.indicators.plan), str(config.indicators.plan or "plan"))
 
 
@@ -131,7 +140,10 @@ class IndicatorResults:
         self._change = 0
 
     def __call__(self, store: Store, start_ms: int, end_ms: int) -> list[Mapping[str, Any]]:
-        """New declarations, then the figures of the interval; at the end of a day, also those of longer periods."""
+        """Return new declarations, then the figures of the interval.
+
+        At the end of a day, also add those of longer periods.
+        """
         entries = [
             entry for entry in _entries(store) if entry.at_ms < end_ms
         ]  # a later declaration is signed with the interval that contains its time
@@ -149,12 +161,15 @@ class IndicatorResults:
         return made
 
     def prepare(self, store: Store, end_ms: int) -> bool:
-        """Add days to the sums of month and year, up to the day that contains ``end_ms``. True: more days are left."""
+        """Add days to the sums of month and year, up to the day that contains ``end_ms``.
+
+        Returns True if more days are left.
+        """
         today, _ = self._calendar.stretch("day", end_ms)
         changed = store.intervals.interval_changes(self._change)
         self._change = changed[-1][0] if changed else self._change
         if any(start < self._added_ms for _, start, _ in changed):
-            self._starts = {}  # late readings have changed days that are already added: start again
+            self._starts = {}  # late readings have changed days that are already added, so the sums start again
         for kind in LONGER:
             start, _ = self._calendar.stretch(kind, today)
             if self._starts.get(kind) != start:
@@ -177,7 +192,7 @@ class IndicatorResults:
         return self._added_ms < today
 
     def _parts(self, store: Store, start_ms: int, end_ms: int) -> list[RoleSum]:
-        """The sums of each interval, by role, over all configured meters."""
+        """Return the sums of each interval, by role, over all configured meters."""
         return intervals_of(store.intervals, self._calendar, start_ms, end_ms, self._unwritten.before(store, end_ms))
 
     def _day(self, store: Store, start: int, end: int, entries: Sequence[Declaration]) -> list[Mapping[str, Any]]:
@@ -191,7 +206,7 @@ class IndicatorResults:
         made: list[Mapping[str, Any]] = []
         tallies: dict[PeriodKind, PeriodTotals] = {"day": day}
         for kind in LONGER:
-            if self._added_ms < end:  # else this day is added already, and the commit of the results has failed
+            if self._added_ms < end:  # otherwise this day was added already, but the commit of the results failed
                 self._tallies[kind].add(parts)
             tallies[kind] = self._tallies[kind]
         self._added_ms = end
