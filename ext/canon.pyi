@@ -5,79 +5,95 @@ from typing_extensions import Buffer
 from ext.ring import Ring
 
 class PointLayout:
-    """The JSON of points, made once for all streams with the same points. They must be sealed one after another."""
+    """The JSON of points, made once for all streams with the same points.
+
+    These streams must be sealed one after another, never at the same time.
+    """
 
     def __init__(
         self,
-        # name, "u" | "du" | "", unit, kind code (0 gauge 1 counter 2 state 3 text), pace
+        # (name, member for the unit: "u", "du" or "" for none, unit, kind, pace number)
+        # kind: 0 gauge, 1 counter, 2 state, 3 text
         points: Sequence[tuple[str, str, str, int, int]],
-        periods_ms: Sequence[int],  # by pace number (16 at most); 0: points of this pace are never due
+        periods_ms: Sequence[int],  # by number of the pace, at most 16; 0: points of this pace are never due
         phase_ms: int = 0,  # ticks are due at phase_ms + n * period
     ) -> None: ...
 
 class Table:
-    """A stream's points. Remembers the last value sent of each state and text, about a hundred bytes each."""
+    """The points of one stream. Remembers the last value sent of each state and text, about a hundred bytes each."""
 
-    def __init__(self, base_name: str, layout: PointLayout) -> None: ...  # "park7/gw01/inv1/"
+    def __init__(self, base_name: str, layout: PointLayout) -> None: ...  # base_name: such as "park7/gw01/inv1/"
     def reset(self) -> None:
-        """Send all states and texts again (after a birth, hourly, after a pack that was not committed)."""
+        """Let the next slice contain all states and texts again.
+
+        This is needed after a birth, every hour, and after a pack that was not committed.
+        """
 
 class Slice(NamedTuple):
     e: bytes  # the JSON array, b"[]" if empty
     records: int  # number of records in ``e``
     reached_ms: int
     # The slice covers [from_ms, reached_ms). If reached_ms is below to_ms, max_bytes cut the slice after a whole tick.
-    # If reached_ms is from_ms, even the first tick is too large: seal this tick in parts, with points=(lo, hi).
+    # If reached_ms equals from_ms, even the first tick is too large, and nothing is written. The caller must then seal
+    # this tick in parts, with points=(lo, hi).
     complete: bool  # every due tick of every gauge and counter in [from_ms, reached_ms) has a record
-    due: int  # due readings in [from_ms, reached_ms)
+    due: int  # number of due readings in [from_ms, reached_ms)
     grid: bytes
-    # b"" if complete. Else one byte for each due tick in [from_ms, reached_ms): 0 if nothing is known, 1 for a reading,
-    # >= 128 for a gap with this reason. The gauges and counters (of ``points``, if given) follow in the table's order.
-    used: int  # this many leading ``positions`` are done: overwritten, or with a tick before reached_ms
-    lost: int  # how many of these were overwritten in the ring before they could be read
+    # b"" if complete. Otherwise there is a row for each gauge and counter (only those of ``points``, if given), in the
+    # order of the table. A row has one byte for each due tick in [from_ms, reached_ms): 0 if nothing is known, 1 for a
+    # reading, >= 128 for a gap, whose reason is the byte.
+    used: int  # number of ``positions``, from the first on, that are overwritten or have a tick before reached_ms
+    lost: int  # number of these positions that were overwritten in the ring before they could be read
     tally: dict[int, int]
-    # result -> number of due readings with it; their sum is ``due``. Results: -1 nothing is known, 0 a good reading,
-    # 1 to 6 a reading with this quality, >= 128 a gap with this reason
+    # result -> number of due readings with this result; the sum of the numbers is ``due``. A result is -1 if nothing is
+    # known, 0 for a good reading, 1 to 6 for a reading with this quality, >= 128 for a gap with this reason.
 
 def seal(
     ring: Ring,
-    positions: Buffer,  # const uint64_t[::1], record positions of this table in time order; copied at once
+    positions: Buffer,  # const uint64_t[::1], positions of the table's records in time order; copied before the work
     table: Table,
     from_ms: int,
     to_ms: int,
     max_bytes: int = 0,  # 0: no limit
-    points: tuple[int, int] | None = None,  # only points lo <= n < hi (parts of one tick)
+    points: tuple[int, int] | None = None,  # (lo, hi): only points lo <= n < hi, to seal a tick in parts
 ) -> Slice:
     """Write the records with from_ms <= tick_ms < reached_ms, in the order of positions.
 
-    The first SenML record has ``bn`` and ``bt``, the read time in UTC seconds, cut to whole milliseconds. Each answer
-    with another read time begins with a new ``bt``. States and texts have no due ticks: they are written only if they
-    changed (see Table). If no double holds a value of more than 15 significant digits exactly, ``x`` has the exact
-    decimal beside the rounded ``v``. The device's own time for a value goes into ``mt``, a text into ``vs``, and the
-    quality into ``q``: suspect range frozen clock estimated substituted.
+    The members of a SenML record:
+    - ``bn``: the base name; only the first record has it
+    - ``bt``: the read time in UTC seconds, cut to whole milliseconds. The first record has it, and the first record of
+      each answer with another read time.
+    - ``v``: a number. If it has more than 15 significant digits and no double is equal to it, ``v`` is rounded, and
+      ``x`` has the exact decimal.
+    - ``vs``: a text
+    - ``mt``: the device's own time for the value
+    - ``q``: the quality: suspect, range, frozen, clock, estimated or substituted
 
-    A due tick never has two records: of two values for the same point and tick, the later one is dropped. So is a
-    gauge's or counter's value at a tick at which its pace is not due. A reading replaces a gap at the same tick; of two
-    gaps, the reason of the first one counts.
+    States and texts have no due ticks. They are written only if they changed (see Table).
 
-    With more than four positions, the kernel runs without the GIL. Meanwhile other threads must not seal a table of the
-    same layout, or reset one: this raises RuntimeError. Raises ValueError for a position that is not committed, or if
+    A due tick never has two records. Of two values for the same point and tick, the later one is dropped. The value of
+    a gauge or counter is also dropped if its pace is not due at its tick. A reading replaces a gap at the same tick. Of
+    two gaps at the same tick, the reason of the first one counts.
+
+    With more than four positions, the kernel runs without the GIL. If another thread meanwhile seals or resets a table
+    of the same layout, this raises RuntimeError in that thread. Raises ValueError if a position is not committed, or if
     more than 64 Mi readings are due.
     """
 
 def quote(text: str) -> bytes:
-    """A JSON string as RFC 8785 writes it. Raises ValueError for a lone surrogate."""
+    """Return a text as a JSON string in the form of RFC 8785. Raises ValueError for a lone surrogate."""
 
 class RawJson(bytes):
     """Canonical JSON that is already written (a Slice's ``e``); ``dumps`` inserts it unchanged."""
 
 def dumps(value: object) -> bytes:
-    """Any JSON value (dict with str keys, list, tuple, str, int, float, bool, None, RawJson) in the form of RFC 8785.
+    """Return a JSON value in the form of RFC 8785.
 
-    It is slow, and meant for heads, births and events. Raises ValueError for NaN, infinities, integers beyond
-    +-(2**53 - 1), lone surrogates, other types, and nesting deeper than 64."""
+    Values may be dict with str keys, list, tuple, str, int, float, bool, None and RawJson. This is slow, and meant for
+    the small members of packs, for births and events. Raises ValueError for NaN, infinities, integers beyond +-(2**53 -
+    1), lone surrogates, other types, and nesting deeper than 64."""
 
 def number(mantissa: int, exponent: int) -> bytes:
-    """mantissa * 10**exponent as RFC 8785 writes the double nearest to it (``-1500``, ``230.1``, ``1e-7``).
+    """Return the double nearest to mantissa * 10**exponent as RFC 8785 writes it (``-1500``, ``230.1``, ``1e-7``).
 
-    Raises ValueError beyond the largest double."""
+    Raises ValueError if the number is larger than the largest double."""

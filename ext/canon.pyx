@@ -16,8 +16,8 @@ from ext.senml cimport (
     COUNTER, LAST_KIND, MAX_PACES, Job, OutputRow, Pace, Place, Points, State, above, forget, look, walk,
 )  # fmt: skip
 
-cdef size_t MAX_GRID = 64 << 20  # due readings of one slice, a byte each: enough for a day of 700 points at 1 s
-cdef uint64_t BIGGEST = (<uint64_t>1 << 53) - 1  # a double holds every integer up to this one exactly
+cdef size_t MAX_GRID = 64 << 20  # due readings of a slice, one byte for each: enough for a day of 700 points at 1 s
+cdef uint64_t BIGGEST = (<uint64_t>1 << 53) - 1  # a double holds all integers up to this one exactly
 cdef int MAX_DEPTH = 64
 
 
@@ -121,7 +121,7 @@ cdef class Table:
             forget(&self.points.states[i].now)
 
     def reset(self):
-        """Send all states and texts again."""
+        """Let the next slice contain all states and texts again."""
         if self.layout.busy:
             raise RuntimeError("the table is being sealed")
         self._forget()
@@ -177,9 +177,9 @@ cdef int _prepare(Job *job, Points *table, Place *places, Py_ssize_t n) except -
 
 
 cdef object _account(Job *job, const Points *table, Place *places, Py_ssize_t n):
-    """The Slice of a finished walk."""
+    """Return the Slice of the records that ``walk`` has processed."""
     cdef int64_t count[MAX_PACES]
-    cdef int64_t cell[256]  # by byte value: number of grid cells that hold it
+    cdef int64_t cell[256]  # by byte: number of grid cells with this byte
     cdef int64_t due = 0, got = 0, j
     cdef int32_t i
     cdef Py_ssize_t used = 0, lost = 0
@@ -250,7 +250,7 @@ def seal(
     try:
         look(&ring.map, &job, places, n)
         _prepare(&job, &table.points, places, n)
-        if n > 4:  # with fewer records, getting the GIL back costs more than keeping it
+        if n > 4:  # with fewer records, it takes longer to get the GIL back than to process them
             with nogil:
                 walk(&ring.map, &job, &table.points, places, n)
         else:
@@ -355,7 +355,7 @@ cdef int _dump(Out *out, value, int depth) except -1:
 
 
 cdef list _sorted(dict value):
-    """The keys in order of UTF-16 code units, as RFC 8785 demands. For ASCII, this is the usual order of texts."""
+    """Return the keys in order of UTF-16 code units, as RFC 8785 requires. For ASCII, this is the usual order."""
     for key in value:
         if not isinstance(key, str):
             raise ValueError(f"a key must be a str, got {key!r}")

@@ -43,7 +43,7 @@ class ClockState(NamedTuple):
 def state():
     cdef long error_us = 0
     cdef int synced = mh_clock(&error_us)
-    # refused by a seccomp filter, or no such call on this system: nothing is known
+    # below 0: a seccomp filter refuses the call, or this system does not have it, so nothing is known
     return ClockState(None, None) if synced < 0 else ClockState(synced == 1, error_us)
 
 

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Pages of intervals: decodes runs of integers and adds them by stretch of time. ``def`` functions check arguments."""
+"""Decodes runs of integers in pages of intervals, and adds them up. The ``def`` functions check their arguments."""
 from array import array
 
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -19,18 +19,18 @@ cdef enum:
     WIDEST = 4  # the highest code of a run: 8 bytes per number
     MAX_ROWS = 65_535
 
-cdef int64_t FAR_COUNTS = <int64_t>1 << 48  # growth of so many counts is a jump to another level, not an amount
+cdef int64_t FAR_COUNTS = <int64_t>1 << 48  # a growth of this many counts or more is a jump to another level
 cdef object ZERO = array("q", [0])
 
 FAR = FAR_COUNTS
 
 
 cdef inline int64_t _plus(int64_t a, int64_t b) noexcept nogil:
-    return <int64_t>(<uint64_t>a + <uint64_t>b)  # may wrap on the way: the results of a valid page fit 64 bits
+    return <int64_t>(<uint64_t>a + <uint64_t>b)  # may wrap in between, but the results of a valid page fit 64 bits
 
 
 cdef void _read(const uint8_t *p, Py_ssize_t n, int code, bint differences, int64_t *to) noexcept nogil:
-    """Read a run as stored in a page: all lowest bytes, then the next higher ones."""
+    """Read a run as a page stores it: the lowest bytes of all numbers, then their next higher bytes, and so on."""
     cdef Py_ssize_t i, k
     cdef uint64_t bits
     for i in range(n):
@@ -149,7 +149,7 @@ cdef struct Stretch:
 
 
 cdef object _wide(i128 value):
-    """A 128-bit integer as a Python int."""
+    """Convert a 128-bit integer to a Python int."""
     cdef u128 bits = <u128>value
     cdef int64_t low = <int64_t>value
     if <i128>low == value:

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-# Decimals as (mantissa, exponent) for decode and canon; C++17, little-endian hosts.
+# Decimals as (mantissa, exponent), for decode and canon. Needs C++17 and a little-endian host.
 from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
 
 cdef extern from *:
@@ -51,7 +51,7 @@ cdef extern from *:
         return r.ec == std::errc() ? v : __builtin_nan("");
     }
     """
-    ctypedef long long i128 "mh_i128"  # a 128-bit integer; Cython needs only some integer type
+    ctypedef long long i128 "mh_i128"  # this is a 128-bit integer in C, but Cython only needs to know an integer type
     ctypedef unsigned long long u128 "mh_u128"
     bint from_f32 "mh_float<float>" (float v, i128 *m, int *exponent) noexcept nogil
     bint from_f64 "mh_float<double>" (double v, i128 *m, int *exponent) noexcept nogil
@@ -88,7 +88,7 @@ cdef inline int digits(uint64_t m) noexcept nogil:
     return n
 
 cdef inline void shorten(Decimal *v) noexcept nogil:
-    """Remove trailing zeros from the mantissa; then round a float that does not fit 64 bits."""
+    """Remove trailing zeros from the mantissa. Then round a value from a float if its mantissa does not fit 64 bits."""
     cdef bint minus = v.m < 0
     cdef u128 rest, unit = 1, m = magnitude(v.m)
     cdef u128 limit = <u128>1 << 63 if minus else <u128>UINT64_MAX
@@ -106,9 +106,10 @@ cdef inline void shorten(Decimal *v) noexcept nogil:
     v.m = -<i128>m if minus else <i128>m
 
 cdef inline void add(Decimal *to, i128 m, int e) noexcept nogil:
-    """Add m * 10**e to ``to``. If the sum does not fit 128 bits, an exact value becomes missing.
+    """Add m * 10**e to ``to``.
 
-    Of a float, the larger summand is kept: the smaller one does not reach its last digit.
+    If the sum does not fit 128 bits, an exact value becomes missing. For a value from a float, the larger summand is
+    the result, because the smaller one does not reach its last digit.
     """
     cdef i128 aligned = 0, total = 0
     if to.m == 0 or m == 0:
@@ -128,7 +129,7 @@ cdef inline void add(Decimal *to, i128 m, int e) noexcept nogil:
             return
     if to.exact:
         to.missing = True
-    elif e > to.e:  # both have at most 64 bits here, so the smaller one is beyond the last digit
+    elif e > to.e:  # both mantissas have at most 64 bits here, so the smaller summand is below the last digit
         to.m = m
         to.e = e
 
@@ -142,7 +143,10 @@ cdef inline void multiply(Decimal *v, int64_t m) noexcept nogil:
     v.m = product
 
 cdef inline int compare(i128 a, int a_e, int64_t b, int b_e) noexcept nogil:
-    """Compare a * 10**a_e with b * 10**b_e: negative, 0, positive. Both have at most 64 bits."""
+    """Compare a * 10**a_e with b * 10**b_e. Returns a negative number, 0 or a positive number.
+
+    ``a`` and ``b`` have at most 64 bits.
+    """
     cdef int way = -1 if a < 0 else 1
     cdef int apart = a_e - b_e
     cdef u128 x = magnitude(a), y = magnitude(b)
@@ -150,7 +154,7 @@ cdef inline int compare(i128 a, int a_e, int64_t b, int b_e) noexcept nogil:
         return -1 if b > 0 else 1 if b < 0 else 0
     if b == 0 or (a < 0) != (b < 0):
         return way
-    if apart > 19 or apart < -19:  # neither has more than 20 digits: the larger exponent decides
+    if apart > 19 or apart < -19:  # no mantissa has more than 20 digits, so the larger exponent decides
         return way if apart > 0 else -way
     if apart > 0:
         x *= power10(apart)

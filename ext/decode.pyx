@@ -24,10 +24,10 @@ cdef enum:
     F_LOW = 4
     F_HIGH = 8
     F_PLAIN = 16  # the scale is a power of ten, and no offset is added
-    F_SHARE = 32  # a share of 1; a value above 1 is in percent, and is divided by 100
+    F_SHARE = 32  # the value is a share of 1; a value above 1 is in percent, and is divided by 100
     QUALITY_RANGE = 2
     REASON_SENTINEL = 133
-    DECIMAL_MISSING = 128  # a flag in the eleventh byte of a decimal, as is FLAG_UNSIGNED: there is no value
+    DECIMAL_MISSING = 128  # flag in the eleventh byte of a decimal, beside FLAG_UNSIGNED: there is no value
 
 cdef struct PlanField:
     uint32_t offset
@@ -38,7 +38,7 @@ cdef struct PlanField:
     uint8_t order
     uint8_t width  # bits of the raw integer
     uint8_t shift
-    uint8_t pick  # 0: the whole register, 1: its high byte, 2: its low byte
+    uint8_t pick  # 0: the value is the whole register, 1: its high byte, 2: its low byte
     uint8_t flags
     int16_t scale_e
     int16_t add_e
@@ -64,7 +64,7 @@ _LAYOUTS = {
     "BA": O_DCBA, "DCBA": O_DCBA, "HGFEDCBA": O_DCBA,
     "CDABGHEF": O_CDABGHEF,
 }  # fmt: skip
-# type -> (class, bytes, bits, default sentinel); bytes 0: ``size`` gives them
+# type -> (class, number of bytes, number of bits, default sentinel); 0 bytes: ``size`` gives the number
 _TYPES = {
     "u16": (T_UNSIGNED, 2, 16, 0xFFFF), "i16": (T_SIGNED, 2, 16, 0x8000),
     "u8h": (T_UNSIGNED, 2, 8, None), "u8l": (T_UNSIGNED, 2, 8, None),
@@ -80,7 +80,7 @@ _TYPES["decimal"] = T_DECIMAL, 12, 64, None
 
 
 cdef bint _fit(Decimal *v, Slot *slot) noexcept nogil:
-    """Write a decimal into a slot. False: it does not fit 64 bits of mantissa, or is too large for a double."""
+    """Write a decimal into a slot. Returns False if its mantissa does not fit 64 bits, or a double cannot hold it."""
     if v.m > <i128>INT64_MAX or v.m < <i128>INT64_MIN:
         shorten(v)
         if v.m > <i128>UINT64_MAX or v.m < <i128>INT64_MIN:
@@ -95,7 +95,7 @@ cdef bint _fit(Decimal *v, Slot *slot) noexcept nogil:
 
 
 cdef bint _load_decimal(const uint8_t *p, Decimal *v, uint64_t *raw, bint *is_whole) noexcept nogil:
-    """Load a value that a device sent as digits. False: there is no reading.
+    """Load a value that a device sent as digits. Returns False if there is no reading.
 
     For a whole number of up to 64 bits, ``raw`` is set and ``is_whole`` becomes True.
     """
@@ -119,7 +119,7 @@ cdef bint _load_decimal(const uint8_t *p, Decimal *v, uint64_t *raw, bint *is_wh
 
 
 cdef void _value(const PlanField *f, const uint64_t *sentinels, const uint8_t *payload, Decimal *v) noexcept nogil:
-    """The scaled value of one field."""
+    """Compute the scaled value of one field."""
     cdef const uint8_t *p = payload + f.offset
     cdef uint64_t raw = 0, number = 0
     cdef uint32_t i
@@ -184,7 +184,7 @@ cdef void _value(const PlanField *f, const uint64_t *sentinels, const uint8_t *p
     v.e += f.scale_e
     if f.scale_offset >= 0:
         factor = <int16_t>load16(payload + f.scale_offset, O_ABCD)
-        if factor < -10 or factor > 10:  # 8000h means "no factor", and others are impossible: the value is invalid
+        if factor < -10 or factor > 10:  # 8000h means "no factor", and other factors are impossible
             v.missing = True
         v.e += factor
     if f.flags & F_SHARE and compare(<i128>magnitude(v.m), v.e, 1, 0) > 0:
@@ -197,7 +197,7 @@ cdef int _run(
     const PlanField *fields, int count, const uint64_t *sentinels, const uint8_t *payload,
     Slot *base, uint64_t mask, uint64_t start, uint8_t quality, uint8_t absent,
 ) noexcept nogil:  # fmt: skip
-    """Decode all fields into the slots from ``start`` on; returns the number of slots."""
+    """Decode all fields into the slots from ``start`` on. Returns the number of slots."""
     cdef Decimal v
     cdef Decimal total = Decimal(0, 0, True, False)
     cdef bint open = False
@@ -241,7 +241,7 @@ cdef class Plan:
     cdef int emitted
     cdef uint64_t *sentinels
     cdef uint32_t sentinel_count
-    cdef bint open  # the last field is a part of a sum
+    cdef bint open  # True: the last field is a part of a sum, which the next field must continue
     cdef readonly Py_ssize_t length
 
     def __cinit__(self):
@@ -349,8 +349,8 @@ cdef class Plan:
         PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE)
         try:
             self._check(view.len)
-            # Keep the GIL: decoding takes a few microseconds, less than getting the GIL back from a busy thread. And
-            # under the GIL, no two appends of this process can overlap.
+            # Keep the GIL. Decoding takes a few microseconds, which is less than it takes to get the GIL back from a
+            # busy thread. And while the GIL is held, no other thread of this process can append.
             position = begin(&ring.map, HEAD_SLOTS + self.emitted)
             put(&ring.map, position, &head, sizeof(RecordHeader))
             _run(
@@ -385,7 +385,7 @@ cdef class Plan:
 
 
 def _check_size(where, type, natural, width, size):
-    """Bytes and bits of the raw integer."""
+    """Return the number of bytes and of bits of the raw integer."""
     if natural:
         if size not in (0, natural):
             raise ValueError(f"{where}: {type} has {natural} bytes, not {size}")
@@ -402,14 +402,14 @@ def _check_order(where, type, order, size):
         return O_ABCD
     if order not in _LAYOUTS:
         raise ValueError(f"{where}: unknown order {order!r}; known are {' '.join(ORDERS)}")
-    # the names of 4 letters also apply to the same order of 6 and 8 bytes
+    # the names with 4 letters also stand for the same order of 6 or 8 bytes
     if size == ORDERS[order] or (size in (6, 8) and ORDERS[order] == 4):
         return _LAYOUTS[order]
     raise ValueError(f"{where}: order {order} is for {ORDERS[order]} bytes, {type} has {size} here")
 
 
 def _check_mask(where, type, kind, width, bit, mask):
-    """(shift, mask to apply after the shift) for a bit or a mask."""
+    """Return (shift, mask to apply after the shift) for a bit or a mask."""
     if bit == -1 and not mask:
         return 0, UINT64_MAX
     if kind not in (T_UNSIGNED, T_SIGNED, T_BITS, T_DECIMAL):

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-# Divides the course of one counter or gauge into intervals. All amounts are whole numbers of thousandths of a count.
+# Divides the readings of one counter or gauge into intervals. All amounts are in whole thousandths of a count.
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memmove, memset
 
@@ -14,22 +14,22 @@ cdef extern from *:
     typedef __int128 mh_wide;
     typedef unsigned __int128 mh_uwide;
     """
-    ctypedef long long i128 "mh_wide"  # a 128-bit integer; Cython needs only some integer type
+    ctypedef long long i128 "mh_wide"  # this is a 128-bit integer in C, but Cython only needs to know an integer type
     ctypedef unsigned long long u128 "mh_uwide"
 
 cdef enum:
     UNUSED = 0
     COUNTER = 1
     GAUGE = 2
-    SPREAD = 1  # this and the next four: values of agent.intervals.Flag
+    SPREAD = 1  # this and the next four are values of agent.intervals.Flag
     ESTIMATED = 2
     SUSPECT = 8
     BACK_STEP = 256
     CLOCK = 1024
     PARTS = 1000  # an amount is in thousandths of a count
-    FEW = 10  # growth of at most this many counts, or this many times the usual growth, is plain
+    FEW = 10  # a growth of at most this many counts, or of at most this many times the usual growth, is plain
     PAST = 8  # number of levels that are remembered to judge the next one
-    MAX_WINDOW = 61  # most positions of a sliding window
+    MAX_WINDOW = 61  # the largest number of positions of a sliding window
     CHUNK = 64  # arrays grow by at least this many items
 
 cdef struct Mark:  # one reading; time 0: there is none
@@ -37,17 +37,17 @@ cdef struct Mark:  # one reading; time 0: there is none
     int64_t value
     uint32_t seq
 
-cdef struct Cell:  # what is known of one interval
-    int64_t amount  # of a counter
-    int64_t covered  # ms between two good readings of one counter or gauge
-    int64_t spread  # part of these ms that is in steps longer than max_gap
+cdef struct Cell:  # the values of one interval
+    int64_t amount  # of a counter, in thousandths of a count
+    int64_t covered  # ms of the interval that lie between two good readings of one counter or gauge
+    int64_t spread  # part of these ms that lies in steps longer than max_gap
     int64_t readings
     int64_t low
     int64_t high
     i128 pos  # of a gauge: area above zero, in 1/2000 of value * ms
     i128 neg  # of a gauge: area below zero, in the same unit
-    i128 demand  # highest growth over a sliding window, in the unit of amount or pos
-    i128 fixed  # highest growth over a window that begins at a fixed time
+    i128 demand  # highest growth in a sliding window, in the unit of amount (counter) or pos (gauge)
+    i128 fixed  # highest growth in a window that begins at a fixed time, in the same unit
     Mark first
     Mark last
     uint32_t flags
@@ -60,13 +60,14 @@ cdef struct Past:
     int64_t value[PAST]
 
 cdef struct TrackedSlot:
-    # Allocated only if needed, since a gateway has thousands of plain gauges: past for counters, position for windows.
+    # ``past`` is allocated only for counters, ``position`` only for windows, because a gateway has thousands of gauges
+    # that need neither.
     Past *past
     i128 *position
     int64_t resolution
     int64_t modulus
     int64_t max_gap
-    int64_t period  # of the demand window; 0: none
+    int64_t period  # length of the demand window; 0: there is no window
     int64_t slip
     # the current state: the last good reading, and the interval that contains it
     int64_t time
@@ -78,7 +79,7 @@ cdef struct TrackedSlot:
     uint32_t carry  # flags for the next step
     uint8_t kind
     uint8_t has
-    uint8_t held  # 1: ``feed`` returns its readings, so that the caller judges them
+    uint8_t held  # 1: ``feed`` returns the readings of this slot, so that the caller judges them
     uint8_t known  # number of levels in ``past``
     double pace  # usual growth in counts per ms; it only decides which readings are plain, and affects no amount
     Cell cell
@@ -94,10 +95,10 @@ cdef struct Done:
 cdef struct Times:
     int64_t *bounds
     int32_t count
-    int64_t offset  # local time minus UTC: determines where fixed windows begin
+    int64_t offset  # local time minus UTC, which determines where fixed windows begin
 
 cdef inline int32_t find(const Times *t, int64_t at_ms) noexcept nogil:
-    """The number of the interval that contains an instant, which must lie within the boundaries."""
+    """Return the number of the interval that contains an instant. The instant must lie within the boundaries."""
     cdef int32_t low = 0, high = t.count - 1, middle
     while high - low > 1:
         middle = (low + high) >> 1
@@ -108,7 +109,7 @@ cdef inline int32_t find(const Times *t, int64_t at_ms) noexcept nogil:
     return low
 
 cdef inline bint is_plain(const TrackedSlot *s, int64_t time_ms, int64_t value, int64_t most) noexcept nogil:
-    """Whether a reading is usual growth, or a wobble of a few counts: then nobody needs to judge it."""
+    """Return True if a reading is usual growth, or a fall of a few counts, so that nobody needs to judge it."""
     cdef int64_t rise
     if not -most <= value <= most:
         return False
@@ -124,7 +125,7 @@ cdef inline bint is_plain(const TrackedSlot *s, int64_t time_ms, int64_t value, 
     return s.known > 3 and <double>rise <= FEW * s.pace * <double>(time_ms - s.time)
 
 cdef inline void remember(TrackedSlot *s, int64_t time_ms, int64_t value, bint anew) noexcept nogil:
-    """Remember a level, for judging the next one; ``anew`` forgets the previous ones."""
+    """Remember a level, to judge the next level by it. ``anew``: forget the previous levels."""
     cdef int i
     if s.past == NULL:
         return
@@ -154,7 +155,7 @@ cdef inline void touch(TrackedSlot *s, int64_t time_ms, int64_t value, uint32_t 
 cdef inline void begin(
     TrackedSlot *s, const Times *t, int64_t time_ms, int64_t value, uint32_t seq, uint32_t flags
 ) noexcept nogil:
-    """Begin with the very first reading."""
+    """Begin a slot with its very first reading."""
     s.at = find(t, time_ms)
     s.start, s.end = t.bounds[s.at], t.bounds[s.at + 1]
     memset(&s.cell, 0, sizeof(Cell))
@@ -167,10 +168,10 @@ cdef inline void begin(
     touch(s, time_ms, value, seq)
 
 cdef inline i128 part(const TrackedSlot *s, int64_t value, int64_t growth, int64_t dt, int64_t into) noexcept nogil:
-    """The amount from the last reading up to ``into`` ms after it, in a step of ``dt`` ms to the next reading.
+    """Return the amount from the last reading up to ``into`` ms after it. The next reading is ``dt`` ms after the last.
 
-    It is rounded down. The amount of an interval is the difference of two of these values, so the parts of a step add
-    up to it exactly.
+    The amount is rounded down. The amount of an interval is the difference of two of these values, so the amounts of
+    all intervals between the two readings add up exactly to the growth.
     """
     cdef i128 wide = growth
     if s.kind == COUNTER:
@@ -179,14 +180,14 @@ cdef inline i128 part(const TrackedSlot *s, int64_t value, int64_t growth, int64
     return <i128>s.level * 2000 * into + wide * PARTS * into * into / dt
 
 cdef inline int64_t over(int64_t a, int64_t step) noexcept nogil:
-    """The first multiple of ``step`` above ``a``."""
+    """Return the first multiple of ``step`` above ``a``."""
     cdef int64_t rest = a % step
     return a - rest + (step if rest >= 0 else 0)
 
 cdef inline void slide(
     TrackedSlot *s, int64_t offset, int64_t value, int64_t growth, int64_t dt, int64_t low, int64_t high
 ) noexcept nogil:
-    """Process the window positions in ``(low, high]``, a stretch within the open cell."""
+    """Process the window positions in ``(low, high]``, which is a part of the open cell."""
     cdef int32_t n = <int32_t>(s.period / s.slip) + 1
     cdef int64_t b = over(low, s.slip)
     cdef i128 window
@@ -205,7 +206,7 @@ cdef inline void slide(
         b += s.slip
 
 cdef inline void close(TrackedSlot *s, int32_t number, Done *done, int32_t *dones) noexcept nogil:
-    """Append the open cell to ``done``: no later reading can add to it."""
+    """Append the open cell to ``done``. No later reading can add to it."""
     cdef Done *d = &done[dones[0]]
     d.slot, d.start, d.end, d.cell = number, s.start, s.end, s.cell
     dones[0] += 1
@@ -230,7 +231,7 @@ cdef inline void move(
     cdef Mark was = s.cell.last
     if dt <= 0:
         if s.kind == COUNTER and covered:
-            s.cell.amount += growth * PARTS  # no time has passed: all growth belongs here
+            s.cell.amount += growth * PARTS  # no time has passed, so all growth belongs to this cell
         s.cell.flags |= flags
         return
     if long_step and covered:
@@ -270,11 +271,11 @@ cdef inline void advance(
     """Process the next good reading.
 
     Args:
-        growth: growth of a counter; below 0: the counter wobbled, and its level stays until it is exceeded.
+        growth: growth of a counter. Below 0: the counter went back a little, and its level stays until it is exceeded.
         covered: False if nothing is known about the time between the two readings.
     """
     cdef int64_t dt = time_ms - s.time, zero
-    cdef uint32_t own = flags & (SUSPECT | ESTIMATED)  # a doubtful reading also affects the step after it
+    cdef uint32_t own = flags & (SUSPECT | ESTIMATED)  # these flags also apply to the step after the reading
     cdef Mark now
     now.time, now.value, now.seq = time_ms, value, seq
     flags |= s.carry
@@ -282,7 +283,7 @@ cdef inline void advance(
     if s.kind == GAUGE:
         covered = covered and dt <= s.max_gap
         if covered and dt > 0 and ((s.level < 0 < value) or (value < 0 < s.level)):
-            # the gauge passes through zero: divide the step there, as areas above and below zero are counted apart
+            # the gauge passes through zero: divide the step there, because areas above and below zero are separate sums
             zero = s.time + <int64_t>(<i128>dt * s.level / (<i128>s.level - value))
             if s.time < zero < time_ms:
                 move(s, t, number, zero, 0, 0, flags, covered, &now, done, dones)
@@ -313,7 +314,7 @@ cdef inline void advance(
 cdef inline void step_clock(
     TrackedSlot *s, const Times *t, int32_t number, int64_t by_ms, Done *done, int32_t *dones
 ) noexcept nogil:
-    """Apply a clock step. The last reading moves with the clock, so that its age stays the same."""
+    """Apply a clock step. The time of the last reading changes with the clock, so that its age stays the same."""
     cdef Mark was
     cdef int i
     if not s.has:
@@ -325,7 +326,8 @@ cdef inline void step_clock(
     s.cell.flags |= CLOCK
     if by_ms >= 0 and s.start <= s.time < s.end:
         return
-    # The clock was set back or far ahead. Close the cell: readings of a repeated time must not mix with earlier ones.
+    # The clock was set back, or far ahead. Close the cell, because readings of a repeated time must not be mixed with
+    # earlier readings of this time.
     was = s.cell.last
     close(s, number, done, dones)
     s.at = find(t, s.time)
@@ -335,7 +337,7 @@ cdef inline void step_clock(
     s.cell.first = s.cell.last = was
 
 cdef inline void cut_off(TrackedSlot *s, int32_t number, Done *done, int32_t *dones) noexcept nogil:
-    """End this counter: the next reading is the first of another counter."""
+    """End this counter. The next reading is then the first one of another counter."""
     if s.has:
         close(s, number, done, dones)
     s.has = s.held = s.known = 0
@@ -348,7 +350,7 @@ cdef struct Found:  # a value read from the ring
     uint8_t quality
 
 cdef inline int64_t scaled(const Value *v, int exponent) noexcept nogil:
-    """The value in units of ``10**exponent``, half to even; INT64_MAX if it does not fit."""
+    """Return the value in units of ``10**exponent``, rounded half to even; INT64_MAX if it does not fit."""
     cdef i128 wide = <i128><uint64_t>v.mantissa if v.flags & FLAG_UNSIGNED else <i128>v.mantissa
     cdef i128 power = 1, half
     cdef int by = v.exponent - exponent

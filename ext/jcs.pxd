@@ -1,5 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-# RFC 8785 text in a growing buffer: strings and numbers. Part of canon: nothing else cimports it.
+# Writes strings and numbers as RFC 8785 text into a growing buffer. This is a part of canon, and no other module
+# cimports it.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcpy, memset
@@ -21,10 +22,10 @@ cdef struct Out:
     char *text
     size_t size
     size_t room
-    bint failed  # whether memory was lacking once: the text is then incomplete
+    bint failed  # True: memory was lacking once, so the text is incomplete
 
 cdef inline bint reserve(Out *out, size_t more) noexcept nogil:
-    """Reserve ``more`` bytes after the text. False: there is no memory, and ``failed`` is set."""
+    """Reserve ``more`` bytes after the text. If there is no memory, set ``failed`` and return False."""
     cdef size_t room
     cdef void *grown
     if out.size + more <= out.room:
@@ -44,7 +45,7 @@ cdef inline void put(Out *out, const char *text, size_t n) noexcept nogil:
         out.size += n
 
 cdef inline int write_digits(char *out, uint64_t m) noexcept nogil:
-    """Write the digits of m > 0, at most 20 bytes; returns how many."""
+    """Write the digits of m > 0, at most 20 bytes. Returns their number."""
     cdef char text[20]
     cdef int at = 20
     cdef uint32_t pair, low
@@ -71,8 +72,8 @@ cdef inline int write_digits(char *out, uint64_t m) noexcept nogil:
 cdef inline int write_layout(char *out, bint minus, const char *digits, int k, int n) noexcept nogil:
     """Write 0.DIGITS * 10**n as ECMAScript's Number::toString does. Returns the length.
 
-    There are ``k`` digits; the first and the last are not 0. The caller provides 48 readable bytes in ``digits`` and
-    NUMBER_ROOM writable ones in ``out``, because copies of a fixed size are faster than exact ones.
+    There are ``k`` digits; the first and the last are not 0. 48 bytes of ``digits`` must be readable, and NUMBER_ROOM
+    bytes of ``out`` writable, because the function copies a fixed size, which is faster than an exact size.
     """
     cdef char *p = out
     cdef int e
@@ -146,7 +147,7 @@ cdef inline int write_number(char *out, bint minus, uint64_t m, int e, bint *rou
     # a decimal of up to 15 digits survives conversion to a double, except at both ends of its range
     if k <= 15 and -290 < n < 290:
         return write_layout(out, minus, digits, k, n)
-    # make the text DIGITS e EXPONENT, and parse it as the nearest double
+    # make a text of the form DIGITS e EXPONENT, and parse it as the nearest double
     end = digits + all_digits
     end[0] = c"e"
     end[1] = c"-" if e < 0 else c"+"
@@ -174,8 +175,8 @@ cdef inline int write_seconds(char *out, int64_t ms) noexcept nogil:
     return write_decimal(out, ms < 0, <uint64_t>(-ms if ms < 0 else ms), -3)
 
 cdef inline int utf8_length(const uint8_t *p, size_t left) noexcept nogil:
-    """Number of bytes of the character at p; 0 if no UTF-8 character begins there."""
-    cdef uint8_t low = 0x80, high = 0xBF  # of the second byte
+    """Return the number of bytes of the character at p; 0 if no UTF-8 character begins there."""
+    cdef uint8_t low = 0x80, high = 0xBF  # limits of the second byte
     cdef int n, i
     if p[0] < 0x80:
         return 1

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Keeps the C allocator small: one arena for all threads, and free memory is returned to the kernel."""
+"""Keeps the memory of the C allocator small: one arena for all threads, and free memory is returned to the kernel."""
 
 cdef extern from *:
     """

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Counters and gauges over time, divided into intervals. ``def`` functions check arguments; below them is plain C."""
+"""Divides counters and gauges into intervals. The ``def`` functions check arguments; the code that they call is C."""
 from array import array
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -17,11 +17,11 @@ from ext.ring cimport Slot as Value
 MAX_SLOTS = 65_535
 STATE_VERSION = 2
 SLOT_BYTES = sizeof(TrackedSlot) + sizeof(Past)
-cdef int64_t MAX_VALUE = 9_000_000_000_000_000  # so that no product exceeds 128 bits
+cdef int64_t MAX_VALUE = 9_000_000_000_000_000  # up to this value, no product exceeds 128 bits
 
 
 cdef object _wide(i128 value):
-    """A 128-bit integer as a Python int."""
+    """Convert a 128-bit integer to a Python int."""
     cdef u128 bits = <u128>value
     return (<object><int64_t>(<uint64_t>(bits >> 64)) << 64) | <object><uint64_t>bits
 
@@ -31,7 +31,7 @@ cdef object _mark(const Mark *m):
 
 
 cdef object _shown(int slot, int64_t start, int64_t end, const Cell *c):
-    """A cell in the form that ``CounterKernel.take`` returns."""
+    """Convert a cell to the form that ``CounterKernel.take`` returns."""
     return (
         slot, start, end, c.flags, c.amount, c.covered, c.spread, c.readings, _mark(&c.first), _mark(&c.last),
         c.low if c.seen else None, c.high if c.seen else None, _wide(c.pos), _wide(c.neg),
@@ -213,7 +213,7 @@ cdef class CounterKernel:
         for i in range(self.dones):
             out.append(_shown(self.done[i].slot, self.done[i].start, self.done[i].end, &self.done[i].cell))
         self.dones = 0
-        if self.room > 8 * CHUNK:  # a long silence needed much space: release it
+        if self.room > 8 * CHUNK:  # a step after a long silence needed much space, which is released here
             free(self.done)
             self.done, self.room = NULL, 0
         return out
@@ -226,7 +226,7 @@ cdef class CounterKernel:
         cdef TrackedSlot was = self.slot(number)[0]
         past = PyBytes_FromStringAndSize(<char *>was.past, sizeof(Past)) if was.past != NULL else b""
         window = PyBytes_FromStringAndSize(<char *>was.position, was.run * sizeof(i128)) if was.run else b""
-        was.past, was.position, was.at = NULL, NULL, 0  # valid in this process only; equal states get equal bytes
+        was.past, was.position, was.at = NULL, NULL, 0  # valid in this process only; then equal states have equal bytes
         return PyBytes_FromStringAndSize(<char *>&was, sizeof(TrackedSlot)) + past + window
 
     def restore(self, int number, const uint8_t[::1] state not None):
@@ -244,7 +244,7 @@ cdef class CounterKernel:
         if state.shape[0] != <Py_ssize_t>sizeof(TrackedSlot) + past_size + was.run * <Py_ssize_t>sizeof(i128):
             raise ValueError(f"a state of {state.shape[0]} bytes is not whole")
         if was.slip != s.slip or was.period != s.period:
-            was.run, was.slip, was.period = 0, s.slip, s.period  # a different window, or none: start again
+            was.run, was.slip, was.period = 0, s.slip, s.period  # the slot has another window, or none: begin anew
             was.cell.windows, was.cell.fixed_windows, was.cell.demand, was.cell.fixed = 0, 0, 0, 0
         elif was.run > (s.period // s.slip + 1 if s.slip else 0):
             raise ValueError(f"the state has {was.run} positions of a window")
@@ -309,7 +309,7 @@ def gather(
                     continue
                 last[number] = head.tick_ms
                 if wanted[number, 1] and (head.tick_ms - wanted[number, 2]) % wanted[number, 1]:
-                    continue  # not due: packs leave it out too
+                    continue  # the point is not due at this tick, so packs leave the value out too
                 found[n].time, found[n].slot, found[n].quality = head.time_ns // 1_000_000, number, v.quality
                 found[n].value = scaled(&v, <int>wanted[number, 0])
                 n += 1

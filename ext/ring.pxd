@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-# The part of the ring that decode and canon need: its layout, and the functions for appending and reading.
+# The part of the ring that decode and canon need: its layout, and the functions that append and read records.
 from libc.stdint cimport int16_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -29,10 +29,10 @@ cdef enum:
     HEAD_SLOTS = 2
     FLAG_UNSIGNED = 1
     FLAG_TIMED = 2  # in the slot of a value: the next slot has the device's own time for this value
-    FLAG_TIME = 4  # in that next slot: it has the time (UTC ms) in place of a mantissa, and the same point
+    FLAG_TIME = 4  # in the slot with this time: it has the time (UTC ms) instead of a mantissa, and the same point
     FIRST_REASON = 128  # gap reasons begin here; qualities are below
 
-cdef struct RingHeader:  # at the file's beginning; reserve, head and tail are in different cache lines
+cdef struct RingHeader:  # the beginning of the file; reserve, head and tail are in different cache lines
     char magic[8]
     uint32_t version
     uint32_t slot_size
@@ -78,7 +78,7 @@ cdef class Ring:
     cdef int fd  # held by the writer for its lock; -1 for readers
     cdef bint writable
     cdef bint closed
-    cdef int pins  # calls in progress without the GIL; the mapping stays until the last one ends
+    cdef int pins  # number of calls that run without the GIL; the file stays mapped until the last of them ends
     cdef object path
     cdef object _damage(self, str what)
     cdef int check_open(self) except -1
@@ -88,13 +88,13 @@ cdef class Ring:
     cdef void unmap(self) noexcept
 
 cdef inline uint64_t body_slots(const RecordHeader *head) noexcept nogil:
-    """The number of slots of a record after its head. For a text or event, ``count`` is in bytes."""
+    """Return the number of slots in the body of a record. For a text or event, ``count`` is in bytes."""
     if head.kind >= KIND_TEXT:
         return (<uint64_t>head.count + 15) >> 4
     return head.count
 
 cdef inline bint plausible(const Map *ring, uint64_t position, const RecordHeader *head) noexcept nogil:
-    """True if this can be the head of a committed record at ``position``."""
+    """Return True if this can be the head of a committed record at ``position``."""
     cdef uint64_t slots = HEAD_SLOTS + body_slots(head)
     if not KIND_ANSWER <= head.kind <= KIND_EVENT or slots > (ring.mask + 1) >> 2:
         return False
@@ -103,7 +103,7 @@ cdef inline bint plausible(const Map *ring, uint64_t position, const RecordHeade
 # -- writing: begin, put, commit
 
 cdef inline uint64_t begin(Map *ring, uint64_t slots) noexcept nogil:
-    """Announce that ``slots`` slots will be written; returns the position of the first."""
+    """Announce that ``slots`` slots will be written. Returns the position of the first of them."""
     cdef RingHeader *h = ring.h
     cdef uint64_t head = h.head
     cdef uint64_t end = head + slots
@@ -112,21 +112,21 @@ cdef inline uint64_t begin(Map *ring, uint64_t slots) noexcept nogil:
     cdef const RecordHeader *oldest
     if end - tail > ring.mask + 1:
         while tail < head and end - tail > ring.mask + 1:
-            # only the first slot of this head is read, which has count and kind: the second may be at the ring's start
+            # only the first slot of this head, with count and kind, is used: the second may be at the ring's start
             oldest = <const RecordHeader *>&ring.slot[tail & ring.mask]
-            # a damaged head does not show where the next record begins: give up all records so far
+            # a damaged head does not show where the next record begins, so all records up to ``head`` are given up
             tail = tail + HEAD_SLOTS + body_slots(oldest) if plausible(ring, tail, oldest) else head
             lost += 1
-        # the tail moves first: if the process is killed after that, only a few old records are lost
+        # the tail moves first, so that only a few old records are lost if the process is killed after that
         mh_store_relaxed(&h.overwritten, h.overwritten + lost)
         mh_store_release(&h.tail, tail)
-    if end > h.reserve:  # reserve is ahead if a writer was killed while it wrote a larger record
+    if end > h.reserve:  # reserve may be ahead already, if a writer was killed while it wrote a larger record
         mh_store_relaxed(&h.reserve, end)
     mh_fence_release()  # others see the new reserve before any slot changes
     return head
 
 cdef inline void put(Map *ring, uint64_t position, const void *source, size_t size) noexcept nogil:
-    """Copy bytes to a position; the copy may wrap at the ring's end."""
+    """Copy bytes to a position. At the end of the ring, the copy continues at its start."""
     cdef size_t offset = (position & ring.mask) * sizeof(Slot)
     cdef size_t room = (ring.mask + 1) * sizeof(Slot) - offset
     cdef char *base = <char *>ring.slot
@@ -152,6 +152,6 @@ cdef inline void get(const Map *ring, uint64_t position, void *target, size_t si
         memcpy(<char *>target + room, base, size - room)
 
 cdef inline bint intact(const Map *ring, uint64_t position) noexcept nogil:
-    """Whether the bytes copied from ``position`` on are valid: nothing was overwritten. Call it after copying."""
+    """Return True if the bytes copied from ``position`` on were not overwritten. Call this after copying."""
     mh_fence_acquire()
     return mh_load_relaxed(&ring.h.reserve) - position <= ring.mask + 1 and position >= mh_load_relaxed(&ring.h.tail)

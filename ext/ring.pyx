@@ -15,7 +15,7 @@ cdef uint32_t VERSION = 1
 cdef size_t PAGE = 4096
 cdef uint64_t MIN_SIZE = 64 * 1024
 cdef uint64_t MAX_SIZE = <uint64_t>1 << 40
-cdef int64_t MOST_MS = <int64_t>1 << 47  # a device's own time lies at most this far from 1970: 4,400 years
+cdef int64_t MOST_MS = <int64_t>1 << 47  # a device's own time is at most this many ms (4,400 years) from 1970
 
 ANSWER, GAP, TEXT, EVENT = KIND_ANSWER, KIND_GAP, KIND_TEXT, KIND_EVENT
 
@@ -67,8 +67,8 @@ cdef class Ring:
         draft = f"{path}.new{os.getpid()}"
         fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
         try:
-            os.fchmod(fd, mode)  # whatever the umask is: tools that run in the group must be able to read the file
-            # allocate every page now: a full tmpfs must be an error here, not a SIGBUS at a later store
+            os.fchmod(fd, mode)  # not limited by the umask, because tools that run in the group must be able to read
+            # allocate every page now, so that a full tmpfs is an error here and not a SIGBUS at a later store
             os.posix_fallocate(fd, 0, PAGE + slots * sizeof(Slot))
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             ring = Ring.__new__(Ring)
@@ -110,7 +110,7 @@ cdef class Ring:
             if h.slots == 0 or h.slots & (h.slots - 1) or PAGE + h.slots * sizeof(Slot) != size:
                 raise ring._damage(f"says {h.slots} slots, but has {size} bytes")
             ring.map.mask = h.slots - 1
-            # a writer may be busy: in this order of reading, it cannot cause a false error
+            # A writer may change them meanwhile. If they are read in this order, this cannot cause a false error.
             tail, head, reserve = mh_load_acquire(&h.tail), mh_load_acquire(&h.head), mh_load_acquire(&h.reserve)
             if not tail <= head <= reserve:
                 raise ring._damage(f"has tail {tail}, head {head}, reserve {reserve}: out of order")
@@ -126,7 +126,7 @@ cdef class Ring:
         return ring
 
     def close(self):
-        """Unmap. Calls running without the GIL in other threads finish first."""
+        """Unmap the file. While other threads run calls without the GIL, it stays mapped until they have finished."""
         self.closed = True
         if self.pins == 0:
             self.unmap()
@@ -165,7 +165,7 @@ cdef class Ring:
         self.check_open()
         if not self.writable:
             raise ValueError(f"{self.path}: the ring was opened for reading only")
-        # a quarter of the ring at most, so that readers have time to copy a record before it is overwritten
+        # a record takes at most a quarter of the ring, so that readers have time to copy it before it is overwritten
         if slots + HEAD_SLOTS > (self.map.mask + 1) >> 2:
             raise ValueError(f"{self.path}: a body of {slots} slots is too large for a ring of {self.map.mask + 1}")
         return 0
@@ -198,7 +198,7 @@ cdef class Ring:
             raise ValueError(f"a gap reason is {FIRST_REASON} or more, got {reason}")
         if points is not None and not body:
             raise ValueError("a gap without points is none; all points of the table are None")
-        body += b"\xff" * (-len(body) % sizeof(Slot))  # 0xFFFF: not a point
+        body += b"\xff" * (-len(body) % sizeof(Slot))  # the last slot is filled with 0xFFFF, which is not a point
         return _bytes(self, RecordHeader(len(body) >> 4, table, KIND_GAP, reason, tick_ms, time_ns, mono_ns), body)
 
     def append_text(
@@ -207,7 +207,7 @@ cdef class Ring:
     ):  # fmt: skip
         if quality >= FIRST_REASON:
             raise ValueError(f"a quality is below {FIRST_REASON}, got {quality}; a missing text is a gap")
-        text.decode()  # an invalid text raises here: everything in the ring must be fit to be sent
+        text.decode()  # raises ValueError for an invalid text, because everything in the ring must be fit to be sent
         text = point.to_bytes(2, "little") + text
         return _bytes(self, RecordHeader(len(text), table, KIND_TEXT, quality, tick_ms, time_ns, mono_ns), text)
 
@@ -219,7 +219,7 @@ cdef class Ring:
         cdef Py_ssize_t i, n = len(values), at = 0
         cdef uint64_t position
         cdef Slot *slots
-        n += sum([len(value) > 4 and value[4] is not None for value in values])  # each time takes a slot
+        n += sum([len(value) > 4 and value[4] is not None for value in values])  # each device time takes a slot
         self.check_room(n)
         slots = <Slot *>malloc(max(n, 1) * sizeof(Slot))
         if slots == NULL:
@@ -227,7 +227,7 @@ cdef class Ring:
         try:
             for value in values:
                 at += _fill(&slots[at], value)
-            head.count = <uint32_t>at  # may be less than n: a missing value takes no slot for its time
+            head.count = <uint32_t>at  # may be less than n, because a missing value takes no slot for its time
             n = at
             position = begin(&self.map, HEAD_SLOTS + n)
             put(&self.map, position, &head, sizeof(RecordHeader))
@@ -288,25 +288,25 @@ cdef int _map(Ring ring, int fd, size_t size, bint writable) except -1:
 
 
 cdef int _take_over(Ring ring, int fd, boot) except -1:
-    """Become the only writer, after the previous one."""
+    """Become the only writer, after the previous writer has ended."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        # if this process holds the lock, through an earlier mapping that is not closed yet, there is no other writer
+        # this process may hold the lock, through an earlier mapping that is not closed yet; then no other writer exists
         if ring.map.h.writer_pid != os.getpid():
             raise BlockingIOError(f"{ring.path}: process {ring.map.h.writer_pid} writes this ring") from None
     ring.map.h.writer_pid = os.getpid()
     if boot is not None:
         ring.map.h.boot = boot
-    # A killed writer may have left reserve ahead of head. It stays there, because the unfinished record has overwritten
-    # the oldest slots. The tail is right, because the writer moved it before.
+    # A killed writer may have left reserve ahead of head. Reserve stays as it is, because the unfinished record has
+    # overwritten the oldest slots. The tail is right, because the writer had moved it before.
     if ring.map.h.reserve - ring.map.h.tail > ring.map.mask + 1:
         raise ring._damage(f"has tail {ring.map.h.tail} too far behind reserve {ring.map.h.reserve}")
     return 0
 
 
 cdef int _fill(Slot *slot, value) except -1:
-    """Write one value into slots; returns their number: two if the value has a time, else one."""
+    """Write one value into slots. Returns their number: two if the value has a device time, otherwise one."""
     cdef int64_t mt
     point, mantissa, exponent, quality = value[:4]
     memset(slot, 0, sizeof(Slot))

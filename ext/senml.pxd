@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-# Walks a slice: writes ring records as SenML into a buffer, and marks them in the grid of due readings.
-# Part of canon: nothing else cimports it.
+# Writes the ring records of a slice as SenML into a buffer, and marks them in the grid of due readings.
+# This is a part of canon, and no other module cimports it.
 from libc.stdint cimport INT64_MIN, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
@@ -20,14 +20,14 @@ cdef extern from *:
     const uint8_t *QUALITY_SIZE "mh_quality_sizes"
 
 cdef enum:
-    COUNTER = 1  # kinds up to here (gauge, counter) have due ticks; those above (state, text) are sent when they change
+    COUNTER = 1  # kinds up to this one (gauge, counter) have due ticks; higher ones (state, text) are sent on change
     LAST_KIND = 3
     LAST_QUALITY = 6
     REASON_SENTINEL = 133
     MAX_PACES = 16
 
 cdef struct Sent:  # the value of a state or text that was last sent to the platform
-    bint known  # False: none was sent yet
+    bint known  # False: no value was sent yet
     uint8_t quality
     uint8_t flags
     int16_t exponent
@@ -36,11 +36,12 @@ cdef struct Sent:  # the value of a state or text that was last sent to the plat
     size_t size
 
 cdef struct State:  # of a state or text of one stream
-    Sent sent  # as of the last boundary, to which a slice that is cut returns
-    Sent now  # including the records written since
+    Sent sent  # the value at the last boundary; a slice that is cut returns to it
+    Sent now  # the value with the records written since that boundary
 
 cdef struct OutputRow:
-    # Offset in Points.texts of three parts: ["du":..,]"n":"..."  and  ,"u":"..","v":  and  ,"u":"..","vs":
+    # Offset in Points.texts of three parts that follow each other:
+    # ["du":..,]"n":"..."  and  ,"u":"..","v":  and  ,"u":"..","vs":
     uint32_t text
     uint32_t unit_size  # bytes of "du" in the first part, after which "mt" is inserted
     uint32_t name_size  # bytes of the first part
@@ -48,13 +49,13 @@ cdef struct OutputRow:
     uint32_t string_size  # bytes of the third part, for texts
     uint8_t kind
     uint8_t pace
-    bint touched  # whether its state changed since the last boundary
+    bint touched  # True: its state changed since the last boundary
     size_t grid  # offset of its row in the grid of this call
     int64_t last_tick  # the last tick with a record in this call, for points that have no row in the grid
-    int32_t state  # index in Points.states; -1: it is a gauge or counter
+    int32_t state  # index in Points.states; -1: the point is a gauge or counter
 
-cdef struct Points:  # a point table, and what was sent for its states and texts
-    # Streams with the same points share everything except base and states. So only one of them is sealed at a time.
+cdef struct Points:  # a point table, with the values that were sent for its states and texts
+    # Streams with the same points share all members except base and states, so only one of them is sealed at a time.
     OutputRow *rows
     State *states
     int32_t state_count
@@ -72,7 +73,7 @@ cdef struct Pace:
     int64_t period
     int64_t first  # number of the first due tick in [from_ms, to_ms)
     int64_t count  # number of due ticks in [from_ms, to_ms)
-    int64_t index  # which of these is the tick of the current record; -1: the pace is not due then
+    int64_t index  # number of the current record's tick among these; -1: the pace is not due at this tick
 
 cdef struct Job:  # one call of seal
     Out out
@@ -87,13 +88,13 @@ cdef struct Job:  # one call of seal
     size_t grid_size
     int64_t records
     int64_t bt_ms
-    bint based  # whether a record has been written: the first one has the base name
+    bint based  # True: a record is written already; only the first record has the base name
     Pace pace[MAX_PACES]
 
 cdef struct Place:  # one position to be sealed
     RecordHeader head
     uint64_t position
-    int64_t least  # smallest tick in [from_ms, to_ms) of this and all later positions; to_ms if there is none
+    int64_t least  # smallest tick in [from_ms, to_ms) of this position and all later ones; to_ms if there is none
     uint64_t slots
     bint lost  # overwritten before it could be read
 
@@ -102,7 +103,7 @@ cdef inline void forget(Sent *sent) noexcept nogil:
     memset(sent, 0, sizeof(Sent))
 
 cdef inline bint copy(Sent *to, const Sent *source) noexcept nogil:
-    """Copy a value. False: there is no memory."""
+    """Copy a value. Returns False if there is no memory."""
     cdef uint8_t *text = NULL
     if source.text != NULL:
         text = <uint8_t *>malloc(source.size + 1)
@@ -115,7 +116,10 @@ cdef inline bint copy(Sent *to, const Sent *source) noexcept nogil:
     return True
 
 cdef inline bint news(Points *table, int32_t point, const Sent *seen) noexcept nogil:
-    """True if ``seen`` differs from what was last sent, which it then replaces until the next boundary."""
+    """Return True if ``seen`` differs from the value that was last sent.
+
+    It then replaces this value; the next boundary keeps or undoes the change (see ``settle``).
+    """
     cdef OutputRow *row = &table.rows[point]
     cdef Sent *now
     if row.state < 0:
@@ -133,7 +137,7 @@ cdef inline bint news(Points *table, int32_t point, const Sent *seen) noexcept n
     return True
 
 cdef inline void settle(Points *table, bint keep) noexcept nogil:
-    """At a boundary, keep or undo the changes of states since the last boundary."""
+    """Keep the changes of states since the last boundary, or undo them if ``keep`` is False."""
     cdef State *state
     cdef int32_t i
     for i in range(table.touched_count):
@@ -146,11 +150,11 @@ cdef inline void settle(Points *table, bint keep) noexcept nogil:
     table.touched_count = 0
 
 cdef inline uint8_t read_cell(uint8_t quality) noexcept nogil:
-    """The grid cell of a reading: 1 more than its quality as published."""
+    """Return the grid cell of a reading, which is 1 more than its quality as published."""
     return 1 + (quality if quality <= LAST_QUALITY else 1)
 
 cdef inline int64_t above(int64_t a, int64_t b) noexcept nogil:
-    """a / b rounded up, for b > 0."""
+    """Return a / b rounded up, for b > 0."""
     return a // b + (1 if a % b > 0 else 0)
 
 cdef inline int64_t milliseconds(int64_t ns) noexcept nogil:
@@ -159,10 +163,10 @@ cdef inline int64_t milliseconds(int64_t ns) noexcept nogil:
 cdef inline bint start(
     Job *job, const Points *table, const OutputRow *row, int64_t ms, uint8_t quality, bint string, const Slot *time
 ) noexcept nogil:  # fmt: skip
-    """Write a record up to its value. False: there is no memory.
+    """Write a record up to its value. Returns False if there is no memory.
 
-    The first record has the base name; a record has a base time if it differs from the one before.
-    ``time``: the device's own time for the value; NULL if there is none.
+    The first record has the base name. A record has a base time if its read time differs from that of the previous
+    record. ``time``: the device's own time for the value; NULL if there is none.
     """
     cdef Out *out = &job.out
     cdef const char *text = table.texts + row.text
@@ -216,7 +220,10 @@ cdef inline bint start(
 cdef inline bint write(
     Job *job, const Points *table, const OutputRow *row, const Slot *slot, int64_t ms, const Slot *time
 ) noexcept nogil:  # fmt: skip
-    """Write one record. False: its value is too large for a double (nothing is written then), or there is no memory."""
+    """Write one record. Returns False if there is no memory, or if its value is too large for a double.
+
+    In the second case, nothing is written.
+    """
     cdef Out *out = &job.out
     cdef char number[NUMBER_ROOM]
     cdef bint rounded = False
@@ -252,7 +259,7 @@ cdef inline void answer(Job *job, Points *table, const RecordHeader *head, const
         slot = &body[i]
         time = NULL
         if slot.flags > FLAG_UNSIGNED:
-            if slot.flags & FLAG_TIME:  # a time, which is written together with its value
+            if slot.flags & FLAG_TIME:  # a device time, which was written together with its value
                 continue
             if i + 1 < head.count and body[i + 1].flags & FLAG_TIME:
                 time = &body[i + 1]
@@ -261,7 +268,7 @@ cdef inline void answer(Job *job, Points *table, const RecordHeader *head, const
         row = &table.rows[slot.point]
         pace = &job.pace[row.pace]
         if row.kind <= COUNTER and pace.period:
-            if pace.index < 0:  # not due: verifiers would count this record as one too many
+            if pace.index < 0:  # the point is not due, and verifiers would count this record as one too many
                 continue
             cell = job.grid + row.grid + pace.index
             if slot.quality >= FIRST_REASON:
@@ -314,7 +321,7 @@ cdef inline void text(Job *job, Points *table, const RecordHeader *head, uint8_t
         put(&job.out, b"}", 1)
 
 cdef inline void look(const Map *ring, Job *job, Place *places, Py_ssize_t n) noexcept nogil:
-    """Read the heads of all positions, and set ``least`` of each: the smallest tick from there on."""
+    """Read the heads of all positions, and set ``least`` of each: the smallest tick from this position on."""
     cdef Py_ssize_t i
     cdef int64_t least = job.to_ms
     cdef Place *place
@@ -346,7 +353,7 @@ cdef inline void record(Job *job, Points *table, const RecordHeader *head) noexc
         text(job, table, head, <uint8_t *>job.body)
 
 cdef inline void walk(const Map *ring, Job *job, Points *table, Place *places, Py_ssize_t n) noexcept nogil:
-    """Process records in order, up to the last boundary that fits.
+    """Process records in order, up to the last boundary at which the slice is not too large.
 
     A boundary is a place between two positions at which all ticks before are smaller than all ticks after it.
     """
@@ -354,7 +361,7 @@ cdef inline void walk(const Map *ring, Job *job, Points *table, Place *places, P
     cdef Place *place
     cdef Out *out = &job.out
     cdef int64_t most = INT64_MIN
-    cdef size_t kept = 1  # this and the next two: bytes, records and end of the slice at the last boundary
+    cdef size_t kept = 1  # this and the next two are bytes, records and end of the slice at the last boundary
     cdef int64_t kept_records = 0
     cdef int64_t kept_reached = job.to_ms
     put(out, b"[", 1)

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-# Registers in wire order to integers. Part of decode: nothing else cimports it.
+# Converts registers in wire order to integers. This is a part of decode, and no other module cimports it.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -51,7 +51,7 @@ cdef inline uint64_t load64(const uint8_t *p, int order) noexcept nogil:
     return v
 
 cdef inline int place(int i, int size, int order) noexcept nogil:
-    """Position on the wire of the i-th most significant byte, for sizes without a load function."""
+    """Return the position on the wire of the i-th most significant byte, for sizes without a load function."""
     if order == O_CDAB:
         return (size - 2 - (i & ~1)) + (i & 1)
     if order == O_BADC:
