@@ -12,7 +12,10 @@ MAX_SLOWING_NS = 50_000_000  # one comparison moves the clock back by at most th
 
 
 class SteadyClock:
-    """UTC that advances with the monotonic clock. Comparisons with the wall clock detect steps and correct drift."""
+    """UTC that advances with the monotonic clock.
+
+    It is compared with the wall clock to detect steps and to correct drift.
+    """
 
     def __init__(
         self, utc_ns: Callable[[], int] = time.time_ns, mono_ns: Callable[[], int] = time.monotonic_ns
@@ -44,7 +47,7 @@ class SteadyClock:
         return None
 
     def take_step(self) -> None:
-        """Apply a step that ``check_step`` found: continue with the time of the wall clock."""
+        """Apply the step that ``check_step`` found: continue with the time of the wall clock."""
         self._offset_ns, self._floor_ns = self._utc() - self._mono(), 0
 
 

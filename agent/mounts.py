@@ -16,7 +16,7 @@ _NOT_SYNCED: Final = frozenset({"data=writeback", "nobarrier", "barrier=0", "fsy
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A mounted file system, as in /proc/self/mountinfo. ``kind``: its type, such as ext4; "" if unknown."""
+    """A mounted file system, as in /proc/self/mountinfo. ``kind``: its type, such as ext4; "" if it is unknown."""
 
     point: str
     kind: str = ""

@@ -94,7 +94,7 @@ class DevicePoll:
         self.availability = Availability.UNKNOWN
         self.failures = 0
         self._garbled = 0  # number of failures in which bytes arrived, but no valid answer
-        self.probe_at = 0.0  # loop time of the next try, if the device is not alive
+        self.probe_at = 0.0  # time of the event loop when a device that is not alive is tried next
         self._backoff = Backoff(FIRST_BACKOFF_S, MAX_BACKOFF_S)
         self.last_answer_ms = 0
         # time of the first answer after the last long silence; 0: the device has not answered yet
@@ -106,7 +106,7 @@ class DevicePoll:
         self.tried_at = 0.0  # loop time of the last try
         # True: another device that became silent at the same time answers again, so this device is tried soon
         self.is_called = False
-        self.line_silence = LineSilence()  # the poller sets the object that all devices of the line share
+        self.line_silence = LineSilence()  # the poller replaces it by the object that all devices of the line share
         self.not_asked = NotAsked()
         self.last_error = ""
         self._may_sleep = True  # False after an invalid answer, because a sleeping device sends nothing
@@ -119,7 +119,7 @@ class DevicePoll:
         self.paused = False  # True: no poll of a new tick begins
         self._settled: asyncio.Future[None] | None = None
         self.driver = driver
-        self.opened: Callable[[], int] = lambda: 0  # returns how often the line was opened
+        self.opened: Callable[[], int] = lambda: 0  # returns how often the line has been opened
         self.answers: Callable[[], int] = lambda: 0  # returns how many answers the line has had so far
         self._visit = (0, 0)  # last progress of the current visit: time in ms, and the value of ``answers`` then
         # at the last identification: how often the line had been opened, and how often the driver had doubted a counter
@@ -133,8 +133,8 @@ class DevicePoll:
         """Begin the schedule at ``start_ms``. Nothing is pending; points of pace ``once`` are due at the first tick."""
         self.periods = self._wanted_periods()
         self.pending = [0] * len(PACES)
-        self.identified_ms = 0  # tick at which the identity was last read; 0: never
-        self.asked_ms = 0  # newest polled tick; older ticks may still be pending
+        self.identified_ms = 0  # tick at which the identity was last read; 0: it was never read
+        self.asked_ms = 0  # the newest tick that was polled; older ticks may still be pending
         self._max_urgency_ms = MAX_WAIT_ROUNDS * min((p for p in self.periods if p), default=1000)
         self._next_ms = -1  # the earliest tick in ``next``; -1: ``next`` has changed, and this must be computed again
         self.next = [self._first_tick(period, start_ms) for period in self.periods]

@@ -12,7 +12,7 @@ from drivers.model import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """Where a secret is stored: a systemd credential by name, or a file."""
+    """Where a secret is stored: in a systemd credential, given by name, or in a file."""
 
     credential: str = ""
     file: Path | None = None

@@ -63,7 +63,7 @@ class PeriodTotals:
         self._demands: dict[str, Demand] = {}
 
     def add(self, parts: Iterable[RoleSum]) -> None:
-        """Add the role sums of the intervals of a day, or of any other time."""
+        """Add the role sums of single intervals, for example of those of a day."""
         parts = list(parts)
         for role, found in demands(parts).items():
             if role not in self._demands or found[0] > self._demands[role][0]:

@@ -24,7 +24,7 @@ _ID = re.compile(r"[0-9a-f]{16}")
 
 @dataclass(frozen=True, slots=True)
 class EnteredBy:
-    """The user of the operating system who entered a declaration, as the kernel reports."""
+    """The operating system's user who entered a declaration, as the kernel reports it."""
 
     uid: int
     login: str = ""  # "" if the system has no name for the uid
@@ -41,13 +41,13 @@ class Declaration:
     """
 
     id: str  # 16 hex digits
-    name: str  # "declared.certificates"
+    name: str  # such as "declared.certificates"
     value: str  # as typed
     unit: str
     from_ms: int
     to_ms: int | None
     who: str
-    at_ms: int  # when it was entered
+    at_ms: int  # when the entry was made, in UTC ms
     document: str = ""  # the source of the value, such as the number of a certificate or ticket
     replaces: str = ""
     by: EnteredBy | None = None  # None: the version of meterhouse that stored this entry did not record the user

@@ -59,7 +59,7 @@ class WhereText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class ThresholdText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """A threshold: exactly one of the four bounds is given, in the indicator's unit."""
+    """A threshold. Exactly one of the four bounds is given, in the indicator's unit."""
 
     at_most: Text | None = None
     at_least: Text | None = None
@@ -82,7 +82,7 @@ BOUNDS = ("at_most", "at_least", "above", "below")
 
 
 class IndicatorText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """One figure: ``numerator`` over ``denominator``, or the numerator alone."""
+    """One figure. It is ``numerator`` divided by ``denominator``, or the numerator alone."""
 
     id: str
     title: Title
@@ -124,7 +124,7 @@ class PlanText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     absent: dict[str, str] = {}
     exclude: dict[str, str] = {}  # "set/indicator" -> the reason why the park does not compute it
     pin: dict[str, int] = {}
-    assume: dict[str, Text] = {}  # "declared.x" -> value in the input's unit
+    assume: dict[str, Text] = {}  # "declared.x" -> the assumed value in the input's unit
     threshold: dict[str, list[ThresholdText]] = {}  # "set/indicator" -> thresholds that replace those of the set
     factor: list[FactorText] = []
     input: list[InputText] = []

@@ -160,7 +160,10 @@ class _Figuring:
 
 
 def _summands(tree: expression.Node, one: Indicator, sign: int) -> Iterator[tuple[int, expression.Node]]:
-    """The summands of a formula with their signs (1 or -1). A term that is a sum is replaced by its summands."""
+    """Yield the summands of a formula with their signs (1 or -1).
+
+    A term that is a sum is replaced by its own summands.
+    """
     inner = one.terms[tree.name].formula.tree if isinstance(tree, expression.Name) and tree.name in one.terms else tree
     if isinstance(inner, expression.Operation) and inner.sign in "+-":
         yield from _summands(inner.parts[0], one, sign)

@@ -40,7 +40,7 @@ class FormulaError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A constant in base units; the number 0 without a unit fits every dimension."""
+    """A constant in base units. The number 0 without a unit fits every dimension."""
 
     value: Fraction
     dimension: Dimension | None
@@ -48,14 +48,14 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A quantity, a term or a factor."""
+    """The name of a quantity, a term or a factor."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """``+ - * /`` on two parts, or a function on one or more parts."""
+    """``+ - * /`` of two parts, or a function of one or more parts."""
 
     sign: str
     parts: tuple[Node, ...]

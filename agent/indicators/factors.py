@@ -54,7 +54,7 @@ class FactorFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class FactorEntry:
-    """One published value. ``text`` is the original, ``base`` the same value in base units."""
+    """One published value. ``text`` is the value as it was published, ``base`` is the same value in base units."""
 
     id: str
     year: int
@@ -73,7 +73,7 @@ class FactorEntry:
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """All entries of one factor, the newest last."""
+    """All entries of one factor, in order of their years; the newest comes last."""
 
     id: str
     unit: Unit

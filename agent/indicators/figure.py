@@ -27,7 +27,7 @@ _CONTEXT = Context(prec=DIGITS, rounding=ROUND_HALF_EVEN)
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """A period of local time, ``[start_ms, end_ms)`` in UTC ms."""
+    """A period of local time. It is ``[start_ms, end_ms)`` in UTC ms."""
 
     kind: PeriodKind
     start_ms: int

@@ -120,7 +120,8 @@ class Reporter:
             "trend": [{"label": label, "v": f.shown if f is not None else ""} for label, f in points],
             "drags": self._drags(figure),
         }
-        if figure.value is None and not figure.missing and one.denominator is not None:  # the denominator is 0
+        # the figure has no value because the denominator is 0
+        if figure.value is None and not figure.missing and one.denominator is not None:
             plain["zero"] = [self._title(name) for name in dict.fromkeys(expression.names(one.denominator.tree))]
         for amount in plain["inputs"]:
             amount["title"] = self._title(amount["n"])

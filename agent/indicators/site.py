@@ -57,7 +57,7 @@ class SiteResults:
         return made + [one | common for one in self._derived.results(terms.found(at), length_ms)]
 
     def of(self, book: PageSource, period: Period, unwritten: Iterable[Unwritten] = ()) -> list[Mapping[str, Any]]:
-        """The results of a finished period, computed from the pages of ``book``."""
+        """Return the results of a finished period, computed from the pages of ``book``."""
         takers, ends = self.takers(), (period.start_ms, period.end_ms)
         sums(book, self._calendar, *ends, "all", roles=(), meters=takers, unwritten=unwritten)
         return self.made(takers, period)

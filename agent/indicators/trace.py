@@ -76,7 +76,7 @@ class Traced:
     storage: Decimal
     grid: Decimal
     certified: Decimal
-    incomplete: int  # number of incomplete slots, including those in ``missing``
+    incomplete: int  # number of incomplete slots; the slots in ``missing`` count too
 
     @property
     def at_the_time(self) -> Decimal | None:
@@ -97,8 +97,8 @@ class CertificateIssue:
     """
 
     label: str
-    traded: int  # units for power that left the site
-    held: int  # units for power used on site
+    traded: int  # number of units for power that left the site
+    held: int  # number of units for power used on site
     traded_rest: Decimal  # kWh that do not fill a unit; they are carried to the next month
     held_rest: Decimal
 

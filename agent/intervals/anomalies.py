@@ -33,7 +33,7 @@ _FLAGS = {ROLLOVER: Flag.ROLLOVER, RESET: Flag.RESET, SWAP: Flag.SWAP, GLITCH: F
 
 @dataclass(slots=True)
 class PendingReading:
-    """A reading that is not judged yet."""
+    """A reading of a counter that waits to be judged."""
 
     time_ms: int
     value: int
@@ -73,7 +73,8 @@ class AnomalyDetector:
         self._tally, self._number = tally, number
         self._resolution, self._modulus = Decimal(resolution), Decimal(modulus) if modulus else None
         self.waiting: list[PendingReading] = []
-        self._last_glitch: tuple[int, tuple[int, int, int] | None] | None = None  # value and level of the last glitch
+        # (value, level) of the last glitch; None: there was none
+        self._last_glitch: tuple[int, tuple[int, int, int] | None] | None = None
 
     def take(self, reading: PendingReading) -> list[Finding]:
         """Take a reading that the kernel did not accept. Returns the verdicts that are now certain."""

@@ -65,7 +65,7 @@ class Calendar:
         return high
 
     def day(self, at_ms: int) -> date:
-        """The local day of an instant."""
+        """Return the local day that contains an instant."""
         return self.local(at_ms).date()
 
     def bounds_of_day(self, day: date) -> array[int]:
@@ -113,7 +113,7 @@ class Calendar:
         return found[first : last + 1]
 
     def intervals(self, from_ms: int, to_ms: int) -> Iterator[tuple[int, int]]:
-        """The intervals that overlap ``[from_ms, to_ms)``."""
+        """Yield the intervals that overlap ``[from_ms, to_ms)``, in order."""
         found = self.bounds(from_ms, to_ms)
         for n in range(len(found) - 1):
             if found[n] < to_ms:
@@ -151,7 +151,7 @@ class Calendar:
         return self.midnight(first), self.midnight(after)
 
     def stretches(self, period: str, from_ms: int, to_ms: int) -> Iterator[tuple[int, int]]:
-        """The periods of one kind that overlap ``[from_ms, to_ms)``, in order."""
+        """Yield the periods of one kind (see ``stretch``) that overlap ``[from_ms, to_ms)``, in order."""
         if period == "interval":
             yield from self.intervals(from_ms, to_ms)
             return

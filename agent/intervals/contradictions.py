@@ -33,7 +33,7 @@ class _Known:
     cell: Cell
     row: Row
     shape: PageSchema
-    number: int  # number of the column
+    number: int  # number of the counter's column in the shape
 
     @property
     def rank(self) -> tuple[bool, int]:

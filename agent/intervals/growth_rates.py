@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from statistics import median
 
-FEW = 10  # a step of up to 10 counts, or up to 10 times the usual step, is still usual
+FEW = 10  # a step is still usual up to 10 counts, or up to 10 times the usual step
 HUGE = 1000  # a step of more than 1000 times the usual step is not growth
-_ENOUGH = 3  # number of rates that are needed to compute the usual rate
+_ENOUGH = 3  # with fewer rates than this, the usual rate is not known
 
 
 class GrowthRates:

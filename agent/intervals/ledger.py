@@ -47,7 +47,7 @@ class Ledger:
         self.tracked: TrackedPoints | None = None
         self.tally = CounterKernel(0)
         self.detectors: dict[int, AnomalyDetector] = {}
-        self.seq = 0  # sequence of the last pack that was taken
+        self.seq = 0  # sequence of the last pack that the ledger took
         self.to_ms = 0  # end of the last pack in UTC ms; 0: no pack was taken yet
         # ``_fresh``: how many of the next packs of this boot may have readings from before the boot
         self.boot, self._fresh = "", 0
@@ -58,7 +58,7 @@ class Ledger:
         self._gap_rows: list[GapRow] = []
         # from this time on, the gaps are known; ``restore`` sets it if they are not known for earlier intervals
         self.gaps_from_ms: int | None = None
-        self._points = 0  # number of points in the table
+        self._points = 0  # number of points in the current point table
         self._bounds = array("q")
         self._heat = HeatFlows(())
         self._slot_of, self._wanted = array("i"), memoryview(bytes(24)).cast("q", (1, 3))

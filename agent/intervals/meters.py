@@ -25,7 +25,7 @@ _FLAW, _POWER, _SPREAD = int(FLAW), int(Flag.POWER), int(Flag.SPREAD)
 
 
 class MeterKey(NamedTuple):
-    """One flow of one point."""
+    """Identifies one flow of one point of a stream."""
 
     stream: str
     point: str

@@ -40,15 +40,15 @@ FIELDS: Final = (
     "readings",
     "first_lag",  # start of the interval - time of the first reading of the amount
     "first_value",
-    "first_back",  # pack of the first reading - first_seq of the row + 1; 0: no reading
+    "first_back",  # sequence of the pack with the first reading - first_seq of the row + 1; 0: there is no reading
     "last_lag",  # time of the last reading of the amount - end of the interval
     "last_value",
-    "last_back",  # last_seq of the row - pack of the last reading + 1; 0: no reading
+    "last_back",  # last_seq of the row - sequence of the pack with the last reading + 1; 0: there is no reading
     "low",
     "high",
     "above",  # of gauges: value * ms
     "below",
-    "demand",  # growth in the window + 1; 0: no window
+    "demand",  # growth in the window + 1; 0: there is no window
     "fixed",
 )
 FIELD: Final = {name: number for number, name in enumerate(FIELDS)}
@@ -58,7 +58,7 @@ _DIFF = tuple(name in {"last_value", "low", "high"} for name in FIELDS)
 # these fields are stored as differences to a prediction, see ``_expected``
 _ENDS: Final = ("amount", "first_value", "last_value")
 _WINDOWS: Final = ("demand", "fixed")
-PARTS: Final = 1000  # amounts are stored in thousandths of a count
+PARTS: Final = 1000  # stored amounts are in thousandths of a count
 _CODES = "bhiq"
 _LIMITS = tuple(1 << (8 * array(code).itemsize - 1) for code in _CODES)
 
@@ -85,7 +85,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class PageSchema:
-    """The columns of a page, and the window of its demands."""
+    """The columns of a page, and the length (``period_ms``) and step (``slip_ms``) of the window for demands."""
 
     columns: tuple[Column, ...]
     period_ms: int = 0

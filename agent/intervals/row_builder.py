@@ -33,7 +33,7 @@ class RowBuilder:
         self.shape: PageSchema | None = None
         self.grace_ms = 20_000
         self.next_ms = 0  # start of the first interval that is not written yet
-        self.turn = 0  # how often the clock of this stream was set back
+        self.turn = 0  # how often the clock of this stream was set back so far
         self.hold_ms = 0  # no row is written before the stream is sealed up to this time
         self._end_ms = 0  # end of the interval that starts at ``next_ms``
         self._cells: dict[Key, dict[int, Cell]] = {}

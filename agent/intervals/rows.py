@@ -22,7 +22,7 @@ class Flag(IntFlag):
     # the interval touches a long time without readings: the growth in that time is known, and is spread evenly over it
     SPREAD = 1
     ESTIMATED = 2  # a reading with the quality estimated or substituted was used
-    INCOMPLETE = 4  # a part of the interval is not covered: the amount is a lower bound
+    INCOMPLETE = 4  # a part of the interval is not covered, so the amount is a lower bound
     SUSPECT = 8  # a reading with the quality suspect, range, frozen or clock was used
     ROLLOVER = 16  # the counter rolled over at its highest value; the amount is exact
     RESET = 32  # the counter fell to zero and counts on from there; the growth between the two readings is lost
@@ -34,7 +34,7 @@ class Flag(IntFlag):
     EPOCH = 512
     # the clock was set in the interval; if clock time was repeated, the amounts of both passes are added up
     CLOCK = 1024
-    POWER = 2048  # integrated from power readings, because there is no counter
+    POWER = 2048  # the amount is integrated from power readings, because there is no counter
     LATE = 4096  # the amount became known, or was corrected, after the interval was closed
 
 
@@ -45,9 +45,9 @@ FLAW = Flag.SPREAD | Flag.ESTIMATED | Flag.SUSPECT | Flag.POWER  # an amount wit
 class EndReading:
     """A reading that an amount was computed from."""
 
-    seq: int  # sequence of the pack that contains it; 0: not known
+    seq: int  # sequence of the pack that contains the reading; 0: not known
     time_ms: int  # the time of the reading, as in the pack
-    value: Decimal  # in the device's unit, as read
+    value: Decimal  # value as read, in the device's unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,9 @@ class IntervalRow:
     it has two rows, one for each flow.
     """
 
-    stream: str  # "park7/gw01/inv1"
+    stream: str  # full name, such as "park7/gw01/inv1"
     part: str  # prefix of the point names to which the role belongs: "ac", "meter.ac", or "" for the whole device
-    point: str  # "ac.energy.import"
+    point: str  # such as "ac.energy.import"
     role: str  # "" if the configuration gives none
     parent: str  # the meter above in the metering tree, "" if the configuration gives none
     # the flow of the role that the amount counts for, see ``agent.intervals.flows``; "" if the point is not a main

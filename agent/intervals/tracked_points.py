@@ -35,7 +35,7 @@ class Rule:
     """The settings of ``[interval]``."""
 
     max_gap_ms: int = 300_000
-    period_ms: int = 900_000  # length of demand windows
+    period_ms: int = 900_000  # length of the windows for demands
     slip_ms: int = 60_000
 
 
@@ -58,7 +58,7 @@ class TrackedPoint:
 
 @dataclass(frozen=True, slots=True)
 class TrackedPoints:
-    """All slots of a table, in the order of columns."""
+    """All slots of a table; they are in the order of the columns."""
 
     shape: PageSchema
     slots: tuple[TrackedPoint, ...]

@@ -149,7 +149,7 @@ class Packer:
 
     @property
     def table(self) -> BirthTable | None:
-        """The point table in effect; None before ``use``."""
+        """The point table in effect; None before the first call of ``use``."""
         return self._table
 
     def begin_at(self, start_ms: int) -> None:

@@ -1,4 +1,4 @@
-"""Recompute signed results from exported packs and compare them, digit by digit."""
+"""Recomputes signed results from exported packs, and compares both digit by digit."""
 
 from __future__ import annotations
 
@@ -486,7 +486,7 @@ def _texts(value: Any) -> Any:
 
 
 def _differences(signed: Any, computed: Any, place: str = "") -> list[str]:
-    """Return a text for each member in which two results differ."""
+    """Return a text for each member in which the two results differ."""
     if isinstance(signed, dict) and isinstance(computed, dict):
         keys = [*(key for key in ("v", "numerator", "denominator") if key in signed or key in computed)]
         keys += sorted((signed.keys() | computed.keys()) - set(keys))

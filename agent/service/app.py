@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from agent.uplink import Uplink
 
 log = logging.getLogger("meterhouse")
-CLOCK_CHECK_S = 1.0  # interval between comparisons with the wall clock
+CLOCK_CHECK_S = 1.0  # interval between two comparisons with the wall clock
 SNAPSHOT_EVERY_S, SNAPSHOT_MOST_S = 2.0, 10.0
 # share of the loop's time that the status file may take: it is written every 8 s with 100 devices, every 10 s with 130
 SNAPSHOT_SHARE = 0.0005

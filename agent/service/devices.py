@@ -368,7 +368,7 @@ class DeviceChanges:
         return f"devices: {text or 'none changed'}"
 
     async def discard(self) -> None:
-        """Release the prepared objects without applying them."""
+        """Release the prepared objects, because they will not be applied."""
         for line in self.lines.values():
             await _close(line)
         for trace in self.traces:

@@ -37,7 +37,7 @@ class UnsealedSegment:
 
 @dataclass(slots=True)
 class Unsealed:
-    """The unsealed records of one stream, by table, in the order of recording."""
+    """The unsealed records of one stream: its events, and its readings by table, in the order of recording."""
 
     segments: list[UnsealedSegment] = field(default_factory=list)
     events: list[Mapping[str, Any]] = field(default_factory=list)

@@ -60,7 +60,7 @@ class ReloadOutcome:
     """The outcome of a reload. ``complaints``: why the files were rejected; empty if they are in effect."""
 
     config: str  # hash of the configuration that is in effect after the reload
-    changed: str = ""  # summary of the changes, for the log
+    changed: str = ""  # summary of the changes for the log
     complaints: tuple[str, ...] = ()
     fault: bool = False  # True: the reload was rejected because of an internal error, so the files may be correct
     changes: tuple[ConfigChange, ...] = ()
@@ -89,7 +89,7 @@ class HalfReloaded(GatewayError):
 
 
 def restart_only_changes(old: Config, new: Config) -> list[ConfigError]:
-    """One complaint for each changed key that only a restart can put into effect."""
+    """Return one complaint for each changed key that only a restart can put into effect."""
     return [
         ConfigError(
             "this setting can only change at a restart of the agent",
@@ -131,7 +131,7 @@ class Prepared:
     ring: RingChange | None = None  # the larger ring; None: none is needed
 
     async def discard(self) -> None:
-        """Release all objects without using them."""
+        """Release all objects, because they will not be used."""
         await self.change.discard()
         for uplink in self.uplinks.values():
             await asyncio.to_thread(uplink.stop, 0.0)

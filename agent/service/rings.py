@@ -88,7 +88,7 @@ class RingFiles:
         self._files.append(file)
 
     def remove_sealed(self, in_use: Collection[Ring]) -> bool:
-        """Remove the older rings that are not in ``in_use``. Returns True if a ring was removed."""
+        """Remove the older rings that are not in ``in_use``. Returns True if at least one ring was removed."""
         gone = [file for file in self._files[:-1] if file.ring not in in_use]
         for file in gone:
             discard(file)

@@ -24,7 +24,8 @@ from drivers.model import GatewayError
 log = logging.getLogger("meterhouse")
 FIRST_S = 300.0  # the first check begins this long after the start, because the agent is busy until then
 EVERY_MS = 86_400_000
-SHARE = 10  # after each slice, the scrubber rests so long that it takes a tenth of the database thread's time
+# scrubbing takes a tenth of the database thread's time: after each slice, it pauses nine times as long
+SHARE = 10
 AGAIN_S = 600.0  # pause in s after a disk error
 
 

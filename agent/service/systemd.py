@@ -18,7 +18,7 @@ from agent.service.devices import DeviceManager
 from agent.store import Usage
 
 log = logging.getLogger("meterhouse")
-FEED_S = 10.0  # longest interval between two messages to the watchdog
+FEED_S = 10.0  # the longest interval in s between two messages to the watchdog
 STUCK_S = 300.0  # a poll hangs if it makes no progress for this long; each answer and each timeout is progress
 
 

@@ -20,7 +20,7 @@ from drivers.model import GatewayError
 CHECK_BYTES: Final = 256 << 20
 # a disk that recovers does so within this time; after it, the failure counts as a bad sector, which stays unreadable
 UNREADABLE_S: Final = 60.0
-PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)  # pauses between attempts to open the database
+PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)  # pauses in s between the attempts to open the database
 MAX_CLEARED: Final = 3  # in one run, a check may refute this number of reports of damage; the next report is believed
 _BLOCK: Final = 1 << 20
 

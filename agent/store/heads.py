@@ -359,7 +359,7 @@ class HeadTracker:
                 self.behind[name] = _behind(kept, head, self.record.exact)
                 is_consistent &= not kept.pack_id or kept.pack_id > last
             elif head.hash == kept.hash and kept.pack_id > last and newest_ms <= kept.to_ms:
-                is_consistent = False  # the head exists, but its pack is missing
+                is_consistent = False  # the head is stored, but its pack is missing
         if is_salvaged:
             return True
         if is_consistent and any(name in heads for name in self.behind):

@@ -48,7 +48,8 @@ class DamagedGap:
     """A damaged gap row, as stored. ``from_ms``: start of its interval; 0 if the start is not readable."""
 
     stream: str
-    key: tuple[object, object, object]  # stream, start_ms, reason
+    # (row id of the stream, start_ms, reason), as stored; damage may have changed them
+    key: tuple[object, object, object]
     from_ms: int
 
 

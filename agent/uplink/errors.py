@@ -18,7 +18,7 @@ MOST_KINDS: Final = 20
 LOG_AGAIN_S: Final = 3600.0  # if a fault still occurs after this time, it is logged again
 # reason codes of MQTT 5, section 2.4
 NO_SUBSCRIBERS: Final = 0x10
-FAILURE: Final = 0x80  # this code and all higher codes are failures
+FAILURE: Final = 0x80  # codes from this one on are failures
 UNSUPPORTED_VERSION: Final = 0x84
 NOT_AUTHORIZED: Final = 0x87
 TAKEN_OVER: Final = 0x8E

@@ -22,8 +22,8 @@ STABLE_S: Final = 30.0  # a connection counts as stable if it lasted this long
 JITTER: Final = 0.5  # this share of each delay is random, so that not all gateways reconnect at the same time
 # largest, smallest and initial size of an InflightWindow
 MOST_BYTES, LEAST_BYTES, FIRST_BYTES = 4 << 20, 16 << 10, 256 << 10
-FAST_ACK_S: Final = 1.0  # the window grows if the PUBACK takes less than this
-SLOW_ACK_S: Final = 5.0  # the window shrinks if the PUBACK takes longer than this
+FAST_ACK_S: Final = 1.0  # the window grows if a PUBACK comes within this time in s
+SLOW_ACK_S: Final = 5.0  # the window shrinks if a PUBACK takes longer than this time in s
 PROBE_FIRST_S: Final = 1.0
 PROBE_MOST_S: Final = 60.0
 # if only a subscriber is missing, the pause between probes is at most this, because the subscriber may come soon

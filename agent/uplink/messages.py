@@ -61,7 +61,7 @@ class UplinkState:
     waiting: int  # number of unconfirmed packs that the uplink knows, with those in flight; the store may have more
     in_flight: int
     # the next four numbers count from the start of the agent
-    confirmed: int  # packs that the broker accepted (the status page calls them confirmed)
+    confirmed: int  # number of packs that the broker accepted (the status page calls them confirmed)
     refused: int
     connects: int
     sent_bytes: int

@@ -202,7 +202,7 @@ class WakePipe:
         self._woken = False
 
     def wake(self) -> None:
-        """Make ``fd`` readable; never blocks."""
+        """Make ``fd`` readable. It never blocks."""
         if self._woken:
             return
         with self._lock:

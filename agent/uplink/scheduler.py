@@ -53,7 +53,7 @@ RESEND_S, RESEND_MOST_S = 60.0, 3600.0
 REFRESH_S: Final = 1.0  # even if nothing happens, the uplink calls ``next`` again after this time in s
 # a PUBLISH packet has at most this many bytes besides its payload and the base of its topic
 OVERHEAD_BYTES: Final = 100
-TYPE_BYTES: Final = 30  # a content type makes the PUBLISH packet this much larger
+TYPE_BYTES: Final = 30  # a content type makes the PUBLISH packet at most this many bytes larger
 NEVER: Final = 1 << 62
 
 
@@ -469,7 +469,7 @@ class SendScheduler:
 
     @property
     def in_flight(self) -> int:
-        """Number of messages without a PUBACK."""
+        """The number of messages without a PUBACK."""
         return len(self._in_flight)
 
     @property

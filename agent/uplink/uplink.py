@@ -148,7 +148,7 @@ class Uplink:
             self._thread.start()
 
     def start(self) -> None:
-        """Begin to connect; returns at once."""
+        """Begin to connect. Returns at once."""
         self.prepare()
         self._begin.set()
 

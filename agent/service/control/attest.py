@@ -37,7 +37,7 @@ AROUND: Final = 3  # a reading is searched in this number of packs before its ti
 
 
 async def answer(access: Access, request: Handover | Declarations | Declare, reply: Reply) -> dict[str, Any]:
-    """Serve a handover, or a request about declarations."""
+    """Serve a request for a handover, or a request about declarations."""
     return await (handover(access, request, reply) if isinstance(request, Handover) else declarations(access, request))
 
 

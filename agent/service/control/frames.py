@@ -43,7 +43,7 @@ class FrameKind(IntEnum):
 
 
 class ProtocolError(GatewayError):
-    """The bytes on the socket do not follow this version of the protocol."""
+    """The bytes on the socket are not valid in this version of the protocol."""
 
 
 _ERRORS: Final[Mapping[str, type[GatewayError]]] = {

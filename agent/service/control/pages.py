@@ -344,7 +344,10 @@ class _Lacking:
         self.reasons: Sequence[tuple[str, int, int]] = ()
 
     def add(self, stream: str, reasons: Sequence[tuple[str, int, int]]) -> None:
-        """Add one device. ``reasons``: (reason, ms, the part of these ms in which all its points were missing)."""
+        """Count one device with gaps.
+
+        ``reasons``: (reason, ms, the part of these ms in which all its points were missing).
+        """
         self.devices += 1
         lack = sum(whole_ms for _, _, whole_ms in reasons), sum(ms for _, ms, _ in reasons)
         if not self.stream or lack > self._lack:

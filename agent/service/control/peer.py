@@ -43,7 +43,7 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The user who sent a request, for the log and for signed declarations."""
+    """The user who sent a request. The log and signed declarations name this user."""
 
     uid: int
     login: str  # name of the user; "" if the uid has no user on this machine

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LONGEST_LEASE_S: Final = 900
-END_MS: Final = 1 << 52  # the largest time in a request
+END_MS: Final = 1 << 52  # the largest time in a request, in UTC ms
 DECIMAL: Final = r"^-?[0-9]{1,25}(\.[0-9]{1,12})?\Z"
 # the largest ``now_ms``, in the year 2199, because calendars cannot reach END_MS
 LAST_NOW_MS: Final = 7_258_000_000_000
@@ -33,7 +33,7 @@ Kid = Annotated[str, Meta(max_length=64)]
 
 
 class RequestBase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
-    """The members of every request."""
+    """The members that every request has."""
 
     version: Literal[1] = 1
 

@@ -11,8 +11,8 @@ from agent.service.reload import ReloadOutcome
 from drivers.line import Line
 from drivers.model import LineLent, UsageError, clean_text
 
-MAX_COMPLAINTS: Final = 200  # the answer to a reload has at most this many complaints
-GRANT_S: Final = 30.0  # a lease waits at most this long until the current request on the line has ended
+MAX_COMPLAINTS: Final = 200  # the answer to a reload contains at most this many complaints
+GRANT_S: Final = 30.0  # if a request is running on the line, a lease waits at most this long for its end
 
 
 async def answer(access: Access, request: Reload | Lease, reply: Reply) -> dict[str, Any]:
@@ -49,7 +49,7 @@ async def lease(access: Access, request: Lease, reply: Reply) -> dict[str, Any]:
             f"the current request did not finish within {GRANT_S:g} s", where=line.where, hint="Try again"
         ) from None
     try:
-        reply.rest()  # the client does not read the socket while it uses the line
+        reply.rest()  # no more PROGRESS frames, because the client does not read the socket while it uses the line
         await reply.part(json.dumps({"line": line.name, "url": line.config.url}).encode())
         async with asyncio.timeout(request.seconds):
             await granted.over.wait()

@@ -48,7 +48,7 @@ BACKLOG: Final = 64  # number of connections that the kernel queues until the lo
 MAX_CONNECTIONS, MAX_OF_USER, KEPT = 16, 4, 4
 REQUEST_S: Final = 5.0  # after a client has connected, its complete request must arrive within this time
 SEND_S: Final = 60.0  # a client that reads nothing for this long is considered dead
-PROGRESS_S: Final = 1.0  # interval of PROGRESS frames
+PROGRESS_S: Final = 1.0  # interval between two PROGRESS frames, in s
 NAMES_S: Final = 2.0  # the lookup of a user and group in a directory service may take at most this long
 _REQUESTS: Final = frozenset({FrameKind.REQUEST})
 
@@ -217,7 +217,7 @@ class ControlServer:
             self._limits.leave(peer.uid, privileged)
 
     async def _answer(self, connection: ControlConnection, peer: Peer) -> None:
-        # in a thread, because the first request imports a module
+        # in a thread, because the first request imports a module, which takes time
         request, kind = await asyncio.to_thread(_decoded, await connection.request())
         login, gid = await self._look_up(peer.uid)
         caller = Caller(peer.uid, login)
@@ -227,7 +227,8 @@ class ControlServer:
             log.warning("control: %s", f"{kind} refused to {caller}")
             raise
         log.info("control: %s", f"{kind} for {caller}")
-        answer = await asyncio.to_thread(handler, request)  # in a thread, because it may import a module
+        # in a thread, because it may import a module, which takes time
+        answer = await asyncio.to_thread(handler, request)
         await connection.deliver(answer(self._access(caller, request.right), request, connection))
 
     async def _look_up(self, uid: int) -> tuple[str, int | None]:

@@ -109,8 +109,8 @@ class IntervalBuilder:
         self._unsaved = _Unsaved()
         self._broken: set[str] = set()
         self.repair = IntervalRepair(calendar, rule)
-        self.written_ms = 0  # end of the newest written interval
-        self.published_ms = 0  # end of the newest published results
+        self.written_ms = 0  # end of the newest written interval, in UTC ms
+        self.published_ms = 0  # end of the newest published results, in UTC ms
 
     # --- from the ring
 

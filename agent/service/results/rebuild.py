@@ -60,7 +60,7 @@ class PackReplay:
         while ledger.seq < last and time.monotonic() < deadline_s:
             page = store.packs.after(self.stream, ledger.seq, last, PACKS)
             if not page:
-                ledger.seq = last  # the store has dropped the remaining packs
+                ledger.seq = last  # the store no longer has the remaining packs
                 break
             for pack in page:
                 body: Mapping[str, Any] = json.loads(pack.data, parse_float=str)

@@ -183,7 +183,7 @@ class IndicatorResults:
             start, end = self._calendar.stretch("day", self._added_ms)
             if (
                 next(iter(store.intervals.interval_pages(start, end)), None) is not None
-            ):  # a day without intervals costs nothing
+            ):  # skip a day without intervals, so that it costs no time
                 parts = self._parts(store, start, end)
                 for kind in LONGER:
                     if start >= self._starts[kind]:
