@@ -278,7 +278,7 @@ class Access(Protocol):
     def service(self) -> Any: ...  # the ``agent.service.app.Service``; None where no agent runs
 
     async def call(self, function: Callable[[Store], T]) -> T:
-        """Run a short function in the database thread. Sealing waits for it, so long work must be split into slices."""
+        """Run a short function in the database thread. Sealing waits for it, so split larger work into slices."""
 
     async def compute(self, function: Callable[[], T]) -> T:
         """Run a function in another thread. The function must not use the store.
