@@ -47,8 +47,8 @@ LATE_INTERVALS: Final = 3  # a live pack becomes backlog when it is older than t
 RECENT: Final = 20_000  # number of confirmed ids that are remembered, because the store may not have recorded them yet
 MAX_QUARANTINED: Final = 1_000
 REJECT_MOST_S: Final = 60.0
-# If the platform does not acknowledge packs in time, they are sent again after RESEND_S. Each time this doubles, up to
-# RESEND_MOST_S.
+# If the platform does not acknowledge packs within RESEND_S, they are sent again. After each resend, this time doubles,
+# up to RESEND_MOST_S.
 RESEND_S, RESEND_MOST_S = 60.0, 3600.0
 REFRESH_S: Final = 1.0  # even if nothing happens, the uplink calls ``next`` again after this time in s
 # a PUBLISH packet has at most this many bytes besides its payload and the base of its topic
