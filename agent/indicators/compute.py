@@ -32,7 +32,7 @@ def period_of(calendar: Calendar, kind: PeriodKind, at_ms: int, until_ms: int) -
     "rolling": the 365 days before the local day of ``at_ms``.
 
     Args:
-        until_ms: intervals are known up to this time. The part of the period before it counts as elapsed.
+        until_ms: intervals are known up to this time. The part of the period before this time counts as elapsed.
     """
     day = calendar.day(at_ms)
     if kind == "rolling":

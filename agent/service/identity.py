@@ -284,7 +284,7 @@ def _known(device: RunningDevice, catalog: DeviceCatalog) -> Identity:
 def _merged(known: Identity, read: Identity) -> Identity:
     """Combine known and read identity.
 
-    If it is the same device, items that it does not report now keep their known value.
+    If both are of the same device, items that it does not report now keep their known value.
     """
     versions = {"device.firmware", "device.protocol"}
     other = {name: text for name, text in read.items() if name not in versions}

@@ -105,7 +105,7 @@ class SealJob:
             held = segment.positions[:]
             is_long = segment.to_ms - packer.from_ms > LONG_MS
             empty_ms = _empty_until(ring, segment.positions, segment.to_ms) if is_long else packer.from_ms
-            if empty_ms - packer.from_ms > LONG_MS:  # sealing was paused for a long time, and old records were overwritten
+            if empty_ms - packer.from_ms > LONG_MS:  # after a long pause of sealing, old records are overwritten
                 overwritten = bool(segment.positions) and segment.positions[0] < ring.tail
                 reason = Reason.RING if overwritten and self.unknown is Reason.STOPPED else self.unknown
                 packs += packer.absent(ring, empty_ms, reason, clock, events)

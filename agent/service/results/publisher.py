@@ -137,9 +137,9 @@ class ResultPublisher:
         return None if self._config.store == config.store else self._make(config)
 
     async def reload(self, config: Config, table: BirthTable, builder: IntervalBuilder | None) -> None:
-        """Apply a new configuration. ``table``: the point table of the results.
+        """Apply a new configuration.
 
-        ``builder``: the result of ``prepare``.
+        ``table``: the point table of the results. ``builder``: the result of ``prepare``.
         """
         self._config = config
         await self._db_thread.call(lambda store: self._take(store, table, builder))
