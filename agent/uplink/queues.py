@@ -94,9 +94,9 @@ class OutboxCursor:
 class InboundQueue:
     """Committed packs and requested pages, in the order in which the database thread put them in. Thread-safe.
 
-    While the uplink is disconnected, the queue keeps no packs, because the store has all of them. While it is connected,
-    the queue keeps at most ``max_bytes``. After an overflow (``overflowed``), the uplink reads packs from the store until it
-    has caught up. ``held_bytes``: the size of the packs in memory.
+    While the uplink is disconnected, the queue keeps no packs, because the store has all of them. While it is
+    connected, the queue keeps at most ``max_bytes``. After an overflow (``overflowed``), the uplink reads packs from
+    the store until it has caught up. ``held_bytes``: the size of the packs in memory.
     """
 
     def __init__(self, max_bytes: int, monotonic: Callable[[], float], wake: Callable[[], None]) -> None:
