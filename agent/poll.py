@@ -340,7 +340,7 @@ class DevicePoll:
         await probe_within(max(SHORT_TRY_S, ANSWER_TIMES * usual_s) if is_short else math.inf)
 
     def answered_in(self, seconds: float, requests: int) -> None:
-        """Record how many seconds a visit took in which all ``requests`` were answered."""
+        """Record the duration, in seconds, of a visit in which all ``requests`` were answered."""
         self.answer_s = max(seconds / requests, 0.9 * self.answer_s)
 
     def record(self, positions: list[int], answered: bool) -> None:

@@ -142,8 +142,9 @@ def init(
 ) -> None:
     """Create agent.toml, conf.d and the signing key of a new gateway, and show the key's thumbprint.
 
-    Asks for everything that the options do not give. In /etc/meterhouse this is the configuration of the installed
-    service; any other folder is self-contained, with its own database and key. Nothing is ever overwritten.
+    Asks for everything that the options do not give. The folder /etc/meterhouse has the configuration of the
+    installed service; a configuration in another folder has its own database and key. Existing files are never
+    overwritten.
 
     \b
     Examples:

@@ -338,7 +338,7 @@ def copy(id: str, file: Path | None, lang: str, dirs: tuple[Path, ...]) -> None:
 def _as_copy(text: str, id: str, lang: str) -> str:
     """Return the text of a profile for a copy.
 
-    Evidence and second source change, because nobody has checked the copy.
+    The fields ``evidence`` and ``second_source`` are reset, because nobody has checked the copy.
     """
     begin, second = _COPIED_SOURCE[lang].format(id=id), _COPIED_SECOND.format(id=id)
     text = re.sub(r"""^(source *= *(?:\"{3}|'{3}|"|'))""", lambda found: found[1] + begin, text, count=1, flags=re.M)

@@ -172,7 +172,7 @@ def _ratio(table: TomlTable, resolved: Resolved, profile: Profile, notes: list[C
     if "done" in ratios:
         notes.append(ConfigWarning(place_of(table, "ratio"), what, hint))
     else:
-        table.complain(None, "ratio", f"{what}, or needs no ratio because it measures directly", hint)
+        table.complain(None, "ratio", f"{what}, or that the meter measures directly and needs no ratio", hint)
 
 
 def _patterns(entry: DeviceConfig) -> tuple[str, ...]:

@@ -100,7 +100,8 @@ class IndicatorText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 class SetText(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """A file of indicators.
 
-    The verdict is official only for periods of the kind ``official``; others are for monitoring.
+    ``official``: the kind of period, such as year, whose verdict counts officially. Verdicts of other periods are for
+    monitoring only.
     """
 
     schema: Literal[1]

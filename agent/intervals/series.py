@@ -3,8 +3,8 @@
 The kernel (``ext.rates.CounterKernel``) accepts plain growth by itself. All other steps are judged here, both for the
 running agent (``agent.intervals.anomalies``) and for a person with a whole series (``meterhouse decode counter``). The
 readings after a step decide what it was: a fall was a glitch if the counter comes back, but not if it stays down.
-Energy that was never used is a worse error than energy that is not counted. So only growth and rollovers have an
-increment (# field pains 32 to 35).
+Counting energy that was never used is a worse error than not counting energy that was used. So only growth and
+rollovers have an increment (# field pains 32 to 35).
 """
 
 from __future__ import annotations

@@ -265,7 +265,7 @@ def by_day(table: PointTable, gaps: Sequence[Gap], from_ms: int, to_ms: int) -> 
     Returns for each day: the day number since 1970, the number of due readings, how many of these are in gaps, and how
     many of these gap readings have the reason ``asleep``.
     """
-    # only a clock that began at 0 gives a longer range, so one row is enough for the rest
+    # A range of more days occurs only if the clock began at 0 (1970). So all days beyond the limit share one row.
     last = from_ms // DAY_MS + MAX_DAYS
     lost: dict[int, tuple[int, int]] = {}
     for gap in gaps:

@@ -206,7 +206,9 @@ def build_short(control: int, address: int) -> bytes:
 
 
 def build_snd_nke(address: int) -> bytes:
-    """Build SND_NKE, which resets the link of a device. To address 253, it deselects. It changes no measured value."""
+    """Build SND_NKE, which resets the link of a device and changes no measured value. Sent to address 253, it ends the
+    selection of the selected device.
+    """
     return build_short(SND_NKE, address)
 
 

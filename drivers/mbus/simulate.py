@@ -1,4 +1,7 @@
-"""Simulates an M-Bus meter: its side of the protocol, and a meter of a profile with values of the simulated park."""
+"""Simulates M-Bus meters: the meter's side of the protocol, and meters that have the points of a profile.
+
+Their values come from the simulated park.
+"""
 
 from __future__ import annotations
 

@@ -179,7 +179,9 @@ class ModbusSearch(DeviceSearch):
             if isinstance(result, LineTimeout) and self._from_gateway == before:
                 silences += 1
                 if silences >= MOST_SILENCES:
-                    return True  # the unit is silent here; a server would have answered, so its exception was its own
+                    # A gateway that answers in the place of its units would have answered here too. So the unit itself
+                    # sent the exception.
+                    return True
         self._says_no_more.add((probe.serial, unit, code))
         return False
 

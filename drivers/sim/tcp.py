@@ -187,7 +187,7 @@ class TcpLine:
                     await server.wait_closed()
 
     def say(self, frame: bytes) -> None:
-        """Send bytes that no request asked for to all clients."""
+        """Send a frame to all clients without a request."""
         for client in self.clients:
             client.write(frame)
 

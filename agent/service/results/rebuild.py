@@ -93,7 +93,8 @@ def _oldest_last_reading(store: Store, stream: str, calendar: Calendar, rule: Ru
 
     Return the oldest of these times; ``at_ms`` if there is none.
 
-    Readings after ``at_ms`` can change the intervals from the returned time on. The search ends at the first pack.
+    Readings after ``at_ms`` can change the intervals from the returned time on. The search goes back in time, to
+    ``first_ms`` at most.
     """
     birth = store.packs.birth_before(stream, store.packs.seq_at(stream, at_ms) + 1)
     columns = track(json.loads(birth)["table"], rule).shape.columns if birth is not None else ()
