@@ -58,7 +58,7 @@ def test_the_standards_own_example() -> None:
     assert (len(segment), f"{crc(segment.encode()):04X}") == (101, "1C80")
     assert frame(segment) == EXAMPLE
     for wrong, words in (
-        (EXAMPLE.replace(b"32", b"31"), "1C80 stated"),
+        (EXAMPLE.replace(b"32", b"31"), "states CRC 1C80"),
         (EXAMPLE.replace(b"0101", b"0100"), "the frame states a length of 100 bytes, but contains 101"),
         (EXAMPLE[:-1], "not a frame"),
         (b"", "not a frame"),

@@ -110,7 +110,7 @@ def test_evidence_comes_out_as_it_was_published_and_the_verifier_says_the_same(d
 def test_a_folder_that_exists_and_a_site_that_does_not(dsn: str, tmp_path: Path) -> None:
     stored(dsn, make("whole", 1))
     for arguments, words in (
-        (["audit", str(tmp_path), "--of", "site00", "--db", dsn], "exists already"),
+        (["audit", str(tmp_path), "--of", "site00", "--db", dsn], "already exists"),
         (["audit", str(tmp_path / "x"), "--of", "nowhere", "--db", dsn], "no stream matches"),
         (["audit", str(tmp_path / "x"), "--of", "site00", "--from", "tomorrow", "--db", dsn], "not a time"),
         (["status", "--since", "yesterday", "--db", dsn], "is not a day"),

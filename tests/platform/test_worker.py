@@ -425,7 +425,7 @@ def test_databases_in_another_order_are_refused(postgres: PrivatePostgres, dsn: 
     other = postgres.dsn
     migrate(other)
     result = runner.invoke(platform, ["status", "--db", dsn, "--db", other])
-    assert "created as 1 of 1" in str(result.exception)
+    assert "created as database 1 of 1" in str(result.exception)
 
 
 def test_a_role_without_rights_is_told_so(
