@@ -81,7 +81,7 @@ def _range(text: str) -> RegisterRange:
         if (written := _4X.fullmatch(text.strip())) and int(written[2]):
             function = {"4": 3, "3": 4, "1": 2}[written[1]]
             meant = f"{function}:{int(written[2]) - 1}{written[3]}"
-            hint = f"In 4x notation, which counts from 40001 or 30001, this is {meant}. {EXAMPLE}"
+            hint = f"If the number is in 4x notation, which counts from 40001 or 30001, write {meant}. {EXAMPLE}"
         raise UsageError(what, where="--registers", hint=hint)
     function = _number(found["function"], "function", shown)
     if function not in SPACES:

@@ -253,4 +253,4 @@ def _follow(found: Protocol, where: str) -> None:
 
 def _not_loaded(error: Exception, where: str) -> ConfigError:
     what = f"cannot be loaded: {type(error).__name__}: {error}"
-    return ConfigError(what, where=where, hint="Is its package complete?")
+    return ConfigError(what, where=where, hint="Is the driver's package complete?")

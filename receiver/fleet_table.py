@@ -96,7 +96,7 @@ def why(one: GatewayState) -> str:
     reasons += [say(f"streams began a new history {one.restarts} times")] if one.restarts else []
     reasons += [say(f"pages of the newest checkpoint not received: {one.torn}")] if one.torn else []
     reasons += (
-        [say(f"agreed streams that no pack or checkpoint names: {' '.join(one.unnamed[:NAMED])}")]
+        [say(f"agreed streams that appear in no pack or checkpoint: {' '.join(one.unnamed[:NAMED])}")]
         if one.unnamed
         else []
     )

@@ -36,7 +36,9 @@ def checked(found: Any, kind: Any, what: str) -> Any:
 def unlike(what: str, why: str) -> GatewayError:
     """Return the error for an answer that is not a valid ``what``."""
     reason = clean_text(why, 300)
-    hint = f"{reason}. Do agent and tool have the same version? `meterhouse status` shows the agent's version"
+    hint = (
+        f"{reason}. Do the agent and this command have the same version? `meterhouse status` shows the agent's version"
+    )
     return GatewayError(f"the answer is not a valid {what}", where="answer", hint=hint)
 
 
@@ -107,7 +109,7 @@ def check_reloaded(found: Mapping[str, Any]) -> dict[str, Any]:
     """Return the result of a reload. Raises GatewayError if ``ok`` contradicts the complaints or the fault."""
     outcome: dict[str, Any] = checked(found, _Reloaded, "outcome of a reload")
     if outcome["ok"] == bool(outcome["complaints"] or outcome["fault"]):
-        raise unlike("outcome of a reload", "the members contradict each other")
+        raise unlike("outcome of a reload", "the JSON members contradict each other")
     return outcome
 
 

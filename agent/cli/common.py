@@ -109,7 +109,10 @@ class NoAgent(GatewayError):
     """No agent runs with this runtime directory, or the agent does not accept connections."""
 
     def __init__(self, runtime_dir: Path) -> None:
-        hint = "Is the agent started? See `systemctl status meterhouse`; if it has another folder, give --runtime-dir"
+        hint = (
+            "Is the agent started? See `systemctl status meterhouse`; if the agent uses another runtime "
+            "directory, give --runtime-dir"
+        )
         what = "no agent is running here"
         with contextlib.suppress(OSError, ValueError):
             ended = read_plain(runtime_dir / LAST_ERROR, 1 << 16).decode("utf-8", "replace")
@@ -136,7 +139,8 @@ def read_snapshot(runtime_dir: Path) -> dict[str, Any]:
     except (ValueError, GatewayError) as error:
         why = error.hint if isinstance(error, GatewayError) else str(error)
         hint = (
-            f"{why}. Do agent and tool have the same version? Restart the agent, or check which program wrote the file"
+            f"{why}. Do the agent and this command have the same version? Restart the agent, or check which "
+            "program wrote the file"
         )
         raise GatewayError("this is not a snapshot of an agent", where=str(path), hint=hint) from error
 

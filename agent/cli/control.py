@@ -129,8 +129,10 @@ class ControlClient:
             _connect(sock, f"/proc/self/fd/{folder}/{SOCKET}")
             owner, listener = os.fstat(folder).st_uid, peer_of(sock).uid
             if listener not in (owner, os.geteuid()):
-                what = f"user {listener} opened this socket, but its folder belongs to user {owner}"
-                raise GatewayError(what, where=str(where), hint="This is not an agent, so nothing was sent")
+                what = f"user {listener} opened this socket, but the socket's folder belongs to user {owner}"
+                raise GatewayError(
+                    what, where=str(where), hint="The program behind the socket is not the agent, so nothing was sent"
+                )
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
             sock.close()
             raise NoAgent(runtime_dir) from None

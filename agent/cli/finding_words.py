@@ -159,7 +159,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
         1,
         ("store: {what}", "存储：{what}"),
         (
-            "Readings stay in memory meanwhile. Free space on the disk, or see the log",
+            "Readings stay in memory meanwhile. Free some space on the disk, or see the log",
             "读数暂存在内存中。请清理磁盘空间，或查看日志",
         ),
     ),

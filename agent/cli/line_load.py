@@ -114,14 +114,18 @@ def plan_notes(costs: Sequence[PaceCost]) -> list[ConfigWarning]:
     for line, share in line_shares(costs).items():
         heaviest = max((cost for cost in costs if cost.line == line), key=lambda cost: cost.share)
         hint = (
-            f"Most of this time is for {heaviest.device} at pace {heaviest.pace}, every {show_ms(heaviest.period_ms)}"
+            f"Most of the line's time is needed for {heaviest.device} at pace {heaviest.pace}, every "
+            f"{show_ms(heaviest.period_ms)}"
         )
         if share > FULL:
             what = (
-                f"cannot keep its paces, which need {share:.0%} of its time; some readings will be missing (overload)"
+                f"cannot keep its paces, which need {share:.0%} of the line's time; some readings will be "
+                "missing (overload)"
             )
             notes.append(
-                ConfigWarning(f"line {line}", what, f"{hint}. Read less often or fewer points, or raise the baud rate")
+                ConfigWarning(
+                    f"line {line}", what, f"{hint}. Read fewer points, read them less often, or raise the baud rate"
+                )
             )
         elif share > TIGHT:
             notes.append(
@@ -148,7 +152,8 @@ def _long_visit(costs: Sequence[PaceCost]) -> tuple[str, str] | None:
         if seconds * 1000 > 2 * cost.period_ms:
             what = f"reading all paces of {device} takes {show_time(seconds)}"
             missed = (
-                f"meanwhile {cost.device} misses readings, because it is due every {show_ms(cost.period_ms)} (overload)"
+                f"meanwhile {cost.device} misses readings, because it must be read every "
+                f"{show_ms(cost.period_ms)} (overload)"
             )
             hint = f"Read fewer points of {device}, or read {cost.device} less often"
             return f"{what}; {missed}", hint

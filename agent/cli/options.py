@@ -183,7 +183,7 @@ class ConfigOptions:
         usual = Path(os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or "/run/meterhouse")
         if not may_be_there(self.config_file):
             if strict and str(self.config_file) != DEFAULT_CONFIG:
-                hint = "Name the file with -c FILE, or the folder of the running agent with --runtime-dir"
+                hint = "Give the file with -c FILE, or the folder of the running agent with --runtime-dir"
                 raise ConfigError("there is no such file", where=str(self.config_file), hint=hint)
             return FoundAgent(usual)
         try:

@@ -88,7 +88,7 @@ def read_list(path: Path, options: ListOptions) -> list[dict[str, Any]]:
     if header is None:
         needed = ", ".join(NEEDED)
         hint = f"The first line must name the columns {needed}; further columns are unit, factor, function, order"
-        raise UsageError("no line of the file names the columns", where=str(path), hint=hint)
+        raise UsageError("no line of the file contains the column names", where=str(path), hint=hint)
     columns = _columns(table[header][1])
     missing = [key for key in NEEDED if key not in columns.values()]
     if missing:

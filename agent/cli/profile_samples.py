@@ -85,10 +85,12 @@ def write_sample(path: Path, facts: Mapping[str, Any]) -> None:
         with path.open("x", encoding="utf-8") as stream:
             stream.write(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     except FileExistsError:
-        hint = "A sample is never overwritten: name a new file, such as NAME.evening.json"
+        hint = "A sample is never overwritten: give the name of a new file, such as NAME.evening.json"
         raise UsageError("already exists", where=str(path), hint=hint) from None
     except OSError as error:
-        raise UsageError(f"cannot be written: {error.strerror}", where=str(path), hint="Name another file") from error
+        raise UsageError(
+            f"cannot be written: {error.strerror}", where=str(path), hint="Give the name of another file"
+        ) from error
 
 
 def samples_beside(path: Path) -> list[tuple[Path, Sample]]:

@@ -112,10 +112,12 @@ def write_new(path: Path, text: str) -> None:
         with path.open("x", encoding="utf-8") as stream:
             stream.write(text)
     except FileExistsError:
-        hint = "The file was not changed. Name another file, or remove this file first"
+        hint = "The file was not changed. Give the name of another file, or remove this file first"
         raise UsageError("already exists", where=str(path), hint=hint) from None
     except OSError as error:
-        raise UsageError(f"cannot be written: {error.strerror}", where=str(path), hint="Name another file") from error
+        raise UsageError(
+            f"cannot be written: {error.strerror}", where=str(path), hint="Give the name of another file"
+        ) from error
 
 
 def template(kind: str, vendor: str, lang: str) -> str:

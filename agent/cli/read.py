@@ -353,7 +353,9 @@ def write_dump(path: Path, address: str, words: Mapping[str, Mapping[str, int]])
     try:
         path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     except OSError as error:
-        raise UsageError(f"cannot be written: {error.strerror}", where=str(path), hint="Name another file") from error
+        raise UsageError(
+            f"cannot be written: {error.strerror}", where=str(path), hint="Give the name of another file"
+        ) from error
 
 
 def silence_hint(config: Config, device: DeviceConfig) -> str:

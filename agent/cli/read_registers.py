@@ -210,7 +210,7 @@ def _all_refused(target: RawTarget, ranges: Sequence[RegisterRange], found: RawR
     what, hint = f"nothing could be read: {error.what}", ""
     functions = {one.function for one in ranges}
     if meant := next((one for one in ranges if one.other_notation), None):
-        hint = f"If this is 4x notation, which counts from 40001 or 30001, use {meant.other_notation}"
+        hint = f"If the address is in 4x notation, which counts from 40001 or 30001, use {meant.other_notation}"
     elif error.code in (1, 2, 3) and len(functions) == 1:
         (asked,) = functions
         others = [replace(one, function=OTHER_TABLE[asked]) for one in ranges]

@@ -54,7 +54,8 @@ WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "refused": ("{down} of {all} hosts refused the connection", "{all} 台主机中有 {down} 台拒绝连接"),
     "interrupted": ("interrupted: the list above is incomplete", "已中断：以上列表不完整"),
     "nothing": (
-        "nothing answered. Check that A and B are not swapped, that the device is powered, and the serial setting",
+        "nothing answered. Check that A and B are not swapped, that the device is powered, and that the "
+        "serial setting is right",
         "没有任何应答。请检查 A 和 B 是否接反、设备是否通电以及串口参数",
     ),
     "nothing over TCP": (

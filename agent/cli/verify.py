@@ -134,7 +134,10 @@ def verify(
         raise UsageError("give either --broker or PATHs", where="verify", hint="See `meterhouse verify --help`")
     for pin in trust:
         if not is_pin(pin):
-            hint = "expected the 43 characters that `meterhouse keys show` prints, or park7/gw01= and these characters"
+            hint = (
+                "expected the 43 characters that `meterhouse keys show` prints, or park7/gw01= followed by "
+                "these characters"
+            )
             raise UsageError(f"invalid thumbprint {clean_text(pin)!r}", where="--trust", hint=hint)
     if broker:
         report = _live(broker, trust, streams, site, gateway, login, duration_s, wait_s)

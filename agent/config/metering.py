@@ -88,7 +88,7 @@ def check_tree(devices: Sequence[DeviceRead], notes: list[ConfigWarning]) -> Non
                 None, key, f"this parent forms a cycle:  {' > '.join([*seen, place])}", "A meter cannot be below itself"
             )
         elif _is_load(place, entries) and (above := next((one for one in seen[1:] if _is_load(one, entries)), "")):
-            what = f"is a load below the load {above}: figures count its energy twice"
+            what = f"is a load below the load {above}: its energy is counted twice in the park's figures"
             hint = (
                 f'Give the lower meter a custom role, such as "x.{place.partition("/")[0]}", '
                 f"or remove the role of {above}"

@@ -119,8 +119,8 @@ def role_note(names: Sequence[str]) -> ConfigWarning:
     """Return a note that no figure includes these devices, because they have no role."""
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     hint = (
-        'Write roles = { ac = "grid" }, or load, generation.pv, storage, ...; '
-        'to leave a device out on purpose, give it a custom role "x.NAME"'
+        'Write for example roles = { ac = "grid" }; other roles are load, generation.pv and storage; to '
+        'leave a device out on purpose, give it a custom role "x.NAME"'
     )
     return ConfigWarning("roles", f"devices without a role are not included in any figure: {shown}", hint)
 
@@ -243,7 +243,7 @@ def _serial_note(
             ConfigWarning(
                 place_of(table, "serial" if entry.serial else "line"),
                 what,
-                "The configured setting is right only if it was changed at the device",
+                "The configured setting is right only if the device's own setting was changed",
             )
         )
 

@@ -64,8 +64,9 @@ class RingPlan:
     def __str__(self) -> str:
         """The text that ``check --plan`` prints."""
         return (
-            f"{self.rate.readings:,.0f} readings a second need a ring of {show_bytes(self.need_bytes)} for packs every "
-            f"{show_ms(self.every_ms)} and a store that stalls for {show_ms(STALL_MS)}; the ring has "
+            f"{self.rate.readings:,.0f} readings a second need a ring of {show_bytes(self.need_bytes)} if "
+            "packs are sealed "
+            f"every {show_ms(self.every_ms)} and the store stalls for {show_ms(STALL_MS)}; the ring has "
             f"{show_bytes(self.size_bytes)}"
         )
 
@@ -171,7 +172,7 @@ def ring_notes(config: Config, plan: RingPlan) -> list[ConfigWarning]:
             )
         )
     elif written is not None and _at_most(written) != written:
-        what = f"the size {show_bytes(written)} becomes {show_bytes(_at_most(written))}"
+        what = f"the agent changes the size {show_bytes(written)} to {show_bytes(_at_most(written))}"
         notes.append(
             ConfigWarning(
                 config.at("ring.size"), what, "The size of the ring must be a power of two, so the agent rounds it down"

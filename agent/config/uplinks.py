@@ -100,8 +100,8 @@ def _unsent_streams(uplinks: Sequence[UplinkConfig], devices: Sequence[str]) -> 
         return []
     names = ", ".join(unsent[:5]) + (f" and {len(unsent) - 5} more" if len(unsent) > 5 else "")
     hint = (
-        "The agent deletes their packs after [store] keep_delivered. "
-        "To send these streams, add them to the key streams of an [[uplink]]"
+        "The agent deletes the packs of these streams after the time [store] keep_delivered. To send "
+        "these streams, add them to the key streams of an [[uplink]]"
     )
     return [ConfigWarning("uplink", f"these streams are not sent to any destination: {names}", hint)]
 
@@ -139,7 +139,7 @@ def open_secret(
     if others_may_use(found):
         what = f"others may read or change {path} (mode {mode:04o})"
     elif agents is not None and mode & 0o040 and found.st_gid == agents.st_gid != 0:
-        what = f"all members of the group with read-only access to this agent may read {path} (mode {mode:04o})"
+        what = f"any user in the agent's read-only group may read {path} (mode {mode:04o})"
     elif agents is not None and found.st_uid not in (0, agents.st_uid):
         what = f"{path} belongs to user {found.st_uid}, who is neither root nor the agent's user"
     if not what:

@@ -79,7 +79,7 @@ class RingFiles:
         except OSError as error:
             free = show_bytes(shutil.disk_usage(self._runtime_dir).free)
             what = f"a ring of {show_bytes(size_bytes)} cannot be created: {error.strerror}; {free} are free"
-            hint = "Free space in this directory, or set a smaller [ring] max in agent.toml"
+            hint = "Free some space in this directory, or set a smaller [ring] max in agent.toml"
             raise GatewayError(what, where=str(self._runtime_dir), hint=hint) from error
         return RingFile(ring, path)
 

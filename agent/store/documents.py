@@ -83,7 +83,8 @@ class Documents:
                 ).fetchone()
                 if kept != (stream, digest):
                     raise ValueError(
-                        f"table {number} of ring {ring_id:016x} already belongs to {kept[0]} with other points"
+                        f"table {number} of ring {ring_id:016x} already belongs to the stream {kept[0]}, with another "
+                        "list of points"
                     )
 
     def tables(self, ring_id: int) -> dict[int, StoredTable]:

@@ -104,11 +104,13 @@ def explain(error: sqlite3.Error, path: str) -> StoreError:
         return StoreBusy(f"another process has the database open{who}", where=path, hint=hint)
     if primary == sqlite3.SQLITE_FULL:
         return StoreFull(
-            "no space left on the disk", where=path, hint="Free space on this disk; the agent resumes by itself"
+            "no space left on the disk", where=path, hint="Free some space on this disk; the agent resumes by itself"
         )
     if primary == sqlite3.SQLITE_IOERR:
         name = getattr(error, "sqlite_errorname", "SQLITE_IOERR")
-        return StoreBusy(f"the disk failed ({name})", where=path, hint="If this persists, replace the card or disk")
+        return StoreBusy(
+            f"the disk failed ({name})", where=path, hint="If the error persists, replace the card or disk"
+        )
     if primary in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}:
         return StoreError(
             f"the database cannot be opened for writing ({error})",
@@ -227,4 +229,4 @@ class DamageVerifier:
             return False
 
     def _busy(self, what: str) -> StoreBusy:
-        return StoreBusy(what, where=str(self._path), hint="If this persists, replace the card or disk")
+        return StoreBusy(what, where=str(self._path), hint="If the error persists, replace the card or disk")

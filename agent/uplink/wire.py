@@ -103,4 +103,4 @@ def _decode(decoder: msgspec.json.Decoder[_Wire], payload: bytes, gateway: str) 
 
 def _check_stream(stream: str, gateway: str) -> None:
     if not stream.startswith(gateway + "/"):
-        raise ValueError(f"stream does not belong to {gateway}")
+        raise ValueError(f"the stream does not belong to {gateway}")

@@ -45,7 +45,9 @@ def is_pin(pin: str) -> bool:
 def check_pin(pin: object) -> None:
     """Raise Refused for an invalid thumbprint."""
     if not isinstance(pin, str) or not is_pin(pin):
-        hint = "expected the 43 characters that `meterhouse keys show` prints, or park7/gw01= and these characters"
+        hint = (
+            "expected the 43 characters that `meterhouse keys show` prints, or park7/gw01= followed by these characters"
+        )
         raise Refused("pin", f"invalid thumbprint {shown(pin)}: {hint}")
 
 

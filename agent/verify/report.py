@@ -291,7 +291,7 @@ class Report:
             if stream.is_cut:
                 end = f"an earlier checkpoint ends with sequence {stream.oldest_head_seq}"
                 begin = f"begins with sequence {stream.first_seq}"
-                short.append(f"{name}: {begin}, {end}, and the packs in between are absent")
+                short.append(f"{name}: {begin}, {end}, and the packs between these sequences are absent")
             if awake := stream.gaps - stream.asleep:
                 short.append(f"{name}: {awake} readings are in gaps")
             if stream.lost_packs:

@@ -144,7 +144,10 @@ def _notes(s: StreamReport) -> Iterator[str]:
         yield f"{s.stream}: retired, the gateway no longer reads this device"
     elif s.head_seq and not s.packs and s.asked:
         name, seq, until = s.stream, s.head_seq, _time(s.head_ms)
-        yield f"{name}: no pack is present, but a checkpoint says that packs up to sequence {seq} exist, until {until}"
+        yield (
+            f"{name}: no pack is present, but a checkpoint says that packs up to sequence {seq} exist, the "
+            f"last from {until}"
+        )
     for hole in s.missing:
         due = "" if hole.readings is None else f", {hole.readings} readings were due"
         yield f"{s.stream}: packs {hole.first} to {hole.last} are missing ({hole.packs} packs{due})"
@@ -158,7 +161,10 @@ def _notes(s: StreamReport) -> Iterator[str]:
             yield f"{s.stream}: {name} {_share([day])}, {day.got} of {day.due - day.asleep} readings"
     yield from (f"{s.stream}: {text}" for text in (*s.conflicts, *s.restarts))
     if s.is_cut:
-        at = f"an earlier checkpoint ends with sequence {s.oldest_head_seq}, and the packs in between are absent"
+        at = (
+            f"an earlier checkpoint ends with sequence {s.oldest_head_seq}, and the packs between these "
+            "sequences are absent"
+        )
         yield f"{s.stream}: packs begin with sequence {s.first_seq}; {at}"
 
 

@@ -62,7 +62,7 @@ def decide(total: Report, unread: Mapping[str, int], forgotten: int, proven: boo
     left += _without_packs(total)
     left += map(str, total.torn_checkpoints[:LISTED])
     if more := max(0, len(total.torn_checkpoints) - LISTED) + forgotten:
-        left.append(f"{more} more checkpoints have missing pages")
+        left.append(f"pages of {more} more checkpoints are missing")
     left += [f"{count} objects or files were not read: {why}" for why, count in unread.items()]
     if total.held:
         left.append(f"{total.held} packs whose key record is missing")

@@ -100,7 +100,8 @@ class Iec62056Device(MeterDevice):
             raise ConfigError(
                 f"type {point.type!r} cannot be converted to unit {point.unit!r}",
                 where=where,
-                hint='Write the unit of values that the meter sends without it, such as "kWh", or "hex" for a state',
+                hint='Write the unit of values that the meter sends without a unit, such as "kWh"; for a state, '
+                'write "hex"',
             )
 
     def plan(self, numbers: Sequence[int]) -> list[MeterQuery]:

@@ -207,7 +207,7 @@ def broken(stream: bytes) -> tuple[bytes, int, str]:
     if end + 1 >= len(stream):
         return stream[offset:], offset, "the readout is cut short: no check character follows ETX"
     seen, computed = stream[end + 1], block_check(stream[begin + 1 : end + 1])
-    what = f"check character is {seen:02X}h, the bytes give {computed:02X}h"
+    what = f"check character is {seen:02X}h, but the bytes require {computed:02X}h"
     return (
         stream[offset : end + 2],
         offset,

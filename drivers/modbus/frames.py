@@ -18,7 +18,7 @@ EXCEPTIONS: Mapping[int, str] = {
     2: "illegal data address",
     3: "illegal data value",
     4: "device failure",
-    5: "acknowledge: the device is still working on it",
+    5: "acknowledge: the device is still processing the request",
     6: "busy",
     8: "memory parity error",
     10: "gateway path unavailable",

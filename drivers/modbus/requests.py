@@ -60,7 +60,8 @@ async def read_identification(line: Line, unit: int, options: RequestOptions, wh
             return found
         if following <= object_id:
             raise MismatchError(
-                f"after object {object_id} of the identification comes object {following}, expected a higher number",
+                f"in the identification, object {object_id} is followed by object {following}, expected a "
+                "higher number",
                 where=where,
             )
         object_id = following

@@ -280,7 +280,9 @@ def _remove(points: dict[str, Point], table: TomlTable) -> None:
     for glob in table.texts("remove"):
         gone = [name for name in points if fnmatch.fnmatchcase(name, glob)]
         if not gone:
-            table.add("remove", f"the pattern {show(glob)} in remove matches no point", suggestion(glob, points))
+            table.add(
+                "remove", f"the pattern {show(glob)} in the key remove matches no point", suggestion(glob, points)
+            )
         for name in gone:
             del points[name]
 
@@ -297,12 +299,14 @@ def _check_groups(layer: _Layer, points: Sequence[Point], limits: Limits) -> Non
         if len({p.function for p in members}) > 1:
             layer.complaints.at(
                 (),
-                f"the points of together {show(name)} have different function codes",
+                f"the points of the group together = {show(name)} have different function codes",
                 "One request can use only one function code",
             )
         elif span > longest and members[0].type != "bits":
             layer.complaints.at(
-                (), f"the points of together {show(name)} span {span} registers, but one read takes at most {longest}"
+                (),
+                f"the points of the group together = {show(name)} span {span} registers, but one read takes at "
+                f"most {longest}",
             )
 
 

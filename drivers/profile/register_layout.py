@@ -293,18 +293,21 @@ class _LayoutReader:
             address = table.integer("address", 0, 0xFFFF)
             scale = table.number("scale", Decimal(1))
             if not scale:
-                table.add("scale", "scale is 0, so this part would not count")
+                table.add("scale", "scale is 0, so this part would not change the value")
             if address is None and "address" not in given:
                 table.add("address", 'the key "address" is missing')
             if "function" in given:
-                table.add("function", "all parts are read in one request, so write function at the point")
+                table.add(
+                    "function",
+                    "all parts are read in one request, so write the key function at the point, not at a part",
+                )
             if not type_ or address is None:
                 continue
             order = self._part_order(table, type_)
             parts.append(RegisterPart(address, type_, scale or Decimal(1), order))
         described = self.given["parts"]
         if isinstance(described, list) and len(described) < 2:
-            self.table.add("parts", "parts needs at least two entries")
+            self.table.add("parts", "the key parts needs at least two entries")
         return tuple(parts)
 
     def _part_order(self, table: TomlTable, type_: str) -> str:

@@ -49,12 +49,12 @@ def _expanded(
             if over:
                 reader.add(
                     "over",
-                    f"over {show(over)} is not a name of 1 to 8 lowercase letters",
+                    f"over = {show(over)} is not a name of 1 to 8 lowercase letters",
                     'Write for example over = "r"',
                 )
             continue
         if over in values:
-            reader.add("over", f"over {show(over)} is already used by the enclosing repeat")
+            reader.add("over", f"over = {show(over)} is already used by the enclosing repeat")
         stride = reader.integer("stride", -0xFFFF, 0xFFFF, 0) or 0
         for turn, word in enumerate(_words(reader, params)):
             yield from _expanded(
@@ -70,13 +70,13 @@ def _words(reader: TomlTable, params: Mapping[str, int | str]) -> list[str]:
                 reader.add(key, f"{key} and values cannot be used together")
         words = reader.texts("values")
         if not words:
-            reader.add("values", "the list values is empty")
+            reader.add("values", "the key values has an empty list")
         return list(words)
     count = reader.of_types("count", (int, str), "a number or the name of a parameter")
     if isinstance(count, str):
         if not isinstance(params.get(count), int):
             known = ", ".join(params) or "none"
-            reader.add("count", f"count {show(count)} is not a numeric parameter", f"Known parameters: {known}")
+            reader.add("count", f"count = {show(count)} is not a numeric parameter", f"Known parameters: {known}")
             return []
         count = params[count]
     if count is None:

@@ -56,7 +56,7 @@ LABELS: Final[Mapping[str, Texts]] = {
     "packs_missing": ("packs missing: {count}", "缺少数据包 {count} 个"),
     "packs_lost": ("declared lost: {count}", "已申报丢失 {count} 个"),
     "packs_withheld": ("withheld: {count}", "未送达 {count} 个"),
-    "streams_unnamed": ("agreed streams that no pack or checkpoint names: {names}", "已约定但未出现：{names}"),
+    "streams_unnamed": ("agreed streams that appear in no pack or checkpoint: {names}", "已约定但未出现：{names}"),
     "streams_unasked": ("not requested, but received: {names}", "未约定却收到：{names}"),
     "readings_of": ("{why}: {count} readings", "{why}：{count} 个读数"),
     "refused_times": ("refused {count}", "被拒 {count}"),

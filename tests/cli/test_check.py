@@ -138,7 +138,9 @@ def test_an_overloaded_line_is_told_with_its_heaviest_device(share: float, says:
     assert line_shares([small, heavy, once]) == {"cabinet": share}
     notes = [str(note) for note in plan_notes([small, heavy, once])]
     assert len(notes) == bool(says)
-    assert all(says in note and "Most of this time is for bms at pace fast, every 1 s" in note for note in notes)
+    assert all(
+        says in note and "Most of the line's time is needed for bms at pace fast, every 1 s" in note for note in notes
+    )
 
 
 def test_a_visit_that_outlasts_its_neighbours_ticks_is_told() -> None:
@@ -153,7 +155,10 @@ def test_a_visit_that_outlasts_its_neighbours_ticks_is_told() -> None:
         ]
 
     (note,) = map(str, plan_notes(costs(1000)))
-    assert "reading all paces of tower takes 7.00 s; meanwhile m1 misses readings, because it is due every 1 s" in note
+    assert (
+        "reading all paces of tower takes 7.00 s; meanwhile m1 misses readings, because it must be read "
+        "every 1 s" in note
+    )
     assert plan_notes(costs(5000)) == []
 
 
@@ -164,7 +169,8 @@ def test_a_ring_that_is_small_or_not_what_it_seems_is_told(mh, park) -> None:
     said = mh("check", "-c", park(more=more))
     (warning,) = [line for line in said.err.splitlines() if "ring.size" in line]
     assert warning.endswith(
-        "agent.toml:25: ring.size: the size 100 KiB becomes 64 KiB. The size of the ring must be a power of two, "
+        "agent.toml:25: ring.size: the agent changes the size 100 KiB to 64 KiB. The size of the ring "
+        "must be a power of two, "
         "so the agent rounds it down"
     )
     assert "run, 64 KiB, about 33 s of readings" in said.out
@@ -181,7 +187,7 @@ def test_a_ring_that_is_less_than_needed_is_raised_or_told(mh, park) -> None:
         in raised.err
     )
     assert "run, 1 MiB, about" in raised.out
-    plan = "need a ring of 1 MiB for packs every 5 min and a store that stalls for 10 s; the ring has 1 MiB."
+    plan = "need a ring of 1 MiB if packs are sealed every 5 min and the store stalls for 10 s; the ring has 1 MiB."
     assert plan in " ".join(raised.out.split())
     facts = json.loads(mh("check", "--json", "-c", path).out)["ring"]
     assert (facts["size_bytes"], facts["need_bytes"], facts["limit_bytes"]) == (1 << 20, 1 << 20, 256 << 20)

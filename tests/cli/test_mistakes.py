@@ -48,7 +48,7 @@ check -c HERE/nothing.toml | 3 | nothing.toml: | No such file | `meterhouse init
 check -c HERE | 3 | HERE: | Is a directory | the configuration file with -c
 check -c CFG --plann | 2 | --plann | No such option | --plan
 status --runtime-dir HERE/nothing | 1 | HERE/nothing: | no agent is running here | systemctl status meterhouse
-status -c HERE/nothing.toml | 3 | nothing.toml: | no such file | Name the file with -c FILE
+status -c HERE/nothing.toml | 3 | nothing.toml: | no such file | Give the file with -c FILE
 reload --runtime-dir HERE/nothing | 1 | HERE/nothing: | no agent is running here | --runtime-dir
 scan | 2 | --line | Missing option | scan --help
 scan --line modbus-tcp://127.0.0.1 --addresses 1-300 | 2 | --addresses: | '1-300' | such as 1-32,100
@@ -79,7 +79,7 @@ keys show -c CFG | 3 | signing.key: | there is no signing key | meterhouse keys 
 keys create HERE/no/folder | 3 | HERE/no/folder: | cannot be written here | Make the folder
 simulate --profile eastron/sdm630 --listen 127.0.0.1:99999 | 2 | --listen: | '127.0.0.1:99999' | Write for example 127.0
 stauts | 2 | command | unknown command "stauts" | Did you mean "status"?
-doctor --bundle HERE/no/x.tar.gz -c CFG --offline | 2 | HERE/no/x.tar.gz: | cannot be written | Name another file
+doctor --bundle HERE/no/x.tar.gz -c CFG --offline | 2 | HERE/no/x.tar.gz: | cannot be written | Give the name of another
 init HERE GW | 2 | HERE/agent.toml: | already exists | Edit this file, or move it away
 init HERE/new --site "a b" --gateway b --timezone UTC --yes | 2 | --site: | "a b" is not a name | Use letters
 init HERE/new --site a --gateway b --timezone Beijing --yes | 2 | --timezone: | "Beijing" is not a time | Asia/Shanghai

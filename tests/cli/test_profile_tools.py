@@ -117,7 +117,7 @@ def test_4x_numbers_gains_and_defaults(mh, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "code", "says"),
     [
-        ("a,b\n1,2\n", 2, "names the columns. The first line must name the columns name, address, type"),
+        ("a,b\n1,2\n", 2, "contains the column names. The first line must name the columns name, address, type"),
         ("name,type\nac.frequency,u16\n", 2, "no column is named address. Columns of the file: name, type."),
         ("name,address,type\n", 2, "there are no points below the line with the column names"),
         ("name,address,type,fc\nac.frequency,zwei,u16,3\n", 3, 'list.csv:2: address: "zwei" is not a number'),

@@ -154,7 +154,7 @@ def test_a_device_that_refuses_all_is_told_with_what_to_try(raw, served) -> None
     served.image.put_words(2, [7], function=4)
     said = raw("3:0+4")
     assert "Function 4 can read this address: use --registers 4:0+4" in said.err and raw("4:0+4").code == 4
-    assert "If this is 4x notation, which counts from 40001 or 30001, use 3:256+2" in raw("3:40257+2").err
+    assert "If the address is in 4x notation, which counts from 40001 or 30001, use 3:256+2" in raw("3:40257+2").err
     served.fault("silence")
     said = raw("3:0+4")
     assert (said.code, said.out) == (4, "") and "no answer within" in said.err

@@ -224,7 +224,10 @@ def test_what_is_no_snapshot_is_a_sentence(mh, tmp_path, blob, why, chinese) -> 
     (tmp_path / "snapshot.json").write_bytes(blob)
     for command in ("status", "watch"):
         said = mh(command, "--runtime-dir", tmp_path)
-        text = f"error: {tmp_path}/snapshot.json: this is not a snapshot of an agent. {why}. Do agent and tool have"
+        text = (
+            f"error: {tmp_path}/snapshot.json: this is not a snapshot of an agent. {why}. Do the agent and "
+            "this command have"
+        )
         assert (said.code, said.out) == (1, "") and said.err.startswith(text), said.err
         said = mh(command, "--runtime-dir", tmp_path, "--lang", "zh")
         assert f"不是采集程序的快照。{chinese}。" in said.err, said.err

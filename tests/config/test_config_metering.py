@@ -85,7 +85,10 @@ def test_a_load_below_a_load_is_told(site: Any, good: str) -> None:
     """Figures count both: a note, as it may be what a park wants to see."""
     site.write(good + device("third", 3) + device("fourth", 4, 'parent = { "ac" = "third" }'))
     (note,) = [str(note) for note in site.load().notes if "figures" in str(note)]
-    assert "device.fourth.parent.ac: is a load below the load third: figures count its energy twice" in note
+    assert (
+        "device.fourth.parent.ac: is a load below the load third: its energy is counted twice in the "
+        "park's figures" in note
+    )
 
 
 def test_derived_points_arrive(site: Any, good: str) -> None:

@@ -161,7 +161,7 @@ def test_notes_tell_what_works_and_still_deserves_a_look(site, good) -> None:
         "agent.toml:80: device.third.address: has the same address as device.main on the same line. "
         "The same address is right only if two profiles describe one device",
         "agent.toml:70: device.second.line: 9600 8N1 is not the factory setting of test/meter (9600 8E1). "
-        "The configured setting is right only if it was changed at the device",
+        "The configured setting is right only if the device's own setting was changed",
         "agent.toml:73: device.second.every: no point has the pace normal, so this period has no effect",
         "agent.toml:84: uplink.plain.url: the connection to this destination is not encrypted. "
         "Write mqtts:// in the url to protect the password and the readings",
@@ -170,8 +170,8 @@ def test_notes_tell_what_works_and_still_deserves_a_look(site, good) -> None:
 
 
 ROLE_HINT = (
-    'Write roles = { ac = "grid" }, or load, generation.pv, storage, ...; '
-    'to leave a device out on purpose, give it a custom role "x.NAME"'
+    'Write for example roles = { ac = "grid" }; other roles are load, generation.pv and storage; to '
+    'leave a device out on purpose, give it a custom role "x.NAME"'
 )
 
 
@@ -239,7 +239,7 @@ def test_password_and_key_files_that_others_may_read_are_noted(
 @pytest.mark.parametrize(
     ("mode", "owner", "group", "says"),
     [
-        (0o640, 0, 61000, "all members of the group with read-only access to this agent may read"),
+        (0o640, 0, 61000, "any user in the agent's read-only group may read"),
         (0o640, 0, 61007, ""),  # a group of its own
         (0o600, 61001, 61000, ""),
         (0o600, 61002, 61002, "belongs to user 61002, who is neither root nor the agent's user"),
@@ -460,6 +460,6 @@ def test_streams_of_a_destination(site, good) -> None:
         '.platform.streams: "meter-*" matches no stream of this gateway. Streams: _gateway, _indicators, main, second',
         '.platform.streams: "secnd" matches no stream of this gateway. Did you mean "second"?',
         ": these streams are not sent to any destination: second. "
-        "The agent deletes their packs after [store] keep_delivered. "
-        "To send these streams, add them to the key streams of an [[uplink]]",
+        "The agent deletes the packs of these streams after the time [store] keep_delivered. To send "
+        "these streams, add them to the key streams of an [[uplink]]",
     ], notes

@@ -131,7 +131,7 @@ def of(ring: RingConfig) -> Config:
         (
             RingConfig(100 * KIB), 0, 10, 8 * GIB,
             [
-                "ring.size: the size 100 KiB becomes 64 KiB. "
+                "ring.size: the agent changes the size 100 KiB to 64 KiB. "
                 "The size of the ring must be a power of two, so the agent rounds it down"
             ],
         ),
@@ -172,8 +172,8 @@ def test_what_is_said(ring: RingConfig, slots: float, every_s: int, file_system:
 def test_what_check_prints_of_it() -> None:
     plan = plan_ring(AUTO, ReadingRate(160_000, 1600 * 104), 10_000, 8 * GIB)
     assert str(plan) == (
-        "160,000 readings a second need a ring of 64 MiB for packs every 10 s and a store that stalls for 10 s; "
-        "the ring has 64 MiB"
+        "160,000 readings a second need a ring of 64 MiB if packs are sealed every 10 s and the store "
+        "stalls for 10 s; the ring has 64 MiB"
     )
 
 

@@ -483,7 +483,7 @@ def test_who_listens_must_be_the_owner_of_the_runtime_directory(stopped: Park) -
         done = stopped.mh(ROOT, "export", place(stopped, ROOT, "whose"))
         assert (
             done.returncode == 1
-            and "user 61003 opened this socket, but its folder belongs to user 61001" in done.stderr
+            and "user 61003 opened this socket, but the socket's folder belongs to user 61001" in done.stderr
         ), done.stderr
     finally:
         evil.kill()
@@ -550,7 +550,7 @@ def test_a_forged_answer_signs_no_revocation(stopped: Park) -> None:
     for lasts, says in (
         ({"park7/gw01/m1": 9007199254740991}, "sequence 9007199254740991 of park7/gw01/m1"),
         ({"park7/gw01/m1": 0}, "sequence 0 of"),
-        ({"park7/gw02/m1": 4}, "the answer contains 'park7/gw02/m1'"),
+        ({"park7/gw02/m1": 4}, "the answer contains the stream 'park7/gw02/m1'"),
         ({"park7/gw01/../m1": 4}, "the answer contains"),
         ({"park7/gw01/m1": "4"}, "no valid sequences"),
         ({"park7/gw01/\x1b[2J": 4}, "the answer contains"),

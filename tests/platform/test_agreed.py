@@ -68,7 +68,7 @@ def state(dsn: str) -> GatewayState:
         (FEW, ("inv*", "_indicators-*"), "verified", ""),
         (FEW, ("gate_meter", "gate?meter"), "incomplete", "withheld 19"),
         (WHOLE, ("inv1",), "verified", "streams that were not asked for: gate-meter"),
-        (WHOLE, ("inv1", "gate-*", "inv2"), "incomplete", "agreed streams that no pack or checkpoint names: inv2"),
+        (WHOLE, ("inv1", "gate-*", "inv2"), "incomplete", "agreed streams that appear in no pack or checkpoint: inv2"),
         ({**WHOLE, packs_of("_gateway"): []}, ("inv1", "gate-meter"), "incomplete", "withheld 19"),
         ({**WHOLE, packs_of("inv1"): WHOLE[packs_of("inv1")][:-2]}, ("inv1", "gate-meter"), "incomplete", "withheld 2"),
         (

@@ -255,7 +255,7 @@ def test_a_group_that_no_request_can_hold_is_refused(write: Write) -> None:
     two = POINT.replace("l1", "l2").replace("0x10", "0x90")
     text = (POINT + two).replace("scale = 0.1", 'together = "pair"')
     assert (
-        'the points of together "pair" span 129 registers, but one read takes at most 125'
+        'the points of the group together = "pair" span 129 registers, but one read takes at most 125'
         in complaints(write, HEAD + text)[0]
     )
 

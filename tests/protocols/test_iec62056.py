@@ -331,7 +331,7 @@ def test_decode_shows_a_readout_and_each_message() -> None:
 
 def test_decode_says_what_is_wrong_and_shows_no_value() -> None:
     code, shown = decode("iec62056", (E350[:-1] + b"\x55").hex())
-    assert code == 4 and "check character is 55h, the bytes give 01h" in shown["error"]
+    assert code == 4 and "check character is 55h, but the bytes require 01h" in shown["error"]
     assert shown["frame"]["maker"] == "LGZ" and "readings" not in shown
     code, shown = decode("dlt645", E350.hex())
     assert code == 4 and "decode iec62056" in shown["hint"]

@@ -116,7 +116,7 @@ def test_a_full_disk(played: dict[str, Any]) -> None:
     """Sealing pauses and says so, the ring holds, and all of it is sealed once there is room."""
     # field pains 46 and 56
     assert played["code"] == 0
-    assert "disk" in played["full"] and "Free space on this disk" in played["full"]
+    assert "disk" in played["full"] and "Free some space on this disk" in played["full"]
     assert played["said"].count("sealing paused") == 1 and played["said"].count("sealing resumed") == 1
     assert busy_only(played["report"], "m1"), played["gaps"]
     assert played["sealed"] < played["count"]
@@ -143,7 +143,7 @@ def play_stopped_while_the_disk_is_full(folder: Path, house: House) -> dict[str,
 def test_stopped_while_the_disk_is_full(played: dict[str, Any]) -> None:
     """What cannot be sealed at the end stays in the ring, and the next start seals it."""
     assert played["code"] == 0 and len(played["left"]) == 1
-    assert "sealing paused" in played["said"] and "Free space on this disk" in played["said"]
+    assert "sealing paused" in played["said"] and "Free some space on this disk" in played["said"]
     assert played["said"].count("readings remain unsealed in the ring (") == 1, played["said"]
     assert played["again"] == 0 and played["held"] and not played["lost"]
     assert set(reasons(played["report"], "m1")) <= {"disk"} | BUSY, played["gaps"]
@@ -183,7 +183,9 @@ def test_a_disk_that_is_full_at_the_start(played: dict[str, Any]) -> None:
         "it is a tmpfs, too"
     )
     last = played["said"].splitlines()[-1]
-    assert last.startswith("error: ") and "no space left on the disk. Free space there, then start the agent" in last
+    assert (
+        last.startswith("error: ") and "no space left on the disk. Free some space there, then start the agent" in last
+    )
     assert played["status"].returncode == 1
     assert "no agent is running here. The last agent ended at 20" in played["status"].stderr
     assert "no space left on the disk" in played["status"].stderr

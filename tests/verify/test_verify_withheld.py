@@ -80,7 +80,10 @@ def test_a_beginning_cannot_be_told_from_what_is_no_longer_kept(verdict: Judge) 
     """It is said, and who expects everything gets no `0`."""
     report = verdict(only(WHOLE, lambda one: one.get("boot") != BOOTS[0]))
     assert report.ok
-    begins = "begins with sequence 13, an earlier checkpoint ends with sequence 5, and the packs in between are absent"
+    begins = (
+        "begins with sequence 13, an earlier checkpoint ends with sequence 5, and the packs between "
+        "these sequences are absent"
+    )
     assert f"park7/gw01/inv1: {begins}" in report.shortfalls()
     report = verdict(only(WHOLE, lambda one: one.get("boot") != BOOTS[0] and int(str(one.get("counter", 999))) > 102))
     assert report.ok and not [text for text in report.shortfalls() if "begins" in text]

@@ -125,7 +125,7 @@ def write_bundle(path: Path, texts: Mapping[str, str] | Iterable[tuple[str, str]
     folder = path.name.removesuffix(".gz").removesuffix(".tgz").removesuffix(".tar")
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     if os.path.lexists(path):
-        raise UsageError("already exists", where=str(path), hint="Name a new file")
+        raise UsageError("already exists", where=str(path), hint="Give the name of a new file")
     try:
         with os.fdopen(os.open(draft, _NEW, 0o600), "wb") as raw:
             with tarfile.open(fileobj=raw, mode="w:gz") as archive:
@@ -139,5 +139,7 @@ def write_bundle(path: Path, texts: Mapping[str, str] | Iterable[tuple[str, str]
         os.rename(draft, path)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise UsageError(f"cannot be written: {error.strerror}", where=str(path), hint="Name another file") from error
+        raise UsageError(
+            f"cannot be written: {error.strerror}", where=str(path), hint="Give the name of another file"
+        ) from error
     return path.stat().st_size

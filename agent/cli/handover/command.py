@@ -111,7 +111,7 @@ def handover(
         view.catch_up()
         names = list(dict.fromkeys(devices)) or list(view.snapshot.get("devices", {}))
         if len(names) > MOST_DEVICES:
-            hint = "Make several records: give the names of the devices for each"
+            hint = "Make several records: for each record, give the names of its devices"
             raise UsageError(
                 f"{len(names)} devices selected; a record can have at most {MOST_DEVICES}", where="handover", hint=hint
             )

@@ -189,7 +189,7 @@ def ask_for_lasts(
     config = key_file.config
     if config is None:
         hint = "Give the gateway's configuration with -c, or the last sequences with --last"
-        raise UsageError("the last sequences are only in the gateway's database", where="keys", hint=hint)
+        raise UsageError("only the gateway's database contains the last sequences", where="keys", hint=hint)
 
     def asked(request: Keys, take: Callable[[bytes], object]) -> None:
         if key_file.is_agents:

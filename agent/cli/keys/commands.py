@@ -159,8 +159,8 @@ def _lose(
         ask_for_lasts(key_file, lost, None, change, (), confirm)
         return
     what = (
-        "there is no database with the last sequences of the lost key, so all its packs stay trusted; "
-        "limit this with --last"
+        "there is no database with the last sequences of the lost key, so all packs of this key stay "
+        "trusted; limit these packs with --last"
     )
     click.echo(as_complaint("warning", what), err=True)
     confirm(())

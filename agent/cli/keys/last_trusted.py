@@ -33,7 +33,7 @@ def lasts_of(texts: Sequence[str], gateway: str) -> dict[str, int]:
         stream, _, seq = text.rpartition("=")
         if not stream or not seq.isascii() or not seq.isdigit():
             hint = "Write STREAM=SEQUENCE, such as inv1=812; repeat the option for more streams"
-            raise UsageError(f"no last sequence in {clean_text(text)!r}", where="--last", hint=hint)
+            raise UsageError(f"there is no last sequence in {clean_text(text)!r}", where="--last", hint=hint)
         found[stream if "/" in stream else f"{gateway}/{stream}"] = int(seq)
     return found
 
@@ -68,7 +68,8 @@ def oddities(lasts: LastSequences, key_file: KeyFile) -> list[str]:
     if made:  # if the age is unknown, no usual maximum is known
         usual = USUAL * int((max(time.time() - made, 0) + USUAL_S) * 1000 / config.pack.every_ms)
         odd += [
-            f"{clean_text(stream)}: sequence {seq} exceeds {usual}, the usual maximum since the first key was created"
+            f"{clean_text(stream)}: sequence {seq} is higher than {usual}, the usual maximum for the time "
+            "since the first key was created"
             for stream, seq in sorted(lasts.items())
             if seq > usual
         ]
@@ -101,7 +102,9 @@ def read_lasts(data: bytes, key_file: KeyFile, most: int) -> dict[str, int]:
             f"{key_file.gateway}/"
         ):
             raise GatewayError(
-                f"the answer contains {clean_text(stream)!r}", where="keys", hint="This is not a stream of this gateway"
+                f"the answer contains the stream {clean_text(stream)!r}",
+                where="keys",
+                hint="This is not a stream of this gateway",
             )
         if not 0 < seq <= most:
             hint = f"At its age, this key can have signed at most {most} packs of a stream. Nothing was changed"

@@ -250,9 +250,9 @@ def check_against(made: Declaration, entries: list[Declaration], access: Access)
         raise UsageError(f"the plan has no input {made.name}", where="declare", hint=f"Known: {known}")
     if made.replaces and made.replaces not in {entry.id for entry in in_force(entries) if entry.name == made.name}:
         raise UsageError(
-            f"{made.replaces} is not the id of an entry of {made.name} that is in effect",
+            f"{made.replaces} is not the id of a current entry of the input {made.name}",
             where="declare",
-            hint="`meterhouse declare` lists the entries in effect",
+            hint="`meterhouse declare` lists the current entries",
         )
     if not made.value:
         return

@@ -131,7 +131,7 @@ async def signed(access: Access, request: Birth | Pack, reply: Reply) -> dict[st
 
     data = await access.call(read)
     if data is None:
-        what = "the store has no birth of this time"
+        what = "the store has no birth with this time"
         if not is_birth:
             what = f"pack {seq} is not in the store: it was deleted, or is not sealed yet"
         hint = (
