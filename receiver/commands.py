@@ -137,7 +137,7 @@ def work_command(source: str, name: str | None, readings: bool, dsns: tuple[str,
 @click.option(
     "--keep-days",
     type=click.IntRange(1),
-    help="Drop each month whose packs are all older than this many days. Default: never.",
+    help="Delete a month when all its packs are older than this many days. Default: never.",
 )
 @click.option("--name", default=None, help="Name of this `keep` process at the broker; default: the host's name.")
 @click.option(
@@ -202,7 +202,7 @@ def keep_command(
 
 @platform.command("status")
 @click.argument("like", metavar="[SITE[/GATEWAY]]", required=False)
-@click.option("--since", default=None, metavar="DAY", help="Count readings from this UTC day on; default: today.")
+@click.option("--since", default=None, metavar="DAY", help="First UTC day of the counted readings; default: today.")
 @db_option
 @lang_option
 @json_option
@@ -286,7 +286,10 @@ def audit_command(
 @platform.command("convert")
 @click.argument("name", required=False)
 @click.option(
-    "--map", "mapping", type=EXISTING_FILE, help="Your mapping file: which point becomes which value of the format."
+    "--map",
+    "mapping",
+    type=EXISTING_FILE,
+    help="Your mapping file, which states for each value of the format the point that provides it.",
 )
 @click.option("--from", "from_text", metavar="TIME", help="UTC, 2026-11-01 or 2026-11-01T08:00.")
 @click.option("--to", "to_text", metavar="TIME", help="End of the range, not included; default: now.")

@@ -144,13 +144,13 @@ class Draft:
 @click.option("--protocol", type=click.Choice(named_on_lines()), default=DEFAULT,
               show_default=True, help="The device's protocol, if no profile is given.")  # fmt: skip
 @click.option("--serial", metavar="TEXT", help='Serial setting, such as "9600 8N1".')
-@click.option("--label", metavar="TEXT", help="Free text, such as where the device is installed.")
+@click.option("--label", metavar="TEXT", help="Free text, such as the place where the device is installed.")
 @click.option(
     "--role",
     "roles",
     multiple=True,
     metavar="[PART=]ROLE",
-    help="Role of the device or of one part, such as grid, or meter.ac=grid. May be repeated.",
+    help="Role of the device, such as grid, or of one part, such as meter.ac=grid. May be repeated.",
 )
 @click.option("--ct", metavar="RATIO", help="Ratio of the current transformers: 80, or 400/5.")
 @click.option("--pt", metavar="RATIO", help="Ratio of the voltage transformers: 100, or 10000/100.")

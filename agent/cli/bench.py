@@ -151,7 +151,7 @@ def measure(folder: Path) -> dict[str, Any]:
 )
 @json_option
 def bench(folder: Path | None, stages: bool, as_json: bool) -> None:
-    """Measure how many devices this machine can read, and how fast it decodes, seals, compresses and commits.
+    """Measure how many devices this machine can read, and how fast it can decode, seal, compress and commit.
 
     Takes less than a minute and removes its files. For half a minute the agent reads 20 simulated devices on loopback;
     the last line of the output says how many devices the machine can read. The time that requests take on real lines

@@ -72,7 +72,8 @@ def decode() -> None:
     """Explain bytes and registers without hardware.
 
     HEX may be written in any usual way (68 61, 6861, 68:61, 0x68 0x61, 68h 61h); - reads it from stdin. With --json,
-    every subcommand prints one object: with ok, frame and readings, or with ok, error, a hint and the valid prefix.
+    every subcommand prints one JSON object. After success it contains ok, frame and readings; after an error it
+    contains ok, error, a hint and the valid prefix.
 
     \b
     Examples:
@@ -224,7 +225,7 @@ def profile(
     reversed_: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Decode a register dump with a profile: ID is its id, or the path of its file.
+    """Decode a register dump with a profile: ID is the profile's id, or the path of the profile's file.
 
     FILE is JSON, - reads stdin:
     {"address": 1, "holding": {"35000": 1}, "input": {"0": 17254}}

@@ -98,8 +98,8 @@ def identify(
     """Identify one device and list the profiles that fit.
 
     A profile is "certain" if the device reports one of its models, "likely" if several points have plausible values,
-    "possible" if nothing contradicts it. If a profile is certain or likely, all its points are read, and hints name
-    values that look wrong. Nothing is written to the device.
+    "possible" if nothing contradicts it. If a profile is certain or likely, all its points are read, and hints show
+    which values look wrong. Nothing is written to the device.
 
     \b
     Examples:

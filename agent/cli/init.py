@@ -126,7 +126,8 @@ class Answers:
 @click.option(
     "--location",
     metavar="LAT,LON",
-    help="Latitude and longitude in degrees, such as 31.23,121.47; tells when it is night and inverters are off.",
+    help="Latitude and longitude in degrees, such as 31.23,121.47; the agent uses them to know when it "
+    "is night and inverters are off.",
 )
 @click.option(
     "--broker", metavar="URL", help="The broker's url, mqtts://HOST:8883. Without it the gateway sends nothing."

@@ -237,7 +237,8 @@ def config_options(function: F) -> F:
         return function(options=ConfigOptions(config_file, state_dir, runtime_dir), **more)
 
     config = _config_option(
-        "The configuration file; files conf.d/*.toml beside it are read as well. MH_CONFIG may name it, too."
+        "The configuration file; files conf.d/*.toml beside it are read as well. The environment "
+        "variable MH_CONFIG can give its path, too."
     )
     state = click.option("--state-dir", type=FOLDER, help="Folder of the database, instead of the configured one.")
     runtime = click.option(

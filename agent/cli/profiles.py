@@ -271,12 +271,12 @@ def names(pattern: str, lang: str, as_json: bool) -> None:
 )
 @click.option("--from", "listed", type=EXISTING_FILE, help="A CSV list of points, with a line of column names.")
 @click.option(
-    "--function", type=click.IntRange(1, 4), help="With --from: function of the points whose line states none."
+    "--function", type=click.IntRange(1, 4), help="With --from: function of the points whose line states no function."
 )
 @click.option(
     "--order",
     default="",
-    help="With --from: byte order, such as CDAB, of the 32 and 64 bit values whose line states none.",
+    help="With --from: byte order, such as CDAB, of the 32 and 64 bit values whose line states no order.",
 )
 @click.option("--4x", "is_4x", is_flag=True, help="With --from: addresses count from 40001 or 30001.")
 @lang_option
@@ -287,8 +287,8 @@ def new(
 
     FILE is VENDOR/FAMILY.toml and must not exist yet; without FILE, the profile is printed. A list needs the columns
     name, address and type, and may have unit, factor (or gain), function, order, count, offset, pace, en, zh; other
-    common names of these columns are understood, English or Chinese. The name of a point is one of `profiles names`,
-    or the meaning of one.
+    common names of these columns are understood, English or Chinese. A point's name is a name that `profiles names`
+    lists, or the meaning of such a name.
 
     \b
     Examples:
@@ -320,7 +320,7 @@ def new(
 @lang_option
 @profiles_option
 def copy(id: str, file: Path | None, lang: str, dirs: tuple[Path, ...]) -> None:
-    """Copy a profile, with its comments, to a file of the site, to change it there.
+    """Copy a profile, with its comments, to a file of the site, where you can change the copy.
 
     Without FILE, the copy is written to VENDOR/FAMILY.toml in the configured folder of profiles, where it replaces the
     shipped profile. Under another name, the copy is a separate family. Its evidence is "derived", without a second
@@ -355,7 +355,8 @@ def _as_copy(text: str, id: str, lang: str) -> str:
 def check(file: Path, lang: str, as_json: bool) -> None:
     """Check a profile file, replay its samples, and show whether a second source agrees with it.
 
-    Samples are those in the file, and FAMILY.json and FAMILY.*.json beside it, as `read --sample` writes them.
+    The samples are in the profile file, and in the files FAMILY.json and FAMILY.*.json beside it, which `read --sample`
+    writes.
     """
     profile = load_profile(file, (file.resolve().parents[1], *default_dirs()))
     beside = samples_beside(file)

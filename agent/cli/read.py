@@ -136,14 +136,14 @@ class Round:
     "--dump",
     "dump_file",
     type=FILE,
-    help="Record the registers that were read, for `simulate --dump` and `decode profile`.",
+    help="Write a dump of the registers to this file, for `simulate --dump` and `decode profile`.",
 )
 @click.option(
     "--sample",
     "sample_file",
     type=FILE,
-    help="Record the registers with their decoded values; `profiles check` replays a file FAMILY.NAME.json "
-    "that lies beside the profile.",
+    help="Write registers and decoded values to this file; `profiles check` replays the file if it lies "
+    "beside the profile as FAMILY.NAME.json.",
 )
 @json_option
 def read(

@@ -106,7 +106,7 @@ def _search_options(command: F) -> F:
     "protocols",
     multiple=True,
     type=click.Choice([*(protocol.name for protocol in searchable()), "all"]),
-    help=f"May be repeated.  [default: those of {', '.join(_DEFAULTS)} that the line can carry]",
+    help=f"May be repeated.  [default: the protocols among {', '.join(_DEFAULTS)} that the line can carry]",
 )
 @click.option(
     "--serial",
@@ -122,7 +122,8 @@ def _search_options(command: F) -> F:
     "--timeout",
     "timeout_s",
     type=Duration(0.02, 30),
-    help="How long to wait for an answer in the first pass.  [default: 200 ms; 100 ms with --quick on a serial line]",
+    help="How long to wait for an answer in the first pass.  [default: 200 ms, but 100 ms with --quick "
+    "on a serial line]",
 )
 @click.option(
     "--slow-timeout",
@@ -164,9 +165,9 @@ def scan(
 ) -> None:
     """Find the devices on a line and the profiles that fit them.
 
-    Sends read requests only, and first listens for ten seconds: if another master is active, it does not scan. A quick
-    pass tries every address once; a slow pass then retries the addresses that did not answer, with longer timeouts. If
-    the running agent owns the line, it lends the line for at most 15 minutes.
+    Sends read requests only, and first listens for ten seconds: if another master is active, the command does not scan.
+    A quick pass tries every address once; a slow pass then retries the addresses that did not answer, with longer
+    timeouts. If the running agent owns the line, it lends the line for at most 15 minutes.
 
     \b
     Examples:

@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     "addresses",
     multiple=True,
     metavar="TEXT",
-    help="Address of a meter that has no unit number, as in agent.toml; repeat for more meters on the line.",
+    help="Address, written as in agent.toml, of a meter that has no unit number; repeat for more meters on the line.",
 )
 @click.option(
     "--role",

@@ -74,7 +74,7 @@ def parse_streams(_context: click.Context, _parameter: click.Parameter, values: 
     "duration_s",
     type=Duration(),
     metavar="TIME",
-    help="Listen for this time from the first pack on (20s, 5 min); default: until Ctrl-C.",
+    help="Stop listening after this time, counted from the first pack (20s, 5 min); default: listen until Ctrl-C.",
 )
 @click.option(
     "--wait",
@@ -106,7 +106,7 @@ def verify(
     expect_complete: bool,
     as_json: bool,
 ) -> None:
-    """Check packs: signatures, order, and that every due reading is present or accounted for.
+    """Check the signatures and the order of packs, and that every due reading is present or accounted for.
 
     PATHs are exported files or folders (.json, .jsonl, also with .zst appended). The PATH - is stdin, with one pack
     per line. Only packs signed by the pinned key are trusted: get the thumbprint with `meterhouse keys show` at the

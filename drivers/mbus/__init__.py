@@ -47,7 +47,7 @@ PROTOCOL = Protocol(
             "mbus-by",
             ("secondary", "primary", "both"),
             "How to find M-Bus meters: by secondary address, by primary address, or both."
-            "  [default: both; primary with --addresses]",
+            "  [default: both; only primary with --addresses]",
         ),
     ),
     simulate="drivers.mbus.simulate:simulate",

@@ -41,7 +41,7 @@ ROOT = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 def page_command(
     listen: str, root_path: str, names: tuple[str, ...], timezone: str, dsns: tuple[str, ...], lang: str
 ) -> None:
-    """Serve the fleet's page: all gateways, and for each figure the packs that it comes from.
+    """Serve the fleet's page: all gateways, and for each figure the packs from which it was computed.
 
     The page is read-only. A reverse proxy must add TLS and login; by default only this machine can connect.
 

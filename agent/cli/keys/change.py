@@ -97,9 +97,13 @@ def rotate(
     "lasts",
     multiple=True,
     metavar="STREAM=SEQ",
-    help="Trust packs of STREAM up to SEQ, and no packs of streams that are not named.",
+    help="Trust packs of STREAM up to SEQ, and no packs of streams without this option.",
 )
-@click.option("--until", metavar="TIME", help="Trust packs up to this time, as recorded in the gateway's database.")
+@click.option(
+    "--until",
+    metavar="TIME",
+    help="Trust only packs up to this time; the gateway's database contains the time of each pack.",
+)
 @alg_option
 @token_option
 @gateway_option
@@ -121,7 +125,8 @@ def revoke(
     """Revoke the key KID, which may be stolen, and replace the current signing key with a new one.
 
     KID is a thumbprint or its beginning; `keys show` lists the thumbprints. In each stream, packs that KID signed stay
-    trusted up to a last sequence. By default, this is the last pack that this gateway itself sealed with KID.
+    trusted up to a last sequence. By default, this sequence is that of the last pack that this gateway itself sealed
+    with KID.
 
     \b
     Examples:

@@ -215,7 +215,7 @@ def show(file: Path | None, qr: bool, options: ConfigOptions, as_json: bool) -> 
 def record(file: Path | None, gateway: str | None, options: ConfigOptions) -> None:
     """Print the signed public key records, as they are published on the topic `keys`.
 
-    Use this for a verifier that has no access to the broker.
+    Give this output to a verifier that has no access to the broker.
 
     \b
     Example:

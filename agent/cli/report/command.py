@@ -32,7 +32,7 @@ _DATES: Mapping[Kind, str] = {"day": r"\d{4}-\d{2}-\d{2}", "month": r"\d{4}-\d{2
     "--trace-by",
     type=click.Choice(["hour", "interval"]),
     default="hour",
-    help="Write one row of --trace per hour or per interval.",
+    help="Rows of the --trace file: one per hour, or one per interval.",
 )
 @config_options
 @json_option
