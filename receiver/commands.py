@@ -279,7 +279,7 @@ def audit_command(
         return
     click.echo(f"{folder}: {total['packs']} packs of {total['streams']} streams of {total['gateways']} gateways")
     if agreed:  # print the list and do not write it to the folder, because a verifier must get it from a trusted source
-        click.echo(say("Give `meterhouse verify` these options for the agreed streams:"))
+        click.echo(say("For the agreed streams, run `meterhouse verify` with these options:"))
         click.echo("".join(f' --streams "{entry}"' for entry in agreed).strip())
 
 

@@ -86,7 +86,7 @@ def declare(
         raise UsageError("--from is missing", where="declare", hint="Give the first day: --from 2026-11-01")
     for option, text in (("NAME", full), ("VALUE", value), ("UNIT", unit), ("--who", who), ("--document", document)):
         if text is not None and len(text) > MAX_TEXT:
-            raise UsageError(f"the text has more than {MAX_TEXT} characters", where=option, hint="Shorten it")
+            raise UsageError(f"the text has more than {MAX_TEXT} characters", where=option, hint="Shorten the text")
     request = Declare(
         n=full,
         v=value or "",

@@ -131,7 +131,7 @@ def plan_notes(costs: Sequence[PaceCost]) -> list[ConfigWarning]:
             notes.append(
                 ConfigWarning(
                     f"line {line}",
-                    f"is busy for {share:.0%} of its time; a device that does not respond would delay the others",
+                    f"is busy for {share:.0%} of the time; a device that does not respond would delay the others",
                     hint,
                 )
             )

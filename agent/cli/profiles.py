@@ -323,8 +323,8 @@ def copy(id: str, file: Path | None, lang: str, dirs: tuple[Path, ...]) -> None:
     """Copy a profile, with its comments, to a file of the site, where you can change the copy.
 
     Without FILE, the copy is written to VENDOR/FAMILY.toml in the configured folder of profiles, where it replaces the
-    shipped profile. Under another name, the copy is a separate family. Its evidence is "derived", without a second
-    source.
+    shipped profile. Under another name, the copy is a separate family. The evidence of the copy is "derived", without a
+    second source.
     """
     source = find_profile(id, dirs)
     target = file if file is not None else next(one for one in dirs if one != shipped_dir()) / f"{id}.toml"

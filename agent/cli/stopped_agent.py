@@ -153,8 +153,8 @@ def _opened(config: Config) -> Iterator[Store]:
         store = Store.open(path, config.store.max_size_bytes, config.store.keep_delivered_s, rescue=False)
     except StoreBusy as error:
         hint = (
-            "The other process is a meterhouse command or an agent. If this agent has another runtime_dir, "
-            "give that folder with --runtime-dir. "
+            "The other process is a meterhouse command, or an agent whose runtime_dir you must give with "
+            "--runtime-dir. "
         )
         hint += error.what
         raise GatewayError("the database is in use by another process", where=str(path), hint=hint) from error

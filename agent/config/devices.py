@@ -112,7 +112,7 @@ def read_devices(
                     ConfigWarning(
                         place_of(table, "address"),
                         what,
-                        "The same address is right only if two profiles describe one device",
+                        "Two entries may have the same address only if their profiles describe one device",
                     )
                 )
         if is_first(names, table, device.entry.name):

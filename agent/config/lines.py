@@ -14,7 +14,9 @@ from drivers.toml import TomlTable
 from drivers.toml import parsers as p
 
 _NUMBERED_PORT = re.compile(r"serial:/dev/tty(USB|ACM)[0-9]+\Z")
-_NOT_HERE = {"min_every": "Only a profile may contain min_every. To poll a device less often, set its key every"}
+_NOT_HERE = {
+    "min_every": "Only a profile may contain min_every. To poll a device less often, set every = ... in its [[device]]"
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,5 +154,5 @@ def _check_port(ports: dict[str, TomlTable], table: TomlTable, url: str, notes: 
             None,
             "url",
             f"uses the same port as {place}",
-            "Only one line may use a port; each device of this line may have its own key serial",
+            "Only one line may use a port; each device of this line may have its own serial setting (key serial)",
         )

@@ -218,6 +218,6 @@ def _parts(uri: str, where: str) -> dict[str, str]:
         raise KeyFileError("the URI must name token and object", where=where, hint=_HINT)
     if "module-path" not in found:
         raise KeyFileError(
-            "module-path is missing, the path of the library that talks to the token", where=where, hint=_HINT
+            "module-path, the path of the library that talks to the token, is missing", where=where, hint=_HINT
         )
     return found

@@ -143,10 +143,10 @@ def _notes(s: StreamReport) -> Iterator[str]:
     if s.retired:
         yield f"{s.stream}: retired, the gateway no longer reads this device"
     elif s.head_seq and not s.packs and s.asked:
-        name, seq, until = s.stream, s.head_seq, _time(s.head_ms)
+        name, seq, end = s.stream, s.head_seq, _time(s.head_ms)
         yield (
-            f"{name}: no pack is present, but a checkpoint says that packs up to sequence {seq} exist, the "
-            f"last from {until}"
+            f"{name}: no pack is present, but a checkpoint says that packs up to sequence {seq} exist, and that the last "
+            f"one ends at {end}"
         )
     for hole in s.missing:
         due = "" if hole.readings is None else f", {hole.readings} readings were due"

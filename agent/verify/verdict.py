@@ -65,7 +65,7 @@ def decide(total: Report, unread: Mapping[str, int], forgotten: int, proven: boo
         left.append(f"pages of {more} more checkpoints are missing")
     left += [f"{count} objects or files were not read: {why}" for why, count in unread.items()]
     if total.held:
-        left.append(f"{total.held} packs whose key record is missing")
+        left.append(f"the key record of {total.held} packs is missing")
     if broken:
         total.verdict = Verdict.FAILED
     elif not total.packs and not total.held and not unread:

@@ -62,7 +62,7 @@ class Cjt188Device(MeterDevice):
     def check(self, point: Point) -> None:
         if not _KEY.fullmatch(point.key):
             raise ConfigError(
-                f"key {point.key!r} does not name a field",
+                f"key {point.key!r} is not the name of a field",
                 where=f"{self.spec.profile}: {point.name}",
                 hint='Such as "energy", "temperature.supply", "D120:volume.settlement@1"',
             )

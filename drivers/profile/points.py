@@ -366,7 +366,7 @@ class _Reader:
             return ""
         if form in ("low", "high"):
             if type_ != "u16":
-                hint = "For two characters per register, leave text out and use type str"
+                hint = "For two characters per register, leave the key text out and use type str"
                 self.table.add("text", f'text "{form}" needs registers of type u16, with one character in each', hint)
             return form
         wrong = self._form_fault(form, 2 * count if type_ == "u8h" else count)

@@ -228,7 +228,7 @@ class _LayoutReader:
                 self.table.add("count", f"count is {count}, but type {type_} needs count = {fixed}")
             return fixed
         if not fixed and type_ != "bits" and "count" not in self.given:
-            self.table.add("count", f"type {type_} needs the key count, the number of registers")
+            self.table.add("count", f"type {type_} needs the key count (the number of registers)")
         highest = {"mod10k": 4, "bits": 64, "str": MAX_WORDS}.get(type_, MAX_WORDS)
         return self.table.integer("count", 1, highest, fixed or 1) or 1
 
@@ -245,7 +245,7 @@ class _LayoutReader:
         if own and own not in allowed:
             if size == 1:  # field pain 37: other software silently accepted an order of words for a single register
                 what = f"order {show(own)} does not apply to the 16-bit registers of type {type_}"
-                self.table.add("order", what, "Write AB or BA, or leave order out")
+                self.table.add("order", what, "Write AB or BA, or leave the key order out")
             else:
                 self.table.add("order", f"order {show(own)} does not fit {type_}", order_hint(own, allowed))
             return ""

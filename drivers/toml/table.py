@@ -403,7 +403,9 @@ def parse_source(source: TomlSource, blob: bytes, complaints: Complaints) -> dic
     if found := _HUGE.search(text):  # Python can read a number of this size, but cannot print it
         line = text[: found.start()].count("\n") + 1
         complaints.items.append(
-            Complaint("a number has thousands of digits", file=source.name, line=line, key="", hint="Shorten it")
+            Complaint(
+                "a number has thousands of digits", file=source.name, line=line, key="", hint="Shorten the number"
+            )
         )
         return {}
     try:

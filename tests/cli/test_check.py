@@ -129,7 +129,7 @@ def test_folders_of_the_command_line_are_shown(mh, park, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "says"), [(0.5, ""), (0.85, "is busy for 85% of its time"), (1.5, "which need 150%")]
+    ("share", "says"), [(0.5, ""), (0.85, "is busy for 85% of the time"), (1.5, "which need 150%")]
 )
 def test_an_overloaded_line_is_told_with_its_heaviest_device(share: float, says: str) -> None:
     small = PaceCost("m1", "cabinet", "slow", 60_000, PlanSummary(1, 2, 1, 0.0))

@@ -159,7 +159,7 @@ def test_notes_tell_what_works_and_still_deserves_a_look(site, good) -> None:
         "agent.toml:50: line.server.url: opens a second connection to the gateway of line.roof (agent.toml:44). "
         "Put all devices of this gateway on one line: many gateways accept only one or two connections",
         "agent.toml:80: device.third.address: has the same address as device.main on the same line. "
-        "The same address is right only if two profiles describe one device",
+        "Two entries may have the same address only if their profiles describe one device",
         "agent.toml:70: device.second.line: 9600 8N1 is not the factory setting of test/meter (9600 8E1). "
         "The configured setting is right only if the device's own setting was changed",
         "agent.toml:73: device.second.every: no point has the pace normal, so this period has no effect",

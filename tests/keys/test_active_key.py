@@ -370,7 +370,7 @@ def test_a_key_that_never_signed_is_revoked(gateway: Gateway, mh: Mh, monkeypatc
     first, second = gateway.signer.kid, rotate_key(path, BASE, 1_795_600_000)[1].kid
     before = path.read_bytes()
     code, _, err = mh("keys", "revoke", second, "-c", gateway.config, "--yes")
-    assert code == 2 and "nothing that the key signed would be trusted" in err and "--yes does not cover" in err, err
+    assert code == 2 and "no pack that the key signed would be trusted" in err and "--yes does not cover" in err, err
     assert path.read_bytes() == before
     for kid, last in ((second, {}), (first, {name: 4 for name in gateway.names})):
         monkeypatch.setattr("sys.stdin", Somebody())
@@ -481,7 +481,7 @@ def test_a_revocation_that_would_not_fit_its_file_is_refused(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("lasts", "says"),
     [
-        ({}, "nothing that the key signed would be trusted"),
+        ({}, "no pack that the key signed would be trusted"),
         ({"inv1": 3, "shed": 4}, "park7/gw01/shed is not a stream of this configuration"),
         ({"inv1": 900_000}, "park7/gw01/inv1: sequence 900000 exceeds"),
         ({f"s{n}": 1 for n in range(100)}, "80 more streams have such warnings"),

@@ -129,7 +129,7 @@ async def test_every_frame_that_can_be_sent_only_reads(cabinet: Cabinet) -> None
 
 async def test_what_cannot_be_is_refused(cabinet: Cabinet) -> None:
     line = await cabinet.pty(bus_of())
-    with pytest.raises(ConfigError, match="does not name a field"):
+    with pytest.raises(ConfigError, match="is not the name of a field"):
         cabinet.device(line, "cjt188", A, [replace(POINTS[0], key="90:volume")])
     with pytest.raises(ConfigError, match="not a meter type"):
         cabinet.device(line, "cjt188", A, [replace(POINTS[0], type="50")])

@@ -77,8 +77,8 @@ def handover(
     """Record the reading of each device and the value on its display, and have the running gateway sign them.
 
     Asks for the displayed value of each device's main counter if no option gives it. Identity, line, address and
-    reading come from the agent, which signs them as the event `handover` in its stream _gateway; `verify` lists it.
-    Needs no network.
+    reading come from the agent, which signs them as the event `handover` in its stream _gateway; `verify` lists this
+    event. Needs no network.
 
     \b
     Examples:
@@ -244,7 +244,7 @@ def _text(text: str, where: str, most: int = MAX_TEXT, needed: bool = False) -> 
     if needed and not text:
         raise UsageError("is missing", where=where, hint='Such as --who "Li Wei"')
     if len(text) > most or not text.isprintable():
-        raise UsageError(f"must be one line of at most {most} characters", where=where, hint="Shorten it")
+        raise UsageError(f"must be one line of at most {most} characters", where=where, hint="Shorten the text")
     return text
 
 

@@ -125,7 +125,10 @@ def create(
         click.echo(say(what), err=True)
         if lost:
             click.echo(
-                say("To verify what the lost key signed, repeat --trust with the previous thumbprint."), err=True
+                say(
+                    "To verify packs that the lost key signed, too, add a second --trust with the previous thumbprint."
+                ),
+                err=True,
             )
 
 

@@ -58,7 +58,7 @@ def made_at(key_file: KeyFile) -> int:
 def oddities(lasts: LastSequences, key_file: KeyFile) -> list[str]:
     """Return warnings about implausible sequences. A person must judge them, as the agent may be compromised."""
     if not lasts:
-        return ["nothing that the key signed would be trusted"]
+        return ["no pack that the key signed would be trusted"]
     config = key_file.config
     if config is None:
         return []

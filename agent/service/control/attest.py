@@ -113,7 +113,7 @@ async def _entry(access: Access, device: RunningDevice, one: ComparedDevice) -> 
         entry["reading"] = await _reading(access, device, one)
     if one.display:
         if not one.n:
-            what = f"a display value of {config.name} is given, but no reading to compare with this value"
+            what = f"a display value of {config.name} is given, but there is no reading to compare with this value"
             raise UsageError(what, where="handover", hint="Leave out the display value")
         entry["display"] = one.display
         entry["difference"], entry["agrees"] = compare(one.v, one.display)
