@@ -127,7 +127,7 @@ def rotate_key(
         try:
             if time.monotonic() > give_up_s:
                 raise KeyFileError(
-                    "making the new key took too long", where=str(path), hint="Nothing was changed; try again"
+                    "the new key was not made in time", where=str(path), hint="Nothing was changed; try again"
                 )
             os.rename(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         except OSError as error:

@@ -82,7 +82,7 @@ _DISCONNECT: Final = {
         "Ask the broker's operator whether permissions were changed",
     ),
     0x8B: ("broker is shutting down", _RETRY),
-    0x8D: ("broker disconnected: keepalive timeout", "Is the network slow, or this machine overloaded?"),
+    0x8D: ("broker disconnected: keepalive timeout", "Is the network slow, or is this machine overloaded?"),
     TAKEN_OVER: (
         "another client took over the session",
         "Another gateway, or a copy of this one, runs with the same site and gateway name",

@@ -348,7 +348,7 @@ class Uplink:
                 raise BrokerError(
                     f"no acknowledgement from the broker for {self._ack_timeout_s:.0f} s",
                     where=self.config.url,
-                    hint="Does something between this box and the broker drop packets?",
+                    hint="Does a network device between this box and the broker drop packets?",
                 )
             if now - self._status_s >= STATUS_S:
                 self._status_s = now

@@ -145,8 +145,8 @@ def _notes(s: StreamReport) -> Iterator[str]:
     elif s.head_seq and not s.packs and s.asked:
         name, seq, end = s.stream, s.head_seq, _time(s.head_ms)
         yield (
-            f"{name}: no pack is present, but a checkpoint says that packs up to sequence {seq} exist, and that the last "
-            f"one ends at {end}"
+            f"{name}: no pack is present, but a checkpoint says that packs up to sequence {seq} exist, "
+            f"and that the last one ends at {end}"
         )
     for hole in s.missing:
         due = "" if hole.readings is None else f", {hole.readings} readings were due"

@@ -23,7 +23,7 @@ _HINTS = {
     errno.EACCES: "Is this user in the group of the port (often dialout)?",
     errno.EBUSY: "Another program has the port open",
     errno.EAGAIN: "Another program has the port open",
-    errno.ECONNREFUSED: "The host is up but nothing listens on this port: is its service on, and the port "
+    errno.ECONNREFUSED: "The host is up but nothing listens on this port: is the service running, and is the port "
     "number right?",
     errno.EHOSTUNREACH: "Network unreachable: are cable, address and netmask right?",
     errno.ENETUNREACH: "Network unreachable: are cable, address and netmask right?",

@@ -175,4 +175,6 @@ class ModbusRequest:
         return end - at
 
     def _mismatch(self, what: str) -> MismatchError:
-        return MismatchError(what, where=self.where, hint="Another master on the bus, or two devices with one address?")
+        return MismatchError(
+            what, where=self.where, hint="Is there another master on the bus, or do two devices have the same address?"
+        )

@@ -29,7 +29,7 @@ read P --line http://192.0.2.1 --address 1 | 2 | --line: | unknown scheme "http"
 read P --line tcp://127.0.0.1 --address 1 | 2 | --line: | has no port | Write for example "tcp://127.0.0.1:4196"
 read P --line serial:/dev/ttyUSB77 --address 1 | 4 | serial:/dev/ttyUSB77: | No such file | Is the adapter plugged in?
 read P --line serial:/dev/null --address 1 | 4 | serial:/dev/null: | not a serial port | /dev/serial/by-id/
-read P --line modbus-tcp://127.0.0.1:FREE --address 1 | 4 | :FREE: | Connection refused | and the port number right?
+read P --line modbus-tcp://127.0.0.1:FREE --address 1 | 4 | :FREE: | Connection refused | is the port number right?
 read P --line modbus-tcp://nowhere.invalid --address 1 | 4 | nowhere.invalid:502: | DNS|host name | Check the spelling
 read P --line modbus-tcp://127.0.0.1 --address 300 | 3 | unit 300: | "300" is not a Modbus address | Allowed: 0 to 255
 read P --line modbus-tcp://127.0.0.1 --address 0x01 | 3 | unit 0x01: | "0x01" is not | Allowed: 0 to 255

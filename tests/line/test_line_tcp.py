@@ -325,7 +325,7 @@ async def test_a_udp_port_where_nobody_listens_is_said(ports: Ports) -> None:
     end = UdpEnd(b"")
     end.close()
     line = ports.line(f"udp://127.0.0.1:{end.port}")
-    with pytest.raises(LineDown, match="and the port number right"):
+    with pytest.raises(LineDown, match="is the port number right"):
         await line.exchange(ask())
 
 

@@ -308,7 +308,7 @@ def test_a_full_disk_leaves_nothing_behind(mh, site: Path, room: int, file: str)
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        ("crc", "answers, but no frame is valid (CRC or length). Two devices with one address"),
+        ("crc", "answers, but no frame is valid (CRC or length). Possible causes: two devices with one address"),
         ("cut", "answers, but no frame is valid (CRC or length)"),
         ("crc+2", "only some answers are valid, others are broken (CRC or length); no profile fits"),
     ],

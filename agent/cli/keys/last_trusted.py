@@ -107,7 +107,7 @@ def read_lasts(data: bytes, key_file: KeyFile, most: int) -> dict[str, int]:
                 hint="This is not a stream of this gateway",
             )
         if not 0 < seq <= most:
-            hint = f"At its age, this key can have signed at most {most} packs of a stream. Nothing was changed"
+            hint = f"Since its creation, this key can have signed at most {most} packs of a stream. Nothing was changed"
             raise GatewayError(f"the answer contains sequence {seq} of {clean_text(stream)}", where="keys", hint=hint)
     return found
 
