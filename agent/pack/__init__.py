@@ -1,4 +1,4 @@
-"""Makes signed packs from the records of one stream in the ring. The packs cover its time without hole or overlap.
+"""Makes signed packs from the records of one stream in the ring. The packs follow each other without hole or overlap.
 
 The canonical JSON is written directly: ``ext.canon`` writes the readings, and this package writes the other members.
 Keys and clock are arguments. No module here uses a file, a socket or the database.

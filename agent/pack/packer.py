@@ -49,7 +49,7 @@ class SealedPack:
     # if this is the birth of an identified device: its facts, which are stored beside the head; otherwise None
     facts: bytes | None = None
     tally: Mapping[int, int] = field(default_factory=dict)  # number of due readings by quality (0: good) or gap reason
-    gaps: Sequence[Mapping[str, Any]] = ()  # as in the pack itself
+    gaps: Sequence[Mapping[str, Any]] = ()  # the gaps that the pack states, in the same form
 
 
 @dataclass(slots=True)
@@ -80,9 +80,9 @@ def _blame(piece: Slice, unknown: Reason) -> Reason:
 
 
 def _known(tally: dict[int, int], unknown: Reason) -> dict[int, int]:
-    """Return the tally.
+    """Return the tally without the key -1, which stands for due readings without a record.
 
-    Due readings without a record have the key -1; they are counted under the reason ``unknown`` instead.
+    These readings are counted under the reason ``unknown`` instead.
     """
     if missing := tally.pop(-1, 0):
         tally[unknown] = tally.get(unknown, 0) + missing

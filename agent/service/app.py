@@ -98,7 +98,7 @@ class Service:
         self.checkpoints: CheckpointMaker | None = None
         self._slices, self._sums = ReadThrottle(), ReadThrottle()
         self.newest_stored_ms = 0  # end in UTC ms of the newest pack of earlier runs; 0: there is none
-        self.certificates: list[Expiry] = []  # of all destinations; after a change, they are read again within a minute
+        self.certificates: list[Expiry] = []  # of all destinations; read again within a minute after files or configuration changed
         self._control = ControlServer(self._access, config.runtime_dir, lambda: self.config.control.group)
 
     @property
@@ -387,14 +387,14 @@ class Service:
                 self.write_status()
                 cost_s = time.thread_time() - began
                 due_s = now_s + min(cost_s / SNAPSHOT_SHARE, SNAPSHOT_MOST_S) - SNAPSHOT_EVERY_S / 2
-                self.device_manager.trim()  # not more often, since its pages are soon needed again
+                self.device_manager.trim()  # not more often, because trimmed pages are soon needed again
             self.rings.trim()
             if turn % 2:
                 self._release_memory()
 
     def _release_memory(self) -> None:
         """Release the free part of the heap."""
-        vocabulary.cache_clear()  # takes a megabyte, and is needed only for reading profiles
+        vocabulary.cache_clear()  # the vocabulary takes a megabyte, and is needed only while profiles are read
         ext.memory.give_back()
 
 

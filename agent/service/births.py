@@ -21,7 +21,7 @@ from drivers.night import DARK_BELOW_DEG
 from drivers.plan import range_of
 from drivers.profile import Profile, vocabulary
 
-MAX_PLAN_BYTES = 48 << 10  # limit in bytes; if the text of the plan is larger, the birth contains only its hash
+MAX_PLAN_BYTES = 48 << 10  # if the text of the plan has more bytes, the birth contains only the hash of this text
 Kind = tuple[object, ...]  # devices that differ only in their address have the same kind, and share points and tables
 
 
@@ -186,8 +186,8 @@ def results_table(config: Config, version: str) -> dict[str, Any]:
 def derived_row(one: DerivedConfig) -> dict[str, Any]:
     """Return a derived point as births describe it.
 
-    The birth of the results describes all derived points. The birth of a device describes only the heats that are
-    computed from its points.
+    The birth of the results describes all derived points. The birth of a device describes only the derived
+    heat that is computed from the points of this device.
     """
     if one.terms:
         return {

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agent.uplink import Uplink
 
 T = TypeVar("T")
-COMMIT_BYTES = 1 << 19  # packs of about this size share a transaction: this needs few fsyncs, and still little memory
+COMMIT_BYTES = 1 << 19  # a transaction gets about this many bytes of packs, which takes few fsyncs and little memory
 FLUSH_S = 1.0  # confirmations wait at most this long for the next commit of packs; then they are committed alone
 _REMOVED = "this destination is no longer configured"
 
@@ -310,7 +310,7 @@ class DatabaseThread:
             ids = store.packs.commit(packs, self._confirmed, stated, facts)
         except StoreDamaged:
             _undo(batch)
-            raise  # this ends the service; the next start sets the database aside and seals the ring
+            raise  # the error ends the service; the next start sets the database aside and seals the ring
         except GatewayError as error:
             _undo(batch)
             self._post_to_loop(self.on_trouble, str(error))

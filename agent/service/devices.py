@@ -302,7 +302,7 @@ async def _move(manager: DeviceManager, ring: Ring, move: RingMove) -> None:
         device.stream.switch_table(number, table, manager.cut_ms(device), ring)
         device.poll.use_ring(ring, number)
     except StoreDamaged:
-        raise  # this ends the service; the next start sets the database aside
+        raise  # the error ends the service; the next start sets the database aside
     except StoreError as error:
         log.warning("%s could not move to the new ring and stays in the previous ring: %s", device.config.name, error)
     finally:

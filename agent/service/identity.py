@@ -34,7 +34,7 @@ from drivers.registry import driver_class
 from ext.ring import ANSWER, Ring
 
 log = logging.getLogger("meterhouse")
-LOOK_BACK = 512  # the last reading of each counter is searched in this number of packs
+LOOK_BACK = 512  # the last reading of each counter is searched for in this number of packs
 
 Identity = dict[str, str | None]
 Register = Callable[[Ring, Sequence[tuple[int, BirthTable]]], Awaitable[None]]
@@ -95,7 +95,7 @@ class IdentityChecker:
             try:
                 await self._identified(device, identity, tick_ms, catalog)
             except StoreDamaged:
-                raise  # this ends the service; the next start sets the database aside
+                raise  # the error ends the service; the next start sets the database aside
             except StoreError as error:
                 raise IdentityNotStored(error.what, where=error.where, hint=error.hint) from error
 

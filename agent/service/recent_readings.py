@@ -1,8 +1,8 @@
-"""Facts for `status` about recent readings: how many of the last ten minutes exist, and whether the values change.
+"""Facts for `status` about readings: how many of those due in the last ten minutes exist, and whether values change.
 
 The numbers come from the tallies of sealed packs. Every 100 s the newest records of the ring are compared with earlier
-values. This finds gateways that repeat old answers, and devices whose measuring voltage is missing. So no single
-reading costs any work.
+values. This finds gateways that repeat old answers, and devices whose measuring voltage is missing. No work
+is done for each single reading.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ext.ring import ANSWER, Ring
 
 WINDOW_MS = 600_000
 BUCKETS = 20
-FEWEST_TICKS = 10  # a figure covers at least this many of the shortest periods: a lost tick costs at most 10 %
-SETTLING_MS = 60_000  # just after a start, figures are not typical: all paces are due, and identities are read
+FEWEST_TICKS = 10  # the counts are of at least this many of the shortest periods, so one lost tick is at most 10 %
+SETTLING_MS = 60_000  # just after a start, counts are not typical: all paces are due, and identities are read
 # reasons that are not faults, in this order: it is dark, a tool uses the line, no agent ran, the clock was set
 EXCUSED = frozenset((Reason.ASLEEP, Reason.LENT, Reason.STOPPED, Reason.CLOCK))
 LOOK_EVERY_MS: Final = 100_000  # interval between checks for changed values

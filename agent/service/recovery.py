@@ -1,4 +1,4 @@
-"""Recovery: seals the records that an earlier run left in its rings, once each, with their own times and tables."""
+"""Recovery: seals every record that an earlier run left in its rings exactly once, with its own time and table."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
     prepare            make lines, drivers, key, plan, destinations and a larger ring; on errors: rejected
     one transaction    commit tables, limits, destinations and key records; if the store cannot commit: rejected
     another ring       only if a larger ring was made: all devices move to it; the previous one is sealed and removed
-    apply              put the prepared objects into use; an error here is a bug and is rolled back in the same way
+    apply              put the prepared objects into use; an error is a bug: the same steps restore the previous ones
 
 A rejection lists all errors at once, and the previous configuration stays in effect.
 """

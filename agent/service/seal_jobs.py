@@ -71,7 +71,7 @@ class SealJob:
     segments: list[SealSegment]
     events: list[tuple[int, Mapping[str, Any]]]
     unknown: Reason = Reason.STOPPED
-    start_ms: int | None = None  # in the first job of a boot: before this time no agent ran; in later jobs: None
+    start_ms: int | None = None  # no agent ran before this time; None except in the first job of a boot
     step_ms: int | None = None  # after a clock step: the new time, at which the stream continues; otherwise None
     # results:
     packs: list[SealedPack] = field(default_factory=list)
@@ -262,7 +262,7 @@ class Stream:
         self.sealing = False
         self.sealed_ms = job.step_ms if job.step_ms is not None else job.to_ms
         for pack in job.packs:
-            # the pack of the downtime does not count
+            # ``recent`` does not include the pack of the downtime
             if pack.tally and (self.start_ms is None or pack.to_ms > self.start_ms):
                 self.recent.add(pack.from_ms, pack.to_ms, pack.tally, self.table_version.table.points.shortest_ms)
             self.readings += pack.records

@@ -122,7 +122,7 @@ class KeyFileWatcher:
 
     @property
     def trouble(self) -> str:
-        """The reason why the agent could not use the key file after a restart; "" if it could."""
+        """Why a restarted agent would be unable to use the key file; "" if the file is usable."""
         return self._trouble or (f"{self.path}: the key file is missing" if self._missing else "")
 
     async def run(self) -> None:

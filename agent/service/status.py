@@ -103,7 +103,7 @@ def status(service: Service) -> dict[str, Any]:
 
 def _key_facts(service: Service) -> dict[str, Any]:
     signer, watcher = service.active_key.signer, service.key_watcher
-    file = str(watcher.path.absolute())  # absolute, as the reader may be in another folder
+    file = str(watcher.path.absolute())  # absolute, because the reader may be in another folder
     return {"alg": signer.alg, "thumbprint": signer.kid, "file": file, "trouble": watcher.trouble or None}
 
 

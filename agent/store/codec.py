@@ -127,7 +127,7 @@ def _compressor(raw: bytes, strategy: int, log: int, min_match: int) -> zstandar
 
 
 class Codec:
-    """Encodes packs with the active dictionary; decodes bodies of every known one. Use it in one thread only."""
+    """Encodes packs with the active dictionary; decodes bodies of all known dictionaries. Use it in one thread only."""
 
     def __init__(self) -> None:
         self._plain = zstandard.ZstdDecompressor()

@@ -145,7 +145,7 @@ class Documents:
         Args:
             make: gets the newest (page, counter, object) of each page, and returns the new rows (page, counter,
                 time_ms, object). If newer checkpoints were lost, each page that it gets has the number 0 and no object.
-                In this case only the counter is of use, because the counters of the lost pages are at least as high.
+                In this case only the counter is of use: no lost page has a lower counter.
         """
         with self._db.transaction():
             before = self.newest_checkpoints()
@@ -206,7 +206,7 @@ class KeyTable:
             self._db.execute("DELETE FROM key_records WHERE counter = ?", (counter,))
 
     def chains(self) -> list[bytes]:
-        """Return the newest key record of each chain of keys, oldest first.
+        """Return one key record for each chain of keys: the newest. The oldest chain comes first.
 
         A key that replaces a lost key begins a new chain.
         """

@@ -18,7 +18,7 @@ from drivers.model import GatewayError
 
 # a file with more bytes is not checked as a whole at a start, because all other work would wait
 CHECK_BYTES: Final = 256 << 20
-# a disk that recovers does so within this time; after it, the failure counts as a bad sector, which stays unreadable
+# a disk usually recovers within this time; a longer failure counts as a bad sector, which stays unreadable
 UNREADABLE_S: Final = 60.0
 PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)  # pauses in s between the attempts to open the database
 MAX_CLEARED: Final = 3  # in one run, a check may refute this number of reports of damage; the next report is believed

@@ -4,10 +4,10 @@ If a WAL is damaged or cut short, SQLite silently drops its last transactions. T
 would get a sequence that was used before. So each commit is also recorded here, after it is durable and before its
 packs may be published. Therefore the file may lag behind the database, but is never ahead of it.
 
-The file is synced only at the start and at the end of a run. In between, written data is in the kernel, where it
-survives a killed process. As long as the same kernel runs, and after an orderly end, the file is *exact*: it has every
-published pack. After a power cut the file has the state of the kernel's last write-back, which is at most half a minute
-old. Packs may exist that are newer than this state.
+The file is synced only at the start and at the end of a run. In between, written data is in the kernel's page cache,
+where it survives a killed process. Until a reboot, and after an orderly end, the file is *exact*: it has each published
+pack. After a power cut, the file has the state of the kernel's last write-back, which is at most half a minute old.
+Packs may exist that are newer than this state.
 
 Layout: slots of 512 bytes, each with its own checksum, so that a torn sector damages only one stream. The first slot
 holds the kernel's boot id, and whether the end was orderly. Each other slot holds one stream. Pages of 4 KiB are

@@ -22,7 +22,7 @@ GAPS_CHUNK = 1024  # gap rows that one query reads
 LONGEST_INTERVAL_MS = 25 * 3_600_000
 CHUNK = 256  # pages that one query reads
 LONGEST_PAGE_MS = 26 * 3_600_000  # a page covers at most a day, which may have 25 hours; this is one hour more
-KEEP_CHANGES = 100_000  # number of corrections that are kept, the newest ones
+KEEP_CHANGES = 100_000  # number of the newest corrections, which are kept
 ANNOUNCED, BEGIN = "interval changes announced", "results begin"  # names in meta
 _COLUMNS = "start_ms, reason, ms, whole_ms, crc"
 

@@ -279,8 +279,8 @@ class Retention:
     def shrink(self) -> None:
         """Return unused pages to the disk if they exceed both a quarter of the file and min(16 MiB, cap / 8).
 
-        One call returns only a few pages. New packs will soon use the other ones, so freeing them is not worth the wear
-        of the disk.
+        One call returns only a few pages. Fewer unused pages stay in the file: new packs will soon use them, and
+        returning them wears the disk.
         """
         spare_pages = min(16 << 20, self.max_size_bytes // 8) // PAGE_BYTES
         if self._db.free_pages > max(spare_pages, self._db.pages // 4):

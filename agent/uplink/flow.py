@@ -1,6 +1,7 @@
 """Flow control of an uplink.
 
-It decides how much to send, which packs the broker refuses, when to drop a connection, and when to reconnect.
+It decides how much to send, which packs to hold back because the broker refuses them, and when to drop a connection or
+reconnect.
 """
 
 from __future__ import annotations

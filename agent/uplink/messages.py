@@ -71,7 +71,7 @@ class UplinkState:
     error: str | None  # text of the last fault; None when it is cleared
     hint: str | None
     mqtt: str | None  # "5" or "3.1.1"
-    confirm: str | None  # what counts as delivered on this connection: platform, subscriber or broker
+    confirm: str | None  # where a pack must arrive to count as delivered: platform, subscriber or broker
     # True: all our packs have a subscriber. None: it is not known, which is always so with MQTT 3.1.1.
     subscriber: bool | None
     streams: list[str]  # names and patterns of the streams that this destination gets; empty: it gets all streams

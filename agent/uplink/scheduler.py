@@ -5,7 +5,7 @@ last id that left the live queue. The backlog consists of all packs up to this i
 confirmed. It is read from the store, oldest first.
 
 A live pack becomes backlog in three cases: the broker refuses it, the connection ends before its PUBACK, or it is late.
-It is then dropped from memory, and later read from the store.
+Such a pack is dropped from memory, and later read from the store.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class SendScheduler:
         """Begin a connection: all unconfirmed packs in the store will be sent.
 
         Args:
-            mode: what counts as delivered: platform, subscriber or broker.
+            mode: where a pack must arrive to count as delivered: platform, subscriber or broker.
             receive_maximum, max_packet: limits of the broker, in messages and bytes.
         """
         now = self._monotonic()

@@ -60,8 +60,8 @@ def try_destination(
     """Connect once as the agent does. The client id ends with ``-check``, so that a running agent keeps its session.
 
     Args:
-        publish: True: try the rights to publish and to subscribe. False if an agent runs here, because that agent knows
-            both.
+        publish: True: try the rights to publish and to subscribe. False if an agent runs here, because that agent has
+            already found out both.
         answer_s: how long to wait for the broker's answers, in seconds.
     """
     result = TrialResult(config.name, config.url)

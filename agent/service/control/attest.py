@@ -1,7 +1,7 @@
 """Serves two kinds of statements that people make: handovers and declarations.
 
-A handover is signed by the gateway together with the gateway's own readings. The agent itself adds identity, line,
-address and reading to it. It accepts only readings that it has recorded.
+A handover is signed by the gateway together with the gateway's own readings. The agent adds identity, line,
+address and reading to the handover, and accepts only readings that the agent has recorded.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ AT_ONCE: Final = 50
 # The longest wait for a reading. A tool may see a reading before the visit ends and the agent records it.
 VISIT_S: Final = 30.0
 AGAIN_S: Final = 0.25  # interval of the checks during this wait
-AROUND: Final = 3  # a reading is searched in this number of packs before its time, and in the same number after it
+AROUND: Final = 3  # a reading is searched for in this number of packs before its time, and in as many packs after it
 
 
 async def answer(access: Access, request: Handover | Declarations | Declare, reply: Reply) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def _exponent(number: Decimal) -> int:
 
 
 async def _reading(access: Access, device: RunningDevice, one: ComparedDevice) -> dict[str, Any]:
-    """Return the recorded reading in the form in which its pack has it.
+    """Return the recorded reading as its pack states it.
 
     Raises UsageError if the agent has not recorded it.
     """

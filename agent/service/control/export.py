@@ -83,7 +83,7 @@ def as_part(piece: ArchivePiece) -> bytes:
 def _look_at_key_file(store: Store, access: Access, archive: Archive) -> None:
     """Add key records from the key file if the store does not have them yet, so that no revocation is missing.
 
-    This is so if they were made while no agent ran. A running agent stores new records within seconds.
+    The store lacks records that were made while no agent ran. A running agent stores new records within seconds.
     """
     kept = store.keys.newest()
     if kept and access.service is not None:
@@ -255,7 +255,7 @@ class _rows:
 def cells_of(row: IntervalRow, calendar: Calendar, site: str, gateway: str) -> list[Cell]:
     """Return the cells of a row in the order of ``COLUMNS``, except the last column.
 
-    The caller adds this column, the gaps.
+    The last column has the gaps, and the caller adds it.
 
     Decimals are texts, so that no digit is lost. None is an empty cell.
     """

@@ -1,6 +1,6 @@
 """Serves requests about signing keys. To replace a key, a tool needs the last packs that the old key signed.
 
-With ``hold``, the agent pauses sealing from its answer until the new key is active, so that the answer stays correct.
+With ``hold``, the agent pauses sealing until the new key is active, so that its answer stays correct meanwhile.
 Readings wait in the ring meanwhile. If the tool makes no key, for example because it was killed, sealing resumes after
 ``HOLD_S``.
 """
@@ -97,7 +97,7 @@ async def last_signed(access: Access, kid: str, until_ms: int | None, before: Co
 
 
 def _last(store: Store, stream: str, later: frozenset[str]) -> int:
-    """Find, by bisection, the first pack that a key in ``later`` signed. Returns the sequence before it; 0: none."""
+    """Return the sequence before the first pack that a key in ``later`` signed, found by bisection. 0: none."""
     low, high = 0, store.packs.head(stream).seq + 1
     top = high
     if not later:

@@ -1,7 +1,7 @@
 """Serves the data of the gateway's page and of reports: a day by intervals, lists of days, births, packs, periods.
 
 An answer is one JSON document, sent in parts. Its numbers keep all their digits. The size of an answer is limited:
-about one device, it has only the requested points, by default the main points; about all devices, it has only totals.
+an answer about one device has only the requested points (default: the main points), one about all devices only totals.
 The store is read in slices, so that sealing does not have to wait.
 """
 
@@ -362,7 +362,7 @@ class _Series:
         self.rows: list[list[Any]] = []
         self._covered_ms, self._amount = 0, Decimal(0)
         if first.amount is None and first.gauge_unit:
-            self.unit = ""  # there is no sum: a power can be summed over time to an energy, but other gauges cannot
+            self.unit = ""  # gauges have no sum, except a power, whose sum over time is an energy
 
     def add(self, row: IntervalRow) -> None:
         """Add a row."""
@@ -403,7 +403,7 @@ def add_missing(into: dict[str, list[int]], reason: str, ms: int, whole_ms: int)
 def is_main(column: Column) -> bool:
     """Return True if answers have this column by default.
 
-    It has a flow, or it is a counter of the whole device and has no role.
+    This is so for a column with a flow, and for a counter of the whole device without a role.
     """
     return bool(column.flow) or (not column.role and column.kind == "counter" and column.point.count(".") <= 2)
 
@@ -473,7 +473,7 @@ async def report(access: Access, request: PeriodReport, reply: Reply) -> dict[st
 def _late_roles(config: Config, period: Period, store: Store) -> set[str]:
     """Return the roles of devices that have no pack in the known part of the period.
 
-    If the period is over, return none.
+    If the period is over, the result is empty.
     """
     if period.until_ms >= period.end_ms:
         return set()
@@ -529,7 +529,7 @@ def _add(
     pages: FetchedPages,
     late: Sequence[Unwritten],
 ) -> None:
-    """Add a day to the report. It reaches from ``start`` to ``end``, and is known only up to ``until``."""
+    """Add the day from ``start`` to ``end`` to the report. Its intervals are known only up to ``until``."""
     takers = balancer.takers(start, end)
     reporter.add(sums(pages, calendar, start, until, trail="whole", meters=takers, unwritten=late))
     balancer.add(takers, start, end)

@@ -4,8 +4,8 @@ Intervals are fetched in slices and added up in another thread, so that sealing 
 
 A period is closed when it is over, all configured devices have written its intervals, and no interval of it is being
 compared with packs or rebuilt. From then on, only corrections can change the answer. Each correction has a number. So a
-client may keep the answer about a closed period until a later answer lists its day as corrected, or has another
-``epoch``.
+client may keep the answer about a closed period until a later answer lists a day of this period as corrected, or has
+another ``epoch``.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def validity(
     return Validity(closed, stamp, epoch, change, _corrected(calendar, after_change, change, store))
 
 
-_unwritten: list[tuple[Config, UnwrittenStreams]] = []  # has at most one entry, for the newest configuration
+_unwritten: list[tuple[Config, UnwrittenStreams]] = []  # at most one entry, which is for the newest configuration
 
 
 def unwritten_of(config: Config) -> UnwrittenStreams:

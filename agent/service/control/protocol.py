@@ -190,8 +190,8 @@ class PublishedKey(RequestBase, frozen=True, tag="key"):
 class Keys(RequestBase, frozen=True, tag="keys"):
     """Get the last sequence in each stream that key ``kid`` or one of its predecessors (``before``) signed.
 
-    ``until_ms``: only packs that end at or before this time count. With ``hold``, the agent pauses sealing from its
-    answer until another key is active, for at most ten seconds. Only root and the agent's user may use ``hold``.
+    ``until_ms``: only packs that end at or before this time count. With ``hold``, the agent answers and then seals
+    nothing until another key is active, for at most ten seconds. Only root and the agent's user may use ``hold``.
     """
 
     right: ClassVar[Right] = Right.CHANGE

@@ -173,7 +173,7 @@ class ControlServer:
                     self._admit(sock, group)
                     await asyncio.sleep(0)  # accept at most one connection in each turn of the loop
         finally:
-            self.close()  # if there is no socket, tools wait for the database while the agent stops
+            self.close()  # tools that find no socket wait until the stopping agent has closed the database
 
     def _admit(self, sock: socket.socket, group: asyncio.TaskGroup) -> None:
         try:
@@ -394,7 +394,7 @@ class RunningAccess:
             running = asyncio.ensure_future(asyncio.to_thread(function))
             try:
                 return await asyncio.shield(running)
-            # the client has left, but the thread still works: the next request must wait until it ends
+            # the client has left, but the thread still works for it: the next request must wait for this work
             except asyncio.CancelledError:
                 await asyncio.wait({running})
                 raise

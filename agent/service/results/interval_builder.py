@@ -3,9 +3,9 @@
 It runs in the database thread after the commit, so sealing never waits for it. If a kill loses intervals, they are made
 again from the packs.
 
-After a start, a stream is behind. Its packs are read in slices, and its new records are ignored until all packs are
-read. From then on, the readings come directly from the ring, at a few nanoseconds each. If the stored state of a stream
-is not usable, the intervals of its newest day are rebuilt from packs.
+After a start, the packs of a stream that have no intervals yet are read in slices. Until all of them are read, new
+records of the stream are ignored. From then on, its readings come directly from the ring, which takes a few nanoseconds
+for each. If the stored state of a stream is not usable, the intervals of its newest day are rebuilt from packs.
 """
 
 from __future__ import annotations
@@ -179,8 +179,8 @@ class IntervalBuilder:
         ledger = state.ledger
         try:
             is_done = state.replay.read(store, store.packs.head(stream).seq, end)
-        # This is done even if the disk fails in between, because the next call continues after the packs that were
-        # read.
+        # The events are filtered even if the disk fails in between, because the next call continues after the packs
+        # that were read.
         finally:
             ledger.counter_events = [h for h in ledger.counter_events if h.key not in state.replay.events]
         self._write(store, {stream: state})
@@ -224,7 +224,7 @@ class IntervalBuilder:
         written_ms, head = store.intervals.end_ms(stream), store.packs.head(stream)
         from_ms = min(written_ms, self.calendar.stretch("day", head.to_ms)[0])
         replay = begin_replay(store, stream, self.calendar, self.rule, from_ms)
-        # otherwise the replay reads all packs, so it counts itself how often the clock was set back
+        # if ``trusted_ms`` is 0, the replay reads all packs, and so the replay counts how often the clock was set back
         if replay.trusted_ms:
             replay.ledger.row_builder.turn = _turn_at(store, stream, written_ms)
         repair = None

@@ -1,4 +1,4 @@
-"""The result publisher: has intervals built after commits, closes them, and publishes their results.
+"""The result publisher: calls the interval builder after commits, closes intervals, and publishes their results.
 
 It runs in the loop. An interval of the site is closed when all devices have written their intervals. It is closed at
 the latest 20 minutes and four pack intervals after its end, because a dead device must not hold back the site's
@@ -38,7 +38,7 @@ from ext.ring import Ring
 log = logging.getLogger("meterhouse.intervals")
 # an interval waits this many ms for late streams, because a silent stream is sealed only every 15 minutes
 LATE_MS = 1_200_000
-# it waits this many pack intervals more, because even the third pack after a start may change earlier intervals
+# an interval also waits this many pack intervals, because even the third pack after a start may change earlier intervals
 LATE_PACKS = 4
 # if an earlier run began to wait for the first results less than this ago, this run continues that wait
 WAITED_MS = 86_400_000

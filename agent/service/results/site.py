@@ -206,7 +206,7 @@ class IndicatorResults:
         made: list[Mapping[str, Any]] = []
         tallies: dict[PeriodKind, PeriodTotals] = {"day": day}
         for kind in LONGER:
-            if self._added_ms < end:  # otherwise this day was added already, but the commit of the results failed
+            if self._added_ms < end:  # False if the day was added before, and the commit of the results then failed
                 self._tallies[kind].add(parts)
             tallies[kind] = self._tallies[kind]
         self._added_ms = end
