@@ -16,7 +16,7 @@ WARN_DAYS = 30
 def stamps(uplinks: Iterable[UplinkConfig]) -> list[tuple[str, str, int]]:
     """Return (destination, file, modification time in ns) of each certificate file; time -1: the file cannot be read.
 
-    The time is -1 if the file cannot be read. The caller compares this list with an earlier one, and calls ``expiries``
+    The caller compares this list with an earlier one, and calls ``expiries``
     again only if the lists differ.
     """
     return [(name, str(file), _changed_ns(file)) for name, file, _ in _files(uplinks)]
@@ -33,7 +33,7 @@ def _changed_ns(file: Path) -> int:
 class Expiry:
     """One certificate. ``ends``: when it expires, in UTC seconds.
 
-    It is None if the file cannot be read; ``error`` says why.
+    ``ends`` is None if the file cannot be read; ``error`` says why.
     """
 
     destination: str

@@ -21,7 +21,7 @@ class NotAsked:
         self._steps: deque[tuple[int, int]] = deque(maxlen=NOT_ASKED_STEPS)
 
     def add(self, tick_ms: int, count: int) -> None:
-        """Count ``count`` more missing readings at a tick."""
+        """Add ``count`` missing readings at a tick."""
         if self._steps and 0 <= tick_ms - self._steps[-1][0] < NOT_ASKED_STEP_MS:
             first_ms, before = self._steps.pop()
             self._steps.append((first_ms, before + count))

@@ -109,7 +109,7 @@ class DevicePoll:
         self.line_silence = LineSilence()  # the poller replaces it by the object that all devices of the line share
         self.not_asked = NotAsked()
         self.last_error = ""
-        self._may_sleep = True  # False after an invalid answer, because a sleeping device sends nothing
+        self._may_sleep = True  # False after an invalid answer, because a device that sleeps sends no bytes
         self.line_down = False  # True: the last visit failed because the line could not be opened, or broke
         self.gateway_answers = False  # True: the gateway between line and device answers, but the device does not
         self._logged_dead = False  # True: the log already states that the device does not respond

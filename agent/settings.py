@@ -51,7 +51,7 @@ class UplinkConfig:
     """One destination, as configured in ``[[uplink]]``."""
 
     name: str
-    url: str  # always has a port; messages show it
+    url: str  # URL with a port, even if the configuration gives none; messages show this URL
     host: str
     port: int
     tls: bool

@@ -1,4 +1,4 @@
-"""Writes ring slices as canonical SenML JSON (RFC 8428 in the form of RFC 8785), and accounts for due readings."""
+"""Writes ring slices as canonical SenML JSON (RFC 8428 in the form of RFC 8785), and counts due readings by result."""
 from collections.abc import Sequence
 from typing import NamedTuple
 from typing_extensions import Buffer
@@ -42,8 +42,8 @@ class Slice(NamedTuple):
     # b"" if complete. Otherwise there is a row for each gauge and counter (only those of ``points``, if given), in the
     # order of the table. A row has one byte for each due tick in [from_ms, reached_ms): 0 if nothing is known, 1 for a
     # reading, >= 128 for a gap, whose reason is the byte.
-    used: int  # number of ``positions``, from the first on, that are overwritten or have a tick before reached_ms
-    lost: int  # number of these positions that were overwritten in the ring before they could be read
+    used: int  # number of ``positions`` at the beginning that are overwritten or have a tick before reached_ms
+    lost: int  # number of ``used`` positions that were overwritten in the ring before they could be read
     tally: dict[int, int]
     # result -> number of due readings with this result; the sum of the numbers is ``due``. A result is -1 if nothing is
     # known, 0 for a good reading, 1 to 6 for a reading with this quality, >= 128 for a gap with this reason.
@@ -75,8 +75,8 @@ def seal(
     a gauge or counter is also dropped if its pace is not due at its tick. A reading replaces a gap at the same tick. Of
     two gaps at the same tick, the reason of the first one counts.
 
-    With more than four positions, the kernel runs without the GIL. If another thread meanwhile seals or resets a table
-    of the same layout, this raises RuntimeError in that thread. Raises ValueError if a position is not committed, or if
+    With more than four positions, ``seal`` releases the GIL. If another thread meanwhile seals or resets a table of the
+    same layout, that other call raises RuntimeError. Raises ValueError if a position is not committed, or if
     more than 64 Mi readings are due.
     """
 

@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # distutils: language = c++
-"""Writes ring slices as canonical SenML JSON, and accounts for due readings. ``dumps`` writes any JSON value."""
+"""Writes ring slices as canonical SenML JSON, and counts due readings by result. ``dumps`` writes any JSON value."""
 from typing import NamedTuple
 
 from cpython.bytes cimport PyBytes_FromStringAndSize

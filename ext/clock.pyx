@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Reads the state of the kernel's clock. It is never set: ``adjtimex`` with modes 0 only reads."""
+"""Reads the state of the kernel's clock, and never sets the clock: ``adjtimex`` with modes 0 only reads."""
 from typing import NamedTuple
 
 from libc.stdint cimport int64_t

@@ -30,7 +30,7 @@ def restore(known: Buffer, amount: Buffer, first: Buffer, last: Buffer) -> None:
       or more, d is the amount itself.
 
     Rows with ``known`` 0 are skipped, and their ``last`` becomes 0. Numbers beyond 64 bits wrap, but no page that the
-    agent wrote has any."""
+    agent wrote has such numbers."""
 
 def restore_window(kept: Buffer, amount: Buffer) -> None:
     """Decode the demands of a column in place, int64_t[::1]. ``amount``: the decoded amounts.

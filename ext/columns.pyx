@@ -26,7 +26,7 @@ FAR = FAR_COUNTS
 
 
 cdef inline int64_t _plus(int64_t a, int64_t b) noexcept nogil:
-    return <int64_t>(<uint64_t>a + <uint64_t>b)  # may wrap in between, but the results of a valid page fit 64 bits
+    return <int64_t>(<uint64_t>a + <uint64_t>b)  # may wrap meanwhile, but the final results of a valid page fit 64 bits
 
 
 cdef void _read(const uint8_t *p, Py_ssize_t n, int code, bint differences, int64_t *to) noexcept nogil:

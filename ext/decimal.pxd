@@ -71,7 +71,7 @@ cdef inline u128 magnitude(i128 v) noexcept nogil:
     return <u128>0 - <u128>v if v < 0 else <u128>v
 
 cdef inline u128 power10(int n) noexcept nogil:
-    """10**n, n 0..38."""
+    """Return 10**n, for n from 0 to 38."""
     cdef u128 p = 1, base = 10
     while n > 0:
         if n & 1:
@@ -109,7 +109,7 @@ cdef inline void add(Decimal *to, i128 m, int e) noexcept nogil:
     """Add m * 10**e to ``to``.
 
     If the sum does not fit 128 bits, an exact value becomes missing. For a value from a float, the larger summand is
-    the result, because the smaller one does not reach its last digit.
+    the result, because the smaller summand is below the last digit of the larger one.
     """
     cdef i128 aligned = 0, total = 0
     if to.m == 0 or m == 0:

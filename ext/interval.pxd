@@ -271,7 +271,7 @@ cdef inline void advance(
     """Process the next good reading.
 
     Args:
-        growth: growth of a counter. Below 0: the counter went back a little, and its level stays until it is exceeded.
+        growth: of a counter. Below 0: the counter went back a little, and its level stays until a reading exceeds it.
         covered: False if nothing is known about the time between the two readings.
     """
     cdef int64_t dt = time_ms - s.time, zero

@@ -1,4 +1,4 @@
-"""Divides the course of counters and gauges into intervals."""
+"""Divides the readings of counters and gauges into intervals."""
 from array import array
 from typing import Final
 from typing_extensions import Buffer
@@ -29,7 +29,7 @@ Done = tuple[
 ]
 
 class CounterKernel:
-    """Divides the counters and gauges of one stream into intervals. Each has a slot. All values are integers.
+    """Divides the counters and gauges of one stream into intervals. Each of them has a slot. All values are integers.
 
     An amount is the growth of a counter. The growth between two readings is divided at the boundaries of intervals, in
     proportion to time. Each part is a whole number of thousandths of a count, and the parts add up exactly to the
@@ -96,7 +96,7 @@ class CounterKernel:
 
         Its format depends on STATE_VERSION and on the memory layout of this machine."""
     def restore(self, number: int, state: Buffer) -> None:
-        """Restore a slot. Call ``configure`` and ``bounds`` before.
+        """Restore a slot. Call ``configure`` and ``bounds`` first.
 
         If the slot now has another demand window, the window begins anew. Raises ValueError if the state is of another
         counter, or does not fit."""

@@ -226,7 +226,7 @@ cdef class CounterKernel:
         cdef TrackedSlot was = self.slot(number)[0]
         past = PyBytes_FromStringAndSize(<char *>was.past, sizeof(Past)) if was.past != NULL else b""
         window = PyBytes_FromStringAndSize(<char *>was.position, was.run * sizeof(i128)) if was.run else b""
-        was.past, was.position, was.at = NULL, NULL, 0  # valid in this process only; then equal states have equal bytes
+        was.past, was.position, was.at = NULL, NULL, 0  # these would make the bytes of equal states differ
         return PyBytes_FromStringAndSize(<char *>&was, sizeof(TrackedSlot)) + past + window
 
     def restore(self, int number, const uint8_t[::1] state not None):

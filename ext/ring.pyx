@@ -110,7 +110,7 @@ cdef class Ring:
             if h.slots == 0 or h.slots & (h.slots - 1) or PAGE + h.slots * sizeof(Slot) != size:
                 raise ring._damage(f"says {h.slots} slots, but has {size} bytes")
             ring.map.mask = h.slots - 1
-            # A writer may change them meanwhile. If they are read in this order, this cannot cause a false error.
+            # A writer may change these three meanwhile. Read in this order, they still cannot look out of order.
             tail, head, reserve = mh_load_acquire(&h.tail), mh_load_acquire(&h.head), mh_load_acquire(&h.reserve)
             if not tail <= head <= reserve:
                 raise ring._damage(f"has tail {tail}, head {head}, reserve {reserve}: out of order")

@@ -118,7 +118,7 @@ cdef inline bint copy(Sent *to, const Sent *source) noexcept nogil:
 cdef inline bint news(Points *table, int32_t point, const Sent *seen) noexcept nogil:
     """Return True if ``seen`` differs from the value that was last sent.
 
-    It then replaces this value; the next boundary keeps or undoes the change (see ``settle``).
+    If so, ``seen`` replaces that value. The next boundary keeps or undoes the change (see ``settle``).
     """
     cdef OutputRow *row = &table.rows[point]
     cdef Sent *now
@@ -355,7 +355,7 @@ cdef inline void record(Job *job, Points *table, const RecordHeader *head) noexc
 cdef inline void walk(const Map *ring, Job *job, Points *table, Place *places, Py_ssize_t n) noexcept nogil:
     """Process records in order, up to the last boundary at which the slice is not too large.
 
-    A boundary is a place between two positions at which all ticks before are smaller than all ticks after it.
+    A boundary is a place between two positions: all ticks before it are smaller than all ticks after it.
     """
     cdef Py_ssize_t i
     cdef Place *place

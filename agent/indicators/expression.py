@@ -1,6 +1,6 @@
 """Formulas of indicators. A formula is parsed once into a tree and checked for units, then computed exactly.
 
-No ``eval``.
+``eval`` is never used.
 
 Grammar: ``+ - * / ( )``, decimal numbers, a number with its unit in brackets (``200000 [tce]``), names of quantities
 (``grid.import``, ``generation.*.energy``, ``factor.heat.co2``), and ``min max positive``.

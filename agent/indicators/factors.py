@@ -1,6 +1,6 @@
 """Factors of data years: emission factors, calorific values and coal equivalents.
 
-They are shipped, or from a site's plan.
+They come with the program, or from a site's plan.
 """
 
 from __future__ import annotations

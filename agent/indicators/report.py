@@ -151,7 +151,7 @@ class Reporter:
         return role.removesuffix(".*") in waiting or (inner != role and any(one.startswith(inner) for one in waiting))
 
     def _without(self, plain: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-        """Return the figure without its value, because the inputs ``names`` have meters but no amounts yet."""
+        """Return the figure without its value, because the inputs in ``names`` have meters but no amounts yet."""
         kept = {key: value for key, value in plain.items() if key not in ("v", "numerator", "denominator", "zero")}
         return kept | {
             "verdict": "no data",

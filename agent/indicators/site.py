@@ -23,8 +23,8 @@ from drivers.encoding import exact_text
 
 KINDS = ("balance", "derived")
 MAIN_COUNTERS = (".energy.import", ".energy.export", ".energy.generation", ".energy.total", ".energy.heat")
-# A result of this kind belongs to the results beside it. It names the last pack of each stream whose intervals were
-# known when they were made.
+# A result of this kind is sealed with other results. For each stream, it names the last pack whose intervals were known
+# when the other results were made.
 KNOWN = "known"
 
 

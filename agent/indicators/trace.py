@@ -32,7 +32,7 @@ class TraceSlot:
 
     start_ms: int
     end_ms: int
-    generation: Decimal = ZERO  # of renewable sources, measured before any storage
+    generation: Decimal = ZERO  # energy from renewable sources, measured before any storage
     direct: Decimal = ZERO
     grid_import: Decimal = ZERO
     grid_export: Decimal = ZERO

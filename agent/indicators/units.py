@@ -19,7 +19,7 @@ NUMBER: Dimension = ()
 class Unit:
     """A unit.
 
-    ``factor``: what one of this unit is in base units (J, s, kg, m3, Nm3, m2, kg CO2, kg C, kg coal equivalent).
+    ``factor``: the value of 1 of this unit in base units (J, s, kg, m3, Nm3, m2, kg CO2, kg C, kg coal equivalent).
     """
 
     text: str

@@ -53,7 +53,7 @@ def _scaled(unit: str, factor: Decimal, exponent: int) -> tuple[str, Convert]:
 def amounts_of(column: Column) -> tuple[tuple[str, str, str, Convert], ...]:
     """Return (flow, field, unit, conversion) of each amount in a column.
 
-    A power has two amounts: above zero and below zero.
+    A power can have two amounts: one for its values above zero, one for its values below zero.
     """
     if column.kind == "counter":
         unit, convert = _scaled(*amount_unit(column.point, column.unit), column.exponent - PARTS)

@@ -1,8 +1,8 @@
 """Holds the readings of a counter that are not plain growth, until later readings show what happened.
 
-The kernel accepts plain growth. A reading that it does not accept waits here. ``Series`` judges it together with all
-later readings, in the same way as ``meterhouse decode counter`` does. A finding is made when later readings can no
-longer change it, for example when the counter came back after a fall, or stayed at its new level. Until then the
+The counter kernel of ``ext.rates`` accepts plain growth. Any other reading waits. ``Series`` judges it together with
+all later readings, in the same way as ``meterhouse decode counter`` does. A finding is made when later readings can
+no longer change it, for example when the counter came back after a fall, or stayed at its new level. Until then the
 counter does not advance and its intervals stay open, so phantom energy is never written.
 """
 
@@ -82,8 +82,8 @@ class AnomalyDetector:
         is_rise = level is not None and level[2] <= reading.value <= _MOST_VALUE
         alike = len(self.waiting) >= ALIKE and self.waiting[-1].value == self.waiting[-2].value == reading.value
         if alike and not is_rise:
-            # of many equal low readings, such as a night of zeros, the first ones and the last are enough; after a
-            # rise, each equal reading may be good
+            # of many equal low readings, such as a night of zeros, the first ones and the last are enough; equal
+            # readings after a rise are all kept, because each of them may be good
             self.waiting[-1] = reading
         else:
             self.waiting.append(reading)

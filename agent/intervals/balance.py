@@ -140,7 +140,7 @@ def _counted_once(meters: Iterable[MeterAmount]) -> list[MeterAmount]:
 def wants(stream: str, column: Column) -> bool:
     """Return True if a column is part of balances.
 
-    It needs a role and a flow: then other meters may name it as parent.
+    This is so if it has a role and a flow. Then other meters may name its meter as their parent.
     """
     return bool(column.flow and column.role)
 

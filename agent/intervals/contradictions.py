@@ -107,8 +107,8 @@ def corrections(
                 continue
         if not is_whole:
             _keep_what_is_known(start, old, new, bounds)
-        # If True, turns with the same number are compared, because the ledger numbers the turns of its later rows in
-        # the same way.
+        # If True, turns with the same number are compared: ``made`` counts them from the first pack on, or the ledger
+        # will give its later rows the same numbers.
         by_number = is_whole or start >= open_ms
         pairs = [(turn, turn, turn) for turn in sorted(old | new)] if by_number else _in_order(old, new)
         for shape, row in _corrected(old, new, pairs, packs):

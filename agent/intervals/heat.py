@@ -33,7 +33,7 @@ def capacity(celsius: Decimal) -> Decimal:
 
 
 def heat_flow(flow: Decimal, unit: str, supply: Decimal, back: Decimal) -> Decimal:
-    """Return the heat in kW that ``flow`` gives while it cools from ``supply`` to ``back`` degrees.
+    """Return the heat in kW that water at this ``flow`` gives off as it cools from ``supply`` to ``back`` degrees.
 
     ``unit``: the unit of the flow, such as m3/h. The result is negative if the water becomes warmer.
     """

@@ -124,7 +124,7 @@ class Ledger:
     # --- feeding
 
     def take_ring(self, ring: Ring, positions: array[int], spans: Sequence[PackSpan]) -> bool:
-        """Take the readings that were sealed from the ring into these packs.
+        """Take the readings of these packs from the ring, where they still are after sealing.
 
         Returns False if some records were overwritten.
         """
@@ -237,7 +237,7 @@ class Ledger:
         return range(len(self.tracked.slots) if self.tracked else 0)
 
     def _cover(self, from_ms: int, to_ms: int) -> None:
-        """Give the kernel interval boundaries that cover these times, all open intervals and all pending readings."""
+        """Pass boundaries to the kernel that cover these times, all open intervals and all pending readings."""
         bounds = self._bounds
         if len(bounds) > 1 and bounds[0] <= from_ms and to_ms < bounds[-1]:
             return

@@ -1,6 +1,6 @@
 """Adds up the amounts of single counters in a stretch of time: for balances, check meters and derived points.
 
-The function ``sums`` passes it the columns that it reads for its own sums, so that each page is read only once.
+The function ``sums`` reads columns for its own sums and passes them on to this module, so each page is read only once.
 """
 
 from __future__ import annotations
@@ -145,8 +145,8 @@ class _Whole:
     first_seq: list[int]
     last_seq: list[int]
     spans: Spans = field(default_factory=Spans)  # the stretches in which the column was configured
-    # by stretch: start of its first interval, True if this is spread, start of its last interval, True if this is
-    # spread
+    # by stretch: start of its first interval, True if the first interval is spread; start of its last interval, True
+    # if the last interval is spread
     ends: dict[int, tuple[int, bool, int, bool]] = field(default_factory=dict)
 
     def widen(self, at: int, t: DecodedPage, known: Sequence[int], first: int, last: int, low: int, high: int) -> None:

@@ -25,7 +25,7 @@ class PageSource(Protocol):
     def interval_pages(self, from_ms: int, to_ms: int, streams: Collection[str] = ()) -> Iterable[StoredPage]:
         """Return the pages that overlap ``[from_ms, to_ms)``, by stream.
 
-        Those of a stream are in the order of writing.
+        The pages of one stream are in the order of writing.
         """
 
 

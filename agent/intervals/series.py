@@ -140,8 +140,8 @@ class Series:
         count, middle, fastest = self._rates.others(index)
         span = self._rates.span(last, index)
         if level == 0 and not any(v is not None and v > 2 * value for v in self.values[:last]):
-            # No earlier reading was far above, so the zero may be invalid. Then the rise is not divided by a long time
-            # since the zero, because it would look slow.
+            # No earlier reading was far above, so the zero may be invalid. Then the time since the zero is not used,
+            # because a long time would make the rise look slow.
             span = min(span, self._rates.rhythm)
         if count and rise <= FEW * fastest * span:
             return False

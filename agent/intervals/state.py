@@ -1,7 +1,7 @@
-"""Stores the state of a ledger: a magic word, a checksum, then a compressed document with the kernel's slots.
+"""Stores the state of a ledger: a magic word, a checksum, then a compressed document with all slots.
 
-The slots are copies of the kernel's memory. Their lengths differ: a gauge needs less than a counter, and a counter with
-a demand window needs more. ``STATE_LAYOUT`` names the kernel version and the machine that the slots belong to.
+The slots are copies of the counter kernel's memory. Their lengths differ: a gauge needs less than a counter, and a
+counter with a demand window needs more. ``STATE_LAYOUT`` names the kernel version and the machine that made the slots.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ KEY_RESOLUTION = Decimal("0.001")
 DEMAND_ROLES = frozenset({"grid", "direct", "load", "transformer", "check", "storage"})
 DEMAND_FLOWS = frozenset({"import", "export", "consumption", "charge", "discharge"})
 HEAT_PLACES = 6
-HEAT_POWER = "power.derived"  # a heat flow that the agent computes has a name with this end
+HEAT_POWER = "power.derived"  # the name of each heat flow that the agent computes ends with this text
 
 
 @dataclass(frozen=True, slots=True)

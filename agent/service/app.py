@@ -98,7 +98,7 @@ class Service:
         self.checkpoints: CheckpointMaker | None = None
         self._slices, self._sums = ReadThrottle(), ReadThrottle()
         self.newest_stored_ms = 0  # end in UTC ms of the newest pack of earlier runs; 0: there is none
-        self.certificates: list[Expiry] = []  # of all destinations; read again within a minute after files or configuration changed
+        self.certificates: list[Expiry] = []  # of all destinations; a change of the files is noticed within a minute
         self._control = ControlServer(self._access, config.runtime_dir, lambda: self.config.control.group)
 
     @property

@@ -97,7 +97,7 @@ async def last_signed(access: Access, kid: str, until_ms: int | None, before: Co
 
 
 def _last(store: Store, stream: str, later: frozenset[str]) -> int:
-    """Return the sequence before the first pack that a key in ``later`` signed, found by bisection. 0: none."""
+    """Return the sequence before the first pack that a key in ``later`` signed, by bisection; 0: none."""
     low, high = 0, store.packs.head(stream).seq + 1
     top = high
     if not later:
