@@ -252,7 +252,7 @@ class DevicePoll:
 
     @property
     def settled_ms(self) -> int:
-        """A time in UTC ms. The ring has an answer or a gap for every tick before it."""
+        """The time in UTC ms before which the ring has an answer or a gap for every tick."""
         held = [tick for tick in self.pending if tick]
         if self.working:
             held.append(self.working)
@@ -456,7 +456,7 @@ class DevicePoll:
         self.gateway_answers = isinstance(error, GatewayTimeout)
         self.line_down = isinstance(error, LineDown)
         self._may_sleep = self.driver.spec.may_sleep_by(error)
-        if self.line_down:  # this error says nothing about the device, and a new try is cheap, so there is no backoff
+        if self.line_down:  # the device may be fine, and a new try is cheap, so there is no backoff
             self.availability = Availability.UNKNOWN
             return
         self.failures += 1

@@ -21,7 +21,7 @@ cdef enum:
     UNUSED = 0
     COUNTER = 1
     GAUGE = 2
-    SPREAD = 1  # this and the next four are values of agent.intervals.Flag
+    SPREAD = 1  # SPREAD to CLOCK are values of agent.intervals.Flag
     ESTIMATED = 2
     SUSPECT = 8
     BACK_STEP = 256

@@ -361,7 +361,7 @@ cdef inline void walk(const Map *ring, Job *job, Points *table, Place *places, P
     cdef Place *place
     cdef Out *out = &job.out
     cdef int64_t most = INT64_MIN
-    cdef size_t kept = 1  # this and the next two are bytes, records and end of the slice at the last boundary
+    cdef size_t kept = 1  # bytes of the slice at the last boundary; the next two are its records and its end
     cdef int64_t kept_records = 0
     cdef int64_t kept_reached = job.to_ms
     put(out, b"[", 1)

@@ -125,7 +125,7 @@ def merge(parts: Sequence[RoleSum]) -> RoleSum:
     for one in parts:
         flags |= one.flags
         if one.sources is before:
-            continue  # these sources are joined already: the stretches of a day may share one tuple of sources
+            continue  # the sources are joined already: the stretches of a day may share one tuple of sources
         before = one.sources
         for source in one.sources:
             key = (source.stream, source.point)

@@ -216,7 +216,7 @@ class _Maker:
     def _complain(self, place: str, what: str, hint: str = "", path: KeyPath = ()) -> None:
         """Note an error.
 
-        ``path``: the key in the park's own plan, from which the line follows; empty for a shipped set.
+        ``path``: the key in the park's own plan whose line the error names; empty for a shipped set.
         """
         line = self._source.line(path) if self._source is not None else None
         self._wrong.append(Complaint(what, file=self._where, line=line, key=place, hint=hint))

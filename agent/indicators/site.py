@@ -99,7 +99,7 @@ class BalanceReport:
             found = takers[0].found(at)
             self._keep(0, found)
             if end <= takers[0].since_ms:
-                continue  # this stretch is before the first interval of all streams
+                continue  # the stretch is before the first interval of all streams
             made = balance(found, end - start, self._is_day)
             if made is not None and made.site is not None:
                 self._finer.append((start, made.site))

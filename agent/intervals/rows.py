@@ -86,8 +86,8 @@ class IntervalRow:
     first_seq: int  # the first and last pack that the row was made from; 0: none
     last_seq: int
     revision: int  # 0: the row as first written; each correction has a higher revision
-    # these three are of gauges: the lowest value, the highest value, and the time-weighted mean (trapezoid over covered
-    # time)
+    # only for gauges: ``low`` and ``high`` are the lowest and highest value, ``mean`` is the time-weighted mean
+    # (trapezoid over covered time)
     low: Decimal | None = None
     high: Decimal | None = None
     mean: Decimal | None = None

@@ -99,7 +99,7 @@ class Series:
         if 0 < value < level * 9 / 10 and self.is_sentinel(value) and not self._lives_at(index, value):
             return Step(index, _NONE, GLITCH, True)
         kind, increment = self._fall(last, index, level, value)
-        # after a glitch or a fall of a few counts, the next step starts from the level before it, not from this reading
+        # after a glitch or a fall of a few counts, the next step starts from the previous level, not from this reading
         stays = kind == GLITCH or (kind == BACK_STEP and level - value <= FEW * self.resolution)
         return Step(index, increment, kind, stays)
 
@@ -237,7 +237,7 @@ class Series:
                 bound = max(level / share, FEW * (self._rates.expected(last, place) or _NONE), 2 * self.resolution)
                 if later - level <= bound:
                     return later if later - level >= -2 * self.resolution else None
-                above += 1  # this reading may be a spike before the counter comes back
+                above += 1  # the reading may be a spike before the counter comes back
                 if above >= _NEXT:
                     return None
                 continue

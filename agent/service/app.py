@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("meterhouse")
 CLOCK_CHECK_S = 1.0  # interval between two comparisons with the wall clock
 SNAPSHOT_EVERY_S, SNAPSHOT_MOST_S = 2.0, 10.0
-# share of the loop's time that the status file may take: it is written every 8 s with 100 devices, every 10 s with 130
+# share of the loop's time for the status file; so it is written every 8 s with 100 devices, every 10 s with 130
 SNAPSHOT_SHARE = 0.0005
 # Time after which a computing thread must give the interpreter to a thread that returns from a system call. With
 # Python's default of 5 ms, the first packs of 1,600 devices took 3 s, because each signature, hash and write waited for
@@ -148,7 +148,7 @@ class Service:
 
     async def _start(self, key_path: Path) -> None:
         config = self.config
-        # this comes before anything is signed, because a wrong key raises an error here
+        # the key is activated before anything is signed, because a wrong key raises an error here
         await self.db_thread.call(self.active_key.activate)
         note, publish = self.sealing.gateway_event, self._publish_keys
         self.key_watcher = KeyFileWatcher(

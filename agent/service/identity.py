@@ -134,8 +134,8 @@ class IdentityChecker:
             driver = driver_class(spec.protocol)(spec, device.line, poll.ring, number)
             device.line.apply_options(device.line.request_options(spec.limits, spec.serial))
         if found:
-            # this raises LineError if the device no longer answers; nothing has changed yet, so the check can be
-            # repeated
+            # ``_first_counts`` raises LineError if the device no longer answers; nothing has changed yet, so the
+            # check can be repeated
             await self._add_events(device, found, table, await _first_counts(driver, spec))
         device.identity, catalog.known[table.stream] = identity, table.facts
         device.stream.switch_table(number, table, tick_ms)

@@ -187,7 +187,7 @@ class Reloader:
             changed, changes = await self._reload(await asyncio.to_thread(self._load))
             changes += self._accept_swapped()
             certificates = await asyncio.to_thread(expiries, self._service.config.uplinks)
-            # this comes before the status is written, because the status shows it
+            # set before the status is written, because the status shows the certificates
             self._service.certificates = certificates
         except HalfReloaded:
             raise
@@ -195,7 +195,7 @@ class Reloader:
             return self._rejected(*(str(one) for one in getattr(error, "complaints", (error,))))
         except OSError as error:
             return self._rejected(f"{error.filename or 'runtime directory'}: {error.strerror}")
-        except Exception as error:  # this is a bug: the agent must continue, whatever the files contain
+        except Exception as error:  # a bug raised it: the agent must continue, whatever the files contain
             log.error("reload: internal error", exc_info=error)
             return self._rejected(f"internal error: {type(error).__name__}: {error}", fault=True)
         warnings = tuple(str(note) for note in self._service.notes())
@@ -266,7 +266,7 @@ class Reloader:
             try:
                 self._announce(prepared)
                 await service.key_watcher.announce(kid)
-            except Exception as error:  # this is a bug, but the new configuration is in effect
+            except Exception as error:  # a bug raised it, but the new configuration is in effect
                 log.error(
                     "reload: the new configuration is in effect, but was not announced everywhere", exc_info=error
                 )
@@ -409,7 +409,7 @@ class Reloader:
         await service.publisher.reload(config, prepared.results, prepared.builder)
         service.publisher.producers = list(prepared.producers)
         text = await self._swap_uplinks(config, prepared.uplinks)
-        if prepared.key is not None:  # this comes last, because packs signed with a new key cannot be taken back
+        if prepared.key is not None:  # the key comes last, because packs signed with a new key cannot be taken back
             await service.key_watcher.activate(prepared.key)
         return f"{prepared.change}{text}"
 

@@ -142,7 +142,7 @@ class SealScheduler:
                 await self._wait(min(0.25, every / 4000))
                 continue
             done_ms = boundary
-            # this would be very long if the clock was just set back
+            # limited below, because it is very long if the clock was just set back
             wait_ms = done_ms + every + LOOK_MS - self._clock.now_ms()
             await self._wait(max(10, min(wait_ms, every, TURN_MS)) / 1000)
 
@@ -292,7 +292,7 @@ class SealScheduler:
             for stream in streams:
                 poll = None if ended or stream.start_ms is None else self._polls.get(stream.name)
                 if poll is not None and poll.awaits_first_record(now_ms):
-                    continue  # its first pack may still begin at a later tick, see ``DevicePoll.begin_again``
+                    continue  # the first pack may still begin at a later tick, see ``DevicePoll.begin_again``
                 end = min(to_ms, self._asked_ms(stream) if ended else self._settled_ms(stream))
                 if end >= stream.sealed_ms or stream.start_ms is not None:
                     jobs.append(stream.job(end, unknown))

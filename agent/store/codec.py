@@ -156,7 +156,7 @@ class Codec:
         return max(self._readers, default=0)
 
     def is_better(self, raw: bytes, samples: Sequence[bytes]) -> bool:
-        """True if this dictionary makes bodies 10 % smaller than the active one, or 5 % smaller if none is active."""
+        """True if bodies become 10 % smaller than with the active dictionary, or 5 % smaller if none is active."""
         trial = Codec()
         trial.activate(1, raw)
         now, then = (sum(len(c.pack(data, b"", _birth_of(data))[2]) for data in samples) for c in (self, trial))

@@ -375,7 +375,7 @@ class HeadTracker:
         ).fetchone()[0]
         if strays:
             return False
-        # too large to be checked now: the first check of the whole store does this in a few minutes
+        # the file is too large to be checked now; the first check of the whole store follows in a few minutes
         if not is_small(self._db.path):
             add_suspicion(self._db.path)
             return True

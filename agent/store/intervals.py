@@ -32,7 +32,7 @@ class NewGaps:
     """Gaps in intervals of a stream, to be added to the stored gaps.
 
     Args:
-        replaced: (start, end) in UTC ms. The stored rows of this time are deleted first, and from its start on the gaps
+        replaced: (start, end) in UTC ms. The stored rows of this time are deleted first. From ``start`` on, all gaps
             count as known.
         from_ms: gaps are known only for intervals that begin at this time or later. None: the stored time stays.
     """

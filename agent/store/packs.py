@@ -284,7 +284,7 @@ class PackTable:
         for loss in stated:
             found = self._db.execute("SELECT stream FROM losses WHERE id = ?", (loss,)).fetchone()
             if found is None:
-                continue  # this loss was merged into a longer loss, which is not stated yet
+                continue  # the loss was merged into a longer loss, which is not stated yet
             if found[0] not in first:
                 raise ValueError(f"loss {loss} is stated, but no pack of its stream is committed")
             self._db.execute("UPDATE losses SET stated_in = ? WHERE id = ?", (first[found[0]], loss))

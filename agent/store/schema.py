@@ -108,7 +108,7 @@ CREATE TABLE devices (stream TEXT PRIMARY KEY, facts BLOB, learned BLOB) WITHOUT
 """
 
 # The energy by interval, in pages of ``agent.intervals.page_format``. Rows are only added, and the pages of a day are
-# merged into one page with the same content. A state tells how to continue after pack ``seq``. Only states are
+# merged into one page with the same content. A state is needed to continue after pack ``seq``. Only states are
 # replaced.
 _INTERVALS = """
 CREATE TABLE interval_shapes (id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, body BLOB NOT NULL);

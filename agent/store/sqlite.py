@@ -161,7 +161,7 @@ def connect(path: Path) -> sqlite3.Connection:
     fresh = not path.exists() or path.stat().st_size == 0
     if fresh:  # the file is new: create it here, so that its mode does not depend on the umask
         with contextlib.suppress(FileNotFoundError):
-            path.with_name(path.name + "-wal").unlink()  # this WAL is left over from a removed database
+            path.with_name(path.name + "-wal").unlink()  # a WAL without a database is left over from a removed database
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, MODE))
     # an earlier version created the file, with a mode that lets other users read it
     elif (found := path.stat()).st_mode & 0o077 and found.st_uid == os.geteuid():

@@ -278,7 +278,7 @@ class MqttConnection:
         """Close the socket without DISCONNECT. The broker then publishes our will."""
         sock = self._client.socket()
         self._closed = True
-        if sock is not None and sock.fileno() >= 0:  # otherwise the socket is closed already
+        if sock is not None and sock.fileno() >= 0:  # False: the socket is closed already
             self._unregister(sock.fileno())
             with contextlib.suppress(OSError):
                 sock.close()

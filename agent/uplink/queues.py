@@ -217,7 +217,7 @@ class WakePipe:
         """Empty the pipe."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.fd, 65_536)
-        # This comes after the read. Before it, the read could remove a new byte, and all later wakes would be skipped.
+        # Reset after the read. Before it, the read could remove a new byte, and all later wakes would be skipped.
         self._woken = False
 
     def wait(self, seconds: float) -> None:

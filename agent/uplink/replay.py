@@ -104,7 +104,7 @@ class ReplayServer:
         self._connected_s, self._strikes = 0.0, 0
 
     def begin(self) -> bool:
-        """Begin a connection. Returns False if we must not subscribe, because the broker refused it too often."""
+        """Begin a connection. Returns False if we must not subscribe, because the broker refused that too often."""
         now = self._monotonic()
         if self._strikes >= STRIKES and now - self._connected_s < DISABLED_S:
             return False

@@ -30,7 +30,7 @@ from ext.ring import ANSWER
 
 # the largest number of devices in one event, so that its pack stays below the packet limit of brokers
 AT_ONCE: Final = 50
-# The longest wait for a reading. A tool may see a reading before the visit ends and the agent records it.
+# The longest wait for a reading. A tool may see a reading before the agent records it at the end of the visit.
 VISIT_S: Final = 30.0
 AGAIN_S: Final = 0.25  # interval of the checks during this wait
 AROUND: Final = 3  # a reading is searched for in this number of packs before its time, and in as many packs after it

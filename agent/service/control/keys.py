@@ -58,7 +58,7 @@ async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> 
             raise GatewayError(what, where="agent", hint=hint)
         await reply.part(json.dumps(await last_signed(access, kid, until_ms, before)).encode())
         old, give_up = watch.kid, time.monotonic() + HOLD_S
-        watch.last_unused_hold_s = time.monotonic()  # set it now, because the tool may disconnect during the pause
+        watch.last_unused_hold_s = time.monotonic()  # set before the pause, because the tool may disconnect in it
         while watch.kid == old:
             await watch.check()
             if time.monotonic() > give_up:

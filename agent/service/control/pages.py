@@ -155,7 +155,7 @@ async def day(access: Access, request: Day, reply: Reply) -> dict[str, Any]:
     look = partial(validity, access, calendar, start, end, now_ms, request.after_change)
     valid = await access.call(
         look
-    )  # This comes before the work. If intervals are written or corrected during the work, the client then asks again.
+    )  # The stamp is taken before the work: if intervals change during the work, the client then asks again.
     if request.unless == valid.stamp:
         return {"unchanged": True, **valid.as_dict()}
     until = end if end <= now_ms else max(start, await access.call(partial(known_until, now_ms)))

@@ -256,12 +256,12 @@ class ResultPublisher:
             packer.restore(mark)
             raise
         self.closed_ms = self.builder.published_ms = start
-        # this comes after the commit, so that a kill in between only repeats the event
+        # announced after the commit, so that a kill in between only repeats the event
         store.intervals.announce_changes(last)
 
 
 def _begins_later(store: Store, streams: Sequence[str], end_ms: int) -> bool:
-    """Return True if a device was first reached just after this interval.
+    """Return True if a device was first reached just after the interval that ends at ``end_ms``.
 
     In the results of this interval, the device would count as 0.
     """
