@@ -16,8 +16,7 @@ WARN_DAYS = 30
 def stamps(uplinks: Iterable[UplinkConfig]) -> list[tuple[str, str, int]]:
     """Return (destination, file, modification time in ns) of each certificate file; time -1: the file cannot be read.
 
-    The caller compares this list with an earlier one, and calls ``expiries``
-    again only if the lists differ.
+    The caller compares this list with an earlier one, and calls ``expiries`` again only if the lists differ.
     """
     return [(name, str(file), _changed_ns(file)) for name, file, _ in _files(uplinks)]
 

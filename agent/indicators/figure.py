@@ -32,7 +32,7 @@ class Period:
     kind: PeriodKind
     start_ms: int
     end_ms: int
-    label: str  # of a day, month or year: 2026-11-24, 2026-11, 2026
+    label: str  # name of the day, month or year, such as 2026-11-24, 2026-11 or 2026
     year: int
     year_ms: int  # length of the calendar year; thresholds that are defined per year need it
     until_ms: int  # values exist up to here: the end of the period, or now if the period has not ended

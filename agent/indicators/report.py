@@ -129,7 +129,7 @@ class Reporter:
         roles = [amount for amount in plain["inputs"] if amount["n"] not in self._plan.inputs]
         assumed = [amount["n"] for amount in roles if amount["basis"] == "assumed"]
         is_measured = bool(bases & {"metered", "declared"})
-        # This 0 is only assumed: no meter measured it and the plan does not state it. Either no device has the role, or
+        # The 0 is only assumed: no meter measured it and the plan does not state it. Either no device has the role, or
         # a device has it but sent no amount yet.
         if awaited := [name for name in assumed if self._is_awaited(name, self._late if is_measured else self._roles)]:
             return self._without(plain, awaited)

@@ -399,7 +399,7 @@ class Ledger:
         self.row_builder.restore(state["closing"], slot_of)
         if "gaps" in state:
             self._gaps.restore(state["gaps"])
-        else:  # a version without gaps made the state: gaps are known from the first interval after the state on
+        else:  # the state is of a version without gaps: gaps are known from the first interval after the state on
             self.gaps_from_ms = max(self.row_builder.next_ms, self._calendar.bounds(self.to_ms, self.to_ms)[-1])
 
 

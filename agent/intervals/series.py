@@ -1,6 +1,6 @@
 """Classifies the steps between the readings of a counter: growth, rollover, reset, back step, glitch, swap.
 
-The kernel (``ext.rates.CounterKernel``) accepts plain growth by itself. All other steps are judged here, both for the
+The counter kernel (``ext.rates``) accepts plain growth by itself. All other steps are judged here, both for the
 running agent (``agent.intervals.anomalies``) and for a person with a whole series (``meterhouse decode counter``). The
 readings after a step decide what it was: a fall was a glitch if the counter comes back, but not if it stays down.
 Counting energy that was never used is a worse error than not counting energy that was used. So only growth and

@@ -36,7 +36,7 @@ class StateError(ValueError):
 
 
 def is_of_before(state: bytes) -> bool:
-    """Return True if a version whose states cannot be read wrote this state.
+    """Return True if this state is of an older version, whose states cannot be read.
 
     Intervals of that version may lack energy.
     """

@@ -14,7 +14,7 @@ from ext.canon import Slice
 def gaps_of(
     piece: Slice, table: BirthTable, from_ms: int, unknown: Reason, points: tuple[int, int] | None = None
 ) -> list[dict[str, Any]]:
-    """Return the gaps of a slice, as few as possible, as in a pack.
+    """Return as few gaps as possible that describe a slice, in the form of a pack's gaps.
 
     If all points of the device are missing for the same reason, the gap has the points ``*``.
 

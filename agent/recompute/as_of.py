@@ -70,7 +70,7 @@ class IntervalsAsOf:
         self.calendar, self._rule, self._streams = calendar, rule, streams
         self.ready_ms = 0  # results of periods that begin before this time cannot be recomputed
         self.seen: dict[str, int] = {}
-        # the configured streams; None: a version that did not record them made the results
+        # the configured streams; None: the results are of a version that did not record them
         self.configured: Collection[str] | None = None
         # by stream and day; the array has the pack of each row
         self._pages: dict[str, dict[date, list[tuple[StoredPage, array[int]]]]] = {}

@@ -123,7 +123,7 @@ class _KnownAt:
     """What the gateway knew when it made a result: the last pack of each stream, and the configured streams."""
 
     last: dict[str, int]
-    configured: frozenset[str] | None  # None: a version that did not record them made the result
+    configured: frozenset[str] | None  # None: the result is of a version that did not record them
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +216,7 @@ def _pack(raw: bytes) -> dict[str, Any] | None:
     try:
         body: dict[str, Any] = json.loads(raw, parse_float=str)
     except ValueError:
-        return None  # the verifier reports invalid JSON
+        return None  # not an error here, because the verifier reports invalid JSON
     return body if isinstance(body.get("stream"), str) and isinstance(body.get("seq"), int) else None
 
 
@@ -277,7 +277,7 @@ def _repeat(base: str, signed: _Results, source: _Source, plan_file: Path | None
 def _with_known(computed: Iterable[tuple[int, Result]]) -> Iterator[tuple[int, Result, _KnownAt | None]]:
     """Yield (birth, result, knowledge): what the gateway knew when it made the result.
 
-    The birth is its index in ``births``. The knowledge is None if a version that did not record it made the result.
+    The birth is its index in ``births``. The knowledge is None if the result is of a version that did not record it.
     """
     for _, group in groupby(computed, key=lambda pair: str(pair[1].get("period", {}).get("until"))):
         results = list(group)

@@ -284,7 +284,7 @@ class Service:
                 task.cancel()
 
     async def _stop(self) -> None:
-        """Stop in the order of the data flow: end polling, seal the rest, commit, and then send for a limited time."""
+        """Stop in the order of the data flow: end polling, seal all readings, commit, and send for a limited time."""
         await self.device_manager.close()
         for uplink in self.uplinks:
             uplink.expect_stop()

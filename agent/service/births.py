@@ -186,8 +186,8 @@ def results_table(config: Config, version: str) -> dict[str, Any]:
 def derived_row(one: DerivedConfig) -> dict[str, Any]:
     """Return a derived point as births describe it.
 
-    The birth of the results describes all derived points. The birth of a device describes only the derived
-    heat that is computed from the points of this device.
+    The birth of the results describes all derived points. The birth of a device describes only the derived heat
+    that is computed from the points of this device.
     """
     if one.terms:
         return {

@@ -284,7 +284,7 @@ class DatabaseThread:
         return done
 
     def reload_losses(self, store: Store) -> None:
-        """Read the losses that packs must state from the store. This is called in the database thread."""
+        """Read from the store the losses that packs must state. This is called in the database thread."""
         self._losses = store.packs.losses()
 
     def losses_of(self, stream: str) -> list[LossNote]:

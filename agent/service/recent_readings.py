@@ -1,8 +1,8 @@
 """Facts for `status` about readings: how many of those due in the last ten minutes exist, and whether values change.
 
 The numbers come from the tallies of sealed packs. Every 100 s the newest records of the ring are compared with earlier
-values. This finds gateways that repeat old answers, and devices whose measuring voltage is missing. No work
-is done for each single reading.
+values. This finds gateways that repeat old answers, and devices whose measuring voltage is missing. No work is done
+for each single reading.
 """
 
 from __future__ import annotations

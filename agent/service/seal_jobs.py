@@ -81,7 +81,7 @@ class SealJob:
     _mark: Savepoint | None = None
 
     def seal(self, clock: Mapping[str, Any], losses: Sequence[LossNote] = ()) -> None:
-        """Make the packs, table by table. A downtime before the first table becomes a pack first.
+        """Make the packs, table by table. A downtime before the first table becomes a pack of its own.
 
         This is called in the database thread.
         """

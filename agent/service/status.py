@@ -224,7 +224,7 @@ def _device_facts(device: RunningDevice, now_ms: int, loaded_ms: int) -> dict[st
 
 def _jump_facts(device: RunningDevice, now_ms: int, loaded_ms: int) -> dict[str, Any] | None:
     """The last jump of a counter to another level. It is shown for a day, or until the next reload."""
-    jump = getattr(device.poll.driver, "counter_jump", None)  # drivers of third parties may lack it
+    jump = getattr(device.poll.driver, "counter_jump", None)  # drivers of third parties may not have it
     if jump is None:
         return None
     t_ms = now_ms - round((time.monotonic() - jump.at_s) * 1000)
@@ -236,9 +236,9 @@ def _jump_facts(device: RunningDevice, now_ms: int, loaded_ms: int) -> dict[str,
 
 
 def _refused_points(device: RunningDevice) -> list[str]:
-    """The names of the points, except optional ones, that the device always answers with an exception."""
+    """The names of the points, without optional ones, for which the device always returns an exception."""
     points = device.poll.driver.spec.points
-    lacking = getattr(device.poll.driver, "lacking", None)  # drivers of third parties may lack it
+    lacking = getattr(device.poll.driver, "lacking", None)  # drivers of third parties may not have it
     if lacking is None:
         return []
     return [points[n].name for those, why in lacking(range(len(points))) if why is Reason.EXCEPTION for n in those]
@@ -246,7 +246,7 @@ def _refused_points(device: RunningDevice) -> list[str]:
 
 def _answer_facts(device: RunningDevice) -> dict[str, Any]:
     """Counts the answers in the last ten minutes: good and bad. A bad answer counts even if a retry succeeded."""
-    where = getattr(device.poll.driver, "where", "")  # drivers of third parties may lack it
+    where = getattr(device.poll.driver, "where", "")  # drivers of third parties may not have it
     sound, broken, mismatches = device.line.stats.of_device(where).recent(time.monotonic_ns())
     count = sound + broken + mismatches
     share = round((broken + mismatches) / count, 4) if count else None

@@ -263,7 +263,7 @@ class HeadRecord:
         return self._heads
 
     def close(self) -> None:
-        """Record that the database was closed in order. This makes the record exact, even after a reboot."""
+        """Record that the database was closed properly. The record is then exact, even after a reboot."""
         if not self.begun:
             return
         with self._lock:

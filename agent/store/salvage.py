@@ -172,7 +172,7 @@ class Salvage:
     # --- tables of rings
 
     def _tables(self, old: sqlite3.Connection) -> None:
-        """Copy the point tables of rings, which records that are not sealed yet need.
+        """Copy the point tables that unsealed records in rings need.
 
         Skips documents whose bytes changed.
         """

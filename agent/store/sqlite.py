@@ -61,7 +61,7 @@ class Database:
         self._in_transaction = False
 
     def explain(self, error: sqlite3.Error) -> StoreError:
-        """Return the StoreError for an error of SQLite. If SQLite reports damage, this is verified first."""
+        """Return the StoreError for an error of SQLite. If SQLite reports damage, the damage is verified first."""
         return self.damage_verifier.classify(error) if is_damage(error) else explain(error, str(self.path))
 
     @contextlib.contextmanager

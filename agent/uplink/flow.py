@@ -204,7 +204,7 @@ class PoisonDetector:
     def keep_only(self, refs: Collection[int]) -> None:
         """Forget all messages except ``refs``.
 
-        The other ones were acknowledged, or dropped because the store has a size limit.
+        The other messages were acknowledged, or dropped because the store has a size limit.
         """
         self._strikes = {ref: strikes for ref, strikes in self._strikes.items() if ref in refs}
 

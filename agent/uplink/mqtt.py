@@ -268,7 +268,7 @@ class MqttConnection:
         return self._client.follow(topic, retained=False)
 
     def close(self) -> None:
-        """Disconnect in order. The broker then does not publish our will."""
+        """Send DISCONNECT and close the socket. The broker then does not publish our will."""
         if self.alive:
             with contextlib.suppress(OSError):
                 self._client.disconnect()

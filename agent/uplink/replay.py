@@ -47,7 +47,7 @@ class _Job:
     ids: list[str]
     begun: bool = False
     position: int = 0  # the next sequence that is requested from the store
-    requested_s: float = 0.0  # when the page that the store has not returned yet was requested; 0: no page is requested
+    requested_s: float = 0.0  # time of the request for a page that the store has not returned yet; 0: none
     page_number: int = 0  # number of the last requested page; if a page has an earlier number, it is dropped
     exhausted: bool = False  # True: the store has no more pages
     sent: int = 0

@@ -135,7 +135,7 @@ class Uplink:
         self._subscribed: dict[int, str] = {}  # packet id -> topic, of this connection
         self._status_s = 0.0  # when the status "online" was last published
         self._newest_ms = 0
-        self._delivered_s = 0.0  # when the oldest confirmation came that the store does not have yet
+        self._delivered_s = 0.0  # arrival of the oldest confirmation that the store does not have yet
 
     # --- from other threads
 
@@ -368,8 +368,8 @@ class Uplink:
     def _send(self, connection: MqttConnection) -> None:
         """Send all messages that may be sent now.
 
-        Each of them gets the same ``end_offset``: the number of bytes that the connection has sent after the last of
-        them.
+        Each of them gets the same ``end_offset``: the number of bytes that the connection has sent when the last of
+        them is sent.
         """
         sent: list[OutgoingMessage] = []
         while (message := self._scheduler.next()) is not None:
@@ -419,7 +419,7 @@ class Uplink:
                 self._scheduler.publish(f"{self._base}/{topic}", data)
 
     def _disconnect(self, connection: MqttConnection) -> None:
-        """Publish "offline" and disconnect in order, so that the broker does not publish our will."""
+        """Publish "offline" and send DISCONNECT, so that the broker does not publish our will."""
         until = time.monotonic() + DISCONNECT_S
         message = OutgoingMessage(f"{self._base}/status", self._status("offline"))
         if packet := connection.publish(message):

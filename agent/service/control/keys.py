@@ -1,6 +1,6 @@
 """Serves requests about signing keys. To replace a key, a tool needs the last packs that the old key signed.
 
-With ``hold``, the agent pauses sealing until the new key is active, so that its answer stays correct meanwhile.
+With ``hold``, the agent pauses sealing until the new key is active, so that its answer stays correct.
 Readings wait in the ring meanwhile. If the tool makes no key, for example because it was killed, sealing resumes after
 ``HOLD_S``.
 """

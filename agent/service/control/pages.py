@@ -1,8 +1,8 @@
 """Serves the data of the gateway's page and of reports: a day by intervals, lists of days, births, packs, periods.
 
 An answer is one JSON document, sent in parts. Its numbers keep all their digits. The size of an answer is limited:
-an answer about one device has only the requested points (default: the main points), one about all devices only totals.
-The store is read in slices, so that sealing does not have to wait.
+an answer about one device has only the requested points, by default the main points. An answer about all devices has
+only totals. The store is read in slices, so that sealing does not have to wait.
 """
 
 from __future__ import annotations

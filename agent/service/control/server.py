@@ -293,7 +293,7 @@ class ControlConnection:
             ClientGone: the client has closed the connection or is dead. The handler is cancelled then.
         """
         work = asyncio.ensure_future(answer)
-        more = asyncio.ensure_future(self._loop.sock_recv(self._sock, 1))  # this task completes when the client leaves
+        more = asyncio.ensure_future(self._loop.sock_recv(self._sock, 1))  # completes when the client leaves
         try:
             while not work.done():
                 await asyncio.wait({work, more}, timeout=PROGRESS_S, return_when=asyncio.FIRST_COMPLETED)

@@ -172,7 +172,7 @@ class IntervalBuilder:
         return bool(self._behind)
 
     def _read(self, store: Store, stream: str, end: float) -> bool:
-        """Read packs of a stream until the time ``end``. Returns True if all of its packs are read."""
+        """Read packs of a stream until ``time.monotonic()`` is ``end``. Returns True if all of them are read."""
         state = self._states.get(stream)
         if state is None:
             state = self._states[stream] = self._begin(store, stream)
@@ -309,7 +309,7 @@ class IntervalBuilder:
     def closed_ms(self, streams: Iterable[str]) -> int:
         """Return the time in UTC ms up to which all these streams have written their intervals.
 
-        Streams that a bug has stopped are left out. The result is 0 if one of the others has no interval yet, or has
+        Streams that a bug has stopped are left out. The result is 0 if another stream has no interval yet, or has
         packs that are not read yet.
         """
         ends = []
@@ -338,7 +338,7 @@ class IntervalBuilder:
             followed = stream in self._states or stream in self._behind
             start_ms, end_ms = self.calendar.stretch("day", head.to_ms)
             repairs.append(Repair(stream, head.seq, start_ms if followed else end_ms))
-            if followed:  # ``catch_up`` reads the packs of the newest day again, and so rebuilds it
+            if followed:  # ``catch_up`` reads the packs of the newest day again, which rebuilds that day
                 self._states.pop(stream, None)
                 self._behind[stream] = None
         store.intervals.drop_damaged_pages(repairs)

@@ -38,7 +38,7 @@ from ext.ring import Ring
 log = logging.getLogger("meterhouse.intervals")
 # an interval waits this many ms for late streams, because a silent stream is sealed only every 15 minutes
 LATE_MS = 1_200_000
-# plus this many pack intervals, because even the third pack after a start may change earlier intervals
+# the wait is this many pack intervals longer, because the third pack after a start may change earlier intervals
 LATE_PACKS = 4
 # if an earlier run began to wait for the first results less than this ago, this run continues that wait
 WAITED_MS = 86_400_000

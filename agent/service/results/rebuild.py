@@ -5,8 +5,8 @@ a step. So the replay begins with the packs 26 hours before the first interval t
 reading in this time, the replay begins earlier still. The written intervals tell when the counter was last read.
 
 ``IntervalRepair`` compares written intervals with their packs in the background. This is needed in two cases: the
-database was written by an older version, which lost energy at restarts, or with other interval settings. It rebuilds
-one day of one stream at a time, newest day first. The differences are appended as corrections, because the packs are
+database was written by an older version, which lost energy at restarts, or with other interval settings. One day of
+one stream is rebuilt at a time, newest day first. The differences are appended as corrections, because the packs are
 right. The progress of each stream is stored in the same transaction as the corrections.
 """
 

@@ -122,7 +122,7 @@ class NotYet(GatewayError):
 
 
 def read(config: Config) -> IndicatorPlan:
-    """Read the site's plan. Raises ConfigError, which a configuration that was checked before does not do."""
+    """Read the site's plan. Raises ConfigError only if the configuration was not checked before."""
     return make_plan(read_plan(config.indicators.plan), str(config.indicators.plan or "plan"))
 
 
