@@ -135,8 +135,8 @@ class Reporter:
             return self._without(plain, awaited)
         if assumed and not is_measured:
             plain["unmetered"] = True
-        # The worst part of the period is shown only for quotients, because the lowest plain amount is always
-        # that of the night. It is shown only if the values differ.
+        # The worst part of the period is shown only for quotients, because the lowest plain amount is usually
+        # just that of the night. It is shown only if the values differ.
         if one.denominator is not None and len({f.value for _, f in valued}) > 1:
             pick = min if one.better == "higher" else max
             label, worst = pick(valued, key=lambda pair: pair[1].value or Fraction(0))

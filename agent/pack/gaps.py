@@ -14,7 +14,7 @@ from ext.canon import Slice
 def gaps_of(
     piece: Slice, table: BirthTable, from_ms: int, unknown: Reason, points: tuple[int, int] | None = None
 ) -> list[dict[str, Any]]:
-    """Return as few gaps as possible that describe a slice, in the form of a pack's gaps.
+    """Return the gaps that describe the missing readings of a slice, as few as possible, in the form that packs use.
 
     If all points of the device are missing for the same reason, the gap has the points ``*``.
 

@@ -29,7 +29,7 @@ log = logging.getLogger("meterhouse.store")
 MAX_PACKS = 100_000  # at most this many packs are copied; further packs stay in the old file and are stated as lost
 # after a bad page, this number of keys is tried one by one; after that, the distances between tried keys grow
 ONE_BY_ONE = 2_000
-# (column, table): each has the last pack id as its highest value; all are read, because some may be unreadable
+# (column, table): the last pack id is the highest value of all these together, because each may be unreadable
 NEWEST = (("id", "packs"), ("id", "packs INDEXED BY packs_seq"), ("pack", "outbox"))
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 

@@ -117,7 +117,7 @@ class Store:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             check_regular_files(path)
             if free_bytes(path.parent) < 2 * SPARE_BYTES:
-                # the start writes to the disk, even while it opens the database, so the reserve is freed before
+                # the start writes to the disk, even while it opens the database, so the reserve is freed first
                 DiskReserve(path.with_name(path.name + ".ballast"), 0).drop()
             return cls._open(path, max_size_bytes, keep_delivered_s, destinations, now_ms, rescue, asked or {})
         except OSError as error:
