@@ -1,4 +1,7 @@
-"""`meterhouse bench`: measures the speed of this machine for each stage. Programs in ``bench/`` use its timer too."""
+"""`meterhouse bench`: measures the speed of this machine for each stage.
+
+The programs in ``bench/`` import ``least_time`` from here.
+"""
 
 from __future__ import annotations
 

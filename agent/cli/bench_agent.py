@@ -32,7 +32,7 @@ REQUESTS = 2  # requests per poll of a device, whose 200 registers do not fit in
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """The number of devices that a machine can read. A device has 100 points at 1 Hz; a pack has 10 s."""
+    """The number of devices that a machine can read. A device has 100 points, read each second; a pack covers 10 s."""
 
     core_per_device: float  # measured share of one core that one device takes, without delivery
     by_processor: int  # number of devices that half a core can read

@@ -115,8 +115,8 @@ def _evidence(profile: Profile) -> str:
 def _learned(config: Config) -> dict[str, str]:
     """Return device name -> text with the facts that the running agent has learned about the device's register map.
 
-    The agent sends other requests to such a device than the requests that are planned from its profile. {} if no agent
-    runs.
+    The agent changes its requests to such a device, so they differ from those planned from the profile. Returns {} if
+    no agent runs.
     """
     from agent.cli.common import learned_maps, read_snapshot
 

@@ -28,7 +28,7 @@ MAX_SNAPSHOT = 64 << 20
 show_quality = explain.show_quality  # returns the word for a quality, which `decode` prints too
 COLON: Final = {"en": ": ", "zh": "："}
 AGE_UNITS: Final = {"s": "秒", "min": "分钟", "h": "小时", "d": "天"}
-LAST_ERROR: Final = "last-error"  # name of a file in the runtime directory, which the agent writes
+LAST_ERROR: Final = "last-error"  # name of the file in the runtime directory that states why the agent ended
 # characters that must not reach a terminal: control characters, line separators, surrogates, and those that have no
 # width or change the writing direction
 UNSHOWN: Final = re.compile(

@@ -1,7 +1,7 @@
 """Sends requests to the agent over its control socket, or to its database if the agent does not run.
 
-Both use the same frames. Answers are not trusted: the listener must be the owner of the runtime directory, each frame
-and each wait is limited, and names in an answer are checked where they are used.
+In both cases, requests and answers have the same frames. Answers are not trusted: the listener must be the owner of
+the runtime directory, each frame and each wait is limited, and names in an answer are checked where they are used.
 """
 
 from __future__ import annotations

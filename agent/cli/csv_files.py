@@ -33,7 +33,7 @@ def read_rows(path: Path, delimiters: str = "\t;,，|", hint: str = "") -> list[
     # the csv reader must find the line ends, because it knows all kinds: an older Excel on a Mac writes \r alone
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     rows: list[tuple[int, list[str]]] = []
-    line = 1  # number of the line where the row begins; a row has several lines if a quoted cell does
+    line = 1  # number of the line where the row begins; a row has several lines if a quoted cell has several lines
     try:
         for cells in reader:
             if len(rows) >= MAX_ROWS:

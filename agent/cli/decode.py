@@ -157,7 +157,7 @@ def _size(type_: str, length: int) -> int:
 
 
 def _number(type_: str, order: str, factor: Decimal, bit: int | None, piece: bytes) -> Decimal | int | None:
-    """Decode one value with the kernel that also decodes the answers of devices. None: the value is not available."""
+    """Decode one value with the decode kernel, as the agent does. Returns None if the value is not available."""
     if type_ in _HALVES:
         type_, order = (_HALVES[type_] if order == "BA" else type_), order if order not in {"AB", "BA"} else ""
     plan = Plan(len(piece))
@@ -168,7 +168,7 @@ def _number(type_: str, order: str, factor: Decimal, bit: int | None, piece: byt
     except ValueError as error:
         raise UsageError(str(error).partition(": ")[2] or str(error), where=f"--type {type_}") from error
     ((_, mantissa, exponent, quality),) = plan.values(piece)
-    # The value is scaled here and not by the kernel. The kernel's 64 bits would overflow for 0.5 times the largest u64.
+    # The value is scaled here, because the decode kernel has 64 bits and would overflow for 0.5 times the largest u64.
     return None if quality >= FIRST_REASON else factor * plain(mantissa, exponent)
 
 

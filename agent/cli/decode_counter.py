@@ -126,7 +126,7 @@ def _modulus(content: dict[str, Any], resolution: Decimal) -> Decimal | None:
 
 
 def _width_fits(modulus: Decimal, resolution: Decimal, values: list[Decimal]) -> bool:
-    """True if most readings are below the modulus. A few higher readings are wrong; many mean a wrong modulus."""
+    """True if most readings are below the modulus. A few higher readings are read errors; many show a wrong modulus."""
     known = [v for v in values if not is_all_ones(v / resolution)]
     return 2 * sum(v >= modulus for v in known) <= len(known)
 

@@ -45,8 +45,8 @@ max_inflight_count = 100
 dynamic_filters = true
 """
 PACK_S = 2
-# Seconds from the end of an interval until its figures arrive. They are two periods of the slowest counter, and the
-# time for delivery.
+# Seconds from the end of an interval until its figures arrive: two periods of the slowest counter, plus the time for
+# delivery.
 GRACE_S = 26.0
 START_S = 30.0
 

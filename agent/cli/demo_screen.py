@@ -24,7 +24,7 @@ SHOWN = (  # the row of a device shows the first point in this list that the dev
 )  # fmt: skip
 MOST_SHOWN = 3
 AROUND = 6  # number of lines on the screen that show neither devices nor figures
-WIDE = 100  # width in columns; a wider screen also shows the line of each device
+WIDE = 100  # width in columns; from this width on, the screen also shows the bus or connection of each device
 RESULTS = "/_indicators/"
 WORDS: Final[Mapping[str, Mapping[str, str]]] = {
     "en": {

@@ -62,7 +62,7 @@ def _seen(file: str) -> bool:
 def edited(snapshot: Mapping[str, Any], config: Config) -> Iterator[Finding]:
     """Yield a finding if the files differ from the configuration in effect.
 
-    No finding if a reload has rejected them.
+    Yields nothing if a reload has rejected the files.
     """
     running = snapshot.get("config")
     if not isinstance(running, Mapping) or running.get("complaints"):

@@ -406,7 +406,7 @@ def _device(name: str, device: Facts, line: Facts, now: float) -> Iterator[Findi
 class Silence(NamedTuple):
     """The time since which a device is silent, in UTC seconds.
 
-    This is the time of its last answer. If it has never ``answered`` this agent, it is the time when polling began.
+    ``since_s``: the time of the last answer or, without any answer to this agent, the time when polling began.
     """
 
     since_s: float

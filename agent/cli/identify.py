@@ -185,7 +185,7 @@ def is_contradicted(configured: str, found: FoundDevice) -> bool:
 
 
 def registers_hint(found: FoundDevice, lang: str, config_file: Path, name: str | None = None) -> str:
-    """Return a hint how to see the registers of a device that no profile fits.
+    """Return a hint that tells how to see the registers of a device that no profile fits.
 
     Returns "" if a profile fits, or if the device has no registers.
 

@@ -211,7 +211,7 @@ def may_be_there(file: Path) -> bool:
 
 
 def is_denied(error: GatewayError) -> bool:
-    """True if the error was caused because this user may not read a file."""
+    """True if the cause of the error is that this user may not read a file."""
     return os.strerror(errno.EACCES) in error.what
 
 

@@ -58,7 +58,7 @@ REFERENCE: Final[Mapping[int, int]] = {4: 3, 3: 4, 1: 2, 0: 1}
 
 
 class _Lines(TomlSource):
-    """Finds the line of the list from which a point was read. Error messages show this line."""
+    """Finds the line of the CSV file that defines a point. Error messages show this line."""
 
     lines: tuple[int, ...] = ()
 

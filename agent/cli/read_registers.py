@@ -230,7 +230,7 @@ def _all_refused(target: RawTarget, ranges: Sequence[RegisterRange], found: RawR
 
 
 def _ask_other_table(target: RawTarget, ranges: Sequence[RegisterRange]) -> LineError | None:
-    """Read the same ranges from the other table. None: some registers could be read. Otherwise returns the error."""
+    """Read the same ranges from the other table. Returns None if some registers could be read, else the error."""
     try:
         with borrow_line(target.folder, target.line.url, "read", LEASE_S) as owner:
             (found,) = owner.run(_read(target, ranges, 1, 0.0, lambda n: None))

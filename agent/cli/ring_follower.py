@@ -15,7 +15,7 @@ from drivers.model import GatewayError, Quality
 from ext.ring import ANSWER, EVENT, GAP, Record, Ring
 
 GAP_CODES = 128  # qualities from this number on are reasons of gaps
-# most characters of a number in a table, enough for a 64-bit counter; significant digits of a longer number
+# a number in a table has at most LONGEST characters, enough for 64 bits; a longer number gets SHORT_DIGITS digits
 LONGEST, SHORT_DIGITS = 21, 15
 # number of significant digits that are shown; further digits are rounding noise
 FLOAT_DIGITS: Mapping[str, int] = {"gauge": 5, "counter": 8}

@@ -231,7 +231,7 @@ def _params(profile: Profile, lang: str) -> Iterable[str]:
 
     Each parameter has its default, else its first choice or lowest value.
 
-    The line is a comment if all parameters have defaults. A profile without parameters gives no line.
+    The line is a comment if all parameters have defaults. Yields nothing if the profile has no parameters.
     """
     if not profile.params:
         return []

@@ -307,7 +307,7 @@ def _live(
         for number, handler in before.items():
             signal.signal(number, handler)
         report = live.stop()
-    # if there are such faults, the report states already why no pack was verified
+    # if packs failed or wait for keys, the report already states why none was verified
     if none_came and not report.failures and not report.held:
         click.echo(f"note: no pack arrived within {wait_s:g} s. {_NO_PACK}", err=True)
     return report

@@ -1,4 +1,4 @@
-"""Lists the differences between two configurations by the keys of agent.toml, for a reload's answer and the log."""
+"""Lists the keys of agent.toml in which two configurations differ, for the answer to a reload and for the log."""
 
 from __future__ import annotations
 

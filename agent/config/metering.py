@@ -202,7 +202,7 @@ _THREE = ("flow", "supply", "return")
 
 
 class _Points:
-    """Looks up points of devices. One ``[[derived]]`` table is checked with it."""
+    """Looks up points of devices, to check one ``[[derived]]`` table."""
 
     def __init__(self, table: TomlTable, devices: Mapping[str, DeviceConfig], profiles: ProfileSource) -> None:
         self._table, self._devices, self._profiles = table, devices, profiles

@@ -255,7 +255,7 @@ class Config:
 
     @property
     def snapshot_path(self) -> Path:
-        """The file with the status of the running agent, which replaces it atomically."""
+        """The file with the agent's status. The running agent replaces this file atomically."""
         return self.runtime_dir / "snapshot.json"
 
     @property

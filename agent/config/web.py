@@ -45,7 +45,7 @@ def _old_certificate(path: Path, place: str) -> list[ConfigWarning]:
     """Return a note if the certificate has expired or expires soon."""
     try:
         data = path.read_bytes()
-    except OSError:  # this is not an error here, because only the user of the page must be able to read the certificate
+    except OSError:  # no error, because only the process of the page needs the certificate
         return []
     if not (text := expiry_text(data)):
         return []

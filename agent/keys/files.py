@@ -52,8 +52,8 @@ def create_key(
     """Create a key in a new file of mode 0600. The file is written atomically; an existing file is never overwritten.
 
     Args:
-        token: URI (RFC 7512) of a key in a token. The file then holds this URI; if the token lacks the key, it creates
-            it.
+        token: URI (RFC 7512) of a key in a token. The file then holds this URI. A missing key is created in the
+            token.
         lost: thumbprint of the lost key that the new key replaces; requires ``gateway``.
 
     Raises:

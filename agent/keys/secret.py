@@ -61,7 +61,7 @@ def _check_access(path: Path, found: os.stat_result, what: str, any_owner: bool)
             where=str(path),
             hint=f"sudo chown {me} {path}",
         )
-    if others_may_use(found) or (me == 0 and mode & 0o077):  # if this process is root, the group may not read the file
+    if others_may_use(found) or (me == 0 and mode & 0o077):  # a process of root refuses files that a group may read
         raise KeyFileError(
             f"others may read or change the {what} (mode {mode:04o})",
             where=str(path),

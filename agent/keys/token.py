@@ -142,7 +142,7 @@ class TokenKey:
     def _find(self, make: bool) -> tuple[str, dict[str, str]]:
         """Find the key and keep it for ``sign``. If ``make`` is True, create a missing key.
 
-        Returns algorithm, public JWK.
+        Returns (algorithm, public JWK).
         """
         pkcs11 = self._pkcs11
         named = {"label": self._parts.get("object"), "id": unquote_to_bytes(self._parts.get("id", "")) or None}

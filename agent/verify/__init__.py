@@ -6,7 +6,7 @@ It needs ``cryptography``, paho to read from a broker, and zstandard to read com
     verifier.feed(payload, topic)          # for each object, in any order
     report = verifier.finish()             # or report() at any time
 
-``read_paths`` reads exported files, and ``Live`` subscribes to a broker. ``check`` checks one pack without any other.
+``read_paths`` reads exported files, and ``Live`` subscribes to a broker. ``check`` checks a single pack.
 Outside of this repository the library is installed as ``meterhouse_verify``. The names below are imported when they
 are first used, because the agent needs only parts of this package.
 """

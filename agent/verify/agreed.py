@@ -16,7 +16,7 @@ from typing import Final
 from .strict import shown
 from .topics import GATEWAY, NAME
 
-ALWAYS: Final = "_gateway"  # the gateway's own events, which are always expected
+ALWAYS: Final = "_gateway"  # the stream of the gateway's own events, which is always expected
 _NAME: Final = re.compile(NAME)
 # ``*`` stands for any characters, ``?`` for one
 PATTERN: Final = re.compile(r"[A-Za-z0-9_*?][A-Za-z0-9_.:*?-]{0,63}\Z")
@@ -31,7 +31,7 @@ def is_asked(name: str, patterns: Collection[str]) -> bool:
 
 
 class AgreedStreams:
-    """The agreed streams: a verifier requests them, as agreed with the operators of the gateways.
+    """The streams that a verifier requests, as agreed with the operators of the gateways.
 
     Args:
         entries: names and patterns. ``park7/gw01=inv1`` applies only to that gateway, ``inv1`` to each gateway. If no
@@ -88,7 +88,7 @@ class AgreedStreams:
         Args:
             known: the streams that packs or checkpoints name.
             gateways: only agreed names of these gateways are returned.
-            every: True if ``gateways`` has all gateways. Only then names without a gateway are returned too, because
+            every: True if ``gateways`` has all gateways. If so, names without a gateway are returned too, because
                 the stream of such a name can belong to any gateway.
         """
         missing = {

@@ -26,7 +26,7 @@ from .topics import STREAM
 _HASH: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 MAX_PAGES: Final = 1000
 MAX_HEADS: Final = 1000  # limit of the heads on a page; a gateway writes at most 200
-MAX_FILED: Final = 10_000  # limit of the pages from files that are kept, so that copies are recognised
+MAX_FILED: Final = 10_000  # at most this many pages from files are kept, to recognise copies
 MAX_PARTIAL: Final = 10_000  # limit of the incomplete checkpoints from files; beyond the limit, the oldest is dropped
 ARRIVING_MS: Final = 300_000  # all pages should arrive within this time; over a slow link, a page takes half a minute
 
@@ -86,7 +86,7 @@ class CheckpointPages:
         self._gateways: dict[str, _GatewayPages] = {}
         # pages from files, by (gateway, page, counter)
         self._filed: OrderedDict[tuple[str, int, int], _Page] = OrderedDict()
-        # (gateway, page) -> the last such page in the current file; None: objects do not come from files
+        # (gateway, page number) -> the last page with this number in the current file; None: objects are not from files
         self._file: dict[tuple[str, int], _Page] | None = None
         # Incomplete checkpoints in files. (gateway, counter) -> one page, and a number with one bit for each present
         # page.
@@ -108,7 +108,7 @@ class CheckpointPages:
         """Add a page. Returns its heads, or an empty list if the page is known already.
 
         Args:
-            filed: True if the page is from a file. The files should have all pages of the checkpoint.
+            filed: True if the page is from a file. The other pages of its checkpoint are then expected in files too.
 
         Raises:
             Refused: the page is invalid, or older than the known page with this number.
@@ -248,7 +248,7 @@ def _heads(value: Mapping[str, Any], ring: KeyRing, page: _Page, filed: bool) ->
 def _check_order(known: _Page, new: _Page, ring: KeyRing) -> None:
     later = ring.order[new.kid] > ring.order[known.kid]
     if later and ring.is_revoked(known.kid):
-        return  # the thief of the revoked key may have chosen any counter
+        return  # the counters are not compared, because a thief of the revoked key may have chosen any counter
     if new.counter < known.counter:
         raise Refused("counter", f"checkpoint {new.counter} after {known.counter}: an old retained one")
     if new.counter == known.counter:

@@ -54,7 +54,7 @@ class PackCounts:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """The numbers of due and received readings of gauges and counters, and of those in gaps.
+    """The numbers of readings of gauges and counters: due readings, received readings, and readings in gaps.
 
     All are 0 after a fault.
     """

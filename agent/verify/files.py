@@ -20,7 +20,8 @@ BIRTHS: Final = tuple("births" + suffix for suffix in SUFFIXES)  # files with co
 ONLY: Final = "streams.txt"  # if only some devices were exported, this file has their names, one per line
 MAX_ONLY_BYTES, MAX_NAME = 1 << 16, 64
 MAX_WINDOW: Final = 1 << 27
-# Limit of the cost between two valid objects. An empty line costs 1. A refused object costs 1 per bracket or comma.
+# Limit of the cost between two valid objects. An empty line costs 1, and a refused object 100 plus its brackets and
+# commas.
 MAX_REJECTED: Final = 60_000
 SKIPPED: Final = 1024  # this many bytes of an oversized line cost 1
 FREE_BYTES, RATIO = 64 << 20, 1000  # a file may decompress to at most FREE_BYTES plus RATIO times its size
@@ -81,8 +82,8 @@ def find_only(paths: Iterable[Path]) -> list[str]:
 def _rank(path: Path) -> int:
     """Return the rank of a file in the order of reading: keys, then checkpoints, then births and packs.
 
-    Key records come first, because only a limited number of objects can wait for keys. So that a file with another name
-    is recognised too, the beginning of its content is read.
+    Key records come first, because only a limited number of objects can wait for keys. The beginning of a .json file is
+    read too, because its name may not tell what it contains.
     """
     if path.name.startswith("keys"):
         return 0
@@ -166,7 +167,7 @@ def read_lines(
 def feed_all(
     verifier: Verifier, objects: Iterable[tuple[bytes, str]], budget: RejectionBudget, retained: bool
 ) -> Iterator[int]:
-    """Feed the objects of a file to the verifier. Yields the number of objects so far. Raises as ``read_objects``."""
+    """Feed the objects of a file to the verifier. Yields the number of objects so far. Raises Refused, OSError."""
     for count, (raw, where) in enumerate(objects, 1):
         before = verifier.rejected_cost
         outcome = verifier.feed(raw, None, where, retained=retained)

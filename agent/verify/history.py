@@ -15,7 +15,7 @@ from typing import Final
 from .seam import ChainLink, check_seam
 
 RECENT: Final = 1024  # the hashes of this many newest packs are kept, to distinguish a duplicate from a fork
-MAX_SPARSE: Final = 1024  # the hashes of at most this many older packs are kept, at growing distances
+MAX_SPARSE: Final = 1024  # the hashes of at most this many older packs are kept, such as every 64th or 128th
 MAX_RUNS: Final = 4096  # limit of the runs that are kept for a stream
 
 
@@ -56,14 +56,14 @@ def _begins(run: PackRun) -> int:
 
 
 class History:
-    """The packs of a stream, which are joined to runs of consecutive packs."""
+    """The packs of a stream, joined into runs of consecutive packs."""
 
     def __init__(self) -> None:
         self.boots: dict[str, Boot] = {}
         self.reordered = 0
         self.uncompared = 0
         self.dropped_runs = 0  # number of forgotten runs with a hole before or after them
-        self._forgotten_seq = 0  # a pack up to this sequence that is not in a run may have been forgotten
+        self._forgotten_seq = 0  # if a pack up to this sequence is not in a run, it may have been forgotten
         self._ends: dict[str, PackRun] = {}  # hash of a run's last pack -> this run, if the next pack is not known yet
         # ``prev`` of a run's first pack -> this run, if the previous pack is not known yet
         self._starts: dict[str, PackRun] = {}
@@ -115,7 +115,7 @@ class History:
             yield from boot.runs
 
     def _after(self, boot: Boot, at: int, link: ChainLink, faults: list[tuple[ChainLink, str]]) -> PackRun:
-        """Join ``link`` to the run that ends before it, or begin a new run. Returns the run."""
+        """Join ``link`` to the run that ends directly before it, or begin a new run. Returns the run."""
         near = boot.runs[at] if at >= 0 and boot.runs[at].last.seq == link.seq - 1 else None
         left = self._ends.get(link.prev) if link.prev else None
         if near:

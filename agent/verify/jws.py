@@ -28,7 +28,7 @@ _OKP_MEMBERS: Final = ("crv", "kty", "x")
 _EC_MEMBERS: Final = ("crv", "kty", "x", "y")
 COORDINATE: Final = 32  # number of bytes of a coordinate, for both kinds of keys
 _PRIME: Final = 2**255 - 19
-# The y coordinates of the eight points of small order; x can have both signs. If such a point were accepted as a key,
+# The y coordinates of the eight points of small order; x can have either sign. If such a point were accepted as a key,
 # anyone could make a signature that is valid for many messages.
 _SMALL_ORDER: Final = frozenset(
     (

@@ -15,7 +15,7 @@ _THUMBPRINT = re.compile(r"[0-9A-Za-z_-]{43}")
 MAX_RECORDS = 1000
 MAX_SINCE = 1 << 43  # limit for all times in objects, in seconds since 1970
 MAX_ROOTS = 20
-# the signatures of a longer chain are only checked if it claims to have a pinned key, because a check takes time
+# a chain with more records is only checked if it claims to have a pinned key, because each check takes time
 MANY_RECORDS = 16
 
 
@@ -205,7 +205,7 @@ class KeyRing:
 
 
 def _chain(records: list[Any]) -> tuple[dict[str, PublicKey], dict[str, Mapping[str, int]]]:
-    """Check the signature of each record. Returns the keys in order, and the revocations by revoked key."""
+    """Check the signature of each record. Returns (keys in order, revoked key -> stream -> last trusted sequence)."""
     keys: dict[str, PublicKey] = {}
     revoked: dict[str, Mapping[str, int]] = {}
     before: str | None = None

@@ -53,7 +53,7 @@ def broker_of(url: str) -> tuple[str, str, int]:
 
 
 class MessageQueue:
-    """A queue of messages between two threads, with limits of number and bytes. An empty queue takes any message."""
+    """A queue of messages between two threads. It limits number and bytes; if it is empty, it accepts any message."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[bytes, str]] = deque()

@@ -1,4 +1,4 @@
-"""Finds missing packs and packs reported as lost from gaps in the sequences. Also finds rollbacks and new histories."""
+"""Finds missing packs, which leave gaps in the sequences, and packs reported as lost, rollbacks and new histories."""
 
 from __future__ import annotations
 

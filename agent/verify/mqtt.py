@@ -87,7 +87,7 @@ class BoundedClient(Client):
     def _cut(self, code: int, fault: str) -> None:
         """Send DISCONNECT and raise an error. paho treats the error as the end of the connection, and closes it."""
         self.fault = fault
-        # True if no outgoing packet has been sent in part
+        # False if a packet was only partly sent, so that DISCONNECT would become a part of this packet
         between = not self._out_packet or not self._out_packet[0]["pos"]
         if self.protocol == MQTTProtocolVersion.MQTTv5 and self._sock is not None and between:
             with contextlib.suppress(OSError):

@@ -25,7 +25,7 @@ MAX_PARTS: Final = 4096
 MAX_STEPS: Final = 100  # a pack is refused if the number of its clock steps plus the number of its losses is higher
 # limit of the handovers that are read from a pack, and of the devices that are read from a handover
 MAX_HANDOVERS: Final = 20
-MAX_KERNEL: Final = 64  # only this many characters of the kernel's boot id are kept
+MAX_KERNEL: Final = 64  # only this many characters of the boot id of Linux are kept
 EARLY_MS: Final = 1000  # a read time is doubtful if it is more than this before the start of its pack
 
 
@@ -54,7 +54,7 @@ class Pack:
     gaps: tuple[Gap, ...]
     losses: tuple[Loss, ...]
     synced: bool | None
-    monotonic: tuple[str, int] | None  # (boot id of the kernel, monotonic clock in ms)
+    monotonic: tuple[str, int] | None  # (boot id of Linux, monotonic clock in ms)
     handovers: tuple[Handover, ...] = ()
     faults: list[str] = field(default_factory=list)
 
@@ -64,7 +64,7 @@ def read_pack(signed: Signed, signer: int = 0, columns: Columns | None = None) -
 
     Args:
         signer: number of the signing key; see ``ChainLink``.
-        columns: columns of the pack's member ``e``; None if ``parse_columns`` returned none.
+        columns: columns of the pack's member ``e``; None if ``parse_columns`` returned no columns.
 
     Raises:
         Refused: with code ``shape``, if a required member is missing or invalid.
@@ -222,7 +222,7 @@ def _check_epoch(name: str, event: Mapping[str, Any]) -> None:
 
 
 def _handover(event: Mapping[str, Any], link: ChainLink) -> list[Handover]:
-    """Return a list with the part of a handover that reports show.
+    """Return a list with one entry, which has those members of a handover that reports show.
 
     If the event has another form, the list is empty. This is not a fault, because handovers do not affect the verdict.
     """

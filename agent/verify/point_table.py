@@ -61,7 +61,7 @@ class Completeness:
 
 
 class PointTable:
-    """The points of a birth, grouped by period and phase, which together are a grid of ticks.
+    """The points of a birth. Points with the same period and phase form a group, and their ticks are a grid.
 
     ``names``: names of all points; None if the birth has no points.
     """
@@ -265,7 +265,7 @@ def by_day(table: PointTable, gaps: Sequence[Gap], from_ms: int, to_ms: int) -> 
     Returns for each day: the day number since 1970, the number of due readings, how many of these are in gaps, and how
     many of these gap readings have the reason ``asleep``.
     """
-    # A range of more days occurs only if the clock began at 0 (1970). So all days beyond the limit share one row.
+    # Only a clock that began at 0 (1970) makes a range longer than the limit. So all days beyond it share one row.
     last = from_ms // DAY_MS + MAX_DAYS
     lost: dict[int, tuple[int, int]] = {}
     for gap in gaps:
@@ -277,7 +277,7 @@ def by_day(table: PointTable, gaps: Sequence[Gap], from_ms: int, to_ms: int) -> 
 
 
 def _days(from_ms: int, to_ms: int, last: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (day, from, to) of each UTC day in a time range. The day ``last`` gets the whole rest."""
+    """Yield (day, from, to) of each UTC day in a time range. The day ``last`` lasts until the end of the range."""
     while from_ms < to_ms:
         day = min(from_ms // DAY_MS, last)
         high = to_ms if day == last else min(to_ms, (day + 1) * DAY_MS)

@@ -163,7 +163,7 @@ class StreamReport:
     unchecked: int = 0  # packs of unknown completeness, because their birth or other parts are missing
     clock_unsynced: int = 0  # number of packs made while the clock was not synchronised
     clock_unknown: int = 0  # number of packs that do not state whether the clock was synchronised
-    clock_backward: int = 0  # how often the monotonic clock went back although the kernel's boot id stayed the same
+    clock_backward: int = 0  # how often the monotonic clock went back although Linux had not rebooted
     early: int = 0  # number of read times that are more than 1 s before the start of their pack
     days: dict[str, Day] = field(default_factory=dict)
     handovers: list[Handover] = field(default_factory=list)  # only the first hundred handovers

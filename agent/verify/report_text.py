@@ -72,7 +72,7 @@ def remarks(report: Report) -> list[str]:
 
 
 def _unasked(report: Report) -> Iterator[str]:
-    """Yield a remark on each stream that arrived although it was not requested, then the other unrequested streams."""
+    """Yield a remark on each unrequested stream that arrived, then a list of the other unrequested streams."""
     silent: dict[str, list[str]] = {}
     for name, stream in report.streams.items():
         gateway, _, last = name.rpartition("/")

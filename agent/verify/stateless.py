@@ -79,7 +79,7 @@ class CheckedPack:
     balance: Balance | None  # None: the completeness is not known; ``unjudged`` tells why
     losses: tuple[Loss, ...]
     synced: bool | None  # True: the clock was synchronised; None: not known
-    monotonic: tuple[str, int] | None  # (boot id of the kernel, monotonic clock in ms)
+    monotonic: tuple[str, int] | None  # (boot id of Linux, monotonic clock in ms)
     early: int  # number of read times that are more than 1 s before the start of the pack
     handovers: tuple[Handover, ...]
     faults: tuple[PackFault, ...]  # rules that the pack breaks, found without other packs; a report shows the first

@@ -55,7 +55,7 @@ class StreamState:
         self._groups: OrderedDict[tuple[str, int], _Unbalanced] = OrderedDict()
         self._faulty: set[tuple[str, int]] = set()
         self._bad = 0  # number of packs with a fault
-        # values of the newest pack: boot, kernel boot, seq, ms
+        # values of the newest pack: boot of the agent, boot id of Linux, seq, monotonic clock in ms
         self._monotonic: tuple[str, str, int, int] = ("", "", 0, 0)
         self._heads: dict[tuple[str, int], NamedHead] = {}  # (boot, seq) -> head whose pack has not arrived yet
         self._newest: NamedHead | None = None
@@ -114,7 +114,7 @@ class StreamState:
         """Add a head of this stream from a checkpoint."""
         newest, oldest = self._newest, self._oldest
         if newest and ring.is_revoked(newest.kid) and ring.order[named.kid] > ring.order[newest.kid]:
-            newest = None  # the thief of the revoked key may have chosen any counter
+            newest = None  # ignore this head, because a thief of the revoked key may have chosen any counter
         if newest and named.counter > newest.counter and self._second is None and not named.filed:
             self._second = named
         if newest is None or named.counter >= newest.counter:
@@ -136,7 +136,7 @@ class StreamState:
             self._denied.append(named)
 
     def _thin_out(self) -> None:
-        """Drop every second of the older heads.
+        """Drop half of the older heads, which is every second head.
 
         The other heads are enough, because a rewritten history contradicts every head after the change.
         """
@@ -158,7 +158,7 @@ class StreamState:
 
         Args:
             ended: True if nothing more will arrive, not even the other parts of the last tick.
-            ring: the gateway's keys. Some may have been revoked after their packs arrived, so they are checked again.
+            ring: the gateway's keys. Packs are checked again, because a key may have been revoked after they arrived.
         """
         made = self._copy()
 

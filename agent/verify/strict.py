@@ -18,7 +18,7 @@ MAX_OBJECT_BYTES: Final = 1 << 20  # limit of keys objects and checkpoint pages
 MAX_COMPRESSED_BYTES: Final = 1 << 20
 # limit of brackets and commas, because they cost parsing time; it allows births of 18,000 points
 MAX_ITEMS: Final = 1 << 18
-# lower limits of bytes and items, for objects that no known key has signed
+# stricter limits of bytes and items, for objects that no known key has signed
 MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS = 1 << 20, 1 << 16
 # decompression is limited to FREE_BYTES plus MAX_RATIO times the compressed size
 MAX_RATIO, FREE_BYTES = 1000, 64 << 10
@@ -237,7 +237,7 @@ def _survey_object(value: dict[str, Any], records: str) -> tuple[int, Columns | 
 def _columns(rows: Any) -> Columns | None:
     """Return the columns of the objects that have the usual number of members.
 
-    Returns None if these objects have different members, or if a column does not have only texts or only safe numbers.
+    Returns None if these objects have different members, or if a column mixes types or has a number that is not safe.
     """
     if type(rows) is not list or len(rows) <= FEW:
         return None

@@ -93,7 +93,7 @@ def web(
     for note in settings.notes:
         click.echo(as_complaint("warning", note), err=True)
     certificate = settings.web.certificate
-    # if it is a file, settings.notes has the warning already
+    # if the certificate is in a plain file, settings.notes already has a warning about its expiry
     is_credential = certificate is not None and certificate.file is None
     if certificate and is_credential and (text := expiry_text(certificate.path(os.environ).read_bytes())):
         place, hint = settings.web.places.get("certificate", "[web]"), "`meterhouse web --setup` makes a new one"

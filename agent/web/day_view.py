@@ -111,7 +111,7 @@ def site_day(
     zone = ZoneInfo(answer["timezone"])
     roles = sorted(answer["site"], key=lambda one: (one["role"].startswith("x."), one["role"], one["flow"]))
     known = [one for one in roles if one["rows"] and one["role"] != "check"]
-    shown = [one for one in known if one["total"] != 0] or known  # all totals are 0 in a PV-only park at night
+    shown = [one for one in known if one["total"] != 0] or known  # show all if all are 0, as at night with PV only
     series = [_site_series(n, one, answer, zone, language, silent) for n, one in enumerate(shown)]
     return {
         "series": series,
@@ -156,7 +156,7 @@ def why_nothing(shown: date | None, days: Sequence[str], today: str, language: s
 
 
 def _listed(devices: Sequence[Mapping[str, Any]], silent: Mapping[str, Silence]) -> list[Mapping[str, Any]]:
-    """Return the devices in the answer, then the other silent devices. The answer lacks those without a sealed pack."""
+    """Return the devices in the answer, then the silent devices that the answer lacks, as they have no sealed pack."""
     nothing = {"label": "", "configured": True, "energy": (), "missing": {}}
     names = {one["device"] for one in devices}
     return [*devices, *({"device": name, **nothing} for name in silent if name not in names)]

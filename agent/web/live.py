@@ -97,7 +97,7 @@ class LiveData:
     async def now(self) -> Moment:
         """Return the current state, at most a second old.
 
-        While a long ring is read the first time, it is incomplete.
+        The state is incomplete while a long ring is read for the first time.
         """
         if self._lock.locked() and self.moment.number and not self._caught_up:
             return self.moment

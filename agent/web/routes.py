@@ -247,7 +247,7 @@ class Page:
         except UsageError:
             if (silence := _silent(moment, math.inf).get(device)) is None:
                 raise HTTPException(404) from None
-            text = f"{clean_text(device, 80)}{label('colon', language)}"  # the device has sealed no pack yet
+            text = f"{clean_text(device, 80)}{label('colon', language)}"  # no pack of this device exists yet
             text += silent_since(silence, self.config.timezone, language)
             return self.render(request, "error.html", 404, text=text)
         shown_day = day_of(answer["day"])

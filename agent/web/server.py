@@ -78,7 +78,7 @@ class BoundedListener(socket.socket):
         connection.
         """
         if self._ending >= MOST_ENDING:
-            raise BlockingIOError  # the loop first closes these connections, then accepts again
+            raise BlockingIOError  # the loop first finishes closing connections, then accepts again
         fd, address = self._accept()  # type: ignore[attr-defined]
         client = network_of(str(address[0]))
         if not self._has_room(client):

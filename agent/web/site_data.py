@@ -199,7 +199,7 @@ class SiteData:
 
     The methods raise NoAgent if no agent runs, GatewayError if it does not answer, and UsageError for an unknown day or
     device. Earlier answers stay available while no agent runs or answers. At most two queries go to the agent at a
-    time. Two queries at the same time may be the same, so a caller with many viewers should send each query only once,
+    time. Equal queries at the same time are not merged, so a caller with many viewers should send each query only once,
     as ``agent.web.routes.Page`` does.
 
     Args:

@@ -62,7 +62,7 @@ def _device(device: Mapping[str, Any], lacks: list[tuple[int, str, int]]) -> dic
 
 
 def _role(role: Mapping[str, Any], answer: Answer, lacks: Mapping[str, list[tuple[int, str, int]]]) -> dict[str, Any]:
-    """Return the role with the added gaps. For each interval it has the device with the most missing data."""
+    """Return the role with the added gaps. Each interval names the device with the most missing data."""
     gaps = {int(start): (device, devices, reasons) for start, device, devices, reasons in role.get("gaps", ())}
     sealed = {start: sum(whole for *_, whole in reasons) for start, (_, _, reasons) in gaps.items()}
     for device in answer["devices"]:

@@ -90,7 +90,8 @@ def plain_texts() -> Mapping[str, str]:
 def find(text: str, depth: int = DEPTH, anything: bool = False) -> str | None:
     """Return the translation of a text that one template matches as a whole; None if no template matches.
 
-    ``anything``: True if values may contain several sentences. Then templates with fewer sentences are tried too.
+    ``anything``: True if values may contain several sentences. Then templates with fewer sentences than ``text`` match
+    too.
     """
     sentences = len(PART.findall(text))
     for template in _catalogue():

@@ -55,8 +55,8 @@ class Redactor:
     Labels are not hidden, because they are names of devices and are published anyway.
 
     Args:
-        config: the content of its secret files is hidden. None if the configuration has errors; then each file that
-            ``texts`` names counts as secret.
+        config: names the secret files. None if the configuration has errors; then each file that ``texts`` names counts
+            as secret.
         folder: relative paths in ``texts`` are relative to this folder.
         texts: the content of the configuration files.
     """

@@ -156,8 +156,8 @@ def _destinations(config: Config, running: bool, lang: str) -> Iterator[CheckRes
     from agent.cli.online import agent_finds, destination_problems, destination_words, try_destinations
 
     subject = text(lang, "destination")
-    # the results about the agent report these findings already; they are used here so that a destination with a
-    # finding is not called good
+    # these findings are already in the results about the agent; here they only prevent that a destination with a
+    # finding is called good
     found = agent_finds(config) if running else {}
     for trial in try_destinations(config, running):
         problems = destination_problems(trial, lang)

@@ -170,12 +170,12 @@ def check_adapters(config: Config, user: str | None, lang: str, agent_pid: objec
 
 
 def serial_ports(folder: Path = Path("/dev/serial/by-id")) -> list[str]:
-    """Return the names of the connected serial adapters that stay the same when an adapter is plugged in again."""
+    """Return the stable names of the connected serial adapters. A stable name remains when its adapter is replugged."""
     return sorted(map(str, folder.iterdir())) if folder.is_dir() else []
 
 
 def processes_with(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number, "name (number)") of each process that has a file open. Only those that this user may see."""
+    """Yield (number, "name (number)") of each process that has this file open, if this user may see the process."""
     real = os.path.realpath(path)
     for entry in Path("/proc").glob("[0-9]*"):
         try:

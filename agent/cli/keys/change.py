@@ -259,7 +259,7 @@ def check_lasts(key_file: KeyFile, kid: str, given: LastSequences, before: Seque
 def _whole(kid: str, known: tuple[str, ...]) -> str:
     """Return the only known thumbprint that begins with ``kid``.
 
-    Raises UsageError, also for less than four characters.
+    Raises UsageError if no thumbprint or several begin with ``kid``, or if ``kid`` has less than four characters.
     """
     found = [one for one in known if one.startswith(kid)]
     if len(found) == 1 and len(kid) >= 4:

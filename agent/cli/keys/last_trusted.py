@@ -16,7 +16,7 @@ from drivers.model import GatewayError, UsageError, clean_text
 
 LastSequences = Mapping[str, int]  # full stream name -> last trusted sequence
 DAY_S = 86_400  # the clock may have been wrong by this many seconds when the key was created
-# age of a key, in seconds, that is assumed if the clock is wrong, that is, before the creation of the key
+# age of a key, in seconds, that is assumed if the clock shows a time before the creation of the key
 LONG_S = 100 * 366 * DAY_S
 _STREAM = re.compile(r"[a-z0-9_][a-z0-9_-]{0,99}")
 MAX_STREAMS = 5000  # limit of the streams in one revocation; they take about 200 kB in the key file
@@ -39,7 +39,7 @@ def lasts_of(texts: Sequence[str], gateway: str) -> dict[str, int]:
 
 
 def most_signed(key_file: KeyFile) -> int:
-    """Return the highest sequence that a key of this gateway can have signed in a stream since its first key exists."""
+    """Return the highest sequence that a stream can have reached since the gateway's first key was created."""
     made = made_at(key_file)
     age = time.time() - made
     return int(RATE * (age + DAY_S if age > 0 else LONG_S))

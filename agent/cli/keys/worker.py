@@ -121,7 +121,7 @@ def work_on_key(work: Work) -> KeyFacts:
 
 
 def _checked(key: KeyFacts, gateway: str) -> KeyFacts:
-    """Check that the records are valid, and that the newest record is for this key. Returns it. Raises GatewayError."""
+    """Return the key if the records are valid and the newest record is for this key. Raises GatewayError otherwise."""
     for text in filter(None, (key.records, key.published)):
         data = text.encode()
         newest = check_key_records(data, gateway or _gateway_of(data)).newest

@@ -43,7 +43,7 @@ def is_odd(balance: Mapping[str, Any]) -> bool:
 
 
 def counts_row(balance: Mapping[str, Any], language: str) -> str:
-    """Return the number of stretches of time in the period by verdict, such as ``within 94, beyond 2``."""
+    """Return how many parts of the period have each verdict, such as ``within 94, beyond 2``."""
     words, counts = BALANCE_WORDS[language], balance["counts"]
     return WORDS[language]["comma"].join(
         f"{words['short_' + name]} {counts[name]}" for name in JUDGED if counts.get(name)

@@ -76,8 +76,8 @@ def _at(seconds: float, page: Mapping[str, Any], zone: ZoneInfo) -> str:
 def why_missing(device: Mapping[str, Any], page: Mapping[str, Any], language: str) -> str:
     """Return a text why readings are missing, such as ``no answer in time 1.2 h; ...``; "" if none are missing.
 
-    If the device is silent now, this comes first. The reasons follow, the longest duration first. A reason that never
-    affected the whole device is marked "some points".
+    If the device is silent now, the text begins with this silence. The reasons follow, the longest duration first. A
+    reason that never affected the whole device is marked "some points".
     """
     words, at = WORDS[language], LANGUAGES.index(language)
     texts = []
