@@ -58,7 +58,7 @@ def loaded(data: bytes, what: str) -> Any:
 
 
 class Exported(TypedDict):
-    """The facts at the end of an export of packs."""
+    """The summary that the agent sends after an export of packs."""
 
     packs: Count
     streams: list[str]
@@ -66,7 +66,7 @@ class Exported(TypedDict):
 
 
 class Rows(TypedDict):
-    """The facts at the end of an export of intervals."""
+    """The summary that the agent sends after an export of intervals."""
 
     rows: Count
 

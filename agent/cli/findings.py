@@ -42,7 +42,7 @@ WHOLE_LINE: Final[Mapping[str, str]] = {
 EARLY: Final = frozenset({"device-early", "device-not-heard"})
 EXCUSED: Final = ("asleep", "lent", "stopped", "clock")  # gap reasons whose readings do not count as missing
 TOLD: Final = EXCUSED[1:]  # these gap reasons get a finding; "asleep" needs none, because it is a state of the device
-# finding values with these names are English sentences that the agent wrote
+# the values of a finding with these names are English sentences that the agent wrote
 OWN_TEXTS: Final = ("why", "hint", "what", "change")
 BROKEN: Final = 0.01  # a device is reported if at least this share of its answers in ten minutes was broken
 FEWEST_BROKEN: Final = 3  # fewer broken answers are ignored, because electrical switching nearby can cause one
@@ -299,9 +299,8 @@ class ReadIdentity(NamedTuple):
 def same_serials(read: Iterable[ReadIdentity]) -> Iterator[Finding]:
     """Yield findings about devices with the same serial number.
 
-    It is a fault if they have one profile and many addresses.
-
-    Two profiles at one address are intended, because together they describe one device.
+    Devices with one profile at several addresses are a fault, because one device is read twice. Devices at one address
+    yield nothing, because their profiles together describe one device.
     """
     groups: dict[str, list[ReadIdentity]] = {}
     for one in read:
@@ -489,14 +488,14 @@ def _readings(name: str, where: str, device: Facts, line: Facts, now: float) -> 
 
 
 def _each_reason(missing: Mapping[str, int], why: Texts, worst: str) -> Texts:
-    """Return a text with all reasons and their numbers. ``worst`` is the most frequent reason, ``why`` its words."""
+    """Return a text with all reasons and their numbers. ``why``: words for ``worst``, the most frequent reason."""
     rest = sorted((reason for reason in missing if reason != worst), key=missing.__getitem__, reverse=True)
     words = [(why, missing[worst]), *((reason_words(reason), missing[reason]) for reason in rest)]
     return "; ".join(f"{one[0]}: {n}" for one, n in words), "；".join(f"{one[1]} {n}" for one, n in words)
 
 
 def _again(device: Facts, recent: Facts, now: float) -> Texts:
-    """Return words for a device that was silent during ``recent`` and answers again; "" for any other device."""
+    """Return words for a device that was silent in the time of ``recent`` but answers now; "" for any other device."""
     since = float(device.get("answering_since") or 0)
     if since <= float(recent.get("from", 0)) + FIRST_ANSWER_S:
         return ("", "")

@@ -33,8 +33,8 @@ _CHILD: Final = (
 def path_owner(path: Path) -> os.stat_result | None:
     """Return the status of the first folder or link in ``path`` that does not belong to root.
 
-    The owner of this folder or link controls where the path leads. None if only root controls this, or if this process
-    does not run as root.
+    The owner of this folder or link controls where the path leads. Returns None if only root controls the path, or if
+    this process does not run as root.
 
     Raises:
         GatewayError: a folder in the path belongs to root, but other users may write to it.

@@ -275,7 +275,7 @@ async def _bounded(scan: Scan, progress: ProgressCallback, announce: Announce) -
 
 
 def _expanded(lines: Sequence[str]) -> list[str]:
-    """Return the urls of lines. A range such as 192.0.2.10-40 gives a url for each host. Raises UsageError."""
+    """Return the urls of lines. A range such as 192.0.2.10-40 becomes one url for each host. Raises UsageError."""
     found: list[str] = []
     for url in lines:
         match = _HOSTS.fullmatch(url)
@@ -345,7 +345,7 @@ def _scan_options(url: str, **asked: Any) -> ScanOptions:
 
 
 def _of_line(asked: ScanOptions, line: LineEntry) -> ScanOptions:
-    """Return the options for the scan of a configured line. If its serial setting is unusual, it is tried first."""
+    """Return the options for the scan of a configured line. An unusual serial setting of the line is tried first."""
     usual = dict.fromkeys(setting for name in asked.protocols for setting in protocol_of(name).serial_settings)
     settings = asked.settings
     if line.scheme == "serial" and not settings and line.serial not in usual:

@@ -42,7 +42,7 @@ def read_secret(table: TomlTable, credential_key: str, file_key: str) -> Secret 
 
 
 def folder_of(table: TomlTable, key: str) -> Path:
-    """Return the folder of the file that sets ``key``. If the value of ``key`` is a relative path, it starts there."""
+    """Return the folder of the file that sets ``key``. A relative path in ``key`` starts in this folder."""
     found = table.find(key)
     return found[0].source.folder if found else Path()
 

@@ -175,8 +175,8 @@ def _text(signer: Signer, body: bytes) -> bytes:
 def _draft(path: Path, folder: int, text: bytes, like: os.stat_result | None) -> str:
     """Write ``text`` durably to a hidden file in the folder of ``path``. Returns the name of the hidden file.
 
-    The file gets the owner and mode of ``like``. If ``like`` is None, the mode is 0600. A file that root writes then
-    gets the owner of the folder, because the state directory belongs to the agent's user.
+    The file gets the owner and mode of ``like``. Without ``like``, the mode is 0600, and root gives the file to the
+    owner of the folder, because the state directory belongs to the agent's user.
     """
     if len(text) > MAX_BYTES:
         what = f"the key file would have {len(text)} bytes, at most {MAX_BYTES} are allowed"

@@ -32,7 +32,7 @@ ARRIVING_MS: Final = 300_000  # all pages should arrive within this time; over a
 
 
 class _Page(NamedTuple):
-    """The stored part of a page."""
+    """Those facts about a page that are kept."""
 
     counter: int
     hash: str
@@ -93,7 +93,7 @@ class CheckpointPages:
         self._partial: OrderedDict[tuple[str, int], tuple[_Page, int]] = OrderedDict()
 
     def new_file(self) -> None:
-        """Call this before the objects of another file. The order in which files were written is not known."""
+        """Call this before each file, because the order in which the files were written is not known."""
         self._file = {}
 
     def take(

@@ -35,8 +35,8 @@ class PackCounts:
     points: Mapping[str, int]  # point -> number of records
     readings: int  # number of all records
     gaps: tuple[Gap, ...]
-    # Each (point, unit) of the records once. They are checked when the birth is known; empty if they are checked
-    # already.
+    # The different (point, unit) pairs of the records, which are checked when the birth is known. Empty if they were
+    # checked already.
     units: tuple[tuple[str, Unit], ...] = ()
 
     def plus(self, other: PackCounts) -> PackCounts:

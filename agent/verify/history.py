@@ -20,7 +20,7 @@ MAX_RUNS: Final = 4096  # limit of the runs that are kept for a stream
 
 
 class Arrival(Enum):
-    """The kind of a received pack, compared with the known packs of its stream."""
+    """How a received pack relates to the known packs of its stream."""
 
     NEW = "new"
     DUPLICATE = "duplicate"  # this pack arrived before, with the same bytes
@@ -68,7 +68,7 @@ class History:
         # ``prev`` of a run's first pack -> this run, if the previous pack is not known yet
         self._starts: dict[str, PackRun] = {}
         self._hashes = PackHashes()
-        # hash of the last redelivered pack that could not be compared, and the number of such packs one after the other
+        # hash of the last redelivered pack that could not be compared, and the number of such packs in a row
         self._cursor: tuple[str, int] = ("", 0)
         self._count = 0
         self._boot_numbers = 0

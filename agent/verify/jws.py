@@ -78,7 +78,7 @@ def unbase64url(text: str, what: str, code: str = "signature") -> bytes:
 
 
 def hash_of(payload: bytes) -> str:
-    """Return the hash of a payload as ``prev``, ``birth`` and heads contain it: SHA-256 as base64url."""
+    """Return the hash of a payload in the form of ``prev``, ``birth`` and heads: SHA-256 as base64url."""
     return base64url(hashlib.sha256(payload).digest())
 
 

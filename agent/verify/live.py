@@ -226,7 +226,7 @@ class Subscriber:
             self.queue.put(bytes(message.payload), topic)  # while this call waits for room, TCP makes the broker wait
 
     def _typed(self, kind: str) -> None:
-        """Called with the content type of each message; "" if it has none. A subclass can override it."""
+        """Called with the content type of each message, or "" if it has none. A subclass can override this method."""
 
 
 class Live(Subscriber):

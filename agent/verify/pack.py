@@ -201,7 +201,7 @@ def _read_events(value: object, pack: Pack) -> None:
 
 
 def _check_epoch(name: str, event: Mapping[str, Any]) -> None:
-    """Check an event with which a counter epoch begins. It must have the state and the counters before and after it."""
+    """Check an event that begins a counter epoch. The event must have the states and counters before and after it."""
     epoch, counters = event.get("epoch"), event.get("counters")
     if type(epoch) is not int or epoch < 0 or not isinstance(counters, list):
         raise Refused("shape", f"an event {name} without epoch and counters")

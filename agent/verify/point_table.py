@@ -17,7 +17,7 @@ EPOCH: Final = date(1970, 1, 1).toordinal()
 MAX_POINTS: Final = 65_536
 # limit of the combinations of period and phase in one table; real tables have few, because a device has five paces
 MAX_GRIDS: Final = 256
-# limit of the steps for all gaps of one pack; a gap takes as many steps as its points times its days
+# limit of the steps for all gaps of one pack; a gap takes one step for each point and day
 MAX_GAP_WORK: Final = 200_000
 MAX_DAYS: Final = 4000  # limit of the days in one time range; all later days are one more row
 Unit = object  # the unit ``u``, or (u, du) if the record or point has a ``du``

@@ -13,7 +13,7 @@ _VALUES: Final = ("v", "vs", "vb")
 # SenML labels that would change the meaning of the readings; packs must not use them
 _FOREIGN: Final = frozenset(("bs", "bu", "bv", "bver", "vd"))
 _NUMBERS: Final = frozenset((int, float))
-# the only labels of a record with a number; used for a quick check
+# if a record has only these labels, its labels need no further check
 _NUMERIC: Final = frozenset(("bn", "bt", "n", "t", "u", "v"))
 _TYPES: Final = {"v": _NUMBERS, "vs": frozenset((str,)), "vb": frozenset((bool,))}
 _USUAL: Final = (frozenset(("n", "v")), frozenset(("n", "u", "v")))  # most records have exactly these members

@@ -145,7 +145,7 @@ class StreamReport:
     rewritten: int = 0  # packs whose signature is valid only after canonicalisation
     births: int = 0
     boots: int = 0
-    asked: bool = True  # False: the stream was not requested, so absent packs are not missing
+    asked: bool = True  # False: the stream was not requested, so absent packs do not count as missing
     retired: bool = False  # True: the newest checkpoint states that the device is no longer read
     head_seq: int = 0  # sequence of the stream's head in the newest checkpoint; 0 without a checkpoint
     head_ms: int = 0

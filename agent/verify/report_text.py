@@ -187,7 +187,7 @@ def _span(numbers: Collection[int]) -> str:
 
 
 def _doubts(streams: Collection[StreamReport]) -> Iterator[str]:
-    """Yield remarks that are not faults. A kind of remark is one line, because it often applies to all streams."""
+    """Yield remarks that are not faults, one line for each kind, because a remark often applies to all streams."""
     begun = {s.stream: s.first_seq for s in streams if s.first_seq > 1 and not s.is_cut}
     if begun:
         where = next(iter(begun)) if len(begun) == 1 else f"{len(begun)} streams"

@@ -44,7 +44,7 @@ class Signed(NamedTuple):
 
     @property
     def hash(self) -> str:
-        """The hash of this object, as ``prev``, ``birth`` and heads of other objects contain it."""
+        """The hash of this object in the form in which other objects refer to it, such as in ``prev`` or ``birth``."""
         return base64url(self.digest)
 
 

@@ -132,7 +132,7 @@ class Verifier:
         self._only.update(name for name in names if _LAST.fullmatch(name))
 
     def new_file(self) -> None:
-        """Call this before the objects of another file. Their order relative to earlier objects is unknown."""
+        """Call this before each file, because objects of different files have no known order."""
         self._read = set()
         self._forget()
         self._checkpoints.new_file()

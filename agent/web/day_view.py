@@ -342,7 +342,7 @@ def _device_series(
         here = gaps.get(start, ())
         sealed = (
             start in by_start or sum(whole for *_, whole in here) >= length * 1000
-        )  # False: only gaps of this interval are known
+        )  # False: nothing but gaps is known of this interval
         rows.append(
             Row(
                 start, int(end), _span(start, int(end), zone), number(energy), number(mean),

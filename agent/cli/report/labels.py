@@ -174,7 +174,7 @@ def is_known_enough(figure: Mapping[str, Any]) -> bool:
 def known_of_period(figure: Mapping[str, Any], period: Mapping[str, Any]) -> Decimal:
     """Return the known share of the whole period. The future counts as unknown.
 
-    This differs from ``completeness`` of the figure, which is the known share of the time up to now.
+    The ``completeness`` of the figure is different: it is the known share of the time up to now.
     """
     begun, end = int(period["from"]), int(period["to"])
     passed = min(max(int(period["until"]) - begun, 0), end - begun)

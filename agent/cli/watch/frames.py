@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from drivers.line.trace import TracedFrame
 
 JOIN_NS: Final = 50_000_000  # pieces with a shorter pause between them belong to one frame
-# time after which the agent has checked a complete answer; it checks an incomplete one only at the time-out
+# after this time, the agent has checked a complete answer; an incomplete answer is only checked at the time-out
 JUDGED_NS: Final = 300_000_000
 # the same values as in drivers.line.trace, which is not imported because the import is slow
 SENT, RECEIVED, NOISE, BROKEN = range(4)
