@@ -106,7 +106,7 @@ def declare(
 
 
 def _by(entry: dict[str, Any]) -> str:
-    """Return the user who made an entry, as the kernel reported it; "" for an older entry, which has no user."""
+    """Return the user who made an entry, as Linux identified the user; "" for an older entry, which has no user."""
     by = entry.get("by", {})
     return str(by.get("login") or (f"uid {by['uid']}" if by else ""))
 

@@ -219,7 +219,7 @@ class ReadingsCsv(CsvDraft):
         super().__init__(path, CSV_HEAD)
 
     def add(self, lines: Iterable[bytes], from_ms: int, to_ms: int) -> None:
-        """Append the readings in these packs that were read in ``[from_ms, to_ms)``, in UTC ms."""
+        """Append those readings of the packs whose read time is in ``[from_ms, to_ms)``, in UTC ms."""
         self.check_room()
         for line in lines:
             try:

@@ -38,7 +38,7 @@ WHOLE_LINE: Final[Mapping[str, str]] = {
     "device-dead-behind-gateway": "line-silent",
     "device-garbled": "line-garbled",
 }
-# with these findings a state is unknown, so `status` must not say "all well"
+# these findings mean that a state is still unknown, so `status` must not say "all well"
 EARLY: Final = frozenset({"device-early", "device-not-heard"})
 EXCUSED: Final = ("asleep", "lent", "stopped", "clock")  # gap reasons whose readings do not count as missing
 TOLD: Final = EXCUSED[1:]  # these gap reasons get a finding; "asleep" needs none, because it is a state of the device
@@ -527,7 +527,7 @@ def _because(worst: str, missing: Mapping[str, int], line: Facts) -> tuple[Texts
 
 
 def _broken_answers(name: str, where: str, device: Facts) -> Iterator[Finding]:
-    """Yield a finding about broken answers that were requested again. They show bad wiring before readings are lost."""
+    """Yield a finding about broken answers that were requested again. It shows bad wiring before readings are lost."""
     answers = _part(device, "answers")
     (count, words), share = _unusable(device), answers.get("broken_share") or 0.0
     if count < FEWEST_BROKEN or share < BROKEN:

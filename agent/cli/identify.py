@@ -179,7 +179,7 @@ def is_contradicted(configured: str, found: FoundDevice) -> bool:
     """True if a device fits another profile better than its configured profile."""
     if not found.fits:
         return False
-    # if a profile has several fits, the first is the best; in reversed order, it is written last and so stays
+    # the first fit of a profile is its best; in reversed order, the best comes last and overwrites the others
     how = {fit.profile: fit.how for fit in reversed(found.fits)}
     return found.fits[0].how != "possible" and how.get(configured) != found.fits[0].how
 

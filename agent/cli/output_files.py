@@ -18,7 +18,7 @@ from typing import BinaryIO, Final, Self, TextIO
 from agent.cli.common import clean
 from drivers.model import GatewayError, UsageError
 
-MAX_FILES = 10_000  # limit of the files in one export, which has one for each stream of a gateway, and a few more
+MAX_FILES = 10_000  # limit of the files in one export; an export has one file for each stream, and a few more
 SPARE_BYTES = 256 << 20
 # The first characters of a formula. East Asian keyboards write the full-width forms, which spreadsheets treat alike.
 FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")

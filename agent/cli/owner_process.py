@@ -20,7 +20,7 @@ from typing import Any, Final
 import agent
 from drivers.model import GatewayError
 
-END_S: Final = 10.0  # time in which the child must close its files
+END_S: Final = 10.0  # time in seconds that the child has to close its files and end; after this time, it is killed
 MAX_LINKS: Final = 40  # limit of the links in one path, as in the Linux kernel
 # the only variables of the tool's environment that the child gets; SOFTHSM2_CONF locates the tokens of SoftHSM2
 _ENVIRONMENT: Final = ("PATH", "LANG", "CREDENTIALS_DIRECTORY", "SOFTHSM2_CONF")

@@ -144,7 +144,8 @@ def _take(
     """Receive messages up to the last reply. Returns (number of different packs, all replies to our request).
 
     Raises:
-        BrokerError: nothing arrived for ``silence_s`` seconds, the broker refused the request, or too much arrived.
+        BrokerError: nothing arrived for ``silence_s`` seconds, the broker refused the request, or too many messages
+            arrived.
     """
     seen: set[bytes] = set()
     replies: list[dict[str, Any]] = []

@@ -106,8 +106,8 @@ def _rounded(value: Decimal, digits: int) -> Decimal:
 def last_answer(facts: Mapping[str, Any], points: Iterable[Latest]) -> float | None:
     """Return the time of a device's last answer, in UTC seconds; None if there was none.
 
-    The time is from the snapshot or, if it is later, from the ring: with many devices, a snapshot is written only every
-    ten seconds.
+    The ring may have a later time than the snapshot, because with many devices a snapshot is written only every ten
+    seconds.
     """
     newest = max((one.good_ns for one in points), default=0) / 1e9
     return max(newest, float(facts.get("last_answer") or 0)) or None

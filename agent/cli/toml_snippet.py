@@ -1,4 +1,4 @@
-"""Writes the devices that a scan found as tables, which the user can paste into agent.toml."""
+"""Writes a TOML table for each device that a scan found. The user can paste the tables into agent.toml."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def verify(
     else:
         report = _files(paths, trust, streams)
     short = report.shortfalls() if expect_complete else []
-    # a refused object may contain anything, so if the files have one, no figures are recomputed
+    # after a refused object, no figures are recomputed, because it may contain anything
     repeated = _repeat(paths, plan_file, streams) if recompute and not report.failures else None
     if as_json:
         facts = report.as_dict()

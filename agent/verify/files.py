@@ -53,7 +53,7 @@ def _nothing(count: int) -> None:
 
 
 def find_files(paths: Iterable[Path]) -> list[Path]:
-    """Return the files in the order of reading: key records, then checkpoints, then births and packs by file name.
+    """Return the files in reading order: key records, checkpoints, births and packs. Each kind is sorted by path.
 
     Raises:
         FileNotFoundError: a path does not exist.

@@ -1,4 +1,4 @@
-"""Checks a detached JWS with an unencoded payload (RFC 7515 appendix F, RFC 7797), and reads public keys for this."""
+"""Reads public keys, and uses them to check a detached JWS with unencoded payload (RFC 7515 appendix F, RFC 7797)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from .agreed import AgreedStreams
 
 HOUR_MS: Final = 3_600_000
-# Longest usual times between two checkpoints. The gateway makes one each hour; of old checkpoints it keeps one a day.
+# Longest usual times between two checkpoints. The gateway makes one each hour, and keeps one a day of the old ones.
 HOURLY_MS, DAILY_MS = HOUR_MS + 600_000, 25 * HOUR_MS
 _ALL: Final = AgreedStreams()
 MAX_LISTED: Final = 100  # a list of faults, ranges and so on has at most this many entries; counts include all

@@ -1,4 +1,4 @@
-"""Completes the report on all streams with sums, and with the verdict and its reasons."""
+"""Adds the sums, the verdict and the reasons for the verdict to the report on all streams."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class _Received:
 
 
 class Verifier:
-    """Takes packs, keys and checkpoints of any number of gateways, in any order, for any time.
+    """Takes packs, keys and checkpoints of any number of gateways, in any order, without a time limit.
 
     Only one thread at a time may use it.
 
@@ -128,7 +128,7 @@ class Verifier:
         self.rejected_cost = 0  # cost of invalid objects; the reader of files stops at a limit
 
     def narrow(self, names: Iterable[str]) -> None:
-        """Record that the export was restricted to these streams (last parts of their names). Others may be absent."""
+        """Record that the export has only these streams (last parts of names). Other streams may be absent."""
         self._only.update(name for name in names if _LAST.fullmatch(name))
 
     def new_file(self) -> None:

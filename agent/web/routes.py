@@ -301,7 +301,7 @@ class Page:
     ) -> str:
         """Return the text of ``day_view.why_nothing``.
 
-        Returns "" if the agent does not answer: ``days`` is then unreliable.
+        Returns "" if the agent does not answer, because ``days`` is then unreliable.
         """
         unknown = moment.stopped or self.data.silence is not None
         return "" if unknown else why_nothing(shown_day, days, today, language, of)
@@ -427,7 +427,7 @@ class Page:
         return self.render(request, "error.html", status, text=text)
 
     async def gateway_error(self, request: Request, error: Exception) -> Response:
-        """Return the page for an error of the agent, which does not answer or refuses a query."""
+        """Return the page for an error of the agent: it does not answer, or it refuses a query."""
         assert isinstance(error, GatewayError)
         await self.live.now()
         text = in_language(error, language_of(request))

@@ -138,7 +138,7 @@ class BoundedTls(sslproto.SSLProtocol):
     """The TLS layer of one connection, with a small buffer that is freed as soon as the connection ends.
 
     asyncio's own buffer has 256 KiB. After a failed handshake, a reference cycle of the exception and its traceback
-    holds the buffer until the garbage collector runs, so that idle connections alone could fill the memory.
+    holds the buffer until the garbage collector runs, so failed handshakes alone could fill the memory.
     """
 
     max_size = TLS_BUFFER
@@ -207,7 +207,7 @@ class BoundedConnection(H11Protocol):
         self._expect()
 
     def data_received(self, data: bytes) -> None:
-        """Start the time limit of each request after the first one when its first byte arrives."""
+        """Start the time limit of a request when its first byte arrives. The first request has its limit already."""
         super().data_received(data)
         if self._is_served() and isinstance(self._socket, CountedSocket) and self._socket.listener is not None:
             self._socket.listener.used(self._socket)

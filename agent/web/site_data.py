@@ -38,7 +38,7 @@ OPEN_S: Final = 60.0  # an answer about today is used until this age
 LONG_S: Final = 900.0
 ERROR_S: Final = 5.0  # for this long after an error, the same query raises it again without asking the agent
 PATIENCE_S: Final = 5.0  # longest wait without a sign of life from the agent; a working agent sends one every second
-MOST_BYTES: Final = 16 << 20  # limit of all kept answers together, as JSON
+MOST_BYTES: Final = 16 << 20  # limit of the bytes of all kept answers together
 LARGEST_BYTES: Final = 1 << 20  # a larger answer is not kept
 AT_ONCE: Final = 2  # number of concurrent queries; the agent accepts only four connections per user
 

@@ -353,7 +353,7 @@ def _preview(compared: Sequence[ComparedDevice], view: LiveView, config: Config,
 
 
 def _table(entries: Iterable[Mapping[str, Any]], words: Mapping[str, str]) -> Table:
-    """Return a table with a row for each device: reading and display.
+    """Return a table with the reading and the displayed value of each device.
 
     If an entry has an identity, a column shows it.
     """

@@ -13,7 +13,7 @@ from agent.cli.report.labels import WORDS, number, text_in
 
 # margins of the drawing area in px; they have room for the labels of the axes
 LEFT, RIGHT, TOP, BELOW = 46.0, 6.0, 6.0, 18.0
-# size of the labels in px; it is the size on the page, because a chart is drawn in the width at which it is shown
+# size of the labels in px; the page does not scale them, because it shows a chart in the width of the drawing
 FONT: Final = 10.0
 LEAVES: Final = ("export", "charge", "feed")  # outgoing flows, which are drawn below zero
 COLOURS: Final[Mapping[str, str]] = {
@@ -22,7 +22,7 @@ COLOURS: Final[Mapping[str, str]] = {
     "storage.discharge": "#8f5fb0", "storage.charge": "#b99ccd", "load.consumption": "#b3362b",
 }  # fmt: skip
 MORE_COLOURS: Final = ("#3f9d6b", "#c0705a", "#4f6fb5", "#a08a3c", "#5aa7a7", "#9a5a7a")
-# roles that have a line in the curve of a day; "check" has none, because check meters repeat other flows
+# roles with a curve in the chart of a day; "check" has none, because check meters repeat other flows
 DRAWN: Final = ("grid", "direct", "generation", "storage", "load", "x")
 MOST_SERIES: Final = 9
 KNOWN: Final = 0.999  # an interval counts as complete if at least this share of it is known
@@ -146,7 +146,7 @@ def bars(
 def curve(page: Mapping[str, Any], language: str, zone: ZoneInfo) -> str:
     """Return the SVG of the mean power in each interval of a day; "" if there are no data.
 
-    Each role and flow has a line. Outgoing flows are drawn below zero.
+    Each role and flow has its own curve. Outgoing flows are drawn below zero.
     """
     found = page.get("curve")
     if not found or len(found["slots"]) < 2 or not found["series"] or page["period"]["kind"] != "day":

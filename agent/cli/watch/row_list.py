@@ -193,7 +193,7 @@ def cut(text: str, width: int) -> str:
 def fitted(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[int]:
     """Return the widths of columns so that they fit into ``room``; 0 for a column that is not shown.
 
-    First columns are left out, those with the highest ``drop`` first. Then columns with ``shrinks`` are cut.
+    Columns with the highest ``drop`` are left out first. After that, columns with ``shrinks`` are cut.
     """
     out = list(widths)
 
