@@ -22,7 +22,7 @@ class Backoff:
     def next_s(self, most_s: float | None = None) -> float:
         """Return the delay after this failure, in seconds.
 
-        ``most_s`` limits only the delay that is returned now. The next delay still doubles.
+        ``most_s`` limits only the returned delay. The next delay is computed as if there were no such limit.
         """
         delay = self.delay_s if most_s is None else min(self.delay_s, most_s)
         self.delay_s = min(self.delay_s * 2, self._most_s)

@@ -180,8 +180,8 @@ class Device(ABC, Generic[Q, A]):
 
     @property
     def doubts(self) -> int:
-        """The number of signs of an exchanged device: impossible changes of counters, and changed serial numbers or
-        firmware.
+        """How many signs suggest that the device was exchanged: impossible changes of counters, and changes of its
+        serial number or firmware.
         """
         return self._guard.jumps + self._other_texts
 
@@ -365,8 +365,8 @@ class Device(ABC, Generic[Q, A]):
                 if isinstance(answer, LineTimeout):
                     streak += 1
                     silent.append(query)
-                # a line that is down or lent ends the visit; after a broken frame the visit continues, as the next
-                # query may succeed
+                # a line that is down or lent ends the visit. After a broken frame the visit continues: the next query
+                # may succeed.
                 else:
                     streak = 2 if isinstance(answer, LineDown | LineLent) else 0
             if streak > 1 or (streak and not result.answered):
@@ -454,7 +454,7 @@ def decimal_of(mantissa: int, exponent: int) -> Decimal:
 
 
 def _timing(line: Line, spec: DeviceSpec, limits: Limits) -> LineTiming:
-    """The cost of requests to a device on its line, from which the plan of reads is made."""
+    """The time that requests to a device cost on its line. The plan of reads is optimized with it."""
     if line.target.scheme == "serial":
         return LineTiming.serial(spec.serial or line.config.serial, limits)
     return LineTiming.tcp(line.config.bus_baud, limits)

@@ -60,7 +60,8 @@ class CounterRule:
     steps: Decimal = Decimal(0)  # growth that is always allowed beyond ``highest``, in the counter's unit
     falls: bool = False  # whether the value can fall, as the value of a net counter does
     around: Decimal | None = None  # the value at which the counter rolls over to 0; None: unknown
-    # the counter rolls over at a power of ten, which is unknown; it is guessed from the last value
+    # whether the counter rolls over at a power of ten that the profile does not state; it is guessed from the last
+    # value
     decimal: bool = False
     ratio: Decimal = Decimal(1)  # transformer ratio that the values were multiplied by
 

@@ -41,7 +41,7 @@ class Explainer:
             BrokenInput.
         is_sound: returns whether bytes are certainly a valid frame of this protocol. If another subcommand cannot
             explain such bytes, its error suggests this subcommand.
-        takes_json: the argument is a JSON file; without it, hex.
+        takes_json: the argument is a JSON file; if False, it is hex.
     """
 
     name: str
@@ -133,7 +133,8 @@ def by_address(dump: Mapping[str, Any]) -> Any:
 
 
 def register_words(registers: Any, key: str) -> dict[int, int | None]:
-    """Words by address. An address is a key in decimal or with 0x. The word is None if the register could not be read.
+    """Words by address. The keys of ``registers`` are addresses, in decimal or with 0x. The word is None if the
+    register could not be read.
 
     Raises BrokenInput.
     """

@@ -1,7 +1,7 @@
 """A push parser: it is fed bytes, returns valid frames, and skips noise.
 
-If possible frames overlap, the parser returns the frame that is complete first. If two end at the same byte, it returns
-the one that began first. So a stray start byte never delays a valid frame after it. The result does not depend on the
+If two frames overlap, the parser returns the frame that is complete first. If both end at the same byte, it returns the
+frame that began first. So a stray start byte never delays a valid frame after it. The result does not depend on the
 pieces in which the bytes arrive.
 """
 

@@ -174,7 +174,7 @@ class LineLent(LineError):
     reason = Reason.LENT
 
 
-BYTE_SCHEMES = ("serial", "tcp", "udp")  # url schemes of lines that carry any bytes, without framing of their own
+BYTE_SCHEMES = ("serial", "tcp", "udp")  # url schemes of lines that carry arbitrary bytes, without framing of their own
 # the index of a pace in this tuple is its number everywhere
 PACES: tuple[str, ...] = ("fast", "normal", "slow", "cells", "once")
 DEFAULT_PERIODS_MS: Mapping[str, int] = {
@@ -228,8 +228,8 @@ class Point:
     sentinels: tuple[int, ...] | None = None  # raw values that mean "no reading"; None: the type's default
     low: Decimal | None = None
     high: Decimal | None = None
-    bits: int | None = None  # the counter rolls over to 0 at 2**bits counts; None: unknown
-    digits: int | None = None  # the counter rolls over to 0 at 10**digits counts; None: unknown
+    bits: int | None = None  # the raw value rolls over to 0 at 2**bits; None: unknown
+    digits: int | None = None  # the raw value rolls over to 0 at 10**digits; None: unknown
     labels: Mapping[int, str] = field(default_factory=dict)
     bit_labels: Mapping[int, str] = field(default_factory=dict)
     # for device.state: raw value -> name of the state, such as off, standby or unknown
@@ -245,8 +245,8 @@ class Point:
     optional: bool = False
     key: str = ""
     flips: bool = False  # whether a reversed CT changes the sign of the value
-    # for a device's clock: "local" or "utc". The reading is the number of seconds by which it is ahead of the gateway's
-    # clock
+    # for a device's clock: "local" or "utc". The reading is the number of seconds by which this clock is ahead of the
+    # gateway's clock
     clock: str = ""
     # the format in which registers become a text, such as "{0}.{1:02x}"; "": the registers contain characters
     text: str = ""
@@ -279,7 +279,7 @@ class Point:
         return self.kind is Kind.TEXT or bool(self.clock)
 
 
-# The longest timeout on a bus that a profile's ``timeout_s`` can give. Even slow meters answer within a second.
+# On a bus, a profile's ``timeout_s`` is limited to this, because even slow meters answer within a second.
 MOST_SERIAL_TIMEOUT_S = 2.0
 
 
@@ -308,7 +308,7 @@ class Limits:
         """The limits of a profile, adapted to a line of this scheme.
 
         ``timeout_s`` may be meant for a dongle or logger that has its own framing. On a bus, a device answers sooner,
-        and all other devices wait as long as it is silent. So on a bus, ``timeout_s`` is limited to 2 s.
+        and all other devices must wait for each timeout. So on a bus, ``timeout_s`` is limited to 2 s.
         ``serial_timeout_s``, if given, replaces it without that limit.
         """
         if scheme not in BYTE_SCHEMES:
@@ -370,8 +370,8 @@ class DeviceSpec:
     night: Night | None = None
 
     def silence(self, reason: Reason, utc_ms: int) -> Reason:
-        """The gap reason for silence at a time. If it was dark, ASLEEP replaces TIMEOUT and ABSENT; else it is
-        ``reason``.
+        """The gap reason for a device that was silent at a given time. In the dark, ASLEEP replaces TIMEOUT and ABSENT.
+        Otherwise ``reason`` is returned.
         """
         if self.night is None or reason not in (Reason.TIMEOUT, Reason.ABSENT) or not self.night.is_dark(utc_ms):
             return reason
@@ -388,8 +388,8 @@ class DeviceSpec:
     def may_sleep_by(self, error: LineError | None) -> bool:
         """Whether the device, or the dongle that it powers, can be asleep after this error. None: the error is unknown.
 
-        A device that answers is awake. A serial port of this machine that cannot be opened does not depend on the
-        device.
+        A device that answers is awake. If a serial port of this machine cannot be opened, a sleeping device is not the
+        cause.
         """
         if isinstance(error, LineDown):
             return not self.own_port

@@ -72,7 +72,7 @@ async def read_once_async(
             protocol-specific scheme. It is opened and closed again; no other program may use it meanwhile. A running
             agent keeps its serial ports locked.
         profile: an id (``eastron/sdm630``), or the path of a file that ends in ``.toml``.
-        address: of the device on its line: a unit number, or a meter's digits. As text it keeps leading zeros.
+        address: the device's address on its line: a unit number, or a meter's digits. As text it keeps leading zeros.
         points: names or patterns (``ac.power.*``); empty: all points of the profile.
         serial: the port's setting, such as ``9600 8N1``; "": the profile's, else 9600 8N1. For ``tcp://`` and
             ``udp://`` it gives the speed of the bus behind the converter.

@@ -20,7 +20,7 @@ from ext.decode import Plan
 
 PHASES = ("l1", "l2", "l3")
 LEAST_VA, LEAST_W = 50.0, 200.0  # with smaller loads, in VA or in W, there are no hints
-# number of zero values from which on there is a hint; fewer zeros may be normal, as in a new water meter
+# at least this many zero values give a hint; fewer zeros may be normal, as in a new water meter
 LEAST_ZEROS = 4
 TINY = Decimal("1e-6")  # a smaller float that is not 0 was probably read in the wrong byte order
 # base unit -> range in which a value is believed after its bytes were reordered
@@ -108,7 +108,7 @@ _TEXTS: Mapping[str, tuple[str, str]] = {  # text of each hint, in English and i
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """One odd finding. ``kind`` is zero, order, scale, ratio, phases, sum, sign or counter."""
+    """One inconsistency. ``kind`` is zero, order, scale, ratio, phases, sum, sign or counter."""
 
     kind: str
     points: tuple[str, ...]
@@ -210,7 +210,7 @@ def _prefixes(readings: Iterable[str]) -> list[str]:
 # --- one value alone
 
 
-Reordered = list[tuple[Point, Reading, Decimal]]  # each value is the one that results from another byte order
+Reordered = list[tuple[Point, Reading, Decimal]]  # each value was recomputed with another byte order
 
 
 def order_that_fits(spec: DeviceSpec, readings: Mapping[str, Reading]) -> tuple[str, Reordered]:
@@ -317,8 +317,8 @@ def _scales(spec: DeviceSpec, readings: Mapping[str, Reading]) -> Iterator[Hint]
 
 
 def _products(values: _Values, ac: str) -> Iterator[Hint]:
-    """Yield a hint if power is not voltage x current x power factor. Checks each phase. If no phase is odd, checks the
-    total.
+    """Yield a hint if power is not voltage x current x power factor. Checks each phase. If no phase gives a hint,
+    checks the total.
     """
     odd: list[tuple[str, float, float, bool]] = []
     kinds = ("power.active", "power.generation")
@@ -359,7 +359,9 @@ def _apparent(values: _Values, ac: str) -> float | None:
 def _compare(
     values: _Values, name: str, apparent: float, factor: float | None
 ) -> Iterator[tuple[str, float, float, bool]]:
-    """If the power is odd, yield (point, power / expected power, expected power, whether a power factor was used)."""
+    """If the power is implausible, yield (point, power / expected power, expected power, whether a power factor was
+    used).
+    """
     power = abs(values.of(name) or 0.0)
     has_factor = factor is not None and 0.02 < abs(factor) <= 1
     expected = apparent * abs(factor) if has_factor and factor is not None else apparent

@@ -93,7 +93,7 @@ class SearchOption:
 
 @dataclass(frozen=True, slots=True)
 class LineScheme:
-    """A url scheme of lines that have their own framing. These lines carry only such frames, not any bytes.
+    """A url scheme of lines that have their own framing. These lines carry only such frames, not arbitrary bytes.
 
     Args:
         name: the scheme.

@@ -194,8 +194,8 @@ def _foreign() -> list[EntryPoint]:
 
 @lru_cache(maxsize=1)
 def _installed(path: tuple[str, ...]) -> list[EntryPoint]:
-    """The entry points of third-party drivers, sorted by name. The search takes 10 ms, so its result is cached for each
-    path.
+    """The entry points of third-party drivers, sorted by name. The search takes 10 ms, so its result is cached. Another
+    ``path`` (sys.path) causes a new search.
     """
     return sorted(entry_points(group=GROUP), key=lambda point: point.name)
 

@@ -1,5 +1,5 @@
-"""Acknowledges packs to gateways. An ack names one range of consecutive sequences that are stored, with its stream and
-boot.
+"""Acknowledges packs to gateways. An ack names a stream, a boot, and one range of consecutive sequences that are
+stored.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ MAX_RINGS, MAX_TABLES, MAX_BIRTHS = (
 )
 ASK_AGAIN_S: Final = 5.0  # minimum time between two lookups of an unknown gateway
 MAX_STATUS: Final = 4096
-# more due readings in one pack are a finding; even a thousand points per second need three years for so many
+# A pack that states more due readings gets a finding. Even a thousand points per second need three years for so many.
 MAX_DUE: Final = 10**11
 T = TypeVar("T")
 

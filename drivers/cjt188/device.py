@@ -41,8 +41,8 @@ _ANSWER = 13 + 3 + 48
 
 
 class Cjt188Device(MeterDevice):
-    """Reads the meter with the address ``spec.address`` (up to 14 digits). An address of only A reaches any meter, so
-    it needs a line with a single meter.
+    """Reads the meter with the address ``spec.address`` (up to 14 digits). An address whose digits are all A reaches
+    any meter, so it needs a line with a single meter.
 
     Raises:
         ConfigError: an invalid address, key or meter type, or a Modbus TCP line.

@@ -140,6 +140,6 @@ def build_read(
 
 
 def build_read_address(*, serial: int = 0, low_first: bool = False, wake: int = 3) -> bytes:
-    """Build a request for type and address. The only meter on a line answers it."""
+    """Build a request that the only meter on a line answers with its type and address."""
     code = ADDRESS.to_bytes(2, "little" if low_first else "big")
     return build_frame(ANY, "A" * 14, READ_ADDRESS, code + bytes((serial & 0xFF,)), wake)

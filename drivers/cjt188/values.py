@@ -16,9 +16,7 @@ from drivers.model import Quality, Reading, Reason
 
 
 def _units() -> dict[int, tuple[str, Decimal]]:
-    """Unit code -> (unit, factor). After each code that is listed here, the next two codes are 10 and 100 times its
-    unit.
-    """
+    """Unit code -> (unit, factor). Each listed code is followed by two codes that mean 10 and 100 times its unit."""
     firsts = {
         0x02: "Wh", 0x05: "kWh", 0x08: "MWh", 0x0B: "kJ", 0x0E: "MJ", 0x11: "GJ", 0x14: "W", 0x17: "kW", 0x1A: "MW",
         0x29: "l", 0x2C: "m3", 0x32: "l/h", 0x35: "m3/h", 0x40: "J/h", 0x43: "kJ/h", 0x46: "MJ/h", 0x49: "GJ/h",

@@ -59,8 +59,8 @@ _ENVELOPE = 4 + 12  # bytes around the data: wake-up bytes and the frame
 
 
 class Dlt645Device(MeterDevice):
-    """Reads the meter with the address ``spec.address`` (up to 12 digits). An address of only A reaches any meter, so
-    it needs a line with a single meter.
+    """Reads the meter with the address ``spec.address`` (up to 12 digits). An address whose digits are all A reaches
+    any meter, so it needs a line with a single meter.
 
     Raises:
         ConfigError: an invalid address or key, or a Modbus TCP line.
@@ -167,8 +167,7 @@ class Dlt645Device(MeterDevice):
     def brings(self, point: Point, query_id: str) -> bool:
         di = _parts(point)[0]
         if "+" in di:
-            # a clock is compared with the time at which its answer arrived, and a recorded answer does not have that
-            # time
+            # a clock is compared with the arrival time of its answer, and a recorded answer has no arrival time
             return False
         return query_id in (di, (block_of(di) or ("",))[0])
 

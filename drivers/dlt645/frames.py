@@ -205,7 +205,7 @@ def build_read_next(address: str, identifier: str, sequence: int = 1, *, wake: i
 
 
 def build_read_address(*, wake: int = 4) -> bytes:
-    """Build a request for the address (2007). The only meter on a line answers it."""
+    """Build a request (2007) that the only meter on a line answers with its address."""
     return build_frame("AAAAAAAAAAAA", READ_ADDRESS, b"", wake)
 
 

@@ -1,4 +1,6 @@
-"""Simulates a DL/T 645 meter: its side of the protocol, and a meter of a profile with values of the simulated park."""
+"""Simulates DL/T 645 meters: the meter's side of the protocol, and meters that have the points of a profile. Their
+values come from the simulated park.
+"""
 
 from __future__ import annotations
 

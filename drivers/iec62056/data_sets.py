@@ -20,7 +20,7 @@ _PIECE = re.compile(r"([^()\r\n]*)([()\r\n]|\Z)")  # the pattern matches at ever
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 _STAMP = re.compile(r"[0-9]{10}|[0-9]{12}(?:[0-9]{2})?|([0-9])[0-9]{12}|[0-9]{10}(?:[0-9]{2})?[SWsw]")
 _WRITTEN = re.compile(r"([0-9]{2})-([0-9]{2})-([0-9]{2})[ ,T]([0-9]{2}):([0-9]{2})(?::([0-9]{2}))?")
-_LONGEST = 128  # most characters of a value
+_LONGEST = 128  # length of the longest value, in characters
 _DIGITS = 30  # longest number that is accepted, in digits; the standard allows 32
 MOST_VALUES = 4096  # at most this many values are taken from a readout, which usually has a few hundred
 

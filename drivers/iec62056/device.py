@@ -186,8 +186,8 @@ class Iec62056Device(MeterDevice):
             self._last, self._is_probed = None, False
 
     async def probe(self) -> None:
-        """Request a whole readout. A sign-on alone would not be cheaper: the meter would then send its data at the slow
-        speed.
+        """Request a whole readout. A sign-on alone would not be cheaper: without a select, the meter sends its data at
+        the slow speed.
         """
         await self.fetch(READOUT)
         self._is_probed = True
@@ -261,7 +261,9 @@ def _plain(number: str) -> str:
 
 
 def _first(response: Response, code: str, bracket: int | None = None) -> Reading | None:
-    """The reading of a code in its bracket with the number ``bracket``. None: in the bracket that has the value."""
+    """The reading of a code from its bracket with the number ``bracket``. If ``bracket`` is None, the bracket that has
+    the value is used.
+    """
     wanted = parse_code(code)
     assert wanted is not None  # the key was checked when the device was made
     found = matching(response.readings, wanted)

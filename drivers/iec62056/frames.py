@@ -29,7 +29,7 @@ SELECT = re.compile(rb"\x06[0-9]([0-9])([0-9])\r?\n")
 _ADDRESS = re.compile(r"[0-9A-Za-z]{1,32}")
 _IDENTIFICATION = re.compile(rb"/([A-Za-z]{3})([^\r\n/!\x00-\x1f\x7f-\xff])([^\r\n/!\x00\x7f-\xff]{0,40})\r?\n")
 _LONGEST_LINE = 64  # length of the longest identification in bytes
-_BETWEEN = 64  # most bytes between identification and data that belong to neither, such as our echo or padding
+_BETWEEN = 64  # limit for bytes between identification and data, such as our echo or padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Identification:
 
     @property
     def text(self) -> str:
-        """The maker's own text, which is mostly the model. Parts of it that start with ``\\`` are modes."""
+        """The maker's own text, usually the name of the model. Parts of it that start with ``\\`` are modes."""
         return self.raw[5:].decode("latin-1").rstrip("\r\n")
 
     @property
@@ -161,7 +161,7 @@ class Parser(FrameScanner[Readout]):
         return self._data_end(buffer, begin, size)
 
     def _data_end(self, buffer: bytearray, begin: int, size: int) -> int:
-        """The index after the data message whose STX is at ``begin``. Further results are those of
+        """The index after the data message whose STX is at ``begin``. Without a complete message, the result is as in
         ``FrameScanner.frame_end``.
         """
         end = buffer.find(ETX, begin + 1, begin + self.longest)
@@ -224,7 +224,7 @@ def build_sign_on(address: str = ANY) -> bytes:
 
 
 def build_select(speed: str) -> bytes:
-    """Build the option select (ACK) of a readout at ``speed``. It can select no mode but readout, so it only reads."""
+    """Build the option select (ACK) of a readout at ``speed``. It can only select the mode readout, so it only reads."""
     if len(speed) != 1 or speed not in "0123456789":
         raise UsageError(f"{speed!r} is not a speed of mode C", where="IEC 62056-21")
     return bytes((ACK,)) + f"0{speed}0\r\n".encode("ascii")

@@ -49,7 +49,8 @@ def speed_rule(setting: SerialSetting | None, server: str = "") -> SpeedRule:
 
     Args:
         setting: the device's setting on a serial line; None if the line cannot switch. If it is 300 baud, the
-        standard's sign-on speed, the line switches to the speed that the meter offers. The line keeps any other speed.
+        standard's sign-on speed, the line switches to the speed that the meter offers. Any other speed is used for the
+        data, too.
         server: the configured setting of a line that cannot switch. These meters send 7 bits, so a setting with 8 bits
         cannot be right. Then 300 baud is assumed.
     """

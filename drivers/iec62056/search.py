@@ -13,8 +13,8 @@ from drivers.scan.probes import Probe
 
 class Iec62056Search(DeviceSearch):
     def probes(self, serial: str) -> list[Probe]:
-        """Requests for a whole readout. A sign-on alone would not be cheaper: the meter would then send its data at
-        that speed.
+        """Requests for a whole readout. A sign-on alone would not be cheaper: without a select, the meter sends its
+        data at the slow speed.
         """
         return [self._sign_on(serial)]
 

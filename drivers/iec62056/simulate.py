@@ -1,4 +1,6 @@
-"""Simulates an IEC 62056-21 meter: its side of the protocol, and a meter of a profile with values of the park."""
+"""Simulates IEC 62056-21 meters: the meter's side of the protocol, and meters that have the points of a profile. Their
+values come from the simulated park.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from drivers.sim.simulation import SimulationRequest
 READOUT, SIGNED_ON, SELECTED = "0", 0x2F, 0x30
 PROGRAMMING = 0x01  # the number under which requests for programming mode are counted; tests check that there are none
 _MODEL = re.compile(r"[^0-9A-Za-z .-]")
-_LONGEST = 40  # most bytes of a request
+_LONGEST = 40  # length of the longest request, in bytes
 _FORMATS = {  # unit of a point -> (number of digits before the decimal point, number of decimals)
     "kWh": (6, 3), "kvarh": (6, 3), "kVAh": (6, 3), "Wh": (9, 0), "MWh": (6, 3), "GJ": (6, 3), "m3": (6, 3),
     "kW": (2, 3), "kvar": (2, 3), "kVA": (2, 3), "W": (5, 0), "V": (3, 1), "A": (3, 2), "Hz": (2, 2), "": (1, 2),
@@ -55,7 +57,8 @@ class RequestParser(FrameScanner[Request]):
 class Iec62056Meter(SimMeter):
     """A simulated meter. ``lines``: its data sets as sent, such as ``1.8.0(000123.456*kWh)``.
 
-    ``speed`` is the character that the meter offers. In mode C it accepts the selection of this speed or of 300 baud.
+    ``speed`` is the character Z of the speed that the meter offers. In mode C the meter accepts a select of this speed
+    or of 300 baud.
     """
 
     character: str = "7E1"

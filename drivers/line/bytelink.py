@@ -1,6 +1,7 @@
 """Lines that carry bytes: serial, raw TCP to a serial server, UDP. One request at a time, with a silence before each.
 
-A query may have several steps (``drivers.line.steps``). They follow one another at once, each at its own speed.
+A query may have several steps (``drivers.line.steps``). No other request comes between them, and each step has its own
+speed.
 """
 
 from __future__ import annotations
@@ -111,7 +112,8 @@ class ByteLink:
         if step is not None and step.quiet_s is not None:
             quiet_s = step.quiet_s
         if new is not None and old is not None:
-            # the silence depends on the setting, and both settings apply here: wait for the longer silence
+            # the silence depends on the setting: before a switch to another setting, wait for the longer of both
+            # silences
             if new != old:
                 quiet_s = max(quiet_s, old.quiet_s)
             char_s = new.char_s

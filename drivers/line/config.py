@@ -43,7 +43,7 @@ class Target:
 
     @property
     def carries_bytes(self) -> bool:
-        """Whether the line carries any bytes, because it has no framing of its own."""
+        """Whether the line carries arbitrary bytes, because it has no framing of its own."""
         return self.scheme in BYTE_SCHEMES
 
 

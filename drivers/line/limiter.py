@@ -31,7 +31,7 @@ class ConnectionLimiter:
     def __init__(self, name: str) -> None:
         self.name = name
         self._holders: WeakSet[ConnectionHolder] = WeakSet()
-        # holders without a limit are not in it
+        # only holders whose line states a limit
         self._limits: WeakKeyDictionary[ConnectionHolder, int] = WeakKeyDictionary()
         self._waiting: deque[tuple[ConnectionHolder, int | None, asyncio.Future[None]]] = deque()
 
@@ -46,7 +46,7 @@ class ConnectionLimiter:
         return min((most for most in named if most is not None), default=None)
 
     def set_limit(self, connection: ConnectionHolder, connections: int | None) -> None:
-        """Set the number of connections that a line allows. Does nothing if the line is not connected."""
+        """Set how many connections the host allows, as a line states it. Does nothing if the line is not connected."""
         if connection in self._holders:
             self._hold(connection, connections)
 

@@ -69,8 +69,8 @@ class LineStats:
         return counts
 
     def busy_share(self, now_ns: int) -> float:
-        """The share of the last ten minutes in which the line was in use. If ``since_ns`` is more recent, it counts
-        from there.
+        """The share of time in which the line was in use, over the last ten minutes, or since ``since_ns`` if that is
+        more recent.
 
         Call it every few seconds: each call may store a mark for later calls.
         """

@@ -23,7 +23,8 @@ class StepRequest(ABC):
         quiet_s: silence before the frame; None: as for other requests.
         answer_setting: the serial setting of the answer, if it differs from that of the frame. The line switches when
         the frame has been sent. Only for lines that can switch: ``Line.can_switch``.
-        least_s: the longest time until the answer starts that the protocol allows. A shorter timeout is raised to it.
+        least_s: the longest time that the protocol allows until the answer starts. A shorter timeout is raised to this
+        time.
         gap_s: a silence of this length within an answer ends the answer.
         most_bytes: length of the longest possible answer.
     """

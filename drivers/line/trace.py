@@ -5,8 +5,8 @@ File layout (little endian): a header page (magic, number of slots, number of fr
 frame, cut to 268 bytes.
 
 The writer fills slot ``n % slots`` and then stores the number of frames. A reader copies a slot and then reads the
-number of frames. From it, the reader knows whether the writer can have overwritten the slot meanwhile; then it discards
-its copy.
+number of frames. This number shows whether the writer may have overwritten the slot meanwhile. If so, the reader
+discards its copy.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class Parser(FrameScanner[Frame]):
     def __init__(self) -> None:
         super().__init__()
         self._shadow = 0  # stream offset before which a byte E5 may be part of another frame
-        # buffer offset of a byte 68h or 10h of which it is not yet known whether it begins a frame; -1: none
+        # buffer offset of a byte 68h or 10h that may begin a frame, which is not decided yet; -1: none
         self._doubt = -1
 
     def frame_end(self, buffer: bytearray, start: int, size: int) -> int:
@@ -206,8 +206,8 @@ def build_short(control: int, address: int) -> bytes:
 
 
 def build_snd_nke(address: int) -> bytes:
-    """Build SND_NKE, which resets the link of a device and changes no measured value. Sent to address 253, it ends the
-    selection of the selected device.
+    """Build SND_NKE, which resets the link of a device and changes no measured value. If it is sent to address 253, the
+    selected device is no longer selected.
     """
     return build_short(SND_NKE, address)
 

@@ -179,8 +179,8 @@ def _extension_fb() -> Table:
 
 PRIMARY, FD, FB = _primary(), _extension_fd(), _extension_fb()
 
-# codes of the fixed structure (EN 1434-3, table of physical units) -> quantity and unit. The two codes after
-# each code of this list mean 10 and 100 times its unit.
+# codes of the fixed structure (EN 1434-3, table of physical units) -> quantity and unit. Each listed code is followed
+# by two codes that mean 10 and 100 times its unit.
 _FIXED_FIRSTS: tuple[tuple[int, str, str], ...] = (
     (0x02, "energy", "Wh"), (0x05, "energy", "kWh"), (0x08, "energy", "MWh"), (0x0B, "energy", "kJ"),
     (0x0E, "energy", "MJ"), (0x11, "energy", "GJ"), (0x14, "power", "W"), (0x17, "power", "kW"),

@@ -1,5 +1,5 @@
-"""Modbus over TCP and RTU. Only reads are sent; they are planned for the least time on the wire, and decoded into the
-ring.
+"""Modbus over TCP and RTU. Only reads are sent. They are planned for the least time on the wire, and their answers are
+decoded into the ring.
 """
 
 from pathlib import Path

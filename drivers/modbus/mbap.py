@@ -24,7 +24,7 @@ from drivers.modbus.frames import MAX_ADU, ModbusRequest
 from drivers.model import FrameError, LineDown, LineError, LineTimeout
 
 _decode = cast(Callable[[bytes], tuple[int, int, int, bytes]], FramerSocket(DecodePDU(False)).decode)
-logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)  # we raise the errors that it would log
+logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)  # pymodbus need not log errors, because we raise them
 _REMEMBERED = 64  # number of abandoned transaction ids that are remembered, because their late answers may still arrive
 
 
@@ -54,7 +54,7 @@ class MbapLink:
         self._done: asyncio.Future[LineError | None] | None = None
         self._timeout_s = 1.0
         self._quiet_s = 0.0
-        self._free_at = 0.0  # time of the event loop before which nothing is sent, because the device needs a pause
+        self._free_at = 0.0  # nothing is sent before this time of the loop's clock: the device needs a pause
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._loop.add_reader(port.fd, self._received)

@@ -70,7 +70,7 @@ class RegisterDevice(Device[Read, Answer]):
         super().__init__(spec, line, ring, table)
         self.unit = int(spec.address)
         self.points: Sequence[Point] = spec.points  # the points with the register addresses of this device
-        self._probes = 0  # how many second requests ``probe`` has sent; each time it chooses other registers
+        self._probes = 0  # number of second requests that ``probe`` has sent; each one reads other registers
 
     def plan_summary(self, paces: int) -> PlanSummary:
         """The cost of one visit for these paces on this line."""
@@ -157,7 +157,7 @@ class RegisterDevice(Device[Read, Answer]):
             yield Decoded(number, value, judged or quality, self._raw_of(query, number, answer.payload))
 
     def _texts_of(self, query: Read, answer: Answer, quality: int, lack: Reason) -> Iterator[Decoded]:
-        """The points that the kernel does not decode: texts and clocks."""
+        """The texts and clocks among the points. The decode kernel does not decode them."""
         for number, offset, size in query.texts:
             point, raw = self.points[number], answer.payload[offset : offset + size]
             text = text_of(point, raw)

@@ -34,8 +34,8 @@ MOST_UNITS = 16
 UNLIKELY_UNITS = (247, 201, 139)  # seldom used unit numbers; if all of them answer, one device answers for every unit
 AGAIN_S = 0.5  # timeout when units are asked again after a broken answer, which may be two overlapping answers
 GATEWAY_CODES: Final = (10, 11)  # exceptions that only gateways send: path unavailable, target failed to respond
-MOST_SILENCES = 3  # after this many reads of a unit timed out, it is clear that no server answers for the unit
-MOST_WAITS = 20  # limit for the number of waits for the end of late answers
+MOST_SILENCES = 3  # if this many reads of a unit time out, no server answers for the unit
+MOST_WAITS = 20  # the scan waits at most this many times until late answers have ended
 SUNSPEC: Final = ((3, 40000, 2), (3, 0, 2), (3, 50000, 2))
 
 Registers = tuple[int, int, int]  # function, address, count
@@ -253,7 +253,9 @@ def unit_probe(unit: int, serial: str, timeout_s: float, function: int = 3) -> P
 
 
 def telling_reads(profiles: Iterable[Profile]) -> list[Registers]:
-    """A small set of reads. A device of any profile, and any SunSpec device, answers at least one of these reads."""
+    """A small set of reads. Every device for which there is a profile answers at least one of them, and so does every
+    SunSpec device.
+    """
     left = [
         {(point.function, point.address, point.count) for point in profile.points if not point.optional}
         for profile in profiles

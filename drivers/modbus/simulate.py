@@ -1,4 +1,4 @@
-"""Simulates a Modbus device of a profile with values of the simulated park."""
+"""Simulates Modbus devices that have the points of a profile. Their values come from the simulated park."""
 
 from __future__ import annotations
 

@@ -33,15 +33,15 @@ class TextSlot(NamedTuple):
 
 
 def compile_block(block: Block, points: Sequence[Point], spec: DeviceSpec) -> Plan:
-    """The kernel plan of a block. Point numbers are indexes into ``points``. Texts are not in the plan; see
-    ``text_slots``.
+    """The plan with which the decode kernel decodes a block. Point numbers are indexes into ``points``. Texts are not
+    in the plan; see ``text_slots``.
 
     Scale, ratio and sign become one exact decimal. With ``ratio = "apply"`` in the profile, voltages are multiplied by
     the voltage ratio, currents by the current ratio, and power and energy by both. If the CT is reversed, points with
     ``flips`` change their sign.
 
     Raises:
-        ProfileError: the kernel refuses a point; the message names the point.
+        ProfileError: the decode kernel refuses a point; the message names the point.
     """
     key = (block, tuple(map(id, points)), spec.ratio_ct, spec.ratio_pt, spec.reversed)
     if key not in _COMPILED:
@@ -139,7 +139,8 @@ def ratio_of(point: Point, spec: DeviceSpec) -> Decimal:
 def range_of(point: Point, spec: DeviceSpec) -> tuple[Decimal | None, Decimal | None]:
     """The plausible range of a point: (lowest, highest).
 
-    The signs are those of a reversed CT, if there is one. The transformer ratio is not applied.
+    If a reversed CT changes the sign of the point, the range changes its sign, too. The transformer ratio is not
+    applied.
     """
     low, high = point.low, point.high
     if point.flips and concerned(point.name, spec.reversed):
@@ -148,8 +149,8 @@ def range_of(point: Point, spec: DeviceSpec) -> tuple[Decimal | None, Decimal | 
 
 
 def exact(value: Decimal) -> tuple[int, int]:
-    """Return (mantissa, exponent) of a number, without trailing zeros. The kernel multiplies integers, so it needs this
-    form.
+    """Return (mantissa, exponent) of a number, without trailing zeros. The decode kernel multiplies integers, so it
+    needs this form.
     """
     sign, digits, exponent = value.as_tuple()
     assert isinstance(exponent, int)  # this is always true, because the loader rejects NaN
@@ -159,7 +160,7 @@ def exact(value: Decimal) -> tuple[int, int]:
     return (-mantissa if sign else mantissa), (exponent if mantissa else 0)
 
 
-_DECIMAL = struct.Struct("<QhBx")  # mantissa, exponent, flags, as the kernel reads the type "decimal"
+_DECIMAL = struct.Struct("<QhBx")  # mantissa, exponent, flags, as the decode kernel reads the type "decimal"
 _UNSIGNED, _MISSING = 1, 128
 
 
@@ -178,7 +179,7 @@ def pack_decimal(value: Decimal | int) -> bytes:
 
 
 def decimal_plan(number: int, point: Point, spec: DeviceSpec) -> Plan:
-    """The kernel plan of a point whose value the device sends as digits. Raises ProfileError."""
+    """The decode plan of a point whose value the device sends as digits. Raises ProfileError."""
     words = _DECIMAL.size // 2
     digits = replace(point, function=3, address=0, count=words, type="decimal", order="", parts=())
     return build_plan(Block(3, 0, words, (number,)), {number: digits}, spec)

@@ -89,7 +89,7 @@ class Defaults:
     sleeps: bool = False
     max_words: int = MAX_WORDS
     maps_registers: bool = True  # whether points have register addresses; otherwise each point has a ``key``
-    unsure: bool = False  # whether the type is invalid. Complaints that only follow from this are not made
+    unsure: bool = False  # whether the type is invalid. Complaints that are only a consequence of it are left out
 
 
 def read_type(table: TomlTable, default: str = "") -> tuple[str, bool]:

@@ -310,8 +310,8 @@ class _Trial:
     async def larger_sister_first(self, ranked: list[_Ranked], profiles: Mapping[str, Profile]) -> None:
         """Choose between the best profile and larger ones that contain it.
 
-        A likely profile is put first if it has all registers of the best one and more, and if the device has all of
-        them.
+        A likely profile is put first under two conditions: it has more registers than the best profile and includes all
+        of that profile's registers, and the device has all registers of the larger profile.
         """
         likely = [one for one in ranked if one[1].how == "likely" and _maps_registers(profiles[one[1].profile])]
         if len(likely) < 2 or likely[0] is not ranked[0]:

@@ -109,4 +109,4 @@ class SimLine(Protocol):
         """Bring the port back under the same name."""
 
     def say(self, frame: bytes) -> None:
-        """Send bytes that no request asked for, such as the broadcast of a display panel."""
+        """Send unsolicited bytes, such as the broadcast of a display panel."""

@@ -25,8 +25,8 @@ help                  show this text
 
 
 class Control:
-    """Carries out commands on the devices and lines of a simulator. Owns the tasks that end the command `unplug
-    SECONDS`.
+    """Carries out commands on the devices and lines of a simulator. Owns the tasks that plug a line in again after the
+    command `unplug SECONDS`.
     """
 
     def __init__(self, lines: Mapping[str, SimLine], devices: Mapping[str, Simulated]) -> None:

@@ -42,7 +42,7 @@ class SimDevice:
     objects: Mapping[int, bytes] = field(default_factory=dict)
     before: Callable[[int, int, int], None] | None = None
     restart: Callable[[], None] | None = None  # sets the counters to zero; called at a reboot
-    asleep: Callable[[], bool] | None = None  # as long as it returns True, the device does not answer
+    asleep: Callable[[], bool] | None = None  # the device does not answer while this function returns True
     faults: ActiveFaults = field(default_factory=ActiveFaults)
     requests: Counter[int] = field(default_factory=Counter)
     answered: int = 0

@@ -1,4 +1,6 @@
-"""The registers of a simulated device, which show its part of the park. A register is written when it is read."""
+"""The registers of a simulated device, which show its part of the park. A read first updates the registers that it
+reads.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ from drivers.sim.facts import FactLookup, default_number, default_text, in_unit
 from drivers.sim.image import Image
 from drivers.sim.physics import Physics
 
-# The most steps that are caught up at once, such as after the process was suspended. The park's clock skips further
-# steps.
+# After a long pause, such as a suspended process, at most this many steps are caught up. The park's clock skips all
+# further steps.
 CATCH_UP = 20_000
 
 

@@ -1,4 +1,4 @@
-"""Makes a simulated device of any family, which shows its part of a park."""
+"""Makes simulated devices of any family. Each device shows its part of a park."""
 
 from __future__ import annotations
 

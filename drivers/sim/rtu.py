@@ -122,7 +122,7 @@ class SerialLine:
         await self.start()
 
     def say(self, frame: bytes) -> None:
-        """Send bytes that no request asked for, with their byte times. While unplugged, they are lost, as on a wire."""
+        """Send unsolicited bytes, with the byte times of a real line. While unplugged, the line loses them."""
         if self._thread is not None:
             self.unsent.append(frame)
             os.write(self._wake_write, b"s")

@@ -1,7 +1,7 @@
 """The vocabulary names of points in SunSpec models. They do not depend on a profile.
 
-The models do not fix the signs of powers and currents. These signs are assumed, unless the device's ``reversed``
-changes them:
+The models do not fix the signs of powers and currents. Unless the device's ``reversed`` changes them, the following
+signs are assumed:
 
 - Models 10x and 701 are generators.
 - In models 2xx, a positive W means import.

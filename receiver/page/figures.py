@@ -40,7 +40,7 @@ _DECODER: Final = msgspec.json.Decoder(_Pack)
 
 @dataclass(slots=True)
 class Figure:
-    """The figure of a point in one interval [from_ms, to_ms).
+    """The amount, mean and gaps of a point in one interval [from_ms, to_ms).
 
     ``amount``: for a counter, its increase in the interval (see ``_add_amounts``); None if it is not known.
     """

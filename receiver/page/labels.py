@@ -1,4 +1,4 @@
-"""The texts that only this page uses, in English and Chinese. Texts of the gateway's page, too, are in
+"""The texts that only this page uses, in English and Chinese. Texts that the gateway's page uses, too, are in
 ``agent.web.labels``.
 """
 
