@@ -3,8 +3,8 @@
     python -m bench.page [--devices 20] [--viewers 20] [--seconds 30] [--json]
 
 Each device has 100 floats at 1 Hz. A viewer fetches the first page every two seconds, as the page's script does; one of
-the viewers fetches the page of a device. CPU and memory are read from /proc. The memory of the page's process is
-counted without shared memory, which is the ring.
+the viewers fetches the page of a device. CPU and memory are read from /proc. For the page's process, shared memory is
+not counted, because it is the ring.
 """
 
 from __future__ import annotations

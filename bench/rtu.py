@@ -75,7 +75,7 @@ async def rates(folder: Path, seconds: float, dead: bool) -> tuple[Counter[int],
     poller = asyncio.ensure_future(LinePoller(polls, clock).run())
     if dead:
         made[2].faults.set("silence")
-    await asyncio.sleep(6.0)  # until the poller treats the silent device as dead
+    await asyncio.sleep(6.0)  # after this time, the poller treats the silent device as dead
     start, counting, began = ring.head, True, time.monotonic()
     await asyncio.sleep(seconds)
     took = time.monotonic() - began

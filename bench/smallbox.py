@@ -132,7 +132,7 @@ def measure(devices: int, core: float, memory_mb: int, seconds: float) -> dict[s
             time.sleep(15)
             t0, c0 = time.time(), cost_of(agent.pid)
             answers = []
-            while (left_s := t0 + seconds - time.time()) > 0:  # a whole number of pack intervals
+            while (left_s := t0 + seconds - time.time()) > 0:  # the measurement lasts a whole number of pack intervals
                 if left_s > 2 * STATUS_EVERY_S:
                     answers.append(status_seconds(config))
                 time.sleep(max(0.0, min(STATUS_EVERY_S, t0 + seconds - time.time())))

@@ -3,9 +3,9 @@
     python -m bench.wear [--seconds 120] [--json]
 
 The agent runs with devices, broker and subscriber, on a separate ext4 file system; the ring is in memory, as in /run.
-``file`` are the bytes that the process wrote to the file system (write_bytes in /proc/PID/io). ``disk`` are the bytes
-that the file system wrote to its block device, with its journal; this needs root. ``kept`` is the growth of the
-database.
+``file`` is the number of bytes that the process wrote to the file system (write_bytes in /proc/PID/io). ``disk`` is the
+number of bytes that the file system wrote to its block device, including its journal; this needs root. ``kept`` is the
+growth of the database.
 """
 
 from __future__ import annotations

@@ -41,7 +41,8 @@ from drivers.toml import show, suggestion
 from ext.ring import Ring
 
 WHO = ("device.firmware", "device.serial", "device.model", "device.vendor")  # texts that identify the device
-# ``read_points`` plans and asks at most this many times. Isolating a missing register by halving takes far fewer.
+# ``read_points`` plans its queries and sends them at most this many times. Isolating a missing register by halving
+# needs far fewer rounds.
 _ROUNDS = 40
 
 
@@ -53,8 +54,8 @@ class Query(Protocol):
 
     @property
     def query_id(self) -> Hashable:
-        """An id of the request that the query sends. Two queries for different points of the same answer have the same
-        id.
+        """Identifies the request that the query sends. Two queries that need the same answer for different points have
+        the same id.
         """
 
 
@@ -82,7 +83,7 @@ class VisitPlan(Generic[Q]):
 
 @dataclass(slots=True)
 class Failures:
-    """The failures of a query since it was last answered."""
+    """The failures of a query since its last answer."""
 
     count: int = 0
     backoff: Backoff | None = None
@@ -157,7 +158,9 @@ class Device(ABC, Generic[Q, A]):
         return True
 
     async def prepare(self, result: PollResult) -> None:
-        """Read the facts about the device that ``plan`` needs. Counts the requests in ``result``. Raises LineError."""
+        """Read the facts about the device that ``plan`` needs. Adds the number of requests to ``result``. Raises
+        LineError.
+        """
 
     def lacking(self, numbers: Sequence[int]) -> list[tuple[list[int], Reason]]:
         """The points that the device was found to lack, with their gap reasons."""
@@ -173,7 +176,9 @@ class Device(ABC, Generic[Q, A]):
         """
 
     def learn(self, query: Q, error: LineError) -> bool:
-        """Draw conclusions from a query that failed. Returns True if ``plan`` now uses other queries for its points."""
+        """Draw conclusions from a query that failed. Returns True if ``plan`` now uses other queries for the points of
+        this query.
+        """
         return False
 
     # --- called by pollers and commands
@@ -195,7 +200,7 @@ class Device(ABC, Generic[Q, A]):
         self._ring, self.table = ring, table
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
-        """Send the queries due at a tick, except resting ones. A failed query becomes a gap, never a zero."""
+        """Send the queries that are due at a tick, except those that rest. A failed query becomes a gap, never a zero."""
         result = PollResult()
         try:
             if not self.is_prepared:
@@ -336,7 +341,8 @@ class Device(ABC, Generic[Q, A]):
         return [(why, those) for why, those in ((reason, others), (Reason.ABSENT, absent)) if those]
 
     async def visit(self, queries: list[Q], tick_ms: int, result: PollResult) -> list[Q]:
-        """Send the queries due at a tick, in order. A failed query becomes a gap with its reason, never a zero.
+        """Send the queries that are due at a tick, in order. A failed query becomes a gap with its reason, never a
+        zero.
 
         The visit ends after a timeout if no earlier query was answered. So a dead device costs only one timeout per
         visit. The visit also ends after two timeouts in a row.

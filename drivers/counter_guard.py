@@ -18,7 +18,7 @@ from drivers.plan import ratio_of
 
 # A counter's new level is accepted after at least this time and this many readings that continue from it.
 BELIEVED_S, BELIEVED_READINGS = 60.0, 3
-HIGHEST_W = Decimal(1_000_000_000)  # no device in a park has more power
+HIGHEST_W = Decimal(1_000_000_000)  # upper limit for the power of any device in a park
 # unit -> highest possible growth per second; the growth of counters in other units is not limited
 _HIGHEST: dict[str, Decimal] = {
     **{unit: HIGHEST_W / 3600 for unit in ("Wh", "varh", "VAh")},
@@ -58,7 +58,7 @@ class CounterRule:
 
     highest: Decimal | None  # highest possible growth per second, in the counter's unit; None: there is no limit
     steps: Decimal = Decimal(0)  # growth that is always allowed beyond ``highest``, in the counter's unit
-    falls: bool = False  # whether the value can fall, as the value of a net counter does
+    falls: bool = False  # whether the value can fall, as in a net counter
     around: Decimal | None = None  # the value at which the counter rolls over to 0; None: unknown
     # whether the counter rolls over at a power of ten that the profile does not state; it is guessed from the last
     # value
@@ -78,7 +78,7 @@ class CounterRule:
         )
 
     def fits(self, before: Decimal, after: Decimal, seconds: float) -> bool:
-        """Whether the value can change from ``before`` to ``after`` in ``seconds``, also by a rollover."""
+        """Whether the value can change from ``before`` to ``after`` within ``seconds``. A rollover is allowed."""
         step = after - before
         room = None if self.highest is None else self.highest * Decimal(seconds + SLACK_S) + self.steps
         if step < 0 and -step <= abs(before) * _ROUNDING:
@@ -95,8 +95,8 @@ class CounterRule:
 
 @dataclass(slots=True)
 class _Level:
-    """The state of one counter: its last accepted value, and the deviating value that it has shown since then, if
-    any.
+    """The state of one counter: its last accepted value, and the deviating value that the counter has shown since then,
+    if any.
     """
 
     value: Decimal

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 
 def exact_text(value: Decimal | int) -> str:
-    """Write a number with all its digits, but without exponent and without zeros at the end."""
+    """Write a number with all its digits, but without exponent. Zeros at the end of the decimals are left out."""
     text = format(Decimal(value), "f")
     return text.rstrip("0").rstrip(".") if "." in text else text
 

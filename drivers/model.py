@@ -27,7 +27,7 @@ def sentences(first: str, second: str) -> str:
 class GatewayError(Exception):
     """Base class of all our errors. Callers decide by type or by ``retry``, never by text."""
 
-    retry: ClassVar[bool] = False  # whether the same call may succeed later without a change
+    retry: ClassVar[bool] = False  # whether the same call may succeed if it is repeated later
     exit_code: ClassVar[int] = 1  # exit code of a command that ends with this error
 
     def __init__(self, what: str, *, where: str, hint: str = "") -> None:
@@ -175,7 +175,7 @@ class LineLent(LineError):
 
 
 BYTE_SCHEMES = ("serial", "tcp", "udp")  # url schemes of lines that carry arbitrary bytes, without framing of their own
-# the index of a pace in this tuple is its number everywhere
+# the number of a pace is its index in this tuple
 PACES: tuple[str, ...] = ("fast", "normal", "slow", "cells", "once")
 DEFAULT_PERIODS_MS: Mapping[str, int] = {
     "fast": 1_000,
@@ -301,8 +301,8 @@ class Limits:
     late_s: float | None = None  # raw TCP: how long after a timeout the answer can still arrive
     retries: int | None = None
     connections: int | None = None  # most connections to one host at a time, over all lines to this host
-    serial_timeout_s: float | None = None  # only in profiles: replaces ``timeout_s`` on lines that carry bytes
-    serial_retries: int | None = None  # only in profiles: replaces ``retries`` on such lines
+    serial_timeout_s: float | None = None  # only in profiles: replaces ``timeout_s`` on the lines of ``BYTE_SCHEMES``
+    serial_retries: int | None = None  # only in profiles: replaces ``retries`` on the lines of ``BYTE_SCHEMES``
 
     def on_line(self, scheme: str) -> Limits:
         """The limits of a profile, adapted to a line of this scheme.

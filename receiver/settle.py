@@ -57,11 +57,13 @@ class _Settler:
         self._rings: dict[str, KeyRing] = {}
 
     def settle(self, rows: list[tuple[Any, ...]], cursor: psycopg.Cursor[Any]) -> None:
-        """Settle one pack, or all parts of a tick. The readings of all parts are counted for the first part."""
+        """Settle one pack, or all parts of a tick. The due readings and gaps of all parts are stored with the first
+        part.
+        """
         table = PointTable(rows[0][6])
         packs = [check(self._bodies.read(bytes(row[4])), None, self._ring(row[5]), lambda birth: table) for row in rows]
         sound = [pack for pack in packs if isinstance(pack, CheckedPack)]
-        if len(sound) < len(packs):  # a key was revoked after its pack had arrived, or a row is damaged
+        if len(sound) < len(packs):  # a key was revoked after the pack had arrived, or a row is damaged
             made, codes = Balance(), ["revoked"]
         else:
             faults = [fault for pack in sound for fault in pack.faults]

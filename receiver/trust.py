@@ -99,8 +99,8 @@ def enrol(connection: Connection, rows: Sequence[Enrolment]) -> list[str]:
     gateway from now on.
     """
     with connection.transaction(), connection.cursor() as cursor:
-        # This must come first. A worker that just stores keys of these gateways as unknown either commits before this
-        # update, so that they are found below, or sees the new number and checks the keys again.
+        # This update must come first. Meanwhile a worker may store keys of these gateways as unknown. Either it commits
+        # before this update, and the keys are found below, or it sees the new number and checks the keys again.
         cursor.execute("UPDATE trust_changes SET number = number + 1")
         pins = [(one.gateway, thumbprint) for one in rows for thumbprint in one.thumbprints]
         cursor.executemany("INSERT INTO pins (gateway, thumbprint) VALUES (%s, %s) ON CONFLICT DO NOTHING", pins)

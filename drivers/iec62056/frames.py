@@ -224,7 +224,7 @@ def build_sign_on(address: str = ANY) -> bytes:
 
 
 def build_select(speed: str) -> bytes:
-    """Build the option select (ACK) of a readout at ``speed``. It can only select the mode readout, so it only reads."""
+    """Build the option select (ACK) of a readout at ``speed``. No other mode can be selected, so nothing is written."""
     if len(speed) != 1 or speed not in "0123456789":
         raise UsageError(f"{speed!r} is not a speed of mode C", where="IEC 62056-21")
     return bytes((ACK,)) + f"0{speed}0\r\n".encode("ascii")

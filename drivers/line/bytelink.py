@@ -1,4 +1,5 @@
-"""Lines that carry bytes: serial, raw TCP to a serial server, UDP. One request at a time, with a silence before each.
+"""Lines without framing of their own: serial, raw TCP to a serial server, UDP. A line sends one request at a time, with
+a silence before each.
 
 A query may have several steps (``drivers.line.steps``). No other request comes between them, and each step has its own
 speed.
@@ -19,13 +20,13 @@ from drivers.model import FrameError, LineDown, LineError, LineTimeout
 from drivers.registry import own_schemes
 from drivers.serial_setting import SerialSetting
 
-# if a bus does not become silent within this time, the request fails: there may be another master
+# a request fails if the bus is not silent within this time: another master may be sending
 LONGEST_NOISE_S = 0.5
 LONGEST_PAUSES_S = 60.0  # limit for the sum of all pauses within a multi-step answer, whose length is not limited
 LATE_STEPS_S, AFTER_LATE_S, LONGEST_LATE_S = 2.0, 2.5, 30.0  # times in seconds, explained at ``_steps_silence``
 _MOST_BUFFERED = 4096
 _SLOWEST_CHAR_S = 11 / 300  # time of a character at 300 baud: assumed if the speed of the bus is unknown
-_SETTLED_S = 0.1  # when enough bytes for a full answer have come, a pause of this length ends the wait for more bytes
+_SETTLED_S = 0.1  # a pause of this length ends the wait if the bytes so far could be a full answer
 _ONE_FRAME_NS = 20_000_000  # bytes that arrive within this time after one another belong to the same frame
 
 
@@ -72,8 +73,8 @@ class ByteLink:
     async def run(
         self, requests: Sequence[Request], results: list[Answer | LineError], options: RequestOptions
     ) -> LineError | None:
-        """Send ``requests`` from index ``len(results)`` on, and append the answers. Stops at the first error and
-        returns it.
+        """Send ``requests`` from index ``len(results)`` on, and append the answers to ``results``. Stops at the first
+        error and returns it; None: there was no error.
         """
         while len(results) < len(requests):
             request = requests[len(results)]

@@ -59,8 +59,8 @@ class Link(Protocol):
     def run(
         self, requests: Sequence[Request], results: list[Answer | LineError], options: RequestOptions
     ) -> Awaitable[LineError | None]:
-        """Send ``requests`` from index ``len(results)`` on, and append the answers. Stops at the first error and
-        returns it.
+        """Send ``requests`` from index ``len(results)`` on, and append the answers to ``results``. Stops at the first
+        error and returns it; None: there was no error.
         """
 
     def abandon(self) -> None:
@@ -87,8 +87,8 @@ class Line:
         self.target = target(config)
         self.carries_bytes = self.target.carries_bytes
         self.where = config.where
-        # Number of requests in one burst. On a line of bytes a burst has one request, so that each answer is returned
-        # as it arrives.
+        # Number of requests in one burst. On a line without framing of its own, a burst has one request, so that each
+        # answer is returned as it arrives.
         self.burst_size = 1 if self.carries_bytes else 16
         self.stats = LineStats(since_ns=clock()[1])
         self.clock, self._trace, self._opener = clock, trace, opener
@@ -113,7 +113,7 @@ class Line:
 
     @property
     def can_switch(self) -> bool:
-        """Whether we can change the line's speed. This is not possible for a bus behind a serial server or gateway."""
+        """Whether we can change the speed of the bus. If the bus is behind a serial server or gateway, we cannot."""
         return self._setting is not None
 
     @property
@@ -369,7 +369,7 @@ class Line:
             self._drop()
 
     def _tell_foreign(self) -> None:
-        """Warn about unsolicited frames: once, and again each time when their number has grown tenfold."""
+        """Warn about unsolicited frames: once, and again whenever their number has grown tenfold."""
         self._foreign_told = self.stats.foreign * 10
         _log.warning(
             "%s: %d unsolicited frames. Is there a second master, or noise?",

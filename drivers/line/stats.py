@@ -11,8 +11,8 @@ WINDOW_NS, MARKS = 600_000_000_000, 20
 def _ago(marks: deque[tuple[int, ...]], now_ns: int, begin_ns: int, *counts: int) -> tuple[int, ...]:
     """Return the counters as they were ten minutes ago, as (monotonic ns, counts).
 
-    If ``begin_ns`` is later than that, they are the counters at ``begin_ns``. Each call may store the present counts as
-    a mark for later calls.
+    If counting began later than that, at ``begin_ns``, all counters are 0. Each call may store the present counts as a
+    mark for later calls.
     """
     if not marks:
         marks.append((begin_ns, *(0 for _ in counts)))
@@ -33,8 +33,8 @@ class AnswerCounts:
     _marks: deque[tuple[int, ...]] = field(default_factory=deque)
 
     def recent(self, now_ns: int) -> tuple[int, int, int]:
-        """The numbers (sound, broken, mismatches) of the last ten minutes. Call it every few seconds, so that it has
-        marks.
+        """The numbers (sound, broken, mismatches) of the last ten minutes. Call it every few seconds: each call may
+        store a mark for later calls.
         """
         _, sound, broken, mismatches = _ago(self._marks, now_ns, now_ns, self.sound, self.broken, self.mismatches)
         return self.sound - sound, self.broken - broken, self.mismatches - mismatches

@@ -222,8 +222,7 @@ def build_req_ud2(address: int, *, fcb: bool) -> bytes:
 def build_select(identity: str, manufacturer: int = 0xFFFF, version: int = 0xFF, medium: int = 0xFF) -> bytes:
     """Build a selection by secondary address.
 
-    In the eight digits of ``identity``, F matches any digit. In the other fields, the value in which all bits are 1
-    matches anything.
+    In the eight digits of ``identity``, F matches any digit. A byte FF in the other fields matches anything.
     """
     digits = identity.upper()
     if not re.fullmatch("[0-9A-F]{8}", digits):

@@ -62,7 +62,7 @@ class MbapLink:
     def run(
         self, requests: Sequence[Request], results: list[Answer | LineError], options: RequestOptions
     ) -> asyncio.Future[LineError | None]:
-        """Send ``requests`` from index ``len(results)`` on and append the answers.
+        """Send ``requests`` from index ``len(results)`` on, and append the answers to ``results``.
 
         After an error no further request is sent. The result of the returned future is this error, or None if all
         requests were answered.

@@ -161,8 +161,8 @@ class Vocabulary:
 
 
 def _reach(node: _Node, words: tuple[str, ...]) -> Iterator[tuple[_Node, dict[str, str]]]:
-    """Yield the nodes to which ``words`` lead, with the values of the variables. Fixed words are tried before
-    variables.
+    """Follow ``words`` down the tree of name patterns. Yields each node that is reached, with the values of the
+    variables. Fixed words are tried before variables.
     """
     if not words:
         yield node, {}

@@ -40,19 +40,19 @@ CHECKS = (
     "ac.voltage.l12", "battery.soc", "battery.voltage", "ac.power.active", "device.state",
 )  # fmt: skip
 MOST_POINTS, FEW_POINTS = 8, 4
-# "vendor" in profiles that suit any device of a protocol. For them the model of a device proves nothing. "any maker" is
-# in old files.
+# Values of "vendor" in profiles that suit any device of a protocol. For these profiles, the model that a device reports
+# proves nothing. Old files have "any maker".
 ANY_MANUFACTURER = frozenset({"any manufacturer", "any maker"})
-TELLS = 2  # result of ``_judge`` for a value that is read only with the right register map
-MANY_TELLING = 3  # after this many values with the result ``TELLS``, a brief trial skips unrelated families
+TELLS = 2  # result of ``_judge`` for a value that only the right register map gives
+MANY_TELLING = 3  # once this many values had the result ``TELLS``, a brief trial skips unrelated families
 MANY_WEAK = 4  # this many agreeing values are as good as one value with the result ``TELLS``
 MOST_SILENCES = 12  # after this many timeouts of a device, no further profile is tried on it
 TO_COMPARE = 0.25  # time for comparing similar profiles at the end, as a share of the time for trying profiles
 MOST_ALIKE = 4  # at most this many likely profiles are compared with each other
 TIMEOUT_S = 0.5
 SANE: Mapping[str, tuple[Decimal, Decimal]] = {  # unit -> range in which nearly all true values lie
-    "Hz": (Decimal(0), Decimal(500)),  # the range includes the drives of pumps and fans
-    "V": (Decimal(0), Decimal(40000)),  # the range includes battery cells
+    "Hz": (Decimal(0), Decimal(500)),  # wide enough for the drives of pumps and fans
+    "V": (Decimal(0), Decimal(40000)),  # wide enough for battery cells
     "%": (Decimal(0), Decimal(120)),
     "Cel": (Decimal(-60), Decimal(250)),
 }

@@ -59,7 +59,8 @@ CREATE TABLE IF NOT EXISTS {db}.figures (
   result String CODEC(ZSTD(3))
 ) ENGINE = MergeTree ORDER BY (gateway, kind, id, period, "from", seq) SETTINGS non_replicated_deduplication_window = 1000;
 
--- Keepers insert packs as they were published into this table. It stores nothing: two views pass the rows on to the tables above.
+-- Keepers insert packs into this table, as they were published. It stores nothing: two views pass the rows on to the
+-- tables above.
 CREATE TABLE IF NOT EXISTS {db}.incoming (
   stream String, seq UInt64, boot String, from_ms Int64, to_ms Int64, due Nullable(UInt64), readings UInt64, gaps UInt64, asleep UInt64,
   reasons Map(String, UInt64), faults Array(String), lot UInt64, stored UInt32, batch UInt64, body String
@@ -112,7 +113,7 @@ SELECT stream, toDate(number) AS day, round(sum((least(high, (number + 1) * 8640
 FROM (SELECT *, arrayJoin(range(toUInt32(intDiv(low, 86400000)), toUInt32(intDiv(high - 1, 86400000)) + 1)) AS number FROM stretches)
 GROUP BY stream, day;
 
--- Completeness by UTC day as above, but readings in missing packs are due, too.
+-- Completeness by UTC day. Unlike in the view completeness, readings in missing packs count as due, too.
 CREATE VIEW IF NOT EXISTS {db}.due_days AS
 SELECT arrayStringConcat(arraySlice(splitByChar('/', stream), 1, 2), '/') AS gateway, splitByChar('/', stream)[1] AS site, stream, day,
   sum(d) AS due, sum(r) AS readings, sum(g) AS gaps, sum(a) AS asleep, sum(m) AS missing
