@@ -196,11 +196,13 @@ class Device(ABC, Generic[Q, A]):
         return self._guard.jump
 
     def use_ring(self, ring: Ring, table: int) -> None:
-        """Write into another ring from now on, with this number of the point table. Do not call it during a poll."""
+        """Write into another ring from now on. ``table`` is the number of the point table there. Not allowed during a
+        poll.
+        """
         self._ring, self.table = ring, table
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
-        """Send the queries that are due at a tick, except those that rest. A failed query becomes a gap, never a zero."""
+        """Send the queries that are due at a tick, except resting queries. A failed query becomes a gap, never a zero."""
         result = PollResult()
         try:
             if not self.is_prepared:

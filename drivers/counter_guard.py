@@ -43,7 +43,7 @@ _HIGHEST: dict[str, Decimal] = {
 }
 # growth above this many times the largest growth so far is possible, but suggests that the device was exchanged
 LEAP = 1000
-SLACK_S = 2.0  # added to the time between two readings, because a register may be this old when a device sends it
+SLACK_S = 2.0  # added to the time between two readings, because a device may send a value that is this old
 # counters in these units often show whole numbers only
 _COARSE = frozenset(("MWh", "GWh", "Mvarh", "MVAh", "GJ", "t", "kAh", "min", "h", "d"))
 STEPS = 2  # a counter may exceed its highest possible growth by this many steps of its last digit

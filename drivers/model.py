@@ -134,7 +134,7 @@ class LineTimeout(LineError):
 
 
 class GatewayTimeout(LineTimeout):
-    """The device does not respond, as a gateway or serial server in front of it has answered."""
+    """A gateway or serial server in front of the device answered that the device does not respond."""
 
 
 class LineDown(LineError):

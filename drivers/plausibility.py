@@ -19,7 +19,7 @@ from drivers.units import unit_factor
 from ext.decode import Plan
 
 PHASES = ("l1", "l2", "l3")
-LEAST_VA, LEAST_W = 50.0, 200.0  # with smaller loads, in VA or in W, there are no hints
+LEAST_VA, LEAST_W = 50.0, 200.0  # smaller loads (in VA and in W) give no hints
 # at least this many zero values give a hint; fewer zeros may be normal, as in a new water meter
 LEAST_ZEROS = 4
 TINY = Decimal("1e-6")  # a smaller float that is not 0 was probably read in the wrong byte order

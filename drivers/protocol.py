@@ -45,7 +45,9 @@ class Driver(Interface):
         """Does not send anything to the device. Raises ConfigError or ProfileError."""
 
     def use_ring(self, ring: Ring, table: int) -> None:
-        """Write into another ring from now on, with this number of the point table. Never called during a poll."""
+        """Write into another ring from now on. ``table`` is the number of the point table there. Never called during a
+        poll.
+        """
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
         """Read the due points. Readings and gaps go into the ring."""

@@ -98,7 +98,9 @@ def line_url_help() -> str:
 
 
 def searchable(scheme: str = "") -> list[Protocol]:
-    """The protocols that a scan can search for on a line of this scheme. "": on any line."""
+    """The protocols that a scan can search for on a line of this scheme. If the scheme is "", all that it can search
+    for.
+    """
     return [one for one in all_protocols() if one.search and (not scheme or scheme in one.schemes)]
 
 

@@ -112,7 +112,7 @@ def _write_stream(
         "SELECT body FROM packs WHERE stream = %s AND is_birth AND from_ms < %s ORDER BY seq DESC LIMIT 1",
         [stream, low],
     ).fetchone()
-    # the birth that was valid at the start of the range, because the first packs refer to its point table
+    # also export the birth that was valid at the start of the range: the first packs refer to its point table
     if birth is not None:
         (place / "births.jsonl").write_bytes(bodies.read(bytes(birth[0])) + b"\n")
     copies = connection.execute(

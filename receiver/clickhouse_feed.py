@@ -1,8 +1,8 @@
 """Copies checked packs from PostgreSQL to ClickHouse, each pack once, in batches. A batch is fixed before it is sent.
 
 A batch consists of some lots, and of packs that changed after their lot had been sent. The number of the batch is the
-token of its insert. If the feed is killed between the insert and the record that the batch was sent, it sends the batch
-again. ClickHouse then drops the repeated insert.
+token of its insert. If the feed is killed after the insert, but before it has recorded that the batch was sent, it
+sends the batch again. ClickHouse then drops the repeated insert.
 """
 
 from __future__ import annotations

@@ -181,7 +181,7 @@ def _wait_for_subscribers(client: mqtt.Client, folder: Path) -> None:
 
     client.on_publish = on_publish
     answered = 0
-    while answered < 2:  # two confirmed probes in a row
+    while answered < 2:  # until two probes in a row were confirmed
         client.publish("meterhouse/v1/demo/probe/status", b'{"state":"online"}', qos=1)
         time.sleep(0.2)
         answered = answered + 1 if taken and taken[-1] == 0 else 0

@@ -439,7 +439,9 @@ def _keep_twin(cursor: psycopg.Cursor[Any], gateway: str, short: UUID | None, bo
 
 
 def prev_of(body: bytes) -> str | None:
-    """The member ``prev`` of a stored page, which is the hash of the page before it. None if it has none."""
+    """The member ``prev`` of a stored page, which is the hash of the page before it. None if the page has no such
+    member.
+    """
     prev = parse_object(body, MAX_OBJECT_BYTES).get("prev")
     return prev if isinstance(prev, str) else None
 

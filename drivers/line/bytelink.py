@@ -61,7 +61,7 @@ class ByteLink:
         self._answer_char_s = 0.0
         # when the latest multi-step query was given up without an answer, in monotonic ns; 0: it was not given up
         self._silent_step_ns = 0
-        self._steps_late = False  # whether bytes arrived after that multi-step query was given up
+        self._steps_late = False  # whether bytes arrived after the latest multi-step query was given up
         self._timer: asyncio.TimerHandle | None = None
         self._settling: asyncio.TimerHandle | None = None
         self._active_ns = clock()[1]  # monotonic ns of the last activity on the line

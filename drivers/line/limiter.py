@@ -76,9 +76,7 @@ class ConnectionLimiter:
             raise
 
     def release(self, connection: ConnectionHolder) -> None:
-        """Release the line's connection, if it has one. The waiting line that has waited longest gets the
-        connection.
-        """
+        """Release the line's connection, if it has one. The line that has waited longest gets the connection."""
         self._holders.discard(connection)
         self._limits.pop(connection, None)
         while self._waiting:

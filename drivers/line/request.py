@@ -13,7 +13,7 @@ class Answer(NamedTuple):
     payload: bytes
     time_ns: int  # time of arrival in UTC ns
     mono_ns: int
-    # whether it may be a late answer to another request; frames on this line have no transaction ids that would show it
+    # whether this may be a late answer to another request, on a line whose frames have no transaction ids
     suspect: bool
 
 

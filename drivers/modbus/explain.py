@@ -96,7 +96,7 @@ def _split_rtu(body: bytes) -> list[bytes] | None:
         sizes = [n for n in _rtu_sizes(rest) if n <= len(rest) and crc_ok(rest[:n])]
         if not sizes and crc_ok(rest):
             sizes = [len(rest)]
-        for size in sorted(sizes):  # the last size in ``ways`` is tried first, so the longest comes last
+        for size in sorted(sizes):  # ``ways`` is tried from its end, so the longest size is appended last
             end = at + size
             follows = end + 2 if body[end : end + 2] == _AA55 and end + 2 < len(body) else end
             if follows not in came:

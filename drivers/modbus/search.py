@@ -189,7 +189,7 @@ class ModbusSearch(DeviceSearch):
         """Decide whether late refusals came from a server or from slow devices, and add the slow devices."""
         while self._refused_late:
             unit, serial, code = self._refused_late.pop()
-            if (serial, code) in self._absent:  # skip it: if it is a slow device after all, the slow pass finds it
+            if (serial, code) in self._absent:  # skip the unit: if it is a slow device, the slow pass finds it
                 continue
             probe = unit_probe(unit, serial, self.options.slow_s)
             await self._wait_for_silence(probe)

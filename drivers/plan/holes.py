@@ -36,7 +36,7 @@ class KnownHoles:
         # longest read that the device accepts (field pain 27), in registers; None: no limit was found
         self.max_words: int | None = None
         self._since: int | None = None
-        # (function, address, count, exception) -> (refusals, the value of ``_answers`` at the first refusal)
+        # (function, address, count, exception) -> (number of refusals, the value of ``_answers`` at the first refusal)
         self._strikes: dict[tuple[int, int, int, int], tuple[int, int]] = {}
         self._answers = 0  # number of reads, of any block, that were answered
 

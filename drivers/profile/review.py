@@ -53,7 +53,7 @@ _COARSE: Mapping[tuple[str, str], tuple[Decimal, Decimal, str, str]] = {
     ("power.factor", ""): (Decimal("0.05"), Decimal(10), "0.0001 to 0.01", "0.0001 至 0.01"),
 }
 _MOST_V = 40_000  # no park is connected to a grid of a higher voltage
-_MEASURED = ("dump", "field")  # values of "evidence" that tell that the addresses were tested on a device
+_MEASURED = ("dump", "field")  # values of "evidence" which mean that the addresses were tested on a device
 
 
 def remarks(profile: Profile) -> list[tuple[str, str]]:

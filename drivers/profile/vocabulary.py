@@ -152,8 +152,8 @@ class Vocabulary:
         return ".".join(seen[w].pop(0) if seen.get(w) else _example(w) for w in found[0].split("."))
 
     def _longer(self, shape: str) -> list[str]:
-        """The first known name that begins with ``shape``; otherwise the first that ends with it: ac.power.active for
-        power.active.
+        """The first known name that begins with ``shape``. If there is none, the first name that ends with it: for
+        power.active, this is ac.power.active.
         """
         shapes = _shapes(self)
         found = [one for one in shapes if one.startswith(f"{shape}.")]

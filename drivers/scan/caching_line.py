@@ -151,7 +151,7 @@ class CachingLine:
         elif isinstance(answer, DeviceException) and answer.code == ILLEGAL_FUNCTION:
             self._no_function[function] += 1
         elif isinstance(answer, Answer | DeviceException):
-            self._no_function[function] = -(1 << 20)  # the function is supported: later refusals never count
+            self._no_function[function] = -(1 << 20)  # the function is supported: ignore later refusals
         if not isinstance(answer, LineDown | LineLent):
             self._known[request.frame] = answer
         if isinstance(answer, Answer) and request.registers is not None:

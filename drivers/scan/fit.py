@@ -47,7 +47,7 @@ TELLS = 2  # result of ``_judge`` for a value that only the right register map g
 MANY_TELLING = 3  # once this many values had the result ``TELLS``, a brief trial skips unrelated families
 MANY_WEAK = 4  # this many agreeing values are as good as one value with the result ``TELLS``
 MOST_SILENCES = 12  # after this many timeouts of a device, no further profile is tried on it
-TO_COMPARE = 0.25  # time for comparing similar profiles at the end, as a share of the time for trying profiles
+TO_COMPARE = 0.25  # time for the final comparison of similar profiles, as a share of the time for trying profiles
 MOST_ALIKE = 4  # at most this many likely profiles are compared with each other
 TIMEOUT_S = 0.5
 SANE: Mapping[str, tuple[Decimal, Decimal]] = {  # unit -> range in which nearly all true values lie
@@ -198,7 +198,7 @@ class _Trial:
 
     def __init__(self, address: str, serial: str, memory: CachingLine, ring: Ring, facts: Mapping[str, str]) -> None:
         self._address, self._serial, self._memory, self._ring, self._facts = address, serial, memory, ring, facts
-        self._silent: set[str] = set()  # protocols whose devices report their model, while this device did not
+        self._silent: set[str] = set()  # protocols whose devices always report a model, but this one did not
         self._brief = False
         # profiles that would fit with another byte order: (number of points, profile, order)
         self.reordered: list[tuple[int, str, str]] = []

@@ -29,7 +29,7 @@ class SimExchange(NamedTuple):
     """
 
     mono_ns: int
-    sent: bool  # whether a device has sent the frame
+    sent: bool  # True: an answer of a device; False: a request
     frame: bytes
 
 

@@ -151,7 +151,7 @@ def _shortest(number: float, *, single: bool) -> float:
         try:
             if struct.unpack(">f", struct.pack(">f", candidate))[0] == number:
                 return candidate
-        except OverflowError:  # it was rounded up beyond the largest float32
+        except OverflowError:  # the candidate exceeds the largest float32
             continue
     return number
 
@@ -162,7 +162,7 @@ def missing_pattern(type_name: str, size: int, sentinels: tuple[int, ...] | None
         return sentinels[0]
     if type_name in _NAN_PATTERNS:  # NaN is not a value, so it can mean "no reading"
         return _NAN_PATTERNS[type_name]
-    if type_name in BCD_TYPES:  # a digit above 9 is not a value either
+    if type_name in BCD_TYPES:  # digits above 9 are not a value, so they can mean "no reading"
         return (1 << (8 * size)) - 1
     if sentinels is not None or size == 1 or type_name not in INTEGER_TYPES:
         return None

@@ -114,7 +114,9 @@ class Image:
         return tuple(int.from_bytes(raw[n : n + 2], "big") for n in range(0, len(raw), 2))
 
     def fill_holes(self, max_gap: int, *, function: int) -> None:
-        """Fill short holes: up to ``max_gap`` missing items between existing ones answer zeros, as in many devices."""
+        """Fill short holes: up to ``max_gap`` missing items between existing items then read as zeros, as in many
+        devices.
+        """
         codes = self._table(function).codes
         for (_, end), (start, _) in pairwise(self._runs(function)):
             if start - end <= max_gap:

@@ -1,4 +1,6 @@
-"""The interface between a protocol and the simulator: a function that makes a device of a profile."""
+"""The interface between a protocol and the simulator: a function that makes a simulated device with the points of a
+profile.
+"""
 
 from __future__ import annotations
 

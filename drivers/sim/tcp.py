@@ -138,7 +138,7 @@ class TcpLine:
             return delay_s
         now = asyncio.get_running_loop().time()
         start, quiet = max(now, self._bus_free), quiet_s(self.baud)
-        # around a PDU, RTU adds 3 bytes and MBAP adds 7, and this applies to request and answer
+        # RTU adds 3 bytes to a PDU, and MBAP adds 7, both to the request and to the answer
         wire = asked + answered - (8 if self.framing == "mbap" else 0)
         done = start + wire * BITS_A_CHARACTER / self.baud + max(delay_s, quiet)
         self._bus_free = done + quiet

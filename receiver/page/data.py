@@ -19,7 +19,7 @@ from receiver.shards import each_shard
 
 T = TypeVar("T")
 DAYS: Final = 14  # number of days whose completeness the page shows, including today
-FRESH_S: Final = 5.0  # the state of the fleet is shown for this time without a new query
+FRESH_S: Final = 5.0  # for this time, the last state of the fleet is shown again without a new query
 # the pause before the next query is this many times the duration of the last query, to limit the load on the databases
 SHARE: Final = 5
 PATIENCE_S: Final = 0.2  # a viewer waits this long for a newer state; then the previous state is shown
