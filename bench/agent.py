@@ -100,7 +100,7 @@ def measure(devices: int, every_s: int, seconds: float, who: str = AGENT) -> dic
         store = sum(p.stat().st_size for p in (folder / "state").glob("*")) if not plain else 0
         time.sleep(1.0)
         subscriber.stop()
-        agent.terminate()  # after this, the subscriber has the whole CPU to verify the remaining messages
+        agent.terminate()  # without the agent, the subscriber has the whole CPU to verify the remaining messages
         agent.wait(120)
         found = subscriber.finish()
     if not found.seen:

@@ -21,7 +21,7 @@ from agent.verify import CheckedPack, KeyRing, PointTable, Verifier, check_keys
 from agent.verify import check as judge
 from agent.verify.jws import public_key
 from agent.verify.signed import cut_signature
-from tests.kits.signed import POINTS, Key, Stream, keys  # this makes signed packs without the code of the agent
+from tests.kits.signed import POINTS, Key, Stream, keys  # this module makes signed packs without the code of the agent
 
 SHAPES = {  # name -> (number of points, time that a pack spans in seconds); a pack has points * seconds / 5 readings
     "10 readings": (5, 10),

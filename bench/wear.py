@@ -59,7 +59,7 @@ def small_disk(stack: ExitStack, folder: Path) -> tuple[Path, Path | None]:
 
 
 def look(pid: int, disk: Path, counters: Path | None, run: Path) -> dict[str, float]:
-    """All counters at one moment. Before, all written data are synced to the device."""
+    """All counters at one moment, after all written data were synced to the device."""
     subprocess.run(["sync", "-f", disk], check=True)
     io = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
     state = json.loads((run / "snapshot.json").read_text())

@@ -34,5 +34,5 @@ class Backoff:
 
     @property
     def is_reset(self) -> bool:
-        """Whether there has been no failure since the last success."""
+        """Whether the next delay is ``first_s``. A failure after the last success makes it longer."""
         return self.delay_s == self._first_s

@@ -105,7 +105,7 @@ class Device(ABC, Generic[Q, A]):
     """
 
     protocol: ClassVar[str]
-    ADDRESS: ClassVar[str] = "address"  # the protocol's word for an address, in messages
+    ADDRESS: ClassVar[str] = "address"  # the word that this protocol uses for an address, in messages
     TRIES: ClassVar[int] = 1  # how often ``read_points`` sends a query that the device refuses, the first time included
     UNPLANNED: ClassVar[Reason] = Reason.EXCEPTION  # gap reason of points that no query returns
 
@@ -125,8 +125,8 @@ class Device(ABC, Generic[Q, A]):
             self._used |= 1 << PACES.index(point.pace)
         self._plans: dict[int, VisitPlan[Q]] = {}  # the plan of each set of paces; the key is the bit mask of the paces
         self._failures: dict[Hashable, Failures] = {}  # ``query_id`` -> the failures of this query
-        self._resting = False  # False only if no query is resting
-        self._texts: dict[int, bytes] = {}  # point -> its text; only points that identify the device
+        self._resting = False  # whether a query may be resting
+        self._texts: dict[int, bytes] = {}  # number of a point that identifies the device -> its last text
         self._other_texts = 0
 
     # --- implemented by a driver

@@ -29,7 +29,7 @@ _HIGHEST: dict[str, Decimal] = {
     "kJ": HIGHEST_W / 1000,
     "MJ": HIGHEST_W / 1_000_000,
     "GJ": HIGHEST_W / 1_000_000_000,
-    "m3": Decimal(1000),  # more than any pipe carries
+    "m3": Decimal(1000),  # no pipe carries more
     "l": Decimal(1_000_000),
     "Nm3": Decimal(100_000),
     "kg": Decimal(1_000_000),

@@ -406,7 +406,7 @@ class DeviceSpec:
 class PollResult:
     """The result of one visit to a device. The readings and gaps themselves are in the ring, at ``positions``."""
 
-    positions: list[int] = field(default_factory=list)  # ring positions written, in order
+    positions: list[int] = field(default_factory=list)  # positions of the new readings and gaps in the ring, in order
     asked: int = 0  # number of requests that were sent
     answered: int = 0  # requests that the device itself answered or refused; see ``Device.proves_life``
     error: LineError | None = None  # the last error of this visit; None: there was none

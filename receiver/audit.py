@@ -89,7 +89,7 @@ def _write_gateway(connection: Connection, folder: Path, gateway: str, made: Wri
     for page, body in connection.execute(_PAGES, [gateway]):
         (folder / f"checkpoint{page:04d}.json").write_bytes(bytes(body) + b"\n")
     rows = connection.execute("SELECT body FROM checkpoint_twins WHERE gateway = %s", [gateway]).fetchall()
-    if rows:  # all in one file and sorted by number, so that a verifier compares contradicting pages with each other
+    if rows:  # all pages go into one file, sorted by number, so that a verifier compares contradicting pages
         twins = sorted((parse_object(bytes(body)) for (body,) in rows), key=lambda twin: int(twin["counter"]))
         (folder / "checkpoint_twins.jsonl").write_bytes(b"".join(canonical(twin) + b"\n" for twin in twins))
 

@@ -29,8 +29,8 @@ SELECT count(*) FROM packs p JOIN streams s ON s.id = p.stream WHERE p.due IS NU
 class GatewayState:
     """The state of a gateway.
 
-    Stored packs, readings, gaps with their reasons, and refusals count from the requested day on. Missing packs and
-    findings count over all time.
+    Stored packs, readings, gaps with their reasons, and refusals are counted from the requested day on. Missing packs
+    and findings are counted over all time.
     """
 
     name: str

@@ -18,7 +18,7 @@ from typing import Final
 from drivers.model import GatewayError
 
 PROGRAMS: Final = Path("/usr/lib/postgresql")
-# the server runs as this user of Debian's package if we are root, because it refuses to run as root
+# The server refuses to run as root. If we are root, it runs as this user, which Debian's package creates.
 USER: Final = "postgres"
 
 

@@ -22,7 +22,7 @@ from typing import Final
 from drivers.model import GatewayError
 
 PROGRAMS: Final = Path("/usr/lib/rabbitmq/bin")
-# the nodes run as this user of Debian's package if we are root, because they do not run as root
+# The nodes do not run as root. If we are root, they run as this user, which Debian's package creates.
 USER: Final = "rabbitmq"
 START_S: Final = 120.0  # time limit for the start of a node, which takes long on a busy machine
 PLUGINS: Final = "[rabbitmq_mqtt].\n"

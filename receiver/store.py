@@ -91,7 +91,7 @@ class Store:
         self._streams: set[str] = set()  # streams that are known to be in the database
         self._months: set[date] = set()
         self._births: set[UUID] = set()
-        self._forks: set[UUID] = set()  # packs of the current batch that have the identity of another stored pack
+        self._forks: set[UUID] = set()  # packs of the current batch that have the same identity as another stored pack
         self._compressor = zstandard.ZstdCompressor(level=LEVEL)
         # packs for training the dictionary; None: the database has a dictionary
         self._samples: list[bytes | bytearray | memoryview] | None = []
@@ -532,7 +532,7 @@ def _put_refused(cursor: psycopg.Cursor[Any], refused: Sequence[RefusedMessage])
         [sorted(kept), MAX_REFUSED_OF_ONE],
     )
     count = cursor.execute("SELECT count(*) FROM refused").fetchall()[0][0]
-    if count > MAX_REFUSED:  # delete messages of those gateways that have the most
+    if count > MAX_REFUSED:  # delete messages of the gateways that have the most messages
         cursor.execute(
             "DELETE FROM refused WHERE ctid IN (SELECT ctid FROM (SELECT ctid, at, row_number() OVER "
             "(PARTITION BY gateway ORDER BY at DESC) AS place FROM refused) r ORDER BY place DESC, at LIMIT %s)",

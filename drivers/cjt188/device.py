@@ -84,7 +84,7 @@ class Cjt188Device(MeterDevice):
         try:
             answer = await self.exchange(self._request(query_id))
         except (LineTimeout, DeviceException):
-            if not self._proven:  # until an answer has come, try the other byte order: some meters accept only one
+            if not self._proven:  # before the first answer, try both byte orders: some meters accept only one
                 self._low_first = not self._low_first
             raise
         self._proven = True

@@ -270,7 +270,7 @@ def _momentary_97(part: int, item: int, payload: bytes) -> Readings:
         names, pieces = (names[item - first],), (payload,)
     else:
         return _limits_97(part, item, payload)
-    # the formats of 1997 have no sign bit, but some meters of 1997 set it to report reversed power
+    # the formats of 1997 have no sign bit, but some meters of 1997 set the top bit to report reversed power
     kind = "signed" if part in (3, 4) else "bcd"
     return tuple(
         reading(Field(f"{name}.{s}" if s else name, _phase_label(s) + label, size, sizes[size], unit, kind), raw)

@@ -22,7 +22,7 @@ class Request(Protocol):
 
     @property
     def frame(self) -> bytes:
-        """The bytes to send on a line that carries bytes."""
+        """The bytes to send on a line without framing of its own."""
 
     @property
     def function(self) -> int:

@@ -93,7 +93,7 @@ _OF_ITS_OWN = {
 
 
 def fixed_medium(code: int) -> int:
-    """The medium of a fixed structure, which has four bits, converted to the code that the variable structure uses."""
+    """Convert the medium code of a fixed structure (four bits) to the medium code that the variable structure uses."""
     return _FIXED_MEDIA.get(code, code)
 
 

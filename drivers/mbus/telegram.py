@@ -287,5 +287,7 @@ def _extension(telegram: Telegram, rest: bytes) -> int:
 
 
 def _plain(rest: bytes) -> bool:
-    """Whether the payload is unencrypted or already decrypted. It is if the checksum before it is right."""
+    """Whether the payload can be read, because it is unencrypted or already decrypted. The checksum before it shows
+    this.
+    """
     return len(rest) > 2 and crc(rest[2:]) in (int.from_bytes(rest[:2], "little"), int.from_bytes(rest[:2], "big"))

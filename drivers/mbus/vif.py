@@ -202,7 +202,7 @@ FIXED_UNITS[0x3F] = Meaning("number", "without unit")
 # this code means "same but historic": the counter is a stored value, and its unit is that of the meter's other counter
 FIXED_HISTORIC = 0x3E
 
-# combinable VIFE that only describe a value -> description. VIFE that change its value or type are in ``records``.
+# combinable VIFE that only describe a value -> description. VIFE that change the value or its type are in ``records``.
 ANNOTATIONS: dict[int, str] = {
     0x12: "average value",
     0x13: "inverse compact profile",

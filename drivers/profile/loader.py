@@ -80,7 +80,7 @@ def load_profile(path: Path, search_dirs: Sequence[Path] | None = None) -> Profi
         profile = _assemble(path, layers)
         for layer in layers:
             layer.complaints.check()
-    except RecursionError:  # raised by tomllib; or by our own code, if the nesting is just small enough for tomllib
+    except RecursionError:  # from tomllib, or from our own code if the nesting is just small enough for tomllib
         raise ProfileError("brackets are nested too deep", where=_short(path)) from None
     return profile
 

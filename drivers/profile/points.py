@@ -125,7 +125,7 @@ class _Reader:
         bits, digits = self._width(kind, type_, bool(layout.parts))
         ratio = self._ratio(entry, unit)
         pace = self.defaults.values.get("pace", "once" if kind is Kind.TEXT else "normal")
-        if "clock" in self.given:  # reading it once a day is enough, because a clock drifts by seconds per day
+        if "clock" in self.given:  # reading a clock once a day is enough, because it drifts by seconds per day
             pace = "once"
         clock = table.choice("clock", CLOCKS)
         if clock and (kind is not Kind.GAUGE or unit != "s"):

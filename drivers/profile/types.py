@@ -183,8 +183,8 @@ def select(points: Sequence[Point], globs: Sequence[str]) -> tuple[Point, ...]:
 
 
 def concerned(name: str, prefixes: frozenset[str]) -> bool:
-    """Whether a point lies behind a reversed CT. The prefix "" matches all points. Other prefixes match only at the end
-    of a word.
+    """Whether a point lies behind a reversed CT. The prefix "" matches all points. Any other prefix must end at the end
+    of a word: ``grid`` does not match ``grids.x``.
     """
     return any(not p or name == p or name.startswith(p.rstrip(".") + ".") for p in prefixes)
 

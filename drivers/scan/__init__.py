@@ -1,4 +1,4 @@
-"""Finds and identifies the devices on a line. It sends only reads, and listens before it sends the first one."""
+"""Finds and identifies the devices on a line. It sends only reads, and listens before the first read."""
 
 from drivers.scan.notes import Note, note
 from drivers.scan.plan import FoundDevice, ScanOptions

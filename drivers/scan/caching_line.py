@@ -16,7 +16,7 @@ from drivers.model import DeviceException, FrameError, LineDown, LineError, Line
 HASTY_S = 0.2  # with ``hasty``, a timeout is never shortened to less than this
 HASTY_TIMES = 3  # with ``hasty``, a timeout is shortened to the longest answer time so far, multiplied by this
 ILLEGAL_FUNCTION = 1  # the exception for an unsupported function
-NO_FUNCTION = 3  # if a function is refused this many times and never answered otherwise, it counts as unsupported
+NO_FUNCTION = 3  # a function counts as unsupported if it was refused this many times, but never answered
 SPACES = {1: "coils", 2: "discrete", 3: "holding", 4: "input"}
 
 

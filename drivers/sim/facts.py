@@ -181,7 +181,7 @@ def _storage(p: Physics) -> dict[str, float]:
         "energy.capacity": plant.battery_wh,
         "charge.remaining": p.soc * ah,
         "charge.capacity": ah,
-        # calculated with a fixed voltage, because a counter must not fall
+        # these counters use a fixed voltage, because with the present voltage they could fall
         "charge.total": counters.charge / (3.2 * plant.cells),
         "discharge.total": counters.discharge / (3.2 * plant.cells),
         "cycles": 210.0 + counters.discharge / plant.battery_wh,

@@ -101,7 +101,7 @@ class RtuFraming:
                     size = -1
                 else:
                     break
-            if size == 0:  # for an unknown function, all bytes together must be the frame
+            if size == 0:  # the length of an unknown function is not known, so all bytes together must be the frame
                 size = len(held) if crc_ok(held) else -1
             if size > 0 and crc_ok(held[:size]):
                 found.append(SimRequest(held[0], held[1 : size - 2], 0, held[:size]))

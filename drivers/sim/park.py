@@ -58,7 +58,9 @@ class ParkMeter:
 
 
 class Park:
-    """A running park. ``lines``, ``devices`` (those with registers) and ``meters`` are by name. ``stop`` ends it."""
+    """A running park. ``lines``, ``devices`` (those with registers) and ``meters`` are dictionaries by name. ``stop``
+    ends it.
+    """
 
     def __init__(
         self,

@@ -130,9 +130,7 @@ class Physics:
         return self.t_s % DAY_S / 3600.0
 
     def sun(self) -> float:
-        """The irradiance of a clear sky on a roof, as a share of its rating. It follows from the elevation of the
-        sun.
-        """
+        """The irradiance on a roof under a clear sky, from 0 to 1. It follows from the elevation of the sun."""
         decl = math.radians(23.45) * math.sin(2 * math.pi * (284 + self.plant.day_of_year + self.t_s // DAY_S) / 365)
         lat, angle = math.radians(self.plant.latitude_deg), math.radians(15 * (self.hour - 12))
         height = math.sin(lat) * math.sin(decl) + math.cos(lat) * math.cos(decl) * math.cos(angle)

@@ -150,7 +150,7 @@ class SerialLine:
     def _run(self) -> None:
         if self.realtime:
             with contextlib.suppress(PermissionError):
-                os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(5))  # 0 means: only this thread
+                os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(5))  # 0 stands for the calling thread
         _Turns(self, self._master, self._wake_read).run(lambda: self._stopping)
 
     def heard_baud(self) -> int:

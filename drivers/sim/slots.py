@@ -22,7 +22,7 @@ class ParkSlot:
     texts: Mapping[str, str] = field(default_factory=dict)
     # the address of a meter, which has no unit number; its ``unit`` then only gives its place in the order of meters
     address: str = ""
-    baud: int | None = None  # its own speed in baud, on a line with several speeds
+    baud: int | None = None  # the device's own speed in baud, if the line has several speeds
     every: Mapping[str, str] = field(default_factory=dict)  # for agent.toml: pace -> period of reading
     points: Sequence[str] = ()  # for agent.toml: the points to read; empty: all points
 

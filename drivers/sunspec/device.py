@@ -107,7 +107,7 @@ class SunSpecDevice(RegisterDevice):
         return plan_summary([Block(HOLDING, 0, 60, tuple(due))] * bool(due), self._timing)
 
     async def walk(self, visit: PollResult | None = None) -> ModelChain:
-        """Find the models, and count the requests in ``visit``. Raises LineError.
+        """Find the models, and add the number of requests to ``visit``. Raises LineError.
 
         A device without SunSpec gives a DeviceException.
         """

@@ -45,7 +45,7 @@ def alternatives(key: str, where: str) -> list[Alternative]:
 
 
 def find_points(device: ModelChain, spec: DeviceSpec, most: int, where: str) -> dict[int, Point]:
-    """The points that this device has, as points with register addresses. Returns point number -> point."""
+    """Find the points that this device has. Returns point number -> point with its register address."""
     by_id: dict[int, list[Model]] = {}
     for model in device.models:
         by_id.setdefault(model.id, []).append(model)

@@ -130,7 +130,7 @@ def _initial(model: int, mine: Mapping[str, Point], watts: int) -> dict[str, Raw
         values["N"] = len(groups)
     for name in mine:
         point = _defined(model, name)
-        assert point is not None  # checked in ``_wanted``
+        assert point is not None  # ``_wanted`` has already checked this
         values[name] = "" if point.type == "string" else 1
         if isinstance(point.scale, str) and not point.scale.lstrip("-").isdigit():
             unit = UNITS.get(point.unit, point.unit)

@@ -48,8 +48,8 @@ class FleetView:
 
 
 class StreamState(NamedTuple):
-    """The state of one stream. ``name`` is the last part of the stream's name. Packs and readings count from the first
-    day shown.
+    """The state of one stream. ``name`` is the last part of the stream's name. Packs and readings are counted from the
+    first day that the page shows.
     """
 
     name: str
