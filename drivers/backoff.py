@@ -9,8 +9,8 @@ class Backoff:
     """Delays between attempts. The first delay is ``first_s``; each further failure doubles it, up to ``most_s``.
 
     Args:
-        jitter: the share of each delay that is random. So many clients that failed together do not all reconnect
-        together.
+        jitter: the share of each delay that is random. Because of it, clients that failed at the same time do not all
+        reconnect at the same time.
     """
 
     __slots__ = ("_first_s", "_jitter", "_most_s", "delay_s")

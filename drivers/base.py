@@ -202,7 +202,7 @@ class Device(ABC, Generic[Q, A]):
         self._ring, self.table = ring, table
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
-        """Send the queries that are due at a tick, except resting queries. A failed query becomes a gap, never a zero."""
+        """Send the queries that are due at a tick and not resting. A failed query becomes a gap, never a zero."""
         result = PollResult()
         try:
             if not self.is_prepared:

@@ -219,7 +219,7 @@ class Point:
     type: str = "u16"
     order: str = ""  # "" if the point has only one register, or no register
     bit: int | None = None
-    mask: int | None = None  # applied to the raw integer, which is then shifted down to the lowest bit of the mask
+    mask: int | None = None  # bits of the raw integer that contain the value; they are then shifted down to bit 0
     scale: Decimal = Decimal(1)
     scale_at: int | None = None  # address of the register that contains the scale factor, as a power of ten
     # whether the value is a share of 1, such as a power factor. A value above 1 is a percentage and is divided by 100
@@ -298,7 +298,7 @@ class Limits:
     connect_delay_s: float | None = None
     min_every_s: float | None = None
     turnaround_s: float | None = None  # typical time from request to answer, from which the plan of reads is optimized
-    late_s: float | None = None  # raw TCP: how long after a timeout the answer can still arrive
+    late_s: float | None = None  # raw TCP: time after a timeout in which the answer may still arrive
     retries: int | None = None
     connections: int | None = None  # most connections to one host at a time, over all lines to this host
     serial_timeout_s: float | None = None  # only in profiles: replaces ``timeout_s`` on the lines of ``BYTE_SCHEMES``

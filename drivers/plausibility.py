@@ -256,8 +256,8 @@ def _number(value: Decimal | int | str | float | None, unit: str) -> str:
 
 
 def _plain(value: float, digits: int = 4) -> str:
-    """The number as text with this many significant digits. An exponent is used only for numbers from 1e9 on, or small
-    ones.
+    """The number as text with this many significant digits. Only small numbers, and numbers from 1e9 on, are written
+    with an exponent.
     """
     if 10**digits <= abs(value) < 1e9:
         return f"{value:.0f}"

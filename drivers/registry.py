@@ -28,7 +28,7 @@ PACKAGES: Mapping[str, str] = {  # protocol -> name of the package that contains
     "mbus": "drivers.mbus",
     "iec62056": "drivers.iec62056",
 }
-DEFAULT = "modbus"  # used if no protocol is given
+DEFAULT = "modbus"  # the protocol that is used if none is given
 _log = logging.getLogger("meterhouse.drivers")
 
 

@@ -78,7 +78,7 @@ class Directory(Protocol):
 class PackMessage:
     """A pack with a valid signature.
 
-    ``balance`` is None as long as its birth, or another part of its tick, is missing.
+    ``balance`` is None as long as the pack's birth, or another part of the pack's tick, is missing.
     """
 
     checked: CheckedPack

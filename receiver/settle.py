@@ -67,7 +67,8 @@ class _Settler:
             made, codes = Balance(), ["revoked"]
         else:
             faults = [fault for pack in sound for fault in pack.faults]
-            # a pack that breaks a rule gets no counts. The result is the same as if its birth had arrived before it.
+            # a pack that breaks a rule gets no counts. This is the same result as if the birth had arrived before the
+            # pack.
             made = Balance() if faults else balance([pack.counts for pack in sound], table)
             codes = list(dict.fromkeys(fault.code for fault in (*faults, *made.faults)))
             codes += implausible(made)

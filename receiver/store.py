@@ -568,8 +568,8 @@ def _put_unknown(cursor: psycopg.Cursor[Any], unknown: Iterable[tuple[str, bytes
 
 
 def _newest_thumbprint(keys: bytes) -> str:
-    """The thumbprint of the newest key in an untrusted keys object. Nothing proves it. "" if the object is
-    malformed.
+    """The thumbprint of the newest key in an untrusted keys object. Nothing proves that the key is genuine. "" if the
+    object is malformed.
     """
     try:
         kid = parse_object(inflate(keys, MAX_OBJECT_BYTES), MAX_LOOSE_BYTES, MAX_LOOSE_ITEMS)["records"][-1]["kid"]

@@ -15,7 +15,7 @@ from drivers.model import Quality, Reading, Reason
 Value = Decimal | int | str | None
 
 
-_WORDS = re.compile(  # the names built in this package that the vocabulary contains; all others get the prefix ``x.``
+_WORDS = re.compile(  # names built in this package and known to the vocabulary; all others get the prefix ``x.``
     r"ac\.energy\.(import|export|total)(\.tariff\.\d+|\.l[123])?|ac\.energy\.reactive\.quadrant\.[1-4]"
     r"|ac\.energy\.(reactive\.import|reactive\.export|apparent)(\.l[123])?|ac\.demand\.(import|export|apparent)\.max"
 )

@@ -31,7 +31,9 @@ _ONE_FRAME_NS = 20_000_000  # bytes that arrive within this time after one anoth
 
 
 class ByteLink:
-    """An open port that carries bytes. ``run`` sends requests. The line's owner calls ``run`` only once at a time."""
+    """An open port without framing of its own. ``run`` sends requests. The line's owner calls ``run`` only once at a
+    time.
+    """
 
     def __init__(
         self,

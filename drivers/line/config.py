@@ -78,7 +78,7 @@ class RequestOptions:
 
     timeout_s: float = 1.0  # longest time from the end of the request to the start of the answer
     quiet_s: float = 0.0  # silence before each request
-    late_s: float = 0.0  # how long after a timeout the answer can still arrive
+    late_s: float = 0.0  # time after a timeout in which the answer may still arrive
     retries: int = 0  # number of retries after a timeout; after a broken frame there is always at least one retry
     setting: SerialSetting | None = None  # the device's serial setting; None: not a serial line
     connect_delay_s: float = 0.0  # silence after the connection is opened; applies to all devices on the connection

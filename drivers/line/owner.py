@@ -422,7 +422,7 @@ class Line:
             self._limiter.release(self)
 
 
-LineFactory = Callable[..., Line]  # takes the arguments of ``open_line``
+LineFactory = Callable[..., Line]  # a function with the arguments of ``open_line``
 
 
 def open_line(

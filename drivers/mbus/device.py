@@ -147,7 +147,7 @@ class MbusDevice(MeterDevice):
         while True:
             answer = await self._next(first=not frames)
             if frames and answer.payload == frames[-1]:
-                # the meter ignores the frame count bit and has sent the same telegram again: there are no more
+                # the meter ignores the frame count bit and has sent the same telegram again: this was the last one
                 # telegrams
                 break
             frames.append(answer.payload)

@@ -68,7 +68,7 @@ def _reading(number: int, point: Point, raw: bytes, points: Sequence[Point], spe
         if text and point.name.rpartition(".")[2] == "time" and time_ms(text, "UTC") is None:
             quality = Quality.SUSPECT  # this date is impossible: the clock was never set, or the profile does not fit
         return Reading(point.name, text, "", quality, raw)
-    if point.clock:  # the value would be the difference to the time of reading, which an image does not contain
+    if point.clock:  # the value is the clock's difference to the time of the reading, which an image does not contain
         return Reading(point.name, None, point.unit, Reason.ABSENT, raw)
     block = Block(point.function, point.address, point.count, (number,))
     ((_, mantissa, exponent, quality),) = build_plan(block, points, spec).values(raw)

@@ -45,7 +45,7 @@ class DeviceSearch:
         raise NotImplementedError
 
     def slow_probes(self, serial: str) -> list[Probe]:
-        """Probes that repeat the silent addresses, with longer timeouts."""
+        """Probes that ask the silent addresses again, with longer timeouts."""
         return []
 
     def signs_of_life(self, device: FoundDevice) -> list[Probe]:

@@ -141,7 +141,7 @@ def _loaded(path: Path, dirs: tuple[Path, ...], state: tuple[int, ...]) -> Profi
 def _changed_ns(path: Path) -> int:
     try:
         return path.stat().st_mtime_ns
-    except OSError:  # a link without target: loading this profile fails as well, and reports it
+    except OSError:  # a link without target: loading the profile fails, too, and reports the link
         return 0
 
 

@@ -97,8 +97,8 @@ class Scan:
         return [probe for search, serial in self._asked() for probe in search.probes(serial)]
 
     def slow_pass(self) -> list[Probe]:
-        """The probes of the slow pass: they repeat the silent addresses, with longer timeouts. Searches in groups are
-        not included.
+        """The probes of the slow pass: they ask the silent addresses again, with longer timeouts. Searches in groups
+        are not included.
         """
         return [probe for search, serial in self._asked() for probe in search.slow_probes(serial)]
 

@@ -31,7 +31,7 @@ class Framing(Protocol):
         """The frame of an answer."""
 
     def damage(self, frame: bytes) -> bytes:
-        """A frame with a wrong check. This is the CRC; for MBAP it is the protocol identifier."""
+        """A frame with an error that the receiver detects: a wrong CRC, or for MBAP a wrong protocol identifier."""
 
 
 class MbapFraming:

@@ -139,9 +139,7 @@ class Park:
 
 
 def _toml(value: object) -> str:
-    """A value as TOML writes it. Its strings are written by JSON, because the basic strings of TOML have the same
-    escapes.
-    """
+    """A value as TOML. Strings are written as JSON, because the basic strings of TOML have the same escapes."""
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{_toml(k)} = {_toml(v)}" for k, v in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False)

@@ -81,7 +81,7 @@ class Model:
     id: int
     address: int
     length: int
-    points: dict[str, PointValue] = field(default_factory=dict)  # by name, such as ``W`` or ``module[0].DCW``
+    points: dict[str, PointValue] = field(default_factory=dict)  # values by name, such as ``W`` or ``module[0].DCW``
     places: dict[str, ModelOffset] = field(default_factory=dict)  # by name; without the points that are scale factors
     known: bool = True
     truncated: bool = False  # whether registers at the end of the model are missing
