@@ -84,7 +84,7 @@ class PackMessage:
     checked: CheckedPack
     body: bytes
     balance: Balance | None
-    codes: list[str] = field(default_factory=list)  # codes of those rules that this pack breaks by itself
+    codes: list[str] = field(default_factory=list)  # codes of rules that this pack breaks, regardless of other packs
 
     @property
     def points(self) -> dict[str, Any] | None:

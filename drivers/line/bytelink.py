@@ -26,7 +26,7 @@ LONGEST_PAUSES_S = 60.0  # limit for the sum of all pauses within a multi-step a
 LATE_STEPS_S, AFTER_LATE_S, LONGEST_LATE_S = 2.0, 2.5, 30.0  # times in seconds, explained at ``_steps_silence``
 _MOST_BUFFERED = 4096
 _SLOWEST_CHAR_S = 11 / 300  # time of a character at 300 baud: assumed if the speed of the bus is unknown
-_SETTLED_S = 0.1  # a pause of this length ends the wait if the bytes so far could be a full answer
+_SETTLED_S = 0.1  # a pause of this length ends the wait if enough bytes for a full answer have come
 _ONE_FRAME_NS = 20_000_000  # bytes that arrive within this time after one another belong to the same frame
 
 
