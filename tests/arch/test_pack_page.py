@@ -335,7 +335,9 @@ def test_the_page_spells_a_formula_as_its_hash_does() -> None:
     import base64
     import hashlib
 
-    found = re.search(r"The lines of `plain/self_consumption`:\n\n((?: {4}.*\n)+)\nTheir hash is `([\w-]{43})`", PAGE)
+    found = re.search(
+        r"The lines of `plain/self_consumption`:\n\n((?: {4}.*\n)+)\nThe hash of these lines is `([\w-]{43})`", PAGE
+    )
     assert found
     text = "\n".join(line[4:] for line in found[1].splitlines())
     digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()

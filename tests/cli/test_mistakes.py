@@ -41,7 +41,7 @@ read SDM --profile eastron/sdm630 --ratio ct=x | 2 | --ratio: | "x" is not a num
 read SDM --registers 5:0+1 | 2 | --registers: | 5 is not a function that reads | Only functions 1 to 4 read
 read SDM --registers 3:0+0 | 2 | --registers: | the count must be at least 1 | FUNCTION:START+COUNT
 read SDM --registers 3:65530+20 | 2 | --registers: | goes beyond address 65535 | From address 65530 on, only 6
-read SDM --registers 40001 | 2 | --registers: | "40001" does not state a function | this is 3:0. Write FUNCTION:START
+read SDM --registers 40001 | 2 | --registers: | "40001" does not state a function | write 3:0. Write FUNCTION:START
 read SDM --registers 30013+2 | 2 | --registers: | "30013+2" does not state a function | 4:12+2. Write FUNCTION:START
 read --profile dlt645/2007 --line modbus-tcp://127.0.0.1 --address 1 | 3 | address 1: | cannot be used over | tcp://HOST:PORT
 check -c HERE/nothing.toml | 3 | nothing.toml: | No such file | `meterhouse init` makes a new file

@@ -337,7 +337,7 @@ def test_point_tables_of_a_ring(path: Path) -> None:
     ring, table = (1 << 64) - 3, {"points": [{"n": "ac.power.active", "label": "1#车间"}]}
     store.documents.register_tables(ring, [(7, "park7/gw01/inv1", table)])
     store.documents.register_tables(ring, [(7, "park7/gw01/inv1", table), (8, "park7/gw01/inv2", table)])
-    with pytest.raises(ValueError, match="already belongs to park7/gw01/inv1"):
+    with pytest.raises(ValueError, match="already belongs to the stream park7/gw01/inv1"):
         store.documents.register_tables(ring, [(7, "park7/gw01/inv1", {"points": []})])
     store.documents.register_tables(5, [(0, "park7/gw01/_gateway", {"points": []})])
     store.close()
