@@ -105,7 +105,7 @@ class Response:
 
 
 def field_of(name: str, words: str) -> bool:
-    """Whether ``name`` is equal to ``words``, with or without a first word: ``heat.energy`` matches ``energy``."""
+    """True for ``words`` itself and with one more word before it: ``energy`` and ``heat.energy`` match ``energy``."""
     return words in (name, name.partition(".")[2])
 
 

@@ -427,7 +427,8 @@ class Reading:
     unit: str = ""
     quality: int = Quality.GOOD  # a Quality; if ``value`` is None, a Reason
     raw: bytes = b""
-    storage: int = 0  # 0: the present value; n: the value of the n-th last settlement or freeze, or of storage number n
+    # 0: the present value; n: the value at the n-th most recent settlement or freeze, or in the meter's storage n
+    storage: int = 0
     tariff: int = 0  # 0: the total of all tariffs
     subunit: int = 0  # number of the part of the device to which the value belongs
     function: str = ""  # "instantaneous", "maximum", "minimum", or "error" for a value during an error; "": not given

@@ -105,7 +105,7 @@ def _sources(profiles: Mapping[str, Profile]) -> dict[str, Any]:
 
 
 def _evidence(profile: Profile) -> str:
-    """Return a text with the evidence of a profile, and the number of independent sources if the profile states it."""
+    """Return one text that names the evidence of a profile and, if the profile states it, the number of sources."""
     if profile.second_source is None:
         return say(profile.evidence)
     sources = say("2 sources" if profile.second_source.source else "1 source")

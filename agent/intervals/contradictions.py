@@ -48,7 +48,7 @@ class _Known:
     def facts(self) -> tuple[object, ...]:
         """Return the values to compare.
 
-        They leave out the flag LATE, because it does not matter when a value became known.
+        They leave out the flag LATE, because the time at which a value became known does not matter here.
         """
         if not self.cell:
             return self.row.end_ms, self.shape.columns[self.number]

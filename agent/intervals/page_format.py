@@ -40,10 +40,10 @@ FIELDS: Final = (
     "readings",
     "first_lag",  # start of the interval - time of the first reading of the amount
     "first_value",
-    "first_back",  # sequence of the pack with the first reading - first_seq of the row + 1; 0: there is no reading
+    "first_back",  # 1 + (sequence of the pack with the first reading) - (first_seq of the row); 0: no reading
     "last_lag",  # time of the last reading of the amount - end of the interval
     "last_value",
-    "last_back",  # last_seq of the row - sequence of the pack with the last reading + 1; 0: there is no reading
+    "last_back",  # 1 + (last_seq of the row) - (sequence of the pack with the last reading); 0: no reading
     "low",
     "high",
     "above",  # of gauges: value * ms
@@ -216,12 +216,12 @@ class PageReader:
             raise ValueError(f"a page of intervals is damaged: {error}") from error
 
     def row(self, field: str) -> array[int]:
-        """Return a field of the rows themselves, one number per row."""
+        """Return the values of a field that rows have once, not per column: one number per row."""
         number = ROW_FIELDS.index(field)
         return self._first(self._runs.get(number, _ROW_DIFF[number]))
 
     def column(self, number: int, field: str) -> array[int]:
-        """Return a field of one column, one number per row."""
+        """Return the values of a field of one column: one number per row."""
         if field in _ENDS:
             return self._ends(number)[field]
         kept = self._first(self._field(number, field))

@@ -1,8 +1,8 @@
 """Key records, which are the public list of a gateway's keys. A record names a key and the time when it begins to sign.
 
-Each record is signed by the previous key. The record of the first key is signed by the first key itself, so the first
-key file needs no records. The file of a later key holds the whole chain of records. The database and the broker hold
-the chain too, so it continues if one of the three is lost.
+Each record is signed by the previous key. The first key signs its own record, so the agent makes this record without
+another key, and the file of the first key contains no records. The file of a later key holds the whole chain of
+records. The database and the broker hold the chain too, so it continues if one of the three is lost.
 """
 
 from __future__ import annotations

@@ -202,10 +202,10 @@ class Codec:
 
 
 def make_dictionary(packs: Sequence[bytes]) -> bytes:
-    """Make the raw content of a dictionary from sample packs. The first pack comes last, because zstd prefers the end.
+    """Make the raw content of a zstd dictionary from sample packs.
 
-    Streams with the same points have nearly the same bytes: a sample is skipped if the samples chosen so far already
-    compress it well.
+    The first of ``packs`` is placed at the end of the dictionary, because zstd prefers matches near its end. A sample
+    is skipped if the samples chosen so far already compress it well: streams with the same points are much alike.
     """
     chosen: list[bytes] = []
     size = 0

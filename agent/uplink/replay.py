@@ -281,7 +281,7 @@ class DailyQuota:
         # (day, bytes recorded for this day, bytes reserved by the request)
         self._answers: deque[tuple[int, int, int]] = deque()
         self._day = -1
-        # number of bytes that the store has recorded for today; None: it is not known yet
+        # number of bytes that were replayed today, as the store has recorded it; None: not known yet
         self._recorded: int | None = None
         self._reserved = 0  # number of bytes that are recorded but not used yet
         self._requested_s: float | None = None

@@ -137,7 +137,7 @@ class History:
         return run
 
     def _before(self, boot: Boot, run: PackRun, link: ChainLink, faults: list[tuple[ChainLink, str]]) -> None:
-        """If a known run begins directly after ``link``, join it to ``run``."""
+        """``run`` ends with ``link``. If another known run begins directly after ``link``, append it to ``run``."""
         self._ends[link.hash] = run
         at = boot.index(link.seq) + 1
         near = boot.runs[at] if at < len(boot.runs) else None

@@ -25,7 +25,7 @@ class ChainLink:
 
 
 def check_seam(left: ChainLink, right: ChainLink) -> list[str]:
-    """Return texts about members of two packs that do not fit; empty if ``right`` correctly follows ``left``.
+    """Return a text for each member of ``right`` that does not match ``left``; empty if ``right`` follows correctly.
 
     Call this if ``right`` claims to follow ``left`` in the stream: its ``prev`` is the hash of ``left``, or it has the
     next sequence in the same boot.

@@ -155,7 +155,7 @@ def raw_range(type_: str, count: int) -> tuple[int, int] | None:
 
 
 def read_layout(table: TomlTable, defaults: Defaults) -> RegisterLayout:
-    """The layout of the point in a table. If the protocol has no registers, the layout has none either."""
+    """Return the layout of the point that ``table`` describes: only a type if the protocol has no registers."""
     if not defaults.maps_registers:
         return RegisterLayout(table.text("type"), "", 0, 0, 0)
     return _LayoutReader(table, defaults).read()

@@ -16,7 +16,7 @@ FUNCTIONS: Final = (3, 4)
 SHORT: Final = 2
 # numbers of registers in the longer requests that follow if the first request is answered
 LENGTHS: Final = (40, 20, 10, 4)
-MOST_KNOWN: Final = 3  # limit for the runs of registers that are taken from the trial of profiles
+MOST_KNOWN: Final = 3  # at most this many runs of registers are taken over from the earlier trial of profiles
 FILLERS: Final = {0, 0xFFFF}  # words that many devices send for registers without content
 
 
