@@ -140,7 +140,7 @@ class Guard:
         return RedirectResponse(f"/login?next={quote(target, safe='/')}" if target != "/" else "/login", 303)
 
     def _malformed(self, scope: Scope, headers: Headers) -> tuple[int, str]:
-        """Return (HTTP status, message) if the request is malformed, even with a login; (0, "") if it is well-formed."""
+        """Return (HTTP status, message) for a malformed request, even with a login; (0, "") for any other request."""
         method, path, hosts = scope["method"], scope["path"], headers.getlist("host")
         length = headers.get("content-length", "0")
         checks = (

@@ -9,7 +9,7 @@ from drivers.serial_setting import SerialSetting, silence_ns
 
 REQUEST = 8  # length of a request on a serial line in bytes: address, function, start, count, CRC
 ANSWER = 5  # length of the answer in bytes, without the registers: address, function, byte count, CRC
-_MBAP = 7 + 1 + 4 + 7 + 2  # bytes of a Modbus TCP request and its answer together, without the registers
+_MBAP = 7 + 1 + 4 + 7 + 2  # bytes of a request with an MBAP header and of its answer, without the registers
 _ETHERNET = 2 * 66  # length of the headers of two TCP segments in bytes, one in each direction
 _NETWORK_NS_PER_BYTE = 80  # 100 Mbit/s
 _NO_LIMITS = Limits()
