@@ -64,7 +64,7 @@ def test_an_edge_is_logged_once(gw: Gateway) -> None:
     since = gw.now()
     gw.site.m1.fault("silence")
     gw.machine.wait(lambda: gw.status()["devices"][M1]["life"] == "dead", 60)
-    gw.machine.wait(lambda: "m1 not responding" in gw.machine.journal("meterhouse", f"--since={since}"), 60)
+    gw.machine.wait(lambda: "m1 is not responding" in gw.machine.journal("meterhouse", f"--since={since}"), 60)
     gw.site.m1.well()
     # the first probe may have been under way: 10 s of silence, then nine times as long for the others on the line
     gw.machine.wait(lambda: gw.alive(M1), 240)
