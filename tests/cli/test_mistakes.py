@@ -42,8 +42,10 @@ read SDM --registers 5:0+1 | 2 | --registers: | 5 is not a function that reads |
 read SDM --registers 3:0+0 | 2 | --registers: | the count must be at least 1 | FUNCTION:START+COUNT
 read SDM --registers 3:65530+20 | 2 | --registers: | goes beyond address 65535 | From address 65530 on, only 6
 read SDM --registers 40001 | 2 | --registers: | "40001" does not state a function | write 3:0. Write FUNCTION:START
-read SDM --registers 30013+2 | 2 | --registers: | "30013+2" does not state a function | 4:12+2. Write FUNCTION:START
-read --profile dlt645/2007 --line modbus-tcp://127.0.0.1 --address 1 | 3 | address 1: | cannot be used over | tcp://HOST:PORT
+read SDM --registers 30013+2 | 2 | --registers: | "30013+2" does not state a function | \
+write 4:12+2. Write FUNCTION:START
+read --profile dlt645/2007 --line modbus-tcp://127.0.0.1 --address 1 | 3 | address 1: | \
+cannot be used over modbus-tcp | tcp://HOST:PORT
 check -c HERE/nothing.toml | 3 | nothing.toml: | No such file | `meterhouse init` makes a new file
 check -c HERE | 3 | HERE: | Is a directory | the configuration file with -c
 check -c CFG --plann | 2 | --plann | No such option | --plan
@@ -53,7 +55,8 @@ reload --runtime-dir HERE/nothing | 1 | HERE/nothing: | no agent is running here
 scan | 2 | --line | Missing option | scan --help
 scan --line modbus-tcp://127.0.0.1 --addresses 1-300 | 2 | --addresses: | '1-300' | such as 1-32,100
 scan --line modbus-tcp://127.0.0.1 --addresses a | 2 | --addresses: | 'a' | such as 1-32,100
-scan --line serial:/dev/ttyUSB77 --serial 9600-8N1 | 3 | serial:/dev/ttyUSB77: | '9600-8N1' | like "9600 8N1"
+scan --line serial:/dev/ttyUSB77 --serial 9600-8N1 | 3 | serial:/dev/ttyUSB77: | '9600-8N1' | \
+Write the setting like "9600 8N1"
 scan --line serial:/dev/ttyUSB77 | 4 | serial:/dev/ttyUSB77: | No such file | Is the adapter plugged in?
 identify --line serial:/dev/ttyUSB77 | 2 | identify: | --address is missing | Give --line and --address, or the name
 profiles show eastron/sdm63 | 3 | profile: | no profile "eastron/sdm63" | Did you mean "eastron/sdm630"?
@@ -77,18 +80,23 @@ export -c CFG --from yesterday HERE/out | 2 | --from: | 'yesterday' | Write 2026
 export -c CFG --from 2026-11-02 --to 2026-11-01 HERE/o | 2 | export: | is not before --to 2026-11-01 | Swap the two
 keys show -c CFG | 3 | signing.key: | there is no signing key | meterhouse keys create
 keys create HERE/no/folder | 3 | HERE/no/folder: | cannot be written here | Make the folder
-simulate --profile eastron/sdm630 --listen 127.0.0.1:99999 | 2 | --listen: | '127.0.0.1:99999' | Write for example 127.0
+simulate --profile eastron/sdm630 --listen 127.0.0.1:99999 | 2 | --listen: | '127.0.0.1:99999' | \
+Write for example 127.0.0.1:5020
 stauts | 2 | command | unknown command "stauts" | Did you mean "status"?
 doctor --bundle HERE/no/x.tar.gz -c CFG --offline | 2 | HERE/no/x.tar.gz: | cannot be written | Give the name of another
 init HERE GW | 2 | HERE/agent.toml: | already exists | Edit this file, or move it away
 init HERE/new --site "a b" --gateway b --timezone UTC --yes | 2 | --site: | "a b" is not a name | Use letters
 init HERE/new --site a --gateway b --timezone Beijing --yes | 2 | --timezone: | "Beijing" is not a time | Asia/Shanghai
 init HERE/new GW --broker broker.example | 2 | --broker: | "broker.example" is not a url | Write mqtts://HOST:8883
-adopt -c CFG --line rof --address 1 --yes | 2 | --line: | "rof" is not the name of a line | "roof"? Or give a url:
-read -c CFG --line rof --address 1 --registers 3:0+1 | 2 | --line: | "rof" is not the name of a line | "roof"?
-read -c CFG P --line nowhere --address 1 | 2 | --line: | "nowhere" is not the name of a line | Configured lines: roof.
+adopt -c CFG --line rof --address 1 --yes | 2 | --line: | "rof" is not the name of a line | \
+Did you mean "roof"? Or give a url:
+read -c CFG --line rof --address 1 --registers 3:0+1 | 2 | --line: | "rof" is not the name of a line | \
+Did you mean "roof"?
+read -c CFG P --line nowhere --address 1 | 2 | --line: | "nowhere" is not the name of a line | \
+Configured lines: roof. Or give a url: serial:
 identify -c CFG --line rof --address 1 | 2 | --line: | "rof" is not the name of a line | Did you mean "roof"?
-identify --line tcp://127.0.0.1:FREE --address 300 | 2 | --address: | "300" is not a Modbus | 247. For an address of
+identify --line tcp://127.0.0.1:FREE --address 300 | 2 | --address: | "300" is not a Modbus | \
+1 to 247. For an address of
 identify --line tcp://127.0.0.1:FREE --address 21345678 | 2 | --address: | "21345678" is not | --protocol dlt645
 identify --line tcp://127.0.0.1:FREE --address abc | 2 | --address: | "abc" is not a Modbus | Allowed: 1 to 247
 identify --line tcp://127.0.0.1:FREE --address 1.5 | 2 | --address: | "1.5" is not a Modbus | Allowed: 1 to 247

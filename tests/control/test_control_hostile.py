@@ -110,7 +110,7 @@ def test_how_many_complaints_were_left_out_is_a_number(hostile: Any) -> None:
 )  # fmt: skip
 def test_an_export_that_ends_with_nonsense_leaves_nothing(hostile: Any, tmp_path: Path, end: dict[str, Any]) -> None:
     code, _, err = hostile("export", tmp_path / "out", "--csv", tmp_path / "out.csv", end=end)
-    assert code == 1 and "answer" in err, err
+    assert code == 1 and ("the answer" in err or "the agent's answer" in err), err
     assert not list(tmp_path.glob("*out*"))
 
 

@@ -136,7 +136,8 @@ def test_a_second_source_is_not_inherited(write: Write, tmp_path: Path) -> None:
         (('protocol = "modbus"', 'protocol = "modbuss"'), 'unknown protocol "modbuss". Did you mean "modbus"?'),
         (('evidence = "derived"', 'evidence = "sure"'), "Allowed: derived, dump, field"),
         (('vendor = "Example Instruments"', ""), 'the key "vendor" is missing'),
-        (("function = 3\n", ""), 'ac.voltage.l1: the key "function" is missing. Write the function code: 1 coils'),
+        (("function = 3\n", ""), 'ac.voltage.l1: the key "function" is missing. '
+         "Write the function code: 1 coils, 2 inputs, 3 holding"),
         ((POINT, ""), "the profile has no points"),
     ],
 )  # fmt: skip
