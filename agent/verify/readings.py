@@ -9,12 +9,9 @@ from typing import Any, Final
 from .point_table import Unit, unit_of
 from .strict import MAX_SHOWN, Columns, Refused, shown
 
-_VALUES: Final = ("v", "vs", "vb")
 # SenML labels that would change the meaning of the readings; packs must not use them
 _FOREIGN: Final = frozenset(("bs", "bu", "bv", "bver", "vd"))
 _NUMBERS: Final = frozenset((int, float))
-# if a record has only these labels, its labels need no further check
-_NUMERIC: Final = frozenset(("bn", "bt", "n", "t", "u", "v"))
 _TYPES: Final = {"v": _NUMBERS, "vs": frozenset((str,)), "vb": frozenset((bool,))}
 _USUAL: Final = (frozenset(("n", "v")), frozenset(("n", "u", "v")))  # most records have exactly these members
 
@@ -87,10 +84,9 @@ def _check(others: list[dict[str, Any]], stream: str, earliest_ms: int, records:
             if type(record["v"]) not in _NUMBERS:
                 raise Refused("shape", "a record whose v is not a number")
             continue
-        if not record.keys() <= _NUMERIC:
-            for label in record:
-                if label.endswith("_") or label in _FOREIGN:
-                    raise Refused("shape", f"SenML label {shown(label)} must be understood, but is unknown")
+        for label in record:
+            if label.endswith("_") or label in _FOREIGN:
+                raise Refused("shape", f"SenML label {shown(label)} must be understood, but is unknown")
         if record.get("bn", stream + "/") != stream + "/":
             raise Refused("shape", f"records of {shown(record['bn'])} in a pack of {stream}")
         times = [record[label] for label in ("bt", "t") if label in record]
@@ -100,7 +96,7 @@ def _check(others: list[dict[str, Any]], stream: str, earliest_ms: int, records:
             base_ms = record["bt"] * 1000
         if times and base_ms + record.get("t", 0) * 1000 < earliest_ms:
             records.early += 1
-        present = [label for label in _VALUES if label in record]
+        present = [label for label in _TYPES if label in record]
         if len(present) != 1:
             raise Refused("shape", f"{record['n'][:MAX_SHOWN]} has {len(present)} values, expected one")
         kind = type(record[present[0]])

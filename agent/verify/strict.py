@@ -271,7 +271,7 @@ def _survey(value: Any, depth: int) -> int:
         members = len(value)
         for inner in value.values():
             kind = type(inner)
-            if kind is not str and not (kind in _NUMBERS and -MAX_SAFE <= inner <= MAX_SAFE):
+            if kind is not str and not (kind in _NUMBERS and -MAX_SAFE <= inner <= MAX_SAFE and depth < MAX_DEPTH):
                 members += _survey(inner, depth + 1)
         return members
     if kind is list:

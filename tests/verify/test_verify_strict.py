@@ -124,6 +124,7 @@ def test_a_name_twice_is_never_overlooked(
         (b'{"a":-9007199254740993}', "number"),
         (b'{"a":' + b"1" * 400 + b"}", "number"),
         (b'{"a":' * 40 + b"1" + b"}" * 40, "depth"),
+        (b'{"a":' * 32 + b"1" + b"}" * 32, "depth"),
         (b"[" * 200_000, "depth"),
     ],
 )
