@@ -15,7 +15,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -133,10 +133,15 @@ class Prepared:
     async def discard(self) -> None:
         """Release all objects, because they will not be used."""
         await self.change.discard()
-        for uplink in self.uplinks.values():
-            await asyncio.to_thread(uplink.stop, 0.0)
+        await _stop_unused(self.uplinks.values())
         if self.ring is not None:
             discard(self.ring.file)
+
+
+async def _stop_unused(uplinks: Iterable[Uplink]) -> None:
+    """Stop uplinks that never connected. Each has a thread, which waits for ``start`` or ``stop``."""
+    for uplink in uplinks:
+        await asyncio.to_thread(uplink.stop, 0.0)
 
 
 class Reloader:
@@ -317,8 +322,7 @@ class Reloader:
                 await change.discard()
             if ring is not None:
                 discard(ring.file)
-            for uplink in uplinks.values():
-                await asyncio.to_thread(uplink.stop, 0.0)
+            await _stop_unused(uplinks.values())
             raise
 
     def _plan_ring(self, config: Config, change: DeviceChanges) -> RingPlan:
@@ -477,6 +481,5 @@ class Reloader:
             await self._apply(back)
         finally:
             # stop the new destinations that never connected
-            for uplink in (*failed.uplinks.values(), *uplinks.values()):
-                if uplink not in service.uplinks:
-                    await asyncio.to_thread(uplink.stop, 0.0)
+            both = (*failed.uplinks.values(), *uplinks.values())
+            await _stop_unused(uplink for uplink in both if uplink not in service.uplinks)
