@@ -387,13 +387,13 @@ class Service:
                 self.write_status()
                 cost_s = time.thread_time() - began
                 due_s = now_s + min(cost_s / SNAPSHOT_SHARE, SNAPSHOT_MOST_S) - SNAPSHOT_EVERY_S / 2
-                self.device_manager.trim()  # not more often, because trimmed pages are soon needed again
-            self.rings.trim()
-            if turn % 2:
+            if turn % 2:  # not more often, since the pages and the heap are soon needed again
                 self._release_memory()
 
     def _release_memory(self) -> None:
-        """Release the free part of the heap."""
+        """Release memory: mapped pages of the ring and trace files, and the free part of the heap."""
+        self.rings.trim()
+        self.device_manager.trim()
         vocabulary.cache_clear()  # the vocabulary takes a megabyte, and is needed only while profiles are read
         ext.memory.give_back()
 

@@ -285,7 +285,7 @@ def _line_facts(line: Line) -> dict[str, Any]:
 
 # --- metrics
 
-Sample = tuple[str, float | int | bool | None]  # (labels as ``labels_text`` returns them, value)
+Sample = tuple[str, float | int | bool | None]  # (labels as ``_labels`` returns them, value)
 LINE_ERRORS = ("timeouts", "broken", "mismatches", "exceptions", "stale", "foreign", "open_failures", "lost")
 
 
@@ -318,7 +318,7 @@ def metrics_text(facts: Mapping[str, Any]) -> str:
 def families(facts: Mapping[str, Any]) -> Iterable[MetricFamily]:
     """All metrics of a snapshot."""
     config, store, clock = facts["config"], facts["store"], facts["clock"]
-    who = labels_text(**{name: str(facts[name]) for name in ("site", "gateway", "version", "boot")})
+    who = _labels(**{name: str(facts[name]) for name in ("site", "gateway", "version", "boot")})
     one = ""
     yield MetricFamily("info", "Which gateway this is; the value is always 1.", [(who, 1)])
     yield MetricFamily(
@@ -362,7 +362,7 @@ def families(facts: Mapping[str, Any]) -> Iterable[MetricFamily]:
 
 
 def _devices(devices: Mapping[str, Mapping[str, Any]]) -> Iterable[MetricFamily]:
-    rows = [(labels_text(device=name, line=device["line"]), device) for name, device in devices.items()]
+    rows = [(_labels(device=name, line=device["line"]), device) for name, device in devices.items()]
     yield MetricFamily("device_up", "1 if the device answers.", [(labels, d["life"] == "alive") for labels, d in rows])
     asleep = [(labels, d["life"] == "asleep") for labels, d in rows]
     yield MetricFamily("device_asleep", "1 if the device does not answer at night, as its profile expects.", asleep)
@@ -380,7 +380,7 @@ def _devices(devices: Mapping[str, Mapping[str, Any]]) -> Iterable[MetricFamily]
         ("marked", "quality", "Readings of the last ten minutes that are not good, by quality."),
     ):
         counts = [
-            (f"{labels},{labels_text(**{label: kind})}", count)
+            (f"{labels},{_labels(**{label: kind})}", count)
             for labels, facts in recent
             for kind, count in facts.get(key, {}).items()
         ]
@@ -401,7 +401,7 @@ def _devices(devices: Mapping[str, Mapping[str, Any]]) -> Iterable[MetricFamily]
 
 
 def _lines(lines: Mapping[str, Mapping[str, Any]]) -> Iterable[MetricFamily]:
-    rows = [(labels_text(line=name), line) for name, line in lines.items()]
+    rows = [(_labels(line=name), line) for name, line in lines.items()]
     yield MetricFamily(
         "line_open", "1 if the port or connection is open.", [(labels, line["open"]) for labels, line in rows]
     )
@@ -410,9 +410,7 @@ def _lines(lines: Mapping[str, Mapping[str, Any]]) -> Iterable[MetricFamily]:
     )
     busy = [(labels, line["busy_share"]) for labels, line in rows]
     yield MetricFamily("line_busy_ratio", "Share of the last ten minutes in which the line was in use.", busy)
-    sent = [
-        (f"{labels},{labels_text(function=f)}", count) for labels, line in rows for f, count in line["sent"].items()
-    ]
+    sent = [(f"{labels},{_labels(function=f)}", count) for labels, line in rows for f, count in line["sent"].items()]
     yield MetricFamily("line_requests_total", "Requests sent, by function or control code.", sent)
     yield MetricFamily("line_answers_total", "Valid answers.", [(labels, line["answers"]) for labels, line in rows])
     wrong = [(f'{labels},kind="{kind}"', line[kind]) for labels, line in rows for kind in LINE_ERRORS]
@@ -420,15 +418,15 @@ def _lines(lines: Mapping[str, Mapping[str, Any]]) -> Iterable[MetricFamily]:
 
 
 def _uplinks(uplinks: Mapping[str, Mapping[str, Any]], pending: Mapping[str, int]) -> Iterable[MetricFamily]:
-    rows = [(labels_text(destination=name), uplink) for name, uplink in uplinks.items()]
-    waiting = [(labels_text(destination=name), count) for name, count in pending.items()]
+    rows = [(_labels(destination=name), uplink) for name, uplink in uplinks.items()]
+    waiting = [(_labels(destination=name), count) for name, count in pending.items()]
     yield MetricFamily(
         "uplink_connected", "1 if the broker is connected.", [(labels, u["connected"]) for labels, u in rows]
     )
     subscribed = [(labels, u.get("subscriber")) for labels, u in rows]
     yield MetricFamily("uplink_subscriber", "1 if a client subscribes to its packs, 0 if none does.", subscribed)
     ends = [
-        (f"{labels},{labels_text(file=one['file'], what=one['what'])}", one["ends"])
+        (f"{labels},{_labels(file=one['file'], what=one['what'])}", one["ends"])
         for labels, u in rows
         for one in u.get("certificates") or ()
     ]
@@ -449,7 +447,7 @@ def _uplinks(uplinks: Mapping[str, Mapping[str, Any]], pending: Mapping[str, int
         yield MetricFamily(name, words, [(labels, uplink[key]) for labels, uplink in rows])
 
 
-def labels_text(**labels: str) -> str:
+def _labels(**labels: str) -> str:
     """Labels as they stand between the braces of a sample."""
     quoted = (value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"") for value in labels.values())
     return ",".join(f'{name}="{value}"' for name, value in zip(labels, quoted, strict=True))
