@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,11 @@ from drivers.profile.types import Param, Profile, ProfileHead, Sample, Variant
 from drivers.profile.variants import condition_error, holds, identity_holds
 from drivers.profile.vocabulary import vocabulary
 from drivers.registry import maps_registers
-from drivers.toml import KeyPath, TomlTable, read_source, show, suggestion
+from drivers.toml import KeyPath, TomlTable, read_source, show, suggestion, toml_loads
 
+MOST_KEPT = 128  # profiles; a scan tries all that are shipped
 VARIANT_KEYS = ("name", "firmware", "identity", "point", "repeat", "remove", "limits")
+_loads = lru_cache(MOST_KEPT)(toml_loads)  # nothing changes the tables of a profile, so they can be shared
 _SAME = re.compile(r"device\.(vendor|model|serial|firmware|hardware|protocol)(\..*)?")
 
 
@@ -68,26 +71,38 @@ class _Layer:
         return list(points.values())
 
 
+# path of a profile, and folder and text of each file in its chain of ``extends`` -> the profile
+_KEPT: dict[tuple[Path, tuple[tuple[Path, str | None], ...]], Profile] = {}
+
+
 def load_profile(path: Path, search_dirs: Sequence[Path] | None = None) -> Profile:
     """Read and check one profile.
 
     Raises:
         ProfileError: ``complaints`` holds all errors, each with file, line, key, the value found and the value
         expected.
+
+    The files are read at each call. If their content is known from an earlier call, that profile is returned.
     """
     try:
         layers = _layers(path, search_dirs, ())
+        key = (path, tuple((layer.complaints.source.folder, layer.complaints.source.text) for layer in layers))
+        if (kept := _KEPT.get(key)) is not None:
+            return kept
         profile = _assemble(path, layers)
         for layer in layers:
             layer.complaints.check()
     except RecursionError:  # from tomllib, or from our own code if the nesting is just small enough for tomllib
         raise ProfileError("brackets are nested too deep", where=_short(path)) from None
+    if len(_KEPT) >= MOST_KEPT:
+        _KEPT.clear()
+    _KEPT[key] = profile
     return profile
 
 
 def _layers(path: Path, dirs: Sequence[Path] | None, seen: tuple[Path, ...]) -> list[_Layer]:
     complaints = ProfileComplaints()
-    complaints.source, document = read_source(path, complaints, name=_short(path))
+    complaints.source, document = read_source(path, complaints, name=_short(path), loads=_loads)
     complaints.check()
     layers: list[_Layer] = []
     base = document.get("extends")

@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import lru_cache
 from pathlib import Path
 
 from drivers.line import Line, Request
@@ -120,29 +119,16 @@ def profiles_of(protocols: Iterable[str], only: str = "", dirs: tuple[Path, ...]
     Broken profiles are left out; `profiles check` reports them.
     """
     dirs = dirs or default_dirs()
-    wanted, listed = set(protocols), list_profiles(dirs)
-    state = tuple(map(_changed_ns, listed.values()))
-    loaded = [_loaded(path, dirs, state) for name, path in listed.items() if not only or name == only]
+    wanted = set(protocols)
+    loaded = [_loaded(path, dirs) for name, path in list_profiles(dirs).items() if not only or name == only]
     return [p for p in loaded if p is not None and p.protocol in wanted and p.vendor.lower() != "generic"]
 
 
-@lru_cache(maxsize=256)
-def _loaded(path: Path, dirs: tuple[Path, ...], state: tuple[int, ...]) -> Profile | None:
-    """Load a profile. None if it is broken. The result is cached, because a scan tries all profiles on each device.
-
-    ``state`` has the modification times of all files, because a profile may extend other files.
-    """
+def _loaded(path: Path, dirs: tuple[Path, ...]) -> Profile | None:
     try:
         return load_profile(path, dirs)
     except ProfileError:
         return None
-
-
-def _changed_ns(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:  # a link without target: loading the profile fails, too, and reports the link
-        return 0
 
 
 async def identify(

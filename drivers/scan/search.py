@@ -89,6 +89,7 @@ class Scan:
         self._total_s = 0.0
         every = ((protocol.name, protocol.search_class(), protocol) for protocol in all_protocols())
         self._searches = {name: search(protocol, self) for name, search, protocol in every if search is not None}
+        self._profiles: dict[str, list[Profile]] = {}  # name of a protocol -> its profiles
 
     # --- the plan
 
@@ -243,8 +244,10 @@ class Scan:
         """
         best = Counter(device.fits[0].profile for device in self.found if device.fits)
         spoken = {protocol.name: protocol for protocol in all_protocols() if name in (protocol.name, protocol.wire)}
+        if name not in self._profiles:
+            self._profiles[name] = profiles_of(spoken, "", self.options.profile_dirs)
         return sorted(
-            profiles_of(spoken, "", self.options.profile_dirs),
+            self._profiles[name],
             key=lambda one: (not spoken[one.protocol].tells_its_model, -best[one.id]),
         )
 

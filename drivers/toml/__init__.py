@@ -4,7 +4,16 @@ hint.
 
 from drivers.toml.lines import KeyPath
 from drivers.toml.parsers import InvalidValue, did_you_mean, nearest, show, suggestion
-from drivers.toml.table import Complaint, Complaints, Layer, TomlSource, TomlTable, parse_source, read_source
+from drivers.toml.table import (
+    Complaint,
+    Complaints,
+    Layer,
+    TomlSource,
+    TomlTable,
+    parse_source,
+    read_source,
+    toml_loads,
+)
 
 __all__ = [
     "Complaint",
@@ -20,4 +29,5 @@ __all__ = [
     "read_source",
     "show",
     "suggestion",
+    "toml_loads",
 ]

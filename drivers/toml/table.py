@@ -347,8 +347,16 @@ class TomlTable:
                     self.complaints.add(layer.source, (*layer.path, key), shown, "unknown key", hint)
 
 
+Loads = Callable[[str], dict[str, Any]]
+
+
+def toml_loads(text: str) -> dict[str, Any]:
+    """Parse TOML; numbers with a decimal point become Decimal. Raises what ``tomllib.loads`` raises."""
+    return tomllib.loads(text, parse_float=Decimal)
+
+
 def read_source(
-    path: Path, complaints: Complaints, order: int = 0, *, name: str = "", hint: str = ""
+    path: Path, complaints: Complaints, order: int = 0, *, name: str = "", hint: str = "", loads: Loads = toml_loads
 ) -> tuple[TomlSource, dict[str, Any]]:
     """Read one TOML file. If it cannot be read or parsed, there is a complaint, and the returned table is empty.
 
@@ -356,6 +364,7 @@ def read_source(
         order: position of the file among several files.
         name: the name of the file in messages; by default its path.
         hint: what to do if the file cannot be read.
+        loads: parses the text.
     """
     source = TomlSource(name or str(path), path.parent, "", order)
     try:
@@ -378,13 +387,15 @@ def read_source(
     except ValueError as error:  # raised if the name contains a NUL character
         complaints.add(source, (), "", f"cannot be read: {error}")
         return source, {}
-    return source, parse_source(source, blob, complaints)
+    return source, parse_source(source, blob, complaints, loads)
 
 
 _HUGE = re.compile(r"0[xob][0-9a-fA-F_]{1000}")
 
 
-def parse_source(source: TomlSource, blob: bytes, complaints: Complaints) -> dict[str, Any]:
+def parse_source(
+    source: TomlSource, blob: bytes, complaints: Complaints, loads: Loads = toml_loads
+) -> dict[str, Any]:
     """Parse the bytes of a file, and store the text in ``source``. If they are invalid, there is a complaint and the
     result is empty.
     """
@@ -409,7 +420,7 @@ def parse_source(source: TomlSource, blob: bytes, complaints: Complaints) -> dic
         )
         return {}
     try:
-        return tomllib.loads(text, parse_float=Decimal)
+        return loads(text)
     except RecursionError:
         complaints.add(source, (), "", "brackets are nested too deep")
     except (ValueError, ArithmeticError) as error:  # a TOMLDecodeError, or a number with thousands of digits

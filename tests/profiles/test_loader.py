@@ -96,6 +96,27 @@ def test_a_second_source_is_not_inherited(write: Write, tmp_path: Path) -> None:
     assert load_profile(write(own, "own"), [tmp_path]).second_source is None
 
 
+def test_a_profile_is_assembled_again_only_where_a_file_of_it_is_another(write: Write, tmp_path: Path) -> None:
+    """Whatever changed: the file itself, the one that it extends, or the folder in which that one is found first."""
+    write(HEAD + POINT, "base")
+    own = write('schema = 1\nextends = "example/base"\nsource = "paper"\nevidence = "derived"\n', "own")
+    other, site = tmp_path / "other", tmp_path / "site" / "example"
+    site.mkdir(parents=True)
+    seen = [first := load_profile(own, [other, tmp_path])]
+    assert load_profile(own, [other, tmp_path]) is first
+    (site / "base.toml").write_text(HEAD + POINT.replace("scale = 0.1", "scale = 0.2"))
+    seen.append(load_profile(own, [tmp_path / "site", tmp_path]))
+    write(HEAD + POINT.replace("scale = 0.1", "scale = 0.3"), "base")
+    seen.append(load_profile(own, [other, tmp_path]))
+    own.write_text(own.read_text() + 'models = ["EX-9"]\n')
+    seen.append(load_profile(own, [other, tmp_path]))
+    assert len({one.hash for one in seen}) == 4
+    assert [str(one.points[0].scale) for one in seen] == ["0.1", "0.2", "0.3", "0.3"]
+    write(HEAD + POINT.replace("scale = 0.1", "scale = 0"), "base")
+    with pytest.raises(ProfileError, match="every value would be 0"):
+        load_profile(own, [other, tmp_path])
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
