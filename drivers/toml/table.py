@@ -393,9 +393,7 @@ def read_source(
 _HUGE = re.compile(r"0[xob][0-9a-fA-F_]{1000}")
 
 
-def parse_source(
-    source: TomlSource, blob: bytes, complaints: Complaints, loads: Loads = toml_loads
-) -> dict[str, Any]:
+def parse_source(source: TomlSource, blob: bytes, complaints: Complaints, loads: Loads = toml_loads) -> dict[str, Any]:
     """Parse the bytes of a file, and store the text in ``source``. If they are invalid, there is a complaint and the
     result is empty.
     """
