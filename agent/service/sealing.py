@@ -103,6 +103,11 @@ class SealScheduler:
             if name in self.streams:
                 self.streams[name].news = True
 
+    @property
+    def first_packs_wait(self) -> bool:
+        """Whether a device has answered, but its first pack of this run is still to be sealed."""
+        return not self.trouble and bool(self._ready_first())
+
     def set_trouble(self, text: str | None, gap_reason: Reason = Reason.DISK) -> None:
         """Record why sealing is impossible: the store cannot commit, or the key cannot sign.
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from agent.store import NewPage, Repair, Store
 from tests.intervals.test_cut_off import OLD_STATE, Gateway, age
 from tests.kits.ledger import LENGTH, STREAM, Book, Packs, point, table
 from tests.kits.made_parks import make
+from tests.kits.metered_days import packs
 
 DAY_MS = 86_400_000
 CUT = Calendar("Asia/Shanghai")
@@ -92,6 +95,28 @@ def test_results_wait_for_a_stream_that_has_not_begun(tmp_path: Path) -> None:
     again.add_streams([STREAM])
     assert again.closed_ms([STREAM]) == 0, "its packs are not read yet"
     gateway.close()
+
+
+def test_what_many_streams_come_to_in_one_turn_is_one_transaction(tmp_path: Path) -> None:
+    """Each stream waited for the disk by itself: at the first start of 3,000 devices on a card, for minutes."""
+    store, names = Store.open(tmp_path / "store.db"), [f"park7/gw01/m{n}" for n in range(12)]
+    for name in names:
+        store.packs.commit(packs(NOON, 60, stream=name))
+    builder = IntervalBuilder(CUT, Rule(LENGTH), 10**15, lambda stream, event: None)
+    builder.add_streams(names)
+    stored, turns, add = [], 0, store.intervals.add
+
+    def counted(pages: Iterable[NewPage], states: Mapping[str, Any], *more: Any) -> None:
+        stored.append(len(states))
+        add(pages, states, *more)
+
+    store.intervals.add = counted  # type: ignore[method-assign]
+    while builder.catch_up(store):
+        turns += 1
+    assert len(stored) <= turns + 1 and sum(stored) == len(names) and builder.closed_ms(names) > NOON
+    for name in names:
+        assert (state := store.intervals.state(name)) is not None and state[0] == store.packs.head(name).seq
+    store.close()
 
 
 def test_a_repair_goes_from_the_newest_day_back_and_on_after_a_kill(tmp_path: Path) -> None:

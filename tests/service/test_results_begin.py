@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -31,6 +31,9 @@ length = "5 min"
 """
 
 
+SEALING = SimpleNamespace(streams={}, first_packs_wait=False)
+
+
 class Desk:
     """The database thread, as results use it."""
 
@@ -51,7 +54,7 @@ async def start(folder: Path, now_ms: int, *, producers: bool = True) -> int:
         begins.append(from_ms)
         return SimpleNamespace(from_ms=from_ms, use=lambda table: None)
 
-    clock, sealing = SimpleNamespace(now_ms=lambda: now_ms), SimpleNamespace(streams={})
+    clock, sealing = SimpleNamespace(now_ms=lambda: now_ms), SEALING
     intervals = ResultPublisher(load_config(folder / "agent.toml"), Desk(store), sealing, clock, packer)  # type: ignore[arg-type]
     intervals.producers = [SimpleNamespace()] if producers else []  # type: ignore[list-item]
     await intervals.open(None, SimpleNamespace(stream="park7/gw01/_indicators"))  # type: ignore[arg-type]
@@ -116,7 +119,7 @@ async def test_no_figure_counts_a_device_as_nothing_that_was_first_reached_after
     site.store.packs.commit(made)
     config = load_config(tmp_path / "agent.toml")
     desk, now_ms = Signed(site.store), NOON + HOUR
-    clock, sealing = SimpleNamespace(now_ms=lambda: now_ms), SimpleNamespace(streams={})
+    clock, sealing = SimpleNamespace(now_ms=lambda: now_ms), SEALING
 
     def packer(stream: str, from_ms: int) -> Packer:
         return Packer(stream, "00000000000000aa", None, lambda body: "x..y", NOON, 1 << 20)
@@ -137,4 +140,37 @@ async def test_no_figure_counts_a_device_as_nothing_that_was_first_reached_after
     assert figures[0]["period"]["from"] == (NOON // 1000) + begin_s
     if begin_s:
         assert all(one["inputs"][0]["basis"] == "metered" for one in figures)
+    site.close()
+
+
+async def test_intervals_wait_for_the_first_packs_of_a_start(tmp_path: Path) -> None:
+    """With 3,000 devices they took the time of the database thread in which the last device could have been sealed."""
+    site = MeteredDays(tmp_path)
+    site.store.packs.commit(packs(NOON, 60))
+    config = load_config(tmp_path / "agent.toml")
+    calls = asyncio.Event()
+
+    class Called(Desk):
+        async def call(self, work: Callable[[Store], Any]) -> Any:
+            calls.set()
+            return await super().call(work)
+
+    looks = iter([True] * 3 + [False] * 1000)
+    seen: list[bool] = []
+
+    class Sealing:
+        streams: ClassVar[dict[str, Any]] = {}
+
+        @property
+        def first_packs_wait(self) -> bool:
+            seen.append(calls.is_set())
+            return next(looks)
+
+    clock = SimpleNamespace(now_ms=lambda: NOON + HOUR)
+    publisher = ResultPublisher(config, Called(site.store), Sealing(), clock, lambda *args: None)  # type: ignore[arg-type]
+    running = asyncio.create_task(publisher.run())
+    async with asyncio.timeout(60):
+        await calls.wait()
+    running.cancel()
+    assert seen == [False] * 4, "nothing was read before the fourth look, when no first pack waited any more"
     site.close()

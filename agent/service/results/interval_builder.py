@@ -82,6 +82,10 @@ class _Unsaved:
     repairs: list[Repair] = field(default_factory=list)
     gaps: list[NewGaps] = field(default_factory=list)
 
+    @property
+    def is_empty(self) -> bool:
+        return not (self.pages or self.states or self.repairs or self.gaps)
+
     def store(self, store: Store) -> None:
         store.intervals.add(self.pages, self.states, self.repairs, self.gaps)
 
@@ -137,7 +141,8 @@ class IntervalBuilder:
                     self._behind[segment.stream] = None
                     continue
                 touched[segment.stream] = state
-        self._write(store, touched)
+        self._take_rows(store, touched)
+        self._save(store)
 
     # --- from packs
 
@@ -169,6 +174,7 @@ class IntervalBuilder:
                     del self._behind[stream]
             if stream in self._broken:
                 self._behind.pop(stream, None)
+        self._save(store)  # once for all streams, because each transaction waits for the disk
         return bool(self._behind)
 
     def _read(self, store: Store, stream: str, end: float) -> bool:
@@ -183,7 +189,7 @@ class IntervalBuilder:
         # that were read.
         finally:
             ledger.counter_events = [h for h in ledger.counter_events if h.key not in state.replay.events]
-        self._write(store, {stream: state})
+        self._take_rows(store, {stream: state})
         if is_done and state.rebuild is not None:
             self._finish(store, stream, state, state.rebuild)
         return is_done
@@ -233,7 +239,10 @@ class IntervalBuilder:
         return _StreamState(replay.ledger, replay, rebuild=_Rebuild(written_ms, repair))
 
     def _finish(self, store: Store, stream: str, state: _StreamState, rebuild: _Rebuild) -> None:
-        """Finish a rebuild after all packs are read: correct the written intervals, and store the ledger's state."""
+        """Finish a rebuild after all packs are read.
+
+        The next ``_save`` stores the corrected intervals and the ledger's state.
+        """
         ledger = state.ledger
         unsaved = self._unsaved
         next_ms, written_ms = ledger.row_builder.next_ms, rebuild.written_ms
@@ -249,12 +258,12 @@ class IntervalBuilder:
         if rebuild.repair is not None:
             unsaved.repairs.append(rebuild.repair)
             self.repair.add(store, rebuild.repair)
-        self._save(store)
 
     # --- to the store
 
-    def _write(self, store: Store, by_stream: Mapping[str, _StreamState]) -> None:
-        unsaved, is_news = self._unsaved, False
+    def _take_rows(self, store: Store, by_stream: Mapping[str, _StreamState]) -> None:
+        """Take the finished intervals, gaps and events of these streams. The next ``_save`` stores them."""
+        unsaved = self._unsaved
         for stream, state in by_stream.items():
             with self._isolated(stream):
                 made, gaps = state.ledger.rows(), state.ledger.gap_rows()
@@ -270,14 +279,13 @@ class IntervalBuilder:
                     unsaved.states[stream] = (state.ledger.seq, state.ledger.state())
                     self._note_gap_start(stream, state.ledger)
                     unsaved.gaps.append(NewGaps(stream, gaps))
-                    is_news = True
                 unsaved.pages += new_pages(
                     stream, above_written(store, stream, made, state.rebuilt_ms), self.calendar, self.published_ms
                 )
-        if is_news or unsaved.pages:
-            self._save(store)
 
     def _save(self, store: Store) -> None:
+        if self._unsaved.is_empty:
+            return
         pages = self._unsaved.pages
         try:
             self._unsaved.store(store)

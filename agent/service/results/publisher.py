@@ -43,6 +43,7 @@ LATE_PACKS = 4
 # if an earlier run began to wait for the first results less than this ago, this run continues that wait
 WAITED_MS = 86_400_000
 LOOK_S = 2.0
+AFTER_FIRST_S = 0.25  # interval of the checks for first packs that wait
 SLICES_S = 0.05  # pause between two slices of catching up; packs can be sealed in it
 TIDY_EVERY_S = 60.0
 AT_ONCE = 96  # one call publishes at most this many intervals after a long downtime
@@ -163,6 +164,9 @@ class ResultPublisher:
         """Read packs that were not read yet, publish results, and tidy up, until cancelled."""
         tidy_s = time.monotonic()
         while True:
+            if self._sealing.first_packs_wait:  # at the start, sealing needs all of the database thread's time
+                await asyncio.sleep(AFTER_FIRST_S)
+                continue
             try:
                 busy = await self._db_thread.call(self.builder.catch_up)
                 if not busy:

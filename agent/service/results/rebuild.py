@@ -96,6 +96,8 @@ def _oldest_last_reading(store: Store, stream: str, calendar: Calendar, rule: Ru
     Readings after ``at_ms`` can change the intervals from the returned time on. The search goes back in time, to
     ``first_ms`` at most.
     """
+    if at_ms <= first_ms:
+        return at_ms
     birth = store.packs.birth_before(stream, store.packs.seq_at(stream, at_ms) + 1)
     columns = track(json.loads(birth)["table"], rule).shape.columns if birth is not None else ()
     missing = {(column.point, column.epoch) for column in columns}
