@@ -336,7 +336,9 @@ def test_the_page_spells_a_formula_as_its_hash_does() -> None:
     import hashlib
 
     found = re.search(
-        r"The lines of `plain/self_consumption`:\n\n((?: {4}.*\n)+)\nThe hash of these lines is `([\w-]{43})`", PAGE
+        r"The hashed lines of the figure `plain/self_consumption` are:\n\n((?: {4}.*\n)+)\n"
+        r"The hash of these lines is `([\w-]{43})`",
+        PAGE,
     )
     assert found
     text = "\n".join(line[4:] for line in found[1].splitlines())
