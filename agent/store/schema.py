@@ -1,7 +1,7 @@
 """The tables, as migrations that only add. sqlite-utils, which applies them, is imported only when needed.
 
-The import of sqlite-utils takes 160 ms and 20 MB, which a gateway would pay at every start. So a current database is
-opened without it. A new database is created by executing the same steps directly and recording them in the same way.
+With sqlite-utils a start takes 45 ms and 5 MB more (decision 0010). So a current database is opened without it. A new
+database is created by executing the same steps directly and recording them in the same way.
 """
 
 from __future__ import annotations
