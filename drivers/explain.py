@@ -17,7 +17,7 @@ from drivers.model import FIRST_REASON, Quality, Reading, Reason, clean_text
 Json = dict[str, Any]
 MAX_TEXT = 1000  # a longer text is cut to this number of characters; a whole telegram of manufacturer data in hex fits
 COPY_WHOLE = "Copy the complete frame, from its first byte to its last"
-AS_SENT = "The frame differs from the frame that was sent: read it again, or copy it again"
+AS_SENT = "These bytes differ from the frame that was sent: read the frame again, or copy it again"
 SHOWN_UNITS: Mapping[str, str] = {"Cel": "°C", "deg": "°"}
 
 

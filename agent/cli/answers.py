@@ -39,7 +39,7 @@ def unlike(what: str, why: str) -> GatewayError:
     hint = (
         f"{reason}. Do the agent and this command have the same version? `meterhouse status` shows the agent's version"
     )
-    return GatewayError(f"the answer is not a valid {what}", where="answer", hint=hint)
+    return GatewayError(f"the agent's answer is not a valid {what}", where="answer", hint=hint)
 
 
 def loaded(data: bytes, what: str) -> Any:

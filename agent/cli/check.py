@@ -193,7 +193,8 @@ def find_notes(config: Config) -> list[ConfigWarning]:
         notes.append(ConfigWarning("key", f"{file} does not exist", hint))
     if config.control != ControlConfig() and gid_of(config.control.group) is None:
         hint = (
-            "Until this group exists, only root and the agent's user may declare, replace keys, borrow lines and reload"
+            "Until this group exists, only root and the agent's user may enter declarations, replace keys, borrow "
+            "lines and reload the configuration"
         )
         notes.append(ConfigWarning("control", f"group {config.control.group} does not exist on this machine", hint))
     return [*notes, *_disk_notes(config)]
@@ -245,7 +246,8 @@ def _disk_notes(config: Config) -> Iterable[ConfigWarning]:
         yield ConfigWarning(
             "store",
             what,
-            "A full disk stops sealing; with a smaller max_size, the agent drops the oldest packs, with a signed event",
+            "If the disk becomes full, the agent cannot seal; with a smaller max_size, it drops the oldest packs "
+            "instead and records a signed event",
         )
 
 
@@ -313,15 +315,15 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
     facts = plain_table("", "what", "in effect")
     facts.show_header = False
     kept, intervals = show_ms(store.keep_delivered_s * 1000), show_ms(store.keep_intervals_s * 1000)
-    size = show_bytes(store.max_size_bytes)
+    size, most = show_bytes(store.max_size_bytes), show_bytes(config.pack.max_size_bytes)
     rows = {
         "configuration": f"{config.path}{more}, hash {config.hash()}",
         "gateway": f"{config.base}, {config.timezone}",
         "key": str(config.key),
         "store": f"{config.store_path}, at most {size}; packs are stored before they are sent",
-        "kept": f"delivered packs for {kept}, intervals for {intervals}",
+        "kept": f"delivered packs are kept for {kept}, intervals for {intervals}",
         "ring": f"{config.runtime_dir}, {show_bytes(ring.size_bytes)}{_ring_time(ring)}",
-        "packs": f"one every {show_ms(config.pack.every_ms)}, at most {show_bytes(config.pack.max_size_bytes)} each",
+        "packs": f"one pack every {show_ms(config.pack.every_ms)}, at most {most} per pack",
         "intervals": show_ms(config.interval.length_ms),
     }
     for what, fact in rows.items():
@@ -334,7 +336,7 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
             cell(uplink.name),
             cell(uplink.url),
             cell(uplink.username or "-"),
-            uplink.confirm or say("what the broker supports"),
+            uplink.confirm or say("subscriber (broker with MQTT 3.1.1)"),
             *(cell(extra[key], 200) for key in chosen),
         )
     lines = plain_table("lines", "name", "url", "serial", "devices", right=("devices",))
@@ -363,7 +365,7 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
             console.print()
     visits = sum(cost.cost.line_time_s for cost in costs)
     if costs and plan:
-        console.print(say(f"Reading each point once takes {show_time(visits)} of line time."))
+        console.print(say(f"Reading each point once occupies the lines for {show_time(visits)} in total."))
         console.print(say(f"The ring: {say(str(ring))}."))
         mib = memory_bytes(len(config.devices), ring) >> 20
         console.print(say(f"Memory: about {mib} MiB, including the ring."))

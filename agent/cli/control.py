@@ -245,7 +245,9 @@ class AnswerBuffer:
         self._left -= len(data)
         if self._left < 0:
             raise GatewayError(
-                "the answer is too large", where="control", hint="Check which program listens on the agent's socket"
+                "the agent's answer is too large",
+                where="control",
+                hint="Check which program listens on the agent's socket",
             )
         self._parts.append(data)
 

@@ -102,7 +102,9 @@ def declare(
         click.echo(as_line(facts))
     else:
         entry = facts["entry"]
-        click.echo(say(f"stored as {entry['id']}: {entry['n']} {entry['v']} {entry['u']}".rstrip()))
+        click.echo(
+            say(f"the value is stored under the id {entry['id']}: {entry['n']} {entry['v']} {entry['u']}".rstrip())
+        )
 
 
 def _by(entry: dict[str, Any]) -> str:

@@ -244,7 +244,9 @@ def profile(
     protocol = find_protocol(found.protocol)
     if protocol is None or not protocol.has_registers:
         raise UsageError(
-            f"{found.id} reads frames, not registers", where="ID", hint=f"Use `meterhouse decode {found.protocol} HEX`"
+            f"the profile {found.id} reads frames, not registers",
+            where="ID",
+            hint=f"Use `meterhouse decode {found.protocol} HEX`",
         )
 
     def explain() -> Json:
@@ -319,7 +321,10 @@ def _image(dump: Mapping[str, Any]) -> dict[int, dict[int, int]]:
         words = register_words(by_address(dump), "registers")
         image.setdefault(function if function in {1, 2, 3, 4} else 3, {}).update(_known(words))
     if not image:
-        raise BrokenInput("the dump has no registers", hint='Give "holding" or "input", each as {address: word}')
+        raise BrokenInput(
+            "the dump has no registers",
+            hint='Write the registers as "holding": {address: word} or "input": {address: word}',
+        )
     return image
 
 

@@ -42,7 +42,7 @@ def hex_bytes(words: Sequence[str]) -> bytes:
         what = f"Character {wrong.start() + 1}, {clean_text(wrong[0])!r}, is not a hex digit"
         raise BrokenInput(f"not hex: {clean_text(digits, 40)!r}", hint=f"{what}. {HEX_HINT}")
     if len(digits) % 2:
-        what = f"A byte has two digits, but the total is {len(digits)}: one is missing or extra"
+        what = f"Each byte has two digits, but the number of digits is {len(digits)}: one digit is missing or extra"
         raise BrokenInput(f"not hex: {clean_text(digits, 40)!r}", hint=what)
     return bytes.fromhex(digits)
 

@@ -205,10 +205,12 @@ def from_part(data: bytes) -> ExportPart:
     try:
         facts = _head.decode(head)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise GatewayError("the answer is not an export", where="export", hint=clean_text(str(error))) from None
+        raise GatewayError("the agent's answer is not an export", where="export", hint=clean_text(str(error))) from None
     if not _FILE.fullmatch(facts.file):
         hint = "Nothing was written. Check which program runs as the agent"
-        raise GatewayError(f"unexpected file {clean_text(facts.file)!r} in the answer", where="export", hint=hint)
+        raise GatewayError(
+            f"unexpected file {clean_text(facts.file)!r} in the agent's answer", where="export", hint=hint
+        )
     return ExportPart(facts.file, lines, facts.packs)
 
 
@@ -226,7 +228,7 @@ class ReadingsCsv(CsvDraft):
                 rows = list(rows_of(line))
             except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
                 raise GatewayError(
-                    "a pack in the answer is malformed", where="export", hint=clean_text(repr(error))
+                    "a pack in the agent's answer is malformed", where="export", hint=clean_text(repr(error))
                 ) from None
             for time_ms, row in rows:
                 if from_ms <= time_ms < to_ms:

@@ -124,7 +124,7 @@ def identify(
             raise UsageError(
                 "a device name cannot be combined with --line or --address",
                 where="identify",
-                hint="Give either the name or the options, not both",
+                hint="Give either a device name or these options, not both",
             )
         known = config, entry, profile = configured_target(options.load(), device)
         owned, folder = config.line(entry.line), config.runtime_dir

@@ -114,8 +114,8 @@ def plan_notes(costs: Sequence[PaceCost]) -> list[ConfigWarning]:
     for line, share in line_shares(costs).items():
         heaviest = max((cost for cost in costs if cost.line == line), key=lambda cost: cost.share)
         hint = (
-            f"Most of the line's time is needed for {heaviest.device} at pace {heaviest.pace}, every "
-            f"{show_ms(heaviest.period_ms)}"
+            f"Device {heaviest.device} needs the largest share of the line's time: its points at pace {heaviest.pace} "
+            f"are read every {show_ms(heaviest.period_ms)}"
         )
         if share > FULL:
             what = (

@@ -226,7 +226,7 @@ def faults_of_files(error: ConfigError) -> tuple[ConfigError, ...]:
 def warn_of_next_start(complaints: Sequence[ConfigError]) -> None:
     """Print a warning for each error that would make the next start of the running agent fail."""
     for one in complaints:
-        click.echo(as_complaint("warning", f"the next start would fail: {one}"), err=True)
+        click.echo(as_complaint("warning", f"the next start of the agent would fail: {one}"), err=True)
 
 
 def config_options(function: F) -> F:
@@ -280,7 +280,7 @@ def first_line(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
     except OSError as error:
-        hint = "This user must be able to read the file"
+        hint = "The user that runs this command must be able to read the file"
         raise UsageError(f"cannot be read: {error.strerror}", where=where, hint=hint) from error
     except UnicodeDecodeError as error:
         hint = "The password is the first line of the file"

@@ -40,7 +40,7 @@ def check_room(fd: int, path: Path) -> None:
     """Raise GatewayError if the file system of ``fd`` is almost full. Space reserved for root counts as used."""
     disk = os.fstatvfs(fd)
     if disk.f_bavail * disk.f_frsize < min(SPARE_BYTES, disk.f_blocks * disk.f_frsize // 50):
-        hint = "Nothing was written. Choose a shorter time with --from and --to, or another disk"
+        hint = "Nothing was written. Choose a shorter period with --from and --to, or another disk"
         raise GatewayError("not enough space on the disk", where=str(path), hint=hint)
 
 
@@ -98,7 +98,7 @@ class FolderDraft:
             self._files += 1
             if self._files > MAX_FILES:
                 hint = "Nothing was written. Check which program runs as the agent"
-                raise GatewayError(f"the answer has more than {MAX_FILES} files", where="export", hint=hint)
+                raise GatewayError(f"the agent's answer has more than {MAX_FILES} files", where="export", hint=hint)
             self._stack.close()  # close the previous file, because it is complete
             self._open = {file: self._begin(file)}
         for line in lines:

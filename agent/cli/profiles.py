@@ -249,7 +249,7 @@ def names(pattern: str, lang: str, as_json: bool) -> None:
     """
     entries = [e for e in vocabulary().entries() if fnmatchcase(e.pattern, pattern)]
     if not entries:
-        raise UsageError(f"no name matches {clean_text(pattern)!r}", where="profiles names", hint='Try "*power*"')
+        raise UsageError(f"no point name matches {clean_text(pattern)!r}", where="profiles names", hint='Try "*power*"')
     if as_json:
         rows = [
             {"name": e.pattern, "kind": e.kind.value, "units": list(e.units), "en": e.en, "zh": e.zh} for e in entries

@@ -186,7 +186,7 @@ def read(
     language = language_of(lang, os.environ)
     if device is not None and any(adhoc[key] for key in (*ADHOC, "serial", "params", "ratios")):
         what = "a device name cannot be combined with --profile, --line or --address"
-        raise UsageError(what, where="read", hint="Give either the name or the options, not both")
+        raise UsageError(what, where="read", hint="Give either a device name or these options, not both")
     if ranges:
         useless = {"--profile": adhoc["profile"], "--point": patterns, "--param": adhoc["params"]}
         _refuse(useless | {"--ratio": adhoc["ratios"], "--sample": sample_file, "--raw": raw})

@@ -130,7 +130,7 @@ class ReplayClient(Subscriber):
             self._refuse("no gateway with this name is subscribed", hint)
 
     def _violated(self, fault: str) -> None:
-        self._refuse(fault, "No pack of a gateway is this large: ask the broker's operator")
+        self._refuse(fault, "No gateway sends a pack this large: ask the broker's operator who sent it")
 
     def _refuse(self, text: str, hint: str, reason: int = 0) -> None:
         super()._refuse(text, hint, reason)

@@ -153,11 +153,11 @@ def _opened(config: Config) -> Iterator[Store]:
         store = Store.open(path, config.store.max_size_bytes, config.store.keep_delivered_s, rescue=False)
     except StoreBusy as error:
         hint = (
-            "The other process is a meterhouse command, or an agent whose runtime_dir you must give with "
-            "--runtime-dir. "
+            "A meterhouse command or another agent has opened the database; for another agent, give its runtime_dir "
+            "with --runtime-dir"
         )
-        hint += error.what
-        raise GatewayError("the database is in use by another process", where=str(path), hint=hint) from error
+        what = "the database is in use by another process"
+        raise GatewayError(what, where=str(path), hint=f"{hint}. {error.what}") from error
     try:
         yield store
     finally:

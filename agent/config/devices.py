@@ -59,7 +59,7 @@ def role(value: object) -> str:
     if out in ROLES or (out.startswith("x.") and v.POINT_PATTERN.match(out) and "*" not in out and "?" not in out):
         return out
     raise p.InvalidValue(
-        f"{p.show(value)} is not a role", p.did_you_mean(out, ROLES, 'Custom roles begin with "x."; known')
+        f"{p.show(value)} is not a role", p.did_you_mean(out, ROLES, 'Custom roles begin with "x."; predefined roles')
     )
 
 
@@ -112,7 +112,8 @@ def read_devices(
                     ConfigWarning(
                         place_of(table, "address"),
                         what,
-                        "Two entries may have the same address only if their profiles describe one device",
+                        "Two [[device]] entries may have the same address only if they describe one physical device "
+                        "with two profiles",
                     )
                 )
         if is_first(names, table, device.entry.name):

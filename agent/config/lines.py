@@ -114,7 +114,10 @@ def _meaningless(table: TomlTable, scheme: str) -> None:
     """Complain about options that have no effect with this url scheme, because they would mislead."""
     reasons: dict[str, tuple[str, str]] = {}
     if scheme not in BYTE_SCHEMES:
-        hint = "The TCP gateway sets the baud rate of its bus; write this baud rate as bus_baud = 9600"
+        hint = (
+            "The TCP gateway itself sets the baud rate of its bus; to tell the agent this rate, write for example "
+            "bus_baud = 9600"
+        )
         reasons["serial"] = (f"has no effect on {scheme}", hint)
         reasons["echo"] = (f"has no effect on {scheme}", "Only a line that carries raw bytes can have an echo")
     if scheme == "serial":

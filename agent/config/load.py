@@ -260,7 +260,7 @@ def _build(
     key = single("key")
     secret = read_secret(key, "credential", "file")
     if secret is not None and secret.file is not None:
-        note = open_secret(key, "file", secret.file, "replace the key with `meterhouse keys rotate`", agents)
+        note = open_secret(key, "file", secret.file, "make a new signing key with `meterhouse keys rotate`", agents)
         notes += [] if note is None else [note]
     key.done()
 

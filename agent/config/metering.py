@@ -139,7 +139,7 @@ def read_derived(
                 None,
                 "role",
                 "has no effect on a sum",
-                "To count this sum in figures, write a formula in the park's plan",
+                "To use this sum in figures, write a formula in the park's plan",
             )
         table.done({"formula": _HOW, "points": _HOW})
         if is_first(names, table, name):

@@ -90,8 +90,10 @@ def sleeps(device: DeviceConfig, profile: Profile) -> bool:
 def _note_sleepers(names: Sequence[str], notes: list[ConfigWarning]) -> None:
     """Add a note: the site's location is unknown, so the sleep of these devices at night will look like a fault."""
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    what = f"the site location is unknown, so a missing answer at night counts as a timeout: {shown}"
-    hint = "Add latitude and longitude to [site], in degrees; a missing answer at night then counts as asleep"
+    what = f"the site location is unknown, so a missing answer at night counts as a timeout for these devices: {shown}"
+    hint = (
+        "Add latitude and longitude to [site], in degrees; a device that does not answer at night then counts as asleep"
+    )
     notes.append(ConfigWarning("site", what, hint))
 
 
@@ -164,15 +166,19 @@ def _ratio(table: TomlTable, resolved: Resolved, profile: Profile, notes: list[C
     ratios = {point.ratio for point in resolved.points}
     if not table.has("ratio") or "apply" in ratios:
         return
-    what = f"has no effect: profile {profile.id} states that the device applies the ratio itself"
     hint = (
         "If `meterhouse read` shows the same values as the display, leave ratio out; if the device reports secondary "
         'values, write ratio = "apply" under [defaults] of the profile'
     )
     if "done" in ratios:
+        what = f"has no effect: profile {profile.id} states that the device applies the ratio itself"
         notes.append(ConfigWarning(place_of(table, "ratio"), what, hint))
     else:
-        table.complain(None, "ratio", f"{what}, or that the meter measures directly and needs no ratio", hint)
+        what = (
+            f"has no effect: profile {profile.id} states that the device applies the ratio itself, or that the meter "
+            "measures directly and needs no ratio"
+        )
+        table.complain(None, "ratio", what, hint)
 
 
 def _patterns(entry: DeviceConfig) -> tuple[str, ...]:

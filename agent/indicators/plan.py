@@ -409,7 +409,7 @@ class _Maker:
         for table, reasons in (("exclude", self._text.exclude), ("absent", self._text.absent)):
             for name, why in reasons.items():
                 if not why.strip():
-                    hint = "A verifier sees this reason with the figure"
+                    hint = "Write the reason: verifiers see it beside the figure"
                     self._complain(name, "the reason is missing", hint, (table, name))
 
 

@@ -56,7 +56,7 @@ def unpack_state(state: bytes) -> tuple[dict[str, Any], list[bytes]]:
         raise StateError("it was written by a version before 3", is_other=True)
     body = state[_FRONT.size :]
     if len(state) < _FRONT.size or _FRONT.unpack_from(state)[1] != zlib.crc32(body):
-        raise StateError("the checksum of the state is wrong")
+        raise StateError("the checksum of the saved state is wrong")
     try:
         raw = read_frame(body, MAX_BYTES)
         size = _SIZE.unpack_from(raw)[0]

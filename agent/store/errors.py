@@ -109,7 +109,7 @@ def explain(error: sqlite3.Error, path: str) -> StoreError:
     if primary == sqlite3.SQLITE_IOERR:
         name = getattr(error, "sqlite_errorname", "SQLITE_IOERR")
         return StoreBusy(
-            f"the disk failed ({name})", where=path, hint="If the error persists, replace the card or disk"
+            f"the disk failed ({name})", where=path, hint="If the error persists, replace the memory card or disk"
         )
     if primary in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}:
         return StoreError(
@@ -229,4 +229,4 @@ class DamageVerifier:
             return False
 
     def _busy(self, what: str) -> StoreBusy:
-        return StoreBusy(what, where=str(self._path), hint="If the error persists, replace the card or disk")
+        return StoreBusy(what, where=str(self._path), hint="If the error persists, replace the memory card or disk")

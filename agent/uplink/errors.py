@@ -61,7 +61,7 @@ _CONNACK: Final = {
 }
 _PUBACK: Final = {
     NO_SUBSCRIBERS: (
-        "no subscriber for our packs",
+        "no subscriber for the agent's packs",
         "The agent keeps the packs. Is the platform running and subscribed?",
     ),
     NOT_AUTHORIZED: (
@@ -172,7 +172,7 @@ def unreachable(error: OSError, url: str, port: int) -> BrokerError:
     known = {
         errno.ECONNREFUSED: (
             "connection refused: nothing listens on this port",
-            f"Is the broker running there, and is {port} its port?",
+            f"Is the broker running at this address, and is {port} its port?",
         ),
         errno.ENETUNREACH: (
             "network unreachable",

@@ -133,7 +133,7 @@ def _try_rights(
         result.unproven = others
         result.has_subscriber = code != errors.NO_SUBSCRIBERS
         if not result.has_subscriber:
-            hint = "Is the platform running and subscribed? The agent keeps its packs until then"
+            hint = "Is the platform running and subscribed? The agent keeps its packs until a client subscribes"
             result.problems.append(BrokerError(f"no client subscribes to {status.topic}", where=config.url, hint=hint))
 
 

@@ -71,7 +71,7 @@ def payload_hash(raw: bytes) -> bytes:
     sig = signature_of(raw)
     payload = cut_signature(raw, sig) if sig is not None else None
     if payload is None:
-        raise ValueError("there is no signature in canonical form")
+        raise ValueError("the object has no signature in canonical form")
     return sha256(payload).digest()
 
 

@@ -72,7 +72,7 @@ def web(
       sudo systemctl enable --now meterhouse-web
 
     \b
-    Exit codes: 0 stopped by a signal, 1 it cannot listen, 2 wrong usage, 3 bad configuration, certificate or password.
+    Exit codes: 0 stopped by a signal, 1 cannot listen, 2 wrong usage, 3 bad configuration, certificate or password.
     """
     if setup:
         from agent.web.setup import set_up

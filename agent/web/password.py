@@ -61,7 +61,7 @@ class PasswordHash:
         """
         match = _LINE.fullmatch(data.decode("ascii", "replace").strip())
         if match is None:
-            hint = "`meterhouse web --setup` makes the hash; do not put the password itself there"
+            hint = "`meterhouse web --setup` makes the hash; never store the password itself"
             raise ConfigError("the text is not the hash of a password", where=where, hint=hint)
         return cls(_decoded(match[1]), _decoded(match[2]))
 

@@ -296,7 +296,7 @@ def _show(made: MadeCertificate, host: str, port: int, names: Sequence[str], pas
     )
     click.echo(
         say(
-            "The systemd unit must allow connections from the viewers' network: see the section The gateway's page of "
-            "deploy.md"
+            "The systemd unit must allow connections from the viewers' network: see the section \"The gateway's page\" "
+            "in deploy.md"
         )
     )

@@ -92,7 +92,7 @@ class Iec62056Device(MeterDevice):
         codes = [code for code in (found[2], found[3], found[4]) if code is not None] if found else []
         if found is None or any(parse_code(code) is None for code in codes):
             raise ConfigError(
-                f"key {point.key!r} is not a code",
+                f"key {point.key!r} is not an OBIS code",
                 where=where,
                 hint='Such as "1.8.0", "1-0:1.8.0", "1.8.0*01", "1.6.0@time", "0.9.2+0.9.1", "maker" or "model"',
             )

@@ -218,7 +218,7 @@ def broken(stream: bytes) -> tuple[bytes, int, str]:
 def build_sign_on(address: str = ANY) -> bytes:
     """The sign-on request. Raises UsageError for an invalid address."""
     if address != ANY and not _ADDRESS.fullmatch(address):
-        hint = f'Up to 32 digits or letters; "{ANY}" for the only meter'
+        hint = f'Write up to 32 digits or letters, or "{ANY}" for the only meter on a line'
         raise UsageError(f"{address!r} is not a device address", where="IEC 62056-21", hint=hint)
     return b"/?" + (b"" if address == ANY else address.encode("ascii")) + b"!\r\n"
 

@@ -150,7 +150,7 @@ class Data(StepRequest):
             return MismatchError(
                 what,
                 where=self.where,
-                hint="Set the meter to send its readout without a password; meterhouse never sends one",
+                hint="Set the meter to send its readout without a password; meterhouse never sends a password",
             )
         return FrameError(broken(self._identification.raw + rest)[2], where=self.where) if final and rest else None
 

@@ -136,7 +136,7 @@ def _broken_rtu(body: bytes) -> BrokenInput:
     expected = next(iter(_rtu_sizes(body)), 0)
     if crc_ok(body) and (inside := _sound_inside(body)) is not None:  # the CRC also fits if zeros follow a valid frame
         what = f"bytes {inside[0] + 1} to {inside[1]} are a valid frame, but there are {len(body)} bytes"
-        return BrokenInput(what, {"frame": partly}, "Leave out the other bytes")
+        return BrokenInput(what, {"frame": partly}, "Give only the bytes of the valid frame")
     what, hint = "", AS_SENT
     if body[1] & 0x7F in {1, 2, 3, 4} and len(body) < expected and len(body) != 8:
         what = f"; an answer of this function has {expected} bytes, but there are {len(body)}: is the frame cut off?"
@@ -145,7 +145,7 @@ def _broken_rtu(body: bytes) -> BrokenInput:
         what = "; the two bytes of the CRC are swapped"
     if (inside := _sound_inside(body)) is not None:
         first, last = inside
-        hint = f"Bytes {first + 1} to {last} of the {len(body)} are a valid frame: leave out the other bytes"
+        hint = f"Bytes {first + 1} to {last} of these {len(body)} bytes are a valid frame: leave out the other bytes"
     else:
         hint = other_protocol(body, "modbus-rtu") or hint
     return BrokenInput(

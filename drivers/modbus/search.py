@@ -216,8 +216,11 @@ class ModbusSearch(DeviceSearch):
     def describe(self, received: bytes) -> list[str]:
         words = []
         for _, frame in _rtu(received):
-            kind = "a request to" if frame.is_request else "an answer from"
-            words.append(f"{kind} Modbus unit {frame.unit}, function {frame.function}")
+            words.append(
+                f"a request to Modbus unit {frame.unit}, function {frame.function}"
+                if frame.is_request
+                else f"an answer from Modbus unit {frame.unit}, function {frame.function}"
+            )
         return words
 
     def overhear(self, probe: Probe | None) -> bool:

@@ -57,7 +57,7 @@ def discover(bases: Sequence[int] = BASES, most: int = MAX_READ) -> Generator[As
         raise FrameError(
             f"no SunSpec marker at {', '.join(map(str, bases))}",
             where="SunSpec",
-            hint="Is SunSpec switched on in the device, and is this its unit number?",
+            hint="Is SunSpec switched on in the device, and is the unit number right?",
         )
     device = ModelChain(base)
     at = base + 2

@@ -31,7 +31,8 @@ def test_shows_what_is_in_force(mh, park) -> None:  # field pain 54
     assert said.code == 0
     assert f"{path.parent}/state/store.db, at most 8 GiB; packs are stored before they are sent" in said.out
     assert (
-        "delivered packs for 30 d, intervals for 400 d" in said.out and "one every 1 s, at most 64 KiB each" in said.out
+        "delivered packs are kept for 30 d, intervals for 400 d" in said.out
+        and "one pack every 1 s, at most 64 KiB per pack" in said.out
     )
     assert "mqtts://broker.example:8883" in said.out and "The configuration is good." in said.out
     rows = [line.split() for line in said.out.splitlines()]
@@ -139,7 +140,9 @@ def test_an_overloaded_line_is_told_with_its_heaviest_device(share: float, says:
     notes = [str(note) for note in plan_notes([small, heavy, once])]
     assert len(notes) == bool(says)
     assert all(
-        says in note and "Most of the line's time is needed for bms at pace fast, every 1 s" in note for note in notes
+        says in note
+        and "Device bms needs the largest share of the line's time: its points at pace fast are read every 1 s" in note
+        for note in notes
     )
 
 

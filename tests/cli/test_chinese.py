@@ -125,8 +125,8 @@ def test_what_a_technician_meets_is_translated() -> None:
         ("reading all paces of m1 takes 7.02 s; meanwhile inv3 misses readings, because it must be read every "
          "1 s (overload)",
          "采集 m1 的全部节拍一次需 7.02 s；其间 inv3 会缺失读数，因为每 1 s 应采集一次（overload）"),
-        ("cannot decode: not hex: 'zz'. Character 1, 'z', is not a hex digit. Leave out the other bytes",
-         "无法解析：不是十六进制：'zz'。第 1 个字符 'z' 不是十六进制数字。请去掉其余字节"),
+        ("cannot decode: not hex: 'zz'. Character 1, 'z', is not a hex digit. Give only the bytes of the valid frame",
+         "无法解析：不是十六进制：'zz'。第 1 个字符 'z' 不是十六进制数字。请只给出有效报文的字节"),
         ("mqtt://127.0.0.1:1: [Errno 111] Connection refused", "mqtt://127.0.0.1:1：[错误码 111] 连接被拒绝"),
         ("", ""),
     ],

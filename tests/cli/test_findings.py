@@ -230,7 +230,7 @@ CASES: list[tuple[str, str, Any, int, list[str]]] = [
     # --- destinations
     ("no connection", "uplinks/platform", {"connected": False, "error": "refused", "subscriber": None}, 5,
      ["uplink-down"]),
-    ("nobody subscribes", "uplinks/platform", {"subscriber": False, "error": "no subscriber for our packs"}, 5,
+    ("nobody subscribes", "uplinks/platform", {"subscriber": False, "error": "no subscriber for the agent's packs"}, 5,
      ["uplink-no-subscriber"]),
     ("MQTT 3.1.1 cannot tell", "uplinks/platform", {"subscriber": None}, 0, []),
     ("no right to publish", "uplinks/platform", {"error": "broker does not allow this client to publish"}, 5,

@@ -20,7 +20,7 @@ from tests.kits.broker import free_port
 MISTAKES = """
 read | 2 | read: | options are missing: --profile, --line, --address | Give the name of a configured device
 read inv9 -c CFG | 2 | agent.toml: | unknown device "inv9" | Did you mean "inv1"?
-read inv1 --line serial:/dev/ttyUSB0 -c CFG | 2 | read: | a device name cannot be combined with | Give either the name
+read inv1 --line serial:/dev/ttyUSB0 -c CFG | 2 | read: | a device name cannot be combined with | Give either a device
 read --profile eastron/sdm63 SDM | 3 | profile: | no profile "eastron/sdm63" | Did you mean "eastron/sdm630"?
 read --profile sdm630 SDM | 2 | --profile: | "sdm630" | VENDOR/FAMILY
 read P --line /dev/ttyUSB0 --address 1 | 2 | --line: | "/dev/ttyUSB0" is not a url | Write "serial:/dev/ttyUSB0"

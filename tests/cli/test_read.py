@@ -102,7 +102,7 @@ def test_a_refused_connection_is_said_once(mh, box) -> None:
         (
             ["inv1", "--address", "1"],
             2,
-            "error: read: a device name cannot be combined with --profile, --line or --address. Give either the name",
+            "error: read: a device name cannot be combined with --profile, --line or --address. Give either a device",
         ),
         (["--profile", "BOX", "--line", "tcp://h", "--address", "1"], 2, 'error: --line: "tcp://h" has no port.'),
         (["--profile", "BOX", "--line", "tcp://h:1", "--address", "1 2"], 2, 'error: --address: "1 2" is not'),

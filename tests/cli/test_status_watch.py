@@ -180,7 +180,7 @@ def test_a_running_agent_is_found_while_its_file_is_wrong(mh, traces, tmp_path, 
     said = mh("status", "-c", path)
     assert said.code == 3 and f"{path}:2" in said.err.replace("\n", "") and "inv1" in said.out
     said = mh("watch", "--json", "--for", "0.1", "-c", path)
-    assert said.code == 0 and f"warning: the next start would fail: {path}:2: " in said.err
+    assert said.code == 0 and f"warning: the next start of the agent would fail: {path}:2: " in said.err
     said = mh("doctor", "--offline", "--json", "-c", path)
     checks = said.lines[0]["checks"]
     assert [c["text"] for c in checks if c["subject"] == "agent" and c["state"] == "good"] == [

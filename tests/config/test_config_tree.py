@@ -159,7 +159,7 @@ def test_notes_tell_what_works_and_still_deserves_a_look(site, good) -> None:
         "agent.toml:50: line.server.url: opens a second connection to the gateway of line.roof (agent.toml:44). "
         "Put all devices of this gateway on one line: many gateways accept only one or two connections",
         "agent.toml:80: device.third.address: has the same address as device.main on the same line. "
-        "Two entries may have the same address only if their profiles describe one device",
+        "Two [[device]] entries may have the same address only if they describe one physical device with two profiles",
         "agent.toml:70: device.second.line: 9600 8N1 is not the factory setting of test/meter (9600 8E1). "
         "The configured setting is right only if the device's own setting was changed",
         "agent.toml:73: device.second.every: no point has the pace normal, so this period has no effect",
@@ -411,7 +411,7 @@ def test_who_sleeps_in_the_dark(tmp_path: Path, role: str) -> None:
     if role == "generation.pv":
         assert without == (
             None,
-            ["the site location is unknown, so a missing answer at night counts as a timeout: inv1"],
+            ["the site location is unknown, so a missing answer at night counts as a timeout for these devices: inv1"],
         )
         assert with_place == (Night(Decimal("31.23"), Decimal("121.47")), [])
     else:

@@ -183,7 +183,7 @@ def test_each_wrong_member_of_a_report_is_refused_or_harmless(
             text = shown(json.dumps(wrong).encode(), tmp_path, capsys)
         except GatewayError as error:
             refused += 1
-            assert "the answer is not a valid report" in str(error) and not HARM & set(str(error))
+            assert "the agent's answer is not a valid report" in str(error) and not HARM & set(str(error))
         except Exception as error:
             raise AssertionError(what) from error
         else:
@@ -213,7 +213,7 @@ def test_a_report_is_written_over_a_file_and_nothing_else(hostile: Any, tmp_path
 @pytest.mark.parametrize("data", [b"", b"\xff", b"[" * 100_000, b'{"figures":NaN}', b"null", b'{"a":1' + b"0" * 9000])
 def test_what_is_no_page_at_all_is_refused(hostile: Any, data: bytes) -> None:
     code, out, err = hostile("report", parts=(data,) if data else (), end={"bytes": len(data)})
-    assert (code, out) == (1, "") and "the answer is not a valid report" in err, err
+    assert (code, out) == (1, "") and "the agent's answer is not a valid report" in err, err
 
 
 def test_a_forged_key_is_shown_without_harm(hostile: Any, tmp_path: Path, served: Served) -> None:

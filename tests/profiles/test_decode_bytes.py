@@ -68,9 +68,9 @@ def test_any_bytes_come_back(raw: bytes, between: str, upper: bool) -> None:
         ("01 03 0G", "Character 6, 'G', is not a hex digit. Write bytes as 68 61"),
         ("hello", "Character 1, 'h', is not a hex digit"),
         ("01 03 0", None),  # all stand apart: a 0 is 00
-        ("01030", "A byte has two digits, but the total is 5: one is missing or extra"),
-        ("0103 0", "A byte has two digits, but the total is 5"),
-        ("6", "A byte has two digits, but the total is 1"),
+        ("01030", "Each byte has two digits, but the number of digits is 5: one digit is missing or extra"),
+        ("0103 0", "Each byte has two digits, but the number of digits is 5"),
+        ("6", "Each byte has two digits, but the number of digits is 1"),
         ("电表", "Character 1, '电', is not a hex digit"),
         ("٣٣", "is not a hex digit"),  # digits of another script
         ("01.03", "Character 3, '.'"),
@@ -112,8 +112,8 @@ def test_what_is_no_hex_is_told_with_its_place(text: str, hint: str | None) -> N
         ("mbus", MBUS[:-4], "Copy the complete"),
         ("modbus-rtu", ANSWER[:-4], "Copy the complete"),
         ("modbus-tcp", TCP[:-2], "Copy the complete"),
-        ("dlt645", ELECTRIC[:-4] + "0016", "The frame differs from the frame that was sent"),
-        ("modbus-rtu", ANSWER[:-2] + "00", "The frame differs from the frame that was sent"),
+        ("dlt645", ELECTRIC[:-4] + "0016", "These bytes differ from the frame that was sent"),
+        ("modbus-rtu", ANSWER[:-2] + "00", "These bytes differ from the frame that was sent"),
     ],
 )
 def test_a_broken_frame_comes_with_advice(command: str, text: str, hint: str) -> None:
@@ -135,7 +135,7 @@ def test_zeros_behind_a_frame_do_not_hide_its_registers(zeros: int) -> None:
     """A CRC over a frame, its CRC and zeros is 0 again: by the CRC alone such bytes would be one odd frame."""
     found = run("modbus-rtu", ANSWER + "00" * zeros, code=4)
     assert found["error"] == f"bytes 1 to 9 are a valid frame, but there are {9 + zeros} bytes"
-    assert found["hint"] == "Leave out the other bytes"
+    assert found["hint"] == "Give only the bytes of the valid frame"
 
 
 @pytest.mark.parametrize("noise", ["00", "FF", "FFFF", "55AA01"])
@@ -143,7 +143,7 @@ def test_a_sound_frame_behind_noise_is_pointed_at(noise: str) -> None:
     size = len(noise) // 2
     found = run("modbus-rtu", noise + ANSWER, code=4)
     assert found["error"].startswith("the CRC is 96f0")
-    hint = f"Bytes {size + 1} to {size + 9} of the {size + 9} are a valid frame: leave out the other bytes"
+    hint = f"Bytes {size + 1} to {size + 9} of these {size + 9} bytes are a valid frame: leave out the other bytes"
     assert found["hint"] == hint
 
 

@@ -333,7 +333,7 @@ def test_profiles_names(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(CliRunner().invoke(profiles, ["names", "ac.energy.import*", "--json"]).stdout)["names"]
     assert {"ac.energy.import", "ac.energy.import.{l}", "ac.energy.import.tariff.{n}"} <= {n["name"] for n in found}
     assert outcome(["profiles", "names", "nonsense"]) == 2
-    assert "no name matches 'nonsense'" in capsys.readouterr().err
+    assert "no point name matches 'nonsense'" in capsys.readouterr().err
 
 
 def test_a_broken_site_profile_is_listed_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
