@@ -212,7 +212,7 @@ def _port_notes(where: str, port: Path) -> Iterable[ConfigWarning]:
         folder = Path("/dev/serial/by-id")
         there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
         hint = (
-            f"Found: {', '.join(there[:4])}"
+            f"Connected USB adapters: {', '.join(there[:4])}"
             if there
             else "No USB adapter is connected; the agent waits until one is connected"
         )

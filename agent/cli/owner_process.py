@@ -77,7 +77,7 @@ def _check_unshared(path: Path, name: str, folder: os.stat_result) -> None:
     """
     shared = folder.st_mode & stat.S_IWOTH or (folder.st_mode & stat.S_IWGRP and folder.st_gid)
     if shared and not folder.st_mode & stat.S_ISVTX:
-        what = f"other users than the owner can write to the folder {name} in this path"
+        what = f"users other than the owner can write to the folder {name} in this path"
         hint = "Remove the write permission of all other users: `sudo chmod go-w FOLDER`"
         raise GatewayError(what, where=str(path), hint=hint)
 

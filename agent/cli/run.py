@@ -46,7 +46,8 @@ def allow_files(config: Config) -> Config:
     needed, (soft, hard) = files_needed(config), resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise ConfigError(
-            f"{len(config.lines)} lines need up to {needed} open files, but this process may open only {hard}",
+            f"{len(config.lines)} configured lines need up to {needed} open files, but this process may open only "
+            f"{hard}",
             where="the limit of open files",
             hint=f"Set LimitNOFILE={max(1024, 2 * needed)} in the service: systemctl edit meterhouse",
         )

@@ -165,7 +165,7 @@ def load_profile_of(profile: str, dirs: tuple[Path, ...] = (), option: str = "--
             raise UsageError(
                 f"file {p.show(profile)} does not exist",
                 where=option,
-                hint="Give another path, or an id such as eastron/sdm630",
+                hint="Give another path, or a profile id such as eastron/sdm630",
             )
         return load_profile(path, (*path.resolve().parents[1:2], *dirs))
     try:

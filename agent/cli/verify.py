@@ -300,7 +300,7 @@ def _live(
                 end = time.monotonic() + (math.inf if duration_s is None else duration_s)
                 while not stop.wait(max(0.0, min(1.0, end - time.monotonic()))) and time.monotonic() < end:
                     packs, readings, failed = live.counts()
-                    update(packs, text=f"{packs} packs, {readings} readings, {failed} failed")
+                    update(packs, text=f"{packs} packs, {readings} readings, {failed} failed packs")
             else:
                 none_came = not stop.is_set()
     finally:

@@ -483,8 +483,8 @@ def _demand(table: TomlTable, default: IntervalConfig) -> tuple[int, int]:
         ms = p.duration_ms(1_000, 3_600_000, "1 min")(value)
         if period_ms % ms or period_ms // ms > MAX_SLIPS:
             what = (
-                f"{p.show(value)} does not fit: the period of {p.show_ms(period_ms)} must be a whole multiple of the "
-                f"slip, 1 to {MAX_SLIPS} times"
+                f"{p.show(value)} is not a valid slip: the period {p.show_ms(period_ms)} must be a whole multiple of "
+                f"the slip, at most {MAX_SLIPS} times as long"
             )
             raise p.InvalidValue(what, 'Write for example slip = "1 min" for a period of 15 min')
         return ms

@@ -85,7 +85,10 @@ def check_tree(devices: Sequence[DeviceRead], notes: list[ConfigWarning]) -> Non
             seen.append(at)
         if at in up and up[at][0] == place:
             device.table.complain(
-                None, key, f"this parent forms a cycle:  {' > '.join([*seen, place])}", "A meter cannot be below itself"
+                None,
+                key,
+                f"this parent forms a cycle:  {' > '.join([*seen, place])}",
+                "In the metering tree, a meter cannot be below itself",
             )
         elif _is_load(place, entries) and (above := next((one for one in seen[1:] if _is_load(one, entries)), "")):
             what = f"is a load below the load {above}: its energy is counted twice in the park's figures"

@@ -190,7 +190,7 @@ def _max_words(table: TomlTable, entry: DeviceConfig, profile: Profile, points: 
     most = entry.limits.max_words
     longest = max(points, key=lambda point: point.count, default=None)
     if most and longest and has_registers(profile.protocol) and longest.count > most:
-        what = f"{most} is less than the {longest.count} registers of {longest.name}"
+        what = f"{most} is less than the {longest.count} registers of the point {longest.name}"
         table.complain(None, "limits.max_words", what, "Raise max_words, or exclude the point with points = [...]")
 
 
@@ -249,7 +249,7 @@ def _serial_note(
             ConfigWarning(
                 place_of(table, "serial" if entry.serial else "line"),
                 what,
-                "The configured setting is right only if the device's own setting was changed",
+                "The configured serial setting is right only if the serial setting in the device was changed",
             )
         )
 

@@ -22,7 +22,7 @@ _DEFAULTS = UplinkConfig("", "", "", 0, False)
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _NO_SECRETS = {
     "password": "Do not write secrets here; use password_file or password_credential (a systemd credential)",
-    "key": "Write the path of the file in key_file",
+    "key": "Set key_file to the path of the key file",
     "tls": "Write mqtts:// in the url",
     "port": "Write host and port in the url",
     "host": "Write host and port in the url",
@@ -100,7 +100,7 @@ def _unsent_streams(uplinks: Sequence[UplinkConfig], devices: Sequence[str]) -> 
         return []
     names = ", ".join(unsent[:5]) + (f" and {len(unsent) - 5} more" if len(unsent) > 5 else "")
     hint = (
-        "The agent deletes the packs of these streams after the time [store] keep_delivered. To send "
+        "The agent deletes the packs of these streams after the time set by keep_delivered in [store]. To send "
         "these streams, add them to the key streams of an [[uplink]]"
     )
     return [ConfigWarning("uplink", f"these streams are not sent to any destination: {names}", hint)]

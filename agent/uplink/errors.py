@@ -193,7 +193,8 @@ def _tls_failed(error: ssl.SSLError, url: str) -> BrokerError:
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = clean_text(error.verify_message or str(error), 120)
         hints = {  # by the name of the error in OpenSSL, X509_V_ERR_...
-            10: "The certificate has expired and the operator must renew it, or the clock of this box is wrong",
+            10: "The broker's certificate has expired and the broker's operator must renew it, or the clock of this "
+            "box is wrong",
             9: "The certificate is not valid yet. Is the clock of this box right?",
             62: "Is the host name in url the same as in the certificate?",
             64: "Is the address in url the same as in the certificate?",

@@ -139,7 +139,9 @@ def _broken_rtu(body: bytes) -> BrokenInput:
         return BrokenInput(what, {"frame": partly}, "Give only the bytes of the valid frame")
     what, hint = "", AS_SENT
     if body[1] & 0x7F in {1, 2, 3, 4} and len(body) < expected and len(body) != 8:
-        what = f"; an answer of this function has {expected} bytes, but there are {len(body)}: is the frame cut off?"
+        what = (
+            f"; the answer to this function has {expected} bytes, but only {len(body)} are given: is the frame cut off?"
+        )
         hint = COPY_WHOLE
     elif crc16(body[:-2]) == int.from_bytes(body[-2:]):
         what = "; the two bytes of the CRC are swapped"

@@ -161,7 +161,7 @@ def test_notes_tell_what_works_and_still_deserves_a_look(site, good) -> None:
         "agent.toml:80: device.third.address: has the same address as device.main on the same line. "
         "Two [[device]] entries may have the same address only if they describe one physical device with two profiles",
         "agent.toml:70: device.second.line: 9600 8N1 is not the factory setting of test/meter (9600 8E1). "
-        "The configured setting is right only if the device's own setting was changed",
+        "The configured serial setting is right only if the serial setting in the device was changed",
         "agent.toml:73: device.second.every: no point has the pace normal, so this period has no effect",
         "agent.toml:84: uplink.plain.url: the connection to this destination is not encrypted. "
         "Write mqtts:// in the url to protect the password and the readings",
@@ -460,6 +460,6 @@ def test_streams_of_a_destination(site, good) -> None:
         '.platform.streams: "meter-*" matches no stream of this gateway. Streams: _gateway, _indicators, main, second',
         '.platform.streams: "secnd" matches no stream of this gateway. Did you mean "second"?',
         ": these streams are not sent to any destination: second. "
-        "The agent deletes the packs of these streams after the time [store] keep_delivered. To send "
+        "The agent deletes the packs of these streams after the time set by keep_delivered in [store]. To send "
         "these streams, add them to the key streams of an [[uplink]]",
     ], notes

@@ -148,7 +148,7 @@ def test_nobody_works_on_a_key_where_several_could_lead_to_another(tmp_path: Pat
     code, _, err = mh("keys", "rotate", shared / "signing.key", *GATEWAY, "--yes")
     assert (
         code == 1
-        and "other users than the owner can write to the folder shared in this path" in err
+        and "users other than the owner can write to the folder shared in this path" in err
         and "chmod go-w" in err
     )
     shared.chmod(0o1777)

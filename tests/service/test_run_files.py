@@ -52,7 +52,7 @@ def play_at_the_limit_of_open_files(folder: Path, house: House) -> dict[str, Any
 def test_at_the_limit_of_open_files(played: dict[str, Any]) -> None:
     # field pain 69: a crash with many devices, and no start until the data is deleted
     code, said = played["refused"]
-    assert code == 3 and "40 lines need up to" in said and "LimitNOFILE=1024" in said
+    assert code == 3 and "40 configured lines need up to" in said and "LimitNOFILE=1024" in said
     assert MANY * 2 < played["opened"] < played["needed"] - 10, "the count is no guess"
     assert played["code"] == 0
-    assert "41 lines need" in played["complaint"], "and a reload keeps what is in force"
+    assert "41 configured lines need" in played["complaint"], "and a reload keeps what is in force"
