@@ -332,7 +332,7 @@ def test_the_files_are_short_enough_to_read() -> None:
         ("scan", "扫描"),
         ("listening for another master", "监听是否有其他主站"),
         ("identifying modbus 1", "正在识别 modbus 1"),
-        ("3 packs, 40 readings, 0 failed", "数据包 3，读数 40，错误 0"),
+        ("3 packs, 40 readings, 0 failed packs", "数据包 3，读数 40，失败的数据包 0"),
     ],
 )
 def test_the_words_of_a_progress_bar_are_chinese(english: str, chinese: str) -> None:
