@@ -66,7 +66,7 @@ def test_the_plan_says_requests_registers_points_and_line_time(mh, park) -> None
     lines = [" ".join(line.split()) for line in said.out.splitlines()]
     assert "inv1 fast 1 s 1 request, 2 registers for 1 point, 10.0 ms of line time 1.0%" in lines
     assert "inv1 normal 5 s 1 request, 2 registers for 2 points, 10.0 ms of line time 0.2%" in lines
-    assert "Reading each point once takes " in said.out
+    assert "Reading each point once occupies the lines for " in said.out
 
 
 def test_devices_show_on_how_many_sources_their_profile_stands(mh, park) -> None:
