@@ -492,7 +492,12 @@ async def test_every_frame_that_can_be_sent_only_reads(cabinet: Cabinet) -> None
 
 @pytest.mark.parametrize(
     ("key", "type", "what"),
-    [("", "", "not an OBIS code"), ("1", "", "not an OBIS code"), ("1.8.0#x", "", "not an OBIS code"), ("1.8.0", "kvar", "be converted")],
+    [
+        ("", "", "not an OBIS code"),
+        ("1", "", "not an OBIS code"),
+        ("1.8.0#x", "", "not an OBIS code"),
+        ("1.8.0", "kvar", "be converted"),
+    ],
 )
 async def test_a_key_that_cannot_be(cabinet: Cabinet, key: str, type: str, what: str) -> None:
     line = await on_serial(cabinet, meter())
