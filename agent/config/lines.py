@@ -150,7 +150,7 @@ def _check_port(ports: dict[str, TomlTable], table: TomlTable, url: str, notes: 
     if url.partition(":")[0] not in BYTE_SCHEMES:
         hint = "Put all devices of this gateway on one line: many gateways accept only one or two connections"
         notes.append(
-            ConfigWarning(place_of(table, "url"), f"opens a second connection to the gateway of {place}", hint)
+            ConfigWarning(place_of(table, "url"), f"opens a second connection to the TCP gateway of {place}", hint)
         )
     else:
         table.complain(

@@ -359,7 +359,7 @@ def _plan(birth: Result, plan_file: Path | None) -> IndicatorPlan:
             raise ConfigError(f"cannot read the plan: {error.strerror}", where=str(plan_file)) from error
     if hashlib.sha256(raw).hexdigest() != signed.get("hash"):
         hint = "Give the file of the plan with --plan"
-        raise ConfigError("this is not the plan whose hash is in the packs", where=where, hint=hint)
+        raise ConfigError("the hash of this plan differs from the plan hash in the packs", where=where, hint=hint)
     return load_plan(raw, where)
 
 

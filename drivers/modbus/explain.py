@@ -188,7 +188,7 @@ def decode_tcp(stream: bytes) -> Json:
             what = f"the length in the header is {length}, but Modbus allows 2 to 254 (unit and PDU)"
             raise BrokenInput(what, {"frame": envelope}, other_protocol(stream, "modbus-tcp") or AS_SENT)
         if len(rest) < 6 + length:
-            what = f"the header announces {length} bytes, but {len(rest) - 6} follow: cut off?"
+            what = f"the header announces {length} bytes, but {len(rest) - 6} follow: is the frame cut off?"
             partly = {"frame": _unproven(envelope, rest[7:])}
             raise BrokenInput(what, partly, other_protocol(stream, "modbus-tcp") or COPY_WHOLE)
         described.append(_explain(envelope, rest[7 : 6 + length]))
@@ -374,7 +374,7 @@ EXPLAINERS = (
     Explainer(
         name="modbus-tcp",
         title="Modbus TCP",
-        help="""Explain a Modbus TCP frame: transaction, unit, function, exception and registers; checks its header.
+        help="""Explain and check a Modbus TCP frame: header, unit, function, exception and registers.
 
     \b
     Example:
@@ -389,7 +389,7 @@ EXPLAINERS = (
     Explainer(
         name="modbus-rtu",
         title="Modbus RTU",
-        help="""Explain a Modbus RTU frame: unit, function, exception and registers; checks its CRC.
+        help="""Explain and check a Modbus RTU frame: unit, function, exception, registers and CRC.
 
     A leading AA 55 is removed; all frames are explained if several follow each other.
 

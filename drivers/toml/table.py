@@ -226,7 +226,7 @@ class TomlTable:
             return []
         layer, raw = found
         if not isinstance(raw, list) or not all(isinstance(item, dict) for item in raw):
-            self.complain(layer, key, "is not a list of tables", f"Write [[{self._named(key)}]], with two brackets")
+            self.complain(layer, key, "is not a list of tables", f"Write [[{self._named(key)}]], with double brackets")
             return []
         out = []
         for n, item in enumerate(raw):
@@ -450,7 +450,7 @@ def _syntax(source: TomlSource, message: str) -> Complaint:
             return Complaint(slip, file=source.name, line=line, key="", hint=hint)
     if twice := re.match(r"Cannot declare \((.*?),?\) twice", what):
         table = ".".join(re.findall(r"'([^']*)'", twice[1]))[:60]
-        hint = "Keep only one of the two tables; each table of a list, such as [[device]], needs two brackets"
+        hint = "Keep only one of the two tables; each table of a list, such as [[device]], needs double brackets"
         return Complaint(f"duplicate table [{clean_text(table)}]", file=source.name, line=line, key="", hint=hint)
     for known, (text, hint) in _SYNTAX.items():
         if what.startswith(known):

@@ -78,7 +78,7 @@ def test_a_fault_in_a_profile_is_told_with_both_places(site, good) -> None:
         (b"x = " + b"9" * 5_000, "agent.toml:"),
         (b"#" * (5 << 20), "agent.toml: is larger than 4 MiB"),
         (b"site = 5", "agent.toml:1: site: 5 is not a table. Write the table once, with single brackets: [site]"),
-        (b"device = 5", "device: is not a list of tables. Write [[device]], with two brackets"),
+        (b"device = 5", "device: is not a list of tables. Write [[device]], with double brackets"),
         (b"site = [[[[]]]]", "agent.toml:1: site: is a list of tables, but only one table is allowed"),
     ],
 )

@@ -156,7 +156,7 @@ def test_notes_tell_what_works_and_still_deserves_a_look(site, good) -> None:
         # field pain 17
         "agent.toml:39: line.cabinet-2.url: /dev/ttyUSB3 may refer to another adapter after a restart or replug. "
         "Take the stable name from /dev/serial/by-id/",
-        "agent.toml:50: line.server.url: opens a second connection to the gateway of line.roof (agent.toml:44). "
+        "agent.toml:50: line.server.url: opens a second connection to the TCP gateway of line.roof (agent.toml:44). "
         "Put all devices of this gateway on one line: many gateways accept only one or two connections",
         "agent.toml:80: device.third.address: has the same address as device.main on the same line. "
         "Two [[device]] entries may have the same address only if they describe one physical device with two profiles",

@@ -171,7 +171,7 @@ def test_tcp_headers() -> None:
     frame = found["frame"]
     assert (frame["transaction"], frame["unit"], frame["length_ok"], frame["registers"]) == (1, 17, True, [141, 142])
     assert as_json("modbus-tcp", "000000000003ff8302")["frame"]["exception"] == 2
-    assert "but 3 follow: cut off?" in as_json("modbus-tcp", "0001 0000 0006 11 03 00", code=4)["error"]
+    assert "but 3 follow: is the frame cut off?" in as_json("modbus-tcp", "0001 0000 0006 11 03 00", code=4)["error"]
     assert "protocol id in the header is 1" in as_json("modbus-tcp", "0001 0001 0003 11 83 02", code=4)["error"]
     assert "the length in the header is 0" in as_json("modbus-tcp", "0001 0000 0000 11 83", code=4)["error"]
     two = as_json("modbus-tcp", "0001 0000 0003 11 83 02 0002 0000 0003 12 83 04")
