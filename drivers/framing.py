@@ -163,7 +163,7 @@ def diagnose(rest: bytes, length_at: int) -> tuple[int, bytes, str]:
     if rest[end - 1] != STOP:
         return 3, rest[:end], f"stop byte is {rest[end - 1]:02X}h, not 16h"
     seen, sums = rest[end - 2], sum(rest[: end - 2]) & 0xFF
-    return 4, rest[:end], f"checksum is {seen:02X}h, the bytes sum to {sums:02X}h"
+    return 4, rest[:end], f"the checksum is {seen:02X}h, but the bytes sum to {sums:02X}h"
 
 
 def best_attempt(

@@ -145,7 +145,7 @@ def driver_class(name: str) -> type[Driver]:
     lacking = [method for method in DRIVER_METHODS if not hasattr(found, method)]
     if lacking:
         hint = "Add the missing members: see Driver in drivers/protocol.py"
-        raise ConfigError(f"has no {', '.join(lacking)}", where=where, hint=hint)
+        raise ConfigError(f"the driver lacks the members {', '.join(lacking)}", where=where, hint=hint)
     return found
 
 
@@ -220,12 +220,12 @@ def _checked(point: EntryPoint) -> Protocol:
     found = load_point(point, where)
     if not isinstance(found, Protocol):
         hint = "The entry point must name an object of the class Protocol in drivers/protocol.py"
-        raise ConfigError("is not the descriptor of a protocol", where=where, hint=hint)
+        raise ConfigError("this object is not the descriptor of a protocol", where=where, hint=hint)
     if not found.frames or not all(isinstance(frame, str) for frame in found.frames):
         hint = "Add to the descriptor: frames = {FRAME: PURPOSE}"
-        raise ConfigError("does not state the frames it sends", where=where, hint=hint)
+        raise ConfigError("the descriptor does not list the frames that the driver sends", where=where, hint=hint)
     if found.name != point.name:
-        raise ConfigError(f"describes the protocol {found.name!r}, not {point.name!r}", where=where)
+        raise ConfigError(f"the descriptor is for the protocol {found.name!r}, not for {point.name!r}", where=where)
     _follow(found, where)
     return found
 

@@ -263,7 +263,7 @@ def audit_command(
     between = (_utc_ms(from_text, "--from"), _utc_ms(to_text, "--to"))
     if between[0] is not None and between[1] is not None and between[0] >= between[1]:
         raise UsageError(
-            f"{clean_text(str(from_text))} is not before {clean_text(str(to_text))}", where="--from",
+            f"the start {clean_text(str(from_text))} is not before the end {clean_text(str(to_text))}", where="--from",
             hint="--to is the end, which is not included. Write one day as --from 2026-11-01 --to 2026-11-02",
         )  # fmt: skip
     parts = []
@@ -303,7 +303,7 @@ def convert_command(
     into: Path | None,
     dsns: tuple[str, ...],
 ) -> None:
-    """Write verified values in another format, interval by interval. Without NAME, lists the formats.
+    """Write verified values in another format, interval by interval. Without NAME, list the formats.
 
     Missing values are marked as the format requires, and are never written as zero. Other packages may add formats.
 

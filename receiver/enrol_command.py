@@ -95,7 +95,7 @@ def enrol_command(
         (rows, f"{len(rows)} gateways are trusted; {len(done.known_now)} of them published before they were trusted"),
         (removed, f"{done.removed} gateways are no longer trusted; their stored packs are kept"),
         (forgotten, f"{done.forgotten} gateways were removed from the list of gateways that are not enrolled"),
-        (export_to, f"{export_to}: {len(done.trusted)} thumbprints were written"),
+        (export_to, f"{export_to}: {len(done.trusted)} thumbprints were written to this file"),
     ]
     for wanted, text in results:
         if wanted:

@@ -93,7 +93,7 @@ def why(one: GatewayState) -> str:
         reasons.append(f"{word('refused')} {one.refused}{last}")
     reasons += [f"{word('withheld')} {one.withheld}"] if one.withheld else []
     reasons += [say(f"packs without their birth or other parts: {one.unsettled}")] if one.unsettled else []
-    reasons += [say(f"streams began a new history {one.restarts} times")] if one.restarts else []
+    reasons += [say(f"restarts of streams at sequence 1: {one.restarts}")] if one.restarts else []
     reasons += [say(f"pages of the newest checkpoint not received: {one.torn}")] if one.torn else []
     reasons += (
         [say(f"agreed streams that appear in no pack or checkpoint: {' '.join(one.unnamed[:NAMED])}")]

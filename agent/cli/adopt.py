@@ -174,8 +174,8 @@ def adopt(
     """Add one device to the configuration: writes conf.d/NAME.toml, and conf.d/line-LINE.toml if its line is new.
 
     Identifies the device, and shows the file and the first values. Writes only after you confirm, and only if the
-    whole configuration is valid with it. Never changes existing files. `scan --add` does the same for all devices
-    that a scan finds.
+    whole configuration is valid with the new device. Never changes existing files. `scan --add` does the same for all
+    devices that a scan finds.
 
     \b
     Examples:

@@ -37,7 +37,8 @@ def check(options: ConfigOptions, plan: bool, try_online: bool, certificates: bo
 
     With --online the command reads a few points of each device, and checks for each destination: host name, TLS,
     login, the right to publish, and whether anybody subscribes. It sends no signed data. If the agent is running, it
-    lends its lines to the command; the readings of that time are missing with the reason `lent`.
+    lends its lines to the command; the agent's readings of that time are then missing, with the
+    reason `lent`.
 
     \b
     Examples:

@@ -13,7 +13,7 @@ from drivers.model import UsageError, clean_text
 MAX_BYTES: Final = 4 << 20
 MAX_ROWS: Final = 10_000
 MAX_CELL: Final = 300  # limit of the characters in a cell
-SAVE: Final = "Save it as CSV UTF-8"
+SAVE: Final = "Save the file as CSV UTF-8"
 _UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _WORKBOOK: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # first bytes of .xlsx and .xls
 
@@ -55,7 +55,7 @@ def _text(path: Path) -> str:
     if len(raw) > MAX_BYTES:
         raise UsageError("is larger than 4 MiB", where=str(path), hint="Is this the right file?")
     if raw.startswith(_WORKBOOK):
-        hint = "Save it as CSV: in Excel, File, Save as, CSV UTF-8"
+        hint = "Save the file as CSV: in Excel, File, Save as, CSV UTF-8"
         raise UsageError("this is a workbook, not a CSV file", where=str(path), hint=hint)
     if b"\0" in raw and not raw.startswith(_UTF_16):
         raise UsageError("this is not a CSV file", where=str(path), hint=SAVE)

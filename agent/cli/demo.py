@@ -80,7 +80,7 @@ class RunningDemo:
     "faults",
     multiple=True,
     metavar='"DEVICE FAULT"',
-    help='A fault, such as "inv2 silence"; see `meterhouse simulate`.',
+    help='Simulate this fault, such as "inv2 silence"; see `meterhouse simulate`.',
 )
 @lang_option
 @json_option

@@ -143,8 +143,8 @@ def init(
 ) -> None:
     """Create agent.toml, conf.d and the signing key of a new gateway, and show the key's thumbprint.
 
-    Asks for everything that the options do not give. The folder /etc/meterhouse has the configuration of the
-    installed service; a configuration in another folder has its own database and key. Existing files are never
+    Asks for everything that the options do not give. The folder /etc/meterhouse contains the configuration of
+    the installed service; a configuration in another folder has its own database and key. Existing files are never
     overwritten.
 
     \b

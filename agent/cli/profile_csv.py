@@ -87,13 +87,15 @@ def read_list(path: Path, options: ListOptions) -> list[dict[str, Any]]:
     header = next((n for n, (_, cells) in enumerate(table) if len(_columns(cells)) >= 2), None)
     if header is None:
         needed = ", ".join(NEEDED)
-        hint = f"The first line must name the columns {needed}; further columns are unit, factor, function, order"
+        hint = (
+            f"The first line must name the columns {needed}; the columns unit, factor, function and order are optional"
+        )
         raise UsageError("no line of the file contains the column names", where=str(path), hint=hint)
     columns = _columns(table[header][1])
     missing = [key for key in NEEDED if key not in columns.values()]
     if missing:
         seen = ", ".join(cell for cell in table[header][1] if cell)[:120]
-        hint = f"Columns of the file: {seen}. Known names of the missing column: {', '.join(HEADERS[missing[0]])}"
+        hint = f"Columns of the file: {seen}. Accepted names of the missing column: {', '.join(HEADERS[missing[0]])}"
         raise UsageError(f"no column is named {', '.join(missing)}", where=f"{path}:{table[header][0]}", hint=hint)
     complaints = ProfileComplaints()
     source = _Lines(str(path), path.parent)
@@ -111,7 +113,7 @@ def read_list(path: Path, options: ListOptions) -> list[dict[str, Any]]:
         if (first := names.setdefault(str(point.get("name")), line)) != line:
             complaints.at(
                 ("point", n),
-                f"{show(point.get('name'))} is already the name in line {first}",
+                f"the name {show(point.get('name'))} is already used in line {first}",
                 "A name may occur only once",
             )
         points.append(point)

@@ -59,8 +59,8 @@ _COPIED_SECOND = """en = "Copied from {id}. Your changes were compared with noth
 zh = "复制自 {id}，您的修改未与其它来源比对。"
 """
 _NEW_SAMPLES = (
-    "Samples that were copied, or recorded before a change, no longer fit: delete them, "
-    "and record new ones with `meterhouse read --sample`"
+    "Samples that were copied, or that were recorded before the profile was changed, may no longer fit: "
+    "delete them, and record new samples with `meterhouse read --sample`"
 )
 
 
@@ -271,12 +271,14 @@ def names(pattern: str, lang: str, as_json: bool) -> None:
 )
 @click.option("--from", "listed", type=EXISTING_FILE, help="A CSV list of points, with a line of column names.")
 @click.option(
-    "--function", type=click.IntRange(1, 4), help="With --from: function of the points whose line states no function."
+    "--function",
+    type=click.IntRange(1, 4),
+    help="With --from: function of the points whose row in the list has no function.",
 )
 @click.option(
     "--order",
     default="",
-    help="With --from: byte order, such as CDAB, of the 32 and 64 bit values whose line states no order.",
+    help="With --from: byte order, such as CDAB, of the 32 and 64 bit values whose row in the list has no order.",
 )
 @click.option("--4x", "is_4x", is_flag=True, help="With --from: addresses count from 40001 or 30001.")
 @lang_option
@@ -287,8 +289,8 @@ def new(
 
     FILE is VENDOR/FAMILY.toml and must not exist yet; without FILE, the profile is printed. A list needs the columns
     name, address and type, and may have unit, factor (or gain), function, order, count, offset, pace, en, zh; other
-    common names of these columns are understood, English or Chinese. A point's name is a name that `profiles names`
-    lists, or the meaning of such a name.
+    common names of these columns are understood, English or Chinese. The column name contains names that
+    `profiles names` lists, or their meanings.
 
     \b
     Examples:

@@ -165,8 +165,8 @@ def read(
 
     Give the name of a configured device, or --profile, --line and --address for any device. --registers needs no
     profile: it shows registers in every type and byte order, and marks values that look like 230 V or 50 Hz. If the
-    running agent owns the line, it lends the line to this command; the readings of that time are missing with the
-    reason `lent`. Nothing is stored or sent; nothing is ever written to the device.
+    running agent owns the line, it lends the line to this command; the agent's readings of that time are then
+    missing, with the reason `lent`. Nothing is stored or sent; nothing is ever written to the device.
 
     \b
     Examples:
@@ -367,8 +367,8 @@ def silence_hint(config: Config, device: DeviceConfig) -> str:
 def hint_of_silence(url: str, address: str, setting: str) -> str:
     """Return the hint for an address at which no device answers. ``setting``: serial setting, such as "9600 8N1"."""
     if url.startswith("serial:"):
-        swapped = f"that the device is powered and set to {setting}, and that the wires A and B are not swapped"
-        return f"Check the address {address}, {swapped}"
+        wiring = f"Check that the device is powered and set to {setting}, and that the wires A and B are not swapped"
+        return f"Check the address {address}. {wiring}"
     if (framed := find_scheme(url.partition(":")[0])) is not None:
         hints = [f"Check the unit number {address}, and whether another master uses the device", framed.other_hint]
     else:

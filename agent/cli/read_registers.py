@@ -217,8 +217,9 @@ def _all_refused(target: RawTarget, ranges: Sequence[RegisterRange], found: RawR
         answer = _ask_other_table(target, others)
         if isinstance(answer, DeviceException):
             what = (
-                f"nothing could be read: function {asked} answers exception {error.code:02X}h ({_meaning(error)}), "
-                f"function {others[0].function} exception {answer.code:02X}h ({_meaning(answer)})"
+                "nothing could be read: the device answers "
+                f"function {asked} with exception {error.code:02X}h ({_meaning(error)}), "
+                f"and function {others[0].function} with exception {answer.code:02X}h ({_meaning(answer)})"
             )
             hint = ELSEWHERE
         elif isinstance(answer, LineError):

@@ -71,7 +71,8 @@ if TYPE_CHECKING:
 @click.option(
     "--role",
     default="",
-    help="What the device measures: pv1 to pv3, grid, load, workshop, storage, heat. Default: by device kind.",
+    help="What the device measures: pv1 to pv3, grid, load, workshop, storage, heat. "
+    "The default depends on the kind of device.",
 )
 @param_option
 @click.option("--turnaround", type=Duration(0, 60), help="Time to answer, such as 20ms. Default: the profile's.")

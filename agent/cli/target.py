@@ -53,7 +53,7 @@ def line_by_name(config: Config, line: str) -> LineEntry | None:
         return None
     found = {one.name: one for one in config.lines}
     if line not in found:
-        what = f"{p.show(line)} is not the name of a line in {config.path}"
+        what = f"the line {p.show(line)} is not in the configuration {config.path}"
         near = p.did_you_mean(line, found, "Configured lines") if found else "The configuration has no line yet"
         raise UsageError(what, where="--line", hint=sentences(near, f"Or give a url: {line_urls()}"))
     return found[line]

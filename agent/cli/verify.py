@@ -235,7 +235,8 @@ def _verdict(report: Report, short: int, differ: int) -> str:
     """Return the last line of the output: the verdict with its numbers, and any other reason for exit code 6."""
     from agent.verify.report_text import verdict_line
 
-    more = [f"not complete: see the {short} remarks above"] * bool(short) + [f"{differ} figures differ"] * bool(differ)
+    more = [f"not complete: see the {short} remarks above"] * bool(short)
+    more += [f"{differ} figures differ from the recomputed figures"] * bool(differ)
     text = say("; ".join([verdict_line(report), *more]))
     return text.replace(report.verdict.value, _CHINESE[report.verdict.name], 1) if speaks_chinese() else text
 

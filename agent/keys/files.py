@@ -119,7 +119,7 @@ def rotate_key(
         new = Signer(key, now_s)
         if new.kid == old.kid:
             raise KeyFileError(
-                "this key is already the signing key", where=token, hint="Give the URI of another object"
+                "this key is already the signing key", where=token, hint="Give the URI of another key in the token"
             )
         new.records = key_records(new, gateway, before, old, revokes=revokes)
         check_key_records(new.records, gateway)  # never install records that a verifier would refuse
@@ -127,7 +127,7 @@ def rotate_key(
         try:
             if time.monotonic() > give_up_s:
                 raise KeyFileError(
-                    "the new key was not made in time", where=str(path), hint="Nothing was changed; try again"
+                    "creating the new key took too long", where=str(path), hint="Nothing was changed; try again"
                 )
             os.rename(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         except OSError as error:

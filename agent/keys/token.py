@@ -209,7 +209,7 @@ def _parts(uri: str, where: str) -> dict[str, str]:
     for item in filter(None, [*path.split(";"), *query.split("&")]):
         name, _, value = item.partition("=")
         if name == "pin-value":
-            raise KeyFileError("a PIN must not be written here", where=where, hint="Write pin-source=file:/PATH")
+            raise KeyFileError("the URI must not contain the PIN", where=where, hint="Write pin-source=file:/PATH")
         if name not in _KNOWN:
             hint = f"Known: {', '.join(_KNOWN)}"
             raise KeyFileError(f"{clean_text(name, 40)!r} is not a known part of a token URI", where=where, hint=hint)

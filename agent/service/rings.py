@@ -78,7 +78,8 @@ class RingFiles:
             ring = Ring.create(str(path), size_bytes, secrets.randbits(63), int(self._boot, 16), table_hash)
         except OSError as error:
             free = show_bytes(shutil.disk_usage(self._runtime_dir).free)
-            what = f"a ring of {show_bytes(size_bytes)} cannot be created: {error.strerror}; {free} are free"
+            size = show_bytes(size_bytes)
+            what = f"a ring buffer of {size} cannot be created: {error.strerror}; {free} are free on this disk"
             hint = "Free some space in this directory, or set a smaller [ring] max in agent.toml"
             raise GatewayError(what, where=str(self._runtime_dir), hint=hint) from error
         return RingFile(ring, path)

@@ -291,7 +291,8 @@ class Report:
             if stream.is_cut:
                 end = f"an earlier checkpoint ends with sequence {stream.oldest_head_seq}"
                 begin = f"begins with sequence {stream.first_seq}"
-                short.append(f"{name}: {begin}, {end}, and the packs between these sequences are absent")
+                absent = "the packs between this checkpoint and the first pack here are absent"
+                short.append(f"{name}: {begin}, {end}, and {absent}")
             if awake := stream.gaps - stream.asleep:
                 short.append(f"{name}: {awake} readings are in gaps")
             if stream.lost_packs:

@@ -26,7 +26,7 @@ def as_text(report: Report) -> str:
 def verdict_line(report: Report) -> str:
     """Return the verdict in one line, with numbers."""
     return clean(
-        f"{report.verdict.value}: {report.packs} packs, {report.readings} readings, {report.gaps} gap readings, "
+        f"{report.verdict.value}: {report.packs} packs, {report.readings} readings, {report.gaps} readings in gaps, "
         f"{report.redelivered} redelivered, {report.missing} missing, {report.failed} failed",
         MAX_LINE,
     )
@@ -149,21 +149,26 @@ def _notes(s: StreamReport) -> Iterator[str]:
             f"and that the last one ends at {end}"
         )
     for hole in s.missing:
-        due = "" if hole.readings is None else f", {hole.readings} readings were due"
-        yield f"{s.stream}: packs {hole.first} to {hole.last} are missing ({hole.packs} packs{due})"
+        if hole.readings is None:
+            yield f"{s.stream}: packs {hole.first} to {hole.last} are missing ({hole.packs} packs)"
+        else:
+            yield (
+                f"{s.stream}: packs {hole.first} to {hole.last} are missing "
+                f"({hole.packs} packs, in which {hole.readings} readings were due)"
+            )
     for hole in s.lost:
         yield f"{s.stream}: the gateway reported packs {hole.first} to {hole.last} as lost, reason {hole.reason}"
     if s.gap_reasons:
         reasons = ", ".join(f"{reason} {count}" for reason, count in s.gap_reasons.items() if count)
-        yield f"{s.stream}: gap readings by reason: {reasons}"
+        yield f"{s.stream}: readings in gaps, by reason: {reasons}"
     for name, day in s.days.items() if len(s.days) > 1 else ():
         if day.got < day.due - day.asleep:
             yield f"{s.stream}: {name} {_share([day])}, {day.got} of {day.due - day.asleep} readings"
     yield from (f"{s.stream}: {text}" for text in (*s.conflicts, *s.restarts))
     if s.is_cut:
         at = (
-            f"an earlier checkpoint ends with sequence {s.oldest_head_seq}, and the packs between these "
-            "sequences are absent"
+            f"an earlier checkpoint ends with sequence {s.oldest_head_seq}, and the packs between this "
+            "checkpoint and the first pack here are absent"
         )
         yield f"{s.stream}: packs begin with sequence {s.first_seq}; {at}"
 
@@ -175,7 +180,7 @@ _DOUBTS = (
     ("clock_backward", "the monotonic clock went backward {} times"),
     ("early", "{} readings have a time before the start of their pack"),
     ("reordered", "{} packs arrived out of order"),
-    ("uncompared", "{} redelivered packs are too old to be compared"),
+    ("uncompared", "{} redelivered packs could not be compared with their first copies, because they are too old"),
     ("rewritten", "{} packs were re-serialised in transit"),
     ("unchecked", "the completeness of {} packs is unknown, because their birth or other parts are missing"),
 )

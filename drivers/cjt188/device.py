@@ -116,7 +116,7 @@ class Cjt188Device(MeterDevice):
             if meter_type != ANY and found.meter_type >> 4 != meter_type >> 4:
                 wrong = f"answer is from meter type {found.meter_type:02X}h, expected {meter_type:02X}h"
             elif found.function != READ:
-                wrong = f"answer has control code {found.control:02X}h, expected that of a read answer"
+                wrong = f"answer has control code {found.control:02X}h, expected the control code of a read answer"
             # a late answer, or one for another master
             elif self._proven and self._echoes_serial and found.serial != serial:
                 wrong = f"answer has serial number {found.serial}, expected {serial}"

@@ -172,7 +172,7 @@ class ByteLink:
             return LineDown(
                 f"cannot switch to the serial setting {setting}",
                 where=self.port.where,
-                hint="Only a serial port can switch its setting",
+                hint="The setting can be switched only on a serial port of this machine",
             )
         rest_s = len(step.frame) * char_s
         give_up_ns = self._clock()[1] + int((rest_s + LONGEST_NOISE_S) * 1e9)

@@ -115,7 +115,9 @@ def read_trace(path: Path, after: int = 0) -> Iterator[TracedFrame]:
         (frames,) = _COUNT.unpack_from(view, 8)
         (count,) = _COUNT.unpack_from(view, 16)
         if not frames or len(view) != HEADER + frames * SLOT:
-            raise ValueError(f"{path}: the file has {len(view)} bytes, which is not the size for {frames} frames")
+            raise ValueError(
+                f"{path}: the file size of {len(view)} bytes does not fit the {frames} frames that its header states"
+            )
         for number in range(max(after, count - frames + 1) + 1, count + 1):
             at = HEADER + (number - 1) % frames * SLOT
             seen, time_ns, size, direction = _HEAD.unpack_from(view, at)

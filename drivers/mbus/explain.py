@@ -135,7 +135,7 @@ EXPLAINERS = (
         title="M-Bus",
         help="""Explain M-Bus bytes: wired frames, also with noise around them, or one wireless telegram.
 
-    Bytes that need a key or a manufacturer's format stay in `undecoded`.
+    Bytes that are encrypted or have an unknown format are shown in `undecoded`.
 
     \b
     Example:

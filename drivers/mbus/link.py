@@ -167,7 +167,7 @@ def _what_is_wrong(rest: bytes) -> tuple[int, int, str] | None:
         if len(rest) < 5 or rest[1] not in _SHORT_CONTROLS or rest[4] != STOP:
             return None
         sums = (rest[1] + rest[2]) & 0xFF
-        return 3, 5, f"checksum is {rest[3]:02X}h, the bytes sum to {sums:02X}h"
+        return 3, 5, f"the checksum is {rest[3]:02X}h, but the bytes sum to {sums:02X}h"
     if len(rest) < 4:
         return 1, len(rest), "the frame is cut short inside its header"
     if rest[3] != LONG:
@@ -183,7 +183,7 @@ def _what_is_wrong(rest: bytes) -> tuple[int, int, str] | None:
         found = 4, end, f"stop byte is {rest[end - 1]:02X}h, not 16h"
     else:
         sums = sum(rest[4 : end - 2]) & 0xFF
-        found = 5, end, f"checksum is {rest[end - 2]:02X}h, the bytes sum to {sums:02X}h"
+        found = 5, end, f"the checksum is {rest[end - 2]:02X}h, but the bytes sum to {sums:02X}h"
     return found
 
 

@@ -43,7 +43,8 @@ class _Cursor:
     def take(self, count: int) -> bytes:
         if self.at + count > len(self.data):
             left = len(self.data) - self.at
-            raise FrameError(f"record truncated: expected {count} bytes, {left} left", where=f"record byte {self.at}")
+            what = f"record truncated: expected {count} bytes, {left} left"
+            raise FrameError(what, where=f"byte {self.at} of the record")
         piece = self.data[self.at : self.at + count]
         self.at += count
         return piece
@@ -63,7 +64,7 @@ class _Cursor:
             if len(found) == MAX_EXTENSIONS:
                 raise FrameError(
                     f"the record has more than {MAX_EXTENSIONS} extension bytes of type {what}",
-                    where=f"record byte {self.at}",
+                    where=f"byte {self.at} of the record",
                 )
             last = self.byte()
             found.append(last)
@@ -113,7 +114,7 @@ class _Shape:
 
 def _record(cursor: _Cursor, dif: int, medium: int) -> Reading:
     if dif & 0x0F == 0x0F:
-        raise FrameError(f"DIF {dif:02X}h is reserved", where=f"record byte {cursor.at - 1}")
+        raise FrameError(f"DIF {dif:02X}h is reserved", where=f"byte {cursor.at - 1} of the record")
     begin = cursor.at - 1
     cursor.extensions(dif, "DIFE")
     first = cursor.byte()
@@ -307,7 +308,7 @@ def _variable(cursor: _Cursor, meaning: Meaning) -> tuple[Coded, bytes]:
     lvar = cursor.byte()
     size = values.variable_size(lvar)
     if size is None:
-        raise FrameError(f"LVAR {lvar:02X}h is reserved", where=f"record byte {cursor.at - 1}")
+        raise FrameError(f"LVAR {lvar:02X}h is reserved", where=f"byte {cursor.at - 1} of the record")
     raw = cursor.number(size)
     if meaning.kind in ("date", "datetime") and 0xE0 <= lvar < 0xF0:
         return values.moment(raw), raw

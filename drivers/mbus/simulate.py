@@ -110,7 +110,7 @@ def simulate(wanted: SimulationRequest) -> tuple[MbusMeter, MeterDisplay]:
     """
     address = wanted.address
     is_number = len(address) == 8  # whether the meter is read by its secondary address
-    check_digits(address, 8 if is_number else 3, "mbus", ", or the 8 digits of its number")
+    check_digits(address, 8 if is_number else 3, "mbus", ". Or write the 8 digits of the meter's serial number")
     display = display_of(wanted)
     serial = display.texts["device.serial"] = address if is_number else display.serial
     secondary = bytes.fromhex(serial)[::-1] + b"\xa8\x55" + bytes((1, _MEDIA.get(wanted.profile.kind, 4)))

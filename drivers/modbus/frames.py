@@ -46,7 +46,8 @@ class ModbusRequest:
     def __init__(self, unit: int, pdu: bytes, payload_bytes: int, where: str) -> None:
         if pdu[0] not in READ_FUNCTIONS or (pdu[0] == 43 and pdu[1:2] != b"\x0e"):
             raise ValueError(
-                f"{where}: function {pdu[0]} does not read; only the functions {sorted(READ_FUNCTIONS)} may be sent"
+                f"{where}: function {pdu[0]} is not a read function; "
+                f"only the functions {sorted(READ_FUNCTIONS)} may be sent"
             )
         if not 0 <= unit <= 255 or not 0 <= payload_bytes <= 250:
             raise ValueError(f"{where}: unit {unit} or answer of {payload_bytes} bytes is impossible")
@@ -89,7 +90,7 @@ class ModbusRequest:
         """
         what = EXCEPTIONS.get(code, "unknown exception")
         if code in (10, 11):
-            return GatewayTimeout(f"the gateway answers {code:02X}h, {what}", where=self.where)
+            return GatewayTimeout(f"the gateway answers exception {code:02X}h, {what}", where=self.where)
         busy = code in BUSY
         return DeviceException(
             f"the device answers exception {code:02X}h, {what}", where=self.where, code=code, busy=busy

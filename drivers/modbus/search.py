@@ -216,11 +216,10 @@ class ModbusSearch(DeviceSearch):
     def describe(self, received: bytes) -> list[str]:
         words = []
         for _, frame in _rtu(received):
-            words.append(
-                f"a request to Modbus unit {frame.unit}, function {frame.function}"
-                if frame.is_request
-                else f"an answer from Modbus unit {frame.unit}, function {frame.function}"
-            )
+            if frame.is_request:
+                words.append(f"a request to Modbus unit {frame.unit}, function {frame.function}")
+            else:
+                words.append(f"an answer from Modbus unit {frame.unit}, function {frame.function}")
         return words
 
     def overhear(self, probe: Probe | None) -> bool:

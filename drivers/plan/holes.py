@@ -102,9 +102,8 @@ class KnownHoles:
         """The learned facts in one line, for a technician. "" if nothing was learned."""
         parts: list[str] = []
         if self.cuts:
-            parts.append(
-                f"reads are split in {len(self.cuts)} place(s): {', '.join(str(a) for _, a in sorted(self.cuts)[:8])}"
-            )
+            addresses = ", ".join(str(a) for _, a in sorted(self.cuts)[:8])
+            parts.append(f"reads are split at {len(self.cuts)} address(es): {addresses}")
         if self.absent:
             parts.append(f"the device has no registers {', '.join(str(a) for _, a, _ in sorted(self.absent)[:8])}")
         if self.max_words:

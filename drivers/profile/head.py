@@ -171,7 +171,7 @@ def read_limits(table: TomlTable) -> Limits:
         table.add(
             "max_gap",
             "max_gap and holes = false cannot be used together",
-            "Remove max_gap, which reads over holes, or holes = false, which forbids this",
+            "Remove max_gap, which allows reads across unused registers, or holes = false, which forbids them",
         )
     if gap and holes is None:
         holes = True

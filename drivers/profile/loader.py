@@ -108,7 +108,8 @@ def _layers(path: Path, dirs: Sequence[Path] | None, seen: tuple[Path, ...]) -> 
     base = document.get("extends")
     if isinstance(base, str):
         if path in seen:
-            complaints.at(("extends",), f"extends forms a cycle:  {' -> '.join(_short(p) for p in (*seen, path))}")
+            cycle = " -> ".join(_short(p) for p in (*seen, path))
+            complaints.at(("extends",), f"the key extends forms a cycle:  {cycle}")
         else:
             try:
                 found = find_profile(base, dirs if dirs is not None else None)

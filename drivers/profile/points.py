@@ -37,7 +37,7 @@ COMMON_KEYS = [
     "en",
     "zh",
 ]
-ONE_EACH = 'Or write "low" or "high" for one character per register, in its low or high byte'
+ONE_EACH = 'Or write text = "low" or text = "high" if each register has one character, in its low or high byte'
 REGISTER_KEYS = (*COMMON_KEYS, "function", "address", "count", "type", "order", "parts", "together", "barrier", "text")
 OTHER_KEYS = (*COMMON_KEYS, "key", "type", "count")
 RATIO_DIMENSIONS = frozenset(
@@ -131,8 +131,8 @@ class _Reader:
         if clock and (kind is not Kind.GAUGE or unit != "s"):
             table.add(
                 "clock",
-                "clock is allowed only for a gauge with the unit s",
-                "Use clock for a point such as device.clock.offset",
+                "the key clock is allowed only for a gauge with the unit s",
+                "Use the key clock for a point such as device.clock.offset",
             )
         text = self._text(Kind.TEXT if clock else kind, type_, count)
         self._meaning(kind, type_, unit)
@@ -253,7 +253,7 @@ class _Reader:
         """
         own = low is not None and high is not None and "range" in self.given
         if own and reach is not None and (low > reach[1] or high < reach[0]):  # type: ignore[operator]
-            what = f"no value can lie in the range: the registers hold {reach[0]:f} to {reach[1]:f}"
+            what = f"no value can lie in the range, because the registers can hold only {reach[0]:f} to {reach[1]:f}"
             self.table.add("range", what, "Is scale, offset or type wrong?")
         bounds = self.vocabulary.bounds(unit)
         if bounds is None:
@@ -301,7 +301,8 @@ class _Reader:
             items = value if isinstance(value, list) else [value]
             wide = BITS.get(type_, 16 * REGISTERS.get(type_, 1) or 64) if self.maps_registers else 64
             if value is True or not all(isinstance(i, int) and not isinstance(i, bool) for i in items):
-                self.table.add("sentinel", "sentinel must be raw values, or false for none")
+                what = "sentinel must be a raw value, a list of raw values, or false if the point has none"
+                self.table.add("sentinel", what)
                 return None
             if any(not 0 <= i < 2**wide for i in items):
                 hint = "Write the raw bits, such as 0xFFFF"
@@ -316,7 +317,7 @@ class _Reader:
         ratio = self.table.choice("ratio", ("apply", "done"), self.defaults.values.get("ratio", ""))
         concerned = bool(entry and entry.dimension in RATIO_DIMENSIONS and ".ac." in f".{self.name}")
         if "ratio" in self.given and not concerned:
-            self.table.add("ratio", f"ratio does not apply to {self.name} in {unit or 'no unit'}")
+            self.table.add("ratio", f"the key ratio does not apply to {self.name} in {unit or 'no unit'}")
         return ratio if concerned else ""
 
     def _labels(self, key: str, kind: Kind) -> Mapping[int, str]:
@@ -340,7 +341,7 @@ class _Reader:
     def _states(self, kind: Kind) -> Mapping[int, str]:
         states = self.table.keyed("states")
         if states and not self.name.endswith("device.state"):
-            self.table.add("states", "states apply to device.state only", "Use labels for other states")
+            self.table.add("states", "the key states is allowed only for device.state", "Use labels for other states")
         for number, state in states.items():
             if not isinstance(state, str) or state not in self.vocabulary.states:
                 hint = suggestion(str(state), self.vocabulary.states)
@@ -367,7 +368,7 @@ class _Reader:
         if form in ("low", "high"):
             if type_ != "u16":
                 hint = "For two characters per register, leave the key text out and use type str"
-                self.table.add("text", f'text "{form}" needs registers of type u16, with one character in each', hint)
+                self.table.add("text", f'text = "{form}" needs type "u16" and one character in each register', hint)
             return form
         wrong = self._form_fault(form, 2 * count if type_ == "u8h" else count)
         if wrong:
@@ -381,7 +382,7 @@ class _Reader:
             fields = [f for _, f, _, _ in string.Formatter().parse(form) if f is not None]
             form.format(*range(count))
         except (ValueError, IndexError, KeyError) as error:
-            return f"text {show(form)} cannot be filled with {count} numbers ({error})"
+            return f"the template {show(form)} in the key text cannot be filled with {count} numbers ({error})"
         if not fields or not all(f.isdigit() for f in fields):
             return f"text {show(form)} may use numbered fields only, such as {{0}} or {{1:02x}}"
         return ""

@@ -103,7 +103,10 @@ def read_type(table: TomlTable, default: str = "") -> tuple[str, bool]:
     table.known.add("type")
     hint = f'Did you mean "{meant}"?' if meant else f"Allowed: {', '.join(REGISTERS)}"
     if meant == "bits":
-        hint = "For one bit of a register, use type u16 with bit = 0; for coils (functions 1 and 2), leave type out"
+        hint = (
+            "For one bit of a register, use type u16 with bit = 0; "
+            "for coils (functions 1 and 2), leave out the key type"
+        )
     table.complain(None, "type", f"unknown value {show(raw)}", hint)
     return (meant if meant and meant != "bits" else default or "u16"), False
 
@@ -203,7 +206,8 @@ class _LayoutReader:
         coils = function in (1, 2)  # a tuple is used instead of a set, because a TOML value may be unhashable
         given = self.given.get("type", None if coils else values.get("type"))
         if coils and given not in (None, "bits"):
-            table.add("type", f"type is {show(given)}, but function {function} reads single bits", "Leave type out")
+            what = f"type is {show(given)}, but function {function} reads single bits"
+            table.add("type", what, "Leave out the key type")
         type_, sure = ("bits", True) if coils else read_type(table, values.get("type", ""))
         type_ = type_ or "u16"
         self.unsure = not sure or ("type" not in self.given and self.defaults.unsure)

@@ -410,7 +410,7 @@ class Scan:
         if len(received) < NOISE_BYTES:
             return ""
         begin = received[:12].hex(" ").upper()
-        return f"{len(received)} bytes were received that form no frame at this serial setting: {begin}"
+        return f"{len(received)} bytes were received, but they form no frame at this serial setting: {begin}"
 
     # --- results
 

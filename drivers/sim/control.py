@@ -42,7 +42,7 @@ class Control:
             return HELP if words[0] == "help" else self.status()
         target, rest = words[0], words[1:]
         if not rest:
-            raise UsageError("has a target but no command", where=f"command {command!r}", hint="Try `help`")
+            raise UsageError("the target is not followed by a command", where=f"command {command!r}", hint="Try `help`")
         if rest[0] in ("unplug", "plug"):
             return await self._line(target, rest, command)
         if rest[0] == "say":

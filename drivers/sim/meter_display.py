@@ -35,7 +35,7 @@ def check_digits(address: str, most: int, protocol: str, more: str = "") -> None
     """
     if not (address.isascii() and address.isdecimal() and len(address) <= most):
         what = f"{address!r} is not an address of a {protocol} meter"
-        raise UsageError(what, where="simulated meter", hint=f"Up to {most} digits{more}")
+        raise UsageError(what, where="simulated meter", hint=f"Write up to {most} digits" + more)
 
 
 class MeterDisplay:

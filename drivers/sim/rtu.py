@@ -93,7 +93,8 @@ class SerialLine:
             fresh.replace(self.link)
         except OSError as error:
             self._close_files()
-            raise LineDown(f"the link cannot be created: {error.strerror}", where=str(self.link)) from error
+            what = f"the symbolic link to the pseudo-terminal cannot be created: {error.strerror}"
+            raise LineDown(what, where=str(self.link)) from error
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=f"sim {self.link.name}", daemon=True)
         self._thread.start()

@@ -371,7 +371,7 @@ def read_source(
         # other files are refused, because opening a pipe could block
         if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):
             complaints.add(
-                source, (), "", "is a pipe, socket or device, not a file", "Remove it, or replace it with a text file"
+                source, (), "", "is a pipe, socket or device, not a file", "Delete this path, or put a text file there"
             )
             return source, {}
         with path.open("rb") as stream:

@@ -149,5 +149,7 @@ def tls_error(url: SplitResult, options: Mapping[str, str], error: Exception) ->
     """The error for TLS files that cannot be used. It names the files."""
     named = ", ".join(f"{name}={options[name]}" for name in sorted(TLS_FILES & options.keys()))
     return UsageError(
-        f"{named}: {error}", where=f"{url.scheme}://", hint="Expected PEM files; a key must fit its certificate"
+        f"{named}: {error}",
+        where=f"{url.scheme}://",
+        hint="Expected PEM files; the private key must belong to the certificate",
     )

@@ -18,7 +18,7 @@ from drivers.model import Reason
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (["--display", "inv1"], "--display: 'inv1' is not DEVICE=VALUE"),
+        (["--display", "inv1"], "--display: 'inv1' does not have the form DEVICE=VALUE"),
         (["--display", "inv1=ten"], "--display inv1: 'ten' is not a number"),
         (
             ["--display", "inv1=1,234"],
@@ -30,7 +30,7 @@ from drivers.model import Reason
         (["--display", "inv1=1.234,5"], "is not a number"),
         (
             ["--display", "inv1=12 m3"],
-            "--display inv1: the unit m3 of the display does not fit this counter. Give the value in kWh",
+            "--display inv1: the unit m3 of the display does not fit this counter. Give the value in the unit kWh",
         ),
         (["--display", "inv1=12 kvarh"], "the unit kvarh of the display does not fit this counter"),
         (["--csv", "COMMA"], "comma.csv:1: 1,234 is ambiguous"),
@@ -42,7 +42,7 @@ from drivers.model import Reason
         (["--who", " "], "--who: is missing"),
         (["--remarks", "a\nb"], "--remarks: must be one line of at most 2000 characters"),
         (["--csv", "GBK"], "gbk.csv:2: 'ten' is not a number"),
-        (["--csv", "BROKEN"], "broken.csv:2: the file is not text in UTF-8, UTF-16 or GBK. Save it as CSV UTF-8"),
+        (["--csv", "BROKEN"], "broken.csv:2: the file is not text in UTF-8, UTF-16 or GBK. Save the file as CSV UTF-8"),
         (["--csv", "WORKBOOK"], "this is a workbook, not a CSV file"),
         (["--csv", "CSV"], "shown.csv:2: the line has 1 columns. Expected DEVICE,VALUE or DEVICE,VALUE,REMARK"),
     ],

@@ -88,13 +88,13 @@ init HERE GW | 2 | HERE/agent.toml: | already exists | Edit this file, or move i
 init HERE/new --site "a b" --gateway b --timezone UTC --yes | 2 | --site: | "a b" is not a name | Use letters
 init HERE/new --site a --gateway b --timezone Beijing --yes | 2 | --timezone: | "Beijing" is not a time | Asia/Shanghai
 init HERE/new GW --broker broker.example | 2 | --broker: | "broker.example" is not a url | Write mqtts://HOST:8883
-adopt -c CFG --line rof --address 1 --yes | 2 | --line: | "rof" is not the name of a line | \
+adopt -c CFG --line rof --address 1 --yes | 2 | --line: | the line "rof" is not in the configuration | \
 Did you mean "roof"? Or give a url:
-read -c CFG --line rof --address 1 --registers 3:0+1 | 2 | --line: | "rof" is not the name of a line | \
+read -c CFG --line rof --address 1 --registers 3:0+1 | 2 | --line: | the line "rof" is not in the configuration | \
 Did you mean "roof"?
-read -c CFG P --line nowhere --address 1 | 2 | --line: | "nowhere" is not the name of a line | \
+read -c CFG P --line nowhere --address 1 | 2 | --line: | the line "nowhere" is not in the configuration | \
 Configured lines: roof. Or give a url: serial:
-identify -c CFG --line rof --address 1 | 2 | --line: | "rof" is not the name of a line | Did you mean "roof"?
+identify -c CFG --line rof --address 1 | 2 | --line: | the line "rof" is not in the configuration | Did you mean "roof"?
 identify --line tcp://127.0.0.1:FREE --address 300 | 2 | --address: | "300" is not a Modbus | \
 1 to 247. For an address of
 identify --line tcp://127.0.0.1:FREE --address 21345678 | 2 | --address: | "21345678" is not | --protocol dlt645
@@ -106,7 +106,7 @@ identify --line tcp://127.0.0.1:FREE --address abc --protocol dlt645 | 2 | --add
 adopt -c CFG --line tcp://127.0.0.1:FREE --address 21345678 --yes | 2 | --address: | "21345678" is | --protocol dlt645
 adopt -c CFG --line tcp://127.0.0.1:FREE --address -5 | 2 | --address: | "-5" is not a Modbus | Allowed: 1 to 247
 adopt -c CFG --line tcp://127.0.0.1:FREE --address 300 P | 2 | --address: | "300" is not a Modbus | Allowed: 1 to 247
-scan -c CFG --line rof | 2 | --line: | "rof" is not the name of a line | Did you mean "roof"?
+scan -c CFG --line rof | 2 | --line: | the line "rof" is not in the configuration | Did you mean "roof"?
 adopt -c CFG m A7 --profile test/bax | 3 | device.m.profile: | no profile "test/bax" | Did you mean "test/box"?
 adopt -c CFG m A7 --profile test/box --ct 400/0 | 2 | --ct: | 400/0 is not a ratio | Write 80 or 400/5
 adopt -c CFG m A7 --profile test/box --role gird | 2 | --role: | "gird" is not a role | Did you mean "grid"?

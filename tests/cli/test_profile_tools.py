@@ -126,12 +126,12 @@ def test_4x_numbers_gains_and_defaults(mh, tmp_path: Path) -> None:
         ("name,address,type\nac.frequency,1,u16\n", 3, "list.csv:2: there is no function. Add a column, or say"),
         ("name,address,type,unit,fc\n\nac.power,1,u16,W,3\n", 3, 'list.csv:3: ac.power: "ac.power" is not in'),
         ("name,address,type,unit,fc\nac.voltage.l1,1,f32,V,3\n", 3, "ac.voltage.l1: type f32 needs the key order"),
-        ("name,address,type,fc\nx.a,1,u16,3\nx.a,2,u16,3\n", 3, 'list.csv:3: "x.a" is already the name in line 2'),
+        ("name,address,type,fc\nx.a,1,u16,3\nx.a,2,u16,3\n", 3, 'list.csv:3: the name "x.a" is already used in line 2'),
         ("name,address,type,fc\nx.a,1,u17,3\n", 3, 'type: unknown value "u17". Did you mean "u16"?'),
         ("name,address,type,fc\nx.a,-1,u16,3\n", 3, 'list.csv:2: address: "-1" is below 0. The first register has'),
         ("name,address,type,fc\nx.a,-0x1,u16,3\n", 3, 'list.csv:2: address: "-0x1" is not a number'),
         ("name,address,type,fc\nx.a,1,zzz,3\n", 3, "i64, f64, mod10k, str, bits, and words such as float, int32"),
-        ("PK\x03\x04", 2, "this is a workbook, not a CSV file. Save it as CSV"),
+        ("PK\x03\x04", 2, "this is a workbook, not a CSV file. Save the file as CSV"),
         ("name,address\0", 2, "this is not a CSV file"),
         ("name,address,type\n" + "x.a,1,u16\n" * 10_001, 2, "more than 10000 lines. Keep only the points"),
         ("#" * (5 << 20), 2, "is larger than 4 MiB. Is this the right file?"),
@@ -247,7 +247,7 @@ def test_samples_that_do_not_fit_are_to_be_deleted(mh, tmp_path: Path) -> None:
     copy.write_text(copy.read_text().replace('order = "ABCD"', 'order = "CDAB"'))
     said = mh("profiles", "check", copy)
     assert said.code == 3 and "ac.voltage.l1 is " in said.err
-    assert said.err.count("delete them, and record new ones with `meterhouse read --sample`") == 1, said.err
+    assert said.err.count("delete them, and record new samples with `meterhouse read --sample`") == 1, said.err
     assert "请删除，并用 `meterhouse read --sample` 重新录制" in mh("profiles", "check", copy, "--lang", "zh").err
 
 
@@ -291,7 +291,8 @@ def test_4x_notation_is_named_once_with_what_is_meant(write: Write) -> None:
 def test_a_range_that_no_register_can_hold_is_an_error(mh, write: Write) -> None:
     point = '[[point]]\nname = "ac.frequency"\nfunction = 3\naddress = 1\ntype = "u16"\nscale = 0.01\nunit = "Hz"\n'
     said = mh("profiles", "check", write(f"{HEAD}{point}range = [45000, 55000]\n"))
-    assert said.code == 3 and "no value can lie in the range: the registers hold 0.00 to 655.35" in said.err
+    what = "no value can lie in the range, because the registers can hold only 0.00 to 655.35"
+    assert said.code == 3 and what in said.err
     assert mh("profiles", "check", write(f"{HEAD}{point}range = [45, 5500]\n")).code == 0
 
 

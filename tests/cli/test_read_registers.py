@@ -145,7 +145,8 @@ def test_a_device_that_refuses_all_is_told_with_what_to_try(raw, served) -> None
     punch(served.image, 0, 65536)
     said = raw("3:0+4")
     refused, unknown = "exception 02h (illegal data address)", "exception 01h (illegal function)"
-    assert f"nothing could be read: function 3 answers {refused}, function 4 {unknown}. Take an address" in said.err
+    what = f"the device answers function 3 with {refused}, and function 4 with {unknown}"
+    assert f"nothing could be read: {what}. Take an address" in said.err
     assert said.code == 4 and "4:0" not in said.err, "it was asked: to try it would lead in a circle"
     assert set(served.device.requests) == {3, 4}
     chinese = raw("3:0+4", "--lang", "zh").err

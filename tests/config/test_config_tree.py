@@ -380,7 +380,7 @@ def test_a_pipe_or_device_in_conf_d_is_refused_and_not_waited_for(site, good) ->
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("conf.d/2.toml")
     (site.folder / "conf.d/3.toml").symlink_to("/dev/zero")
-    what = "is a pipe, socket or device, not a file. Remove it, or replace it with a text file"
+    what = "is a pipe, socket or device, not a file. Delete this path, or put a text file there"
     assert site.complaints() == [f"conf.d/{n}.toml: {what}" for n in (1, 2, 3)]
     configured_folder(site.folder / "agent.toml", "profiles_dir")  # which commands read before is no trap either
 

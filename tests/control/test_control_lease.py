@@ -109,7 +109,7 @@ def test_no_lease_is_longer_than_15_minutes(made_up_time: Any) -> None:
         return await running_requests.answer(Access(), request, Reply())  # type: ignore[arg-type]
 
     result = made_up_time.run_until_complete(run())
-    assert result == {"ended": f"the requested time of {LONGEST_LEASE_S} s is over"} and LONGEST_LEASE_S == 900
+    assert result == {"ended": f"the requested lease of {LONGEST_LEASE_S} s has ended"} and LONGEST_LEASE_S == 900
     ((began, said, lent),) = parts
     assert made_up_time.time() - began == pytest.approx(900, abs=0.1)
     assert said == {"line": "l0", "url": "modbus-tcp://127.0.0.1:1"} and lent == "scan by anna (uid 1002)"

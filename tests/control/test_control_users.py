@@ -550,7 +550,7 @@ def test_a_forged_answer_signs_no_revocation(stopped: Park) -> None:
     for lasts, says in (
         ({"park7/gw01/m1": 9007199254740991}, "sequence 9007199254740991 of park7/gw01/m1"),
         ({"park7/gw01/m1": 0}, "sequence 0 of"),
-        ({"park7/gw02/m1": 4}, "the answer contains the stream 'park7/gw02/m1'"),
+        ({"park7/gw02/m1": 4}, "the answer contains the unknown stream 'park7/gw02/m1'"),
         ({"park7/gw01/../m1": 4}, "the answer contains"),
         ({"park7/gw01/m1": "4"}, "no valid sequences"),
         ({"park7/gw01/\x1b[2J": 4}, "the answer contains"),

@@ -124,7 +124,7 @@ def test_another_key_of_the_same_name_is_not_taken(token: Token) -> None:
         (("object=h", ""), "the URI must name token and object"),
         (("module-path=", "module="), "'module' is not a known part"),
         (("libsofthsm2.so", "nothing.so"), "the token cannot be used .*nothing.so"),
-        (("pin-source=", "pin-value=4711&pin-source="), "a PIN must not be written here"),
+        (("pin-source=", "pin-value=4711&pin-source="), "the URI must not contain the PIN"),
         (("token.pin", "none.pin"), "there is no PIN of the token"),
         (("pin-source=file:", "pin-source=credential:x"), "there is no PIN of the token"),
     ],

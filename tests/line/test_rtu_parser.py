@@ -180,14 +180,14 @@ def test_identification_answers_are_measured_by_their_objects() -> None:
 def test_no_frame_that_writes_can_be_made() -> None:
     """Promise 1: reads only. There is one door for Modbus frames, and it is shut for all else."""
     for function in set(range(256)) - READ_FUNCTIONS.keys():
-        with pytest.raises(ValueError, match="does not read"):
+        with pytest.raises(ValueError, match="is not a read function"):
             ModbusRequest(1, bytes((function, 0, 0, 0, 1)), 2, "test")
         with pytest.raises(ValueError, match="cannot read"):
             read_request(1, function, 0, 1, "test")
 
 
 def test_the_other_services_of_function_43_are_shut_too() -> None:
-    with pytest.raises(ValueError, match="does not read"):
+    with pytest.raises(ValueError, match="is not a read function"):
         ModbusRequest(1, b"\x2b\x0d\x00\x00", 0, "test")  # 43/13 is CANopen, which can write
 
 

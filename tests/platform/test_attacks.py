@@ -227,7 +227,7 @@ def test_what_is_not_there_is_an_error_with_what_to_do(dsn: str, tmp_path: Path)
         (["status", "park9/none"], 'no enrolled gateway matches "park9/none"', "status"),
         (["status", ""], 'no enrolled gateway matches ""', "status"),
         (["audit", str(tmp_path / "x"), "--of", "site00", "--from", "2026-11-02", "--to", "2026-11-01"],
-         "2026-11-02 is not before 2026-11-01", "--to"),
+         "the start 2026-11-02 is not before the end 2026-11-01", "--to"),
         (["audit", str(tmp_path / "x"), "--of", "site00", "--from", "2026-11-02", "--to", "2026-11-02"],
          "is not before", "Write one day as"),
     ):  # fmt: skip

@@ -124,7 +124,7 @@ def test_a_broken_frame_comes_with_advice(command: str, text: str, hint: str) ->
 
 def test_the_place_of_a_broken_frame_behind_noise() -> None:
     found = run("dlt645", "00 11 FE FE" + ELECTRIC[:-4] + "0016", code=4)
-    assert found["error"] == "frame at byte 5: checksum is 00h, the bytes sum to 78h"
+    assert found["error"] == "frame at byte 5: the checksum is 00h, but the bytes sum to 78h"
 
 
 # ------------------------------------------------------------------ Modbus

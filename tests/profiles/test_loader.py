@@ -340,7 +340,7 @@ def test_one_character_a_register_is_read_and_served(
 
 def test_a_character_needs_a_register_of_its_own(write: Write) -> None:
     (said,) = complaints(write, HEAD + SPREAD.replace('type = "u16"', 'type = "u8h"'))
-    assert 'text "low" needs registers of type u16, with one character in each' in said
+    assert 'text = "low" needs type "u16" and one character in each register' in said
     (said,) = complaints(write, HEAD + SPREAD.replace('"low"', '"lower"'))
     assert '"low" or "high"' in said
 

@@ -91,7 +91,7 @@ def test_the_tutorial_frame_with_the_wrong_checksum_is_refused() -> None:
     """A water reply printed in many tutorials ends in checksum 08; its bytes sum to 13."""
     code, found = decode("cjt188", WATER_REPLY.replace("FA 16", "08 16"))
     assert code == 4
-    assert found["error"] == "checksum is 08h, the bytes sum to FAh"
+    assert found["error"] == "the checksum is 08h, but the bytes sum to FAh"
 
 
 NOT_COMPARED = {"frame", "fields"}

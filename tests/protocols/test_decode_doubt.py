@@ -166,7 +166,7 @@ def test_records_before_one_that_breaks_off_are_shown() -> None:
     text = telegram("0C13 34120000 0D06F9")
     code, found = decode("mbus", text)
     assert (code, values(found)) == (4, [1.234])
-    assert found["error"] == "record byte 8: LVAR F9h is reserved"
+    assert found["error"] == "byte 8 of the record: LVAR F9h is reserved"
     people = CliRunner().invoke(group, ["mbus", text])
     assert people.exit_code == 4
     assert "1.234 m3" in people.stdout

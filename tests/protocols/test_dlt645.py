@@ -238,7 +238,7 @@ def test_a_stray_start_does_not_hold_back_the_frame_behind_it() -> None:
 def test_broken_frames_say_what_is_wrong() -> None:
     good = bytes.fromhex(ENERGY)
     for bad, words in (
-        (good[:-2] + b"\x00\x16", "checksum is 00h, the bytes sum to 78h"),
+        (good[:-2] + b"\x00\x16", "the checksum is 00h, but the bytes sum to 78h"),
         (good[:-1] + b"\x17", "stop byte is 17h"),
         (good[:-4], "the frame is cut short: it announces 8 data bytes, but has 6"),
         (good[:6], "the frame is cut short inside its header"),

@@ -437,7 +437,7 @@ def test_noise_before_a_frame_is_borne(noise: str) -> None:
     ("cut", "words"),
     [
         (lambda f: f[:-4], "the frame is cut short: it announces 72 bytes, but has 68"),
-        (lambda f: f[:-2] + b"\x00\x16", "checksum is 00h, the bytes sum to B6h"),
+        (lambda f: f[:-2] + b"\x00\x16", "the checksum is 00h, but the bytes sum to B6h"),
         (lambda f: f[:-1] + b"\x17", "stop byte is 17h"),
         (lambda f: f[:1] + b"\x41" + f[2:], "the two length bytes of the frame differ: 65 and 66"),
         (lambda f: f[:3], "the frame is cut short inside its header"),

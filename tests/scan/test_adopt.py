@@ -238,7 +238,7 @@ def test_a_ratio_is_written_as_it_is_known(mh, site: Path, ct: str, is_: str) ->
         (("--limit", "time_out=2 s"), 3, 'limits.time_out: unknown key. Did you mean "timeout"?'),
         (("--profile", "chint/dtsu66"), 3, 'Did you mean "chint/dtsu666"?'),
         (("--address", "300"), 2, '--address: "300" is not a Modbus address. Allowed: 1 to 247'),
-        (("--line", "rof"), 2, '--line: "rof" is not the name of a line in'),
+        (("--line", "rof"), 2, '--line: the line "rof" is not in the configuration'),
         (("--serial", "9600,8,N,1"), 2, '--serial: "9600,8,N,1" is not a serial setting. Write "9600 8N1"'),
     ],
 )
@@ -327,8 +327,8 @@ def test_a_silent_device_is_added_only_unread(mh, field: Park, site: Path) -> No
     assert mh(*args).code == 4
     said = mh(*args, "--profile", "chint/dtsu666")
     assert said.code == 4 and not (site.parent / "conf.d").exists()
-    checks = f"that the device is powered and set to {line.serial}, and that the wires A and B are not swapped"
-    assert f"Check the address 3, {checks}. --no-read adds the device without reading it" in said.err
+    checks = f"Check that the device is powered and set to {line.serial}, and that the wires A and B are not swapped"
+    assert f"Check the address 3. {checks}. --no-read adds the device without reading it" in said.err
     chinese = mh(*args, "--profile", "chint/dtsu666", "--lang", "zh").err
     assert "请检查地址 3，" in chinese and "A 和 B 是否接反。加 --no-read 可不读取直接加入" in chinese, chinese
     assert mh(*args, "--profile", "chint/dtsu666", "--no-read").code == 0

@@ -77,7 +77,7 @@ def test_the_table_for_people(folder: Path) -> None:
     result = run(folder, "--trust", PIN)
     assert result.exit_code == 0
     assert "park7/gw01/inv1" in result.output and "100 %" in result.output
-    assert result.output.splitlines()[-1].startswith("verified: 9 packs, 30 readings, 0 gap readings")
+    assert result.output.splitlines()[-1].startswith("verified: 9 packs, 30 readings, 0 readings in gaps")
 
 
 def test_the_last_line_is_the_verdict_and_what_to_do_stands_above_it(folder: Path, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_fault_names_file_and_line(folder: Path) -> None:
     result = run(folder, "--trust", PIN)
     assert result.exit_code == 6
     assert "first fault: park7/gw01/inv1 seq 2" in result.output and "inv1.jsonl:2" in result.output
-    assert "packs 2 to 2 are missing (1 pack, 5 readings were due)" in result.output
+    assert "packs 2 to 2 are missing (1 pack, in which 5 readings were due)" in result.output
 
 
 def test_stdin(folder: Path) -> None:
@@ -302,7 +302,7 @@ def test_remarks_are_grouped_by_kind() -> None:
     lines = as_text(Report(Verdict.VERIFIED, [], {}, streams)).splitlines()
     assert "30 streams: the clock was not synchronised in 270 packs" in lines
     assert "29 streams: packs begin with sequence 2 to 30" in lines
-    assert "p/g/d7: gap readings by reason: timeout 4" in lines and "p/g/d8: 2 packs arrived out of order" in lines
+    assert "p/g/d7: readings in gaps, by reason: timeout 4" in lines and "p/g/d8: 2 packs arrived out of order" in lines
     assert not any("more remarks" in line for line in lines)
 
 

@@ -82,7 +82,7 @@ def test_a_beginning_cannot_be_told_from_what_is_no_longer_kept(verdict: Judge) 
     assert report.ok
     begins = (
         "begins with sequence 13, an earlier checkpoint ends with sequence 5, and the packs between "
-        "these sequences are absent"
+        "this checkpoint and the first pack here are absent"
     )
     assert f"park7/gw01/inv1: {begins}" in report.shortfalls()
     report = verdict(only(WHOLE, lambda one: one.get("boot") != BOOTS[0] and int(str(one.get("counter", 999))) > 102))

@@ -151,7 +151,7 @@ def _given(text: str, where: str) -> tuple[str, Shown]:
     device, _, point = name.strip().partition("/")
     if not equals or not device:
         hint = "Such as --display inv1=12345.6"
-        raise UsageError(f"{clean_text(text, 60)!r} is not DEVICE=VALUE", where=where, hint=hint)
+        raise UsageError(f"{clean_text(text, 60)!r} does not have the form DEVICE=VALUE", where=where, hint=hint)
     where = f"{where} {clean_text(device, 40)}"
     number, unit = _number(value, where)
     return device, Shown(number, point, unit=unit, where=where)
@@ -197,7 +197,7 @@ def _in_unit(value: str, unit: str, wanted: str, where: str) -> str:
         return value
     prefix, others = (_PREFIX.fullmatch(one) for one in (unit, wanted))
     if prefix is None or others is None or prefix[2] != others[2]:
-        hint = f"Give the value in {show_unit(wanted)}" if wanted else "Give the number without a unit"
+        hint = f"Give the value in the unit {show_unit(wanted)}" if wanted else "Give the number without a unit"
         raise UsageError(
             f"the unit {clean_text(unit, 20)} of the display does not fit this counter", where=where, hint=hint
         )
@@ -228,9 +228,8 @@ def _from_csv(path: Path, given: Mapping[str, Shown]) -> dict[str, Shown]:
             continue  # this line is empty, or it has the names of the columns
         where = f"{path}:{line}"
         if len(row) not in (2, 3):
-            raise UsageError(
-                f"the line has {len(row)} columns", where=where, hint="Expected DEVICE,VALUE or DEVICE,VALUE,REMARK"
-            )
+            hint = "Expected DEVICE,VALUE or DEVICE,VALUE,REMARK"
+            raise UsageError(f"this line of the file has {len(row)} columns", where=where, hint=hint)
         device, _, point = row[0].strip().partition("/")
         remark = _text(row[2], where) if len(row) == 3 else ""
         _once(found, device, where)

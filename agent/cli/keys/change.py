@@ -97,7 +97,7 @@ def rotate(
     "lasts",
     multiple=True,
     metavar="STREAM=SEQ",
-    help="Trust packs of STREAM up to SEQ, and no packs of streams without this option.",
+    help="Trust packs of STREAM up to SEQ. May be repeated; packs of all other streams are then not trusted.",
 )
 @click.option(
     "--until",
@@ -233,7 +233,8 @@ def check_lasts(key_file: KeyFile, kid: str, given: LastSequences, before: Seque
     """
     most = most_signed(key_file)
     if wrong := [stream for stream, seq in given.items() if not 0 < seq <= most]:
-        raise UsageError(f"implausible sequence {given[wrong[0]]} of {clean_text(wrong[0])}", where="--last")
+        what = f"the sequence {given[wrong[0]]} of the stream {clean_text(wrong[0])} is implausible"
+        raise UsageError(what, where="--last")
     if key_file.config is None:
         what = "no configuration, so the sequences were not compared with a database"
         click.echo(as_complaint("warning", what), err=True)
@@ -249,7 +250,7 @@ def check_lasts(key_file: KeyFile, kid: str, given: LastSequences, before: Seque
     for stream, seq in given.items():
         if seq > known.get(stream, 0):
             signed = known.get(stream)
-            how_many = "no packs of this stream" if signed is None else f"only packs up to {signed}"
+            how_many = "no packs of this stream" if signed is None else f"only packs up to sequence {signed}"
             what = f"the key {kid[:8]}... has signed {how_many}"
             raise UsageError(
                 what, where=f"--last {clean_text(stream)}={seq}", hint="Only a thief can have signed later packs"

@@ -58,7 +58,7 @@ keys.add_command(revoke)
 @file_argument
 @alg_option
 @token_option
-@click.option("--lost", metavar="KID", default="", help="Replace this key, which is lost.")
+@click.option("--lost", metavar="KID", default="", help="Replace the lost key with this thumbprint.")
 @click.option(
     "--last",
     "lasts",
@@ -110,7 +110,9 @@ def create(
         _check_new(key_file)
         change(None)
     else:
-        question = say(f"Create a new root of trust without {lost}? Every verifier must pin the new thumbprint.")
+        question = say(
+            f"Replace the lost key {lost} with a new root of trust? Every verifier must pin the new thumbprint."
+        )
         if lasts:
             given = lasts_of(lasts, key_file.gateway)
             check_lasts(key_file, lost, given, ())

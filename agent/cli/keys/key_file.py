@@ -130,7 +130,7 @@ def show_facts(found: Mapping[str, Any], as_json: bool) -> None:
     rows.append(("thumbprint", found["thumbprint"]))
     records = found.get("records", ())
     if records:
-        rows.append(("pinned", f"{records[0]['kid']} (the first, or any other key below)"))
+        rows.append(("pinned", f"{records[0]['kid']} (the first key; any key below can be pinned)"))
     for n, record in enumerate(records, 1):
         rows.append((f"key {n}", f"{record['kid']} {record['alg']}, since {_when(record['not_before'])}"))
         rows += [("", f"revokes {gone['kid']}") for gone in record.get("revokes", ())]

@@ -102,13 +102,14 @@ def read_lasts(data: bytes, key_file: KeyFile, most: int) -> dict[str, int]:
             f"{key_file.gateway}/"
         ):
             raise GatewayError(
-                f"the answer contains the stream {clean_text(stream)!r}",
+                f"the answer contains the unknown stream {clean_text(stream)!r}",
                 where="keys",
                 hint="This is not a stream of this gateway",
             )
         if not 0 < seq <= most:
             hint = f"Since its creation, this key can have signed at most {most} packs of a stream. Nothing was changed"
-            raise GatewayError(f"the answer contains sequence {seq} of {clean_text(stream)}", where="keys", hint=hint)
+            what = f"the answer contains the implausible sequence {seq} of the stream {clean_text(stream)}"
+            raise GatewayError(what, where="keys", hint=hint)
     return found
 
 

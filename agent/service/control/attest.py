@@ -152,7 +152,10 @@ async def _reading(access: Access, device: RunningDevice, one: ComparedDevice) -
             break
         await asyncio.sleep(AGAIN_S)
     if found is None:
-        what = f"{device.config.name}: the agent has recorded no reading {one.n} = {one.v} for that time"
+        what = (
+            f"{device.config.name}: the agent has recorded no reading {one.n} = {one.v} "
+            "at the time in the handover record"
+        )
         raise UsageError(what, where="handover", hint="Was the agent restarted meanwhile? Repeat the command")
     units = {name: unit for name, unit, _ in stream.table_version.table.points.names}
     reading: dict[str, Any] = {"n": one.n, "t": seconds(one.t_ms), "u": units.get(one.n, ""), "v": exact_text(wanted)}

@@ -135,9 +135,10 @@ async def signed(access: Access, request: Birth | Pack, reply: Reply) -> dict[st
         if not is_birth:
             what = f"pack {seq} is not in the store: it was deleted, or is not sealed yet"
         hint = (
-            "The agent deletes delivered packs after the time set by keep_delivered; the newest birth is kept"
+            "The agent deletes delivered packs after the time set by keep_delivered; the newest birth is never deleted"
             if is_birth
-            else "The agent deletes delivered packs after the time set by keep_delivered; the platform has these packs"
+            else "The agent deletes delivered packs after the time set by keep_delivered; "
+            "the platform has received the deleted packs"
         )
         raise GatewayError(what, where=clean_text(request.stream, 80), hint=hint)
     for at in range(0, len(data), PART_BYTES):

@@ -54,7 +54,7 @@ async def lease(access: Access, request: Lease, reply: Reply) -> dict[str, Any]:
         async with asyncio.timeout(request.seconds):
             await granted.over.wait()
     except TimeoutError:
-        return {"ended": f"the requested time of {request.seconds:g} s is over"}
+        return {"ended": f"the requested lease of {request.seconds:g} s has ended"}
     finally:
         granted.end()
     return {"ended": "the agent closed the line"}
