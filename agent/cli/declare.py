@@ -25,7 +25,7 @@ from drivers.model import UsageError
     metavar="DATE",
     help="First day of the period, or day from which the value holds, such as 2026-11-01.",
 )
-@click.option("--to", "to_text", metavar="DATE", help="For amounts: the day after the last day.")
+@click.option("--to", "to_text", metavar="DATE", help="For amounts: the day after the last day of the period.")
 @click.option("--who", help="Name of the person who attests the value.")
 @click.option("--document", default="", help="Source of the value, such as the number of a certificate or a ticket.")
 @click.option(

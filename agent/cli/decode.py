@@ -71,9 +71,9 @@ def _command(explainer: Explainer) -> click.Command:
 def decode() -> None:
     """Explain bytes and registers without hardware.
 
-    HEX may be written in any usual way (68 61, 6861, 68:61, 0x68 0x61, 68h 61h); - reads it from stdin. With --json,
-    every subcommand prints one JSON object. After success it contains ok, frame and readings; after an error it
-    contains ok, error, a hint and the valid prefix.
+    HEX may be written in any usual way (68 61, 6861, 68:61, 0x68 0x61, 68h 61h). If HEX is -, the bytes are read from
+    stdin. With --json, every subcommand prints one JSON object. After success it contains ok, frame and readings; after
+    an error it contains ok, error, a hint and the valid prefix.
 
     \b
     Examples:
@@ -227,7 +227,7 @@ def profile(
 ) -> None:
     """Decode a register dump with a profile: ID is the profile's id, or the path of the profile's file.
 
-    FILE is JSON, - reads stdin:
+    FILE is JSON; if FILE is -, stdin is read:
     {"address": 1, "holding": {"35000": 1}, "input": {"0": 17254}}
 
     Points whose registers are not in the dump are listed under "missing". Firmware and model in the dump choose the

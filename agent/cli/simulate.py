@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 @click.option(
     "--listen", metavar="HOST:PORT", help="Listen on this TCP port; 0 takes a free port.  [default: 127.0.0.1:0]"
 )
-@click.option("--rtu", is_flag=True, help="With --listen: RTU bytes over raw TCP, like a serial server.")
+@click.option("--rtu", is_flag=True, help="With --listen: send RTU bytes over raw TCP, as a serial server does.")
 @click.option(
     "--pty",
     type=click.Path(path_type=Path),

@@ -76,7 +76,9 @@ def _words(reader: TomlTable, params: Mapping[str, int | str]) -> list[str]:
     if isinstance(count, str):
         if not isinstance(params.get(count), int):
             known = ", ".join(params) or "none"
-            reader.add("count", f"count = {show(count)} is not a numeric parameter", f"Known parameters: {known}")
+            reader.add(
+                "count", f"count = {show(count)} is not the name of a numeric parameter", f"Known parameters: {known}"
+            )
             return []
         count = params[count]
     if count is None:

@@ -81,7 +81,7 @@ class Control:
         except ValueError:
             raise UsageError(f"{rest[1]!r} is not a number of seconds", where=f"command {command!r}") from None
         if len(rest) > 2 or (rest[0] == "plug" and seconds is not None):
-            raise UsageError("has too many arguments", where=f"command {command!r}", hint="Try `help`")
+            raise UsageError("the command has too many arguments", where=f"command {command!r}", hint="Try `help`")
         for line in self._named(target, self._lines, "line"):
             if rest[0] == "plug":
                 await line.plug()

@@ -70,7 +70,7 @@ EXPLAINERS = (
         title="SunSpec",
         help="""Explain a SunSpec register image: its models and scaled values, as the SunSpec Alliance defines them.
 
-    FILE is {"base_address": 40000, "registers": [...]}; - reads standard input.
+    FILE is {"base_address": 40000, "registers": [...]}. If FILE is -, stdin is read.
 
     \b
     Example:

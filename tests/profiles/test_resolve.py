@@ -60,7 +60,7 @@ together = "rack{r}"
     ):
         profile.resolve({"cells": 401})
     (said,) = complaints(write, (HEAD + text).replace('count = "cells"', 'count = "cell"'))
-    assert 'count = "cell" is not a numeric parameter. Known parameters: racks, cells' in said
+    assert 'count = "cell" is not the name of a numeric parameter. Known parameters: racks, cells' in said
     said = complaints(write, (HEAD + text).replace("cell.{c}", "cell.{x}"))
     assert "battery.rack.1.cell.{x}.voltage: {x} is not the variable of an enclosing repeat" in said[0]
 

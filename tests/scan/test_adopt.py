@@ -330,7 +330,7 @@ def test_a_silent_device_is_added_only_unread(mh, field: Park, site: Path) -> No
     checks = f"Check that the device is powered and set to {line.serial}, and that the wires A and B are not swapped"
     assert f"Check the address 3. {checks}. --no-read adds the device without reading it" in said.err
     chinese = mh(*args, "--profile", "chint/dtsu666", "--lang", "zh").err
-    assert "请检查地址 3，" in chinese and "A 和 B 是否接反。加 --no-read 可不读取直接加入" in chinese, chinese
+    assert "请检查地址 3。" in chinese and "A 和 B 是否接反。加 --no-read 可不读取直接加入" in chinese, chinese
     assert mh(*args, "--profile", "chint/dtsu666", "--no-read").code == 0
 
 

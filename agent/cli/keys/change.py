@@ -266,8 +266,14 @@ def _whole(kid: str, known: tuple[str, ...]) -> str:
     if len(found) == 1 and len(kid) >= 4:
         return found[0]
     hint = f"Known keys: {', '.join(known)}"
-    what = "matches several thumbprints" if len(found) > 1 else "is too short" if found else "is not a known key"
-    raise UsageError(f"{kid[:50]!r} {what}", where="KID", hint=hint)
+    given = repr(kid[:50])
+    if len(found) > 1:
+        what = f"{given} is the beginning of several thumbprints"
+    elif found:
+        what = f"{given} is too short for the beginning of a thumbprint"
+    else:
+        what = f"{given} is not a known key"
+    raise UsageError(what, where="KID", hint=hint)
 
 
 def _show_result(
