@@ -71,8 +71,8 @@ def totals_in_words(s: dict[str, Any]) -> str:
     """The line with the totals, made from ``FleetState.summary``."""
     return say(
         f"{s['gateways']} gateways: {s['verified']} verified, {s['incomplete']} incomplete, {s['failed']} failed, "
-        f"{s['silent']} silent, {s['late']} late; {s['packs']} packs, {s['received']} readings "
-        f"of {s['due'] + s['due_missing']} due ({s['gaps']} in stated gaps); "
+        f"{s['silent']} silent, {s['late']} late; {s['packs']} packs with {s['received']} "
+        f"of {s['due'] + s['due_missing']} due readings ({s['gaps']} are in stated gaps); "
         f"{s['missing_packs']} packs missing, {s['lost_packs']} lost"
     )
 

@@ -262,7 +262,7 @@ class ByteLink:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._break(down(self.port.where, error, "port lost"))
+            self._break(down(self.port.where, error, "the port was lost"))
             return
         if not data:
             self._break(down(self.port.where, None, "connection lost"))
