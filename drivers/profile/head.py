@@ -216,7 +216,7 @@ def _param(name: str, table: TomlTable) -> Param:
     if choices and default is not None and default not in choices:
         table.add("default", f"default {show(default)} is not one of the choices")
     if not choices and isinstance(default, str):
-        table.add("default", f"default {show(default)} is a text, but the key choices is missing")
+        table.add("default", f'default {show(default)} is a text, but the key "choices" is missing')
         default = None
     return Param(name, default, low, 65535 if high is None else high, choices, table.text("en"), table.text("zh"))
 

@@ -109,7 +109,7 @@ def _layers(path: Path, dirs: Sequence[Path] | None, seen: tuple[Path, ...]) -> 
     if isinstance(base, str):
         if path in seen:
             cycle = " -> ".join(_short(p) for p in (*seen, path))
-            complaints.at(("extends",), f"the key extends forms a cycle:  {cycle}")
+            complaints.at(("extends",), f'the key "extends" forms a cycle:  {cycle}')
         else:
             try:
                 found = find_profile(base, dirs if dirs is not None else None)
@@ -280,7 +280,7 @@ def _variants(layer: _Layer) -> list[tuple[_Layer, TomlTable, Variant]]:
             identity = {}
         if not conditions and not identity:
             layer.complaints.at(
-                table.path, f"variant {number + 1} has no condition", "Add the key firmware or identity"
+                table.path, f"variant {number + 1} has no condition", 'Add the key "firmware" or "identity"'
             )
         name = table.text("name") or ", ".join([*conditions, *(f"{k} {v}" for k, v in identity.items())])
         _variant_limits(table)
@@ -297,7 +297,7 @@ def _remove(points: dict[str, Point], table: TomlTable) -> None:
         gone = [name for name in points if fnmatch.fnmatchcase(name, glob)]
         if not gone:
             table.add(
-                "remove", f"the pattern {show(glob)} in the key remove matches no point", suggestion(glob, points)
+                "remove", f'the pattern {show(glob)} in the key "remove" matches no point', suggestion(glob, points)
             )
         for name in gone:
             del points[name]

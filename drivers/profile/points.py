@@ -131,8 +131,8 @@ class _Reader:
         if clock and (kind is not Kind.GAUGE or unit != "s"):
             table.add(
                 "clock",
-                "the key clock is allowed only for a gauge with the unit s",
-                "Use the key clock for a point such as device.clock.offset",
+                'the key "clock" is allowed only for a gauge with the unit s',
+                'Use the key "clock" for a point such as device.clock.offset',
             )
         text = self._text(Kind.TEXT if clock else kind, type_, count)
         self._meaning(kind, type_, unit)
@@ -317,7 +317,7 @@ class _Reader:
         ratio = self.table.choice("ratio", ("apply", "done"), self.defaults.values.get("ratio", ""))
         concerned = bool(entry and entry.dimension in RATIO_DIMENSIONS and ".ac." in f".{self.name}")
         if "ratio" in self.given and not concerned:
-            self.table.add("ratio", f"the key ratio does not apply to {self.name} in {unit or 'no unit'}")
+            self.table.add("ratio", f'the key "ratio" does not apply to {self.name} in {unit or "no unit"}')
         return ratio if concerned else ""
 
     def _labels(self, key: str, kind: Kind) -> Mapping[int, str]:
@@ -341,7 +341,7 @@ class _Reader:
     def _states(self, kind: Kind) -> Mapping[int, str]:
         states = self.table.keyed("states")
         if states and not self.name.endswith("device.state"):
-            self.table.add("states", "the key states is allowed only for device.state", "Use labels for other states")
+            self.table.add("states", 'the key "states" is allowed only for device.state', "Use labels for other states")
         for number, state in states.items():
             if not isinstance(state, str) or state not in self.vocabulary.states:
                 hint = suggestion(str(state), self.vocabulary.states)
@@ -362,12 +362,12 @@ class _Reader:
         if kind is not Kind.TEXT or type_ not in {"u16", "u8h"}:
             self.table.add(
                 "text",
-                "the key text is allowed only for text points of type u16 (whole registers) or u8h (single bytes)",
+                'the key "text" is allowed only for text points of type u16 (whole registers) or u8h (single bytes)',
             )
             return ""
         if form in ("low", "high"):
             if type_ != "u16":
-                hint = "For two characters per register, leave the key text out and use type str"
+                hint = 'For two characters per register, leave the key "text" out and use type str'
                 self.table.add("text", f'text = "{form}" needs type "u16" and one character in each register', hint)
             return form
         wrong = self._form_fault(form, 2 * count if type_ == "u8h" else count)
@@ -382,7 +382,7 @@ class _Reader:
             fields = [f for _, f, _, _ in string.Formatter().parse(form) if f is not None]
             form.format(*range(count))
         except (ValueError, IndexError, KeyError) as error:
-            return f"the template {show(form)} in the key text cannot be filled with {count} numbers ({error})"
+            return f'the template {show(form)} in the key "text" cannot be filled with {count} numbers ({error})'
         if not fields or not all(f.isdigit() for f in fields):
             return f"text {show(form)} may use numbered fields only, such as {{0}} or {{1:02x}}"
         return ""

@@ -105,7 +105,7 @@ def read_type(table: TomlTable, default: str = "") -> tuple[str, bool]:
     if meant == "bits":
         hint = (
             "For one bit of a register, use type u16 with bit = 0; "
-            "for coils (functions 1 and 2), leave out the key type"
+            'for coils (functions 1 and 2), leave out the key "type"'
         )
     table.complain(None, "type", f"unknown value {show(raw)}", hint)
     return (meant if meant and meant != "bits" else default or "u16"), False
@@ -207,7 +207,7 @@ class _LayoutReader:
         given = self.given.get("type", None if coils else values.get("type"))
         if coils and given not in (None, "bits"):
             what = f"type is {show(given)}, but function {function} reads single bits"
-            table.add("type", what, "Leave out the key type")
+            table.add("type", what, 'Leave out the key "type"')
         type_, sure = ("bits", True) if coils else read_type(table, values.get("type", ""))
         type_ = type_ or "u16"
         self.unsure = not sure or ("type" not in self.given and self.defaults.unsure)
@@ -232,7 +232,7 @@ class _LayoutReader:
                 self.table.add("count", f"count is {count}, but type {type_} needs count = {fixed}")
             return fixed
         if not fixed and type_ != "bits" and "count" not in self.given:
-            self.table.add("count", f"type {type_} needs the key count (the number of registers)")
+            self.table.add("count", f'type {type_} needs the key "count" (the number of registers)')
         highest = {"mod10k": 4, "bits": 64, "str": MAX_WORDS}.get(type_, MAX_WORDS)
         return self.table.integer("count", 1, highest, fixed or 1) or 1
 
@@ -249,7 +249,7 @@ class _LayoutReader:
         if own and own not in allowed:
             if size == 1:  # field pain 37: other software silently accepted an order of words for a single register
                 what = f"order {show(own)} does not apply to the 16-bit registers of type {type_}"
-                self.table.add("order", what, "Write AB or BA, or leave the key order out")
+                self.table.add("order", what, 'Write AB or BA, or leave the key "order" out')
             else:
                 self.table.add("order", f"order {show(own)} does not fit {type_}", order_hint(own, allowed))
             return ""
@@ -259,7 +259,7 @@ class _LayoutReader:
         if not own and "parts" not in self.given:
             if default and len(default) <= 2 * size and size in ORDERS and default in allowed:
                 return default
-            self.table.add("order", f"type {type_} needs the key order", f"Choose one of {', '.join(allowed)}")
+            self.table.add("order", f'type {type_} needs the key "order"', f"Choose one of {', '.join(allowed)}")
         return own
 
     def _place(self, type_: str, count: int) -> tuple[int, int]:
@@ -303,7 +303,7 @@ class _LayoutReader:
             if "function" in given:
                 table.add(
                     "function",
-                    "all parts are read in one request, so write the key function at the point, not at a part",
+                    'all parts are read in one request, so write the key "function" at the point, not at a part',
                 )
             if not type_ or address is None:
                 continue
@@ -311,7 +311,7 @@ class _LayoutReader:
             parts.append(RegisterPart(address, type_, scale or Decimal(1), order))
         described = self.given["parts"]
         if isinstance(described, list) and len(described) < 2:
-            self.table.add("parts", "the key parts needs at least two entries")
+            self.table.add("parts", 'the key "parts" needs at least two entries')
         return tuple(parts)
 
     def _part_order(self, table: TomlTable, type_: str) -> str:
@@ -321,5 +321,5 @@ class _LayoutReader:
         if not order and REGISTERS[type_] > 1:
             if default in allowed:
                 return default
-            table.add("order", f"type {type_} needs the key order", f"Choose one of {', '.join(allowed)}")
+            table.add("order", f'type {type_} needs the key "order"', f"Choose one of {', '.join(allowed)}")
         return order

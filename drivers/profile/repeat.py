@@ -70,7 +70,7 @@ def _words(reader: TomlTable, params: Mapping[str, int | str]) -> list[str]:
                 reader.add(key, f"{key} and values cannot be used together")
         words = reader.texts("values")
         if not words:
-            reader.add("values", "the key values has an empty list")
+            reader.add("values", 'the key "values" has an empty list')
         return list(words)
     count = reader.of_types("count", (int, str), "a number or the name of a parameter")
     if isinstance(count, str):

@@ -23,7 +23,7 @@ def read_samples(table: TomlTable, names: set[str], protocol: str) -> tuple[Samp
         sample.unknown(SAMPLE_KEYS)
         words = {function: _words(sample, key) for key, function in SPACES.items() if key in given}
         if not words and "frames" not in given:
-            sample.add("name", "the sample has no registers", "Add the key holding, input, coils or inputs")
+            sample.add("name", "the sample has no registers", 'Add the key "holding", "input", "coils" or "inputs"')
         expect: dict[str, Decimal | int | str | None] = {}
         for name, value in sample.mapping("expect").items():
             if not isinstance(value, (int, Decimal, str)) or isinstance(value, bool):
@@ -36,7 +36,7 @@ def read_samples(table: TomlTable, names: set[str], protocol: str) -> tuple[Samp
             sample.add("identity", "identity: only texts are allowed")
             identity = {}
         if not expect:
-            sample.add("expect", "the sample has neither the key expect nor the key missing")
+            sample.add("expect", 'the sample has neither the key "expect" nor the key "missing"')
         for name in expect:
             if name not in names:
                 sample.add("expect", f"expect: unknown point {show(name)}", suggestion(name, names))

@@ -548,7 +548,7 @@ def test_a_forged_answer_signs_no_revocation(stopped: Park) -> None:
     key = stopped.state / "signing.key"
     before = key.read_bytes()
     for lasts, says in (
-        ({"park7/gw01/m1": 9007199254740991}, "sequence 9007199254740991 of park7/gw01/m1"),
+        ({"park7/gw01/m1": 9007199254740991}, "the implausible sequence 9007199254740991 of the stream park7/gw01/m1"),
         ({"park7/gw01/m1": 0}, "sequence 0 of"),
         ({"park7/gw02/m1": 4}, "the answer contains the unknown stream 'park7/gw02/m1'"),
         ({"park7/gw01/../m1": 4}, "the answer contains"),

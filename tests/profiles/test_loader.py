@@ -177,7 +177,7 @@ def test_a_word_swap_on_one_register_is_refused(write: Write) -> None:
     (said,) = complaints(write, HEAD + POINT.replace('type = "u16"', 'type = "u8h"\norder = "AB"'))
     assert "order does not apply to type u8h" in said
     (said,) = complaints(write, HEAD + POINT.replace('type = "u16"', 'type = "u32"'))
-    assert "type u32 needs the key order. Choose one of ABCD, CDAB, BADC, DCBA" in said
+    assert 'type u32 needs the key "order". Choose one of ABCD, CDAB, BADC, DCBA' in said
 
 
 def test_blocks_beyond_125_are_refused_at_load_time(write: Write) -> None:
@@ -342,7 +342,7 @@ def test_a_character_needs_a_register_of_its_own(write: Write) -> None:
     (said,) = complaints(write, HEAD + SPREAD.replace('type = "u16"', 'type = "u8h"'))
     assert 'text = "low" needs type "u16" and one character in each register' in said
     (said,) = complaints(write, HEAD + SPREAD.replace('"low"', '"lower"'))
-    assert '"low" or "high"' in said
+    assert 'text = "low" or text = "high"' in said
 
 
 @pytest.mark.parametrize(
