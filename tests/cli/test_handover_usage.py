@@ -44,7 +44,10 @@ from drivers.model import Reason
         (["--csv", "GBK"], "gbk.csv:2: 'ten' is not a number"),
         (["--csv", "BROKEN"], "broken.csv:2: the file is not text in UTF-8, UTF-16 or GBK. Save the file as CSV UTF-8"),
         (["--csv", "WORKBOOK"], "this is a workbook, not a CSV file"),
-        (["--csv", "CSV"], "shown.csv:2: the line has 1 columns. Expected DEVICE,VALUE or DEVICE,VALUE,REMARK"),
+        (
+            ["--csv", "CSV"],
+            "shown.csv:2: this line of the file has 1 columns. Expected DEVICE,VALUE or DEVICE,VALUE,REMARK",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_is_signed(

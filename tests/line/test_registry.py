@@ -102,10 +102,10 @@ def test_a_third_partys_driver_is_taken_if_it_states_its_frames(
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("SILENT", "does not state"),
-        ("OTHER", "describes the protocol 'slug'"),
-        ("HALF", "has no poll"),
-        ("OLDER", "has no use_ring"),
+        ("SILENT", "does not list the frames that the driver sends"),
+        ("OTHER", "the descriptor is for the protocol 'slug'"),
+        ("HALF", "the driver lacks the members poll"),
+        ("OLDER", "the driver lacks the members use_ring"),
         ("MISSING", "cannot be loaded"),
         ("LOST", "cannot be loaded"),
         ("Whole", "is not the descriptor of a protocol"),

@@ -150,5 +150,5 @@ def test_no_room_for_the_second_ring(played: dict[str, Any]) -> None:
     assert played["first"] == ("ring.BOOT", 2 * MIB), "a quarter of the file system"
     assert played["then"] == played["first"] and len(played["left"]) == 1
     (said,) = played["complaints"]
-    assert "a ring of 16 MiB cannot be created: No space left on device; 5." in said and "[ring] max" in said
+    assert "a ring buffer of 16 MiB cannot be created: No space left on device; 5." in said and "[ring] max" in said
     assert played["last"][1] == 4 * MIB
