@@ -102,5 +102,5 @@ def _hand_over(path: Path, folder: Path) -> None:
 
 
 def _unwritable(path: Path, error: OSError) -> GatewayError:
-    hint = "Use sudo, or another folder" if isinstance(error, PermissionError) else "Nothing was changed at this place"
+    hint = "Use sudo, or another folder" if isinstance(error, PermissionError) else "Nothing was written to this path"
     return UsageError(f"cannot be written: {error.strerror}", where=str(path), hint=hint)

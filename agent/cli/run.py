@@ -148,7 +148,7 @@ def _with_a_full_disk(error: GatewayError) -> GatewayError:
     cause = error.__cause__
     if not isinstance(error, StoreFull) and not (isinstance(cause, OSError) and cause.errno == errno.ENOSPC):
         return error
-    hint = "Free some space there, then start the agent again; systemd restarts it by itself"
+    hint = "Free some space there, then start the agent again, unless systemd restarts the agent"
     return GatewayError(error.what, where=error.where, hint=hint)
 
 
