@@ -337,7 +337,7 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
             cell(uplink.name),
             cell(uplink.url),
             cell(uplink.username or "-"),
-            uplink.confirm or say("subscriber (broker with MQTT 3.1.1)"),
+            uplink.confirm or say("subscriber (with MQTT 3.1.1: broker)"),
             *(cell(extra[key], 200) for key in chosen),
         )
     lines = plain_table("lines", "name", "url", "serial", "devices", right=("devices",))

@@ -227,7 +227,7 @@ def profile(
 ) -> None:
     """Decode a register dump with a profile: ID is the profile's id, or the path of the profile's file.
 
-    FILE is JSON; if FILE is -, stdin is read:
+    FILE is JSON. If FILE is -, the JSON is read from stdin. Example:
     {"address": 1, "holding": {"35000": 1}, "input": {"0": 17254}}
 
     Points whose registers are not in the dump are listed under "missing". Firmware and model in the dump choose the

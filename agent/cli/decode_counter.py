@@ -226,7 +226,8 @@ def command(file: Path, as_json: bool) -> None:
     """Explain a counter's readings: growth, rollover, reset, back step, glitch, swap.
 
     FILE is {"unit": "kWh", "bits": 32, "resolution": 0.1, "points": [["2026-11-24T00:00:00Z", 1.0], ...]};
-    "digits" may replace "bits"; null is a missing reading, a word is an unknown value. If FILE is -, stdin is read.
+    "digits" may replace "bits". Instead of a number, null means that the reading is missing, and text means that its
+    value is unknown. If FILE is -, stdin is read.
 
     \b
     Example:

@@ -125,8 +125,8 @@ def revoke(
     """Revoke the key KID, which may be stolen, and replace the current signing key with a new one.
 
     KID is a thumbprint or its beginning; `keys show` lists the thumbprints. In each stream, packs that KID signed stay
-    trusted up to a last sequence. By default, this sequence is that of the last pack that this gateway itself sealed
-    with KID.
+    trusted up to and including one sequence number. By default, this is the sequence number of the last pack that this
+    gateway itself sealed with KID.
 
     \b
     Examples:

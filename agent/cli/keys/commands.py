@@ -128,7 +128,7 @@ def create(
         if lost:
             click.echo(
                 say(
-                    "To verify also packs that the lost key signed, add a second --trust with the previous thumbprint."
+                    "To also verify packs that the lost key signed, add a second --trust with the previous thumbprint."
                 ),
                 err=True,
             )
