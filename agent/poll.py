@@ -135,15 +135,19 @@ class DevicePoll:
         self.pending = [0] * len(PACES)
         self.identified_ms = 0  # tick at which the identity was last read; 0: it was never read
         self.asked_ms = 0  # the newest tick that was polled; older ticks may still be pending
-        self._max_urgency_ms = MAX_WAIT_ROUNDS * min((p for p in self.periods if p), default=1000)
-        self._next_ms = -1  # the earliest tick in ``next``; -1: ``next`` has changed, and this must be computed again
         self.next = [self._first_tick(period, start_ms) for period in self.periods]
         if self.periods[ONCE]:
             others = [n for n, p in zip(self.next, self.periods, strict=True) if p and p < self.periods[ONCE]]
             self.next[ONCE] = min(others, default=start_ms)
+        self._periods_changed()
         self.first_ms = self.next_ms
         self.added_ms, self.last_answer_ms = min(self.added_ms, start_ms), min(self.last_answer_ms, start_ms)
         self._doubt_ms = 0
+
+    def _periods_changed(self) -> None:
+        """Derive again what follows from the periods, the next ticks and the driver's points."""
+        self._max_urgency_ms = MAX_WAIT_ROUNDS * min((p for p in self.periods if p), default=1000)
+        self._next_ms = -1  # the earliest tick in ``next``; -1: ``next`` has changed, and this must be computed again
         self._points: dict[int, array[int]] = {}
 
     def begin_again(self, now_ms: int) -> bool:
@@ -194,8 +198,7 @@ class DevicePoll:
                 self.periods[pace] = wanted
                 self.pending[pace] = 0
                 self.next[pace] = self._first_tick(wanted, now + 1)
-        self._next_ms = -1
-        self._points = {}
+        self._periods_changed()
 
     def exchange(self, driver: Driver, cut_ms: int) -> None:
         """Continue with the driver of a new configuration from ``cut_ms`` on. The device must be paused and idle."""
@@ -205,9 +208,7 @@ class DevicePoll:
             if wanted != self.periods[pace] or driver.spec.phase_ms != before.phase_ms:
                 self.periods[pace] = wanted
                 self.next[pace] = self._first_tick(wanted, cut_ms)
-        self._next_ms = -1
-        self._max_urgency_ms = MAX_WAIT_ROUNDS * min((p for p in self.periods if p), default=1000)
-        self._points = {}
+        self._periods_changed()
         self.availability, self.failures, self._garbled, self.probe_at = Availability.UNKNOWN, 0, 0, 0.0
         self.is_silent, self.answer_s, self._tries = False, 0.0, 0
         self.is_called = False

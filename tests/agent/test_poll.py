@@ -551,6 +551,17 @@ def test_a_poll_that_has_not_begun_by_its_next_tick_is_overload(made_up_time, ri
     assert sorted(set(polled) | set(lost)) == list(range(0, max(polled) + 1)), "each tick is polled or stated"
 
 
+def test_a_slow_pace_is_not_starved_by_a_fast_one_that_an_identity_brought(made_up_time, ring) -> None:
+    """The wait of the slow pace kept the limit of the periods before: its ticks became overload."""
+    bench = Bench(made_up_time, ring, FakeDriver(spec("a", 0, 300_000), 1))
+    bench.run(2)
+    bench.devices[0].driver = driver = FakeDriver(spec("a", 1000, 300_000), 1, cost_s=1.4)
+    bench.devices[0].driver_changed()
+    bench.run(900)
+    slow = [(tick - EPOCH_MS) // 1000 for tick, paces in driver.polls if paces & 1 << PACES.index("slow")]
+    assert slow == [300, 600, 900], slow
+
+
 def test_a_slow_pace_is_not_starved_by_a_fast_one(made_up_time, ring) -> None:
     driver = FakeDriver(spec("a", 1000, 10_000), 1, cost_s=1.4)
     bench = Bench(made_up_time, ring, driver)
