@@ -153,12 +153,8 @@ class DatabaseThread:
         """Remove packs from the outbox of ``dest``. The next commit, within about a second, makes this durable."""
 
         def run(store: Store) -> None:
-            if dest not in store.packs.destinations:  # a reload has just removed the destination
-                return
-            if not self._confirmed:
-                self._confirmed_at = time.monotonic()
-            self._confirmed.setdefault(dest, []).extend(ids)
-            self._flush(store, FLUSH_S)
+            if dest in store.packs.destinations:  # otherwise a reload has just removed the destination
+                self._remove_soon(dest, ids)
 
         self._queue.put(run)
 
@@ -177,8 +173,7 @@ class DatabaseThread:
                 confirmed += ids
                 rejected += [wrong] if wrong is not None else []
             if confirmed:
-                self._confirmed.setdefault(dest, []).extend(confirmed)
-                self._confirmed_at = time.monotonic()
+                self._remove_soon(dest, confirmed)
             callback(len(acks) - len(rejected), rejected[0] if rejected else None)
 
         self._queue.put(run)
@@ -249,6 +244,12 @@ class DatabaseThread:
         except queue.Empty:
             # no job has arrived: return a job that does nothing, so that the caller writes the confirmations
             return _noop
+
+    def _remove_soon(self, dest: str, ids: Sequence[int]) -> None:
+        """Remove packs from the outbox of ``dest`` with the next commit of packs, or alone after ``FLUSH_S``."""
+        if not self._confirmed:
+            self._confirmed_at = time.monotonic()
+        self._confirmed.setdefault(dest, []).extend(ids)
 
     def _flush(self, store: Store, age_s: float) -> None:
         if self._confirmed and time.monotonic() - self._confirmed_at >= age_s:

@@ -7,20 +7,25 @@ import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from itertools import count, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from agent.clock import SteadyClock
+from agent.outbox import Ack
 from agent.pack import BirthTable, Packer
 from agent.service import db_thread as writing
 from agent.service.db_thread import DatabaseThread
 from agent.service.seal_jobs import SealJob, Stream
 from agent.service.sealing import SealScheduler
 from agent.store import Store, StoreFull
+from agent.verify.signed import payload_hash
 from ext.ring import Ring
+from tests.kits.metered_days import packs
 
 EVERY_MS = 100
 
@@ -259,3 +264,29 @@ def covers_twice(packs: Sequence[Mapping[str, Any]]) -> list[bool]:
             base = record.get("bt", base)
             read.add(int(base + record.get("t", 0)))
     return found
+
+
+async def test_acknowledgements_that_keep_coming_are_durable_within_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each one put off the commit of all before: while sealing is paused, they never became durable."""
+    path, clock = tmp_path / "store.db", SimpleNamespace(now=0.0)
+    with closing(Store.open(path, destinations=["platform"])) as store:
+        store.packs.commit(packs(1_795_780_800_000, 60))
+        items = store.packs.pending("platform", limit=20)
+    monkeypatch.setattr(writing, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    db_thread = DatabaseThread(lambda: Store.open(path, destinations=["platform"]), dict)
+    await db_thread.start()
+    try:
+        answers: list[tuple[int, str | None]] = []
+        for number, item in enumerate(items[:12], 1):
+            body = json.loads(item.data)
+            ack = Ack(item.stream, body["boot"], body["seq"], body["seq"], payload_hash(item.data))
+            db_thread.acknowledge("platform", [ack], lambda *answer: answers.append(answer))
+            await db_thread.call(lambda store: None)
+            assert answers == [(1, None)] * number
+            clock.now += 0.3
+            left = await db_thread.call(lambda store: store.packs.pending("platform", limit=20))
+            assert len(items) - len(left) >= number - 4, "acknowledged more than a second ago"
+    finally:
+        await db_thread.stop()
