@@ -146,7 +146,7 @@ def test_commands_from_standard_input_and_their_complaints(dump: Path) -> None:
     for command, complaint in (
         ("device silense", 'Did you mean "silence"'),
         ("inv1 silence", "no device 'inv1'. Here: device"),
-        ("device", "no command"),
+        ("device", "the target is not followed by a command"),
         ("line say me", "'me' is not hex"),
         ("line unplug soon", "'soon' is not a number of seconds"),
         ("device silence now", "'now' is unexpected"),
