@@ -16,6 +16,7 @@ LIVE: Final = "readings"
 BACKFILL: Final = "backfill"
 BIRTH: Final = "birth"
 CONTROL: Final = "control"  # for status, keys, checkpoints and replies
+REPLAY: Final = "replay"  # for a pack that the platform requested again; its topic ends in BACKFILL
 NO_LIMIT: Final = 1 << 62  # the largest packet in bytes, if the broker states no limit
 CONTENT_TYPE: Final = CONTENT_TYPES[-1]  # the content type of a compressed pack; RFC 8878 registers the suffix +zstd
 LEVEL: Final = 3  # level 9 takes eight times as long and saves at most a tenth (python -m bench.compress)
@@ -41,7 +42,7 @@ class OutgoingMessage:
 
     topic: str
     data: bytes
-    kind: str = CONTROL  # LIVE, BACKFILL, BIRTH or CONTROL; for a pack, the last part of its topic has the same name
+    kind: str = CONTROL  # LIVE, BACKFILL, BIRTH, REPLAY or CONTROL; the first three are also the last part of the topic
     retain: bool = True
     id: int = 0
     ref: int = 0  # the id of a pack, or minus the id of a retained birth; 0 for other messages

@@ -51,10 +51,18 @@ class _Job:
     page_number: int = 0  # number of the last requested page; if a page has an earlier number, it is dropped
     exhausted: bool = False  # True: the store has no more pages
     sent: int = 0
+    unanswered: int = 0  # number of sent packs that the broker has neither accepted nor refused yet
+    refused: int = 0  # number of sent packs that the broker has refused
     items: deque[OutboxItem] = field(default_factory=deque)
     # (first sequence, number of packs) of the last pages
     pages: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=256))
     resumed: int = 0
+
+    def outcome(self) -> tuple[str, str]:
+        """Return the final verdict and its reason, after the broker has answered all packs."""
+        if self.refused:
+            return "refused", f"the broker did not accept {self.refused} of {self.sent} packs"
+        return "done", f"{self.sent} packs"
 
     def rewind(self, in_flight: int) -> None:
         """Go back to a position before which all packs have arrived. The last ``in_flight`` sent packs may be lost."""
@@ -63,6 +71,7 @@ class _Job:
             self.position, count = self.pages.pop()
             sent += count
         self.items.clear()
+        self.unanswered = 0
         self.requested_s, self.exhausted = 0.0, False
         self.resumed, self.page_number = self.resumed + 1, self.page_number + 1
 
@@ -102,6 +111,7 @@ class ReplayServer:
         self._requests = TokenBucket(REQUEST_RATE, REQUEST_BURST, monotonic())
         self._rejected_log = RateLimitedLog(monotonic)
         self._connected_s, self._strikes = 0.0, 0
+        self._unanswered = 0  # number of unanswered packs of jobs that were refused meanwhile
 
     def begin(self) -> bool:
         """Begin a connection. Returns False if we must not subscribe, because the broker refused that too often."""
@@ -124,6 +134,7 @@ class ReplayServer:
         elif self._strikes < STRIKES:
             self._strikes = 0
         self._pages.clear()
+        self._unanswered = 0
         if self._strikes >= STRIKES:
             self._jobs.clear()
         elif self._jobs and self._jobs[0].begun:
@@ -206,10 +217,12 @@ class ReplayServer:
                 if not reserved:
                     self._finish(job, "refused", self._quota_text())
                     continue
-                job.sent += 1
+                job.sent, job.unanswered = job.sent + 1, job.unanswered + 1
                 return job.items.popleft()
             if job.exhausted:
-                self._finish(job, "done", f"{job.sent} packs")
+                if job.unanswered:
+                    return None
+                self._finish(job, *job.outcome())
             elif not job.requested_s:
                 job.position, job.requested_s, job.begun = job.position if job.begun else job.first, now, True
                 job.page_number += 1
@@ -221,6 +234,14 @@ class ReplayServer:
             else:
                 return None
         return None
+
+    def on_answer(self, accepted: bool) -> None:
+        """Process the broker's answer to a pack from ``next``. The broker answers in the order of sending."""
+        if self._unanswered:
+            self._unanswered -= 1
+        elif self._jobs and self._jobs[0].unanswered:
+            self._jobs[0].unanswered -= 1
+            self._jobs[0].refused += not accepted
 
     def _put_page(self, job: _Job, number: int, page: ReplayPage) -> None:
         """Put a page of the store into ``_pages``. This is called in the database thread."""
@@ -243,6 +264,7 @@ class ReplayServer:
 
     def _finish(self, job: _Job, verdict: str, reason: str) -> None:
         self._jobs.popleft()
+        self._unanswered += job.unanswered
         self._reply_all(job, verdict, reason=reason)
 
     def _quota_text(self) -> str:

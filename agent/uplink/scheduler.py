@@ -36,7 +36,7 @@ from agent.uplink.flow import (
     RejectedRetained,
     TopicKey,
 )
-from agent.uplink.messages import BACKFILL, BIRTH, LIVE, NO_LIMIT, OutgoingMessage, PackCompressor
+from agent.uplink.messages import BACKFILL, BIRTH, LIVE, NO_LIMIT, REPLAY, OutgoingMessage, PackCompressor
 from agent.uplink.queues import InboundQueue, OutboxCursor
 from drivers.backoff import Backoff
 from drivers.rate_limit import TokenBucket
@@ -72,6 +72,7 @@ class SendScheduler:
         wants: returns True for a stream that this destination gets. It is needed only for births, because the store
             returns the births of all streams. From the outbox, the store returns only the packs for this destination.
         compressor: makes the payload of a pack.
+        on_replayed: called with True if the broker accepted a pack from ``replay``, with False if it refused the pack.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class SendScheduler:
         backoff_s: float = 1.0,
         wants: Callable[[str], bool] = lambda stream: True,
         compressor: PackCompressor | None = None,
+        on_replayed: Callable[[bool], None] = lambda accepted: None,
     ) -> None:
         self._wants, self._compressor = wants, compressor or PackCompressor(wanted=False)
         self._name, self._outbox, self._base = name, outbox, base
@@ -118,7 +120,7 @@ class SendScheduler:
         self._paused_until_s = 0.0
         self._resend_backoff = Backoff(RESEND_S, RESEND_MOST_S)
         self._resend_at_s, self._resend_mark = float(NEVER), 0
-        self._replay = replay
+        self._replay, self._on_replayed = replay, on_replayed
         self.mode, self.draining = "subscriber", False
         # limits of the broker: number of messages in flight, and bytes of a payload
         self.window, self.max_payload = window, NO_LIMIT
@@ -326,7 +328,7 @@ class SendScheduler:
             return None
         self._bucket.take(now)
         topic, (data, content_type) = self._topic(item.stream, BACKFILL), self._compressor.payload(item)
-        return OutgoingMessage(topic, data, retain=False, stream=item.stream, content_type=content_type)
+        return OutgoingMessage(topic, data, REPLAY, retain=False, stream=item.stream, content_type=content_type)
 
     def _pack_message(self, item: OutboxItem, kind: str, admission: Admission) -> OutgoingMessage:
         self._active.add(item.id)
@@ -388,12 +390,17 @@ class SendScheduler:
         self._poison.clear(message.ref)
         now = self._monotonic()
         self._inflight_window.on_ack(now - message.sent_s, len(message.data), now)
+        accepted = code < FAILURE and (code != NO_SUBSCRIBERS or self.mode == "broker")
+        if message.kind == REPLAY:
+            self._on_replayed(accepted)
+            self.refused += code >= FAILURE
+            return None if accepted else message
         if not message.id:
-            return self._on_control_puback(message, code)
+            return self._on_unconfirmed_puback(message, code)
         self._active.discard(message.id)
         if message.probe:
             self.blocked.half_open = False
-        if code < FAILURE and (code != NO_SUBSCRIBERS or self.mode == "broker"):
+        if accepted:
             self._on_accepted(message)
             return None
         # the broker accepted the pack but has no subscriber for it; this does not count as a refusal
@@ -413,10 +420,11 @@ class SendScheduler:
             self._to_backlog(message.id)
         return message
 
-    def _on_control_puback(self, message: OutgoingMessage, code: int) -> OutgoingMessage | None:
+    def _on_unconfirmed_puback(self, message: OutgoingMessage, code: int) -> OutgoingMessage | None:
+        """Process the PUBACK of a message that is not in the outbox, such as a birth or the status."""
         if message.ref and code in {TOO_LARGE, BAD_FORMAT}:
             self._quarantine(message.ref)
-        else:
+        elif message.retain:
             self._rejected.on_puback(message.topic, code < FAILURE)
         return message if code >= FAILURE else None
 

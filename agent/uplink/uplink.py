@@ -115,6 +115,7 @@ class Uplink:
             backoff_s=retry_s,
             wants=config.wants,
             compressor=self._compressor,
+            on_replayed=self._replay.on_answer,
         )
         # topic -> message; ``keys`` comes first; other threads write this
         self._retained: dict[str, bytes] = {"keys": keys}

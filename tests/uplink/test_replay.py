@@ -286,6 +286,7 @@ def test_each_accepted_request_gets_all_of_its_packs_and_one_final_reply(
         for _ in range(times):
             if (item := replay.next(1 << 20)) is not None:
                 sent.append(item.id)
+                replay.on_answer(True)
 
     for n, (first, more, steps, lost) in enumerate(wanted):
         if lost:
@@ -337,8 +338,9 @@ def test_a_page_that_arrives_after_the_connection_ended_skips_nothing() -> None:
     assert replay.begin()
     sent = []
     for _ in range(40):
-        item = replay.next(100)
-        sent += [item.id] if item else []
+        if item := replay.next(100):
+            sent.append(item.id)
+            replay.on_answer(True)
         if late:
             late.pop()()
     assert sent == list(range(1, 21)) and said[-1]["verdict"] == "done"
@@ -351,9 +353,75 @@ def test_overlapping_requests_are_read_from_the_store_once() -> None:
     )  # type: ignore[arg-type]
     for n, (first, last) in enumerate([(1, 3), (20, 40), (30, 50), (15, 19)]):
         replay.on_request(json.dumps({"id": str(n), "stream": "p/g/inv1", "first": first, "last": last}).encode())
-    sent = [item.id for _ in range(200) if (item := replay.next(100)) is not None]
+    sent = []
+    for _ in range(200):
+        if item := replay.next(100):
+            sent.append(item.id)
+            replay.on_answer(True)
     assert sent == [1, 2, 3, *range(15, 51)]
     assert [r["id"] for r in said if r["verdict"] == "done"] == ["0", "1", "2", "3"]
+
+
+def test_done_is_said_once_the_broker_has_accepted_each_pack() -> None:
+    """It was said when the last one was sent, whatever the broker then answered."""
+    said: list[dict[str, Any]] = []
+    replay = ReplayServer(
+        "x", Shelf(set()), "p/g", lambda data: said.append(json.loads(data)), lambda: None, lambda: 1.0
+    )  # type: ignore[arg-type]
+
+    def sent(name: str, count: int, most: int = 100) -> None:
+        request = {"id": name, "stream": "p/g/inv1", "first": 58, "last": 57 + count}
+        replay.on_request(json.dumps(request).encode())
+        assert sum(replay.next(most) is not None for _ in range(10)) == count
+
+    def last() -> tuple[str, str, str | None]:
+        return said[-1]["id"], said[-1]["verdict"], said[-1].get("reason")
+
+    sent("a", 3)
+    replay.on_answer(True)
+    replay.on_answer(False)
+    assert replay.next(100) is None and last()[:2] == ("a", "accepted"), "an answer is missing"
+    replay.on_answer(True)
+    assert replay.next(100) is None and last() == ("a", "refused", "the broker did not accept 1 of 3 packs")
+    sent("b", 2)
+    replay.on_answer(True)
+    replay.on_answer(True)
+    assert replay.next(100) is None and last() == ("b", "done", "2 packs")
+    sent("c", 1)
+    replay.end(by_broker=False)  # it is sent again after a reconnect
+    assert replay.begin() and sum(replay.next(100) is not None for _ in range(10)) == 1
+    replay.on_answer(True)
+    assert replay.next(100) is None and last()[:2] == ("c", "done")
+
+
+def test_packs_that_the_broker_refuses_are_no_retained_messages(fake: Fake, outbox: Outboxes, uplink: Uplinks) -> None:
+    """After the next one that it accepted, all retained messages were published again; the platform was told `done`."""
+    asked = publish(
+        f"{BASE}/replay/request", json.dumps({"id": "a", "stream": STREAM, "first": 1, "last": 9}).encode(), 5
+    )
+    said, topics = list[dict[str, Any]](), list[str]()
+
+    def answer(sent: Sent) -> int:
+        topics.append(sent.topic.removeprefix(BASE))
+        if sent.topic.endswith("replay/reply"):
+            said.append(json.loads(sent.payload))
+        if said and sent.topic.endswith("backfill") and json.loads(sent.payload)["seq"] in (3, 7):
+            return 0x97
+        return 0
+
+    broker, at, make = fake(answer=answer), outbox(), Maker()
+    at.commit(fresh(make, birth=True), *(fresh(make) for _ in range(8)))
+    up = uplink(at, destination(broker.port, confirm="broker"))
+    until(lambda: at.pending() == 0)
+    before, count = up.state().refused, len(topics)
+    broker.peers[0].sendall(asked)
+    until(lambda: len(said) == 2)
+    assert [one["verdict"] for one in said] == ["accepted", "refused"], said
+    assert said[1]["reason"] == "the broker did not accept 2 of 9 packs"
+    assert up.state().refused == before + 2
+    at.commit(fresh(make))
+    until(lambda: at.pending() == 0)
+    assert set(topics[count:]) <= {"/replay/reply", "/inv1/backfill", "/inv1/readings"}, topics[count:]
 
 
 def test_a_job_resumes_after_a_reconnect(fake: Fake, outbox: Outboxes, uplink: Uplinks) -> None:
