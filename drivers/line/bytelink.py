@@ -148,11 +148,17 @@ class ByteLink:
             self._timer = self._loop.call_later(deadline_s, self._expire, done, request, options)
             return await done
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
+            self._cancel_timers()
             self._trace_rest()
             if not done.done() or done.cancelled():
                 self.abandon()
+
+    def _cancel_timers(self) -> None:
+        """Cancel the timers of a request. While ``_settling`` is set, the next request would not start its own."""
+        for timer in (self._timer, self._settling):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._settling = None
 
     def _switch(self, setting: SerialSetting) -> LineError | None:
         try:

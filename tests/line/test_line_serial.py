@@ -177,6 +177,22 @@ async def test_a_broken_answer_is_not_waited_for_to_the_end(field: Field) -> Non
     assert mono_ns() - began < 0.2e9
 
 
+async def test_noise_before_a_good_answer_does_not_prolong_the_next_broken_one(field: Field) -> None:
+    """The noise begins the wait of a tenth of a second. The good answer ends it, and the next request has its own."""
+    device = sim_device()
+    sim = await field.pty(device)
+    line = field.line(sim, timeout_s=5.0)
+    device.faults.set("late=0.01*1")
+    asking = asyncio.ensure_future(line.exchange(ask(1, 2)))
+    await asyncio.sleep(0.003)
+    sim.say(b"\x55" * 12)
+    assert (await asking).payload == words(1, 2)
+    device.faults.set("crc*1")
+    began = mono_ns()
+    assert (await line.exchange(ask(5, 2))).payload == words(5, 6)
+    assert mono_ns() - began < 0.2e9
+
+
 async def test_a_line_that_is_closed_lets_nobody_wait(field: Field) -> None:
     device = sim_device()
     device.faults.set("silence")
