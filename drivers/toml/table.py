@@ -178,8 +178,9 @@ class TomlTable:
         return self.joiner.join(part for part in (self.name, key) if part)
 
     def has(self, key: str) -> bool:
-        """Whether the key is present, even if its value is invalid."""
-        return self.find(key) is not None
+        """Whether the key is present, even if its value is invalid. Only ``find`` complains if two files set it."""
+        self.known.add(key)
+        return any(key in layer.raw for layer in (*self.layers, *([self.over] if self.over else [])))
 
     def take(self, key: str, parse: Callable[[object], T], default: T) -> T:
         """The parsed value of ``key``. If the key is absent or invalid, the default. An invalid value also gives a

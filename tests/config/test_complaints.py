@@ -58,6 +58,18 @@ def test_a_name_in_two_files_names_both(site, good) -> None:
     ]
 
 
+def test_a_key_in_two_files_is_told_once(site, good) -> None:
+    """Also a key that must exist, or whose presence is asked for before it is read."""
+    site.write(good.replace("[site]", "[site]\nlatitude = 31.2\nlongitude = 121.5", 1), {
+        "x.toml": '[site]\nid = "park7"\ngateway = "gw01"\nlatitude = 31.2\n',
+    })  # fmt: skip
+    assert site.complaints() == [
+        "conf.d/x.toml:2: site.id: is already set in agent.toml:5. Keep only one of the two",
+        "conf.d/x.toml:3: site.gateway: is already set in agent.toml:6. Keep only one of the two",
+        "conf.d/x.toml:4: site.latitude: is already set in agent.toml:3. Keep only one of the two",
+    ]
+
+
 def test_a_fault_in_a_profile_is_told_with_both_places(site, good) -> None:
     site.write(good)
     profile = site.folder / "profiles/test/meter.toml"
