@@ -35,7 +35,8 @@ def image_bytes(point: Point, image: Image) -> bytes | None:
     words = image.get(point.function, {})
     found = [words.get(a) for a in range(point.address, point.address + point.count)]
     if point.type == "str" and not point.text:  # the image may end where the text ends
-        end = next((i for i, w in enumerate(found) if w is None or not w & 0xFF), len(found))
+        # a NUL in either byte ends the text: which byte comes first depends on the order
+        end = next((i for i, w in enumerate(found) if w is None or 0 in w.to_bytes(2)), len(found))
         if end < len(found) and found[end] is not None:
             found[end + 1 :] = [0] * (len(found) - end - 1)
     if any(w is None for w in found):

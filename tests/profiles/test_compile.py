@@ -119,6 +119,25 @@ def test_text_points_are_sliced_beside_the_plan() -> None:
 
 
 @pytest.mark.parametrize(
+    ("order", "words", "text"),
+    [
+        ("", (0x4142, 0x4300), "ABC"),
+        ("BA", (0x4241, 0x0043), "ABC"),
+        ("", (0x4142, 0x4344, 0x0000), "ABCD"),
+        ("BA", (0x4241, 0x4443, 0x0000), "ABCD"),
+        ("", (0x4142, 0x4344), None),  # a text without end needs all its registers
+        ("BA", (0x4241, 0x4443), None),
+    ],
+)
+def test_an_image_may_end_where_a_text_ends(order: str, words: tuple[int, ...], text: str | None) -> None:
+    """A recorded dump often has only the registers up to the NUL, which is in the high byte with the order BA."""
+    point = Point("device.model", Kind.TEXT, type="str", count=8, order=order)
+    readings, missing = read_image({3: dict(enumerate(words))}, [point], SPEC)
+    assert [r.value for r in readings] == ([] if text is None else [text])
+    assert missing == ([] if text else ["device.model"])
+
+
+@pytest.mark.parametrize(
     ("raw", "options", "text"),
     [
         (b"EX-630\0\0", {}, "EX-630"),
