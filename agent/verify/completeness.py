@@ -35,7 +35,7 @@ class PackCounts:
     points: Mapping[str, int]  # point -> number of records
     readings: int  # number of all records
     gaps: tuple[Gap, ...]
-    # The different (point, unit) pairs of the records, which are checked when the birth is known. Empty if they were
+    # (point, unit) pairs of ``PackRecords.unit_changes``, which are checked when the birth is known. Empty if they were
     # checked already.
     units: tuple[tuple[str, Unit], ...] = ()
 

@@ -29,8 +29,12 @@ class PackRecords:
         """The (name, unit) of each record."""
         return zip(self.names, self.units, strict=True)
 
-    def distinct(self) -> list[tuple[str, Unit]]:
-        """Return each pair of name and unit once, for ``PointTable.check_units`` when the birth has arrived."""
+    def unit_changes(self) -> list[tuple[str, Unit]]:
+        """Return the first pair of each name, and each pair whose unit differs from the one before of the same name.
+
+        ``PointTable.check_units`` finds the same fault in them as in all records, when the birth has arrived. They are
+        not a set, because a unit of a hostile pack may be unhashable.
+        """
         seen: dict[str, Unit] = {}
         kept = []
         for name, unit in self.pairs:

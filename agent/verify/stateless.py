@@ -224,7 +224,7 @@ def _judge(pack: Pack, signed: Signed, retained: bool, table: PointTable | None)
     link, records = pack.link, pack.records
     texts = list(pack.faults)
     if table is None:
-        counts = PackCounts(link, Counter(records.names), len(records.names), pack.gaps, tuple(records.distinct()))
+        counts = PackCounts(link, Counter(records.names), len(records.names), pack.gaps, tuple(records.unit_changes()))
     else:
         points, wrong = table.count(records.names, records.units)
         texts += wrong

@@ -123,7 +123,14 @@ def test_tables_that_are_none(table: object, text: str) -> None:
 
 def test_a_unit_that_changes_within_a_pack_is_kept_until_the_birth_arrives() -> None:
     records = PackRecords(["a", "b", "a", "a", "b"], ["W", "V", "W", "kW", "V"])
-    assert records.distinct() == [("a", "W"), ("b", "V"), ("a", "kW")]
+    assert records.unit_changes() == [("a", "W"), ("b", "V"), ("a", "kW")]
+
+
+def test_a_unit_that_changes_back_is_a_change_too() -> None:
+    """Units that cannot be hashed, as a hostile pack may have them, are compared as well."""
+    units: list[object] = ["W", "W", "kW", "W", [1], [1]]
+    records = PackRecords(["a"] * 6, units)
+    assert records.unit_changes() == [("a", "W"), ("a", "kW"), ("a", "W"), ("a", [1])]
 
 
 def test_a_point_without_period_is_never_due() -> None:
