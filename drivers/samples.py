@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import cast
 
 from drivers.line import LineConfig, open_line
-from drivers.model import DeviceSpec, Point, Reading
+from drivers.model import PACES, DeviceSpec, Point, Reading
 from drivers.profile import Profile
 from drivers.registry import driver_class, protocol_of
 from ext.ring import Ring
@@ -28,7 +28,7 @@ def read_sample(
     if the driver cannot read samples.
     """
     address = protocol_of(profile.protocol).any_address
-    spec = DeviceSpec("sample", "", address, profile.protocol, profile.id, points, (0, 0, 0, 0, 0))
+    spec = DeviceSpec("sample", "", address, profile.protocol, profile.id, points, (0,) * len(PACES))
     line = open_line(LineConfig("sample", "serial:/dev/null"))  # the line is never opened, because nothing is sent
     device = driver_class(profile.protocol)(spec, line, cast(Ring, None), 0)
     return device.read_sample(words or {}, frames or {})

@@ -51,13 +51,13 @@ class _FirstRevisions:
         at = bisect_right(self.packs, pack)
         return self.ends[at - 1] if at else 0
 
-    def first_between(self, before: int, pack: int) -> list[int]:
+    def first_between(self, before: int, pack: int) -> int | None:
         """Return the earliest start of the intervals that packs after ``before``, up to ``pack``, completed.
 
-        The list has this one start, or is empty if there are no such intervals.
+        None: there are no such intervals.
         """
         at, end = bisect_right(self.packs, before), bisect_right(self.packs, pack)
-        return [min(self.starts[at:end])] if at < end else []
+        return min(self.starts[at:end]) if at < end else None
 
 
 class IntervalsAsOf:
@@ -125,7 +125,8 @@ class IntervalsAsOf:
             return []
         self.seen[stream] = pack
         late = [start for seq, start in self._late.get(stream, ()) if before < seq <= pack]
-        return late + self._written.get(stream, _FirstRevisions()).first_between(before, pack)
+        first = self._written.get(stream, _FirstRevisions()).first_between(before, pack)
+        return late if first is None else [*late, first]
 
     def unwritten(self, until_ms: int) -> list[Unwritten]:
         """Return the configured streams whose intervals are not completed up to ``until_ms``."""

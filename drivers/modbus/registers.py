@@ -6,10 +6,9 @@ from abc import abstractmethod
 from array import array
 from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from typing import ClassVar
 
-from drivers.base import Decoded, Device
+from drivers.base import Decoded, Device, decimal_of
 from drivers.clocks import offset_s
 from drivers.line import Answer, Line
 from drivers.modbus.frames import ModbusRequest
@@ -175,5 +174,5 @@ class RegisterDevice(Device[Read, Answer]):
         return payload[first // 8 : (first + point.count + 7) // 8]
 
     def _is_suspect(self, counters: Plan, payload: bytes, mono_ns: int) -> bool:
-        values = [(n, Decimal(m).scaleb(e)) for n, m, e, quality in counters.values(payload) if quality == Quality.GOOD]
+        values = [(n, decimal_of(m, e)) for n, m, e, quality in counters.values(payload) if quality == Quality.GOOD]
         return self._guard.is_suspect(values, mono_ns / 1e9)

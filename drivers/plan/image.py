@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from drivers.clocks import time_ms
-from drivers.model import FIRST_REASON, DeviceSpec, Kind, Point, Quality, Reading, Reason
+from drivers.model import FIRST_REASON, PACES, DeviceSpec, Kind, Point, Quality, Reading, Reason
 from drivers.plan.compiled import build_plan, text_of
 from drivers.plan.timing import Block
 from drivers.profile import Profile, Resolved
@@ -25,7 +25,7 @@ def image_spec(profile: Profile, points: Sequence[Point], reversed: frozenset[st
         protocol=profile.protocol,
         profile=profile.id,
         points=tuple(points),
-        periods_ms=(0, 0, 0, 0, 0),
+        periods_ms=(0,) * len(PACES),
         reversed=reversed,
     )
 

@@ -30,8 +30,10 @@ UNITS = {
     "Degrees": "deg",
     "Secs": "s",
     "AH": "Ah",
+    "WH": "Wh",
+    "PF": "",
+    "cos()": "",
 }
-UNITS |= {"WH": "Wh", "PF": "", "cos()": ""}
 _PHASES = {"A": "l1", "B": "l2", "C": "l3", "AB": "l12", "BC": "l23", "CA": "l31"}
 
 _COMMON = {
@@ -195,7 +197,7 @@ def readings_of(device: ModelChain) -> tuple[Reading, ...]:
     If a device generates and also has a meter, the meter's points get the prefix ``meter.``. With several meters, the
     prefixes are ``meter.1.`` and so on.
     """
-    return tuple({r.name: r for r in _all(device)}.values())
+    return tuple(_all(device))
 
 
 def _all(device: ModelChain) -> Iterator[Reading]:
