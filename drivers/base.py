@@ -303,7 +303,7 @@ class Device(ABC, Generic[Q, A]):
         if self._failures:
             self._failures.pop(query.query_id, None)
 
-    def failures(self, query: Q) -> Failures:
+    def count_failure(self, query: Q) -> Failures:
         """Count one more failure of a query. Returns the record of its failures since its last answer."""
         found = self._failures.setdefault(query.query_id, Failures())
         found.count += 1
@@ -325,11 +325,11 @@ class Device(ABC, Generic[Q, A]):
             if failures is None or now >= failures.rest_until:
                 awake.append(query)
             else:
-                self.refused(query.points, failures.reason, tick_ms, result)
+                self.write_gaps(query.points, failures.reason, tick_ms, result)
         self._resting = any(now < failures.rest_until for failures in self._failures.values())
         return awake
 
-    def refused(self, points: Iterable[int], reason: Reason, tick_ms: int, result: PollResult) -> None:
+    def write_gaps(self, points: Iterable[int], reason: Reason, tick_ms: int, result: PollResult) -> None:
         """Write gaps for the points of a refused or resting query. A refused point that is optional gets the reason
         ABSENT.
         """

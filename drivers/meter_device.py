@@ -273,7 +273,7 @@ class MeterDevice(Device[MeterQuery, Response]):
             self.replan()
             return self.plan(query.points)
         result.error = error
-        failures = self.failures(query)
+        failures = self.count_failure(query)
         if failures.count >= REFUSALS:
             self.rest(failures, REST_S, Reason.EXCEPTION)
             _log.info(
@@ -281,5 +281,5 @@ class MeterDevice(Device[MeterQuery, Response]):
                 self.where,
                 query.query_id,
             )
-        self.refused(query.points, Reason.EXCEPTION, tick_ms, result)
+        self.write_gaps(query.points, Reason.EXCEPTION, tick_ms, result)
         return ()

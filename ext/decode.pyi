@@ -60,8 +60,9 @@ class Plan:
     ) -> int:  # fmt: skip
         """Write one ANSWER record with the values of all points of the plan. Returns its position.
 
-        Good values get ``quality``. Values that the device marks as missing get ``absent``, a gap reason. Raises
-        ValueError, and writes nothing, if the payload does not have ``length`` bytes.
+        Good values get ``quality``. Missing values get ``absent``: any gap reason, not only ``Reason.ABSENT``. The
+        default is ``Reason.SENTINEL``. A value is missing if the device marks it as missing, or if it does not fit.
+        Raises ValueError, and writes nothing, if the payload does not have ``length`` bytes.
 
         An f32 or f64 becomes the shortest decimal that identifies it. An f16 is converted to f64 before that. A
         mantissa has at most 64 bits: a float is rounded to fit, and any other value that does not fit becomes a gap. A

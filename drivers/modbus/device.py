@@ -113,7 +113,7 @@ class ModbusDevice(RegisterDevice):
             plan.queries.append(read)
             if not is_alive:
                 continue
-            failures = self.failures(read)
+            failures = self.count_failure(read)
             if failures.count < SILENT_VISITS:
                 continue
             for _ in range(STRIKES if len(read.block.points) > 1 else 0):
