@@ -46,6 +46,19 @@ def test_what_is_wrong_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert code == 3 and "none.toml" in err
 
 
+def test_last_without_lost_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key was created and --last was ignored, so the user believed that a lost key was limited."""
+    path = tmp_path / "signing.key"
+    code, out, err = run(capsys, "create", str(path), "--last", "park7/gw01/inv1=5")
+    assert (code, out) == (2, "") and not path.exists()
+    assert "--last: has no effect without --lost" in err and "Add --lost KID" in err
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    code, _, err = run(capsys, "create", str(path), "--last", "park7/gw01/inv1=5")
+    assert code == 2 and "没有 --lost 时不起作用" in err and "请加 --lost 和丢失密钥的指纹" in err and not path.exists()
+
+
 def test_a_file_that_is_named_needs_no_sound_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "agent.toml"
     config.write_text("[sight]\n")

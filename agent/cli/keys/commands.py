@@ -92,11 +92,14 @@ def create(
       meterhouse keys create --lost pVa0zQ3kT5n0y1rY2a7kq3m1x0cB8vQ9sKfJ6hLwE4d
 
     \b
-    Exit codes: 0 created, 2 this gateway has signed with another key, 3 the file exists or cannot be written, 4 the
-    token does not respond.
+    Exit codes: 0 created, 2 wrong usage, or this gateway has signed with another key, 3 the file exists or cannot be
+    written, 4 the token does not respond.
     """
     from agent.cli.keys.worker import CreateKey, work_on_key
 
+    if lasts and not lost:
+        hint = "Add --lost KID with the thumbprint of the lost key, or leave --last out"
+        raise UsageError("has no effect without --lost", where="--last", hint=hint)
     key_file = find_key_file(file, gateway, options, needs_gateway=bool(lost))
     made: list[KeyFacts] = []
 
