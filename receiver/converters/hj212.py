@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from drivers.model import ConfigError
+from drivers.model import ConfigError, Quality, Reason
 from receiver.converters import Amount, Converter, Interval, Series
 
 MOST_BYTES: Final = 1024  # length of the longest data segment in bytes
 UPLOADS: Final = {"realtime": "2011", "minutes": "2051", "hour": "2061", "day": "2031"}
-# field Flag. This bit means version 2017; bit 1 would mean split data, bit 0 would ask for an answer
-VERSION: Final = 1 << 2
+# bits of the field Flag. Bit 0, which asks for an answer, is never set
+SPLIT: Final = 1 << 1  # the data are split into packets
+VERSION: Final = 1 << 2  # version 2017
 NORMAL: Final = "N"
 LETTERS: Final = {"N": "normal", "F": "stopped", "M": "maintenance", "S": "set by hand", "D": "fault",
                   "C": "calibration", "T": "over range", "B": "no communication"}  # fmt: skip
@@ -38,6 +39,8 @@ FLAGS: Final = {
 }  # fmt: skip - gap reason or quality -> letter; all others get B
 FIELDS: Final = ("Rtd", "Min", "Avg", "Max", "Cou")
 _KEYS: Final = {"st", "mn", "password_file", "upload", "interval", "timezone", "factor", "flags", "digits"}
+_LENGTHS: Final = {"hour": 3600, "day": 86_400}  # of the uploads whose length is fixed, in seconds
+_FLAG_KEYS: Final = {one.name.lower() for one in (*Reason, *Quality) if one != Quality.GOOD}
 _FACTOR_KEYS: Final = {"code", "stream", "point", "figure", "unit", "fields", "least"}
 _CODE: Final = re.compile(r"[A-Za-z0-9]{1,12}")
 
@@ -146,7 +149,7 @@ class Hj212:
 
     def _number(self, value: float | None) -> str:
         assert value is not None
-        text = f"{value:.{self._digits}f}"
+        text = f"{value:z.{self._digits}f}"  # z: a small negative value is rounded to 0, not to -0
         return text.rstrip("0").rstrip(".") if "." in text else text
 
     def _split(self, time: str, groups: list[str]) -> list[list[str]]:
@@ -162,7 +165,7 @@ class Hj212:
         return packets
 
     def _segment(self, now: datetime, several: tuple[int, int] | None, values: str) -> str:
-        flag = VERSION | (2 if several else 0)
+        flag = VERSION | (SPLIT if several else 0)
         parts = [f"QN={now:%Y%m%d%H%M%S}{now.microsecond // 1000:03d}", f"ST={self._head['st']}", f"CN={self._upload}",
                  f"PW={self._head['pw']}", f"MN={self._head['mn']}", f"Flag={flag}"]  # fmt: skip
         if several:
@@ -176,19 +179,15 @@ def read_map(path: Path, now: datetime | None = None) -> Hj212:
         value = tomllib.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ConfigError(str(error), where=str(path), hint="Expected a TOML file") from None
-    _known(path, value, _KEYS, "")
+    _known(path, value, _KEYS)
     upload = _text(path, value, "upload", r"realtime|minutes|hour|day", "one of realtime, minutes, hour, day")
-    length_s = {"hour": 3600, "day": 86_400}.get(upload) or value.get("interval")
-    if type(length_s) is not int or (not 1 <= length_s <= 3600 and length_s != 86_400) or 86_400 % length_s:
-        raise ConfigError(
-            f"interval {length_s!r}", where=str(path), hint="Expected a number of seconds that divides an hour"
-        )
+    length_s = _length(path, value.get("interval"), upload)
     try:
         zone = ZoneInfo(str(value.get("timezone")))
     except (OSError, ValueError, KeyError):
         hint = "Expected a time zone such as Asia/Shanghai"
         raise ConfigError(f"timezone {value.get('timezone')!r}", where=str(path), hint=hint) from None
-    password_file = _text(path, value, "password_file", r".+", "a file with six characters")
+    password_file = _text(path, value, "password_file", r".+", "the path of a file that contains only PW")
     head = {
         "st": _text(path, value, "st", r"\d{2}", "two digits"),
         "mn": _text(path, value, "mn", r"[A-Za-z0-9]{1,24}", "up to 24 letters and digits"),
@@ -198,6 +197,8 @@ def read_map(path: Path, now: datetime | None = None) -> Hj212:
     if type(digits) is not int or not 0 <= digits <= 9:
         raise ConfigError(f"digits {digits!r}", where=str(path), hint="Expected the number of decimals, 0 to 9")
     flags = value.get("flags", {})
+    if isinstance(flags, dict):
+        _known(path, flags, _FLAG_KEYS, " in [flags]")
     if not isinstance(flags, dict) or not set(map(str, flags.values())) <= LETTERS.keys():
         hint = "Expected a gap reason or quality with one of " + ", ".join(f"{k} ({v})" for k, v in LETTERS.items())
         raise ConfigError("wrong flags", where=str(path), hint=hint)
@@ -211,11 +212,24 @@ def read_map(path: Path, now: datetime | None = None) -> Hj212:
     return Hj212(series, [one for one, _ in made], head, UPLOADS[upload], length_s, zone, flags, digits, now)
 
 
+def _length(path: Path, interval: Any, upload: str) -> int:
+    """The length of an interval in seconds."""
+    if upload in _LENGTHS:
+        if interval is not None:
+            hint = f'Remove it: upload = "{upload}" has intervals of {_LENGTHS[upload]} s'
+            raise ConfigError(f"interval {interval!r} has no effect", where=str(path), hint=hint)
+        return _LENGTHS[upload]
+    if type(interval) is not int or not 1 <= interval <= 3600 or 3600 % interval:
+        hint = "Expected a number of seconds that divides an hour"
+        raise ConfigError(f"interval {interval!r}", where=str(path), hint=hint)
+    return interval
+
+
 def _factor(path: Path, number: int, value: Any, upload: str) -> tuple[Factor, Series]:
     where = Path(f"{path}, factor {number}")
     if not isinstance(value, dict):
         raise ConfigError("not a table", where=str(where), hint="Expected [[factor]]")
-    _known(where, value, _FACTOR_KEYS, "")
+    _known(where, value, _FACTOR_KEYS)
     code = _text(where, value, "code", _CODE.pattern, "the code assigned by the bureau, such as w01018")
     stream = _text(where, value, "stream", r"[^/]+/[^/]+/[^/]+", "<site>/<gateway>/<device>")
     point, figure = value.get("point", ""), value.get("figure", "")
@@ -236,10 +250,10 @@ def _factor(path: Path, number: int, value: Any, upload: str) -> tuple[Factor, S
     return Factor(code, unit, tuple(fields), float(least)), Series(stream, point, figure)
 
 
-def _known(path: Path, value: Mapping[str, Any], keys: set[str], what: str) -> None:
+def _known(path: Path, value: Mapping[str, Any], keys: set[str], table: str = "") -> None:
     if unknown := value.keys() - keys:
         hint = f"Known are {', '.join(sorted(keys))}"
-        raise ConfigError(f'unknown key "{min(unknown)}"{what}', where=str(path), hint=hint)
+        raise ConfigError(f'unknown key "{min(unknown)}"{table}', where=str(path), hint=hint)
 
 
 def _text(path: Path, value: Mapping[str, Any], key: str, pattern: str, expected: str) -> str:
@@ -257,8 +271,9 @@ def _password(path: Path, name: str) -> str:
         raise ConfigError(
             str(error), where=f"{path}, password_file", hint="Expected a file that contains only PW"
         ) from None
-    if not re.fullmatch(r"[!-:<-~]{1,9}", text) or "&&" in text:
-        raise ConfigError("not a password of HJ 212", where=str(file), hint="Expected six characters, without ;")
+    if not re.fullmatch(r"[!-:<-~]{6}", text) or "&&" in text:
+        hint = "Expected six ASCII characters, without spaces, ; and &&"
+        raise ConfigError("not a password of HJ 212", where=str(file), hint=hint)
     return text
 
 

@@ -183,6 +183,10 @@ def test_local_days_have_23_and_25_hours_where_clocks_change() -> None:
         ('st = "32"', 'st = "x"', "two digits"),
         ('upload = "minutes"', 'upload = "weeks"', "realtime, minutes"),
         ("interval = 60", "interval = 7", "divides an hour"),
+        ("interval = 60", "interval = 1350", "divides an hour"),
+        ("interval = 60", "interval = 2700", "divides an hour"),
+        ("interval = 60", "interval = 86400", "divides an hour"),
+        ('upload = "minutes"', 'upload = "hour"', 'interval 60 has no effect. Remove it: upload = "hour"'),
         ("Asia/Shanghai", "Mars/Olympus", "timezone"),
         ('code = "w01018"', 'code = ""', "the bureau, such as"),
         ("least = 0.75", "", "below which no value is sent"),
@@ -191,6 +195,10 @@ def test_local_days_have_23_and_25_hours_where_clocks_change() -> None:
         ('"pw"', '"nowhere"', "No such file"),
         ("interval = 60", "interval = 60\ncolour = 1", "unknown key"),
         ("[[factor]]", "[[factors]]", "unknown key"),
+        ("least = 0.75", 'least = 0.75\n[flags]\ntimout = "B"', 'unknown key "timout" in [flags]'),
+        ("least = 0.75", 'least = 0.75\n[flags]\ngood = "N"', 'unknown key "good" in [flags]'),
+        ("least = 0.75", 'least = 0.75\n[flags]\ntimeout = "X"', "wrong flags"),
+        ("[[factor]]", "flags = 1\n[[factor]]", "wrong flags"),
     ],
 )
 def test_a_faulty_mapping(tmp_path: Path, before: str, after: str, words: str) -> None:
@@ -198,6 +206,31 @@ def test_a_faulty_mapping(tmp_path: Path, before: str, after: str, words: str) -
     with pytest.raises(ConfigError) as raised:
         read_map(mapping(tmp_path, MAP.format(stream="park7/gw01/m").replace(before, after)))
     assert words in str(raised.value)
+
+
+@pytest.mark.parametrize("password", ["", "12345", "1234567", "123456789", "123;56", "12 456", "12&&56"])
+def test_a_password_has_six_characters(tmp_path: Path, password: str) -> None:
+    """PW=...... has six characters in the standard. One to nine passed, although the error spoke of six."""
+    file = mapping(tmp_path, MAP.format(stream="park7/gw01/m"))
+    (tmp_path / "pw").write_text(password)
+    with pytest.raises(ConfigError, match="Expected six ASCII characters"):
+        read_map(file)
+
+
+def test_a_mapping_gives_the_length_of_its_intervals_and_its_own_flags(tmp_path: Path) -> None:
+    text = MAP.format(stream="park7/gw01/m") + '[flags]\nasleep = "F"\nclock = "C"\nfrozen = "S"\n'
+    hourly = text.replace('upload = "minutes"\ninterval = 60', 'upload = "hour"')
+    assert [read_map(mapping(tmp_path, one)).length_s for one in (text, hourly)] == [60, 3600]
+
+
+def test_a_small_negative_value_is_sent_as_zero(tmp_path: Path) -> None:
+    """A mean of -0.0001 was sent as -0."""
+    for decimals, value, expected in ((3, -0.0001, "0"), (0, -0.4, "0"), (3, -0.0, "0"), (3, -0.0006, "-0.001")):
+        text = MAP.format(stream="park7/gw01/m").replace("interval", f"digits = {decimals}\ninterval")
+        start = datetime(2026, 11, 28, 11, 0, tzinfo=SHANGHAI)
+        interval = Interval(start, start.replace(minute=1), (amount(value),))
+        [sent] = read_map(mapping(tmp_path, text), start).write([interval])
+        assert fields(unframe(sent))["w01018-Avg"] == expected
 
 
 def test_wrong_usage_of_convert(dsn: str, tmp_path: Path) -> None:
