@@ -189,16 +189,19 @@ class DeviceManager:
         by_line: dict[str, list[DevicePoll]] = {}
         for device in self.devices:
             by_line.setdefault(device.config.line, []).append(device.poll)
-        turns = [asyncio.Event()]
-        turns[0].set()
+        turns: list[asyncio.Event] = []
+        started = 0
         for line, polls in by_line.items():
             if line in self.pollers:
                 self.pollers[line].serve(polls)
                 continue
-            if len(self.pollers) % LINES_AT_ONCE == LINES_AT_ONCE - 1:
+            if started % LINES_AT_ONCE == 0:
                 turns.append(asyncio.Event())
+            started += 1
             poller = self.pollers[line] = LinePoller(polls, self.clock)
             self._tasks[line] = asyncio.create_task(_run_in_turn(poller, turns[-1]), name=f"line {line}")
+        if turns:
+            turns[0].set()
         if len(turns) > 1:
             self._starter = asyncio.create_task(_give_turns(turns), name="lines in turn")
         for line in self.pollers.keys() - by_line.keys():
@@ -342,7 +345,7 @@ class DeviceChanges:
     gone: list[RunningDevice] = field(default_factory=list)
     changed: list[DeviceSwap] = field(default_factory=list)
     added: list[PreparedDevice] = field(default_factory=list)
-    specs: list[tuple[DeviceConfig, DeviceSpec]] = field(default_factory=list)  # names of all configured devices
+    specs: list[tuple[DeviceConfig, DeviceSpec]] = field(default_factory=list)  # of all configured devices
 
     def use_ring(self, ring: Ring) -> None:
         """Let the prepared drivers write into this ring."""
@@ -354,7 +357,7 @@ class DeviceChanges:
 
     @property
     def tables(self) -> list[tuple[int, BirthTable]]:
-        """Yield (number, table) of every table that these changes need."""
+        """Return (number, table) of every table that these changes need."""
         return [(e.number, e.table) for e in self.changed] + [(made.number, made.table) for made in self.added]
 
     def __str__(self) -> str:
