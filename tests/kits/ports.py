@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import os
 import socket
-import tempfile
 from collections.abc import Iterator
 
 _FIRST, _SHARES, _SHARE = 20_000, 20, 600  # below the range of outgoing connections, 32768 and above
@@ -28,15 +26,18 @@ def free_port() -> int:
 
 
 def _share() -> range:
-    """Ports that are this process's until it ends: it holds the lock of a file of theirs."""
+    """Ports that are this process's until it ends: it holds a socket with their number as its name.
+
+    Abstract names are as ports are: one process has them, of whichever user and folder, within a network namespace.
+    """
     for number in range(_SHARES):
-        path = os.path.join(tempfile.gettempdir(), f"meterhouse-test-ports-{os.getuid()}-{number}")
-        lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            holder.bind(f"\0meterhouse-test-ports-{number}")
         except OSError:
-            os.close(lock)
+            holder.close()
             continue
+        holder.detach()  # open as long as the process lives
         first = _FIRST + number * _SHARE
         return range(first, first + _SHARE)
     raise RuntimeError(f"{_SHARES} processes use the ports of tests already")
