@@ -169,14 +169,19 @@ class Stillness:
     _idle: dict[int, _IdleCounters] = field(default_factory=dict)  # by the number of the power's point
 
     def look(self, spec: DeviceSpec, ring: Ring, table: int, visits: Iterable[Sequence[int]], now_ms: int) -> None:
-        """Compare the values of the newest visits with the previous values. Does this at most every 100 s."""
+        """Compare the values of the newest visits with the previous values. Does this at most every 100 s.
+
+        If the device has another table, the previous values are forgotten at once, because the numbers of its points
+        may have changed.
+        """
         since_look_ms = now_ms - self._look_ms
-        if 0 <= since_look_ms < LOOK_EVERY_MS:
-            return
         if table != self._table or not 0 <= since_look_ms < 2 * LOOK_EVERY_MS:  # other points, or the clock was set
             self._values.clear()
             self._idle.clear()
-        self._look_ms, self._table = now_ms, table
+        self._table = table
+        if 0 <= since_look_ms < LOOK_EVERY_MS:
+            return
+        self._look_ms = now_ms
         newest: dict[int, tuple[int, _Value]] = {}  # point number -> (tick, value)
         for position in (position for visit in visits for position in visit):
             record = ring.record(position)

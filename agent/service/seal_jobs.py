@@ -159,6 +159,8 @@ class Stream:
         ``ring``: another ring for its records; None: the same ring.
         """
         versions = self.table_versions
+        if ring is not None:
+            self.newest_visits.clear()  # its positions lie in the previous ring
         ring = ring or self.table_version.ring
         if versions and self.start_ms is not None and not self.sealing and not any(v.positions for v in versions):
             # the old table has neither a record nor a birth, so the new table replaces it from the start

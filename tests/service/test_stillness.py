@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,17 @@ def test_a_frozen_meter_is_found_after_ten_minutes_and_forgotten_when_it_moves(r
     assert watched.run(2, METER | {V: (2302, -1)}) is None, "one digit is enough"
     assert watched.run(12, METER | {V: (2302, -1)})["values"] == 4
     assert watched.run(2, METER, table=2) is None, "another table: its points may be others"
+
+
+def test_a_device_that_got_fewer_points_is_looked_at_anew_at_once(ring: Ring) -> None:
+    """The agent ended: numbers of the points before were looked up among those that a reload had left."""
+    watched = Watched(ring)
+    watched.run(14, METER | {IMPORT: (12345_67, -2)})
+    assert watched.still.facts(watched.spec, watched.now_ms, False) and watched.still.idle_counter(watched.spec)
+    fewer = replace(watched.spec, points=POINTS[:1])
+    watched.still.look(fewer, ring, 2, [], watched.now_ms + 1000)
+    assert watched.still.facts(fewer, watched.now_ms + 1000, False) is None
+    assert watched.still.idle_counter(fewer) is None
 
 
 def test_states_and_the_clock_do_not_count_as_movement(ring: Ring) -> None:
