@@ -18,7 +18,7 @@ from typing import Any
 
 from agent.keys import TYP_PACK, Signer, current_records, is_sound, load_key
 from agent.service.db_thread import DatabaseThread
-from agent.store import Store
+from agent.store import Store, StoreError
 from drivers.model import GatewayError
 
 log = logging.getLogger("meterhouse")
@@ -173,6 +173,8 @@ class KeyFileWatcher:
                 if str(error) != self._trouble:
                     log.error("keeping the current signing key: %s", error)
                 self._trouble = str(error)
+                if isinstance(error, StoreError):  # the file is usable, so the next check tries again
+                    return
             self._stamp = stamp
 
     async def _change(self, path: Path) -> None:

@@ -44,7 +44,7 @@ from agent.service.db_thread import DatabaseThread
 from agent.service.runtime_dir import instance_lock
 from agent.service.seal_jobs import Stream
 from agent.service.signing_key import ActiveKey, KeyFileWatcher
-from agent.store import Store
+from agent.store import Store, StoreFull
 from agent.verify import Verdict, Verifier
 from drivers.model import GatewayError, Reason, UsageError
 from ext.ring import Ring
@@ -297,12 +297,16 @@ class Held(Straight):
         super().__init__(store)
         self.lock = asyncio.Lock()
         self.sealing = SimpleNamespace(paused=lambda: self.lock)
-        self.key_watcher = SimpleNamespace(kid="old", last_unused_hold_s=-math.inf, check=self.check)
+        self.changing = asyncio.Lock()  # the key: a reload holds it
+        self.key_watcher = SimpleNamespace(
+            kid="old", last_unused_hold_s=-math.inf, check=self.check, locked=lambda: self.changing
+        )
         self.service, self.looks, self.new = self, 0, False
         self.caller = Caller(os.geteuid(), "")
 
     async def check(self) -> None:
-        self.looks += 1
+        async with self.changing:
+            self.looks += 1
         self.key_watcher.kid = "new" if self.new and self.looks > 2 else "old"
 
     async def part(self, data: bytes) -> None:
@@ -334,6 +338,61 @@ async def test_who_asks_and_makes_no_key_may_not_stop_the_sealing(
         assert not agent.lock.locked()
     finally:
         store.close()
+
+
+async def test_a_pause_for_a_new_key_ends_while_a_reload_waits_for_the_sealing(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waited for the other for ever: no reading was sealed until the agent was killed."""
+    gateway.seal(1)
+    monkeypatch.setattr(key_requests, "HOLD_S", 0.2)
+    with closing(Store.open(gateway.folder / "state" / "store.db", 64 << 20)) as store:
+        agent = Held(store)
+
+        async def reload() -> None:
+            async with agent.changing:
+                while not agent.lock.locked():  # noqa: ASYNC110 - a lock has no event
+                    await asyncio.sleep(0)
+                async with agent.lock:
+                    pass
+
+        async with asyncio.timeout(60):
+            pause = key_requests.answer(agent, Keys(kid=gateway.signer.kid, hold=True), agent)  # type: ignore[arg-type]
+            told, _ = await asyncio.gather(pause, reload())
+        assert told == {"kid": "old"}
+
+
+async def test_a_key_that_the_store_could_not_take_is_tried_again(tmp_path: Path) -> None:
+    """It counted as looked at: the agent went on to sign with the key that `keys rotate` had retired."""
+    path, now_s = tmp_path / "signing.key", T0 // 1000
+    create_key(path, now_s - 5)
+    active = ActiveKey(load_key(path), BASE)
+    rounds = SealRounds(tmp_path, active)
+    await rounds.db_thread.start()
+
+    async def after() -> None:
+        pass
+
+    try:
+        await rounds.db_thread.call(active.activate)
+        full, take = [True], rounds.db_thread.call
+
+        async def call(work: Callable[[Store], Any]) -> Any:
+            if full[0]:
+                raise StoreFull("the disk is full", where="store.db")
+            return await take(work)
+
+        watcher = KeyFileWatcher(active, path, rounds.db_thread, lambda keys: None, lambda event: None, after)
+        rounds.db_thread.call = call  # type: ignore[method-assign]
+        made = rotate_key(path, BASE, now_s)[1]
+        await watcher.check()
+        assert watcher.kid != made.kid and "the disk is full" in watcher.trouble
+        full[0] = False
+        await watcher.check()
+        assert watcher.kid == made.kid and not watcher.trouble
+    finally:
+        await rounds.db_thread.stop()
+        rounds.ring.close()
 
 
 async def test_how_far_each_key_signed(gateway: Gateway) -> None:

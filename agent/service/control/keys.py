@@ -59,10 +59,9 @@ async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> 
         await reply.part(json.dumps(await last_signed(access, kid, until_ms, before)).encode())
         old, give_up = watch.kid, time.monotonic() + HOLD_S
         watch.last_unused_hold_s = time.monotonic()  # set before the pause, because the tool may disconnect in it
-        while watch.kid == old:
-            await watch.check()
-            if time.monotonic() > give_up:
-                break
+        while watch.kid == old and time.monotonic() <= give_up:
+            if not watch.locked().locked():  # otherwise a reload holds it, and may wait for sealing, which waits for us
+                await watch.check()
             await asyncio.sleep(LOOK_S)
         if watch.kid != old:
             watch.last_unused_hold_s = -math.inf
