@@ -49,7 +49,7 @@ from agent.service.signing_key import ActiveKey, KeyFileWatcher
 from agent.service.status import FUTURE_MS, StatusFile, summary
 from agent.service.store_check import StoreScrubber
 from agent.service.systemd import Watchdog, notify
-from agent.store import Store
+from agent.store import Store, StoreDamaged
 from drivers.line import Line
 from drivers.model import GatewayError
 from drivers.profile import vocabulary
@@ -303,8 +303,13 @@ class Service:
             self._snapshot.remove()
 
     async def _turn(self) -> None:
-        await self.watchdog.feed()
-        await self.remove_sealed_rings()
+        try:
+            await self.watchdog.feed()
+            await self.remove_sealed_rings()
+        except StoreDamaged:
+            raise
+        except GatewayError as error:  # for example, the disk is full: the next turn tries again
+            self.sealing.set_trouble(str(error))
 
     async def remove_sealed_rings(self) -> None:
         """Seal the remaining records of rings that a reload has replaced.

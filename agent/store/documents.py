@@ -53,7 +53,7 @@ class Documents:
 
     def declarations(self) -> list[dict[str, Any]]:
         """Return all declarations, in the order of entry."""
-        return [json.loads(text) for (text,) in self._db.execute("SELECT body FROM declared ORDER BY number")]
+        return [json.loads(text) for (text,) in self._db.query("SELECT body FROM declared ORDER BY number")]
 
     def register_tables(self, ring_id: int, entries: Iterable[tuple[int, str, Mapping[str, Any] | bytes]]) -> None:
         """Store the point tables of a ring. Call this before the ring gets the first record of these tables.
