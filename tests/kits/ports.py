@@ -41,3 +41,6 @@ def _share() -> range:
         first = _FIRST + number * _SHARE
         return range(first, first + _SHARE)
     raise RuntimeError(f"{_SHARES} processes use the ports of tests already")
+
+
+_shares[os.getpid()] = itertools.cycle(_share())  # before the first test, which would seem to leave the socket open
