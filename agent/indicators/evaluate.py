@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from fractions import Fraction
 
 from agent.indicators import expression
@@ -45,12 +46,14 @@ class _Figuring:
         inputs, missing = self._inputs()
         numerator = denominator = value = None
         if not missing:
-            numerator = expression.value(one.numerator.tree, self._of_name)
-            if one.denominator is not None:
-                denominator = expression.value(one.denominator.tree, self._of_name)
-                value = numerator / denominator if denominator else None
-            else:
-                value = numerator
+            # a formula may divide by a quantity that is 0, such as the photovoltaics at night: then there is no value
+            with suppress(ZeroDivisionError):
+                numerator = expression.value(one.numerator.tree, self._of_name)
+                if one.denominator is not None:
+                    denominator = expression.value(one.denominator.tree, self._of_name)
+                    value = numerator / denominator if denominator else None
+                else:
+                    value = numerator
         metered = [amount for amount in inputs if amount.basis == "metered"]
         lacks_meter = any(name not in self._plan.inputs for name in missing)
         threshold = self._threshold(bool(missing))
@@ -68,7 +71,7 @@ class _Figuring:
             tuple(inputs),
             tuple(missing),
             tuple(self._factors[name] for name in sorted(self._factors)),
-            tuple(self._parts()) if not missing else (),
+            tuple(self._parts()) if numerator is not None else (),
         )
 
     def _parts(self) -> Iterator[Contribution]:
@@ -154,7 +157,7 @@ class _Figuring:
             try:
                 if self._of_name(term) * self._period.year_ms / self._period.elapsed_ms >= least:
                     return one
-            except _Missing:
+            except (_Missing, ZeroDivisionError):
                 return None
         return None
 

@@ -88,7 +88,7 @@ class Figure:
 
     indicator: Indicator
     period: Period
-    # in base units, like numerator and denominator; None if an input is missing or the denominator is 0
+    # in base units, like numerator and denominator; None if an input is missing or a divisor is 0
     value: Fraction | None
     numerator: Fraction | None
     denominator: Fraction | None

@@ -121,7 +121,7 @@ class Reporter:
             "drags": self._drags(figure),
         }
         # the figure has no value because the denominator is 0
-        if figure.value is None and not figure.missing and one.denominator is not None:
+        if one.denominator is not None and figure.denominator == 0:
             plain["zero"] = [self._title(name) for name in dict.fromkeys(expression.names(one.denominator.tree))]
         for amount in plain["inputs"]:
             amount["title"] = self._title(amount["n"])

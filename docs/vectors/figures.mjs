@@ -57,11 +57,25 @@ const readFormula = (text) => {
   return sums()
 }
 
-const DO = { '+': plus, '-': minus, '*': times, '/': over, min: smallest, max: largest }
+// A formula that divides by 0 has no value.
+class DividedByZero extends Error {}
+const divided = (a, b) => {
+  if (isZero(b)) throw new DividedByZero()
+  return over(a, b)
+}
+const DO = { '+': plus, '-': minus, '*': times, '/': divided, min: smallest, max: largest }
 const value = (tree, of) => {
   if (tree.value) return tree.value
   if (tree.name) return of(tree.name)
   return DO[tree.sign](...tree.parts.map((part) => value(part, of)))
+}
+const valueOrNone = (compute) => {
+  try {
+    return compute()
+  } catch (error) {
+    if (error instanceof DividedByZero) return undefined
+    throw error
+  }
 }
 const names = (tree) => (tree.name ? [tree.name] : (tree.parts ?? []).flatMap(names))
 
@@ -382,14 +396,16 @@ const makeFigure = (plan, one, said, supply, entries, cut) => {
   const missing = asked.filter((name) => !amountOf(name))
   let above, below, result
   if (!missing.length) {
-    above = value(one.above, of)
-    if (one.below) below = value(one.below, of)
-    if (!below || !isZero(below)) result = below ? over(above, below) : above
+    above = valueOrNone(() => value(one.above, of))
+    if (one.below && above) below = valueOrNone(() => value(one.below, of))
+    if (above && !one.below) result = above
+    if (above && below && !isZero(below)) result = over(above, below)
   }
   const holds = ({ where }) => {
     if (!where) return true
-    if (missing.length) return null
-    const scaled = times(of(where.term), ratio(BigInt(cut.yearLength(when.from)), BigInt(elapsed)))
+    const term = missing.length ? undefined : valueOrNone(() => of(where.term))
+    if (!term) return null
+    const scaled = times(term, ratio(BigInt(cut.yearLength(when.from)), BigInt(elapsed)))
     return compare(scaled, times(parse(where.at_least), unit(where.unit).factor)) >= 0
   }
   let threshold

@@ -148,6 +148,49 @@ def test_a_missing_declaration_is_no_zero() -> None:
     assert figures(PARK)["national-2025/water_reuse"].verdict == "no data", "0 of 0 is no share"
 
 
+PER_SUN = """
+schema = 1
+sets = []
+[[term]]
+name = "per_sun"
+unit = "%"
+title = { en = "Per sun" }
+formula = "grid.import / generation.pv.energy"
+[[indicator]]
+id = "own"
+title = { en = "Own" }
+numerator = "grid.import / generation.pv.energy"
+unit = "%"
+periods = ["year"]
+[[indicator]]
+id = "below"
+title = { en = "Below" }
+numerator = "grid.import"
+denominator = "grid.import * grid.import / generation.pv.energy"
+unit = "%"
+periods = ["year"]
+[[indicator]]
+id = "judged"
+title = { en = "Judged" }
+numerator = "grid.import"
+unit = "kWh"
+periods = ["year"]
+threshold = [{ at_most = "1", where = { term = "per_sun", at_least = "1", unit = "%" } }]
+"""
+
+
+def test_a_formula_that_divides_by_nothing_has_no_value() -> None:
+    """At night it ended the computation of all figures until the next start of the agent."""
+    day = figures({"grid.import": "10 kWh", "generation.pv.energy": "5 kWh"}, PER_SUN)
+    assert rounded(day["site/own"], 0) == "200" and day["site/judged"].verdict == "not met"
+    night = figures({"grid.import": "10 kWh", "generation.pv.energy": "0 kWh"}, PER_SUN)
+    for name in ("site/own", "site/below"):
+        assert night[name].value is None and night[name].verdict == "no data" and not night[name].missing
+    assert night["site/own"].numerator is None and night["site/below"].denominator is None
+    assert "v" not in night["site/own"].as_dict("") and not night["site/own"].parts
+    assert night["site/judged"].threshold is None and rounded(night["site/judged"], 0) == "10"
+
+
 def test_the_form_in_a_pack() -> None:
     core = figures(PARK)["national-2025/co2_per_energy"].as_dict("config-hash")
     assert core["v"] == "0.252681056114"
