@@ -97,8 +97,11 @@ class Reporter:
 
     def _finer_period(self, start: int, end: int) -> Period:
         kind: PeriodKind = "interval" if self._period.kind == "day" else FINER[self._period.kind]  # type: ignore[assignment]
-        made = period_of(self._calendar, kind, start, min(end, self._period.until_ms))
-        return Period(made.kind, start, end, made.label, made.year, made.year_ms, min(end, self._period.until_ms))
+        until = min(end, self._period.until_ms)
+        made = period_of(self._calendar, kind, start, until)
+        # only the days of the period are added, so the last 365 days do not begin and end with whole months
+        start, end = max(start, self._period.start_ms), min(end, self._period.end_ms)
+        return Period(made.kind, start, end, made.label, made.year, made.year_ms, until)
 
     def _label(self, start: int) -> str:
         local = self._calendar.local(start)

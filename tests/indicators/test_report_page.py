@@ -326,6 +326,28 @@ def test_both_languages_have_all_words() -> None:
     assert set(WORDS["en"]) == set(WORDS["zh"])
 
 
+def test_the_months_of_the_last_365_days_begin_and_end_with_them() -> None:
+    """A constant load and a constant output: each bar is the same, though the first and last month are not whole."""
+    text = "schema = 1\nsets = []\n"
+    text += '[[input]]\nname = "declared.output"\nunit = "t"\nkind = "amount"\ntitle = { en = "Output" }\n'
+    text += '[[indicator]]\nid = "per_t"\ntitle = { en = "Energy per t" }\nnumerator = "grid.import"\n'
+    text += 'denominator = "declared.output"\nunit = "kWh/t"\nperiods = ["rolling"]\nbetter = "lower"\n'
+    text += '[[indicator]]\nid = "power"\ntitle = { en = "Power" }\nnumerator = "grid.import"\n'
+    text += 'denominator = "period.duration"\nunit = "kWh/h"\nperiods = ["rolling"]\n'
+    period = period_of(CUT, "rolling", NOON, NOON)
+    whole = CUT.stretch("month", period.start_ms)[0], CUT.stretch("month", NOON)[1]
+    entries = [
+        Declaration("0" * 15 + f"{n:x}", "declared.output", f"{(end - start) // 86_400_000}", "t", start, end, "Li", n)
+        for n, (start, end) in enumerate(CUT.stretches("month", *whole))
+    ]
+    reporter = Reporter(load_plan(text, "plan.toml"), CUT, period, entries)
+    for start, end in CUT.stretches("day", period.start_ms, period.end_ms):
+        reporter.add([RoleSum("grid", "import", start, end, D(240), "kWh", D(1), D(0), Flag(0), ())])
+    for figure, value in zip(reporter.page()["figures"], ("240", "10"), strict=True):
+        assert figure["v"] == value and "worst" not in figure
+        assert [one["v"] for one in figure["trend"]] == [value] * 13
+
+
 def test_adding_day_by_day_is_adding_at_once() -> None:
     parts = list(day())
     one, two = PeriodTotals(), PeriodTotals()
