@@ -194,6 +194,23 @@ def test_what_no_device_has_a_role_for_is_not_a_known_nothing() -> None:
     assert "（agent.toml 中未设角色）：inv1" in text
 
 
+def test_the_csv_has_no_numbers_of_what_no_device_has_a_role_for() -> None:
+    """It had the value 0 and the completeness 1, where the screen and the page show no value."""
+    period = period_of(CUT, "day", NOON, NOON + 86_400_000)
+    reporter = Reporter(plan(), CUT, period, [])
+    start = period.start_ms
+    reporter.add([RoleSum("water.fresh", "volume", start, start + 900_000, D(1), "m3", D(1), D(0), Flag(0), ())])
+    page = reporter.page()
+    figures_of = {one["id"]: one for one in page["figures"]}
+    rows = {
+        name: dict(zip(FIGURE_HEADS, _figure_row(one, page, "en"), strict=True)) for name, one in figures_of.items()
+    }
+    unmetered = rows["plain/consumption"]
+    assert figures_of["plain/consumption"]["numerator"] == {"u": "kWh", "v": "0"}
+    assert {unmetered[head] for head in ("value", "completeness", "numerator", "denominator")} == {""}
+    assert unmetered["verdict"] == "no data" and unmetered["unit"] == "kWh"
+
+
 @pytest.mark.parametrize("role", ["generation.pv", "generation.wind", "storage"])
 def test_a_role_whose_first_amount_is_to_come_is_missing_and_not_nobodys(role: str) -> None:
     """Just after a start, other devices have amounts already."""

@@ -164,20 +164,22 @@ def csv_heads(names: tuple[str, ...], language: str) -> tuple[str, ...]:
 
 
 def _figure_row(figure: Mapping[str, Any], page: Mapping[str, Any], language: str) -> list[Any]:
-    from agent.cli.report.labels import CSV_WORDS, WORDS, target, text_in, verdict_of
+    from agent.cli.report.labels import CSV_WORDS, WORDS, target, text_in, value_of, verdict_of
 
     verdict = verdict_of(figure, page["period"])
-    sides = [figure.get(side, {}) for side in ("numerator", "denominator")]
+    # no device has a role that the figure needs: its amounts are zeros that nobody measured
+    is_unmetered = bool(figure.get("unmetered"))
+    sides = [{} if is_unmetered else figure.get(side, {}) for side in ("numerator", "denominator")]
     return [
         figure["id"],
         text_in(figure["title"], language),
         page["period"]["label"],
-        figure.get("v", ""),
+        value_of(figure),
         figure["u"],
         target(figure),
         verdict if language == "en" else WORDS[language][verdict],
         CSV_WORDS[language][str(bool(figure["official"])).lower()],
-        figure["completeness"],
+        "" if is_unmetered else figure["completeness"],
         figure["estimated"],
         *(f"{side['v']} {side['u']}".strip() if side else "" for side in sides),
         figure["formula"]["hash"],
