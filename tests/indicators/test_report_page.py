@@ -8,7 +8,7 @@ import re
 import time
 import tomllib
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from html import unescape
 from html.parser import HTMLParser
@@ -452,7 +452,18 @@ def test_a_report_says_of_a_device_that_it_does_not_answer(
 
 @pytest.mark.parametrize(("started", "end"), [(0, 900), (1, 1800), (899.9, 1800), (900, 1800), (901, 2700)])
 def test_the_first_whole_interval_begins_after_the_start(started: float, end: float) -> None:
-    assert first_whole_interval_s(started, 900) == end
+    assert first_whole_interval_s(started, CUT) == end
+
+
+@pytest.mark.parametrize(
+    ("timezone", "length_ms", "started", "end"),
+    [("Asia/Kolkata", 3_600_000, "2026-11-24T10:10+05:30", "2026-11-24T12:00+05:30"),
+     ("Asia/Shanghai", 86_400_000, "2026-11-24T10:10+08:00", "2026-11-26T00:00+08:00")],
+)  # fmt: skip
+def test_the_first_whole_interval_is_one_of_local_time(timezone: str, length_ms: int, started: str, end: str) -> None:
+    """It was one of UTC, so that the report named an earlier or a later time."""
+    start_s, end_s = (datetime.fromisoformat(text).timestamp() for text in (started, end))
+    assert first_whole_interval_s(start_s, Calendar(timezone, length_ms)) == end_s
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -463,9 +474,9 @@ def test_a_report_in_the_first_minutes_says_when_to_come_back(
     now = NOON / 1000 + 130
     period = {"from": NOON / 1000 - 43_200, "to": NOON / 1000 + 43_200, "until": now, "kind": "day", "label": "x"}
     page = made() | {"figures": [], "period": period}
-    _show(page, language, first_whole_interval_s(now - 60, 900), 900)
+    _show(page, language, first_whole_interval_s(now - 60, CUT), 900)
     assert "2026-11-24 12:31" in capsys.readouterr().out
     _show(page, language, NOON / 1000, 900)
-    _show(page | {"period": period | {"until": period["to"]}}, language, first_whole_interval_s(now, 900), 900)
+    _show(page | {"period": period | {"until": period["to"]}}, language, first_whole_interval_s(now, CUT), 900)
     _show(page, language, 0.0, 900)
     assert "15" not in capsys.readouterr().out

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -16,6 +16,9 @@ from agent.cli.control import AnswerBuffer, ask
 from agent.cli.options import FILE, ConfigOptions, config_options, json_option, lang_option
 from agent.cli.output_files import CsvDraft, TextDraft, writing
 from drivers.model import GatewayError, UsageError, clean_text
+
+if TYPE_CHECKING:
+    from agent.intervals.calendar import Calendar
 
 SEALED_WITHIN_S = 60  # packs and figures of an interval exist within this time after its end
 Kind = Literal["day", "month", "year", "rolling"]
@@ -96,8 +99,10 @@ def report(
     if as_json:
         click.echo(as_line(page))
     elif html_file is None and csv_file is None and trace_file is None:
-        length_s = config.interval.length_ms / 1000
-        _show(page, lang, _first_interval_s(snapshot, length_s), length_s)
+        from agent.intervals.calendar import Calendar
+
+        calendar = Calendar(config.timezone, config.interval.length_ms)
+        _show(page, lang, _first_interval_s(snapshot, calendar), calendar.length_ms / 1000)
     if config.roleless:
         click.echo(as_complaint("warning", role_note(config.roleless)), err=True)
 
@@ -111,15 +116,19 @@ def _snapshot(runtime_dir: Path) -> Mapping[str, Any]:
     return snapshot if is_alive(snapshot.get("pid")) else {}
 
 
-def _first_interval_s(snapshot: Mapping[str, Any], length_s: float) -> float:
+def _first_interval_s(snapshot: Mapping[str, Any], calendar: Calendar) -> float:
     """Return the end of the running agent's first whole interval, in UTC seconds; 0 if no agent runs."""
     started = float(snapshot.get("started") or 0)
-    return first_whole_interval_s(started, length_s) if started else 0.0
+    return first_whole_interval_s(started, calendar) if started else 0.0
 
 
-def first_whole_interval_s(started_s: float, length_s: float) -> float:
-    """Return the end, in UTC seconds, of the first interval of ``length_s`` that begins at or after ``started_s``."""
-    return (math.ceil(started_s / length_s) + 1) * length_s
+def first_whole_interval_s(started_s: float, calendar: Calendar) -> float:
+    """Return the end, in UTC seconds, of the first interval that begins at or after ``started_s``."""
+    at_ms = math.ceil(started_s * 1000)
+    start_ms, end_ms = calendar.stretch("interval", at_ms)
+    if start_ms < at_ms:
+        end_ms = calendar.stretch("interval", end_ms)[1]
+    return end_ms / 1000
 
 
 def parse_period(text: str) -> tuple[Kind, str]:
