@@ -155,9 +155,10 @@ class LiveData:
             self._follow(snapshot)
         except GatewayError as error:
             self.close()
-            return Moment(before.number + 1, now, snapshot, findings, {}, error)
+            return Moment(self.moment.number + 1, now, snapshot, findings, {}, error)
         self._caught_up = True
-        return Moment(before.number + 1, now, snapshot, findings, self._points())
+        # not ``before``: while the ring was read, viewers may have got an incomplete state, whose page is kept
+        return Moment(self.moment.number + 1, now, snapshot, findings, self._points())
 
     def _follow_labels(self, snapshot: Mapping[str, Any]) -> None:
         """Read the labels again after a reload or a restart. If the files have errors now, the previous labels stay."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import json
 import os
 import re
 import time
+from collections.abc import Iterator
 from html.parser import HTMLParser
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from agent.cli.finding_words import FINDINGS
 from agent.cli.findings import Finding
 from agent.cli.main_points import main_values
+from agent.cli.ring_follower import Follower, Latest
 from agent.web import live
 from agent.web.labels import FACTS, FLAGS, LABELS, value_word
 from drivers.line.trace import FrameTrace
@@ -226,6 +229,25 @@ def test_an_agent_that_stops_leaves_its_devices_but_no_values(viewer, traces, mo
     assert "The agent is not running" in page and "inv1" in page and "1234.5" not in page
     traces.write()
     assert "1234.5" in browser.get("/").text
+
+
+def test_the_complete_state_has_another_number_than_the_one_while_the_ring_is_read(traces, monkeypatch) -> None:
+    """Pages are kept by this number: viewers still got the incomplete page after the ring was read."""
+    traces.values(2, (0, 12345, -1, 0))
+    data, seen = live.LiveData(traces.folder), []
+    follow = Follower.follow
+
+    def watched(follower: Follower) -> Iterator[Latest]:
+        seen.append(data.moment)
+        return follow(follower)
+
+    monkeypatch.setattr(Follower, "follow", watched)
+    try:
+        whole = asyncio.run(data.now())
+    finally:
+        data.close()
+    assert [one.catching_up for one in seen] == [True] and not whole.catching_up
+    assert whole.number > seen[0].number and "inv1" in whole.points
 
 
 def test_a_snapshot_that_may_not_be_read_is_not_an_agent_that_stopped(viewer, traces, monkeypatch) -> None:
