@@ -94,7 +94,7 @@ class Ledger:
             self.tally.restore(number, old_tally.state(was))
         for number, was in kept.items():
             if was in before:
-                self._detector(number).waiting = before[was].waiting
+                self._detector(number).restore(*before[was].state())
         self._heat = HeatFlows(new.slots)
         self._index(new)
         self.row_builder.begin_shape(new.shape, max(2 * new.slowest_ms, 20_000))

@@ -59,6 +59,20 @@ def test_all_ones_of_a_counter_at_zero_are_no_other_meter() -> None:
     assert amount(book) == 60 - 21
 
 
+def test_a_night_of_all_ones_is_one_event_even_if_the_point_table_changes() -> None:
+    """Another point of the device is new; the counter and its glitch are the same."""
+    counter = point(ENERGY, bits=32)
+    packs, book = Packs(table(counter)), Book()
+    for value in (*GROWN, ONES, ONES):
+        packs.pack([(packs.to_ms, ENERGY, value, "")])
+    packs.birth(table(counter, point("ac.energy.export", bits=32)))
+    for value in (ONES, ONES, *range(5024, 5100)):
+        packs.pack([(packs.to_ms, ENERGY, value, "")])
+    book.read(packs.bodies)
+    assert kinds(book) == ["glitch"]
+    assert amount(book) == 60
+
+
 def test_two_that_are_none_follow_each_other() -> None:
     """field pain 33: zero, then all ones, while an inverter boots."""
     for odd in ((0, ONES), (ONES, 0), (-1, 0), (0, 0, ONES)):
