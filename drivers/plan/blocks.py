@@ -13,6 +13,8 @@ from drivers.serial_setting import DEFAULT_SERIAL
 
 MAX_WORDS = 125  # most registers in one read
 MAX_COILS = 2000  # most coils or inputs in one read
+# a point of more coils than this fits into the 8 bytes that the decode kernel takes only if it begins at a byte
+_MOST_UNALIGNED = 57
 _NO_LIMITS = Limits()
 DEFAULT_TIMING = LineTiming.serial(DEFAULT_SERIAL)
 
@@ -46,10 +48,12 @@ def plan_blocks(
 
     Returns:
         Blocks in order of function and address. Each wanted point, and each ``together`` group, lies in exactly one
-        block. No block crosses a ``barrier``.
+        block. No block crosses a ``barrier``. A point or group that is longer than the learned limit is a block of its
+        own.
 
     Raises:
-        ProfileError: a single point, or a ``together`` group, is longer than a read may be.
+        ProfileError: a single point, or a ``together`` group, is longer than a read may be. A learned limit is never
+        the cause.
     """
     numbers = range(len(points)) if wanted is None else sorted(set(wanted))
     gone = holes if holes and holes.absent else None
@@ -80,12 +84,12 @@ def _plan(
     blocks: list[Block] = []
     for function in sorted({points[n].function for n in asked}):
         mine = [n for n in asked if points[n].function == function]
-        longest = _longest(function, limits, learned_words)
-        pieces = _pieces(points, mine, function, longest)
-        cuts = {p.address for p in points if p.barrier and p.function == function}
+        pieces = _pieces(points, mine, function, _longest(function, limits, None))
+        of_function = [p for p in points if p.function == function]
+        cuts = {p.address for p in of_function if p.barrier or (function < 3 and p.count > _MOST_UNALIGNED)}
         cuts.update(address for f, address in learned_cuts if f == function)
         bridge = _Bridge(points, function, limits, sorted(cuts))
-        blocks += _cheapest(function, pieces, longest, timing, bridge)
+        blocks += _cheapest(function, pieces, _longest(function, limits, learned_words), timing, bridge)
     return tuple(blocks)
 
 
@@ -170,6 +174,9 @@ class _Bridge:
 def _cheapest(function: int, pieces: list[_Piece], longest: int, timing: LineTiming, bridge: _Bridge) -> list[Block]:
     """Find the blocks with the least total time. ``best[i]`` is the least time to read the first ``i`` pieces.
 
+    A piece that is longer than ``longest`` is a block of its own: the limit was learned from other reads, so the device
+    may still answer this one. If it does not, the points of this piece are learned to be missing.
+
     From piece to piece, both the starts and the ends increase, and a longer request never takes less time. So there is
     a best plan in which each request reads neighbouring pieces. Only these requests are tried.
     """
@@ -181,7 +188,7 @@ def _cheapest(function: int, pieces: list[_Piece], longest: int, timing: LineTim
         end = pieces[i - 1].end
         chosen: tuple[int, int, int] | None = None
         for j in range(i - 1, -1, -1):  # the last request reads pieces j to i-1
-            if end - pieces[j].start > longest or (j < i - 1 and not goes_on[j]):
+            if j < i - 1 and (end - pieces[j].start > longest or not goes_on[j]):
                 break
             if j < i - 1 and bridge.cut(pieces[j].start, end):
                 # a cut ends the request between pieces only: a cut inside a piece is ignored, because it would tear a
@@ -193,7 +200,7 @@ def _cheapest(function: int, pieces: list[_Piece], longest: int, timing: LineTim
             option = (best[j][0] + costs[count], best[j][1] + 1, j)
             if chosen is None or option[:2] < chosen[:2]:
                 chosen = option
-        assert chosen is not None  # there is always a solution, because each piece alone fits into a request
+        assert chosen is not None  # there is always a solution, because each piece alone may be a request
         best.append(chosen[:2])
         start_of.append(chosen[2])
     blocks: list[Block] = []

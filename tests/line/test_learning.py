@@ -7,13 +7,14 @@ from dataclasses import replace
 from decimal import Decimal
 
 from drivers.modbus.device import ModbusDevice
-from drivers.model import Quality, Reason
+from drivers.model import PACES, Kind, Point, Quality, Reason
 from drivers.plan import KnownHoles
 from ext.ring import Ring
-from tests.kits.lines import FAST, TICK, Field, gauge, mute_when, sim_device, spec_of
+from tests.kits.lines import FAST, TICK, Field, gauge, mute_when, sim_device, spec_of, words
 from tests.kits.simulated import punch
 
 Values = Callable[[], dict[int, object]]
+ONCE = 1 << PACES.index("once")
 EXCEPTION, ABSENT, TIMEOUT = (f"gap {reason.value}" for reason in (Reason.EXCEPTION, Reason.ABSENT, Reason.TIMEOUT))
 
 
@@ -72,6 +73,29 @@ async def test_a_device_that_bears_less_than_its_manual_says(field: Field, ring:
     result = await driver.poll(TICK + 9000, FAST)
     assert values() == {n: n for n in range(80)}
     assert result.asked == 2 and driver.holes.max_words == 40
+
+
+async def test_a_text_longer_than_the_learned_limit_is_asked_alone(field: Field, ring: Ring, values: Values) -> None:
+    """The limit was learned from reads without this text. Its plan raised an error that ended the agent, and the stored
+    limit did so again at each start.
+    """
+    device = sim_device(max_words=10, over_code=3)
+    serial = Point("x.text", Kind.TEXT, pace="once", address=100, count=16, type="str")
+    line = field.line(await field.tcp(device))
+    spec = spec_of([*(gauge(n) for n in range(16)), serial])
+    driver = ModbusDevice(spec, line, ring, 0)
+    await polls(driver, 2)
+    assert driver.holes.max_words == 8
+    stored = KnownHoles.from_json(driver.holes.to_json(), "", line.clock()[0] // 10**9)
+    for learned in (driver, ModbusDevice(spec, line, ring, 0, stored)):
+        values()
+        await learned.poll(TICK + 9000, FAST | ONCE)
+        assert values() == {n: n for n in range(16)} | {16: EXCEPTION}
+        assert (await learned.read_points(["x.text"]))["x.text"].quality == Reason.EXCEPTION
+    device.max_words = 16  # a device that accepts longer reads than was learned
+    fresh = KnownHoles.from_json(stored.to_json() | {"absent": []}, "", line.clock()[0] // 10**9)
+    (text,) = (await ModbusDevice(spec, line, ring, 0, fresh).read_points(["x.text"])).values()
+    assert text.raw == words(*range(100, 116))
 
 
 async def test_a_value_of_several_registers_is_never_torn(field: Field, ring: Ring, values: Values) -> None:

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.model import ConfigError, Kind, Limits, Point, ProfileError
-from drivers.plan import Block, KnownHoles, LineTiming, plan_blocks, plan_summary
+from drivers.model import ConfigError, DeviceSpec, Kind, Limits, Point, ProfileError
+from drivers.plan import Block, KnownHoles, LineTiming, compile_block, plan_blocks, plan_summary
 from drivers.plan.holes import holes_key
 from drivers.serial_setting import silence_ns
 
+SPEC = DeviceSpec("m1", "park7/gw01/m1", "1", "modbus", "example/x", (), (0, 0, 0, 0, 0))
 RTU = LineTiming.serial("9600 8N1")
 TCP = LineTiming.tcp()
 
@@ -245,6 +246,65 @@ def test_a_meter_that_bears_less_than_it_says_is_read_in_smaller_blocks() -> Non
         got = device.visit(points, Limits(max_words=80), holes)
     assert len(got) == 40
     assert holes.max_words == 40
+
+
+@st.composite
+def learned_facts(draw: st.DrawFn) -> tuple[list[Point], KnownHoles]:
+    """Registers, texts, groups and wide points of coils, with any facts about them."""
+    points: list[Point] = []
+    for function, counts in ((3, [1, 2, 16, 125]), (1, [1, 5, 57, 58, 64])):
+        address = 0
+        for _ in range(draw(st.integers(0, 6))):
+            count = draw(st.sampled_from(counts))
+            kind = "bits" if function == 1 else "u16" if count == 1 else "u32" if count == 2 else "str"
+            points.append(
+                Point(
+                    f"x.p{len(points)}",
+                    Kind.TEXT if kind == "str" else Kind.GAUGE,
+                    address=address,
+                    count=count,
+                    function=function,
+                    type=kind,
+                    order="ABCD" if count == 2 else "",
+                    together=draw(st.sampled_from(["", "g"])) if address < 100 and kind in ("u16", "u32") else "",
+                )
+            )
+            address += count + draw(st.sampled_from([0, 0, 1, 7]))
+    holes = KnownHoles()
+    spots = st.tuples(st.sampled_from([1, 3]), st.integers(0, 140))
+    holes.cuts = draw(st.sets(spots, max_size=4))
+    holes.absent = {(f, a, 1) for f, a in draw(st.sets(spots, max_size=3))}
+    holes.max_words = draw(st.sampled_from([None, -1, 1, 3, 8, 60]))
+    return points, holes
+
+
+@given(learned_facts())
+def test_no_learned_fact_makes_a_plan_impossible(case: tuple[list[Point], KnownHoles]) -> None:
+    """A plan that raises at a tick ends the agent, and the stored facts end it again after each start."""
+    points, holes = case
+    limits = Limits(holes=True)
+    for known in (None, holes):
+        blocks = plan_blocks(points, limits, TCP, holes=known)
+        for block in blocks:
+            compile_block(block, points, SPEC)
+        there = [n for n, point in enumerate(points) if known is None or not known.lacks(point)]
+        assert sorted(n for block in blocks for n in block.points) == there
+
+
+def test_a_point_longer_than_the_learned_limit_is_a_block_of_its_own() -> None:
+    """The limit was learned from shorter points. A limit of the profile stays an error."""
+    points = points_at(*((n, 1) for n in range(16)), (16, 16))
+    holes = KnownHoles()
+    holes.max_words = 8
+    assert spans_of(plan_blocks(points, Limits(), TCP, holes=holes)) == [(0, 8), (8, 8), (16, 16)]
+    with pytest.raises(ProfileError, match=r"x\.p16 needs 16 registers, but one read returns at most 12"):
+        plan_blocks(points, Limits(max_words=12), TCP, holes=holes)
+
+
+def test_a_wide_point_of_coils_begins_a_block() -> None:
+    """The decode kernel takes at most eight bytes for a value, but 58 coils may lie in nine bytes."""
+    points = points_at((0, 7), (7, 58), (65, 3), function=1)
+    assert spans_of(plan_blocks(points, Limits(), TCP)) == [(0, 7), (7, 61)]
 
 
 def test_what_was_learned_survives_a_restart_and_expires() -> None:
