@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
+from drivers.backoff import Backoff
 from drivers.line import Answer, Line
 from drivers.modbus.frames import ModbusRequest
 from drivers.modbus.registers import DEVICE_FAILURE, Read, RegisterDevice
@@ -37,11 +38,14 @@ from drivers.model import (
     Reason,
 )
 from drivers.plan import Block, plan_summary
-from drivers.plan.holes import ILLEGAL_ADDRESS
+from drivers.plan.holes import ILLEGAL_ADDRESS, ILLEGAL_FUNCTION, ILLEGAL_VALUE
 from drivers.sunspec.plan import HOLDING, alternatives, find_points
-from drivers.sunspec.walk import BASES, MAX_READ, ModelChain, decode_image, discover
+from drivers.sunspec.walk import BASES, MAX_READ, Ask, ModelChain, decode_image, discover
 from ext.ring import Ring
 
+_MISSING = frozenset((ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE))  # other refusals may be temporary
+# pauses between two walks of a device whose models were found only in part, for example while it was starting
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 60.0, 3600.0
 _log = logging.getLogger("meterhouse.sunspec")
 
 
@@ -49,7 +53,8 @@ class SunSpecDevice(RegisterDevice):
     """Reads one SunSpec device.
 
     The models are searched at the first contact. They are searched again after the device was silent or refused a
-    request, because a firmware update may have moved them.
+    request, because a firmware update may have moved them. If only a part of them was found, they are searched again
+    less and less often.
 
     Raises:
         ConfigError: an invalid address or key.
@@ -65,6 +70,12 @@ class SunSpecDevice(RegisterDevice):
         self._most = min(self._limits.max_words or MAX_READ, MAX_READ)
         self._bases = list(BASES)
         self.device: ModelChain | None = None  # the models that the last walk found; None: the next visit must walk
+        # when the models are searched again, in monotonic seconds; 0: in the next visit; None: the chain is complete
+        self._walk_at_s: float | None = None
+        self._pause = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+        # the last refusal in the last walk that may be temporary, and the read whose refusal ended a visit before
+        self._refused: tuple[Ask, DeviceException] | None = None
+        self._refused_before: Ask | None = None
         # A read may cover all registers between two points, because they belong to models, and a device must answer
         # whole models.
         self._reading = Limits(max_words=self._most, holes=True)
@@ -80,10 +91,17 @@ class SunSpecDevice(RegisterDevice):
 
     @property
     def is_prepared(self) -> bool:
-        return self.device is not None
+        return self.device is not None and (self._walk_at_s is None or self.mono_s() < self._walk_at_s)
 
     async def prepare(self, result: PollResult) -> None:
+        """Find the models. The first refusal that may be temporary is raised, because the device may be starting: the
+        models behind it are not missing. If the next walk is refused at the same place, the models before it are read.
+        """
         await self.walk(result)
+        if self._walk_at_s == 0 and self._refused is not None:
+            self._refused_before, error = self._refused
+            # the device has answered other reads, so its code must not mean that the whole device fails
+            raise DeviceException(error.what, where=error.where, hint=error.hint, code=ILLEGAL_ADDRESS) from error
 
     def learn(self, query: Read, error: LineError) -> bool:
         if isinstance(error, DeviceException | LineTimeout):
@@ -113,6 +131,11 @@ class SunSpecDevice(RegisterDevice):
         """
         # exception codes of refused reads; the code is 0 for a read that was answered
         visit, codes = visit or PollResult(), set[int]()
+        refused: tuple[Ask, DeviceException] | None = None
+        if self.device is None or self._walk_at_s == 0:
+            self._pause.reset()
+        # if this walk fails, the known models are read until the next one
+        self._walk_at_s = self.mono_s() + self._pause.next_s()
         walk = discover(self._bases, self._most)
         asked = next(walk)
         while True:
@@ -122,9 +145,11 @@ class SunSpecDevice(RegisterDevice):
                 payload = (await self._line.exchange(self._request(*asked), self._options)).payload
                 registers = _words(payload)
                 codes.add(0)
-            except DeviceException as refused:
+            except DeviceException as error:
                 registers = None
-                codes.add(refused.code)
+                codes.add(error.code)
+                if error.code not in _MISSING and asked[0] not in self._bases:
+                    refused = asked, error
             except LineTimeout:
                 # some devices do not answer reads of missing registers: next time, try another base first
                 if asked[0] == self._bases[0]:
@@ -142,6 +167,10 @@ class SunSpecDevice(RegisterDevice):
         for text in device.warnings:
             _log.info("%s: %s", self.where, text)
         self._adopt(device)
+        if not device.warnings:
+            self._walk_at_s = self._refused_before = None
+        elif refused is not None and refused[0] != self._refused_before:
+            self._walk_at_s, self._refused = 0.0, refused
         return device
 
     def read_sample(self, words: Mapping[int, Mapping[int, int]], frames: Mapping[str, str]) -> dict[str, Reading]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from decimal import Decimal
 from typing import Any
 
@@ -13,12 +14,13 @@ from drivers.profile import find_profile, load_profile, shipped_dir
 from drivers.sim.bus import Bus
 from drivers.sim.device import SimDevice
 from drivers.sunspec import PROTOCOL
+from drivers.sunspec.device import FIRST_PAUSE_S
 from drivers.sunspec.models import decode_model
 from drivers.sunspec.plan import find_points
 from drivers.sunspec.simulate import model_registers
 from drivers.sunspec.walk import decode_image
 from tests.kits.meters import ALL, TICK, Cabinet, points_of, replace, sent_frames
-from tests.kits.simulated import sunspec_image
+from tests.kits.simulated import punch, sunspec_image
 
 COMMON: Any = (1, {"Mn": "Acme", "Md": "X-10", "Vr": "1.2.3", "SN": "S123"})
 SOLAR: Any = (103, {"W": 1108, "W_SF": 1, "WH": 123456789, "WH_SF": 0, "Hz": 5001, "Hz_SF": -2, "St": 4})
@@ -98,6 +100,57 @@ async def test_a_firmware_that_moves_the_models_is_followed(cabinet: Cabinet) ->
     sim.image = sunspec_image([COMMON, (120, {"WRtg": 5, "WRtg_SF": 1}), moved])
     await device.poll(TICK + 2, ALL)
     assert cabinet.since(points) == {"ac.power.generation": Decimal(777)}
+
+
+async def test_a_refusal_while_the_device_starts_hides_no_models(cabinet: Cabinet) -> None:
+    """One refused head of a model made all later models absent for as long as the remaining reads were answered."""
+    points = points_of("sunspec/inverter", ["device.serial", "ac.power.generation"])
+    image = sunspec_image([COMMON, SOLAR])
+    head = next(m.address for m in decode_image(40000, image.words(40000, 200)).models if m.id == 103)
+    (word,) = image.words(head, 1)
+    device = cabinet.device(await cabinet.tcp(Bus([SimDevice(1, image)]), "mbap"), "sunspec", "1", points)
+
+    async def poll(after_s: float) -> dict[str, object]:
+        await asyncio.sleep(after_s)
+        result = await device.poll(TICK, ALL)
+        assert result.answered, "the device is alive"
+        return cabinet.since(points)
+
+    refused, absent = f"gap {Reason.EXCEPTION}", f"gap {Reason.ABSENT}"
+    complete = {"device.serial": "S123", "ac.power.generation": Decimal(11080)}
+    punch(image, head, code=4)
+    assert (await device.read_points(["device.serial"]))["device.serial"].value == "S123", "a person sees what is there"
+    assert await poll(0) == dict.fromkeys(complete, refused)
+    image.put_words(head, [word])
+    assert await poll(1) == complete
+    device.device = None
+    for code in (4, 2):  # refused for longer, or as if the register were missing
+        punch(image, head, code=code)
+        if code == 4:
+            assert await poll(1) == dict.fromkeys(complete, refused)
+        assert await poll(1) == complete | {"ac.power.generation": absent}
+        image.put_words(head, [word])
+        assert await poll(1) == complete | {"ac.power.generation": absent}, "not searched in each visit"
+        assert await poll(FIRST_PAUSE_S) == complete
+        device.device = None
+
+
+async def test_a_chain_without_an_end_is_searched_again_less_and_less_often(cabinet: Cabinet) -> None:
+    """Some devices never have an end model. Their readings must neither wait for it nor cost many requests."""
+    points = points_of("sunspec/inverter", ["ac.power.generation"])
+    image = sunspec_image([COMMON, SOLAR])
+    end = decode_image(40000, image.words(40000, 200)).models[-1].address
+    punch(image, end, 2, code=4)
+    device = cabinet.device(await cabinet.tcp(Bus([SimDevice(1, image)]), "mbap"), "sunspec", "1", points)
+    await device.poll(TICK, ALL)
+    cabinet.since(points)
+    walks = 0
+    for _ in range(24 * 60):
+        result = await device.poll(TICK, ALL)
+        assert cabinet.since(points) == {"ac.power.generation": Decimal(11080)}
+        walks += result.asked > 2
+        await asyncio.sleep(60)
+    assert 24 <= walks <= 32
 
 
 async def test_float_models_and_701(cabinet: Cabinet) -> None:
