@@ -50,9 +50,11 @@ class MeterRequest(Generic[F]):
         frame is not for us (another meter's frame, or our own echo). A MismatchError counts only if no right answer
         arrives after it.
         broken: returns (bytes of the best attempt, offset, error) for bytes that contain no frame.
+        place: the place of the request in its sequence, counted from 0. In some sequences, requests with the same bytes
+        have different answers, such as "send the next telegram".
     """
 
-    __slots__ = ("_broken", "_judge", "_parser", "expect", "frame", "function", "unit", "where")
+    __slots__ = ("_broken", "_judge", "_parser", "expect", "frame", "function", "place", "unit", "where")
     registers = None  # a meter request reads no registers
 
     def __init__(
@@ -65,9 +67,10 @@ class MeterRequest(Generic[F]):
         parser: Callable[[], FrameScanner[F]],
         judge: Callable[[F], bytes | LineError | None],
         broken: Callable[[bytes], tuple[bytes, int, str]],
+        place: int = 0,
     ) -> None:
         self.frame, self.function, self.unit, self.where, self.expect = frame, function, unit, where, expect
-        self._parser, self._judge, self._broken = parser, judge, broken
+        self._parser, self._judge, self._broken, self.place = parser, judge, broken, place
 
     def find(self, response: bytes, final: bool) -> bytes | LineError | None:
         """See ``drivers.line.Request``. An echo of our own bytes is not an answer (field pains 20, 22)."""

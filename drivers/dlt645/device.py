@@ -210,7 +210,7 @@ class Dlt645Device(MeterDevice):
             return found.raw
 
         expect = _ENVELOPE + len(di) // 2 + _data_bytes(di)
-        return MeterRequest(frame, function, self._address, self.where, expect, Parser, judge, broken)
+        return MeterRequest(frame, function, self._address, self.where, expect, Parser, judge, broken, sequence)
 
 
 def _text(response: Response) -> str:

@@ -48,6 +48,7 @@ class Dlt645Meter(SimMeter):
     values: dict[str, bytes] = field(default_factory=dict)
     most: int = 200
     speaks: tuple[int, ...] = (0x01, 0x02, 0x11, 0x12, 0x13)  # control codes that the meter answers
+    followed: int = 0  # number of follow-on frames sent since the last read; requests of 1997 do not state it
 
     def hear(self, frame: bytes) -> bytes | None:
         found = Parser().feed(frame)
@@ -73,7 +74,8 @@ class Dlt645Meter(SimMeter):
         data = self.values.get(asked.identifier)
         if data is None:
             return self._frame(asked.control | 0xC0, b"\x02")
-        number = (asked.sequence or 1) if asked.control in (0x12, 0x02) else 0
+        self.followed = self.followed + 1 if asked.control in (0x12, 0x02) else 0
+        number = asked.sequence or self.followed
         piece, rest = data[number * self.most : (number + 1) * self.most], data[(number + 1) * self.most :]
         tail = bytes((number,)) if asked.control == 0x12 else b""
         control = asked.control | 0x80 | (0x20 if rest else 0)

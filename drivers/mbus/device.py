@@ -145,7 +145,7 @@ class MbusDevice(MeterDevice):
             await self.exchange(self._acknowledged(build_snd_nke(self._primary), SND_NKE))
             self._fcb = True
         while True:
-            answer = await self._next(first=not frames)
+            answer = await self._next(len(frames))
             if frames and answer.payload == frames[-1]:
                 # the meter ignores the frame count bit and has sent the same telegram again: this was the last one
                 # telegrams
@@ -173,16 +173,16 @@ class MbusDevice(MeterDevice):
     def brings(self, point: Point, query_id: str) -> bool:
         return True
 
-    async def _next(self, first: bool) -> Answer:
-        """Request the next telegram. With ``first``, the selection and the request share one turn, so that no other
-        selection can come between them.
+    async def _next(self, place: int) -> Answer:
+        """Request the telegram number ``place`` of the readout. The selection and the request for the first telegram,
+        number 0, share one turn, so that no other selection can come between them.
         """
-        if self._select is None or not first:
-            return await self.exchange(self._question())
+        if self._select is None or place:
+            return await self.exchange(self._question(place))
         self._fcb = True
         select = self._acknowledged(build_select(*self._select), SND_UD)
         self._asked += 2
-        answers = await self._line.burst((select, self._question()), self._options)
+        answers = await self._line.burst((select, self._question(place)), self._options)
         if isinstance(answers[-1], LineError):
             raise answers[-1]
         if isinstance(answers[0], LineError):
@@ -205,7 +205,7 @@ class MbusDevice(MeterDevice):
         ):
             raise MismatchError(f"meter {telegram.identity} answered, but {wanted} was selected", where=self.where)
 
-    def _question(self) -> MeterRequest[Frame]:
+    def _question(self, place: int) -> MeterRequest[Frame]:
         def judge(found: Frame) -> bytes | LineError | None:
             if not found.from_device or found.kind != "long":
                 return None  # ignore our own echo, and the acknowledgement of another meter
@@ -216,15 +216,20 @@ class MbusDevice(MeterDevice):
             return found.raw
 
         frame = build_req_ud2(self._primary, fcb=self._fcb)
-        return self._request(frame, REQ_UD2 | (FCB if self._fcb else 0), _ANSWER, judge)
+        return self._request(frame, REQ_UD2 | (FCB if self._fcb else 0), _ANSWER, judge, place)
 
     def _acknowledged(self, frame: bytes, control: int) -> MeterRequest[Frame]:
         return self._request(frame, control, 1, lambda found: found.raw if found.kind == "ack" else None)
 
     def _request(
-        self, frame: bytes, control: int, expect: int, judge: Callable[[Frame], bytes | LineError | None]
+        self,
+        frame: bytes,
+        control: int,
+        expect: int,
+        judge: Callable[[Frame], bytes | LineError | None],
+        place: int = 0,
     ) -> MeterRequest[Frame]:
-        return MeterRequest(frame, control, self.spec.address, self.where, expect, Parser, judge, broken)
+        return MeterRequest(frame, control, self.spec.address, self.where, expect, Parser, judge, broken, place)
 
 
 def _is_named(name: str, words: str) -> bool:

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any, cast
 
 from drivers.line import Answer, Line, Request, RequestOptions, StepRequest
+from drivers.meter_device import MeterRequest
 from drivers.model import DeviceException, FrameError, LineDown, LineError, LineLent, LineTimeout
 
 HASTY_S = 0.2  # with ``hasty``, a timeout is never shortened to less than this
@@ -21,7 +22,8 @@ SPACES = {1: "coils", 2: "discrete", 3: "holding", 4: "input"}
 
 
 class CachingLine:
-    """Replaces a ``Line``. It caches the result of each request, also a refusal or a timeout. No request is sent twice.
+    """Replaces a ``Line``. It caches the result of each request, also a refusal or a timeout. No request is sent twice,
+    except at another place in a sequence.
 
     Args:
         timeout_s: the longest wait for one answer; None: as the caller specifies.
@@ -44,7 +46,8 @@ class CachingLine:
         self._spent_s = 0.0
         self._answer_s: list[float] = []  # times from request to answer, without the transmission time of the bytes
         self._answered: set[tuple[int, int]] = set()  # the registers that were answered, as (function, address)
-        self._known: dict[bytes, Answer | LineError] = {}
+        # (bytes of a request, its place in a sequence) -> result
+        self._known: dict[tuple[bytes, int], Answer | LineError] = {}
         # each answered read of registers: (function, address, count), and the payload of its answer
         self._asked: list[tuple[tuple[int, int, int], bytes]] = []
         self._no_function = Counter[int]()  # function -> number of refusals that call it unsupported
@@ -120,7 +123,8 @@ class CachingLine:
         return {space: {str(at): words[at] for at in sorted(words)} for space, words in sorted(found.items())}
 
     async def _ask(self, request: Request, options: RequestOptions) -> Answer | LineError:
-        known = self._known.get(request.frame)
+        key = request.frame, request.place if isinstance(request, MeterRequest) else 0
+        known = self._known.get(key)
         if known is not None:
             return known
         if self.is_exhausted:
@@ -153,7 +157,7 @@ class CachingLine:
         elif isinstance(answer, Answer | DeviceException):
             self._no_function[function] = -(1 << 20)  # the function is supported: ignore later refusals
         if not isinstance(answer, LineDown | LineLent):
-            self._known[request.frame] = answer
+            self._known[key] = answer
         if isinstance(answer, Answer) and request.registers is not None:
             function, address, count = request.registers
             self._asked.append((request.registers, answer.payload))

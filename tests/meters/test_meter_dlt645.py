@@ -10,6 +10,7 @@ from drivers.dlt645 import PROTOCOL
 from drivers.dlt645.device import block_of
 from drivers.dlt645.simulate import Dlt645Meter
 from drivers.model import ConfigError, Kind, LineTimeout, Point, Quality, Reason
+from drivers.scan.caching_line import CachingLine
 from drivers.sim.faults import parse_fault
 from tests.kits.codecs import dlt645
 from tests.kits.meters import ALL, TICK, Cabinet, bcd, bus_of, points_of, replace, sent_frames
@@ -135,6 +136,22 @@ async def test_follow_on_frames_are_joined(cabinet: Cabinet) -> None:
     assert cabinet.since(points) == {f"ac.energy.import.tariff.{n}": Decimal(n + 1) for n in range(1, 7)}
     controls = [f.control for frame in sent_frames(bus) for f in dlt645.Parser().feed(frame)]
     assert controls == [0x11, 0x12, 0x12]
+
+
+async def test_a_scan_reads_each_follow_on_frame(cabinet: Cabinet) -> None:
+    """In DL/T 645-1997, all requests for follow-on frames have the same bytes. A scan sends each request only once, and
+    took the first follow-on frame for all later ones.
+    """
+    long = meter(most=8)
+    long.values["901F"] = b"".join(bcd(f"{n:08}") for n in range(100, 600, 100))
+    points = [Point(f"ac.energy.import.tariff.{n}", Kind.COUNTER, "kWh", key=f"901{n}", digits=8) for n in range(1, 5)]
+    bus = bus_of(long)
+    line = CachingLine(await cabinet.pty(bus)).as_line()
+    for _ in range(2):  # two profiles of one device
+        found = await cabinet.device(line, "dlt645", A, points).read_points([point.name for point in points])
+        assert [reading.value for reading in found.values()] == [Decimal(n + 1) for n in range(1, 5)]
+    controls = [f.control for frame in sent_frames(bus) for f in dlt645.Parser().feed(frame)]
+    assert controls == [0x01, 0x02, 0x02], "each frame once"
 
 
 async def test_ratios_and_a_reversed_transformer(cabinet: Cabinet) -> None:

@@ -10,6 +10,7 @@ import pytest
 from drivers.mbus import PROTOCOL
 from drivers.mbus.simulate import MbusMeter
 from drivers.model import ConfigError, DeviceException, LineTimeout, Reason
+from drivers.scan.caching_line import CachingLine
 from drivers.sim.faults import parse_fault
 from tests.kits.codecs import mbus
 from tests.kits.meters import ALL, TICK, Cabinet, bcd, bus_of, points_of, replace, sent_frames
@@ -74,6 +75,19 @@ async def test_several_telegrams_come_from_the_first_on(cabinet: Cabinet, addres
     for turn in range(3):
         await device.poll(TICK + turn, ALL)
         assert cabinet.since(POINTS) == WANTED, "never the oldest, never a part"
+
+
+async def test_a_scan_reads_each_of_several_telegrams(cabinet: Cabinet) -> None:
+    """The frame count bit has two values, so the requests for the first and the third telegram have the same bytes. A
+    scan sends each request only once, and took the first telegram for the third.
+    """
+    pieces = (head() + ENERGY + b"\x1f", head() + VOLUME + b"\x1f", head() + POWER + SETTLED)
+    bus = bus_of(meter(5, "12345678", *pieces))
+    line = CachingLine(await cabinet.pty(bus)).as_line()
+    for _ in range(2):  # two profiles of one device
+        found = await cabinet.device(line, "mbus", "5", POINTS).read_points([point.name for point in POINTS])
+        assert {name: reading.value for name, reading in found.items()} == WANTED
+    assert len(sent_frames(bus)) == 4, "SND_NKE and each telegram once"
 
 
 async def test_a_meter_that_ignores_the_bit_ends_the_readout(cabinet: Cabinet) -> None:
