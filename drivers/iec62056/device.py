@@ -34,6 +34,7 @@ from drivers.line import Line
 from drivers.meter_device import MeterDevice, MeterQuery, Response
 from drivers.model import (
     ConfigError,
+    DeviceException,
     DeviceSpec,
     FrameError,
     Kind,
@@ -187,9 +188,12 @@ class Iec62056Device(MeterDevice):
 
     async def probe(self) -> None:
         """Request a whole readout. A sign-on alone would not be cheaper: without a select, the meter sends its data at
-        the slow speed.
+        the slow speed. Raises LineError if the meter is silent. A refusal counts as an answer.
         """
-        await self.fetch(READOUT)
+        try:
+            await self.fetch(READOUT)
+        except DeviceException:
+            return
         self._is_probed = True
 
     async def read_points(self, names: Sequence[str]) -> dict[str, Reading]:

@@ -247,6 +247,21 @@ async def test_a_meter_that_refuses(cabinet: Cabinet, data: bytes, error: type |
     assert cabinet.since(ENERGY) == {"ac.energy.import": f"gap {reason}"}
 
 
+async def test_a_refused_probe_is_an_answer(cabinet: Cabinet) -> None:
+    """A probe asks whether the meter is alive. A meter that refuses its readout was shown as dead."""
+    sim = Refusing(**{name: getattr(meter(), name) for name in ("baud", "address", "turnaround_s")})
+    Refusing.said = b"\x15"
+    device = cabinet.device(await on_serial(cabinet, sim), "iec62056", "*", ENERGY, serial=BEGIN)
+    await device.probe()
+    (reading,) = (await device.read_points(["ac.energy.import"])).values()
+    assert (reading.value, reading.quality) == (None, Reason.EXCEPTION)
+    result = await device.poll(TICK, ALL)
+    assert result.answered and isinstance(result.error, DeviceException)
+    sim.faults.set("silence")
+    with pytest.raises(LineTimeout):
+        await device.probe()
+
+
 # --- neighbours
 
 
