@@ -21,6 +21,7 @@ from drivers.model import (
     LineTimeout,
     Point,
     PollResult,
+    ProfileError,
     Quality,
     Reading,
     Reason,
@@ -70,8 +71,20 @@ class ModbusDevice(RegisterDevice):
         self.replan()
 
     def plan(self, numbers: Sequence[int]) -> list[Read]:
-        """The reads that cover the points. Points that the device lacks are left out. Raises ProfileError."""
-        return self.reads(numbers, self._limits, self.holes)
+        """The reads that cover the points. Points that the device lacks are left out.
+
+        If the points can be planned only without the learned facts, the facts are forgotten: an error during a poll
+        would end the agent, and the stored facts would end it again after each start. Raises ProfileError if the points
+        cannot be planned at all.
+        """
+        try:
+            return self.reads(numbers, self._limits, self.holes)
+        except ProfileError:
+            if not self.holes.summary():
+                raise
+            _log.info("%s: forgot learned facts that leave no way to read: %s", self.where, self.holes.summary())
+            self.holes.forget()
+            return self.reads(numbers, self._limits, self.holes)
 
     def lacking(self, numbers: Sequence[int]) -> list[tuple[list[int], Reason]]:
         lacking = [n for n in numbers if self.holes.lacks(self.spec.points[n])] if self.holes.absent else []

@@ -86,11 +86,15 @@ class KnownHoles:
         """
         if self._since is None or 0 <= now_s - self._since < self.expires_s:
             return False
+        self.forget()
+        return True
+
+    def forget(self) -> None:
+        """Forget all facts, so that the reads must be planned again."""
         self.cuts.clear()
         self.absent.clear()
         self.max_words, self._since = None, None
         self.version += 1
-        return True
 
     def lacks(self, point: Point) -> bool:
         """Whether it is known that the device lacks this point."""

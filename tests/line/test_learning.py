@@ -98,6 +98,23 @@ async def test_a_text_longer_than_the_learned_limit_is_asked_alone(field: Field,
     assert text.raw == words(*range(100, 116))
 
 
+async def test_facts_that_leave_no_plan_are_forgotten(field: Field, ring: Ring, values: Values) -> None:
+    """Without its first coil, this group begins in the middle of a byte, so that its widest value has nine bytes. The
+    decode kernel takes eight; the error ended the agent, after each start again.
+    """
+    device = sim_device()
+    device.image.put_bits(0, [1] * 69, function=1)
+    coils = [(0, 1), (4, 1), (8, 61)]
+    points = [gauge(a, function=1, count=count, type="bits", together="g") for a, count in coils]
+    holes = KnownHoles()
+    holes.absent.add((1, 0, 1))
+    driver = ModbusDevice(spec_of(points), field.line(await field.tcp(device)), ring, 0)
+    driver.holes = holes
+    assert (await driver.poll(TICK, FAST)).error is None
+    assert values() == {0: 1, 1: 1, 2: 2**61 - 1}
+    assert holes.summary() == ""
+
+
 async def test_a_value_of_several_registers_is_never_torn(field: Field, ring: Ring, values: Values) -> None:
     """Whatever is learned, a 32-bit value and its halves come from one request."""
     device = sim_device()
