@@ -101,9 +101,12 @@ class _SerialPort(Port):
         plain = SerialSetting(setting.baud, 8, "N", setting.stop)
         # inter_byte_timeout 0 sets VMIN to 1. Then a read without data fails with EAGAIN, and b"" means that the port
         # is lost.
-        self._serial = serial.Serial(
-            path, plain.baud, stopbits=plain.stop, exclusive=True, timeout=0, inter_byte_timeout=0
-        )
+        try:
+            self._serial = serial.Serial(
+                path, plain.baud, stopbits=plain.stop, exclusive=True, timeout=0, inter_byte_timeout=0
+            )
+        except termios.error as error:  # it is no OSError; pyserial has closed the file
+            raise OSError(*error.args) from error
         fd: int = self._serial.fileno()
         super().__init__(where, fd, self._read, self._write)
         try:
@@ -123,6 +126,9 @@ class _SerialPort(Port):
         except OSError:
             self.close()
             raise
+        except termios.error as error:
+            self.close()
+            raise OSError(*error.args) from error
 
     def _read(self, size: int) -> bytes:
         return os.read(self.fd, size)
@@ -147,7 +153,10 @@ class _SerialPort(Port):
 
     def _only_frame_differs(self, setting: SerialSetting) -> bool:
         """Whether the port is a pseudo-terminal that has accepted the speed and the stop bits of the setting."""
-        _, _, flags, _, _, speed, _ = termios.tcgetattr(self.fd)
+        try:
+            _, _, flags, _, _, speed, _ = termios.tcgetattr(self.fd)
+        except termios.error:  # the adapter was unplugged in the meantime
+            return False
         stop = 2 if flags & termios.CSTOPB else 1
         return self._is_pty() and stop == setting.stop and speed == getattr(termios, f"B{setting.baud}", speed)
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import termios
 
-from tests.kits.lines import Ports, ask, sim_device
+import pytest
+
+from drivers.line import SerialSetting
+from drivers.model import LineDown
+from tests.kits.lines import Ports, ask, ask_while, sim_device, words
 
 TIOCGEXCL = 0x80045440  # asm-generic/ioctls.h; Python has no name for it
 
@@ -21,3 +27,42 @@ async def test_a_pseudo_terminal_is_free_after_a_crash(ports: Ports) -> None:
     finally:
         os.close(port)
     assert not any(exclusive)
+
+
+@pytest.mark.parametrize("queue", [termios.TCIFLUSH, termios.TCIOFLUSH], ids=["within pyserial", "after it"])
+async def test_an_adapter_that_fails_while_it_is_opened_is_a_line_that_is_down(
+    ports: Ports, monkeypatch: pytest.MonkeyPatch, queue: int
+) -> None:
+    """``termios.error`` is no OSError: it would end the task of the line, and keep the port open and locked."""
+    sim = await ports.pty(sim_device())
+    line = ports.line(sim)
+    flush = termios.tcflush
+
+    def failing(fd: int, which: int) -> None:
+        if which == queue:
+            raise termios.error(errno.EIO, os.strerror(errno.EIO))
+        flush(fd, which)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(termios, "tcflush", failing)
+        with pytest.raises(LineDown, match="Input/output error") as caught:
+            await line.exchange(ask(0, 2))
+    assert "unplugged" in caught.value.hint
+    assert (await ask_while(line, ask(3, 1), LineDown)).payload == words(3)
+
+
+async def test_an_adapter_that_fails_while_its_speed_changes_is_a_line_that_is_down(
+    ports: Ports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check whether the port is a pseudo-terminal can fail as well as the change itself."""
+    line = ports.line(await ports.pty(sim_device()))
+    await line.exchange(ask(0, 2))
+    assert line._link is not None
+
+    def unplugged(*_: object) -> None:
+        monkeypatch.setattr(termios, "tcgetattr", unplugged)  # pyserial reads the old state before the change
+        raise termios.error(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(termios, "tcsetattr", unplugged)
+    with pytest.raises(OSError, match="Invalid argument"):
+        line._link.port.apply(SerialSetting(9600, 8, "N", 1))
