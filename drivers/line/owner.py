@@ -189,7 +189,7 @@ class Line:
                 link = await self._ready()
             trouble = await link.run(requests, results, options)
             if trouble is None:
-                self._proven = True
+                self._prove()
                 sound = len(results)
             else:
                 await self._retry(trouble, requests, results, options)
@@ -257,7 +257,7 @@ class Line:
             self._count(trouble, requests[0].where)
             again = False
             if isinstance(trouble, DeviceException):
-                self._proven = True
+                self._prove()
                 if trouble.busy and tries <= len(BUSY_PAUSES_S):
                     await asyncio.sleep(BUSY_PAUSES_S[tries - 1])
                     again = True
@@ -277,9 +277,15 @@ class Line:
             link = await self._ready()
             next_trouble = await link.run(requests, results, options)
             if next_trouble is None:
-                self._proven = True
+                self._prove()
                 return
             trouble = next_trouble
+
+    def _prove(self) -> None:
+        """Called when a device has answered: the connection works, so the pauses of an earlier outage are over."""
+        if not self._proven:
+            self._proven = True
+            self._backoff.reset()
 
     def _count(self, trouble: LineError, asked: str) -> None:
         """Count an error for the line and for one device. ``asked`` is the ``Request.where`` of the device."""
@@ -399,7 +405,6 @@ class Line:
         self.stats.lost += 1
         self._drop()
         if self._proven:  # many devices close idle connections: reopen at once, and log only if reopening fails
-            self._backoff.reset()
             self._retry_at, self._why_down = 0.0, None
         else:  # the connection broke before it was used: treat this as a failure to open
             self._rest(error)

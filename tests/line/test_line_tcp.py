@@ -176,6 +176,26 @@ async def test_a_device_that_takes_one_client_is_left_alone_for_a_growing_while(
     assert (await first.exchange(ask(2, 1))).payload == words(2)
 
 
+async def test_an_answer_ends_the_long_pauses_of_an_earlier_outage(field: Field) -> None:
+    """Also where we closed the connection ourselves: one failed open would cost half a minute, hours after the
+    outage.
+    """
+    sim = await field.tcp(sim_device())
+    line = field.line(sim)
+    await sim.stop()
+    for _ in range(100):
+        await line.burst([ask()], line.request_options())
+        await asyncio.sleep(1)
+    await sim.start()
+    assert (await ask_while(line, ask(1, 1), LineDown)).payload == words(1)
+    line.release_if_idle()  # another line of this host takes its turn
+    await sim.stop()
+    await line.burst([ask()], line.request_options())
+    await sim.start()
+    await asyncio.sleep(0.6)
+    assert (await line.exchange(ask(2, 1))).payload == words(2)
+
+
 async def test_a_port_that_nobody_listens_on(ports: Ports) -> None:
     sim = await ports.tcp(sim_device())
     await sim.stop()
