@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from drivers.model import DeviceSpec, Kind, Point
 from drivers.plan import ratio_of
+from drivers.registry import find_protocol
 
 # A counter's new level is accepted after at least this time and this many readings that continue from it.
 BELIEVED_S, BELIEVED_READINGS = 60.0, 3
@@ -60,21 +61,23 @@ class CounterRule:
     steps: Decimal = Decimal(0)  # growth that is always allowed beyond ``highest``, in the counter's unit
     falls: bool = False  # whether the value can fall, as in a net counter
     around: Decimal | None = None  # the value at which the counter rolls over to 0; None: unknown
-    # whether the counter rolls over at a power of ten that the profile does not state; it is guessed from the last
-    # value
-    decimal: bool = False
-    ratio: Decimal = Decimal(1)  # transformer ratio that the values were multiplied by
 
     @classmethod
-    def of(cls, point: Point, ratio: Decimal = Decimal(1)) -> CounterRule:
-        """The rule for a profile's counter ``point``."""
+    def of(cls, point: Point, ratio: Decimal = Decimal(1), resolution: Decimal | None = Decimal(1)) -> CounterRule:
+        """The rule for a profile's counter ``point``.
+
+        Args:
+            ratio: transformer ratio that the values are multiplied by.
+            resolution: what one count of the device is before ``scale`` is applied; None: unknown.
+        """
+        end = Decimal(2**point.bits) if point.bits is not None else None
+        if point.digits is not None and resolution is not None:
+            end = 10**point.digits * resolution
         return cls(
             _HIGHEST.get(point.unit),
             STEPS * (max(abs(point.scale), Decimal(1)) if point.unit in _COARSE else abs(point.scale)) * ratio,
             point.is_signed or point.name.rpartition(".")[2] in ("net", "total"),
-            Decimal(2**point.bits) * abs(point.scale) * ratio if point.bits is not None else None,
-            point.digits is not None,
-            ratio,
+            end * abs(point.scale) * ratio if end is not None else None,
         )
 
     def fits(self, before: Decimal, after: Decimal, seconds: float) -> bool:
@@ -84,13 +87,18 @@ class CounterRule:
         if step < 0 and -step <= abs(before) * _ROUNDING:
             return True
         if step < 0 and not self.falls:
-            around = self.around
-            if self.decimal and before > 0:
-                around = Decimal(10) ** ((before / self.ratio).adjusted() + 1) * self.ratio
-            if around is None or room is None or step + around < 0:
+            if self.around is None or room is None or step + self.around < 0:
                 return False
-            step += around
+            step += self.around
         return room is None or abs(step) <= room
+
+
+def _rule(point: Point, spec: DeviceSpec) -> CounterRule:
+    resolution: Decimal | None = Decimal(1)
+    if point.key:  # the driver returns the meter's value with its decimals, instead of a raw integer
+        protocol = find_protocol(spec.protocol)
+        resolution = None if protocol is None else protocol.resolution
+    return CounterRule.of(point, ratio_of(point, spec), resolution)
 
 
 @dataclass(slots=True)
@@ -124,7 +132,7 @@ class CounterGuard:
 
     def __init__(self, spec: DeviceSpec) -> None:
         self.counters = frozenset(n for n, point in enumerate(spec.points) if point.kind is Kind.COUNTER)
-        self._rules = {n: CounterRule.of(spec.points[n], ratio_of(spec.points[n], spec)) for n in self.counters}
+        self._rules = {n: _rule(spec.points[n], spec) for n in self.counters}
         self._levels: dict[int, _Level] = {}
         self.jump: CounterJump | None = None  # the newest jump that was accepted as a new level
         self.jumps = 0  # number of impossible changes of counters, and of changes beyond ``LEAP``

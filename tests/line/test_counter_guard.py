@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -27,8 +28,8 @@ POWER = Point("ac.power.active", Kind.GAUGE, "W", "fast", address=6, count=1, ty
 POINTS = (KWH, WIDE, POWER)
 
 
-def spec(*points: Point, **more: Any) -> DeviceSpec:
-    return DeviceSpec("m1", "p/g/m1", "1", "modbus", "t/t", points or POINTS, (1000, 0, 0, 0, 0), **more)
+def spec(*points: Point, protocol: str = "modbus", **more: Any) -> DeviceSpec:
+    return DeviceSpec("m1", "p/g/m1", "1", protocol, "t/t", points or POINTS, (1000, 0, 0, 0, 0), **more)
 
 
 def guard(point: Point = KWH, **more: Any) -> CounterGuard:
@@ -102,12 +103,38 @@ def test_other_counters_have_other_speeds() -> None:
     assert judged(guard(net), (0, 100), (60, 99), (120, -5), (180, 90_000)) == [False, False, False, True]
     starts = Point("device.starts", Kind.COUNTER, "", type="u16")
     assert judged(guard(starts), (0, 100), (1, 60_000), (2, 100)) == [False, False, True]
-    digits = Point("ac.energy.import", Kind.COUNTER, "kWh", key="00010000", digits=8)
-    many = guard(digits, ratio_ct=Decimal(80))
-    assert judged(many, (0, "999999.99"), (60, "0.03")) == [False, False]
-    assert judged(guard(digits), (0, "999999.99"), (60, "500000")) == [False, True]
     coarse = Point("heat.energy", Kind.COUNTER, "MWh", type="u32")
     assert judged(guard(coarse), (0, 10), (1, 11)) == [False, False], "a whole MWh at once, if it shows whole ones"
+
+
+BY_KEY = Point("ac.energy.import", Kind.COUNTER, "kWh", key="00010000", digits=8)
+BY_BCD = Point("ac.energy.import", Kind.COUNTER, "kWh", count=2, type="bcd32", scale=Decimal("0.01"), digits=8)
+
+
+@pytest.mark.parametrize(
+    ("point", "more"),
+    [(BY_KEY, {"protocol": "dlt645"}), (BY_BCD, {})],
+    ids=["a meter's digits", "digits in registers"],
+)
+@pytest.mark.parametrize("ratio", [1, 80])
+def test_a_decimal_counter_rolls_over_only_at_its_stated_digits(point: Point, more: dict[str, Any], ratio: int) -> None:
+    """If the power of ten were guessed from the last value, a meter that shows 0 for a moment would pass as good."""
+    if ratio != 1:
+        point = replace(point, ratio="apply")
+
+    def doubts(before: str, after: str) -> bool:
+        one = guard(point, ratio_ct=Decimal(ratio), **more)
+        return judged(one, (0, str(Decimal(before) * ratio)), (60, str(Decimal(after) * ratio)))[1]
+
+    assert not doubts("999999.99", "0.03")
+    assert doubts("999999.99", "500000")
+    for before, after in (("5000", "0"), ("5000", "12.34"), ("9999.5", "3"), ("99000", "0")):
+        assert doubts(before, after), (before, after)
+
+
+def test_digits_of_an_unknown_resolution_say_no_rollover() -> None:
+    """M-Bus meters send their own decimals, so the profile's digits alone do not tell the value at the rollover."""
+    assert judged(guard(BY_KEY, protocol="mbus"), (0, "5000"), (60, "0")) == [False, True]
 
 
 def test_a_float_may_seem_to_fall_by_its_last_bit() -> None:
