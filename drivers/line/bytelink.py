@@ -24,6 +24,9 @@ from drivers.serial_setting import SerialSetting
 LONGEST_NOISE_S = 0.5
 LONGEST_PAUSES_S = 60.0  # limit for the sum of all pauses within a multi-step answer, whose length is not limited
 LATE_STEPS_S, AFTER_LATE_S, LONGEST_LATE_S = 2.0, 2.5, 30.0  # times in seconds, explained at ``_steps_silence``
+# Unsolicited bytes count as a late answer for this time after a request was given up. It is short, because a dead
+# device must not hide another master.
+LATE_NS = 10_000_000_000
 _MOST_BUFFERED = 4096
 _SLOWEST_CHAR_S = 11 / 300  # time of a character at 300 baud: assumed if the speed of the bus is unknown
 _SETTLED_S = 0.1  # a pause of this length ends the wait if enough bytes for a full answer have come
@@ -69,7 +72,9 @@ class ByteLink:
         self._active_ns = clock()[1]  # monotonic ns of the last activity on the line
         # unit -> end of the time in which a late answer of the unit may arrive, in monotonic ns
         self._late_until: dict[str | int, int] = {}
-        self._suspects: set[str | int] = set()  # units whose next answer may be a late answer to an earlier request
+        # units whose next answer may be a late answer to an earlier request -> when that request was given up, in
+        # monotonic ns
+        self._suspects: dict[str | int, int] = {}
         self._loop.add_reader(port.fd, self._received)
 
     async def run(
@@ -98,7 +103,7 @@ class ByteLink:
     def abandon(self) -> None:
         """Forget the request of a cancelled caller. If its answer still arrives, the answer is dropped."""
         if self._request is not None:
-            self._suspects.add(self._request.unit)
+            self._suspects[self._request.unit] = self._clock()[1]
             self._request = None
 
     def close(self) -> None:
@@ -300,7 +305,7 @@ class ByteLink:
             return
         suspect = request.unit in self._suspects
         if suspect:
-            self._suspects.discard(request.unit)
+            del self._suspects[request.unit]
         self._finish(Answer(verdict, utc_ns, mono_ns, suspect))
 
     def _trace_piece(self, data: bytes, utc_ns: int) -> None:
@@ -338,7 +343,7 @@ class ByteLink:
         All pieces of one frame count as one.
         """
         if mono_ns - self._unasked_ns > _ONE_FRAME_NS:
-            if self._suspects:
+            if any(mono_ns - given_up_ns < LATE_NS for given_up_ns in self._suspects.values()):
                 self._stats.stale += 1
             else:
                 self._stats.foreign += 1
@@ -396,7 +401,7 @@ class ByteLink:
         if not self._buffer:
             self.silent += 1
         if step is None:
-            self._suspects.add(request.unit)
+            self._suspects[request.unit] = now_ns
         else:
             self._silent_step_ns = now_ns
             if is_sending:

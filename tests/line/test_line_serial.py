@@ -10,6 +10,7 @@ import pytest
 
 from drivers.framing import crc16
 from drivers.line import LineConfig, SerialSetting, open_line
+from drivers.line.bytelink import LATE_NS
 from drivers.model import ConfigError, DeviceException, FrameError, Limits, LineDown, LineTimeout, MismatchError
 from drivers.sim.bus import quiet_s
 from tests.kits.lines import Field, Ports, ask, ask_while, came, hasty, open_files, sim_device, words
@@ -136,6 +137,21 @@ async def test_another_master_is_heard_and_counted(field: Field) -> None:
     await asyncio.sleep(0.02)
     assert (await line.exchange(ask(1, 1))).payload == words(1)
     assert line.stats.foreign >= 1
+
+
+async def test_a_dead_device_does_not_hide_another_master(field: Field, caplog: pytest.LogCaptureFixture) -> None:
+    """field pain 15: it may never answer again, so its late answer is not waited for without end."""
+    sim = await field.pty(sim_device())
+    line = field.line(sim, timeout_s=0.03)
+    with pytest.raises(LineTimeout):
+        await line.exchange(ask(unit=2))
+    await asyncio.sleep(LATE_NS / 1e9)
+    for n in range(6):
+        sim.say(rtu(9, 3, 0, 0, 0, 2))
+        await asyncio.sleep(0.1)
+        assert (await line.exchange(ask(n, 1))).payload == words(n)
+    assert (line.stats.foreign, line.stats.stale) == (6, 0)
+    assert "second master" in caplog.text
 
 
 async def test_a_line_that_is_never_silent_is_not_talked_on(field: Field) -> None:
