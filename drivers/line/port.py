@@ -195,9 +195,17 @@ async def open_port(config: LineConfig, target: Target, setting: SerialSetting |
     where = f"{config.where} ({place})" if config.name else config.where
     if target.scheme == "serial":
         return _SerialPort(where, target.host, setting or SerialSetting.parse(config.serial, where), config.rs485)
-    loop = asyncio.get_running_loop()
     kind = socket.SOCK_DGRAM if target.scheme == "udp" else socket.SOCK_STREAM
-    family, address = _literal(target) or await _resolve(target, kind)
+    *others, last = _literal(target) or await _resolve(target, kind)
+    for other in others:
+        try:
+            return await _connect(where, kind, *other)
+        except OSError:
+            continue  # a name may have an IPv6 address although the device listens on IPv4 only
+    return await _connect(where, kind, *last)
+
+
+async def _connect(where: str, kind: int, family: socket.AddressFamily, address: tuple[str, int]) -> Port:
     sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         if kind == socket.SOCK_STREAM:
@@ -206,24 +214,25 @@ async def open_port(config: LineConfig, target: Target, setting: SerialSetting |
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
-        await loop.sock_connect(sock, address)
+        await asyncio.get_running_loop().sock_connect(sock, address)
     except BaseException:  # close the socket also if the connect was cancelled
         sock.close()
         raise
     return _SocketPort(where, sock)
 
 
-def _literal(target: Target) -> tuple[socket.AddressFamily, tuple[str, int]] | None:
+def _literal(target: Target) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
+    """The address in ``target``. Empty if it is a host name."""
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             socket.inet_pton(family, target.host)
         except OSError:
             continue
-        return family, (target.host, target.port)
-    return None
+        return [(family, (target.host, target.port))]
+    return []
 
 
-async def _resolve(target: Target, kind: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
+async def _resolve(target: Target, kind: int) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
+    """All addresses of a host name, in the order in which they are to be tried."""
     found = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=kind)
-    family, _, _, _, address = found[0]
-    return family, (str(address[0]), target.port)
+    return [(family, (str(address[0]), target.port)) for family, _, _, _, address in found]

@@ -207,6 +207,22 @@ async def test_a_port_that_nobody_listens_on(ports: Ports) -> None:
     assert (await ask_while(line, ask(3, 1), LineDown)).payload == words(3)
 
 
+async def test_every_address_of_a_host_name_is_tried(ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name often has an IPv6 address first, although the device listens on IPv4 only."""
+    sim = await ports.tcp(sim_device())
+    served = [sim.host]
+
+    async def resolved(_host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in ("127.0.0.2", *served)]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolved)
+    line = ports.line(f"modbus-tcp://meter.test:{sim.port}")
+    assert (await line.exchange(ask(1, 1))).payload == words(1)
+    served[:] = ["127.0.0.3"]
+    with pytest.raises(LineDown, match="refused"):
+        await ports.line(f"modbus-tcp://meter.test:{sim.port}").exchange(ask(1, 1))
+
+
 async def test_a_slow_connect_delays_no_other_line(field: Field) -> None:
     """field pain 2: no lock is held over a connect."""
 
