@@ -25,12 +25,13 @@ class OtherFraming:
     title: str  # name of the frames, which belong either to this scheme or to the given one
     is_raw: bool  # whether this scheme carries raw bytes and the given one has frames; False: the reverse
 
-    def is_spoken(self, found: Sequence[object], received: int) -> bool:
+    def is_spoken(self, found: Sequence[object], answers: int) -> bool:
         """Whether the result of the short scan proves that the port uses this scheme.
 
-        A scheme of raw bytes is proved by found devices, a scheme with frames by any received bytes.
+        A scheme of raw bytes is proved by found devices. A scheme with frames is proved by any received frame that is
+        no echo: a raw bus may send our own bytes back.
         """
-        return bool(found) if self.is_raw else bool(received)
+        return bool(found) if self.is_raw else bool(answers)
 
 
 def other_framings(options: ScanOptions) -> Iterator[OtherFraming]:

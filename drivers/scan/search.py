@@ -195,7 +195,7 @@ class Scan:
                 raise
             except LineError:
                 continue
-            if is_spoken or other.is_spoken(short.found, short.traffic.total):
+            if is_spoken or other.is_spoken(short.found, short.traffic.answers):
                 self.other_url = other.options.url
                 self.remark(note("raw" if other.is_raw else "framed", title=other.title, url=self.other_url))
                 return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from drivers.line import FrameTrace
-from drivers.line.trace import SENT
+from drivers.line.trace import BROKEN, RECEIVED, SENT
 from drivers.model import MismatchError
 
 _KEPT = 8192
@@ -23,12 +23,16 @@ class TrafficTrace(FrameTrace):
     def __init__(self) -> None:
         self.received = b""
         self.total = 0
+        self.answers = 0  # number of received pieces that are no echo of a request
         self.sent: set[bytes] = set()
 
     def put(self, direction: int, data: bytes, time_ns: int) -> None:
         if direction == SENT:
             self.sent.add(data)
             return
+        if direction == BROKEN:  # a text about the received bytes, which were put here before
+            return
+        self.answers += direction == RECEIVED and data not in self.sent
         self.total += len(data)
         self.received = (self.received + data)[-_KEPT:]
 

@@ -16,7 +16,7 @@ from drivers.mbus.simulate import MbusMeter
 from drivers.modbus.requests import read_request
 from drivers.sim.bus import Bus
 from drivers.sim.device import SimAnswer, SimDevice
-from drivers.sim.framing import Framing, SimRequest
+from drivers.sim.framing import Framing, RtuFraming, SimRequest
 from drivers.sim.image import Image, load_dump
 from drivers.sim.meters import MixedBus
 from tests.kits.scans import Park, plain, sampled
@@ -216,6 +216,31 @@ def test_a_silent_port_is_not_said_to_be_a_swapped_bus_of_this_machine(mh, field
     said = mh("scan", "--line", f"{scheme}://{wire.url.partition('://')[2]}", "--addresses", "1-3", *FAST)
     assert said.code == 4
     assert "Check that the devices are powered, that their A and B" in said.err and "--line" not in said.err
+
+
+class _Whatever(RtuFraming):
+    """Takes any bytes as a request."""
+
+    def feed(self, chunk: bytes) -> list[SimRequest]:
+        return [SimRequest(0, b"", 0, chunk)]
+
+
+class _Echoing(Bus):
+    """A bus without devices. It sends all bytes back."""
+
+    def framing(self) -> Framing:
+        return _Whatever()
+
+    def answer(self, request: SimRequest, framing: Framing) -> SimAnswer | None:
+        return SimAnswer(echo=request.frame)
+
+
+def test_an_echo_does_not_prove_that_a_port_has_frames(mh, field: Park) -> None:
+    """A serial server whose adapter echoes was said to speak Modbus TCP and not to pass raw bytes."""
+    wire = field.tcp(_Echoing([]), framing="rtu")
+    field.also(wire, "modbus-tcp")
+    said = mh("scan", "--line", wire.url, "--protocol", "modbus", "--addresses", "1-3", "--quick", *MINE, *FAST)
+    assert said.code == 4 and "Modbus TCP" not in said.err, said.err
 
 
 def test_another_master_heard_on_a_port_asked_in_frames_proves_the_serial_server(mh, field: Park) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from drivers.cjt188.simulate import Cjt188Meter
-from drivers.line.trace import RECEIVED, SENT
+from drivers.line.trace import BROKEN, RECEIVED, SENT
 from drivers.modbus.requests import read_request
 from drivers.modbus.search import take_frames
 from drivers.model import UsageError
@@ -58,6 +58,17 @@ def test_an_ear_tells_frames_from_noise_and_from_our_own_words() -> None:
     traffic.put(RECEIVED, _answer(4)[3:], 0)
     assert [(h.unit, h.is_request) for h in take_frames(traffic, is_bus=True)] == [(4, False)]
     assert take_frames(traffic, is_bus=True) == []
+
+
+def test_an_echo_and_our_own_words_about_it_are_no_answer() -> None:
+    """A trace also has our texts about broken answers. They are not bytes of the line."""
+    traffic = TrafficTrace()
+    traffic.put(SENT, b"ours", 0)
+    traffic.put(RECEIVED, b"ours", 0)
+    traffic.put(BROKEN, b"the answer is broken", 0)
+    assert (traffic.received, traffic.total, traffic.answers) == (b"ours", 4, 0)
+    traffic.put(RECEIVED, b"theirs", 0)
+    assert traffic.answers == 1
 
 
 def test_a_spike_is_no_master() -> None:
