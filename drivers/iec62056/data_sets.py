@@ -18,7 +18,7 @@ from drivers.model import Quality, Reading, Reason
 
 _PIECE = re.compile(r"([^()\r\n]*)([()\r\n]|\Z)")  # the pattern matches at every position, so no text is scanned twice
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
-_STAMP = re.compile(r"[0-9]{10}|[0-9]{12}(?:[0-9]{2})?|([0-9])[0-9]{12}|[0-9]{10}(?:[0-9]{2})?[SWsw]")
+_STAMP = re.compile(r"[0-9]{10}|[0-9]{12}(?:[0-9]{2})?|([0-9])[0-9]{10}(?:[0-9]{2})?|[0-9]{10}(?:[0-9]{2})?[SWsw]")
 _WRITTEN = re.compile(r"([0-9]{2})-([0-9]{2})-([0-9]{2})[ ,T]([0-9]{2}):([0-9]{2})(?::([0-9]{2}))?")
 _LONGEST = 128  # length of the longest value, in characters
 _DIGITS = 30  # longest number that is accepted, in digits; the standard allows 32

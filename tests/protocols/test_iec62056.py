@@ -102,11 +102,18 @@ def test_codes(text: str, code: str | None) -> None:
         ("1702090945", "2017-02-09T09:45"), ("170209094530", "2017-02-09T09:45:30"),
         ("1211017230100", "2021-10-17T23:01:00"), ("180104231507W", "2018-01-04T23:15:07"),
         ("20180104231507", "2018-01-04T23:15:07"), ("05-09-10 11:20", "2005-09-10T11:20"),
+        ("12605140830", "2026-05-14T08:30"), ("12613140830", ""),
         ("0000000000", ""), ("1713090945", ""), ("12345", ""), ("", ""), ("१७०२०९०९४५", ""),
     ],
 )  # fmt: skip
 def test_time_stamps(text: str, time: str) -> None:
     assert time_of(text) == time
+
+
+def test_a_stamp_with_season_and_without_seconds_is_the_time_of_its_value() -> None:
+    """Else the stamp would be a number of the same code, and the peak would have no time."""
+    (peak,) = decode_block(b"1.6.0(12.345*kW)(12605140830)\r\n")
+    assert (peak.value, peak.unit, peak.time) == (Decimal("12.345"), "kW", "2026-05-14T08:30")
 
 
 def test_units() -> None:
