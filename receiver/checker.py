@@ -202,7 +202,10 @@ class Checker:
     def _take_keys(self, ring: KeyRing) -> bool:
         """Add newer keys that another worker has stored to ``ring``. Returns True if there were any."""
         raw = self._directory.keys(ring.gateway)
-        return raw is not None and ring.update(raw, parse_object(raw), unordered=True)
+        try:
+            return raw is not None and ring.update(raw, parse_object(raw), unordered=True)
+        except Unpinned:
+            return False  # the thumbprint was replaced, and the keys that belong to the new one have not arrived yet
 
     def _with_new_keys(self, ring: KeyRing, judge: Callable[[], T | Refusal]) -> T:
         """Call ``judge`` and return its result. If it fails for an unknown key, read the keys from the database and

@@ -6,12 +6,14 @@ All parts of a tick are checked together.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Final
 
 import psycopg
 from psycopg.types.json import Jsonb
 
 from agent.verify import Balance, CheckedPack, KeyRing, PointTable, balance, check
+from agent.verify.keyring import Unpinned
 from agent.verify.strict import parse_object
 from receiver.bodies import Bodies
 from receiver.chains import SETTLE_LOCK
@@ -60,8 +62,10 @@ class _Settler:
         """Settle one pack, or all parts of a tick. The due readings and gaps of all parts are stored with the first
         part.
         """
-        table = PointTable(rows[0][6])
-        packs = [check(self._bodies.read(bytes(row[4])), None, self._ring(row[5]), lambda birth: table) for row in rows]
+        table, ring = PointTable(rows[0][6]), self._ring(rows[0][5])
+        if not ring.keys:
+            return  # the thumbprint was replaced: the packs wait for the keys that belong to the new one
+        packs = [check(self._bodies.read(bytes(row[4])), None, ring, lambda birth: table) for row in rows]
         sound = [pack for pack in packs if isinstance(pack, CheckedPack)]
         if len(sound) < len(packs):  # a key was revoked after the pack had arrived, or a row is damaged
             made, codes = Balance(), ["revoked"]
@@ -93,12 +97,13 @@ class _Settler:
 
 
 def ring_of(connection: Connection, gateway: str) -> KeyRing:
-    """The trusted keys of a gateway, from the database."""
+    """The trusted keys of a gateway, from the database. No keys if none of the stored ones is pinned any more."""
     pins = [pin for (pin,) in connection.execute("SELECT thumbprint FROM pins WHERE gateway = %s", [gateway])]
     ring = KeyRing(gateway, pins)
     row = connection.execute("SELECT keys FROM gateways WHERE name = %s", [gateway]).fetchone()
     if row is not None:
-        ring.update(bytes(row[0]), parse_object(bytes(row[0])))
+        with suppress(Unpinned):
+            ring.update(bytes(row[0]), parse_object(bytes(row[0])))
     return ring
 
 

@@ -20,6 +20,11 @@ from receiver.store import put_keys
 
 MAX_ROWS: Final = 1_000_000
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
+# Stored keys that name no trusted thumbprint are of no use. They must go, because the counter of a replaced box or key
+# begins again at 1, and only keys with a higher counter replace stored ones.
+_DELETE_UNPINNED: Final = """
+DELETE FROM gateways g WHERE g.name = ANY(%s) AND NOT EXISTS (
+  SELECT FROM pins p WHERE p.gateway = g.name AND position(convert_to(p.thumbprint, 'UTF8') IN g.keys) > 0)"""
 
 
 @dataclass(slots=True)
@@ -108,6 +113,7 @@ def enrol(connection: Connection, rows: Sequence[Enrolment]) -> list[str]:
         cursor.execute("DELETE FROM agreed WHERE gateway = ANY(%s)", [[one.gateway for one in rows if one.streams]])
         cursor.executemany("INSERT INTO agreed VALUES (%s, %s) ON CONFLICT DO NOTHING", agreed)
         names = [one.gateway for one in rows]
+        cursor.execute(_DELETE_UNPINNED, [names])
         known = [name for (name,) in cursor.execute("SELECT name FROM gateways WHERE name = ANY(%s)", [names])]
         waiting = cursor.execute(
             "SELECT gateway, keys FROM unknown_gateways WHERE gateway = ANY(%s) FOR UPDATE", [names]

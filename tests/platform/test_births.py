@@ -20,6 +20,7 @@ from receiver.fleet_state import fleet_state
 from receiver.keeper import Keeper
 from receiver.page.data import FleetData
 from receiver.publisher import Publisher
+from receiver.settle import settle_late
 from receiver.store import Store
 from receiver.trust import Enrolment, enrol
 from receiver.worker import Worker
@@ -133,6 +134,27 @@ def test_a_birth_that_is_not_the_gateways_is_not_taken_and_not_asked_for_all_the
     with connect(dsn) as connection:
         assert BirthFetcher(good, clock).step(connection) == 1
         assert BirthFetcher(good, clock).step(connection) == 0, "nothing is missing any more"
+
+
+def test_packs_whose_gateway_has_no_pinned_key_wait_and_do_not_hold_up_the_others(dsn: str) -> None:
+    """One such gateway stopped the settling of all packs and the fetching of all births of its database."""
+    made = [make("whole", number) for number in (1, 2)]
+    for b in made:
+        without_birth(dsn, b)
+    broker, name = Kept(), made[0].gateway.name
+    with connect(dsn) as connection:
+        # a worker that did not know of the change yet has stored the keys of the old thumbprint once more
+        connection.execute("UPDATE pins SET thumbprint = reverse(thumbprint) WHERE gateway = %s", [name])
+        broker.messages = {f"meterhouse/v1/{b.stream.name}/birth": b.sent[0][1] for b in made}
+        assert BirthFetcher(broker, Clock()).step(connection) == 1
+        assert settle_late(connection) == 11
+        connection.execute("UPDATE pins SET thumbprint = reverse(thumbprint) WHERE gateway = %s", [name])
+        assert BirthFetcher(broker, Clock()).step(connection) == 1
+        connection.execute("UPDATE pins SET thumbprint = reverse(thumbprint) WHERE gateway = %s", [name])
+        assert settle_late(connection) == 0
+        connection.execute("UPDATE pins SET thumbprint = reverse(thumbprint) WHERE gateway = %s", [name])
+        assert settle_late(connection) == 11
+        assert connection.execute("SELECT count(*) FROM findings").fetchall() == [(0,)]
 
 
 def test_a_pack_that_a_bridge_has_written_anew_is_acknowledged_by_what_was_signed(dsn: str) -> None:

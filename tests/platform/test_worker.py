@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from receiver.store import Store
 from receiver.trust import Enrolment, enrol, read_csv, remove
 from receiver.worker import Worker
 from tests.kits.broker import Broker, until
-from tests.kits.fleet_faults import START_MS, Feed, has_subscriber, make, publish_all
+from tests.kits.fleet_faults import START_MS, Feed, has_subscriber, make, publish_all, signer_of
 from tests.kits.mutations import places
 from tests.kits.signed import POINTS, Key, Stream, keys, sign, table
 
@@ -229,6 +230,46 @@ def test_another_key_than_the_enrolled_one_stays_unknown(dsn: str) -> None:
     worker.step(0)
     assert count(dsn, "SELECT count(*) FROM packs") == 0
     assert count(dsn, "SELECT count(*) FROM unknown_gateways") == 1
+
+
+@pytest.mark.parametrize("why", ["the old key was revoked", "the box was replaced"])
+def test_a_thumbprint_that_replaces_the_old_one_is_taken_with_its_keys(dsn: str, why: str) -> None:
+    """The stored keys of the old thumbprint made the platform refuse every message, even the keys of the new one."""
+    old = make("revoked_later", 1)
+    enrolled(dsn, old.gateway.pin)
+    topic = f"meterhouse/v1/{old.gateway.name}/keys"
+    feed, clock = Feed([(topic, old.keys[0]), *old.sent]), Clock()
+    worker = Worker(feed, [Store(dsn)], clock)
+    worker.step(0)
+    assert count(dsn, "SELECT count(*) FROM packs") == 9
+    signer = signer_of(f"new/{old.gateway.name}")
+    # a box that was replaced makes its keys object anew, so its counter is not above the counter of the stored one
+    new_keys = old.late_keys[0] if why == "the old key was revoked" else replace(old.gateway, signer=signer).keys()
+    with connect(dsn) as connection:
+        remove(connection, [old.gateway.name])
+    enrolled(dsn, (old.gateway.name, signer.kid))
+    old.stream.signer, old.stream.birth, old.stream.boot = signer, None, "feedfeedfeedfeed"
+    sent = [(old.topic, raw) for raw in old.run(4)]
+    feed.left = Feed([(topic, new_keys), *sent[:2]]).left
+    worker.step(0)
+    assert not worker.totals.refused and not worker.waiting
+    assert count(dsn, "SELECT count(*) FROM packs") == 11
+    again = Worker(Feed(sent[2:]), [Store(dsn)], clock)
+    again.step(0)
+    assert not again.waiting, "another worker finds the keys in the database"
+    assert count(dsn, "SELECT count(*) FROM packs") == 13
+
+
+def test_the_same_thumbprint_again_keeps_the_stored_keys(dsn: str) -> None:
+    """The gateway publishes its keys again only when it connects again."""
+    b = make("whole", 1)
+    enrolled(dsn, b.gateway.pin)
+    Worker(Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0])]), [Store(dsn)], Clock()).step(0)
+    with connect(dsn) as connection:
+        remove(connection, [b.gateway.name])
+    enrolled(dsn, b.gateway.pin)
+    Worker(Feed(b.sent), [Store(dsn)], Clock()).step(0)
+    assert count(dsn, "SELECT count(*) FROM packs") == 12
 
 
 def test_garbage_and_hostile_messages_are_refused_counted_and_bounded(dsn: str) -> None:
