@@ -38,7 +38,7 @@ class Acknowledger:
         bodies = Bodies(connection)
         sent: list[tuple[int, int, int, int]] = []
         for (gateway, lists), group in groupby(rows, key=itemgetter(2, 3)):
-            acks = [(_ack(row, bodies), (row[0], row[4], row[5], row[6])) for row in group]
+            acks = [(ack, (row[0], row[4], row[5], row[6])) for row in group if (ack := _ack(row, bodies)) is not None]
             for body, keys in _messages(acks, lists):
                 if not self._publisher.publish(f"meterhouse/v1/{gateway}/ack", body):
                     return self._note(connection, sent)
@@ -56,8 +56,12 @@ class Acknowledger:
         return len(sent)
 
 
-def _ack(row: tuple[Any, ...], bodies: Bodies) -> bytes:
-    digest = digest_of(bodies.read(bytes(row[7])), row[8])
+def _ack(row: tuple[Any, ...], bodies: Bodies) -> bytes | None:
+    """The ack of a range. None if the row of its last pack is damaged: the other ranges must still get their acks."""
+    try:
+        digest = digest_of(bodies.read(bytes(row[7])), row[8])
+    except ValueError:
+        return None
     facts = {"boot": boot_text(row[4]), "first": row[5], "hash": base64url(digest), "last": row[6], "stream": row[1]}
     return json.dumps(facts, separators=(",", ":")).encode()
 
@@ -82,4 +86,5 @@ def _messages(
         some.append(ack)
         keys.append(key)
         size += len(ack) + 1
-    yield b'{"acks":[' + b",".join(some) + b"]}", keys
+    if some:
+        yield b'{"acks":[' + b",".join(some) + b"]}", keys

@@ -68,6 +68,14 @@ FINDINGS: Final[Mapping[str, FindingText]] = {
             "按已签名的序号推算将缺少上千万个数据包，或一个数据包声称含上千亿个读数；不计入任何合计",
         ),
     ),
+    "damaged": FindingText(
+        ("damaged", "已损坏"),
+        (
+            "The pack is damaged in the platform's database, and no total counts it; this proves nothing against the "
+            "gateway",
+            "平台数据库中的该数据包已损坏，不计入任何合计；这并不能说明网关有问题",
+        ),
+    ),
     "refused": FindingText(
         ("refused", "被拒"),
         (

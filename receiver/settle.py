@@ -65,10 +65,10 @@ class _Settler:
         table, ring = PointTable(rows[0][6]), self._ring(rows[0][5])
         if not ring.keys:
             return  # the thumbprint was replaced: the packs wait for the keys that belong to the new one
-        packs = [check(self._bodies.read(bytes(row[4])), None, ring, lambda birth: table) for row in rows]
+        packs = [self._check(bytes(row[4]), ring, table) for row in rows]
         sound = [pack for pack in packs if isinstance(pack, CheckedPack)]
-        if len(sound) < len(packs):  # a key was revoked after the pack had arrived, or a row is damaged
-            made, codes = Balance(), ["revoked"]
+        if len(sound) < len(packs):
+            made, codes = Balance(), list(dict.fromkeys(pack for pack in packs if isinstance(pack, str)))
         else:
             faults = [fault for pack in sound for fault in pack.faults]
             # a pack that breaks a rule gets no counts. This is the same result as if the birth had arrived before the
@@ -88,6 +88,18 @@ class _Settler:
             [(*rows[0][:3], code) for code in codes],
         )
         self.done += [row[:4] for row in rows]
+
+    def _check(self, body: bytes, ring: KeyRing, table: PointTable) -> CheckedPack | str:
+        """Check a stored pack. Returns the code of a finding if it is not valid any more."""
+        try:
+            raw = self._bodies.read(body)
+        except ValueError:
+            return "damaged"
+        pack = check(raw, None, ring, lambda birth: table)
+        if isinstance(pack, CheckedPack):
+            return pack
+        # The pack was valid when it arrived. If its key was not revoked or replaced since then, the row has changed.
+        return "revoked" if pack.code in ("revoked", "kid") else "damaged"
 
     def _ring(self, gateway: str) -> KeyRing:
         ring = self._rings.get(gateway)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from click.testing import CliRunner
 
 from agent.cli.main import cli
@@ -175,6 +176,56 @@ def test_a_pack_that_a_bridge_has_written_anew_is_acknowledged_by_what_was_signe
         assert {f"{b.gateway.name}/ack" for b in made} == acks.keys()
         for b in made:
             assert acks[f"{b.gateway.name}/ack"]["hash"] == b.stream.prev, "of what the gateway signed"
+
+
+# a body that cannot be decompressed, one that is no JSON, and one with another reading than the signed one
+DAMAGES = {
+    "frame": lambda raw: b"\0",
+    "text": lambda raw: zstandard.compress(raw[:-1]),
+    "value": lambda raw: zstandard.compress(raw.replace(b'"v":23', b'"v":99', 1)),
+}
+
+
+def damage(dsn: str, b: Broken, seq: int, how: str) -> None:
+    body = DAMAGES[how](b.sent[seq - 1][1])
+    query = "UPDATE packs SET body = %s FROM streams WHERE id = stream AND gateway = %s AND seq = %s"
+    with connect(dsn) as connection:
+        assert connection.execute(query, [body, b.gateway.name, seq]).rowcount == 1
+
+
+@pytest.mark.parametrize("how", ["frame", "text"])
+@pytest.mark.parametrize("lists", [False, True])
+def test_a_damaged_row_keeps_no_ack_from_the_other_gateways(dsn: str, how: str, lists: bool) -> None:
+    """Gateways before it got the same ack every two seconds, those after it got none and sent their packs again."""
+    made, broker = [make("whole", number) for number in (1, 2, 3)], Kept()
+    with connect(dsn) as connection:
+        enrol(connection, [Enrolment(b.gateway.name, [b.gateway.signer.kid]) for b in made])
+    sent = [(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]) for b in made]
+    if lists:
+        status = b'{"accepts":["acks"],"state":"online"}'
+        sent += [(f"meterhouse/v1/{b.gateway.name}/status", status) for b in made]
+    Worker(Feed([*sent, *(message for b in made for message in b.sent)]), [Store(dsn)], Clock()).step(0)
+    keep(dsn)
+    damage(dsn, made[1], len(made[1].sent), how)
+    with connect(dsn) as connection:
+        acknowledger = Acknowledger(broker)  # type: ignore[arg-type]
+        assert [acknowledger.step(connection), acknowledger.step(connection)] == [2, 0]
+    assert [topic for topic, _ in broker.sent] == [f"meterhouse/v1/{b.gateway.name}/ack" for b in (made[0], made[2])]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_row_is_a_finding_and_keeps_no_other_pack_from_being_settled(dsn: str, how: str) -> None:
+    made, broker = [make("whole", number) for number in (1, 2)], Kept()
+    for b in made:
+        without_birth(dsn, b)
+        broker.messages[f"meterhouse/v1/{b.stream.name}/birth"] = b.sent[0][1]
+    damage(dsn, made[0], 5, how)
+    with connect(dsn) as connection:
+        assert BirthFetcher(broker, Clock()).step(connection) == 2
+        assert settle_late(connection) == 22
+        assert connection.execute("SELECT seq, code FROM findings").fetchall() == [(5, "damaged")]
+        counted = connection.execute("SELECT seq FROM packs WHERE faults IS NOT NULL OR due = 0").fetchall()
+        assert counted == [(5,)], "no reading of the damaged pack is counted"
 
 
 def test_a_job_that_fails_does_not_keep_the_others_from_running(
