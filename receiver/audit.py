@@ -36,6 +36,10 @@ class Written:
     agreed: list[str] = field(default_factory=list)
 
 
+class NoStreamError(UsageError):
+    """The database has no stream with this name. Another database of the platform may have one."""
+
+
 def write_export(
     connection: Connection, folder: Path, like: str, from_ms: int | None = None, to_ms: int | None = None
 ) -> Written:
@@ -48,7 +52,8 @@ def write_export(
         to_ms: end of the range in UTC ms, not included; None: no limit.
 
     Raises:
-        UsageError: no stream has this name, or the folder exists.
+        NoStreamError: no stream has this name. Nothing was written.
+        UsageError: the folder exists.
     """
     rows = connection.execute(
         "SELECT id, name, gateway FROM streams WHERE name = %s OR gateway = %s OR starts_with(gateway, %s) "
@@ -56,7 +61,7 @@ def write_export(
         [like, like, f"{like}/"],
     ).fetchall()
     if not rows:
-        raise UsageError(
+        raise NoStreamError(
             f'no stream matches "{like}"', where="audit", hint="`meterhouse platform status` lists gateways"
         )
     try:

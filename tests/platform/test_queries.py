@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import psycopg
 import pytest
 from click.testing import CliRunner
 
@@ -13,9 +14,10 @@ from agent.verify import Verifier, read_paths
 from receiver.audit import write_export
 from receiver.bodies import Bodies
 from receiver.commands import platform
-from receiver.database import connect
+from receiver.database import check_place, connect, migrate, shard_of
 from receiver.fleet_state import fleet_state
 from receiver.keeper import Keeper
+from receiver.private_postgres import PrivatePostgres
 from receiver.store import Store
 from receiver.trust import Enrolment, enrol
 from receiver.worker import Worker
@@ -105,6 +107,32 @@ def test_evidence_comes_out_as_it_was_published_and_the_verifier_says_the_same(d
             state = states[b.gateway.name]
             false = bool(state.findings)  # what was refused is no evidence and does not come out
             assert (report.verdict.value == "failed") == false, (b.kind, report.reasons, state)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_site_that_lies_in_one_of_two_databases_is_exported(
+    postgres: PrivatePostgres, dsn: str, tmp_path: Path, place: int
+) -> None:
+    """The name of a gateway decides its database, so a site of few gateways need not be in all of them."""
+    name = f"second{place}"
+    with psycopg.connect(postgres.dsn, autocommit=True) as server:
+        server.execute(f"CREATE DATABASE {name}")
+    both = [dsn, postgres.dsn.replace("dbname=postgres", f"dbname={name}")]
+    migrate(both[1])
+    for number, one in enumerate(both):
+        with connect(one) as connection:
+            connection.execute("DELETE FROM shard")
+            check_place(connection, one, number, 2)
+    b = next(b for b in (make("whole", number) for number in range(20)) if shard_of(b.gateway.name, 2) == place)
+    stored(both[place], b, readings=False)
+    folder = tmp_path / "evidence"
+    arguments = ["audit", str(folder), "--db", both[0], "--db", both[1], "--of"]
+    result = CliRunner().invoke(platform, [*arguments, "nowhere"])
+    assert "no stream matches" in str(result.exception) and not folder.exists()
+    result = CliRunner().invoke(platform, [*arguments, b.gateway.name.partition("/")[0]])
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "12 packs of 1 streams of 1 gateways" in result.output
+    assert [part.name for part in folder.iterdir()] == [f"shard{place}"]
 
 
 def test_a_folder_that_exists_and_a_site_that_does_not(dsn: str, tmp_path: Path) -> None:
