@@ -18,6 +18,7 @@ import psycopg
 from drivers.backoff import Backoff
 from receiver.acks import Acknowledger
 from receiver.births import BirthFetcher
+from receiver.bodies import Bodies
 from receiver.chains import apply_revocations, check_lots
 from receiver.database import Connection, DatabaseError, open_database, show_dsn
 from receiver.latest import LatestPublisher
@@ -38,6 +39,15 @@ _NOT_SENT: Final = """
 SELECT count(*) FROM {} WHERE EXISTS (SELECT FROM clickhouse) AND lot IN (
   SELECT lot FROM lots WHERE batch IS NULL UNION ALL
   SELECT l.lot FROM lots l JOIN batches b ON b.batch = l.batch WHERE b.sent IS NULL)"""
+# Births of a partition that are still needed: packs of other partitions refer to them, or no newer birth of the stream
+# is stored, so that the next packs refer to them.
+_STILL_VALID: Final = """
+SELECT p.hash, p.stream, p.body FROM {} p WHERE p.is_birth AND (
+  NOT EXISTS (SELECT FROM packs n WHERE n.stream = p.stream AND n.is_birth AND n.seq > p.seq)
+  OR EXISTS (SELECT FROM packs k WHERE k.stream = p.stream AND k.birth = p.hash AND k.tableoid <> p.tableoid))"""
+_FORGET_COPIES: Final = """
+DELETE FROM birth_copies c WHERE EXISTS (SELECT FROM packs p WHERE p.stream = c.stream)
+AND NOT EXISTS (SELECT FROM packs p WHERE p.stream = c.stream AND p.birth = c.hash)"""
 
 
 @dataclass(slots=True)
@@ -162,8 +172,8 @@ def forget_strangers(connection: Connection) -> None:
 def drop_months(connection: Connection, keep_days: int) -> list[str]:
     """Drop the partitions in which all packs are too old. The sums by day, the findings and the figures are kept.
 
-    A partition is not dropped as long as ClickHouse lacks some of its packs. Returns the names of the dropped
-    partitions.
+    A partition is not dropped as long as ClickHouse lacks some of its packs. Births that are still valid are kept as
+    copies, because without them a verifier cannot judge the kept packs. Returns the names of the dropped partitions.
     """
     oldest = datetime.now(UTC).date() - timedelta(days=keep_days)
     tables = connection.execute(
@@ -183,9 +193,26 @@ def drop_months(connection: Connection, keep_days: int) -> list[str]:
                     continue
                 next_month = (first + timedelta(days=31)).replace(day=1)
                 before_ms = round(datetime(next_month.year, next_month.month, 1, tzinfo=UTC).timestamp() * 1000)
+                # not in the transaction below: if two keepers read the partition and then drop it in one transaction,
+                # each waits for the lock of the other
+                _copy_births(connection, name)
                 with connection.transaction():
                     connection.execute("INSERT INTO dropped VALUES (%s)", [before_ms])
                     connection.execute(f"DROP TABLE {name}, reading_blocks_{month}".encode())
                 log.info("dropped table %s: all its packs are older than %d days", name, keep_days)
                 dropped.append(name)
+    if dropped:
+        connection.execute(_FORGET_COPIES)
     return dropped
+
+
+def _copy_births(connection: Connection, partition: str) -> None:
+    """Copy the births of a partition that are still valid to ``birth_copies``, as they were published."""
+    bodies = Bodies(connection)
+    for short, stream, body in connection.execute(_STILL_VALID.format(partition).encode()).fetchall():
+        try:
+            raw = bodies.read(bytes(body))
+        except ValueError as error:  # the row is damaged: this must not keep all other old packs in the database
+            log.warning("table %s: the birth %s cannot be kept: %s", partition, short, error)
+            continue
+        connection.execute("INSERT INTO birth_copies VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", [short, stream, raw])

@@ -160,10 +160,13 @@ def _add(amount: Amount, record: dict[str, Any]) -> None:
 
 
 def _periods(connection: Connection, stream: int) -> dict[str, float | None]:
-    """The period of each point in seconds, from the newest birth of the stream."""
+    """The period of each point in seconds, from the newest birth of the stream.
+
+    The pack of this birth itself may be too old to be kept.
+    """
     row = connection.execute(
-        "SELECT t.value FROM packs p JOIN births b ON b.hash = p.hash JOIN point_tables t ON t.hash = b.points "
-        "WHERE p.stream = %s AND p.is_birth ORDER BY p.seq DESC LIMIT 1",
+        "SELECT t.value FROM packs p JOIN births b ON b.hash = p.birth JOIN point_tables t ON t.hash = b.points "
+        "WHERE p.stream = %s ORDER BY p.seq DESC LIMIT 1",
         [stream],
     ).fetchone()
     return {point["n"]: point.get("period") for point in row[0]["points"]} if row else {}

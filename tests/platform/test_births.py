@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from click.testing import CliRunner
 from agent.cli.main import cli
 from agent.verify import Verifier
 from receiver.acks import Acknowledger
+from receiver.audit import write_export
 from receiver.births import BirthFetcher
 from receiver.commands import platform
+from receiver.converters.hj212 import unframe
 from receiver.database import connect
 from receiver.fleet_state import fleet_state
-from receiver.keeper import Keeper
+from receiver.keeper import Keeper, drop_months
 from receiver.page.data import FleetData
 from receiver.publisher import Publisher
 from receiver.settle import settle_late
@@ -414,3 +417,33 @@ def test_a_gateway_that_signs_contradictions_without_end_fills_nothing(dsn: str)
         kept = connection.execute("SELECT count(*) FROM checkpoint_twins").fetchall()[0][0]
         (one,) = fleet_state(connection).gateways
     assert 2 <= kept <= 21 and one.findings == {"checkpoint": 1} and one.verdict == "failed"
+
+
+def test_the_birth_of_kept_packs_outlives_its_month(dsn: str, tmp_path: Path) -> None:
+    """A gateway that runs for longer than `--keep-days` has its birth in a dropped month. The evidence of its later
+    packs lacked the point table, so a verifier could not judge them, and `convert` ignored `least`.
+    """
+    from tests.platform.test_converters import MAP, fields, mapping
+
+    b = make("whole", 1, 1_788_220_800_000 - 20_000)  # the month ends after 20 s
+    b.stream.pack(seconds=50)  # a hole: this pack does not arrive
+    b.send(*b.run(2))
+    with connect(dsn) as connection:
+        enrol(connection, [Enrolment(b.gateway.name, [b.gateway.signer.kid])])
+    Worker(Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent]), [Store(dsn)], Clock()).step(0)
+    keep(dsn)
+    with connect(dsn) as connection:
+        for _ in range(2):
+            drop_months(connection, (datetime.now(UTC).date() - date(2026, 9, 15)).days)
+            copies = connection.execute("SELECT body FROM birth_copies").fetchall()
+            assert [bytes(body) for (body,) in copies] == [b.sent[0][1]]
+        assert connection.execute("SELECT count(*) FROM packs WHERE is_birth").fetchall() == [(0,)]
+        written = write_export(connection, tmp_path / "evidence", b.gateway.name)
+    assert written.packs == 11
+    done = CliRunner().invoke(cli, ["verify", str(tmp_path / "evidence"), "--trust", b.gateway.signer.kid, "--json"])
+    (stream,) = json.loads(done.output)["streams"].values()
+    assert (stream["readings"], stream["unchecked"]) == (1100, 0), done.output
+    file = mapping(tmp_path, MAP.format(stream=b.stream.name))
+    arguments = ["convert", "hj212-2017", "--map", str(file), "--from", "2026-09-01T00:02", "--to", "2026-09-01T00:03"]
+    raw = CliRunner().invoke(platform, [*arguments, "--db", dsn], catch_exceptions=False).stdout_bytes
+    assert fields(unframe(raw)) == {"DataTime": "20260901080200", "w01018-Flag": "B"}, "20 of 60 readings"
