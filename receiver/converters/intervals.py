@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
+from agent.verify import Gap, PointTable
 from drivers.model import ConfigError, UsageError, clean_text
 from drivers.toml import suggestion
 from receiver.bodies import Bodies
@@ -26,6 +27,9 @@ WITH here AS MATERIALIZED (SELECT DISTINCT birth FROM packs
 SELECT DISTINCT point ->> 'n' FROM births b JOIN point_tables t ON t.hash = b.points
 CROSS JOIN LATERAL jsonb_array_elements(t.value -> 'points') AS point
 WHERE b.stream = %(stream)s AND (b.hash IN (SELECT birth FROM here) OR NOT EXISTS (SELECT FROM here)) ORDER BY 1"""
+_BIRTHS: Final = """
+SELECT b.hash, t.value FROM births b JOIN point_tables t ON t.hash = b.points
+WHERE b.hash IN (SELECT birth FROM packs WHERE stream = %s AND from_ms < %s AND to_ms > %s AND faults IS NULL)"""
 _FIGURES: Final = """
 SELECT extract(epoch FROM "from") * 1000, extract(epoch FROM "to") * 1000, v::float8, u, completeness::float8, seq
 FROM latest_figures WHERE gateway = %s AND id = %s AND kind <> 'trace'
@@ -125,16 +129,17 @@ def _add_readings(
         if name in points and period:
             for number, amounts in enumerate(table):
                 amounts[points[name]].expected = (cuts[number + 1] - cuts[number]) / 1000 / period
+    tables = {
+        birth: PointTable(value) for birth, value in connection.execute(_BIRTHS, [stream, cuts[-1], cuts[0]]).fetchall()
+    }
     with connection.transaction(), connection.cursor(name="convert") as cursor:
         cursor.itersize = 500
         cursor.execute(_SOUND, {"stream": stream, "from": cuts[0], "to": cuts[-1]})
-        for seq, boot, from_ms, reasons, body in cursor:
-            begun = bisect_right(cuts, from_ms) - 1
-            if reasons and 0 <= begun < len(table):
-                for place in points.values():
-                    table[begun][place].reasons.update(reasons)
-            base = 0.0
-            for record in json.loads(bodies.read(bytes(body))).get("e", []):
+        for seq, boot, birth, body in cursor:
+            pack, base = json.loads(bodies.read(bytes(body))), 0.0
+            for gap in pack.get("gaps", []):
+                _add_gap(gap, tables.get(birth), points, cuts, table)
+            for record in pack.get("e", []):
                 base = record.get("bt", base)
                 if (place_ := points.get(record["n"])) is None or "v" not in record:
                     continue
@@ -147,6 +152,23 @@ def _add_readings(
     for (number, place), total in sums.items():
         amount = table[number][place]
         amount.mean = total / amount.readings
+
+
+def _add_gap(
+    gap: dict[str, Any], due: PointTable | None, points: dict[str, int], cuts: Sequence[int], table: list[list[Amount]]
+) -> None:
+    """Count the missing readings of a gap, for each point that the gap concerns, in the intervals where they were
+    due.
+    """
+    names = [name for name in points if gap["points"] == "*" or name in gap["points"]]
+    if due is None or not names:
+        return
+    low, high = round(gap["from"] * 1000), round(gap["to"] * 1000)
+    for number in range(max(0, bisect_right(cuts, low) - 1), min(len(table), bisect_left(cuts, high))):
+        for name in names:
+            own = Gap(low, high, (name,), gap["reason"])
+            if missing := due.gap_readings(own, cuts[number], cuts[number + 1]):
+                table[number][points[name]].reasons[own.reason] += missing
 
 
 def _add(amount: Amount, record: dict[str, Any]) -> None:

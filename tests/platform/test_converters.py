@@ -168,6 +168,34 @@ def test_flags_say_why_and_a_long_message_is_split(tmp_path: Path) -> None:
     assert found["a00039-Avg"] == "1000.5" and sum(key.endswith("-Flag") for key in found) == 41
 
 
+def test_gap_reasons_are_those_of_the_point(dsn: str) -> None:
+    """The reasons of all points of the stream were counted. So the flag of a point that had a timeout was D, because
+    another point had many sentinel values.
+    """
+    b = make("whole", 1)
+    low = b.stream.at_ms // 1000
+    names = ["ac.power.active", "ac.voltage.l1"]
+    records = [one for one in b.stream._records(10) if one["n"] not in names]
+    base = {"bn": f"{b.stream.name}/"}
+    for second in range(10):
+        records[8 * second] |= {"bt": low + second + 0.25, **(base if second == 0 else {})}
+    gaps = [
+        {"from": low, "points": names[:1], "reason": "timeout", "to": low + 10},
+        {"from": low, "points": names[1:], "reason": "sentinel", "to": low + 10},
+    ]
+    whole = [{"from": low + 10, "points": "*", "reason": "overload", "to": low + 60}]
+    b.send(b.stream.pack(e=records, gaps=gaps), b.stream.pack(seconds=50, e=None, gaps=whole))
+    stored(dsn, b, readings=False)
+    conversion = Lines(b.stream.name, *names)
+    conversion.length_s = 15
+    start = low * 1000 // 15_000 * 15_000
+    with connect(dsn) as connection:
+        rows = [one.amounts for one in converters_intervals(connection, conversion, start, start + 75_000)]
+    found = [sum((amounts[place].reasons for amounts in rows), Counter()) for place in (0, 1)]
+    assert found == [{"timeout": 10, "overload": 50}, {"sentinel": 10, "overload": 50}]
+    assert max(amounts[0].reasons.total() for amounts in rows) == 15, "in the intervals in which they were due"
+
+
 def test_local_days_have_23_and_25_hours_where_clocks_change() -> None:
     zone = ZoneInfo("Europe/Berlin")
     low = round(datetime(2026, 10, 24, tzinfo=zone).timestamp() * 1000)
@@ -273,15 +301,15 @@ def test_a_mistyped_point_is_an_error_as_a_wrong_unit_is(dsn: str, tmp_path: Pat
 class Lines:
     """A third party's conversion."""
 
-    def __init__(self, stream: str) -> None:
-        self.series, self.zone, self.length_s = [Series(stream, "ac.voltage.l1")], SHANGHAI, 60
+    def __init__(self, stream: str, *points: str) -> None:
+        self.series, self.zone, self.length_s = [Series(stream, one) for one in points], SHANGHAI, 60
 
     def write(self, intervals: Any) -> Any:
         for one in intervals:
             yield f"{one.start:%H:%M} {one.amounts[0].readings} {len(one.amounts[0].packs)}\n".encode()
 
 
-MINE = Converter("lines", "lines of text", lambda path: Lines(path.read_text()))
+MINE = Converter("lines", "lines of text", lambda path: Lines(path.read_text(), "ac.voltage.l1"))
 WRONG = object()
 
 
