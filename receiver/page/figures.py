@@ -165,12 +165,16 @@ def _add_gaps(rows: list[Figure], gaps: list[_Gap], point: str) -> None:
 def _add_amounts(rows: list[Figure]) -> None:
     """Set the amount of each interval: the increase up to its last reading.
 
-    The increase counts from the last reading of the previous interval. If the previous interval has no reading, it
-    counts from the first reading of the interval itself.
+    The increase counts from the last reading of the previous interval. If the previous interval has no reading, or if
+    the counter went back in it, it counts from the first reading of the interval itself. After a step back, the last
+    reading may be a single wrong one, and then the step from it to the next reading is not consumption.
     """
     before: float | None = None
     for row in rows:
-        base = row.first if before is None else before
-        if row.last is not None and base is not None and row.last >= base:
+        base, before = row.first if before is None else before, row.last
+        if row.last is None or base is None:
+            continue
+        if row.last >= base:
             row.amount = row.last - base
-        before = row.last
+        else:
+            before = None

@@ -26,6 +26,7 @@ from receiver.fleet import MadeGateway
 from receiver.page import views
 from receiver.page.app import make_app
 from receiver.page.data import FleetData, last_days
+from receiver.page.figures import QUARTER_MS, figures_of
 from receiver.private_postgres import PrivatePostgres
 from receiver.store import Store
 from receiver.trust import Enrolment, enrol
@@ -179,6 +180,19 @@ def test_a_stream_opens_on_the_local_day_of_its_newest_pack(scene: Scene, browse
     day = re.search(r'name="date" value="([^"]+)"', page)
     assert day and day[1] == str(datetime.fromtimestamp(ends / 1000 - 1, ZoneInfo(zone)).date())
     assert "No readings of this stream" not in page
+
+
+def test_a_wrong_last_reading_of_a_quarter_is_no_amount_of_the_next() -> None:
+    """A single 0 in place of a counter of 1,000,001 kWh gave the next quarter of an hour 1,000,002 kWh."""
+    quarters = ([1_000_000, 1_000_001], [1_000_001, 0], [1_000_002, 1_000_003], [1_000_005], [2, 3], [3, 7])
+    packs = []
+    for number, values in enumerate(quarters):
+        low = number * QUARTER_MS
+        records = [{"n": "energy", "bt": low / 1000 + 60 * place, "v": value} for place, value in enumerate(values)]
+        packs.append((low, low + QUARTER_MS, True, json.dumps({"e": records}).encode()))
+    table = {"points": [{"n": "energy", "kind": "counter", "u": "kWh"}]}
+    made = figures_of(packs, "energy", table, (0, len(quarters) * QUARTER_MS))
+    assert [row.amount for row in made.rows] == [1, None, 1, 2, None, 4]
 
 
 def test_nothing_can_be_changed(scene: Scene, browse: Browse) -> None:
