@@ -201,8 +201,10 @@ class FleetData:
 
         def look(connection: Connection) -> Figures:
             number = stream_id(stream)
+            # settling and revocation change stored packs, so the number of packs alone does not show every change
             newest = connection.execute(
-                "SELECT max(lot), count(*) FROM packs WHERE stream = %s AND from_ms >= %s AND from_ms < %s",
+                "SELECT max(lot), count(*), count(faults), count(due) FROM packs "
+                "WHERE stream = %s AND from_ms >= %s AND from_ms < %s",
                 [number, from_ms - LONGEST_PACK_MS, to_ms],
             ).fetchone()
             key, stamp = (stream, point, day, f"{from_ms}"), str(newest)

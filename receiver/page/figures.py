@@ -74,7 +74,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The figures of a point for a day. ``stamp`` changes when more packs arrive.
+    """The figures of a point for a day. ``stamp`` changes when packs arrive, are settled or are revoked.
 
     ``birth``: sequence of the pack that declares the point; None: that pack is not stored.
     """

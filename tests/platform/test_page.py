@@ -7,7 +7,7 @@ import json
 import re
 import socket
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -23,6 +23,7 @@ from drivers.model import GatewayError
 from receiver.commands import platform
 from receiver.database import connect, migrate, statement
 from receiver.fleet import MadeGateway
+from receiver.keeper import Keeper
 from receiver.page import views
 from receiver.page.app import make_app
 from receiver.page.data import FleetData, last_days
@@ -31,7 +32,7 @@ from receiver.private_postgres import PrivatePostgres
 from receiver.store import Store
 from receiver.trust import Enrolment, enrol
 from receiver.worker import Worker
-from tests.kits.fleet_faults import Feed, make
+from tests.kits.fleet_faults import START_MS, Feed, make
 from tests.kits.fleet_scene import GATEWAYS, MARKUP, fill
 
 AWAY = "host=/nowhere dbname=x"
@@ -193,6 +194,27 @@ def test_a_wrong_last_reading_of_a_quarter_is_no_amount_of_the_next() -> None:
     table = {"points": [{"n": "energy", "kind": "counter", "u": "kWh"}]}
     made = figures_of(packs, "energy", table, (0, len(quarters) * QUARTER_MS))
     assert [row.amount for row in made.rows] == [1, None, 1, 2, None, 4]
+
+
+def test_readings_of_a_revoked_key_leave_the_chart(dsn: str) -> None:
+    """The chart of a day was kept until another pack of the day arrived, although its readings were no longer valid."""
+    b = make("revoked_later", 1)
+    with connect(dsn) as connection:
+        enrol(connection, [Enrolment(b.gateway.name, [b.gateway.signer.kid])])
+    topic = f"meterhouse/v1/{b.gateway.name}/keys"
+    data, low = FleetData([dsn]), START_MS // 86_400_000 * 86_400_000
+    day = datetime.fromtimestamp(low / 1000, UTC).date()
+    readings = []
+    for sent in ([(topic, b.keys[0]), *b.sent], [(topic, one) for one in b.late_keys]):
+        Worker(Feed(sent), [Store(dsn)]).step(0)
+        keeper = Keeper(dsn)
+        while keeper.step():
+            pass
+        keeper.close()
+        rows = data.figures(b.stream.name, "ac.power.active", day, low, low + 86_400_000).rows
+        readings.append((sum(row.readings for row in rows), sum(row.faulty for row in rows)))
+    data.close()
+    assert readings[0][1] == 0 and readings[1] == (readings[0][0] - 30, 3)
 
 
 def test_nothing_can_be_changed(scene: Scene, browse: Browse) -> None:
