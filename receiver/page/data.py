@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, NamedTuple, TypeVar
 
+import psycopg
+
+from drivers.model import GatewayError
 from receiver.bodies import Bodies, digest_of
 from receiver.database import Connection, connect, parse_shards, shard_of, statement, stream_id
 from receiver.fleet_state import FleetState, GatewayState, fleet_state, joined
@@ -108,7 +111,7 @@ class FleetData:
     def fleet(self) -> FleetView:
         """The state of the whole fleet. One query serves all viewers.
 
-        If the query takes longer than ``PATIENCE_S``, the previous state is returned.
+        If the query fails or takes longer than ``PATIENCE_S``, the previous state is returned.
 
         Raises:
             DatabaseError: no database answers, and no state of the last three minutes is there.
@@ -124,7 +127,7 @@ class FleetData:
             return asking.result()
         try:
             return asking.result(PATIENCE_S)
-        except TimeoutError:
+        except (TimeoutError, GatewayError, psycopg.Error):
             return before
 
     def _renew(self) -> FleetView:
