@@ -28,8 +28,13 @@ SELECT DISTINCT point ->> 'n' FROM births b JOIN point_tables t ON t.hash = b.po
 CROSS JOIN LATERAL jsonb_array_elements(t.value -> 'points') AS point
 WHERE b.stream = %(stream)s AND (b.hash IN (SELECT birth FROM here) OR NOT EXISTS (SELECT FROM here)) ORDER BY 1"""
 _BIRTHS: Final = """
-SELECT b.hash, t.value FROM births b JOIN point_tables t ON t.hash = b.points
-WHERE b.hash IN (SELECT birth FROM packs WHERE stream = %s AND from_ms < %s AND to_ms > %s AND faults IS NULL)"""
+WITH here AS MATERIALIZED (SELECT birth, min(from_ms) AS begun FROM packs
+  WHERE stream = %(stream)s AND from_ms < %(to)s AND to_ms > %(from)s AND faults IS NULL GROUP BY birth)
+SELECT b.hash, h.begun, t.value FROM here h JOIN births b ON b.hash = h.birth JOIN point_tables t ON t.hash = b.points
+ORDER BY h.begun, b.hash"""
+_NEWEST: Final = """
+SELECT b.hash, p.from_ms, t.value FROM packs p JOIN births b ON b.hash = p.birth
+JOIN point_tables t ON t.hash = b.points WHERE p.stream = %(stream)s ORDER BY p.seq DESC LIMIT 1"""
 _FIGURES: Final = """
 SELECT extract(epoch FROM "from") * 1000, extract(epoch FROM "to") * 1000, v::float8, u, completeness::float8, seq
 FROM latest_figures WHERE gateway = %s AND id = %s AND kind <> 'trace'
@@ -125,16 +130,17 @@ def _add_readings(
     connection: Connection, stream: int, points: dict[str, int], cuts: Sequence[int], table: list[list[Amount]]
 ) -> None:
     bodies, sums = Bodies(connection), dict[tuple[int, int], float]()
-    for name, period in _periods(connection, stream).items():
-        if name in points and period:
-            for number, amounts in enumerate(table):
-                amounts[points[name]].expected = (cuts[number + 1] - cuts[number]) / 1000 / period
-    tables = {
-        birth: PointTable(value) for birth, value in connection.execute(_BIRTHS, [stream, cuts[-1], cuts[0]]).fetchall()
-    }
+    wanted = {"stream": stream, "from": cuts[0], "to": cuts[-1]}
+    # without packs in the range, the newest birth tells how many readings are missing
+    births = connection.execute(_BIRTHS, wanted).fetchall() or connection.execute(_NEWEST, wanted).fetchall()
+    tables = {birth: PointTable(value) for birth, _, value in births}
+    for name, place in points.items():
+        changes = _periods([(begun, value) for _, begun, value in births], name)
+        for number, amounts in enumerate(table):
+            amounts[place].expected = _expected(changes, cuts[number], cuts[number + 1])
     with connection.transaction(), connection.cursor(name="convert") as cursor:
         cursor.itersize = 500
-        cursor.execute(_SOUND, {"stream": stream, "from": cuts[0], "to": cuts[-1]})
+        cursor.execute(_SOUND, wanted)
         for seq, boot, birth, body in cursor:
             pack, base = json.loads(bodies.read(bytes(body))), 0.0
             for gap in pack.get("gaps", []):
@@ -181,17 +187,31 @@ def _add(amount: Amount, record: dict[str, Any]) -> None:
         amount.qualities[record["q"]] += 1
 
 
-def _periods(connection: Connection, stream: int) -> dict[str, float | None]:
-    """The period of each point in seconds, from the newest birth of the stream.
+def _periods(births: Iterable[tuple[int, dict[str, Any]]], name: str) -> list[tuple[int, float]]:
+    """The changes of a point's period, as (time in UTC ms, new period in seconds). Empty if no birth states a period.
 
-    The pack of this birth itself may be too old to be kept.
+    Args:
+        births: (begin of the first pack that refers to the birth, point table), in order of time.
     """
-    row = connection.execute(
-        "SELECT t.value FROM packs p JOIN births b ON b.hash = p.birth JOIN point_tables t ON t.hash = b.points "
-        "WHERE p.stream = %s ORDER BY p.seq DESC LIMIT 1",
-        [stream],
-    ).fetchone()
-    return {point["n"]: point.get("period") for point in row[0]["points"]} if row else {}
+    changes: list[tuple[int, float]] = []
+    for begun, value in births:
+        period = next((point.get("period") for point in value["points"] if point["n"] == name), None)
+        if period and (not changes or changes[-1][1] != period):
+            changes.append((begun, period))
+    return changes
+
+
+def _expected(changes: Sequence[tuple[int, float]], from_ms: int, to_ms: int) -> float | None:
+    """The number of readings in an interval according to the periods. The first period also counts before its time."""
+    if not changes:
+        return None
+    ends = [begun for begun, _ in changes[1:]]
+    total, low = 0.0, from_ms
+    for (_, period), end in zip(changes, [*ends, to_ms], strict=True):
+        high = min(end, to_ms)
+        if high > low:
+            total, low = total + (high - low) / 1000 / period, high
+    return total
 
 
 def _add_figures(

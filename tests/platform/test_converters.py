@@ -20,7 +20,12 @@ from receiver.converters import Amount, Conversion, Converter, Interval, Series,
 from receiver.converters.hj212 import crc, frame, read_map, unframe
 from receiver.converters.intervals import edges
 from receiver.database import connect
-from tests.kits.fleet_faults import Broken, make
+from receiver.keeper import Keeper
+from receiver.store import Store
+from receiver.trust import Enrolment, enrol
+from receiver.worker import Worker
+from tests.kits.fleet_faults import Broken, Feed, make
+from tests.kits.signed import BOOTS, START, Key, Stream, keys
 from tests.platform.test_queries import stored
 
 # HJ 212-2017: ask for the interval of real-time data
@@ -194,6 +199,34 @@ def test_gap_reasons_are_those_of_the_point(dsn: str) -> None:
     found = [sum((amounts[place].reasons for amounts in rows), Counter()) for place in (0, 1)]
     assert found == [{"timeout": 10, "overload": 50}, {"sentinel": 10, "overload": 50}]
     assert max(amounts[0].reasons.total() for amounts in rows) == 15, "in the intervals in which they were due"
+
+
+def test_the_readings_expected_are_those_of_the_birth_at_that_time(dsn: str) -> None:
+    """After a point had changed from 60 s to 10 s, an old complete minute had one of six readings, so no value was
+    sent.
+    """
+    key, slow, quick = Key(), [("p", "gauge", "kW", 60)], [("p", "gauge", "kW", 10)]
+    stream = Stream(key=key, points=slow, start=START)
+    packs = [*stream.run(4, 60), stream.pack(30)]
+    stream.restart(BOOTS[1])
+    stream.points = quick
+    packs += [*stream.run(2, 30), stream.pack(60)]
+    sent = [("meterhouse/v1/park7/gw01/keys", keys(key)), *((stream.topic(), raw) for raw in packs)]
+    with connect(dsn) as connection:
+        enrol(connection, [Enrolment("park7/gw01", [key.kid])])
+    Worker(Feed(sent), [Store(dsn)]).step(0)
+    keeper = Keeper(dsn)
+    while keeper.step():
+        pass
+    keeper.close()
+    conversion, low = Lines(stream.stream, "p"), START * 1000
+    with connect(dsn) as connection:
+        rows, later = [
+            [one.amounts[0] for one in converters_intervals(connection, conversion, *between)]
+            for between in ((low, low + 360_000), (low + 3_600_000, low + 3_660_000))
+        ]
+    assert [(row.readings, row.expected) for row in rows] == [(1, 1), (1, 1), (1, 1), (4, 3.5), (6, 6), (0, 6)]
+    assert [(row.readings, row.expected) for row in later] == [(0, 6)], "no packs: the newest birth"
 
 
 def test_local_days_have_23_and_25_hours_where_clocks_change() -> None:
