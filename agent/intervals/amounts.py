@@ -21,8 +21,11 @@ Convert = Callable[[int], Decimal]
 
 
 def tidy(value: Decimal) -> Decimal:
-    """Return the number without trailing zeros or an exponent, so that equal numbers have the same text."""
-    short = value.normalize()
+    """Return the number without trailing zeros or an exponent, so that equal numbers have the same text.
+
+    A small negative number that was rounded is -0 in Decimal; it becomes 0.
+    """
+    short = value.normalize() or Decimal(0)
     return short.quantize(Decimal(1)) if int(short.as_tuple().exponent) > 0 else short
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.intervals.amounts import mean_of, tidy
 from agent.intervals.rows import Flag
 from agent.intervals.tracked_points import Rule
 from ext.ring import Ring
@@ -271,6 +272,13 @@ def test_power_is_integrated_only_where_no_counter_is() -> None:
         packs.pack([(packs.to_ms, ENERGY, 5, ""), (packs.to_ms, "ac.power.active", 60, "")])
     book.read(packs.bodies)
     assert all(row.amount is None and row.mean == 60 for row in book.rows("ac.power.active"))
+
+
+def test_a_small_negative_mean_is_zero() -> None:
+    """A mean of -0.0000004 kW was rounded to -0, which the page and the CSV file showed."""
+    for value, text in (("-0.0000004", "0"), ("-0", "0"), ("-0.0000006", "-0.000001"), ("0", "0"), ("-1200", "-1200")):
+        assert str(tidy(Decimal(value).quantize(Decimal("1e-6")))) == text
+    assert str(mean_of(Decimal("-0.000000004"), 3_600_000)) == "0"
 
 
 def test_a_gap_of_power_is_not_filled() -> None:
