@@ -39,6 +39,15 @@ RESERVE_BYTES: Final = 4 << 20
 
 
 @dataclass(slots=True, eq=False)
+class _Page:
+    """A page of the store, and what happened to its packs."""
+
+    position: int  # the first sequence
+    sent: int = 0
+    refused: int = 0  # number of sent packs that the broker has refused
+
+
+@dataclass(slots=True, eq=False)
 class _Job:
     stream: str
     boot: str | None
@@ -51,11 +60,11 @@ class _Job:
     page_number: int = 0  # number of the last requested page; if a page has an earlier number, it is dropped
     exhausted: bool = False  # True: the store has no more pages
     sent: int = 0
-    unanswered: int = 0  # number of sent packs that the broker has neither accepted nor refused yet
+    # for each sent pack that the broker has neither accepted nor refused yet: the page of the pack
+    unanswered: deque[_Page] = field(default_factory=deque)
     refused: int = 0  # number of sent packs that the broker has refused
-    items: deque[OutboxItem] = field(default_factory=deque)
-    # (first sequence, number of packs) of the last pages
-    pages: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=256))
+    items: deque[OutboxItem] = field(default_factory=deque)  # packs of the last page that are not sent yet
+    pages: deque[_Page] = field(default_factory=lambda: deque(maxlen=256))  # the last pages
     resumed: int = 0
 
     def outcome(self) -> tuple[str, str]:
@@ -65,13 +74,19 @@ class _Job:
         return "done", f"{self.sent} packs"
 
     def rewind(self, in_flight: int) -> None:
-        """Go back to a position before which all packs have arrived. The last ``in_flight`` sent packs may be lost."""
-        sent = -len(self.items)  # number of packs in the pages removed below that were already sent
+        """Go back to a position before which all packs have arrived. The last ``in_flight`` sent packs may be lost.
+
+        The packs after this position are sent again, so the job counts only what happens to them then.
+        """
+        sent = 0  # number of packs in the pages removed below that were already sent
         while self.pages and sent < in_flight:
-            self.position, count = self.pages.pop()
-            sent += count
+            page = self.pages.pop()
+            self.position = page.position
+            sent += page.sent
+            self.refused -= page.refused
+        self.sent -= sent
         self.items.clear()
-        self.unanswered = 0
+        self.unanswered.clear()
         self.requested_s, self.exhausted = 0.0, False
         self.resumed, self.page_number = self.resumed + 1, self.page_number + 1
 
@@ -200,9 +215,9 @@ class ReplayServer:
         """
         now = self._monotonic()
         while self._pages:
-            job, number, page = self._pages.popleft()
+            job, number, found = self._pages.popleft()
             if self._jobs and job is self._jobs[0] and number == job.page_number:
-                self._on_page(job, page)
+                self._on_page(job, found)
         while self._jobs:
             job = self._jobs[0]
             if job.items:
@@ -217,7 +232,9 @@ class ReplayServer:
                 if not reserved:
                     self._finish(job, "refused", self._quota_text())
                     continue
-                job.sent, job.unanswered = job.sent + 1, job.unanswered + 1
+                page = job.pages[-1]
+                page.sent, job.sent = page.sent + 1, job.sent + 1
+                job.unanswered.append(page)
                 return job.items.popleft()
             if job.exhausted:
                 if job.unanswered:
@@ -240,8 +257,10 @@ class ReplayServer:
         if self._unanswered:
             self._unanswered -= 1
         elif self._jobs and self._jobs[0].unanswered:
-            self._jobs[0].unanswered -= 1
-            self._jobs[0].refused += not accepted
+            job = self._jobs[0]
+            page = job.unanswered.popleft()
+            page.refused += not accepted
+            job.refused += not accepted
 
     def _put_page(self, job: _Job, number: int, page: ReplayPage) -> None:
         """Put a page of the store into ``_pages``. This is called in the database thread."""
@@ -257,14 +276,14 @@ class ReplayServer:
             self._finish(job, "refused", page.refused)
             return
         job.items.extend(page.items)
-        job.pages.append((job.position, len(page.items)))
+        job.pages.append(_Page(job.position))
         job.position, job.exhausted = page.next_seq, not page.next_seq
 
     # --- replies
 
     def _finish(self, job: _Job, verdict: str, reason: str) -> None:
         self._jobs.popleft()
-        self._unanswered += job.unanswered
+        self._unanswered += len(job.unanswered)
         self._reply_all(job, verdict, reason=reason)
 
     def _quota_text(self) -> str:

@@ -394,6 +394,41 @@ def test_done_is_said_once_the_broker_has_accepted_each_pack() -> None:
     assert replay.next(100) is None and last()[:2] == ("c", "done")
 
 
+def test_a_refused_pack_that_is_sent_again_after_a_reconnect_counts_once() -> None:
+    """All five packs were accepted in the end, and the verdict was "refused: the broker did not accept 1 of 10 packs".
+
+    A refusal before the packs that are sent again still counts.
+    """
+    said: list[dict[str, Any]] = []
+    replay = ReplayServer(
+        "x", Shelf(set()), "p/g", lambda data: said.append(json.loads(data)), lambda: None, lambda: 1.0, in_flight=5
+    )  # type: ignore[arg-type]
+
+    def send(answers: list[bool]) -> None:
+        for accepted in answers:
+            assert replay.next(100) or replay.next(100), "the first call may only ask the store"
+            replay.on_answer(accepted)
+
+    replay.begin()
+    replay.on_request(json.dumps({"id": "a", "stream": "p/g/inv1", "first": 1, "last": 5}).encode())
+    assert sum(replay.next(100) is not None for _ in range(9)) == 5
+    replay.on_answer(False)
+    replay.end(by_broker=False)  # four answers are missing
+    replay.begin()
+    send([True] * 5)
+    assert replay.next(100) is None
+    assert (said[-1]["verdict"], said[-1]["reason"]) == ("done", "5 packs")
+
+    replay.on_request(json.dumps({"id": "b", "stream": "p/g/inv1", "first": 1, "last": 15}).encode())
+    send([True, False, True, True, True])  # the first page
+    send([False, True, True, True, True])  # the second page is in doubt
+    replay.end(by_broker=False)
+    replay.begin()
+    send([True] * 10)
+    assert replay.next(100) is None
+    assert (said[-1]["verdict"], said[-1]["reason"]) == ("refused", "the broker did not accept 1 of 15 packs")
+
+
 def test_packs_that_the_broker_refuses_are_no_retained_messages(fake: Fake, outbox: Outboxes, uplink: Uplinks) -> None:
     """After the next one that it accepted, all retained messages were published again; the platform was told `done`."""
     asked = publish(
