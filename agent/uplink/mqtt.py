@@ -180,17 +180,19 @@ class MqttConnection:
         return int(struct.unpack_from("Q", info, _BYTES_ACKED)[0]) if len(info) >= _BYTES_ACKED + 8 else 0
 
     def bytes_sent(self) -> int:
-        """Return how many bytes the broker's TCP has acknowledged, or are in the kernel's send queue.
+        """Return how many bytes the broker's TCP will have acknowledged when all queued messages have arrived.
 
-        Returns 0 if the system does not report it.
+        A message that does not fit into the kernel's send queue waits in paho's queue, so both queues count. Returns 0
+        if the system does not report it.
         """
         sock = self._client.socket()
         if sock is None or not (received := self.bytes_received()):
             return 0
         try:
-            return received + int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
+            queued = int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
         except OSError:
             return 0
+        return received + queued + self._client.unsent_bytes()
 
     def certificate_expiries(self) -> dict[str, float]:
         """Return the expiry of our certificate and of the broker's: description -> seconds since the epoch."""

@@ -70,6 +70,10 @@ class BoundedClient(Client):
         handling = SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE if retained else SubscribeOptions.RETAIN_DO_NOT_SEND
         return self.subscribe([(topic, SubscribeOptions(qos=1, retainHandling=handling)) for topic in topics])[1] or 0
 
+    def unsent_bytes(self) -> int:
+        """Return how many bytes of the queued packets paho has not passed to the kernel yet."""
+        return sum(packet["to_process"] for packet in self._out_packet)
+
     def _sock_recv(self, bufsize: int) -> bytes:
         """Read bytes for paho, and check the packet to which they belong.
 

@@ -16,6 +16,9 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from agent.settings import UplinkConfig
 from agent.uplink import Uplink
+from agent.uplink.messages import OutgoingMessage
+from agent.uplink.mqtt import V5, MqttConnection
+from agent.uplink.queues import WakePipe
 from agent.uplink.uplink import backlog_rate
 from agent.verify.mqtt import hang_up
 from tests.kits.delivery import PATIENCE_S, Listener, Mosquitto, StoreOutbox, destination, fresh, password, until
@@ -82,6 +85,35 @@ def test_a_broker_that_acknowledges_nothing_is_disconnected(fake: Fake, outbox: 
     deaf["is"] = False
     until(lambda: at.pending() == 0)
     assert {s.payload for s in packs(broker)} == {p.data for p in make.made}
+
+
+def test_bytes_that_the_kernel_has_not_taken_yet_count_as_sent(fake: Fake) -> None:
+    """They did not, so a slow link that still sent the rest of a large pack was dropped for a missing answer.
+
+    The watchdog compares this number with the bytes that have arrived.
+    """
+    reads, size, small = threading.Event(), 4 << 20, 64 << 10
+    broker = fake(answer=lambda sent: 0 if reads.wait(PATIENCE_S) else HANG_UP)
+    broker.server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, small)  # connections inherit it
+    pipe, will = WakePipe(), OutgoingMessage("t/status", b"offline")
+    connection = MqttConnection(destination(broker.port), "gw01", V5, will, pipe.fd, pipe.drain, {})
+    try:
+        connection.connect(lambda: False)
+        if not connection.bytes_received():
+            pytest.skip("this system does not report the bytes that have arrived")
+        connection._client.socket().setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, small)  # type: ignore[union-attr]
+        connection.publish(OutgoingMessage("t/status", b"online"))  # the broker reads nothing after this
+        until(lambda: broker.heard)
+        connection.publish(OutgoingMessage("t/readings", bytes(size)))
+        # while the kernel's numbers are read, bytes may leave its queue, but not more than it holds
+        assert connection.bytes_sent() > size - 4 * small
+        reads.set()
+        until(lambda: connection.poll(0.01) or len(connection.pubacks) == 2)
+        assert connection.bytes_sent() == connection.bytes_received() > size
+    finally:
+        reads.set()
+        connection.drop()
+        pipe.close()
 
 
 def test_the_brokers_receive_maximum_is_honoured(fake: Fake, outbox: Outboxes, uplink: Uplinks) -> None:
