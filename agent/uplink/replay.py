@@ -125,18 +125,31 @@ class ReplayServer:
         self._pages: deque[tuple[_Job, int, ReplayPage]] = deque()  # the database thread fills this queue
         self._requests = TokenBucket(REQUEST_RATE, REQUEST_BURST, monotonic())
         self._rejected_log = RateLimitedLog(monotonic)
-        self._connected_s, self._strikes = 0.0, 0
+        # True: this connection is subscribed to requests; and when we last subscribed
+        self._subscribed, self._subscribed_s = False, 0.0
+        self._strikes = 0  # how often in succession the broker refused our subscription
         self._unanswered = 0  # number of unanswered packs of jobs that were refused meanwhile
 
     def begin(self) -> bool:
         """Begin a connection. Returns False if we must not subscribe, because the broker refused that too often."""
-        now = self._monotonic()
-        if self._strikes >= STRIKES and now - self._connected_s < DISABLED_S:
-            return False
-        self._connected_s = now
-        self._quota.refresh()
-        while self._jobs and self._jobs[0].resumed > RESUMES:
+        self._subscribed = False
+        while self._jobs and (self._disabled or self._jobs[0].resumed > RESUMES):
             self._finish(self._jobs[0], "refused", "the connection was lost too often")
+        return self.resubscribe()
+
+    @property
+    def _disabled(self) -> bool:
+        return self._strikes >= STRIKES and self._monotonic() - self._subscribed_s < DISABLED_S
+
+    def resubscribe(self) -> bool:
+        """Return True if the caller must subscribe now: this connection is not subscribed, and not disabled any more.
+
+        A connection can last for weeks, so it must not have to end before requests are read again.
+        """
+        if self._subscribed or self._disabled:
+            return False
+        self._subscribed, self._subscribed_s = True, self._monotonic()
+        self._quota.refresh()
         return True
 
     def end(self, by_broker: bool) -> None:
@@ -144,15 +157,20 @@ class ReplayServer:
 
         Some brokers disconnect a client for a subscription that they do not allow.
         """
-        if by_broker and self._monotonic() - self._connected_s < DISCONNECT_S:
+        if by_broker and self._subscribed and self._monotonic() - self._subscribed_s < DISCONNECT_S:
             self._strikes += 1
-        elif self._strikes < STRIKES:
+            if self._strikes >= STRIKES:
+                text = (
+                    "%s: the connection was lost %d times within %.0f s of our subscription to replay/request; replay "
+                    "requests are not read for an hour"
+                )
+                log.warning(text, self._name, self._strikes, DISCONNECT_S)
+        elif self._subscribed:
             self._strikes = 0
+        self._subscribed = False
         self._pages.clear()
         self._unanswered = 0
-        if self._strikes >= STRIKES:
-            self._jobs.clear()
-        elif self._jobs and self._jobs[0].begun:
+        if self._jobs and self._jobs[0].begun:
             self._jobs[0].rewind(self._in_flight)
 
     # --- requests

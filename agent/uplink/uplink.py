@@ -311,11 +311,14 @@ class Uplink:
         if mode == "platform":
             self._subscribe(connection, f"{self._base}/ack")
         if self._replay.begin():
-            self._subscribe(connection, f"{self._base}/replay/request")
+            self._subscribe_to_requests(connection)
         self._publish_all_retained()
 
     def _subscribe(self, connection: MqttConnection, topic: str) -> None:
         self._subscribed[connection.subscribe(topic)] = topic
+
+    def _subscribe_to_requests(self, connection: MqttConnection) -> None:
+        self._subscribe(connection, f"{self._base}/replay/request")
 
     def _on_failure(self, error: BrokerError) -> None:
         """Handle a connection that ended, or that could not be made."""
@@ -354,6 +357,8 @@ class Uplink:
             if now - self._status_s >= STATUS_S:
                 self._status_s = now
                 scheduler.publish(f"{self._base}/status", self._status("online"))
+            if self._replay.resubscribe():
+                self._subscribe_to_requests(connection)
             if scheduler.take_retained_retry():
                 self._publish_all_retained()
             if (topic := scheduler.too_large) is not None:

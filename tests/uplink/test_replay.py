@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paho.mqtt.enums import MQTTErrorCode
 
+import agent.uplink.replay
 from agent.outbox import MissingRange, OutboxItem, ReplayPage
 from agent.store import Store
 from agent.uplink import Uplink
-from agent.uplink.replay import MAX_JOBS, RESUMES, DailyQuota, ReplayServer
+from agent.uplink.replay import DISABLED_S, MAX_JOBS, RESUMES, STRIKES, DailyQuota, ReplayServer
 from agent.uplink.wire import MAX_BYTES, MAX_LIST_BYTES, parse_acks, parse_replay_request
 from tests.kits.delivery import BASE, PATIENCE_S, Listener, Mosquitto, StoreOutbox, destination, fresh, now_ms, until
 from tests.kits.fake_broker import HANG_UP, FakeBroker, Sent, publish
@@ -427,6 +428,80 @@ def test_a_refused_pack_that_is_sent_again_after_a_reconnect_counts_once() -> No
     send([True] * 10)
     assert replay.next(100) is None
     assert (said[-1]["verdict"], said[-1]["reason"]) == ("refused", "the broker did not accept 1 of 15 packs")
+
+
+def refused_three_times(clock: list[float], said: list[dict[str, Any]]) -> ReplayServer:
+    """A server whose broker ended three connections soon after the subscription; a job waits."""
+    replay = ReplayServer(
+        "x", Shelf(set()), "p/g", lambda data: said.append(json.loads(data)), lambda: None, lambda: clock[0]
+    )  # type: ignore[arg-type]
+    for _ in range(STRIKES):
+        clock[0] += 60
+        assert replay.begin() and not replay.resubscribe()
+        replay.on_request(json.dumps({"id": "a", "stream": "p/g/inv1", "first": 1, "last": 5}).encode())
+        replay.end(by_broker=True)
+    return replay
+
+
+def test_a_connection_that_lasts_subscribes_again_after_an_hour() -> None:
+    """It never did: only the next connection subscribed, perhaps weeks later."""
+    clock, said = [1000.0], list[dict[str, Any]]()
+    replay = refused_three_times(clock, said)
+    clock[0] += 60
+    assert not replay.begin()
+    clock[0] += DISABLED_S - 61
+    assert not replay.resubscribe()
+    clock[0] += 2
+    assert replay.resubscribe() and not replay.resubscribe()
+    replay.end(by_broker=True)
+    assert not replay.begin(), "the broker still refuses it"
+
+
+def test_a_subscription_that_lasts_ends_the_count_of_refusals() -> None:
+    """After three refusals the count was never reset, so each later connection was without replay for an hour."""
+    clock = [1000.0]
+    replay = refused_three_times(clock, [])
+    clock[0] += DISABLED_S + 1
+    assert replay.begin()
+    clock[0] += 600
+    replay.end(by_broker=True)
+    assert replay.begin()
+
+
+def test_waiting_jobs_get_a_reply_when_requests_are_not_read_for_an_hour(caplog: pytest.LogCaptureFixture) -> None:
+    """They were dropped without one, and the log said nothing."""
+    said = list[dict[str, Any]]()
+    with caplog.at_level(logging.WARNING, "meterhouse.uplink"):
+        replay = refused_three_times([1000.0], said)
+    assert [record.getMessage() for record in caplog.records] == [
+        "x: the connection was lost 3 times within 3 s of our subscription to replay/request; replay requests are not "
+        "read for an hour"
+    ]
+    assert {one["verdict"] for one in said} == {"accepted"}
+    assert not replay.begin()
+    assert (said[-1]["verdict"], said[-1]["reason"]) == ("refused", "the connection was lost too often")
+    assert replay.next(100) is None
+
+
+def test_requests_are_read_again_on_the_same_connection(
+    fake: Fake, outbox: Outboxes, uplink: Uplinks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The uplink asks whether it must subscribe again for as long as a connection lasts."""
+    monkeypatch.setattr(agent.uplink.replay, "DISCONNECT_S", 1e6)  # however slow the machine
+    refuses = [True]
+
+    def then(sock: socket.socket, version: int) -> None:
+        if refuses[0]:
+            sock.shutdown(socket.SHUT_RDWR)
+
+    broker = fake(then=then)
+    up = uplink(outbox(), destination(broker.port, confirm="broker"))
+    until(lambda: len(broker.subscribes) == STRIKES and up.state().connected and up.state().connects > STRIKES)
+    refuses[0] = False
+    monkeypatch.setattr(agent.uplink.replay, "DISABLED_S", 0.0)
+    up.retain("wake", b"{}")
+    until(lambda: len(broker.subscribes) == STRIKES + 1)
+    assert up.state().connects == STRIKES + 1
 
 
 def test_packs_that_the_broker_refuses_are_no_retained_messages(fake: Fake, outbox: Outboxes, uplink: Uplinks) -> None:
