@@ -498,9 +498,14 @@ class SendScheduler:
         return len(self._live) + len(self._overflow.queue) + len(self._backlog.queue) + len(self._in_flight)
 
     @property
+    def refuses(self) -> bool:
+        """True while the broker refuses packs or retained messages that are sent again."""
+        return bool(self.blocked or not self._reject_backoff.is_reset or self._rejected)
+
+    @property
     def has_fault(self) -> bool:
-        """True while the broker refuses packs or retained messages."""
-        return bool(self.blocked or self.quarantined or not self._reject_backoff.is_reset or self._rejected)
+        """True while the broker refuses packs or retained messages, or packs are quarantined."""
+        return bool(self.refuses or self.quarantined)
 
     @property
     def subscriber(self) -> bool | None:

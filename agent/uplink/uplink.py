@@ -366,6 +366,8 @@ class Uplink:
                 self._on_refused(errors.TOO_LARGE, topic)
             if not scheduler.has_fault:
                 self._fault = None
+            # packs stay quarantined until the next start, and the log must report later faults
+            if not scheduler.refuses:
                 self._faults.cleared()
             stop_s = math.inf if self._stop_at_s is None else max(0.0, self._stop_at_s - DISCONNECT_S - now)
             wait_s = min(scheduler.wait_s(), self._ack_timeout_s / 4, stop_s)

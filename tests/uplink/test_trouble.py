@@ -15,7 +15,7 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from agent.settings import UplinkConfig
-from agent.uplink import Uplink
+from agent.uplink import Uplink, errors
 from agent.uplink.messages import OutgoingMessage
 from agent.uplink.mqtt import V5, MqttConnection
 from agent.uplink.queues import WakePipe
@@ -169,6 +169,26 @@ def test_a_pack_that_makes_the_broker_disconnect_is_quarantined(fake: Fake, outb
     assert {s.payload for s in packs(broker)} - bad == {p.data for p in make.made[1:]}
     assert len([s for s in packs(broker) if s.payload in bad]) <= 5
     until(lambda: up.state().connected)
+
+
+def test_the_log_reports_a_recovery_while_a_pack_is_quarantined(
+    fake: Fake, outbox: Outboxes, uplink: Uplinks, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The episode never ended, so the log showed only the first of all later outages and no recovery."""
+    monkeypatch.setattr(errors, "CLEAR_S", 0.0)
+    bad: set[bytes] = set()
+    broker = fake(answer=lambda sent: errors.BAD_FORMAT if sent.payload in bad else 0)
+    at, make = outbox(), Maker()
+    pack = fresh(make)
+    bad.add(pack.data)
+    up = uplink(at, destination(broker.port))
+    with caplog.at_level(logging.INFO, "meterhouse.uplink"):
+        at.commit(pack)
+        until(lambda: up.retain("wake", b"{}") or "recovered" in caplog.text)
+    state = up.state()
+    assert (state.set_aside, state.error) == (1, "broker rejected the payload format of a pack"), (
+        "status still reports it"
+    )
 
 
 @pytest.mark.parametrize("code", [0x97, 0x80, 0x83])
