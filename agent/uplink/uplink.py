@@ -271,6 +271,8 @@ class Uplink:
             self._serve(connection)
         finally:
             connection.drop()
+            # set here, because ``_on_failure`` keeps the times if there was a fault before the connection ended
+            self._since, self._since_mono = time.time(), time.monotonic()
             self._connected = False
             self._scheduler.end(connection.closed_by_broker and not connection.limit_exceeded)
             self._replay.end(connection.closed_by_broker)
@@ -324,10 +326,10 @@ class Uplink:
         """Handle a connection that ended, or that could not be made."""
         if self._stopping:
             return
-        if self._connected or self._fault is None:
+        if self._fault is None:
             self._since, self._since_mono = time.time(), time.monotonic()
         self._faults.fault(error)
-        self._connected, self._fault = False, error
+        self._fault = error
 
     # --- the thread: while connected
 

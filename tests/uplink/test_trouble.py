@@ -7,6 +7,7 @@ import logging
 import resource
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -189,6 +190,24 @@ def test_the_log_reports_a_recovery_while_a_pack_is_quarantined(
     assert (state.set_aside, state.error) == (1, "broker rejected the payload format of a pack"), (
         "status still reports it"
     )
+
+
+def test_the_state_changes_when_a_connection_with_a_fault_ends(fake: Fake, outbox: Outboxes, uplink: Uplinks) -> None:
+    """While the broker could not be reached, ``since`` was still the time of the last connection.
+
+    The log then gave that connection's age as the length of the outage.
+    """
+    broker = fake(answer=lambda sent: errors.NO_SUBSCRIBERS if sent.topic.endswith("/readings") else 0)
+    at, make = outbox(), Maker()
+    up = uplink(at, destination(broker.port))
+    until(lambda: up.state().connected)
+    at.commit(fresh(make))
+    until(lambda: up.state().error)
+    broker.server.shutdown(socket.SHUT_RDWR)  # no further connection
+    ends = time.time()
+    broker.peers[0].shutdown(socket.SHUT_RDWR)
+    until(lambda: not up.state().connected)
+    assert ends <= up.state().since <= time.time()
 
 
 @pytest.mark.parametrize("code", [0x97, 0x80, 0x83])
