@@ -106,6 +106,12 @@ def publish_refused(code: int, topic: str, url: str) -> BrokerError:
     return BrokerError(what, where=url, hint=hint.format(topic))
 
 
+def retained_too_large(topic: str, url: str) -> BrokerError:
+    """Return the error for a retained message, such as ``keys``, that exceeds the broker's packet limit."""
+    hint = f"Ask the broker's operator for a larger limit. Until then, {topic} is missing at the broker"
+    return BrokerError("retained message too large for the broker", where=url, hint=hint)
+
+
 def subscribe_refused(code: int, topic: str, url: str) -> BrokerError:
     """Return the error for a SUBACK that is not a success."""
     if code in (NOT_AUTHORIZED, FAILURE):  # 0x80 is the only failure code of MQTT 3.1.1

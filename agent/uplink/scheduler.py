@@ -451,6 +451,10 @@ class SendScheduler:
         self._births.restart(0)
         return True
 
+    def reject_retained(self, topic: str) -> None:
+        """Note that a retained message was not sent, because the broker would not accept it."""
+        self._rejected.on_puback(topic, accepted=False)
+
     def on_platform_ack(self) -> None:
         """Note that the platform has sent a valid ack."""
         self._resend_backoff.reset()

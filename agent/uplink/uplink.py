@@ -423,10 +423,13 @@ class Uplink:
 
     def _publish_changed(self) -> None:
         while self._changed:
-            topic = self._changed.popleft()
-            data = self._retained[topic]
+            name = self._changed.popleft()
+            topic, data = f"{self._base}/{name}", self._retained[name]
             if len(data) <= self._scheduler.max_payload:
-                self._scheduler.publish(f"{self._base}/{topic}", data)
+                self._scheduler.publish(topic, data)
+            else:
+                self._scheduler.reject_retained(topic)
+                self._report(errors.retained_too_large(topic, self.config.url))
 
     def _disconnect(self, connection: MqttConnection) -> None:
         """Publish "offline" and send DISCONNECT, so that the broker does not publish our will."""
@@ -454,8 +457,11 @@ class Uplink:
             self._on_refused(code, message.topic)
 
     def _on_refused(self, code: int, topic: str) -> None:
-        self._fault = errors.publish_refused(code, topic, self.config.url)
-        self._faults.fault(self._fault)
+        self._report(errors.publish_refused(code, topic, self.config.url))
+
+    def _report(self, fault: BrokerError) -> None:
+        self._fault = fault
+        self._faults.fault(fault)
 
     def _on_message(self, topic: str, payload: bytes) -> None:
         if topic == f"{self._base}/replay/request":

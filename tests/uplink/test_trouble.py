@@ -22,7 +22,7 @@ from agent.uplink.mqtt import V5, MqttConnection
 from agent.uplink.queues import WakePipe
 from agent.uplink.uplink import backlog_rate
 from agent.verify.mqtt import hang_up
-from tests.kits.delivery import PATIENCE_S, Listener, Mosquitto, StoreOutbox, destination, fresh, password, until
+from tests.kits.delivery import BASE, PATIENCE_S, Listener, Mosquitto, StoreOutbox, destination, fresh, password, until
 from tests.kits.fake_broker import HANG_UP, SILENT, FakeBroker, Sent
 from tests.kits.packs import Maker
 
@@ -208,6 +208,24 @@ def test_the_state_changes_when_a_connection_with_a_fault_ends(fake: Fake, outbo
     broker.peers[0].shutdown(socket.SHUT_RDWR)
     until(lambda: not up.state().connected)
     assert ends <= up.state().since <= time.time()
+
+
+def test_a_retained_message_that_is_too_large_for_the_broker_is_a_fault(
+    fake: Fake, outbox: Outboxes, uplink: Uplinks, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was left out without a word, and verifiers waited for the keys."""
+    broker, at, make = fake(properties=b"\x27" + (2000).to_bytes(4)), outbox(), Maker()
+    what, topic = "retained message too large for the broker", f"{BASE}/keys"
+    with caplog.at_level(logging.WARNING, "meterhouse.uplink"):
+        up = uplink(at, destination(broker.port), keys=bytes(2001))
+        at.commit(fresh(make))
+        until(lambda: at.pending() == 0 and up.state().error)
+    assert up.state().error == what and topic in str(up.state().hint)
+    assert what in caplog.text and topic in caplog.text
+    assert topic not in {sent.topic for sent in broker.heard}
+    up.retain("keys", b"{}")
+    until(lambda: up.state().error is None)
+    assert b"{}" in [sent.payload for sent in broker.heard if sent.topic == topic]
 
 
 @pytest.mark.parametrize("code", [0x97, 0x80, 0x83])
