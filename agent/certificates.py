@@ -70,8 +70,11 @@ def expiry_text(data: bytes) -> str:
         days = (load_pem_x509_certificate(data).not_valid_after_utc.timestamp() - time.time()) / 86_400
     except ValueError:
         return ""
-    if days > WARN_DAYS:
-        return ""
+    return "" if days > WARN_DAYS else days_text(days)
+
+
+def days_text(days: float) -> str:
+    """Return ``expired 3 days ago`` or ``expires in 5 days``. ``days``: days until the expiry; negative after it."""
     return f"expires in {days:.0f} days" if days > 0 else f"expired {-days:.0f} days ago"
 
 

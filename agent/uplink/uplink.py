@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from agent.certificates import WARN_DAYS
+from agent.certificates import WARN_DAYS, days_text
 from agent.outbox import Outbox, OutboxItem
 from agent.settings import UplinkConfig
 from agent.uplink import errors
@@ -307,7 +307,7 @@ class Uplink:
         self._broker_certificate_ends = ends.get(BROKER_CERTIFICATE)
         for what, end in ends.items():
             if (days := (end - time.time()) / 86_400) < WARN_DAYS:
-                log.warning("%s: %s expires in %.0f days; renew it, no restart is needed", self.name, what, days)
+                log.warning("%s: %s %s; renew it, no restart is needed", self.name, what, days_text(days))
         self._scheduler.begin(mode, connection.receive_maximum, connection.max_packet)
         self._subscribed.clear()
         if mode == "platform":

@@ -82,6 +82,21 @@ def test_renewed_certificates_are_used_by_the_next_connection(
     assert "expires in 3 days" in caplog.text and str(cert) in caplog.text
 
 
+def test_an_expired_client_certificate_is_logged_as_expired(
+    broker: Broker, outbox: Outboxes, uplink: Uplinks, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log said that it "expires in -3 days". A broker that asks for no certificate accepts the connection."""
+    ca = Authority(tmp_path, "ca")
+    port = broker(*tls(ca.issue("server"), ca.file)).port
+    cert, key = ca.issue("client", days=-3)
+    with caplog.at_level(logging.WARNING):
+        up = uplink(outbox(), destination(port, tls=True, ca_file=ca.file, cert_file=cert, key_file=key))
+        until(lambda: up.state().connected)
+        warned = f"platform: client certificate {cert} expired 3 days ago; renew it, no restart is needed"
+        until(lambda: warned in caplog.messages or "expires" in caplog.text)
+    assert warned in caplog.messages
+
+
 def test_a_missing_client_certificate_is_named(
     broker: Broker, outbox: Outboxes, uplink: Uplinks, tmp_path: Path
 ) -> None:
