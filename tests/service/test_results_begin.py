@@ -15,6 +15,7 @@ from agent.config import load_config
 from agent.pack import BirthTable, Packer
 from agent.service.births import results_table
 from agent.service.results.publisher import ResultPublisher, make_producers
+from agent.service.results.site import IndicatorResults
 from agent.store import Store
 from ext.ring import Ring
 from tests.kits.metered_days import DOCUMENT, MeteredDays, packs
@@ -140,6 +141,31 @@ async def test_no_figure_counts_a_device_as_nothing_that_was_first_reached_after
     assert figures[0]["period"]["from"] == (NOON // 1000) + begin_s
     if begin_s:
         assert all(one["inputs"][0]["basis"] == "metered" for one in figures)
+    site.close()
+
+
+def test_a_day_whose_commit_failed_after_later_ones_were_summed_is_summed_again(tmp_path: Path) -> None:
+    """Its month then had the later days in it: several days are made at once after an outage."""
+    site = MeteredDays(tmp_path)
+    with (tmp_path / "agent.toml").open("a") as config:
+        config.write('roles = { ac = "grid" }\n[indicators]\nplan = "plan.toml"\n')
+    (tmp_path / "plan.toml").write_text('schema = 1\nsets = ["plain"]\n')
+    midnight = site.calendar.stretch("day", NOON)[0]
+    first, *later = ends = [midnight + n * 24 * HOUR for n in (1, 2, 3)]
+    document = json.loads(json.dumps(DOCUMENT))
+    document["device"]["roles"] = {"ac": "grid"}
+    site.commit(packs(midnight, 3 * 1440, table=document))
+    results = IndicatorResults(load_config(tmp_path / "agent.toml"))
+
+    def of_month(end: int) -> list[dict[str, Any]]:
+        while results.prepare(site.store, end - 24 * HOUR):
+            pass
+        made = [dict(one) for one in results(site.store, site.calendar.stretch("interval", end - 1)[0], end)]
+        return [one for one in made if one.get("period", {}).get("kind") == "month"]
+
+    before = of_month(first)
+    assert before and [of_month(end) for end in later] != [before] * 2
+    assert [of_month(end) for end in ends][0] == before
     site.close()
 
 

@@ -165,11 +165,13 @@ class IndicatorResults:
 
         Returns True if more days are left.
         """
-        today, _ = self._calendar.stretch("day", end_ms)
+        today, tomorrow = self._calendar.stretch("day", end_ms)
         changed = store.intervals.interval_changes(self._change)
         self._change = changed[-1][0] if changed else self._change
         if any(start < self._added_ms for _, start, _ in changed):
             self._starts = {}  # late readings have changed days that are already added, so the sums start again
+        if self._added_ms > tomorrow:
+            self._starts = {}  # the commit of several days failed, so their sums start again
         for kind in LONGER:
             start, _ = self._calendar.stretch(kind, today)
             if self._starts.get(kind) != start:
