@@ -105,7 +105,7 @@ class _SerialPort(Port):
             self._serial = serial.Serial(
                 path, plain.baud, stopbits=plain.stop, exclusive=True, timeout=0, inter_byte_timeout=0
             )
-        except termios.error as error:  # it is no OSError; pyserial has closed the file
+        except termios.error as error:  # it is not an OSError; pyserial has closed the file
             raise OSError(*error.args) from error
         fd: int = self._serial.fileno()
         super().__init__(where, fd, self._read, self._write)

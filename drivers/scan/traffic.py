@@ -23,7 +23,7 @@ class TrafficTrace(FrameTrace):
     def __init__(self) -> None:
         self.received = b""
         self.total = 0
-        self.answers = 0  # number of received pieces that are no echo of a request
+        self.answers = 0  # number of received pieces that do not repeat a request
         self.sent: set[bytes] = set()
 
     def put(self, direction: int, data: bytes, time_ns: int) -> None:
