@@ -54,6 +54,9 @@ class StoreNewer(StoreError):
     exit_code = 3
 
 
+# One flipped bit can also cause these errors of Python: it changes the type of a value, or it makes SQLite's error
+# message about the text of a table invalid UTF-8.
+VALUE_ERRORS: Final = (UnicodeDecodeError, TypeError, OverflowError)
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
@@ -61,6 +64,8 @@ _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 def is_damage(error: sqlite3.Error) -> bool:
     """Return True if SQLite reports a damaged file. SQLite also reports this for some failed reads."""
     code = getattr(error, "sqlite_errorcode", 0)
+    if not code and str(error).startswith("Could not decode to UTF-8"):  # Python's own error: a stored text is damaged
+        return True
     return (code & 0xFF) in _DAMAGE or code == sqlite3.SQLITE_IOERR_CORRUPTFS
 
 

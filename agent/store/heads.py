@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent.clock import kernel_boot
-from agent.store.errors import add_suspicion, is_small
+from agent.store.errors import VALUE_ERRORS, add_suspicion, is_small
 from agent.store.retention import Retention
 from agent.store.sqlite import Database, file_bytes, quarantine_name, unchanged_damage
 from agent.store.streams import DAMAGED, LaggingStream, Resume, StreamHead, StreamRegistry
@@ -510,7 +510,7 @@ def _reaches(path: Path, how: str, record: HeadRecord, sound: bool = False) -> b
             return not sound or conn.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",)
         finally:
             conn.close()
-    except sqlite3.Error:
+    except (sqlite3.Error, *VALUE_ERRORS):
         return None
     finally:
         # SQLite created this file when it read the WAL, but the agent does not use it

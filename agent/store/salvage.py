@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.store.codec import Codec
+from agent.store.errors import VALUE_ERRORS
 from agent.store.heads import RecordedHead, head_of
 from agent.store.sqlite import Database
 from agent.store.streams import DAMAGED, StreamHead, StreamRegistry, boot_hex, unsigned
@@ -32,6 +33,7 @@ ONE_BY_ONE = 2_000
 # (column, table): the last pack id is the highest value of all these together, because each may be unreadable
 NEWEST = (("id", "packs"), ("id", "packs INDEXED BY packs_seq"), ("pack", "outbox"))
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
+UNREADABLE = (sqlite3.DatabaseError, *VALUE_ERRORS)  # errors of a read from a damaged file
 
 
 @dataclass(slots=True)
@@ -119,7 +121,7 @@ def read_rows(
                     hole, tried, at = -1, 0, row[0]
                     yield row
             break
-        except sqlite3.DatabaseError:
+        except UNREADABLE:
             if hole < 0:
                 hole = at + 1
             tried += 1
@@ -130,7 +132,7 @@ def read_rows(
 
 def read_number(conn: sqlite3.Connection, sql: str) -> int:
     """Return the number that ``sql`` selects; 0 if it cannot be read."""
-    with suppress(sqlite3.DatabaseError):
+    with suppress(*UNREADABLE):
         return int(conn.execute(sql).fetchone()[0] or 0)
     return 0
 
@@ -166,7 +168,7 @@ class Salvage:
                 old.execute("PRAGMA query_only = ON")
                 self._tables(old)
                 self._packs(old)
-        except sqlite3.DatabaseError as error:
+        except UNREADABLE as error:
             log.warning("salvage of %s stopped: %s", self._aside, error)
 
     # --- tables of rings
@@ -176,7 +178,7 @@ class Salvage:
 
         Skips documents whose bytes changed.
         """
-        with suppress(sqlite3.DatabaseError):
+        with suppress(*UNREADABLE):
             for ring, key, stream, digest in old.execute("SELECT ring_id, number, stream, document FROM tables"):
                 body = old.execute("SELECT body FROM documents WHERE hash = ?", (digest,)).fetchone()
                 with suppress(ValueError, TypeError):
@@ -190,7 +192,7 @@ class Salvage:
     def _packs(self, old: sqlite3.Connection) -> None:
         streams = self._streams(old)
         for row in read_rows(old, "SELECT id, body FROM dictionaries WHERE id > ? ORDER BY id", (), 1 << 31):
-            if not isinstance(row, Hole):
+            if not isinstance(row, Hole) and isinstance(row[1], bytes):
                 self._codec.add_dictionary(*row)
         owed, unknown = self._owed(old)
         bad: set[int] = set()
@@ -218,7 +220,8 @@ class Salvage:
         found = {}
         for row in read_rows(old, "SELECT id, name, seq FROM streams WHERE id > ? ORDER BY id", (), 1 << 31):
             if not isinstance(row, Hole) and row[1] in mine:
-                found[row[0]] = SalvagedStream(row[1], row[0], *mine[row[1]], old_seq=row[2])
+                old_seq = row[2] if isinstance(row[2], int) else 0
+                found[row[0]] = SalvagedStream(row[1], row[0], *mine[row[1]], old_seq=old_seq)
         return found
 
     def _owed(self, old: sqlite3.Connection) -> tuple[dict[int, set[int]], bool]:
@@ -233,7 +236,7 @@ class Salvage:
         last = max(read_number(old, f"SELECT max({key}) FROM {source}") for key, source in NEWEST)
         names: dict[int, str] = {}
         for row in read_rows(old, "SELECT id, name FROM destinations WHERE id > ? ORDER BY id", (), 1 << 31):
-            if isinstance(row, Hole):
+            if isinstance(row, Hole) or not isinstance(row[1], str):
                 torn = lost_names = True
             else:
                 names[row[0]] = row[1]
@@ -268,7 +271,7 @@ class Salvage:
             stream, birth, dictionary, body = row
             named = old.execute("SELECT hash FROM births WHERE pack = ?", (birth,)).fetchone() if birth else None
             return stream, self._codec.unpack(dictionary, body, named[0] if named else None)
-        except (sqlite3.DatabaseError, ValueError, TypeError):
+        except (*UNREADABLE, ValueError):
             return None
 
     def _by_name(self, name: str, old_id: int, streams: dict[int, SalvagedStream]) -> SalvagedStream:
@@ -371,7 +374,7 @@ class Salvage:
         """Return the edges of a pack next to a run of missing packs; None if the pack cannot be read."""
         if seq in stream.saved:
             return stream.saved[seq]
-        with suppress(sqlite3.DatabaseError, ValueError, KeyError, TypeError):
+        with suppress(*UNREADABLE, ValueError, KeyError):
             for (key,) in old.execute(
                 "SELECT id FROM packs INDEXED BY packs_seq WHERE stream = ? AND seq = ?", (stream.old_id, seq)
             ):
@@ -383,10 +386,12 @@ class Salvage:
 def read_heads(aside: Path) -> Iterator[StreamHead]:
     """Yield the heads that can be read. Reads row by row, so that a bad page does not cost the heads before it."""
     columns = "s.name, b.boot, s.seq, s.hash, s.to_ms, s.ring_id, s.ring_pos"
-    with suppress(sqlite3.Error), closing(open_damaged(aside)) as old:
+    with suppress(sqlite3.Error, UnicodeDecodeError), closing(open_damaged(aside)) as old:
         rows = old.execute(f"SELECT {columns} FROM streams s JOIN boots b ON b.id = s.boot")
         while (row := rows.fetchone()) is not None:
             name, boot, seq, digest, to_ms, ring_id, ring_pos = row
+            if not all(isinstance(value, int) for value in (boot, seq, to_ms, ring_id, ring_pos)):
+                continue
             if isinstance(name, str) and isinstance(digest, bytes) and len(digest) == 32 and seq > 0:
                 ring = unsigned(ring_id), unsigned(ring_pos)
                 yield StreamHead(name, boot_hex(boot), seq, digest, to_ms, None, *ring)

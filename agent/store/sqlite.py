@@ -258,8 +258,9 @@ def open_or_quarantine(
     while not damage:
         try:
             return _open(path), None
-        except sqlite3.Error as error:
-            if not is_damage(error):
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            # SQLite's message about a damaged table may contain bytes that are not UTF-8
+            if isinstance(error, sqlite3.Error) and not is_damage(error):
                 raise explain(error, str(path)) from error
             if not retries.should_retry():
                 damage = str(error)

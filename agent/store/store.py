@@ -12,7 +12,7 @@ from agent.mounts import mount_of
 from agent.store.check import StoreCheck
 from agent.store.codec import Codec
 from agent.store.documents import Documents, KeyTable
-from agent.store.errors import RetryPolicy, StoreDamaged, StoreError, clear_suspicion, suspicion_count
+from agent.store.errors import VALUE_ERRORS, RetryPolicy, StoreDamaged, StoreError, clear_suspicion, suspicion_count
 from agent.store.heads import HeadRecord, HeadTracker, head_of, record_file, set_stale_wal_aside
 from agent.store.intervals import IntervalTable
 from agent.store.packs import PackTable
@@ -152,12 +152,12 @@ class Store:
                     )
                 store.db.damage_verifier.in_use = True
                 return store
-            except StoreDamaged as error:
+            except (StoreDamaged, *VALUE_ERRORS) as error:
                 conn.close()
                 if quarantine is not None:
                     raise
                 if not retries.should_retry():
-                    damage = error.what
+                    damage = error.what if isinstance(error, StoreDamaged) else f"a value cannot be used: {error}"
             except BaseException:
                 conn.close()
                 raise

@@ -9,6 +9,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import index
 from typing import TYPE_CHECKING
 
 from agent.store.sqlite import Database
@@ -111,7 +112,10 @@ _HEADS = (
 def _stream_head(
     name: str, boot: int, seq: int, digest: bytes, to_ms: int, birth: bytes | None, ring_id: int, ring_pos: int
 ) -> StreamHead:
-    return StreamHead(name, boot_hex(boot), seq, digest, to_ms, birth, unsigned(ring_id), unsigned(ring_pos))
+    # ``index`` raises TypeError if a flipped bit made the number a float
+    return StreamHead(
+        name, boot_hex(boot), index(seq), digest, index(to_ms), birth, unsigned(ring_id), unsigned(ring_pos)
+    )
 
 
 class StreamRegistry:

@@ -75,7 +75,7 @@ def test_a_damaged_database_is_set_aside_and_its_heads_go_on(path: Path) -> None
 
 
 @pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "of an older version"])
-@pytest.mark.parametrize("fault", ["no database", "cut short", "header", "schema"])
+@pytest.mark.parametrize("fault", ["no database", "cut short", "header", "schema", "bit in the schema"])
 def test_the_agent_starts_with_any_file(path: Path, fault: str, recorded: bool) -> None:
     """Streams continue after the heads recorded beside it, else they begin anew. # field pain 52, field pain 56"""
     make = filled(path, 50)
@@ -89,6 +89,8 @@ def test_the_agent_starts_with_any_file(path: Path, fault: str, recorded: bool) 
     elif fault == "header":
         with path.open("r+b") as file:
             file.write(bytes(100))
+    elif fault == "bit in the schema":  # SQLite's message then contains a byte that is not UTF-8
+        path.write_bytes(path.read_bytes().replace(b"CREATE TABLE boots", b"CREATE T\xc1BLE boots"))
     else:
         scribble(path, 1)
     store = Store.open(path, CAP, destinations=["platform"])
@@ -136,6 +138,26 @@ def test_a_bit_that_flips_in_the_text_of_a_table_is_damage(path: Path) -> None:
         store.close()
         for left in path.parent.glob("store.db.*"):
             left.unlink()
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["boots SET boot = 1.5", "streams SET seq = 'x'", "streams SET to_ms = to_ms + 0.5", "streams SET name = x'01'",
+     "streams SET name = CAST(x'ff' AS TEXT)"],
+)  # fmt: skip
+def test_a_value_whose_type_changed_is_damage(path: Path, change: str) -> None:
+    """One bit of a row is the type of a value. Each start ended with an error of Python. # field pain 52"""
+    make = filled(path, 5)
+    with closing(sqlite3.connect(path)) as conn, conn:
+        conn.execute(f"UPDATE {change}")
+    with pytest.raises(StoreDamaged):
+        Store.open(path, CAP, destinations=["platform"], rescue=False)
+    store = Store.open(path, CAP, destinations=["platform"])
+    assert store.quarantine is not None
+    store.packs.commit([make(birth=True)])
+    head = store.packs.heads()[make.stream]
+    assert (head.seq, head.hash) == (7, make.made[-1].hash), "the stream continues"
+    store.close()
 
 
 def test_an_empty_file_and_an_orphaned_wal_are_a_new_database(path: Path) -> None:
