@@ -11,6 +11,7 @@ from typing import Any
 
 import zstandard
 
+from agent.keys import is_sound
 from agent.store.sqlite import Database
 from agent.store.streams import signed
 from agent.zstd import read_frame
@@ -208,9 +209,10 @@ class KeyTable:
     def chains(self) -> list[bytes]:
         """Return one key record for each chain of keys: the newest. The oldest chain comes first.
 
-        A key that replaces a lost key begins a new chain.
+        A key that replaces a lost key begins a new chain. Damaged records are left out.
         """
         chains: dict[str, bytes] = {}
         for (body,) in self._db.execute("SELECT body FROM key_records ORDER BY counter").fetchall():
-            chains[json.loads(body)["records"][0]["kid"]] = body
+            if is_sound(body):
+                chains[json.loads(body)["records"][0]["kid"]] = body
         return list(chains.values())

@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from itertools import count, pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,10 +14,11 @@ from typing import Any, cast
 
 import pytest
 
+from agent.keys import rotate_key
 from agent.service.db_thread import DatabaseThread
 from agent.service.store_check import StoreScrubber
 from agent.store import Store, StoreDamaged, check
-from tests.kits.exports import Gateway
+from tests.kits.exports import BASE, T0, Gateway
 
 
 @pytest.fixture
@@ -78,6 +79,21 @@ async def test_a_signature_that_no_longer_holds_is_dropped_stated_and_told(gatew
         assert [(n.first, n.last, n.reason) for n in await db_thread.call(lambda store: store.packs.losses())] == [
             (7, 7, "damaged")
         ]
+
+
+async def test_a_damaged_record_of_an_old_key_does_not_end_the_look(gateway: Gateway) -> None:
+    """The look reads all records; an old one is not repaired at the start, so each run ended at its first look."""
+    gateway.seal(20)
+    new = rotate_key(gateway.folder / "state" / "signing.key", BASE, T0 // 1000)[1]
+    gateway.keep(lambda store: store.keys.add(2, new.records))
+    with closing(sqlite3.connect(gateway.folder / "state" / "store.db")) as card, card:  # that turns a bit
+        broken = gateway.keys.replace(b'"counter"', b'#counter"')
+        card.execute("UPDATE key_records SET body = ? WHERE counter = 1", (broken,))
+    notes: list[Any] = []
+    async with rounds(gateway, notes) as (db_thread, at):
+        await at.scrub()
+        assert at.last_ms and not at.facts()["bad_packs"], "the packs are checked with the records of the new key"
+        assert await db_thread.call(lambda store: store.keys.chains()) == [new.records]
 
 
 async def test_damage_is_told_and_ends_the_agent_whose_next_start_takes_over_what_it_can(
