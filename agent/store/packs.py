@@ -325,8 +325,21 @@ class PackTable:
             return None
 
     def _drop_damaged(self, number: int) -> None:
-        with self._db.transaction():
+        with self._kept_last_id():
             self._retention.lost_packs += self._retention.evict([number], DAMAGED)
+
+    @contextlib.contextmanager
+    def _kept_last_id(self) -> Iterator[None]:
+        """Return a context manager for a transaction that may delete the newest pack.
+
+        Its id is stored then. Otherwise the id would be assigned again, and the next start would believe that the
+        newest transactions are missing.
+        """
+        with self._db.transaction():
+            last = self._streams.last_pack_id()
+            yield
+            if self._streams.last_pack_id() < last:
+                self._db.set_meta("last_id", last)
 
     def drop_if_bad(self, number: int, body: Sequence[Any], is_sealed: Callable[[bytes], bool]) -> bool:
         """Drop a pack if its bytes changed, and note a loss if a destination waits for it.
@@ -336,7 +349,7 @@ class PackTable:
         with contextlib.suppress(ValueError):
             if is_sealed(self._codec.unpack(*body)):
                 return False
-        with self._db.transaction():
+        with self._kept_last_id():
             owed = self._db.execute(
                 "SELECT count(*) FROM outbox WHERE destination IN (SELECT id FROM destinations) AND pack = ?", (number,)
             ).fetchone()[0]

@@ -187,6 +187,26 @@ def test_a_bad_row_is_set_aside_and_does_not_stop_the_rest(path: Path) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("owed", [True, False], ids=["owed", "delivered"])
+def test_the_newest_pack_may_be_the_damaged_one(path: Path, owed: bool) -> None:
+    """It was dropped, and the next start missed the pack that is recorded beside it: it set the whole file aside."""
+    make = filled(path, 10)
+    store = Store.open(path, CAP, destinations=["platform"])
+    if not owed:
+        store.packs.commit((), {"platform": range(1, 12)})
+    store.close()
+    with closing(sqlite3.connect(path)) as conn, conn:
+        conn.execute("UPDATE packs SET body = x'01' WHERE id = 11")
+    store = Store.open(path, CAP, destinations=["platform"])
+    assert bad_packs(store) == 1
+    store.close()
+    store = Store.open(path, CAP, destinations=["platform"])
+    assert store.quarantine is None and not store.behind
+    assert [(n.first, n.last, n.reason) for n in store.packs.losses()] == ([(11, 11, "damaged")] if owed else [])
+    assert store.packs.commit([make()]) == [12], "no id is assigned twice"
+    store.close()
+
+
 def test_a_page_of_damaged_births_is_not_the_last_one(path: Path) -> None:
     """An empty page means that there are no more: the births of all later streams were not published."""
     makers = [Maker(f"park7/gw01/d{n}") for n in range(3)]
