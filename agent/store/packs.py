@@ -326,7 +326,16 @@ class PackTable:
 
     def _drop_damaged(self, number: int) -> None:
         with self._kept_last_id():
+            owed = [
+                name
+                for name, destination in self._destinations.items()
+                if self._db.execute(
+                    "SELECT 1 FROM outbox WHERE destination = ? AND pack = ?", (destination, number)
+                ).fetchone()
+            ]
             self._retention.lost_packs += self._retention.evict([number], DAMAGED)
+        for name in owed:
+            self.pending_counts[name] -= 1
 
     @contextlib.contextmanager
     def _kept_last_id(self) -> Iterator[None]:

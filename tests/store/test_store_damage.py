@@ -187,6 +187,19 @@ def test_a_bad_row_is_set_aside_and_does_not_stop_the_rest(path: Path) -> None:
     store.close()
 
 
+def test_a_dropped_pack_is_no_longer_pending(path: Path) -> None:
+    """``status`` counted it until the next start, although the destination had confirmed all others."""
+    filled(path, 10)
+    with closing(sqlite3.connect(path)) as conn, conn:
+        conn.execute("UPDATE packs SET body = x'01' WHERE id IN (5, 6, 9)")
+    store = Store.open(path, CAP, destinations=["platform", "other"])
+    store.packs.commit((), {"platform": [6]})
+    assert len(store.packs.pending("platform")) == 8
+    assert bad_packs(store) == 1, "pack 6, for which nobody waits any more"
+    assert store.usage().pending == {"platform": 8, "other": 0}
+    store.close()
+
+
 @pytest.mark.parametrize("owed", [True, False], ids=["owed", "delivered"])
 def test_the_newest_pack_may_be_the_damaged_one(path: Path, owed: bool) -> None:
     """It was dropped, and the next start missed the pack that is recorded beside it: it set the whole file aside."""
