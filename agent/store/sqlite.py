@@ -309,7 +309,11 @@ def _interrupted_salvage(path: Path) -> Path | None:
     if not aside.exists():  # the database was not renamed yet, so no data was lost
         marker.unlink()
         return None
-    for name in (path, path.with_name(path.name + "-wal")):
+    wal, old_wal = path.with_name(path.name + "-wal"), aside.with_name(aside.name + "-wal")
+    if not path.exists() and wal.exists() and not old_wal.exists():
+        wal.rename(old_wal)  # the interruption came between the two renames, so this is the WAL of the damaged database
+        sync_directory(path.parent)
+    for name in (wal, path):  # the WAL first: a WAL without a database would be taken for that of the damaged one
         name.unlink(missing_ok=True)
     return aside
 

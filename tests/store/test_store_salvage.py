@@ -12,7 +12,7 @@ import pytest
 
 from agent.store import Store, salvage
 from agent.store.errors import suspicion_file
-from agent.store.sqlite import PAGE_BYTES, salvage_file
+from agent.store.sqlite import PAGE_BYTES, file_bytes, open_or_quarantine, salvage_file
 from tests.kits.packs import Maker
 
 CAP = 64 << 20
@@ -143,6 +143,61 @@ def test_a_salvage_that_was_interrupted_before_its_first_step_leaves_no_trace(tm
     salvage_file(path).write_text("store.db.damaged-20261127T000000Z")
     store = Store.open(path, CAP, destinations=["platform"])
     assert store.quarantine is None and not salvage_file(path).exists()
+    store.close()
+
+
+def test_a_kill_between_two_renames_does_not_separate_a_database_from_its_wal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next start deleted the WAL, and the packs in it became losses, although they could be read."""
+    path, make = tmp_path / "store.db", Maker()
+    live = Store.open(tmp_path / "live.db", CAP, destinations=["platform"])
+    live.packs.commit([make(birth=True), *(make() for _ in range(9))])
+    for end in ("", "-wal", ".heads"):  # as a killed agent leaves them
+        shutil.copy(tmp_path / f"live.db{end}", tmp_path / f"store.db{end}")
+    live.close()
+    rename = Path.rename
+
+    def killed(self: Path, target: Path) -> Path:
+        if self.name.endswith("-wal"):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed)
+        open_or_quarantine(path, "damaged")
+    assert not path.exists() and path.with_name("store.db-wal").exists()
+    store = Store.open(path, CAP, destinations=["platform"])
+    assert store.quarantine is not None and store.saved_packs == 10 and not store.packs.losses()
+    assert [item.data for item in store.packs.pending("platform")] == [pack.data for pack in make.made]
+    store.close()
+
+
+def test_the_wal_of_an_unfinished_database_is_never_that_of_the_damaged_one(
+    full: tuple[Path, list[Maker]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is removed before its database, so that no kill between the two leaves it alone."""
+    path = copy_of(full[0], tmp_path)
+    aside = path.with_name("store.db.damaged-20261127T000000Z")
+    path.rename(aside)
+    salvage_file(path).write_text(aside.name)
+    files = [path, path.with_name("store.db-wal")]
+    for file in files:
+        file.write_bytes(b"unfinished")
+    unlink = Path.unlink
+
+    def killed(self: Path, missing_ok: bool = False) -> None:
+        if self in files and not all(file.exists() for file in files):
+            raise KeyboardInterrupt
+        unlink(self, missing_ok)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", killed)
+        open_or_quarantine(path)
+    store = Store.open(path, CAP, destinations=["platform", "other"])
+    assert store.quarantine is not None and store.saved_packs
+    assert not file_bytes(aside.with_name(f"{aside.name}-wal"))
+    check(store, full[1])
     store.close()
 
 
