@@ -108,7 +108,10 @@ class PackTable:
         known = dict(self._db.execute("SELECT name, id FROM destinations").fetchall())
         self._destinations = {name: known[name] for name in destinations}
         self._asked = {name: tuple(asked.get(name, ())) for name in destinations}
+        removed = set(self._retention.active) - set(self._destinations.values())
         self._retention.active = tuple(self._destinations.values())
+        if removed:  # packs that only these destinations had not confirmed are now confirmed
+            self._retention.on_confirmed(1)
         self._drop_unasked()
         self.count_pending()
 

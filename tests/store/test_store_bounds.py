@@ -108,6 +108,32 @@ def test_a_destination_that_is_gone_holds_up_nothing(path: Path) -> None:
     store.close()
 
 
+def test_a_destination_that_a_reload_removes_holds_up_nothing(path: Path) -> None:
+    """The searches for confirmed packs had passed its packs: they stayed for ever, or counted as lost."""
+    store, make = Store.open(path, CAP, 86_400, ["platform", "gone"]), Maker(step_ms=3_600_000)
+    ids: list[int] = []
+    while not (lost := store.lost_packs):
+        ids = store.packs.commit([noise(make, 60_000)], {"platform": ids})
+    store.packs.commit((), {"platform": ids})
+    notes = store.packs.losses()
+    store.change_limits(CAP, 86_400, ["platform"], START_MS)
+    for _ in range(len(make.made) - 20):  # so many fit under the cap, if all confirmed packs are deleted
+        store.packs.commit([noise(make, 60_000)])
+    assert store.lost_packs == lost and store.packs.losses() == notes
+    store.close()
+
+
+def test_old_packs_of_a_destination_that_a_reload_removes_are_deleted(path: Path) -> None:
+    store, make = Store.open(path, CAP, 86_400, ["platform", "gone"]), Maker(step_ms=3_600_000)
+    store.packs.commit((), {"platform": store.packs.commit([make() for _ in range(60)])})
+    store.prune(make.at_ms)
+    assert len(stored(store, make.stream)) == 60
+    store.change_limits(CAP, 86_400, ["platform"], make.at_ms)
+    store.prune(make.at_ms)
+    assert len(stored(store, make.stream)) == 25 and store.packs.losses() == []
+    store.close()
+
+
 def test_a_loss_is_stated_once_and_again_when_the_statement_is_lost(path: Path) -> None:
     store, make = Store.open(path, CAP, destinations=["platform"]), Maker()
     store.packs.commit([make(birth=True)])
