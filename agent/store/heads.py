@@ -390,7 +390,7 @@ class HeadTracker:
             resumes: by stream, where it continues; by default after its last committed pack.
         """
         lost = 0
-        with self._db.transaction():
+        with self._streams.restored(), self._db.transaction():
             for name, behind in self.behind.items():
                 head = behind.head
                 resume = resumes.get(name) or Resume(head.to_ms, head.ring_pos)

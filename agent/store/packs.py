@@ -177,6 +177,9 @@ class PackTable:
             StoreBusy: the disk failed temporarily; nothing was done.
             StoreDamaged: nothing was done, and all further commits fail until the store is opened again.
         """
+        if self._streams.is_stale:
+            with self._db.translated_errors():
+                self.refresh()
         if packs and not self._tracker.record.begun:
             with self._db.translated_errors():
                 self._tracker.begin()
@@ -187,20 +190,16 @@ class PackTable:
         if packs:
             self._check_disk(need)
         counts = {name: 0 for name in self._destinations}
-        try:
-            with self._db.transaction():
-                for name, numbers in (confirmed or {}).items():
-                    counts[name] -= self._confirm(self._destinations[name], numbers)
-                lost = self._retention.make_room(self._retention.page_limit - need // PAGE_BYTES - 16) if packs else 0
-                if packs:
-                    for name, count in self._insert(rows).items():
-                        counts[name] += count
-                    self._mark_stated(rows, stated)
-                if facts:
-                    self._documents.keep_facts(facts)
-        except BaseException:
-            self._streams.roll_back()
-            raise
+        with self._streams.restored(), self._db.transaction():
+            for name, numbers in (confirmed or {}).items():
+                counts[name] -= self._confirm(self._destinations[name], numbers)
+            lost = self._retention.make_room(self._retention.page_limit - need // PAGE_BYTES - 16) if packs else 0
+            if packs:
+                for name, count in self._insert(rows).items():
+                    counts[name] += count
+                self._mark_stated(rows, stated)
+            if facts:
+                self._documents.keep_facts(facts)
         self._tracker.record.advance(packs, ids)
         self._retention.lost_packs += lost
         self._next_id += len(packs)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import index
 from typing import TYPE_CHECKING
@@ -125,17 +125,30 @@ class StreamRegistry:
         self._db = db
         self.cached: dict[str, CachedHead] = {}  # by name
         self._boots: dict[str, int] = {}
+        # True: the cache may contain changes of a failed transaction, so a commit must call ``refresh`` first
+        self.is_stale = False
 
     def refresh(self) -> None:
         """Reload the cache from the database."""
         rows = self._db.execute("SELECT name, id, seq, birth_pack, birth FROM streams").fetchall()
+        boots = self._db.execute("SELECT id, boot FROM boots").fetchall()
         self.cached = {name: CachedHead(number, seq, pack or 0, birth) for name, number, seq, pack, birth in rows}
-        self._boots = {boot_hex(boot): number for number, boot in self._db.execute("SELECT id, boot FROM boots")}
+        self._boots = {boot_hex(boot): number for number, boot in boots}
+        self.is_stale = False
 
-    def roll_back(self) -> None:
-        """Reload the cache after a failed transaction. Raises nothing."""
-        with contextlib.suppress(sqlite3.Error):
-            self.refresh()
+    @contextlib.contextmanager
+    def restored(self) -> Iterator[None]:
+        """Return a context manager that reloads the cache on an error. Put the transaction inside it.
+
+        If the reload fails too, the cache is stale.
+        """
+        try:
+            yield
+        except BaseException:
+            self.is_stale = True
+            with contextlib.suppress(sqlite3.Error):
+                self.refresh()
+            raise
 
     def heads(self) -> dict[str, StreamHead]:
         """Return the heads of all streams in this database, by name."""

@@ -238,6 +238,45 @@ def test_a_commit_that_fails_leaves_nothing(path: Path, fault: str) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("reload", ["SELECT name, id, seq", "SELECT id, boot FROM boots"], ids=["heads", "boots"])
+def test_a_disk_that_fails_at_the_reload_too_does_not_block_the_stream(
+    path: Path, monkeypatch: pytest.MonkeyPatch, reload: str
+) -> None:
+    """The heads in memory stayed ahead of the database, so every later commit was refused until a restart."""
+    store, make = open_store(path), Maker()
+    store.packs.commit([make(birth=True), make()])
+    new = Maker("park7/gw01/inv2", boot="cc" * 8)  # a stream and a boot that the database does not know
+    packs = [make(), new(birth=True), new()]
+    before = store.packs.heads()
+
+    def fails_at(name: str, part: str) -> None:
+        function = getattr(store.db, name)
+
+        def failing(sql: str, *values: object) -> object:
+            if part in sql:
+                error = sqlite3.OperationalError("disk I/O error")
+                error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+                raise error
+            return function(sql, *values)
+
+        patch.setattr(store.db, name, failing)
+
+    with monkeypatch.context() as patch:
+        fails_at("executemany", "INTO outbox")
+        fails_at("execute", reload)
+        for _ in range(2):
+            with pytest.raises(StoreBusy):
+                store.packs.commit(packs)
+    assert store.packs.heads() == before
+    assert store.packs.commit(packs) == [3, 4, 5]
+    heads = store.packs.heads()
+    assert (heads[make.stream].seq, heads[new.stream].seq, heads[new.stream].boot) == (3, 2, "cc" * 8)
+    store.close()
+    again = open_store(path)
+    assert [pack.data for pack in stored(again, new.stream)] == [pack.data for pack in new.made]
+    again.close()
+
+
 def test_all_packs_of_a_tick_are_one_commit(path: Path) -> None:
     """One sync for any number of packs, confirmations included. # field pain 53"""
     store, makers = open_store(path), [Maker(f"park7/gw01/d{n}") for n in range(50)]
