@@ -112,6 +112,10 @@ class Retention:
             ids = self._oldest_packs(EVICT)
             if not ids:
                 break  # only packs that must never be deleted are left, see ``_STAYS``
+            owed = self._owed(ids)
+            if len(owed) < len(ids):  # the others are confirmed births whose packs are all deleted, so nothing is lost
+                self._delete_unowed([number for number in ids if number not in owed])
+                continue
             lost += self.evict(ids, SIZE_CAP)
         return lost
 
@@ -176,6 +180,21 @@ class Retention:
             (count,),
         )
         return [row[0] for row in rows]
+
+    def _owed(self, ids: Sequence[int]) -> set[int]:
+        """Return those of the packs ``ids`` that a destination waits for."""
+        marks, numbers = ",".join("?" * len(self.active)), ",".join("?" * len(ids))
+        rows = self._db.execute(
+            f"SELECT pack FROM outbox WHERE destination IN ({marks}) AND pack IN ({numbers})", (*self.active, *ids)
+        )
+        return {row[0] for row in rows}
+
+    def _delete_unowed(self, ids: Sequence[int]) -> None:
+        """Delete packs that all configured destinations confirmed."""
+        # a loss that one of these packs states is delivered too
+        self._db.executemany("DELETE FROM losses WHERE stated_in = ?", [(number,) for number in ids])
+        self._db.executemany("DELETE FROM packs WHERE id = ?", [(number,) for number in ids])
+        self._delete_from_outbox(ids)
 
     def evict(self, ids: Sequence[int], reason: str) -> int:
         """Delete packs that a destination still waits for, and note them as lost. Returns their number."""

@@ -80,6 +80,42 @@ def test_what_one_destination_owes_does_not_go_with_what_the_other_has(path: Pat
     store.close()
 
 
+def test_only_births_that_a_destination_waits_for_are_noted_as_lost(path: Path) -> None:
+    """After many starts, an outage that filled the store declared delivered births lost, in signed events."""
+    store, make = Store.open(path, CAP, destinations=["platform", "regulator"]), Maker()
+    owed = 5  # a birth that one destination has not confirmed
+    for _ in range(20):
+        ids = store.packs.commit([make(birth=True), make()])
+        store.packs.commit((), {"platform": ids, "regulator": [number for number in ids if number != owed]})
+    delivered = make.seq
+    while not store.packs.losses():
+        store.packs.commit([noise(make, 60_000)])
+    notes = store.packs.losses()
+    assert [(note.first, note.reason) for note in notes] == [(owed, "size_cap"), (delivered + 1, "size_cap")]
+    assert (notes[0].last, notes[0].hash) == (owed, make.made[owed - 1].hash)
+    kept = [pack.seq for pack in stored(store, make.stream)]
+    assert kept == [delivered - 1, *range(notes[1].last + 1, make.seq + 1)], "the birth in force stays"
+    assert store.lost_packs == 1 + notes[1].last - delivered
+    assert store.usage().pending == {"platform": len(kept) - 1, "regulator": len(kept) - 1}
+    assert bad_packs(store) == 0
+    store.close()
+
+
+def test_a_loss_that_a_delivered_birth_stated_is_not_stated_again(path: Path) -> None:
+    store, make = Store.open(path, CAP, destinations=["platform"]), Maker()
+    ids = store.packs.commit([make(birth=True)])
+    while not (notes := store.packs.losses()):
+        ids += store.packs.commit([noise(make, 60_000)])
+    ids += store.packs.commit([make(birth=True)], stated=[note.id for note in notes])
+    ids += store.packs.commit([make(birth=True)])
+    store.packs.commit((), {"platform": ids})
+    delivered = make.seq
+    while not (notes := store.packs.losses()):
+        store.packs.commit([noise(make, 60_000)])
+    assert [note.first for note in notes] == [delivered + 1]
+    store.close()
+
+
 def test_what_a_smaller_cap_costs_is_counted(path: Path) -> None:
     store, make = Store.open(path, 2 * CAP, destinations=["platform"]), Maker()
     store.packs.commit([make(birth=True)])
