@@ -28,8 +28,8 @@ class OtherFraming:
     def is_spoken(self, found: Sequence[object], answers: int) -> bool:
         """Whether the result of the short scan proves that the port uses this scheme.
 
-        A scheme of raw bytes is proved by found devices. A scheme with frames is proved by any received frame that is
-        no echo: a raw bus may send our own bytes back.
+        A scheme of raw bytes is proved by found devices. A scheme with frames is proved by any received frame except
+        an echo: a raw bus may send our own bytes back.
         """
         return bool(found) if self.is_raw else bool(answers)
 
