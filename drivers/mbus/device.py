@@ -148,7 +148,6 @@ class MbusDevice(MeterDevice):
             answer = await self._next(len(frames))
             if frames and answer.payload == frames[-1]:
                 # the meter ignores the frame count bit and has sent the same telegram again: this was the last one
-                # telegrams
                 break
             frames.append(answer.payload)
             suspect |= answer.suspect
