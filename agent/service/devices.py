@@ -131,10 +131,14 @@ class DeviceManager:
 
         If it is ``hidden``, tools cannot see the trace until ``show``.
 
-        Raises ConfigError or OSError.
+        Raises ConfigError.
         """
         path = config.runtime_dir / f"frames.{entry.name}"
-        trace = FrameTrace(path, frames_each(len(config.lines)), hidden=hidden)
+        try:
+            trace = FrameTrace(path, frames_each(len(config.lines)), hidden=hidden)
+        except OSError as error:
+            what = f"frame trace cannot be created in the runtime directory: {error.strerror}"
+            raise ConfigError(what, where=config.at(f"line.{entry.name}")) from error
         return open_line(line_config(entry), trace=trace), trace
 
     def number(self) -> int:
@@ -413,9 +417,6 @@ def _prepare_lines(manager: DeviceManager, change: DeviceChanges, wrong: list[Ga
             line, trace = manager.make_line(entry, change.config, hidden=True)
         except ConfigError as error:
             wrong.append(error)
-        except OSError as error:
-            what = f"frame trace cannot be created in the runtime directory: {error.strerror}"
-            wrong.append(ConfigError(what, where=change.config.at(f"line.{entry.name}")))
         else:
             change.lines[entry.name] = line
             change.traces.append(trace)

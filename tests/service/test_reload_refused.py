@@ -522,6 +522,17 @@ async def test_a_start_tells_what_a_reload_tells(tmp_path: Path) -> None:
     assert tuple(str(one) for one in caught.value.complaints) == outcome.complaints
 
 
+async def test_a_trace_that_cannot_be_made_is_told_at_a_start_too(tmp_path: Path) -> None:
+    """It was an internal error, with the request to send us the output."""
+    async with running(tmp_path) as park:
+        pass
+    trace = park.folder / "run/frames.roof"
+    trace.unlink(missing_ok=True)
+    trace.mkdir()
+    with pytest.raises(ConfigError, match=r"line\.roof: frame trace cannot be created .*: Is a directory"):
+        await Service(park.load()).run(asyncio.Event())
+
+
 async def test_reloads_that_come_together_have_one_outcome(tmp_path: Path) -> None:
     """Two tools and a signal: the files are read once after the last of them asked, and each is told."""
     async with running(tmp_path) as park:
