@@ -10,8 +10,9 @@ from contextlib import closing
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -22,9 +23,10 @@ from agent.intervals.query import query
 from agent.intervals.rows import Flag, IntervalRow, RoleSum
 from agent.intervals.state import StateError, pack_state, unpack_state
 from agent.intervals.sums import sums
+from agent.service.results import interval_builder
 from agent.service.results.interval_builder import IntervalBuilder
 from agent.service.results.rebuild import new_pages
-from agent.store import Store
+from agent.store import Store, StoreError
 from tests.kits.ledger import STREAM
 from tests.kits.made_parks import FAULTS, HARMLESS, Pack, Park, make
 
@@ -78,6 +80,32 @@ class Gateway:
         return [
             replace(one, flags=one.flags & ~Flag.LATE) for one in sums(self.store.intervals, self.park.calendar, *days)
         ]
+
+
+@pytest.mark.parametrize("at", [7, 57, 84])  # of these packs, some complete intervals
+def test_a_read_error_of_the_store_loses_no_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """A ledger returns its rows once: they were gone when the store then could not be read."""
+    whole, failing = Gateway(tmp_path / "a", make(3)), Gateway(tmp_path / "b", make(3))
+    calls, above = count(1), interval_builder.above_written
+
+    def above_or_error(*args: Any) -> Any:
+        if next(calls) == at:
+            raise StoreError("a read failed", where="store.db")
+        return above(*args)
+
+    errors = 0
+    for pack in failing.park.packs:
+        whole.commit([pack])
+        with monkeypatch.context() as patch:
+            patch.setattr(interval_builder, "above_written", above_or_error)
+            try:
+                failing.commit([pack])
+            except StoreError:
+                errors += 1
+    failing.follow()
+    assert errors == 1 and failing.rows() == whole.rows()
+    whole.close()
+    failing.close()
 
 
 def stop(gateway: Gateway, rng: random.Random) -> None:

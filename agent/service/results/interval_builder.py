@@ -136,13 +136,21 @@ class IntervalBuilder:
                     PackSpan(p.seq, p.boot, p.from_ms, p.to_ms, p.part, gaps_of_pack(p.gaps)) for p in segment.packs
                 ]
                 if not state.ledger.take_ring(segment.ring, segment.positions, spans):
-                    # the ring was overwritten meanwhile: continue from the stored state with the packs after it
-                    del self._states[segment.stream]
-                    self._behind[segment.stream] = None
+                    self._read_again(segment.stream)  # the ring was overwritten meanwhile
                     continue
                 touched[segment.stream] = state
-        self._take_rows(store, touched)
+        try:
+            self._take_rows(store, touched)
+        except GatewayError as error:  # the packs are committed already, and their intervals are made from them later
+            log.warning("computing intervals is postponed: %s", error)
+            for stream in touched:
+                self._read_again(stream)
         self._save(store)
+
+    def _read_again(self, stream: str) -> None:
+        """Continue a stream from its stored state, because rows that its ledger has returned were not stored."""
+        self._states.pop(stream, None)
+        self._behind[stream] = None
 
     # --- from packs
 
@@ -189,7 +197,11 @@ class IntervalBuilder:
         # that were read.
         finally:
             ledger.counter_events = [h for h in ledger.counter_events if h.key not in state.replay.events]
-        self._take_rows(store, {stream: state})
+        try:
+            self._take_rows(store, {stream: state})
+        except GatewayError:
+            self._read_again(stream)
+            raise
         if is_done and state.rebuild is not None:
             self._finish(store, stream, state, state.rebuild)
         return is_done
