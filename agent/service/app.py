@@ -358,7 +358,10 @@ class Service:
                 log.warning("the clock was set from %.3f to %.3f", step[0] / 1000, step[1] / 1000)
                 async with self.device_manager.lock:
                     await self.device_manager.stop_pollers()
-                    if await self.sealing.cut(*step):
+                    # The times have passed on since the step was found, by many seconds if a reload held the lock. The
+                    # readings of this time must be sealed too.
+                    step = self.clock.check_step()
+                    if step and await self.sealing.cut(*step):
                         self.clock.take_step()
                         for device in self.devices:
                             device.poll.align(self.clock.now_ms())

@@ -272,7 +272,9 @@ class Stream:
         self.start_ms = None
         self.quiet = job.quiet
         self.packs += len(job.packs)
-        del self.events[: len(job.events)]
+        # not simply the first ones: an event that was added before the clock was set back has a later time than the job
+        sealed = {id(event) for event in job.events}
+        self.events = [event for event in self.events if id(event) not in sealed]
         for segment in job.segments:
             version = next(v for v in self.table_versions if v.number == segment.number)
             del version.positions[: segment.taken]

@@ -101,6 +101,17 @@ async def test_a_clock_set_back_while_a_pack_is_committed_does_not_stop_sealing(
     assert all(at <= clock.steady.now_ms() + 1 for _, at in db_thread.sealed[done:])
 
 
+def test_an_event_with_a_later_time_than_the_job_stays_and_no_other_is_sealed_twice() -> None:
+    """One that was noted just before the clock was set back: it was forgotten, and the one after it sealed again."""
+    stream = Stream("park7/gw01/_gateway", cast(Packer, None), 0)
+    stream.switch_table(0, cast(BirthTable, None), 0, cast(Ring, EmptyRing()))
+    stream.events = [(5000, {"event": "later"}), (1000, {"event": "b"}), (1500, {"event": "c"}), (2000, {"event": "d"})]
+    job = stream.job(2000)
+    assert [event["event"] for _, event in job.events] == ["b", "c"]
+    stream.done(job)
+    assert [event["event"] for _, event in stream.events] == ["later", "d"]
+
+
 class Visits:
     """A device whose visits a test lets end; by its own ticks it is always settled."""
 
