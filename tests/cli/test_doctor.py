@@ -329,7 +329,8 @@ password_file = "password"
     "text",
     [
         "password: hunter3", "密码：hunter3", 'pw = "hunter3"', 'label = "PIN: hunter3"',
-        '"口令" = "hunter3"', 'secret = ["a", "hunter3"]', "mqtt://u:hunter3@b", "passwort=hunter3 -x",
+        '"口令" = "hunter3"', 'secret = ["a", "hunter3"]', "mqtt://u:hunter3@b", "mqtts://u:p@hunter3@b",
+        'url = "mqtts://u:a/hunter3@b:8883"', "passwort=hunter3 -x",
         '{"pwd": "hunter3"}', 'old hunter2\\"x y, aHVudGVyMiJ4, hunter2%22x',
     ],
 )  # fmt: skip
