@@ -467,6 +467,8 @@ def _limit(value: object) -> tuple[str, Any]:
     name, equals, text = str(value).partition("=")
     if not equals or not re.fullmatch("[a-z_]+", name):
         raise InvalidValue(f"{clean_text(str(value), 40)} is not NAME=VALUE", 'Such as --limit timeout="2 s"')
+    if text in ("true", "false"):
+        return name, text == "true"
     return name, int(text) if text.isdecimal() else text.strip('"')
 
 
@@ -619,8 +621,10 @@ def _add(
             f"{words['note']}{words['alike'].format(profile=entry.profile, comment=draft.comments['profile'])}",
             err=True,
         )
+    ours = [f"device.{name}", *([f"line.{draft.line['name']}"] if draft.line else [])]
+    place = re.compile(rf"(?<![\w.-])(?:{'|'.join(map(re.escape, ours))})(?![\w-])")  # not m10 if the name is m1
     for note in whole.notes:
-        if f"device.{name}" in note.where or (draft.line and f"line.{draft.line['name']}" in note.where):
+        if place.search(note.where):
             click.echo(as_complaint("warning", note), err=True)
     if name in whole.roleless:
         click.echo(as_complaint("warning", role_note([name])), err=True)

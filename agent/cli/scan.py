@@ -182,7 +182,9 @@ def scan(
     130 interrupted.
     """
     from agent.cli.lease import borrow_line, line_factory
+    from agent.cli.questions import given
     from agent.cli.target import named_line
+    from agent.config import parsers as v
     from drivers.scan import Scan
 
     # nothing is logged, because errors are printed at the end
@@ -194,7 +196,9 @@ def scan(
     folder = options.find_runtime_dir(strict=False)
     dirs = profile_dirs(options.config_file)
     named = {text: entry for text in lines if (entry := named_line(options, text)) is not None}
-    wanted = [_scan_options(url, **asked) for url in _expanded([text for text in lines if text not in named])]
+    # with the default port if the url has none, so that the agent's line is recognized and borrowed
+    urls = [given("--line", v.line_url, url) for url in _expanded([text for text in lines if text not in named])]
+    wanted = [_scan_options(url, **asked) for url in urls]
     wanted += [_of_line(_scan_options(entry.url, **asked), entry) for entry in named.values()]
     wanted = [replace(each, profile_dirs=dirs, tries_framing=len(wanted) == 1) for each in wanted]
     scans = [Scan(each, line_factory()) for each in wanted]

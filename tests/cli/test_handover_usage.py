@@ -37,6 +37,7 @@ from drivers.model import Reason
         (["--display", "inv1=1", "--display", "inv1=2"], "--display: 'inv1' is given twice"),
         (["--display", "inv1=1", "--csv", "ONE"], "one.csv:1: 'inv1' is given twice"),
         (["--csv", "TWICE"], "twice.csv:2: 'inv1' is given twice"),
+        (["--csv", "LOCKED"], "locked.csv:2: 'inv1' is given twice"),  # an empty value is not the name of a column
         (["--display", "inv9=1"], 'error: --display: the running agent has no device "inv9"'),
         (["--display", "inv1/ac.energy.imp=1"], "inv1 has no point 'ac.energy.imp'"),
         (["--who", " "], "--who: is missing"),
@@ -66,9 +67,11 @@ def test_what_is_wrong_is_said_and_nothing_is_signed(
         "CSV": "shown.csv",
         "COMMA": "comma.csv",
         "TWICE": "twice.csv",
+        "LOCKED": "locked.csv",
         "ONE": "one.csv",
     }
     (tmp_path / "one.csv").write_text("inv1,1\n")
+    (tmp_path / "locked.csv").write_text("inv1,,cabinet locked\ninv1,5\n")
     more = [str(tmp_path / files[text]) if text in files else text for text in more]
     said = mh("handover", "--who", "x", *more, "--yes", "-c", park())
     assert (said.code, said.out) == (2, "") and says in said.err, said.err

@@ -221,11 +221,12 @@ TOLD = ("--line", "tcp://127.0.0.1:1", "--address", "1", "--profile", "chint/dts
 
 @pytest.mark.parametrize(("ct", "is_"), [("80", "80"), ("400/5", "80"), ("600 / 5", "120"), ("37.5", "37.5")])
 def test_a_ratio_is_written_as_it_is_known(mh, site: Path, ct: str, is_: str) -> None:
-    said = mh("adopt", "m", *TOLD, "--ct", ct, "--pt", "100", "--limit", "timeout=2 s", "--limit", "retries=1")
+    limits = ("--limit", "timeout=2 s", "--limit", "retries=1", "--limit", "holes=false")
+    said = mh("adopt", "m", *TOLD, "--ct", ct, "--pt", "100", *limits)
     assert said.code == 0, said.err
     (device,) = load_config(site).devices
     assert (str(device.ratio_ct), str(device.ratio_pt)) == (is_, "100")
-    assert (device.limits.timeout_s, device.limits.retries) == (2.0, 1)
+    assert (device.limits.timeout_s, device.limits.retries, device.limits.holes) == (2.0, 1, False)
 
 
 @pytest.mark.parametrize(

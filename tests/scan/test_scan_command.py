@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from drivers.dlt645.simulate import Dlt645Meter
 from drivers.framing import crc16
 from drivers.mbus.simulate import MbusMeter
 from drivers.modbus.requests import read_request
+from drivers.model import LineDown
 from drivers.sim.bus import Bus
 from drivers.sim.device import SimAnswer, SimDevice
 from drivers.sim.framing import Framing, RtuFraming, SimRequest
@@ -286,3 +288,16 @@ def test_an_unknown_device_without_a_usual_block_is_said_so(mh, field: Park) -> 
     said = mh("identify", "--line", line.url, "--address", "7", "--lang", "zh")
     assert "查看寄存器" in said.err and "--registers 3:12288+40`" in said.err, "zeros say less"
     assert device.requests.total() - tried <= tried + 4
+
+
+def test_a_line_without_its_port_is_the_agents_line_all_the_same(mh, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scan asked beside the agent, which has the default port in its url, instead of borrowing the line."""
+    asked: list[str] = []
+
+    def borrowed(folder: Path, url: str, *more: Any) -> Any:
+        asked.append(url)
+        raise LineDown("enough", where=url)
+
+    monkeypatch.setattr("agent.cli.lease.borrow_line", borrowed)
+    mh("scan", "--line", "modbus-tcp://127.0.0.1", "--line", "modbus-tcp://127.0.0.2-3", "--quick")
+    assert asked == [f"modbus-tcp://127.0.0.{n}:502" for n in (1, 2, 3)]

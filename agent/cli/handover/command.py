@@ -224,8 +224,10 @@ def _from_csv(path: Path, given: Mapping[str, Shown]) -> dict[str, Shown]:
     """Return device -> displayed value, from ``given`` and the file. Raises UsageError if a device has two values."""
     found = dict(given)
     for line, row in read_rows(path, ","):
-        if not row or not "".join(row).strip() or (line == 1 and len(row) > 1 and not re.search(r"\d", row[1])):
-            continue  # this line is empty, or it has the names of the columns
+        # a first line with a word in place of the value has the names of the columns
+        is_head = line == 1 and len(row) > 1 and row[1].strip() and not re.search(r"\d", row[1])
+        if not row or not "".join(row).strip() or is_head:
+            continue
         where = f"{path}:{line}"
         if len(row) not in (2, 3):
             hint = "Expected DEVICE,VALUE or DEVICE,VALUE,REMARK"

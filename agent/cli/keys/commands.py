@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -140,7 +141,7 @@ def create(
 def _check_new(key_file: KeyFile) -> None:
     """Raise UsageError if the gateway has signed with another key, because verifiers would not trust a new key."""
     config = key_file.config
-    if config is None or not key_file.is_agents or key_file.path.exists() or not _has_database(config):
+    if config is None or not key_file.is_agents or os.path.exists(key_file.path) or not _has_database(config):
         return
     if known := checked(ask(config, PublishedKey()), Published, "key")["kid"]:
         hint = f"Restore this key. If the key is lost, run `meterhouse keys create --lost {known}`"

@@ -74,7 +74,7 @@ def find_key_file(
         ConfigError: the configuration is needed and invalid.
     """
     config, needed = None, file is None or (needs_gateway and gateway is None)
-    if needed or options.config_file.exists():
+    if needed or os.path.exists(options.config_file):  # ``Path.exists`` raises PermissionError
         try:
             config = options.load()
         except ConfigError:
