@@ -262,6 +262,7 @@ class Live(Subscriber):
         super().__init__(url, topic, retained=True, ca_file=ca_file, username=username, password=password)
         self._verifier = Verifier(trust, streams=streams, max_gateways=max_gateways, max_streams=max_streams)
         self._on_verified = on_verified
+        self._failure: Exception | None = None  # the first error of ``on_verified``
         self._lock = threading.Lock()  # held while a thread uses the verifier
         self._worker = threading.Thread(target=self._work, name="verify", daemon=True)
         self.taken = 0  # number of messages that the verifier has processed
@@ -272,7 +273,9 @@ class Live(Subscriber):
         self._worker.start()
 
     def report(self) -> Report:
-        """Return the verdict so far."""
+        """Return the verdict so far. Raises the first error of ``on_verified``."""
+        if self._failure is not None:
+            raise self._failure
         with self._lock:
             return self._verifier.report(time.time() * 1000)
 
@@ -282,12 +285,17 @@ class Live(Subscriber):
             return self._verifier.counts()
 
     def stop(self) -> Report:
-        """Process the messages that have arrived, disconnect, and return the last verdict."""
+        """Process the messages that have arrived, disconnect, and return the last verdict.
+
+        Raises the first error of ``on_verified``.
+        """
         if self._worker.is_alive():
             self._hang_up()  # while this waits for paho, the verifier's thread empties the queue
         self.close()
         if self._worker.is_alive():
             self._worker.join()
+        if self._failure is not None:
+            raise self._failure
         return self._verifier.finish(time.time() * 1000)
 
     def _typed(self, kind: str) -> None:
@@ -306,5 +314,9 @@ class Live(Subscriber):
             with self._lock:
                 outcome = self._verifier.feed(*item)
             self.taken += 1
-            if self._on_verified is not None and outcome is Outcome.VERIFIED:
+            if self._on_verified is None or outcome is not Outcome.VERIFIED:
+                continue
+            try:
                 self._on_verified(item[1], item[0])
+            except Exception as error:  # noqa: BLE001 - raised again by ``report``; other packs must still be verified
+                self._failure = self._failure or error

@@ -50,7 +50,8 @@ def check_seam(left: ChainLink, right: ChainLink) -> list[str]:
         stepped = left.to_ms in (old for old, _ in right.steps) and right.from_ms in (new for _, new in right.steps)
         if right.from_ms != left.to_ms and not stepped:
             away = (right.from_ms - left.to_ms) / 1000
-            word = f"{away:g} s after" if away > 0 else f"{-away:g} s before"
+            shown = f"{abs(away):.3f}".rstrip("0").rstrip(".")
+            word = f"{shown} s {'after' if away > 0 else 'before'}"
             faults.append(
                 f"begins {word} the previous pack ends ({left.to_ms / 1000:.3f}), and no clock_step explains it"
             )

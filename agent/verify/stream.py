@@ -103,12 +103,19 @@ class StreamState:
     def add_table(self, birth: str, table: PointTable) -> None:
         """Add a birth's point table, which is from the birth itself or from its retained copy."""
         if birth in self.tables:
+            self.tables.move_to_end(birth)
             return
         self.tables[birth] = table
         if len(self.tables) > MAX_TABLES:
             self.tables.popitem(last=False)
         for waiting in self._waiting.pop(birth, ()):
             self._add_balance(waiting, balance((waiting.counts,), table), "")
+
+    def _table(self, birth: str) -> PointTable | None:
+        """Return the table of a birth. A table that is in use is kept longest."""
+        if (table := self.tables.get(birth)) is not None:
+            self.tables.move_to_end(birth)
+        return table
 
     def head(self, named: NamedHead, ring: KeyRing) -> None:
         """Add a head of this stream from a checkpoint."""
@@ -239,7 +246,7 @@ class StreamState:
             run = whole
         if any((e.boot, e.seq) in self._faulty for e in run.packs):
             return
-        if judged is None and (table := self.tables.get(link.birth)):
+        if judged is None and (table := self._table(link.birth)):
             judged = balance((run.counts,), table)
         if judged is not None:
             self._add_balance(run, judged, where)

@@ -184,3 +184,21 @@ def test_a_clock_that_is_out_of_all_years_ends_no_report(start: int) -> None:
     assert (report.verdict.value, report.missing) == ("incomplete", 1)
     days = report.as_dict()["streams"][stream.stream]["days"]
     assert 3 * (2 * 17_280 + 1440) < sum(day["due"] for day in days.values()) < 3 * (2 * 17_280 + 1440) + 20
+
+
+@pytest.mark.parametrize(
+    ("away_s", "shown"), [(0.25, "0.25"), (60, "60"), (1_234_567, "1234567"), (1234567.5, "1234567.5")]
+)
+def test_a_hole_between_two_packs_is_told_in_full_seconds(away_s: float, shown: str) -> None:
+    """Holes of more than eleven days were `1.23457e+06 s`."""
+    from tests.kits.signed import Key, Stream, keys
+
+    key, stream = Key(), Stream()
+    verifier = Verifier([key.kid])
+    verifier.feed(keys(key), "meterhouse/v1/park7/gw01/keys")
+    raws = stream.run(2)
+    stream.at += away_s
+    for raw in [*raws, stream.pack()]:
+        verifier.feed(raw, stream.topic())
+    first = verifier.finish().first_bad
+    assert first is not None and f"begins {shown} s after the previous pack ends" in first.reason

@@ -93,6 +93,30 @@ def test_a_stream_is_verified_as_it_comes(broker: Any, publisher: Publisher) -> 
     assert report.failures == {"topic": 1} and report.first_bad and report.first_bad.where == BASE + "inv2/readings"
 
 
+def test_an_error_of_the_callers_own_function_is_raised_and_stops_no_verification(
+    broker: Any, publisher: Publisher
+) -> None:
+    """The thread ended unseen, and the verdict stayed `verified` over packs that nobody looked at."""
+    key, stream = Key(), Stream()
+    calls: list[str] = []
+
+    def full(topic: str, raw: bytes) -> None:
+        calls.append(topic)
+        raise OSError("the disk is full")
+
+    publisher.send(BASE + "keys", keys(key), retain=True)
+    live = Live(broker.url, [key.kid], site="park7", gateway="gw01", on_verified=full)
+    live.start()
+    for raw in stream.run(4):
+        publisher.send(stream.topic(), raw)
+    wait_for(live, lambda c: c[0] == 4)
+    with pytest.raises(OSError, match="the disk is full"):
+        live.report()
+    with pytest.raises(OSError, match="the disk is full"):
+        live.stop()
+    assert len(calls) == 4
+
+
 def test_frames_are_judged_by_their_bytes_whatever_content_type_they_have(broker: Any, publisher: Publisher) -> None:
     """It is not signed. An unknown one is counted and stated; plain JSON that calls itself a frame is JSON."""
     key, stream = Key(), Stream()
