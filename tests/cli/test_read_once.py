@@ -100,7 +100,9 @@ def test_an_error_says_what_to_do_and_leaves_nothing(
 
 
 def test_a_scan_of_a_url_that_is_none_is_no_internal_error(mh: Any) -> None:
-    assert "Invalid IPv6 URL. Write serial:" in mh("scan", "--line", "modbus-tcp://[::1").err
+    said = mh("scan", "--line", "modbus-tcp://[::1")
+    assert said.code == 2
+    assert "--line: the host or port of the url cannot be read. Write for example tcp://192.0.2.10:4196" in said.err
 
 
 def test_a_silent_device_is_an_error(served: Any, box: Path) -> None:
