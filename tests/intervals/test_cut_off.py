@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
+from datetime import date
 from decimal import Decimal
 from fractions import Fraction
 from itertools import count, pairwise
@@ -27,6 +28,7 @@ from agent.service.results import interval_builder
 from agent.service.results.interval_builder import IntervalBuilder
 from agent.service.results.rebuild import new_pages
 from agent.store import Store, StoreError
+from bench.timelapse import Timelapse
 from tests.kits.ledger import STREAM
 from tests.kits.made_parks import FAULTS, HARMLESS, Pack, Park, make
 
@@ -106,6 +108,29 @@ def test_a_read_error_of_the_store_loses_no_interval(tmp_path: Path, monkeypatch
     assert errors == 1 and failing.rows() == whole.rows()
     whole.close()
     failing.close()
+
+
+def test_a_read_error_right_after_a_commit_loses_no_interval_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state of the stream had been kept without the rows, so that its packs were not read again."""
+    day, after = date(2025, 1, 31), date(2025, 2, 1)
+    calls, above, found = count(1), interval_builder.above_written, list[list[IntervalRow]]()
+
+    def above_or_error(store: Store, stream: str, made: Any, until_ms: int) -> Any:
+        if made and next(calls) == 30:  # of the commits that complete intervals
+            raise StoreError("a read failed", where="store.db")
+        return above(store, stream, made, until_ms)
+
+    for name, function in (("whole", above), ("failing", above_or_error)):
+        monkeypatch.setattr(interval_builder, "above_written", function)
+        (tmp_path / name).mkdir()
+        park = Timelapse(tmp_path / name, day, every_s=600)
+        for _ in park.until(after):
+            pass
+        found.append([replace(row, revision=0) for row in query(park.store.intervals, 0, END)])
+        park.close()
+    assert next(calls) > 100 and found[0] and found[1] == found[0]
 
 
 def stop(gateway: Gateway, rng: random.Random) -> None:

@@ -287,13 +287,15 @@ class IntervalBuilder:
                     written, made = split_rows(made, state.rebuild.written_ms)
                     state.rebuild.made += written
                     state.rebuild.gaps += gaps
-                elif made or gaps:
+                # first, because this reads the store: after an error, the state must not be stored without its rows
+                pages = new_pages(
+                    stream, above_written(store, stream, made, state.rebuilt_ms), self.calendar, self.published_ms
+                )
+                if state.rebuild is None and (made or gaps):
                     unsaved.states[stream] = (state.ledger.seq, state.ledger.state())
                     self._note_gap_start(stream, state.ledger)
                     unsaved.gaps.append(NewGaps(stream, gaps))
-                unsaved.pages += new_pages(
-                    stream, above_written(store, stream, made, state.rebuilt_ms), self.calendar, self.published_ms
-                )
+                unsaved.pages += pages
 
     def _save(self, store: Store) -> None:
         if self._unsaved.is_empty:
