@@ -148,10 +148,8 @@ class Retention:
             f" (SELECT pack FROM outbox WHERE destination IN ({marks}) AND pack BETWEEN ? AND ?)"
         )
         values = (start, end, *self.active, start, end)
-        # a loss that one of these packs states is delivered, because all configured destinations confirmed the pack
-        self._db.execute(f"DELETE FROM losses WHERE stated_in IN (SELECT id FROM packs WHERE {where})", values)
-        ids = [row[0] for row in self._db.execute(f"DELETE FROM packs WHERE {where} RETURNING id", values)]
-        self._delete_from_outbox(ids)
+        ids = [row[0] for row in self._db.execute(f"SELECT id FROM packs WHERE {where}", values)]
+        self._delete_unowed(ids)
         return len(ids)
 
     def _delete_old_births(self, cutoff_ms: int) -> int:
@@ -191,7 +189,7 @@ class Retention:
 
     def _delete_unowed(self, ids: Sequence[int]) -> None:
         """Delete packs that all configured destinations confirmed."""
-        # a loss that one of these packs states is delivered too
+        # a loss that one of these packs states is delivered with the pack
         self._db.executemany("DELETE FROM losses WHERE stated_in = ?", [(number,) for number in ids])
         self._db.executemany("DELETE FROM packs WHERE id = ?", [(number,) for number in ids])
         self._delete_from_outbox(ids)
