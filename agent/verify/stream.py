@@ -102,8 +102,7 @@ class StreamState:
 
     def add_table(self, birth: str, table: PointTable) -> None:
         """Add a birth's point table, which is from the birth itself or from its retained copy."""
-        if birth in self.tables:
-            self.tables.move_to_end(birth)
+        if self._table(birth) is not None:
             return
         self.tables[birth] = table
         if len(self.tables) > MAX_TABLES:

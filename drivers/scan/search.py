@@ -89,7 +89,6 @@ class Scan:
         self._total_s = 0.0
         every = ((protocol.name, protocol.search_class(), protocol) for protocol in all_protocols())
         self._searches = {name: search(protocol, self) for name, search, protocol in every if search is not None}
-        self._profiles: dict[str, list[Profile]] = {}  # name of a protocol -> its profiles
 
     # --- the plan
 
@@ -244,10 +243,8 @@ class Scan:
         """
         best = Counter(device.fits[0].profile for device in self.found if device.fits)
         spoken = {protocol.name: protocol for protocol in all_protocols() if name in (protocol.name, protocol.wire)}
-        if name not in self._profiles:
-            self._profiles[name] = profiles_of(spoken, "", self.options.profile_dirs)
         return sorted(
-            self._profiles[name],
+            profiles_of(spoken, "", self.options.profile_dirs),
             key=lambda one: (not spoken[one.protocol].tells_its_model, -best[one.id]),
         )
 
