@@ -46,7 +46,7 @@ class _Figuring:
         inputs, missing = self._inputs()
         numerator = denominator = value = None
         if not missing:
-            # a formula may divide by a quantity that is 0, such as the photovoltaics at night: then there is no value
+            # no value if a formula divides by a quantity that is 0, such as photovoltaic energy at night
             with suppress(ZeroDivisionError):
                 numerator = expression.value(one.numerator.tree, self._of_name)
                 if one.denominator is not None:

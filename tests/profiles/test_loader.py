@@ -97,7 +97,7 @@ def test_a_second_source_is_not_inherited(write: Write, tmp_path: Path) -> None:
 
 
 def test_a_profile_is_assembled_again_only_where_a_file_of_it_is_another(write: Write, tmp_path: Path) -> None:
-    """Whatever changed: the file itself, the one that it extends, or the folder in which that one is found first."""
+    """The file itself may change, or the file that it extends, or the folder in which that file is found first."""
     write(HEAD + POINT, "base")
     own = write('schema = 1\nextends = "example/base"\nsource = "paper"\nevidence = "derived"\n', "own")
     other, site = tmp_path / "other", tmp_path / "site" / "example"
