@@ -13,7 +13,7 @@ from agent.indicators.definitions import PeriodKind
 from agent.indicators.evaluate import evaluate
 from agent.indicators.figure import Figure, Period
 from agent.indicators.plan import IndicatorPlan
-from agent.indicators.supply import Supply
+from agent.indicators.supply import Supply, families
 from agent.indicators.trace import ZERO, TraceSlot
 from agent.intervals.calendar import Calendar
 from agent.intervals.query import PageSource
@@ -159,19 +159,25 @@ def _at(mark: EndReading | None) -> int:
 
 
 def demands(windows: Iterable[RoleSum]) -> dict[str, Demand]:
-    """Return the highest mean power of an interval by role, in kW.
+    """Return the highest mean power of an interval by role, in kW, and by family of roles (`load.*`).
 
-    It is the energy of the interval divided by its length.
+    It is the energy of the interval divided by its length; that of a family is the sum of its roles in the interval.
 
     An interval that is incomplete or spread is left out, because it does not prove a peak.
     """
-    found: dict[str, Demand] = {}
+    sums: dict[tuple[str, str, int, int], list[RoleSum]] = {}
     for one in windows:
-        if one.flow not in _DEMAND_FLOWS or one.unit != "kWh" or one.flags & (Flag.INCOMPLETE | Flag.SPREAD):
+        if one.flow not in _DEMAND_FLOWS or one.unit != "kWh":
             continue
-        kilowatts = one.amount * 3_600_000 / (one.end_ms - one.start_ms)
-        if one.role not in found or kilowatts > found[one.role][0]:
-            found[one.role] = (kilowatts, one.sources)
+        for name in (one.role, *families(one.role)):
+            sums.setdefault((name, one.flow, one.start_ms, one.end_ms), []).append(one)
+    found: dict[str, Demand] = {}
+    for (name, _, start_ms, end_ms), parts in sums.items():
+        if any(one.flags & (Flag.INCOMPLETE | Flag.SPREAD) for one in parts):
+            continue
+        kilowatts = sum((one.amount for one in parts), ZERO) * 3_600_000 / (end_ms - start_ms)
+        if name not in found or kilowatts > found[name][0]:
+            found[name] = (kilowatts, tuple(source for one in parts for source in one.sources))
     return found
 
 

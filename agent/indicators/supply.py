@@ -73,11 +73,11 @@ class Supply:
         return declared.amount(self._entries, name, unit, kind, period)
 
     def _demand(self, name: str, role: str) -> Amount | None:
-        """Return the highest demand of a role. Returns None if the role has no meter.
+        """Return the highest demand of a role or of a family of roles. Returns None if it has no meter.
 
         If all its intervals are incomplete, the demand is unknown: the completeness is 0.
         """
-        shares = [Fraction(one.completeness) for one in self._sums if one.role == role and one.unit == "kWh"]
+        shares = [Fraction(one.completeness) for one in self._sums if _is_of(one.role, role) and one.unit == "kWh"]
         if not shares:
             return None
         unit = parse_unit("kW")
@@ -87,12 +87,18 @@ class Supply:
         return Amount(name, Fraction(kilowatts) * unit.factor, unit, "metered", _mean(shares), sources=sources)
 
 
+def families(role: str) -> list[str]:
+    """Return the families that a role belongs to: `load.*` and `load.press.*` for `load.press`."""
+    parts = role.split(".")
+    return [".".join(parts[: count + 1]) + ".*" for count in range(len(parts))]
+
+
+def _is_of(role: str, name: str) -> bool:
+    return role == name or name in families(role)
+
+
 def _fits(one: RoleSum, role: str, flow: str) -> bool:
-    if role.endswith(".*"):
-        front = role[:-2]
-        if one.role != front and not one.role.startswith(front + "."):
-            return False
-    elif one.role != role:
+    if not _is_of(one.role, role):
         return False
     if flow == "energy":
         return one.flow in _ENERGY.get(one.role.partition(".")[0], _OTHER_ENERGY)

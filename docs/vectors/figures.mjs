@@ -253,6 +253,31 @@ const intervalSums = function* (streams, moment, cut, from, until) {
   }
 }
 
+// `load.*` and `load.press.*` for `load.press`.
+const families = (role) => role.split('.').map((_, at, parts) => `${parts.slice(0, at + 1).join('.')}.*`)
+
+// The mean power of an interval, of each role and of each family of roles.
+const peaks = (found) => {
+  const windows = new Map()
+  for (const one of found) {
+    if (!['import', 'charge', 'consumption', 'heat'].includes(one.flow) || one.unit !== 'kWh') continue
+    for (const role of [one.role, ...families(one.role)]) {
+      const key = `${role}\n${one.flow}`
+      if (!windows.has(key)) windows.set(key, { role, parts: [] })
+      windows.get(key).parts.push(one)
+    }
+  }
+  const tops = new Map()
+  for (const { role, parts } of windows.values()) {
+    if (parts.some((one) => one.flags & (FLAG.incomplete | FLAG.spread))) continue
+    const amount = sum(parts.map((one) => one.amount))
+    const power = significant(over(times(amount, whole(3_600_000)), ratio(BigInt(parts[0].end - parts[0].start))), 28)
+    if (tops.has(role) && compare(power, tops.get(role).power) <= 0) continue
+    tops.set(role, { power, sources: parts.flatMap((one) => one.sources) })
+  }
+  return tops
+}
+
 // All intervals of a period added up, and the highest window of each role.
 const supplyOf = (streams, moment, cut, from, until) => {
   const sums = new Map()
@@ -275,12 +300,9 @@ const supplyOf = (streams, moment, cut, from, until) => {
         }
         before.sources.sort((a, b) => byText(a.stream, b.stream) || byText(a.point, b.point))
       }
-      const isPeak = ['import', 'charge', 'consumption', 'heat'].includes(one.flow) && one.unit === 'kWh' &&
-        !(one.flags & (FLAG.incomplete | FLAG.spread))
-      const power = isPeak && significant(over(times(one.amount, whole(3_600_000)), ratio(length)), 28)
-      if (isPeak && (!demands.has(one.role) || compare(power, demands.get(one.role).power) > 0)) {
-        demands.set(one.role, { power, sources: one.sources })
-      }
+    }
+    for (const [role, top] of peaks(found)) {
+      if (!demands.has(role) || compare(top.power, demands.get(role).power) > 0) demands.set(role, top)
     }
   }
   const elapsed = whole(Math.max(until - from, 1))
@@ -289,11 +311,9 @@ const supplyOf = (streams, moment, cut, from, until) => {
 }
 
 const ENERGY = { generation: ['generation'], load: ['consumption'] }
+const isOf = (role, name) => role === name || families(role).includes(name)
 const fits = (one, role, flow) => {
-  if (role.endsWith('.*')) {
-    const front = role.slice(0, -2)
-    if (one.role !== front && !one.role.startsWith(`${front}.`)) return false
-  } else if (one.role !== role) return false
+  if (!isOf(one.role, role)) return false
   if (flow === 'energy') return (ENERGY[one.role.split('.')[0]] ?? ['heat', 'total', 'import']).includes(one.flow)
   if (flow === 'volume' || flow === 'normal') return one.flow === 'volume' && one.unit === FLOWS[flow]
   return one.flow === flow
@@ -307,7 +327,7 @@ const metered = (name, { all, demands }) => {
   const made = { n: name, basis: 'metered', unit: unit(FLOWS[flow]), value: ZERO, share: ZERO, estimated: ZERO, from: [] }
   if (!all.length) return made
   if (flow === 'demand') {
-    const mine = all.filter((one) => one.role === role && one.unit === 'kWh')
+    const mine = all.filter((one) => isOf(one.role, role) && one.unit === 'kWh')
     if (!mine.length) return null
     const top = demands.get(role)
     if (!top) return made
@@ -538,31 +558,35 @@ export const recompute = (folder, objects) => {
   const entries = []
   const seen = new Map()
   const supplies = new Map() // by period, and by what was known
-  for (const pack of results) {
-    const all = pack.results ?? []
-    for (const result of all) if (result.kind === 'declaration') entries.push(result)
-    for (const until of new Set(all.map((r) => r.period?.until).filter((at) => at !== undefined))) {
-      const group = all.filter((r) => r.period?.until === until)
-      const listed = group.filter((r) => r.kind === 'known').flatMap((r) => r.packs)
-      for (const p of listed) seen.set(p.stream, p.last)
-      const moment = momentOf(streams, seen, listed.map((p) => p.stream), cut)
-      const known = entries.filter((e) => e.at < until)
-      for (const said of group) {
-        if (said.kind === 'trace') {
-          judge(found.figures, `${said.id} of ${said.period.label}`, differences(said, makeTrace(said, streams, moment, cut)))
-          continue
-        }
-        if (said.kind !== 'figure') {
-          found.others += said.kind === 'known' ? 0 : 1
-          continue
-        }
-        const one = plan.indicators.get(said.id)
-        const stretch = `${said.period.from} ${until} ${[...seen]} ${[...moment.late]}`
-        if (!supplies.has(stretch)) supplies.set(stretch, supplyOf(streams, moment, cut, ms(said.period.from), ms(until)))
-        const supply = supplies.get(stretch)
-        const wrong = one ? differences(said, makeFigure(plan, one, said, supply, known, cut)) : ['no such figure in this plan']
-        judge(found.figures, `${said.id} of ${said.period.label}`, wrong)
+  const groups = [] // the results of one moment may lie in several packs, and only one of these packs has `known`
+  for (const result of results.flatMap((pack) => pack.results ?? [])) {
+    const until = result.period?.until
+    if (result.kind === 'declaration') entries.push(result)
+    if (until === undefined) continue
+    if (groups.at(-1)?.until !== until) groups.push({ until, group: [] })
+    groups.at(-1).group.push(result)
+    groups.at(-1).entered = entries.length
+  }
+  for (const { until, group, entered } of groups) {
+    const listed = group.filter((r) => r.kind === 'known').flatMap((r) => r.packs)
+    for (const p of listed) seen.set(p.stream, p.last)
+    const moment = momentOf(streams, seen, listed.map((p) => p.stream), cut)
+    const known = entries.slice(0, entered).filter((e) => e.at < until)
+    for (const said of group) {
+      if (said.kind === 'trace') {
+        judge(found.figures, `${said.id} of ${said.period.label}`, differences(said, makeTrace(said, streams, moment, cut)))
+        continue
       }
+      if (said.kind !== 'figure') {
+        found.others += said.kind === 'known' ? 0 : 1
+        continue
+      }
+      const one = plan.indicators.get(said.id)
+      const stretch = `${said.period.from} ${until} ${[...seen]} ${[...moment.late]}`
+      if (!supplies.has(stretch)) supplies.set(stretch, supplyOf(streams, moment, cut, ms(said.period.from), ms(until)))
+      const supply = supplies.get(stretch)
+      const wrong = one ? differences(said, makeFigure(plan, one, said, supply, known, cut)) : ['no such figure in this plan']
+      judge(found.figures, `${said.id} of ${said.period.label}`, wrong)
     }
   }
   return found

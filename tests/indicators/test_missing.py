@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
+import tomllib
 from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
@@ -12,19 +16,30 @@ from typing import Any
 import pytest
 
 from agent.cli.report.meters import rows
-from bench.timelapse import Silence, Timelapse
+from bench.timelapse import PLAN, Silence, Timelapse
 from tests.kits.lived import mh
 
 FIRST, NEXT, LAST = date(2025, 6, 21), date(2025, 6, 22), date(2025, 6, 23)
 DAY_MS, HOUR_MS = 86_400_000, 3_600_000
+MORE = f"""{PLAN}
+[[indicator]]
+id = "peak_of_all_loads"
+title = {{ en = "Peak of all loads", zh = "总负荷最大值" }}
+numerator = "load.*.demand"
+unit = "kW"
+better = "lower"
+periods = ["interval", "day", "month", "year"]
+"""
 Results = list[Mapping[str, Any]]
 
 
 class Day:
     """A day of the park in which some meters never answered; what was sealed of it, its report, and both once more."""
 
-    def __init__(self, folder: Path, *silent: str) -> None:
-        park = Timelapse(folder, FIRST, every_s=900, silent_every_ms=DAY_MS)  # nothing is written of them before night
+    def __init__(self, folder: Path, *silent: str, plan: str = PLAN) -> None:
+        # nothing is written of them before night
+        park = Timelapse(folder, FIRST, plan=plan, every_s=900, silent_every_ms=DAY_MS)
+        self.folder, self.kid = folder, park.kid
         park.silences += [Silence(name, 0, 1 << 50) for name in silent]
         for now in park.until(LAST):
             if (
@@ -60,7 +75,7 @@ def no_direct(tmp_path_factory: pytest.TempPathFactory) -> Day:
 
 @pytest.fixture(scope="module")
 def no_roof(tmp_path_factory: pytest.TempPathFactory) -> Day:
-    return Day(tmp_path_factory.mktemp("roof"), "pv-canteen")
+    return Day(tmp_path_factory.mktemp("roof"), "pv-canteen", plan=MORE)
 
 
 @pytest.mark.parametrize("period", ["interval", "day", "month", "year"])
@@ -143,3 +158,28 @@ def test_one_silent_meter_of_several_is_named(no_roof: Day) -> None:
 def test_a_report_knows_the_silent_meter(no_roof: Day) -> None:
     (figure,) = [one for one in no_roof.report["figures"] if one["id"] == "plain/generation"]
     assert figure["inputs"][0]["silent"][0]["stream"] == "park7/gw01/pv-canteen"
+
+
+def test_the_peak_of_a_family_of_roles_is_not_zero(no_roof: Day) -> None:
+    for period in ("interval", "day"):
+        for figure in no_roof.of("figure", period, "site/peak_of_all_loads"):
+            assert Decimal(figure["v"]) > 0 and figure["inputs"][0]["from"]
+
+
+def test_a_program_in_javascript_finds_what_was_known_in_the_next_pack(no_roof: Day, tmp_path: Path) -> None:
+    """At midnight the figures fill a pack, so the packs that were known are named in the next one."""
+    if not shutil.which("node"):
+        pytest.skip("no Node here (apt: nodejs)")
+    lines = (no_roof.folder / "packs" / "packs" / "_indicators.packs.jsonl").read_text(encoding="utf-8").splitlines()
+    kinds = [{result["kind"] for result in json.loads(line).get("results", ())} for line in lines]
+    assert any("figure" in found and "known" not in found for found in kinds)
+    vectors = Path(__file__).parents[2] / "docs" / "vectors"
+    shutil.copytree(no_roof.folder / "packs", tmp_path / "park")
+    shutil.copy(vectors / "figures" / "definitions.json", tmp_path)
+    (tmp_path / "park.plan.json").write_text(json.dumps(tomllib.loads(MORE)), encoding="utf-8")
+    done = subprocess.run(
+        ["node", str(vectors / "check.mjs"), str(tmp_path / "park"), no_roof.kid, "--recompute"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"figures and traces: [0-9]{3} agree, 0 differ;", done.stdout)

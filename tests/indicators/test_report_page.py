@@ -365,6 +365,34 @@ def test_the_months_of_the_last_365_days_begin_and_end_with_them() -> None:
         assert [one["v"] for one in figure["trend"]] == [value] * 13
 
 
+def test_the_demand_of_a_family_of_roles_is_that_of_their_sum() -> None:
+    """It was 0, signed: no role is called `load.*`. A peak of two loads at different times is not the sum of both."""
+    quarter, start, complete = 900_000, 1_795_449_600_000, Flag(0)
+
+    def load(role: str, at: int, kwh: int, flags: Flag = complete) -> RoleSum:
+        begin, source = start + at * quarter, Source("park7/gw01/x", role, 1, 2, None, None)
+        known = D(0) if flags else D(1)
+        return RoleSum(role, "consumption", begin, begin + quarter, D(kwh), "kWh", known, D(0), flags, (source,))
+
+    parts = [load("load.press", 0, 100), load("load.oven.big", 0, 1)]
+    parts += [load("load.press", 1, 10), load("load.oven.big", 1, 100)]
+    parts += [load("load.press", 2, 300), load("load.oven.big", 2, 0, Flag.INCOMPLETE)]
+    found = demands(parts)
+    assert {name: one[0] for name, one in found.items()} == {
+        "load.press": 1200,
+        "load.oven.big": 400,
+        "load.oven.big.*": 400,
+        "load.oven.*": 400,
+        "load.press.*": 1200,
+        "load.*": 440,
+    }
+    assert {source.point for source in found["load.*"][1]} == {"load.press", "load.oven.big"}
+    totals, period = PeriodTotals(), period_of(CUT, "day", NOON, NOON + 86_400_000)
+    totals.add(parts)
+    amount = totals.supply([], period).metered("load.*.demand", period)
+    assert amount is not None and amount.value == 440 * 1000 and 0 < amount.completeness < 1
+
+
 def test_adding_day_by_day_is_adding_at_once() -> None:
     parts = list(day())
     one, two = PeriodTotals(), PeriodTotals()
