@@ -6,12 +6,12 @@ import re
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from ipaddress import ip_address
 from typing import Final
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -87,13 +87,12 @@ def session_of(headers: Headers, access: Access) -> str:
 
 
 def cookie_of(headers: Headers, name: str) -> str:
-    """Return the value of a cookie; "" if there is no such cookie."""
-    try:
-        cookies = SimpleCookie(headers.get("cookie", ""))
-    except CookieError:
-        return ""
-    found = cookies.get(name)
-    return found.value if found is not None else ""
+    """Return the value of a cookie; "" if there is no such cookie.
+
+    ``http.cookies.SimpleCookie`` is not used, because it stops at the first cookie with characters that it refuses.
+    Other programs on this host may set such cookies, and a browser sends them to us too.
+    """
+    return cookie_parser(headers.get("cookie", "")).get(name, "")
 
 
 class Guard:

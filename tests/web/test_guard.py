@@ -119,6 +119,17 @@ def test_the_right_password_opens_a_session_that_a_logout_ends(viewer, traces) -
     assert browser.get("/", headers={"cookie": f"meterhouse={stolen}"}).status_code == 303
 
 
+@pytest.mark.parametrize("foreign", ['prefs={"theme":"dark"}', "a=hello world", 'a="', "=;b", "a:b=1"])
+def test_a_cookie_of_another_program_on_the_host_does_not_hide_the_session(viewer, traces, foreign: str) -> None:
+    """Cookies are shared by all ports of a host. Before, the form appeared again after the right password."""
+    browser = viewer(password=True)
+    browser.post("/login", data={"password": PASSWORD})
+    session = f"meterhouse={browser.cookies['meterhouse']}"
+    browser.cookies.clear()
+    for cookies in (f"{foreign}; {session}", f"{session}; {foreign}"):
+        assert "inv1" in browser.get("/", headers={"cookie": cookies}).text
+
+
 @pytest.mark.parametrize(
     "target",
     ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:alert(1)", "/x\r\nset-cookie: a=b",
