@@ -19,9 +19,10 @@ from agent.web.password import Sessions
 
 LARGEST_BODY: Final = 4096
 LONGEST_PATH: Final = 2000
-OPEN: Final = ("/login", "/static/")  # paths that are visible without a login
+LOGIN: Final = "/login"
+STATIC: Final = "/static/"  # paths that begin with this, and LOGIN, are visible without a login
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
-POSTS: Final = frozenset({"/login", "/logout"})
+POSTS: Final = frozenset({LOGIN, "/logout"})
 CSP: Final = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
 HEADERS: Final = {
     "content-security-policy": CSP,
@@ -95,6 +96,11 @@ def cookie_of(headers: Headers, name: str) -> str:
     return cookie_parser(headers.get("cookie", "")).get(name, "")
 
 
+def may_see(headers: Headers, access: Access, sessions: Sessions) -> bool:
+    """True if the viewer may see data: the viewer has logged in, or no login is required."""
+    return not access.password or sessions.valid(session_of(headers, access))
+
+
 class Guard:
     """ASGI middleware: refuses invalid requests before the application sees them."""
 
@@ -128,15 +134,13 @@ class Guard:
         if status:
             return PlainTextResponse(f"{text}\n", status, {"allow": "GET, HEAD"} if status == 405 else None)
         path = scope["path"]
-        if not self._access.password or path.startswith(OPEN):
-            return None
-        if self._sessions.valid(session_of(headers, self._access)):
+        if path == LOGIN or path.startswith(STATIC) or may_see(headers, self._access, self._sessions):
             return None
         if headers.get("x-refresh"):
             return PlainTextResponse("Log in again.\n", 401)
         query = scope.get("query_string", b"").decode("ascii", "replace")
         target = path + (f"?{query}" if query else "")
-        return RedirectResponse(f"/login?next={quote(target, safe='/')}" if target != "/" else "/login", 303)
+        return RedirectResponse(f"{LOGIN}?next={quote(target, safe='/')}" if target != "/" else LOGIN, 303)
 
     def _malformed(self, scope: Scope, headers: Headers) -> tuple[int, str]:
         """Return (HTTP status, message) for a malformed request, even with a login; (0, "") for any other request."""

@@ -35,7 +35,7 @@ from agent.config import PageConfig, WebConfig, load_page_config
 from agent.config.web import listen_address
 from agent.web.day_view import before_start, day_links, day_of, device_day, site_day, why_nothing
 from agent.web.figures_view import PERIODS, figures, neighbours, no_figures
-from agent.web.guard import Access, Guard, cookie_of, host_names, session_of
+from agent.web.guard import Access, Guard, cookie_of, host_names, may_see, session_of
 from agent.web.labels import label
 from agent.web.live import LiveData, Moment
 from agent.web.page_base import COOKIE_AGE_S, html, language_of, missing, set_cookie, static_answer, static_files
@@ -119,7 +119,9 @@ class Page:
         """
         language = language_of(request)
         fragment = bool(request.headers.get("x-refresh"))
-        moment = Moment() if template == "login.html" else self.live.moment  # the login page must not reveal any data
+        moment = self.live.moment
+        if template == "login.html" or not may_see(request.headers, self.access, self.sessions):
+            moment, facts = Moment(), {**facts, "nav": False}  # without a login, no page may reveal any data
         silent = self.data.silence is not None and template in OF_THE_AGENT
         as_of = "" if answer is None else self._answer_as_of(answer, moment, silent, language)
         if template in LIVE and "time" in moment.snapshot:

@@ -95,14 +95,16 @@ def test_a_line_that_is_none_opens_no_file(viewer, traces, line: str) -> None:
 
 def test_without_a_login_only_form_and_style_are_shown(viewer, traces) -> None:
     browser = viewer(password=True)
-    for path in ("/", "/device/inv1", "/frames/roof", "/day", "/figures", "/nothing", "/source/inv1/x"):
+    for path in ("/", "/device/inv1", "/frames/roof", "/day", "/figures", "/nothing", "/source/inv1/x", "/loginx"):
         answer = browser.get(path)
         assert answer.status_code == 303 and answer.headers["location"].startswith("/login"), path
         assert browser.get(path, headers={"x-refresh": "1"}).status_code == 401
     form = browser.get("/login")
     assert form.status_code == 200 and browser.get("/static/page.css").status_code == 200
+    nothing = browser.get("/static/nothing")
+    assert nothing.status_code == 404 and 'action="/logout"' not in nothing.text
     for secret in ("inv1", "park7", "gw01", "0.1.0", "roof"):
-        assert secret not in form.text, "not even the gateway's name"
+        assert secret not in form.text + nothing.text, "not even the gateway's name"
     for forged in ("meterhouse=x", "meterhouse=", "meterhouse=" + "a" * 2000, 'meterhouse="', "=;=;"):
         assert browser.get("/", headers={"cookie": forged}).status_code == 303
 
