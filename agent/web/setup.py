@@ -180,20 +180,21 @@ def set_up(
 def _refuse_double(config_file: Path, target: Path) -> None:
     import tomllib
 
-    try:
-        more = sorted(path for path in target.parent.glob("[!.]*.toml") if path != target)
-        for path in (config_file, *more):
-            if "web" in tomllib.loads(path.read_text("utf-8-sig")):
-                hint = f"Remove [web] from this file: --setup writes [web] into {target}"
-                raise GatewayError("this file already has the table [web]", where=str(path), hint=hint)
-    except FileNotFoundError:
-        hint = "Give the path of the configuration file with -c FILE; `meterhouse init` makes a new file"
-        raise UsageError("there is no such file", where=str(config_file), hint=hint) from None
-    except OSError as error:
-        raise GatewayError(f"cannot be read: {error.strerror}", where=str(config_file)) from error
-    except ValueError as error:
-        hint = "`meterhouse check` shows the line with the error"
-        raise GatewayError("is not valid TOML", where=str(config_file), hint=hint) from error
+    more = sorted(path for path in target.parent.glob("[!.]*.toml") if path != target)
+    for path in (config_file, *more):
+        try:
+            table = tomllib.loads(path.read_text("utf-8-sig"))
+        except OSError as error:
+            if path == config_file and isinstance(error, FileNotFoundError):
+                hint = "Give the path of the configuration file with -c FILE; `meterhouse init` makes a new file"
+                raise UsageError("there is no such file", where=str(path), hint=hint) from None
+            raise GatewayError(f"cannot be read: {error.strerror}", where=str(path)) from error
+        except ValueError as error:
+            hint = "`meterhouse check` shows the line with the error"
+            raise GatewayError("is not valid TOML", where=str(path), hint=hint) from error
+        if "web" in table:
+            hint = f"Remove [web] from this file: --setup writes [web] into {target}"
+            raise GatewayError("this file already has the table [web]", where=str(path), hint=hint)
 
 
 def _earlier(target: Path) -> dict[str, str]:

@@ -183,6 +183,24 @@ def test_setup_refuses_what_would_not_work(config, tmp_path, capsys) -> None:
     assert not (tmp_path / "secret").exists() and not (tmp_path / "conf.d").exists()
 
 
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: path.write_text("[site\n"), "is not valid TOML"),
+        (lambda path: path.write_bytes(b"\xff"), "is not valid TOML"),
+        (lambda path: path.mkdir(), "cannot be read: Is a directory"),
+        (lambda path: path.symlink_to("none"), "cannot be read: No such file or directory"),
+        (lambda path: path.write_text("[web]\n"), "this file already has the table [web]"),
+    ],
+)
+def test_setup_names_the_file_of_conf_d_that_is_wrong(config, tmp_path, capsys, make, words: str) -> None:
+    """Before, the error named the main file, in which there was nothing to correct."""
+    path = tmp_path / "conf.d/bad.toml"
+    path.parent.mkdir()
+    make(path)
+    assert setup(config) == 1 and f"{path}: {words}" in capsys.readouterr().err
+
+
 def test_it_does_not_listen_for_others_without_tls_and_password(config, tmp_path, capsys) -> None:
     assert outcome(["web", "-c", str(config), "--listen", "0.0.0.0:8443"]) == 2
     assert "the page needs a certificate with its key, and a password" in capsys.readouterr().err
