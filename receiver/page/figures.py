@@ -65,10 +65,13 @@ class Figure:
         """The mean of the readings. None if there are no readings."""
         return self.total / self.readings if self.readings else None
 
-    @property
-    def known(self) -> float:
-        """The share of the interval that is covered by packs and does not lie in a gap of this point."""
-        length = self.to_ms - self.from_ms
+    def length_ms(self, now_ms: int) -> int:
+        """The length of the part of the interval that has passed. At least 1, also if the interval is yet to begin."""
+        return max(1, min(self.to_ms, now_ms) - self.from_ms)
+
+    def known(self, now_ms: int) -> float:
+        """The share of the passed part that is covered by packs and does not lie in a gap of this point."""
+        length = self.length_ms(now_ms)
         return max(0.0, min(length, self.covered_ms - sum(self.gaps_ms.values()))) / length
 
 

@@ -268,21 +268,27 @@ def stream_view(
 ) -> dict[str, Any]:
     """The values for the page of a stream, which shows one day of one point as a chart."""
     start, end = between[0] // 1000, between[1] // 1000
-    now_s = round(time.time())
-    frame = {"from": start, "to": end, "until": min(end, now_s), "zone": str(zone), "closed": now_s >= end}
+    now_ms = round(time.time() * 1000)
+    now_s = now_ms // 1000
+    closed = now_s >= end
+    frame = {
+        "from": start, "to": end, "until": min(end, now_s), "zone": str(zone), "closed": closed,
+        "until_text": "" if closed else f"{datetime.fromtimestamp(now_s, zone):%H:%M}",
+    }  # fmt: skip
     if figures is None or not any(row.packs for row in figures.rows):
         return {"chart": None, "day": frame, "counter": False, "too_many": 0}
-    shown = [row for row in figures.rows if row.from_ms // 1000 < now_s]
+    shown = [row for row in figures.rows if row.from_ms < now_ms]
     while shown and not shown[-1].packs:
         shown.pop()
     while shown and not shown[0].packs:
         shown.pop(0)
-    rows = [_figure_row(row, figures, stream, zone, root, language) for row in shown]
-    known = sum(row.known for row in shown) / len(shown)
+    rows = [_figure_row(row, figures, stream, zone, root, language, now_ms) for row in shown]
+    passed_ms = sum(row.length_ms(now_ms) for row in shown)
+    known = sum(row.known(now_ms) * row.length_ms(now_ms) for row in shown) / passed_ms
     amounts = [row.amount for row in shown if row.amount is not None]
     reasons: dict[str, float] = {}
     for row in shown:
-        for reason, ms in _gaps(row).items():
+        for reason, ms in _gaps(row, now_ms).items():
             reasons[reason] = reasons.get(reason, 0) + ms
     is_counter = figures.kind == "counter"
     unit = show_unit(clean_text(figures.unit, 20))
@@ -309,11 +315,10 @@ def _mean_unit(unit: str) -> str:
     return {"kWh": "kW", "MWh": "MW", "Wh": "W", "kvarh": "kvar"}.get(unit, f"{unit}/h" if unit else "/h")
 
 
-def _gaps(row: Figure) -> dict[str, float]:
+def _gaps(row: Figure, now_ms: int) -> dict[str, float]:
     """The missing time in ms by reason. Time that no pack covers has the reason ``NO_PACK``."""
     found: dict[str, float] = dict(row.gaps_ms)
-    until = min(row.to_ms, round(time.time() * 1000))
-    if (nothing := until - row.from_ms - row.covered_ms) > 0:
+    if (nothing := row.length_ms(now_ms) - row.covered_ms) > 0:
         found[NO_PACK] = nothing
     return found
 
@@ -326,7 +331,9 @@ def _class(reason: str) -> str:
     return "".join(char for char in reason if char.isalnum() or char == "_")[:40] or "unknown"
 
 
-def _figure_row(row: Figure, figures: Figures, stream: str, zone: ZoneInfo, root: str, language: str) -> Row:
+def _figure_row(
+    row: Figure, figures: Figures, stream: str, zone: ZoneInfo, root: str, language: str, now_ms: int
+) -> Row:
     is_counter = figures.kind == "counter"
     mean = (None if row.amount is None else row.amount * 4) if is_counter else row.mean
     remarks = [label("remark.readings", language, count=row.readings)]
@@ -334,11 +341,11 @@ def _figure_row(row: Figure, figures: Figures, stream: str, zone: ZoneInfo, root
     remarks += [label("remark.faulty", language, count=row.faulty)] if row.faulty else []
     back = is_counter and row.readings > 0 and row.amount is None
     remarks += [label("remark.back", language)] if back else []
-    gaps = _gaps(row)
+    gaps, known = _gaps(row, now_ms), row.known(now_ms)
     href = packs_href(root, stream, figures.point, row.from_ms, row.to_ms)
     return Row(
         row.from_ms // 1000, row.to_ms // 1000, _span(row.from_ms, row.to_ms, zone), number(row.amount), number(mean),
-        number(row.low) if row.readings else "", number(row.high) if row.readings else "", row.known, share(row.known),
+        number(row.low) if row.readings else "", number(row.high) if row.readings else "", known, share(known),
         ", ".join(remarks), bool(row.doubtful or row.faulty or back),
         " ".join(f"{_class(reason)}:{ms:.0f}:{ms:.0f}" for reason, ms in gaps.items()),
         "; ".join(f"{_reason(reason, language)} {duration(ms, language)}" for reason, ms in gaps.items()),
@@ -359,7 +366,7 @@ def packs_view(
     return {
         "figure": shown,
         "readings": figure.readings if figure else 0,
-        "known": share(figure.known) if figure else "",
+        "known": share(figure.known(round(time.time() * 1000))) if figure else "",
         "rows": [_pack_row(one, zone, root, language) for one in packs],
         "more": len(packs) >= most,
         "most": most,

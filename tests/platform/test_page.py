@@ -27,7 +27,7 @@ from receiver.keeper import Keeper
 from receiver.page import views
 from receiver.page.app import make_app
 from receiver.page.data import FleetData, last_days
-from receiver.page.figures import QUARTER_MS, figures_of
+from receiver.page.figures import QUARTER_MS, Figures, figures_of
 from receiver.private_postgres import PrivatePostgres
 from receiver.store import Store
 from receiver.trust import Enrolment, enrol
@@ -35,6 +35,7 @@ from receiver.worker import Worker
 from tests.kits.fleet_faults import START_MS, Feed, make
 from tests.kits.fleet_scene import GATEWAYS, MARKUP, fill
 
+MINUTE_MS = 60_000
 AWAY = "host=/nowhere dbname=x"
 LONG = "/stream/site00/gw00000/long"
 PAGES = (
@@ -194,6 +195,37 @@ def test_a_wrong_last_reading_of_a_quarter_is_no_amount_of_the_next() -> None:
     table = {"points": [{"n": "energy", "kind": "counter", "u": "kWh"}]}
     made = figures_of(packs, "energy", table, (0, len(quarters) * QUARTER_MS))
     assert [row.amount for row in made.rows] == [1, None, 1, 2, None, 4]
+
+
+def minutes(from_ms: int, count: int) -> Figures:
+    """Figures of a day with a pack for each of its first minutes."""
+    packs = []
+    for low in range(from_ms, from_ms + count * MINUTE_MS, MINUTE_MS):
+        records = [{"n": "power", "bt": low / 1000, "v": 5}]
+        packs.append((low, low + MINUTE_MS, True, json.dumps({"e": records}).encode()))
+    table = {"points": [{"n": "power", "kind": "gauge", "u": "kW"}]}
+    return figures_of(packs, "power", table, (from_ms, from_ms + views.DAY_MS))
+
+
+def view_at(monkeypatch: pytest.MonkeyPatch, now_ms: int, figures: Figures) -> dict[str, Any]:
+    """The values for the page of a stream on the day of the figures, at a moment."""
+    monkeypatch.setattr("receiver.page.views.time.time", lambda: now_ms / 1000)
+    low = figures.rows[0].from_ms
+    day = datetime.fromtimestamp(low / 1000, UTC).date()
+    return views.stream_view(figures, "site00/gw00000/x", day, (low, low + views.DAY_MS), ZoneInfo("UTC"), "", "en")
+
+
+def test_what_has_not_passed_of_a_quarter_is_not_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 01:02 with all packs the page said 82.7 % in the warning colour, and 13.3 % of a quarter without a gap."""
+    low = START_MS // views.DAY_MS * views.DAY_MS
+    shown = view_at(monkeypatch, low + 62 * MINUTE_MS, minutes(low, 62))
+    chart, last = shown["chart"], shown["chart"].rows[-1]
+    assert (chart.known, chart.low, last.known_text, last.missing) == ("100 %", False, "100 %", "")
+    assert shown["day"]["until_text"] == "01:02", "so that the page says that the share is of the time so far"
+    late = view_at(monkeypatch, low + 63 * MINUTE_MS, minutes(low, 62))["chart"]
+    assert (late.known, late.rows[-1].known_text) == ("98.4 %", "66.7 %"), "each quarter counts by its passed length"
+    over = view_at(monkeypatch, low + views.DAY_MS, minutes(low, 62))
+    assert (over["day"]["until_text"], over["chart"].rows[-1].known_text) == ("", "13.3 %")
 
 
 def test_readings_of_a_revoked_key_leave_the_chart(dsn: str) -> None:
