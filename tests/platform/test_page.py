@@ -228,6 +228,13 @@ def test_what_has_not_passed_of_a_quarter_is_not_unknown(monkeypatch: pytest.Mon
     assert (over["day"]["until_text"], over["chart"].rows[-1].known_text) == ("", "13.3 %")
 
 
+def test_a_day_that_has_begun_only_by_the_clock_of_the_gateway_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream opens on the day of its newest pack. Just before midnight this was an internal error."""
+    low = START_MS // views.DAY_MS * views.DAY_MS
+    chart = view_at(monkeypatch, low - 1000, minutes(low, 16))["chart"]
+    assert [(row.known_text, row.missing) for row in chart.rows] == [("100 %", "")] * 2 and not chart.low
+
+
 def test_readings_of_a_revoked_key_leave_the_chart(dsn: str) -> None:
     """The chart of a day was kept until another pack of the day arrived, although its readings were no longer valid."""
     b = make("revoked_later", 1)
