@@ -19,8 +19,9 @@ from agent.web.labels import FLAGS, LANGUAGES, label
 from agent.web.views import GOOD, device_href, reason_text
 from drivers.model import clean_text
 
-MAIN_SERIES: Final = 3  # number of charts on a device's page by default; other points are shown as links
-MOST_SERIES: Final = 6  # number of charts that a URL may request
+# A point has one chart. A power without a counter has two: one for each direction of the energy.
+MAIN_POINTS: Final = 3  # number of points with charts on a device's page by default; other points are shown as links
+MOST_POINTS: Final = 6  # number of points whose charts a URL may request
 MOST_LACKING: Final = 3  # number of devices with missing data that are named under a chart
 DIGITS: Final = 5  # significant digits of a number
 
@@ -66,6 +67,7 @@ class Series:
     reasons: Sequence[tuple[str, str, str]] = field(default_factory=tuple)
     lacking: Sequence[tuple[str, str, str]] = ()  # devices with missing data: (name, URL, what is missing and why)
     more_lacking: int = 0
+    flow: str = ""  # the direction of the energy, if the page has a chart for each direction
 
 
 def number(value: float | None) -> str:
@@ -174,9 +176,12 @@ def device_day(
     zone = ZoneInfo(answer["timezone"])
     device: Mapping[str, Any] = answer["devices"][0]
     points = device.get("points", [])
-    by_name = {one["n"]: one for one in points}
-    chosen = [by_name[name] for name in wanted[:MOST_SERIES] if name in by_name] or _main(points)
-    without = [clean_text(name, 120) for name in wanted[:MOST_SERIES] if name not in by_name]
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    for one in points:
+        by_name.setdefault(one["n"], []).append(one)
+    wanted = wanted[:MOST_POINTS]
+    chosen = [one for name in wanted for one in by_name.get(name, ())] or _main(points)
+    without = [clean_text(name, 120) for name in wanted if name not in by_name]
     gaps: dict[int, list[tuple[str, int, int]]] = {}
     for start, reason, ms, whole in device.get("gaps", ()):
         gaps.setdefault(int(start), []).append((reason, int(ms), int(whole)))
@@ -185,7 +190,11 @@ def device_day(
         for reason, (ms, _) in sorted(device.get("missing", {}).items(), key=lambda item: -item[1][0])
     ]
     series = [
-        _device_series(n, one, device["device"], answer, gaps, reasons, zone, language) for n, one in enumerate(chosen)
+        replace(
+            _device_series(n, one, device["device"], answer, gaps, reasons, zone, language),
+            flow=_flow(one["flow"], language) if len(by_name[one["n"]]) > 1 else "",
+        )
+        for n, one in enumerate(chosen)
     ]
     if gaps and not series:  # this day has gaps, but no reading of the device is sealed
         nothing = {"n": "", "kind": "gauge", "u": "", "mean_u": "", "total": None, "known": 0.0, "rows": ()}
@@ -230,8 +239,9 @@ def _main(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     roles = [one for one in counters if one["role"]] or counters
     fewest = min((one["n"].count(".") for one in roles), default=0)
     found = [one for one in roles if one["n"].count(".") == fewest and "energy" in one["n"]] or roles
-    power = [one for one in points if one["kind"] == "gauge" and ".power" in one["n"] and one["rows"]]
-    return ([*found[: MAIN_SERIES - 1], *power[:1]] or list(points[:1]))[:MAIN_SERIES]
+    powers = [one for one in points if one["kind"] == "gauge" and ".power" in one["n"] and one["rows"]]
+    power = [one for one in powers if one["n"] == powers[0]["n"]]
+    return [*found[: MAIN_POINTS - 1], *power] or list(points[:1])
 
 
 def _clock(seconds: float, zone: ZoneInfo) -> str:
@@ -364,7 +374,7 @@ def _device_series(
         rows,
         source=f"{device_href(device)}/{quote(one['n'], safe='')}",
         has_range=any(row.low for row in rows),
-        has_energy=one["kind"] == "counter",
+        has_energy=one["kind"] == "counter" or bool(one["u"]),
         has_packs=True,
         reasons=reasons,
     )

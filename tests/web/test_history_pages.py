@@ -295,6 +295,28 @@ def test_a_chosen_point_is_shown_alone(viewer) -> None:
     assert viewer.get("/day?date=2026-11-24&device=m1&point=none").status_code == 200
 
 
+@pytest.mark.parametrize("point", ["", "&point=battery.power"])
+def test_a_power_without_a_counter_has_a_chart_for_each_direction(viewer, park, point: str) -> None:
+    """It has two amounts. Before, the default page showed only the first, and the page of the point only the last."""
+
+    def storage(document: Any) -> Any:
+        for device in document.get("devices", ()):
+            power = next(one for one in device["points"] if one["kind"] == "gauge")
+            power |= {"n": "battery.power", "role": "storage", "u": "kWh"}
+            both = [power | {"flow": "charge", "total": 31.5}, power | {"flow": "discharge", "total": 29.25}]
+            device["points"] = [one for one in device["points"] if one is not power] + both
+        return document
+
+    park.spoil = storage
+    page = viewer.get(f"/day?device=m1{point}")
+    shown = text_of(page.text)
+    for flow, total in (("charged", "31.5"), ("discharged", "29.25")):
+        assert re.search(rf"battery\.power [^0-9]*\({flow}\) total {total} kWh", shown), shown
+        assert f'">battery.power ({flow})</caption>' in page.text
+    assert "battery.power</a>" not in page.text, "no link to what the page shows"
+    assert page.text.count("<figure") == (2 if point else 3)
+
+
 def test_closed_days_are_asked_once_and_today_seldom(viewer, park) -> None:
     for _ in range(20):
         assert viewer.get("/day?date=2026-11-24").status_code == 200
