@@ -8,7 +8,7 @@ import gzip
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Final, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -121,8 +121,13 @@ class Page:
         if known is None:
             raise HTTPException(404)
         settled, points, newest_ms = known
-        days = settled or [datetime.now(self.zone).date()]
-        newest = days[-1] if newest_ms is None else datetime.fromtimestamp((newest_ms - 1) / 1000, self.zone).date()
+        today = datetime.now(self.zone).date()
+        if newest_ms is not None:
+            newest = datetime.fromtimestamp((newest_ms - 1) / 1000, self.zone).date()
+        else:
+            newest = settled[-1] if settled else today
+        # the settled days are days of UTC; west of UTC, the first of them begins on the local day before
+        first = datetime.combine(settled[0], time(), UTC).astimezone(self.zone).date() if settled else newest
         wanted = day_of(query.get("date", "")) if query.get("date") else newest
         if wanted is None:
             raise HTTPException(404)
@@ -136,11 +141,11 @@ class Page:
         facts = {
             **shown, "settled": bool(settled), "stream": stream, "name": stream.rpartition("/")[2], "gateway": gateway,
             "gateway_href": gateway_href(self.root, gateway), "points": points, "point": point, "date": str(wanted),
-            "first_day": str(days[0]), "last_day": str(max(newest, datetime.now(self.zone).date())),
+            "first_day": str(first), "last_day": str(max(newest, today)),
             "earlier": stream_href(self.root, stream, date=str(wanted - timedelta(days=1)), **near)
-            if wanted > days[0] else "",
+            if wanted > first else "",
             "later": stream_href(self.root, stream, date=str(wanted + timedelta(days=1)), **near)
-            if wanted < datetime.now(self.zone).date() else "",
+            if wanted < today else "",
             "action": stream_href(self.root, stream),
         }  # fmt: skip
         return await self._render(request, "stream.html", facts)

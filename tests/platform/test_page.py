@@ -7,7 +7,7 @@ import json
 import re
 import socket
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -182,6 +182,21 @@ def test_a_stream_opens_on_the_local_day_of_its_newest_pack(scene: Scene, browse
     day = re.search(r'name="date" value="([^"]+)"', page)
     assert day and day[1] == str(datetime.fromtimestamp(ends / 1000 - 1, ZoneInfo(zone)).date())
     assert "No readings of this stream" not in page
+
+
+@pytest.mark.parametrize(("zone", "days"), [("Asia/Shanghai", 0), ("UTC", 0), ("America/New_York", 1)])
+def test_the_first_local_day_of_a_stream_can_be_reached(scene: Scene, browse: Browse, zone: str, days: int) -> None:
+    """West of UTC, the packs of a UTC day begin on the local day before. No link led to it."""
+    with connect(scene.dsn) as connection:
+        name = LONG.removeprefix("/stream/")
+        (begins,) = connection.execute(
+            "SELECT min(day) FROM days JOIN streams s ON s.id = stream WHERE name = %s", [name]
+        ).fetchall()[0]
+    page, first = browse(scene.dsn, zone=ZoneInfo(zone)), begins - timedelta(days=days)
+    assert f'min="{first}"' in page.get(LONG).text
+    assert 'rel="prev"' not in page.get(f"{LONG}?date={first}").text
+    second = page.get(f"{LONG}?date={first + timedelta(days=1)}").text
+    assert re.search(rf'rel="prev" href="[^"]*date={first}\b', second)
 
 
 def test_a_wrong_last_reading_of_a_quarter_is_no_amount_of_the_next() -> None:
