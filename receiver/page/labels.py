@@ -71,7 +71,6 @@ LABELS: Final[Mapping[str, Texts]] = {
         "No gateway is enrolled. Enrol the trusted ones with `meterhouse platform enrol FILE.csv`.",
         "尚未登记网关。用 `meterhouse platform enrol FILE.csv` 登记受信任的网关。",
     ),
-    "ago": ("{age} ago", "{age} 前"),
     # --- filter, order and pages of the table
     "filter.text": ("Site or gateway", "园区或网关"),
     "filter.state": ("State", "状态"),

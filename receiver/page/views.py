@@ -153,7 +153,7 @@ def _fleet_row(
         "refused": one.refused,
         "refused_why": clean_text(one.refused_why, 160),
         "missing": missing_of(one, language),
-        "seen": show_age(one.late_s(now_s)) if one.newest_ms is not None else "",
+        "seen": show_age(one.late_s(now_s), language) if one.newest_ms is not None else "",
         "online": one.online,
     }
 

@@ -133,6 +133,15 @@ def test_every_page_in_both_languages_and_markup_is_text(scene: Scene, browse: B
     assert page.get("/").text.count('<html lang="en">') == english.count('<html lang="en">') == 1, "a cookie keeps it"
 
 
+@pytest.mark.parametrize("path", ["/", "/gateway/site00/gw00000"])
+def test_ages_are_in_the_language_of_the_page(scene: Scene, browse: Browse, path: str) -> None:
+    """The Chinese page said "4 min 前"."""
+    page = browse(scene.dsn)
+    assert re.search(r">[\d.]+ (?:秒|分钟|小时)前<", chinese := page.get(f"{path}?lang=zh").text)
+    assert not re.search(r"\d (?:s|min|h|d) ?前", chinese)
+    assert re.search(r">[\d.]+ (?:s|min|h) ago<", page.get(f"{path}?lang=en").text)
+
+
 @pytest.mark.parametrize("path", PAGES)
 def test_a_refresh_is_what_the_page_itself_has_in_it(scene: Scene, browse: Browse, path: str) -> None:
     """It comes without head and foot; a template of the gateway's page asked for what this page does not have."""
