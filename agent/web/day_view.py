@@ -77,7 +77,8 @@ def number(value: float | None) -> str:
     """
     if value is None or not math.isfinite(value):
         return "–"
-    text = f"{value:,.{DIGITS}g}" if abs(value) < 10**DIGITS else f"{value:,.0f}"
+    # from 99,999.5 on, the format g would round to 1e+05
+    text = f"{value:,.{DIGITS}g}" if abs(value) < 10**DIGITS - 0.5 else f"{value:,.0f}"
     if "e" in text:
         text = f"{value:.6f}".rstrip("0").rstrip(".") if abs(value) >= 1e-6 else "0"
     if text == "-0":

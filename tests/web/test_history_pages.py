@@ -685,6 +685,15 @@ def test_an_answer_of_the_wrong_form_is_a_sentence(viewer, park) -> None:
 NAN = math.nan
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(99_999.4, "99\u2009999"), (99_999.5, "100\u2009000"), (99_999.96, "100\u2009000"), (-99_999.6, "-100\u2009000")],
+)
+def test_a_number_just_below_a_power_of_ten_is_rounded_like_its_neighbours(value: float, shown: str) -> None:
+    """99,999.6 was shown with six digits and without a space."""
+    assert number(value) == shown
+
+
 def test_numbers_have_sensible_digits() -> None:
     shown = [
         number(v) for v in (None, 0, 1, 12.3456789, 1234.5, 123456.7, 1e9, -0.00012345, 1e-9, -0.0, 1e-7, math.nan)
