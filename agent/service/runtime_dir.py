@@ -15,6 +15,7 @@ from drivers.files import is_locked, try_lock, write_atomic
 from drivers.model import GatewayError
 
 LOCK = "agent.lock"
+SNAPSHOT, METRICS = "snapshot.json", "metrics.prom"
 LAST_ERROR = "last-error"  # this file states why the agent ended; `status` shows it
 PATHS = "Set another directory under [paths] in agent.toml"
 # a start waits this long for the lock, because a tool that checks whether an agent runs may hold it briefly
@@ -67,10 +68,13 @@ def make_folder(folder: Path, mode: int) -> None:
 def note_end(runtime_dir: Path, error: GatewayError, timezone: str) -> None:
     """Write the file that tells `status` why and when (in the site's time) the agent ended or failed to start.
 
-    If there is a snapshot, another agent is running, and this function does nothing.
+    If another agent is running with this directory, this function does nothing.
     """
     with contextlib.suppress(OSError):
-        if not (runtime_dir / "snapshot.json").exists():
+        if not is_locked(runtime_dir / LOCK):
+            # an agent that was killed leaves these files, and tools would show them instead of the error
+            for name in (SNAPSHOT, METRICS):
+                (runtime_dir / name).unlink(missing_ok=True)
             moment = datetime.now(ZoneInfo(timezone))
             write_atomic(runtime_dir / LAST_ERROR, f"{moment:%Y-%m-%d %H:%M:%S}: {error}".encode(), 0o640)
 

@@ -20,7 +20,7 @@ from agent.config.profiles import sleeps
 from agent.pack import seconds
 from agent.service.births import RunningDevice
 from agent.service.identity import quirks_summary
-from agent.service.runtime_dir import LAST_ERROR
+from agent.service.runtime_dir import LAST_ERROR, METRICS
 from agent.service.seal_jobs import TableVersion
 from drivers.encoding import exact_text
 from drivers.files import write_atomic
@@ -41,7 +41,7 @@ class StatusFile:
 
     def __init__(self, config: Config, boot: str) -> None:
         self._path = config.snapshot_path
-        self._metrics_path, self._metrics_due = config.runtime_dir / "metrics.prom", 0.0
+        self._metrics_path, self._metrics_due = config.runtime_dir / METRICS, 0.0
         (config.runtime_dir / LAST_ERROR).unlink(missing_ok=True)
         self._named: tuple[int, ...] = ()  # table numbers in ``_tables``
         self._tables = "{}"

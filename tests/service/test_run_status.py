@@ -18,7 +18,10 @@ from zoneinfo import ZoneInfo
 import pytest
 
 import ext.clock
+from agent.cli.common import NoAgent, read_snapshot
 from agent.cli.findings import Finding, exit_code_of, find
+from agent.service.runtime_dir import instance_lock, note_end
+from drivers.model import GatewayError
 from tests.kits.authority import Authority
 from tests.kits.faketime import LIBRARIES, Clock
 from tests.kits.house import SECONDLY, Agent, House, Listener, Meter, devices_on, free_port, one_meter, until
@@ -414,6 +417,24 @@ def test_an_unusable_state_directory_is_a_plain_error_that_status_repeats(
     (ended,) = re.findall(r"The last agent ended at ([-0-9]+ [:0-9]+): ", status.stderr)
     moment = datetime.fromisoformat(ended).replace(tzinfo=ZoneInfo("Pacific/Kiritimati"))
     assert before <= moment.timestamp() <= time.time(), "the site's time, as everywhere"
+
+
+def test_a_failed_start_is_visible_although_a_killed_agent_left_its_snapshot(tmp_path: Path) -> None:
+    """Tools read the snapshot first, so they would show the state of the killed agent instead of the error."""
+    for name in ("snapshot.json", "metrics.prom"):
+        (tmp_path / name).write_text("{}")
+    note_end(tmp_path, GatewayError("the store is broken", where="store.db"), "UTC")
+    with pytest.raises(NoAgent, match=r"The last agent ended at .*store\.db: the store is broken"):
+        read_snapshot(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["last-error"]
+
+
+def test_a_second_agent_that_is_refused_leaves_the_files_of_the_first(tmp_path: Path) -> None:
+    """The first agent runs on, so its snapshot is true, and nothing has ended."""
+    with instance_lock(tmp_path / "state", tmp_path / "run"):
+        (tmp_path / "run" / "snapshot.json").write_text("{}")
+        note_end(tmp_path / "run", GatewayError("another agent is running", where="run"), "UTC")
+        assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["agent.lock", "snapshot.json"]
 
 
 # --- D15: a clock that is a year back
