@@ -74,7 +74,8 @@ class DeviceManager:
         self.lines: dict[str, Line] = {}
         self.pollers: dict[str, LinePoller] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._starter: asyncio.Task[None] | None = None
+        # each starts groups of lines; a reload can begin another one before the first has ended
+        self._starters: set[asyncio.Task[None]] = set()
         self._next_table = 0
         self.lock = asyncio.Lock()
         self.catalog: DeviceCatalog
@@ -207,7 +208,9 @@ class DeviceManager:
         if turns:
             turns[0].set()
         if len(turns) > 1:
-            self._starter = asyncio.create_task(_give_turns(turns), name="lines in turn")
+            starter = asyncio.create_task(_give_turns(turns), name="lines in turn")
+            self._starters.add(starter)
+            starter.add_done_callback(self._starters.discard)
         for line in self.pollers.keys() - by_line.keys():
             self.stop_poller(line)
 
@@ -218,8 +221,9 @@ class DeviceManager:
 
     async def stop_pollers(self) -> None:
         """Stop all pollers. A poll that does not finish within two seconds is cancelled; its points stay due."""
-        if self._starter is not None:
-            self._starter.cancel()
+        starters = list(self._starters)
+        for starter in starters:
+            starter.cancel()
         tasks = list(self._tasks.values())
         for line, poller in self.pollers.items():
             if poller.busy:
@@ -230,7 +234,7 @@ class DeviceManager:
             await asyncio.wait(tasks, timeout=LAST_VISIT_S)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*starters, *tasks, return_exceptions=True)
         self.pollers.clear()
         self._tasks.clear()
 

@@ -37,3 +37,19 @@ async def test_each_group_of_lines_is_full_before_the_next_begins(monkeypatch: p
         counts.append(list(groups.values()))
     assert counts == [[LINES_AT_ONCE, LINES_AT_ONCE, 20], [LINES_AT_ONCE, 10], []]
     await manager.stop_pollers()
+
+
+async def test_a_stop_ends_the_starts_of_all_lines_also_if_a_reload_began_more() -> None:
+    """Only the newest start was cancelled, so the earlier one ran on after the stop."""
+    unused = cast(Any, None)
+    manager = DeviceManager(unused, SteadyClock(), unused, unused, unused)
+    before = asyncio.all_tasks()
+    for lines in (2 * LINES_AT_ONCE, 4 * LINES_AT_ONCE):
+        manager.devices = cast(Any, [
+            SimpleNamespace(config=SimpleNamespace(line=f"line{n}"), poll=SimpleNamespace(working=False))
+            for n in range(lines)
+        ])  # fmt: skip
+        manager.start_pollers()
+    assert [task.get_name() for task in asyncio.all_tasks() - before].count("lines in turn") == 2
+    await manager.stop_pollers()
+    assert asyncio.all_tasks() == before
