@@ -19,6 +19,11 @@ class TokenBucket:
         self._rate, self._burst, self._at_s = rate, burst, now_s
         self._tokens = burst if tokens is None else tokens
 
+    def change(self, rate: float, burst: float, now_s: float) -> None:
+        """Use another rate and burst from ``now_s`` on. The tokens that are there stay, up to ``burst``."""
+        self.available(now_s)
+        self._rate, self._burst, self._tokens = rate, burst, min(self._tokens, burst)
+
     def available(self, now_s: float) -> bool:
         """Whether there is a token at ``now_s``."""
         self._tokens = min(self._burst, self._tokens + (now_s - self._at_s) * self._rate)

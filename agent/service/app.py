@@ -8,7 +8,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -227,9 +227,14 @@ class Service:
             keys=self.active_key.records,
             version=agent.__version__,
             pack_every_ms=config.pack.every_ms,
-            live_rate=1000 * (len(config.devices) + 1) / config.pack.every_ms,
+            live_rate=_live_rate(config),
             on_event=lambda event: loop.call_soon_threadsafe(self.sealing.gateway_event, event),
         )
+
+    def adapt_uplinks(self, uplinks: Iterable[Uplink], config: Config) -> None:
+        """Let destinations that stay use the pack interval and the number of devices of another configuration."""
+        for uplink in uplinks:
+            uplink.change_rates(config.pack.every_ms, _live_rate(config))
 
     def _access(self, caller: Caller, right: Right) -> RunningAccess:
         """Create the access for a control request.
@@ -404,6 +409,11 @@ class Service:
         self.device_manager.trim()
         vocabulary.cache_clear()  # the vocabulary takes a megabyte, and is needed only while profiles are read
         ext.memory.give_back()
+
+
+def _live_rate(config: Config) -> float:
+    """Return about how many packs per second are sealed."""
+    return 1000 * (len(config.devices) + 1) / config.pack.every_ms
 
 
 def _warn_of_the_future(newest_ms: int) -> None:

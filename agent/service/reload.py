@@ -439,6 +439,7 @@ class Reloader:
         await asyncio.gather(*(asyncio.to_thread(uplink.stop, LAST_PACKS_S) for uplink in leaving))
         service.uplinks[:] = [staying.get(entry.name) or fresh[entry.name] for entry in config.uplinks]
         service.db_thread.set_uplinks(service.uplinks)
+        service.adapt_uplinks(staying.values(), config)
         for uplink in fresh.values():
             uplink.start()
         if service.checkpoints is not None:

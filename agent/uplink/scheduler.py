@@ -115,7 +115,7 @@ class SendScheduler:
         self._looking_for_probe = False  # True: the backlog was rewound to find a pack for a due probe
         self._poison = PoisonDetector()
         self._backlog_end = NEVER  # as long as no pack was offered, all packs are backlog
-        self._bucket = TokenBucket(rate, max(1.0, rate / 2), monotonic())
+        self._bucket = TokenBucket(rate, _burst(rate), monotonic())
         self._reject_backoff = Backoff(backoff_s, REJECT_MOST_S)
         self._paused_until_s = 0.0
         self._resend_backoff = Backoff(RESEND_S, RESEND_MOST_S)
@@ -140,6 +140,11 @@ class SendScheduler:
     def _fetch_births(self, cursor: OutboxCursor, after: int, limit: int, max_bytes: int) -> None:
         put = partial(self.inbound.put_page, cursor, cursor.request_number)
         self._outbox.births(cursor.after_stream, limit, max_bytes, put)
+
+    def change_rates(self, rate: float, every_s: float) -> None:
+        """Use another rate of the backlog and another pack interval from now on."""
+        self._bucket.change(rate, _burst(rate), self._monotonic())
+        self._late_s = LATE_INTERVALS * every_s
 
     # --- connect and disconnect
 
@@ -522,6 +527,11 @@ class SendScheduler:
     def backfilling(self) -> bool:
         """True while backlog is being sent."""
         return bool(self._backlog.queue) or not self._backlog.exhausted
+
+
+def _burst(rate: float) -> float:
+    """Return how many packs of backlog may be sent at once."""
+    return max(1.0, rate / 2)
 
 
 class RecentIds:

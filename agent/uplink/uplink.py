@@ -120,6 +120,8 @@ class Uplink:
         # topic -> message; ``keys`` comes first; other threads write this
         self._retained: dict[str, bytes] = {"keys": keys}
         self._changed: deque[str] = deque()  # topics of retained messages that must be published
+        # (rate of the backlog, pack interval in s); a reload replaces them, and the thread then takes them up
+        self._rates = self._used_rates = (backlog_rate(config.backfill_rate, live_rate), pack_every_ms / 1000)
         self._thread = threading.Thread(target=self._run, name=f"uplink {self.name}", daemon=True)
         self._begin = threading.Event()
         self._stop_at_s: float | None = None
@@ -152,6 +154,11 @@ class Uplink:
         """Begin to connect. Returns at once."""
         self.prepare()
         self._begin.set()
+
+    def change_rates(self, pack_every_ms: int, live_rate: float) -> None:
+        """Use another pack interval and rate of packs from now on. Any thread may call this; it never blocks."""
+        self._rates = (backlog_rate(self.config.backfill_rate, live_rate), pack_every_ms / 1000)
+        self._wake_pipe.wake()
 
     def offer(self, items: Sequence[OutboxItem]) -> None:
         """Offer newly committed packs, in order of their ids. The database thread calls this; it never blocks.
@@ -303,6 +310,7 @@ class Uplink:
         plain = ", not compressed" if self._compressor.wanted and not self._compressor.enabled else ""
         self._faults.connected(f"connected to {self.config.url}{after} (MQTT {version}, confirm = {mode}{plain})")
         self._fault, self._watchdog, self._acks_left = None, AckWatchdog(), threading.Semaphore(MAX_ACKS)
+        self._take_new_rates()
         ends = connection.certificate_expiries()
         self._broker_certificate_ends = ends.get(BROKER_CERTIFICATE)
         for what, end in ends.items():
@@ -337,6 +345,7 @@ class Uplink:
         scheduler = self._scheduler
         while True:
             now = time.monotonic()
+            self._take_new_rates()
             self._publish_changed()
             if self._stop_at_s is not None:
                 scheduler.draining = True
@@ -420,6 +429,12 @@ class Uplink:
         self._changed.clear()
         self._changed.extend(self._retained)
         self._status_s = time.monotonic()
+
+    def _take_new_rates(self) -> None:
+        rates = self._rates
+        if rates is not self._used_rates:
+            self._used_rates = rates
+            self._scheduler.change_rates(*rates)
 
     def _publish_changed(self) -> None:
         while self._changed:

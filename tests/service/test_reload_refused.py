@@ -544,6 +544,20 @@ async def test_reloads_that_come_together_have_one_outcome(tmp_path: Path) -> No
         assert outcomes[0].as_json()["ok"] and outcomes[0].config == park.service.config.hash()
 
 
+async def test_an_unchanged_destination_takes_up_the_pack_interval_and_the_number_of_devices(tmp_path: Path) -> None:
+    """The rate of its backlog and the age at which a pack is late follow from them, and it kept those of its start."""
+    async with running(tmp_path) as park:
+        (uplink,) = park.service.uplinks
+        assert uplink._rates == (200.0, 1.0)
+        meters = (METER.replace("new", f"new{n}").format("roof", 20 + n, "test/tally") for n in range(5))
+        outcome = await park.reload(park.edited(more="".join(meters)))
+        assert outcome.accepted, outcome
+        assert uplink._rates == (25 * 10.0, 1.0)
+        outcome = await park.reload(park.edited(('[pack]\nevery = "1 s"', '[pack]\nevery = "2 s"')))
+        assert outcome.accepted, outcome
+        assert park.service.uplinks == [uplink] and uplink._rates == (200.0, 2.0)
+
+
 async def test_an_agent_without_files_says_so(tmp_path: Path) -> None:
     async with running(tmp_path) as park:
         assert "no configuration files" in (await Service(park.service.config)._reloads.reload()).complaints[0]

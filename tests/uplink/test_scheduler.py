@@ -241,6 +241,27 @@ def test_the_backlog_keeps_its_rate() -> None:
     assert 25 <= rig.now - begin <= 35 and rig.sent(BACKFILL) == list(range(1, 301))
 
 
+def test_another_rate_and_another_pack_interval_apply_at_once() -> None:
+    """A reload changes them, and the destination stays connected with the packs that wait."""
+    rig = Rig(rate=10.0, window=50)
+    rig.commit(300, age_s=3600)
+    rig.tick(3600)
+    rig.connect()
+    rig.scheduler.change_rates(100.0, 100 * EVERY_S)
+    begin = rig.now
+    while rig.outbox.open:
+        while rig.outbox.asked:
+            rig.outbox.serve()
+        rig.send()
+        while rig.in_flight:
+            rig.answer()
+        rig.tick(0.1)
+    assert 2 <= rig.now - begin <= 4 and rig.sent(BACKFILL) == list(range(1, 301))
+    (number,) = rig.commit(1, age_s=50 * EVERY_S)
+    rig.settle()
+    assert rig.sent(LIVE) == [number], "not late with the longer interval"
+
+
 def test_a_quota_pauses_everything_with_exponential_backoff() -> None:
     rig = Rig(live_bytes=10_000)
     rig.connect()
