@@ -29,6 +29,7 @@ BURST_MS = 250  # at a boundary, sealing waits at most this long for the answers
 # begun by then.
 LOOK_MS = 10
 ALL_SETTLED = 1 << 62
+LAST_EVENTS = 3  # a stop seals at most this often the events that were found in the packs just sealed
 AHEAD_S = 0.25  # interval of the checks whether half of the ring is unsealed
 RETRY_S = 5.0  # if the store cannot commit, sealing ahead is tried again after this time
 
@@ -220,6 +221,12 @@ class SealScheduler:
         self.add_event(self._gateway, {"event": "stop"})
         now_ms, streams = self._clock.now_ms() + 1, list(self.streams.values())
         done = await self._flush_removed() and await self.seal(now_ms, streams, ended=True)
+        for _ in range(LAST_EVENTS):
+            found = [stream for stream in streams if stream.events]
+            if not done or not found:
+                break
+            # the intervals of the last packs have found these events; their state is stored, so no start finds them
+            done = await self.seal(self._clock.now_ms() + 1, found, ended=True)
         if not done:
             why = self.trouble or "the store could not commit"
             log.error(

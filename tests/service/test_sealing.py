@@ -20,7 +20,7 @@ from agent.outbox import Ack
 from agent.pack import BirthTable, Packer
 from agent.service import db_thread as writing
 from agent.service.db_thread import DatabaseThread
-from agent.service.seal_jobs import SealJob, Stream
+from agent.service.seal_jobs import SealedSegment, SealJob, Stream
 from agent.service.sealing import SealScheduler
 from agent.store import Store, StoreFull
 from agent.verify.signed import payload_hash
@@ -256,6 +256,43 @@ async def test_a_stop_while_a_pack_is_committed_seals_no_reading_twice(tmp_path:
         ]
         assert sum(len(pack.get("e", ())) for pack in packs) == 8
         assert [e["event"] for pack in packs for e in pack.get("events", ())] == ["stop"]
+        assert all(before["to"] == after["from"] for before, after in pairwise(packs))
+    finally:
+        ring.close()
+        await db_thread.stop()
+
+
+async def test_an_event_that_is_found_in_the_last_packs_of_a_run_is_sealed_before_the_stop_ends(tmp_path: Path) -> None:
+    """A counter reset is found in sealed readings only, so its event waited for a pack that never came."""
+    start = time.time_ns() // 1_000_000 // 1000 * 1000 - 10_000
+    db_thread = DatabaseThread(lambda: Store.open(tmp_path / "store.db"), lambda: CLOCK)
+    await db_thread.start()
+    sealing = SealScheduler(db_thread, SetClock().steady, 1000)
+    ring = Ring.create(str(tmp_path / "ring"), 1 << 20, 7, 8, bytes(32))
+    streams = []
+    for number, name in enumerate(("park7/gw01/_gateway", "park7/gw01/a")):
+        table = BirthTable(name, {"config": None, "device": None, "points": POINTS if number else []})
+        stream = Stream(name, Packer(name, "0" * 16, None, lambda payload: "e30..sig", start, 65536), start)
+        stream.switch_table(number, table, start, ring)
+        streams.append(stream)
+    sealing.open(streams[0])
+    sealing.streams[streams[1].name] = streams[1]
+    loop = asyncio.get_running_loop()
+
+    def find(store: Store, segments: Sequence[SealedSegment]) -> None:
+        if any(segment.positions for segment in segments):
+            loop.call_soon_threadsafe(sealing.add_event, streams[1], {"event": "counter", "kind": "reset"})
+
+    db_thread.on_committed = find
+    try:
+        streams[1].record(1, [ring.append_values(1, start, start * 1_000_000, 1, [(0, 1, 0, 0)])], True)
+        assert await sealing.close()
+        packs = [
+            json.loads(p.data)
+            for p in await db_thread.call(lambda store: store.packs.after(streams[1].name, 0, 1 << 30))
+        ]
+        assert sum(len(pack.get("e", ())) for pack in packs) == 1
+        assert [e["event"] for pack in packs for e in pack.get("events", ())] == ["counter"]
         assert all(before["to"] == after["from"] for before, after in pairwise(packs))
     finally:
         ring.close()
