@@ -49,6 +49,24 @@ _FORGET_COPIES: Final = """
 DELETE FROM birth_copies c WHERE EXISTS (SELECT FROM packs p WHERE p.stream = c.stream)
 AND NOT EXISTS (SELECT FROM packs p WHERE p.stream = c.stream AND p.birth = c.hash)"""
 
+# A lot is needed as long as it has packs, or ClickHouse lacks something of it. It never gets packs later. Only lots
+# that were stored before the end of the newest dropped month are examined, so that the hourly search takes no time.
+_OLD_LOTS: Final = """
+SELECT max(lot) FROM (SELECT lot, stored FROM lots WHERE lot > %s ORDER BY lot LIMIT %s) l
+HAVING min(stored) < (SELECT to_timestamp(max(before_ms) / 1000.0) FROM dropped)"""
+_FORGET_LOTS: Final = """
+DELETE FROM lots l WHERE l.lot > %s AND l.lot <= %s AND l.checked IS NOT NULL
+AND NOT EXISTS (SELECT FROM packs p WHERE p.lot = l.lot)
+AND NOT EXISTS (SELECT FROM changed_packs c WHERE c.lot = l.lot)
+AND (NOT EXISTS (SELECT FROM clickhouse)
+  OR EXISTS (SELECT FROM batches b WHERE b.batch = l.batch AND b.sent IS NOT NULL))"""
+_FORGET_BATCHES: Final = """
+DELETE FROM batches b WHERE b.sent < (SELECT to_timestamp(max(before_ms) / 1000.0) FROM dropped)
+AND NOT EXISTS (SELECT FROM lots l WHERE l.batch = b.batch)
+AND NOT EXISTS (SELECT FROM changed_packs c WHERE c.batch = b.batch)"""
+LOTS_AT_ONCE: Final = 10_000  # one transaction looks at this many lots
+LOT_ROUNDS: Final = 20  # at most this many transactions follow each other, so that new lots are checked in time
+
 
 @dataclass(slots=True)
 class _Job:
@@ -89,6 +107,7 @@ class Keeper:
         ]  # fmt: skip
         if keep_days is not None:
             self._jobs.append(_Job(DAILY_S, lambda connection: drop_months(connection, keep_days)))
+            self._jobs.append(_Job(DAILY_S, forget_lots))
         if publisher is not None:
             acknowledger = Acknowledger(publisher)
             self._jobs.insert(0, _Job(SETTLE_S, BirthFetcher(publisher, clock).step))
@@ -204,6 +223,19 @@ def drop_months(connection: Connection, keep_days: int) -> list[str]:
     if dropped:
         connection.execute(_FORGET_COPIES)
     return dropped
+
+
+def forget_lots(connection: Connection) -> int:
+    """Delete lots, and batches for ClickHouse, whose packs were dropped. Returns the number of deleted lots."""
+    after = deleted = 0
+    for _ in range(LOT_ROUNDS):
+        row = connection.execute(_OLD_LOTS, [after, LOTS_AT_ONCE]).fetchone()
+        if row is None:
+            break
+        deleted += connection.execute(_FORGET_LOTS, [after, row[0]]).rowcount
+        after = row[0]
+    connection.execute(_FORGET_BATCHES)
+    return deleted
 
 
 def _copy_births(connection: Connection, partition: str) -> None:

@@ -436,6 +436,46 @@ def test_what_was_dropped_is_not_counted_again(dsn: str) -> None:
     assert count(dsn, "SELECT count(*) FROM packs") == 0
 
 
+@pytest.mark.parametrize("exported", [False, True])
+def test_a_lot_is_forgotten_with_the_last_of_its_packs(dsn: str, exported: bool) -> None:
+    """Lots and batches were kept for ever, while their packs are dropped month by month."""
+    from receiver.keeper import drop_months, forget_lots
+
+    with connect(dsn) as connection:
+        if exported:
+            connection.execute("INSERT INTO clickhouse DEFAULT VALUES")
+        for n, days in enumerate((100, 100, 1), 1):
+            b = make("whole", n, START_MS - days * 86_400_000)
+            enrolled(dsn, b.gateway.pin)
+            Worker(Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent]), [Store(dsn)], Clock()).step(0)
+        keeper = Keeper(dsn)
+        while keeper.step():
+            pass
+        keeper.close()
+        lots = [lot for (lot,) in connection.execute("SELECT lot FROM lots ORDER BY lot")]
+        first, last = lots[0], lots[-1]
+        if exported:
+            batch = connection.execute("INSERT INTO batches (sent) VALUES (now()) RETURNING batch").fetchall()[0][0]
+            connection.execute("UPDATE lots SET batch = %s WHERE lot < %s", [batch, last])
+        connection.execute("DELETE FROM changed_packs")
+        assert forget_lots(connection) == 0, "nothing was dropped yet"
+        assert drop_months(connection, 30)
+        assert forget_lots(connection) == 0, "late lots wait for the next month"
+        connection.execute("UPDATE lots SET stored = now() - interval '120 days'")
+        connection.execute("UPDATE batches SET sent = now() - interval '120 days' WHERE sent IS NOT NULL")
+        if exported:
+            connection.execute(
+                "INSERT INTO changed_packs (stream, seq, boot, from_ms, lot) VALUES (1, 1, 1, 1, %s)", [first]
+            )
+            assert forget_lots(connection) == len(lots) - 2, "ClickHouse needs the first lot for a changed pack"
+            assert count(dsn, "SELECT count(*) FROM batches") == 1
+            connection.execute("DELETE FROM changed_packs")
+        forget_lots(connection)
+        assert connection.execute("SELECT lot FROM lots").fetchall() == [(last,)]
+        assert count(dsn, "SELECT count(*) FROM batches") == 0
+        assert count(dsn, "SELECT count(*) FROM packs") == 12
+
+
 @pytest.mark.broker
 def test_a_session_that_another_takes_over_comes_back(dsn: str, tmp_path: Path) -> None:
     from urllib.parse import urlsplit
