@@ -259,6 +259,13 @@ class Point:
         start, end = self.address, self.address + self.count
         return (start, end) if self.scale_at is None else (min(start, self.scale_at), max(end, self.scale_at + 1))
 
+    def is_decodable_from(self, start: int) -> bool:
+        """Whether the point can be decoded from a read that begins at ``start``.
+
+        A value has at most 8 bytes. So many coils fit only if they begin near the beginning of a byte.
+        """
+        return self.function >= 3 or (self.address - start) % 8 + self.count <= 64
+
     @property
     def is_signed(self) -> bool:
         """Whether the raw value is a signed integer."""

@@ -59,6 +59,10 @@ class ModbusDevice(RegisterDevice):
         self._polls = 0
         self._objects = tuple(n for n, point in enumerate(spec.points) if point.is_object)
         self.visit_plan(self._used)  # raise a ProfileError now, not at the first tick
+        if any(not point.is_decodable_from(point.address + 1) for point in spec.points):
+            # whether a point of many coils can be decoded depends on the points of its group that are due with it
+            for paces in range(1, self._used):
+                self.visit_plan(paces)
 
     @property
     def holes(self) -> KnownHoles:

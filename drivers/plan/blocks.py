@@ -53,7 +53,7 @@ def plan_blocks(
 
     Raises:
         ProfileError: a single point, or a ``together`` group, is longer than a read may be. A learned limit is never
-        the cause.
+        the cause. Also if a point of many coils lies in a read at a place where it cannot be decoded.
     """
     numbers = range(len(points)) if wanted is None else sorted(set(wanted))
     gone = holes if holes and holes.absent else None
@@ -90,7 +90,21 @@ def _plan(
         cuts.update(address for f, address in learned_cuts if f == function)
         bridge = _Bridge(points, function, limits, sorted(cuts))
         blocks += _cheapest(function, pieces, _longest(function, limits, learned_words), timing, bridge)
+    for block in blocks:
+        if block.function < 3:
+            _check_coils(block, points)
     return tuple(blocks)
+
+
+def _check_coils(block: Block, points: Sequence[Point]) -> None:
+    for point in (points[n] for n in block.points):
+        if not point.is_decodable_from(block.address):
+            raise ProfileError(
+                f"{point.name} has {point.count} coils and begins {point.address - block.address} coils after the "
+                "beginning of its read, which must be a multiple of 8",
+                where=f"function {block.function} address {block.address}",
+                hint="Leave the point out of its group, or give all points of the group one pace",
+            )
 
 
 def plan_summary(blocks: Iterable[Block], timing: LineTiming) -> PlanSummary:

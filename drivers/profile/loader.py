@@ -324,6 +324,25 @@ def _check_groups(layer: _Layer, points: Sequence[Point], limits: Limits) -> Non
                 f"the points of the group together = {show(name)} span {span} registers, but one read takes at "
                 f"most {longest}",
             )
+        elif wrong := _undecodable(members):
+            layer.complaints.at(
+                (),
+                f"the group together = {show(name)} cannot be read when {wrong[1].name} begins the request: "
+                f"{wrong[0].name} has {wrong[0].count} coils, so it must begin a multiple of 8 coils later",
+                f"Leave {wrong[0].name} out of the group, or give all points of the group the same pace",
+            )
+
+
+def _undecodable(members: Sequence[Point]) -> tuple[Point, Point] | None:
+    """Return (point of coils, first point of a request) if a request for some paces cannot be decoded; else None."""
+    paces = sorted({point.pace for point in members})
+    for chosen in range(1, 1 << len(paces)):
+        due = [point for point in members if chosen >> paces.index(point.pace) & 1]
+        first = min(due, key=lambda point: point.address)
+        for point in due:
+            if not point.is_decodable_from(first.address):
+                return point, first
+    return None
 
 
 def _check_names(layer: _Layer, points: Sequence[Point], names: set[str]) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 
+import pytest
+
 from drivers.modbus.device import ModbusDevice
-from drivers.model import PACES, Kind, Point, Quality, Reason
+from drivers.model import PACES, Kind, Point, ProfileError, Quality, Reason
 from drivers.plan import KnownHoles
 from ext.ring import Ring
 from tests.kits.lines import FAST, TICK, Field, gauge, mute_when, sim_device, spec_of, words
@@ -113,6 +115,17 @@ async def test_facts_that_leave_no_plan_are_forgotten(field: Field, ring: Ring, 
     assert (await driver.poll(TICK, FAST)).error is None
     assert values() == {0: 1, 1: 1, 2: 2**61 - 1}
     assert holes.summary() == ""
+
+
+async def test_paces_that_leave_no_plan_are_refused_before_the_first_tick(field: Field, ring: Ring) -> None:
+    """All points together have a plan. At a tick at which the slow coil is not due, the group begins in the middle of a
+    byte, and the error ended the agent.
+    """
+    coils = [(0, 1, "slow"), (4, 1, "fast"), (8, 61, "fast")]
+    points = [gauge(a, function=1, count=count, type="bits", together="g", pace=pace) for a, count, pace in coils]
+    line = field.line(await field.tcp(sim_device()))
+    with pytest.raises(ProfileError, match="has 61 coils and begins 4 coils after the beginning of its read"):
+        ModbusDevice(spec_of(points), line, ring, 0)
 
 
 async def test_a_value_of_several_registers_is_never_torn(field: Field, ring: Ring, values: Values) -> None:

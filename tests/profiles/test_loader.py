@@ -282,6 +282,32 @@ def test_a_group_that_no_request_can_hold_is_refused(write: Write) -> None:
     )
 
 
+COILS = """
+[[point]]
+name = "x.coil.{0}"
+function = 1
+address = {0}
+count = {1}
+pace = "{2}"
+together = "all"
+"""
+
+
+def test_a_group_of_coils_that_some_paces_cannot_decode_is_refused(write: Write) -> None:
+    """58 coils fit into the eight bytes of a value only from the beginning of a byte of the answer on. All paces
+    together could be read, so the error came at the first tick at which the slow points were not due.
+    """
+    coils = [(0, 1, "slow"), (3, 1, "normal"), (8, 60, "normal")]
+    (said,) = complaints(write, HEAD + "".join(COILS.format(*one) for one in coils))
+    assert (
+        'the group together = "all" cannot be read when x.coil.3 begins the request: x.coil.8 has 60 coils, so it '
+        "must begin a multiple of 8 coils later. Leave x.coil.8 out of the group, or give all points of the "
+        "group the same pace"
+    ) in said
+    sound = [(0, 1, "normal"), (3, 1, "normal"), (8, 60, "normal")]
+    assert len(load_profile(write(HEAD + "".join(COILS.format(*one) for one in sound))).points) == 3
+
+
 TOML_KEYS = st.from_regex(r"[a-z]{1,6}", fullmatch=True)
 TOML_VALUES = st.recursive(
     st.integers(-9, 9).map(str) | st.sampled_from(['"a = b"', "'[x]'", "true", "1.5", '"""two\nlines"""', '"\\""']),

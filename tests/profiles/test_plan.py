@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -305,6 +306,15 @@ def test_a_wide_point_of_coils_begins_a_block() -> None:
     """The decode kernel takes at most eight bytes for a value, but 58 coils may lie in nine bytes."""
     points = points_at((0, 7), (7, 58), (65, 3), function=1)
     assert spans_of(plan_blocks(points, Limits(), TCP)) == [(0, 7), (7, 61)]
+
+
+def test_a_wide_point_of_coils_inside_a_group_is_refused_with_its_place() -> None:
+    """One read covers the group and the point inside it, and the point cannot be decoded from it."""
+    ends = [replace(point, together="g") for point in points_at((0, 1), (100, 1), function=1)]
+    points = [*ends, replace(points_at((7, 58), function=1)[0], name="x.wide")]
+    with pytest.raises(ProfileError, match=r"x\.wide has 58 coils and begins 7 coils after the beginning of its read"):
+        plan_blocks(points, Limits(), TCP)
+    assert spans_of(plan_blocks(points, Limits(), TCP, [2])) == [(7, 58)]
 
 
 def test_what_was_learned_survives_a_restart_and_expires() -> None:
