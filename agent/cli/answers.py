@@ -360,6 +360,7 @@ class _Intervals(TypedDict, total=False):
 class _Key(TypedDict, total=False):
     thumbprint: str
     trouble: str | None
+    cannot_sign: str | None
 
 
 class _Snapshot(TypedDict, total=False):

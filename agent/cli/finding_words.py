@@ -225,6 +225,14 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "程序仍用内存中的密钥签名，但下次启动会失败。请恢复该文件，权限 0600，属主为运行程序的用户",
         ),
     ),
+    "key-cannot-sign": FindingWords(
+        1,
+        ("the signing key cannot sign: {what}", "签名密钥无法签名：{what}"),
+        (
+            "Readings stay in memory meanwhile. Check that the token with the key is connected and unlocked",
+            "读数暂存在内存中。请检查存放密钥的令牌是否已连接并解锁",
+        ),
+    ),
     "key-open": FindingWords(
         1,
         (

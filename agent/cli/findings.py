@@ -132,7 +132,7 @@ def find(
     """
     found = [
         *_agent(snapshot, now, agent_lives, runtime_free),
-        *_store(_part(snapshot, "store"), now),
+        *_store(_part(snapshot, "store"), now, bool(_part(snapshot, "key").get("cannot_sign"))),
         *_clock(_part(snapshot, "clock"), now),
         *_key(_part(snapshot, "key")),
         *_intervals(_part(snapshot, "intervals")),
@@ -180,8 +180,8 @@ def _agent(snapshot: Facts, now: float, agent_lives: bool, runtime_free: int | N
         yield Finding("runtime-directory-full" if is_full else "agent-hangs", "agent", {"age": show_age(age)})
 
 
-def _store(store: Facts, now: float) -> Iterator[Finding]:
-    if trouble := store.get("trouble"):
+def _store(store: Facts, now: float, key_fails: bool) -> Iterator[Finding]:
+    if (trouble := store.get("trouble")) and not key_fails:
         yield Finding("store-trouble", "store", {"what": _cut(trouble)})
     limit, free = store.get("limit_bytes") or 0, store.get("disk_free_bytes")
     if free is not None:
@@ -225,6 +225,8 @@ def _clock(clock: Facts, now: float) -> Iterator[Finding]:
 
 
 def _key(key: Facts) -> Iterator[Finding]:
+    if fault := key.get("cannot_sign"):
+        yield Finding("key-cannot-sign", "key", {"what": _cut(fault, 300)})
     if trouble := key.get("trouble"):
         yield Finding("key-trouble", "key", {"what": _cut(trouble, 300)})
 

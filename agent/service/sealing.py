@@ -59,6 +59,7 @@ class SealScheduler:
         self.removed: list[tuple[Stream, int]] = []  # (stream, end): this stream must still be sealed up to this end
         self.on_turn: Callable[[], Awaitable[None]] = _noop  # called and awaited at each turn of ``run``
         self.trouble: str | None = None  # the reason why nothing can be sealed now; None: sealing works
+        self.key_trouble: str | None = None  # the same text if the reason is that the key cannot sign
         self._gap_reason = Reason.STOPPED  # gap reason for readings that are overwritten while sealing is paused
         # (ring, position): all records of this ring before this position are sealed
         self._unsealed: tuple[Ring, int] | None = None
@@ -110,7 +111,7 @@ class SealScheduler:
         return not self.trouble and bool(self._ready_first())
 
     def set_trouble(self, text: str | None, gap_reason: Reason = Reason.DISK) -> None:
-        """Record why sealing is impossible: the store cannot commit, or the key cannot sign.
+        """Record why sealing is impossible: the store cannot commit, or (gap reason ``stopped``) the key cannot sign.
 
         ``text`` None: sealing is possible again.
         """
@@ -119,6 +120,7 @@ class SealScheduler:
         elif self.trouble and not text:
             log.warning("sealing resumed")
         self.trouble, self._gap_reason = text, gap_reason if text else Reason.STOPPED
+        self.key_trouble = text if gap_reason is Reason.STOPPED else None
 
     async def run(self) -> None:
         """Seal until cancelled."""

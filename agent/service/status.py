@@ -104,7 +104,13 @@ def status(service: Service) -> dict[str, Any]:
 def _key_facts(service: Service) -> dict[str, Any]:
     signer, watcher = service.active_key.signer, service.key_watcher
     file = str(watcher.path.absolute())  # absolute, because the reader may be in another folder
-    return {"alg": signer.alg, "thumbprint": signer.kid, "file": file, "trouble": watcher.trouble or None}
+    return {
+        "alg": signer.alg,
+        "thumbprint": signer.kid,
+        "file": file,
+        "trouble": watcher.trouble or None,
+        "cannot_sign": service.sealing.key_trouble,
+    }
 
 
 def _uplink_facts(service: Service, uplink: Uplink) -> dict[str, Any]:
@@ -155,7 +161,8 @@ def summary(service: Service) -> str:
         state = "connected" if facts["connected"] else "not connected"
         parts.append(f"{uplink.name} {state}, {facts['waiting']} packs pending")
     if service.sealing.trouble:
-        parts.append(f"store error: {service.sealing.trouble}")
+        what = "signing key" if service.sealing.key_trouble else "store error"
+        parts.append(f"{what}: {service.sealing.trouble}")
     if service.complaints:
         parts.append("the configuration on disk was rejected, the previous one stays in effect")
     return "; ".join(parts)[:400]
@@ -334,7 +341,7 @@ def families(facts: Mapping[str, Any]) -> Iterable[MetricFamily]:
     yield MetricFamily("config_complaints", words, complaints)
     yield MetricFamily(
         "store_trouble",
-        "1 while the store cannot commit and readings wait in the ring.",
+        "1 while the store cannot commit, or the key cannot sign, and readings wait in the ring.",
         [(one, bool(store["trouble"]))],
     )
     for key, words in (

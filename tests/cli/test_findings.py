@@ -244,6 +244,16 @@ def test_what_follows_from_a_snapshot(path: str, facts: Any, code: int, codes: l
     assert seen(changed(path, facts)) == (code, codes)
 
 
+def test_a_key_that_cannot_sign_is_not_called_an_error_of_the_store() -> None:
+    """The readings wait in either case, but free space on the disk does not help a token without power."""
+    what = "token: the token failed to sign"
+    snapshot = changed("key", {"cannot_sign": what})
+    snapshot["store"]["trouble"] = what
+    assert seen(snapshot) == (1, ["key-cannot-sign"])
+    (one,) = find(snapshot, NOW, True)
+    assert one.text() == f"the signing key cannot sign: {what}" and "disk" not in one.advice()
+
+
 def test_the_first_exit_code_that_holds_wins() -> None:
     snapshot = changed("uplinks/platform", {"connected": False})
     assert seen(snapshot)[0] == 5

@@ -22,8 +22,10 @@ from agent.service import db_thread as writing
 from agent.service.db_thread import DatabaseThread
 from agent.service.seal_jobs import SealedSegment, SealJob, Stream
 from agent.service.sealing import SealScheduler
+from agent.service.status import summary
 from agent.store import Store, StoreFull
 from agent.verify.signed import payload_hash
+from drivers.model import Reason
 from ext.ring import Ring
 from tests.kits.metered_days import packs
 
@@ -297,6 +299,23 @@ async def test_an_event_that_is_found_in_the_last_packs_of_a_run_is_sealed_befor
     finally:
         ring.close()
         await db_thread.stop()
+
+
+async def test_the_reason_why_nothing_is_sealed_tells_the_key_from_the_store() -> None:
+    """`status` called a key that cannot sign an error of the store."""
+    sealing = SealScheduler(cast(Any, CountingWriter()), SetClock().steady, EVERY_MS)
+    service = cast(Any, SimpleNamespace(
+        clock=SetClock().steady, devices=[], uplinks=[], complaints=[], sealing=sealing
+    ))  # fmt: skip
+    for why, reason, told in (
+        ("token: failed", (Reason.STOPPED,), "signing key: token: failed"),
+        ("the disk is full", (), "store error: the disk is full"),
+    ):
+        sealing.set_trouble(why, *reason)
+        assert sealing.key_trouble == (why if reason else None)
+        assert summary(service).endswith(told)
+    sealing.set_trouble(None)
+    assert sealing.key_trouble is None and "error" not in summary(service)
 
 
 def covers_twice(packs: Sequence[Mapping[str, Any]]) -> list[bool]:
