@@ -17,6 +17,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from agent.intervals.anomalies import TOO_LARGE
 from agent.intervals.rows import RANGE, SlotReadings
 from agent.intervals.tracked_points import FLOW_SECONDS, HEAT_PLACES, TrackedPoint
+from drivers.model import Quality
 
 # heat capacity in kJ/(m3 K) at 0, 10, ... 100 degrees
 CAPACITY = (4217, 4194, 4177, 4162, 4147, 4131, 4115, 4097, 4078, 4059, 4040)
@@ -51,28 +52,33 @@ class HeatFlows:
             if w.heat:
                 self._makers.setdefault(w.heat[0], []).append((n, w))
         self._parts = {slot for w in slots if w.heat for slot in w.heat}
-        # slot of a flow or temperature -> the last reading (time in ms, value)
-        self.last: dict[int, tuple[int, int]] = {}
+        # slot of a flow or temperature -> the last reading (time in ms, value, quality)
+        self.last: dict[int, tuple[int, int, int]] = {}
 
     def added(self, batch: SlotReadings) -> SlotReadings:
-        """Return the readings, and after each reading of a flow the heat flows that are computed from it."""
+        """Return the readings, and after each reading of a flow the heat flows that are computed from it.
+
+        A heat flow has the worst quality of its flow and its temperatures. In a signed figure, all of a computed heat
+        counts as estimated in any case, so the quality changes no figure.
+        """
         if not self._makers:
             return batch
         out = SlotReadings(array("H"), array("q"), array("q"), b"")
         qualities = bytearray()
         for slot, time, value, quality in zip(batch.slots, batch.times, batch.values, batch.qualities, strict=True):
             good = quality != RANGE and value != TOO_LARGE
-            found = [(slot, value)]
+            found = [(slot, value, quality)]
             if slot in self._parts and good:
-                self.last[slot] = (time, value)
+                self.last[slot] = (time, value, quality)
             for number, w in self._makers.get(slot, ()) if good else ():
                 power = self._power(w, time)
-                found += [(number, power)] if power is not None else []
-            for number, item in found:
+                if power is not None:
+                    found.append((number, power, max((self.last[part][2] for part in w.heat or ()), key=_badness)))
+            for number, item, judged in found:
                 out.slots.append(number)
                 out.times.append(time)
                 out.values.append(item)
-                qualities.append(quality)
+                qualities.append(judged)
         out.qualities = bytes(qualities)
         return out
 
@@ -88,3 +94,8 @@ class HeatFlows:
             found.append(Decimal(last[1]).scaleb(self._slots[slot].column.exponent))
         power = heat_flow(found[0], self._slots[w.heat[0]].column.unit, found[1], found[2])
         return int(power.scaleb(HEAT_PLACES).to_integral_value(ROUND_HALF_EVEN))
+
+
+def _badness(quality: int) -> int:
+    """Return a number that is higher for a worse quality: good, then replaced by an estimate, then doubtful."""
+    return 0 if quality == Quality.GOOD else 1 if quality in (Quality.ESTIMATED, Quality.SUBSTITUTED) else 2

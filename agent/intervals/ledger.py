@@ -339,7 +339,8 @@ class Ledger:
             "fresh": self._fresh,
             "low": min((cell[1] for cell in cells if cell), default=self.to_ms),
             "slots": [[*_identity(w), len(raw)] for w, raw in zip(self.tracked.slots, states, strict=True)],
-            "heat": [[slot, *last] for slot, last in sorted(self._heat.last.items())],
+            # a good quality is left out, so that an earlier version can read the state after a downgrade
+            "heat": [[slot, *last[: 3 if last[2] else 2]] for slot, last in sorted(self._heat.last.items())],
             "judges": [
                 [n, *detector.state()] for n, detector in sorted(self.detectors.items()) if not detector.is_fresh
             ],
@@ -394,7 +395,11 @@ class Ledger:
         for n, *judged in state["judges"]:
             if n in slot_of:
                 self._detector(slot_of[n]).restore(*judged)
-        self._heat.last = {slot_of[slot]: (time, value) for slot, time, value in state["heat"] if slot in slot_of}
+        self._heat.last = {
+            slot_of[slot]: (time, value, quality[0] if quality else 0)
+            for slot, time, value, *quality in state["heat"]
+            if slot in slot_of
+        }
         self.seq, self.to_ms, self.boot, self._fresh = state["seq"], state["to"], state["boot"], state["fresh"]
         self.row_builder.restore(state["closing"], slot_of)
         if "gaps" in state:

@@ -6,12 +6,15 @@ import json
 from decimal import Decimal
 from typing import Any
 
+import pytest
+
 from agent.indicators.compute import period_of
 from agent.indicators.site import SiteResults
 from agent.intervals.calendar import Calendar
 from agent.intervals.heat import heat_flow
 from agent.intervals.ledger import rows_of_packs
 from agent.intervals.query import query
+from agent.intervals.rows import Flag
 from agent.intervals.sums import sums
 from agent.intervals.tracked_points import Rule
 from tests.kits.ledger import LENGTH, START, Packs, point, table
@@ -98,6 +101,37 @@ def test_heat_from_flow_and_temperatures() -> None:
     assert found["estimated"] == "1", "integrated from power, as no counter says it"
     assert sums(memory, CUT, START, START + 2 * LENGTH, "all") == [], "without a role no figure counts it"
     assert not any(row.point.startswith("heat.derived") and row.role for row in query(memory, 0, 1 << 50))
+
+
+@pytest.mark.parametrize(
+    ("qualities", "flag"),
+    [
+        (("suspect", "", ""), Flag.SUSPECT), (("", "estimated", ""), Flag.ESTIMATED), (("", "", ""), Flag(0)),
+        (("estimated", "suspect", ""), Flag.SUSPECT), (("", "suspect", "estimated"), Flag.SUSPECT),
+    ],
+)  # fmt: skip
+def test_a_heat_has_the_worst_quality_of_its_inputs_and_its_figures_are_the_same(
+    qualities: tuple[str, str, str], flag: Flag
+) -> None:
+    """It had the quality of its flow only. A computed heat counts as estimated in any case, so that figures that were
+    signed before are still recomputed alike.
+    """
+    made = []
+    for used in (("", "", ""), qualities):
+        packs, row = plc("heat.recovered")
+        for _ in range(40):
+            values = zip(("x.loop.hot", "x.loop.cold", "x.loop.flow"), (70, 50, 12), used, strict=True)
+            packs.pack([(packs.to_ms, *one) for one in values])
+        memory = MemoryBook()
+        add(memory, "plc", packs)
+        flags = {one.flags for one in query(memory, START, START + 2 * LENGTH) if one.point == "heat.derived.loop"}
+        made.append((flags, results(memory, row), sums(memory, CUT, START, START + 2 * LENGTH, "all")))
+    (plain, *signed), (judged, *same) = made
+    assert judged == {one | flag for one in plain}
+    assert same[0] == signed[0]
+    assert [(one.amount, one.completeness, one.estimated) for one in same[1]] == [
+        (one.amount, one.completeness, one.estimated) for one in signed[1]
+    ]
 
 
 def test_a_heat_with_a_role_counts_in_figures() -> None:

@@ -327,6 +327,31 @@ def test_heat_from_flow_and_temperatures_where_no_counter_is() -> None:
     assert row.mean == Decimal("45.722222")
 
 
+def test_the_quality_of_a_temperature_is_kept_over_a_restart() -> None:
+    """The flow of the next pack uses the temperature that was read before the state was stored."""
+    points = [
+        point("heat.flow", "gauge", "m3/h", source={"scale": "0.001"}),
+        point("heat.temperature.supply", "gauge", "Cel", source={"scale": "0.1"}),
+        point("heat.temperature.return", "gauge", "Cel", source={"scale": "0.1"}),
+    ]
+    document = table(*points, roles={"heat": "heat.recovered"})
+    packs = Packs(document)
+    for n in range(40):
+        t, quality = packs.to_ms, "suspect" if n % 20 == 8 else ""
+        packs.pack([(t, "heat.temperature.supply", 70, quality), (t, "heat.temperature.return", 50, "")])
+        packs.pack([(packs.to_ms, "heat.flow", 2, "")])
+    once = Book()
+    once.read(packs.bodies)
+    assert {row.flags & Flag.SUSPECT for row in once.rows("heat.power.derived")} == {Flag(0), Flag.SUSPECT}
+    for cut in range(12, 32):
+        before, after = Book(), Book()
+        before.read(packs.bodies[:cut])
+        after.pages = before.pages
+        after.ledger.restore(before.ledger.state(), document)
+        after.read(packs.bodies[cut:])
+        assert after.pages == once.pages, cut
+
+
 def test_every_interval_is_written_once_and_in_order() -> None:
     packs, book = Packs(meter()), Book()
     value = growing(packs, 100, Decimal(5))
