@@ -475,34 +475,57 @@ async def apply(manager: DeviceManager, change: DeviceChanges) -> None:
     gone = [device for device in change.gone if device.config.line not in gone_lines]
     await _all(*(_swap_in_place(manager, e) for e in in_place), *(_remove_in_place(manager, device) for device in gone))
     manager.start_pollers()  # the pollers then run without the removed devices
+    for name, line in change.lines.items():
+        manager.lines.setdefault(name, line)  # a line of a known name is replaced in ``_change_lines``
     rest = [e for e in change.changed if e not in in_place]
-    paused = [device for device in manager.devices if device.config.line in gone_lines]
-    paused += [e.device for e in rest if e.device not in paused]
+    await _all(*(_change_lines(manager, change, *group) for group in _groups(rest, gone_lines)))
+    manager.lines = {line.name: manager.lines[line.name] for line in change.config.lines}
+    now_ms = manager.clock.now_ms()
+    for made in change.added:
+        manager.add(made, now_ms)
+    order = {entry.name: n for n, entry in enumerate(change.config.devices)}
+    manager.devices.sort(key=lambda device: order[device.config.name])
+    for device in manager.devices:
+        device.catalog = change.catalog
+    manager.start_pollers()
+    _publish_traces(manager, change)
+
+
+def _groups(swaps: Iterable[DeviceSwap], gone_lines: Iterable[str]) -> list[tuple[set[str], list[DeviceSwap]]]:
+    """Return (lines to close, devices to replace) of each part of a change that need not wait for the other parts.
+
+    Two lines are in one part if a device moves from one to the other.
+    """
+    groups: list[tuple[set[str], list[DeviceSwap]]] = [({name}, []) for name in sorted(gone_lines)]
+    for swap in swaps:
+        touched = {swap.entry.line, swap.device.config.line}
+        mine = [group for group in groups if group[0] & touched]
+        groups = [group for group in groups if group not in mine]
+        groups.append((set().union(*(lines for lines, _ in mine)), [*(s for _, more in mine for s in more), swap]))
+    return groups
+
+
+async def _change_lines(
+    manager: DeviceManager, change: DeviceChanges, lines: set[str], swaps: Sequence[DeviceSwap]
+) -> None:
+    """Close lines and replace devices, as soon as all devices of these lines and all replaced devices are idle."""
+    paused = [device for device in manager.devices if device.config.line in lines]
+    paused += [swap.device for swap in swaps if swap.device not in paused]
     try:
         await _all(*(device.poll.pause() for device in paused))
-        for name in gone_lines:
+        for name in lines:
             if name in manager.pollers:
                 manager.stop_poller(name)
             await _close(manager.lines[name])
-        manager.lines = {
-            line.name: change.lines.get(line.name) or manager.lines[line.name] for line in change.config.lines
-        }
-        for device in [device for device in change.gone if device.config.line in gone_lines]:
+        manager.lines |= {name: change.lines[name] for name in lines if name in change.lines}
+        for device in [device for device in change.gone if device.config.line in lines]:
             manager.remove(device)
-        for swap in rest:
+        for swap in swaps:
             _swap(manager, swap)
-        now_ms = manager.clock.now_ms()
-        for made in change.added:
-            manager.add(made, now_ms)
-        order = {entry.name: n for n, entry in enumerate(change.config.devices)}
-        manager.devices.sort(key=lambda device: order[device.config.name])
-        for device in manager.devices:
-            device.catalog = change.catalog
     finally:
         for device in paused:
             device.poll.resume()
     manager.start_pollers()
-    _publish_traces(manager, change)
 
 
 async def _all(*steps: Coroutine[Any, Any, None]) -> None:

@@ -558,6 +558,33 @@ async def test_an_unchanged_destination_takes_up_the_pack_interval_and_the_numbe
         assert park.service.uplinks == [uplink] and uplink._rates == (200.0, 2.0)
 
 
+async def test_a_changed_line_does_not_wait_for_the_devices_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both were paused until the slower one was idle, so the faster one lost readings for nothing."""
+    released, pause = asyncio.Event(), DevicePoll.pause
+
+    async def slow(poll: DevicePoll) -> None:
+        await pause(poll)
+        if poll.driver.spec.name == "x":
+            await released.wait()
+
+    async with running(tmp_path) as park:
+        before = dict(park.service.lines)
+        monkeypatch.setattr(DevicePoll, "pause", slow)
+        edits = [(f'url = "{url}"', f'url = "{url}"\nlimits = {{ timeout = "2 s" }}') for url in (park.roof, park.hall)]
+        park.write(park.edited(*edits))
+        reload = park.service.reload()
+        await until(lambda: park.service.lines["roof"] is not before["roof"])
+        devices = {device.config.name: device.poll for device in park.service.devices}
+        assert park.service.lines["hall"] is before["hall"] and devices["x"].paused and not devices["w"].paused
+        answers = park.service.lines["roof"].stats.answers
+        await until(lambda: park.service.lines["roof"].stats.answers > answers)
+        released.set()
+        assert (await reload).accepted
+        assert park.service.lines["hall"] is not before["hall"] and not devices["x"].paused
+
+
 async def test_an_agent_without_files_says_so(tmp_path: Path) -> None:
     async with running(tmp_path) as park:
         assert "no configuration files" in (await Service(park.service.config)._reloads.reload()).complaints[0]
