@@ -10,6 +10,7 @@ from agent.verify.strict import parse_object
 from drivers.model import UsageError
 from receiver.bodies import Bodies
 from receiver.database import Connection
+from receiver.key_chains import stored_keys
 
 AT_ONCE = 1000
 _AGREED = """
@@ -87,10 +88,10 @@ def write_export(
 
 def _write_gateway(connection: Connection, folder: Path, gateway: str, made: Written) -> None:
     folder.mkdir(parents=True)
-    keys = connection.execute("SELECT keys FROM gateways WHERE name = %s", [gateway]).fetchone()
-    if keys is not None:
-        (folder / "keys.json").write_bytes(bytes(keys[0]) + b"\n")
-        made.gateways += 1
+    chains = stored_keys(connection, gateway)
+    for number, keys in enumerate(chains, 1):
+        (folder / (f"keys{number}.json" if number > 1 else "keys.json")).write_bytes(keys + b"\n")
+    made.gateways += bool(chains)
     for page, body in connection.execute(_PAGES, [gateway]):
         (folder / f"checkpoint{page:04d}.json").write_bytes(bytes(body) + b"\n")
     rows = connection.execute("SELECT body FROM checkpoint_twins WHERE gateway = %s", [gateway]).fetchall()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from time import monotonic
@@ -67,8 +68,8 @@ class Directory(Protocol):
     def pins(self, gateway: str) -> list[str]:
         """The trusted thumbprints of a gateway. An empty list if the gateway is not enrolled."""
 
-    def keys(self, gateway: str) -> bytes | None:
-        """The newest keys object of a gateway. None if the database has none."""
+    def keys(self, gateway: str) -> Sequence[bytes]:
+        """The newest keys object of each chain of a gateway. Empty if the database has none."""
 
     def points(self, birth: str) -> dict[str, Any] | None:
         """The point table of a birth. ``birth`` is the hash of the birth. None if the birth is not stored."""
@@ -201,11 +202,7 @@ class Checker:
 
     def _take_keys(self, ring: KeyRing) -> bool:
         """Add newer keys that another worker has stored to ``ring``. Returns True if there were any."""
-        raw = self._directory.keys(ring.gateway)
-        try:
-            return raw is not None and ring.update(raw, parse_object(raw), unordered=True)
-        except Unpinned:
-            return False  # the thumbprint was replaced, and the keys that belong to the new one have not arrived yet
+        return add_chains(ring, self._directory.keys(ring.gateway))
 
     def _with_new_keys(self, ring: KeyRing, judge: Callable[[], T | Refusal]) -> T:
         """Call ``judge`` and return its result. If it fails for an unknown key, read the keys from the database and
@@ -257,6 +254,19 @@ class Checker:
             table = PointTable(value)
             _keep(self._tables, key, table, MAX_TABLES)
         return table
+
+
+def add_chains(ring: KeyRing, chains: Iterable[bytes]) -> bool:
+    """Add stored keys objects, one of each chain, to ``ring``. Returns True if there was anything new.
+
+    A chain is left out if none of its keys is trusted any more: the keys that belong to a new thumbprint have not
+    arrived yet.
+    """
+    found = False
+    for raw in chains:
+        with suppress(Unpinned):
+            found = ring.update(raw, parse_object(raw), unordered=True) or found
+    return found
 
 
 def keys_message(ring: KeyRing, raw: bytes, value: Mapping[str, Any]) -> KeysMessage:

@@ -6,19 +6,17 @@ All parts of a tick are checked together.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any, Final
 
 import psycopg
 from psycopg.types.json import Jsonb
 
 from agent.verify import Balance, CheckedPack, KeyRing, PointTable, balance, check
-from agent.verify.keyring import Unpinned
-from agent.verify.strict import parse_object
 from receiver.bodies import Bodies
 from receiver.chains import SETTLE_LOCK
-from receiver.checker import implausible
+from receiver.checker import add_chains, implausible
 from receiver.database import Connection, statement
+from receiver.key_chains import stored_keys
 
 AT_ONCE: Final = 200  # one transaction settles at most this many packs, and this many ticks in parts
 
@@ -112,10 +110,7 @@ def ring_of(connection: Connection, gateway: str) -> KeyRing:
     """The trusted keys of a gateway, from the database. No keys if none of the stored ones is pinned any more."""
     pins = [pin for (pin,) in connection.execute("SELECT thumbprint FROM pins WHERE gateway = %s", [gateway])]
     ring = KeyRing(gateway, pins)
-    row = connection.execute("SELECT keys FROM gateways WHERE name = %s", [gateway]).fetchone()
-    if row is not None:
-        with suppress(Unpinned):
-            ring.update(bytes(row[0]), parse_object(bytes(row[0])))
+    add_chains(ring, stored_keys(connection, gateway))
     return ring
 
 

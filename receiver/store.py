@@ -29,6 +29,7 @@ from receiver.database import (
     short_hash,
     stream_id,
 )
+from receiver.key_chains import put_keys, stored_keys
 
 COLUMNS: Final = (
     "stream", "seq", "boot", "prev_boot", "from_ms", "to_ms", "hash", "prev", "birth", "signer", "lot", "readings",
@@ -139,10 +140,9 @@ class Store:
         self._trust = int(row[0]) if row else 0
         return self._trust
 
-    def keys(self, gateway: str) -> bytes | None:
-        """The newest keys object of a gateway. None if the database has none."""
-        row = self.connection().execute("SELECT keys FROM gateways WHERE name = %s", [gateway]).fetchone()
-        return bytes(row[0]) if row else None
+    def keys(self, gateway: str) -> list[bytes]:
+        """The newest keys object of each chain of a gateway."""
+        return stored_keys(self.connection(), gateway)
 
     def points(self, birth: str) -> dict[str, Any] | None:
         """The point table of a birth. None if the birth is not stored."""
@@ -319,19 +319,6 @@ def put_birth(cursor: psycopg.Cursor[Any], birth: CheckedPack) -> None:
         "INSERT INTO births VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
         [short_hash(birth.digest), stream_id(birth.stream), points],
     )
-
-
-def put_keys(cursor: psycopg.Cursor[Any], one: KeysMessage) -> None:
-    """Store the newest keys of a gateway. Older keys change nothing."""
-    revoked = Jsonb({str(signer): last for signer, last in one.revoked.items()}) if one.revoked else None
-    cursor.execute(
-        "INSERT INTO gateways (name, keys, counter, revoked, cut) VALUES (%s, %s, %s, %s, %s) "
-        "ON CONFLICT (name) DO UPDATE "
-        "SET keys = excluded.keys, counter = excluded.counter, revoked = excluded.revoked, cut = excluded.cut, "
-        "changed = now() WHERE excluded.counter > gateways.counter",
-        [one.gateway, one.body, one.counter, revoked, revoked is None],
-    )
-    cursor.execute("DELETE FROM unknown_gateways WHERE gateway = %s", [one.gateway])
 
 
 def _put_status(cursor: psycopg.Cursor[Any], one: StatusMessage) -> None:

@@ -16,15 +16,21 @@ from agent.verify.topics import GATEWAY
 from drivers.model import ConfigError
 from receiver.checker import keys_message
 from receiver.database import Connection
-from receiver.store import put_keys
+from receiver.key_chains import put_keys
 
 MAX_ROWS: Final = 1_000_000
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
-# Stored keys that name no trusted thumbprint are of no use. They must go, because the counter of a replaced box or key
-# begins again at 1, and only keys with a higher counter replace stored ones.
+# Stored keys that name no trusted thumbprint are of no use.
 _DELETE_UNPINNED: Final = """
 DELETE FROM gateways g WHERE g.name = ANY(%s) AND NOT EXISTS (
   SELECT FROM pins p WHERE p.gateway = g.name AND position(convert_to(p.thumbprint, 'UTF8') IN g.keys) > 0)"""
+_DELETE_UNPINNED_OTHERS: Final = """
+DELETE FROM other_keys k WHERE k.gateway = ANY(%s) AND NOT EXISTS (
+  SELECT FROM pins p WHERE p.gateway = k.gateway AND position(convert_to(p.thumbprint, 'UTF8') IN k.keys) > 0)"""
+# the other chains of gateways whose first chain was deleted
+_ORPHANS: Final = """
+DELETE FROM other_keys k WHERE k.gateway = ANY(%s) AND NOT EXISTS (SELECT FROM gateways g WHERE g.name = k.gateway)
+RETURNING k.gateway, k.keys"""
 
 
 @dataclass(slots=True)
@@ -113,9 +119,11 @@ def enrol(connection: Connection, rows: Sequence[Enrolment]) -> list[str]:
         cursor.execute("DELETE FROM agreed WHERE gateway = ANY(%s)", [[one.gateway for one in rows if one.streams]])
         cursor.executemany("INSERT INTO agreed VALUES (%s, %s) ON CONFLICT DO NOTHING", agreed)
         names = [one.gateway for one in rows]
-        cursor.execute(_DELETE_UNPINNED, [names])
+        for query in (_DELETE_UNPINNED, _DELETE_UNPINNED_OTHERS):
+            cursor.execute(query, [names])
         known = [name for (name,) in cursor.execute("SELECT name FROM gateways WHERE name = ANY(%s)", [names])]
-        waiting = cursor.execute(
+        waiting = cursor.execute(_ORPHANS, [names]).fetchall()
+        waiting += cursor.execute(
             "SELECT gateway, keys FROM unknown_gateways WHERE gateway = ANY(%s) FOR UPDATE", [names]
         ).fetchall()
         for gateway, keys in waiting:

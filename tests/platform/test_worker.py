@@ -17,11 +17,13 @@ import pytest
 
 from agent.cli.main import outcome
 from agent.verify import KeyRing, Refusal, check, check_keys
+from receiver.audit import write_export
 from receiver.database import connect, migrate, show_dsn, statement
 from receiver.fleet_state import fleet_state
 from receiver.fleet_table import why
 from receiver.keeper import Keeper
 from receiver.private_postgres import PrivatePostgres
+from receiver.settle import ring_of
 from receiver.sources import Message
 from receiver.store import Store
 from receiver.trust import Enrolment, enrol, read_csv, remove
@@ -258,6 +260,40 @@ def test_a_thumbprint_that_replaces_the_old_one_is_taken_with_its_keys(dsn: str,
     again.step(0)
     assert not again.waiting, "another worker finds the keys in the database"
     assert count(dsn, "SELECT count(*) FROM packs") == 13
+
+
+@pytest.mark.parametrize("newer_first", [False, True])
+def test_a_second_trusted_chain_is_stored_although_its_counter_begins_anew(
+    dsn: str, tmp_path: Path, newer_first: bool
+) -> None:
+    """A box was replaced, and the old thumbprint stays trusted for its packs that still arrive. Only the worker that
+    saw the new keys knew them, because the counter of the stored ones was not lower.
+    """
+    old = make("revoked_later", 1)
+    signer = signer_of(f"box/{old.gateway.name}")
+    enrolled(dsn, old.gateway.pin, (old.gateway.name, signer.kid))
+    topic = f"meterhouse/v1/{old.gateway.name}/keys"
+    chains = [old.late_keys[0], replace(old.gateway, signer=signer).keys()]
+    before, clock = [(old.topic, raw) for _, raw in old.sent], Clock()
+    old.stream.signer, old.stream.birth, old.stream.boot = signer, None, "feedfeedfeedfeed"
+    after = [(old.topic, raw) for raw in old.run(4)]
+    for chain in reversed(chains) if newer_first else chains:
+        Worker(Feed([(topic, chain)]), [Store(dsn)], clock).step(0)
+    worker = Worker(Feed([*after, *before[:2]]), [Store(dsn)], clock)
+    worker.step(0)
+    assert not worker.waiting and not worker.totals.refused
+    assert count(dsn, "SELECT count(*) FROM packs") == 6
+    assert count(dsn, "SELECT count(*) FROM other_keys") == 1
+    with connect(dsn) as connection:
+        ring = ring_of(connection, old.gateway.name)
+        assert {old.gateway.signer.kid, signer.kid} <= ring.keys.keys() and ring.revoked
+        write_export(connection, tmp_path / "export", old.gateway.name)
+        assert sorted(path.name for path in tmp_path.rglob("keys*")) == ["keys.json", "keys2.json"]
+        remove(connection, [old.gateway.name])
+    enrolled(dsn, (old.gateway.name, signer.kid))
+    assert count(dsn, "SELECT count(*) FROM other_keys") == 0
+    with connect(dsn) as connection:
+        assert list(ring_of(connection, old.gateway.name).keys) == [signer.kid]
 
 
 def test_the_same_thumbprint_again_keeps_the_stored_keys(dsn: str) -> None:
