@@ -172,6 +172,7 @@ class _Handed(TypedDict):
     label: NotRequired[str]
     reading: NotRequired[_Read]
     display: NotRequired[str]
+    resolution: NotRequired[str]
     difference: NotRequired[str]
     agrees: NotRequired[bool]
     remark: NotRequired[str]

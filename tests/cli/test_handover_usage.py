@@ -9,7 +9,7 @@ import pytest
 
 from agent.cli.handover import command
 from agent.cli.handover.awaited import wait_for_counters
-from agent.cli.handover.labels import WORDS
+from agent.cli.handover.labels import WORDS, display_text
 from agent.cli.watch.live_view import LiveView
 from agent.config import load_config
 from drivers.model import Reason
@@ -165,3 +165,30 @@ def test_a_value_that_is_missing_since_is_no_reading_of_now(park, traces, capsys
         view.close()
     told = capsys.readouterr().err
     assert ("9 min old" if language == "en" else "9分钟前") in told and "ac.energy.import" in told
+
+
+@pytest.mark.parametrize(
+    ("typed", "display", "resolution"),
+    [
+        ("12.34 MWh", "12340", "10"),
+        ("12MWh", "12000", "1000"),
+        ("12.3456 MWh", "12345.6", ""),
+        ("12345678 Wh", "12345.678", ""),
+        ("12340", "12340", ""),
+    ],
+)
+def test_a_display_in_another_unit_keeps_its_own_digits(
+    park, traces, typed: str, display: str, resolution: str
+) -> None:
+    """12.34 MWh beside 12345.6 kWh was signed as different: it was compared as if the display showed 12340 kWh."""
+    traces.values(2, (COUNTER, 123456, -1, 0))
+    view = LiveView(traces.folder, [], ())
+    try:
+        view.catch_up()
+        device, shown = command._given(f"inv1={typed}", "--display")
+        sent = command._compared(view, device, command._converted(view, device, shown), "en", False)
+    finally:
+        view.close()
+    assert (sent.display, sent.resolution) == (display, resolution)
+    entry = {"display": sent.display, **({"resolution": sent.resolution} if sent.resolution else {})}
+    assert display_text(entry) == (f"{display} ±{resolution}" if resolution else display)

@@ -187,3 +187,13 @@ def test_a_display_agrees_within_the_last_digit_of_the_coarser(
     reading: str, display: str, difference: str, agrees: bool
 ) -> None:
     assert compare(reading, display) == (difference, agrees)
+
+
+@pytest.mark.parametrize(
+    ("reading", "resolution", "agrees"), [("12345.6", "10", True), ("12350.1", "10", False), ("12345.6", "", False)]
+)
+def test_a_display_in_a_larger_unit_agrees_within_its_own_last_digit(
+    reading: str, resolution: str, agrees: bool
+) -> None:
+    """12.34 MWh are 12340 kWh, of which the meter shows only the tens."""
+    assert compare(reading, "12340", resolution)[1] is agrees

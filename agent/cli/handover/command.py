@@ -189,7 +189,7 @@ def _converted(view: LiveView, device: str, shown: Shown) -> Shown:
 
 
 def _in_unit(value: str, unit: str, wanted: str, where: str) -> str:
-    """Return a value converted from ``unit`` to ``wanted``, with all digits.
+    """Return a value converted from ``unit`` to ``wanted``, with all digits and no more: 12.34 becomes 1.234E+4.
 
     Raises UsageError if this is impossible.
     """
@@ -201,7 +201,7 @@ def _in_unit(value: str, unit: str, wanted: str, where: str) -> str:
         raise UsageError(
             f"the unit {clean_text(unit, 20)} of the display does not fit this counter", where=where, hint=hint
         )
-    return format(Decimal(value).scaleb(_POWERS[prefix[1]] - _POWERS[others[1]]), "f")
+    return str(Decimal(value).scaleb(_POWERS[prefix[1]] - _POWERS[others[1]]))
 
 
 def _from_options(displays: Iterable[str]) -> dict[str, Shown]:
@@ -287,7 +287,16 @@ def _compared(view: LiveView, device: str, shown: Shown | None, lang: str, asks:
         if isinstance(latest.value, Decimal):
             seen.append(_seen(latest))
     near = min(seen, key=lambda one: abs(Decimal(one["v"]) - Decimal(value))) if value else seen[-1]
-    return ComparedDevice(device=device, n=name, display=value, remark=remark, **near)
+    return ComparedDevice(device=device, n=name, remark=remark, **_displayed(value), **near)
+
+
+def _displayed(value: str) -> dict[str, Any]:
+    """Return the members of the request for a displayed value, which may have an exponent; "" is no value."""
+    if not value:
+        return {}
+    number = Decimal(value)
+    step = Decimal(1).scaleb(int(number.as_tuple().exponent))
+    return {"display": format(number, "f"), "resolution": format(step, "f") if step > 1 else ""}
 
 
 def _outdated(latest: Latest, lang: str) -> str:
@@ -344,7 +353,9 @@ def _preview(compared: Sequence[ComparedDevice], view: LiveView, config: Config,
             entry["reading"] = {"n": one.n, "v": one.v, "u": latest.point.unit}
         if one.display:
             entry["display"] = one.display
-            entry["difference"], entry["agrees"] = compare(one.v, one.display)
+            if one.resolution:
+                entry["resolution"] = one.resolution
+            entry["difference"], entry["agrees"] = compare(one.v, one.display, one.resolution)
         entries.append(entry)
     click.echo(err=True)
     open_console(stderr=True).print(_table(entries, words))
@@ -359,7 +370,7 @@ def _table(entries: Iterable[Mapping[str, Any]], words: Mapping[str, str]) -> Ta
     If an entry has an identity, a column shows it.
     """
     from agent.cli.console_tables import cell, plain_table
-    from agent.cli.handover.labels import verdict
+    from agent.cli.handover.labels import display_text, verdict
     from agent.cli.main_points import known_as
 
     entries = list(entries)
@@ -374,7 +385,7 @@ def _table(entries: Iterable[Mapping[str, Any]], words: Mapping[str, str]) -> Ta
             cell(entry["device"]),
             cell(reading.get("n", "-")),
             cell(f"{reading['v']} {reading['u']}" if reading else "-"),
-            cell(entry.get("display", "-")),
+            cell(display_text(entry) or "-"),
             cell(entry.get("difference", "-")),
             f"[{colour}]{words[result]}[/]",
             *([cell(known_as(entry["identity"]), 100)] if "identity" in entry else []),

@@ -9,7 +9,7 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from agent.cli.common import singular
-from agent.cli.handover.labels import WORDS, verdict
+from agent.cli.handover.labels import WORDS, display_text, verdict
 from agent.cli.main_points import known_as
 from agent.cli.qr import svg_qr
 
@@ -90,7 +90,7 @@ def _row(entry: Mapping[str, Any], words: Mapping[str, str], zone: ZoneInfo, lan
             f'<br><span class="soft">{escape(reading["n"])}, {_time(reading["t"], zone)}{escape(quality)}</span>'
         )
     unit = reading["u"] if reading else ""
-    display = f"{escape(entry['display'])} {escape(unit)}" if "display" in entry else "–"
+    display = f"{escape(display_text(entry))} {escape(unit)}" if "display" in entry else "–"
     remark = f'<br><span class="soft">{escape(entry["remark"])}</span>' if "remark" in entry else ""
     label = f'<br><span class="soft">{escape(entry["label"])}</span>' if "label" in entry else ""
     return (

@@ -84,22 +84,28 @@ def verdict(entry: Mapping[str, object]) -> str:
     return "not compared" if "reading" in entry else "no reading"
 
 
+def display_text(entry: Mapping[str, Any]) -> str:
+    """Return the displayed value, with its resolution if the display has fewer digits than the text; "" without it."""
+    step = entry.get("resolution", "")
+    return f"{entry.get('display', '')} ±{step}" if step else str(entry.get("display", ""))
+
+
 def why_different(entry: Mapping[str, Any], words: Mapping[str, str]) -> str:
     """Return a text if a transformer ratio or power of ten explains why reading and display differ; "" if none does."""
     from agent.service.control.attest import compare
 
     if entry.get("agrees", True) or not Decimal(entry["display"]):
         return ""
-    ratio, read = Decimal(1), Decimal(entry["reading"]["v"])
+    ratio, read, step = Decimal(1), Decimal(entry["reading"]["v"]), entry.get("resolution", "")
     for factor in entry.get("ratio", {}).values():
         ratio *= Decimal(factor)
-    if ratio != 1 and compare(format(read / ratio, ".6f"), entry["display"])[1]:
+    if ratio != 1 and compare(format(read / ratio, ".6f"), entry["display"], step)[1]:
         return words["secondary"].format(device=entry["device"], ratio=format(ratio.normalize(), "f"))
     # with so few digits, the match could be a coincidence
     if len(Decimal(entry["display"]).normalize().as_tuple().digits) < 3:
         return ""
     for power in POWERS:
-        if compare(format(read.scaleb(power), "f"), entry["display"])[1]:
+        if compare(format(read.scaleb(power), "f"), entry["display"], step)[1]:
             factor = format(Decimal(1).scaleb(power), "f")
             return words["scaled"].format(device=entry["device"], factor=factor, unit=show_unit(entry["reading"]["u"]))
     return ""

@@ -116,19 +116,22 @@ async def _entry(access: Access, device: RunningDevice, one: ComparedDevice) -> 
             what = f"a display value of {config.name} is given, but there is no reading to compare with this value"
             raise UsageError(what, where="handover", hint="Leave out the display value")
         entry["display"] = one.display
-        entry["difference"], entry["agrees"] = compare(one.v, one.display)
+        if one.resolution:
+            entry["resolution"] = one.resolution
+        entry["difference"], entry["agrees"] = compare(one.v, one.display, one.resolution)
     return entry
 
 
-def compare(reading: str, display: str) -> tuple[str, bool]:
+def compare(reading: str, display: str, resolution: str = "") -> tuple[str, bool]:
     """Compare a reading with a display. Returns reading minus display, and True if the two agree.
 
-    They agree if they differ by at most one unit in the last digit of the less precise value.
+    They agree if they differ by at most one unit in the last digit of the less precise value. ``resolution``: the unit
+    of the display's last digit, if ``display`` has more digits because it was converted to a smaller unit.
     """
     read, shown = Decimal(reading), Decimal(display)
     difference = read - shown
-    resolution = max(Decimal(1).scaleb(_exponent(number)) for number in (read, shown))
-    return exact_text(difference), abs(difference) <= resolution
+    steps = [Decimal(1).scaleb(_exponent(number)) for number in (read, shown)]
+    return exact_text(difference), abs(difference) <= max(*steps, Decimal(resolution or 0))
 
 
 def _exponent(number: Decimal) -> int:

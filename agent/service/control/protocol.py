@@ -155,11 +155,12 @@ class Declare(RequestBase, frozen=True, tag="declare"):
     replaces: Text = ""
 
 
-class ComparedDevice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One device of a handover.
+class ComparedDevice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One device of a handover. A member with its default value is not sent, so that an older agent can answer.
 
     ``n``, ``t_ms`` and ``v`` are point, time and value of a recorded reading. ``display`` is the value that a person
-    read on the display of the device; "" if nobody read it.
+    read on the display of the device, in the unit of the point; "" if nobody read it. ``resolution`` is the unit of
+    the last digit of the display, if this is more than 1, because the display shows a larger unit.
     """
 
     device: Text
@@ -167,6 +168,7 @@ class ComparedDevice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     t_ms: TimeMs = 0
     v: Annotated[str, Meta(max_length=40, pattern=DECIMAL)] = "0"
     display: Annotated[str, Meta(max_length=40, pattern=rf"\A\Z|{DECIMAL}")] = ""
+    resolution: Annotated[str, Meta(max_length=40, pattern=r"\A\Z|^10{1,12}\Z")] = ""
     remark: Text = ""
 
 
