@@ -96,7 +96,7 @@ def handover(
     from agent.service.control.protocol import Handover
 
     words, config = WORDS[lang], options.load()
-    shown = _from_options(displays)
+    shown = _from_options(displays, devices)
     given = _from_csv(csv_file, shown) if csv_file else shown
     snapshot = read_snapshot(config.runtime_dir)
     for place, named in (("handover", devices), ("--display", shown), (f"--csv {csv_file}", given)):
@@ -143,6 +143,15 @@ def handover(
         click.echo(words["wrote"].format(file=clean_text(str(html_file), 400)), err=as_json)
     bad = any(verdict(entry) in ("differs", "no reading", "silent") for entry in record["devices"])
     raise SystemExit(4 if bad else 0)
+
+
+def _check_selected(shown: Iterable[str], devices: Sequence[str]) -> None:
+    """Raise UsageError for a device that an option gives a value of, but that is not one of the selected devices."""
+    others = [name for name in shown if name not in devices]
+    if devices and others:
+        hint = "Name the device as a DEVICE as well, or leave out its --display"
+        what = f"{clean_text(others[0], 40)!r} is not one of the selected devices"
+        raise UsageError(what, where="--display", hint=hint)
 
 
 def _given(text: str, where: str) -> tuple[str, Shown]:
@@ -204,12 +213,13 @@ def _in_unit(value: str, unit: str, wanted: str, where: str) -> str:
     return str(Decimal(value).scaleb(_POWERS[prefix[1]] - _POWERS[others[1]]))
 
 
-def _from_options(displays: Iterable[str]) -> dict[str, Shown]:
+def _from_options(displays: Iterable[str], devices: Sequence[str]) -> dict[str, Shown]:
     found: dict[str, Shown] = {}
     for text in displays:
         device, display = _given(text, "--display")
         _once(found, device, "--display")
         found[device] = display
+    _check_selected(found, devices)
     return found
 
 
