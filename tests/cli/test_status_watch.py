@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Iterator
 from decimal import Decimal
 
 import pytest
@@ -389,6 +390,45 @@ def test_frames_are_shown_as_they_went_over_the_wire(mh, traces, tmp_path) -> No
     assert [line["direction"] for line in said.lines] == ["sent", "received", "noise"]
     assert said.lines[1] == {"number": 2, "time": 1764033000.223, "direction": "received", "hex": "018302c0f1"}
     trace.close()
+
+
+def test_frames_go_on_after_a_restart_of_the_agent(mh, traces, tmp_path, monkeypatch) -> None:
+    """The new agent counts its frames from 1 in a new file; they were left out until there were as many as before."""
+    run = tmp_path / "run"
+    traces.facts["lines"] = {"roof": {}}
+    at = 1_764_033_000_000_000_000
+
+    def start(*frames: bytes) -> FrameTrace:
+        trace = FrameTrace(run / "frames.roof", 50)
+        for frame in frames:
+            trace.put(0, frame, at)
+        return trace
+
+    def restart(*_: object) -> Iterator[None]:
+        traces.write()
+        first = start(b"\1", b"\2", b"\3")
+        yield
+        for name in ("snapshot.json", "frames.roof"):
+            (run / name).unlink()
+        yield
+        again = start(b"\4")
+        yield
+        again.put(0, b"\5", at)
+        yield
+        traces.write()
+        (run / "frames.roof").unlink()
+        yield  # the line is not open yet
+        del traces.facts["lines"]["roof"]
+        traces.write()
+        first.close()
+        again.close()
+        yield
+
+    monkeypatch.setattr("agent.cli.watch.command.until", restart)
+    traces.write()
+    said = mh("watch", "--frames", "roof", "--json", "--runtime-dir", run)
+    assert [line["hex"] for line in said.lines] == ["01", "02", "03", "04", "05"]
+    assert said.code == 2 and 'the running agent has no line "roof"' in said.err
 
 
 def test_frames_have_the_time_of_the_site_where_a_configuration_says_it(mh, traces, tmp_path, park) -> None:

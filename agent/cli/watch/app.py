@@ -209,7 +209,7 @@ class WatchApp(App[int]):
     def _read_frames(self, view: LiveView) -> None:
         try:
             path = frames_path(self._folder, self._line, view.snapshot)
-            pieces = read_frames(path, self._line, self._joiner.last)
+            pieces = read_frames(path, self._line, self._joiner)
             self._frames += [frame_text(frame, self._zone) for frame in self._joiner.join(pieces, time.time_ns())]
         except GatewayError as error:
             self._frames.clear()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from agent.cli.ring_follower import Latest
     from agent.cli.watch.frames import ShownFrame
     from agent.cli.watch.live_view import LiveView
+    from drivers.line.trace import TracedFrame
 
 LOOK_EVERY_S = 0.2
 
@@ -179,7 +180,7 @@ def _live(watched: LiveView, end: float | None) -> None:
 def _frames(folder: Path, line: str, end: float | None, as_json: bool, timezone: str) -> None:
     from zoneinfo import ZoneInfo
 
-    from agent.cli.watch.frames import FrameJoiner, frame_json, frame_text, frames_path, read_frames
+    from agent.cli.watch.frames import FrameJoiner, NoFrames, frame_json, frame_text, frames_path, read_frames
 
     path = frames_path(folder, line, read_snapshot(folder))
     zone = ZoneInfo(timezone) if timezone else None
@@ -193,9 +194,17 @@ def _frames(folder: Path, line: str, end: float | None, as_json: bool, timezone:
             ),
             err=True,
         )
-    joiner = FrameJoiner()
+    joiner, is_open = FrameJoiner(), False
     for _ in until(end):
-        for frame in joiner.join(read_frames(path, line, joiner.last), time.time_ns()):
+        pieces: list[TracedFrame] = []
+        try:
+            pieces, is_open = read_frames(path, line, joiner), True
+        except NoFrames:
+            if not is_open:
+                raise
+            with contextlib.suppress(NoAgent):  # the agent restarts, which may remove the folder for some seconds
+                frames_path(folder, line, read_snapshot(folder))  # raises if a reload has removed the line
+        for frame in joiner.join(pieces, time.time_ns()):
             click.echo(tell(frame))
         sys.stdout.flush()
     for frame in joiner.rest():

@@ -33,15 +33,21 @@ def frames_path(folder: Path, line: str, snapshot: Mapping[str, Any]) -> Path:
     return folder / f"frames.{line}"
 
 
-def read_frames(path: Path, line: str, after: int) -> list[TracedFrame]:
-    """Return the pieces of frames whose number is above ``after``. Raises GatewayError."""
+class NoFrames(GatewayError):
+    """The line has no file with frames: it was not opened yet, or the agent has ended."""
+
+
+def read_frames(path: Path, line: str, joiner: FrameJoiner) -> list[TracedFrame]:
+    """Return the pieces of frames that the joiner does not have yet. Raises NoFrames or another GatewayError."""
     from drivers.line.trace import read_trace
 
     try:
-        return list(read_trace(path, after))
+        facts = path.lstat()
+        joiner.begin((facts.st_dev, facts.st_ino))
+        return list(read_trace(path, joiner.last))
     except FileNotFoundError:
         hint = "Frames are shown after the agent has opened the line"
-        raise GatewayError("has no frames yet", where=f"line {line}", hint=hint) from None
+        raise NoFrames("has no frames yet", where=f"line {line}", hint=hint) from None
     except (OSError, ValueError) as error:
         raise GatewayError(f"cannot be read: {error}", where=str(path)) from error
 
@@ -65,8 +71,14 @@ class FrameJoiner:
 
     def __init__(self) -> None:
         self.last = 0  # number of the newest piece so far
+        self._file: tuple[int, int] | None = None
         self._held: ShownFrame | None = None
         self._end_ns = 0
+
+    def begin(self, file: tuple[int, int]) -> None:
+        """Take all pieces of ``file`` (device, inode) if it is another file: a start of the agent counts from 1."""
+        if file != self._file:
+            self._file, self.last = file, 0
 
     def join(self, frames: Iterable[TracedFrame], now_ns: int) -> Iterator[ShownFrame]:
         """Yield whole frames. The last frame is held back while another piece or a reason may still follow it."""
