@@ -7,10 +7,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.settings import UplinkConfig
+from agent.settings import Secret, UplinkConfig
 from drivers.model import clean_text
 
 WARN_DAYS = 30
+# systemd passes files of this folder to units with ImportCredential=; `meterhouse web --setup` writes here
+CREDENTIALS = Path("/etc/credstore")
 
 
 def stamps(uplinks: Iterable[UplinkConfig]) -> list[tuple[str, str, int]]:
@@ -32,12 +34,13 @@ def _changed_ns(file: Path) -> int:
 class Expiry:
     """One certificate. ``ends``: when it expires, in UTC seconds.
 
-    ``ends`` is None if the file cannot be read; ``error`` says why.
+    ``destination`` is "" for the certificate of the page. ``ends`` is None if the file cannot be
+    read; ``error`` says why.
     """
 
     destination: str
     file: Path
-    what: str  # the role of the certificate: "the client certificate" or "the CA certificate"
+    what: str  # the role of the certificate: "the client certificate", "the CA certificate", "the page's certificate"
     ends: float | None
     error: str = ""
 
@@ -49,6 +52,24 @@ class Expiry:
 def expiries(uplinks: Iterable[UplinkConfig]) -> list[Expiry]:
     """Return the expiry of every certificate in the files of these destinations."""
     return [found for name, file, what in _files(uplinks) for found in _read(name, file, what)]
+
+
+def page_expiries(certificate: Secret | None) -> list[Expiry]:
+    """Return the expiry of the certificates of the page. Empty if there is none, or if this user may not read it.
+
+    Only the page needs the certificate, so this user may lack the right to read it.
+    """
+    if certificate is None:
+        return []
+    file = certificate.file or CREDENTIALS / certificate.credential
+    try:
+        file.open("rb").close()
+    except PermissionError:
+        return []
+    except OSError:
+        if certificate.file is None:  # the credential comes from another place
+            return []
+    return list(_read("", file, "the page's certificate"))
 
 
 def _files(uplinks: Iterable[UplinkConfig]) -> Iterator[tuple[str, Path, str]]:

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from agent.certificates import WARN_DAYS, Expiry, expiries
+from agent.certificates import WARN_DAYS, Expiry, expiries, page_expiries
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -16,14 +16,17 @@ if TYPE_CHECKING:
 def _complaint(expiry: Expiry, now_s: float) -> str:
     """Return the problem with a certificate; "" if there is none."""
     days = expiry.days(now_s)
-    where = f"destination {expiry.destination}: {expiry.what} {expiry.file}"
+    if expiry.destination:
+        where = f"destination {expiry.destination}: {expiry.what} {expiry.file}"
+        remedy = "replace it, no restart is needed"
+    else:
+        where = f"the page's certificate {expiry.file}"
+        remedy = "`meterhouse web --setup` makes a new one"
     if days is None:
         return f"{where} cannot be read: {expiry.error}"
     if days <= 0:
-        return f"{where} expired {-days:.0f} days ago; replace it, no restart is needed"
-    if days <= WARN_DAYS:
-        return f"{where} expires in {days:.0f} days; replace it, no restart is needed"
-    return ""
+        return f"{where} expired {-days:.0f} days ago; {remedy}"
+    return f"{where} expires in {days:.0f} days; {remedy}" if days <= WARN_DAYS else ""
 
 
 def report(config: Config, as_json: bool) -> int:
@@ -33,7 +36,7 @@ def report(config: Config, as_json: bool) -> int:
     from agent.cli.common import as_complaint, as_line, say
 
     now_s = time.time()
-    found = expiries(config.uplinks)
+    found = [*expiries(config.uplinks), *page_expiries(config.web.certificate)]
     complaints = [text for expiry in found if (text := _complaint(expiry, now_s))]
     if as_json:
         rows: list[dict[str, Any]] = [
@@ -44,9 +47,9 @@ def report(config: Config, as_json: bool) -> int:
     else:
         for expiry in found:
             days = expiry.days(now_s)
-            click.echo(f"{expiry.destination}  {expiry.file}  {'-' if days is None else f'{days:.0f} days'}")
+            click.echo(f"{expiry.destination or '[web]'}  {expiry.file}  {'-' if days is None else f'{days:.0f} days'}")
         if not found:
-            click.echo(say("No destination has a client certificate."))
+            click.echo(say("Neither a destination nor the page has a certificate that this user can check."))
     journal = "JOURNAL_STREAM" in os.environ and not sys.stderr.isatty()
     for text in complaints:
         click.echo(f"<4>{text}" if journal else as_complaint("warning", text), err=True)

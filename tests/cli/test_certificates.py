@@ -72,6 +72,30 @@ def test_a_file_that_is_missing_or_is_none(check: Callable[..., Any]) -> None:
     assert said.code == 5 and "gw.pem cannot be read: No such file" in said.err and "ca.pem cannot be read" in said.err
 
 
+@pytest.mark.parametrize("key", ["certificate_file", "certificate_credential"])
+def test_the_certificate_of_the_page_is_checked_too(
+    mh: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """A browser refuses an expired certificate, and the daily check said nothing of it."""
+    config, page = tmp_path / "agent.toml", tmp_path / "page.pem"
+    monkeypatch.setattr("agent.certificates.CREDENTIALS", tmp_path)
+    names = (key, *(key.replace("certificate", name) for name in ("key", "password")))
+    tables = "".join(f'{name} = "page.pem"\n' for name in names)
+    config.write_text(CONFIG.partition("[[uplink]]")[0] + '[web]\nlisten = "0.0.0.0:8443"\n' + tables)
+    page.write_bytes(certificate(300))
+    page.chmod(0o600)
+    said = mh("check", "--certificates", "-c", config)
+    assert (said.code, said.err) == (0, "") and f"[web]  {page}  300 days" in said.out
+    page.write_bytes(certificate(-3))
+    said = mh("check", "--certificates", "-c", config)
+    told = f"warning: the page's certificate {page} expired 3 days ago; `meterhouse web --setup` makes a new one"
+    assert said.code == 5 and told in said.err
+    page.unlink()
+    said = mh("check", "--certificates", "-c", config, "--json")
+    # a credential may come from a place that only systemd knows
+    assert json.loads(said.out)["ok"] is (key == "certificate_credential")
+
+
 def test_under_systemd_it_is_a_warning_of_the_journal(
     check: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
