@@ -63,6 +63,10 @@ def declare(
     from agent.indicators.declared import MAX_TEXT
     from agent.service.control.protocol import Declarations, Declare
 
+    given = {"--replaces": replaces, "--from": from_text, "--to": to_text, "--who": who, "--document": document}
+    if name is None and (without := next((option for option, text in given.items() if text), "")):
+        hint = "Write the name of the input, such as certificates. `meterhouse declare` alone lists all inputs"
+        raise UsageError(f"{without} needs the NAME of an input", where="declare", hint=hint)
     config = options.load()
     if name is None:
         facts = checked(ask(config, Declarations()), Declared, "list of declarations")

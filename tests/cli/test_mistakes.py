@@ -19,6 +19,7 @@ from tests.kits.broker import free_port
 # what was typed | exit code | place | what was seen | what to do; CFG, FREE and HERE are filled in
 MISTAKES = """
 read | 2 | read: | options are missing: --profile, --line, --address | Give the name of a configured device
+declare --replaces 5f0c --who x -c CFG | 2 | declare: | --replaces needs the NAME of an input | alone lists all inputs
 read inv9 -c CFG | 2 | agent.toml: | unknown device "inv9" | Did you mean "inv1"?
 read inv1 --line serial:/dev/ttyUSB0 -c CFG | 2 | read: | a device name cannot be combined with | Give either a device
 read --profile eastron/sdm63 SDM | 3 | profile: | no profile "eastron/sdm63" | Did you mean "eastron/sdm630"?
