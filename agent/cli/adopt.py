@@ -408,6 +408,7 @@ def _refine(draft: Draft, config: Config, choices: Mapping[str, Any]) -> None:
     ratios = {key: given(f"--{key}", _ratio, choices[key]) for key in ("ct", "pt") if choices[key]}
     if ratios:
         device["ratio"] = {key: given(f"--{key}", v.factor, value) for key, value in ratios.items()}
+        draft.comments |= _nameplate(choices)
     if choices["roles"]:
         profile = site_profiles(config.profiles_dir)(device["profile"])
         pairs = [text.rpartition("=") for text in choices["roles"]]
@@ -478,12 +479,20 @@ def _ratio(value: object) -> int | Decimal:
 
     text = str(value).strip()
     if (match := _FRACTION.fullmatch(text)) and Decimal(match[2]):
-        text = str((Decimal(match[1]) / Decimal(match[2])).normalize())
+        quotient = (Decimal(match[1]) / Decimal(match[2])).normalize()
+        # the decimals of 10000/110 do not end; no transformer is as exact as six decimals
+        text = str(round(quotient, 6) if int(quotient.as_tuple().exponent) < -12 else quotient)
     if not re.fullmatch(r"[0-9]+(\.[0-9]{1,12})?", text := format(Decimal(text), "f") if _is_number(text) else text):
         raise InvalidValue(
             f"{clean_text(str(value), 40)} is not a ratio", "Write 80 or 400/5 for a 400/5 A transformer"
         )
     return Decimal(text) if "." in text else int(text)
+
+
+def _nameplate(choices: Mapping[str, Any]) -> dict[str, str]:
+    """Return the comment after ``ratio``: the ratios that were given as a fraction, such as 10000/110."""
+    written = [f"{key} {choices[key].strip()}" for key in ("ct", "pt") if "/" in (choices[key] or "")]
+    return {"ratio": ", ".join(written)} if written else {}
 
 
 def _is_number(text: str) -> bool:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -257,12 +258,15 @@ def _location(value: object) -> str:
     """Return a location in the form "31.23,121.47". Raises InvalidValue."""
     from drivers.toml.parsers import InvalidValue, show
 
-    match = re.fullmatch(r"\s*(-?[0-9]{1,2}(?:\.[0-9]{1,6})?)\s*[,，]\s*(-?[0-9]{1,3}(?:\.[0-9]{1,6})?)\s*", str(value))
-    if match is None or abs(float(match[1])) > 90 or abs(float(match[2])) > 180:
+    number = r"(-?[0-9]{1,3}(?:\.[0-9]{1,16})?)"
+    match = re.fullmatch(rf"\s*{number}\s*[,，]\s*{number}\s*", str(value))
+    degrees = [Decimal(text) for text in match.groups()] if match is not None else []
+    if not degrees or abs(degrees[0]) > 90 or abs(degrees[1]) > 180:
         raise InvalidValue(
             f"{show(str(value))} is not a location", "Write latitude and longitude in degrees, such as 31.23,121.47"
         )
-    return f"{match[1]},{match[2]}"
+    # maps show more decimals than this, but six are a tenth of a metre
+    return ",".join(f"{one:f}" if int(one.as_tuple().exponent) >= -6 else f"{one:.6f}" for one in degrees)
 
 
 def _existing(value: object) -> str:

@@ -47,6 +47,24 @@ def test_flags_make_a_gateway_that_check_calls_good(mh, tmp_path: Path, lang: st
     assert found == [0o600, 0o640, 0o750, 0o700]
 
 
+@pytest.mark.parametrize(
+    ("typed", "written"),
+    [
+        ("31.2304167,121.4737012", ("31.230417", "121.473701")),  # as a map shows it
+        ("-31.23, 121.5", ("-31.23", "121.5")),
+        ("-90.000000，180", ("-90.000000", "180")),
+    ],
+)
+def test_a_location_from_a_map_is_rounded_to_six_decimals(
+    mh, tmp_path: Path, typed: str, written: tuple[str, str]
+) -> None:
+    """Seven decimals were refused as not a location."""
+    said = mh("init", tmp_path, *FLAGS, "--location", typed, "--yes")
+    assert said.code == 0, said.err
+    text = (tmp_path / "agent.toml").read_text()
+    assert f"latitude = {written[0]}\nlongitude = {written[1]}\n" in text
+
+
 def test_nothing_is_overwritten_and_a_key_that_is_there_stays(mh, tmp_path: Path) -> None:
     first = mh("init", tmp_path, *FLAGS, "--yes", "--json").lines[0]
     text = (tmp_path / "agent.toml").read_bytes()
@@ -69,6 +87,7 @@ def test_the_code_and_what_comes_next_are_shown(mh, tmp_path: Path) -> None:
         (("--site", "park7"), 2, "--gateway, --timezone must be given, because stdin is not a terminal"),
         (FLAGS, 2, "init: confirmation needed, but stdin is not a terminal. Use --yes"),
         ((*FLAGS[:-1], "GMT+8", "--yes"), 2, '--timezone: "GMT+8" is not a time zone. Did you mean "Asia/Shanghai"?'),
+        ((*FLAGS, "--yes", "--location", "90.0000001,121"), 2, '--location: "90.0000001,121" is not a location'),
         ((*FLAGS, "--yes", "--broker", "http://x"), 2, "--broker: unknown scheme"),
         ((*FLAGS, "--yes", "--username", "u"), 2, "--username: has no effect without --broker"),
         ((*FLAGS, "--yes", "--broker", "mqtt://b", "--ca-file", __file__), 2, "--ca-file: has no effect without"),

@@ -229,6 +229,16 @@ def test_a_ratio_is_written_as_it_is_known(mh, site: Path, ct: str, is_: str) ->
     assert (device.limits.timeout_s, device.limits.retries, device.limits.holes) == (2.0, 1, False)
 
 
+def test_a_ratio_without_an_end_is_rounded_and_the_nameplate_stays(mh, site: Path) -> None:
+    """10000/110 is on the nameplate of many voltage transformers; it was refused as not a ratio."""
+    said = mh("adopt", "m", *TOLD, "--ct", "400/5", "--pt", "10000/110")
+    assert said.code == 0, said.err
+    (device,) = load_config(site).devices
+    assert (str(device.ratio_ct), str(device.ratio_pt)) == ("80", "90.909091")
+    row = "ratio = { ct = 80, pt = 90.909091 }  # ct 400/5, pt 10000/110\n"
+    assert row in (site.parent / "conf.d" / "m.toml").read_text()
+
+
 @pytest.mark.parametrize(
     ("more", "code", "says"),
     [
