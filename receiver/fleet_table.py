@@ -37,7 +37,7 @@ def print_state(state: FleetState, *, only_bad: bool = False) -> None:
         right=("packs", "readings", "complete", "missing", "lost", "age"),
     )  # fmt: skip
     for one in shown:
-        complete = "" if one.completeness is None else f"{100 * one.completeness:.2f} %"
+        complete = "" if one.completeness is None else _percent(one.completeness)
         age = "" if one.newest_ms is None else _age(one.late_s(now_s))
         reasons = ", ".join(filter(None, [say("late") if one.is_late(now_s) else "", why(one)]))
         table.add_row(
@@ -105,6 +105,11 @@ def why(one: GatewayState) -> str:
         f"{reason_words(reason)[1] if chinese else reason} {count}" for reason, count in sorted(one.reasons.items())
     ]
     return ", ".join(reasons)
+
+
+def _percent(completeness: float) -> str:
+    """Return a share from 0 to 1 as a percentage, which is never rounded up to 100 %."""
+    return f"{100 if completeness >= 1 else min(100 * completeness, 99.99):.2f} %"
 
 
 def _age(seconds: float) -> str:

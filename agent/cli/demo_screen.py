@@ -108,14 +108,14 @@ class LatestFigures:
 
     def rows(self, language: str) -> list[tuple[str, str, str, str]]:
         """Return a row (title, value, unit, completeness) for each figure, as the screen shows it."""
-        from agent.cli.report.labels import number, percent, text_in, unit
+        from agent.cli.report.labels import number, share, text_in, unit
 
         return [
             (
                 text_in(one.title, language),
                 number(one.result.get("v", "")),
                 unit(one.result),
-                percent(one.result["completeness"]),
+                share(one.result["completeness"]),
             )
             for one in self.newest
         ]

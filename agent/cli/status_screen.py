@@ -13,6 +13,7 @@ from agent.cli.console_tables import cell, open_console, plain_table, point_tabl
 from agent.cli.finding_words import LANGUAGES, Texts, device_reason
 from agent.cli.findings import DOUBTFUL, EARLY, EXCUSED, Finding, show_size
 from agent.cli.reading_words import CONFIRM_WORDS, line_trouble, word_in
+from agent.cli.report.labels import share
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -137,7 +138,7 @@ class StatusScreen:
             table.add_row(
                 cell(name),
                 f"[{STYLES.get(state, 'white')}]{cell(self._word(state) if state in WORDS else state)}[/]",
-                "-" if complete is None else f"{complete * 100:.3g} %",
+                "-" if complete is None else share(complete),
                 cell(f"{words} ({missing[worst]})" if worst else ""),
                 str(sum((recent.get("marked") or {}).get(quality, 0) for quality in DOUBTFUL) or ""),
                 show_age(self._now - last if last is not None else None),

@@ -106,7 +106,10 @@ class RecentReadings:
             "settled": self._settled and end_ms - first_ms >= FEWEST_TICKS * period_ms,
             "due": due,
             "readings": readings,
-            "complete": round(readings / expected, 4) if expected else None,
+            # a single missing reading is never rounded away
+            "complete": min(round(readings / expected, 4), 1.0 if readings == expected else 0.9999)
+            if expected
+            else None,
             "missing": {r.name.lower(): n for r, n in sorted(missing.items(), key=lambda item: (-item[1], item[0]))},
             "valueless_since": seconds(since) if (since := self._valueless_ms()) else None,
             "marked": {Quality(code).name.lower(): n for code, n in sorted(total.items()) if 0 < code < FIRST_REASON},

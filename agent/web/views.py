@@ -18,7 +18,7 @@ from agent.cli.finding_words import LANGUAGES, device_reason, reason_words
 from agent.cli.findings import DOUBTFUL, EARLY, show_size
 from agent.cli.main_points import main_values
 from agent.cli.reading_words import QUALITIES, line_trouble
-from agent.cli.report.labels import own_text
+from agent.cli.report.labels import own_text, share
 from agent.cli.ring_follower import GAP_CODES, Latest, last_answer, show_number, show_short
 from agent.web.labels import label, value_word
 from agent.web.live import Moment
@@ -149,7 +149,7 @@ def _device_row(
         else label(f"state.{state}", language)
         if state in STATES
         else clean_text(state, 20),
-        "complete": "–" if complete is None else f"{complete * 100:.3g} %",
+        "complete": "–" if complete is None else share(complete),
         "low": complete is not None and complete < GOOD,
         "worst": clean_text(device_reason(worst, facts)[LANGUAGES.index(language)], 60) if worst else "",
         "worst_count": missing.get(worst, ""),

@@ -392,6 +392,17 @@ def test_frames_are_shown_as_they_went_over_the_wire(mh, traces, tmp_path) -> No
     trace.close()
 
 
+def test_a_missing_reading_is_never_rounded_away(mh, traces, tmp_path) -> None:
+    """99.96 % was shown as 100 %, beside the number of readings that were missing."""
+    run = tmp_path / "run"
+    recent = {"from": 1.0, "to": time.time(), "settled": True, "due": 2500, "readings": 2499, "complete": 0.9996,
+              "missing": {"crc": 1}, "marked": {}}  # fmt: skip
+    traces.facts["devices"]["inv1"]["recent"] = recent
+    traces.write()
+    said = mh("status", "--runtime-dir", run)
+    assert "99.9 %" in said.out and "100 %" not in said.out, said.out
+
+
 def test_frames_go_on_after_a_restart_of_the_agent(mh, traces, tmp_path, monkeypatch) -> None:
     """The new agent counts its frames from 1 in a new file; they were left out until there were as many as before."""
     run = tmp_path / "run"

@@ -203,6 +203,9 @@ def test_the_table_shows_who_lost_packs_and_counts_what_was_due_in_missing_ones(
         "the signature does not fit the bytes of this pack, which came by a bridge that wrote it anew "
         "(key ChVi6Y6WoIxmX_aCRg)"
     )
+    nearly = GatewayState("site/nearly", 1_000_000, 8, 800, 1_000_000, 1, 0, 1, 0, 0)
+    print_state(FleetState([nearly], [], 0, 0))
+    assert "99.99 %" in capsys.readouterr().out, "one missing reading of a million is not rounded away"
     print_state(FleetState([*well, poorer, short], [], 0, 0))
     shown = capsys.readouterr().out
     assert "site/gw999" in shown and "6 more gateways are verified" in shown

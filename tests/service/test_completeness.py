@@ -35,6 +35,14 @@ def test_ten_minutes_are_counted_and_older_ones_forgotten() -> None:
     assert facts(found, 3600 + 595)["due"] < now["due"], "what is not sealed yet does not hold up time"
 
 
+def test_one_missing_reading_of_very_many_is_not_rounded_away() -> None:
+    """The snapshot has four decimals, and 1.0 means that nothing is missing."""
+    found = RecentReadings(T0)
+    found.add(T0, T0 + 600 * S, {0: 59_999, Reason.CRC: 1}, S)
+    now = facts(found, 600)
+    assert now["complete"] == 0.9999 and now["missing"] == {"crc": 1}
+
+
 def test_the_first_minute_counts_only_until_something_later_is_known() -> None:
     """At a start all paces are due at once: a line that is busy for half its time is late with the first round."""
     found = fed(60, {0: 2, Reason.OVERLOAD: 8})

@@ -241,9 +241,9 @@ def share(value: str | float) -> str:
     if value == "":
         return "–"
     found = Decimal(value)
-    if found >= 1:
-        return "100 %"
-    small = 0 < found < Decimal("0.001")
+    if found >= 1 or found <= 0:
+        return "100 %" if found >= 1 else "0 %"
+    small = found < Decimal("0.001")
     return "< 0.1 %" if small else f"{number(str(min(found * 100, Decimal('99.9'))), 3)} %"
 
 

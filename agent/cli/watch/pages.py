@@ -14,7 +14,7 @@ from agent.cli.console_tables import point_title, quality_word
 from agent.cli.finding_words import LANGUAGES, device_reason
 from agent.cli.findings import Finding
 from agent.cli.reading_words import CONFIRM_WORDS, KIND_WORDS, line_trouble, word_in
-from agent.cli.report.labels import own_text
+from agent.cli.report.labels import own_text, share
 from agent.cli.ring_follower import GAP_CODES, Latest, show_short
 from agent.cli.sparkline import sparkline
 from agent.cli.status_screen import StatusScreen
@@ -125,7 +125,7 @@ class Pages:
             return (
                 Cell(clean_text(self._named(names[at]), 60)),
                 Cell(self._word(state) if state in STATES else clean_text(state, 20), STATES.get(state, "")),
-                Cell("-" if complete is None else f"{complete * 100:.3g} %", _shade(complete)),
+                Cell("-" if complete is None else share(complete), _shade(complete)),
                 Cell(f"{self._reason(worst, device)} ({missing[worst]})" if worst else ""),
                 Cell(show_age(now - last if last else None)),
                 Cell(clean_text(str(device.get("line", "")), 60)),
