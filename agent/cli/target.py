@@ -133,8 +133,9 @@ def adhoc_target(
 
 def local_timezone(link: Path = Path("/etc/localtime")) -> str:
     """Return the name of this machine's time zone; "UTC" if it is not known."""
-    name = os.environ.get("TZ", "").lstrip(":") or os.path.realpath(link).partition("zoneinfo/")[2]
-    return name if name in available_timezones() else "UTC"
+    own = os.environ.get("TZ", "").lstrip(":")
+    name = own if own and own not in v.MACHINE_ZONES else os.path.realpath(link).partition("zoneinfo/")[2]
+    return name if name in available_timezones() - v.MACHINE_ZONES else "UTC"
 
 
 def demand_address(protocol: str, address: str, scheme: str, *, is_chosen: bool = True) -> None:

@@ -45,6 +45,8 @@ _SHANGHAI = frozenset((
 ))  # fmt: skip
 _OFFSET = re.compile(r"(?:etc/)?(?:utc|gmt|z)? *([+-]) *0?([0-9]{1,2})(?::?00)?")
 _ETC_ZONE = re.compile(r"Etc/GMT([+-])([1-9][0-9]?)")
+# entries of the time zone database that are another zone on each machine
+MACHINE_ZONES = frozenset({"localtime", "posixrules"})
 _TRAP = "names that begin with Etc/GMT have the reversed sign"
 
 
@@ -266,6 +268,9 @@ def timezone(value: object) -> str:
     import zoneinfo
 
     out = text(value)
+    if out.lower() in MACHINE_ZONES:
+        hint = f'Write AREA/CITY, such as "{SHANGHAI}"'
+        raise InvalidValue(f"{show(value)} is not the same time zone on every machine", hint)
     try:
         zoneinfo.ZoneInfo(out)
     except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):

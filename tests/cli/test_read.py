@@ -188,6 +188,8 @@ def test_a_meters_clock_is_held_against_this_machines_zone(tmp_path: Path, monke
     assert local_timezone(tmp_path / "none") == "UTC"
     monkeypatch.setenv("TZ", ":Europe/Berlin")
     assert local_timezone(link) == "Europe/Berlin"
+    monkeypatch.setenv("TZ", ":localtime")
+    assert local_timezone(link) == "Asia/Shanghai", "a zone that has this name on every machine"
 
 
 FLOATS = """
