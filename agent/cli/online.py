@@ -42,7 +42,8 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "doubtful": "values out of range: {names}",
         "doubtful hint": "Wrong word order, type or address? `meterhouse read {name}` shows the values with hints",
         "missing hint": "Is it the right profile? `meterhouse read {name}` shows each point",
-        "expires": "{what} expires in {days:.0f} days", "expires hint": "Renew it; no restart is needed",
+        "expires": "{what} expires in {days:.0f} days", "expired": "{what} expired {days:.0f} days ago",
+        "expires hint": "Renew it; no restart is needed",
     },
     "zh": {
         "devices": "设备实测", "device": "设备", "line": "线路", "address": "地址", "answer": "应答",
@@ -60,7 +61,8 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "doubtful": "数值超出范围：{names}",
         "doubtful hint": "字序、类型或地址是否有误？用 `meterhouse read {name}` 查看数值和提示",
         "missing hint": "模板是否选对？用 `meterhouse read {name}` 查看每个测点",
-        "expires": "{what} 将在{days:.0f}天后过期", "expires hint": "请更换证书，无需重启",
+        "expires": "{what} 将在{days:.0f}天后过期", "expired": "{what} 已过期{days:.0f}天",
+        "expires hint": "请更换证书，无需重启",
     },
 }  # fmt: skip
 
@@ -172,15 +174,16 @@ def try_destinations(config: Config, running: bool) -> Iterator[TrialResult]:
 
 
 def destination_problems(trial: TrialResult, lang: str, now: float | None = None) -> list[GatewayError]:
-    """Return the problems of a destination, including each certificate that expires within ``WARN_DAYS`` days."""
+    """Return the problems of a destination, including each certificate that has expired or expires within
+    ``WARN_DAYS`` days.
+    """
     now = time.time() if now is None else now
-    words = WORDS[lang]
-    soon = [(what, (ends - now) / 86_400) for what, ends in trial.certificates.items()]
-    return trial.problems + [
-        BrokerError(words["expires"].format(what=what, days=days), where=trial.url, hint=words["expires hint"])
-        for what, days in soon
-        if days < WARN_DAYS
-    ]
+    words, problems = WORDS[lang], list(trial.problems)
+    for what, ends in trial.certificates.items():
+        if (days := (ends - now) / 86_400) < WARN_DAYS:
+            text = words["expires" if days > 0 else "expired"].format(what=what, days=abs(days))
+            problems.append(BrokerError(text, where=trial.url, hint=words["expires hint"]))
+    return problems
 
 
 def agent_finds(config: Config) -> dict[str, list[Finding]]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from agent.cli.online import destination_problems
+from agent.uplink.trial import TrialResult
 from tests.cli.conftest import Served, Traces
 from tests.kits.broker import Broker, Listener, free_port
 
@@ -183,3 +185,11 @@ def test_one_serial_number_at_two_places_names_both(
     assert "序列号 SER123，固件版本" in chinese and "serial SER123" not in chinese
     (facts,) = mh("check", "--online", "--json", "-c", path).lines
     assert len(facts["online"]["same_serial"]) == 1 and facts["ok"] is (code == 0)
+
+
+@pytest.mark.parametrize(("lang", "says"), [("en", "gw.pem expired 3 days ago"), ("zh", "gw.pem 已过期3天")])
+def test_an_expired_certificate_does_not_expire_in_days_below_zero(lang: str, says: str) -> None:
+    """It was "expires in -3 days"."""
+    trial = TrialResult("platform", "mqtts://b", mqtt="5", certificates={"gw.pem": 1000.0})
+    (problem,) = destination_problems(trial, lang, now=1000.0 + 3 * 86_400)
+    assert problem.what == says
