@@ -272,7 +272,7 @@ def _build(
         profiles = site_profiles(profiles_dir)
     checked = check_profiles(devices, {name: line.entry for name, line in lines.items()}, profiles, notes, place)
     check_tree(devices, notes)
-    derived = read_derived(_many(layers, "derived", complaints), checked, profiles)
+    derived = read_derived(_many(layers, "derived", complaints), checked, profiles, notes)
     config = Config(
         site=names[0],
         gateway=names[1],

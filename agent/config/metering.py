@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from agent.config import parsers as v
@@ -119,11 +120,12 @@ def _is_load(place: str, entries: Mapping[str, DeviceRead]) -> bool:
 
 
 def read_derived(
-    tables: Sequence[TomlTable], devices: Sequence[DeviceConfig], profiles: ProfileSource
+    tables: Sequence[TomlTable], devices: Sequence[DeviceConfig], profiles: ProfileSource, notes: list[ConfigWarning]
 ) -> tuple[DerivedConfig, ...]:
     """Read all ``[[derived]]`` tables.
 
-    Each defines a sum of counters, or a heat computed from flow and temperatures.
+    Each defines a sum of counters, or a heat computed from flow and temperatures. ``notes`` receives warnings about
+    points that the agent does not read.
     """
     known = {device.name: device for device in devices}
     names: dict[str, TomlTable] = {}
@@ -136,6 +138,10 @@ def read_derived(
             table.complain(None, "", "has neither sum nor heat" if not sums else "has both sum and heat", _HOW)
         terms = _terms(table, points) if sums else ()
         heat = _heat(table, points) if heats else ("", "", "", "")
+        for device, point in dict.fromkeys(points.unread):
+            what = f"the point {point} of {device} is not read, so this derived point gets no amounts"
+            hint = f"Add {point} to points of the device {device}"
+            notes.append(ConfigWarning(place_of(table, "sum" if sums else "heat"), what, hint))
         role = table.take("role", _heat_role, "")
         if role and not heats:
             table.complain(
@@ -209,6 +215,7 @@ class _Points:
 
     def __init__(self, table: TomlTable, devices: Mapping[str, DeviceConfig], profiles: ProfileSource) -> None:
         self._table, self._devices, self._profiles = table, devices, profiles
+        self.unread: list[tuple[str, str]] = []  # (device, point) that the key ``points`` of the device leaves out
 
     def _of(self, device: str) -> Mapping[str, tuple[str, str]]:
         """Return point name -> (kind, unit), for the points of a device."""
@@ -231,6 +238,12 @@ class _Points:
             )
         if found and found[point][0] != kind:
             raise p.InvalidValue(f"the point {point} is a {found[point][0]}, not a {kind}", _HOW)
+        if found and not self._is_read(self._devices[device], point):
+            self.unread.append((device, point))
+
+    def _is_read(self, device: DeviceConfig, point: str) -> bool:
+        fresh = self._profiles(device.profile).fresh  # its point is read in any case
+        return any(fnmatchcase(point, glob) for glob in device.points) or (fresh is not None and fresh.point == point)
 
     def unit(self, device: str, point: str) -> str:
         """Return the unit of amounts that are computed from a point. For example, a power in kW gives kWh."""

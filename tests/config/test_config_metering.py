@@ -100,6 +100,16 @@ def test_derived_points_arrive(site: Any, good: str) -> None:
     )
 
 
+def test_a_derived_point_of_points_that_are_not_read_is_told(site: Any, good: str) -> None:
+    """Nothing was said, and the sum never had an amount. It is no error, because such a configuration has run."""
+    site.write(good + device("third", 3) + 'points = ["ac.power.*"]\n' + SUM)
+    (note,) = [str(note) for note in site.load().notes if "derived" in str(note)]
+    assert (
+        "derived.hall-2.sum: the point ac.energy.import of third is not read, so this derived point gets no amounts. "
+        "Add ac.energy.import to points of the device third" in note
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
