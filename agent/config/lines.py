@@ -135,6 +135,26 @@ def _meaningless(table: TomlTable, scheme: str) -> None:
             table.complain(None, key, what, hint)
 
 
+def _line_place(line: TomlTable) -> str:
+    layer = line.layers[0]
+    return f"{line.name} ({layer.source.name}:{layer.source.line((*layer.path, 'url'))})"
+
+
+def _check_framing(ports: dict[str, TomlTable], table: TomlTable, url: str, notes: list[ConfigWarning]) -> None:
+    """Add a note if two lines open the same TCP port with different schemes.
+
+    It is no error, because some serial servers recognize the framing of each request.
+    """
+    scheme, _, port = url.partition("://")
+    if not port or scheme == "udp":  # a serial port has only one scheme, and a UDP port is another port
+        return
+    first = ports.setdefault(port, table)
+    if first is not table:
+        hint = "A port of a gateway or serial server usually has one framing: correct the url of one of the lines"
+        what = f"opens the port {port} of {_line_place(first)} with another scheme"
+        notes.append(ConfigWarning(place_of(table, "url"), what, hint))
+
+
 def _check_port(ports: dict[str, TomlTable], table: TomlTable, url: str, notes: list[ConfigWarning]) -> None:
     """Complain if two lines use the same port, because their requests would interleave.
 
@@ -144,9 +164,9 @@ def _check_port(ports: dict[str, TomlTable], table: TomlTable, url: str, notes: 
         return
     first = ports.setdefault(url, table)
     if first is table:
+        _check_framing(ports, table, url, notes)
         return
-    layer = first.layers[0]
-    place = f"{first.name} ({layer.source.name}:{layer.source.line((*layer.path, 'url'))})"
+    place = _line_place(first)
     if url.partition(":")[0] not in BYTE_SCHEMES:
         hint = "Put all devices of this gateway on one line: many gateways accept only one or two connections"
         notes.append(

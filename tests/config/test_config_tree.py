@@ -144,6 +144,24 @@ def test_a_ratio_that_the_device_applied_is_a_note(site) -> None:
     assert "device.workshop.ratio: has no effect: profile acrel/adl400" in note
 
 
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [("tcp://192.0.2.10:502", True), ("udp://192.0.2.10:502", False), ("tcp://192.0.2.10:503", False)],
+)
+def test_one_tcp_port_with_two_schemes_is_told(site, good, url: str, told: bool) -> None:
+    """One of the two lines is almost always written wrong, and nothing was said."""
+    site.write(good.replace("tcp://192.0.2.11:4196", url))
+    notes = [str(note) for note in site.load().notes if "with another scheme" in str(note)]
+    assert (
+        notes
+        == [
+            "agent.toml:50: line.server.url: opens the port 192.0.2.10:502 of line.roof (agent.toml:44) with another "
+            "scheme. A port of a gateway or serial server usually has one framing: correct the url of one of the lines"
+        ]
+        * told
+    )
+
+
 def test_notes_tell_what_works_and_still_deserves_a_look(site, good) -> None:
     text = good.replace("serial:/dev/serial/by-id/usb-FTDI_FT232R_A1-if00-port0", "serial:/dev/ttyUSB3")
     text = text.replace("tcp://192.0.2.11:4196", "modbus-tcp://192.0.2.10").replace('serial = "2400 8E1"\n', "")
