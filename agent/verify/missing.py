@@ -3,14 +3,60 @@
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
 
-from .history import History, PackRun
+from .history import MAX_RUNS, History, PackRun
 from .pack import Loss
 from .point_table import PointTable, by_day, day_name
 from .report import MAX_LISTED, Day, Range, StreamReport
 
 CheckpointHead = tuple[str, int, str, int]  # the head of a stream in a checkpoint, as (boot, seq, hash, to_ms)
+MERGE_LOSSES: Final = 1000  # up to this many losses are kept as they were stated
+
+
+class StatedLosses:
+    """The losses that a stream has stated.
+
+    Many losses are merged into ranges, because a gateway whose store is full states a loss in each pack. Of the ranges,
+    the ``MAX_RUNS`` with the highest sequences are kept: of the packs, no more holes than that are kept either.
+    """
+
+    def __init__(self) -> None:
+        self._losses: list[Loss] = []
+        self._merge_at = MERGE_LOSSES
+
+    def __iter__(self) -> Iterator[Loss]:
+        return iter(self._losses)
+
+    def __len__(self) -> int:
+        return len(self._losses)
+
+    def add(self, losses: Iterable[Loss]) -> None:
+        """Add the losses of one pack."""
+        self._losses.extend(losses)
+        if len(self._losses) > self._merge_at:
+            self._losses = _merged(self._losses)[-MAX_RUNS:]
+            self._merge_at = max(MERGE_LOSSES, 2 * len(self._losses))  # so that each loss is merged only a few times
+
+
+def _merged(losses: Iterable[Loss]) -> list[Loss]:
+    """Return the losses in order of sequence. Adjacent losses with the same reason are one, as the gateway does it."""
+    made: list[Loss] = []
+    for loss in sorted(losses, key=_sequences):
+        last = made[-1] if made else None
+        if last is None or loss.reason != last.reason or loss.first > last.last + 1:
+            made.append(loss)
+            continue
+        from_ms, to_ms = min(last.from_ms, loss.from_ms), max(last.to_ms, loss.to_ms)
+        end = loss if loss.last >= last.last else last
+        made[-1] = replace(end, first=last.first, from_ms=from_ms, to_ms=to_ms)
+    return made
+
+
+def _sequences(loss: Loss) -> tuple[int, int]:
+    return loss.first, loss.last
 
 
 def find_missing(
@@ -26,7 +72,7 @@ def find_missing(
         made.restarts.append(f"too many gaps in the sequence: the oldest {history.dropped_runs} are no longer listed")
     if not lines:
         return
-    losses = sorted(losses, key=lambda loss: (loss.first, loss.last))
+    losses = sorted(losses, key=_sequences)
     for line in lines:
         if line is not lines[0]:
             made.restarts.append(
@@ -106,6 +152,8 @@ def _hole(
     end = right.first.seq - 1
     for loss in losses:
         first, last = max(loss.first, at), min(loss.last, end)
+        if loss.first > end:
+            break
         if first > last:
             continue
         if last == right.first.seq - 1 == loss.last and loss.hash != right.first.prev:
@@ -114,7 +162,9 @@ def _hole(
             )
         if first > at:
             _missing(made, Range(at, first - 1, from_ms, max(from_ms, loss.from_ms), None), table)
-        low, high = max(from_ms, loss.from_ms), max(from_ms, loss.to_ms)
+        # of a loss that covers packs after the hole too, only the time up to these packs counts
+        until_ms = loss.to_ms if last == loss.last else min(loss.to_ms, right.first.from_ms)
+        low, high = max(from_ms, loss.from_ms), max(from_ms, until_ms)
         made.lost.append(Range(first, last, low, high, table.due(low, high) if table else None, loss.reason))
         _add(made, table, low, high, "lost")
         at, from_ms = last + 1, high

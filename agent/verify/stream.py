@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,8 +10,7 @@ from .checkpoint import NamedHead
 from .completeness import Balance, PackCounts, balance
 from .history import Arrival, History
 from .keyring import KeyRing
-from .missing import contradicts, find_missing
-from .pack import Loss
+from .missing import StatedLosses, contradicts, find_missing
 from .point_table import PointTable, day_name
 from .report import MAX_LISTED, Day, Fault, Faults, StreamReport
 from .seam import ChainLink
@@ -21,7 +20,6 @@ MAX_TABLES: Final = 64
 # limit of the packs that wait for their birth; the completeness of further packs stays unknown
 MAX_WAITING: Final = 256
 MAX_GROUPS: Final = 64  # limit of the ticks that wait for their missing parts
-MAX_LOSSES: Final = 1000
 MAX_DAYS: Final = 1500
 MAX_FAULTY: Final = 10_000
 MAX_HEADS: Final = 128  # limit of the heads that wait for their pack; a head takes about 250 bytes
@@ -46,7 +44,7 @@ class StreamState:
         self.stream = stream
         self.history = History()
         self.tables: OrderedDict[str, PointTable] = OrderedDict()
-        self.losses: deque[Loss] = deque(maxlen=MAX_LOSSES)
+        self.losses = StatedLosses()
         self._faults = Faults()
         self._days: dict[int, Day] = {}
         self._sum = StreamReport(stream)
@@ -83,7 +81,7 @@ class StreamState:
         self._sum.packs += 1
         self._sum.rewritten += pack.rewritten
         self._sum.births += link.is_birth
-        self.losses.extend(pack.losses)
+        self.losses.add(pack.losses)
         self._sum.handovers += pack.handovers[: MAX_LISTED - len(self._sum.handovers)]
         self._check_clock(pack)
         if pack.table:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agent.verify.history import MAX_RUNS, RECENT, Arrival, History, PackHashes
 from agent.verify.jws import base64url
-from agent.verify.missing import find_missing, lineages
+from agent.verify.missing import MERGE_LOSSES, StatedLosses, find_missing, lineages
 from agent.verify.pack import Loss
 from agent.verify.report import StreamReport
 from agent.verify.seam import ChainLink
@@ -167,6 +167,55 @@ def test_loss_events_cover_holes_and_no_more(first: int, last: int, lost: int, m
     report = books(history, [loss])
     assert (report.lost_packs, report.missing_packs) == (lost, missing)
     assert not report.conflicts
+
+
+def stated(packs: Sequence[tuple[ChainLink, bytes]], dropped: Sequence[int], reason: str = "size_cap") -> list[Loss]:
+    """A loss for each of the dropped packs."""
+    return [
+        Loss(packs[0][0].boot, seq, seq, seq * 10, seq * 10 + 10, packs[seq - 1][0].hash, reason) for seq in dropped
+    ]
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_any_number_of_stated_losses_counts_as_lost_and_is_kept_in_bounds(step: int) -> None:
+    """Only the last thousand were kept: of a store that stays full, the packs of the others counted as missing."""
+    packs = chain([9000])
+    dropped = [seq for seq in range(2, 9000) if step == 1 or seq % step]
+    history, losses = History(), StatedLosses()
+    gone = set(dropped)
+    for edge, sha in packs:
+        if edge.seq not in gone:
+            history.place(edge, sha)
+    for loss in stated(packs, dropped):
+        losses.add([loss])
+        assert len(losses) <= 2 * MAX_RUNS
+    report = StreamReport("s")
+    find_missing(history, {}, losses, [], report)
+    first = next(history.runs()).first.seq  # of more runs than are kept, the oldest are forgotten
+    assert report.missing_packs == 0 and not report.conflicts
+    assert report.lost_packs == sum(seq > first for seq in dropped)
+
+
+def test_losses_are_merged_only_if_they_are_many_and_only_those_of_one_reason() -> None:
+    packs = chain([3000])
+    losses = StatedLosses()
+    losses.add(few := stated(packs, range(2, 2 + MERGE_LOSSES)))
+    assert list(losses) == few
+    losses.add(stated(packs, [1500, 1502]))
+    losses.add(stated(packs, range(2000, 1 + 3000), "damaged"))
+    found = [(loss.first, loss.last, loss.from_ms, loss.to_ms, loss.hash, loss.reason) for loss in losses]
+    ends = [(2, 1001, "size_cap"), (1500, 1500, "size_cap"), (1502, 1502, "size_cap"), (2000, 3000, "damaged")]
+    assert found == [(a, b, a * 10, b * 10 + 10, packs[b - 1][0].hash, reason) for a, b, reason in ends]
+
+
+def test_of_a_merged_loss_only_the_time_of_the_hole_counts() -> None:
+    """The packs after the hole arrived, although the gateway had dropped them: their time is not lost."""
+    packs = chain([9])
+    history = History()
+    for edge, sha in packs[:3] + packs[5:]:
+        history.place(edge, sha)
+    report = books(history, [Loss(packs[0][0].boot, 2, 8, 20, 90, packs[7][0].hash, "size_cap")])
+    assert [(hole.first, hole.last, hole.from_ms, hole.to_ms) for hole in report.lost] == [(4, 5, 40, 60)]
 
 
 def test_a_torn_stream_costs_no_more_than_the_cap() -> None:

@@ -17,7 +17,7 @@ from agent.verify import Report, Verifier
 from agent.verify import stream as stream_module
 from agent.verify.missing import find_missing
 from tests.kits.folders import CHECKPOINTS, NAMES, OLD, Files, Maker, judge, only, packs_of, whole, write
-from tests.kits.signed import BOOTS, START, Key, Stream, checkpoint, key_record, keys, keys_object
+from tests.kits.signed import BOOTS, START, Key, Stream, b64, checkpoint, key_record, keys, keys_object
 from tests.verify.corpus import in_parts
 from tests.verify.corpus_pages import head
 
@@ -235,6 +235,24 @@ def test_of_many_heads_enough_are_kept(last: bool, monkeypatch: pytest.MonkeyPat
     assert report.verdict.value == ("verified" if last else "failed"), report.reasons
     if not last:
         assert "names another hash" in report.reasons[0]
+
+
+def test_a_gateway_that_states_more_than_a_thousand_losses_is_verified() -> None:
+    """Its store stayed full for a day: each pack states what was dropped for it."""
+    stream, count = Stream(), 1500
+    packs, begun = stream.run(2), stream.at
+    stream.seq, stream.prev, stream.at = 2 + count, b64(b"x" * 32), begun + 10 * count
+    dropped = [
+        {"boot": stream.boot, "event": "loss", "first": 3 + n, "from": begun + 10 * n, "hash": b64(b"x" * 32),
+         "last": 3 + n, "reason": "size_cap", "t": stream.at, "to": begun + 10 * n + 10}
+        for n in range(count)
+    ]  # fmt: skip
+    packs += [stream.pack(events=dropped[n : n + 100]) for n in range(0, count, 100)]
+    verifier = Verifier([OLD.kid])
+    for raw in (keys(OLD), *packs):
+        verifier.feed(raw)
+    report = verifier.finish()
+    assert report.ok and (report.lost, report.missing) == (count, 0), report.reasons
 
 
 def test_a_database_that_was_restored_shows_in_the_checkpoints_alone(verdict: Judge) -> None:
