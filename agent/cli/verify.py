@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.common import as_line, progress, say, speaks_chinese
+from agent.cli.common import as_complaint, as_line, progress, say, speaks_chinese
 from agent.cli.options import FILE, BrokerLogin, Duration, json_option, login_options, parse_broker
 from drivers.model import BrokerError, UsageError, clean_text
 
@@ -295,15 +295,18 @@ def _live(
     stop = threading.Event()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     none_came = False
+    refusals = _RefusalNotes(live)
     try:
         with progress("packs") as update:
-            if duration_s is None or _first_came(live, stop, wait_s):
+            if duration_s is None or _first_came(live, stop, wait_s, refusals):
                 end = time.monotonic() + (math.inf if duration_s is None else duration_s)
                 while not stop.wait(max(0.0, min(1.0, end - time.monotonic()))) and time.monotonic() < end:
+                    refusals.look()
                     packs, readings, failed = live.counts()
                     update(packs, text=f"{packs} packs, {readings} readings, {failed} failed packs")
             else:
                 none_came = not stop.is_set()
+            refusals.look()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -320,13 +323,31 @@ _NO_PACK = (
 )
 
 
-def _first_came(live: Live, stop: threading.Event, wait_s: float) -> bool:
+class _RefusalNotes:
+    """Warns if the broker refuses a connection that is opened again. Each refusal is printed once."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._warned = ""
+
+    def look(self) -> None:
+        """Print the refusal that is in effect, if it is new."""
+        refusal = self._live.refusal
+        text = str(refusal) if refusal else ""
+        if refusal and text != self._warned:
+            error = BrokerError(clean_text(text, 500), where="verify", hint=refusal.hint)
+            click.echo(as_complaint("warning", error), err=True)
+        self._warned = text
+
+
+def _first_came(live: Live, stop: threading.Event, wait_s: float, refusals: _RefusalNotes) -> bool:
     """Wait for the first pack. Returns False if no pack arrived in time.
 
     The wait is needed because a gateway checks for a new subscriber only every few seconds.
     """
     give_up = time.monotonic() + wait_s
     while not any(live.counts()):
+        refusals.look()
         left_s = give_up - time.monotonic()
         if left_s <= 0 or stop.wait(min(left_s, 0.2)):
             return False

@@ -136,9 +136,9 @@ class Subscriber:
             self._connect(version=4, deadline=deadline)
         if not self._ready.is_set():
             self._refuse(f"{self.url}: no answer within {timeout_s:g} s", _CHECK_BROKER)
-        if self.refusal:
+        if refusal := self.refusal:
             self.close()
-            raise self.refusal
+            raise refusal
 
     def close(self) -> None:
         """Disconnect and stop all threads."""
@@ -235,6 +235,8 @@ class Live(Subscriber):
     If it subscribes late, the verification begins with the first pack that it receives. The broker sends the retained
     births and keys before that.
 
+    If the connection ends, it is opened again. ``refusal`` is the reason if the broker refuses this; None if not.
+
     Args:
         url: ``mqtt://host:1883`` or ``mqtts://host:8883``.
         site, gateway: names as in topics; ``+`` means all sites or all gateways.
@@ -297,6 +299,10 @@ class Live(Subscriber):
         if self._failure is not None:
             raise self._failure
         return self._verifier.finish(time.time() * 1000)
+
+    def _subscribed(self, client: Client, userdata: object, mid: int, reasons: list[Any], props: object) -> None:
+        self.refusal = None  # a refusal of an earlier attempt is over
+        super()._subscribed(client, userdata, mid, reasons, props)
 
     def _typed(self, kind: str) -> None:
         if not is_known_type(kind):

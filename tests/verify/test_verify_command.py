@@ -24,6 +24,7 @@ from agent.verify.files import find_files, read_lines, read_paths
 from agent.verify.live import Live
 from drivers.model import BrokerError, UsageError
 from tests.kits.delivery import PATIENCE_S, until
+from tests.kits.fake_broker import FakeBroker
 from tests.kits.signed import Key, Stream, keys
 from tests.verify.test_verify_live import Publisher
 
@@ -289,6 +290,38 @@ def test_its_time_begins_with_the_first_pack(broker: Any, monkeypatch: pytest.Mo
     result = run("--broker", broker.url, "--trust", PIN, "--for", "1ms", "--wait", f"{PATIENCE_S}s", "--json")
     thread.join()
     assert json.loads(result.stdout)["packs"] >= 1 and not result.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--for", "1h", "--wait", "1h")])
+@pytest.mark.parametrize("what", ["connack", "suback"])
+def test_a_broker_that_refuses_to_be_connected_again_is_reported(
+    what: str, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody took the user's rights away: it would listen for ever, and say nothing."""
+    listening, before = list[Live](), signal.getsignal(signal.SIGINT)
+
+    class Watched(Live):
+        def start(self, timeout_s: float = PATIENCE_S) -> None:
+            super().start(timeout_s)
+            listening.append(self)
+
+    monkeypatch.setattr(live, "Live", Watched)
+    with closing(FakeBroker()) as broker:
+
+        def play() -> None:
+            until(lambda: listening and signal.getsignal(signal.SIGINT) is not before)
+            setattr(broker, what, 0x87)
+            broker.peers[0].shutdown(socket.SHUT_RDWR)
+            until(lambda: listening[0].refusal)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        thread = threading.Thread(target=play)
+        thread.start()
+        result = run("--broker", f"mqtt://127.0.0.1:{broker.port}", "--trust", PIN, *options)
+        thread.join()
+    (said,) = result.stderr.splitlines()
+    assert result.exit_code == 6 and said.startswith("warning: verify: ") and "Not authorized" in said, said
+    assert "access rules" in said
 
 
 def test_remarks_are_grouped_by_kind() -> None:

@@ -29,6 +29,7 @@ from agent.verify.live import Live, LiveError, MessageQueue
 from agent.verify.mqtt import hang_up
 from agent.verify.report_text import as_text
 from tests.kits.delivery import PATIENCE_S, until
+from tests.kits.fake_broker import FakeBroker
 from tests.kits.signed import Key, Stream, checkpoint, keys
 from tests.verify.corpus import CASES, find_cases
 from tests.verify.corpus_pages import head
@@ -202,6 +203,21 @@ def test_a_broker_that_goes_away_and_comes_back(broker: Any) -> None:
             after.send(stream.topic("backfill"), raw)
         wait_for(live, lambda c: c[0] == 6)
     assert live.stop().ok
+
+
+def test_a_refusal_is_over_once_the_broker_takes_the_subscription_again() -> None:
+    """Whoever asks then is told nothing; a broker may refuse everybody just after its start."""
+    with closing(FakeBroker()) as broker:
+        live = Live(f"mqtt://127.0.0.1:{broker.port}")
+        live.start()
+        assert live.refusal is None
+        broker.connack = 0x87
+        broker.peers[0].shutdown(socket.SHUT_RDWR)
+        until(lambda: live.refusal and "Not authorized" in str(live.refusal))
+        broker.connack = 0
+        until(lambda: live.refusal is None)
+        assert live.connections == 2
+        live.stop()
 
 
 def test_the_verdict_names_what_was_acknowledged_but_never_arrived(
