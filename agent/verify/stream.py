@@ -21,7 +21,7 @@ MAX_TABLES: Final = 64
 MAX_WAITING: Final = 256
 MAX_GROUPS: Final = 64  # limit of the ticks that wait for their missing parts
 MAX_DAYS: Final = 1500
-MAX_FAULTY: Final = 10_000
+MAX_FAULTY: Final = 10_000  # if more packs are noted as faulty, those are dropped that cannot get another fault
 MAX_HEADS: Final = 128  # limit of the heads that wait for their pack; a head takes about 250 bytes
 
 
@@ -51,7 +51,8 @@ class StreamState:
         # hash of a birth that has not arrived -> packs that wait for it
         self._waiting: dict[str, list[_Unbalanced]] = {}
         self._groups: OrderedDict[tuple[str, int], _Unbalanced] = OrderedDict()
-        self._faulty: set[tuple[str, int]] = set()
+        self._faulty: set[tuple[str, int]] = set()  # (boot, seq) of packs with a fault
+        self._thin_at = MAX_FAULTY
         self._bad = 0  # number of packs with a fault
         # values of the newest pack: boot of the agent, boot id of Linux, seq, monotonic clock in ms
         self._monotonic: tuple[str, str, int, int] = ("", "", 0, 0)
@@ -92,7 +93,10 @@ class StreamState:
         for other, text in seams:
             self._add_fault(other, "chain", text, where if other is link else "")
         self._account(pack, where)
-        return place, (link.boot, link.seq) not in self._faulty
+        holds = (link.boot, link.seq) not in self._faulty
+        if len(self._faulty) > self._thin_at:
+            self._thin_out_faulty()
+        return place, holds
 
     def count_duplicate(self) -> None:
         """Count a pack that is known already."""
@@ -216,9 +220,19 @@ class StreamState:
             if (link.boot, link.seq) in self._faulty:
                 return
             self._bad += 1
-            if len(self._faulty) < MAX_FAULTY:
-                self._faulty.add((link.boot, link.seq))
+            self._faulty.add((link.boot, link.seq))
         self._faults.add(Fault(code, text, self.stream, link.boot, link.seq, where))
+
+    def _thin_out_faulty(self) -> None:
+        """Keep of the faulty packs those that may get another fault, which must not be counted.
+
+        These are packs whose previous pack may still arrive, and packs whose completeness is not known yet.
+        """
+        links = [run.first for run in self.history.runs()]
+        links += (run.counts.link for some in self._waiting.values() for run in some)
+        links += (link for group in self._groups.values() for link in group.packs)
+        self._faulty &= {(link.boot, link.seq) for link in links}
+        self._thin_at = max(MAX_FAULTY, 2 * len(self._faulty))
 
     def _check_clock(self, pack: CheckedPack) -> None:
         self._sum.clock_unsynced += pack.synced is False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from hypothesis import strategies as st
 
 from agent.cli.verify import verify
 from agent.verify import Outcome, Report, Verifier, files, jws, keyring, strict
+from agent.verify import stream as stream_module
 from agent.verify.files import FREE_BYTES, MAX_REJECTED, read_paths
 from agent.verify.point_table import DAY_MS, MAX_DAYS, Gap, PointTable, by_day
 from agent.verify.report_text import as_text
 from agent.verify.strict import MAX_ITEMS, MAX_LOOSE_ITEMS, MAX_PACK_BYTES, Refused, inflate
 from tests.kits.hostile import ATTACKS, BASE, MIB, OWNER, READINGS, STRANGER, Attack, body, chain, many, stream
 from tests.kits.signed import POINTS, START, Key, Stream, key_record, keys, keys_object, sign
+from tests.verify.corpus import in_parts
 
 KEYS = BASE + "keys"
 
@@ -190,6 +193,42 @@ def test_what_a_bridge_has_written_anew_still_holds_within_its_bound() -> None:
     assert verifier.feed(json.dumps(json.loads(large)).encode(), other.topic()) is Outcome.FAILED
     report = verifier.finish()
     assert report.failures == {"size": 1} and report.streams[made.stream].rewritten == 1
+
+
+# --- faults without end
+
+
+def faulty_packs() -> list[bytes]:
+    """Three of four packs break a rule, begin at a wrong time or both; ticks in parts, of which one breaks a rule."""
+    made = Stream()
+    packs = [made.make_birth()]
+    for n in range(80):
+        made.at += 5 * (n % 4 // 2)  # not where the pack before ended
+        if n % 8 == 5:
+            parts = in_parts(made)
+            packs += parts
+            continue
+        packs.append(made.pack(5, **({"clock": {}} if n % 2 else {})))
+    return packs
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_counts_stay_right_after_more_faulty_packs_than_are_noted(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every further one counted as verified and its readings as read; with two faults it counted twice."""
+    packs = faulty_packs()
+    random.Random(seed).shuffle(packs) if seed else None
+
+    def judged() -> tuple[list[Outcome], dict[str, Any]]:
+        verifier = Verifier([OWNER.kid])
+        verifier.feed(keys(OWNER))
+        return [verifier.feed(raw) for raw in packs], verifier.finish().as_dict()
+
+    monkeypatch.setattr(stream_module, "MAX_FAULTY", 10**6)
+    outcomes, report = judged()
+    monkeypatch.setattr(stream_module, "MAX_FAULTY", 4)
+    assert judged() == (outcomes, report)
+    assert report["failed"] == report["packs"] - report["verified"] > 40
+    assert seed or outcomes.count(Outcome.FAILED) == report["failed"]
 
 
 # --- zstd
