@@ -19,6 +19,8 @@ from .stateless import CheckedPack
 MAX_TABLES: Final = 64
 # limit of the packs that wait for their birth; the completeness of further packs stays unknown
 MAX_WAITING: Final = 256
+# limit of the bytes of the packs of one gateway that wait for their birth or for other parts of their tick
+MAX_WAITING_BYTES: Final = 16 << 20
 MAX_GROUPS: Final = 64  # limit of the ticks that wait for their missing parts
 MAX_DAYS: Final = 1500
 MAX_FAULTY: Final = 10_000  # if more packs are noted as faulty, those are dropped that cannot get another fault
@@ -31,6 +33,14 @@ class _Unbalanced:
 
     counts: PackCounts
     packs: list[ChainLink]
+    size: int  # published bytes
+
+
+@dataclass(slots=True)
+class WaitingBytes:
+    """The published bytes of the packs of one gateway that wait, for all its streams."""
+
+    count: int = 0
 
 
 class StreamState:
@@ -38,10 +48,12 @@ class StreamState:
 
     Args:
         stream: ``<site>/<gateway>/<name>``.
+        waiting: shared by all streams of the gateway.
     """
 
-    def __init__(self, stream: str) -> None:
+    def __init__(self, stream: str, waiting: WaitingBytes) -> None:
         self.stream = stream
+        self._waiting_bytes = waiting
         self.history = History()
         self.tables: OrderedDict[str, PointTable] = OrderedDict()
         self.losses = StatedLosses()
@@ -65,8 +77,8 @@ class StreamState:
         self._denied: list[NamedHead] = []  # heads that contradict the packs
         self._signed: dict[str, int] = {}  # kid -> the highest sequence that this key signed
 
-    def take(self, pack: CheckedPack, where: str = "") -> tuple[Arrival, bool]:
-        """Add one pack. Returns (kind of the pack, True if it has no known fault so far)."""
+    def take(self, pack: CheckedPack, where: str, size: int) -> tuple[Arrival, bool]:
+        """Add one pack of ``size`` bytes. Returns (kind of the pack, True if it has no known fault so far)."""
         link = pack.link
         place, seams = self.history.place(link, pack.digest)
         if place is Arrival.FORK:
@@ -92,7 +104,7 @@ class StreamState:
                 self._add_fault(link, fault.code, fault.text, where)
         for other, text in seams:
             self._add_fault(other, "chain", text, where if other is link else "")
-        self._account(pack, where)
+        self._account(pack, where, size)
         holds = (link.boot, link.seq) not in self._faulty
         if len(self._faulty) > self._thin_at:
             self._thin_out_faulty()
@@ -110,6 +122,7 @@ class StreamState:
         if len(self.tables) > MAX_TABLES:
             self.tables.popitem(last=False)
         for waiting in self._waiting.pop(birth, ()):
+            self._waiting_bytes.count -= waiting.size
             self._add_balance(waiting, balance((waiting.counts,), table), "")
 
     def _table(self, birth: str) -> PointTable | None:
@@ -246,10 +259,10 @@ class StreamState:
             if (boot, kernel) != now[:2] or now[2] > seq:
                 self._monotonic = now
 
-    def _account(self, pack: CheckedPack, where: str) -> None:
+    def _account(self, pack: CheckedPack, where: str, size: int) -> None:
         """Add the completeness of a pack, or let the pack wait for its other parts or its birth."""
         link, judged = pack.link, pack.balance
-        run = _Unbalanced(pack.counts, [link])
+        run = _Unbalanced(pack.counts, [link], size)
         if link.part:
             whole = self._gather(run, link.part)
             if whole is None:
@@ -261,11 +274,21 @@ class StreamState:
             judged = balance((run.counts,), table)
         if judged is not None:
             self._add_balance(run, judged, where)
-        elif sum(map(len, self._waiting.values())) < MAX_WAITING:
+        elif self._has_room(run.size):
             self._waiting.setdefault(link.birth, []).append(run)
+            self._waiting_bytes.count += run.size
         else:
-            self._sum.unchecked += len(run.packs)
-            self._sum.readings += run.counts.readings
+            self._leave_unchecked(run)
+
+    def _has_room(self, size: int) -> bool:
+        """True if a pack of ``size`` bytes may wait for its birth."""
+        if self._waiting_bytes.count + size > MAX_WAITING_BYTES:
+            return False
+        return sum(map(len, self._waiting.values())) < MAX_WAITING
+
+    def _leave_unchecked(self, run: _Unbalanced) -> None:
+        self._sum.unchecked += len(run.packs)
+        self._sum.readings += run.counts.readings
 
     def _gather(self, run: _Unbalanced, part: tuple[int, int]) -> _Unbalanced | None:
         """Add a part of a tick. Returns the whole tick if all its parts have arrived; None if parts are missing."""
@@ -274,17 +297,20 @@ class StreamState:
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = run
-            if len(self._groups) > MAX_GROUPS:
-                _, old = self._groups.popitem(last=False)
-                self._sum.unchecked += len(old.packs)
-                self._sum.readings += old.counts.readings
         else:
             group.counts = group.counts.plus(run.counts)
             group.packs += run.packs
-        if len(group.packs) < part[1]:
-            return None
-        del self._groups[key]
-        return group
+            group.size += run.size
+        self._waiting_bytes.count += run.size
+        if len(group.packs) >= part[1]:
+            del self._groups[key]
+            self._waiting_bytes.count -= group.size
+            return group
+        while self._groups and (len(self._groups) > MAX_GROUPS or self._waiting_bytes.count > MAX_WAITING_BYTES):
+            _, old = self._groups.popitem(last=False)
+            self._waiting_bytes.count -= old.size
+            self._leave_unchecked(old)
+        return None
 
     def _add_balance(self, run: _Unbalanced, judged: Balance, where: str) -> None:
         for fault in judged.faults:

@@ -26,7 +26,7 @@ from .stateless import (
     identity_of,
     stream_of,
 )
-from .stream import StreamState
+from .stream import StreamState, WaitingBytes
 from .strict import MAX_REASON, Columns, MissingPackage, Refused, clean, count_items, inflate, shown
 from .topics import GATEWAY, NAME, PREFIX, Topic, is_known_type, split_topic
 from .verdict import LISTED, add_up, decide, shared_pins
@@ -107,6 +107,7 @@ class Verifier:
         self._rings: dict[str, KeyRing] = {}
         self._signers: dict[str, PublicKey] = {}  # thumbprint -> key, for the keys of all rings
         self._streams: dict[str, StreamState] = {}
+        self._waiting: dict[str, WaitingBytes] = {}  # by gateway
         self._checkpoints = CheckpointPages()
         # Recent valid objects and their streams. They are kept so that a million copies of a short object cost little
         # time.
@@ -345,10 +346,10 @@ class Verifier:
                 return self._hold_pack(got, gateway)
             raise
         state = self._state(stream)
-        return self._take_retained(state, checked) if checked.retained else self._add_pack(state, checked, got.where)
+        return self._take_retained(state, checked) if checked.retained else self._add_pack(state, checked, got)
 
-    def _add_pack(self, state: StreamState, checked: CheckedPack, where: str) -> Outcome:
-        place, holds = state.take(checked, where)
+    def _add_pack(self, state: StreamState, checked: CheckedPack, got: _Received) -> Outcome:
+        place, holds = state.take(checked, got.where, len(got.raw))
         self._last_state = state
         self._first_bad = self._first_bad or state.first_fault
         if place in (Arrival.DUPLICATE, Arrival.OLD_DUPLICATE):
@@ -360,7 +361,8 @@ class Verifier:
         if state is None:
             if len(self._streams) >= self._max_streams:
                 raise Refused("size", f"more than {self._max_streams} streams")
-            state = self._streams[stream] = StreamState(stream)
+            waiting = self._waiting.setdefault(stream.rpartition("/")[0], WaitingBytes())
+            state = self._streams[stream] = StreamState(stream, waiting)
         return state
 
     def _take_retained(self, state: StreamState, pack: CheckedPack) -> Outcome:
@@ -432,7 +434,7 @@ class Verifier:
         self._faults.add(fault)
 
 
-_UNKNOWN: Final = StreamState("")  # stands for a stream without packs; no pack is ever added to it
+_UNKNOWN: Final = StreamState("", WaitingBytes())  # stands for a stream without packs; no pack is ever added to it
 _SIGNATURE_CODES: Final = frozenset(("signature", "header", "typ", "alg", "kid", "revoked"))
 
 

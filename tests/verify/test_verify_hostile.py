@@ -26,7 +26,7 @@ from agent.verify.point_table import DAY_MS, MAX_DAYS, Gap, PointTable, by_day
 from agent.verify.report_text import as_text
 from agent.verify.strict import MAX_ITEMS, MAX_LOOSE_ITEMS, MAX_PACK_BYTES, Refused, inflate
 from tests.kits.hostile import ATTACKS, BASE, MIB, OWNER, READINGS, STRANGER, Attack, body, chain, many, stream
-from tests.kits.signed import POINTS, START, Key, Stream, key_record, keys, keys_object, sign
+from tests.kits.signed import POINTS, START, Key, Stream, b64, key_record, keys, keys_object, sign
 from tests.verify.corpus import in_parts
 
 KEYS = BASE + "keys"
@@ -229,6 +229,55 @@ def test_counts_stay_right_after_more_faulty_packs_than_are_noted(seed: int, mon
     assert judged() == (outcomes, report)
     assert report["failed"] == report["packs"] - report["verified"] > 40
     assert seed or outcomes.count(Outcome.FAILED) == report["failed"]
+
+
+# --- packs that wait
+
+
+def wide(made: Stream, **more: Any) -> bytes:
+    """A pack that is valid until its birth is known."""
+    return made.gap(10, "x", zz="y" * 1000, **more)
+
+
+def test_packs_that_wait_for_their_birth_are_bounded_in_bytes_for_all_streams_of_a_gateway(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """256 of 8 MiB each could wait in each stream; another gateway waits at its own expense."""
+    monkeypatch.setattr(stream_module, "MAX_WAITING_BYTES", 20_000)
+    other = Stream("inv1", STRANGER, gateway="park7/gw02")
+    streams = [Stream("inv1", OWNER), Stream("inv2", OWNER), other]
+    verifier = Verifier([f"park7/gw01={OWNER.kid}", f"park7/gw02={STRANGER.kid}"])
+    verifier.feed(keys(OWNER))
+    verifier.feed(keys(STRANGER, gateway="park7/gw02"))
+    births = [made.make_birth() for made in streams]
+    for made in streams:
+        for _ in range(12):
+            assert verifier.feed(raw := wide(made)) is Outcome.VERIFIED
+    for made, birth in zip(streams, births, strict=True):
+        assert verifier.feed(birth, made.topic("birth")) is Outcome.TAKEN
+    unchecked = [verifier.report().streams[made.stream].unchecked for made in streams]
+    assert unchecked == [0, 24 - 20_000 // len(raw), 0] and unchecked[1] > 8
+
+
+def test_parts_that_wait_for_the_others_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4,096 parts of 64 ticks; what was given up leaves room for the next, and a whole tick gives its room back."""
+    monkeypatch.setattr(stream_module, "MAX_WAITING_BYTES", 20_000)
+    made, verifier = Stream("inv1", OWNER), Verifier([OWNER.kid])
+    verifier.feed(keys(OWNER))
+    verifier.feed(made.make_birth())
+    for _ in range(30):
+        for raw in in_parts(made):
+            assert verifier.feed(raw) is Outcome.VERIFIED
+    assert verifier.report().streams[made.stream].unchecked == 0
+    start = made.at
+    for n in range(100):
+        made.at = start
+        assert verifier.feed(wide(made, part=[n + 1, 4096])) is Outcome.VERIFIED
+    made.seq, made.prev = made.seq + 4000, b64(b"x" * 32)  # the other parts never come
+    for raw in in_parts(made):
+        assert verifier.feed(raw) is Outcome.VERIFIED
+    report = verifier.report().streams[made.stream]
+    assert report.unchecked == 100 and report.readings == 31 * 2 + 3  # two gauges each tick, a counter each minute
 
 
 # --- zstd
