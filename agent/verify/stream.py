@@ -23,6 +23,8 @@ MAX_WAITING: Final = 256
 MAX_WAITING_BYTES: Final = 16 << 20
 MAX_GROUPS: Final = 64  # limit of the ticks that wait for their missing parts
 MAX_DAYS: Final = 1500
+# limit of the different gap reasons that are counted; the format has some twenty. Further ones count together as OTHERS
+MAX_REASONS, OTHERS = 100, "others"
 MAX_FAULTY: Final = 10_000  # if more packs are noted as faulty, those are dropped that cannot get another fault
 MAX_HEADS: Final = 128  # limit of the heads that wait for their pack; a head takes about 250 bytes
 
@@ -318,8 +320,10 @@ class StreamState:
         if judged.faults:
             return
         self._sum.readings += run.counts.readings
+        reasons = self._sum.gap_reasons
         for reason, count in judged.gaps.items():
-            self._sum.gap_reasons[reason] = self._sum.gap_reasons.get(reason, 0) + count
+            kept = reason if reason in reasons or len(reasons) < MAX_REASONS else OTHERS
+            reasons[kept] = reasons.get(kept, 0) + count
             self._sum.gaps += count
         self._sum.asleep += judged.gaps.get("asleep", 0)
         for number, share in judged.days:

@@ -24,6 +24,7 @@ from agent.verify import stream as stream_module
 from agent.verify.files import FREE_BYTES, MAX_REJECTED, read_paths
 from agent.verify.point_table import DAY_MS, MAX_DAYS, Gap, PointTable, by_day
 from agent.verify.report_text import as_text
+from agent.verify.stream import MAX_REASONS
 from agent.verify.strict import MAX_ITEMS, MAX_LOOSE_ITEMS, MAX_PACK_BYTES, Refused, inflate
 from tests.kits.hostile import ATTACKS, BASE, MIB, OWNER, READINGS, STRANGER, Attack, body, chain, many, stream
 from tests.kits.signed import POINTS, START, Key, Stream, b64, key_record, keys, keys_object, sign
@@ -348,6 +349,19 @@ def test_star_gaps_are_merged_and_not_multiplied_by_points(work: Work, tmp_path:
 def test_gaps_that_no_pack_needs_are_a_fault(work: Work, tmp_path: Path) -> None:
     report = run(ATTACKS["by a known key gaps over ages"](), tmp_path, work)
     assert report.failures == {"due": 1} and "10000 gaps, too many" in report.faults[0].reason
+
+
+def test_gap_reasons_without_end_are_counted_together() -> None:
+    """Each pack gave the report another member; all readings in gaps still count, and a usual reason by its name."""
+    made, verifier = Stream(), Verifier([OWNER.kid])
+    for raw in (keys(OWNER), made.make_birth(), made.gap(5, "timeout"), *(made.gap(5, f"r{n}") for n in range(300))):
+        verifier.feed(raw)
+    verifier.feed(made.gap(60, "timeout"))
+    verifier.feed(made.gap(60, "asleep"))
+    report = verifier.finish().streams[made.stream]
+    reasons = report.gap_reasons
+    assert len(reasons) == MAX_REASONS + 1 and sum(reasons.values()) == report.gaps > 600
+    assert reasons["timeout"] > 25 and report.asleep == 25 and reasons["others"] > 400
 
 
 def test_other_lists_without_end_are_refused(work: Work, tmp_path: Path) -> None:
