@@ -168,14 +168,19 @@ def feed_all(
     verifier: Verifier, objects: Iterable[tuple[bytes, str]], budget: RejectionBudget, retained: bool
 ) -> Iterator[int]:
     """Feed the objects of a file to the verifier. Yields the number of objects so far. Raises Refused, OSError."""
-    for count, (raw, where) in enumerate(objects, 1):
-        before = verifier.rejected_cost
-        outcome = verifier.feed(raw, None, where, retained=retained)
-        if cost := verifier.rejected_cost - before:
-            budget.add(cost + len(raw) // SKIPPED)
-        elif outcome in (Outcome.VERIFIED, Outcome.TAKEN):
-            budget.reset()
-        yield count
+    verifier.keys_left = MAX_REJECTED
+    try:
+        for count, (raw, where) in enumerate(objects, 1):
+            before = verifier.rejected_cost
+            outcome = verifier.feed(raw, None, where, retained=retained)
+            if cost := verifier.rejected_cost - before:
+                budget.add(cost + len(raw) // SKIPPED)
+            elif outcome in (Outcome.VERIFIED, Outcome.TAKEN):
+                budget.reset()
+                verifier.keys_left = MAX_REJECTED
+            yield count
+    finally:
+        verifier.keys_left = None
 
 
 def read_stream(verifier: Verifier, file: BinaryIO, name: str) -> None:

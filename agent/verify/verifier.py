@@ -42,6 +42,7 @@ MAX_WHERE: Final = 300  # only this many characters of a file's name or a topic 
 # limit of the unknown content types that are counted, and of the characters that are kept of each
 MAX_TYPES, MAX_TYPE = 20, 60
 REFUSAL: Final = 100  # cost of a refused object, in addition to its brackets and commas
+_MANY_KEYS: Final = "too many keys objects without a pinned key in one file"
 _LAST: Final = re.compile(NAME)
 
 
@@ -127,6 +128,9 @@ class Verifier:
         self._content_types: dict[str, int] = {}
         self.bad_signatures = 0
         self.rejected_cost = 0  # cost of invalid objects; the reader of files stops at a limit
+        self._thumbprints = [split_pin(pin)[1].encode() for pin in self._trust]
+        # cost that keys objects without a pinned key may still have; further ones are not read. None: no limit
+        self.keys_left: int | None = None
 
     def narrow(self, names: Iterable[str]) -> None:
         """Record that the export has only these streams (last parts of names). Other streams may be absent."""
@@ -181,6 +185,8 @@ class Verifier:
             if found and found.key is None and not _may_be_keys(raw, place) and (claims := _claims_of(raw, place)):
                 got.value, got.kid = claims, found.kid
                 return self._hold(got, claims["gateway"])
+            if self._is_exhausted and self._is_unpinned(raw, place, found):
+                return self._skip_keys(1)
             is_parsed = True
             got.value, got.columns = parse_found(raw, found)
             if retained and isinstance(stream := got.value.get("stream"), str) and stream.count("/") == 2:
@@ -188,7 +194,7 @@ class Verifier:
                 got.place = split_topic(got.topic)
             return self._route(got)
         except Refused as error:
-            self.rejected_cost += count_items(got.raw) if is_parsed else 0
+            self._charge(count_items(got.raw) if is_parsed else 0, isinstance(error, Unpinned))
             self._refuse(error, got.value, got.where)
             return Outcome.UNREAD if isinstance(error, MissingPackage) else Outcome.FAILED
 
@@ -276,6 +282,8 @@ class Verifier:
 
     def _take_keys(self, raw: bytes, value: dict[str, Any], place: Topic | None, where: str) -> Outcome:
         gateway = gateway_of(raw, value, place, "keys")
+        if self._is_exhausted and not self._trust:
+            return self._skip_keys(count_items(raw))
         ring = self._rings.get(gateway) or KeyRing(gateway, self._trust)
         try:
             news = ring.update(raw, value, unordered=self._read is not None and gateway not in self._read)
@@ -290,7 +298,7 @@ class Verifier:
         if not self._trust:
             # without pins, anyone can make us check keys objects, so each adds to the cost that the reader of files
             # limits
-            self.rejected_cost += REFUSAL * (len(value["records"]) if gateway in self._rings else 1)
+            self._charge(REFUSAL * (len(value["records"]) if gateway in self._rings else 1), True)
         if news:
             if gateway not in self._rings and len(self._rings) >= self._max_gateways:
                 raise Refused("size", f"more than {self._max_gateways} gateways")
@@ -300,6 +308,31 @@ class Verifier:
             self._settle_early(gateway)
             self._release(gateway)
         return Outcome.TAKEN
+
+    @property
+    def _is_exhausted(self) -> bool:
+        """True if the file had too many keys objects without a pinned key, so that further ones are not read."""
+        return self.keys_left is not None and self.keys_left < 0
+
+    def _is_unpinned(self, raw: bytes, place: Topic | None, found: FoundSignature | None) -> bool:
+        """True if unparsed bytes may be a keys object, but contain no pinned key, and are signed by no known key."""
+        is_known = found is not None and found.key is not None
+        return _may_be_keys(raw, place) and not is_known and not any(pin in raw for pin in self._thumbprints)
+
+    def _skip_keys(self, cost: int) -> Outcome:
+        self._unread[_MANY_KEYS] = self._unread.get(_MANY_KEYS, 0) + 1
+        self.rejected_cost += cost
+        return Outcome.UNREAD
+
+    def _charge(self, cost: int, is_unpinned: bool) -> None:
+        """Add the cost of an object that is invalid, or of a keys object without a pinned key.
+
+        Keys objects have their own limit in a file, because the objects after them may be valid.
+        """
+        if is_unpinned and self.keys_left is not None:
+            self.keys_left -= cost
+            cost = 1
+        self.rejected_cost += cost
 
     def _settle_early(self, gateway: str | None = None) -> None:
         """Process the keys objects that waited for a pinned chain of ``gateway``.
@@ -428,7 +461,7 @@ class Verifier:
             self._unread[error.text] = self._unread.get(error.text, 0) + 1
             return
         fault = Fault(error.code, clean(error.text, MAX_REASON), *identity_of(value), clean(where, MAX_WHERE))
-        self.rejected_cost += REFUSAL
+        self._charge(REFUSAL, isinstance(error, Unpinned))
         self.bad_signatures += error.code in _SIGNATURE_CODES
         self._first_bad = self._first_bad or fault
         self._faults.add(fault)

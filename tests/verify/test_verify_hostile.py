@@ -6,6 +6,7 @@ Seconds and megabytes are the bench's (``python -m bench.hostile``); here are th
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import random
 from collections.abc import Callable
@@ -317,6 +318,51 @@ def test_good_packs_are_not_lost_for_bad_ones_between(tmp_path: Path) -> None:
     read_paths(verifier, [tmp_path])
     report = verifier.finish()
     assert report.packs == 30 and report.failures == {"signature": 6000}
+
+
+def foreign_keys(count: int) -> list[bytes]:
+    return [keys(Key(n % 200 + 20), gateway=f"park9/gw{n}") for n in range(count)]
+
+
+@pytest.mark.parametrize("kind", ["file", "pipe"])
+def test_keys_of_strangers_do_not_end_a_file(kind: str, tmp_path: Path) -> None:
+    """The own keys and packs after six hundred of them were not read."""
+    lines = [*foreign_keys(1300), keys(OWNER), *Stream("inv1", OWNER).run(4)]
+    verifier = Verifier([f"park7/gw01={OWNER.kid}"])
+    if kind == "file":
+        (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+        read_paths(verifier, [tmp_path])
+    else:
+        files.read_stream(verifier, io.BytesIO(b"\n".join(lines)), "stdin")
+    report = verifier.finish()
+    assert report.verified == report.packs == 4 and set(report.failures) == {"key-chain"}, report.reasons
+    unread = 1300 - report.failures["key-chain"]
+    assert unread > 700 and f"{unread} objects or files were not read: too many keys objects" in str(report.reasons)
+
+
+def test_without_pins_many_keys_do_not_end_a_file(tmp_path: Path) -> None:
+    """Keys of hundreds of gateways in one file; those beyond the limit are counted in the reasons."""
+    made = Stream("inv1", OWNER)
+    lines = [keys(OWNER), *foreign_keys(1300), *made.run(4), *foreign_keys(20)]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    verifier = Verifier()
+    read_paths(verifier, [tmp_path])
+    report = verifier.finish()
+    assert report.verified == 4 and not report.failed and report.verdict.value == "incomplete", report.reasons
+    unread = 1301 - len(report.trust)
+    assert unread > 600 and report.reasons[0].startswith(f"{unread} objects or files were not read: too many keys")
+
+
+@pytest.mark.parametrize("trust", [(), (OWNER.kid,)])
+def test_keys_that_are_not_read_cost_little_and_end_a_file_at_last(
+    trust: tuple[str, ...], work: Work, tmp_path: Path
+) -> None:
+    """A gigabyte of copies of keys in a megabyte of zstd: they are not parsed, and not read for ever."""
+    large = [chain(40).replace(b"gw99", b"gw%02d" % n) for n in range(10, 90)]
+    raw = zstandard.compress(b"\n".join([*foreign_keys(700), *large * 400]))
+    report = run(Attack(raw, file="a.jsonl.zst", objects=stream()[1], trust=trust), tmp_path, work)
+    assert len(raw) < MIB and work.parsed <= 2 * (MAX_REJECTED + MAX_LOOSE_ITEMS)
+    assert not report.ok and report.failures["size"] == 1 and "the rest is not read" in str(report.reasons)
 
 
 def test_a_pipe_is_bounded_as_a_file_is() -> None:
