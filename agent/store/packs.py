@@ -190,7 +190,7 @@ class PackTable:
         if packs:
             self._check_disk(need)
         counts = {name: 0 for name in self._destinations}
-        with self._streams.restored(), self._db.transaction():
+        with self._streams.restored(), self._retention.restored_searches(), self._db.transaction():
             for name, numbers in (confirmed or {}).items():
                 counts[name] -= self._confirm(self._destinations[name], numbers)
             lost = self._retention.make_room(self._retention.page_limit - need // PAGE_BYTES - 16) if packs else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from agent.store.codec import Codec, prev_of
 from agent.store.sqlite import PAGE_BYTES, WAL_LIMIT_BYTES, Database, DiskReserve
@@ -71,6 +71,19 @@ class Retention:
     def on_confirmed(self, pack: int) -> None:
         """Note that a pack is confirmed. The searches for confirmed packs start at this pack again."""
         self._old_up_to, self._confirmed_up_to = min(self._old_up_to, pack - 1), min(self._confirmed_up_to, pack - 1)
+
+    @contextlib.contextmanager
+    def restored_searches(self) -> Iterator[None]:
+        """Return a context manager for a transaction that deletes packs.
+
+        If the transaction is rolled back, the searches start where they started before: the deleted packs are back.
+        """
+        before = self._old_up_to, self._confirmed_up_to
+        try:
+            yield
+        except BaseException:
+            self._old_up_to, self._confirmed_up_to = map(min, before, (self._old_up_to, self._confirmed_up_to))
+            raise
 
     def has_spare_pages(self) -> bool:
         """Return True if the file has enough unused pages for new packs."""

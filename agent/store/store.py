@@ -258,7 +258,7 @@ class Store:
         if tight:  # even DELETE writes to the WAL, so the reserve is freed first
             retention.reserve.drop()
         try:
-            with self.db.transaction():
+            with retention.restored_searches(), self.db.transaction():
                 if now_ms:
                     retention.delete_delivered(now_ms - retention.keep_delivered_ms)
                 lost = retention.make_room(retention.page_limit)

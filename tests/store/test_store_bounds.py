@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.store import Store, StoreFull
+from agent.store import Store, StoreError, StoreFull
+from agent.store.packs import PackTable
+from agent.store.retention import Retention
 from agent.verify.signed import payload_hash
 from tests.kits.packs import BOOT, POINTS, START_MS, Maker, Pack, bad_packs, stored
 
@@ -126,6 +128,42 @@ def test_what_a_smaller_cap_costs_is_counted(path: Path) -> None:
     losses = store.prune(START_MS)
     assert store.lost_packs == sum(note.last - note.first + 1 for note in losses) > 0
     assert store.usage().pending == {"platform": len(make.made) - store.lost_packs}
+    store.close()
+
+
+def test_a_clean_up_that_was_rolled_back_is_made_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk failed while it deleted: what it had searched was skipped until the next start."""
+    store, make = Store.open(path, CAP, 86_400, ["platform"]), Maker(step_ms=3_600_000)
+    store.packs.commit((), {"platform": store.packs.commit([make() for _ in range(60)])})
+
+    def fail(self: Retention) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patch, pytest.raises(StoreError):
+        patch.setattr(Retention, "delete_old_hashes", fail)
+        store.prune(START_MS + 50 * 3_600_000)
+    assert len(list(stored(store, make.stream))) == 60
+    store.prune(START_MS + 50 * 3_600_000)
+    assert len(list(stored(store, make.stream))) == 60 - 25
+    store.close()
+
+
+def test_room_that_a_failed_commit_made_is_made_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The confirmed packs were back, and behind the place where the next search for them began."""
+    store, make = Store.open(path, CAP, destinations=["platform"]), Maker()
+    confirmed = store.packs.commit([noise(make, 16_000) for _ in range(250)])
+    store.packs.commit([make(birth=True)], {"platform": confirmed})
+    freed: list[int] = []
+
+    def fail_to_insert(self: PackTable, rows: object) -> None:
+        freed.append(store.retention.free_confirmed(10**6))
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patch, pytest.raises(StoreError):
+        patch.setattr(PackTable, "_insert", fail_to_insert)
+        store.packs.commit([noise(make, 16_000)])
+    with store.db.transaction():
+        assert store.retention.free_confirmed(10**6) == freed[0] == 250
     store.close()
 
 
