@@ -319,17 +319,20 @@ class Service:
     async def remove_sealed_rings(self) -> None:
         """Seal the remaining records of rings that a reload has replaced.
 
-        Remove each ring when all its records are sealed.
+        Remove each ring when all its records are sealed. If the store then fails to delete the tables of the ring, the
+        next call tries again.
         """
-        if not self.rings.changing:
-            return
-        ring = self.rings.current.ring
-        moved = [stream for stream in self.sealing.streams.values() if stream.table_version.ring is ring]
-        await self.sealing.seal(self.clock.now_ms(), [s for s in moved if s.table_versions[0].ring is not ring])
-        if self.rings.remove_sealed(self.sealing.rings()):
-            ring_ids = self.rings.ids()
-            await self.db_thread.call(lambda store: store.documents.forget_rings(ring_ids))
-            log.info("the previous ring is sealed and removed")
+        if self.rings.changing:
+            ring = self.rings.current.ring
+            moved = [stream for stream in self.sealing.streams.values() if stream.table_version.ring is ring]
+            await self.sealing.seal(self.clock.now_ms(), [s for s in moved if s.table_versions[0].ring is not ring])
+            if self.rings.remove_sealed(self.sealing.rings()):
+                log.info("the previous ring is sealed and removed")
+        # By its id, because a reload may have stored the tables of a ring that is not in use yet. Two callers may both
+        # do this.
+        if removed := frozenset(self.rings.removed):
+            await self.db_thread.call(lambda store: store.documents.delete_tables(removed))
+            self.rings.removed -= removed
 
     # --- another configuration
 

@@ -41,6 +41,7 @@ class RingFiles:
         self._runtime_dir, self._boot = runtime_dir, boot
         self._count = 0
         self._files: list[RingFile] = []  # the last of these is in use
+        self.removed: set[int] = set()  # ids of removed rings whose tables are still in the store
 
     @property
     def current(self) -> RingFile:
@@ -92,13 +93,10 @@ class RingFiles:
         """Remove the older rings that are not in ``in_use``. Returns True if at least one ring was removed."""
         gone = [file for file in self._files[:-1] if file.ring not in in_use]
         for file in gone:
+            self.removed.add(file.ring.ring_id)
             discard(file)
             self._files.remove(file)
         return bool(gone)
-
-    def ids(self) -> list[int]:
-        """The ids of all rings."""
-        return [file.ring.ring_id for file in self._files]
 
     def trim(self) -> None:
         """Release the memory pages of all rings. The files keep the contents."""

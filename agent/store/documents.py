@@ -111,6 +111,13 @@ class Documents:
             self._db.execute(f"DELETE FROM tables WHERE ring_id NOT IN ({marks})", [signed(r) for r in keep])
             self._db.execute("DELETE FROM documents WHERE hash NOT IN (SELECT document FROM tables)")
 
+    def delete_tables(self, rings: Collection[int]) -> None:
+        """Delete the tables of the given rings, as far as there are any."""
+        marks = ",".join("?" * len(rings))
+        with self._db.transaction():
+            self._db.execute(f"DELETE FROM tables WHERE ring_id IN ({marks})", [signed(ring) for ring in rings])
+            self._db.execute("DELETE FROM documents WHERE hash NOT IN (SELECT document FROM tables)")
+
     def keep_facts(self, facts: Mapping[str, bytes]) -> None:
         """Store the facts that devices report about themselves, by stream, as JSON text.
 
