@@ -303,6 +303,13 @@ class _Config(TypedDict, total=False):
     roleless: list[str]
 
 
+class _SetAside(TypedDict, total=False):
+    at: Time
+    file: str
+    declarations: Count | None
+    devices: Count | None
+
+
 class _Store(TypedDict, total=False):
     trouble: str | None
     path: str
@@ -315,6 +322,7 @@ class _Store(TypedDict, total=False):
     lost_packs: Count
     lost_at: Time | None
     warnings: list[str]
+    set_aside: _SetAside | None
 
 
 class _Certificate(TypedDict):

@@ -193,6 +193,20 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "数据流中已注明该丢失。请恢复连接，或调大 [store] max_size",
         ),
     ),
+    "database-set-aside": FindingWords(
+        0,
+        (
+            "the database was damaged and set aside as {file}. Its {declarations} declarations and the facts of its"
+            " {devices} devices are only in that file",
+            "数据库已损坏，已移为 {file}；其中 {declarations} 个录入项和 {devices} 台设备的信息未转入新数据库",
+        ),
+        (
+            "Enter the declarations again (`meterhouse declare`); until then, figures lack them. The agent asks devices"
+            " for their facts again. Keep the file",
+            "请用 `meterhouse declare` 重新提交录入项，此前指标不含这些录入项。设备信息会重新读取。请保留该文件",
+        ),
+        warns=True,
+    ),
     "store-warning": FindingWords(
         1,
         ("{what}", "{what}"),

@@ -48,6 +48,7 @@ class StoreScrubber:
         self.last_ms = 0  # when the last check ended, in UTC ms; 0: there was no check yet
         self.bad_packs = 0  # number of bad packs found since the start
         self.under_way = False
+        self._set_aside: dict[str, Any] | None = None  # what only the database has that this start set aside
 
     def facts(self) -> dict[str, Any]:
         """Return the findings for `status`."""
@@ -56,6 +57,7 @@ class StoreScrubber:
             "inspected": self.last_ms / 1000 or None,
             "inspecting": self.under_way,
             "bad_packs": self.bad_packs,
+            "set_aside": self._set_aside,
         }
 
     async def run(self) -> None:
@@ -68,6 +70,7 @@ class StoreScrubber:
         if aside:
             log.error("the database was damaged (%(found)s) and was set aside as %(aside)s: %(saved)d pending packs "
                       "were salvaged, %(lost)d are lost", aside)  # fmt: skip
+            self._tell_left_behind(aside)
             self._note(aside)
         await asyncio.sleep(self._first_s)
         while True:
@@ -82,6 +85,15 @@ class StoreScrubber:
             except GatewayError as error:  # the disk failed; sealing reports this too
                 log.warning("store check postponed: %s", error)
                 await asyncio.sleep(AGAIN_S)
+
+    def _tell_left_behind(self, aside: Mapping[str, Any]) -> None:
+        counts = {name: aside[name] for name in ("declarations", "devices")}
+        if not any(count is None or count for count in counts.values()):
+            return
+        self._set_aside = {"at": self._wall_ms() / 1000, "file": aside["aside"], **counts}
+        declarations, devices = ("an unknown number of" if count is None else count for count in counts.values())
+        log.error("%s declarations and the facts of %s devices were not copied, and are only in %s: enter the "
+                  "declarations again with `meterhouse declare`", declarations, devices, aside["aside"])  # fmt: skip
 
     async def scrub(self) -> None:
         """Check the whole store once. Raises GatewayError."""
@@ -112,6 +124,8 @@ def _aside(store: Store) -> dict[str, Any] | None:
         return None
     return {
         "aside": Path(store.quarantine.path).name,
+        "declarations": store.left_behind.declarations,
+        "devices": store.left_behind.devices,
         "event": "store_damaged",
         "found": store.quarantine.reason,
         "lost": store.lost_packs,

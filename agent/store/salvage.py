@@ -2,7 +2,8 @@
 
 It copies the packs that a destination still waits for, and the tables of rings that are not sealed yet. Packs that
 cannot be read are noted as losses with the reason ``damaged``, so that each stream states them. The rest of the history
-stays in the file that was set aside.
+stays in the file that was set aside. So do declarations and facts about devices, because nothing in their rows proves
+that a bad page did not change them. They are counted, so that they are not lost without a message.
 """
 
 from __future__ import annotations
@@ -79,6 +80,14 @@ class RecordedState:
     first_id: int
 
 
+@dataclass(frozen=True, slots=True)
+class LeftBehind:
+    """The numbers of rows that are not copied. None: they cannot be counted."""
+
+    declarations: int | None = None
+    devices: int | None = None  # devices whose facts are stored
+
+
 @dataclass(slots=True)
 class SalvagedStream:
     """A stream of the old database whose head was copied into the new one."""
@@ -137,6 +146,13 @@ def read_number(conn: sqlite3.Connection, sql: str) -> int:
     return 0
 
 
+def count_rows(conn: sqlite3.Connection, table: str) -> int | None:
+    """Return the number of rows of a table; None if it cannot be read."""
+    with suppress(*UNREADABLE):
+        return int(conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+    return None
+
+
 class Salvage:
     """One salvage of a damaged database. The caller opens the transaction in the new one, which already has the heads.
 
@@ -160,12 +176,14 @@ class Salvage:
         self._next = recorded.first_id
         self.packs = 0
         self.lost = 0
+        self.left_behind = LeftBehind()
 
     def run(self) -> None:
         """Copy everything that can be read. Damage in the old file does not raise an error."""
         try:
             with closing(open_damaged(self._aside)) as old:
                 old.execute("PRAGMA query_only = ON")
+                self.left_behind = LeftBehind(count_rows(old, "declared"), count_rows(old, "devices"))
                 self._tables(old)
                 self._packs(old)
         except UNREADABLE as error:

@@ -17,7 +17,7 @@ from agent.store.heads import HeadRecord, HeadTracker, head_of, record_file, set
 from agent.store.intervals import IntervalTable
 from agent.store.packs import PackTable
 from agent.store.retention import SPARE_BYTES, Retention
-from agent.store.salvage import RecordedState, Salvage, read_heads
+from agent.store.salvage import LeftBehind, RecordedState, Salvage, read_heads
 from agent.store.sqlite import (
     PAGE_BYTES,
     Database,
@@ -73,6 +73,7 @@ class Store:
     ) -> None:
         self.db, self.quarantine = db, quarantine
         self.saved_packs = 0  # number of packs salvaged from a damaged database
+        self.left_behind = LeftBehind(0, 0)  # what only the damaged database has
         self._codec, self._streams = Codec(), StreamRegistry(db)
         self.retention = Retention(db, self._codec, max_size_bytes, keep_delivered_s)
         self._tracker = HeadTracker(db, self._streams, self.retention, record)
@@ -182,7 +183,7 @@ class Store:
         state = RecordedState(recorded, torn, record.last_id + 1)
         salvage = Salvage(Path(quarantine.path), self.db, self._codec, self._streams, destinations, state)
         salvage.run()
-        self.saved_packs = salvage.packs
+        self.saved_packs, self.left_behind = salvage.packs, salvage.left_behind
         self.retention.lost_packs = salvage.lost
 
     def call(self, function: Callable[[Store], T]) -> T:

@@ -18,6 +18,7 @@ from agent.keys import rotate_key
 from agent.service.db_thread import DatabaseThread
 from agent.service.store_check import StoreScrubber
 from agent.store import Store, StoreDamaged, check
+from agent.store.errors import suspicion_file
 from tests.kits.exports import BASE, T0, Gateway
 
 
@@ -128,6 +129,36 @@ async def test_damage_is_told_and_ends_the_agent_whose_next_start_takes_over_wha
         assert (
             sum(n.last - n.first + 1 for n in await db_thread.call(lambda store: store.packs.losses())) == told["lost"]
         )
+
+
+@pytest.mark.parametrize(("offset", "declared"), [(-4096, 2), (-4096, 0), (0, None)])
+async def test_declarations_that_only_the_damaged_database_has_are_told(
+    gateway: Gateway, offset: int, declared: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They were lost without a word: the log, `status` and an event tell how many, as far as they can be counted."""
+    gateway.seal(120)
+    path = gateway.folder / "state" / "store.db"
+    with closing(Store.open(path, 64 << 20, destinations=["platform"])) as store:
+        for n in range(declared or 0):
+            store.documents.declare(f"{n:016x}", 1, {"name": "declared.certificates"})
+    with path.open("r+b") as file:  # the last page is of packs; without the first, nothing can be read
+        file.seek(offset, 0 if offset >= 0 else 2)
+        file.write(b"\xff" * 4096)
+    suspicion_file(path).touch()
+    notes: list[Any] = []
+    async with rounds(gateway, notes) as (_, at):
+        task = asyncio.create_task(at.run())
+        await until(lambda: at.last_ms)
+        task.cancel()
+        (told,), shown = notes, at.facts()["set_aside"]
+    devices = None if declared is None else 0
+    assert (told["event"], told["declarations"], told["devices"]) == ("store_damaged", declared, devices)
+    if declared == 0:
+        assert shown is None and "declarations" not in caplog.text
+    else:
+        assert shown == {"at": shown["at"], "file": told["aside"], "declarations": declared, "devices": devices}
+        first, second = ("an unknown number of" if count is None else count for count in (declared, devices))
+        assert f"{first} declarations and the facts of {second} devices were not copied" in caplog.text
 
 
 class Noting:

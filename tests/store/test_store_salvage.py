@@ -12,6 +12,7 @@ import pytest
 
 from agent.store import Store, salvage
 from agent.store.errors import suspicion_file
+from agent.store.salvage import LeftBehind
 from agent.store.sqlite import PAGE_BYTES, file_bytes, open_or_quarantine, salvage_file
 from tests.kits.packs import Maker
 
@@ -112,6 +113,33 @@ def test_owed_packs_are_salvaged_or_stated_lost(full: tuple[Path, list[Maker]], 
     again = Store.open(path, CAP, destinations=["platform", "other"])
     assert again.quarantine is None and check(again, makers) == (here, gone), "and they are durable"
     again.close()
+
+
+@pytest.mark.parametrize(
+    ("damaged", "left"),
+    [
+        (("packs",), LeftBehind(2, 3)),
+        (("declared", "sqlite_autoindex_declared_1"), LeftBehind(None, 3)),
+        (("devices",), LeftBehind(2, None)),
+    ],
+)
+def test_declarations_and_facts_that_are_not_copied_are_counted(
+    full: tuple[Path, list[Maker]], tmp_path: Path, damaged: tuple[str, ...], left: LeftBehind
+) -> None:
+    """They were gone without a word. They are not copied, because nothing proves what a bad page left of them."""
+    path, makers = copy_of(full[0], tmp_path), full[1]
+    store = Store.open(path, CAP, destinations=["platform", "other"])
+    assert store.left_behind == LeftBehind(0, 0)
+    for n in range(2):
+        store.documents.declare(f"{n:016x}", 1, {"name": "declared.certificates"})
+    store.documents.keep_facts({make.stream: b"{}" for make in makers})
+    store.close()
+    suspicion_file(path).touch()
+    scribble(path, pages_of(path, *damaged)[-2:], random.Random(1))
+    store = Store.open(path, CAP, destinations=["platform", "other"])
+    assert store.quarantine and store.left_behind == left
+    assert not store.documents.declarations() and not store.documents.devices()
+    store.close()
 
 
 def test_an_interrupted_salvage_is_repeated(
