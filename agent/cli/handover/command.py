@@ -301,7 +301,7 @@ def _compared(view: LiveView, device: str, shown: Shown | None, lang: str, asks:
 
 
 def _displayed(value: str) -> dict[str, Any]:
-    """Return the members of the request for a displayed value, which may have an exponent; "" is no value."""
+    """Return the members of the request for a displayed value, which may have an exponent; "" means: no value."""
     if not value:
         return {}
     number = Decimal(value)
