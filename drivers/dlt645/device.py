@@ -135,9 +135,8 @@ class Dlt645Device(MeterDevice):
             before = _text(await self._one(date_di))
         time_text = f"{before}T{clock}" if before and clock else None
         quality = Quality.GOOD if time_text else Reason.SENTINEL
-        return replace(
-            response, readings=[Reading("device.time", time_text, quality=quality, raw=response.readings[0].raw)]
-        )
+        raw = response.readings[0].raw if response.readings else b""  # an answer may have no data
+        return replace(response, readings=[Reading("device.time", time_text, quality=quality, raw=raw)])
 
     async def _one(self, query_id: str) -> Response:
         is_97 = len(query_id) == 4

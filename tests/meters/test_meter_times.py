@@ -130,6 +130,23 @@ async def test_the_clock_of_a_meter(cabinet: Cabinet, profile_id: str) -> None:
     display.ahead_s = 0.0
 
 
+@pytest.mark.parametrize("empty", ["04000101", "04000102"])
+async def test_a_clock_answer_without_data_is_a_gap(cabinet: Cabinet, empty: str) -> None:
+    """Some meters answer the date or the time of day with the identifier alone. An error here ended the agent, and
+    again after each start.
+    """
+    points = points_of("dlt645/2007", ["device.clock.offset", "ac.energy.import"])
+    values = {"04000101": bcd("26112900"), "04000102": bcd("081500"), "00010000": bcd("00123456"), empty: b""}
+    meter = Dlt645Meter(address="000000000161", values=values)
+    device = cabinet.device(await cabinet.pty(bus_of(meter)), "dlt645", "161", points)
+    result = await device.poll(TICK, ALL)
+    assert result.error is None
+    assert cabinet.since(points) == {
+        "device.clock.offset": f"gap {Reason.SENTINEL}",
+        "ac.energy.import": Decimal("1234.56"),
+    }
+
+
 async def test_a_clock_in_registers(cabinet: Cabinet) -> None:
     """As six registers of local time, and as seconds since 1970 of either kind."""
     points = (
