@@ -20,7 +20,7 @@ class Meaning:
 
 
 Table = dict[int, Meaning]
-_S, _MIN, _H, _D = Decimal(1), Decimal(60), Decimal(3600), Decimal(86400)
+_TIME_UNITS = {"s": "s", "m": "min", "h": "h", "d": "d", "M": "month", "Y": "year"}
 
 
 def _power(table: Table, first: int, count: int, exponent: int, key: str, label: str, unit: str) -> None:
@@ -32,14 +32,11 @@ def _power(table: Table, first: int, count: int, exponent: int, key: str, label:
 
 
 def _duration(table: Table, first: int, key: str, label: str, scales: str = "smhd") -> None:
-    """Add the codes of a duration. All units are converted to seconds, except months and years, whose length is not
-    fixed.
+    """Add the codes of a duration. Each keeps its unit: hours in seconds could not be converted back to hours with an
+    exact factor.
     """
     for n, letter in enumerate(scales):
-        if letter in "smhd":
-            table[first + n] = Meaning(key, label, "s", {"s": _S, "m": _MIN, "h": _H, "d": _D}[letter])
-        else:
-            table[first + n] = Meaning(key, label, {"M": "month", "Y": "year"}[letter])
+        table[first + n] = Meaning(key, label, _TIME_UNITS[letter])
 
 
 def _plain(table: Table, entries: dict[int, tuple[str, str]], kind: str = "number") -> None:

@@ -160,6 +160,21 @@ async def test_the_record_whose_unit_fits_is_taken(cabinet: Cabinet) -> None:
         assert cabinet.since(points) == {"heat.energy": value}
 
 
+@pytest.mark.parametrize(
+    ("record", "value"),
+    [("0226D204", Decimal(1234)), ("02270200", Decimal(48)), ("02253C00", f"gap {Reason.MISMATCH}")],
+)
+@pytest.mark.parametrize("profile_id", ["mbus/heat", "mbus/heat-gj"])
+async def test_the_operating_time_is_read_in_hours(
+    cabinet: Cabinet, profile_id: str, record: str, value: object
+) -> None:
+    """Hours were converted to seconds, from which no exact factor leads back, so no meter's operating time was read."""
+    points = points_of(profile_id, ["device.runtime"])
+    working = meter(5, "12345678", head() + bytes.fromhex(record))
+    await cabinet.device(await cabinet.pty(bus_of(working)), "mbus", "5", points).poll(TICK, ALL)
+    assert cabinet.since(points) == {"device.runtime": value}
+
+
 async def test_selectors(cabinet: Cabinet) -> None:
     records = bytes.fromhex("8C1006") + bcd("00000011") + bytes.fromhex("9C2006") + bcd("00000022")
     records += bytes.fromhex("1B2D") + bcd("000999") + bytes.fromhex("8C4006") + bcd("00000033")
