@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Generic, TypeVar
 
+from drivers.backoff import Backoff
 from drivers.base import Decoded, Device
 from drivers.clocks import offset_s
 from drivers.framing import FrameScanner
@@ -39,7 +40,10 @@ from ext.ring import Ring
 
 _log = logging.getLogger("meterhouse.meters")
 F = TypeVar("F")
-REFUSALS, REST_S = 2, 3600.0  # after this many refusals in a row, a query rests for this time in seconds
+REFUSALS = 2  # after this many refusals in a row, a query rests
+# How long it rests, in seconds. If a single answer has all points, the first rest is short and each further one longer,
+# because the rest leaves no reading of the meter.
+FIRST_REST_S, REST_S = 60.0, 3600.0
 
 
 class MeterRequest(Generic[F]):
@@ -267,7 +271,7 @@ class MeterDevice(Device[MeterQuery, Response]):
     def failed(self, query: MeterQuery, error: LineError, tick_ms: int, result: PollResult) -> Sequence[MeterQuery]:
         """Return an alternative query, if there is one. Otherwise the points become gaps.
 
-        After two refusals in a row, the query is not sent for an hour.
+        After two refusals in a row, the query rests. A meter that is only busy is asked again at the next tick.
         """
         if not isinstance(error, DeviceException):
             return super().failed(query, error, tick_ms, result)
@@ -276,13 +280,24 @@ class MeterDevice(Device[MeterQuery, Response]):
             self.replan()
             return self.plan(query.points)
         result.error = error
-        failures = self.count_failure(query)
-        if failures.count >= REFUSALS:
-            self.rest(failures, REST_S, Reason.EXCEPTION)
-            _log.info(
-                "%s: the device refuses the request %s; the agent sends this request again in an hour",
-                self.where,
-                query.query_id,
-            )
+        if not error.busy:
+            self._refused(query)
         self.write_gaps(query.points, Reason.EXCEPTION, tick_ms, result)
         return ()
+
+    def _refused(self, query: MeterQuery) -> None:
+        """Count a refusal. After two in a row, let the query rest."""
+        failures = self.count_failure(query)
+        if failures.count < REFUSALS:
+            return
+        seconds = REST_S
+        if protocol_of(self.protocol).one_answer:
+            failures.backoff = failures.backoff or Backoff(FIRST_REST_S, REST_S)
+            seconds = failures.backoff.next_s()
+        self.rest(failures, seconds, Reason.EXCEPTION)
+        _log.info(
+            "%s: the device refuses the request %s; the agent sends this request again in %d min",
+            self.where,
+            query.query_id,
+            seconds // 60,
+        )

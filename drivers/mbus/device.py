@@ -35,7 +35,7 @@ from drivers.mbus.link import (
     build_snd_nke,
 )
 from drivers.mbus.records import FUNCTIONS
-from drivers.mbus.telegram import Telegram, decode_frame
+from drivers.mbus.telegram import BUSY, Telegram, decode_frame
 from drivers.meter_device import MeterDevice, MeterQuery, MeterRequest, Response, field_of
 from drivers.model import (
     ConfigError,
@@ -191,7 +191,9 @@ class MbusDevice(MeterDevice):
     def _judge(self, telegram: Telegram) -> None:
         """Raise an error if a telegram cannot be used."""
         if telegram.error:
-            raise DeviceException(f"the meter answers: {telegram.error}", where=self.where, code=0x70)
+            raise DeviceException(
+                f"the meter answers: {telegram.error}", where=self.where, code=0x70, busy=telegram.error == BUSY
+            )
         if telegram.encrypted:
             raise DeviceException(
                 "the telegram is encrypted", where=self.where, hint="Disable encryption in the meter", code=0

@@ -28,6 +28,7 @@ APPLICATION_ERRORS = (
     "Application too busy for handling readout request",
     "Too many readouts",
 )
+BUSY = APPLICATION_ERRORS[8]  # the only error after which the same request may succeed in a moment
 CI_NAMES = {
     0x50: "application reset",
     0x51: "data send",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from decimal import Decimal
 from typing import Any
 
@@ -148,6 +149,29 @@ async def test_an_error_telegram_and_an_encrypted_one_are_gaps(cabinet: Cabinet)
         result = await device.poll(TICK, ALL)
         assert isinstance(result.error, DeviceException) and result.answered == 1
         assert cabinet.since(POINTS)["heat.energy"] == f"gap {Reason.EXCEPTION}"
+
+
+async def test_a_busy_meter_is_asked_at_each_tick(cabinet: Cabinet) -> None:
+    """ "Too busy" is over in a moment. Two such answers cost an hour of the whole meter."""
+    busy = meter(5, "12345678", b"\x70\x08")
+    device = cabinet.device(await cabinet.pty(bus_of(busy)), "mbus", "5", POINTS)
+    for turn in range(3):
+        await device.poll(TICK + turn, ALL)
+        assert cabinet.since(POINTS)["heat.energy"] == f"gap {Reason.EXCEPTION}"
+    busy.telegrams = meter().telegrams
+    await device.poll(TICK + 3, ALL)
+    assert cabinet.since(POINTS) == WANTED
+
+
+async def test_a_meter_that_refuses_its_only_answer_rests_longer_and_longer(cabinet: Cabinet) -> None:
+    """A rest of an hour after two refusals left no reading of a meter that had failed for a moment."""
+    refusing = meter(5, "12345678", b"\x70\x00")
+    device = cabinet.device(await cabinet.pty(bus_of(refusing)), "mbus", "5", POINTS)
+    asked = []
+    for minute in range(8):
+        asked.append((await device.poll(TICK + minute, ALL)).asked > 0)
+        await asyncio.sleep(60.1 if minute else 0)
+    assert asked == [True, True, True, False, True, False, False, False]
 
 
 async def test_the_record_whose_unit_fits_is_taken(cabinet: Cabinet) -> None:
