@@ -56,6 +56,7 @@ _KEY = re.compile(
 )
 _WHEN = dict(zip(("now", "max", "min", "error"), FUNCTIONS, strict=True))
 _HEADER = ("serial", "vendor", "version", "medium", "status", "access")
+_ACCESS = {0x72: 15, 0x73: 11, 0x76: 15, 0x77: 11, 0x7A: 7, 0x7B: 7}  # CI -> index of the access number in a frame
 _MOST_TELEGRAMS = 32  # a readout has at most this many telegrams
 _ANSWER = 261  # length of the longest frame in bytes; deadlines are long enough for it
 # one lock for each line, because only one meter on a line can be selected at a time
@@ -88,6 +89,7 @@ class MbusDevice(MeterDevice):
         self._fcb = True
         # whether the next readout begins with SND_NKE or selection, so that it starts with the first telegram
         self._reset = True
+        self._opened = 0  # how often the line had been opened at the last readout
         self._telegrams = 1  # number of telegrams in the last readout
 
     def check(self, point: Point) -> None:
@@ -141,12 +143,16 @@ class MbusDevice(MeterDevice):
     async def _readout(self) -> Response:
         frames: list[bytes] = []
         suspect = False
-        if self._select is None and (self._reset or self._telegrams > 1):
+        # a tool that used the line in the meantime has left the frame count bit as it needed it, so that the meter
+        # could repeat its last telegram
+        reopened = not self._line.is_open or self._line.stats.opened != self._opened
+        if self._select is None and (self._reset or reopened or self._telegrams > 1):
             await self.exchange(self._acknowledged(build_snd_nke(self._primary), SND_NKE))
             self._fcb = True
+        self._opened = self._line.stats.opened
         while True:
             answer = await self._next(len(frames))
-            if frames and answer.payload == frames[-1]:
+            if frames and _content(answer.payload) == _content(frames[-1]):
                 # the meter ignores the frame count bit and has sent the same telegram again: this was the last one
                 break
             frames.append(answer.payload)
@@ -231,6 +237,14 @@ class MbusDevice(MeterDevice):
         place: int = 0,
     ) -> MeterRequest[Frame]:
         return MeterRequest(frame, control, self.spec.address, self.where, expect, Parser, judge, broken, place)
+
+
+def _content(raw: bytes) -> bytes:
+    """A telegram without its access number, which some meters count up even when they repeat a telegram, and without
+    its checksum.
+    """
+    at = _ACCESS.get(raw[6], len(raw))
+    return raw[4:-2] if at >= len(raw) - 2 else raw[4:at] + raw[at + 1 : -2]
 
 
 def _is_named(name: str, words: str) -> bool:

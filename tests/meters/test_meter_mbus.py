@@ -100,6 +100,65 @@ async def test_a_meter_that_ignores_the_bit_ends_the_readout(cabinet: Cabinet) -
     assert (found["heat.energy"], found["heat.volume"]) == (Decimal(123456), f"gap {Reason.ABSENT}")
 
 
+class Counting(MbusMeter):
+    """Ignores the frame count bit, and counts its access number up in each answer."""
+
+    def hear(self, frame: bytes) -> bytes | None:
+        self.telegrams = tuple(t[:9] + bytes((t[9] + 1 & 0xFF,)) + t[10:] for t in self.telegrams)
+        return super().hear(frame)
+
+
+async def test_a_meter_that_ignores_the_bit_but_counts_its_answers_ends_the_readout(cabinet: Cabinet) -> None:
+    """The access number and the checksum of each repetition differ, so it was taken for a further telegram: 32 answers
+    at each visit.
+    """
+    deaf = Counting(address=5, telegrams=(head() + ENERGY + b"\x1f",))
+    device = cabinet.device(await cabinet.pty(bus_of(deaf)), "mbus", "5", POINTS)
+    result = await device.poll(TICK, ALL)
+    assert result.asked == 3
+    assert cabinet.since(POINTS)["heat.energy"] == Decimal(123456)
+
+
+class Repeating(MbusMeter):
+    """Repeats the bytes of its last telegram while the frame count bit stays the same, whatever it measures by then."""
+
+    last = b""
+
+    def hear(self, frame: bytes) -> bytes | None:
+        bit = self.last_fcb
+        answer = super().hear(frame)
+        if answer and len(answer) > 1:
+            self.last = self.last if bit == self.last_fcb else answer
+            return self.last
+        return answer
+
+
+@pytest.mark.parametrize("raw_tcp", [False, True])
+@pytest.mark.parametrize("other_first", [False, True])
+async def test_a_value_is_new_after_a_tool_has_used_the_line(
+    cabinet: Cabinet, raw_tcp: bool, other_first: bool
+) -> None:
+    """Between two polls, a tool resets the link and reads with the frame count bit 1, which the agent uses next. The
+    meter would repeat the telegram that the tool got, and the agent would give the old value a new time.
+    """
+    talker = Repeating(address=5, telegrams=meter().telegrams)
+    bus = bus_of(talker, meter(6))
+    line = await (cabinet.tcp(bus) if raw_tcp else cabinet.pty(bus))
+    device, other = (cabinet.device(line, "mbus", address, POINTS) for address in ("5", "6"))
+    for turn in range(2):
+        await device.poll(TICK + turn, ALL)
+    lease = await line.lend("read by anna")
+    assert talker.hear(mbus.build_snd_nke(5)) == b"\xe5"
+    assert talker.hear(mbus.build_req_ud2(5, fcb=True))
+    lease.end()
+    talker.telegrams = (head() + bytes.fromhex("0C06") + bcd("00123499"),)
+    if other_first:  # so that the line is open again
+        await other.poll(TICK + 2, ALL)
+    cabinet.since(POINTS)
+    await device.poll(TICK + 3, ALL)
+    assert cabinet.since(POINTS)["heat.energy"] == Decimal(123499)
+
+
 async def test_two_meters_by_secondary_address(cabinet: Cabinet) -> None:
     other = meter(0, "87654321", head("87654321") + bytes.fromhex("0C06") + bcd("00000777"))
     line = await cabinet.pty(bus_of(meter(0), other))  # as delivered, both at primary address 0
