@@ -121,9 +121,10 @@ class MbusDevice(MeterDevice):
         function, place = _WHEN[found[5] or "now"], int(found[6] or 1)
         fitting: list[Reading] = []
         for reading in response.readings:
-            if (reading.storage, reading.tariff, reading.subunit) != (storage, tariff, subunit):
-                continue
-            if _is_named(reading.name, found[1]) and (reading.function or FUNCTIONS[0]) == function:
+            own = reading.storage, reading.tariff, reading.subunit, reading.function or FUNCTIONS[0]
+            # the name of an energy of one tariff ends in the tariff, which the key need not repeat
+            names = reading.name, reading.name.removesuffix(f".tariff.{tariff}")
+            if own == (storage, tariff, subunit, function) and any(_is_named(name, found[1]) for name in names):
                 fitting.append(reading)
         # compare units, because some meters have one record in kWh and another in MJ
         if point.kind not in (Kind.TEXT, Kind.STATE):

@@ -265,6 +265,9 @@ async def test_selectors(cabinet: Cabinet) -> None:
     (energy,) = points_of("mbus/heat", ["heat.energy"])
     keys: dict[str, tuple[str, str, Any]] = {
         "x.a": ("energy.tariff.1@0/1", "kWh", 11),
+        "x.f": ("energy@0/1", "kWh", 11),  # as written in the description of keys
+        "x.g": ("energy@0/2/0/max", "kWh", 22),
+        "x.h": ("energy.tariff.1@0/2/0/max", "kWh", None),
         "x.b": ("energy.tariff.2@0/2/0/max", "kWh", 22),
         "x.c": ("power@0/0/0/max", "kW", "99.9"),
         "x.d": ("energy@0/0/1", "kWh", 33),
