@@ -132,6 +132,7 @@ class Protocol:
         device: the driver's class, see ``Driver``.
         frames: kind of frame -> its purpose, for every kind that the driver and the scan send. All of them only read.
         check_address: takes an address and the line's url scheme ("": unknown); returns the error, or None.
+        normal_address: the one spelling of an address that a device may have under several, such as "5" for "005".
         serial_settings: the usual serial settings, such as "2400 8E1", the most common first.
         schemes: url schemes of the lines that it can use.
         line_schemes: url schemes defined by this protocol.
@@ -170,6 +171,7 @@ class Protocol:
     device: str
     frames: Mapping[str, str]
     check_address: Callable[[str, str], InvalidAddress | None]
+    normal_address: Callable[[str], str] = str
     serial_settings: tuple[str, ...] = ("9600 8N1",)
     schemes: tuple[str, ...] = BYTE_SCHEMES
     line_schemes: tuple[LineScheme, ...] = ()
@@ -248,3 +250,13 @@ def plate_digits(most: int, name: str, hint: str) -> Callable[[str, str], Invali
         return None if re.fullmatch(f"[0-9Aa]{{1,{most}}}", address) else invalid_address(address, name, hint)
 
     return check
+
+
+def without_zeros(address: str) -> str:
+    """The ``normal_address`` of a protocol that ignores leading zeros."""
+    return address.lstrip("0") or "0"
+
+
+def plain_digits(address: str) -> str:
+    """The ``normal_address`` of meters with ``plate_digits``."""
+    return without_zeros(address.upper())

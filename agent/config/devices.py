@@ -107,18 +107,19 @@ def read_devices(
             _serial(device.entry, line, table, shared)
             first = addresses.setdefault((device.entry.line, device.entry.address), table)
             if first is not table and device.entry.address:
-                what = f"has the same address as {first.name} on the same line"
-                notes.append(
-                    ConfigWarning(
-                        place_of(table, "address"),
-                        what,
-                        "Two [[device]] entries may have the same address only if they describe one physical device "
-                        "with two profiles",
-                    )
-                )
+                notes.append(same_address(table, first))
         if is_first(names, table, device.entry.name):
             out.append(device)
     return out
+
+
+def same_address(table: TomlTable, first: TomlTable) -> ConfigWarning:
+    """Return a note that two devices on one line have the same address."""
+    what = f"has the same address as {first.name} on the same line"
+    hint = (
+        "Two [[device]] entries may have the same address only if they describe one physical device with two profiles"
+    )
+    return ConfigWarning(place_of(table, "address"), what, hint)
 
 
 def _device(table: TomlTable, lines: Mapping[str, LineRead]) -> DeviceRead:

@@ -8,13 +8,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.config.devices import DeviceRead
+from agent.config.devices import DeviceRead, same_address
 from agent.config.lines import place_of
 from agent.config.tree import Config, ConfigWarning, DerivedConfig, DeviceConfig, LineEntry
 from drivers.model import PACES, ConfigError, DeviceSpec, Limits, PlanSummary, Point, ProfileError
 from drivers.night import Night
 from drivers.profile import Profile, Resolved, concerned, find_profile, load_profile, select, shipped_dir
-from drivers.registry import check_address, driver_class, has_registers
+from drivers.registry import check_address, driver_class, has_registers, protocol_of
 from drivers.toml import TomlTable
 from drivers.toml import parsers as p
 
@@ -76,10 +76,33 @@ def check_profiles(
             found[name] = _find(device.table, name, profiles)
         profile = found.get(name)
         out.append(_check(device, lines.get(device.entry.line), profile, notes) if profile else device.entry)
+    _note_spellings(devices, lines, found, notes)
     asleep = [entry.name for entry in out if (profile := found.get(entry.profile)) and sleeps(entry, profile)]
     if asleep and place is None:
         _note_sleepers(asleep, notes)
     return tuple(out)
+
+
+def _note_spellings(
+    devices: Sequence[DeviceRead],
+    lines: Mapping[str, LineEntry],
+    found: Mapping[str, Profile | None],
+    notes: list[ConfigWarning],
+) -> None:
+    """Add a note for each device whose address is that of another device in another spelling, such as "7" and "07".
+
+    ``read_devices`` notes equal spellings.
+    """
+    seen: dict[tuple[str, str, str], dict[str, TomlTable]] = {}  # (line, protocol on the wire, address) -> spellings
+    for device in devices:
+        entry, profile = device.entry, found.get(device.entry.profile)
+        if profile is None or entry.line not in lines or not entry.address:
+            continue
+        protocol = protocol_of(profile.protocol)
+        spellings = seen.setdefault((entry.line, protocol.wire_name, protocol.normal_address(entry.address)), {})
+        if spellings and entry.address not in spellings:
+            notes.append(same_address(device.table, next(iter(spellings.values()))))
+        spellings.setdefault(entry.address, device.table)
 
 
 def sleeps(device: DeviceConfig, profile: Profile) -> bool:

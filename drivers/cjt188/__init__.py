@@ -3,7 +3,7 @@
 from decimal import Decimal
 from pathlib import Path
 
-from drivers.protocol import Protocol, plate_digits
+from drivers.protocol import Protocol, plain_digits, plate_digits
 
 PROTOCOL = Protocol(
     name="cjt188",
@@ -11,6 +11,7 @@ PROTOCOL = Protocol(
     device="drivers.cjt188.device:Cjt188Device",
     frames={"01h": "read data"},
     check_address=plate_digits(14, "a CJ/T 188", "Write the digits on the meter's plate, at most 14"),
+    normal_address=plain_digits,
     serial_settings=("2400 8E1",),
     any_address="A" * 14,
     resolution=Decimal("0.01"),

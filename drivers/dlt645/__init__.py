@@ -3,7 +3,7 @@
 from decimal import Decimal
 from pathlib import Path
 
-from drivers.protocol import Protocol, plate_digits
+from drivers.protocol import Protocol, plain_digits, plate_digits
 
 PROTOCOL = Protocol(
     name="dlt645",
@@ -18,6 +18,7 @@ PROTOCOL = Protocol(
     check_address=plate_digits(
         12, "a DL/T 645", 'Write the digits on the meter\'s plate, at most 12, such as "000000000161"'
     ),
+    normal_address=plain_digits,
     serial_settings=("2400 8E1", "9600 8E1"),
     any_address="A" * 12,
     resolution=Decimal("0.01"),

@@ -3,7 +3,7 @@
 from decimal import Decimal
 from pathlib import Path
 
-from drivers.protocol import InvalidAddress, Protocol, invalid_address
+from drivers.protocol import InvalidAddress, Protocol, invalid_address, without_zeros
 
 
 def _check_address(address: str, scheme: str) -> InvalidAddress | None:
@@ -21,6 +21,7 @@ PROTOCOL = Protocol(
     device="drivers.iec62056.device:Iec62056Device",
     frames={"/?ADDRESS!": "sign on", "ACK 0Z0": "choose the readout"},
     check_address=_check_address,
+    normal_address=without_zeros,
     serial_settings=("300 7E1", "9600 7E1"),
     any_address="*",
     example_address="*",

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from drivers.protocol import InvalidAddress, Protocol, SearchOption, invalid_address
+from drivers.protocol import InvalidAddress, Protocol, SearchOption, invalid_address, without_zeros
 
 _PRIMARY = re.compile(r"[0-9]{1,3}")
 _SECONDARY = re.compile(r"[0-9Ff]{8}([0-9A-Fa-f]{8})?")
@@ -25,6 +25,11 @@ def _check_address(address: str, scheme: str) -> InvalidAddress | None:
     return None if is_good else invalid_address(address, "an M-Bus", hint)
 
 
+def _normal_address(address: str) -> str:
+    """Leading zeros do not count in a primary address, but in the number of a meter."""
+    return without_zeros(address) if len(address) <= 3 else address.upper()
+
+
 PROTOCOL = Protocol(
     name="mbus",
     title="M-Bus",
@@ -35,6 +40,7 @@ PROTOCOL = Protocol(
         "REQ_UD2": "read data, with both values of the frame count bit",
     },
     check_address=_check_address,
+    normal_address=_normal_address,
     serial_settings=("2400 8E1",),
     any_address="254",
     one_answer=True,

@@ -5,7 +5,7 @@ decoded into the ring.
 from pathlib import Path
 
 from drivers.model import BYTE_SCHEMES
-from drivers.protocol import InvalidAddress, LineScheme, Protocol, invalid_address
+from drivers.protocol import InvalidAddress, LineScheme, Protocol, invalid_address, without_zeros
 
 TCP = "modbus-tcp"
 SCHEMES = (*BYTE_SCHEMES, TCP)
@@ -24,7 +24,7 @@ def check_unit(address: str, scheme: str) -> InvalidAddress | None:
     On a serial bus, 0 is invalid, because it is a broadcast, which no device answers.
     """
     low, high = (0, 255) if scheme in ("", TCP) else (1, 247)
-    if address.isascii() and address.isdigit() and low <= int(address[:9]) <= high:
+    if address.isascii() and address.isdigit() and low <= int(without_zeros(address)[:9]) <= high:
         return None
     return invalid_address(address, "a Modbus", f"Allowed: {low} to {high}")
 
@@ -42,6 +42,7 @@ PROTOCOL = Protocol(
     device="drivers.modbus.device:ModbusDevice",
     frames=FRAMES,
     check_address=check_unit,
+    normal_address=without_zeros,
     schemes=SCHEMES,
     line_schemes=(
         LineScheme(

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from drivers.modbus import FRAMES, SCHEMES, check_unit
-from drivers.protocol import Protocol
+from drivers.protocol import Protocol, without_zeros
 
 PROTOCOL = Protocol(
     name="sunspec",
@@ -11,6 +11,7 @@ PROTOCOL = Protocol(
     device="drivers.sunspec.device:SunSpecDevice",
     frames={"function 3": FRAMES["function 3"]},
     check_address=check_unit,
+    normal_address=without_zeros,
     schemes=SCHEMES,
     has_registers=True,
     register_request="drivers.modbus.requests:read_request",

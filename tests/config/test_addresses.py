@@ -74,6 +74,34 @@ def test_all_wrong_addresses_of_all_protocols_are_told_at_once_with_file_and_lin
     assert all(complaint in said_by_check for complaint in found)
 
 
+def test_one_address_in_two_spellings_is_noted(site: Any) -> None:
+    """Such a meter was read and counted twice, without any note. The numbers of M-Bus meters have their zeros."""
+    pairs = (
+        ("dlt645/2007", "161", "000000000161"), ("cjt188/water", "1a", "0001A"), ("mbus/heat", "5", "005"),
+        ("eastron/sdm630", "7", "07"), ("mbus/water", "01234567", "12345678"), ("mbus/gas", "9", "00000009"),
+    )  # fmt: skip
+    text = "".join(
+        device(f"m{n}-{which}", "bus", profile, address)
+        for n, (profile, *both) in enumerate(pairs)
+        for which, address in enumerate(both)
+    )
+    site.write(
+        SITE + text + device("again", "bus", "eastron/sdm630", "07") + device("far", "roof", "eastron/sdm630", "7")
+    )
+    notes = [str(note).split(": ")[1:] for note in site.load().notes if "same address" in str(note)]
+    assert [(place, what.partition(" on the same line")[0]) for place, what in notes] == [
+        ("device.again.address", "has the same address as device.m3-1"),
+        *((f"device.m{n}-1.address", f"has the same address as device.m{n}-0") for n in range(4)),
+    ]
+
+
+@pytest.mark.parametrize("address", ["0000000999", "0000000256", "9" * 64])
+def test_a_number_that_is_too_large_is_no_modbus_address_whatever_its_zeros(address: str) -> None:
+    """Only the first nine digits were looked at, so that `check` ended with an internal error."""
+    assert check_address("modbus", address, "modbus-tcp") is not None
+    assert check_address("modbus", "0000000255", "modbus-tcp") is None
+
+
 def test_a_driver_that_cannot_be_made_is_told_for_each_device_with_its_place(
     site: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
