@@ -203,8 +203,9 @@ class ModbusDevice(RegisterDevice):
                 stamp = (tick_ms, *self._line.clock())
                 result.positions.append(self.append_text(n, Quality.GOOD, stamp, text))
                 continue
-            silent = error is not None and not isinstance(error, DeviceException)
-            reason = error.reason if error is not None and (silent or not point.optional) else Reason.ABSENT
+            reason = Reason.ABSENT
+            if error is not None and not (isinstance(error, DeviceException) and point.optional):
+                reason = error.reason if result.answered else self.spec.reason_of(error, tick_ms)
             result.positions.append(self.gap(tick_ms, reason, (n,)))
 
     def _now_s(self) -> int:

@@ -11,7 +11,7 @@ import pytest
 
 from drivers.line import Line
 from drivers.modbus.device import ModbusDevice
-from drivers.model import Reason
+from drivers.model import Kind, Point, Reason
 from drivers.night import DARK_BELOW_DEG, Night
 from drivers.sim.device import SimDevice
 from drivers.sunspec.device import SunSpecDevice
@@ -63,6 +63,10 @@ def faulty(fault: str) -> SimDevice:
 
 Values = Callable[[], dict[int, object]]
 POINTS = [gauge(0), gauge(100)]
+OBJECTS = [
+    Point("device.model", Kind.TEXT, "", "once", function=43, address=1, type="str", optional=True),
+    Point("device.firmware", Kind.TEXT, "", "once", function=43, address=2, type="str"),
+]
 
 
 @pytest.mark.parametrize(
@@ -99,6 +103,17 @@ async def test_one_mute_register_is_no_sleep(field: Field, ring: Ring, values: V
     device = ModbusDevice(replace(spec_of(POINTS), night=NORTH_POLE), line, ring, 1)
     await device.poll(TICK, 1)
     assert values() == {0: 0, 1: f"gap {int(Reason.TIMEOUT)}"}
+
+
+@pytest.mark.parametrize("points", [OBJECTS, [*OBJECTS, gauge(0)]])
+async def test_the_identification_of_a_sleeping_inverter_sleeps(
+    field: Field, ring: Ring, values: Values, points: list[Point]
+) -> None:
+    """At night its texts were faults, while its registers were asleep."""
+    line = field.line(await field.tcp(faulty("silence")), timeout_s=0.05)
+    device = ModbusDevice(replace(spec_of(points), night=NORTH_POLE), line, ring, 1)
+    await device.poll(TICK, 31)
+    assert set(values().values()) == {f"gap {int(Reason.ASLEEP)}"}
 
 
 async def test_what_an_inverter_refuses_is_no_sleep(field: Field, ring: Ring, values: Values) -> None:
