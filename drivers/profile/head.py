@@ -218,7 +218,10 @@ def _param(name: str, table: TomlTable) -> Param:
     if not choices and isinstance(default, str):
         table.add("default", f'default {show(default)} is a text, but the key "choices" is missing')
         default = None
-    return Param(name, default, low, 65535 if high is None else high, choices, table.text("en"), table.text("zh"))
+    high = 65535 if high is None else high
+    if not choices and default is not None and not low <= default <= high:
+        table.add("default", f"default {show(default)} is out of range", f"Allowed: {low} to {high}")
+    return Param(name, default, low, high, choices, table.text("en"), table.text("zh"))
 
 
 def _fresh(table: TomlTable) -> FreshnessRule | None:
@@ -227,9 +230,10 @@ def _fresh(table: TomlTable) -> FreshnessRule | None:
     fresh = table.inner("fresh", ("fresh",), table.mapping("fresh"))
     fresh.unknown(("point", "changes_within", "equals"))
     within, equals = fresh.seconds("changes_within"), fresh.integer("equals", 0, 0xFFFFFFFF)
-    if (within is None) == (equals is None) and len(fresh.raw) != 1:
+    given = {"changes_within", "equals"} & set(fresh.raw)  # an invalid value has its own complaint
+    if len(given) == 2:
         fresh.add("point", "changes_within and equals cannot be used together")
-    elif within is None and equals is None:
+    elif not given:
         fresh.add(
             "point", "changes_within or equals is missing", 'Write for example changes_within = "60 s" or equals = 1'
         )

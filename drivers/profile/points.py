@@ -11,7 +11,7 @@ from drivers.clocks import CLOCKS
 from drivers.model import FLOATS, IDENTIFICATION, KIND_CODES, PACES, Kind, Point
 from drivers.profile.register_layout import BITS, INTEGERS, REGISTERS, Defaults, RegisterLayout, raw_range, read_layout
 from drivers.profile.vocabulary import Vocabulary, VocabularyEntry
-from drivers.toml import TomlTable, show, suggestion
+from drivers.toml import TomlTable, parsers, show, suggestion
 
 COMMON_KEYS = [
     "name",
@@ -78,11 +78,16 @@ def reach(
             return None
         ends = [sorted((raw[0] * factor, raw[1] * factor)) for raw, factor in found if raw is not None]
         return sum((low for low, _ in ends), Decimal(0)), sum((high for _, high in ends), Decimal(0))
-    raw = (0, mask) if mask is not None else raw_range(layout.type, layout.count)
+    raw = (0, _shifted(mask)) if mask is not None else raw_range(layout.type, layout.count)
     if raw is None or not layout.function:  # without registers, the type does not limit the value
         return None
     low, high = sorted(((raw[0] + offset) * scale, (raw[1] + offset) * scale))
     return low, high
+
+
+def _shifted(mask: int) -> int:
+    """A mask without its trailing zeros: the value is shifted down by them."""
+    return mask // (mask & -mask)
 
 
 def _below_full(
@@ -122,7 +127,7 @@ class _Reader:
         sentinels = self._sentinels(type_, bit, mask)
         if kind is Kind.GAUGE and entry and entry.dimension in MEASURED and sentinels is None and mask is None:
             low, high = _below_full(layout, scale, offset, low, high)
-        bits, digits = self._width(kind, type_, bool(layout.parts))
+        bits, digits = self._width(kind, type_, bool(layout.parts), mask)
         ratio = self._ratio(entry, unit)
         pace = self.defaults.values.get("pace", "once" if kind is Kind.TEXT else "normal")
         if "clock" in self.given:  # reading a clock once a day is enough, because it drifts by seconds per day
@@ -239,11 +244,14 @@ class _Reader:
                 return entry.low, entry.high
             return None, None
         value = self.table.of_types("range", (list,), "[lowest, highest]", [])
-        good = len(value) == 2 and all(isinstance(v, (int, Decimal)) and not isinstance(v, bool) for v in value)
-        if not good or Decimal(value[0]) >= Decimal(value[1]):
+        try:
+            low, high = map(parsers.number, value)
+        except (parsers.InvalidValue, ValueError):
+            low = high = Decimal(0)
+        if low >= high:
             self.table.add("range", f"invalid range [{', '.join(show(v) for v in value)}]", "Write [lowest, highest]")
             return None, None
-        return Decimal(value[0]), Decimal(value[1])
+        return low, high
 
     def _bounded(
         self, low: Decimal | None, high: Decimal | None, unit: str, reach: tuple[Decimal, Decimal] | None
@@ -272,7 +280,7 @@ class _Reader:
             self.table.add("mask", "mask and bit cannot be used together")
         return self.table.integer("bit", 0, max(wide - 1, 0)), self.table.integer("mask", 1, max(2**wide - 1, 1))
 
-    def _width(self, kind: Kind, type_: str, parts: bool) -> tuple[int | None, int | None]:
+    def _width(self, kind: Kind, type_: str, parts: bool, mask: int | None) -> tuple[int | None, int | None]:
         width, digits = self.table.integer("width", 1, 64), self.table.integer("digits", 1, 19)
         for key in ("width", "digits"):
             if key in self.given and kind is not Kind.COUNTER:
@@ -286,7 +294,7 @@ class _Reader:
         if kind is not Kind.COUNTER:
             return None, None
         if not width and not digits and not parts and type_.startswith("u"):
-            width = BITS.get(type_)
+            width = BITS.get(type_) if mask is None else _shifted(mask).bit_length()
         if not width and not digits and type_.startswith("bcd"):
             digits = REGISTERS[type_] * 4
         return width, digits

@@ -88,6 +88,9 @@ def _words(reader: TomlTable, params: Mapping[str, int | str]) -> list[str]:
     if int(count) > MAX_POINTS:  # check the number before the values are expanded, to limit the memory
         reader.add("count", f"count is {count}, at most {MAX_POINTS} are allowed", "Is a parameter too large?")
         return []
+    if int(count) < 0:
+        reader.add("count", f"count is {count}, but it cannot be negative")
+        return []
     first = reader.integer("first", 0, 0xFFFF, 1)
     return [str((1 if first is None else first) + i) for i in range(int(count))]
 

@@ -26,7 +26,8 @@ def read_samples(table: TomlTable, names: set[str], protocol: str) -> tuple[Samp
             sample.add("name", "the sample has no registers", 'Add the key "holding", "input", "coils" or "inputs"')
         expect: dict[str, Decimal | int | str | None] = {}
         for name, value in sample.mapping("expect").items():
-            if not isinstance(value, (int, Decimal, str)) or isinstance(value, bool):
+            good = isinstance(value, (int, str)) or (isinstance(value, Decimal) and value.is_finite())
+            if not good or isinstance(value, bool):
                 sample.add("expect", f"the expected value of {name} is neither a number nor a text")
                 continue
             expect[name] = value
@@ -35,6 +36,10 @@ def read_samples(table: TomlTable, names: set[str], protocol: str) -> tuple[Samp
         if not all(isinstance(v, str) for v in identity.values()):
             sample.add("identity", "identity: only texts are allowed")
             identity = {}
+        frames = sample.mapping("frames")
+        if not all(isinstance(v, str) for v in frames.values()):
+            sample.add("frames", "frames: only texts are allowed")
+            frames = {}
         if not expect:
             sample.add("expect", 'the sample has neither the key "expect" nor the key "missing"')
         for name in expect:
@@ -48,7 +53,7 @@ def read_samples(table: TomlTable, names: set[str], protocol: str) -> tuple[Samp
                 params=sample.mapping("params"),
                 firmware=sample.text("firmware") or None,
                 identity=identity,
-                frames=sample.mapping("frames"),
+                frames=frames,
             )
         )
     return tuple(result)

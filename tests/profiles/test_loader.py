@@ -143,6 +143,9 @@ def test_a_profile_is_assembled_again_only_where_a_file_of_it_is_another(write: 
         (("scale = 0.1", "scale = 0"), "scale is 0, so every value would be 0"),
         (("scale = 0.1", "scale = true"), "scale: true is not a number"),
         (("scale = 0.1", "range = [9, 1]"), "invalid range [9, 1]. Write [lowest, highest]"),
+        (("scale = 0.1", "range = [0, inf]"), "invalid range [0, Infinity]. Write [lowest, highest]"),
+        (("scale = 0.1", "range = [0, nan]"), "invalid range [0, NaN]. Write [lowest, highest]"),
+        (("scale = 0.1", "mask = 0xFF00\nrange = [300, 400]"), "the registers can hold only 0 to 255"),
         (("scale = 0.1", "count = 2"), "count is 2, but type u16 needs count = 1"),
         (("scale = 0.1", 'pace = "quick"'), 'pace: unknown value "quick". Allowed: '),
         (("scale = 0.1", "sentinel = 0x1FFFF"), "sentinel does not fit into the 16 bits of u16"),
@@ -271,6 +274,68 @@ def test_fresh_probe_and_samples_must_name_points(write: Write) -> None:
     assert 'fresh: unknown point "device.heartbeat"' in text
     assert "holding: the value at address 16 is 70000, but only 0 to 65535 are allowed" in text
     assert 'expect: unknown point "ac.voltage.l3"' in text
+
+
+def test_a_counter_rolls_over_at_the_bits_of_its_mask(write: Write) -> None:
+    """It counted as 32 bits, so that its roll over was a suspect fall."""
+    text = """
+[[point]]
+name = "ac.energy.import"
+function = 3
+address = 20
+type = "u32"
+order = "ABCD"
+unit = "kWh"
+mask = 0xFFFF00
+"""
+    (point,) = load_profile(write(HEAD + text)).points
+    assert (point.kind, point.bits) == (Kind.COUNTER, 16)
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ('changes_within = "60"', 'changes_within: "60" has no unit'),
+        ("equals = -1", "equals: -1 is out of range"),
+        ('changes_within = "60 s", equals = 1', "changes_within and equals cannot be used together"),
+        ('changes_within = "60", equals = 1', 'changes_within: "60" has no unit'),
+        ("", "changes_within or equals is missing"),
+    ],
+)
+def test_a_wrong_rule_of_freshness_is_told_as_what_it_is(write: Write, rule: str, told: str) -> None:
+    """An invalid value was also reported as two keys that exclude each other."""
+    said = complaints(write, f'{HEAD}fresh = {{ point = "ac.voltage.l1"{rule and ", "}{rule} }}\n{POINT}')
+    assert told in " ".join(said)
+    assert any("cannot be used together" in one for one in said) == ("equals = 1" in rule)
+
+
+@pytest.mark.parametrize(
+    ("sample", "told"),
+    [
+        ('frames = { "00010000" = 5 }\nexpect = { "ac.voltage.l1" = 1 }', "frames: only texts are allowed"),
+        ('holding = { 16 = 5 }\nexpect = { "ac.voltage.l1" = nan }', "l1 is neither a number nor a text"),
+        ('holding = { 16 = 5 }\nexpect = { "ac.voltage.l1" = inf }', "l1 is neither a number nor a text"),
+    ],
+)
+def test_a_sample_with_a_value_that_cannot_be_is_a_complaint(write: Write, sample: str, told: str) -> None:
+    """`profiles check` ended with an internal error."""
+    said = complaints(write, f'{HEAD}{POINT}[[sample]]\nname = "s"\n{sample}\n')
+    assert told in said[0]
+
+
+def test_a_repeat_does_not_count_below_zero(write: Write) -> None:
+    """It silently gave no points."""
+    repeat = (
+        '[[repeat]]\nover = "n"\ncount = -3\npoint = [{ name = "x.a.{n}", function = 3, address = 1, type = "u16" }]\n'
+    )
+    (said,) = complaints(write, HEAD + POINT + repeat)
+    assert "count is -3, but it cannot be negative" in said
+
+
+def test_a_default_outside_its_limits_is_a_complaint(write: Write) -> None:
+    """It was reported only when the profile was used."""
+    (said,) = complaints(write, HEAD + "params = { racks = { default = 9, min = 1, max = 3 } }\n" + POINT)
+    assert "default 9 is out of range. Allowed: 1 to 3" in said
 
 
 def test_a_group_that_no_request_can_hold_is_refused(write: Write) -> None:
