@@ -300,6 +300,8 @@ def _mbap(data: bytes) -> Iterator[BusFrame]:
     while len(data) >= 9:
         size = 6 + int.from_bytes(data[4:6], "big")
         frame, data = data[:size], data[size:]
+        if size < 9:  # no answer is so short
+            continue
         yield BusFrame(frame[6], frame[7] & 0x7F, False, frame[8] if frame[7] & 0x80 else 0, frame)
 
 

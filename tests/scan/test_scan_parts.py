@@ -60,6 +60,14 @@ def test_an_ear_tells_frames_from_noise_and_from_our_own_words() -> None:
     assert take_frames(traffic, is_bus=True) == []
 
 
+def test_a_frame_of_modbus_tcp_that_is_too_short_is_skipped() -> None:
+    """Its function has the exception bit, but there is no exception code: the scan ended with an error."""
+    traffic = TrafficTrace()
+    short, sound = bytes.fromhex("000100000002 0583"), bytes.fromhex("000200000003 068302")
+    traffic.received = bytes.fromhex("000000000000") + short + sound
+    assert [(h.unit, h.code) for h in take_frames(traffic, is_bus=False)] == [(6, 2)]
+
+
 def test_an_echo_and_our_own_words_about_it_are_no_answer() -> None:
     """A trace also has our texts about broken answers. They are not bytes of the line."""
     traffic = TrafficTrace()
