@@ -12,9 +12,9 @@ KeyPath = tuple[str | int, ...]
 _KEY = re.compile(r"""\s*(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|([A-Za-z0-9_-]+))\s*""")
 _SPACE = re.compile(r"(?:\s|#[^\n]*)*")
 _SCALAR = re.compile(r"[^,\]}\n#]+")
-_STRINGS = (
-    re.compile(r'"""(?:[^\\]|\\.)*?"""', re.DOTALL),
-    re.compile(r"'''.*?'''", re.DOTALL),
+_STRINGS = (  # a string of several lines may end in one or two quotes of its own
+    re.compile(r'"""(?:[^\\]|\\.)*?"{3,5}', re.DOTALL),
+    re.compile(r"'''.*?'{3,5}", re.DOTALL),
     re.compile(r'"(?:[^"\\\n]|\\.)*"'),
     re.compile(r"'[^'\n]*'"),
 )

@@ -192,4 +192,4 @@ def show_ms(ms: int) -> str:
     for unit in ("d", "h", "min", "s"):
         if ms and ms % _MS[unit] == 0:
             return f"{ms // _MS[unit]} {unit}"
-    return f"{ms / 1000:g} s" if ms >= 1000 else f"{ms} ms"
+    return f"{Decimal(ms) / 1000} s" if ms >= 1000 else f"{ms} ms"

@@ -375,7 +375,9 @@ def test_a_group_of_coils_that_some_paces_cannot_decode_is_refused(write: Write)
 
 TOML_KEYS = st.from_regex(r"[a-z]{1,6}", fullmatch=True)
 TOML_VALUES = st.recursive(
-    st.integers(-9, 9).map(str) | st.sampled_from(['"a = b"', "'[x]'", "true", "1.5", '"""two\nlines"""', '"\\""']),
+    st.integers(-9, 9).map(str)
+    | st.sampled_from(['"a = b"', "'[x]'", "true", "1.5", '"""two\nlines"""', '"\\""'])
+    | st.sampled_from(['"""a "quoted"""""', '"""""""', "'''b''''", "'''\nb'''''"]),
     lambda inner: st.lists(inner, max_size=3).map(lambda v: "[" + ",\n # note ] }\n ".join(v) + "]"),
     max_leaves=6,
 )
@@ -396,6 +398,16 @@ def test_every_key_has_the_line_it_stands_on(described: list[tuple[str, str, str
             inner = inner[step]  # type: ignore[index]
         if isinstance(path[-1], str) and path[-1][-1:].isdigit() and path[-1][0] != "h":
             assert text.splitlines()[line - 1].startswith(f"{path[-1]} = ")
+
+
+@pytest.mark.parametrize("text", ['"""a"""', "'''a'''"])
+@pytest.mark.parametrize("quotes", [0, 1, 2])
+def test_a_text_that_ends_in_quotes_of_its_own_hides_no_line(text: str, quotes: int) -> None:
+    """In a list, the search for lines ended with an error; elsewhere it lost the keys that follow."""
+    value = text + quotes * text[0]
+    document = f"a = [\n{value},\n1]\nb = {value}\nc = 2\n"
+    assert tomllib.loads(document)["c"] == 2
+    assert key_lines(document) == {("a",): 1, ("a", 0): 2, ("a", 1): 3, ("b",): 4, ("c",): 5}
 
 
 SPREAD = POINT.replace('"ac.voltage.l1"', '"device.serial"').replace(
