@@ -15,6 +15,7 @@ from drivers.model import FIRST_REASON, FLOATS, DeviceSpec, Kind, Point, Quality
 from drivers.plan import ratio_of
 from drivers.plan.image import plain
 from drivers.profile.register_layout import ORDERS, REGISTERS
+from drivers.registry import find_protocol
 from drivers.units import unit_factor
 from ext.decode import Plan
 
@@ -161,7 +162,6 @@ def growth_hints(
     passed.
     """
     before, after = _Values(first), _Values(last)
-    points = {point.name: point for point in spec.points}
     found: list[Hint] = []
     for prefix in _prefixes(last):
         for power, forward, backward in (
@@ -174,7 +174,7 @@ def growth_hints(
             mean = (ends[0] + ends[1]) / 2
             names = (forward, backward) if mean > 0 else (backward, forward)
             own, other = (f"{prefix}{name}" for name in names)
-            found += _growth(points, before, after, f"{prefix}{power}", own, other, abs(mean) * seconds / 3600)
+            found += _growth(spec, before, after, f"{prefix}{power}", own, other, abs(mean) * seconds / 3600)
     return found
 
 
@@ -420,12 +420,13 @@ def _signs(values: _Values, roles: Mapping[str, str]) -> Iterator[Hint]:
 
 
 def _growth(
-    points: Mapping[str, Point], before: _Values, after: _Values, power: str, own: str, other: str, expected_wh: float
+    spec: DeviceSpec, before: _Values, after: _Values, power: str, own: str, other: str, expected_wh: float
 ) -> Iterator[Hint]:
     grown = _grown(before, after, own)
-    if grown is None or own not in points:
+    point = next((point for point in spec.points if point.name == own), None)
+    if grown is None or point is None:
         return
-    if expected_wh < 10 * _step(points[own], after.of(own) or 0.0):
+    if expected_wh < 10 * _step(spec, point, after.of(own) or 0.0):
         return
     facts = {"power": power, "now": after.shown(power), "expected": expected_wh, "grown": grown}
     if grown < 0.2 * expected_wh < (_grown(before, after, other) or 0.0):
@@ -439,12 +440,14 @@ def _grown(before: _Values, after: _Values, name: str) -> float | None:
     return None if first is None or last is None else last - first
 
 
-def _step(point: Point, value_wh: float) -> float:
-    """The smallest growth that the counter can show, in Wh."""
+def _step(spec: DeviceSpec, point: Point, value_wh: float) -> float:
+    """The smallest growth that the counter can show, in Wh. Behind transformers, it is that of the primary side."""
     factor = float(unit_factor(point.unit, "Wh") or 1)
     if point.type in FLOATS:
         return max(abs(value_wh) * 2.0 ** (-23 if point.type == "f32" else -52), 0.1)
-    return float(point.scale) * factor
+    protocol = find_protocol(spec.protocol)
+    resolution = protocol.resolution if protocol is not None and point.key else None
+    return float(point.scale * (resolution or 1) * ratio_of(point, spec)) * factor
 
 
 def sentences(found: Sequence[Hint], lang: str) -> list[str]:

@@ -175,6 +175,24 @@ def test_counters_are_held_against_power() -> None:
     assert after(0.01, 0.36, 0, kw=0) == []
 
 
+def test_a_count_behind_transformers_is_as_large_as_their_ratio() -> None:
+    """A main meter of high voltage counts steps of 60 kWh. A minute of 1 MW without a step gave a hint, though nothing
+    was wrong.
+    """
+    own = Point("ac.energy.import", Kind.COUNTER, "kWh", key="00010000", ratio="apply")
+    spec = replace(spec_of(own), protocol="dlt645", ratio_ct=D(60), ratio_pt=D(100))
+
+    def after(seconds: float, grown: int) -> list[Hint]:
+        first, last = (meter(power__active=1000, energy__import=600_000 + more) for more in (0, grown))
+        return growth_hints(spec, first, last, seconds)
+
+    assert after(60, 0) == after(120, 60) == after(3600, 960) == []
+    assert kinds(after(3600, 0)) == kinds(after(3600, 60)) == ["counter"]
+    plain = replace(spec, ratio_ct=D(1), ratio_pt=D(1))
+    readings = [meter(power__active=1, energy__import=100 + more) for more in (0, D("0.02"))]
+    assert growth_hints(plain, *readings, 60) == [], "0.0167 kWh, and the meter shows 0.01 kWh"
+
+
 @pytest.mark.parametrize("id_", list_profiles([shipped_dir()]))
 def test_samples_of_shipped_profiles_give_no_order_or_scale_hint(id_: str) -> None:
     profile = load_profile(list_profiles([shipped_dir()])[id_], [shipped_dir()])
