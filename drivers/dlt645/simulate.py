@@ -110,7 +110,7 @@ def _refresh(meter: Dlt645Meter, display: MeterDisplay) -> Callable[[], None]:
     serials = [p.key for p in display.points if p.name == "device.serial"]
     clocks = [p.key.split("+") for p in display.points if p.clock and "+" in p.key]
     for point in display.points:
-        is_number = point.kind in (Kind.GAUGE, Kind.COUNTER) and not point.clock and "@" not in point.key
+        is_number = point.kind in (Kind.GAUGE, Kind.COUNTER) and not point.clock and not {"@", "#"} & set(point.key)
         shape = _format(point.key) if is_number else None
         if shape is not None:
             formats[point.key] = point, shape

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
 from drivers.dlt645 import PROTOCOL
 from drivers.dlt645.device import block_of
-from drivers.dlt645.simulate import Dlt645Meter
+from drivers.dlt645.simulate import Dlt645Meter, simulate
 from drivers.model import ConfigError, Kind, LineTimeout, Point, Quality, Reason
+from drivers.profile import load_profile
 from drivers.scan.caching_line import CachingLine
 from drivers.sim.faults import parse_fault
+from drivers.sim.simulation import SimulationRequest
 from tests.kits.codecs import dlt645
 from tests.kits.meters import ALL, TICK, Cabinet, bcd, bus_of, points_of, replace, sent_frames
 
@@ -44,6 +47,21 @@ WANTED = {
     "ac.demand.import.max": Decimal("1.2345"),
     "x.demand.import.max.time": "2026-11-12T08:30",
 }
+
+
+BLOCK = """schema = 1
+vendor = "Test"
+models = ["Block"]
+kind = "meter"
+protocol = "dlt645"
+source = "a test"
+evidence = "derived"
+point = [
+  { name = "ac.energy.import", key = "0001FF00#0", unit = "kWh" },
+  { name = "ac.energy.import.tariff.1", key = "0001FF00#1", unit = "kWh" },
+  { name = "ac.voltage.l1", key = "02010100", unit = "V" },
+]
+"""
 
 
 def meter(**more: object) -> Dlt645Meter:
@@ -264,6 +282,16 @@ async def test_every_frame_that_can_be_sent_only_reads(cabinet: Cabinet) -> None
             seen |= {f.control for frame in sent_frames(bus) for f in dlt645.Parser().feed(frame)}
     assert {f"{code:02X}h" for code in seen} == set(PROTOCOL.frames)
     assert seen <= dlt645.ALLOWED_CONTROLS
+
+
+def test_a_profile_with_values_of_blocks_can_be_simulated(tmp_path: Path) -> None:
+    """The documented key of one value of a block ended `simulate` with an error."""
+    family = tmp_path / "test" / "block.toml"
+    family.parent.mkdir()
+    family.write_text(BLOCK)
+    profile = load_profile(family, [tmp_path])
+    simulated, _ = simulate(SimulationRequest(profile, "161"))
+    assert set(simulated.values) == {"02010100", "0201FF00"}
 
 
 def test_blocks() -> None:
