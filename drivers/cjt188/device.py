@@ -19,7 +19,7 @@ import re
 from collections.abc import Sequence
 
 from drivers.cjt188.frames import ANY, CURRENT, READ, Frame, Parser, broken, build_read
-from drivers.cjt188.values import decode_frame
+from drivers.cjt188.values import LONGEST, decode_frame
 from drivers.line import Line
 from drivers.meter_device import MeterDevice, MeterQuery, MeterRequest, Response, field_of
 from drivers.model import (
@@ -36,8 +36,7 @@ from ext.ring import Ring
 
 _KEY = re.compile(r"(?:([0-9A-Fa-f]{4}):)?([a-z_][a-z0-9_.]*)(?:@(\d{1,2}))?")
 _TYPE = re.compile(r"[1-4][0-9A-Fa-f]|[Aa][Aa]|")
-# length of the longest answer with current data, in bytes: the answer of a combined heat and cold meter (2018)
-_ANSWER = 13 + 3 + 48
+_ANSWER = 13 + 3 + LONGEST  # length of the longest answer with current data, in bytes
 
 
 class Cjt188Device(MeterDevice):

@@ -6,7 +6,7 @@ Source: CJ/T 188-2004 annex A and table 5 (units); for CJ/T 188-2018 the source 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 
@@ -27,10 +27,13 @@ def _units() -> dict[int, tuple[str, Decimal]]:
 
 
 UNITS = _units()
+_WATT_HOURS = frozenset(range(0x02, 0x0B))
+_VOLUMES = frozenset(range(0x29, 0x2F))
 _CLASSES = {
     "energy": frozenset(range(0x01, 0x14)),
     "power": frozenset((*range(0x14, 0x1D), *range(0x40, 0x4C))),
-    "volume": frozenset(range(0x29, 0x2F)),
+    "volume": _VOLUMES,
+    "count": _VOLUMES | _WATT_HOURS,  # what a meter of another medium counts: a volume, or electricity
     "flow": frozenset(range(0x32, 0x38)),
 }
 
@@ -132,6 +135,9 @@ def _size(layout: tuple[_Field, ...]) -> int:
     return sum(field.size for field in layout)
 
 
+LONGEST = _size(_HEAT_COLD_2018)  # bytes of the longest current data
+
+
 def _layout(identifier: int, meter_type: int, size: int) -> tuple[tuple[_Field, ...], int]:
     """Return (fields, storage number) of a payload of ``size`` bytes. The fields are empty if the identifier is
     unknown.
@@ -160,6 +166,11 @@ def _scope(meter_type: int) -> str:
     if meter_type == 0x21:
         return "cool"
     return {1: "water", 2: "heat", 3: "gas"}.get(meter_type >> 4, "x.meter")
+
+
+def _kind(field: _Field, scope: str) -> str:
+    """``field.kind`` in answers of a meter with these point names."""
+    return "count" if scope == "x.meter" and field.kind == "volume" else field.kind
 
 
 def unit_first(pieces: Sequence[tuple[bytes, str]]) -> bool:
@@ -246,8 +257,9 @@ def decode(identifier: int, meter_type: int, payload: bytes) -> tuple[Reading, .
     if not layout:
         return (Reading(f"x.cjt188.{identifier:04x}", payload.hex(), raw=payload),) if payload else ()
     pieces = _pieces(layout, payload)
-    leads = unit_first([(raw, field.kind) for field, raw in pieces if field.kind in _CLASSES])
     scope, readings = _scope(meter_type), []
+    pieces = [(replace(field, kind=_kind(field, scope)), raw) for field, raw in pieces]
+    leads = unit_first([(raw, field.kind) for field, raw in pieces if field.kind in _CLASSES])
     for field, raw in pieces:
         value, unit, quality = _value(field, raw, leads)
         name = field.name.replace("@", scope)

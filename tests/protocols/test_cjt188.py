@@ -221,11 +221,30 @@ def test_other_identifiers_and_meter_types(
     assert (found.name, plain, found.storage) == (name, value, storage)
 
 
+@pytest.mark.parametrize(
+    ("meter_type", "quantity", "name", "quality"),
+    [
+        (0x40, "3412000005", "ac.energy.import", Quality.GOOD),
+        (0x40, "0534120000", "ac.energy.import", Quality.GOOD),  # the unit before the value
+        (0x40, "341200002C", "x.meter.volume", Quality.GOOD),
+        (0x40, "341200000E", "x.meter.volume", Quality.SUSPECT),  # MJ
+        (0x10, "3412000005", "water.volume", Quality.SUSPECT),
+    ],
+)
+def test_a_meter_of_another_medium_may_count_electricity(
+    meter_type: int, quantity: str, name: str, quality: Quality
+) -> None:
+    """Its energy was named as such, but always suspect, because the field is that of a volume."""
+    found = cjt188_values.decode(0x901F, meter_type, bytes.fromhex(2 * quantity + "FF" * 7 + "0000"))[0]
+    assert (found.name, found.value, found.quality) == (name, Decimal("12.34"), quality)
+
+
 def test_heat_and_cold_of_2018() -> None:
     payload = bytes.fromhex(
         "0100000005 0200000005 0300000005 0400000005 341200 17 563412 35 010000002C"
         "2385 1045 3412 1212 24100000 30152224112620 0000".replace(" ", "")
     )
+    assert len(payload) == cjt188_values.LONGEST, "the deadline of a request must allow for it"
     found = {r.name: r.value for r in cjt188_values.decode(0x911F, 0x22, payload)}
     assert found["cool.energy"] == Decimal("0.04")
     assert found["heat.power"] == Decimal("12.34")
