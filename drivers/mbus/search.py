@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from drivers.line import Answer
 from drivers.mbus.link import (
@@ -106,10 +107,14 @@ class MbusSearch(DeviceSearch):
             timeout_s = max(self.options.timeout_s, acknowledge_s(serial)) * (1.5 if slow else 1.0)
             found: list[FoundDevice] = []
             ask = self.scan.asker(progress)
-            async for frame in by_selection(ask, serial, timeout_s, self.scan.remark, slow):
-                if (who := (baud_of(serial), identity_of(frame))) not in self._seen:
-                    self._seen.add(who)
+            async for frame, mask in by_selection(ask, serial, timeout_s, self.scan.remark, slow):
+                if (who := (baud_of(serial), identity_of(frame))) in self._seen:
+                    continue
+                self._seen.add(who)
+                if _has_identity(frame):
                     found.append(self._add(_secondary(frame), serial, frame))
+                else:
+                    self._add(str(mask), serial, frame)
             # the address is only the eight digits of the number, unless several meters have the same number
             for device in found:
                 if sum(other.address[:8] == device.address[:8] for other in self.scan.found) == 1:
@@ -138,6 +143,11 @@ class MbusSearch(DeviceSearch):
         """Whether the medium in a telegram is one of the media of the profile's kind."""
         named = facts.get("medium", "")
         return not named.isdecimal() or profile.kind not in PROFILE_MEDIA or int(named) in PROFILE_MEDIA[profile.kind]
+
+
+def _has_identity(frame: bytes) -> bool:
+    """Whether a telegram names its sender. An application error, and a telegram without a header, do not."""
+    return bool(decode_frame(Frame(frame)).identity)
 
 
 def _secondary(frame: bytes) -> str:
@@ -244,9 +254,16 @@ class SelectionMask:
         return found
 
 
+class Selected(NamedTuple):
+    """A telegram of a meter, and the mask that selected the meter."""
+
+    frame: bytes
+    mask: SelectionMask
+
+
 async def by_selection(
     ask: Asker, serial: str, timeout_s: float, remark: Remark, thorough: bool = False
-) -> AsyncIterator[bytes]:
+) -> AsyncIterator[Selected]:
     """Yield one telegram of each meter that can be selected.
 
     If two meters answer at once, this can look like the answer of a single meter. So with ``thorough``, the search does
@@ -254,18 +271,21 @@ async def by_selection(
     """
     seen: set[bytes] = set()
     search = _Selection(ask, serial, timeout_s, remark)
-    async for frame in search.within(SelectionMask(), thorough):
-        if (who := identity_of(frame)) not in seen:
+    async for one in search.within(SelectionMask(), thorough):
+        if (who := identity_of(one.frame)) not in seen:
             seen.add(who)
-            yield frame
+            yield one
     if search.selected:
         await ask(reset_probe(SELECTED, serial, timeout_s))  # SND_NKE deselects the meter
 
 
 def identity_of(frame: bytes) -> bytes:
-    """Number, maker, version and medium of a telegram, in the form of a selection. A fixed structure has only the
-    number.
+    """What distinguishes the sender of a telegram: number, maker, version and medium, in the form of a selection.
+
+    A fixed structure has only the number. A telegram that does not name its sender has only its primary address and CI.
     """
+    if not _has_identity(frame):
+        return frame[5:7]
     body = Frame(frame).body
     return body[:8] if frame[6] == 0x72 else body[:4]
 
@@ -275,10 +295,10 @@ class _Selection:
         self._ask, self._serial, self._timeout_s, self._remark = ask, serial, timeout_s, remark
         self.selected = False
 
-    async def within(self, mask: SelectionMask, thorough: bool = False) -> AsyncIterator[bytes]:
+    async def within(self, mask: SelectionMask, thorough: bool = False) -> AsyncIterator[Selected]:
         frame, several = await self._one(mask)
         if frame is not None:
-            yield frame
+            yield Selected(frame, mask)
         if not several and not (thorough and frame is not None):
             return
         ways = mask.all_ways() if thorough else mask.ways()
