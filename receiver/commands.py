@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from agent.cli.common import say
+from agent.cli.common import say, singular
 from agent.cli.options import EXISTING_FILE, json_option, lang_option
 from agent.cli.output_files import writing
 from drivers.model import UsageError, clean_text
@@ -283,7 +283,8 @@ def audit_command(
     if as_json:
         click.echo(json.dumps({**total, "agreed": agreed}, sort_keys=True))
         return
-    click.echo(f"{folder}: {total['packs']} packs of {total['streams']} streams of {total['gateways']} gateways")
+    counts = f"{total['packs']} packs of {total['streams']} streams of {total['gateways']} gateways"
+    click.echo(f"{folder}: {singular(counts)}")
     if agreed:  # print the list and do not write it to the folder, because a verifier must get it from a trusted source
         click.echo(say("For the agreed streams, run `meterhouse verify` with these options:"))
         click.echo("".join(f' --streams "{entry}"' for entry in agreed).strip())
@@ -415,7 +416,7 @@ def _log_totals(report: dict[str, Any]) -> None:
 def _in_words(report: dict[str, Any]) -> str:
     refused = sum(report["refused"].values())
     aside = f", {report['aside']} set aside for an unreachable database" if report["aside"] else ""
-    return (
+    return singular(
         f"{report['packs']} packs stored, {report['readings']} readings; {report['again']} delivered again, "
         f"{refused} refused, "
         f"{report['unknown']} from unknown gateways, {report['waiting']} waiting{aside}"

@@ -47,7 +47,8 @@ def report(config: Config, as_json: bool) -> int:
     else:
         for expiry in found:
             days = expiry.days(now_s)
-            click.echo(f"{expiry.destination or '[web]'}  {expiry.file}  {'-' if days is None else f'{days:.0f} days'}")
+            left = "-" if days is None else say(f"{days:.0f} days")
+            click.echo(f"{expiry.destination or '[web]'}  {expiry.file}  {left}")
         if not found:
             click.echo(say("Neither a destination nor the page has a certificate that this user can check."))
     journal = "JOURNAL_STREAM" in os.environ and not sys.stderr.isatty()

@@ -38,9 +38,11 @@ UNSHOWN: Final = re.compile(
 
 # finds texts such as "1 devices", but not inside "1 of 1 devices" or "0.1 devices"
 ONE_OF_MANY: Final = re.compile(
-    r"(?<!of )(?<![\w.,:-])1 (device|line|pack|reading|gap reading|value|answer|fault|warning|error|stream|day|row"
-    r"|point|register|figure|file|sample|exception|timeout)s\b"
+    r"(?<!\d of )(?<![\w.,:-])1 (device|line|pack|reading|gap reading|value|answer|fault|warning|error|stream|day|row"
+    r"|point|register|figure|file|sample|exception|timeout|gateway|message|object|remark|column|byte|frame|hour"
+    r"|minute|second)s\b(?: (are|were|have|do)\b)?"
 )
+VERBS: Final = {"are": "is", "were": "was", "have": "has", "do": "does"}
 REQUESTED: Final[ContextVar[str | None]] = ContextVar("language of --lang", default=None)
 
 
@@ -61,8 +63,8 @@ def speaks_chinese() -> bool:
 
 
 def singular(text: str) -> str:
-    """Return an English text in which plurals after 1 are corrected, such as "1 devices" to "1 device"."""
-    return ONE_OF_MANY.sub(r"1 \1", text)
+    """Return an English text in which plurals after 1 are corrected, such as "1 devices are" to "1 device is"."""
+    return ONE_OF_MANY.sub(lambda found: f"1 {found[1]}" + (f" {VERBS[found[2]]}" if found[2] else ""), text)
 
 
 def say(text: str) -> str:
@@ -85,7 +87,7 @@ def say_at(where: str, what: str) -> str:
 
 def as_complaint(kind: Literal["error", "warning"], one: GatewayError | ConfigWarning | str) -> str:
     """Return `error: WHERE: WHAT. WHAT TO DO` in the language of the command, without control characters."""
-    text = f"{kind}: {one}"
+    text = singular(f"{kind}: {one}")
     if speaks_chinese():
         from agent.cli.chinese import describe, translate
 

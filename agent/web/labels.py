@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from agent.cli.common import singular
 from agent.cli.finding_words import LANGUAGES, Texts
 from agent.cli.reading_words import CONFIRM_WORDS, KIND_WORDS
 from agent.roles import ROLES
@@ -432,4 +433,5 @@ def value_word(member: str, value: str, language: str) -> str:
 
 def label(key: str, language: str, **values: object) -> str:
     """Return the text with this key in a language. Raises KeyError for a key that does not exist."""
-    return LABELS[key][LANGUAGES.index(language)].format(**values)
+    text = LABELS[key][LANGUAGES.index(language)].format(**values)
+    return singular(text) if values and language == "en" else text

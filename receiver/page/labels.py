@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from agent.cli.common import singular
 from agent.cli.finding_words import LANGUAGES, Texts
 from agent.web.labels import LABELS as SHARED
 
@@ -193,4 +194,5 @@ LABELS: Final[Mapping[str, Texts]] = {
 def label(key: str, language: str, **values: object) -> str:
     """A text in a language. Raises KeyError for an unknown key."""
     found = LABELS.get(key) or SHARED[key]
-    return found[LANGUAGES.index(language)].format(**values)
+    text = found[LANGUAGES.index(language)].format(**values)
+    return singular(text) if values and language == "en" else text

@@ -48,7 +48,7 @@ from drivers.model import Reason
         (["--csv", "WORKBOOK"], "this is a workbook, not a CSV file"),
         (
             ["--csv", "CSV"],
-            "shown.csv:2: this line of the file has 1 columns. Expected DEVICE,VALUE or DEVICE,VALUE,REMARK",
+            "shown.csv:2: this line of the file has 1 column. Expected DEVICE,VALUE or DEVICE,VALUE,REMARK",
         ),
     ],
 )

@@ -492,7 +492,7 @@ def test_a_broken_answer_is_marked_with_its_reason() -> None:
     ]
     late = TracedFrame(4, 1200 * ms, BROKEN, b"received 1 bytes\x1b[2J, but no frame from unit 1")
     (row,) = pieces.join([late], 1201 * ms)
-    assert frame_text(row).endswith(":01.200 !! received 1 bytes\ufffd[2J, but no frame from unit 1"), frame_text(row)
+    assert frame_text(row).endswith(":01.200 !! received 1 byte\ufffd[2J, but no frame from unit 1"), frame_text(row)
     assert json.loads(frame_json(row))["direction"] == "broken" and "broken" not in json.loads(
         frame_json(ShownFrame(3, 0, RECEIVED, b""))
     )

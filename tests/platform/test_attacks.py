@@ -144,7 +144,7 @@ def test_the_queue_of_strangers_is_bounded_and_who_still_publishes_stays(
         forget_strangers(connection)
         assert connection.execute("SELECT gateway FROM unknown_gateways").fetchall() == [(real.gateway.name,)]
     result = CliRunner().invoke(platform, ["enrol", "--forget", "all", "--db", dsn])
-    assert result.output == "1 gateways were removed from the list of gateways that are not enrolled\n"
+    assert result.output == "1 gateway was removed from the list of gateways that are not enrolled\n"
 
 
 def test_a_false_sequence_is_a_finding_and_in_no_total(dsn: str) -> None:

@@ -131,7 +131,7 @@ def test_a_site_that_lies_in_one_of_two_databases_is_exported(
     assert "no stream matches" in str(result.exception) and not folder.exists()
     result = CliRunner().invoke(platform, [*arguments, b.gateway.name.partition("/")[0]])
     assert result.exit_code == 0, (result.output, result.exception)
-    assert "12 packs of 1 streams of 1 gateways" in result.output
+    assert "12 packs of 1 stream of 1 gateway" in result.output
     assert [part.name for part in folder.iterdir()] == [f"shard{place}"]
 
 
@@ -175,7 +175,7 @@ def test_enrolment_round_trip(dsn: str, tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
     assert out.read_text().splitlines()[1] == f"{b.gateway.name},{b.gateway.signer.kid},_gateway meter"
     gone = CliRunner().invoke(platform, ["enrol", "--remove", b.gateway.name, "--db", dsn])
-    assert "1 gateways are no longer trusted" in gone.output
+    assert "1 gateway is no longer trusted" in gone.output
 
 
 def test_a_second_init_changes_nothing_and_a_later_schema_is_refused(dsn: str) -> None:
