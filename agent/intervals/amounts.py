@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
-from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import attrgetter
 from typing import Final
 
 from agent.intervals.calendar import HOUR_MS
 from agent.intervals.flows import amount_unit, gauge_unit, power_amount
-from agent.intervals.page_format import Column, Group, end_reading, is_taken_back
+from agent.intervals.page_format import Column, Group, GroupCell, end_reading, is_taken_back
 from agent.intervals.rows import Flag, IntervalRow
 
 PARTS = 3  # decimals of stored amounts: they are thousandths of a count
@@ -74,6 +73,9 @@ def row_of(stream: str, point: str, start: int, group: Group) -> list[IntervalRo
     """Return the rows of one point in one interval, made from all its valid cells.
 
     There is one row, or two for a power that had both directions, one for each flow.
+
+    The cells may have different scales and units, because these can change within the interval. So each cell is
+    converted with its own column. Amounts in another unit than that of the last column are left out.
     """
     t, n, number = group[-1]
     column, end = t.shape.columns[number], start + t.length[n]
@@ -93,9 +95,10 @@ def row_of(stream: str, point: str, start: int, group: Group) -> list[IntervalRo
     shared, in_time = _Shared(known, column), attrgetter("time_ms", "seq")
     out = []
     # a gauge without amounts still gets one row; "" is not the name of a field, so no amount is converted
-    for flow, name, unit, convert in amounts_of(column) or (("", "", gauge_unit(column.unit)[0], Decimal),):
+    for flow, name, unit, _ in amounts_of(column) or (("", "", gauge_unit(column.unit)[0], Decimal),):
         gauge = column.kind == "gauge"
-        amount = sum((convert(p.get(c, name)[r]) for p, r, c in known), Decimal(0)) if known and name else None
+        amounts = list(_converted(known, name, unit))
+        amount = sum(amounts, Decimal(0)) if amounts else None
         if gauge and name == "below" and not amount:
             continue
         out.append(
@@ -130,6 +133,14 @@ def row_of(stream: str, point: str, start: int, group: Group) -> list[IntervalRo
     return out
 
 
+def _converted(known: Group, name: str, unit: str) -> Iterator[Decimal]:
+    """Yield the field ``name`` of each cell whose amount is in this unit."""
+    for page, row, place in known:
+        for _, field, found, convert in amounts_of(page.shape.columns[place]):
+            if (field, found) == (name, unit):
+                yield convert(page.get(place, name)[row])
+
+
 class _Shared:
     """The members that all rows of one point share: low, high, mean and demands. Those of powers are in kW."""
 
@@ -140,40 +151,48 @@ class _Shared:
         self.demand: Decimal | None = None
         self.fixed: Decimal | None = None
         self.unit = ""
+        measure = gauge_unit if column.kind == "gauge" else partial(amount_unit, column.point)
+        unit, _ = measure(column.unit)
+        # the cells with the same kind and unit as ``column``, each with the value in ``unit`` of 10**exponent in the
+        # unit of the device
+        cells = []
+        for cell in known:
+            own = cell[0].shape.columns[cell[2]]
+            found, factor = measure(own.unit)
+            if own.kind == column.kind and found == unit:
+                cells.append((cell, factor.scaleb(own.exponent)))
         if column.kind == "gauge":
-            self.unit, factor = gauge_unit(column.unit)
-            self._gauge(known, column.exponent, factor)
-        self._demands(known, column)
+            self.unit = unit
+            self._gauge(cells)
+        self._demands(cells, column, unit)
 
-    def _gauge(self, known: Group, exponent: int, factor: Decimal) -> None:
-        lows = [p.get(c, "low")[r] for p, r, c in known if p.get(c, "readings")[r]]
-        highs = [p.get(c, "high")[r] for p, r, c in known if p.get(c, "readings")[r]]
-        if lows:
-            self.low = tidy(Decimal(min(lows)).scaleb(exponent) * factor)
-            self.high = tidy(Decimal(max(highs)).scaleb(exponent) * factor)
-        covered = sum(p.length[r] - p.get(c, "lack")[r] for p, r, c in known)
+    def _gauge(self, cells: Sequence[tuple[GroupCell, Decimal]]) -> None:
+        read = [(cell, scale) for cell, scale in cells if cell[0].get(cell[2], "readings")[cell[1]]]
+        if read:
+            self.low = tidy(min(p.get(c, "low")[r] * scale for (p, r, c), scale in read))
+            self.high = tidy(max(p.get(c, "high")[r] * scale for (p, r, c), scale in read))
+        covered = sum(p.length[r] - p.get(c, "lack")[r] for (p, r, c), _ in cells)
         if covered:
-            area = sum(p.get(c, "above")[r] - p.get(c, "below")[r] for p, r, c in known)
-            fine = exponent - PARTS
-            mean = (Decimal(area) / covered).scaleb(exponent).quantize(Decimal(1).scaleb(fine))
-            self.mean = tidy(mean * factor)
+            areas = ((p.get(c, "above")[r] - p.get(c, "below")[r]) * scale for (p, r, c), scale in cells)
+            # all factors of gauges are powers of ten, so the finest scale is the one with the lowest exponent
+            fine = min(scale.adjusted() for _, scale in cells) - PARTS
+            self.mean = tidy((sum(areas, Decimal(0)) / covered).quantize(Decimal(1).scaleb(fine)))
 
-    def _demands(self, known: Group, column: Column) -> None:
+    def _demands(self, cells: Sequence[tuple[GroupCell, Decimal]], column: Column, unit: str) -> None:
         """Set the demands.
 
         A demand is the highest mean power of a window: the amount of the window divided by its length.
         """
+        # the growth of a counter is in thousandths of a count and per hour, the area of a power in ms
+        per = Decimal(HOUR_MS).scaleb(-PARTS) if column.kind == "counter" else Decimal(1)
         for name in ("demand", "fixed"):
-            found = [(n - 1, p.shape.period_ms) for p, r, c in known if (n := p.get(c, name)[r]) and p.shape.period_ms]
-            if not found:
+            means = [
+                ((n - 1) * scale * per / p.shape.period_ms).quantize(Decimal("1e-6"))
+                for (p, r, c), scale in cells
+                if (n := p.get(c, name)[r]) and p.shape.period_ms
+            ]
+            if not means:
                 continue
-            amount, period_ms = max(found, key=lambda pair: Fraction(*pair))
             if column.kind == "counter":
-                unit, factor = amount_unit(column.point, column.unit)
-                energy = Decimal(amount).scaleb(column.exponent - PARTS) * factor
-                mean = (energy * 3_600_000 / period_ms).quantize(Decimal("1e-6"))
                 self.unit = {"kWh": "kW", "kvarh": "kvar", "kVAh": "kVA"}.get(unit, f"{unit}/h")
-            else:
-                factor = gauge_unit(column.unit)[1]
-                mean = ((Decimal(amount) / period_ms).scaleb(column.exponent) * factor).quantize(Decimal("1e-6"))
-            setattr(self, name, tidy(mean))
+            setattr(self, name, tidy(max(means)))

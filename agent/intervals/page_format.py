@@ -353,5 +353,6 @@ def is_taken_back(t: DecodedPage, n: int, number: int) -> bool:
     return not t.get(number, "last_back")[n] and t.get(number, "lack")[n] == t.length[n]
 
 
-# (page, row, column) of all cells whose amounts add up to the amount of one point in one interval
-Group = list[tuple[DecodedPage, int, int]]
+GroupCell = tuple[DecodedPage, int, int]  # page, row, column
+# all cells whose amounts add up to the amount of one point in one interval
+Group = list[GroupCell]

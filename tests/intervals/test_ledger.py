@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from agent.intervals.amounts import mean_of, tidy
 from agent.intervals.rows import Flag
+from agent.intervals.sums import sums
 from agent.intervals.tracked_points import Rule
 from ext.ring import Ring
 from tests.kits.ledger import LENGTH, START, Book, Packs, point, table
@@ -201,6 +202,43 @@ def test_a_new_epoch_is_never_spanned() -> None:
     assert row.amount == Decimal("2.0017") + Decimal("4.9983")
     assert row.flags & Flag.EPOCH and row.flags & Flag.INCOMPLETE
     assert row.covered_ms == LENGTH - 60_000  # from the last reading of the one to the first of the other
+
+
+def test_each_part_of_an_interval_is_counted_in_its_own_scale() -> None:
+    """All cells were converted with the last scale of the interval, so an export was wrong by a power of ten."""
+    packs, book = Packs(meter()), Book()
+    growing(packs, 20, Decimal(1000))
+    packs.birth(table(point(ENERGY, unit="Wh", source={"scale": "10"}), epoch=2))
+    growing(packs, 31, Decimal(9000), Decimal(200))
+    book.read(packs.bodies)
+    row = book.rows()[1]
+    assert row.amount == Decimal("2.0017") + Decimal("1.999333")  # 0.2 kWh a minute
+    (total,) = sums(book, book.calendar, row.start_ms, row.end_ms)
+    assert (total.amount, total.unit) == (row.amount, row.unit)
+
+
+def test_a_demand_is_in_the_scale_of_its_own_window() -> None:
+    """The highest growth was compared in counts, and converted with the last scale of the interval."""
+    packs, book = Packs(meter()), Book(rule=Rule(period_ms=300_000))
+    growing(packs, 23, Decimal(1000))
+    packs.birth(table(point(ENERGY, source={"scale": "0.001"}), epoch=2))
+    growing(packs, 31, Decimal(9000), Decimal("0.25"))
+    book.read(packs.bodies)
+    assert [row.demand for row in book.rows()[:3]] == [30, 30, 15]
+
+
+def test_a_power_whose_unit_changes_has_one_lowest_highest_and_mean_value() -> None:
+    name = "ac.power.active"
+    packs, book = Packs(table(point(name, "gauge", "W", source={"scale": "1", "type": "i32"}))), Book()
+    for n in range(40):
+        if n == 20:
+            packs.birth(table(point(name, "gauge", "kW", source={"scale": "0.1", "type": "i32"}), epoch=2))
+        packs.pack([(packs.to_ms, name, 60_000 if n < 20 else 30, "")])
+    book.read(packs.bodies)
+    row = book.rows(name)[1]
+    assert (row.low, row.high, row.gauge_unit, row.unit) == (30, 60, "kW", "kWh")
+    assert row.mean == Decimal("38.571429")  # 4 minutes of 60 kW and 10 of 30 kW
+    assert row.amount == 9
 
 
 def test_a_changed_role_goes_on_counting() -> None:
