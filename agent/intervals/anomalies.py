@@ -178,7 +178,13 @@ class AnomalyDetector:
         values += [None if w.known is None else Decimal(w.known) for w in self.waiting]  # type: ignore[misc]
         seconds = [(t - times[0]) / 1000 for t in times]
         series = Series(values, self._resolution, self._modulus, seconds)
-        return series.steps()[len(past) - 1], series.rises - (1 if self._rose(level) else 0)
+        steps, first = series.steps(), len(past)
+        step = steps[first - 1]
+        if first > 1 and steps[first - 2].stays and step.kind in (NORMAL, ROLLOVER):
+            # The series takes the level for a spike, so it counts from an earlier level. But the kernel has accepted
+            # the level and counted up to it.
+            step = series.step_between(first - 1, first)
+        return step, series.rises - (1 if self._rose(level) else 0)
 
     def _rose(self, level: tuple[int, int, int]) -> bool:
         known = self.waiting[0].known

@@ -83,6 +83,13 @@ class Series:
                 level, last = value, index  # the first good reading; there is no earlier one to compare it with
         return found
 
+    def step_between(self, last: int, index: int) -> Step:
+        """Return the step from the reading ``last`` to ``index``, even if ``steps`` takes ``last`` for a glitch."""
+        level, value = self.values[last], self.values[index]
+        if level is None or value is None:
+            return Step(index, _NONE, GLITCH, True)
+        return self._judge(last, index, level, value)
+
     def _judge(self, last: int, index: int, level: Decimal, value: Decimal) -> Step:
         if value < level:
             return self._down(last, index, level, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+from agent.intervals.rows import Flag
 from tests.kits.ledger import Book, Packs, point, table
 
 ENERGY = "ac.energy.import"
@@ -87,3 +88,13 @@ def test_a_device_that_counts_in_tens_is_judged_like_one_that_counts_in_units() 
     units, tens = lived(*values), lived(*values, scale=10)
     assert kinds(units) == kinds(tens) == ["reset", "glitch"]
     assert amount(tens) == 10 * amount(units)
+
+
+def test_a_fall_from_a_reading_that_was_counted_is_no_growth() -> None:
+    """One reading was too high, but plain; the growth after it was counted from the reading before it once more."""
+    steady = [*range(50_000, 51_200, 100), *range(51_200, 52_600, 300)]
+    book = lived(*steady, 54_400, *range(52_500, 54_000, 100))
+    assert kinds(book) == ["back_step"]
+    assert book.ledger.counter_events[0].before == 54_400 and book.ledger.counter_events[0].growth == 0
+    assert amount(book) == 54_400 - 50_000 + (53_900 - 52_500) + 28
+    assert any(row.flags & Flag.BACK_STEP for row in book.rows())
