@@ -194,6 +194,7 @@ class Ledger:
     def _step(self, by_ms: int) -> None:
         """Change the times of the last readings by ``by_ms``, because the clock was set by this amount."""
         stands = [level[1] + by_ms for n in self._used() if (level := self.tally.level(n))]
+        stands += [w.time_ms + by_ms for detector in self.detectors.values() for w in detector.waiting]
         if stands:
             self._cover(min(stands), max(stands))
         self._take()

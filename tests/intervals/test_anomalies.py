@@ -98,3 +98,20 @@ def test_a_fall_from_a_reading_that_was_counted_is_no_growth() -> None:
     assert book.ledger.counter_events[0].before == 54_400 and book.ledger.counter_events[0].growth == 0
     assert amount(book) == 54_400 - 50_000 + (53_900 - 52_500) + 28
     assert any(row.flags & Flag.BACK_STEP for row in book.rows())
+
+
+def test_a_waiting_reading_is_judged_after_the_clock_was_set_ahead() -> None:
+    """Its new time was outside of the boundaries of the kernel, so the intervals of the stream stopped."""
+    packs, book = Packs(table(point(ENERGY))), Book()
+    for value in GROWN:
+        packs.pack([(packs.to_ms, ENERGY, value, "")])
+    packs.pack([], packs.to_ms + 25 * 3_600_000)
+    packs.pack([(packs.to_ms, ENERGY, 3, "")])  # the meter was replaced during the silence
+    packs.step(40 * 86_400_000)
+    packs.pack([])
+    packs.birth(table(point(ENERGY), epoch=2))  # the old counter ends, so its reading is judged at once
+    for value in range(4, 40):
+        packs.pack([(packs.to_ms, ENERGY, value, "")])
+    book.read(packs.bodies)
+    assert kinds(book) == ["reset"]
+    assert book.rows()[-1].amount == 15
