@@ -107,7 +107,9 @@ cdef class Ring:
                 raise ring._damage("does not begin with the magic of a ring")
             if h.version != VERSION or h.slot_size != sizeof(Slot):
                 raise ring._damage(f"has layout {h.version}, slots of {h.slot_size}; want {VERSION}, {sizeof(Slot)}")
-            if h.slots == 0 or h.slots & (h.slots - 1) or PAGE + h.slots * sizeof(Slot) != size:
+            # compared before it is multiplied, because the product may overflow to the right size
+            too_many = h.slots > <uint64_t>size // sizeof(Slot)
+            if h.slots == 0 or h.slots & (h.slots - 1) or too_many or PAGE + h.slots * sizeof(Slot) != size:
                 raise ring._damage(f"says {h.slots} slots, but has {size} bytes")
             ring.map.mask = h.slots - 1
             # A writer may change these three meanwhile. Read in this order, they still cannot look out of order.

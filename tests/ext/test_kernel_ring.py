@@ -235,6 +235,19 @@ def test_damaged_size(new_ring: Callable[[int], Ring], tmp_path: Path, size: int
         Ring.open(str(tmp_path / "0.ring"))
 
 
+@pytest.mark.parametrize("slots", [2**60, 2**61, 2**63])
+def test_a_number_of_slots_that_overflows_is_damage(
+    new_ring: Callable[[int], Ring], tmp_path: Path, slots: int
+) -> None:
+    """The size of so many slots is 0 in 64 bits: a header alone was accepted as a ring, and reads left its memory."""
+    new_ring(MIN).close()
+    patch(tmp_path / "0.ring", 16, struct.pack("<Q", slots))
+    os.truncate(tmp_path / "0.ring", 4096)
+    for writable in (False, True):
+        with pytest.raises(ValueError, match=rf"0\.ring: ring file says {slots} slots"):
+            Ring.open(str(tmp_path / "0.ring"), writable)
+
+
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Ring.open(str(tmp_path / "none"))
