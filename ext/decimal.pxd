@@ -161,3 +161,10 @@ cdef inline int compare(i128 a, int a_e, int64_t b, int b_e) noexcept nogil:
     else:
         y *= power10(-apart)
     return 0 if x == y else way if x > y else -way
+
+cdef inline bint exceeds_one(i128 m, int e) noexcept nogil:
+    """Return True if the absolute value of m * 10**e is above 1. ``m`` may have all 128 bits, unlike in ``compare``."""
+    cdef u128 x = magnitude(m)
+    if e >= 0:
+        return x > (1 if e == 0 else 0)
+    return e >= -38 and x > power10(-e)  # 10**39 is above any mantissa

@@ -9,7 +9,8 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from ext.decimal cimport (
-    Decimal, add, compare, digits, from_f32, from_f64, i128, magnitude, multiply, multiply_overflows, power10, shorten,
+    Decimal, add, compare, digits, exceeds_one, from_f32, from_f64, i128, magnitude, multiply, multiply_overflows,
+    power10, shorten,
 )  # fmt: skip
 from ext.ring cimport FIRST_REASON, FLAG_UNSIGNED, HEAD_SLOTS, KIND_ANSWER, RecordHeader, Ring, Slot, begin, commit, put
 from ext.wire cimport (
@@ -187,7 +188,7 @@ cdef void _value(const PlanField *f, const uint64_t *sentinels, const uint8_t *p
         if factor < -10 or factor > 10:  # 8000h means "no factor", and other factors are impossible
             v.missing = True
         v.e += factor
-    if f.flags & F_SHARE and compare(<i128>magnitude(v.m), v.e, 1, 0) > 0:
+    if f.flags & F_SHARE and exceeds_one(v.m, v.e):
         v.e -= 2
     if f.flags & F_NEGATE:
         v.m = -v.m

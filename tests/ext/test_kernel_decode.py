@@ -267,6 +267,25 @@ def test_range_marks_and_keeps() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("raw", "scale", "want"),
+    [
+        (1, (1, 0), "1"),
+        (2, (1, 0), "0.02"),
+        (99, (1, -2), "0.99"),
+        (101, (1, -2), "0.0101"),
+        (5 * 10**10, (999_999_999_999, -22), "0.04999999999995"),  # more than 64 bits until it is shortened
+        (5 * 10**18, (2 * 10**18, -37), "1"),
+        (0, (1, 3), "0"),
+    ],
+)
+def test_a_share_above_one_is_in_percent(raw: int, scale: tuple[int, int], want: str) -> None:
+    made = Plan(8)
+    made.add(0, 0, "u64", scale=scale, share=True)
+    ((_, mantissa, exponent, quality),) = made.values(raw.to_bytes(8, "big"))
+    assert (Decimal(mantissa).scaleb(exponent), quality) == (Decimal(want), 0)
+
+
 @given(
     st.integers(0, 65534),
     st.integers(0, 65535),
