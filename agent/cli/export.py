@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -19,13 +19,16 @@ from agent.cli.common import as_complaint, as_line, progress, say, unwound
 from agent.cli.control import ask
 from agent.cli.options import FILE, ConfigOptions, config_options, json_option, parse_time
 from agent.cli.output_files import CsvDraft, FolderDraft, safe_cell, writing
-from drivers.model import GatewayError, UsageError, clean_text
+from drivers.model import GatewayError, ProgressCallback, UsageError, clean_text
 
 if TYPE_CHECKING:
     from agent.config import Config
     from agent.service.control.protocol import Export, Intervals
 
 END_MS = 1 << 52
+# A pack contains the readings of its ticks, but the CSV file the readings of a time range. A reading may be taken long
+# after its tick, so the packs that end at most this time before the range are needed too.
+LATE_MS = 3_600_000
 CSV_HEAD = ("time", "device", "point", "value", "unit", "quality")
 MOST_DIGITS = 40  # a number with more digits is written with an exponent
 # names of all files of an export; an answer with any other name is refused
@@ -105,27 +108,23 @@ def export(
 def _packs(
     config: Config, request: Export, folder: Path | None, zstd: bool, csv_file: Path | None
 ) -> dict[str, object]:
-    brought = 0
+    found: Exported = {"packs": 0, "streams": [], "warnings": []}
     with ExitStack() as stack:
         update = stack.enter_context(progress("packs"))
         out = stack.enter_context(FolderDraft(folder, zstd)) if folder else None
-        table = stack.enter_context(ReadingsCsv(csv_file)) if csv_file else None
+        table = stack.enter_context(ReadingsCsv(csv_file, request)) if csv_file else None
         stack.enter_context(writing(folder or csv_file or Path()))
-
-        def take(data: bytes) -> None:
-            nonlocal brought
-            part = from_part(data)
-            brought += part.packs
-            if out:
-                out.add(part.file, part.lines)
-            if table and part.packs:
-                table.add(part.lines, request.from_ms, request.to_ms)
-
-        found = checked(ask(config, request, take, update), Exported, "end of an export")
-        if found["packs"] != brought:
-            raise GatewayError(
-                f"the agent's answer announces {found['packs']} packs but contains {brought}", where="export"
-            )
+        if out:
+            found = _fetch(config, request, out.add, update)
+        if table:
+            # its own request, because a folder must not contain the earlier packs
+            earlier = msgspec.structs.replace(request, from_ms=max(0, request.from_ms - LATE_MS))
+            answer = _fetch(config, earlier, table.add, update)
+            if not table.packs:
+                hint = "The agent deletes delivered packs after the time set by keep_delivered"
+                raise GatewayError("the database has no packs in this time range", where="export", hint=hint)
+            if not out:
+                found = {**answer, "packs": table.packs, "streams": list(table.streams)}
         if out:
             out.keep()
         if table:
@@ -141,6 +140,26 @@ def _packs(
     if table:
         result |= {"csv": str(table.path), "readings": table.rows}
     return result
+
+
+def _fetch(
+    config: Config, request: Export, add: Callable[[str, list[bytes]], None], update: ProgressCallback
+) -> Exported:
+    """Request packs, and pass the file and the lines of each part to ``add``. Checks that no pack is missing."""
+    brought = 0
+
+    def take(data: bytes) -> None:
+        nonlocal brought
+        part = from_part(data)
+        brought += part.packs
+        add(part.file, part.lines)
+
+    found: Exported = checked(ask(config, request, take, update), Exported, "end of an export")
+    if found["packs"] != brought:
+        raise GatewayError(
+            f"the agent's answer announces {found['packs']} packs but contains {brought}", where="export"
+        )
+    return found
 
 
 def _intervals(
@@ -215,29 +234,41 @@ def from_part(data: bytes) -> ExportPart:
 
 
 class ReadingsCsv(CsvDraft):
-    """A CSV file with readings."""
+    """A CSV file with those readings whose read time is in the range of ``request``.
 
-    def __init__(self, path: Path) -> None:
+    ``packs`` and ``streams`` count the packs that overlap the range, or have a reading in it.
+    """
+
+    def __init__(self, path: Path, request: Export) -> None:
         super().__init__(path, CSV_HEAD)
+        self._from_ms, self._to_ms = request.from_ms, request.to_ms
+        self.packs = 0
+        self.streams: dict[str, None] = {}
 
-    def add(self, lines: Iterable[bytes], from_ms: int, to_ms: int) -> None:
-        """Append those readings of the packs whose read time is in ``[from_ms, to_ms)``, in UTC ms."""
+    def add(self, file: str, lines: Iterable[bytes]) -> None:
+        """Append the readings of packs. ``file``: a file of an export; only those of packs have readings."""
+        if not file.startswith("packs/"):
+            return
         self.check_room()
         for line in lines:
             try:
-                rows = list(rows_of(line))
+                body: dict[str, Any] = json.loads(line, parse_float=Decimal)
+                rows = [row for time_ms, row in rows_of(body) if self._from_ms <= time_ms < self._to_ms]
+                start_ms, end_ms = (round(body[name] * 1000) for name in ("from", "to"))
+                stream = str(body["stream"])
             except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
                 raise GatewayError(
                     "a pack in the agent's answer is malformed", where="export", hint=clean_text(repr(error))
                 ) from None
-            for time_ms, row in rows:
-                if from_ms <= time_ms < to_ms:
-                    self.add_row(row)
+            for row in rows:
+                self.add_row(row)
+            if rows or end_ms > self._from_ms or start_ms >= self._from_ms:
+                self.packs += 1
+                self.streams[stream] = None
 
 
-def rows_of(pack: bytes) -> Iterable[tuple[int, tuple[str, ...]]]:
+def rows_of(body: Mapping[str, Any]) -> Iterable[tuple[int, tuple[str, ...]]]:
     """Yield (read time in UTC ms, cells in the order of ``CSV_HEAD``) for each reading. Numbers keep all digits."""
-    body: dict[str, Any] = json.loads(pack, parse_float=Decimal)
     device = body["stream"].rpartition("/")[2]
     base = Decimal(0)
     for record in body.get("e", ()):

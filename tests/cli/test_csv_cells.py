@@ -14,6 +14,7 @@ from agent.cli.export import PEOPLE, IntervalsCsv, ReadingsCsv
 from agent.cli.output_files import FORMULA, safe_cell
 from agent.cli.report.command import _write_csv
 from agent.service.control.export import COLUMNS
+from agent.service.control.protocol import Export
 
 ATTACK = 'cmd|" /C calc"!A0'
 
@@ -34,9 +35,10 @@ def test_no_text_is_a_formula(mark: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("mark", [mark for mark in FORMULA if mark.isprintable()])
 def test_readings_and_intervals_of_an_export(mark: str, tmp_path: Path) -> None:
     text = mark + ATTACK
-    pack = {"stream": "park7/gw01/inv1", "e": [{"bt": 1795500900, "n": "device.model", "vs": text}]}
-    with ReadingsCsv(tmp_path / "readings.csv") as table:
-        table.add([json.dumps(pack).encode()], 0, 1 << 60)
+    stretch = {"from": 1795500900, "to": 1795500901}
+    pack = {"stream": "park7/gw01/inv1", **stretch, "e": [{"bt": 1795500900, "n": "device.model", "vs": text}]}
+    with ReadingsCsv(tmp_path / "readings.csv", Export(from_ms=0, to_ms=1 << 52)) as table:
+        table.add("packs/inv1.packs.jsonl", [json.dumps(pack).encode()])
         table.keep()
     assert rows(tmp_path / "readings.csv")[1][3] == f"'{text}"
     cells = {**dict.fromkeys(COLUMNS, ""), "start_local": "2026-11-24T00:00:00", "end_local": "2026-11-24T00:15:00"}

@@ -117,7 +117,7 @@ def test_an_export_that_ends_with_nonsense_leaves_nothing(hostile: Any, tmp_path
 def test_readings_in_csv_hold_nothing_that_a_terminal_obeys(hostile: Any, tmp_path: Path) -> None:
     """Names, units and qualities come out of packs that nobody has verified."""
     records = [{"n": ESCAPES, "u": ESCAPES, "q": ESCAPES, "bt": 1, "v": 1}, {"n": "x", "vs": ESCAPES, "t": 1}]
-    pack = json.dumps({"stream": f"park7/gw01/{ESCAPES}", "e": records}).encode()
+    pack = json.dumps({"stream": f"park7/gw01/{ESCAPES}", "from": 1, "to": 2, "e": records}).encode()
     part = json.dumps({"file": "packs/m1.packs.jsonl", "packs": 1}).encode() + b"\n" + pack
     end = {"packs": 1, "streams": ["m1"], "warnings": [ESCAPES]}
     code, _, err = hostile("export", "--csv", tmp_path / "out.csv", parts=(part,), end=end)

@@ -122,6 +122,28 @@ def test_csv_has_every_reading_with_its_exact_value(gateway: Gateway, mh: Mh) ->
     ]
 
 
+def test_consecutive_csv_files_have_every_reading_once(gateway: Gateway, mh: Mh) -> None:
+    """A late reading is in a pack that ends before it was taken; the CSV file of its own time did not have it."""
+    gateway.seal(6, late_ms=1040)
+    found = []
+    for low, high in ((0, 3), (3, 6), (6, 9)):
+        file, folder = gateway.folder / f"{low}.csv", gateway.folder / str(low)
+        args = ["--csv", file, "-c", gateway.config, "--stream", "inv1", *at(low, high), "--json"]
+        code, out, err = mh("export", *args)
+        assert code == 0, err
+        found += list(csv.DictReader(file.open()))
+        if low < 6:
+            file.unlink()
+            code, out, err = mh("export", folder, *args)
+            assert code == 0 and json.loads(out)["packs"] == len(seqs(folder, "inv1")), err
+            assert seqs(folder, "inv1")[-3:] == list(range(low + 2, high + 2)), (
+                "the folder has no pack before its range"
+            )
+    assert [row["time"][17:23] for row in found] == [f"0{n}.040" for n in range(1, 7) for _ in range(2)]
+    code, _, err = mh("export", "--csv", gateway.folder / "none.csv", "-c", gateway.config, *at(9, 99))
+    assert code == 1 and "the database has no packs in this time range" in err
+
+
 def test_complaints(gateway: Gateway, mh: Mh) -> None:
     gateway.seal(2)
     config = gateway.config

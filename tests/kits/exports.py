@@ -79,8 +79,8 @@ class Gateway:
             packer.use(BirthTable(name, table()))
             self.packers[name] = packer
 
-    def seal(self, seconds: int, silent: bool = False) -> list[SealedPack]:
-        """A pack a second and stream, committed together."""
+    def seal(self, seconds: int, silent: bool = False, late_ms: int = 40) -> list[SealedPack]:
+        """A pack a second and stream, committed together. Each reading is taken ``late_ms`` after its tick."""
         packs: list[SealedPack] = []
         for _ in range(seconds):
             tick, self.now_ms = self.now_ms, self.now_ms + 1000
@@ -89,7 +89,7 @@ class Gateway:
                 if not silent:
                     self._value += 1
                     values = [(0, self._value, -1, 0), (1, 12345678901234560 + self._value, -3, 0)]
-                    at = tick * 1_000_000 + 40_000_000
+                    at = (tick + late_ms) * 1_000_000
                     positions.append(self.ring.append_values(0, tick, at, 1, values))
                 packs += packer.seal(self.ring, positions, self.now_ms, CLOCK, (), Reason.TIMEOUT)
         self.keep(lambda store: store.packs.commit(packs))
