@@ -95,7 +95,10 @@ cdef struct Done:
 cdef struct Times:
     int64_t *bounds
     int32_t count
-    int64_t offset  # local time minus UTC, which determines where fixed windows begin
+    # local time minus UTC, which determines where fixed windows begin: ``offset`` before ``change``, then ``later``
+    int64_t offset
+    int64_t change
+    int64_t later
 
 cdef inline int32_t find(const Times *t, int64_t at_ms) noexcept nogil:
     """Return the number of the interval that contains an instant. The instant must lie within the boundaries."""
@@ -185,11 +188,12 @@ cdef inline int64_t over(int64_t a, int64_t step) noexcept nogil:
     return a - rest + (step if rest >= 0 else 0)
 
 cdef inline void slide(
-    TrackedSlot *s, int64_t offset, int64_t value, int64_t growth, int64_t dt, int64_t low, int64_t high
+    TrackedSlot *s, const Times *t, int64_t value, int64_t growth, int64_t dt, int64_t low, int64_t high
 ) noexcept nogil:
     """Process the window positions in ``(low, high]``, which is a part of the open cell."""
     cdef int32_t n = <int32_t>(s.period / s.slip) + 1
     cdef int64_t b = over(low, s.slip)
+    cdef int64_t offset
     cdef i128 window
     while b <= high:
         if s.run == n:
@@ -201,6 +205,7 @@ cdef inline void slide(
             window = s.position[n - 1] - s.position[0]
             if not s.cell.windows or window > s.cell.demand:
                 s.cell.demand, s.cell.windows = window, 1
+            offset = t.offset if b < t.change else t.later
             if (b + offset) % s.period == 0 and (not s.cell.fixed_windows or window > s.cell.fixed):
                 s.cell.fixed, s.cell.fixed_windows = window, 1
         b += s.slip
@@ -249,7 +254,7 @@ cdef inline void move(
             if long_step:
                 s.cell.spread += high - low
             elif s.slip:
-                slide(s, t.offset, value, growth, dt, low, high)
+                slide(s, t, value, growth, dt, low, high)
         if to_ms < s.end:
             break
         s.cell.last = now[0]

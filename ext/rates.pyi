@@ -50,11 +50,11 @@ class CounterKernel:
         slip_ms: int = 0,  # step by which the sliding window moves; a period has at most 60 steps
     ) -> None:
         """Set up an empty slot. Raises IndexError or ValueError."""
-    def bounds(self, bounds: Buffer, offset_ms: int = 0) -> None:
+    def bounds(self, bounds: Buffer, offset_ms: int = 0, change_ms: int = 0, later_ms: int | None = None) -> None:
         """Set the boundaries of intervals, const int64_t[::1] in ascending order. Raises ValueError.
 
         The open interval of each slot must begin at one of them. ``offset_ms``: local time minus UTC, which determines
-        where fixed windows begin."""
+        where fixed windows begin; from ``change_ms`` on it is ``later_ms`` (None: it does not change)."""
     def feed(self, numbers: Buffer, times_ms: Buffer, values: Buffer, packs: Buffer, flags: Buffer) -> list[int]:
         """Process readings in order of time: uint16_t slots, int64_t UTC ms, int64_t values, uint32_t, uint32_t.
 

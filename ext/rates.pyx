@@ -108,7 +108,7 @@ cdef class CounterKernel:
         s.kind, s.resolution, s.modulus, s.max_gap = kind, resolution, modulus, max_gap_ms
         s.period, s.slip = period_ms, slip_ms if period_ms else 0
 
-    def bounds(self, const int64_t[::1] bounds not None, int64_t offset_ms=0):
+    def bounds(self, const int64_t[::1] bounds not None, int64_t offset_ms=0, int64_t change_ms=0, later_ms=None):
         cdef Py_ssize_t n = bounds.shape[0], i
         cdef int64_t *copy
         cdef Times fresh
@@ -127,7 +127,9 @@ cdef class CounterKernel:
         if copy == NULL:
             raise MemoryError
         memcpy(copy, &bounds[0], n * sizeof(int64_t))
-        self.times.bounds, self.times.count, self.times.offset = copy, <int32_t>n, offset_ms
+        self.times.bounds, self.times.count = copy, <int32_t>n
+        self.times.offset, self.times.change = offset_ms, change_ms
+        self.times.later = offset_ms if later_ms is None else later_ms
         for i in range(self.count):
             if self.slots[i].has:
                 self.slots[i].at = find(&self.times, self.slots[i].start)

@@ -41,6 +41,19 @@ class Calendar:
         assert found is not None
         return int(found / timedelta(milliseconds=1))
 
+    def offsets_ms(self, from_ms: int, to_ms: int) -> tuple[int, int, int]:
+        """Return the UTC offset before the last change in ``[from_ms, to_ms]``, the change, and the offset after it.
+
+        If the offset does not change, the change is at ``from_ms``.
+        """
+        last, high = self.offset_ms(to_ms), to_ms
+        while high > from_ms:
+            low = max(from_ms, high - DAY_MS)
+            if (before := self.offset_ms(low)) != last:
+                return before, self._change(low, high), last
+            high = low
+        return last, from_ms, last
+
     def local(self, at_ms: int) -> datetime:
         """Convert an instant to local time with its UTC offset."""
         return (_EPOCH + timedelta(milliseconds=at_ms)).astimezone(self._zone)
@@ -90,15 +103,18 @@ class Calendar:
 
     def _past_change(self, at: int, following: int, now: int) -> int:
         """Return the first boundary after the UTC offset changed between ``at`` and ``following``."""
-        low, high = at, following
-        old = self.offset_ms(at)
+        return -(-(self._change(at, following) + now) // self.length_ms) * self.length_ms - now
+
+    def _change(self, low: int, high: int) -> int:
+        """Return the instant between ``low`` and ``high`` at which the UTC offset changes."""
+        old = self.offset_ms(low)
         while high - low > 1:
             middle = (low + high) // 2
             if self.offset_ms(middle) == old:
                 low = middle
             else:
                 high = middle
-        return -(-(high + now) // self.length_ms) * self.length_ms - now
+        return high
 
     def bounds(self, from_ms: int, to_ms: int) -> array[int]:
         """Return the boundaries from the last one at or before ``from_ms`` to the first one at or after ``to_ms``."""

@@ -89,7 +89,7 @@ class Ledger:
         self.tally = self._new_tally(new)
         before, self.detectors = self.detectors, {}
         if len(self._bounds) > 1:
-            self.tally.bounds(self._bounds, self._calendar.offset_ms(self._bounds[0]))
+            self._use_bounds()
         for number, was in kept.items():
             self.tally.restore(number, old_tally.state(was))
         for number, was in kept.items():
@@ -254,7 +254,11 @@ class Ledger:
         waiting = [w.time_ms for detector in self.detectors.values() for w in detector.waiting]
         low, high = min([from_ms, *starts, *waiting]), max([to_ms, *starts, *waiting])
         self._bounds = self._calendar.bounds(low, high + DAY_MS)
-        self.tally.bounds(self._bounds, self._calendar.offset_ms(to_ms))
+        self._use_bounds()
+
+    def _use_bounds(self) -> None:
+        # with the offsets of all these times, so that fixed windows do not depend on when this is called
+        self.tally.bounds(self._bounds, *self._calendar.offsets_ms(self._bounds[0], self._bounds[-1]))
 
     def _take(self) -> None:
         """Pass the complete cells of the kernel to the row builder."""
@@ -386,7 +390,7 @@ class Ledger:
         assert self.tracked is not None
         known = {json.dumps(slot[:-1]): n for n, slot in enumerate(state["slots"])}
         self._bounds = self._calendar.bounds(min(state["low"], state["to"]), state["to"] + DAY_MS)
-        self.tally.bounds(self._bounds, self._calendar.offset_ms(state["to"]))
+        self._use_bounds()
         slot_of = {}  # slot in the state -> slot in this table
         for number, w in enumerate(self.tracked.slots):
             was = known.get(json.dumps(_identity(w)))

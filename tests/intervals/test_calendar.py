@@ -45,6 +45,14 @@ def test_a_midnight_that_does_not_exist() -> None:
     assert len(calendar.bounds_of_day(day)) == 92 + 1
 
 
+def test_offsets_before_and_after_the_last_change() -> None:
+    berlin, spring = Calendar("Europe/Berlin"), ms("2026-03-29T01:00", "UTC")
+    hour = 3_600_000
+    for low, high in ((spring - 30 * hour, spring + 60 * hour), (spring - 1, spring), (spring - 9000 * hour, spring)):
+        assert berlin.offsets_ms(low, high) == (hour, spring, 2 * hour)
+    assert berlin.offsets_ms(spring, spring + 90 * hour) == (2 * hour, spring, 2 * hour)
+
+
 def test_lengths_that_do_not_divide_the_change() -> None:
     """Boundaries stay where the wall clock says; one interval is shorter or longer."""
     spring = [b - a for a, b in pairwise(Calendar("Europe/Berlin", 6 * 3_600_000).bounds_of_day(date(2026, 3, 29)))]

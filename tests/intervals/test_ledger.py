@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
@@ -12,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.intervals.amounts import mean_of, tidy
+from agent.intervals.calendar import Calendar
+from agent.intervals.ledger import Ledger
 from agent.intervals.rows import Flag
 from agent.intervals.sums import sums
 from agent.intervals.tracked_points import Rule
 from ext.ring import Ring
-from tests.kits.ledger import LENGTH, START, Book, Packs, point, table
+from tests.kits.ledger import LENGTH, START, STREAM, Book, Packs, point, table
 
 ENERGY = "ac.energy.import"
 
@@ -344,6 +347,29 @@ def test_demand_slides_and_stands() -> None:
     assert max(row.demand_fixed or 0 for row in rows) < 600
     assert all((row.demand_fixed or 0) <= (row.demand or 0) for row in rows)
     assert rows[1].demand_fixed == (rows[1].amount or 0) * 4
+
+
+@pytest.mark.parametrize(("month", "day"), [(3, 29), (10, 25)])
+def test_fixed_windows_follow_the_local_time_from_the_change_on(month: int, day: int) -> None:
+    """The offset of the stored boundaries was used for up to a day, and a restart refreshed it at another time."""
+    calendar, hour = Calendar("Europe/Berlin"), 3_600_000
+    packs = Packs(meter(), every_ms=300_000)
+    packs.to_ms = round(datetime(2026, month, day - 1, 18, tzinfo=UTC).timestamp()) * 1000
+    start = packs.to_ms
+    growing(packs, 200, Decimal(1000))
+    once, again = (Book(calendar, Rule(period_ms=2 * hour, slip_ms=300_000)) for _ in range(2))
+    once.read(packs.bodies)
+    ends = [row.end_ms for row in once.rows() if row.demand_fixed is not None]
+    assert ends == [
+        row.end_ms
+        for row in once.rows()
+        if row.start_ms >= start + 2 * hour and (row.end_ms + calendar.offset_ms(row.end_ms)) % (2 * hour) == 0
+    ]
+    for body in packs.bodies:
+        again.read([body])
+        state, again.ledger = again.ledger.state(), Ledger(STREAM, calendar, again.rule)
+        again.ledger.restore(state, packs.document)
+    assert again.pages == once.pages
 
 
 def test_heat_from_flow_and_temperatures_where_no_counter_is() -> None:
