@@ -17,7 +17,7 @@ from typing import Any
 from agent.clock import SteadyClock
 from agent.config import Config, DeviceConfig, gathered, line_config, make_driver
 from agent.config.tree import LineEntry
-from agent.pack import BirthTable
+from agent.pack import BirthTable, changes
 from agent.poll import Availability, DevicePoll, LinePoller
 from agent.service.births import DeviceCatalog, RunningDevice
 from agent.service.db_thread import DatabaseThread
@@ -589,6 +589,10 @@ def _swap(manager: DeviceManager, swap: DeviceSwap) -> None:
     if identified_meanwhile or not swap.same_address:
         device.identity = None
     if swap.driver is not None:
+        known = manager.catalog.known.get(swap.table.stream)
+        if known is not None and changes(known, swap.table.facts):
+            # before its first reading, the device is identified again, which begins a new counter epoch
+            device.identity = None
         device.stream.switch_table(swap.number, swap.table, cut_ms, manager.ring)
         device.poll.exchange(swap.driver, cut_ms)
         device.poll.use_ring(manager.ring, swap.number)

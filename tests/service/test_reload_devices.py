@@ -1,0 +1,53 @@
+"""A reload that changes devices: what follows from it in births and events of a running agent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from agent.service.births import RunningDevice
+from agent.store import Store
+from tests.service.test_reload_refused import Park, running, until
+
+
+def device_of(park: Park, name: str) -> RunningDevice:
+    return next(device for device in park.service.devices if device.config.name == name)
+
+
+async def packs_of(park: Park, stream: str) -> list[dict[str, Any]]:
+    def read(store: Store) -> list[dict[str, Any]]:
+        return [json.loads(pack.data) for pack in store.packs.after(stream, 0, 10**6)]
+
+    return await park.service.db_thread.call(read)
+
+
+async def test_another_ratio_by_a_reload_begins_a_new_epoch(tmp_path: Path) -> None:
+    """The birth stated the new ratio under the old epoch, so readings before and after it were subtracted."""
+    async with running(tmp_path) as park:
+        named = park.edited(('profile = "test/tally"', 'profile = "test/named"'))
+        assert (await park.reload(named)).accepted
+        device, known = device_of(park, "w"), park.service.device_manager.catalog.known
+        stream = device.stream.name
+        await until(lambda: device.identity is not None and stream in known)
+        steps = [known[stream]]
+        for more in ("ratio = { ct = 80, pt = 1 }", "ratio = { ct = 80, pt = 1 }\nreversed = true"):
+            text = named.replace('label = "first"', f'label = "first"\n{more}', 1)
+            assert (await park.reload(text)).accepted
+            await until(lambda: known[stream].epoch > steps[-1].epoch, 20)
+            steps.append(known[stream])
+        assert (await park.reload(text.replace("first", "second", 1))).accepted
+        count = device.stream.packs
+        await until(lambda: device.stream.packs > count + 1)
+        assert known[stream].epoch == steps[-1].epoch, "another label is no other epoch"
+        packs = await packs_of(park, stream)
+    events = [event for pack in packs for event in pack.get("events", ()) if event["event"] == "ratio"]
+    assert [(event["new"]["ct"], event["new"]["reversed"], event["epoch"]) for event in events] == [
+        (facts.ratio["ct"], facts.ratio["reversed"], facts.epoch) for facts in steps[1:]
+    ]
+    table: dict[str, Any] = {}
+    for pack in packs:
+        table = pack.get("table", table)
+        if pack.get("e") and table["device"]["ratio"]["ct"] == "80":
+            turned = bool(table["device"]["reversed"])
+            assert table["epoch"] == steps[1 + turned].epoch, "no reading of another ratio under the old epoch"
