@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import pytest
 
 from agent.config import load_config
+from agent.indicators.declared import Declaration
 from agent.pack import BirthTable, Packer
 from agent.service.births import results_table
 from agent.service.results.publisher import ResultPublisher, make_producers
@@ -166,6 +167,29 @@ def test_a_day_whose_commit_failed_after_later_ones_were_summed_is_summed_again(
     before = of_month(first)
     assert before and [of_month(end) for end in later] != [before] * 2
     assert of_month(first) == before
+    site.close()
+
+
+def test_what_was_declared_before_the_first_results_is_signed_with_them(tmp_path: Path) -> None:
+    """Figures used the value, but no pack had it, so no verifier could recompute them."""
+    site = MeteredDays(tmp_path)
+    stream, quarter = "park7/gw01/_indicators", 900_000
+    ids = ["00000000000000a1", "00000000000000b2", "00000000000000c3"]
+    for number, at_ms in zip(ids, (NOON - HOUR, NOON + 1000, NOON + quarter), strict=True):
+        entry = Declaration(number, "declared.people", "50", "m2", NOON - 24 * HOUR, None, "Li", at_ms)
+        site.store.documents.declare(entry.id, entry.at_ms, entry.as_dict())
+    results = IndicatorResults(load_config(tmp_path / "agent.toml"))
+
+    def declared(start_ms: int) -> list[str]:
+        made = results(site.store, start_ms, start_ms + quarter)
+        return [one["id"] for one in made if one["kind"] == "declaration"]
+
+    for _ in range(2):  # the commit of the first intervals may fail
+        assert declared(NOON) == ids[:2]
+        assert declared(NOON + quarter) == ids[2:]
+    site.store.packs.commit(packs(NOON, 15, stream=stream))
+    results = IndicatorResults(load_config(tmp_path / "agent.toml"))  # as after a restart
+    assert declared(NOON + quarter) == ids[2:] and declared(NOON + 2 * quarter) == []
     site.close()
 
 

@@ -133,6 +133,8 @@ class IndicatorResults:
         self._calendar = Calendar(config.timezone, config.interval.length_ms)
         self._config_hash = config.hash()
         self._plan = read(config)
+        self._stream = f"{config.base}/_indicators"
+        self._first_ms: int | None = None  # start of the first interval with results, until its results are committed
         self._unwritten = UnwrittenStreams(config)
         self._tallies: dict[PeriodKind, PeriodTotals] = {}
         self._starts: dict[PeriodKind, int] = {}
@@ -147,8 +149,9 @@ class IndicatorResults:
         entries = [
             entry for entry in _entries(store) if entry.at_ms < end_ms
         ]  # a later declaration is signed with the interval that contains its time
+        new_ms = 0 if self._is_first(store, start_ms) else start_ms
         made: list[Mapping[str, Any]] = [
-            {"kind": "declaration", **entry.as_dict()} for entry in entries if start_ms <= entry.at_ms
+            {"kind": "declaration", **entry.as_dict()} for entry in entries if new_ms <= entry.at_ms
         ]
         if self._plan.of_period("interval"):
             period = period_of(self._calendar, "interval", start_ms, end_ms)
@@ -159,6 +162,14 @@ class IndicatorResults:
         if end_ms == day_end:
             made += self._day(store, day_start, day_end, entries)
         return made
+
+    def _is_first(self, store: Store, start_ms: int) -> bool:
+        """Return True if this interval is the first one with results. Its pack also has all earlier declarations."""
+        if self._stream in store.packs.heads():
+            return False
+        # several intervals are made before the first commit; after a failed commit, they are made again
+        self._first_ms = start_ms if self._first_ms is None else min(self._first_ms, start_ms)
+        return start_ms == self._first_ms
 
     def prepare(self, store: Store, end_ms: int) -> bool:
         """Add days to the sums of month and year, up to the day that contains ``end_ms``.
