@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, Final
 
-from agent.config import Config
+from agent.config import Config, DerivedConfig
 from drivers.model import PACES
 
 ADDED, REMOVED, CHANGED = "added", "removed", "changed"
@@ -51,8 +51,9 @@ def config_changes(old: Config, new: Config, renewed: Iterable[str] = ()) -> tup
     The differences of lines, devices, uplinks and derived points come first, then those of the other tables.
 
     Args:
-        renewed: devices that get a new driver or point table. If the table of such a device in agent.toml is unchanged,
-            its profile must have changed, and the file of its profile is listed as the changed key.
+        renewed: devices that get a new driver or point table. If the table of such a device in agent.toml and its
+            derived heat are unchanged, its profile must have changed, and the file of its profile is listed as the
+            changed key.
     """
     found: list[ConfigChange] = []
     for kind in LISTS:
@@ -64,7 +65,7 @@ def config_changes(old: Config, new: Config, renewed: Iterable[str] = ()) -> tup
         found += [
             ConfigChange("device", name, CHANGED, ("the file of its profile",))
             for name in renewed
-            if name not in named and lines.get(name) not in moved
+            if name not in named and lines.get(name) not in moved and _heat(old, name) == _heat(new, name)
         ]
     for table in TABLES:
         if keys := differing(getattr(old, table), getattr(new, table)):
@@ -85,6 +86,10 @@ def config_changes(old: Config, new: Config, renewed: Iterable[str] = ()) -> tup
 
 def _member(kind: str) -> str:
     return kind if kind == "derived" else f"{kind}s"
+
+
+def _heat(config: Config, device: str) -> list[DerivedConfig]:
+    return [one for one in config.derived if one.device == device]
 
 
 def _of_list(kind: str, old: Sequence[Any], new: Sequence[Any]) -> Iterable[ConfigChange]:

@@ -198,6 +198,11 @@ def derived_row(one: DerivedConfig) -> dict[str, Any]:
     return {"n": one.name, "heat": heat} | ({"role": one.role} if one.role else {})
 
 
+def derived_rows(config: Config, device: str) -> list[dict[str, Any]]:
+    """Return the derived heat that the birth of a device describes."""
+    return [derived_row(one) for one in config.derived if one.device == device]
+
+
 def device_front(
     config: Config,
     device: DeviceConfig,
@@ -218,7 +223,7 @@ def device_front(
         more["sleeps"] = {**place, "sun_below": f"{DARK_BELOW_DEG:g}"}
     if device.accuracy:
         more["class"] = dict(device.accuracy)
-    if derived := [derived_row(one) for one in config.derived if one.device == device.name]:
+    if derived := derived_rows(config, device.name):
         more["derived"] = derived
     return {
         "config": config.hash(),

@@ -19,7 +19,7 @@ from agent.config import Config, DeviceConfig, gathered, line_config, make_drive
 from agent.config.tree import LineEntry
 from agent.pack import BirthTable, changes
 from agent.poll import Availability, DevicePoll, LinePoller
-from agent.service.births import DeviceCatalog, RunningDevice
+from agent.service.births import DeviceCatalog, RunningDevice, derived_rows
 from agent.service.db_thread import DatabaseThread
 from agent.service.identity import IdentityChecker, MapQuirks
 from agent.service.seal_jobs import Stream
@@ -458,7 +458,9 @@ def _prepare_swap(
     spec = change.catalog.spec(entry, identity)
     change.specs.append((entry, spec))
     same_profile = change.catalog.profile(entry).hash == device.profile.hash
-    if entry == device.config and same_address and same_profile and spec == device.poll.driver.spec:
+    same_derived = derived_rows(change.config, entry.name) == derived_rows(manager.config, entry.name)
+    same_table = entry == device.config and same_profile and same_derived
+    if same_table and same_address and spec == device.poll.driver.spec:
         return None
     table, number = change.catalog.table(entry, spec, identity), manager.number()
     driver: Driver | None = None

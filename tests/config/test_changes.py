@@ -74,6 +74,20 @@ def test_a_device_with_nothing_new_in_the_files_has_another_profile(tmp_path: Pa
     ]
 
 
+def test_a_device_whose_derived_heat_changes_has_the_same_profile(tmp_path: Path) -> None:
+    """Its birth changes with the heat, but nobody touched the file of its profile."""
+    meter = BASE.replace("chint/dtsu666", "cjt188/heat").replace('roles = { "ac" = "grid" }\n', "")
+    heat = (
+        '\n[[derived]]\nname = "loop"\nheat = { device = "grid", flow = "heat.flow", '
+        'supply = "heat.temperature.supply", return = "heat.temperature.return" }\n'
+    )
+    configs = []
+    for text in (meter, meter + heat):
+        (tmp_path / "a.toml").write_text(text.replace('"modbus-tcp:', '"tcp:').replace('"1"', '"12345678901234"'))
+        configs.append(load_config(tmp_path / "a.toml", environ={}))
+    assert [str(one) for one in config_changes(*configs, ["grid"])] == ["derived loop added"]
+
+
 def mh(*args: object) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -8,7 +8,7 @@ from typing import Any
 
 from agent.service.births import RunningDevice
 from agent.store import Store
-from tests.service.test_reload_refused import Park, running, until
+from tests.service.test_reload_refused import METER, Park, running, until
 
 
 def device_of(park: Park, name: str) -> RunningDevice:
@@ -51,3 +51,30 @@ async def test_another_ratio_by_a_reload_begins_a_new_epoch(tmp_path: Path) -> N
         if pack.get("e") and table["device"]["ratio"]["ct"] == "80":
             turned = bool(table["device"]["reversed"])
             assert table["epoch"] == steps[1 + turned].epoch, "no reading of another ratio under the old epoch"
+
+
+async def test_a_birth_states_the_derived_heat_of_a_reload(tmp_path: Path) -> None:
+    """It stated the heat of the start until the next start, while the intervals already had the heat of the reload."""
+    meter = METER.format("server", "12345678901234", "cjt188/heat").replace('"new"', '"heat"')
+    heat = (
+        '\n[[derived]]\nname = "loop"\nheat = { device = "heat", flow = "heat.flow", '
+        'supply = "heat.temperature.supply", return = "heat.temperature.return" }\nrole = "heat.load"\n'
+    )
+    async with running(tmp_path) as park:
+        outcome = await park.reload(park.good + meter)
+        assert outcome.accepted, outcome
+        device = device_of(park, "heat")
+
+        def stated() -> list[str]:
+            table = json.loads(device.stream.table_version.table.encoded)
+            return [row["heat"]["supply"] for row in table["device"].get("derived", ())]
+
+        for text, supply in (
+            (heat, ["heat.temperature.supply"]),
+            (heat.replace("temperature.supply", "temperature.return", 1), ["heat.temperature.return"]),
+            ("", []),
+        ):
+            outcome = await park.reload(park.good + meter + text)
+            assert outcome.accepted and stated() == supply, outcome
+            assert [change.kind for change in outcome.changes] == ["derived"]
+            assert outcome.changed.startswith("devices: 1 changed"), outcome
