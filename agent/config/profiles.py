@@ -179,7 +179,7 @@ def _check(device: DeviceRead, line: LineEntry | None, profile: Profile, notes: 
     _prefixes(table, entry, resolved)
     _ratio(table, resolved, profile, notes)
     _serial_note(table, entry, line, profile, notes)
-    _max_words(table, entry, profile, points)
+    _max_words(table, entry, profile, points, notes)
     accuracy = entry.accuracy or ({"": profile.accuracy} if profile.accuracy else {})
     return replace(entry, periods_ms=_periods(device, resolved.limits, points, profile, notes), accuracy=accuracy)
 
@@ -208,13 +208,42 @@ def _patterns(entry: DeviceConfig) -> tuple[str, ...]:
     return () if entry.points == ("*",) else entry.points
 
 
-def _max_words(table: TomlTable, entry: DeviceConfig, profile: Profile, points: Sequence[Point]) -> None:
-    """Check that one read of ``max_words`` can hold the longest value. A value is never split over two reads."""
+def _max_words(
+    table: TomlTable, entry: DeviceConfig, profile: Profile, points: Sequence[Point], notes: list[ConfigWarning]
+) -> None:
+    """Check that one read of ``max_words`` can hold the longest value. A value is never split over two reads.
+
+    If only a variant of the profile has a longer value, add a note, because the device may be of another variant.
+    """
     most = entry.limits.max_words
+    if not most or not has_registers(profile.protocol):
+        return
     longest = max(points, key=lambda point: point.count, default=None)
-    if most and longest and has_registers(profile.protocol) and longest.count > most:
+    if longest and longest.count > most:
         what = f"{most} is less than the {longest.count} registers of the point {longest.name}"
         table.complain(None, "limits.max_words", what, "Raise max_words, or exclude the point with points = [...]")
+        return
+    for name, resolved in profile.each_variant(entry.params, entry.reversed):
+        longest = max(_selected(resolved.points, entry), key=lambda point: point.count, default=None)
+        if longest and longest.count > most:
+            what = (
+                f"{most} is less than the {longest.count} registers of the point {longest.name} of the variant {name}"
+            )
+            hint = (
+                "Raise max_words, or exclude the point with points = [...]; a device that reports this variant is not "
+                "read"
+            )
+            notes.append(ConfigWarning(f"{place_of(table, 'limits')}.max_words", what, hint))
+            return
+
+
+def _selected(points: Sequence[Point], entry: DeviceConfig) -> Sequence[Point]:
+    """Return the configured points of a variant. Patterns that match none of its points are ignored."""
+    try:
+        return select(points, _patterns(entry))
+    except ProfileError:
+        patterns = [glob for glob in _patterns(entry) if _matches(points, glob)]
+        return select(points, patterns) if patterns else ()
 
 
 def _prefixes(table: TomlTable, entry: DeviceConfig, resolved: Resolved) -> None:
@@ -298,12 +327,7 @@ def device_spec(
         firmware, identity: the values read from the device, which select variants of the profile; None if unknown.
     """
     resolved = profile.resolve(device.params, firmware, identity, device.reversed)
-    try:
-        points = select(resolved.points, _patterns(device))
-    # a pattern matches only points that this variant of the profile lacks, so the pattern is ignored
-    except ProfileError:
-        patterns = [glob for glob in _patterns(device) if _matches(resolved.points, glob)]
-        points = select(resolved.points, patterns) if patterns else ()
+    points = tuple(_selected(resolved.points, device))
     # this point shows whether the other values are fresh, so it is read even if the device's patterns do not match it
     if profile.fresh and all(point.name != profile.fresh.point for point in points):
         points = (*points, *(point for point in resolved.points if point.name == profile.fresh.point))

@@ -27,9 +27,22 @@ from agent.service.seal_jobs import Stream
 from agent.service.sealing import SealScheduler
 from agent.store import StoreDamaged, StoreError
 from drivers.encoding import exact_text
-from drivers.model import DeviceSpec, GatewayError, Kind, LineDown, MismatchError, Quality, Reading, Reason, clean_text
+from drivers.model import (
+    ConfigError,
+    DeviceSpec,
+    GatewayError,
+    Kind,
+    LineDown,
+    MismatchError,
+    ProfileError,
+    Quality,
+    Reading,
+    Reason,
+    clean_text,
+)
 from drivers.plan import KnownHoles
 from drivers.plan.holes import holes_key
+from drivers.protocol import Driver
 from drivers.registry import driver_class
 from ext.ring import ANSWER, Ring
 
@@ -125,13 +138,14 @@ class IdentityChecker:
                 await self._keep_facts(table.stream, table.facts.encode())
             device.identity, catalog.known[table.stream] = identity, table.facts
             return
-        number = self._number()
-        await self._register(poll.ring, [(number, table)])
         driver = poll.driver
         if found or spec.points != driver.spec.points or spec.limits != driver.spec.limits:
             # a new driver is needed even for the same points, because the old driver keeps quirks and counters of the
             # previous device
-            driver = driver_class(spec.protocol)(spec, device.line, poll.ring, number)
+            driver = self._make_driver(device, spec)
+        number = self._number()
+        await self._register(poll.ring, [(number, table)])
+        if driver is not poll.driver:
             device.line.apply_options(device.line.request_options(spec.limits, spec.serial))
         if found:
             # ``_first_counts`` raises LineError if the device no longer answers; nothing has changed yet, so the
@@ -139,13 +153,25 @@ class IdentityChecker:
             await self._add_events(device, found, table, await _first_counts(driver, spec))
         device.identity, catalog.known[table.stream] = identity, table.facts
         device.stream.switch_table(number, table, tick_ms)
-        if driver is poll.driver:
-            driver.table = number
-        else:
+        driver.table = number
+        if driver is not poll.driver:
             poll.driver = driver
             poll.driver_changed()
             if self._map_quirks is not None:
                 self._map_quirks.load(device, driver, device.profile.hash, identity)
+
+    @staticmethod
+    def _make_driver(device: RunningDevice, spec: DeviceSpec) -> Driver:
+        """Make the driver for the points of an identity. It gets its table number later, because it may fail each time.
+
+        Raises MismatchError, so that only this device has gaps. For example, a variant of the profile may have a value
+        that is longer than the configured ``max_words``.
+        """
+        try:
+            return driver_class(spec.protocol)(spec, device.line, device.poll.ring, device.poll.driver.table)
+        except (ConfigError, ProfileError) as error:
+            what = f"the points of the identity that the device reports cannot be read: {error.what}"
+            raise MismatchError(what, where=device.config.name, hint=error.hint) from error
 
     async def _keep_facts(self, stream: str, text: bytes) -> None:
         """Store the facts of a device. Raises StoreError.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
@@ -136,6 +136,14 @@ class Profile(ProfileHead):
         points, limits = self._expand(self._filled(params or {}), chosen)
         names = [v.name for i, v in enumerate(self.variants) if i in chosen]
         return Resolved(swap_reversed(points, reversed), " + ".join(names), limits)
+
+    def each_variant(
+        self, params: Mapping[str, int | str] | None = None, reversed: frozenset[str] = frozenset()
+    ) -> Iterator[tuple[str, Resolved]]:
+        """Yield (name, points of a device to which only this variant applies) for each variant."""
+        for number, variant in enumerate(self.variants):
+            points, limits = self._expand(self._filled(params or {}), frozenset({number}))
+            yield variant.name, Resolved(swap_reversed(points, reversed), variant.name, limits)
 
     def _filled(self, given: Mapping[str, int | str]) -> dict[str, int | str]:
         where = f"profile {self.id}"

@@ -162,6 +162,23 @@ def test_one_tcp_port_with_two_schemes_is_told(site, good, url: str, told: bool)
     )
 
 
+@pytest.mark.parametrize(("points", "noted"), [("", True), ('points = ["*.active"]\n', False)])
+def test_a_variant_with_a_value_that_no_read_can_hold_is_a_note(site, points: str, noted: bool) -> None:
+    """The device may be of another variant, so an agent that works must not refuse to start."""
+    meter = (site.folder / "profiles/test/meter.toml").read_text()
+    more = '[[variant]]\nfirmware = ">=3"\n[[variant.point]]\nname = "ac.energy.export"\naddress = 4\n'
+    more += 'type = "u64"\norder = "ABCDEFGH"\nunit = "kWh"\npace = "slow"\n[[sample]]'
+    (site.folder / "profiles/test/wide.toml").write_text(meter.replace("[[sample]]", more, 1))
+    text = MINIMAL + '[paths]\nprofiles_dir = "profiles"\n[[line]]\nname = "bus"\nurl = "tcp://192.0.2.11:4196"\n'
+    text += '[[device]]\nname = "m"\nline = "bus"\naddress = "3"\nprofile = "test/wide"\nlimits = { max_words = 2 }\n'
+    site.write(text + points)
+    assert [str(note) for note in site.load().notes if "max_words" in str(note)] == noted * [
+        "agent.toml:15: device.m.limits.max_words: 2 is less than the 4 registers of the point ac.energy.export of the "
+        "variant >=3. Raise max_words, or exclude the point with points = [...]; a device that reports this variant "
+        "is not read"
+    ]
+
+
 def test_notes_tell_what_works_and_still_deserves_a_look(site, good) -> None:
     text = good.replace("serial:/dev/serial/by-id/usb-FTDI_FT232R_A1-if00-port0", "serial:/dev/ttyUSB3")
     text = text.replace("tcp://192.0.2.11:4196", "modbus-tcp://192.0.2.10").replace('serial = "2400 8E1"\n', "")

@@ -78,3 +78,26 @@ async def test_a_birth_states_the_derived_heat_of_a_reload(tmp_path: Path) -> No
             assert outcome.accepted and stated() == supply, outcome
             assert [change.kind for change in outcome.changes] == ["derived"]
             assert outcome.changed.startswith("devices: 1 changed"), outcome
+
+
+async def test_a_device_whose_variant_cannot_be_read_costs_only_itself(tmp_path: Path) -> None:
+    """The agent ended, and ended again at each start, because one value of a variant is longer than `max_words`."""
+    async with running(tmp_path) as park:
+        tally = (park.folder / "profiles/test/tally.toml").read_text()
+        wide = tally.replace('firmware = ">=3"', 'firmware = ">=2"')
+        wide = wide.replace(
+            'address = 6, type = "u32", order = "ABCD"', 'address = 6, type = "u64", order = "ABCDEFGH"'
+        )
+        (park.folder / "profiles/test/wide.toml").write_text(wide)
+        short = 'profile = "test/wide"\nlimits = { max_words = 2 }'
+        outcome = await park.reload(park.edited(('profile = "test/tally"', short)))
+        assert outcome.accepted and "limits.max_words: 2 is less than the 4 registers" in str(outcome.warnings), outcome
+        device, other = device_of(park, "w"), device_of(park, "moves")
+        await until(lambda: "ac.energy.export needs 4 registers" in device.poll.last_error)
+        readings = other.stream.readings
+        await until(lambda: other.stream.readings > readings + 20)
+        assert device.identity is None
+        assert (await park.reload(park.edited(('profile = "test/tally"', 'profile = "test/wide"')))).accepted
+        await until(lambda: device.identity is not None and device.poll.driver.spec.variant == ">=2")
+        readings = device.stream.readings
+        await until(lambda: device.stream.readings > readings)
