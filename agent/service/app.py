@@ -18,7 +18,7 @@ import agent
 import ext.clock
 import ext.memory
 from agent.certificates import Expiry, expiries, stamps
-from agent.clock import SteadyClock
+from agent.clock import STEP_MS, SteadyClock
 from agent.config import (
     Config,
     ConfigWarning,
@@ -44,7 +44,7 @@ from agent.service.results.publisher import ResultPublisher, make_producers
 from agent.service.rings import RingFiles, tables_hash
 from agent.service.runtime_dir import instance_lock
 from agent.service.seal_jobs import Stream
-from agent.service.sealing import SealScheduler, pack_clock
+from agent.service.sealing import RETRY_S, SealScheduler, pack_clock
 from agent.service.signing_key import ActiveKey, KeyFileWatcher
 from agent.service.status import FUTURE_MS, StatusFile, summary
 from agent.service.store_check import StoreScrubber
@@ -360,20 +360,36 @@ class Service:
     # --- watching
 
     async def _watch_clock(self) -> None:
+        told_ms, retry_s = 0, 0.0  # the step that the log states; after a failure: loop time of the next try
         while True:
             await asyncio.sleep(CLOCK_CHECK_S)
-            if step := self.clock.check_step():
+            step = self.clock.check_step()
+            if step is None:
+                told_ms, retry_s = 0, 0.0
+                continue
+            by_ms = step[1] - step[0]
+            if abs(by_ms - told_ms) > STEP_MS:
                 log.warning("the clock was set from %.3f to %.3f", step[0] / 1000, step[1] / 1000)
-                async with self.device_manager.lock:
-                    await self.device_manager.stop_pollers()
-                    # The times have passed on since the step was found, by many seconds if a reload held the lock. The
-                    # readings of this time must be sealed too.
-                    step = self.clock.check_step()
-                    if step and await self.sealing.cut(*step):
-                        self.clock.take_step()
-                        for device in self.devices:
-                            device.poll.align(self.clock.now_ms())
-                    self.device_manager.start_pollers()
+                told_ms, retry_s = by_ms, 0.0
+            now_s = asyncio.get_running_loop().time()
+            # each try stops polling, so there is none as long as the store cannot commit, which may last for days
+            if not retry_s or (now_s >= retry_s and not self.sealing.trouble):
+                retry_s = 0.0 if await self._take_step() else now_s + RETRY_S
+
+    async def _take_step(self) -> bool:
+        """Continue with the time of the wall clock. Returns False if the store could not commit the step."""
+        async with self.device_manager.lock:
+            await self.device_manager.stop_pollers()
+            # The times have passed on since the step was found, by many seconds if a reload held the lock. The
+            # readings of this time must be sealed too.
+            step = self.clock.check_step()
+            done = step is None or await self.sealing.cut(*step)
+            if step and done:
+                self.clock.take_step()
+                for device in self.devices:
+                    device.poll.align(self.clock.now_ms())
+            self.device_manager.start_pollers()
+        return done
 
     async def _housekeeping(self) -> None:
         """Once a minute, keep the store within its limits, save quirks, and check the certificates.
