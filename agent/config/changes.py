@@ -110,7 +110,7 @@ def differing(old: Any, new: Any) -> tuple[str, ...]:
     found: list[str] = []
     for field in fields(new):
         before, after = getattr(old, field.name), getattr(new, field.name)
-        if before == after:
+        if not field.compare or before == after:
             continue
         if field.name == "periods_ms":
             found += [f"every.{pace}" for pace, a, b in zip(PACES, before, after, strict=True) if a != b]

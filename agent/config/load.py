@@ -435,7 +435,7 @@ def _indicators(table: TomlTable) -> IndicatorsConfig:
     except ConfigError as error:
         for one in error.complaints or (error,):
             table.complain(None, "plan", str(one))
-    return IndicatorsConfig(plan, hashlib.sha256(raw).hexdigest())
+    return IndicatorsConfig(plan, hashlib.sha256(raw).hexdigest(), raw)
 
 
 def _control(table: TomlTable) -> ControlConfig:

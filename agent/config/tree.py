@@ -85,11 +85,13 @@ class IntervalConfig:
 class IndicatorsConfig:
     """The file of the park's plan. If ``plan`` is None, the default set of figures is used.
 
-    ``plan_hash``: SHA-256 of the file in hex; "" without a file.
+    ``plan_hash``: SHA-256 of the file in hex; "" without a file. ``plan_text``: the bytes of the file when the
+    configuration was read. A running agent uses these, because the file may be edited before the next reload.
     """
 
     plan: Path | None = None
     plan_hash: str = ""
+    plan_text: bytes = field(default=b"", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +301,7 @@ _LEFT_OUT = {
     "profiles_dir",
     "files",
     "plan",
+    "plan_text",
     "roleless",
     "notes",
     "places",

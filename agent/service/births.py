@@ -174,9 +174,9 @@ def results_table(config: Config, version: str) -> dict[str, Any]:
     plan: dict[str, Any] | None = None
     if config.indicators.plan is not None:
         plan = {"hash": config.indicators.plan_hash}
-        text = config.indicators.plan.read_text("utf-8", "replace")
-        if len(text.encode()) <= MAX_PLAN_BYTES:
-            plan["text"] = text
+        raw = config.indicators.plan_text
+        if len(raw) <= MAX_PLAN_BYTES:
+            plan["text"] = raw.decode()
     table = {**gateway_table(config, version), "interval": cut, "plan": plan}
     if config.derived:
         table["derived"] = [derived_row(one) for one in config.derived]

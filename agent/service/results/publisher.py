@@ -303,7 +303,7 @@ def corrected_figures(store: Store, calendar: Calendar, published_ms: int) -> tu
 def make_producers(config: Config) -> list[ResultProducer]:
     """Create the producers, in the order of their results.
 
-    A site's own plan is read immediately, because the birth of the results contains its text.
+    A site's own plan is resolved immediately, so that its errors are reported with the others.
     """
     module = "agent.service.results.site"
     figures = LazyProducer(module, "IndicatorResults", config, "figures")

@@ -19,7 +19,7 @@ from agent.config import Config
 from agent.indicators.compute import PeriodTotals, intervals_of, period_of, slots_of
 from agent.indicators.declared import Declaration, from_dict
 from agent.indicators.definitions import PeriodKind, read_plan
-from agent.indicators.plan import IndicatorPlan, make_plan
+from agent.indicators.plan import IndicatorPlan, load_plan, make_plan
 from agent.indicators.report import trace_result
 from agent.indicators.site import KNOWN, SiteResults
 from agent.intervals.calendar import Calendar
@@ -122,8 +122,9 @@ class NotYet(GatewayError):
 
 
 def read(config: Config) -> IndicatorPlan:
-    """Read the site's plan. Raises ConfigError only if the configuration was not checked before."""
-    return make_plan(read_plan(config.indicators.plan), str(config.indicators.plan or "plan"))
+    """Return the site's plan, as it was when the configuration was read."""
+    entry = config.indicators
+    return load_plan(entry.plan_text, str(entry.plan)) if entry.plan is not None else make_plan(read_plan(None))
 
 
 class IndicatorResults:
