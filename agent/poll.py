@@ -273,15 +273,31 @@ class DevicePoll:
                 if self.pending[pace]:
                     if waits:
                         break
-                    tick, why = self.pending[pace], reason
-                    if why is Reason.OVERLOAD:
-                        why = self.line_silence.reason_for(tick, self.next[pace])
-                        self.overloads += why is Reason.OVERLOAD
-                    late.append(self.gap(tick, 1 << pace, why))
+                    late.append(self._late_gap(pace, reason))
                 self.pending[pace] = self.next[pace]
                 step = period if pace != ONCE else period - self.next[pace] % period
                 self.next[pace] += step
         return late
+
+    def give_up_before(self, tick_ms: int) -> None:
+        """Turn the pending points of ticks before ``tick_ms`` into gaps of the present table.
+
+        Call this before the device gets a table that begins at ``tick_ms``. Readings of older ticks would belong to
+        no pack of that table.
+        """
+        late = [pace for pace, tick in enumerate(self.pending) if 0 < tick < tick_ms]
+        if late:
+            self.record([self._late_gap(pace, Reason.OVERLOAD) for pace in late], False)
+        for pace in late:
+            self.pending[pace] = 0
+
+    def _late_gap(self, pace: int, reason: Reason) -> int:
+        """Write a gap for the pending points of a pace. Returns its ring position."""
+        tick = self.pending[pace]
+        if reason is Reason.OVERLOAD:
+            reason = self.line_silence.reason_for(tick, self.next[pace])
+            self.overloads += reason is Reason.OVERLOAD
+        return self.gap(tick, 1 << pace, reason)
 
     def deadline(self) -> tuple[int, int, int]:
         """Return (deadline in ms, tick, bit mask of paces) of the most urgent pending tick; zeros if none is pending.

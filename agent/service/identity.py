@@ -153,6 +153,7 @@ class IdentityChecker:
             await self._add_events(device, found, table, await _first_counts(driver, spec))
         device.identity, catalog.known[table.stream] = identity, table.facts
         device.stream.switch_table(number, table, tick_ms)
+        poll.give_up_before(device.stream.table_version.start_ms)
         driver.table = number
         if driver is not poll.driver:
             poll.driver = driver
