@@ -34,6 +34,12 @@ class TokenError(KeyFileError):
     exit_code: ClassVar[int] = 4  # the same exit code as for a device that does not answer
 
 
+class PinRejected(TokenError):
+    """The token rejected the PIN. Nobody may try again with the same PIN, because the token could lock itself."""
+
+    retry: ClassVar[bool] = False
+
+
 class TokenKey:
     """One key of a token. If the session with the token is lost, the next signature opens a new session.
 
@@ -45,7 +51,8 @@ class TokenKey:
 
     Raises:
         KeyFileError: the URI is wrong, the PIN cannot be read, or python-pkcs11 is not installed.
-        TokenError: the token or the key is missing, or the PIN is wrong.
+        TokenError: the token or the key is missing.
+        PinRejected: the PIN is wrong.
     """
 
     def __init__(self, uri: str, make: bool = False, where: str = "") -> None:
@@ -118,6 +125,7 @@ class TokenKey:
                 "the PIN was rejected",
                 error,
                 "Check the PIN before you try again: a token locks itself after several wrong PINs",
+                PinRejected,
             ) from error
         except errors.PKCS11Error as error:
             raise self._error("the token cannot be used", error) from error
@@ -185,7 +193,9 @@ class TokenKey:
         )
         return read_secret(path, "PIN of the token", hint, any_owner=True)[0].decode("utf-8", "replace").strip()
 
-    def _error(self, what: str, error: Exception | None = None, hint: str = "") -> TokenError:
+    def _error(
+        self, what: str, error: Exception | None = None, hint: str = "", kind: type[TokenError] = TokenError
+    ) -> TokenError:
         why = (
             ""
             if error is None
@@ -195,7 +205,7 @@ class TokenKey:
             hint = (
                 "Is the token plugged in? `pkcs11-tool --module MODULE --list-token-slots` lists the available tokens"
             )
-        return TokenError(what + why, where=self._where, hint=hint)
+        return kind(what + why, where=self._where, hint=hint)
 
 
 def _parts(uri: str, where: str) -> dict[str, str]:

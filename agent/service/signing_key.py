@@ -173,7 +173,8 @@ class KeyFileWatcher:
                 if str(error) != self._trouble:
                     log.error("keeping the current signing key: %s", error)
                 self._trouble = str(error)
-                if isinstance(error, StoreError):  # the file is usable, so the next check tries again
+                # the file may be usable, so the next check tries again
+                if isinstance(error, StoreError) or error.retry:
                     return
             self._stamp = stamp
 

@@ -34,8 +34,9 @@ from agent.keys import (
     signed_by,
 )
 from agent.keys.signer import SoftEd25519
-from agent.keys.token import TokenError
+from agent.keys.token import PinRejected, TokenError
 from agent.pack import BirthTable, Packer
+from agent.service import signing_key
 from agent.service.control import keys as key_requests
 from agent.service.control.keys import last_signed
 from agent.service.control.peer import Caller, NotAllowed
@@ -390,6 +391,41 @@ async def test_a_key_that_the_store_could_not_take_is_tried_again(tmp_path: Path
         full[0] = False
         await watcher.check()
         assert watcher.kid == made.kid and not watcher.trouble
+    finally:
+        await rounds.db_thread.stop()
+        rounds.ring.close()
+
+
+@pytest.mark.parametrize(("error", "tries"), [(TokenError, 2), (PinRejected, 1)])
+async def test_a_token_that_was_busy_is_asked_again_unless_it_rejected_the_pin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[TokenError], tries: int
+) -> None:
+    """It counted as looked at, so the agent kept the retired key. But a token locks itself after some wrong PINs."""
+    path, now_s = tmp_path / "signing.key", T0 // 1000
+    create_key(path, now_s - 5)
+    active = ActiveKey(load_key(path), BASE)
+    rounds = SealRounds(tmp_path, active)
+    await rounds.db_thread.start()
+    loads = 0
+
+    def load(path: Path) -> Signer:
+        nonlocal loads
+        loads += 1
+        if loads == 1:
+            raise error("the token cannot be used", where=str(path))
+        return load_key(path)
+
+    async def after() -> None:
+        pass
+
+    try:
+        await rounds.db_thread.call(active.activate)
+        watcher = KeyFileWatcher(active, path, rounds.db_thread, lambda keys: None, lambda event: None, after)
+        made = rotate_key(path, BASE, now_s)[1]
+        monkeypatch.setattr(signing_key, "load_key", load)
+        for _ in range(4):
+            await watcher.check()
+        assert loads == tries and (watcher.kid == made.kid) == (tries > 1) == (not watcher.trouble)
     finally:
         await rounds.db_thread.stop()
         rounds.ring.close()

@@ -152,7 +152,7 @@ def test_a_wrong_pin_is_tried_once(token: Token, tmp_path: Path) -> None:
     uri = token.uri("i", f"file:{pin}")
     code = f"from agent.keys.token import TokenKey; TokenKey({uri!r}, make=True)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
-    assert "TokenError" in done.stderr and "the PIN was rejected (PinIncorrect)" in done.stderr
+    assert "PinRejected" in done.stderr and "the PIN was rejected (PinIncorrect)" in done.stderr
     pin.chmod(0o644)
     with pytest.raises(KeyFileError, match="others may read or change the PIN of the token"):
         TokenKey(uri)
