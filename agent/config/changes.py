@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, Final
 
-from agent.config import Config, DerivedConfig
+from agent.config import Config, DerivedConfig, WebConfig
 from drivers.model import PACES
 
 ADDED, REMOVED, CHANGED = "added", "removed", "changed"
@@ -20,6 +20,11 @@ _KEYS: Final[Mapping[str, str]] = {
     "demand_period_ms": "demand", "demand_slip_ms": "demand", "length_ms": "length", "max_gap_ms": "max_gap",
     "host": "url", "port": "url", "tls": "url",
 }  # fmt: skip
+# objects whose fields have other keys
+_KEYS_OF: Final[Mapping[type, Mapping[str, str]]] = {
+    WebConfig: {"host": "listen", "port": "listen"},
+    DerivedConfig: {"terms": "sum", "device": "heat", "flow": "heat", "supply": "heat", "back": "heat"},
+}
 _UNITS: Final = ("_bytes", "_ms", "_s")
 
 
@@ -117,11 +122,9 @@ def differing(old: Any, new: Any) -> tuple[str, ...]:
         elif field.name == "limits" and is_dataclass(after):
             found += [f"limits.{key}" for key in differing(before, after)]
         else:
-            found.append(_key(field.name))
+            found.append(_KEYS_OF.get(type(new), _KEYS).get(field.name) or _key(field.name))
     return tuple(dict.fromkeys(found))
 
 
 def _key(name: str) -> str:
-    if name in _KEYS:
-        return _KEYS[name]
     return next((name.removesuffix(unit) for unit in _UNITS if name.endswith(unit)), name)

@@ -66,6 +66,44 @@ def test_each_change_is_named(tmp_path: Path, edits: dict[str, str], says: list[
     assert [str(change) for change in config_changes(old, new)] == says
 
 
+def test_a_change_is_named_by_its_key_and_not_by_a_field_of_ours(tmp_path: Path) -> None:
+    """A comment above [web] was told as `places`, a new `listen` as `url`, and a heat's `return` as `back`."""
+    heat = BASE.replace("chint/dtsu666", "cjt188/heat").replace('roles = { "ac" = "grid" }\n', "")
+    text = (
+        heat.replace('"modbus-tcp:', '"tcp:').replace('"1"', '"12345678901234"')
+        + """
+[[derived]]
+name = "hall"
+sum = ["grid/heat.energy"]
+
+[[derived]]
+name = "loop"
+heat = { device = "grid", flow = "heat.flow", supply = "heat.temperature.supply", return = "heat.temperature.return" }
+
+[web]
+listen = "127.0.0.1:8080"
+password_credential = "meterhouse-web.password"
+"""
+    )
+    configs = []
+    for edits in (
+        (),
+        (("[site]", "# a comment\n[site]"),),
+        (("8080", "8081"), ('sum = ["', 'sum = ["-'), ('"heat.temperature.return" }', '"heat.temperature.supply" }')),
+    ):
+        edited = text
+        for edit in edits:
+            assert edit[0] in edited
+            edited = edited.replace(*edit)
+        (tmp_path / "a.toml").write_text(edited)
+        configs.append(load_config(tmp_path / "a.toml", environ={}))
+    first, comment, other = configs
+    assert config_changes(first, comment) == ()
+    assert [str(change) for change in config_changes(first, other)] == [
+        "derived hall changed: sum", "derived loop changed: heat", "web changed: listen",
+    ]  # fmt: skip
+
+
 def test_a_device_with_nothing_new_in_the_files_has_another_profile(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text(BASE)
     config = load_config(tmp_path / "a.toml", environ={})
