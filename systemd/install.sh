@@ -13,6 +13,10 @@ fail() {
     exit 1
 }
 
+case $*:$# in
+:0 | --remove:1 | "--remove --purge:2") ;;
+*) fail "usage: ./install [--remove [--purge]]" ;;
+esac
 [ "$(id -u)" = 0 ] || fail "run it as root"
 
 if [ "${1:-}" = --remove ]; then

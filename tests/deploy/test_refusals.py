@@ -54,3 +54,12 @@ def test_a_bundle_looks_before_it_changes_anything(bundle: Path, wanted: str, py
     said = subprocess.run([bundle / "install"], check=False, capture_output=True, text=True, timeout=200, env=env)
     assert said.returncode == 1 and what in said.stderr, said.stderr
     assert not Path("/opt/meterhouse.new").exists()
+
+
+@pytest.mark.parametrize("given", ["--help", "--purge", "--uninstall", "--purge --remove", ""])
+def test_an_argument_that_the_bundle_does_not_know_installs_nothing(bundle: Path, given: str) -> None:
+    """`./install --help` replaced the program and restarted the agent."""
+    said = subprocess.run(
+        [bundle / "install", *given.split(" ")], check=False, capture_output=True, text=True, timeout=200
+    )
+    assert (said.returncode, said.stderr) == (1, "install: usage: ./install [--remove [--purge]]\n")
