@@ -254,7 +254,7 @@ class DeviceManager:
         await self.stop_pollers()
         await self.save_quirks()
         for line in self.lines.values():
-            await line.close()
+            await _close(line)
 
     async def save_quirks(self) -> None:
         """Store the quirks that the drivers have learned."""

@@ -1,14 +1,16 @@
-"""A reload that changes devices: what follows from it in births and events of a running agent."""
+"""The devices and lines of a running agent: what follows from a reload in their births and events, and their stop."""
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
 
 from agent.service.births import RunningDevice
 from agent.store import Store
-from tests.service.test_reload_refused import METER, Park, running, until
+from drivers.line import Line
+from tests.service.test_reload_refused import METER, Park, failing, running, until
 
 
 def device_of(park: Park, name: str) -> RunningDevice:
@@ -101,3 +103,21 @@ async def test_a_device_whose_variant_cannot_be_read_costs_only_itself(tmp_path:
         await until(lambda: device.identity is not None and device.poll.driver.spec.variant == ">=2")
         readings = device.stream.readings
         await until(lambda: device.stream.readings > readings)
+
+
+async def test_a_line_that_cannot_be_closed_does_not_keep_the_agent_from_its_last_packs(tmp_path: Path) -> None:
+    """Its adapter was pulled out. Nothing was sealed or sent at the stop, and the store stayed open."""
+    with failing(Line, "close", OSError(errno.EIO, "Input/output error")) as count:
+        async with running(tmp_path) as park:
+            await until(lambda: all(device.stream.packs for device in park.service.devices))
+        assert count()
+    assert not list((park.folder / "run").glob("ring.*")), "everything in it is sealed"
+    assert not any(line.is_open for line in list(park.service.lines.values())[1:])
+    store = Store.open(park.folder / "state/store.db")
+    events = [event for pack in store.packs.after("park7/gw01/_gateway", 0, 10**6) for event in events_of(pack.data)]
+    store.close()
+    assert events[-1] == "stop"
+
+
+def events_of(data: bytes) -> list[str]:
+    return [event["event"] for event in json.loads(data).get("events", ())]
