@@ -410,8 +410,7 @@ class Reloader:
         service.sealing.every_ms = config.pack.every_ms
         for packer in service.packers.values():
             packer.limit(config.pack.max_size_bytes)
-        await service.publisher.reload(config, prepared.results, prepared.builder)
-        service.publisher.producers = list(prepared.producers)
+        await service.publisher.reload(config, prepared.results, prepared.builder, prepared.producers)
         text = await self._swap_uplinks(config, prepared.uplinks)
         if prepared.key is not None:  # the key comes last, because packs signed with a new key cannot be taken back
             await service.key_watcher.activate(prepared.key)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from agent.service.results.publisher import LazyProducer
+from agent.config.tree import IntervalConfig, StoreConfig
+from agent.service.results.publisher import LazyProducer, ResultPublisher
 from agent.store import StoreBusy
 
 CALLS: list[str] = []
@@ -47,6 +49,28 @@ def test_a_bug_ends_the_results_of_its_producer(broken: Any, caplog: pytest.LogC
     assert [record.getMessage() for record in caplog.records] == [
         "internal error: no figures are computed until the next start; readings are not affected"
     ]
+
+
+async def test_a_reload_changes_the_birth_and_the_producers_at_once() -> None:
+    """The producers came later, so figures of the previous plan could be signed under the birth of the next one."""
+    seen: list[tuple[str, list[Any]]] = []
+
+    class Desk:
+        async def call(self, work: Any) -> None:
+            work(None)
+            seen.append(
+                (packer.table, publisher.producers)
+            )  # what the next call finds, maybe before ``reload`` returns
+
+    config = SimpleNamespace(interval=IntervalConfig(), timezone="UTC", store=StoreConfig())
+    unused = cast(Any, None)
+    publisher = ResultPublisher(cast(Any, config), cast(Any, Desk()), unused, unused, unused)
+    packer = SimpleNamespace(table="old")
+    packer.use = lambda table: setattr(packer, "table", table.name)
+    publisher.packer, publisher.producers = cast(Any, packer), [producer()]
+    table, made = SimpleNamespace(name="new", same_as=lambda other: False), [producer()]
+    await publisher.reload(cast(Any, config), cast(Any, table), None, made)
+    assert seen == [("new", made)]
 
 
 def test_an_error_of_the_store_comes_back_later() -> None:

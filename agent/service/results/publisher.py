@@ -137,15 +137,29 @@ class ResultPublisher:
         """Create a new interval builder for a reload. Returns None if the store settings do not change."""
         return None if self._config.store == config.store else self._make(config)
 
-    async def reload(self, config: Config, table: BirthTable, builder: IntervalBuilder | None) -> None:
+    async def reload(
+        self,
+        config: Config,
+        table: BirthTable,
+        builder: IntervalBuilder | None,
+        producers: Sequence[ResultProducer],
+    ) -> None:
         """Apply a new configuration.
 
         ``table``: the point table of the results. ``builder``: the result of ``prepare``.
         """
-        self._config = config
-        await self._db_thread.call(lambda store: self._take(store, table, builder))
+        await self._db_thread.call(lambda store: self._take(store, config, table, builder, producers))
 
-    def _take(self, store: Store, table: BirthTable, builder: IntervalBuilder | None) -> None:
+    def _take(
+        self,
+        store: Store,
+        config: Config,
+        table: BirthTable,
+        builder: IntervalBuilder | None,
+        producers: Sequence[ResultProducer],
+    ) -> None:
+        # all in one call of the database thread, so that no results are sealed under the birth of another plan
+        self._config, self.producers = config, list(producers)
         if builder is not None:
             before, self.builder = self.builder, builder
             builder.published_ms, self._followed_s = self.closed_ms, None
