@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -768,7 +769,7 @@ def _serial_numbers(config: Config, entry: DeviceConfig, known: Mapping[str, str
     """
     from agent.cli.common import agent_runs, read_snapshot
     from agent.cli.lease import borrow_line
-    from agent.cli.read import read_once
+    from agent.cli.read import chosen, read_once
     from agent.config import site_profiles
 
     if agent_runs(config.runtime_dir):
@@ -786,6 +787,6 @@ def _serial_numbers(config: Config, entry: DeviceConfig, known: Mapping[str, str
             found[other.name] = ""
             with borrow_line(config.runtime_dir, config.line(other.line).url, "read", LEASE_S) as owner:
                 profile = site_profiles(config.profiles_dir)(other.profile)
-                _, readings = owner.run(read_once(config, other, profile, (SERIAL,)))
+                _, readings = owner.run(read_once(config, other, profile, partial(chosen, patterns=(SERIAL,))))
             found[other.name] = "" if readings[0].value is None else str(readings[0].value)
     return found

@@ -13,7 +13,17 @@ import click
 from agent.certificates import WARN_DAYS
 from agent.cli.common import COLON, agent_runs, as_complaint, progress, read_snapshot
 from agent.cli.lease import borrow_line
-from drivers.model import PACES, BrokerError, GatewayError, LineError, LineTimeout, Quality, clean_text
+from drivers.model import (
+    PACES,
+    BrokerError,
+    DeviceSpec,
+    GatewayError,
+    LineError,
+    LineTimeout,
+    Point,
+    Quality,
+    clean_text,
+)
 
 if TYPE_CHECKING:
     from agent.cli.findings import Finding
@@ -115,13 +125,19 @@ def try_devices(config: Config, profiles: Mapping[str, Profile], lang: str) -> I
 
 def _try_device(config: Config, device: DeviceConfig, profile: Profile, lang: str) -> DeviceTrial:
     from agent.cli.read import is_missing, read_once, silence_hint
+    from agent.config import device_spec
     from drivers.plausibility import all_zero
 
     result = DeviceTrial(device.name, device.line, device.address)
-    names, result.all_count = _chosen_points(config, device, profile)
+    result.all_count = len(device_spec(config, device, profile).points)
+
+    def choose(spec: DeviceSpec) -> list[Point]:
+        result.all_count = len(spec.points)  # the device's variant may have other points than the base
+        return _chosen_points(spec, profile)
+
     try:
         with borrow_line(config.runtime_dir, config.line(device.line).url, "read", LEASE_S) as line:
-            points, readings = line.run(read_once(config, device, profile, names))
+            points, readings = line.run(read_once(config, device, profile, choose))
     except LineTimeout as error:
         result.problem = LineTimeout(
             error.what, where=f"device {device.name}", hint=error.hint or silence_hint(config, device)
@@ -151,17 +167,15 @@ def _try_device(config: Config, device: DeviceConfig, profile: Profile, lang: st
     return result
 
 
-def _chosen_points(config: Config, device: DeviceConfig, profile: Profile) -> tuple[list[str], int]:
-    """Return (names of the points to try, number of points that the device has).
+def _chosen_points(spec: DeviceSpec, profile: Profile) -> list[Point]:
+    """Return the points to try, in the order of the profile.
 
-    Identity points come first, then fast points, then slow points. Optional points come last.
+    Identity points are chosen first, then fast points, then slow points. Optional points are chosen last.
     """
-    from agent.config import device_spec
-
-    points = device_spec(config, device, profile).points
-    identity = [point.name for point in points if point.name in profile.identity_points]
-    paced = sorted((p for p in points if p.name not in identity), key=lambda p: (p.optional, PACES.index(p.pace)))
-    return [*identity, *(point.name for point in paced)][:MOST_POINTS], len(points)
+    identity = [point.name for point in spec.points if point.name in profile.identity_points]
+    paced = sorted((p for p in spec.points if p.name not in identity), key=lambda p: (p.optional, PACES.index(p.pace)))
+    names = [*identity, *(point.name for point in paced)][:MOST_POINTS]
+    return [point for point in spec.points if point.name in names]
 
 
 def try_destinations(config: Config, running: bool) -> Iterator[TrialResult]:

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -308,7 +308,9 @@ async def read_rounds(
         if n:
             await asyncio.sleep(pause_s)
         words: dict[str, dict[str, int]] = {}
-        points, readings = await read_once(config, entry, profile, patterns, words if recorded else None)
+        points, readings = await read_once(
+            config, entry, profile, partial(chosen, patterns=patterns), words if recorded else None
+        )
         rounds.append(Round(points, readings, words, time.monotonic()))
     return rounds
 
@@ -381,15 +383,16 @@ async def read_once(
     config: Config,
     device: DeviceConfig,
     profile: Profile,
-    patterns: Iterable[str] = (),
+    choose: Callable[[DeviceSpec], list[Point]],
     words: dict[str, dict[str, int]] | None = None,
 ) -> tuple[list[Point], list[Reading]]:
-    """Read a device once. Returns the points that match ``patterns``, and their readings. Without patterns, all match.
+    """Read a device once. Returns the points that ``choose`` selects, and their readings.
 
-    The device's own data select the variant of the profile whose points are read. If ``words`` is given, it is filled
-    with the registers that were read, in the form of a dump.
+    The device's own data select the variant of the profile; ``choose`` gets its spec. If ``words`` is given, it is
+    filled with the registers that were read, in the form of a dump.
 
-    Raises LineError if the device does not answer, ProfileError or UsageError if no request can be made.
+    Raises LineError if the device does not answer, ProfileError or UsageError if no request can be made, and the
+    errors of ``choose``.
     """
     from agent.config import device_spec, line_config
     from drivers.once import read_variant
@@ -397,15 +400,15 @@ async def read_once(
 
     points: list[Point] = []
 
-    def choose(spec: DeviceSpec) -> list[Point]:
-        points[:] = chosen(spec, patterns)
+    def keep(spec: DeviceSpec) -> list[Point]:
+        points[:] = choose(spec)
         return points
 
     line = line_factory()(line_config(config.line(device.line)))
     memory = CachingLine(line) if words is not None else None
     try:
         asked = memory.as_line() if memory else line
-        readings = await read_variant(profile, partial(device_spec, config, device, profile), asked, choose)
+        readings = await read_variant(profile, partial(device_spec, config, device, profile), asked, keep)
         if memory is not None and words is not None:
             words.update(memory.dump())
     finally:

@@ -102,6 +102,22 @@ def test_zeros_only_are_doubted_and_a_sample_is_called_one(
     assert "values are zero" in adopted.err or adopted.code == 2
 
 
+def test_points_that_the_variant_of_a_device_lacks_are_not_tried(
+    served: Served, park: Callable[..., Path], mh: Callable[..., Any]
+) -> None:
+    """A healthy one-phase meter failed, because the names of the three-phase profile were looked up in its variant."""
+    path = park(served.url)
+    box = path.parent / "profiles" / "test" / "box.toml"
+    box.write_text(box.read_text().replace('firmware = ">=3"\n', 'firmware = ">=3"\nremove = ["ac.voltage.l1"]\n'))
+    served.image.put_words(20, [0x3320])
+    said = mh("check", "--online", "-c", path)
+    assert said.code == 0 and "Everything answers." in said.out, said.err
+    (device,) = json.loads(mh("check", "--online", "--json", "-c", path).out)["online"]["devices"]
+    assert device["ok"] and device["points"] == device["all_points"] == len(
+        mh("read", "inv1", "--json", "-c", path).lines
+    )
+
+
 def test_nobody_subscribes_and_a_broker_that_is_not_there(
     served: Served, park: Callable[..., Path], broker: Broker, mh: Callable[..., Any]
 ) -> None:
