@@ -96,6 +96,11 @@ class BorrowedLine:
             self._client.close()
         self._client = None
 
+    @property
+    def limit_s(self) -> float | None:
+        """The duration of the lease in seconds; None if no agent lends the line."""
+        return None if self._client is None else self._seconds
+
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run the coroutine with ``asyncio.run``. Raises LineLent if the agent takes the line back."""
         return asyncio.run(work if self._client is None else self._guarded(work, self._client))

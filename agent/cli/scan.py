@@ -213,7 +213,7 @@ def scan(
         for one in scans:
             try:
                 with borrow_line(folder, one.options.url, "scan", LEASE_S) as owner:
-                    owner.run(_bounded(one, update, announce))
+                    owner.run(_bounded(one, owner.limit_s, update, announce))
             except KeyboardInterrupt:
                 interrupted = True
             except GatewayError as error:
@@ -267,12 +267,12 @@ def _exit_code(scans: Sequence[Scan], found: Sequence[FoundDevice], trouble: Seq
     return 0
 
 
-async def _bounded(scan: Scan, progress: ProgressCallback, announce: Announce) -> None:
-    """Run a scan, but stop it ten seconds before its lease of the line ends."""
+async def _bounded(scan: Scan, limit_s: float | None, progress: ProgressCallback, announce: Announce) -> None:
+    """Run a scan, but stop it ten seconds before its lease of the line ends. ``limit_s``: None without a lease."""
     from drivers.scan import note
 
     try:
-        async with asyncio.timeout(LEASE_S - 10):
+        async with asyncio.timeout(None if limit_s is None else limit_s - 10):
             await scan.run(progress, announce)
     except TimeoutError:
         scan.notes.append(note("too long"))

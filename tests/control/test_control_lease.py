@@ -173,7 +173,7 @@ def test_work_with_a_borrowed_line_is_work(lending: Lending) -> None:
         assert owner.run(work()) == "done"
         with pytest.raises(ZeroDivisionError):
             owner.run(work(ZeroDivisionError()))
-        assert owner.run(work()) == "done" and lending.line.lent
+        assert owner.run(work()) == "done" and lending.line.lent and owner.limit_s == 60
 
 
 KILLED = {"pid": 1 << 30, "time": 1.0, "ring": "ring.0", "lines": {"roof": {"url": "tcp://h:1"}}}
@@ -184,7 +184,7 @@ def test_where_no_agent_runs_there_is_nobody_to_ask(tmp_path: Path) -> None:
     (tmp_path / "snapshot.json").write_text(json.dumps(KILLED))
     for folder, url in ((tmp_path / "none", "tcp://h:1"), (tmp_path, "tcp://other:1"), (tmp_path, "tcp://h:1")):
         with borrow_line(folder, url, "read", 60) as owner:
-            assert owner.run(asyncio.sleep(0, "free")) == "free"
+            assert owner.run(asyncio.sleep(0, "free")) == "free" and owner.limit_s is None
 
 
 # --- a real agent

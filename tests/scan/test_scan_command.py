@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from agent.cli.lease import BorrowedLine
 from drivers.dlt645.simulate import Dlt645Meter
 from drivers.framing import crc16
 from drivers.mbus.simulate import MbusMeter
@@ -288,6 +289,21 @@ def test_an_unknown_device_without_a_usual_block_is_said_so(mh, field: Park) -> 
     said = mh("identify", "--line", line.url, "--address", "7", "--lang", "zh")
     assert "查看寄存器" in said.err and "--registers 3:12288+40`" in said.err, "zeros say less"
     assert device.requests.total() - tried <= tried + 4
+
+
+@pytest.mark.parametrize("lent", [True, False])
+def test_only_a_lent_line_ends_a_scan_after_15_minutes(
+    mh, field: Park, monkeypatch: pytest.MonkeyPatch, lent: bool
+) -> None:
+    """A scan of a free line stopped, too, so `--all-settings` could not finish and devices stayed unidentified."""
+    monkeypatch.setattr(BorrowedLine, "limit_s", 900.0 if lent else None)
+    line = field.pty(Bus([plain(1)]))
+    begin_s = field.now_s
+    said = mh("scan", "--line", line.url, "--serial", line.serial, "--protocol", "modbus", "--addresses", "1-40",
+              "--json", *MINE, "--slow-timeout", "30")  # fmt: skip
+    (device,) = said.lines
+    assert ("stopped after 15 minutes" in said.err, device["tried"]) == (lent, not lent)
+    assert (field.now_s - begin_s < 900) == lent
 
 
 def test_a_line_without_its_port_is_the_agents_line_all_the_same(mh, monkeypatch: pytest.MonkeyPatch) -> None:
