@@ -114,11 +114,11 @@ def identify(
     from agent.cli.lease import borrow_line, line_factory
     from agent.cli.read import Round, read_rounds, show_hints
     from agent.cli.scan import facts_of
-    from agent.cli.target import Target, adhoc_target, configured_target, demand_address, named_line
+    from agent.cli.target import Target, adhoc_line, adhoc_target, configured_target, demand_address
     from drivers.scan import ScanOptions, one_device
 
     known: Target | None = None
-    owned: LineEntry | None = None
+    owned: LineEntry
     if device is not None:
         if line or address or protocol or serial:
             raise UsageError(
@@ -137,9 +137,10 @@ def identify(
                 where="identify",
                 hint="Give --line and --address, or the name of a configured device",
             )
-        if (owned := named_line(options, line)) is not None:
-            line, serial = owned.url, serial or (owned.serial if owned.carries_bytes else None)
-        demand_address(protocol or DEFAULT, address, line.partition(":")[0])
+        owned = adhoc_line(line, serial, protocol_of(protocol or DEFAULT).serial_settings[0], options)
+        # with the default port if the url has none, so that the agent's line is recognized and borrowed
+        line, serial = owned.url, owned.serial
+        demand_address(protocol or DEFAULT, address, owned.scheme)
         folder = options.find_runtime_dir(strict=False)
     configured = known[2].id if known is not None else None
     protocol = protocol or DEFAULT
@@ -147,9 +148,7 @@ def identify(
     # nothing is logged, because an error is printed at the end
     logging.getLogger("meterhouse").addHandler(logging.NullHandler())
     dirs = profile_dirs(options.config_file)
-    asked = ScanOptions(
-        line, (protocol,), (setting,), deep=deep, echo=owned is not None and owned.echo, profile_dirs=dirs
-    )
+    asked = ScanOptions(line, (protocol,), (setting,), deep=deep, echo=owned.echo, profile_dirs=dirs)
     scan = one_device(asked, protocol, address, setting, line_factory())
     rounds: list[Round] = []
     with borrow_line(folder, line, "identify", 300.0) as owner:

@@ -317,3 +317,22 @@ def test_a_line_without_its_port_is_the_agents_line_all_the_same(mh, monkeypatch
     monkeypatch.setattr("agent.cli.lease.borrow_line", borrowed)
     mh("scan", "--line", "modbus-tcp://127.0.0.1", "--line", "modbus-tcp://127.0.0.2-3", "--quick")
     assert asked == [f"modbus-tcp://127.0.0.{n}:502" for n in (1, 2, 3)]
+
+
+def test_identify_takes_a_url_and_a_setting_as_read_does(mh, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asked beside the agent, took a wrong url for a wrong configuration, and ignored a setting without effect."""
+    asked: list[str] = []
+
+    def borrowed(folder: Path, url: str, *more: Any) -> Any:
+        asked.append(url)
+        raise LineDown("enough", where=url)
+
+    monkeypatch.setattr("agent.cli.lease.borrow_line", borrowed)
+    mh("identify", "--line", "modbus-tcp://127.0.0.1", "--address", "1")
+    assert asked == ["modbus-tcp://127.0.0.1:502"]
+    wrong = mh("identify", "--line", "modbus-tcp:/127.0.0.1", "--address", "1")
+    assert wrong.code == 2 and "error: --line: " in wrong.err
+    useless = mh("identify", "--line", "modbus-tcp://127.0.0.1", "--address", "1", "--serial", "9600 8N1")
+    assert useless.code == 2 and "error: --serial: has no effect on modbus-tcp" in useless.err
+    assert mh("identify", "--line", "tcp://127.0.0.1:1", "--address", "1", "--serial", "garbage").code == 2
+    assert len(asked) == 1
