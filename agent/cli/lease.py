@@ -26,11 +26,16 @@ def borrow_line(folder: Path, url: str, purpose: Purpose, seconds: float) -> Bor
     """Return a lease of the line if a running agent owns its port; else a lease without effect.
 
     Ports are compared, not names, because a name may have changed since the agent read its configuration.
+
+    Raises LineDown if the agent's snapshot cannot be read, because then the agent may be using the port.
     """
     try:
         lines = read_snapshot(folder).get("lines", {})
-    except GatewayError:
+    except NoAgent:
         return BorrowedLine()
+    except GatewayError as error:
+        what = f"cannot borrow the line from the running agent: {error.what}"
+        raise LineDown(what, where=error.where, hint=error.hint) from error
     name = next((name for name, facts in lines.items() if is_same(facts.get("url"), url)), None)
     return BorrowedLine() if name is None else BorrowedLine(folder, str(name), purpose, seconds)
 

@@ -187,6 +187,22 @@ def test_where_no_agent_runs_there_is_nobody_to_ask(tmp_path: Path) -> None:
             assert owner.run(asyncio.sleep(0, "free")) == "free" and owner.limit_s is None
 
 
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda path: path.symlink_to("other.json"), "cannot be read"),  # as for a user outside the group
+        (lambda path: path.write_text("[]"), "not a snapshot of an agent"),
+    ],
+)
+def test_a_port_is_not_opened_if_it_is_unknown_whose_it_is(
+    tmp_path: Path, spoil: Callable[[Path], object], says: str
+) -> None:
+    """Such a snapshot counted as "no agent runs", and tools opened lines that the agent was polling."""
+    spoil(tmp_path / "snapshot.json")
+    with pytest.raises(LineDown, match=f"cannot borrow the line from the running agent: .*{says}"):
+        borrow_line(tmp_path, "tcp://h:1", "read", 60)
+
+
 # --- a real agent
 
 
