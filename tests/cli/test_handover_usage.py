@@ -78,6 +78,18 @@ def test_what_is_wrong_is_said_and_nothing_is_signed(
     assert (said.code, said.out) == (2, "") and says in said.err, said.err
 
 
+def test_nothing_is_signed_for_a_page_that_cannot_be_written(
+    tmp_path: Path, mh, park, traces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record was signed and not shown, and the repeated command signed another one."""
+    asked: list[object] = []
+    monkeypatch.setattr("agent.cli.control.ask_running", lambda *request, **more: asked.append(request))
+    monkeypatch.setattr(command, "wait_for_counters", lambda *given: None)
+    said = mh("handover", "--who", "x", "--html", tmp_path / "none" / "h.html", "--yes", "-c", park())
+    assert said.code == 2 and "h.html: cannot write the file (No such file or directory)" in said.err
+    assert not asked
+
+
 @pytest.mark.parametrize("text", ["１２３４．７", "1,234,567.8", "1,234.5", "1 234 567.8", "1234.567", "-1,234,567"])
 def test_thousands_that_can_only_be_thousands_are_left_out(mh, park, traces, text: str) -> None:
     """The next thing that is wrong is the device, so the value was taken."""

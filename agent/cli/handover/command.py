@@ -6,6 +6,7 @@ import re
 import time
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -126,21 +127,19 @@ def handover(
         view.close()
     confirmed(yes, "handover", lang, words["confirm"], words["unsigned"])
     request = Handover(who=who, remarks=remarks, devices=compared)
-    with progress("devices") as update:
-        answer = checked(ask_running(config.runtime_dir, request, progress=update), HandedOver, "handover")
-    record = _record(answer, config, view.snapshot)
-    if html_file is not None:
-        from agent.cli.handover.html import page
-
-        with writing(html_file), TextDraft(html_file) as draft:
-            draft.write(page(record, lang))
-            draft.keep()
-    if as_json:
-        click.echo(as_line(record))
-    else:
-        _show(record, words)
-    if html_file is not None:
-        click.echo(words["wrote"].format(file=clean_text(str(html_file), 400)), err=as_json)
+    # opened before the record is signed, so that no record is signed for a page that cannot be written
+    draft = None if html_file is None else TextDraft(html_file)
+    with draft or nullcontext():
+        with progress("devices") as update:
+            answer = checked(ask_running(config.runtime_dir, request, progress=update), HandedOver, "handover")
+        record = _record(answer, config, view.snapshot)
+        if as_json:
+            click.echo(as_line(record))
+        else:
+            _show(record, words)
+        if draft is not None:
+            _write_page(draft, record, lang)
+            click.echo(words["wrote"].format(file=clean_text(str(html_file), 400)), err=as_json)
     bad = any(verdict(entry) in ("differs", "no reading", "silent") for entry in record["devices"])
     raise SystemExit(4 if bad else 0)
 
@@ -152,6 +151,14 @@ def _check_selected(shown: Iterable[str], devices: Sequence[str]) -> None:
         hint = "Name the device as a DEVICE as well, or leave out its --display"
         what = f"{clean_text(others[0], 40)!r} is not one of the selected devices"
         raise UsageError(what, where="--display", hint=hint)
+
+
+def _write_page(draft: TextDraft, record: Mapping[str, Any], lang: str) -> None:
+    from agent.cli.handover.html import page
+
+    with writing(draft.path):
+        draft.write(page(record, lang))
+        draft.keep()
 
 
 def _given(text: str, where: str) -> tuple[str, Shown]:
