@@ -49,9 +49,14 @@ def open_key(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
         return
     if found is None or not stat.S_ISREG(found.st_mode):
         return
+    yield from open_to_others(str(file), found)
+
+
+def open_to_others(file: str, found: os.stat_result) -> Iterator[Finding]:
+    """Yield a finding if other users may use this key file. ``found``: its status."""
     if others_may_use(found):
         mode = f"{stat.S_IMODE(found.st_mode):04o}"
-        yield Finding("key-open", "key", {"file": clean_text(str(file), 300), "mode": mode})
+        yield Finding("key-open", "key", {"file": clean_text(file, 300), "mode": mode})
 
 
 def _seen(file: str) -> bool:

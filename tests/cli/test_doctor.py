@@ -198,6 +198,18 @@ def test_files_that_the_agent_may_not_read_or_everybody_may(park: Callable[..., 
     assert any("user nobody may not read" in r.text for r in host.check_permissions(config, "nobody", "en"))
 
 
+def test_a_key_with_which_the_next_start_fails_is_a_fault(park: Callable[..., Path]) -> None:
+    """Only "everybody may read it" was a fault, but a start refuses a key that a group may change."""
+    config = load_config(park())
+    config.state_dir.mkdir()
+    create_key(config.key.file, time.time())
+    (good,) = host.check_permissions(config, getpass.getuser(), "en")
+    config.key.file.chmod(0o660)
+    (bad,) = host.check_permissions(config, getpass.getuser(), "en")
+    assert (good.state, bad.state, bad.code) == ("good", "fault", 1)
+    assert "others may read or change it (mode 0660)" in bad.text and "the next start fails" in bad.hint
+
+
 def test_a_key_that_is_gone_is_a_fault_and_no_first_start(park: Callable[..., Path], mh: Callable[..., Any]) -> None:
     """Permissions were good, and a note promised that the service makes the key."""
     path = park()

@@ -217,7 +217,7 @@ def denied(lang: str) -> CheckResult:
 
 
 def check_permissions(config: Config, user: str | None, lang: str) -> Iterator[CheckResult]:
-    """Check that the agent's user can read its files, and that not everybody can read its secrets.
+    """Check that the agent's user can read its files, and that not everybody can read its secrets, nor others its key.
 
     Missing files are not reported here, because `check` reports them. ``user`` is None if the agent has not run here.
     """
@@ -226,6 +226,7 @@ def check_permissions(config: Config, user: str | None, lang: str) -> Iterator[C
         yield results.note("never ran", folder=config.state_dir)
         return
     from agent.cli.check import lost_key
+    from agent.cli.file_findings import open_to_others
 
     faults = [results.fault("key lost", file=config.key.file)] if lost_key(config) else []
     for file, secret in _files(config):
@@ -233,6 +234,8 @@ def check_permissions(config: Config, user: str | None, lang: str) -> Iterator[C
             continue
         if not may_open(file, user):
             faults.append(results.fault("may not read", user=user, file=file))
+        elif file == config.key.file:  # a start refuses more modes of this file than of other secrets
+            faults += results.found(open_to_others(str(file), os.stat(file)))
         elif secret and stat.S_IMODE(os.stat(file).st_mode) & 0o007:
             faults.append(results.fault("open secret", file=file))
     yield from faults or [results.good("permitted", user=user)]
