@@ -25,6 +25,7 @@ from agent.cli.findings import find
 from agent.config import load_config
 from agent.keys import create_key
 from agent.mounts import mount_of
+from tests.cli.conftest import Traces
 from tests.kits.broker import free_port
 from tests.kits.users import STRANGER, Town, why_no_users
 
@@ -261,6 +262,22 @@ def test_a_user_without_rights_is_told_so(park: Callable[..., Path], tmp_path: P
 
 
 # --- the command
+
+
+def test_a_full_runtime_directory_is_not_called_an_agent_that_hangs(
+    park: Callable[..., Path], mh: Callable[..., Any], traces: Traces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`doctor` advised to restart the agent, where `status` advised to make room."""
+    traces.write()
+    traces.facts["time"] -= 60
+    (traces.folder / "snapshot.json").write_text(json.dumps(traces.facts))
+    path = park()
+    hangs = mh("doctor", "--offline", "-c", path)
+    assert "it hangs" in hangs.out and "runtime directory is full" not in hangs.out
+    full = shutil.disk_usage(traces.folder)._replace(free=0)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: full)
+    said = mh("doctor", "--offline", "-c", path)
+    assert said.code == 1 and "runtime directory is full" in said.out and "it hangs" not in said.out
 
 
 def test_exit_code_and_words_of_the_first_fault_that_holds(park: Callable[..., Path], mh: Callable[..., Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -103,6 +104,20 @@ async def test_devices_in_the_order_of_the_file_and_their_values(traces: Traces)
         assert seen.line("detail").startswith("inv29/ac.power.active.l1  Active power")
         await seen.press("escape")
         assert seen.rows[0].startswith("device") and seen.rows[1].startswith("inv30")
+
+
+async def test_a_full_runtime_directory_is_not_called_an_agent_that_hangs(
+    traces: Traces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`status` advised to make room, and this screen to restart the agent."""
+    full = shutil.disk_usage(traces.folder)._replace(free=0)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: full)
+    old = traces.facts | {"time": time.time() - 60}
+    (traces.folder / "snapshot.json").write_text(json.dumps(old))
+    async with screen(traces.folder, size=(120, 24)) as seen:
+        await seen.press("5")
+        await seen.until(lambda: "the runtime directory is full" in seen.text)
+        assert "it hangs" not in seen.text
 
 
 async def test_search_narrows_with_each_letter_and_is_kept_for_its_page(traces: Traces) -> None:

@@ -61,7 +61,8 @@ def doctor(options: ConfigOptions, offline: bool, bundle_file: Path | None, lang
         lang = "en"  # JSON is always English, because scripts may compare texts
         REQUESTED.set(lang)
     config, results = _load(options, lang)
-    snapshot, why = _snapshot(options, config)
+    folder = config.runtime_dir if config else options.find_runtime_dir(warn=False, strict=False)
+    snapshot, why = _snapshot(folder)
     pid = snapshot.get("pid") if snapshot else None
     results = [*host.check_clock(lang), *results]
     if config is not None:
@@ -71,7 +72,7 @@ def doctor(options: ConfigOptions, offline: bool, bundle_file: Path | None, lang
     seen = {result.text for result in results}
     hidden = config is None and options.runtime_dir is None and may_be_there(options.config_file)
     hidden = hidden and not os.access(options.config_file, os.R_OK)
-    results += (one for one in _agent(snapshot, why, config, hidden, lang) if one.text not in seen)
+    results += (one for one in _agent(folder, snapshot, why, config, hidden, lang) if one.text not in seen)
     if config is not None and not offline:
         results += _destinations(config, is_alive(pid), lang)
     log = read_journal(SHOWN_LINES, "warning")
@@ -115,9 +116,8 @@ def _load(options: ConfigOptions, lang: str) -> tuple[Config | None, list[CheckR
     return config, [good, *(CheckResult(subject, host.NOTE, say_at(n.where, n.what), say(n.hint)) for n in notes)]
 
 
-def _snapshot(options: ConfigOptions, config: Config | None) -> tuple[dict[str, Any] | None, GatewayError | None]:
+def _snapshot(folder: Path) -> tuple[dict[str, Any] | None, GatewayError | None]:
     """Return (snapshot, None), or (None, error) if the snapshot cannot be read."""
-    folder = config.runtime_dir if config else options.find_runtime_dir(warn=False, strict=False)
     try:
         return read_snapshot(folder), None
     except GatewayError as error:
@@ -125,9 +125,14 @@ def _snapshot(options: ConfigOptions, config: Config | None) -> tuple[dict[str, 
 
 
 def _agent(
-    snapshot: dict[str, Any] | None, why: GatewayError | None, config: Config | None, hidden: bool, lang: str
+    folder: Path,
+    snapshot: dict[str, Any] | None,
+    why: GatewayError | None,
+    config: Config | None,
+    hidden: bool,
+    lang: str,
 ) -> Iterator[CheckResult]:
-    """Yield the results about the agent. ``why``: the error if there is no snapshot.
+    """Yield the results about the agent with this runtime directory. ``why``: the error if there is no snapshot.
 
     ``hidden``: True if this user may not read the configuration, so that the agent's folder is not known.
     """
@@ -146,7 +151,8 @@ def _agent(
     alive = is_alive(snapshot.get("pid"))
     files = edited(snapshot, config) if config is not None and alive else ()
     looked_at = {"clock-not-synchronised"} | ({"disk-nearly-full"} if config is not None else set())
-    findings = (*find(snapshot, time.time(), alive), *files)
+    free = shutil.disk_usage(folder).free
+    findings = (*find(snapshot, time.time(), alive, runtime_free=free), *files)
     if alive and not any(one.code == "agent-hangs" for one in findings):
         yield results.good("runs", pid=snapshot.get("pid"))
     yield from results.found(one for one in findings if one.code not in looked_at)

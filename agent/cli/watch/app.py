@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import signal
 import time
 from collections import deque
@@ -202,7 +203,8 @@ class WatchApp(App[int]):
                 if self._read_labels is not None:
                     with contextlib.suppress(GatewayError):
                         self._pages.name_devices(self._read_labels())
-            self._findings = find(snapshot, time.time(), is_alive(snapshot.get("pid")), self._on_disk)
+            free, alive = shutil.disk_usage(self._folder).free, is_alive(snapshot.get("pid"))
+            self._findings = find(snapshot, time.time(), alive, self._on_disk, free)
         if self._shown == "frames":
             self._read_frames(self.view)
 
