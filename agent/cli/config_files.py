@@ -48,15 +48,19 @@ def check_writable(folder: Path) -> None:
 
 
 def make_folder(folder: Path, mode: int = FOLDER_MODE) -> None:
-    """Create a folder and its missing parents. If root creates a folder, it gets the group of the folder above it."""
-    if folder.is_dir():
+    """Create a folder and its missing parents. If root creates a folder, it gets the group of the folder above it.
+
+    The umask has no effect on ``mode``, because the agent must be able to read what root writes for it.
+    """
+    if os.path.isdir(folder):
         return
     make_folder(folder.parent)
     try:
         folder.mkdir(mode)
         _hand_over(folder, folder.parent)
+        folder.chmod(mode)
     except FileExistsError:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise UsageError("is not a folder", where=str(folder), hint="Move this file away") from None
     except OSError as error:
         raise _unwritable(folder, error) from error

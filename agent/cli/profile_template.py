@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
+from agent.cli.config_files import make_folder, write_new
 from drivers.model import UsageError, clean_text
 from drivers.profile import vocabulary
 from drivers.profile.review import TEMPLATE_SOURCE
@@ -90,6 +91,9 @@ TEXTS: Final[Mapping[str, Mapping[str, str]]] = {
         "list": "由{file}生成。",
     },
 }  # fmt: skip
+# a profile has no secrets, and the agent's user must be able to read it, whatever the umask
+MODE: Final = 0o644
+FOLDER_MODE: Final = 0o755
 _ID = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
@@ -105,19 +109,11 @@ def check_place(path: Path) -> str:
     return f"{vendor}/{family}"
 
 
-def write_new(path: Path, text: str) -> None:
-    """Write a new profile. Raises UsageError if the file exists or cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError:
-        hint = "The file was not changed. Give the name of another file, or remove this file first"
-        raise UsageError("already exists", where=str(path), hint=hint) from None
-    except OSError as error:
-        raise UsageError(
-            f"cannot be written: {error.strerror}", where=str(path), hint="Give the name of another file"
-        ) from error
+def write_profile(path: Path, text: str) -> None:
+    """Write a new profile that the agent can read. Raises UsageError if the file exists or cannot be written."""
+    for folder in (path.parent.parent, path.parent):
+        make_folder(folder, FOLDER_MODE)
+    write_new(path, text, MODE)
 
 
 def template(kind: str, vendor: str, lang: str) -> str:

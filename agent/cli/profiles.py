@@ -14,7 +14,7 @@ import click
 from agent.cli.common import COLON, as_line, pad, show_unit, singular
 from agent.cli.options import EXISTING_FILE, json_option, lang_option, param_option, parse_params, profiles_option
 from agent.cli.profile_samples import replay, samples_beside
-from agent.cli.profile_template import KINDS, check_place, document, template, write_new
+from agent.cli.profile_template import KINDS, check_place, document, template, write_profile
 from drivers.model import PACES, Limits, Point, ProfileError, UsageError, clean_text
 from drivers.profile import (
     Profile,
@@ -312,7 +312,7 @@ def new(
     if file is None:
         click.echo(text, nl=False)
         return
-    write_new(file, text)
+    write_profile(file, text)
     click.echo(_WRITTEN[lang].format(file=clean_text(str(file), 200)))
 
 
@@ -333,7 +333,7 @@ def copy(id: str, file: Path | None, lang: str, dirs: tuple[Path, ...]) -> None:
     check_place(target)
     own = load_profile(source, dirs)
     begin = _COPIED[lang].format(id=id, hash=own.hash)
-    write_new(target, f"# {begin}\n{_as_copy(source.read_text('utf-8'), id, lang)}")
+    write_profile(target, f"# {begin}\n{_as_copy(source.read_text('utf-8'), id, lang)}")
     click.echo(_WRITTEN[lang].format(file=clean_text(str(target), 200)))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -50,9 +52,23 @@ def test_every_template_is_valid_and_leads_through_itself(mh, tmp_path: Path, ki
     assert (profile.id, profile.kind, profile.vendor) == ("acme/x1", kind, "Acme")
     assert file.read_text().count("\n# ") > 10
     again = mh("profiles", "new", file)
-    assert again.code == 2 and "already exists. The file was not changed" in again.err
+    assert again.code == 2 and "already exists and is not overwritten" in again.err
     assert mh("profiles", "new", "--kind", kind, "--lang", lang).out.splitlines()[3:] == file.read_text().replace(
         '"Acme"', '"Vendor"').splitlines()[3:]  # fmt: skip
+
+
+def test_the_agent_can_read_a_profile_that_root_writes_with_a_narrow_umask(mh, tmp_path: Path) -> None:
+    """With umask 077 the copy, which replaces the shipped profile, belonged to root alone."""
+    made, copied = tmp_path / "profiles/acme/x1.toml", tmp_path / "profiles/abb/b23.toml"
+    before = os.umask(0o077)
+    try:
+        assert mh("profiles", "new", made).code == mh("profiles", "copy", "abb/b23", copied).code == 0
+    finally:
+        os.umask(before)
+    for file in (made, copied):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o644
+        assert {stat.S_IMODE(folder.stat().st_mode) for folder in file.parents[:2]} == {0o755}
+        assert file.stat().st_gid == tmp_path.stat().st_gid
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gb18030"])
