@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.common import as_complaint, as_line, singular
+from agent.cli.config_files import check_writable, make_folder
 from agent.cli.options import FOLDER, Duration, json_option, lang_option
 from drivers.model import GatewayError, UsageError
 
@@ -113,9 +115,10 @@ def demo(
     with contextlib.ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meterhouse-demo-")))
-        elif (folder / "agent.toml").exists():
+        elif os.path.exists(folder / "agent.toml"):
             raise UsageError("agent.toml already exists", where=str(folder), hint="Give an empty folder")
-        folder.mkdir(parents=True, exist_ok=True)
+        check_writable(folder)
+        make_folder(folder)
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGHUP arrives when the terminal is closed
             before = signal.signal(number, lambda *_: stop.set())

@@ -44,6 +44,14 @@ def check_room(fd: int, path: Path) -> None:
         raise GatewayError("not enough space on the disk", where=str(path), hint=hint)
 
 
+def _is_free(path: Path) -> bool:
+    """Whether there is nothing at this path, or an empty folder, or a place that this user may not see."""
+    try:
+        return not os.path.exists(path) or (path.is_dir() and not any(path.iterdir()))
+    except OSError:
+        return False
+
+
 class FolderDraft:
     """A folder that is written under a hidden name beside ``path``; ``keep`` renames it to ``path``.
 
@@ -56,7 +64,7 @@ class FolderDraft:
 
     def __init__(self, path: Path, compress: bool) -> None:
         self.path, self._compress = path, compress
-        if path.name in ("", "..") or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
+        if path.name in ("", "..") or not _is_free(path):
             raise UsageError("already exists", where=str(path), hint="Give the name of a new folder")
         self._draft = f".{path.name}.{secrets.token_hex(4)}"
         self._stack, self._held = ExitStack(), ExitStack()

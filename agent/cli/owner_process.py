@@ -7,6 +7,7 @@ may not access. The parent must not trust the child's answer, because the agent'
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pickle
 import socket
@@ -63,8 +64,9 @@ def path_owner(path: Path) -> os.stat_result | None:
                 folder = inner
             else:
                 break
-    except (FileNotFoundError, NotADirectoryError):
-        pass  # the path does not exist
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):  # in these cases the path cannot exist
+            raise
     finally:
         os.close(folder)
     return None

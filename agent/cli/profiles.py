@@ -360,7 +360,7 @@ def check(file: Path, lang: str, as_json: bool) -> None:
     The samples are in the profile file, and in the files FAMILY.json and FAMILY.*.json beside it, which `read --sample`
     writes.
     """
-    profile = load_profile(file, (file.resolve().parents[1], *default_dirs()))
+    profile = load_profile(file, (*file.resolve().parents[1:2], *default_dirs()))
     beside = samples_beside(file)
     failed = replay(profile, tuple(sample for _, sample in beside))
     if failed:

@@ -59,7 +59,7 @@ def create_key(
     Raises:
         KeyFileError: the file already exists, or cannot be written.
     """
-    if path.exists():
+    if os.path.exists(path):
         raise _exists(path)
     key, body = _new(alg, token)
     signer = Signer(key, now_s)
@@ -252,7 +252,7 @@ def _exists(path: Path) -> KeyFileError:
 def _unwritable(path: Path, error: OSError) -> KeyFileError:
     hint = (
         f"Make the folder {path.parent} first"
-        if not path.parent.exists()
+        if isinstance(error, FileNotFoundError)
         else "Run the command as root, or choose another folder"
     )
     return KeyFileError(f"the key cannot be written here ({error.strerror})", where=str(path), hint=hint)

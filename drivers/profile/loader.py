@@ -115,7 +115,9 @@ def _layers(path: Path, dirs: Sequence[Path] | None, seen: tuple[Path, ...]) -> 
                 found = find_profile(base, dirs if dirs is not None else None)
                 # this is a site profile that extends the shipped profile of the same name
                 if found.resolve() == path.resolve():
-                    found = find_profile(base, [d for d in _dirs(dirs) if d.resolve() != path.resolve().parents[1]])
+                    found = find_profile(
+                        base, [d for d in _dirs(dirs) if d.resolve() not in path.resolve().parents[1:2]]
+                    )
                 layers = _layers(found, dirs, (*seen, path))
                 for layer in layers:
                     layer.complaints.check()

@@ -16,7 +16,7 @@ import pytest
 
 from tests.kits.broker import free_port
 
-# what was typed | exit code | place | what was seen | what to do; CFG, FREE and HERE are filled in
+# what was typed | exit code | place | what was seen | what to do; CFG, FREE, HERE and LONG are filled in
 MISTAKES = """
 read | 2 | read: | options are missing: --profile, --line, --address | Give the name of a configured device
 declare --replaces 5f0c --who x -c CFG | 2 | declare: | --replaces needs the NAME of an input | alone lists all inputs
@@ -80,6 +80,9 @@ verify --trust nonsense HERE | 2 | --trust: | 'nonsense' | `meterhouse keys show
 export -c CFG --from yesterday HERE/out | 2 | --from: | 'yesterday' | Write 2026-11-25
 export -c CFG --from 2026-11-02 --to 2026-11-01 HERE/o | 2 | export: | is not before --to 2026-11-01 | Swap the two
 keys show -c CFG | 3 | signing.key: | there is no signing key | meterhouse keys create
+keys create HERE/LONG | 3 | HERE/LONG: | the key cannot be written here | File name too long
+export HERE/LONG -c CFG | 2 | HERE: | cannot write in this folder | File name too long
+demo --dir HERE/LONG --for 1s | 2 | HERE/LONG: | cannot be written: File name too long | Nothing was written
 keys create HERE/no/folder | 3 | HERE/no/folder: | cannot be written here | Make the folder
 simulate --profile eastron/sdm630 --listen 127.0.0.1:99999 | 2 | --listen: | '127.0.0.1:99999' | \
 Write for example 127.0.0.1:5020
@@ -134,7 +137,12 @@ def test_a_mistake_names_place_what_was_seen_and_what_to_do(
 
     def filled(text: str) -> str:
         text = re.sub(r"\b(SDM|P|GW|A7)\b", lambda found: SHORT[found[0]], text)
-        return text.replace("CFG", str(path)).replace(":FREE", f":{port}").replace("HERE", str(tmp_path))
+        return (
+            text.replace("CFG", str(path))
+            .replace(":FREE", f":{port}")
+            .replace("HERE", str(tmp_path))
+            .replace("LONG", "x" * 300)
+        )
 
     command, code, *words = row
     said = mh(*shlex.split(filled(command)))

@@ -57,6 +57,16 @@ def test_every_template_is_valid_and_leads_through_itself(mh, tmp_path: Path, ki
         '"Acme"', '"Vendor"').splitlines()[3:]  # fmt: skip
 
 
+def test_a_profile_in_the_root_folder_is_checked(mh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no folder above its own, in which a site's other profiles would be."""
+    file = tmp_path / "x1.toml"
+    assert mh("profiles", "new", tmp_path / "acme" / "x1.toml").code == 0
+    file.write_bytes((tmp_path / "acme" / "x1.toml").read_bytes())
+    monkeypatch.setattr(Path, "resolve", lambda self, strict=False: Path("/") / self.name)
+    said = mh("profiles", "check", file)
+    assert said.code == 0 and "good" in said.out, said.err
+
+
 def test_the_agent_can_read_a_profile_that_root_writes_with_a_narrow_umask(mh, tmp_path: Path) -> None:
     """With umask 077 the copy, which replaces the shipped profile, belonged to root alone."""
     made, copied = tmp_path / "profiles/acme/x1.toml", tmp_path / "profiles/abb/b23.toml"
