@@ -120,6 +120,19 @@ async def test_a_full_runtime_directory_is_not_called_an_agent_that_hangs(
         assert "it hangs" not in seen.text
 
 
+@pytest.mark.parametrize(
+    ("number", "exponent", "shown"), [(123, 1, "1230"), (0, -7, "0.0000000"), (5, -8, "0.00000005")]
+)
+async def test_the_line_of_a_value_has_all_digits_and_no_exponent(
+    traces: Traces, number: int, exponent: int, shown: str
+) -> None:
+    """A point with scale 10 showed 1.23E+3."""
+    traces.values(2, (1, number, exponent, 0))
+    async with screen(traces.folder) as seen:
+        await seen.press("2", "slash", *"inv1 import", "enter")
+        await seen.until(lambda: f"  {shown} kWh  counter" in seen.line("detail"))
+
+
 async def test_search_narrows_with_each_letter_and_is_kept_for_its_page(traces: Traces) -> None:
     park(traces, 30, 5)
     traces.values(17, (0, 1, 0, 0))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 from agent.cli.common import COLON, say, show_age, show_unit
@@ -192,7 +193,8 @@ class Pages:
         def detail(at: int) -> str:
             latest = rows[at]
             point = latest.point
-            what = "-" if latest.value is None else format(latest.value) if latest.value else str(latest.value)
+            value = latest.value  # a point with scale 10 has values such as 1.23E+3
+            what = "-" if value is None else format(value, "f") if isinstance(value, Decimal) else str(value)
             title = point_title(point.name) if self._at else point_title(point.name, "en")
             parts = [f"{point.device}/{point.name}", title, f"{what} {show_unit(point.unit)}"]
             parts.append(word_in(KIND_WORDS, point.kind, self._language))
