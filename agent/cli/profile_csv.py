@@ -43,7 +43,7 @@ UNITS: Final[Mapping[str, str]] = {
     "c": "Cel",
     "m³": "m3",
     "m³/h": "m3/h",
-    "Ω": "Ohm",
+    "Ω": "Ohm", "mΩ": "mOhm", "kΩ": "kOhm", "MΩ": "MOhm",
     "毫伏": "mV", "伏": "V", "伏特": "V", "千伏": "kV", "毫安": "mA", "安": "A", "安培": "A", "千安": "kA",
     "瓦": "W", "瓦特": "W", "千瓦": "kW", "兆瓦": "MW", "乏": "var", "千乏": "kvar", "兆乏": "Mvar",
     "伏安": "VA", "千伏安": "kVA", "兆伏安": "MVA", "瓦时": "Wh", "千瓦时": "kWh", "兆瓦时": "MWh",
@@ -151,12 +151,14 @@ class _Row:
         for key in ("order", "pace", "kind", "en", "zh", "ratio"):
             if key in given:
                 point[key] = given[key].upper() if key == "order" else given[key]
-        if unit := UNITS.get(given.get("unit", "").lower(), given.get("unit", "")):
-            point["unit"] = unit
+        if unit := given.get("unit", "").replace("\N{OHM SIGN}", "Ω"):
+            point["unit"] = UNITS.get(unit) or UNITS.get(unit.lower(), unit)
         for key in ("scale", "offset", "decimals", "bit"):
             if (value := self._number(key)) is not None and not (key == "scale" and value == 1):
                 point[key] = value
-        if "scale" not in point and (gain := self._number("gain")) not in (None, 0, 1):
+        if (gain := self._number("gain")) == 0:
+            self._wrong("gain: the value is divided by it, so it cannot be 0", "Leave the cell empty")
+        elif "scale" not in point and gain not in (None, 1):
             point["scale"] = 1 / Decimal(gain or 1)
         if point.get("type") in ("str", "mod10k") and isinstance(count := self._number("count"), int):
             point["count"] = count

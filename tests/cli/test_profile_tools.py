@@ -127,6 +127,18 @@ def test_types_and_units_in_chinese(mh, tmp_path: Path) -> None:
     assert "也可写 float、int32、浮点" in mh("profiles", "new", "--from", listed, "--lang", "zh").err
 
 
+@pytest.mark.parametrize(
+    ("unit", "known"),
+    [("Ω", "Ohm"), ("\N{OHM SIGN}", "Ohm"), ("mΩ", "mOhm"), ("kΩ", "kOhm"), ("MΩ", "MOhm"), ("M\N{OHM SIGN}", "MOhm")],
+)
+def test_ohms_of_a_list_may_have_their_sign(mh, tmp_path: Path, unit: str, known: str) -> None:
+    """The sign was looked up in small letters, so it was never found."""
+    listed, file = tmp_path / "list.csv", tmp_path / "acme/x1.toml"
+    listed.write_text(f"name,address,type,unit,fc\nx.isolation,1,u16,{unit},3\n")
+    assert mh("profiles", "new", file, "--from", listed).code == 0
+    assert [point.unit for point in load_profile(file).points] == [known]
+
+
 def test_4x_numbers_gains_and_defaults(mh, tmp_path: Path) -> None:
     listed, file = tmp_path / "list.csv", tmp_path / "acme/x1.toml"
     listed.write_text("name,addr,type,unit,gain\nac.voltage.l1,40257,u16,V,10\nac.frequency,30001,u16,Hz,100\n"
@@ -146,6 +158,7 @@ def test_4x_numbers_gains_and_defaults(mh, tmp_path: Path) -> None:
         ("a,b\n1,2\n", 2, "contains the column names. The first line must name the columns name, address, type"),
         ("name,type\nac.frequency,u16\n", 2, "no column is named address. Columns of the file: name, type."),
         ("name,address,type\n", 2, "there are no points below the line with the column names"),
+        ("name,address,type,fc,gain\nac.frequency,1,u16,3,0\n", 3, "list.csv:2: gain: the value is divided by it"),
         ("name,address,type,fc\nac.frequency,zwei,u16,3\n", 3, 'list.csv:2: address: "zwei" is not a number'),
         ("name,address,type,fc\nac.frequency,1.5,u16,3\n", 3, 'address: "1.5" is not a whole number'),
         ("name,address,type,fc\nac.frequency,1,u16,9\n", 3, 'function: "9" is not a function. 3 or holding'),
