@@ -7,6 +7,7 @@ from typing import Final
 
 from drivers.line import Request
 from drivers.model import Limits, LineDown, LineError, LineLent
+from drivers.profile.register_layout import MAX_WORDS
 from drivers.raw_registers import RegisterRange
 from drivers.scan.caching_line import SPACES, CachingLine
 
@@ -64,7 +65,7 @@ async def find_block(
 
 def _answered(memory: CachingLine) -> Iterator[RegisterRange]:
     """Yield runs of neighbouring registers that were answered, the longest first. Runs of only 0 or only FFFF are left
-    out.
+    out. A run of several reads is cut to the length of one.
     """
     runs: list[RegisterRange] = []
     dump = memory.dump()
@@ -74,7 +75,7 @@ def _answered(memory: CachingLine) -> Iterator[RegisterRange]:
         for address in (*map(int, words), -1):
             if first >= 0 and address != last + 1:
                 if {words[str(at)] for at in range(first, last + 1)} - FILLERS:
-                    runs.append(RegisterRange(function, first, last + 1 - first))
+                    runs.append(RegisterRange(function, first, min(last + 1 - first, MAX_WORDS)))
                 first = address
             elif first < 0:
                 first = address

@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 
 from drivers.line import LineConfig, open_line
+from drivers.modbus.requests import read_request
+from drivers.model import Limits
 from drivers.profile import Profile, find_profile, load_profile, shipped_dir
+from drivers.scan.caching_line import CachingLine
 from drivers.scan.fit import THOROUGH, Effort, Identity, identify, profiles_of
+from drivers.scan.register_block import find_block
 from drivers.sim.bus import Bus
 from drivers.sim.device import SimDevice
 from drivers.sim.display import ParkClock
@@ -120,3 +124,18 @@ async def test_a_device_that_answers_zeros_elsewhere_is_certain_also_in_a_quick_
 @pytest.mark.parametrize("name", [one.id for one in ALL if one.id not in FAST])
 async def test_every_family_is_recognised(name: str, effort: Effort) -> None:
     await recognised(name, effort)
+
+
+async def test_a_run_of_registers_longer_than_one_read_is_shown_in_part() -> None:
+    """The block was the whole run, whose request cannot be made, and the scan ended with an internal error."""
+    image = Image()
+    image.put_words(0, list(range(1, 131)))
+    wire = Wire(Bus([SimDevice(1, image)]), 0)
+    line = open_line(LineConfig("l", wire.url), clock, opener=wire.open_port)
+    memory = CachingLine(line)
+    try:
+        for first, count in ((0, 100), (100, 30)):
+            await memory.exchange(read_request(1, 3, first, count, "d"), memory.request_options(Limits()))
+        assert str(await find_block(memory, read_request, 1, "")) == "3:0+125"
+    finally:
+        await line.close()
