@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from drivers.registry import DEFAULT, has_registers
 from ext.decode import ORDERS, TYPES, Plan
 
 MAX_POWER = 100  # limit of the power of ten in a scale
+MAX_DIGITS = 20  # a value has at most this many digits before it is scaled: those of the largest u64
 _HALVES = {"u8h": "u8l", "u8l": "u8h", "i8h": "i8l", "i8l": "i8h"}
 
 
@@ -90,14 +91,17 @@ def decode() -> None:
 @click.option(
     "--order", default="", help="Order of the bytes on the wire; A is the most significant: AB BA ABCD CDAB ..."
 )
-@click.option("--scale", default="1", show_default=True, help="Decimal factor for each value; the result is exact.")
+@click.option(
+    "--scale", default="1", show_default=True, help="Decimal factor for each value; the table shows all digits."
+)
 @click.option("--bit", type=click.IntRange(0, 63), help="Show only this bit of each value.")
 @click.argument("hex_text", metavar="HEX", nargs=-1, required=True)
 @json_option
 def registers(type_: str, order: str, scale: str, bit: int | None, hex_text: tuple[str, ...], as_json: bool) -> None:
     """Decode values from register bytes. HEX longer than one value gives several readings.
 
-    Only NaN and invalid BCD digits count as "not available"; every other value is shown as it is.
+    Only NaN, infinity, doubles of 1E+308 or more and invalid BCD digits count as "not available"; every other value is
+    shown as it is.
 
     \b
     Examples:
@@ -156,7 +160,7 @@ def _size(type_: str, length: int) -> int:
     return 2 * REGISTERS[type_]
 
 
-def _number(type_: str, order: str, factor: Decimal, bit: int | None, piece: bytes) -> Decimal | int | None:
+def _number(type_: str, order: str, factor: Decimal, bit: int | None, piece: bytes) -> Decimal | None:
     """Decode one value with the decode kernel, as the agent does. Returns None if the value is not available."""
     if type_ in _HALVES:
         type_, order = (_HALVES[type_] if order == "BA" else type_), order if order not in {"AB", "BA"} else ""
@@ -169,7 +173,10 @@ def _number(type_: str, order: str, factor: Decimal, bit: int | None, piece: byt
         raise UsageError(str(error).partition(": ")[2] or str(error), where=f"--type {type_}") from error
     ((_, mantissa, exponent, quality),) = plan.values(piece)
     # The value is scaled here, because the decode kernel has 64 bits and would overflow for 0.5 times the largest u64.
-    return None if quality >= FIRST_REASON else factor * plain(mantissa, exponent)
+    if quality >= FIRST_REASON:
+        return None
+    value = plain(mantissa, exponent)
+    return Context(prec=len(factor.as_tuple().digits) + MAX_DIGITS).multiply(factor, value)
 
 
 def _in_text_order(raw: bytes, order: str) -> bytes:
@@ -197,6 +204,8 @@ def _bits(raw: bytes) -> list[bool]:
 def _plain(number: int, value: Decimal | int | str | bool | None, raw: bytes) -> Json:
     quality = Quality.GOOD if value is not None else Reason.SENTINEL
     shown = reading_json(Reading(str(number), value, "", quality, raw))
+    if isinstance(value, Decimal):
+        shown["value"] = value  # with all digits, which the table shows
     if isinstance(value, bool):
         del shown["raw"]
     return shown

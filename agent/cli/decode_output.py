@@ -6,13 +6,14 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from agent.cli.common import as_complaint, say, singular
-from drivers.explain import MAX_TEXT, BrokenInput, Json
+from drivers.explain import MAX_TEXT, BrokenInput, Json, number
 from drivers.model import clean_text, sentences
 
 MAX_INPUT = 1 << 24  # limit of the bytes that are read from standard input
@@ -72,7 +73,7 @@ def _hex_hint(raw: bytes) -> str:
 def finish(decoded: Json, as_json: bool) -> NoReturn:
     """Print one result, and end the process with the exit code of this result."""
     if as_json:
-        click.echo(json.dumps(decoded, ensure_ascii=False))
+        click.echo(json.dumps(decoded, ensure_ascii=False, default=number))
     elif decoded["ok"]:
         _print_table(decoded)
     else:
@@ -99,6 +100,8 @@ def _print_table(decoded: Json) -> None:
             click.echo("  ".join(f"{key}={value}" for key, value in shown.items()))
     for reading in decoded.get("readings", ()):
         value = "-" if reading["value"] is None else reading["value"]
+        if isinstance(value, Decimal):
+            value = format(value, "f")
         notes = [f"{k} {reading[k]}" for k in ("quality", "storage", "tariff", "function", "time") if k in reading]
         line = f"{reading['name']:<36} {value!s:>16} {reading['unit']:<8} {', '.join(notes)}"
         click.echo(line.rstrip() + (f"  ({reading['label']})" if "label" in reading else ""))

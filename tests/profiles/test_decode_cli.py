@@ -85,6 +85,21 @@ def test_registers(args: tuple[str, ...], expected: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("args", "shown"),
+    [
+        (("--type", "u64", "--scale", "0.5", "FFFFFFFFFFFFFFFF"), "9223372036854775807.5"),
+        (("--type", "u64", "--scale", "1.000000000000001", "FFFFFFFFFFFFFFFF"), "18446744073709570061.744073709551615"),
+        (("--type", "i32", "--scale", "1e-9", "FFFFFFFF"), "-0.000000001"),
+        (("--type", "u16", "--scale", "1e3", "0001"), "1000"),
+        (("--type", "f64", "7FEFFFFFFFFFFFFF"), "-"),
+    ],
+)
+def test_the_table_has_all_digits_of_a_scaled_value(args: tuple[str, ...], shown: str) -> None:
+    """A value became a double, with 17 digits and an exponent, where the help promised an exact result."""
+    assert invoke("registers", *args).stdout.splitlines()[1].split()[1] == shown
+
+
+@pytest.mark.parametrize(
     ("args", "told"),
     [
         (("--type", "u32", "0001"), "2 bytes are not a multiple of 4, the size of u32"),
