@@ -178,9 +178,9 @@ def find_notes(config: Config) -> list[ConfigWarning]:
     for uplink in config.uplinks:
         for key in ("ca_file", "cert_file", "key_file"):
             path = getattr(uplink, key)
-            if path is not None and not os.path.isfile(path):
+            if path is not None and _is_missing(path):
                 notes.append(ConfigWarning(f"destination {uplink.name}", f"{key} {path} does not exist"))
-        if uplink.password is not None and uplink.password.file and not os.path.isfile(uplink.password.file):
+        if uplink.password is not None and uplink.password.file and _is_missing(uplink.password.file):
             notes.append(
                 ConfigWarning(f"destination {uplink.name}", f"password_file {uplink.password.file} does not exist")
             )
@@ -199,6 +199,11 @@ def find_notes(config: Config) -> list[ConfigWarning]:
         )
         notes.append(ConfigWarning("control", f"group {config.control.group} does not exist on this machine", hint))
     return [*notes, *_disk_notes(config)]
+
+
+def _is_missing(file: Path) -> bool:
+    """True if there is no such file. False if this user may not see the content of its folder."""
+    return not os.path.isfile(file) and not _is_hidden(file.parent)
 
 
 def _is_hidden(folder: Path) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 import rfc8785
@@ -52,6 +54,21 @@ def test_what_is_not_there_is_a_warning_and_no_fault(mh, park) -> None:  # field
     )
     assert any(line.startswith(key) for line in warnings)
     assert any(line.startswith("warning: line cabinet: cannot keep its paces, which need ") for line in warnings)
+
+
+def test_a_file_in_a_folder_that_this_user_may_not_enter_is_not_said_to_be_missing(
+    mh, park, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A technician without sudo read that the password file, which the agent can read, does not exist."""
+    secrets = 'username = "u"\npassword_file = "closed/password"\n'
+    secrets += 'cert_file = "closed/c.pem"\nkey_file = "closed/k.pem"\n'
+    path = park(more=UPLINK.replace("gone.pem", "closed/gone.pem") + secrets)
+    closed = path.parent / "closed"
+    closed.mkdir()
+    assert mh("check", "-c", path).err.count("closed/") == 4
+    may = os.access
+    monkeypatch.setattr("os.access", lambda file, mode, **more: Path(file) != closed and may(file, mode, **more))
+    assert "closed/" not in mh("check", "-c", path).err
 
 
 def test_a_group_that_is_not_there_is_named(mh, park) -> None:
