@@ -240,7 +240,8 @@ class ReadingsCsv(CsvDraft):
     """
 
     def __init__(self, path: Path, request: Export) -> None:
-        super().__init__(path, CSV_HEAD)
+        # the byte order mark tells spreadsheets that the file is UTF-8, because texts may be Chinese
+        super().__init__(path, CSV_HEAD, "utf-8-sig")
         self._from_ms, self._to_ms = request.from_ms, request.to_ms
         self.packs = 0
         self.streams: dict[str, None] = {}

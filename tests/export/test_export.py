@@ -113,7 +113,8 @@ def test_csv_has_every_reading_with_its_exact_value(gateway: Gateway, mh: Mh) ->
     file = gateway.folder / "readings.csv"
     code, out, err = mh("export", "--csv", file, "-c", gateway.config, "--stream", "inv1", *at(2, 5))
     assert code == 0 and "6 readings" in out, err
-    rows = list(csv.DictReader(file.open()))
+    assert file.read_bytes().startswith(b"\xef\xbb\xbf"), "spreadsheets need it to read Chinese texts"
+    rows = list(csv.DictReader(file.open(encoding="utf-8-sig")))
     assert [row["point"] for row in rows] == ["ac.power.active", "ac.energy.import"] * 3
     assert rows[0]["time"] == "2026-11-24T06:00:02.040Z"
     assert rows[1] == {**rows[1], "device": "inv1", "unit": "W", "quality": "good"}
