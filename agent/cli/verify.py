@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.common import as_complaint, as_line, progress, say, speaks_chinese
+from agent.cli.common import COLON, as_complaint, as_line, progress, say, say_at, speaks_chinese
 from agent.cli.options import FILE, BrokerLogin, Duration, json_option, login_options, parse_broker
 from drivers.model import BrokerError, UsageError, clean_text
 
@@ -246,14 +246,20 @@ def _say_repeated(repeated: Recomputed | None) -> None:
         click.echo(say("figures: not recomputed, because an object in the files was refused"))
         return
     for text in repeated.differ:
-        click.echo(clean_text(f"differs: {text}", 500))
+        click.echo(_about("differs", text))
     for text in repeated.unknown:
-        click.echo(clean_text(f"not recomputed: {text}", 500))
+        click.echo(_about("not recomputed", text))
     counts = repeated.counts
     text = f"figures: {repeated.agree} agree, {counts['differ']} differ, {counts['unknown']} could not be recomputed"
     click.echo(say(text))
     if count := repeated.not_asked:
         click.echo(say(f"{count} of the figures that could not be recomputed need streams that are not in --streams"))
+
+
+def _about(label: str, text: str) -> str:
+    """Return `LABEL: WHICH FIGURE: WHAT` in the language of the command."""
+    where, _, what = text.partition(": ")
+    return clean_text(f"{say(label)}{COLON['zh' if speaks_chinese() else 'en']}{say_at(where, what)}", 500)
 
 
 def _files(paths: tuple[Path, ...], trust: tuple[str, ...], streams: list[str]) -> Report:
@@ -313,7 +319,7 @@ def _live(
         report = live.stop()
     # if packs failed or wait for keys, the report already states why none was verified
     if none_came and not report.failures and not report.held:
-        click.echo(f"note: no pack arrived within {wait_s:g} s. {_NO_PACK}", err=True)
+        click.echo(say(f"note: no pack arrived within {wait_s:g} s. {_NO_PACK}"), err=True)
     return report
 
 

@@ -104,8 +104,8 @@ class _Results:
         results = body.get("results", ())
         for result in results if isinstance(results, list) else ():
             if not isinstance(result, dict) or not isinstance(result.get("period", {}), dict):
-                what = "a result is malformed"
-                out.add("differ", f"pack {body['seq']} of {self.stream}: {what}")
+                where, what = f"pack {body['seq']} of {self.stream}", "a result is malformed"
+                out.add("differ", f"{where}: {what}")
             elif result.get("kind") in ("figure", "trace", KNOWN, *SITE_KINDS) and self.births:
                 yield len(self.births) - 1, result
             elif result.get("kind") == "declaration":
@@ -236,7 +236,8 @@ def _repeat(base: str, signed: _Results, source: _Source, plan_file: Path | None
         if not entry:
             continue
         if moment is None:
-            out.add("unknown", f"{_name(result)}: no record of the packs that were known at that time")
+            why = "no record of the packs that were known at that time"
+            out.add("unknown", f"{_name(result)}: {why}")
             continue
         key = json.dumps(entry, sort_keys=True)
         if key not in books:

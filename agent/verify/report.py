@@ -109,10 +109,11 @@ class Handover:
     named: tuple[str, ...]  # names of devices whose readings differed from the display; may be incomplete
     differed: int
 
-    def __str__(self) -> str:
+    @property
+    def counts(self) -> str:
+        """The numbers of devices as text, with the names of those that differed."""
         most = f": {', '.join(self.named)}{', ...' if self.differed > len(self.named) else ''}" if self.named else ""
-        counts = f"{self.devices} devices, {self.compared} compared with their displays, {self.differed} differ{most}"
-        return f"handover by {self.who}, {counts}; sequence {self.seq}, hash {self.hash}"
+        return f"{self.devices} devices, {self.compared} compared with their displays, {self.differed} differ{most}"
 
 
 @dataclass(slots=True)

@@ -43,11 +43,15 @@ def remarks(report: Report) -> list[str]:
             else "there is no checkpoint, so the last packs may be missing"
         )
         if (beyond := report.beyond.get(gateway, 0)) > HOURLY_MS:
-            until += f", packs continue for {beyond / HOUR_MS:.1f} h"
+            until = f"{until}, packs continue for {beyond / HOUR_MS:.1f} h"
         lines.append(f"{gateway}: the first key is {first}; {until}")
     for stream in report.streams.values():
         gateway = stream.stream.rpartition("/")[0]
-        lines += [f"{gateway}: {_time(record.time_ms)} {record}" for record in stream.handovers[-MAX_HANDOVERS:]]
+        lines += [
+            f"{gateway}: {_time(record.time_ms)} handover by {record.who}, {record.counts}; "
+            f"sequence {record.seq}, hash {record.hash}"
+            for record in stream.handovers[-MAX_HANDOVERS:]
+        ]
     if report.only:
         lines.append(f"the files contain only {', '.join(report.only)}, as requested")
     if report.agreed:
@@ -81,8 +85,10 @@ def _unasked(report: Report) -> Iterator[str]:
         elif not stream.asked:
             silent.setdefault(gateway, []).append(last)
     for gateway, names in silent.items():
-        more = f", and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-        yield f"{gateway}: streams that were not asked for: {', '.join(names[:MAX_NAMES])}{more}"
+        listed = ", ".join(names[:MAX_NAMES])
+        if len(names) > MAX_NAMES:
+            listed = f"{listed}, and {len(names) - MAX_NAMES} more"
+        yield f"{gateway}: streams that were not asked for: {listed}"
 
 
 def _time(time_ms: int) -> str:
@@ -186,17 +192,17 @@ _DOUBTS = (
 )
 
 
-def _span(numbers: Collection[int]) -> str:
-    low, high = min(numbers), max(numbers)
-    return str(low) if low == high else f"{low} to {high}"
-
-
 def _doubts(streams: Collection[StreamReport]) -> Iterator[str]:
     """Yield remarks that are not faults, one line for each kind, because a remark often applies to all streams."""
     begun = {s.stream: s.first_seq for s in streams if s.first_seq > 1 and not s.is_cut}
     if begun:
         where = next(iter(begun)) if len(begun) == 1 else f"{len(begun)} streams"
-        yield f"{where}: packs begin with sequence {_span(begun.values())}"
+        low, high = min(begun.values()), max(begun.values())
+        yield (
+            f"{where}: packs begin with sequence {low}"
+            if low == high
+            else f"{where}: packs begin with sequence {low} to {high}"
+        )
     for member, text in _DOUBTS:
         found = {s.stream: getattr(s, member) for s in streams if getattr(s, member)}
         if found:

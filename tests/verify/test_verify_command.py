@@ -18,7 +18,9 @@ import pytest
 import zstandard
 from click.testing import CliRunner, Result
 
-from agent.cli.verify import verify
+from agent.cli.chinese import translate
+from agent.cli.verify import _say_repeated, verify
+from agent.recompute import Recomputed
 from agent.verify import Verifier, live
 from agent.verify.files import find_files, read_lines, read_paths
 from agent.verify.live import Live
@@ -103,6 +105,43 @@ def test_the_report_in_chinese_and_its_json_in_english(folder: Path, monkeypatch
     assert "处理：请指定密钥" in unproven and "未通过验证：未指定密钥指纹" in unproven
     assert unproven.splitlines()[-1].startswith("前后一致，来源未证实：")
     assert json.loads(run(folder, "--trust", PIN, "--json").output)["verdict"] == "verified"
+
+
+@pytest.mark.parametrize(
+    ("text", "chinese"),
+    [
+        ("not complete: park7/gw01/inv1: 96 readings are in gaps", "不完整：park7/gw01/inv1：缺数 96 个"),
+        ("13 streams: packs begin with sequence 3 to 9", "13 个数据流：数据包从序号 3 至 9 开始"),
+        ("park7/gw01: 2026-11-24T00:00:00Z handover by Li, 5 devices, 3 compared with their displays, 1 differ: inv1; "
+         "sequence 4, hash ab",
+         "park7/gw01：2026-11-24T00:00:00Z 由 Li 交接，5 台设备，3 台与显示值核对，1 台不符: inv1；序号 4，哈希 ab"),
+        ("not verified: park7/gw01: page 3 of 5 is missing in checkpoint 9",
+         "未通过验证：park7/gw01：检查点 9 缺少第 3 页（共 5 页）"),
+    ],
+)  # fmt: skip
+def test_a_remark_behind_a_label_is_chinese_too(text: str, chinese: str) -> None:
+    """A template with more words than the label must not take the label as a part of the stream's name."""
+    assert translate(text) == chinese
+
+
+def test_what_is_missing_and_what_differs_is_told_in_chinese(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    stream = Stream()
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join([keys(Key()), *stream.run(2), stream.gap(10, "timeout")]))
+    assert "不完整：park7/gw01/inv1：缺数 4 个" in run(tmp_path, "--trust", PIN, "--expect-complete").output
+    with closing(FakeBroker()) as broker:
+        listen = ("--broker", f"mqtt://127.0.0.1:{broker.port}", "--trust", PIN, "--for", "1ms", "--wait", "1ms")
+        assert "注意：0.001 秒内未收到数据包。请检查 --site" in run(*listen).output
+    found = Recomputed()
+    found.add("differ", "cabinet of 2026-11-24: v: signed 1, recomputed 2")
+    found.add("unknown", "cabinet of 2026-11-25: pack 3 of park7/gw01/inv1 is not here")
+    _say_repeated(found)
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "不一致：2026-11-24 的 cabinet：v：已签名的为 1，重新计算为 2",
+        "未重新计算：2026-11-25 的 cabinet：缺少 park7/gw01/inv1 的数据包 3",
+    ]
 
 
 def test_without_a_pin_the_origin_is_unproven(folder: Path) -> None:

@@ -21,6 +21,7 @@ LETTERS: Final = re.compile("[A-Za-z]")
 # a place such as "line roof unit 1", as Device.where writes it
 ADDRESS: Final = re.compile(r"(.+?),? (unit|address) (\S+)")
 PROFILE_ON: Final = re.compile(r"(\S+) on (\S+)")  # PROFILE on DEVICE, as drivers/plan/compiled.py writes it
+OF_PERIOD: Final = re.compile(r"(\S+) of (\d.*)")  # FIGURE of PERIOD, as `verify --recompute` writes it
 VALUE: Final = re.compile(r"\{(\d?)\}")
 MOST_SENTENCES: Final = 6  # a template has at most this many sentences
 MOST_PLACES: Final = 6  # only this many colons of a text are tried as the end of WHERE in `WHERE: WHAT`
@@ -85,6 +86,17 @@ def _catalogue() -> tuple[_Template, ...]:
 def plain_texts() -> Mapping[str, str]:
     """Return English text -> Chinese text, for all texts without inserted values."""
     return {pair.english: pair.chinese for pair in read_pairs() if "{}" not in pair.english}
+
+
+@lru_cache(maxsize=1)
+def _labels() -> Mapping[str, str]:
+    """Return English label -> Chinese label, for all texts of the form `LABEL: {}`."""
+    pairs = ((pair.english.removesuffix(": {}"), pair.chinese.removesuffix("：{}"), pair) for pair in read_pairs())
+    return {
+        english: chinese
+        for english, chinese, pair in pairs
+        if english != pair.english and chinese != pair.chinese and "{" not in english + chinese
+    }
 
 
 def find(text: str, depth: int = DEPTH, anything: bool = False) -> str | None:
@@ -161,17 +173,21 @@ def _place(part: str) -> str:
         return f"{_place(name)}（{_place(inner)}）"
     if found := ADDRESS.fullmatch(part):
         return f"{_place(found[1])} {'从站' if found[2] == 'unit' else '地址'} {found[3]}"
-    if found := PROFILE_ON.fullmatch(part):
+    if found := PROFILE_ON.fullmatch(part) or OF_PERIOD.fullmatch(part):
         return f"{found[2]} 的 {found[1]}"
     return (find(part, 0) if " " in part else None) or part
 
 
 def _with_place(text: str, depth: int) -> str | None:
-    """Return the translation of `WHERE: WHAT`, which is an error inside another text; None if there is none."""
+    """Return the translation of `WHERE: WHAT`, which is an error inside another text; None if there is none.
+
+    WHERE may also be a label, such as "not verified".
+    """
     for colon in islice(re.finditer(": ", text), MOST_PLACES):
         found = find(text[colon.end() :], depth)
         if found is not None:
-            return f"{translate_place(text[: colon.start()])}：{found}"
+            where = text[: colon.start()]
+            return f"{_labels().get(where) or translate_place(where)}：{found}"
     return None
 
 
