@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -33,6 +33,15 @@ _LABELS = {
     "en": ("Point", "Unit", "Pace", "Register", "Meaning"),
     "zh": ("测点", "单位", "节拍", "寄存器", "含义"),
 }
+# the labels of `profiles show`
+_FACTS = {
+    "en": ("source", "evidence", "hash", "limits", "parameter", " (default {})", "variant", "note"),
+    "zh": ("来源", "依据", "哈希", "限制", "参数", "（默认 {}）", "变体", "说明"),
+}
+_OVER = {"en": "{kind} over {protocol}", "zh": "{kind}，{protocol}"}
+_YES_NO: dict[str, dict[Any, str]] = {"en": {}, "zh": {"yes": "是", "no": "否"}}
+_NONE_STATED = {"en": "none stated", "zh": "未注明"}
+_POINTS = {"en": ("points", " of variant {}"), "zh": ("测点数", "（变体 {}）")}
 _SECOND_SOURCE = {
     "en": ("second source", "none", "the profile does not state whether a second source agrees"),
     "zh": ("第二来源", "无", "设备模板未说明是否有第二来源佐证"),
@@ -157,20 +166,11 @@ def show(
     if as_json:
         click.echo(as_line({**_summary(profile), **_about(profile), "variant": resolved.variant, "table": points}))
         return
-    click.echo(f"{profile.id}  {profile.vendor} {', '.join(profile.models)}  {profile.kind} over {profile.protocol}")
-    click.echo(f"  source    {profile.source}")
-    click.echo(f"  {_second_source(profile.second_source, lang)}")
-    click.echo(f"  evidence  {profile.evidence}   hash {profile.hash}")
-    limits = ", ".join(f"{name} {text}" for name, text in _about(profile)["limits"].items())
-    click.echo(f"  limits    {limits or 'none stated'}")
-    for param in profile.params.values():
-        default = "" if param.default is None else f" (default {param.default})"
-        click.echo(f"  parameter {param.name}{default}  {param.zh if lang == 'zh' else param.en}")
-    for variant in profile.variants:
-        click.echo(f"  variant   {variant.name}")
-    if lang in profile.notes:
-        click.echo(f"  note      {profile.notes[lang]}")
-    click.echo(f"  points    {len(points)}" + (f" of variant {resolved.variant}" if resolved.variant else ""))
+    for line in _heading(profile, lang):
+        click.echo(line)
+    many, of_variant = _POINTS[lang]
+    of = of_variant.format(resolved.variant) if resolved.variant else ""
+    click.echo(f"  {pad(many, 10)}{len(points)}{of}")
     click.echo()
     name, unit, pace, register, meaning = _LABELS[lang]
     wide = max(len(p["name"]) for p in points) + 2
@@ -178,6 +178,25 @@ def show(
     click.echo(_row((name, unit, pace, register, meaning), widths))
     for p in points:
         click.echo(_row((p["name"], show_unit(p["unit"]), p["pace"], p["register"], p[lang]), widths))
+
+
+def _heading(profile: Profile, lang: str) -> Iterator[str]:
+    """Yield the lines of ``show`` above the number of points."""
+    source, evidence, hash_, limits, parameter, default_is, variant, note = _FACTS[lang]
+    over = _OVER[lang].format(kind=profile.kind, protocol=profile.protocol)
+    yield f"{profile.id}  {profile.vendor} {', '.join(profile.models)}  {over}"
+    yield f"  {pad(source, 10)}{profile.source}"
+    yield f"  {_second_source(profile.second_source, lang)}"
+    yield f"  {pad(evidence, 10)}{profile.evidence}   {hash_} {profile.hash}"
+    stated = [f"{name} {_YES_NO[lang].get(text, text)}" for name, text in _about(profile)["limits"].items()]
+    yield f"  {pad(limits, 10)}{', '.join(stated) or _NONE_STATED[lang]}"
+    for param in profile.params.values():
+        default = "" if param.default is None else default_is.format(param.default)
+        yield f"  {pad(parameter, 10)}{param.name}{default}  {param.zh if lang == 'zh' else param.en}"
+    for one in profile.variants:
+        yield f"  {pad(variant, 10)}{one.name}"
+    if lang in profile.notes:
+        yield f"  {pad(note, 10)}{profile.notes[lang]}"
 
 
 def _second_source(second: SecondSource | None, lang: str) -> str:

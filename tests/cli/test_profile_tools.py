@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -387,3 +388,14 @@ def test_warnings_do_not_make_a_profile_wrong(mh, write: Write) -> None:
 @pytest.mark.parametrize("id_", list_profiles([shipped_dir()]))
 def test_no_shipped_profile_is_remarked_upon(id_: str) -> None:
     assert remarks(load_profile(list_profiles([shipped_dir()])[id_], [shipped_dir()])) == []
+
+
+def test_show_names_the_facts_of_a_profile_in_chinese(mh) -> None:
+    """Above the table, too; tokens of a profile, such as `derived`, are the same in both languages."""
+    rows = mh("profiles", "show", "soltaro/rack-a", "--lang", "zh").out.split("\n\n")[0].splitlines()
+    labels = [row.split()[0].partition("：")[0] for row in rows[1:]]
+    assert {"来源", "依据", "限制", "参数", "测点数"} <= set(labels)
+    assert not [label for label in labels if re.search("[a-z]", label)], rows
+    assert any("（默认 " in row for row in rows)
+    two = mh("profiles", "show", "eastron/sdm630", "--lang", "zh").out
+    assert "holes 否" in two and " 哈希 " in two and "\n  说明 " in two
