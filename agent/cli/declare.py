@@ -140,6 +140,6 @@ def _show(entries: list[dict[str, Any]], zone: ZoneInfo) -> None:
             datetime.fromtimestamp(entry["at"], zone).strftime("%Y-%m-%d %H:%M"),
             cell(_by(entry)),
             cell(entry.get("document", "")),
-            "" if entry.get("in_force") else "[dim]replaced[/]",
+            "" if entry.get("in_force") else f"[dim]{say('replaced')}[/]",
         )
     open_console().print(table)

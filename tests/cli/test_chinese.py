@@ -6,10 +6,12 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from agent.cli.chinese import MARKS, MOST_SENTENCES, PART, VALUE, Pair, describe, find, read_pairs, translate
+from agent.cli.declare import _show
 from agent.cli.help import EXTRA
 from agent.cli.main import COMMANDS, outcome
 from agent.cli.questions import asked
@@ -312,6 +314,18 @@ def test_check_and_doctor_leave_nothing_english(mh, park) -> None:
     assert "文件" in said and "derived" not in said, said
     said = mh("doctor", "--offline", "--lang", "zh", "-c", path).out
     assert "系统 " in said and "内核 " in said and "服务最近的警告和错误：" in said, said
+
+
+@pytest.mark.usefixtures("chinese")
+def test_the_table_of_declarations_is_chinese(capsys) -> None:
+    entry = {
+        "id": "5f0c2a91", "n": "declared.certificates", "v": "90", "u": "MWh", "who": "Li Wei", "at": 1.5, "from": 1,
+        "document": "GEC-1", "by": {"login": "li", "uid": 1002}, "in_force": False,
+    }  # fmt: skip
+    _show([entry], ZoneInfo("Asia/Shanghai"))
+    heads, row = capsys.readouterr().out.splitlines()
+    assert heads.split() == ["编号", "输入量", "数值", "起", "止", "申报人", "录入时间", "录入用户", "凭据"]
+    assert row.endswith("已被取代")
 
 
 def test_no_chinese_text_has_a_half_width_colon_or_semicolon() -> None:
