@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.cli.common import pad, say
 from agent.cli.options import FOLDER, json_option
 
 if TYPE_CHECKING:
@@ -185,14 +186,16 @@ def bench(folder: Path | None, stages: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(result))
         return
-    click.echo(result["machine"])
-    for stage, us in result["us_per_reading"].items():
-        click.echo(f"  {stage:<42} {us:8.3f} us a reading")
-    click.echo(
-        f"  durable commits (fsync) on {folder or tempfile.gettempdir()}: {result['durable_commits_per_s']:,.0f}/s"
-    )
-    click.echo(
-        f"  one core seals about {result['readings_per_s_one_core']:,.0f} readings/s in packs of {POINTS * TICKS:,}"
-    )
+    _show(result, folder or Path(tempfile.gettempdir()))
     if not stages:
-        click.echo(f"\n{capacity}")
+        click.echo("\n" + say(str(capacity)))
+
+
+def _show(result: dict[str, Any], folder: Path) -> None:
+    """Print the result of ``measure``."""
+    click.echo(say(result["machine"]))
+    for stage, us in result["us_per_reading"].items():
+        click.echo(f"  {pad(say(stage), 42)} {say(f'{us:8.3f} us a reading')}")
+    commits, sealed = result["durable_commits_per_s"], result["readings_per_s_one_core"]
+    click.echo("  " + say(f"durable commits (fsync) on {folder}: {commits:,.0f}/s"))
+    click.echo("  " + say(f"one core seals about {sealed:,.0f} readings/s in packs of {POINTS * TICKS:,}"))

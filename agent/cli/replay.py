@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
 
-from agent.cli.common import as_line, singular
+from agent.cli.common import as_line, say, speaks_chinese
 from agent.cli.options import FILE, BrokerLogin, Duration, json_option, login_options, parse_broker
 from agent.verify.live import LiveError, Subscriber
 from agent.verify.strict import MAX_LOOSE_ITEMS, Refused, inflate, parse_object
@@ -97,10 +97,16 @@ def replay(
         click.echo(as_line({"packs": count, "replies": replies}))
     else:
         for reply in short:
-            span = f" {reply['first']} to {reply['last']}" if "first" in reply else ""
-            click.echo(clean_text(f"{reply['verdict']}{span} {reply.get('reason', '')}".rstrip(), 300))
-        click.echo(singular(f"{count} packs") + ("; check them with `meterhouse verify`" if count else ""))
+            click.echo(clean_text(_outcome(reply), 300))
+        click.echo(say(f"{count} packs" + ("; check them with `meterhouse verify`" if count else "")))
     raise SystemExit(6 if short else 0)
+
+
+def _outcome(reply: dict[str, Any]) -> str:
+    """Return the verdict of a reply with the range of packs and the reason, in the language of the command."""
+    to = "至" if speaks_chinese() else "to"
+    span = f" {reply['first']} {to} {reply['last']}" if "first" in reply else ""
+    return f"{say(str(reply['verdict']))}{span} {say(str(reply.get('reason', '')))}".rstrip()
 
 
 class ReplayClient(Subscriber):
@@ -168,7 +174,7 @@ def _take(
             try:
                 pack = inflate(payload)
             except Refused as error:
-                click.echo(f"note: a message was left out: {clean_text(error.text, 200)}", err=True)
+                click.echo(say(f"note: a message was left out: {clean_text(error.text, 200)}"), err=True)
                 continue
             digest = hashlib.sha256(pack).digest()
             if digest not in seen:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from agent.cli.common import as_complaint, as_line
+from agent.cli.common import as_complaint, as_line, say
 from agent.cli.options import FOLDER, Duration, json_option, param_option, parse_params
 from drivers.model import GatewayError, UsageError
 from drivers.registry import protocol_of
@@ -303,7 +303,7 @@ def _announce(options: dict[str, Any], lines: dict[str, SimLine], devices: Mappi
         if options["as_json"]:
             click.echo(as_line({"config": str(path)}))
         else:
-            click.echo(f"to read the park: meterhouse run -c {path}")
+            click.echo(say(f"to read the park: meterhouse run -c {path}"))
     else:
         profile = options["profile"] or str(options["dump"])
         (line,) = lines.values()

@@ -10,11 +10,15 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from agent.cli.bench import _show as show_measured
+from agent.cli.bench_agent import capacity_of
 from agent.cli.chinese import MARKS, MOST_SENTENCES, PART, VALUE, Pair, describe, find, read_pairs, translate
 from agent.cli.declare import _show
 from agent.cli.help import EXTRA
+from agent.cli.keys.last_trusted import lasts_rows
 from agent.cli.main import COMMANDS, outcome
 from agent.cli.questions import asked
+from agent.cli.replay import _outcome
 from agent.config.devices import role
 from tests.kits.message_templates import Message, messages, written
 
@@ -326,6 +330,29 @@ def test_the_table_of_declarations_is_chinese(capsys) -> None:
     heads, row = capsys.readouterr().out.splitlines()
     assert heads.split() == ["编号", "输入量", "数值", "起", "止", "申报人", "录入时间", "录入用户", "凭据"]
     assert row.endswith("已被取代")
+
+
+@pytest.mark.usefixtures("chinese")
+def test_the_result_of_a_replay_is_chinese() -> None:
+    assert _outcome({"verdict": "lost", "first": 11, "last": 15}) == "丢失 11 至 15"
+    refused = {"verdict": "refused", "reason": "the daily quota of 64 MiB is used up; ask again tomorrow (UTC)"}
+    assert _outcome(refused) == "被拒 当日 64 MiB 配额已用完；请明天（UTC）再试"
+    assert translate("30 packs; check them with `meterhouse verify`") == "30 个数据包；请用 `meterhouse verify` 验证"
+
+
+@pytest.mark.usefixtures("chinese")
+def test_the_result_of_a_measurement_is_chinese(capsys) -> None:
+    stages = {"decode into the ring": 0.1, "of that, the hash": 0.2, "compress": 0.3}
+    facts = {"us_per_reading": stages, "durable_commits_per_s": 900.0, "readings_per_s_one_core": 1e5}
+    show_measured({"machine": "x86_64, 8 cores, Python 3.11.7", **facts}, Path("/data"))
+    print(translate(str(capacity_of(0.0004, 8 << 30, 4 << 30))))
+    for line in capsys.readouterr().out.splitlines():
+        assert HAN.search(line) and not re.search(r"[a-z]{3,}", re.sub("Python|fsync|/data", "", line)), line
+
+
+@pytest.mark.usefixtures("chinese")
+def test_the_sequences_up_to_which_a_key_is_trusted_are_told_in_chinese() -> None:
+    assert lasts_rows({"park7/gw01/inv1": 3}) == ["受信任      park7/gw01/inv1 到序号 3"]
 
 
 def test_no_chinese_text_has_a_half_width_colon_or_semicolon() -> None:
