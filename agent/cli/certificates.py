@@ -17,7 +17,10 @@ def _complaint(expiry: Expiry, now_s: float) -> str:
     """Return the problem with a certificate; "" if there is none."""
     days = expiry.days(now_s)
     if expiry.destination:
-        where = f"destination {expiry.destination}: {expiry.what} {expiry.file}"
+        is_client = expiry.what == "the client certificate"
+        # the whole text is here, because the catalogue translates it
+        named = f"the client certificate {expiry.file}" if is_client else f"the CA certificate {expiry.file}"
+        where = f"destination {expiry.destination}: {named}"
         remedy = "replace it, no restart is needed"
     else:
         where = f"the page's certificate {expiry.file}"
