@@ -709,7 +709,7 @@ def _first_values(
     from rich.console import Console
 
     from agent.cli.common import show_quality
-    from agent.cli.console_tables import cell, plain_table
+    from agent.cli.console_tables import cell, plain_table, quality_word
     from agent.cli.lease import borrow_line
     from agent.cli.read import is_missing, read_rounds, show_hints
     from agent.cli.ring_follower import number, show_number
@@ -725,7 +725,8 @@ def _first_values(
         value, quality = rows[name].value, show_quality(rows[name].quality)
         text = str(value) if isinstance(value, int) else show_number(value)
         shown_unit = show_unit(rows[name].unit)
-        table.add_row(cell(name), cell(text, 60), cell(shown_unit), f"[yellow]{quality}[/]" if quality else "")
+        word = quality_word(rows[name].quality, lang)
+        table.add_row(cell(name), cell(text, 60), cell(shown_unit), f"[yellow]{word}[/]" if word else "")
         plain = value if isinstance(value, int) else number(value)
         shown.append({"point": name, "value": plain, "unit": rows[name].unit, "quality": quality or "good"})
     click.echo(f"\n{words['reads']}", err=True)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MAX_SNAPSHOT = 64 << 20
 show_quality = explain.show_quality  # returns the word for a quality, which `decode` prints too
 COLON: Final = {"en": ": ", "zh": "："}
+SEMICOLON: Final = {"en": "; ", "zh": "；"}
 AGE_UNITS: Final = {"s": "秒", "min": "分钟", "h": "小时", "d": "天"}
 LAST_ERROR: Final = "last-error"  # name of the file in the runtime directory that states why the agent ended
 # characters that must not reach a terminal: control characters, line separators, surrogates, and those that have no

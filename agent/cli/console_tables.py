@@ -111,12 +111,12 @@ def point_table(latest: Iterable[Latest], now_ns: int) -> Table:
     from agent.cli.common import speaks_chinese
     from agent.cli.ring_follower import GAP_CODES, show_short
 
-    names = ["name"] if speaks_chinese() else []
+    names, language = (["name"], "zh") if speaks_chinese() else ([], "en")
     table = plain_table("points", "device", "point", *names, "value", "unit", "quality", "age", right=("value", "age"))
     for point in latest:
         missing = point.quality >= GAP_CODES
         shown = cell(show_short(point.value, point.point.kind, point.point.is_float), 40)
-        quality = quality_word(point.quality, "zh" if names else "en")
+        quality = quality_word(point.quality, language)
         table.add_row(
             cell(point.point.device),
             cell(point.point.name),
@@ -124,6 +124,6 @@ def point_table(latest: Iterable[Latest], now_ns: int) -> Table:
             f"[dim]{shown}[/]" if missing else shown,
             cell(show_unit(point.point.unit)),
             f"[red]{quality}[/]" if missing else f"[yellow]{quality}[/]",
-            show_age(point.age_s(now_ns)),
+            show_age(point.age_s(now_ns), language),
         )
     return table

@@ -100,11 +100,13 @@ class LatestFigures:
 
     def line(self, language: str) -> str:
         """Return the newest figures as one line for a log."""
-        from agent.cli.common import COLON
+        from agent.cli.common import COLON, SEMICOLON
 
         start, end = self.hours()
         parts = [f"{title} {value} {unit}".rstrip() for title, value, unit, _ in self.rows(language)]
-        return WORDS[language]["figures"].format(start=start, end=end) + COLON[language] + "; ".join(parts)
+        return (
+            WORDS[language]["figures"].format(start=start, end=end) + COLON[language] + SEMICOLON[language].join(parts)
+        )
 
     def rows(self, language: str) -> list[tuple[str, str, str, str]]:
         """Return a row (title, value, unit, completeness) for each figure, as the screen shows it."""
@@ -170,7 +172,7 @@ class DemoScreen:
             parts = self._values(mine)[:most]
             ages = [age for latest in mine.values() if (age := latest.age_s(now)) is not None]
             shown = Text("\n".join(parts)) if parts else Text(words["not yet"], style="dim")
-            newest = f"{min(ages):.0f} s" if ages else "-"
+            newest = (f"{min(ages):.0f} 秒" if self.language == "zh" else f"{min(ages):.0f} s") if ages else "-"
             table.add_row(name, facts["profile"], *([facts["line"]] if wide else []), shown, newest)
         return table
 

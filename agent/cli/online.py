@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from agent.certificates import WARN_DAYS
-from agent.cli.common import COLON, agent_runs, as_complaint, progress, read_snapshot
+from agent.cli.common import COLON, SEMICOLON, agent_runs, as_complaint, progress, read_snapshot
 from agent.cli.lease import borrow_line
 from drivers.model import (
     PACES,
@@ -228,7 +228,7 @@ def destination_words(trial: TrialResult, running: bool, lang: str) -> str:
     if trial.plain:
         parts.append(words["plain"])
     if running:
-        return "; ".join([*parts, words["running"]])
+        return SEMICOLON[lang].join([*parts, words["running"]])
     if trial.may_publish:
         parts.append(words["may publish"])
     if trial.may_publish is not False:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from agent.cli.common import COLON, as_line, complain, progress, show_age
+from agent.cli.common import COLON, SEMICOLON, as_line, complain, progress, show_age
 from agent.cli.options import ConfigOptions, Duration, config_options, json_option, lang_option, profile_dirs
 from drivers.model import GatewayError, LineDown, ProgressCallback, UsageError
 from drivers.registry import DEFAULT, line_url_help, protocol_of, searchable
@@ -428,7 +428,7 @@ def _print(
             cell(device.serial or "-"),
             cell(words or "-", 100),
             cell(fit_words(device, lang), 120),
-            cell("; ".join(note.text(lang) for note in device.notes), 100),
+            cell(SEMICOLON[lang].join(note.text(lang) for note in device.notes), 100),
         )
     open_console().print(table)
     if any(device.fits for device in found):

@@ -141,7 +141,7 @@ class StatusScreen:
                 "-" if complete is None else share(complete),
                 cell(f"{words} ({missing[worst]})" if worst else ""),
                 str(sum((recent.get("marked") or {}).get(quality, 0) for quality in DOUBTFUL) or ""),
-                show_age(self._now - last if last is not None else None),
+                show_age(self._now - last if last is not None else None, self._language),
                 cell(device.get("line", "?")),
             )
         return table

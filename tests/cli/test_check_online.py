@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent.cli.online import destination_problems
+from agent.cli.online import WORDS, destination_problems, destination_words
 from agent.uplink.trial import TrialResult
 from tests.cli.conftest import Served, Traces
 from tests.kits.broker import Broker, Listener, free_port
@@ -201,6 +201,13 @@ def test_one_serial_number_at_two_places_names_both(
     assert "序列号 SER123，固件版本" in chinese and "serial SER123" not in chinese
     (facts,) = mh("check", "--online", "--json", "-c", path).lines
     assert len(facts["online"]["same_serial"]) == 1 and facts["ok"] is (code == 0)
+
+
+@pytest.mark.parametrize(("lang", "mark"), [("en", "; "), ("zh", "；")])
+def test_the_parts_of_an_answer_are_separated_as_in_the_language(lang: str, mark: str) -> None:
+    words = WORDS[lang]
+    trial = TrialResult("platform", "mqtt://b", mqtt="5")
+    assert destination_words(trial, True, lang) == mark.join((words["connected"].format(mqtt="5"), words["running"]))
 
 
 @pytest.mark.parametrize(("lang", "says"), [("en", "gw.pem expired 3 days ago"), ("zh", "gw.pem 已过期3天")])

@@ -381,6 +381,13 @@ def test_a_reason_is_told_in_words_in_both_languages() -> None:
     assert next(iter(column.cells)) == "应答超时 (300)"
 
 
+def test_the_time_since_the_last_answer_is_told_in_chinese() -> None:
+    """`6.6 s` stood beside "14 秒" of the sentences."""
+    table = StatusScreen(changed("devices/m1", device(last_answer=NOW - 6.6)), "zh", NOW).device_table()
+    (column,) = (one for one in table.columns if one.header == "上次应答")
+    assert next(iter(column.cells)) == "6.6 秒"
+
+
 def test_all_that_is_missing_is_counted_with_each_reason() -> None:
     """`86 of 700 are missing` of a device that lacked 123."""
     (one,) = find(changed("devices/m1", device(recent=recent({"timeout": 300, "crc": 37}))), NOW, True)

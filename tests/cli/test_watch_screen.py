@@ -455,6 +455,21 @@ def test_each_wrong_member_of_a_snapshot_is_refused_or_harmless(traces: Traces, 
     assert seen > 50 // every
 
 
+@pytest.mark.parametrize(("lang", "age"), [("en", "10 min"), ("zh", "10分钟")])
+def test_ages_are_in_the_language_of_the_screen(traces: Traces, lang: str, age: str) -> None:
+    traces.values(2, (0, 15, -1, 0))
+    view, now = LiveView(traces.folder, [], [], keeps_history=True), time.time() + 600
+    try:
+        view.catch_up()
+        pages = Pages(lang)
+        devices, values = pages.devices(view, now), pages.values(view, int(now * 1e9))
+        for page in (devices, values):
+            texts = {cell.text for at in range(page.count) for cell in page.row(at)}
+            assert age in texts, texts
+    finally:
+        view.close()
+
+
 def test_nothing_but_the_screen_imports_textual() -> None:
     """It costs 30 MB, and the agent and small machines do without."""
     found = set()

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from agent.cli.common import singular
+from agent.cli.common import SEMICOLON, singular
 from agent.cli.handover.labels import WORDS, display_text, verdict
 from agent.cli.main_points import known_as
 from agent.cli.qr import svg_qr
@@ -97,19 +97,20 @@ def _row(entry: Mapping[str, Any], words: Mapping[str, str], zone: ZoneInfo, lan
         f"<tr><td><b>{escape(entry['device'])}</b>{label}</td>"
         f"<td>{escape(entry['line'])}, {escape(entry['address'])}<br>"
         f'<span class="soft">{escape(entry["url"])}</span></td>'
-        f'<td>{escape(known)}{"<br>" if known else ""}<span class="soft">{escape(entry["profile"])}; '
-        f'</span><span class="{escape(entry["state"])} soft">{escape(state)}</span>{_installed(entry, words)}</td>'
+        f'<td>{escape(known)}{"<br>" if known else ""}<span class="soft">{escape(entry["profile"])}'
+        f'{SEMICOLON[language]}</span><span class="{escape(entry["state"])} soft">{escape(state)}</span>'
+        f"{_installed(entry, words, language)}</td>"
         f'<td class="n">{shown or "–"}</td><td class="n">{display}</td>'
         f'<td class="n">{escape(entry.get("difference", "–"))}</td>'
         f'<td><span class="{result}">{words[result]}</span>{remark}</td></tr>'
     )
 
 
-def _installed(entry: Mapping[str, Any], words: Mapping[str, str]) -> str:
+def _installed(entry: Mapping[str, Any], words: Mapping[str, str], language: str) -> str:
     """Return the configured roles and transformer ratios as HTML; "" if there are none."""
     parts = [f"{words['roles']} {', '.join(entry['roles'].values())}"] if entry.get("roles") else []
     parts += [f"{words['ratio']} {name} {value}" for name, value in entry.get("ratio", {}).items() if value != "1"]
-    return f'<br><span class="soft">{escape("; ".join(parts))}</span>' if parts else ""
+    return f'<br><span class="soft">{escape(SEMICOLON[language].join(parts))}</span>' if parts else ""
 
 
 def _time(seconds: float, zone: ZoneInfo) -> str:

@@ -272,7 +272,7 @@ def _show(page: Mapping[str, Any], language: str, first_interval_s: float, lengt
         heavy = "; ".join(f"{text_in(one['title'], language)} {percent(one['share'])}" for one in figure["drags"][:1])
         known = share(figure["completeness"]) if value_of(figure) else ""
         if known and figure["estimated"] != "0":
-            known += ", " + words["amount estimated"].format(percent(figure["estimated"]))
+            known += words["comma"] + words["amount estimated"].format(percent(figure["estimated"]))
         judged = verdict_of(figure, page["period"])
         verdict, colour = words[judged], colours.get(judged, "dim")
         rows.append((
@@ -308,8 +308,9 @@ def _until(page: Mapping[str, Any], words: Mapping[str, str]) -> str:
         return ""
     if period["until"] <= period["from"]:
         begin = datetime.fromtimestamp(period["from"], ZoneInfo(page["timezone"]))
-        return f", {words['future']} {begin:%Y-%m-%d %H:%M}"
-    return f", {words['until']} {datetime.fromtimestamp(period['until'], ZoneInfo(page['timezone'])):%Y-%m-%d %H:%M}"
+        return f"{words['comma']}{words['future']} {begin:%Y-%m-%d %H:%M}"
+    until = datetime.fromtimestamp(period["until"], ZoneInfo(page["timezone"]))
+    return f"{words['comma']}{words['until']} {until:%Y-%m-%d %H:%M}"
 
 
 def cell(text: str, limit: int = 80) -> str:
@@ -331,7 +332,7 @@ def _show_trace(page: Mapping[str, Any], language: str) -> None:
     if trace.get("known", "1") != "1":
         is_over = page["period"]["until"] >= page["period"]["to"]
         parts.append(words["time known" if is_over else "so far known"].format(share(trace["known"])))
-    line = f"{words['trace']}{COLON[language]}{', '.join(parts)}"
+    line = f"{words['trace']}{COLON[language]}{words['comma'].join(parts)}"
     if columns(line) <= console.width:
         console.print(line)
     else:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
-from agent.cli.common import COLON, say, show_age, show_unit
+from agent.cli.common import COLON, SEMICOLON, say, show_age, show_unit
 from agent.cli.console_tables import point_title, quality_word
 from agent.cli.finding_words import LANGUAGES, device_reason
 from agent.cli.findings import Finding
@@ -128,7 +128,7 @@ class Pages:
                 Cell(self._word(state) if state in STATES else clean_text(state, 20), STATES.get(state, "")),
                 Cell("-" if complete is None else share(complete), _shade(complete)),
                 Cell(f"{self._reason(worst, device)} ({missing[worst]})" if worst else ""),
-                Cell(show_age(now - last if last else None)),
+                Cell(self._age(now - last if last else None)),
                 Cell(clean_text(str(device.get("line", "")), 60)),
             )
 
@@ -152,6 +152,10 @@ class Pages:
             or device.get("swapped")
             or (complete is not None and complete < 1)
         )
+
+    def _age(self, seconds: float | None) -> str:
+        text = show_age(seconds, self._language)
+        return text.replace(" ", "") if self._at else text  # as narrow as in English, so that no column is dropped
 
     def _reason(self, name: str, device: Mapping[str, Any]) -> str:
         return device_reason(name, device)[self._at] if self._at else clean_text(name, 20)
@@ -184,7 +188,7 @@ class Pages:
                 Cell(clean_text(show_unit(point.unit), 12)),
                 Cell(sparkline(history.get((point.device, point.name), ()), TREND_WIDTH), "cyan"),
                 Cell(quality_word(latest.quality, self._language), "red" if missing else "yellow"),
-                Cell(show_age(latest.age_s(now_ns))),
+                Cell(self._age(latest.age_s(now_ns))),
             ]
             if not device:
                 cells.insert(0, Cell(clean_text(point.device, 60)))
@@ -256,7 +260,9 @@ class Pages:
             lent = f"{self._word('lent')}{COLON[self._language]}{line['lent']}" if line.get("lent") else ""
             found = line.get("notes")
             notes = (
-                "; ".join(f"{name}{COLON[self._language]}{say(str(text))}" for name, text in found.items())
+                SEMICOLON[self._language].join(
+                    f"{name}{COLON[self._language]}{say(str(text))}" for name, text in found.items()
+                )
                 if isinstance(found, dict)
                 else ""
             )
@@ -296,7 +302,7 @@ class Pages:
                 Cell(subscriber, "" if uplink.get("subscriber") or self.outdated else "yellow"),
                 Cell(str(uplink.get("waiting", "-"))),
                 Cell(sparkline(trends.waiting(name), TREND_WIDTH, 0.0), "cyan"),
-                Cell(self._word("growing") if growing else show_age(left), "yellow" if growing else ""),
+                Cell(self._word("growing") if growing else self._age(left), "yellow" if growing else ""),
                 Cell(str(uplink.get("confirmed", "-"))),
                 Cell(str(uplink.get("refused") or 0), "red" if uplink.get("refused") else ""),
                 Cell(clean_text(word_in(CONFIRM_WORDS, str(uplink.get("confirm") or "-"), self._language), 20)),
