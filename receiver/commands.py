@@ -283,8 +283,7 @@ def audit_command(
     if as_json:
         click.echo(json.dumps({**total, "agreed": agreed}, sort_keys=True))
         return
-    counts = f"{total['packs']} packs of {total['streams']} streams of {total['gateways']} gateways"
-    click.echo(f"{folder}: {singular(counts)}")
+    click.echo(say(f"{folder}: {total['packs']} packs of {total['streams']} streams of {total['gateways']} gateways"))
     if agreed:  # print the list and do not write it to the folder, because a verifier must get it from a trusted source
         click.echo(say("For the agreed streams, run `meterhouse verify` with these options:"))
         click.echo("".join(f' --streams "{entry}"' for entry in agreed).strip())

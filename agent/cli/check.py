@@ -300,6 +300,13 @@ def to_json(
     }
 
 
+def _duration(ms: int) -> str:
+    from agent.cli.common import age_in_chinese
+    from drivers.toml.parsers import show_ms
+
+    return age_in_chinese(show_ms(ms)) if speaks_chinese() else show_ms(ms)
+
+
 def _ring_time(ring: RingPlan) -> str:
     from agent.cli.common import show_age
 
@@ -320,7 +327,7 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
     # show all values that take effect, including the defaults (field pain 54)
     facts = plain_table("", "what", "in effect")
     facts.show_header = False
-    kept, intervals = show_ms(store.keep_delivered_s * 1000), show_ms(store.keep_intervals_s * 1000)
+    kept, intervals = _duration(store.keep_delivered_s * 1000), _duration(store.keep_intervals_s * 1000)
     size, most = show_bytes(store.max_size_bytes), show_bytes(config.pack.max_size_bytes)
     rows = {
         "configuration": f"{config.path}{more}, hash {config.hash()}",
@@ -329,8 +336,8 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
         "store": f"{config.store_path}, at most {size}; packs are stored before they are sent",
         "kept": f"delivered packs are kept for {kept}, intervals for {intervals}",
         "ring": f"{config.runtime_dir}, {show_bytes(ring.size_bytes)}{_ring_time(ring)}",
-        "packs": f"one pack every {show_ms(config.pack.every_ms)}, at most {most} per pack",
-        "intervals": show_ms(config.interval.length_ms),
+        "packs": f"one pack every {_duration(config.pack.every_ms)}, at most {most} per pack",
+        "intervals": _duration(config.interval.length_ms),
     }
     for what, fact in rows.items():
         facts.add_row(say(what), cell(say(fact), 400))
@@ -361,7 +368,7 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
     requests = plain_table("plan", "device", "pace", "every", "cost", "share of line", right=("share of line",))
     for cost in costs:
         share = f"{cost.share:.1%}" if cost.share else "-"
-        requests.add_row(cell(cost.device), cost.pace, show_ms(cost.period_ms), say(str(cost)), share)
+        requests.add_row(cell(cost.device), cost.pace, _duration(cost.period_ms), say(str(cost)), share)
     shares = plain_table("line time", "line", "in use", right=("in use",))
     for name, busy in line_shares(costs).items():
         shares.add_row(cell(name), f"{busy:.1%}")

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from agent.cli.common import as_complaint, say, singular
+from agent.cli.common import as_complaint, say
 from drivers.explain import MAX_TEXT, BrokenInput, Json, number
 from drivers.model import clean_text, sentences
 
@@ -106,7 +106,7 @@ def _print_table(decoded: Json) -> None:
         line = f"{reading['name']:<36} {value!s:>16} {reading['unit']:<8} {', '.join(notes)}"
         click.echo(line.rstrip() + (f"  ({reading['label']})" if "label" in reading else ""))
     for model in decoded.get("models", ()):
-        click.echo(singular(f"model {model['id']} at {model['address']}, {model['length']} registers"))
+        click.echo(say(f"model {model['id']} at {model['address']}, {model['length']} registers"))
         for name, value in model["points"].items():
             if value is not None:
                 click.echo(f"  {name:<34} {value!s:>16}")

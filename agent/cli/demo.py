@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.common import as_complaint, as_line, singular
+from agent.cli.common import as_complaint, as_line, say
 from agent.cli.config_files import check_writable, make_folder
 from agent.cli.options import FOLDER, Duration, json_option, lang_option
 from drivers.model import GatewayError, UsageError
@@ -313,7 +313,7 @@ def _show(run: RunningDemo, screen: DemoScreen, stop: threading.Event, seconds: 
         if as_json:
             continue
         packs, readings, failed = run.live.counts()
-        click.echo(singular(f"{packs} packs verified, {readings:,} readings, {failed} failed"))
+        click.echo(say(f"{packs} packs verified, {readings:,} readings, {failed} failed"))
         if run.figures.newest and run.figures.newest is not shown:
             shown = run.figures.newest
             click.echo(run.figures.line(screen.language))

@@ -34,6 +34,12 @@ def line_trouble(line: Mapping[str, Any], language: str) -> str:
     return text if at else singular(text)
 
 
+def borrower(lent: str, language: str) -> str:
+    """Return the tool that has borrowed a line, and its user. The snapshot states them as "scan by li (uid 1000)"."""
+    purpose, by, user = lent.partition(" by ")
+    return f"{user} 的 {purpose}" if by and language == "zh" else lent
+
+
 def word_in(words: Mapping[str, Texts], key: str, language: str) -> str:
     """Return the word for ``key`` in a table. If the table lacks it, return ``key`` itself."""
     return words.get(key, (key, key))[LANGUAGES.index(language)]

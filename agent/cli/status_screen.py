@@ -12,7 +12,7 @@ from agent.cli.common import COLON, learned_maps, show_age, singular
 from agent.cli.console_tables import cell, open_console, plain_table, point_table
 from agent.cli.finding_words import LANGUAGES, Texts, device_reason
 from agent.cli.findings import DOUBTFUL, EARLY, EXCUSED, Finding, show_size
-from agent.cli.reading_words import CONFIRM_WORDS, line_trouble, word_in
+from agent.cli.reading_words import CONFIRM_WORDS, borrower, line_trouble, word_in
 from agent.cli.report.labels import share
 
 if TYPE_CHECKING:
@@ -154,7 +154,9 @@ class StatusScreen:
         table = self._table("lines", *columns, right=("busy", "asked", "answers"))
         for name, line in self._snapshot.get("lines", {}).items():
             busy, lent = line.get("busy_share"), line.get("lent")
-            state = self._word("lent", who=lent) if lent else self._word("open" if line.get("open") else "closed")
+            state = self._word("open" if line.get("open") else "closed")
+            if lent:
+                state = self._word("lent", who=borrower(str(lent), self._language))
             row = [
                 cell(name),
                 cell(state),

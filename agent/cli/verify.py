@@ -181,11 +181,23 @@ def _say(report: Report, short: list[str], is_live: bool) -> None:
     for line in aligned([[say(title) for title in titles], *rows], cell_len):
         click.echo(clean_text(line, 500))
     for line in (*remarks(report), *(f"not complete: {text}" for text in short)):
-        click.echo(clean_text(say(line), 500))
+        click.echo(clean_text(say(_in_words(line)), 500))
     if (text := _advice(report, is_live)) or (short and is_live and (text := _WAIT)):
         click.echo(say(f"what to do: {text}"))
 
 
+def _in_words(remark: str) -> str:
+    """Return a remark in which the codes of gap reasons are words if the command prints Chinese."""
+    stream, label, reasons = remark.partition(_BY_REASON)
+    if not label or not speaks_chinese():
+        return remark
+    from agent.cli.finding_words import reason_words
+
+    counted = (one.rpartition(" ") for one in reasons.split(", "))
+    return stream + label + "，".join(f"{reason_words(code)[1]} {count}" for code, _, count in counted)
+
+
+_BY_REASON = ": readings in gaps, by reason: "
 _WAIT = (
     "wait a minute, then listen for longer, such as --for 2min. Right after a start, the first packs of a stream may"
     " still be on the way. Packs of a silent device are sealed only every 15 minutes. Packs that wait at the gateway"

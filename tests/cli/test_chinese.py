@@ -200,6 +200,7 @@ def test_check_shows_tables_and_warnings_in_chinese(mh, park) -> None:
     assert said.code == 0
     assert "配置正确。" in said.out and f"{path.parent}/state/store.db，最多 8 GiB；先落盘再发送" in said.out
     assert "设备  节拍" in said.out and "次请求" in said.out
+    assert "已送达的数据包保留 30 天" in said.out and not re.search(r"  \d+ (min|s|d)  ", said.out), said.out
     warnings = said.err.splitlines()
     assert "警告：线路 cabinet：没有设备使用该线路" in warnings
     assert any(
@@ -292,6 +293,7 @@ def test_the_help_lists_the_commands_in_chinese(mh) -> None:
     rows = said.out.partition("命令：")[2]
     ours = [name for name in COMMANDS if find(COMMANDS[name].help)]
     assert all(re.search(rf"^  {name} +\S*[\u4e00-\u9fff]", rows, re.MULTILINE) for name in ours) and len(ours) >= 20
+    assert "信任哪些网关" in mh("platform", "--help").out
 
 
 def test_english_is_as_it_was(mh, park, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,6 +376,9 @@ def test_the_files_are_short_enough_to_read() -> None:
         ("listening for another master", "监听是否有其他主站"),
         ("identifying modbus 1", "正在识别 modbus 1"),
         ("3 packs, 40 readings, 0 failed packs", "数据包 3，读数 40，失败的数据包 0"),
+        ("3 packs verified, 1,440 readings, 0 failed", "已验证数据包 3，读数 1,440，失败 0"),
+        ("model 103 at 40069, 50 registers", "模型 103，地址 40069，50 个寄存器"),
+        ("/out: 30 packs of 2 streams of 1 gateways", "/out：1 个网关、2 个数据流的 30 个数据包"),
     ],
 )
 def test_the_words_of_a_progress_bar_are_chinese(english: str, chinese: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from agent.cli.common import learned_maps, singular
 from agent.cli.finding_words import BECAUSE, FINDINGS, REASONS, reason_words
@@ -386,6 +387,13 @@ def test_the_time_since_the_last_answer_is_told_in_chinese() -> None:
     table = StatusScreen(changed("devices/m1", device(last_answer=NOW - 6.6)), "zh", NOW).device_table()
     (column,) = (one for one in table.columns if one.header == "上次应答")
     assert next(iter(column.cells)) == "6.6 秒"
+
+
+def test_a_lent_line_names_the_tool_and_its_user_in_chinese() -> None:
+    for lent, shown in (("scan by li (uid 1000)", "借给 li (uid 1000) 的 scan"), ("a tool", "借给 a tool")):
+        table = StatusScreen(changed("lines/bus", {"lent": lent}), "zh", NOW).line_table(Console())
+        (column,) = (one for one in table.columns if one.header == "状态")
+        assert next(iter(column.cells)) == shown
 
 
 def test_all_that_is_missing_is_counted_with_each_reason() -> None:

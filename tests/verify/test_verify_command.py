@@ -130,7 +130,8 @@ def test_what_is_missing_and_what_differs_is_told_in_chinese(
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     stream = Stream()
     (tmp_path / "a.jsonl").write_bytes(b"\n".join([keys(Key()), *stream.run(2), stream.gap(10, "timeout")]))
-    assert "不完整：park7/gw01/inv1：缺数 4 个" in run(tmp_path, "--trust", PIN, "--expect-complete").output
+    said = run(tmp_path, "--trust", PIN, "--expect-complete").output
+    assert "不完整：park7/gw01/inv1：缺数 4 个" in said and "缺数（按原因）：应答超时 4" in said
     with closing(FakeBroker()) as broker:
         listen = ("--broker", f"mqtt://127.0.0.1:{broker.port}", "--trust", PIN, "--for", "1ms", "--wait", "1ms")
         assert "注意：0.001 秒内未收到数据包。请检查 --site" in run(*listen).output

@@ -14,7 +14,7 @@ from agent.cli.common import COLON, SEMICOLON, say, show_age, show_unit
 from agent.cli.console_tables import point_title, quality_word
 from agent.cli.finding_words import LANGUAGES, device_reason
 from agent.cli.findings import Finding
-from agent.cli.reading_words import CONFIRM_WORDS, KIND_WORDS, line_trouble, word_in
+from agent.cli.reading_words import CONFIRM_WORDS, KIND_WORDS, borrower, line_trouble, word_in
 from agent.cli.report.labels import own_text, share
 from agent.cli.ring_follower import GAP_CODES, Latest, show_short
 from agent.cli.sparkline import sparkline
@@ -257,7 +257,8 @@ class Pages:
 
         def detail(at: int) -> str:
             line = lines[names[at]]
-            lent = f"{self._word('lent')}{COLON[self._language]}{line['lent']}" if line.get("lent") else ""
+            who = borrower(str(line.get("lent") or ""), self._language)
+            lent = f"{self._word('lent')}{COLON[self._language]}{who}" if who else ""
             found = line.get("notes")
             notes = (
                 SEMICOLON[self._language].join(
