@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 
 import click
 
-from agent.cli.common import as_complaint, say
+from agent.cli.common import as_complaint, say, speaks_chinese
+from agent.cli.reading_words import STEP_WORDS, word_in
 from drivers.explain import MAX_TEXT, BrokenInput, Json, number
 from drivers.model import clean_text, sentences
 
@@ -112,6 +113,7 @@ def _print_table(decoded: Json) -> None:
                 click.echo(f"  {name:<34} {value!s:>16}")
     for step in decoded.get("steps", ()):
         increment = "?" if step["increment"] is None else step["increment"]
-        click.echo(f"{step['time']!s:<32} {increment!s:>16}  {step['kind']}")
+        kind = word_in(STEP_WORDS, step["kind"], "zh" if speaks_chinese() else "en")
+        click.echo(f"{step['time']!s:<32} {increment!s:>16}  {kind}")
     for warning in decoded.get("warnings", ()):
         click.echo(as_complaint("warning", warning), err=True)

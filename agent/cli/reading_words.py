@@ -22,6 +22,10 @@ KIND_WORDS: Final[Mapping[str, Texts]] = {  # words for the kinds of points
     "gauge": ("gauge", "瞬时量"), "counter": ("counter", "累计量"),
     "state": ("state", "状态"), "text": ("text", "文本"),
 }  # fmt: skip
+STEP_WORDS: Final[Mapping[str, Texts]] = {  # words for the steps of a counter, as `decode counter` names them
+    "normal": ("normal", "增长"), "rollover": ("rollover", "翻转"), "reset": ("reset", "清零"),
+    "back_step": ("back_step", "回退"), "glitch": ("glitch", "毛刺"), "swap": ("swap", "换表"),
+}  # fmt: skip
 CONFIRM_WORDS: Final[Mapping[str, Texts]] = {  # words that tell who confirms packs at a destination
     "platform": ("platform", "平台"), "subscriber": ("subscriber", "接收方"), "broker": ("broker", "消息服务器"),
 }  # fmt: skip

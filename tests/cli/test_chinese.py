@@ -357,6 +357,24 @@ def test_the_sequences_up_to_which_a_key_is_trusted_are_told_in_chinese() -> Non
     assert lasts_rows({"park7/gw01/inv1": 3}) == ["受信任      park7/gw01/inv1 到序号 3"]
 
 
+@pytest.mark.usefixtures("chinese")
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"points": [[1, 2], [2, 0]]}', "清零"),
+        ('{"points": [[5, 9], [1, 2]]}', "早于前一个，且数值更小：读数已按时间排序"),
+        ('{"points": 3}', "无法解析：points 应为 [时间, 数值] 的列表，得到的是 3"),
+        ('{"bits": 99, "points": []}', "无法解析：bits 应为 1 至 64，得到的是 99"),
+        ('{"points": [[1, "12 kWh"]]}', "数值请写成 1234.5，不带单位。缺失的读数请写 null"),
+        ("zz", "不是 JSON：此处应为一个值：第 1 行第 1 列（第 0 个字符）"),
+    ],
+)
+def test_steps_and_faults_of_a_counter_are_told_in_chinese(mh, tmp_path, text: str, told: str) -> None:
+    (tmp_path / "counter.json").write_text(text)
+    said = mh("decode", "counter", tmp_path / "counter.json")
+    assert told in said.out + said.err
+
+
 def test_no_chinese_text_has_a_half_width_colon_or_semicolon() -> None:
     half = re.compile(r"[\u4e00-\u9fff\uff09][:;] ")
     assert not [one.chinese for one in PAIRS if half.search(re.sub(r"\{.*?\}", "", one.chinese))]
