@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from agent.cli.common import say, singular
+from agent.cli.common import say, say_at, singular
 from agent.cli.options import EXISTING_FILE, json_option, lang_option
 from agent.cli.output_files import writing
 from drivers.model import UsageError, clean_text
@@ -66,7 +66,7 @@ def init_command(dsns: tuple[str, ...]) -> None:
         made = migrate(dsn)
         open_database(dsn, (place, len(shards))).close()
         done = f"migrations {', '.join(map(str, made))} made" if made else "nothing to do"
-        click.echo(f"{show_dsn(dsn)}: {done}")
+        click.echo(say_at(show_dsn(dsn), done))
 
 
 platform.add_command(enrol_command)
@@ -326,7 +326,7 @@ def convert_command(
 
     if name is None:
         for one in converters().values():
-            click.echo(f"{one.name}  {one.title}")
+            click.echo(f"{one.name}  {say(one.title)}")
         return
     if mapping is None or from_text is None:
         missing = "--map" if mapping is None else "--from"

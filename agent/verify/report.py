@@ -290,10 +290,11 @@ class Report:
             if not stream.packs and not stream.retired:
                 short.append(f"{name}: known, but without any pack")
             if stream.is_cut:
-                end = f"an earlier checkpoint ends with sequence {stream.oldest_head_seq}"
-                begin = f"begins with sequence {stream.first_seq}"
-                absent = "the packs between this checkpoint and the first pack here are absent"
-                short.append(f"{name}: {begin}, {end}, and {absent}")
+                first, end = stream.first_seq, stream.oldest_head_seq
+                short.append(
+                    f"{name}: begins with sequence {first}, an earlier checkpoint ends with sequence {end}, "
+                    "and the packs between this checkpoint and the first pack here are absent"
+                )
             if awake := stream.gaps - stream.asleep:
                 short.append(f"{name}: {awake} readings are in gaps")
             if stream.lost_packs:

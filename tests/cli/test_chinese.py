@@ -375,6 +375,34 @@ def test_steps_and_faults_of_a_counter_are_told_in_chinese(mh, tmp_path, text: s
     assert told in said.out + said.err
 
 
+@pytest.mark.usefixtures("chinese")
+@pytest.mark.parametrize(
+    ("args", "text", "told"),
+    [
+        (("enrol", "FILE"), "a,b,c,d\n", "该行有 4 列"),
+        (("enrol", "FILE"), "", "其中没有网关。每行应形如"),
+        (
+            ("convert", "hj212-2017", "--map", "FILE", "--from", "2026-11-01"),
+            "",
+            "应为 realtime、minutes、hour、day 之一",
+        ),
+        (("convert", "hj212-2017"), "", "错误：--map：缺少此选项。转换需要 --map FILE"),
+        (("init",), "", '数据库 x（127.0.0.1:1）：无法连接服务器 "127.0.0.1" 端口 1：连接被拒绝。'),
+    ],
+)
+def test_errors_of_the_platform_are_told_in_chinese(mh, tmp_path, args: tuple[str, ...], text: str, told: str) -> None:
+    """There is no database here; the last command tries to open it."""
+    (tmp_path / "file").write_text(text)
+    words = [str(tmp_path / "file") if word == "FILE" else word for word in args]
+    said = mh("platform", *words, "--db", "postgresql://u@127.0.0.1:1/x")
+    assert said.code in (2, 3) and told in said.err, said.err
+
+
+def test_a_counted_word_at_the_end_of_a_sentence_is_no_count() -> None:
+    assert translate("13 streams") == "13 个数据流"
+    assert translate("nobody reads the streams") == "nobody reads the streams"
+
+
 def test_no_chinese_text_has_a_half_width_colon_or_semicolon() -> None:
     half = re.compile(r"[\u4e00-\u9fff\uff09][:;] ")
     assert not [one.chinese for one in PAIRS if half.search(re.sub(r"\{.*?\}", "", one.chinese))]

@@ -22,6 +22,9 @@ LETTERS: Final = re.compile("[A-Za-z]")
 ADDRESS: Final = re.compile(r"(.+?),? (unit|address) (\S+)")
 PROFILE_ON: Final = re.compile(r"(\S+) on (\S+)")  # PROFILE on DEVICE, as drivers/plan/compiled.py writes it
 OF_PERIOD: Final = re.compile(r"(\S+) of (\d.*)")  # FIGURE of PERIOD, as `verify --recompute` writes it
+# counted things; a template such as "{} packs" would also match sentences that end with "packs"
+COUNTED: Final = re.compile(r"(-?[\d,]+) (days|packs|streams)")
+MEASURES: Final = {"days": "天", "packs": "个数据包", "streams": "个数据流"}
 VALUE: Final = re.compile(r"\{(\d?)\}")
 MOST_SENTENCES: Final = 6  # a template has at most this many sentences
 MOST_PLACES: Final = 6  # only this many colons of a text are tried as the end of WHERE in `WHERE: WHAT`
@@ -105,6 +108,8 @@ def find(text: str, depth: int = DEPTH, anything: bool = False) -> str | None:
     ``anything``: True if values may contain several sentences. Then templates with fewer sentences than ``text`` match
     too.
     """
+    if counted := COUNTED.fullmatch(text):
+        return f"{counted[1]} {MEASURES[counted[2]]}"
     sentences = len(PART.findall(text))
     for template in _catalogue():
         if template.sentences != sentences and not anything:

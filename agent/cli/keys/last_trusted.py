@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from agent.cli.common import pad, say
+from agent.cli.common import pad, say, speaks_chinese
 from agent.cli.keys.key_file import KeyFile
 from drivers.model import GatewayError, UsageError, clean_text
 
@@ -137,5 +137,5 @@ def show_lasts(kid: str, lasts: LastSequences) -> None:
 
 def lasts_rows(lasts: LastSequences) -> list[str]:
     """Return one line of text for each stream."""
-    label = pad(say("trusted"), 11)
-    return [f"{label} " + say(f"{clean_text(stream, 200)} up to {seq}") for stream, seq in sorted(lasts.items())]
+    label, up_to = pad(say("trusted"), 11), "到序号" if speaks_chinese() else "up to"
+    return [f"{label} {clean_text(stream, 200)} {up_to} {seq}" for stream, seq in sorted(lasts.items())]
