@@ -13,7 +13,7 @@ A point's ``type`` is a unit, for a value that the meter sends without unit; or 
 
 All points come in one readout. The sign-on uses the device's configured speed. If this is 300 baud, the line then
 switches to the speed that the meter offers. If the data fail twice at the offered speed, they are read at 300 baud for
-an hour.
+an hour. Mode B does not allow this: there the meter sends at its own speed in any case.
 """
 
 from __future__ import annotations
@@ -132,9 +132,10 @@ class Iec62056Device(MeterDevice):
 
     def _failed_at(self, request: SignOn) -> None:
         """Count a failure at the speed that the meter offers: the meter identified itself, but no valid data
-        followed.
+        followed. Only for meters in mode C: no other meter lets us choose the speed.
         """
-        if request.speed.switch_to is None or request.identification is None:
+        found = request.identification
+        if request.speed.switch_to is None or found is None or found.mode != "C":
             return
         self._fast_failures += 1
         if self._fast_failures >= FAILURES:

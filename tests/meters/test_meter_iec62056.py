@@ -134,9 +134,10 @@ async def test_mode_a_sends_its_data_unasked(cabinet: Cabinet) -> None:
 class ModeB(Bus):
     """Says its identification at 300 baud, and the data by itself at 4800."""
 
-    def __init__(self, sim: Iec62056Meter) -> None:
+    def __init__(self, sim: Iec62056Meter, disturbed: int = 0) -> None:
         super().__init__()
         self.sim = sim
+        self.disturbed = disturbed  # so many readouts have a wrong check character
 
     def framing(self) -> Framing:
         return bus_of().framing()
@@ -148,6 +149,9 @@ class ModeB(Bus):
         whole = self.sim.hear(request.frame)
         assert whole is not None
         first = whole.index(b"\n") + 1
+        if self.disturbed > 0:
+            self.disturbed -= 1
+            whole = whole[:-1] + bytes((whole[-1] ^ 1,))
         identification = SimAnswer(whole[:first], 0.02, baud=300)
         (client,) = self.wire.clients  # type: ignore[attr-defined]
         late = 0.5 + first * 11 / 300 + 0.3
@@ -224,6 +228,20 @@ async def test_a_speed_that_fails_twice_is_left_for_an_hour(cabinet: Cabinet) ->
     sim.data_baud = 0
     await device.poll(TICK + 9, ALL)
     assert cabinet.since(ENERGY) == {"ac.energy.import": Decimal("1234.56")} and sim.selected == "5"
+
+
+async def test_a_mode_b_meter_is_read_at_its_own_speed_after_disturbed_readouts(cabinet: Cabinet) -> None:
+    """This meter always sends at 4800 baud. Listening at 300 baud would lose every readout for an hour."""
+    bus = ModeB(meter(speed="D"), disturbed=4)  # a broken readout is requested once more within the same visit
+    line = await cabinet.pty(bus, baud=9600)
+    bus.wire = cabinet.sims[0]  # type: ignore[attr-defined]
+    device = cabinet.device(line, "iec62056", "*", ENERGY, serial=BEGIN)
+    found = []
+    for turn in range(4):
+        await device.poll(TICK + turn, ALL)
+        found += cabinet.since(ENERGY).values()
+    assert found == [f"gap {Reason.CRC}"] * 2 + [Decimal("1234.56")] * 2
+    assert set(speeds(cabinet)) == {300, 4800}
 
 
 class Refusing(Iec62056Meter):
