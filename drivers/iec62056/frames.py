@@ -116,12 +116,14 @@ def block_check(checked: bytes | bytearray) -> int:
 
 
 def find_identification(received: bytes) -> Identification | None:
-    """The last complete identification in the bytes. Our own sign-on does not count. None: there is no
-    identification.
+    """The last complete identification in the bytes. Our own sign-on does not count, nor does text in the data that
+    follow an identification, such as the end of ``(1000*imp/kWh)``. None: there is no identification.
     """
-    found = None
+    found, after = None, 0
     for match in _IDENTIFICATION.finditer(received):
-        found = Identification(match[0])
+        data = received.find(STX, after, match.start()) if found is not None else -1
+        if data < 0 or received.find(ETX, data, match.start()) >= 0:
+            found, after = Identification(match[0]), match.end()
     return found
 
 

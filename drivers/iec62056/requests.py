@@ -10,6 +10,7 @@ from drivers.iec62056.frames import (
     MOST_BYTES,
     SOH,
     Identification,
+    Parser,
     broken,
     build_select,
     build_sign_on,
@@ -102,8 +103,8 @@ class SignOn(StepRequest):
         if found is not None:
             if not self._data_follow(found):
                 return found.raw
-            if (block := find_block(received, received.rindex(found.raw) + len(found.raw))) is not None:
-                return found.raw + block
+            if readouts := Parser().feed(received):
+                return readouts[-1].raw
         rest = _without(received, self.frame)
         return FrameError(broken(rest)[2], where=self.where) if final and rest else None
 

@@ -136,6 +136,30 @@ def test_identifications(line: bytes, mode: str, baud: int | None, reaction_s: f
     assert who is not None and (who.raw, who.mode, who.baud, who.reaction_s) == (line, mode, baud, reaction_s)
 
 
+def test_a_unit_that_looks_like_an_identification_is_data() -> None:
+    """The end of a line such as ``(1000*imp/kWh)`` has the form of an identification. A readout with such a line must
+    still be found, whether its meter sends the data unasked (mode A, and mode B at a fixed speed) or on request.
+    """
+    lines = ("0.3.0(1000*imp/kWh)", "1.8.0(000123.4*kWh)")
+    for speed in "JB":
+        raw = readout(f"ABC{speed}METER", *lines)
+        request = SignOn("*", "here", stay)
+        received = [request.find(raw[:size], False) for size in range(len(raw) + 1)]
+        assert received == [None] * len(raw) + [raw]
+        assert request.then(raw) is None
+    raw = readout("ABC5METER", *lines)
+    begin = raw.index(b"\n") + 1
+    assert Data(Identification(raw[:begin]), "*", "here", Speed("0")).find(raw[begin:], True) == raw
+    damaged = raw[:-1] + bytes((raw[-1] ^ 1,))
+    assert broken(damaged)[:2] == (damaged, 0) and "check character is" in broken(damaged)[2]
+
+
+def test_after_a_readout_that_was_cut_short_the_next_one_is_found() -> None:
+    raw = readout("ABCJMETER", "1.8.0(000123.4*kWh)")
+    for cut in range(4, len(raw)):
+        assert SignOn("*", "here", stay).find(raw[:cut] + raw, False) == raw
+
+
 # --- oracles
 
 
