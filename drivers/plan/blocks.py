@@ -56,7 +56,7 @@ def plan_blocks(
         the cause. Also if a point of many coils lies in a read at a place where it cannot be decoded.
     """
     numbers = range(len(points)) if wanted is None else sorted(set(wanted))
-    gone = holes if holes and holes.absent else None
+    gone = holes if holes and holes.has_absent else None
     asked = tuple(n for n in numbers if not points[n].is_object and not (gone and gone.lacks(points[n])))
     learned = (frozenset(holes.cuts), holes.max_words) if holes else (frozenset[tuple[int, int]](), None)
     key = (tuple(map(id, points)), limits, timing, asked, learned)

@@ -2,7 +2,7 @@
 
 If a request covers a missing register, the whole request fails (field pains 24, 25, 30, 40). After two illegal-address
 answers the block is cut. It is cut first at registers that no point needs, then into halves, until the missing point is
-isolated.
+isolated. If other points lie inside the registers of this point, they are read without it from then on.
 """
 
 from __future__ import annotations
@@ -32,7 +32,11 @@ class KnownHoles:
         self.key, self.expires_s, self.version = key, expires_s, 0
         # (function, address): no block may contain both this register and the register before it
         self.cuts: set[Place] = set()
-        self.absent: set[tuple[int, int, int]] = set()  # (function, address, count) of points that this device lacks
+        # (function, address, count): the device lacks every point that needs one of these registers
+        self.absent: set[tuple[int, int, int]] = set()
+        # (function, address, count): the device lacks the points that need exactly these registers, but it may have
+        # points that need only some of them
+        self.absent_points: set[tuple[int, int, int]] = set()
         # longest read that the device accepts (field pain 27), in registers; None: no limit was found
         self.max_words: int | None = None
         self._since: int | None = None
@@ -71,13 +75,27 @@ class KnownHoles:
         elif len(pieces) > 1:
             self.cuts.update((block.function, address) for address in _cuts(block, pieces))
         elif self._answers > answers:
-            self.absent.add((block.function, block.address, block.count))
+            self._lose(block, points)
         else:
             return False
         del self._strikes[key]
         self._since = now_s if self._since is None else self._since
         self.version += 1
         return True
+
+    def _lose(self, block: Block, points: Sequence[Point]) -> None:
+        """Note that the device lacks the points of a block which need all its registers. The points inside them are
+        judged by their own reads, which come next.
+        """
+        start, end = block.address, block.address + block.count
+        spans = _spans(block, points)
+        lost = [n for n, span in spans.items() if span == (start, end)] or list(block.points)
+        others = (p.span for n, p in enumerate(points) if p.function == block.function and n not in lost)
+        if any(low < end and start < high for low, high in others):
+            for low, high in (points[n].span for n in lost):
+                self.absent_points.add((block.function, low, high - low))
+        else:
+            self.absent.add((block.function, block.address, block.count))
 
     def expire(self, now_s: int) -> bool:
         """Forget facts that are too old, or from the future because the clock was wrong.
@@ -93,12 +111,19 @@ class KnownHoles:
         """Forget all facts, so that the reads must be planned again."""
         self.cuts.clear()
         self.absent.clear()
+        self.absent_points.clear()
         self.max_words, self._since = None, None
         self.version += 1
 
+    @property
+    def has_absent(self) -> bool:
+        """Whether it is known of any point that the device lacks it."""
+        return bool(self.absent or self.absent_points)
+
     def lacks(self, point: Point) -> bool:
         """Whether it is known that the device lacks this point."""
-        return any(
+        start, end = point.span
+        return (point.function, start, end - start) in self.absent_points or any(
             f == point.function and a < point.address + point.count and point.address < a + n for f, a, n in self.absent
         )
 
@@ -110,19 +135,25 @@ class KnownHoles:
             parts.append(f"reads are split at {len(self.cuts)} address(es): {addresses}")
         if self.absent:
             parts.append(f"the device has no registers {', '.join(str(a) for _, a, _ in sorted(self.absent)[:8])}")
+        if self.absent_points:
+            addresses = ", ".join(str(a) for a in sorted({a for _, a, _ in self.absent_points})[:8])
+            parts.append(f"the device refuses values of several registers from {addresses}")
         if self.max_words:
             parts.append(f"a read returns at most {self.max_words} registers")
         return "; ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
         """The facts as a JSON object, which ``from_json`` reads."""
-        return {
+        facts: dict[str, Any] = {
             "absent": sorted(list(a) for a in self.absent),
             "cuts": sorted(list(c) for c in self.cuts),
             "key": self.key,
             "max_words": self.max_words,
             "since": self._since,
         }
+        if self.absent_points:
+            facts["absent_points"] = sorted(list(a) for a in self.absent_points)
+        return facts
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any], key: str, now_s: int, expires_s: int = EXPIRES_S) -> KnownHoles:
@@ -136,6 +167,7 @@ class KnownHoles:
                 return holes
             holes.cuts = {(int(f), int(a)) for f, a in stored["cuts"]}
             holes.absent = {(int(f), int(a), int(n)) for f, a, n in stored["absent"]}
+            holes.absent_points = {(int(f), int(a), int(n)) for f, a, n in stored.get("absent_points", ())}
             holes.max_words = None if stored["max_words"] is None else int(stored["max_words"])
             holes._since = int(stored["since"])
         except (KeyError, TypeError, ValueError):
@@ -152,21 +184,24 @@ def holes_key(profile_hash: str, identity: Mapping[str, str] | None, firmware: s
     return f"{profile_hash}|{texts}|{firmware or ''}"
 
 
-def _pieces(block: Block, points: Sequence[Point]) -> list[tuple[int, int]]:
-    """The ranges [start, end) of a block that must not be cut. Points that overlap or belong together form one
-    range.
-    """
-    spans: dict[str, tuple[int, int]] = {}
+def _spans(block: Block, points: Sequence[Point]) -> dict[int, tuple[int, int]]:
+    """Number of a point -> the registers [start, end) that must be read with it: its own, and those of its group."""
+    groups: dict[str, tuple[int, int]] = {}
     for number in block.points:
-        point = points[number]
-        name = point.together or f"#{number}"
-        start, end = spans.get(name, (point.address, 0))
-        spans[name] = (min(start, point.address), max(end, point.address + point.count))
+        start, end = points[number].span
+        name = points[number].together or f"#{number}"
+        low, high = groups.get(name, (start, end))
+        groups[name] = (min(low, start), max(high, end))
+    return {number: groups[points[number].together or f"#{number}"] for number in block.points}
+
+
+def _pieces(block: Block, points: Sequence[Point]) -> list[tuple[int, int]]:
+    """The ranges [start, end) of a block that must not be cut, in order of their starts and of their ends. A range that
+    lies inside another one is left out, because both are read together.
+    """
     pieces: list[tuple[int, int]] = []
-    for start, end in sorted(spans.values()):
-        if pieces and start < pieces[-1][1]:
-            pieces[-1] = (pieces[-1][0], max(end, pieces[-1][1]))
-        else:
+    for start, end in sorted(_spans(block, points).values(), key=lambda span: (span[0], -span[1])):
+        if not pieces or end > pieces[-1][1]:
             pieces.append((start, end))
     return pieces or [(block.address, block.address + block.count)]
 

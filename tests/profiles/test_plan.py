@@ -215,6 +215,65 @@ def test_one_missing_register_costs_its_own_point_only(missing: set[int], holes_
         assert {i for i, p in enumerate(points) if not holes.lacks(p)} == alive, "and is not asked for any more"
 
 
+def settled(points: list[Point], device: Device, limits: Limits) -> tuple[set[int], KnownHoles]:
+    """The points that are read in the end, and the facts learned."""
+    holes = KnownHoles()
+    for _ in range(2 * len(points) + 8):
+        got = device.visit(points, limits, holes)
+    return got, holes
+
+
+def test_a_point_of_several_parts_that_is_missing_costs_no_point_inside_its_registers() -> None:
+    """A power of an inverter has its low word at 616 and its high word at 690. A model without 690 lost all points from
+    616 to 690 for a week.
+    """
+    points = points_at((616, 75), (617, 72), (620, 1), (625, 2), (688, 2), (689, 2), (700, 1))
+    got, holes = settled(points, Device({690}), Limits(holes=True))
+    assert got == {1, 2, 3, 4, 6}
+    assert {n for n, point in enumerate(points) if holes.lacks(point)} == {0, 5}
+    assert "the device refuses values of several registers from 616" in holes.summary()
+    again = KnownHoles.from_json(json.loads(json.dumps(holes.to_json())), "", now_s=2000)
+    assert {n for n, point in enumerate(points) if again.lacks(point)} == {0, 5}
+    again.forget()
+    assert not again.has_absent and not again.summary()
+
+
+def test_a_missing_point_of_several_parts_costs_no_point_that_is_due_at_another_pace() -> None:
+    """The refused read had only the wide point. Points of another pace inside its registers were dropped unread."""
+    points = points_at((0, 10), (4, 1), (20, 1))
+    holes, device, limits = KnownHoles(), Device({9}), Limits(holes=True)
+    for _ in range(4):
+        for wanted in ([0], [1, 2]):
+            for block in plan_blocks(points, limits, RTU, wanted, holes):
+                if device.missing & set(range(block.address, block.address + block.count)):
+                    holes.refused(block, points, 2, 1000)
+                else:
+                    holes.good(block)
+    assert [holes.lacks(point) for point in points] == [True, False, False]
+
+
+def test_points_that_overlap_are_read_apart_if_one_is_missing() -> None:
+    got, holes = settled(points_at((0, 4), (3, 5), (20, 1)), Device({1}), Limits())
+    assert got == {1, 2} and not holes.absent
+
+
+def test_a_missing_scale_factor_costs_only_the_points_that_need_it() -> None:
+    """The register of a scale factor is read with its points. It did not count as theirs, so nothing was learned."""
+    points = points_at((10, 1), (12, 1), (14, 1), (30, 1))
+    points[:2] = [replace(point, scale_at=16) for point in points[:2]]
+    got, holes = settled(points, Device({16}), Limits(holes=True))
+    assert got == {2, 3} and {n for n, point in enumerate(points) if holes.lacks(point)} == {0, 1}
+
+
+def test_facts_that_an_earlier_version_stored_are_read_and_it_can_read_new_ones() -> None:
+    stored = {"key": "", "since": 1000, "cuts": [[3, 4]], "absent": [[3, 8, 2]], "max_words": None}
+    holes = KnownHoles.from_json(stored, "", now_s=2000)
+    assert [holes.lacks(point) for point in points_at((8, 1), (9, 4), (10, 1))] == [True, True, False]
+    assert holes.to_json() == stored
+    holes.absent_points.add((3, 20, 9))
+    assert holes.to_json().items() >= stored.items(), "other members are ignored there"
+
+
 def test_one_refusal_teaches_nothing() -> None:
     points = points_at((0, 2), (2, 2))
     holes = KnownHoles()
