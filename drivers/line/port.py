@@ -92,6 +92,16 @@ class _SocketPort(Port):
         self.fd = -1
 
 
+def _os_error(error: Exception) -> OSError:
+    """The system error in an error of ``termios`` or pyserial. pyserial raises ValueError if it cannot set a speed that
+    has no constant in termios, such as 14400 baud.
+    """
+    if isinstance(error, termios.error):
+        return OSError(*error.args)
+    code = error.__context__.errno if isinstance(error.__context__, OSError) else None
+    return OSError(code or errno.EINVAL, str(error))
+
+
 class _SerialPort(Port):
     """A serial port. pyserial opens and configures it; bytes are read and written directly on the file descriptor."""
 
@@ -105,8 +115,8 @@ class _SerialPort(Port):
             self._serial = serial.Serial(
                 path, plain.baud, stopbits=plain.stop, exclusive=True, timeout=0, inter_byte_timeout=0
             )
-        except termios.error as error:  # it is not an OSError; pyserial has closed the file
-            raise OSError(*error.args) from error
+        except (termios.error, ValueError) as error:  # they are not OSErrors; pyserial has closed the file
+            raise _os_error(error) from error
         fd: int = self._serial.fileno()
         super().__init__(where, fd, self._read, self._write)
         try:
@@ -128,7 +138,7 @@ class _SerialPort(Port):
             raise
         except termios.error as error:
             self.close()
-            raise OSError(*error.args) from error
+            raise _os_error(error) from error
 
     def _read(self, size: int) -> bytes:
         return os.read(self.fd, size)
@@ -144,9 +154,9 @@ class _SerialPort(Port):
         try:
             port.baudrate, port.stopbits = setting.baud, setting.stop
             port.bytesize, port.parity = setting.bits, setting.parity
-        except termios.error as error:
+        except (termios.error, ValueError) as error:
             if error.args[0] != errno.EINVAL or not self._only_frame_differs(setting):
-                raise OSError(*error.args) from error
+                raise _os_error(error) from error
             # pseudo-terminals do not keep parity and 7 bits, and glibc reports this as an error
             self.notes["serial"] = f"the port does not support {setting.bits}{setting.parity}"
         self.setting = setting

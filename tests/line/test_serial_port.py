@@ -6,8 +6,10 @@ import errno
 import fcntl
 import os
 import termios
+from typing import Any
 
 import pytest
+import serial.serialposix
 
 from drivers.line import SerialSetting
 from drivers.model import LineDown
@@ -66,3 +68,43 @@ async def test_an_adapter_that_fails_while_its_speed_changes_is_a_line_that_is_d
     monkeypatch.setattr(termios, "tcsetattr", unplugged)
     with pytest.raises(OSError, match="Invalid argument"):
         line._link.port.apply(SerialSetting(9600, 8, "N", 1))
+
+
+def without_custom_speeds(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """Speeds that have no constant in termios fail, as with an adapter that does not support them or is unplugged."""
+    control = fcntl.ioctl
+
+    def failing(fd: int, request: int, *more: Any) -> Any:
+        if request == serial.serialposix.TCSETS2:
+            raise OSError(code, os.strerror(code))
+        return control(fd, request, *more)
+
+    monkeypatch.setattr(fcntl, "ioctl", failing)
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EIO])
+async def test_an_adapter_that_cannot_set_the_speed_is_a_line_that_is_down(
+    ports: Ports, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """pyserial raises ValueError for a speed such as 14400 baud. It ended the agent."""
+    sim = await ports.pty(sim_device())
+    line = ports.line(sim, serial="14400 8N1")
+    with monkeypatch.context() as patch:
+        without_custom_speeds(patch, code)
+        with pytest.raises(LineDown, match=os.strerror(code)):
+            await line.exchange(ask(0, 2))
+    assert (await ask_while(line, ask(3, 1), LineDown)).payload == words(3)
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EIO])
+async def test_a_change_to_a_speed_that_an_adapter_cannot_set_is_an_error_of_the_system(
+    ports: Ports, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """A device may have another speed than its line. Then the speed is set while the port is open."""
+    line = ports.line(await ports.pty(sim_device()))
+    await line.exchange(ask(0, 2))
+    assert line._link is not None
+    without_custom_speeds(monkeypatch, code)
+    with pytest.raises(OSError, match="custom baud rate") as caught:
+        line._link.port.apply(SerialSetting(28800, 8, "N", 1))
+    assert caught.value.errno == code
