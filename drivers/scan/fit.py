@@ -59,6 +59,9 @@ TELLING: Mapping[str, tuple[Decimal, Decimal]] = {  # unit -> range in a grid; a
     "Hz": (Decimal(45), Decimal(65)),
     "V": (Decimal(20), Decimal(40000)),
 }
+# the same for values that do not include the ratio of a voltage transformer: no meter measures a higher voltage itself
+TELLING_SECONDARY: Mapping[str, tuple[Decimal, Decimal]] = {**TELLING, "V": (Decimal(20), Decimal(1000))}
+LEAST_WORDS = 4  # this many registers with the same content show that a device fills its registers with one word
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +266,8 @@ class _Trial:
         if not proof and _lacking(profile, begin, readings) == len(begin):
             return True  # the device lacks all first points, so the other points are not read
         readings = await self._read(profile, points)
+        if not proof and protocol.maps_registers and _is_filled(readings.values()):
+            return False
         texts = {n: str(r.value) for n, r in readings.items() if n.startswith("device.") and r.value is not None}
         proof = _names_itself(profile, [texts.get("device.model", ""), *self._facts.values()])
         if protocol.tells_its_model:  # any valid answer proves that this profile fits, whatever the vendor is
@@ -412,8 +417,17 @@ def _judge(point: Point, reading: Reading, proof: bool) -> int:
     if point.kind is Kind.STATE:
         return 0 if not known else 1 if int(value) in known else -1
     tells = point.unit in TELLING and not _NO_GRID.search(point.name)
-    low, high = (TELLING if tells else SANE).get(point.unit, (value, value))
+    telling = TELLING_SECONDARY if point.ratio == "apply" else TELLING
+    low, high = (telling if tells else SANE).get(point.unit, (value, value))
     return -1 if not low <= value <= high else 2 if tells else 1
+
+
+def _is_filled(readings: Iterable[Reading]) -> bool:
+    """Whether all registers that were read contain the same word. Some controllers fill unused registers in this way.
+    Then the values may lie in any range, and prove nothing.
+    """
+    raw = b"".join(reading.raw for reading in readings)
+    return len(raw) >= 2 * LEAST_WORDS and raw == raw[:2] * (len(raw) // 2)
 
 
 def _is_all_ones(point: Point, value: Decimal | int) -> bool:
