@@ -408,7 +408,8 @@ def _judge(point: Point, reading: Reading, proof: bool) -> int:
         is_other_unit = reading.quality == Reason.MISMATCH and point.kind is not Kind.TEXT
         return -1 if is_other_unit else 0
     if isinstance(value, str):
-        return _judge_text(point, value, proof)
+        # registers of zeros prove nothing, even if the form of the text adds letters
+        return 0 if point.text and not any(reading.raw) else _judge_text(point, value, proof)
     if value == 0 or _is_all_ones(point, value):
         return 0
     if reading.quality not in (Quality.GOOD, Quality.SUSPECT):

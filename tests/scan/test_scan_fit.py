@@ -9,9 +9,10 @@ import pytest
 from drivers.line import LineConfig, open_line
 from drivers.modbus.requests import read_request
 from drivers.model import Limits
+from drivers.plan.image import image_spec, read_image
 from drivers.profile import Profile, find_profile, load_profile, shipped_dir
 from drivers.scan.caching_line import CachingLine
-from drivers.scan.fit import THOROUGH, Effort, Identity, identify, profiles_of
+from drivers.scan.fit import THOROUGH, Effort, Identity, _judge, identify, profiles_of
 from drivers.scan.register_block import find_block
 from drivers.sim.bus import Bus
 from drivers.sim.device import SimDevice
@@ -123,6 +124,15 @@ async def test_a_controller_with_any_large_words_is_not_recognised(seed: int, ef
     """Without its transformer's ratio, a meter measures no more than 1000 V."""
     chance = random.Random(seed)
     assert await likely_fits([chance.randrange(20_000, 0x10000) for _ in range(0x10000)], effort) == []
+
+
+@pytest.mark.parametrize(("word", "judged"), [(0, 0), (0x0102, 2)])
+def test_letters_that_the_form_of_a_text_adds_prove_nothing(word: int, judged: int) -> None:
+    """Zeros read as a firmware of "V00.00", which counted as a value that only the right register map gives."""
+    battery = profile("pylontech/powercube-m2")
+    (point,) = (one for one in battery.points if one.name == "device.firmware")
+    readings, _ = read_image({3: {point.address: word}}, [point], image_spec(battery, [point]))
+    assert str(readings[0].value).startswith("V") and _judge(point, readings[0], False) == judged
 
 
 async def recognised(name: str, effort: Effort) -> None:
