@@ -132,7 +132,7 @@ def test_consecutive_csv_files_have_every_reading_once(gateway: Gateway, mh: Mh)
         args = ["--csv", file, "-c", gateway.config, "--stream", "inv1", *at(low, high), "--json"]
         code, out, err = mh("export", *args)
         assert code == 0, err
-        found += list(csv.DictReader(file.open()))
+        found += list(csv.DictReader(file.open(encoding="utf-8-sig")))
         if low < 6:
             file.unlink()
             code, out, err = mh("export", folder, *args)
