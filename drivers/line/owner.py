@@ -13,7 +13,7 @@ from drivers.backoff import Backoff
 from drivers.line.bytelink import ByteLink
 from drivers.line.config import NO_LIMITS, LineConfig, RequestOptions, request_options, target
 from drivers.line.limiter import limiter_of
-from drivers.line.port import Port, PortOpener, down, open_port
+from drivers.line.port import OPEN_TIMEOUT_S, Port, PortOpener, down, open_port
 from drivers.line.request import Answer, Request
 from drivers.line.stats import LineStats
 from drivers.line.trace import BROKEN, FrameTrace
@@ -21,7 +21,6 @@ from drivers.model import DeviceException, FrameError, Limits, LineDown, LineErr
 from drivers.registry import find_scheme, own_schemes
 from drivers.serial_setting import SerialSetting
 
-OPEN_TIMEOUT_S = 5.0
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 # After this many consecutive timeouts without a single byte, the connection is reopened: the device may have been

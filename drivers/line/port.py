@@ -16,6 +16,7 @@ from drivers.model import LineDown
 from drivers.serial_setting import SerialSetting
 
 CHUNK = 4096
+OPEN_TIMEOUT_S = 5.0  # longest time until a port is open, as its caller limits it
 _HINTS = {
     errno.ENOENT: "Is the adapter plugged in? Its name is under /dev/serial/by-id/",
     errno.ENODEV: "Is the adapter plugged in? Its name is under /dev/serial/by-id/",
@@ -197,7 +198,8 @@ class _SerialPort(Port):
 
 
 async def open_port(config: LineConfig, target: Target, setting: SerialSetting | None) -> Port:
-    """Open a line's port. Sets no timeout: the caller limits the time.
+    """Open a line's port. The caller limits the time to ``OPEN_TIMEOUT_S``. If a host name has several addresses, each
+    gets an equal share of it.
 
     Raises OSError. For serial ports this may be pyserial's subclass of OSError.
     """
@@ -209,8 +211,9 @@ async def open_port(config: LineConfig, target: Target, setting: SerialSetting |
     *others, last = _literal(target) or await _resolve(target, kind)
     for other in others:
         try:
-            return await _connect(where, kind, *other)
-        except OSError:
+            async with asyncio.timeout(OPEN_TIMEOUT_S / (1 + len(others))):
+                return await _connect(where, kind, *other)
+        except OSError:  # also TimeoutError
             continue  # a name may have an IPv6 address although the device listens on IPv4 only
     return await _connect(where, kind, *last)
 

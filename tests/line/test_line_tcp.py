@@ -223,6 +223,32 @@ async def test_every_address_of_a_host_name_is_tried(ports: Ports, monkeypatch: 
         await ports.line(f"modbus-tcp://meter.test:{sim.port}").exchange(ask(1, 1))
 
 
+async def test_an_address_that_drops_all_packets_does_not_hide_the_next_one(
+    field: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A firewall may drop all packets to the first address of a host name. The connection to it then took all the time
+    for opening the port, at every attempt, so that the next address was never tried.
+    """
+    sim = await field.tcp(sim_device())
+    tried: list[str] = []
+
+    async def resolved(_host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in ("10.0.0.1", "10.0.0.2")]
+
+    async def connect(_where: str, _kind: int, _family: int, address: tuple[str, int]) -> Port:
+        tried.append(address[0])
+        if address[0] == "10.0.0.1":
+            await asyncio.get_running_loop().create_future()
+        return await sim.open_port(line.config, line.target, None)
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolved)
+    monkeypatch.setattr("drivers.line.port._connect", connect)
+    line = field.line("modbus-tcp://meter.test:502")
+    began = mono_ns()
+    assert (await line.exchange(ask(1, 1))).payload == words(1)
+    assert tried == ["10.0.0.1", "10.0.0.2"] and 2.5e9 <= mono_ns() - began < 3e9
+
+
 async def test_a_slow_connect_delays_no_other_line(field: Field) -> None:
     """field pain 2: no lock is held over a connect."""
 
