@@ -140,7 +140,8 @@ UNITS = {  # unit in capitals -> our spelling. Units whose meaning depends on m 
     "C": "Cel", "°C": "Cel", "GRD": "Cel", "K": "K", "%": "%", "S": "s", "MIN": "min", "H": "h", "D": "d",
 }  # fmt: skip
 _EXACT = {"MWh": "MWh", "MW": "MW", "Mvar": "Mvar", "Mvarh": "Mvarh", "MVA": "MVA", "MVAh": "MVAh", "MJ": "MJ",
-          "MWH": "MWh", "mA": "mA", "mV": "mV", "ms": "ms"}  # fmt: skip
+          "MWH": "MWh", "MVAr": "Mvar", "MVAR": "Mvar", "MVArh": "Mvarh", "MVARH": "Mvarh", "MVAH": "MVAh",
+          "mA": "mA", "mV": "mV", "ms": "ms"}  # fmt: skip
 
 
 def unit_of(text: str) -> str:

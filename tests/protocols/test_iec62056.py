@@ -32,6 +32,7 @@ from drivers.iec62056.requests import Data, SignOn, Speed, stay
 from drivers.line import LineConfig, open_line
 from drivers.model import DeviceSpec, LineError, Reading, Reason, UsageError
 from drivers.registry import driver_class
+from drivers.units import unit_factor
 from tests.kits.meter_cases import decode, flat_memory
 from tests.kits.meters import points_of
 from tests.kits.readouts import E350, MT382, PAFAL, READOUTS, ZMD310, mutated, readout
@@ -120,6 +121,13 @@ def test_units() -> None:
     assert [unit_of(text) for text in ("KWH", "kVarh", "MWh", "mA", "m3", "°C", "GJ", "bananas")] == [
         "kWh", "kvarh", "MWh", "mA", "m3", "Cel", "GJ", "bananas",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["Mvarh", "MVArh", "MVARH"])
+def test_reactive_energy_in_mega_units_is_known_in_each_spelling(text: str) -> None:
+    """Meters that write kVArh write MVArh, too. A counter with an unknown unit is a gap."""
+    assert unit_of(text) == "Mvarh" and unit_factor(unit_of(text), "kvarh") == 1000
+    assert unit_of(text[:-1]) == "Mvar" and unit_of("MVAH") == "MVAh"
 
 
 @pytest.mark.parametrize(
