@@ -96,9 +96,9 @@ def time_of(text: str) -> str:
 
 def date_of(text: str) -> str:
     """Convert ``YYMMDD`` or ``YY-MM-DD`` to ISO 8601; a digit for the season may precede it. "" if the date is
-    invalid.
+    invalid. A date with dots counts as invalid, because its order is unknown: some meters write the day first.
     """
-    digits = text.strip().replace("-", "").replace(".", "")
+    digits = text.strip().replace("-", "")
     if not digits.isdecimal() or not digits.isascii() or len(digits) not in (6, 7):
         return ""
     stamp = time_of(digits[-6:] + "0000")

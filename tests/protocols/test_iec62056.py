@@ -111,6 +111,14 @@ def test_time_stamps(text: str, time: str) -> None:
     assert time_of(text) == time
 
 
+@pytest.mark.parametrize(
+    ("date", "day"), [("240102", "2024-01-02"), ("24-01-02", "2024-01-02"), ("1240102", "2024-01-02"), ("02.01.24", "")]
+)
+def test_a_date_with_dots_is_no_date(date: str, day: str) -> None:
+    """A German date has the day first. It was read with the year first, so a good clock was 22 years wrong."""
+    assert clock_text(date, "120000") == (f"{day}T12:00:00" if day else "")
+
+
 def test_a_stamp_with_season_and_without_seconds_is_the_time_of_its_value() -> None:
     """Else the stamp would be a number of the same code, and the peak would have no time."""
     (peak,) = decode_block(b"1.6.0(12.345*kW)(12605140830)\r\n")
