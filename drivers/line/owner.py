@@ -104,6 +104,7 @@ class Line:
         self._why_down: LineError | None = None
         self._lease: LineLease | None = None
         self._foreign_told = FOREIGN_BEFORE_WARNING
+        self._closed = False  # whether ``close`` was called after the latest request was made
 
     @property
     def lent(self) -> str:
@@ -178,6 +179,7 @@ class Line:
         error and is shorter than ``requests``. Never raises LineError.
         """
         results: list[Answer | LineError] = []
+        self._closed = False
         await self._turn.acquire()
         begin_ns = self.clock()[1]
         if options is not self._applied:
@@ -213,6 +215,7 @@ class Line:
         """Open the port and only receive for ``seconds``. Received bytes go to the trace. Raises LineDown or
         LineLent.
         """
+        self._closed = False
         async with self._turn:
             try:
                 await self._ready()
@@ -226,7 +229,10 @@ class Line:
             self._trace.trim()
 
     async def close(self) -> None:
-        """Close the port and the trace, and end a lease. A later request opens the port again."""
+        """Close the port and the trace, and end a lease. Requests that are under way or wait for their turn fail with
+        LineDown; they do not open the port again. A later request opens it again.
+        """
+        self._closed = True
         if self._lease is not None:
             self._lease.end()
         self._drop()
@@ -311,8 +317,9 @@ class Line:
     async def _ready(self) -> Link:
         """Return the open link. Opens the port if necessary. Raises LineLent or LineDown.
 
-        During the pause after a failure, the port is not opened: LineDown is raised at once.
+        During the pause after a failure, and after ``close``, the port is not opened: LineDown is raised at once.
         """
+        self._raise_if_closed()
         if self._lease is not None:
             raise LineLent(f"the line is lent to {self._lease.holder}", where=self.where)
         if self._link is not None:
@@ -321,6 +328,10 @@ class Line:
         if loop.time() < self._retry_at and self._why_down is not None:
             raise LineDown(self._why_down.what, where=self._why_down.where, hint=self._why_down.hint)
         port = await self._open()
+        if self._closed:
+            port.close()
+            self._release_connection()
+            self._raise_if_closed()
         self.stats.opened += 1
         self.stats.notes.update(port.notes)
         self._proven = False
@@ -339,6 +350,10 @@ class Line:
             if self._link is None:
                 raise self._why_down or LineDown("the line was closed during its connect delay", where=self.where)
         return self._link
+
+    def _raise_if_closed(self) -> None:
+        if self._closed:
+            raise LineDown("closed", where=self.where)
 
     async def _open(self) -> Port:
         """Open the port. Waits until the host's connection limit allows it. Raises LineDown."""

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from drivers.line import FrameTrace, frames_each
+from drivers.line import FrameTrace, LineConfig, SerialSetting, frames_each
+from drivers.line.config import Target
+from drivers.line.port import Port
 from drivers.line.stats import AnswerCounts
 from drivers.line.trace import BROKEN, NOISE, RECEIVED, SENT, read_trace
-from drivers.model import DeviceException, LineLent, LineTimeout
+from drivers.model import DeviceException, LineDown, LineLent, LineTimeout
 from tests.kits.lines import Field, Ports, ask, sim_device, words
 
 
@@ -81,6 +83,43 @@ async def test_closing_a_line_ends_its_lease(field: Field) -> None:
     lease = await line.lend("read by anna")
     await line.close()
     assert lease.over.is_set() and line.lent == ""
+
+
+@pytest.mark.parametrize("kind", ["tcp", "pty"])
+async def test_a_line_that_is_closed_during_a_request_stays_closed(field: Field, kind: str) -> None:
+    """The request that was under way opened the port again, and nobody closed it: the next owner of the port, such as
+    the line of a new configuration, then shared it.
+    """
+    device = sim_device()
+    line = field.line(await (field.tcp(device) if kind == "tcp" else field.pty(device)))
+    assert (await line.exchange(ask(1, 1))).payload == words(1)
+    device.faults.set("late=0.8*1")
+    under_way = asyncio.ensure_future(line.burst([ask(1, 1)], line.request_options()))
+    waiting = asyncio.ensure_future(line.burst([ask(2, 1)], line.request_options()))
+    await asyncio.sleep(0.2)
+    await line.close()
+    for burst in (under_way, waiting):
+        (error,) = await burst
+        assert isinstance(error, LineDown) and error.what == "closed"
+    assert not line.is_open
+    assert (await line.exchange(ask(3, 1))).payload == words(3), "a later request opens it again"
+
+
+async def test_a_port_that_opens_after_its_line_was_closed_is_closed(field: Field) -> None:
+    sim = await field.tcp(sim_device())
+    opened: list[Port] = []
+
+    async def slow(config: LineConfig, target: Target, setting: SerialSetting | None) -> Port:
+        await asyncio.sleep(1)
+        opened.append(await sim.open_port(config, target, setting))
+        return opened[0]
+
+    line = field.line("modbus-tcp://meter.test:502", opener=slow)
+    opening = asyncio.ensure_future(line.burst([ask(1, 1)], line.request_options()))
+    await asyncio.sleep(0.5)
+    await line.close()
+    (error,) = await opening
+    assert isinstance(error, LineDown) and not line.is_open and opened[0].fd == -1
 
 
 async def test_who_stops_waiting_for_a_line_leaves_it_as_it_was(field: Field) -> None:
