@@ -98,7 +98,7 @@ def request_options(config: LineConfig, limits: Limits = NO_LIMITS, serial: str 
     if where.scheme == "serial":
         setting = SerialSetting.parse(serial or config.serial, config.where)
         quiet_s = setting.quiet_s
-    elif serial and serial.split() != config.serial.split():
+    elif serial and serial.upper().split() != config.serial.upper().split():
         raise ConfigError(
             f"the serial setting {serial!r} cannot be set over {where.scheme}",
             where=config.where,

@@ -398,6 +398,13 @@ async def test_raw_tcp_refuses_a_speed_of_its_own(field: Field) -> None:
     assert "a separate line" in caught.value.hint
 
 
+@pytest.mark.parametrize("serial", ["2400 8E1", "2400 8e1", " 2400  8E1"])
+async def test_raw_tcp_accepts_the_setting_of_its_line_in_any_spelling(field: Field, serial: str) -> None:
+    """A setting that differed only in the case of its letter was refused as another speed."""
+    line = field.line("tcp://127.0.0.1:4196", serial="2400 8E1")
+    assert line.request_options(serial=serial) == line.request_options()
+
+
 async def test_raw_tcp_waits_out_a_late_answer_before_it_asks_that_device_again(field: Field) -> None:
     """field pains 7, 11 and 12: the connection stays, others are asked at once, the late answer harms nobody."""
     device, other = sim_device(1), sim_device(2)
