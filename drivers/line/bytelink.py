@@ -200,6 +200,8 @@ class ByteLink:
     def _send(self, request: Request) -> LineError | None:
         try:
             sent = self.port.write(request.frame)
+        except BlockingIOError:  # the output buffer is full
+            sent = 0
         except OSError as error:
             return self._break(down(self.port.where, error, "sending failed"))
         if sent != len(request.frame):

@@ -110,6 +110,8 @@ class MbapLink:
         frame = tid.to_bytes(2, "big") + request.tail
         try:
             sent = self._write(frame)
+        except BlockingIOError:  # the output buffer is full
+            sent = 0
         except OSError as error:
             self._break(down(self.port.where, error, "sending failed"))
             return

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 import time
 
@@ -247,6 +249,26 @@ async def test_an_address_that_drops_all_packets_does_not_hide_the_next_one(
     began = mono_ns()
     assert (await line.exchange(ask(1, 1))).payload == words(1)
     assert tried == ["10.0.0.1", "10.0.0.2"] and 2.5e9 <= mono_ns() - began < 3e9
+
+
+@pytest.mark.parametrize("framing", ["mbap", "rtu"])
+async def test_a_full_output_buffer_is_not_blamed_on_another_program(field: Field, framing: str) -> None:
+    """The system reports it with the same number as a port that another program has locked."""
+    sim = await field.tcp(sim_device(), framing=framing)
+
+    async def full(config: LineConfig, target: Target, setting: SerialSetting | None) -> Port:
+        def write(_frame: bytes) -> int:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+        port = await sim.open_port(config, target, setting)
+        port.write = write
+        return port
+
+    scheme = "modbus-tcp" if framing == "mbap" else "tcp"
+    line = field.line(f"{scheme}://meter.test:502", opener=full)
+    with pytest.raises(LineDown, match=r"sending failed: the (connection|port) accepts no more bytes") as caught:
+        await line.exchange(ask(1, 1))
+    assert "Another program" not in caught.value.hint
 
 
 async def test_a_slow_connect_delays_no_other_line(field: Field) -> None:
