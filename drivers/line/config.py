@@ -35,11 +35,15 @@ class LineConfig:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A line's address, split into its parts. For a serial line, ``host`` is the path of the port."""
+    """A line's address, split into its parts. For a serial line, ``host`` is the path of the port.
+
+    If a host name has several addresses, the address with the number ``first`` is tried first. The numbers go round.
+    """
 
     scheme: str
     host: str
     port: int = 0
+    first: int = 0
 
     @property
     def carries_bytes(self) -> bool:

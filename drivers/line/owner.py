@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from drivers.backoff import Backoff
@@ -310,8 +311,14 @@ class Line:
             self._trace.put(BROKEN, trouble.what.encode(), self.clock()[0])
 
     def _suspect_silence(self) -> None:
-        """Close a connection on which no device answers, so that the next request opens a new one."""
+        """Close a connection on which no device answers, so that the next request opens a new one.
+
+        If no device has ever answered on it, the new one begins at the next address of the host name. A connection by
+        UDP is opened without any answer, and by TCP it may lead to another host.
+        """
         if self._link is not None and self._link.silent >= SILENT_BEFORE_REOPEN and self.target.scheme != "serial":
+            if not self._proven:
+                self.target = replace(self.target, first=self.target.first + 1)
             self._drop()
 
     async def _ready(self) -> Link:

@@ -208,7 +208,9 @@ async def open_port(config: LineConfig, target: Target, setting: SerialSetting |
     if target.scheme == "serial":
         return _SerialPort(where, target.host, setting or SerialSetting.parse(config.serial, where), config.rs485)
     kind = socket.SOCK_DGRAM if target.scheme == "udp" else socket.SOCK_STREAM
-    *others, last = _literal(target) or await _resolve(target, kind)
+    addresses = _literal(target) or await _resolve(target, kind)
+    begin = target.first % len(addresses)
+    *others, last = addresses[begin:] + addresses[:begin]
     for other in others:
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S / (1 + len(others))):

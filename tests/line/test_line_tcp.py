@@ -271,6 +271,38 @@ async def test_a_full_output_buffer_is_not_blamed_on_another_program(field: Fiel
     assert "Another program" not in caught.value.hint
 
 
+async def test_a_silent_address_of_a_host_name_is_left_for_the_next_one(
+    field: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection by UDP can always be opened. So the second address of a name was never used."""
+    silent, good = sim_device(), sim_device()
+    silent.faults.set("silence")
+    sims = {"10.0.0.1": await field.tcp(silent, framing="rtu"), "10.0.0.2": await field.tcp(good, framing="rtu")}
+    tried: list[str] = []
+
+    async def resolved(_host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        return [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", (host, port)) for host in sims]
+
+    async def connect(_where: str, _kind: int, _family: int, address: tuple[str, int]) -> Port:
+        tried.append(address[0])
+        return await sims[address[0]].open_port(line.config, line.target, None)
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolved)
+    monkeypatch.setattr("drivers.line.port._connect", connect)
+    line = field.line("udp://meter.test:502", late_s=0.0)
+    for _ in range(3):
+        with pytest.raises(LineTimeout):
+            await line.exchange(ask(1, 1))
+    assert (await line.exchange(ask(1, 1))).payload == words(1)
+    assert tried == ["10.0.0.1", "10.0.0.2"]
+    good.faults.set("silence*3")
+    for _ in range(3):
+        with pytest.raises(LineTimeout):
+            await line.exchange(ask(1, 1))
+    assert (await line.exchange(ask(2, 1))).payload == words(2)
+    assert tried == ["10.0.0.1", "10.0.0.2", "10.0.0.2"], "an address that has answered is tried again"
+
+
 async def test_a_slow_connect_delays_no_other_line(field: Field) -> None:
     """field pain 2: no lock is held over a connect."""
 
