@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import Enum
 from typing import Final
 
-from agent.uplink.messages import OutgoingMessage
+from agent.uplink.messages import BACKFILL, LIVE, OutgoingMessage
 from drivers.backoff import Backoff
 
 RETRY_MOST_S: Final = 60.0
@@ -67,13 +67,21 @@ class BlockedTopics:
 
     A probe is one pack that is sent on a blocked topic. There is one probe at a time, and the pauses between probes
     grow (exponential backoff). When the broker accepts a probe, all topics are unblocked.
+
+    The blocked topics get their probes in turn. Otherwise a topic that is refused for good would get all of them, and
+    the other topics would stay blocked. Live packs and backlog have turns of their own, because only a new pack can
+    probe a topic for live packs.
     """
 
     def __init__(self, first_s: float = PROBE_FIRST_S) -> None:
         self._lowest: dict[TopicKey, int] = {}  # blocked topic -> the lowest id of the packs that wait for it
+        self._probed: set[TopicKey] = set()  # topics that have had their probe, until the others have had theirs too
         self._backoff = Backoff(first_s, PROBE_MOST_S)
         self._most_s = PROBE_MOST_S
         self._probe_at_s = 0.0
+        # A live pack may be a probe from this time on, even if the probe before it was refused only now. Otherwise the
+        # backlog, which has packs at any time, would take each probe as soon as it is due.
+        self._live_at_s = 0.0
         self._skips = SKIPS
         self.half_open = False  # True: a probe is in flight
 
@@ -84,21 +92,47 @@ class BlockedTopics:
         return len(self._lowest)
 
     @property
-    def lowest(self) -> int:
-        """The lowest id of the packs that wait because their topic is blocked."""
-        return min(self._lowest.values())
+    def search_from(self) -> int:
+        """The id from which the backlog may have a pack for the next probe."""
+        return min(number for number, _ in self._in_turn())
+
+    def _in_turn(self) -> Iterator[tuple[int, str]]:
+        """Return the lowest waiting id and the stream of each blocked topic whose stream has its turn to come."""
+        return ((n, stream) for (stream, _), n in self._lowest.items() if (stream, BACKFILL) not in self._probed)
 
     def block(self, key: TopicKey, number: int, now: float, was_probe: bool, most_s: float = PROBE_MOST_S) -> None:
         """Block a topic on which the broker refused the pack with id ``number``.
 
         A probe follows after at most ``most_s``.
         """
-        if not self._lowest:
+        first = not self._lowest
+        if first:
             self._backoff.reset()
         self._most_s = most_s
-        if was_probe or not self._lowest:
-            self.postpone_probe(now)
         self._lowest[key] = min(number, self._lowest.get(key, number))
+        if was_probe or first:
+            self.postpone_probe(now)
+        if first:
+            self._live_at_s = self._probe_at_s
+        elif was_probe and key[1] == LIVE:
+            self._live_at_s = self._probe_at_s + (self._probe_at_s - now)  # the backlog may have a probe in between
+        if was_probe:
+            self._end_turn(key)
+
+    def _end_turn(self, key: TopicKey) -> None:
+        self._probed.add(key)
+        kind = key[1]
+        # the packs of a stream whose live topic is blocked are backlog too
+        if all((stream, kind) in self._probed for stream, k in self._lowest if kind in {k, BACKFILL}):
+            self._new_round(kind)
+
+    def _new_round(self, kind: str) -> None:
+        self._probed = {key for key in self._probed if key[1] != kind}
+
+    def skip_turn(self, now: float) -> None:
+        """Note that the backlog has no pack for the probe: the next search starts with another stream."""
+        self.postpone_probe(now)
+        self._end_turn((min(self._in_turn())[1], BACKFILL))
 
     def postpone_probe(self, now: float) -> None:
         """Delay the next probe by the next pause of the backoff. Each pause is longer than the previous one."""
@@ -109,32 +143,37 @@ class BlockedTopics:
         """Return whether the pack with id ``number`` may be sent on this topic now."""
         if key not in self._lowest:
             return Admission.OPEN
-        if self.probe_due(now):
+        due = now >= self._live_at_s and not self.half_open if key[1] == LIVE else self.probe_due(now)
+        if due and key not in self._probed:
             self.half_open = True
             return Admission.PROBE
         self._lowest[key] = min(number, self._lowest[key])
         return Admission.BLOCKED
 
     def probe_due(self, now: float) -> bool:
-        """Return True if a probe is due."""
+        """Return True if the backlog must look for a pack to probe a blocked topic."""
         return bool(self._lowest) and not self.half_open and now >= self._probe_at_s
 
     def may_skip(self) -> bool:
         """Return True if the backlog may skip one more pack. Otherwise it waits for the next probe."""
         self._skips -= 1
+        if self._skips < 0:
+            self._new_round(BACKFILL)  # the pack at which the backlog waits may be the next probe
         return self._skips >= 0
 
     def reset(self) -> int:
         """Unblock all topics. Returns the lowest id of the packs that waited; 1 if no topic was blocked."""
-        lowest = self.lowest if self._lowest else 1
+        lowest = min(self._lowest.values(), default=1)
         self._lowest.clear()
+        self._probed.clear()
         self.half_open = False
         return lowest
 
     def on_connect(self, now: float) -> None:
         """Begin a new connection: the next probe is due at once."""
         self._backoff.reset()
-        self._probe_at_s, self.half_open, self._skips = now, False, SKIPS
+        self._probe_at_s = self._live_at_s = now
+        self.half_open, self._skips = False, SKIPS
 
     def wait_s(self, now: float) -> float:
         """Return the seconds until the next probe is due; infinite if no probe is needed."""

@@ -298,9 +298,9 @@ class SendScheduler:
         if self._backlog.exhausted and not self._backlog.queue and self.blocked.probe_due(now):
             # the search found no pack for the probe, perhaps because the store dropped all of them
             if self._looking_for_probe:
-                self.blocked.postpone_probe(now)
+                self.blocked.skip_turn(now)
             else:
-                self._backlog.rewind(self.blocked.lowest)
+                self._backlog.rewind(self.blocked.search_from)
             self._looking_for_probe = not self._looking_for_probe
         while self._bucket.available(now) and (item := self._backlog.peek()) and item.id <= self._backlog_end:
             if self._is_done(item.id) or self._too_large(item, item.id):

@@ -332,6 +332,38 @@ def test_a_topic_that_is_refused_has_one_probe_in_a_while_however_large_the_back
     assert not rig.outbox.open and len(set(rig.delivered)) == rig.next_id - 1
 
 
+@pytest.mark.parametrize(("stream", "kind"), [(STREAMS[0], ""), ("", BACKFILL)], ids=["a device", "the backlog"])
+@pytest.mark.parametrize("code", [0x10, 0x87])
+def test_a_topic_that_is_refused_for_good_leaves_the_other_topics_their_probes(
+    stream: str, kind: str, code: int
+) -> None:
+    """It got every probe: after a restart of the platform, which blocked all topics for a moment, nothing came."""
+    rig = Rig(live_bytes=100_000, window=5)
+    rig.connect()
+
+    def seconds(count: int, others: int) -> None:
+        for n in range(count):
+            if n % 10 == 0:
+                rig.commit(2)
+            for _ in range(3):
+                rig.outbox.serve()
+                rig.send()
+                while rig.in_flight:
+                    message = next(iter(rig.in_flight.values()))
+                    forbidden = stream in {message.stream, ""} and kind in {message.kind, ""}
+                    rig.answer(code if forbidden else others)
+            rig.tick(1.0)
+
+    seconds(120, others=0)
+    seconds(120, others=0x10)
+    seconds(240, others=0)
+    owed = len(rig.outbox.open)
+    newest = rig.commit(1, stream=1)
+    seconds(30, others=0)
+    assert newest[0] in rig.delivered
+    assert owed <= (26 + 48 if kind == "" else 48), "all packs of the topics that are not refused"
+
+
 def test_whether_somebody_subscribes_is_known_from_the_answers() -> None:
     """One topic that nobody reads is enough to say no; with MQTT 3.1.1 a success tells nothing."""
     rig = Rig(live_bytes=100_000)
