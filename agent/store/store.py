@@ -245,8 +245,8 @@ class Store:
     def prune(self, now_ms: int) -> list[LossNote]:
         """Delete old delivered packs, enforce the caps, and return unused space to the disk. Call this every minute.
 
-        Call it after StoreFull too. In this case, packs that every destination confirmed are deleted early, to make
-        room.
+        Call it after StoreFull too. If the disk is nearly full, packs that every destination confirmed are deleted
+        early, until the file has 4 MiB of unused pages for new packs.
 
         Args:
             now_ms: 0 if the clock cannot be trusted. In this case no pack is deleted because of its age.
@@ -263,8 +263,8 @@ class Store:
                 if now_ms:
                     retention.delete_delivered(now_ms - retention.keep_delivered_ms)
                 lost = retention.make_room(retention.page_limit)
-                if tight:
-                    retention.free_confirmed((4 << 20) // PAGE_BYTES)
+                if tight and (pages := (4 << 20) // PAGE_BYTES - self.db.free_pages) > 0:
+                    retention.free_confirmed(pages)
                 unused = retention.delete_old_dictionaries()
                 retention.delete_old_hashes()
             self._codec.remove_dictionaries(unused)

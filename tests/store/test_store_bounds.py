@@ -316,6 +316,28 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+def test_a_nearly_full_disk_costs_only_the_room_that_new_packs_need(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each clean-up deleted 4 MiB more, although the pages of the last one were unused: no pack to replay was left."""
+    store, make = Store.open(path, 256 << 20, destinations=["platform"]), Maker()
+    ids = store.packs.commit([make(birth=True)])
+    for _ in range(40):
+        ids = store.packs.commit([noise(make, 60_000) for _ in range(10)], {"platform": ids})
+    store.packs.commit([], {"platform": ids})
+    monkeypatch.setattr("agent.store.store.free_bytes", lambda path: 1 << 20)  # another program fills the disk
+    before = len(stored(store, make.stream))
+    store.prune(0)
+    left = len(stored(store, make.stream))
+    assert 1 < left < before and store.db.free_pages * 4096 >= 4 << 20
+    for _ in range(5):
+        store.prune(0)
+    assert len(stored(store, make.stream)) == left
+    store.packs.commit([noise(make, 60_000) for _ in range(10)])  # from now on, some unused pages are in use again
+    store.prune(0)
+    assert store.db.free_pages * 4096 >= 4 << 20
+
+
 def test_a_full_disk_pauses_and_ends_by_itself(small_disk: Path) -> None:
     """A full disk is a temporary error. # field pain 46, field pain 56"""
     store, make = Store.open(small_disk / "store.db", 24 << 20, destinations=["platform"]), Maker()
