@@ -135,6 +135,7 @@ class Uplink:
         self._since = time.time()
         self._since_mono = time.monotonic()
         self._fault: BrokerError | None = None
+        self._ack_fault: BrokerError | None = None  # the broker refused our subscription to ``ack`` on this connection
         self._subscribed: dict[int, str] = {}  # packet id -> topic, of this connection
         self._status_s = 0.0  # when the status "online" was last published
         self._newest_ms = 0
@@ -309,7 +310,8 @@ class Uplink:
         self._compressor.enabled = self._compressor.wanted and connection.protocol == V5
         plain = ", not compressed" if self._compressor.wanted and not self._compressor.enabled else ""
         self._faults.connected(f"connected to {self.config.url}{after} (MQTT {version}, confirm = {mode}{plain})")
-        self._fault, self._watchdog, self._acks_left = None, AckWatchdog(), threading.Semaphore(MAX_ACKS)
+        self._fault = self._ack_fault = None
+        self._watchdog, self._acks_left = AckWatchdog(), threading.Semaphore(MAX_ACKS)
         self._take_new_rates()
         ends = connection.certificate_expiries()
         self._broker_certificate_ends = ends.get(BROKER_CERTIFICATE)
@@ -376,7 +378,7 @@ class Uplink:
                 scheduler.too_large = None
                 self._on_refused(errors.TOO_LARGE, topic)
             if not scheduler.has_fault:
-                self._fault = None
+                self._fault = self._ack_fault
             # packs stay quarantined until the next start, and the log must report later faults
             if not scheduler.refuses:
                 self._faults.cleared()
@@ -410,6 +412,8 @@ class Uplink:
             if code >= errors.FAILURE and packet in self._subscribed:
                 refused = errors.subscribe_refused(code, self._subscribed[packet], self.config.url)
                 log.warning("%s: %s. %s", self.name, refused.what, refused.hint)
+                if self._subscribed[packet] == f"{self._base}/ack":
+                    self._ack_fault = refused  # the state shows it, because no pack will be confirmed
         for topic, payload in connection.messages:
             self._on_message(topic, payload)
         for topic in connection.ignored:

@@ -210,6 +210,21 @@ def test_the_state_changes_when_a_connection_with_a_fault_ends(fake: Fake, outbo
     assert ends <= up.state().since <= time.time()
 
 
+def test_a_refused_subscription_to_acks_is_a_fault_as_long_as_the_connection_lasts(
+    fake: Fake, outbox: Outboxes, uplink: Uplinks
+) -> None:
+    """The state was without fault, and only a line in the log told why no pack was ever confirmed."""
+    broker, at, make = fake(suback=0x87), outbox(), Maker()
+    up = uplink(at, destination(broker.port, confirm="platform"))
+    until(lambda: up.state().error)
+    at.commit(fresh(make))
+    until(lambda: up.state().confirmed)
+    assert f"subscribe to {BASE}/ack" in str(up.state().error), "an accepted pack does not end the fault"
+    broker.suback = 1
+    broker.peers[0].shutdown(socket.SHUT_RDWR)
+    until(lambda: up.state().connects == 2 and up.state().error is None)
+
+
 def test_a_retained_message_that_is_too_large_for_the_broker_is_a_fault(
     fake: Fake, outbox: Outboxes, uplink: Uplinks, caplog: pytest.LogCaptureFixture
 ) -> None:
