@@ -371,11 +371,17 @@ class _Maker:
 
     def _weighs(self, names: Iterable[str], place: str, path: KeyPath) -> tuple[tuple[str, Formula, Unit], ...]:
         found = []
-        for name in names:
-            formula = self._formula(name, None, f"{place}: weighs", path)
-            if formula is not None:
-                unit = self._terms[name].unit if name in self._terms else _usual(self._dimension(name))
-                found.append((name, formula, unit))
+        for text in names:
+            formula = self._formula(text, None, f"{place}: weighs", path)
+            if formula is None:
+                continue
+            if not isinstance(formula.tree, expression.Name):
+                hint = "Give this formula a name in [[term]]"
+                self._complain(f"{place}: weighs", f"{show(text)} is not the name of a term or quantity", hint, path)
+                continue
+            name = formula.tree.name
+            unit = self._terms[name].unit if name in self._terms else _usual(self._dimension(name))
+            found.append((name, formula, unit))
         return tuple(found)
 
     def _thresholds(

@@ -188,6 +188,19 @@ def test_all_complaints_of_a_plan_at_once() -> None:
     assert all(str(one).startswith("plan.toml:") for one in caught.value.complaints)
 
 
+@pytest.mark.parametrize("text", ["grid.import * 2", "electricity + grid.import", "3 [kWh]"])
+def test_only_names_can_be_weighed(text: str) -> None:
+    """A formula in ``weighs`` ended check, the start and a reload with an internal error."""
+    plan = (
+        'schema = 1\n[[indicator]]\nid = "x"\ntitle = {}\nnumerator = "grid.import"\nunit = "kWh"\nperiods = ["day"]\n'
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_plan(f'{plan}weighs = ["{text}"]', "plan.toml")
+    said = str(caught.value.complaints[0])
+    assert said.startswith("plan.toml:8: indicator x: weighs: ") and f'"{text}" is not the name of' in said
+    assert load_plan(f'{plan}weighs = [" grid.import "]', "plan.toml").indicators[-1].weighs[0][0] == "grid.import"
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
