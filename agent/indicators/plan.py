@@ -343,6 +343,12 @@ class _Maker:
         own = ("threshold", name) if name in self._text.threshold else (*path, "threshold")
         thresholds = self._thresholds(self._text.threshold.get(name, one.threshold), unit, place, own)
         above, below = self._shown_units(unit, numerator, denominator)
+        if denominator is not None and below is not None and "/" in unit.text:
+            # they are published in these units, so the quotient alone tells too little: W/m2 is also J/(m2 s)
+            for what, formula, side in (("numerator", numerator, above), ("denominator", denominator, below)):
+                found = expression.dimension(formula.tree, self._dimension)
+                if not self._is_in(found, side, f"{place}: {what}", (*path, "unit")):
+                    return None
         weighs = self._weighs(one.weighs, place, (*path, "weighs"))
         made = Indicator(
             name, one.title, one.note, numerator, denominator, above, below, unit, one.better, one.gate,

@@ -201,6 +201,21 @@ def test_only_names_can_be_weighed(text: str) -> None:
     assert load_plan(f'{plan}weighs = [" grid.import "]', "plan.toml").indicators[-1].weighs[0][0] == "grid.import"
 
 
+def test_a_quotient_has_the_units_of_its_numerator_and_denominator() -> None:
+    """Only the quotient was checked: an energy over area and time was published in W, with its value in joules."""
+    head = (
+        'schema = 1\nsets = ["seed-criteria"]\n[[indicator]]\nid = "x"\ntitle = {}\nperiods = ["day"]\nunit = "W/m2"\n'
+    )
+    area, time = "declared.roof_suitable", "period.duration"
+    with pytest.raises(ConfigError) as caught:
+        load_plan(f'{head}numerator = "grid.import"\ndenominator = "{area} * {time}"', "plan.toml")
+    said = str(caught.value.complaints[0])
+    assert "plan.toml:7: indicator x: numerator: the formula gives energy, its unit 'W' is" in said, said
+    plan = load_plan(f'{head}numerator = "grid.import / {time}"\ndenominator = "{area}"', "plan.toml")
+    units = plan.indicators[-1].numerator_unit, plan.indicators[-1].denominator_unit
+    assert units == (parse_unit("W"), parse_unit("m2"))
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
