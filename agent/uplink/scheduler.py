@@ -479,9 +479,11 @@ class SendScheduler:
         if self.inbound or (self._control and not self._window_full):
             return 0.0
         now = self._monotonic()
-        wait = min(REFRESH_S, self.blocked.wait_s(now), max(0.0, self._resend_at_s - now))
+        wait = min(REFRESH_S, self.blocked.wait_s(now))
         if self._paused_until_s > now:
             return min(wait, self._paused_until_s - now)
+        if not self._window_full and not self.draining:  # otherwise ``next`` does not resend, even if it is time
+            wait = min(wait, max(0.0, self._resend_at_s - now))
         return wait if self._bucket.available(now) else min(wait, self._bucket.wait_s)
 
     @property

@@ -472,6 +472,24 @@ def test_packs_that_the_platform_does_not_acknowledge_are_resent_with_backoff() 
     assert len(rig.sent(BACKFILL)) <= seen + 3, "with exponential backoff"
 
 
+@pytest.mark.parametrize("why", ["window full", "paused", "draining"])
+def test_a_resend_that_must_wait_does_not_keep_the_uplink_awake(why: str) -> None:
+    """The wait was 0 from the moment at which a resend was due, and the thread took a whole processor."""
+    rig = Rig(live_bytes=10_000, window=2)
+    rig.connect("platform")
+    rig.settle(rounds=3)
+    rig.commit(2)
+    rig.send()
+    rig.tick(59.5)
+    if why == "paused":
+        rig.answer(0x97)  # for a second
+    if why == "draining":
+        rig.answer()
+        rig.scheduler.draining = True
+    rig.tick(0.6)
+    assert rig.send() == 0 and rig.scheduler.wait_s() > 0.05
+
+
 def test_a_pack_larger_than_the_broker_accepts_is_quarantined() -> None:
     rig = Rig(live_bytes=100_000)
     rig.connect(max_packet=1000)
