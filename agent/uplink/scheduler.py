@@ -120,6 +120,7 @@ class SendScheduler:
         self._paused_until_s = 0.0
         self._resend_backoff = Backoff(RESEND_S, RESEND_MOST_S)
         self._resend_at_s, self._resend_mark = float(NEVER), 0
+        self._platform_acked = False  # True: the platform has sent a valid ack since the last ``collect``
         self._replay, self._on_replayed = replay, on_replayed
         self.mode, self.draining = "subscriber", False
         # limits of the broker: number of messages in flight, and bytes of a payload
@@ -202,7 +203,11 @@ class SendScheduler:
         self._control.append(OutgoingMessage(topic, data, retain=retain))
 
     def collect(self) -> None:
-        """Process what other threads put into ``inbound``."""
+        """Process what other threads put into ``inbound``, and acks of the platform."""
+        if self._platform_acked:  # after an outage of the platform, packs must not wait for the delay that it caused
+            self._platform_acked = False
+            self._resend_backoff.reset()
+            self._resend_at_s = min(self._resend_at_s, self._monotonic() + RESEND_S)
         while (entry := self.inbound.take()) is not None:
             cursor, items, at = entry
             if cursor is None:
@@ -461,8 +466,8 @@ class SendScheduler:
         self._rejected.on_puback(topic, accepted=False)
 
     def on_platform_ack(self) -> None:
-        """Note that the platform has sent a valid ack."""
-        self._resend_backoff.reset()
+        """Note that the platform has sent a valid ack. Any thread may call this."""
+        self._platform_acked = True
 
     # --- state
 

@@ -472,6 +472,27 @@ def test_packs_that_the_platform_does_not_acknowledge_are_resent_with_backoff() 
     assert len(rig.sent(BACKFILL)) <= seen + 3, "with exponential backoff"
 
 
+def test_packs_are_resent_within_a_minute_after_the_platform_acknowledges_again() -> None:
+    """An ack reset the backoff, but packs of the outage waited up to an hour for the resend that was planned before."""
+    rig = Rig(live_bytes=10_000, window=10)
+    rig.connect("platform")
+    rig.settle(rounds=3)
+    rig.commit(2)
+    for _ in range(2 * 3600):
+        rig.tick(1.0)
+        rig.settle(rounds=1)
+    assert len(rig.sent(BACKFILL)) <= 2 * 7, "the delays have grown to more than half an hour"
+    rig.at_platform.clear()  # the platform lost them in its outage
+    rig.commit(1)
+    rig.settle(rounds=1)
+    rig.platform_acks(1)
+    seen = len(rig.sent(BACKFILL))
+    for _ in range(62):
+        rig.tick(1.0)
+        rig.settle(rounds=2)
+    assert rig.delivered == [3] and rig.sent(BACKFILL)[seen:] == [1, 2]
+
+
 @pytest.mark.parametrize("why", ["window full", "paused", "draining"])
 def test_a_resend_that_must_wait_does_not_keep_the_uplink_awake(why: str) -> None:
     """The wait was 0 from the moment at which a resend was due, and the thread took a whole processor."""
