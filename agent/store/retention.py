@@ -282,19 +282,25 @@ class Retention:
 
     def delete_old_hashes(self) -> None:
         """Delete the hashes of deleted births that no stored pack needs."""
+        # The birth in effect of a removed device stays, so the oldest pack says nothing. The first pack of a stream
+        # that names a birth names the oldest one. An index finds it, so packs are not scanned.
         self._db.execute(
-            "DELETE FROM births WHERE pack < (SELECT min(id) FROM packs) AND pack NOT IN"
-            " (SELECT birth_pack FROM streams WHERE birth_pack IS NOT NULL)"
-            " AND NOT EXISTS (SELECT 1 FROM packs p WHERE p.birth = births.pack)"
+            "DELETE FROM births WHERE pack < coalesce((SELECT min((SELECT p.birth FROM packs p WHERE p.stream = s.id"
+            " AND p.birth > 0 ORDER BY p.seq LIMIT 1)) FROM streams s), (SELECT max(id) FROM packs))"
+            " AND pack NOT IN (SELECT birth_pack FROM streams WHERE birth_pack IS NOT NULL)"
+            " AND NOT EXISTS (SELECT 1 FROM packs p WHERE p.id = births.pack)"
         )
 
     def delete_old_dictionaries(self) -> list[int]:
         """Delete unused dictionaries. Returns their numbers."""
+        # only the packs from its first pack to that of the next dictionary can use a dictionary
         return [
             row[0]
             for row in self._db.execute(
-                "DELETE FROM dictionaries WHERE id IN (SELECT d.id FROM dictionaries d JOIN dictionaries n"
-                " ON n.id = d.id + 1 WHERE n.first_pack <= (SELECT min(id) FROM packs)) RETURNING id"
+                "DELETE FROM dictionaries WHERE id IN (SELECT d.id FROM dictionaries d"
+                " WHERE d.id < (SELECT max(id) FROM dictionaries)"
+                " AND NOT EXISTS (SELECT 1 FROM packs p WHERE p.dictionary = d.id AND p.id >= d.first_pack AND p.id <"
+                " (SELECT n.first_pack FROM dictionaries n WHERE n.id > d.id ORDER BY n.id LIMIT 1))) RETURNING id"
             )
         ]
 

@@ -274,6 +274,46 @@ def test_delivered_packs_go_after_their_time_and_births_stay_with_their_packs(pa
     again.close()
 
 
+def test_hashes_and_dictionaries_go_although_the_birth_of_a_removed_device_stays(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That birth is the oldest pack for ever. All hashes of births and all dictionaries that came after it stayed."""
+    monkeypatch.setattr("agent.store.packs.RETRAIN_AFTER", 64)
+    monkeypatch.setattr("agent.store.codec.Codec.is_better", lambda codec, raw, samples: True)
+    store = Store.open(path, CAP, keep_delivered_s=3600, destinations=["platform"])
+    removed, make = Maker("park7/gw01/removed"), Maker()
+    everything = store.packs.commit([removed(birth=True)])
+    for _ in range(6):
+        everything += store.packs.commit([make(birth=True)])
+        for _ in range(4):
+            everything += store.packs.commit([make() for _ in range(20)])
+
+    def rows(sql: str) -> list[int]:
+        return [row[0] for row in store.db.execute(sql)]
+
+    assert len(rows("SELECT pack FROM births")) == 7 and len(rows("SELECT id FROM dictionaries")) >= 5
+    owed, used = store.db.execute("SELECT birth, dictionary FROM packs WHERE id = ?", (everything[180],)).fetchone()
+    store.packs.commit((), {"platform": [number for number in everything if number != everything[180]]})
+    far = START_MS + 4000 * DAY_MS
+    for _ in range(3):
+        store.prune(far)
+    newest = max(rows("SELECT id FROM dictionaries"))
+    in_effect = rows("SELECT birth_pack FROM streams")
+    assert len(stored(store, make.stream)) == 4, "the pack that is owed, its birth, the birth in effect, the newest"
+    assert rows(f"SELECT pack FROM births WHERE pack < {owed}") == [in_effect[0]]
+    assert used in rows("SELECT id FROM dictionaries") and bad_packs(store) == 0
+    store.packs.commit((), {"platform": [everything[180]]})
+    for _ in range(3):
+        store.prune(far)
+    assert rows("SELECT pack FROM births") == in_effect
+    needed = rows("SELECT DISTINCT dictionary FROM packs WHERE dictionary > 0")
+    assert rows("SELECT id FROM dictionaries") == sorted({*needed, newest}) and len(needed) <= 2
+    store.close()
+    again = Store.open(path, CAP, destinations=["platform"])
+    assert bad_packs(again) == 0 and [p.data for p in stored(again, make.stream)][-1] == make.made[-1].data
+    again.close()
+
+
 def test_disk_use_is_flat_over_many_days(path: Path) -> None:
     """Freed space is reused; the file grows only with the packs that are kept. # field pain 56"""
     store = Store.open(path, CAP, keep_delivered_s=8 * 3600, destinations=["platform"])
