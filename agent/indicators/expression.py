@@ -5,8 +5,8 @@
 Grammar: ``+ - * / ( )``, decimal numbers, a number with its unit in brackets (``200000 [tce]``), names of quantities
 (``grid.import``, ``generation.*.energy``, ``factor.heat.co2``), and ``min max positive``.
 
-A formula has at most 4,096 characters, 32 levels, 200 operations, and 1,000 quantities (its terms included), so that a
-hostile file cannot waste time or memory.
+A formula has at most 4,096 characters, 32 levels of brackets, 200 operations, and, its terms included, 1,000 quantities
+and a tree of 400 levels, so that a hostile file cannot waste time or memory.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ MAX_LENGTH: Final = 4096
 MAX_DEPTH: Final = 32
 # limit for a formula with its terms: an exact result may have as many digits as all its inputs together
 MAX_QUANTITIES: Final = 1000
+# limit for the tree of a formula with its terms: to compute a level takes two levels of Python's stack of 1,000
+MAX_LEVELS: Final = 400
 MAX_SIGNS: Final = 200  # limit of operations, because a long chain of sums makes a deep tree
 FUNCTIONS: Final = ("min", "max", "positive")
 _TOKEN = re.compile(
@@ -220,6 +222,16 @@ def count(tree: Node, of_name: Callable[[str], int]) -> int:
     if isinstance(tree, Number):
         return 1
     return of_name(tree.name) if isinstance(tree, Name) else sum(count(part, of_name) for part in tree.parts)
+
+
+def levels(tree: Node, of_name: Callable[[str], int]) -> int:
+    """Return the number of levels of a formula's tree.
+
+    ``of_name`` returns how many of them are below a name: a term has the levels of its formula.
+    """
+    if isinstance(tree, Number):
+        return 1
+    return 1 + (of_name(tree.name) if isinstance(tree, Name) else max(levels(part, of_name) for part in tree.parts))
 
 
 def value(tree: Node, of_name: Callable[[str], Fraction]) -> Fraction:

@@ -41,6 +41,7 @@ class Formula:
     text: str
     tree: expression.Node
     count: int  # the number of quantities in it, including those in its terms
+    levels: int  # the number of levels of its tree, including those of its terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,12 +292,19 @@ class _Maker:
                 raise expression.FormulaError(
                     f"has {joined} quantities, including those of its terms; at most {most} are allowed"
                 )
+            below = {name: one.formula.levels for name, one in self._terms.items()}
+            levels = expression.levels(tree, lambda name: below.get(name, 0))
+            if levels > expression.MAX_LEVELS:
+                most = expression.MAX_LEVELS
+                raise expression.FormulaError(
+                    f"has {levels} levels, including those of its terms; at most {most} are allowed"
+                )
         except expression.FormulaError as error:
             self._complain(place, str(error), path=path)
             return None
         if unit is not None and not self._is_in(found, unit, place, path):
             return None
-        return Formula(" ".join(text.split()), tree, joined)
+        return Formula(" ".join(text.split()), tree, joined, levels)
 
     def _is_in(self, found: Dimension | None, unit: Unit, place: str, path: KeyPath) -> bool:
         """Return True if a formula of this dimension can have this unit. A 0 without unit (None) fits every unit."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal as D
 from fractions import Fraction
 
 import pytest
@@ -10,10 +11,14 @@ from hypothesis import strategies as st
 
 from agent.indicators import expression
 from agent.indicators.definitions import shipped_sets
+from agent.indicators.evaluate import evaluate
 from agent.indicators.expression import FormulaError
 from agent.indicators.factors import shipped
+from agent.indicators.figure import Period
 from agent.indicators.plan import load_plan
+from agent.indicators.supply import Supply
 from agent.indicators.units import parse_unit
+from agent.intervals.rows import Flag, RoleSum
 from drivers.model import ConfigError
 
 VALUES = {"a": Fraction(3), "b.c": Fraction(-7, 2), "d": Fraction(0)}
@@ -94,6 +99,30 @@ def test_terms_that_double_each_other_are_refused(sign: str) -> None:
         load_plan(f"schema = 1\n{text}", "plan.toml")
     first = str(raised.value.complaints[0])
     assert "term t9: has 1536 quantities, including those of its terms; at most 1000 are allowed" in first
+
+
+def _chain(terms: int, operations: int) -> str:
+    """A plan whose figure is the last term of a chain. Each term adds something to the one before it."""
+    plan, before, more = "schema = 1\n", "grid.import", " + grid.import" * operations
+    for n in range(terms):
+        title = '{ en = "t", zh = "t" }'
+        plan += f'[[term]]\nname = "t{n}"\nformula = "{before}{more}"\nunit = "kWh"\ntitle = {title}\n'
+        before = f"t{n}"
+    return f'{plan}[[indicator]]\nid = "x"\ntitle = {{}}\nnumerator = "{before}"\nunit = "kWh"\nperiods = ["day"]\n'
+
+
+@pytest.mark.parametrize(("most", "operations"), [(199, 1), (3, 130)])
+def test_terms_on_terms_can_be_computed_or_are_refused(most: int, operations: int) -> None:
+    """Check said good of a chain of 300 terms, and the agent could not compute it: its stack was too small."""
+    day_ms = 86_400_000
+    period = Period("day", 0, day_ms, "1970-01-01", 1970, 365 * day_ms, day_ms)
+    plan = load_plan(_chain(most, operations), "plan.toml")
+    supply = Supply([RoleSum("grid", "import", 0, day_ms, D(10), "kWh", D(1), D(0), Flag(0), ())])
+    (figure,) = evaluate(plan, period, supply, plan.indicators[-1:])
+    assert figure.shown == str(10 * (most * operations + 1))
+    with pytest.raises(ConfigError) as raised:
+        load_plan(_chain(most + 1, operations), "plan.toml")
+    assert "levels, including those of its terms; at most 400 are allowed" in str(raised.value.complaints[0])
 
 
 def test_units_add_up_or_are_refused() -> None:
