@@ -259,12 +259,15 @@ class _Maker:
             elif one.name in self._inputs:
                 self._complain(place, "duplicate input", path=path)
             elif unit is not None:
-                assumed = self._text.assume.get(one.name, one.assume)
+                assumed, assume = self._text.assume.get(one.name, one.assume), None
                 try:
                     assume = None if assumed is None else decimal(assumed) * unit.factor
                 except ValueError as error:
-                    self._complain(place, str(error), path=path)
-                    continue
+                    if one.name in self._text.assume:
+                        self._complain(f"assume.{one.name}", str(error), path=("assume", one.name))
+                    else:
+                        self._complain(place, str(error), path=path)
+                # known even if its value is wrong: otherwise each formula with it would be called wrong too
                 self._inputs[one.name] = Input(one.name, unit, one.kind, one.title, assume)
 
     def _read_terms(self, texts: Iterable[TermText], of_set: str = "") -> None:

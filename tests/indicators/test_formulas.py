@@ -217,6 +217,14 @@ def test_all_complaints_of_a_plan_at_once() -> None:
     assert all(str(one).startswith("plan.toml:") for one in caught.value.complaints)
 
 
+def test_a_wrong_assumed_value_is_the_only_thing_that_is_wrong() -> None:
+    """The set that has the input was blamed, without a line, and so was each formula that needs the input."""
+    with pytest.raises(ConfigError) as caught:
+        load_plan('schema = 1\n[assume]\n"declared.certificates" = "three"', "plan.toml")
+    (said,) = [str(one) for one in caught.value.complaints or (caught.value,)]
+    assert said == 'plan.toml:3: assume.declared.certificates: "three" is not a plain decimal number'
+
+
 @pytest.mark.parametrize("text", ["grid.import * 2", "electricity + grid.import", "3 [kWh]"])
 def test_only_names_can_be_weighed(text: str) -> None:
     """A formula in ``weighs`` ended check, the start and a reload with an internal error."""
