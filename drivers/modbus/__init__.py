@@ -24,7 +24,7 @@ def check_unit(address: str, scheme: str) -> InvalidAddress | None:
     On a serial bus, 0 is invalid, because it is a broadcast, which no device answers.
     """
     low, high = (0, 255) if scheme in ("", TCP) else (1, 247)
-    if address.isascii() and address.isdigit() and low <= int(without_zeros(address)[:9]) <= high:
+    if len(address) <= 3 and address.isascii() and address.isdigit() and low <= int(address) <= high:
         return None
     return invalid_address(address, "a Modbus", f"Allowed: {low} to {high}")
 
