@@ -68,7 +68,8 @@ class Terminal:
             for name in {"NO_COLOR", "COLUMNS", "LINES"} - environ.keys():
                 os.environ.pop(name, None)
             os.chdir(ROOT)
-            os.execvp(program[0], [*program, *map(str, args)])
+            # pytest imports readline, whose C code sets COLUMNS and LINES where os.environ does not see it
+            os.execvpe(program[0], [*program, *map(str, args)], os.environ)
         self._settings = termios.tcgetattr(self._fd)
 
     def resize(self, columns: int, rows: int) -> None:
