@@ -31,6 +31,9 @@ PROBE_MOST_S: Final = 60.0
 NO_READER_MOST_S: Final = 10.0
 # A message is poison if the broker disconnected this number of times while it was the only message in flight.
 STRIKES: Final = 3
+# After this time in s without a probe by a live pack, a stream that has had its turn may send one again: the streams
+# whose turn it is may send no more live packs, because their device was removed or is silent.
+LIVE_TURN_S: Final = 300.0
 SKIPS: Final = 2_000  # between two probes, the backlog may skip at most this number of packs of blocked topics
 
 TopicKey = tuple[str, str]  # stream, kind
@@ -143,7 +146,12 @@ class BlockedTopics:
         """Return whether the pack with id ``number`` may be sent on this topic now."""
         if key not in self._lowest:
             return Admission.OPEN
-        due = now >= self._live_at_s and not self.half_open if key[1] == LIVE else self.probe_due(now)
+        if key[1] == LIVE:
+            due = now >= self._live_at_s and not self.half_open
+            if due and now >= self._live_at_s + LIVE_TURN_S:
+                self._new_round(LIVE)
+        else:
+            due = self.probe_due(now)
         if due and key not in self._probed:
             self.half_open = True
             return Admission.PROBE
@@ -172,6 +180,7 @@ class BlockedTopics:
     def on_connect(self, now: float) -> None:
         """Begin a new connection: the next probe is due at once."""
         self._backoff.reset()
+        self._new_round(LIVE)
         self._probe_at_s = self._live_at_s = now
         self.half_open, self._skips = False, SKIPS
 

@@ -364,6 +364,34 @@ def test_a_topic_that_is_refused_for_good_leaves_the_other_topics_their_probes(
     assert owed <= (26 + 48 if kind == "" else 48), "all packs of the topics that are not refused"
 
 
+@pytest.mark.parametrize(("reconnects", "most_s"), [(False, 340), (True, 30)], ids=["connected", "reconnects"])
+def test_a_stream_without_new_packs_does_not_end_the_probes_of_live_topics(reconnects: bool, most_s: int) -> None:
+    """Of the live topics, each had its probe but that of a removed device: no live pack was ever sent again."""
+    rig = Rig(live_bytes=100_000, window=5)
+    rig.connect()
+
+    def seconds(count: int, live: int) -> None:
+        for n in range(count):
+            if n % 10 == 0:
+                rig.commit(1, stream=0)
+            for _ in range(3):
+                rig.outbox.serve()
+                rig.send()
+                while rig.in_flight:
+                    message = next(iter(rig.in_flight.values()))
+                    rig.answer(0x10 if message.kind == BACKFILL else live)
+            rig.tick(1.0)
+
+    rig.commit(1, stream=1)  # its last pack
+    seconds(120, live=0x10)
+    assert not rig.delivered
+    if reconnects:
+        rig.cut()
+        rig.connect()
+    seconds(most_s, live=0)
+    assert rig.delivered, "the subscriber of the live topics is back"
+
+
 def test_whether_somebody_subscribes_is_known_from_the_answers() -> None:
     """One topic that nobody reads is enough to say no; with MQTT 3.1.1 a success tells nothing."""
     rig = Rig(live_bytes=100_000)
