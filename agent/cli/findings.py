@@ -197,7 +197,7 @@ def _store(store: Facts, now: float, key_fails: bool) -> Iterator[Finding]:
     if store.get("lost_packs") and lost_at is not None and now - lost_at < LOSS_SHOWN_S:
         yield Finding("packs-lost", "store", {"count": store["lost_packs"], "age": show_age(now - lost_at)})
     aside = _part(store, "set_aside")
-    if now - (aside.get("at") or 0) < LOSS_SHOWN_S:
+    if aside and now - (aside.get("at") or 0) < LOSS_SHOWN_S:
         counts = {name: "?" if aside.get(name) is None else aside[name] for name in ("declarations", "devices")}
         yield Finding("database-set-aside", "store", {"file": _cut(aside.get("file", "?")), **counts})
     yield from not_durable(store.get("warnings") or ())

@@ -251,6 +251,12 @@ def test_what_follows_from_a_snapshot(path: str, facts: Any, code: int, codes: l
     assert seen(changed(path, facts)) == (code, codes)
 
 
+def test_a_clock_that_begins_in_1970_makes_no_damaged_database() -> None:
+    """A box without a battery has such a clock before its first synchronisation."""
+    snapshot = changed("store", {"set_aside": None})
+    assert "database-set-aside" not in [one.code for one in find(snapshot, 3600.0, True)]
+
+
 def test_a_key_that_cannot_sign_is_not_called_an_error_of_the_store() -> None:
     """The readings wait in either case, but free space on the disk does not help a token without power."""
     what = "token: the token failed to sign"
