@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import secrets
+import stat
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +15,7 @@ from drivers.model import GatewayError, UsageError
 MODE: Final = 0o640  # the owner (root) may write and the agent's group may read, as for the files of the package
 FOLDER_MODE: Final = 0o750
 SECRET_MODE: Final = 0o600
+_NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # FAT and some shared folders have no hard links
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -50,7 +54,8 @@ def check_writable(folder: Path) -> None:
 def make_folder(folder: Path, mode: int = FOLDER_MODE) -> None:
     """Create a folder and its missing parents. If root creates a folder, it gets the group of the folder above it.
 
-    The umask has no effect on ``mode``, because the agent must be able to read what root writes for it.
+    The umask has no effect on ``mode``, because the agent must be able to read what root writes for it. A set-group-ID
+    bit that the folder inherits stays.
     """
     if os.path.isdir(folder):
         return
@@ -58,7 +63,8 @@ def make_folder(folder: Path, mode: int = FOLDER_MODE) -> None:
     try:
         folder.mkdir(mode)
         _hand_over(folder, folder.parent)
-        folder.chmod(mode)
+        with _without_modes():
+            folder.chmod(mode | folder.stat().st_mode & stat.S_ISGID)
     except FileExistsError:
         if not os.path.isdir(folder):
             raise UsageError("is not a folder", where=str(folder), hint="Move this file away") from None
@@ -83,13 +89,14 @@ def write_new(path: Path, text: str, mode: int = MODE) -> None:
                 file.flush()
                 if mode != SECRET_MODE:
                     _hand_over(draft, path.parent)
-                os.fchmod(file.fileno(), mode)
+                with _without_modes() if mode & stat.S_IROTH else contextlib.nullcontext():
+                    os.fchmod(file.fileno(), mode)
                 os.fsync(file.fileno())
-            os.link(draft, path)  # unlike rename, link fails if the path exists
+            _publish(draft, path)
         except FileExistsError:
             check_absent(path)
         finally:
-            draft.unlink()  # remove the draft also after an error, such as a full disk
+            draft.unlink(missing_ok=True)  # remove the draft also after an error, such as a full disk
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(folder)
@@ -97,6 +104,22 @@ def write_new(path: Path, text: str, mode: int = MODE) -> None:
             os.close(folder)
     except OSError as error:
         raise _unwritable(path, error) from error
+
+
+def _without_modes() -> contextlib.suppress:
+    """Return a context manager for a change of permissions that a file system without them, such as FAT, may refuse."""
+    return contextlib.suppress(PermissionError)
+
+
+def _publish(draft: Path, path: Path) -> None:
+    """Give the draft its name. Raises UsageError or FileExistsError if the path exists."""
+    try:
+        os.link(draft, path)  # unlike rename, link fails if the path exists
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        check_absent(path)
+        draft.rename(path)
 
 
 def _hand_over(path: Path, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.cli.config_files import make_folder
 from agent.cli.profile_template import KINDS
 from drivers.profile import list_profiles, load_profile, shipped_dir
 from drivers.profile.review import remarks
@@ -80,6 +82,31 @@ def test_the_agent_can_read_a_profile_that_root_writes_with_a_narrow_umask(mh, t
         assert stat.S_IMODE(file.stat().st_mode) == 0o644
         assert {stat.S_IMODE(folder.stat().st_mode) for folder in file.parents[:2]} == {0o755}
         assert file.stat().st_gid == tmp_path.stat().st_gid
+
+
+def test_a_profile_can_be_written_to_a_file_system_without_links_and_permissions(
+    mh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a USB stick; `profiles new` asked for sudo there. Nothing is overwritten there either."""
+
+    def refuse(*args: object, **options: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    for name in ("link", "chmod", "fchmod"):
+        monkeypatch.setattr(os, name, refuse)
+    file = tmp_path / "profiles/acme/x1.toml"
+    said = mh("profiles", "new", file)
+    assert said.code == 0, said.err
+    text = file.read_text()
+    assert mh("profiles", "new", file).code == 2
+    assert file.read_text() == text and os.listdir(file.parent) == ["x1.toml"]
+
+
+def test_a_new_folder_keeps_the_group_of_its_files(tmp_path: Path) -> None:
+    """Without the inherited bit, the agent could not read what another user later writes there."""
+    tmp_path.chmod(0o2750)
+    make_folder(tmp_path / "conf.d")
+    assert stat.S_IMODE((tmp_path / "conf.d").stat().st_mode) == 0o2750
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gb18030"])
