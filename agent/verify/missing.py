@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate, islice
 from typing import Final
 
 from .history import MAX_RUNS, History, PackRun
@@ -73,6 +75,8 @@ def find_missing(
     if not lines:
         return
     losses = sorted(losses, key=_sequences)
+    # the highest sequence of each loss and all losses before it, so that a hole skips the losses before it at once
+    reach = list(accumulate((loss.last for loss in losses), max))
     for line in lines:
         if line is not lines[0]:
             made.restarts.append(
@@ -87,7 +91,7 @@ def find_missing(
                     f"and in boot {first.boot}"
                 )
             elif first.seq > reached.last.seq + 1:
-                _hole(reached, run, tables, losses, made)
+                _hole(reached, run, tables, losses, reach, made)
             elif not run.joined and first.boot != reached.last.boot:
                 made.conflicts.append(
                     f"sequence {first.seq} of boot {first.boot} does not follow "
@@ -144,13 +148,18 @@ def lineages(history: History) -> list[list[PackRun]]:
 
 
 def _hole(
-    left: PackRun, right: PackRun, tables: Mapping[str, PointTable], losses: Sequence[Loss], made: StreamReport
+    left: PackRun,
+    right: PackRun,
+    tables: Mapping[str, PointTable],
+    losses: Sequence[Loss],
+    reach: Sequence[int],
+    made: StreamReport,
 ) -> None:
     """Divide the packs between two runs into those that loss events report and those that are missing."""
     table = tables.get(left.last.birth)
     at, from_ms = left.last.seq + 1, left.last.to_ms
     end = right.first.seq - 1
-    for loss in losses:
+    for loss in islice(losses, bisect_left(reach, at), None):
         first, last = max(loss.first, at), min(loss.last, end)
         if loss.first > end:
             break

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -206,6 +207,26 @@ def test_losses_are_merged_only_if_they_are_many_and_only_those_of_one_reason() 
     found = [(loss.first, loss.last, loss.from_ms, loss.to_ms, loss.hash, loss.reason) for loss in losses]
     ends = [(2, 1001, "size_cap"), (1500, 1500, "size_cap"), (1502, 1502, "size_cap"), (2000, 3000, "damaged")]
     assert found == [(a, b, a * 10, b * 10 + 10, packs[b - 1][0].hash, reason) for a, b, reason in ends]
+
+
+def test_each_hole_looks_only_at_its_own_losses() -> None:
+    """With as many holes and losses as are kept, the report on one stream took seconds."""
+    looked = 0
+
+    class Counted(Loss):
+        def __getattribute__(self, name: str) -> Any:
+            nonlocal looked
+            looked += 1
+            return super().__getattribute__(name)
+
+    packs, history = chain([1000]), History()
+    for edge, sha in packs[::2]:
+        history.place(edge, sha)
+    names = [field.name for field in fields(Loss)]
+    losses = [Counted(*(getattr(loss, name) for name in names)) for loss in stated(packs, range(2, 1000, 2))]
+    report = books(history, losses)
+    assert report.lost_packs == 499 and not report.missing_packs
+    assert looked < 499 * 30
 
 
 def test_of_a_merged_loss_only_the_time_of_the_hole_counts() -> None:
