@@ -196,8 +196,8 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "database-set-aside": FindingWords(
         0,
         (
-            "the database was damaged and set aside as {file}. Its {declarations} declarations and the facts of its"
-            " {devices} devices are only in that file",
+            "the database was damaged and set aside as {file}. Only that file has its declarations ({declarations}) and"
+            " its facts about devices ({devices})",
             "数据库已损坏，已移为 {file}；其中 {declarations} 个录入项和 {devices} 台设备的信息未转入新数据库",
         ),
         (

@@ -251,6 +251,12 @@ def test_what_follows_from_a_snapshot(path: str, facts: Any, code: int, codes: l
     assert seen(changed(path, facts)) == (code, codes)
 
 
+def test_a_damaged_database_with_one_device_is_good_english() -> None:
+    aside = {"at": NOW - 60, "file": "store.db.damaged-1", "declarations": 3, "devices": 1}
+    (one,) = find(changed("store", {"set_aside": aside}), NOW, True)
+    assert one.text().endswith(". Only that file has its declarations (3) and its facts about devices (1)")
+
+
 def test_a_clock_that_begins_in_1970_makes_no_damaged_database() -> None:
     """A box without a battery has such a clock before its first synchronisation."""
     snapshot = changed("store", {"set_aside": None})
