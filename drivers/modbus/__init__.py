@@ -21,12 +21,17 @@ FRAMES = {
 def check_unit(address: str, scheme: str) -> InvalidAddress | None:
     """Check a unit number. Returns None if it is valid.
 
-    On a serial bus, 0 is invalid, because it is a broadcast, which no device answers.
+    On a serial bus, 0 is invalid, because it is a broadcast, which no device answers. A number of more than three
+    digits is probably the address of a meter with another protocol, also if it begins with zeros.
     """
     low, high = (0, 255) if scheme in ("", TCP) else (1, 247)
-    if len(address) <= 3 and address.isascii() and address.isdigit() and low <= int(address) <= high:
-        return None
-    return invalid_address(address, "a Modbus", f"Allowed: {low} to {high}")
+    hint = f"Allowed: {low} to {high}"
+    number = without_zeros(address)
+    if address.isascii() and address.isdigit() and len(number) <= 3 and low <= int(number) <= high:
+        if len(address) <= 3:
+            return None
+        hint = f'Write at most three digits: "{number}"'
+    return invalid_address(address, "a Modbus", hint)
 
 
 def _is_mbap(received: bytes) -> bool:

@@ -102,6 +102,28 @@ def test_a_modbus_address_has_at_most_three_digits(address: str) -> None:
     assert check_address("modbus", "007", "modbus-tcp") is None
 
 
+@pytest.mark.parametrize("protocol", ["modbus", "sunspec"])
+@pytest.mark.parametrize(
+    ("address", "scheme", "hint"),
+    [
+        ("0007", "serial", 'Write at most three digits: "7"'),
+        ("0255", "modbus-tcp", 'Write at most three digits: "255"'),
+        ("0000", "modbus-tcp", 'Write at most three digits: "0"'),
+        ("0255", "serial", "Allowed: 1 to 247"),
+        ("0000", "serial", "Allowed: 1 to 247"),
+        ("0000000999", "modbus-tcp", "Allowed: 0 to 255"),
+        ("1e2", "modbus-tcp", "Allowed: 0 to 255"),
+        ("", "modbus-tcp", "Allowed: 0 to 255"),
+    ],
+)
+def test_a_modbus_address_with_too_many_zeros_is_told_how_to_write_it(
+    protocol: str, address: str, scheme: str, hint: str
+) -> None:
+    """ "0255" was refused with the hint "Allowed: 0 to 255"."""
+    wrong = check_address(protocol, address, scheme)
+    assert wrong is not None and wrong.hint == hint
+
+
 def test_a_driver_that_cannot_be_made_is_told_for_each_device_with_its_place(
     site: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
