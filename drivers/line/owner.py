@@ -339,6 +339,8 @@ class Line:
             port.close()
             self._release_connection()
             self._raise_if_closed()
+        if port.failed_addresses:  # reopen at the address that works: each other one may cost seconds
+            self.target = replace(self.target, first=self.target.first + port.failed_addresses)
         self.stats.opened += 1
         self.stats.notes.update(port.notes)
         self._proven = False

@@ -61,6 +61,7 @@ class Port:
         self.where, self.fd, self.read, self.write = where, fd, read, write
         self.setting: SerialSetting | None = None
         self.notes: dict[str, str] = {}
+        self.failed_addresses = 0  # number of addresses of the host name that failed before this one was connected
 
     def apply(self, setting: SerialSetting) -> None:
         """Switch a serial port to another setting. Raises OSError."""
@@ -211,13 +212,17 @@ async def open_port(config: LineConfig, target: Target, setting: SerialSetting |
     addresses = _literal(target) or await _resolve(target, kind)
     begin = target.first % len(addresses)
     *others, last = addresses[begin:] + addresses[:begin]
-    for other in others:
+    for failed, other in enumerate(others):
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S / (1 + len(others))):
-                return await _connect(where, kind, *other)
+                port = await _connect(where, kind, *other)
         except OSError:  # also TimeoutError
             continue  # a name may have an IPv6 address although the device listens on IPv4 only
-    return await _connect(where, kind, *last)
+        port.failed_addresses = failed
+        return port
+    port = await _connect(where, kind, *last)
+    port.failed_addresses = len(others)
+    return port
 
 
 async def _connect(where: str, kind: int, family: socket.AddressFamily, address: tuple[str, int]) -> Port:

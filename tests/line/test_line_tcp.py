@@ -249,6 +249,11 @@ async def test_an_address_that_drops_all_packets_does_not_hide_the_next_one(
     began = mono_ns()
     assert (await line.exchange(ask(1, 1))).payload == words(1)
     assert tried == ["10.0.0.1", "10.0.0.2"] and 2.5e9 <= mono_ns() - began < 3e9
+    # each time that the device closed an idle connection, the wait of 2.5 s delayed all devices of the line
+    await line.close()
+    began = mono_ns()
+    assert (await line.exchange(ask(2, 1))).payload == words(2)
+    assert tried[2:] == ["10.0.0.2"] and mono_ns() - began < 5e8
 
 
 @pytest.mark.parametrize("framing", ["mbap", "rtu"])
