@@ -18,6 +18,8 @@ from receiver.publisher import Publisher
 AT_ONCE: Final = 5000  # one step acknowledges at most this many ranges
 LIST_BYTES: Final = 32 << 10  # largest size of a message {"acks": [...]} in bytes
 _NEWS: Final = statement("acks")
+_DUE: Final = statement("acks_due")
+Key = tuple[int, int, int, int]  # stream, boot, first and last sequence of a range
 
 
 class Acknowledger:
@@ -34,18 +36,39 @@ class Acknowledger:
         """Run one round. Returns the number of ranges that were acknowledged."""
         if not self._publisher.is_connected:
             return 0
+        due = self._due(connection)
         rows = connection.execute(_NEWS, [AT_ONCE]).fetchall()
         bodies = Bodies(connection)
-        sent: list[tuple[int, int, int, int]] = []
+        sent: list[Key] = []
         for (gateway, lists), group in groupby(rows, key=itemgetter(2, 3)):
             acks = [(ack, (row[0], row[4], row[5], row[6])) for row in group if (ack := _ack(row, bodies)) is not None]
             for body, keys in _messages(acks, lists):
                 if not self._publisher.publish(f"meterhouse/v1/{gateway}/ack", body):
-                    return self._note(connection, sent)
+                    return due + self._note(connection, sent)
                 sent += keys
-        return self._note(connection, sent)
+        return due + self._note(connection, sent)
 
-    def _note(self, connection: Connection, sent: list[tuple[int, int, int, int]]) -> int:
+    def _due(self, connection: Connection) -> int:
+        """Acknowledge packs that were dropped, one by one. Returns their number."""
+        rows = connection.execute(_DUE, [AT_ONCE]).fetchall()
+        sent: list[Key] = []
+        for (gateway, lists), group in groupby(rows, key=itemgetter(0, 1)):
+            acks = [
+                (_text(name, boot, seq, seq, bytes(digest)), (stream, boot, seq, seq))
+                for _, _, name, stream, boot, seq, digest in group
+            ]
+            for body, keys in _messages(acks, lists):
+                if not self._publisher.publish(f"meterhouse/v1/{gateway}/ack", body):
+                    break
+                sent += keys
+        with connection.cursor() as cursor:
+            cursor.executemany(
+                "DELETE FROM acks_due WHERE stream = %s AND boot = %s AND seq = %s", [key[:3] for key in sent]
+            )
+        self.sent += len(sent)
+        return len(sent)
+
+    def _note(self, connection: Connection, sent: list[Key]) -> int:
         with connection.transaction(), connection.cursor() as cursor:
             cursor.executemany(
                 "INSERT INTO acked (stream, boot, first, last) VALUES (%s, %s, %s, %s) "
@@ -62,13 +85,15 @@ def _ack(row: tuple[Any, ...], bodies: Bodies) -> bytes | None:
         digest = digest_of(bodies.read(bytes(row[7])), row[8])
     except ValueError:
         return None
-    facts = {"boot": boot_text(row[4]), "first": row[5], "hash": base64url(digest), "last": row[6], "stream": row[1]}
+    return _text(row[1], row[4], row[5], row[6], digest)
+
+
+def _text(stream: str, boot: int, first: int, last: int, digest: bytes) -> bytes:
+    facts = {"boot": boot_text(boot), "first": first, "hash": base64url(digest), "last": last, "stream": stream}
     return json.dumps(facts, separators=(",", ":")).encode()
 
 
-def _messages(
-    acks: list[tuple[bytes, tuple[int, int, int, int]]], lists: bool
-) -> Iterator[tuple[bytes, list[tuple[int, int, int, int]]]]:
+def _messages(acks: list[tuple[bytes, Key]], lists: bool) -> Iterator[tuple[bytes, list[Key]]]:
     """Yield (message, keys of the acks in it).
 
     If the gateway accepts lists, a message has as many acks as fit. Otherwise it has one.
@@ -77,7 +102,7 @@ def _messages(
         yield from ((ack, [key]) for ack, key in acks)
         return
     some: list[bytes] = []
-    keys: list[tuple[int, int, int, int]] = []
+    keys: list[Key] = []
     size = 0
     for ack, key in acks:
         if some and size + len(ack) + 1 > LIST_BYTES - 16:

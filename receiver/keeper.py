@@ -39,6 +39,8 @@ _NOT_SENT: Final = """
 SELECT count(*) FROM {} WHERE EXISTS (SELECT FROM clickhouse) AND lot IN (
   SELECT lot FROM lots WHERE batch IS NULL UNION ALL
   SELECT l.lot FROM lots l JOIN batches b ON b.batch = l.batch WHERE b.sent IS NULL)"""
+_UNCHECKED: Final = """
+SELECT FROM lots l WHERE l.checked IS NULL AND EXISTS (SELECT FROM {} p WHERE p.lot = l.lot) LIMIT 1"""
 # Births of a partition that are still needed: packs of other partitions refer to them, or no newer birth of the stream
 # is stored, so that the next packs refer to them.
 _STILL_VALID: Final = """
@@ -216,6 +218,10 @@ def drop_months(connection: Connection, keep_days: int) -> list[str]:
                 # each waits for the lock of the other
                 _copy_births(connection, name)
                 with connection.transaction():
+                    # In this order, as workers and DROP TABLE lock them. No worker may store a pack after the search.
+                    connection.execute(f"LOCK TABLE ONLY packs; LOCK TABLE {name}".encode())
+                    if connection.execute(_UNCHECKED.format(name).encode()).fetchone() is not None:
+                        continue  # packs of this month have just arrived, and are not counted yet
                     connection.execute("INSERT INTO dropped VALUES (%s)", [before_ms])
                     connection.execute(f"DROP TABLE {name}, reading_blocks_{month}".encode())
                 log.info("dropped table %s: all its packs are older than %d days", name, keep_days)

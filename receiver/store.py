@@ -54,6 +54,13 @@ MAX_COUNT: Final = 1 << 60  # a larger number in an invalid pack is reduced to t
 MAX_NAME: Final = 129  # longest name <site>/<gateway>, in characters
 # a pack that arrives again within this time gets no second ack, because the first ack may still be on its way
 ACK_ON_ITS_WAY_S: Final = 5.0
+# Places of the packs that the keeper has counted and that are not stored any more. packs_other is never dropped.
+_DROPPED: Final = """
+SELECT o.place FROM unnest(%s::int8[], %s::int8[], %s::int8[], %s::int8[])
+  WITH ORDINALITY AS o (stream, boot, seq, from_ms, place)
+WHERE EXISTS (SELECT FROM boots b WHERE b.stream = o.stream AND b.boot = o.boot AND b.seqs @> o.seq)
+AND NOT EXISTS (SELECT FROM packs_other p
+  WHERE p.stream = o.stream AND p.seq = o.seq AND p.boot = o.boot AND p.from_ms = o.from_ms)"""
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,60}(?:\.[0-9]{1,60})?")
 REFUSED_BYTES: Final = 64 << 10  # a longer refused message is cut to this length
@@ -162,10 +169,11 @@ class Store:
             TrustChanged: the list of trusted gateways has changed, so an unknown gateway may be enrolled now.
         """
         packs = [one for one in messages if isinstance(one, PackMessage)]
-        # packs from before this time were counted and then dropped, so they must not be counted again
-        if self._dropped_ms is not None:
-            packs = [one for one in packs if one.checked.link.from_ms >= self._dropped_ms]
         connection = self.connection()
+        gone = self._dropped(connection, packs)
+        if gone:
+            places = {id(one) for one in gone}
+            packs = [one for one in packs if id(one) not in places]
         self._prepare_months(connection, packs)
         self._train(connection, packs)
         strangers = list(unknown)
@@ -188,6 +196,7 @@ class Store:
             self._put_births(cursor, packs)
             new = self._put_packs(cursor, packs) if packs else 0
             _put_extras(cursor, packs)
+            _put_acks_due(cursor, gone)
             if self._with_readings:
                 kept = [one for one in packs if _hash(one.checked.link.hash) not in self._forks]
                 self._put_readings(cursor, [one for one in kept if one.checked.value.get("e") and not one.codes])
@@ -198,10 +207,35 @@ class Store:
         return new
 
     def _prepare_months(self, connection: Connection, packs: Sequence[PackMessage]) -> None:
+        # the keeper drops the partition of an old month again, so the partition may be missing although we made it
+        limit = None if self._dropped_ms is None else month_of(self._dropped_ms)
+        self._months = {month for month in self._months if limit is None or month >= limit}
         months = {month for one in packs if (month := month_of(one.checked.link.from_ms))} - self._months
         for month in sorted(months):
             connection.execute("SELECT make_partition(%s)", [month])
         self._months |= months
+
+    def _dropped(self, connection: Connection, packs: Sequence[PackMessage]) -> list[PackMessage]:
+        """The packs that were counted and then dropped. They must not be counted again.
+
+        Not all packs of dropped months are such packs: a gateway may have been offline, or its clock may be wrong.
+        """
+        if self._dropped_ms is None:
+            return []
+        old = [one for one in packs if one.checked.link.from_ms < self._dropped_ms]
+        if not old:
+            return []
+        links = [(stream_id(one.checked.stream), one.checked.link) for one in old]
+        rows = connection.execute(
+            _DROPPED,
+            [
+                [stream for stream, _ in links],
+                [boot_number(link.boot) for _, link in links],
+                [link.seq for _, link in links],
+                [link.from_ms for _, link in links],
+            ],
+        )
+        return [old[place - 1] for (place,) in rows]
 
     def _train(self, connection: Connection, packs: Sequence[PackMessage]) -> None:
         """Collect sample packs. The first worker with enough samples trains the dictionary, which all workers then
@@ -319,6 +353,15 @@ def put_birth(cursor: psycopg.Cursor[Any], birth: CheckedPack) -> None:
         "INSERT INTO births VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
         [short_hash(birth.digest), stream_id(birth.stream), points],
     )
+
+
+def _put_acks_due(cursor: psycopg.Cursor[Any], gone: Sequence[PackMessage]) -> None:
+    """Let the keeper acknowledge packs that were dropped and were sent again because their ack was lost."""
+    rows = [
+        (stream_id(one.checked.stream), boot_number(one.checked.link.boot), one.checked.link.seq, one.checked.digest)
+        for one in gone
+    ]
+    cursor.executemany("INSERT INTO acks_due VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING", sorted(rows))
 
 
 def _put_status(cursor: psycopg.Cursor[Any], one: StatusMessage) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from agent.cli.main import outcome
 from agent.verify import KeyRing, Refusal, check, check_keys
+from receiver.acks import Acknowledger
 from receiver.audit import write_export
 from receiver.database import connect, migrate, show_dsn, statement
 from receiver.fleet_state import fleet_state
@@ -469,6 +470,67 @@ def test_what_was_dropped_is_not_counted_again(dsn: str) -> None:
         with connect(dsn) as connection:
             drop_months(connection, 30)
     assert count(dsn, "SELECT sum(packs) FROM days") == 12
+    assert count(dsn, "SELECT count(*) FROM packs") == 0
+
+
+@pytest.mark.parametrize("begun_ms", [START_MS - 95 * 86_400_000, 5_000_000])
+def test_old_packs_that_come_for_the_first_time_are_stored_although_a_month_was_dropped(
+    dsn: str, begun_ms: int
+) -> None:
+    """A gateway was offline for longer than `--keep-days`, or its clock begins in 1970: the broker got its acks, and no
+    pack was stored, refused or acknowledged.
+    """
+    from receiver.keeper import drop_months
+    from tests.platform.test_births import Kept
+
+    old, late = make("whole", 1, START_MS - 100 * 86_400_000), make("whole", 2, begun_ms)
+    enrolled(dsn, old.gateway.pin, late.gateway.pin)
+    store = Store(dsn)
+    for b in (old, late):
+        keys = (f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0])
+        worker, keeper = Worker(Feed([keys, *b.sent]), [store], Clock()), Keeper(dsn)
+        worker.step(0)
+        with connect(dsn) as connection:
+            assert drop_months(connection, 30) == [], "a pack that is not counted yet is not dropped"
+            while keeper.step():
+                pass
+            assert worker.totals.packs == 12 and count(dsn, "SELECT count(*) FROM packs") == 12
+            if b is old:
+                assert drop_months(connection, 30)
+    broker = Kept()
+    with connect(dsn) as connection:
+        acknowledger = Acknowledger(broker)  # type: ignore[arg-type]
+        assert acknowledger.step(connection) == 1
+        (ack,) = (body for topic, body in broker.sent if topic == f"meterhouse/v1/{late.gateway.name}/ack")
+        assert (ack["first"], ack["last"], ack["hash"]) == (1, 12, late.stream.prev)
+        again = Worker(Feed(late.sent), [store], Clock())
+        again.step(0)
+        assert again.totals.again == 12
+        drop_months(connection, 30)
+        assert count(dsn, "SELECT count(*) FROM packs_other") == (12 if begun_ms == 5_000_000 else 0)
+        assert count(dsn, "SELECT count(*) FROM packs") == (12 if begun_ms == 5_000_000 else 0)
+    assert count(dsn, "SELECT sum(packs) FROM days") == 24
+
+
+def test_a_dropped_pack_that_is_sent_again_is_acknowledged_again(dsn: str) -> None:
+    """Its ack was lost while the gateway was offline. The gateway sent it for ever, and got no ack."""
+    from receiver.keeper import drop_months
+    from tests.platform.test_births import Kept
+
+    b, broker = make("whole", 1, START_MS - 100 * 86_400_000), Kept()
+    enrolled(dsn, b.gateway.pin)
+    for sent in ([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent], b.sent[10:]):
+        Worker(Feed(sent), [Store(dsn)], Clock()).step(0)
+        keeper = Keeper(dsn)
+        while keeper.step():
+            pass
+        with connect(dsn) as connection:
+            drop_months(connection, 30)
+    with connect(dsn) as connection:
+        acknowledger = Acknowledger(broker)  # type: ignore[arg-type]
+        assert [acknowledger.step(connection), acknowledger.step(connection)] == [2, 0]
+    acks = [(body["first"], body["last"]) for _, body in broker.sent]
+    assert acks == [(11, 11), (12, 12)] and broker.sent[-1][1]["hash"] == b.stream.prev
     assert count(dsn, "SELECT count(*) FROM packs") == 0
 
 
