@@ -16,6 +16,8 @@ from receiver.database import Connection, boot_text, statement
 from receiver.publisher import Publisher
 
 AT_ONCE: Final = 5000  # one step acknowledges at most this many ranges
+RECENT_DAYS: Final = 2  # a round looks at the boots that have changed within this number of days
+ALL_DAYS: Final = 36_500  # instead of RECENT_DAYS, after an outage: all boots
 LIST_BYTES: Final = 32 << 10  # largest size of a message {"acks": [...]} in bytes
 _NEWS: Final = statement("acks")
 _DUE: Final = statement("acks_due")
@@ -30,22 +32,27 @@ class Acknowledger:
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
+        # False: there may be older ranges without an ack, because the broker could not be reached
+        self._is_complete = False
         self.sent = 0
 
     def step(self, connection: Connection) -> int:
         """Run one round. Returns the number of ranges that were acknowledged."""
         if not self._publisher.is_connected:
+            self._is_complete = False
             return 0
         due = self._due(connection)
-        rows = connection.execute(_NEWS, [AT_ONCE]).fetchall()
+        rows = connection.execute(_NEWS, [RECENT_DAYS if self._is_complete else ALL_DAYS, AT_ONCE]).fetchall()
         bodies = Bodies(connection)
         sent: list[Key] = []
         for (gateway, lists), group in groupby(rows, key=itemgetter(2, 3)):
             acks = [(ack, (row[0], row[4], row[5], row[6])) for row in group if (ack := _ack(row, bodies)) is not None]
             for body, keys in _messages(acks, lists):
                 if not self._publisher.publish(f"meterhouse/v1/{gateway}/ack", body):
+                    self._is_complete = False
                     return due + self._note(connection, sent)
                 sent += keys
+        self._is_complete = self._is_complete or len(rows) < AT_ONCE
         return due + self._note(connection, sent)
 
     def _due(self, connection: Connection) -> int:

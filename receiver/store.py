@@ -61,6 +61,12 @@ SELECT o.place FROM unnest(%s::int8[], %s::int8[], %s::int8[], %s::int8[])
 WHERE EXISTS (SELECT FROM boots b WHERE b.stream = o.stream AND b.boot = o.boot AND b.seqs @> o.seq)
 AND NOT EXISTS (SELECT FROM packs_other p
   WHERE p.stream = o.stream AND p.seq = o.seq AND p.boot = o.boot AND p.from_ms = o.from_ms)"""
+# The keeper looks for new acks only at boots that have changed lately. A locked boot is being changed by the keeper.
+_LOOK_AGAIN: Final = """
+UPDATE boots SET changed = now() WHERE (stream, boot) IN (
+  SELECT b.stream, b.boot FROM boots b WHERE b.changed < now() - interval '1 day'
+  AND (b.stream, b.boot) IN (SELECT a.stream, a.boot FROM batch a JOIN packs p USING (stream, seq, boot, from_ms))
+  ORDER BY 1, 2 FOR UPDATE SKIP LOCKED)"""
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,60}(?:\.[0-9]{1,60})?")
 REFUSED_BYTES: Final = 64 << 10  # a longer refused message is cut to this length
@@ -300,6 +306,7 @@ class Store:
                 "AND b.seq BETWEEN a.first AND a.last AND a.at < now() - make_interval(secs => %s)",
                 [ACK_ON_ITS_WAY_S],
             )
+            cursor.execute(_LOOK_AGAIN)
         cursor.execute("TRUNCATE batch")
         return new
 

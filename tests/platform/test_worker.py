@@ -711,6 +711,35 @@ def test_a_pack_that_comes_again_after_its_ack_is_acknowledged_again(dsn: str) -
         keeper.close()
 
 
+def test_an_old_range_is_acknowledged_after_an_outage_and_when_its_packs_come_again(dsn: str) -> None:
+    """Boots that had not changed for two days got no ack any more: the ack was lost while the gateway was off, or the
+    keeper's broker was away for longer.
+    """
+    from tests.platform.test_births import Kept
+
+    b, broker = make("whole", 1), Kept()
+    enrolled(dsn, b.gateway.pin)
+    Worker(Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent]), [Store(dsn)], Clock()).step(0)
+    keeper, acknowledger = Keeper(dsn), Acknowledger(broker)  # type: ignore[arg-type]
+    while keeper.step():
+        pass
+    keeper.close()
+    with connect(dsn) as connection:
+        assert [acknowledger.step(connection), acknowledger.step(connection)] == [1, 0]
+        for outage in ("off", "broker"):
+            connection.execute("UPDATE boots SET changed = now() - interval '3 days'")
+            connection.execute("UPDATE acked SET at = now() - interval '3 days'")
+            if outage == "off":
+                Worker(Feed(b.sent[:2]), [Store(dsn)], Clock()).step(0)
+            else:
+                connection.execute("DELETE FROM acked")
+                assert acknowledger.step(connection) == 0, "boots of any age are searched only after an outage"
+                broker.is_connected = False
+                assert acknowledger.step(connection) == 0
+                broker.is_connected = True
+            assert [acknowledger.step(connection), acknowledger.step(connection)] == [1, 0], outage
+
+
 def test_keys_that_arrive_while_their_gateway_is_enrolled_are_taken(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A queue shows them once: they went to the unknown, and every pack after them was refused."""
     b = make("whole", 1)
