@@ -169,6 +169,13 @@ class KeyRing:
         claimed = {kid for kid in kids if isinstance(kid, str)}
         return self._strict and not self._pins & claimed and not (kids and kids[0] in self._chains)
 
+    def is_foreign(self, value: Mapping[str, Any]) -> bool:
+        """True if a ``keys`` object claims neither a pinned nor a known key. It may belong to a replacement box."""
+        records = value.get("records")
+        if not isinstance(records, list) or not self._is_foreign(records):
+            return False
+        return not any(isinstance(record, dict) and record.get("kid") in self.keys for record in records)
+
     def _is_part(self, old: _Chain, known: _Chain) -> bool:
         return self._strict and old.counter < known.counter and old.records == known.records[: len(old.records)]
 

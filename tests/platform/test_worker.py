@@ -263,6 +263,29 @@ def test_a_thumbprint_that_replaces_the_old_one_is_taken_with_its_keys(dsn: str,
     assert count(dsn, "SELECT count(*) FROM packs") == 13
 
 
+def test_the_keys_of_a_replacement_box_wait_until_they_are_enrolled(dsn: str) -> None:
+    """They were refused and forgotten, so `enrol` of the new thumbprint did not find them, and every later pack was
+    refused until the gateway connected again.
+    """
+    b, other = make("whole", 1), make("whole", 2)
+    enrolled(dsn, b.gateway.pin)
+    topic, signer = f"meterhouse/v1/{b.gateway.name}/keys", signer_of("a replacement box")
+    new_keys = replace(b.gateway, signer=signer).keys()
+    feed = Feed([(topic, b.keys[0]), *b.sent, (topic, new_keys), (topic, b"{}"), (topic, other.keys[0])])
+    worker = Worker(feed, [Store(dsn)], Clock())
+    worker.step(0)
+    assert dict(worker.totals.refused) == {"shape": 1, "topic": 1}
+    with connect(dsn) as connection:
+        waiting = connection.execute("SELECT gateway, thumbprint FROM unknown_gateways").fetchall()
+        assert waiting == [(b.gateway.name, signer.kid)]
+        assert b.gateway.name in enrol(connection, [Enrolment(b.gateway.name, [signer.kid])])
+    b.stream.signer, b.stream.birth, b.stream.boot = signer, None, "feedfeedfeedfeed"
+    feed.left = Feed([(b.topic, raw) for raw in b.run(3)]).left
+    worker.step(0)
+    assert not worker.waiting and count(dsn, "SELECT count(*) FROM packs") == 15
+    assert count(dsn, "SELECT count(*) FROM unknown_gateways") == 0
+
+
 @pytest.mark.parametrize("newer_first", [False, True])
 def test_a_second_trusted_chain_is_stored_although_its_counter_begins_anew(
     dsn: str, tmp_path: Path, newer_first: bool
