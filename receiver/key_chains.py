@@ -22,7 +22,9 @@ def put_keys(cursor: psycopg.Cursor[Any], one: KeysMessage) -> None:
 
     The counter of a new chain begins anew, for example because the box was replaced. So each chain is stored.
     """
-    cursor.execute("DELETE FROM unknown_gateways WHERE gateway = %s", [one.gateway])
+    # the keys of a replacement box wait on, also if the old box publishes its keys again
+    query = "DELETE FROM unknown_gateways WHERE gateway = %s AND position(convert_to(thumbprint, 'UTF8') IN %s) > 0"
+    cursor.execute(query, [one.gateway, one.body])
     cursor.execute(
         "INSERT INTO gateways (name, keys, counter, revoked, cut) VALUES (%s, %s, %s, %s, %s) "
         "ON CONFLICT (name) DO NOTHING",
@@ -35,7 +37,10 @@ def put_keys(cursor: psycopg.Cursor[Any], one: KeysMessage) -> None:
     if row is None:  # the gateway was enrolled anew meanwhile; the worker stores the keys when they arrive again
         return
     known, is_newer = bytes(row[0]), one.counter > row[1]
+    before = {int(signer): last for signer, last in (row[2] or {}).items()}
+    revoked = _both(before, one.revoked)
     first, known_first = first_key(one.body), first_key(known)
+    is_new = is_newer
     if first != known_first:
         other = (known_first, known, row[1]) if is_newer else (first, one.body, one.counter)
         cursor.execute(
@@ -44,11 +49,10 @@ def put_keys(cursor: psycopg.Cursor[Any], one: KeysMessage) -> None:
             "WHERE excluded.counter > other_keys.counter",
             [one.gateway, *other],
         )
-        if not is_newer and not cursor.rowcount:
-            return
-    elif not is_newer:
+        is_new = is_newer or bool(cursor.rowcount)
+    # known keys may revoke a key of a chain that was stored after them
+    if not is_new and revoked == before:
         return
-    revoked = _both({int(signer): last for signer, last in (row[2] or {}).items()}, one.revoked)
     keys, counter = (one.body, one.counter) if is_newer else (known, row[1])
     cursor.execute(
         "UPDATE gateways SET keys = %s, counter = %s, revoked = %s, cut = %s, changed = now() WHERE name = %s",

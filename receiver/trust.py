@@ -14,9 +14,9 @@ from agent.verify.agreed import PATTERN
 from agent.verify.strict import parse_object
 from agent.verify.topics import GATEWAY
 from drivers.model import ConfigError
-from receiver.checker import keys_message
+from receiver.checker import add_chains, keys_message
 from receiver.database import Connection
-from receiver.key_chains import put_keys
+from receiver.key_chains import put_keys, stored_keys
 
 MAX_ROWS: Final = 1_000_000
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -131,7 +131,9 @@ def enrol(connection: Connection, rows: Sequence[Enrolment]) -> list[str]:
             ring = KeyRing(gateway, trusted)
             try:
                 value = parse_object(bytes(keys))
-                ring.update(bytes(keys), value)
+                # the keys may revoke a key of a stored chain, whose place in the order of keys must be known
+                add_chains(ring, stored_keys(connection, gateway))
+                ring.update(bytes(keys), value, unordered=True)
             except Refused:
                 # the keys that arrived are not the enrolled ones, so the gateway stays in the list of unknown gateways
                 continue

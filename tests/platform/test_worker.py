@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from agent.cli.main import outcome
+from agent.keys.key_records import Revocation, new_root
 from agent.verify import KeyRing, Refusal, check, check_keys
 from receiver.acks import Acknowledger
 from receiver.audit import write_export
@@ -274,6 +275,8 @@ def test_the_keys_of_a_replacement_box_wait_until_they_are_enrolled(dsn: str) ->
     feed = Feed([(topic, b.keys[0]), *b.sent, (topic, new_keys), (topic, b"{}"), (topic, other.keys[0])])
     worker = Worker(feed, [Store(dsn)], Clock())
     worker.step(0)
+    feed.left = Feed([(topic, b.keys[0])]).left  # the old box connects again
+    worker.step(0)
     assert dict(worker.totals.refused) == {"shape": 1, "topic": 1}
     with connect(dsn) as connection:
         waiting = connection.execute("SELECT gateway, thumbprint FROM unknown_gateways").fetchall()
@@ -284,6 +287,37 @@ def test_the_keys_of_a_replacement_box_wait_until_they_are_enrolled(dsn: str) ->
     worker.step(0)
     assert not worker.waiting and count(dsn, "SELECT count(*) FROM packs") == 15
     assert count(dsn, "SELECT count(*) FROM unknown_gateways") == 0
+
+
+def test_the_revocations_of_a_waiting_chain_count_when_it_is_enrolled_beside_the_old_one(dsn: str) -> None:
+    """`enrol` looked at the waiting keys alone, where the place of the revoked key is not known. Published again, they
+    were not newer, so stored packs of the lost key stayed without a finding for ever.
+    """
+    b = make("whole", 1)
+    old, new = b.gateway.signer, signer_of("a new key")
+    root = new_root(new, b.gateway.name, old.kid, [Revocation(old.kid, {b.stream.name: 5})])
+    topic = f"meterhouse/v1/{b.gateway.name}/keys"
+    enrolled(dsn, b.gateway.pin)
+    Worker(Feed([(topic, b.keys[0]), *b.sent]), [Store(dsn)], Clock()).step(0)
+    with connect(dsn) as connection:
+        remove(connection, [b.gateway.name])
+        Worker(Feed([(topic, root)]), [Store(dsn)], Clock()).step(0)
+        enrol(connection, [Enrolment(b.gateway.name, [old.kid, new.kid])])
+        for state in ("enrolled", "published again"):
+            keeper = Keeper(dsn)
+            while keeper.step():
+                pass
+            keeper.close()
+            found = connection.execute("SELECT seq FROM all_findings WHERE code = 'revoked' ORDER BY 1").fetchall()
+            assert [seq for (seq,) in found] == list(range(6, 13)), state
+            # as an earlier version left it
+            connection.execute("UPDATE gateways SET revoked = NULL")
+            connection.execute("DELETE FROM findings")
+            connection.execute("UPDATE packs SET faults = NULL")
+            Worker(Feed([(topic, root)]), [Store(dsn)], Clock()).step(0)
+        connection.execute("UPDATE gateways SET cut = true")
+        Worker(Feed([(topic, root)]), [Store(dsn)], Clock()).step(0)
+        assert connection.execute("SELECT cut FROM gateways").fetchall() == [(True,)], "nothing new"
 
 
 @pytest.mark.parametrize("newer_first", [False, True])
