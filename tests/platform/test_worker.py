@@ -21,10 +21,12 @@ from agent.verify import KeyRing, Refusal, check, check_keys
 from receiver.acks import Acknowledger
 from receiver.audit import write_export
 from receiver.database import connect, migrate, show_dsn, statement
+from receiver.fleet import make_fleet
 from receiver.fleet_state import fleet_state
 from receiver.fleet_table import why
 from receiver.keeper import Keeper
 from receiver.private_postgres import PrivatePostgres
+from receiver.replays import ask_again
 from receiver.settle import ring_of
 from receiver.sources import Message
 from receiver.store import Store
@@ -795,6 +797,41 @@ def test_an_old_range_is_acknowledged_after_an_outage_and_when_its_packs_come_ag
                 assert acknowledger.step(connection) == 0
                 broker.is_connected = True
             assert [acknowledger.step(connection), acknowledger.step(connection)] == [1, 0], outage
+
+
+def test_a_hole_whose_end_changes_is_not_requested_all_the_time(dsn: str) -> None:
+    """Its request was repeated every minute, and the other holes of the gateway were never requested."""
+    from tests.platform.test_births import Kept
+
+    (gateway,) = make_fleet(1, 2, START_MS)
+    enrolled(dsn, gateway.pin)
+    packs = [
+        [(f"meterhouse/v1/{stream.name}/readings", stream.pack()) for _ in range(20)] for stream in gateway.streams
+    ]
+
+    def store(*sent: tuple[str, bytes]) -> None:
+        Worker(Feed(list(sent)), [Store(dsn)], Clock()).step(0)
+        keeper = Keeper(dsn)
+        while keeper.step():
+            pass
+        keeper.close()
+
+    def requests() -> list[tuple[str, int, int]]:
+        broker = Kept()
+        for _ in range(4):
+            ask_again(connection, broker)  # type: ignore[arg-type]
+        return [(body["stream"], body["first"], body["last"]) for _, body in broker.sent]
+
+    first, second = (stream.name for stream in gateway.streams)
+    with connect(dsn) as connection:
+        keys = (f"meterhouse/v1/{gateway.name}/keys", gateway.keys())
+        store(keys, *packs[0][:3], *packs[0][9:], *packs[1][:10], *packs[1][12:])
+        assert requests() == [(first, 4, 9), (second, 11, 12)]
+        store(*packs[0][6:9])
+        assert requests() == []
+        for hours, expected in ((1, True), (1, False), (2, True), (3, False), (4, True)):
+            connection.execute("UPDATE replays SET asked = now() - make_interval(hours => %s, mins => 1)", [hours])
+            assert requests() == ([(first, 4, 6), (second, 11, 12)] if expected else []), hours
 
 
 def test_keys_that_arrive_while_their_gateway_is_enrolled_are_taken(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
