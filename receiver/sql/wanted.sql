@@ -15,4 +15,5 @@ SELECT DISTINCT ON (s.gateway) w.stream, s.name, s.gateway, lower(w.seqs), least
 FROM wanted w JOIN agreed_streams s ON s.id = w.stream JOIN gateways g ON g.name = s.gateway
 CROSS JOIN LATERAL (SELECT max(r.asked) AS asked, sum(r.times) AS times FROM replays r WHERE r.stream = w.stream AND r.first = lower(w.seqs)) r
 WHERE (r.asked IS NULL OR r.asked < now() - interval '1 hour' * least(24, 2 ^ (r.times - 1))) AND s.asked
+  AND EXISTS (SELECT FROM pins p WHERE p.gateway = s.gateway)
 ORDER BY s.gateway, lower(w.seqs) LIMIT %(limit)s

@@ -834,6 +834,24 @@ def test_a_hole_whose_end_changes_is_not_requested_all_the_time(dsn: str) -> Non
             assert requests() == ([(first, 4, 6), (second, 11, 12)] if expected else []), hours
 
 
+def test_a_removed_gateway_gets_no_requests(dsn: str) -> None:
+    """Its keys stay stored, and the keeper took this for trust."""
+    from tests.platform.test_births import Kept
+
+    b = make("hole", 1)
+    enrolled(dsn, b.gateway.pin)
+    Worker(Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent]), [Store(dsn)], Clock()).step(0)
+    keeper = Keeper(dsn)
+    while keeper.step():
+        pass
+    keeper.close()
+    with connect(dsn) as connection:
+        remove(connection, [b.gateway.name])
+        assert ask_again(connection, Kept()) == 0  # type: ignore[arg-type]
+        enrol(connection, [Enrolment(b.gateway.name, [b.gateway.signer.kid])])
+        assert ask_again(connection, Kept()) == 1  # type: ignore[arg-type]
+
+
 def test_keys_that_arrive_while_their_gateway_is_enrolled_are_taken(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A queue shows them once: they went to the unknown, and every pack after them was refused."""
     b = make("whole", 1)
