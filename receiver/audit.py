@@ -26,8 +26,10 @@ SELECT c.page, c.body FROM checkpoints c WHERE c.gateway = %s AND NOT EXISTS (
 
 @dataclass(slots=True)
 class Written:
-    """The totals of an export. ``agreed``: the agreed streams of each gateway, in the form of `meterhouse verify
-    --streams`.
+    """The totals of an export.
+
+    ``agreed``: the agreed streams of each gateway, in the form of `meterhouse verify --streams`.
+    ``damaged``: stream and sequence of the packs that were left out, because their rows are damaged.
     """
 
     gateways: int = 0
@@ -35,6 +37,7 @@ class Written:
     packs: int = 0
     bytes: int = 0
     agreed: list[str] = field(default_factory=list)
+    damaged: list[tuple[str, int]] = field(default_factory=list)
 
 
 class NoStreamError(UsageError):
@@ -78,9 +81,9 @@ def write_export(
         _write_gateway(connection, folder / "gateways" / f"{number:04d}", gateway, made)
     by_gateway = {gateway: number for number, gateway in enumerate(gateways)}
     with connection.transaction():
-        for number, (stream, _, gateway) in enumerate(rows):
+        for number, (stream, name, gateway) in enumerate(rows):
             place = folder / "gateways" / f"{by_gateway[gateway]:04d}"
-            _write_stream(connection, place, number, stream, (from_ms, to_ms), bodies, made)
+            _write_stream(connection, place, number, (stream, name), (from_ms, to_ms), bodies, made)
     if like.count("/") == 2:
         (folder / "streams.txt").write_text(like.rpartition("/")[2] + "\n")
     return made
@@ -104,23 +107,23 @@ def _write_stream(
     connection: Connection,
     folder: Path,
     number: int,
-    stream: int,
+    which: tuple[int, str],
     between: tuple[int | None, int | None],
     bodies: Bodies,
     made: Written,
 ) -> None:
-    from_ms, to_ms = between
+    (stream, name), (from_ms, to_ms) = which, between
     low, high = -(1 << 62) if from_ms is None else from_ms, (1 << 62) if to_ms is None else to_ms
     place = folder / f"{number:05d}"
     place.mkdir()
     lines = place / "packs.jsonl"
     birth = connection.execute(
-        "SELECT body FROM packs WHERE stream = %s AND is_birth AND from_ms < %s ORDER BY seq DESC LIMIT 1",
+        "SELECT seq, body FROM packs WHERE stream = %s AND is_birth AND from_ms < %s ORDER BY seq DESC LIMIT 1",
         [stream, low],
     ).fetchone()
     # also export the birth that was valid at the start of the range: the first packs refer to its point table
-    if birth is not None:
-        (place / "births.jsonl").write_bytes(bodies.read(bytes(birth[0])) + b"\n")
+    if birth is not None and (raw := _read(bodies, name, birth[0], birth[1], made)) is not None:
+        (place / "births.jsonl").write_bytes(raw + b"\n")
     copies = connection.execute(
         "SELECT body FROM birth_copies c WHERE stream = %s "
         "AND NOT EXISTS (SELECT FROM packs p WHERE p.stream = c.stream AND p.is_birth AND p.hash = c.hash)",
@@ -132,17 +135,28 @@ def _write_stream(
         own.mkdir()
         (own / "births.json").write_bytes(bytes(body) + b"\n")
     query = (
-        "SELECT body FROM packs WHERE stream = %s AND to_ms >= %s AND from_ms < %s "
-        "UNION ALL SELECT body FROM forks WHERE stream = %s AND from_ms >= %s AND from_ms < %s"
+        "SELECT seq, body FROM packs WHERE stream = %s AND to_ms >= %s AND from_ms < %s "
+        "UNION ALL SELECT seq, body FROM forks WHERE stream = %s AND from_ms >= %s AND from_ms < %s"
     )
     with connection.cursor(name="audit") as cursor, lines.open("wb") as file:
         cursor.itersize = AT_ONCE
         cursor.execute(query, [stream, low, high, stream, low, high])
-        for (body,) in cursor:
-            raw = bodies.read(bytes(body))
+        for seq, body in cursor:
+            raw = _read(bodies, name, seq, body, made)
+            if raw is None:
+                continue
             made.packs += 1
             made.bytes += len(raw)
             if b"\n" in raw:  # a bridge has reformatted this pack into several lines, so it gets its own file
                 (place / f"pack{made.packs}.json").write_bytes(raw)
             else:
                 file.write(raw + b"\n")
+
+
+def _read(bodies: Bodies, stream: str, seq: int, body: bytes, made: Written) -> bytes | None:
+    """The published bytes of a pack. None if its row is damaged: the other packs must still be written."""
+    try:
+        return bodies.read(bytes(body))
+    except ValueError:
+        made.damaged.append((stream, seq))
+        return None

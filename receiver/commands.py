@@ -235,6 +235,9 @@ def status_command(like: str | None, since: str | None, dsns: tuple[str, ...], l
     sys.exit(3 if whole.away else 6 if summary["failed"] or summary["incomplete"] or summary["silent"] else 0)
 
 
+MOST_DAMAGED = 20  # number of damaged packs that `audit` lists
+
+
 @platform.command("audit")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
@@ -254,7 +257,7 @@ def audit_command(
     """Write packs to a folder as evidence for `meterhouse verify`, byte for byte as they were published.
 
     \b
-    Exit codes: 0 written, 1 the folder cannot be written, 2 wrong usage, 3 a database cannot be used.
+    Exit codes: 0 written, 1 a pack is damaged or the folder not writable, 2 wrong usage, 3 a database cannot be used.
     """
     from receiver.audit import NoStreamError, write_export
 
@@ -280,13 +283,20 @@ def audit_command(
         raise absent
     total = {name: sum(getattr(part, name) for part in parts) for name in ("gateways", "streams", "packs", "bytes")}
     agreed = [entry for part in parts for entry in part.agreed]
+    damaged = [{"seq": seq, "stream": stream} for part in parts for stream, seq in part.damaged]
     if as_json:
-        click.echo(json.dumps({**total, "agreed": agreed}, sort_keys=True))
-        return
+        click.echo(json.dumps({**total, "agreed": agreed, "damaged": damaged}, sort_keys=True))
+        sys.exit(1 if damaged else 0)
     click.echo(say(f"{folder}: {total['packs']} packs of {total['streams']} streams of {total['gateways']} gateways"))
     if agreed:  # print the list and do not write it to the folder, because a verifier must get it from a trusted source
         click.echo(say("For the agreed streams, run `meterhouse verify` with these options:"))
         click.echo("".join(f' --streams "{entry}"' for entry in agreed).strip())
+    for one in damaged[:MOST_DAMAGED]:
+        text = f"{one['stream']}: pack {one['seq']} is damaged in the database and was not written"
+        click.echo(say(text), err=True)
+    if damaged:
+        click.echo(say(f"damaged packs that were not written: {len(damaged)}"), err=True)
+        sys.exit(1)
 
 
 @platform.command("convert")

@@ -231,6 +231,27 @@ def test_a_damaged_row_is_a_finding_and_keeps_no_other_pack_from_being_settled(d
         assert counted == [(5,)], "no reading of the damaged pack is counted"
 
 
+def test_a_damaged_row_keeps_no_other_pack_from_being_exported(dsn: str, tmp_path: Path) -> None:
+    """`audit` ended with a traceback and half a folder."""
+    b, folder = make("whole", 1), tmp_path / "evidence"
+    with connect(dsn) as connection:
+        enrol(connection, [Enrolment(b.gateway.name, [b.gateway.signer.kid])])
+    Worker(Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent]), [Store(dsn)], Clock()).step(0)
+    damage(dsn, b, 5, "frame")
+    done = CliRunner().invoke(platform, ["audit", str(folder), "--of", b.gateway.name, "--db", dsn])
+    assert done.exit_code == 1 and "11 packs of 1 stream" in done.stdout
+    assert f"{b.stream.name}: pack 5 is damaged in the database and was not written" in done.stderr
+    done = CliRunner().invoke(cli, ["verify", str(folder), "--trust", b.gateway.signer.kid, "--json"])
+    assert json.loads(done.output)["packs"] == 11
+    more = ["--of", b.gateway.name, "--db", dsn, "--json"]
+    done = CliRunner().invoke(platform, ["audit", str(tmp_path / "again"), *more])
+    assert done.exit_code == 1 and json.loads(done.output)["damaged"] == [{"seq": 5, "stream": b.stream.name}]
+    damage(dsn, b, 1, "frame")
+    with connect(dsn) as connection:
+        written = write_export(connection, tmp_path / "later", b.gateway.name, b.stream.at_ms - 20_000)
+    assert (written.damaged, written.packs > 0) == ([(b.stream.name, 1)], True), "the birth before the range"
+
+
 def test_a_job_that_fails_does_not_keep_the_others_from_running(
     dsn: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
