@@ -191,14 +191,14 @@ class Page:
         return await self._render(request, "packs_at.html", facts)
 
     def _one_pack(self, one: PackRow, language: str) -> dict[str, Any]:
-        return one_pack_view(one, msgspec.json.decode(one.body), self.zone, self.root, language)
+        return one_pack_view(one, msgspec.json.decode(one.body or b"{}"), self.zone, self.root, language)
 
     async def raw(self, request: Request) -> Response:
         """A download: one pack as it was published."""
         stream, seq, wanted = _stream_of(request), request.path_params["seq"], request.query_params.get("hash", "")
         packs = await self._ask(self.data.packs_at, stream, seq) if 0 < seq < 1 << 53 else []
         for one in packs:
-            if one.hash.hex() == wanted:
+            if one.hash.hex() == wanted and one.body:
                 name = f"{stream.replace('/', '_')}_{seq}.json"
                 headers = {"content-disposition": f'attachment; filename="{name}"'}
                 return Response(one.body, 200, headers, "application/json")

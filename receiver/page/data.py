@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, NamedTuple, TypeVar
+from uuid import UUID
 
 import psycopg
 
@@ -60,7 +61,10 @@ class StreamState(NamedTuple):
 
 
 class PackRow(NamedTuple):
-    """A row of a table of packs. ``hash``: the full SHA-256 (32 bytes)."""
+    """A row of a table of packs. ``hash``: the full SHA-256 (32 bytes).
+
+    If the row is damaged, ``body`` is empty, and ``hash`` has only the stored first 16 bytes.
+    """
 
     stream: str
     seq: int
@@ -233,7 +237,11 @@ class FleetData:
                 [number, from_ms - LONGEST_PACK_MS, to_ms, from_ms, MOST_PACKS],
             ).fetchall()
             bodies = Bodies(connection)
-            packs = ((low, high, sound, bodies.read(bytes(body))) for low, high, sound, body in rows)
+            packs = (
+                (low, high, sound and raw is not None, raw or b"")
+                for low, high, sound, body in rows
+                for raw in (_readable(bodies, body),)
+            )
             made = figures_of(
                 packs, point, birth[1] if birth else {}, (from_ms, to_ms), stamp, declared[0] if declared else None
             )
@@ -362,35 +370,34 @@ def _packs(connection: Connection, stream: str, where: str, values: list[Any]) -
     made = []
     for seq, boot, from_ms, to_ms, readings, due, gaps, stored, checked, faults, body, short in rows:
         own = tuple(sorted({*(faults or ()), *codes.get((seq, boot), ())}))
-        raw = bodies.read(bytes(body))
-        made.append(
-            PackRow(
-                stream, seq, boot, from_ms, to_ms, readings, due, gaps, stored, checked, own, raw, digest_of(raw, short)
-            )
-        )
+        raw, digest = _body(bodies, body, short)
+        if not raw:
+            own = tuple(sorted({*own, "damaged"}))
+        made.append(PackRow(stream, seq, boot, from_ms, to_ms, readings, due, gaps, stored, checked, own, raw, digest))
     twins = connection.execute(
         "SELECT seq, boot, from_ms, body, hash FROM forks WHERE stream = %s AND seq BETWEEN %s AND %s "
         "ORDER BY seq LIMIT %s",
         [number, low, high, MOST_ROWS],
     )
     for seq, boot, from_ms, body, short in twins:
-        raw = bodies.read(bytes(body))
-        made.append(
-            PackRow(
-                stream,
-                seq,
-                boot,
-                from_ms,
-                from_ms,
-                0,
-                None,
-                None,
-                None,
-                True,
-                ("fork",),
-                raw,
-                digest_of(raw, short),
-                True,
-            )
-        )
+        raw, digest = _body(bodies, body, short)
+        own = ("fork",) if raw else ("damaged", "fork")
+        made.append(PackRow(stream, seq, boot, from_ms, from_ms, 0, None, None, None, True, own, raw, digest, True))
     return made
+
+
+def _readable(bodies: Bodies, body: bytes) -> bytes | None:
+    """The published bytes of a pack. None if the row is damaged: the other packs of the day must still be shown."""
+    try:
+        return bodies.read(bytes(body))
+    except ValueError:
+        return None
+
+
+def _body(bodies: Bodies, body: bytes, short: UUID) -> tuple[bytes, bytes]:
+    """The published bytes of a pack and its hash. No bytes, and the stored part of the hash, if the row is damaged."""
+    try:
+        raw = bodies.read(bytes(body))
+        return raw, digest_of(raw, short)
+    except ValueError:
+        return b"", short.bytes

@@ -280,6 +280,31 @@ def test_readings_of_a_revoked_key_leave_the_chart(dsn: str) -> None:
     assert readings[0][1] == 0 and readings[1] == (readings[0][0] - 30, 3)
 
 
+@pytest.mark.parametrize("how", ["frame", "text"])
+def test_a_damaged_row_keeps_no_page_from_being_shown(dsn: str, browse: Browse, how: str) -> None:
+    """The page of the whole day was an internal error."""
+    from tests.platform.test_births import damage
+
+    b = make("whole", 1)
+    with connect(dsn) as connection:
+        enrol(connection, [Enrolment(b.gateway.name, [b.gateway.signer.kid])])
+    Worker(Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent]), [Store(dsn)]).step(0)
+    damage(dsn, b, 5, how)
+    page, name = browse(dsn, zone=ZoneInfo("UTC")), b.stream.name
+    day = f"{datetime.fromtimestamp(START_MS / 1000, UTC):%Y-%m-%d}"
+    point = str(json.loads(b.sent[1][1])["e"][0]["n"])
+    assert page.get(f"/stream/{name}?day={day}&point={point}").status_code == 200
+    quarter = START_MS // QUARTER_MS * QUARTER_MS
+    rows = page.get(f"/packs/{name}?point={point}&from={quarter}&to={quarter + QUARTER_MS}").text
+    assert rows.count(">damaged</span>") == 1 and f"/pack/{name}/6" in rows
+    shown = page.get(f"/pack/{name}/5")
+    assert shown.status_code == 200 and ">damaged</span>" in shown.text and "download>" not in shown.text
+    with connect(dsn) as connection:
+        ((short,),) = connection.execute("SELECT hash FROM packs WHERE seq = 5").fetchall()
+    assert page.get(f"/raw/{name}/5?hash={short.hex}").status_code == 404
+    assert page.get(f"/pack/{name}/4").status_code == 200
+
+
 def test_nothing_can_be_changed(scene: Scene, browse: Browse) -> None:
     """With the rights that docs/platform.md gives it, and with more: its sessions are read-only."""
     with connect(scene.dsn) as connection:
