@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -17,6 +18,7 @@ from receiver.bodies import Bodies
 from receiver.converters import Amount, Conversion, Interval, Series
 from receiver.database import Connection, boot_text, statement
 
+log = logging.getLogger("meterhouse.platform")
 MOST: Final = 100_000  # largest number of intervals in one conversion
 LISTED: Final = 20  # an error lists at most this many points
 
@@ -103,7 +105,7 @@ def read_intervals(
         points = {one.point: place for place, one in enumerate(series) if one.stream == stream and one.point}
         if points:
             _check_declared(connection, row[0], stream, points, cuts, mapping)
-            _add_readings(connection, row[0], points, cuts, table)
+            _add_readings(connection, row[0], stream, points, cuts, table)
     for place, one in enumerate(series):
         if one.figure:
             _add_figures(connection, one, place, cuts, table)
@@ -127,22 +129,31 @@ def _check_declared(
 
 
 def _add_readings(
-    connection: Connection, stream: int, points: dict[str, int], cuts: Sequence[int], table: list[list[Amount]]
+    connection: Connection,
+    stream: int,
+    name: str,
+    points: dict[str, int],
+    cuts: Sequence[int],
+    table: list[list[Amount]],
 ) -> None:
     bodies, sums = Bodies(connection), dict[tuple[int, int], float]()
     wanted = {"stream": stream, "from": cuts[0], "to": cuts[-1]}
     # without packs in the range, the newest birth tells how many readings are missing
     births = connection.execute(_BIRTHS, wanted).fetchall() or connection.execute(_NEWEST, wanted).fetchall()
     tables = {birth: PointTable(value) for birth, _, value in births}
-    for name, place in points.items():
-        changes = _periods([(begun, value) for _, begun, value in births], name)
+    for point, place in points.items():
+        changes = _periods([(begun, value) for _, begun, value in births], point)
         for number, amounts in enumerate(table):
             amounts[place].expected = _expected(changes, cuts[number], cuts[number + 1])
     with connection.transaction(), connection.cursor(name="convert") as cursor:
         cursor.itersize = 500
         cursor.execute(_SOUND, wanted)
         for seq, boot, birth, body in cursor:
-            pack, base = json.loads(bodies.read(bytes(body))), 0.0
+            try:
+                pack, base = json.loads(bodies.read(bytes(body))), 0.0
+            except ValueError:
+                log.warning("%s: pack %d is damaged in the database, its values are left out", name, seq)
+                continue
             for gap in pack.get("gaps", []):
                 _add_gap(gap, tables.get(birth), points, cuts, table)
             for record in pack.get("e", []):

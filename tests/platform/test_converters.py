@@ -120,6 +120,25 @@ def test_minutes_of_a_stream_are_its_readings_and_what_is_missing_is_flagged(dsn
         assert {k.partition("-")[2]: float(v) for k, v in found.items()} == pytest.approx(expected, abs=5e-4)
 
 
+@pytest.mark.parametrize("how", ["frame", "text"])
+def test_a_damaged_row_is_left_out_and_named(
+    dsn: str, tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The whole conversion ended with a traceback."""
+    from tests.platform.test_births import damage
+
+    b = make("whole", 1)
+    stored(dsn, b, readings=False)
+    for seq in (5, 6):
+        damage(dsn, b, seq, how)
+    first = min(minutes(b))
+    segments = converted(dsn, mapping(tmp_path, MAP.format(stream=b.stream.name)), first, first + 2)
+    assert fields(segments[0])["w01018-Flag"] == "B", "40 of 60 readings are too few"
+    assert caplog.messages == [
+        f"{b.stream.name}: pack {seq} is damaged in the database, its values are left out" for seq in (5, 6)
+    ]
+
+
 @pytest.mark.parametrize("kind", ["short", "clone", "wrong_prev", "tampered"])
 def test_what_is_false_is_not_converted(dsn: str, tmp_path: Path, kind: str) -> None:
     b = make(kind, 1)
