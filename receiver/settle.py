@@ -40,9 +40,9 @@ def settle_late(connection: Connection) -> int:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [SETTLE_LOCK])
         for row in cursor.execute(_WHOLE, [AT_ONCE]).fetchall():
             settler.settle([row], cursor)
-        for tick in cursor.execute(_TICKS, [AT_ONCE]).fetchall():
+        for *tick, is_rest in cursor.execute(_TICKS, [AT_ONCE]).fetchall():
             if rows := cursor.execute(_PARTS, tick).fetchall():
-                settler.settle(rows, cursor)
+                settler.settle(rows, cursor, is_rest=is_rest)
         if settler.done:
             _count(cursor, settler.done)
     return len(settler.done)
@@ -56,9 +56,12 @@ class _Settler:
         self._connection, self._bodies = connection, Bodies(connection)
         self._rings: dict[str, KeyRing] = {}
 
-    def settle(self, rows: list[tuple[Any, ...]], cursor: psycopg.Cursor[Any]) -> None:
+    def settle(self, rows: list[tuple[Any, ...]], cursor: psycopg.Cursor[Any], *, is_rest: bool = False) -> None:
         """Settle one pack, or all parts of a tick. The due readings and gaps of all parts are stored with the first
         part.
+
+        Args:
+            is_rest: another part of the tick breaks a rule, so the due readings of the tick are not known.
         """
         table, ring = PointTable(rows[0][6]), self._ring(rows[0][5])
         if not ring.keys:
@@ -71,7 +74,7 @@ class _Settler:
             faults = [fault for pack in sound for fault in pack.faults]
             # a pack that breaks a rule gets no counts. This is the same result as if the birth had arrived before the
             # pack.
-            made = Balance() if faults else balance([pack.counts for pack in sound], table)
+            made = Balance() if faults or is_rest else balance([pack.counts for pack in sound], table)
             codes = list(dict.fromkeys(fault.code for fault in (*faults, *made.faults)))
             codes += implausible(made)
         for place, row in enumerate(rows):

@@ -252,6 +252,32 @@ def test_a_damaged_row_keeps_no_other_pack_from_being_exported(dsn: str, tmp_pat
     assert (written.damaged, written.packs > 0) == ([(b.stream.name, 1)], True), "the birth before the range"
 
 
+@pytest.mark.parametrize("faulty_first", [False, True])
+def test_the_other_parts_of_a_tick_are_settled_if_one_part_breaks_a_rule(
+    dsn: str, tmp_path: Path, faulty_first: bool
+) -> None:
+    """They waited for ever, and the page's note about them never ended."""
+    key = Key()
+    stream = Stream(key=key)
+    birth, fields = stream.make_birth(), stream.fields()
+    records, to = fields["e"], fields["to"]
+    cut = len(records) // 2
+    first = stream.pack(e=records[:cut], part=[1, 2])
+    stream.at = fields["from"]
+    rest = [{"bn": records[0]["bn"], "bt": records[0]["bt"], **records[cut]}, *records[cut + 1 :]]
+    rest[1] = {**rest[1], "u": "furlong"}
+    second = stream.pack(e=rest, part=[2, 2], to=to)
+    sent = [birth, second, first] if faulty_first else [birth, first, second]
+    messages = [(stream.topic(), raw) for raw in sent]
+    verdicts = judged(dsn, tmp_path / "evidence", key, messages)
+    assert verdicts[0] == verdicts[1] == verdicts[2] == "failed", verdicts
+    with connect(dsn) as connection:
+        (one,) = fleet_state(connection).gateways
+        rows = connection.execute("SELECT seq, due, faults FROM packs ORDER BY seq").fetchall()
+        found = connection.execute("SELECT seq, code FROM all_findings").fetchall()
+    assert rows[1:] == [(2, 0, None), (3, 0, ["rule"])] and found == [(3, "rule")] and one.unsettled == 0
+
+
 def test_a_job_that_fails_does_not_keep_the_others_from_running(
     dsn: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
