@@ -67,26 +67,26 @@ class _Settler:
         if not ring.keys:
             return  # the thumbprint was replaced: the packs wait for the keys that belong to the new one
         packs = [self._check(bytes(row[4]), ring, table) for row in rows]
-        sound = [pack for pack in packs if isinstance(pack, CheckedPack)]
-        if len(sound) < len(packs):
-            made, codes = Balance(), list(dict.fromkeys(pack for pack in packs if isinstance(pack, str)))
-        else:
-            faults = [fault for pack in sound for fault in pack.faults]
-            # a pack that breaks a rule gets no counts. This is the same result as if the birth had arrived before the
-            # pack.
-            made = Balance() if faults or is_rest else balance([pack.counts for pack in sound], table)
-            codes = list(dict.fromkeys(fault.code for fault in (*faults, *made.faults)))
-            codes += implausible(made)
-        for place, row in enumerate(rows):
-            own = made if place == 0 and not codes else Balance()
-            gaps = Jsonb(dict(own.gaps)) if own.gaps else None
+        own = [[pack] if isinstance(pack, str) else [fault.code for fault in pack.faults] for pack in packs]
+        made, shared = Balance(), list[str]()
+        # A pack that breaks a rule gets no counts, and its tick neither. This is the same result as if the birth had
+        # arrived before the pack.
+        if not any(own) and not is_rest:
+            made = balance([pack.counts for pack in packs if isinstance(pack, CheckedPack)], table)
+            shared = [*dict.fromkeys(fault.code for fault in made.faults), *implausible(made)]
+        found = []
+        for place, (row, codes) in enumerate(zip(rows, own, strict=True)):
+            counted = made if place == 0 and not shared else Balance()
+            gaps = Jsonb(dict(counted.gaps)) if counted.gaps else None
+            faults = list(dict.fromkeys(codes)) or shared or None
             cursor.execute(
                 _SETTLED,
-                [own.due, sum(own.gaps.values()), own.gaps.get("asleep", 0), gaps, codes or None, *row[:4]],
+                [counted.due, sum(counted.gaps.values()), counted.gaps.get("asleep", 0), gaps, faults, *row[:4]],
             )
+            # a fault of the whole tick is a finding of its first part
+            found += [(*row[:3], code) for code in (codes or (shared if place == 0 else ()))]
         cursor.executemany(
-            "INSERT INTO findings (stream, seq, boot, code) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
-            [(*rows[0][:3], code) for code in codes],
+            "INSERT INTO findings (stream, seq, boot, code) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING", found
         )
         self.done += [row[:4] for row in rows]
 

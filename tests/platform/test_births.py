@@ -252,6 +252,41 @@ def test_a_damaged_row_keeps_no_other_pack_from_being_exported(dsn: str, tmp_pat
     assert (written.damaged, written.packs > 0) == ([(b.stream.name, 1)], True), "the birth before the range"
 
 
+def tick_with_a_faulty_part(stream: Stream) -> tuple[bytes, bytes]:
+    """The two parts of a tick, of which the second has a reading in another unit."""
+    fields = stream.fields()
+    records, to = fields["e"], fields["to"]
+    cut = len(records) // 2
+    first = stream.pack(e=records[:cut], part=[1, 2])
+    stream.at = fields["from"]
+    rest = [{"bn": records[0]["bn"], "bt": records[0]["bt"], **records[cut]}, *records[cut + 1 :]]
+    rest[1] = {**rest[1], "u": "furlong"}
+    return first, stream.pack(e=rest, part=[2, 2], to=to)
+
+
+def test_the_finding_is_at_the_faulty_part_whenever_the_birth_of_a_tick_in_parts_comes(dsn: str) -> None:
+    """If the birth came late, the first part had the finding, and the sound part counted as faulty."""
+    key = Key()
+    stream = Stream(key=key)
+    birth, (first, second) = stream.make_birth(), tick_with_a_faulty_part(stream)
+    with connect(dsn) as connection:
+        enrol(connection, [Enrolment("park7/gw01", [key.kid])])
+    for packs in ([birth, first, second], [first, second, birth]):
+        with connect(dsn) as connection:
+            connection.execute("TRUNCATE packs, boots, findings, lots, births, point_tables")
+        clock = Clock()
+        feed = Feed([("meterhouse/v1/park7/gw01/keys", keys(key))])
+        worker = Worker(feed, [Store(dsn)], clock)
+        for raw in packs:
+            feed.left += Feed([(stream.topic(), raw)]).left
+            settle(worker, clock)
+        keep(dsn)
+        with connect(dsn) as connection:
+            rows = connection.execute("SELECT seq, due, faults FROM packs ORDER BY seq").fetchall()
+            assert connection.execute("SELECT seq, code FROM all_findings").fetchall() == [(3, "rule")]
+        assert rows[1:] == [(2, 0, None), (3, 0, ["rule"])]
+
+
 @pytest.mark.parametrize("faulty_first", [False, True])
 def test_the_other_parts_of_a_tick_are_settled_if_one_part_breaks_a_rule(
     dsn: str, tmp_path: Path, faulty_first: bool
@@ -259,14 +294,7 @@ def test_the_other_parts_of_a_tick_are_settled_if_one_part_breaks_a_rule(
     """They waited for ever, and the page's note about them never ended."""
     key = Key()
     stream = Stream(key=key)
-    birth, fields = stream.make_birth(), stream.fields()
-    records, to = fields["e"], fields["to"]
-    cut = len(records) // 2
-    first = stream.pack(e=records[:cut], part=[1, 2])
-    stream.at = fields["from"]
-    rest = [{"bn": records[0]["bn"], "bt": records[0]["bt"], **records[cut]}, *records[cut + 1 :]]
-    rest[1] = {**rest[1], "u": "furlong"}
-    second = stream.pack(e=rest, part=[2, 2], to=to)
+    birth, (first, second) = stream.make_birth(), tick_with_a_faulty_part(stream)
     sent = [birth, second, first] if faulty_first else [birth, first, second]
     messages = [(stream.topic(), raw) for raw in sent]
     verdicts = judged(dsn, tmp_path / "evidence", key, messages)
