@@ -362,14 +362,16 @@ def _packs(connection: Connection, stream: str, where: str, values: list[Any]) -
     low, high, number = min(row[0] for row in rows), max(row[0] for row in rows), stream_id(stream)
     codes: dict[tuple[int, int], list[str]] = {}
     found = connection.execute(
-        "SELECT seq, boot, code FROM all_findings WHERE stream = %s AND seq BETWEEN %s AND %s", [number, low, high]
+        "SELECT seq, boot, code FROM all_findings WHERE stream = %s AND (seq = 0 OR seq BETWEEN %s AND %s)",
+        [number, low, high],
     )
     for seq, boot, code in found:
         codes.setdefault((seq, boot), []).append(code)
     bodies = Bodies(connection)
     made = []
     for seq, boot, from_ms, to_ms, readings, due, gaps, stored, checked, faults, body, short in rows:
-        own = tuple(sorted({*(faults or ()), *codes.get((seq, boot), ())}))
+        # a finding with sequence 0 concerns all packs of its boot
+        own = tuple(sorted({*(faults or ()), *codes.get((seq, boot), ()), *codes.get((0, boot), ())}))
         raw, digest = _body(bodies, body, short)
         if not raw:
             own = tuple(sorted({*own, "damaged"}))

@@ -32,7 +32,7 @@ from receiver.private_postgres import PrivatePostgres
 from receiver.store import Store
 from receiver.trust import Enrolment, enrol
 from receiver.worker import Worker
-from tests.kits.fleet_faults import START_MS, Feed, make
+from tests.kits.fleet_faults import START_MS, Broken, Feed, make
 from tests.kits.fleet_scene import GATEWAYS, MARKUP, fill
 
 MINUTE_MS = 60_000
@@ -303,6 +303,33 @@ def test_a_damaged_row_keeps_no_page_from_being_shown(dsn: str, browse: Browse, 
         ((short,),) = connection.execute("SELECT hash FROM packs WHERE seq = 5").fetchall()
     assert page.get(f"/raw/{name}/5?hash={short.hex}").status_code == 404
     assert page.get(f"/pack/{name}/4").status_code == 200
+
+
+def filled(dsn: str, b: Broken) -> None:
+    """What a gateway sent, stored and checked."""
+    with connect(dsn) as connection:
+        enrol(connection, [Enrolment(b.gateway.name, [b.gateway.signer.kid])])
+    feed = Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent])
+    worker, keeper = Worker(feed, [Store(dsn)]), Keeper(dsn)
+    while feed.left or worker.waiting:
+        worker.step(0)
+    while keeper.step():
+        pass
+    keeper.close()
+
+
+def test_packs_of_a_clone_are_not_verified(dsn: str) -> None:
+    """The finding of a clone has the sequence 0: the whole boot. Its packs were "verified", in green."""
+    b = make("clone", 1)
+    filled(dsn, b)
+    with connect(dsn) as connection:
+        (boot,) = connection.execute("SELECT boot FROM findings WHERE seq = 0").fetchall()[0]
+    data = FleetData([dsn])
+    packs = data.packs_between(b.stream.name, START_MS, START_MS + views.DAY_MS, 100)
+    data.close()
+    assert {one.boot == boot for one in packs} == {True, False}
+    assert all("conflict" in one.codes for one in packs if one.boot == boot)
+    assert [one for one in packs if not one.codes], "the other boot is not to blame"
 
 
 def test_nothing_can_be_changed(scene: Scene, browse: Browse) -> None:

@@ -57,6 +57,20 @@ def test_every_verified_reading_is_a_row_of_the_view_and_no_other(dsn: str) -> N
     assert faulty == (800,), "the pack that is a reading short is not among them"
 
 
+def test_readings_of_a_clone_are_no_rows_of_the_view(dsn: str) -> None:
+    """The finding of a clone has the sequence 0: the whole boot. The view had all readings of that boot."""
+    b = make("clone", 1)
+    stored(dsn, b)
+    with connect(dsn) as connection:
+        (boot,) = connection.execute("SELECT boot FROM findings WHERE seq = 0 AND code = 'conflict'").fetchall()[0]
+        clone, others = connection.execute(
+            "SELECT sum(readings) FILTER (WHERE boot = %s), sum(readings) FILTER (WHERE boot <> %s) FROM packs p "
+            "WHERE NOT EXISTS (SELECT FROM findings f WHERE f.stream = p.stream AND f.seq = p.seq AND f.boot = p.boot)",
+            [boot, boot],
+        ).fetchall()[0]
+        assert clone > 0 and connection.execute("SELECT count(*) FROM readings").fetchall() == [(others,)]
+
+
 def test_what_cannot_be_written_is_named(dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It was an internal error that asked to send us the output."""
     from tests.platform.test_converters import MAP
@@ -194,7 +208,7 @@ def test_readings_are_of_packs_without_a_finding_and_blocks_of_the_pack_that_sta
         bodies = Bodies(connection)
         rows = connection.execute(
             "SELECT p.body, b.v, EXISTS "
-            "(SELECT FROM findings f WHERE (f.stream, f.seq, f.boot) = (p.stream, p.seq, p.boot)) "
+            "(SELECT FROM findings f WHERE (f.stream, f.boot) = (p.stream, p.boot) AND f.seq IN (0, p.seq)) "
             "FROM packs p LEFT JOIN reading_blocks b USING (stream, seq, boot, from_ms) WHERE p.faults IS NULL"
         ).fetchall()
         kept = []
