@@ -208,13 +208,17 @@ class FleetData:
 
         def look(connection: Connection) -> Figures:
             number = stream_id(stream)
-            # settling and revocation change stored packs, so the number of packs alone does not show every change
+            found = frozenset(
+                connection.execute("SELECT seq, boot FROM all_findings WHERE stream = %s", [number]).fetchall()
+            )
+            # settling and revocation change stored packs, and a pack may get a finding later, so the number of packs
+            # alone does not show every change
             newest = connection.execute(
                 "SELECT max(lot), count(*), count(faults), count(due) FROM packs "
                 "WHERE stream = %s AND from_ms >= %s AND from_ms < %s",
                 [number, from_ms - LONGEST_PACK_MS, to_ms],
             ).fetchone()
-            key, stamp = (stream, point, day, f"{from_ms}"), str(newest)
+            key, stamp = (stream, point, day, f"{from_ms}"), f"{newest} {len(found)} {hash(found)}"
             with self._lock:
                 kept = self._figures.get(key)
             if kept is not None and kept.stamp == stamp:
@@ -232,14 +236,15 @@ class FleetData:
                 ).fetchone()
             )
             rows = connection.execute(
-                "SELECT from_ms, to_ms, faults IS NULL, body FROM packs "
+                "SELECT from_ms, to_ms, faults IS NULL, seq, boot, body FROM packs "
                 "WHERE stream = %s AND from_ms >= %s AND from_ms < %s AND to_ms > %s ORDER BY from_ms, seq LIMIT %s",
                 [number, from_ms - LONGEST_PACK_MS, to_ms, from_ms, MOST_PACKS],
             ).fetchall()
             bodies = Bodies(connection)
             packs = (
-                (low, high, sound and raw is not None, raw or b"")
-                for low, high, sound, body in rows
+                # a finding with sequence 0 concerns all packs of its boot
+                (low, high, sound and raw is not None and found.isdisjoint([(seq, boot), (0, boot)]), raw or b"")
+                for low, high, sound, seq, boot, body in rows
                 for raw in (_readable(bodies, body),)
             )
             made = figures_of(

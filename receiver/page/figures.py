@@ -77,7 +77,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The figures of a point for a day. ``stamp`` changes when packs arrive, are settled or are revoked.
+    """The figures of a point for a day. ``stamp`` changes when packs arrive, are settled, or get a finding.
 
     ``birth``: sequence of the pack that declares the point; None: that pack is not stored.
     """
