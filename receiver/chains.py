@@ -59,7 +59,6 @@ def assign_lines(cursor: psycopg.Cursor[Any], stream: int) -> None:
         return
     cursor.executemany("UPDATE boots SET line = %s WHERE stream = %s AND boot = %s", changed)
     # conflicts must be found again, because two boots that now belong to different histories no longer conflict
-    cursor.execute("DELETE FROM findings WHERE stream = %s AND code = 'conflict'", [stream])
     cursor.execute(statement("conflicts_of_stream"), {"stream": stream})
 
 

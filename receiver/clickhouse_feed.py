@@ -112,7 +112,7 @@ class ClickHouseFeed:
         lots = [lot for (lot,) in connection.execute("SELECT lot FROM lots WHERE batch = %s", [batch])]
         with connection.transaction():  # one transaction, so that packs and figures come from the same snapshot
             packs = self._target.insert("incoming", PACK_COLUMNS, _pack_rows(connection, batch, lots), token)
-            changed, lost = _changed_rows(connection, batch)
+            changed, lost = _changed_rows(connection, batch, self._target)
             if changed:
                 self._target.insert("incoming", PACK_COLUMNS, changed, f"{token}-changed")
             # delete readings that are no longer trusted, but keep the rows of their packs
@@ -209,22 +209,43 @@ def _pack_row(row: tuple[Any, ...], batch: int, bodies: Bodies | None) -> tuple[
             lot, stored, batch, text)  # fmt: skip
 
 
-def _changed_rows(connection: Connection, batch: int) -> tuple[list[tuple[Cell, ...]], dict[str, list[Any]]]:
+def _changed_rows(
+    connection: Connection, batch: int, target: ClickHouse
+) -> tuple[list[tuple[Cell, ...]], dict[str, list[Any]]]:
     """Return (rows of the changed packs in the batch, packs whose readings are no longer trusted).
 
-    The second part is a dictionary: stream -> list of (seq, boot, lot).
+    If a pack has no finding any more, its row has its readings again, unless ClickHouse still has them. The second part
+    is a dictionary: stream -> list of (seq, boot, lot).
     """
-    rows, lost = [], dict[str, list[Any]]()
-    for row in connection.execute(statement("clickhouse_changes"), [batch]).fetchall():
-        rows.append(_pack_row(row, batch, None))
-        if row[10]:
-            lost.setdefault(row[0], []).append((row[1], boot_text(row[2]), row[11]))
+    lost, back = dict[str, list[Any]](), dict[str, list[Any]]()
+    found = connection.execute(statement("clickhouse_changes"), {"batch": batch}).fetchall()
+    for row in found:
+        for packs, is_one in ((lost, row[10]), (back, row[13] is not None)):
+            if is_one:
+                packs.setdefault(row[0], []).append((row[1], boot_text(row[2]), row[11]))
+    here = {(stream, *pack) for stream, packs in back.items() for pack in _present(target, stream, packs)}
+    rows, bodies = [], Bodies(connection)
+    for row in found:
+        is_here = (row[0], row[1], boot_text(row[2]), row[11]) in here
+        rows.append(_pack_row(row, batch, None if is_here else bodies))
     return rows, lost
 
 
+def _present(target: ClickHouse, stream: str, packs: list[Any]) -> list[tuple[int, str, int]]:
+    """Those of the packs of a stream whose readings are in ClickHouse."""
+    query = f"SELECT DISTINCT seq, boot, lot FROM {target.database}.readings WHERE {_are(stream, packs)}"
+    rows = (line.split("\t") for line in target.execute(query).splitlines())
+    return [(int(seq), boot, int(lot)) for seq, boot, lot in rows]
+
+
 def _delete(database: str, stream: str, packs: list[Any]) -> str:
+    return f"DELETE FROM {database}.readings WHERE {_are(stream, packs)}"
+
+
+def _are(stream: str, packs: list[Any]) -> str:
+    """A condition of ClickHouse: the readings of some packs of a stream."""
     keys = ", ".join(f"({seq}, '{boot}', {lot})" for seq, boot, lot in packs)
-    return f"DELETE FROM {database}.readings WHERE stream = '{stream}' AND (seq, boot, lot) IN ({keys})"
+    return f"stream = '{stream}' AND (seq, boot, lot) IN ({keys})"
 
 
 def _figure_rows(connection: Connection, lots: list[int]) -> list[tuple[Cell, ...]]:

@@ -8,3 +8,26 @@ CROSS JOIN LATERAL unnest(l.points, b.after_ms, b.v) WITH ORDINALITY AS r (point
 WHERE EXISTS (SELECT FROM packs p WHERE p.stream = b.stream AND p.seq = b.seq AND p.boot = b.boot AND p.from_ms = b.from_ms AND p.faults IS NULL)
   AND NOT EXISTS (SELECT FROM findings f WHERE f.stream = b.stream AND f.seq = b.seq AND f.boot = b.boot)
   AND NOT EXISTS (SELECT FROM findings f WHERE f.stream = b.stream AND f.seq = 0 AND f.boot = b.boot);
+
+-- The state of a pack in ClickHouse depends on its findings, too.
+ALTER TABLE changed_packs ADD back boolean NOT NULL DEFAULT false; -- a finding is no longer true, so ClickHouse may lack the readings of the pack
+
+CREATE FUNCTION note_found_packs() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF EXISTS (SELECT FROM clickhouse) THEN
+    INSERT INTO changed_packs (stream, seq, boot, from_ms, lot, back)
+    SELECT p.stream, p.seq, p.boot, p.from_ms, p.lot, TG_OP = 'DELETE' FROM found f JOIN packs p ON p.stream = f.stream AND p.seq = f.seq AND p.boot = f.boot
+    UNION
+    SELECT p.stream, p.seq, p.boot, p.from_ms, p.lot, TG_OP = 'DELETE' FROM found f JOIN boots b ON f.seq = 0 AND b.stream = f.stream AND b.boot = f.boot
+    JOIN packs p ON p.stream = b.stream AND p.boot = b.boot AND p.seq BETWEEN lower(b.seqs) AND upper(b.seqs) - 1;
+  END IF;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER made AFTER INSERT ON findings REFERENCING NEW TABLE AS found FOR EACH STATEMENT EXECUTE FUNCTION note_found_packs();
+CREATE TRIGGER gone AFTER DELETE ON findings REFERENCING OLD TABLE AS found FOR EACH STATEMENT EXECUTE FUNCTION note_found_packs();
+-- the packs that have findings already
+INSERT INTO changed_packs (stream, seq, boot, from_ms, lot)
+SELECT p.stream, p.seq, p.boot, p.from_ms, p.lot FROM findings f JOIN packs p ON p.stream = f.stream AND p.seq = f.seq AND p.boot = f.boot WHERE EXISTS (SELECT FROM clickhouse)
+UNION
+SELECT p.stream, p.seq, p.boot, p.from_ms, p.lot FROM findings f JOIN boots b ON f.seq = 0 AND b.stream = f.stream AND b.boot = f.boot
+JOIN packs p ON p.stream = b.stream AND p.boot = b.boot AND p.seq BETWEEN lower(b.seqs) AND upper(b.seqs) - 1 WHERE EXISTS (SELECT FROM clickhouse);

@@ -83,12 +83,13 @@ FROM {db}.incoming ARRAY JOIN records AS record, bases AS base WHERE body != '';
 
 CREATE VIEW IF NOT EXISTS {db}.packs AS SELECT * FROM {db}.pack_states FINAL;
 
--- Completeness by UTC day. A pack counts for the day in which it begins. Packs with faults or with unknown completeness do not count.
+-- Completeness by UTC day. A pack counts for the day in which it begins. Packs with faults or with unknown completeness do not count. As in PostgreSQL, a
+-- pack whose only fault is how it fits other packs does count.
 CREATE VIEW IF NOT EXISTS {db}.completeness AS
 SELECT arrayStringConcat(arraySlice(splitByChar('/', stream), 1, 2), '/') AS gateway, stream, toDate("from") AS day, count() AS packs,
   sum(p.due) AS due, sum(p.readings) AS readings, sum(p.gaps) AS gaps, sum(p.asleep) AS asleep,
   if(due > asleep, round((due - gaps) / (due - asleep), 6), NULL) AS share
-FROM {db}.packs AS p WHERE p.due IS NOT NULL AND empty(faults) GROUP BY stream, day;
+FROM {db}.packs AS p WHERE p.due IS NOT NULL AND hasAll(['chain', 'conflict', 'fork'], faults) GROUP BY stream, day;
 
 -- Ranges of missing packs between two stored packs.
 CREATE VIEW IF NOT EXISTS {db}.holes AS

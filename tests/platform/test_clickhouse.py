@@ -154,6 +154,33 @@ def test_revoked_later_is_withdrawn_and_says_so(dsn: str, front: Front) -> None:
     assert [row[:2] for row in states] == [["0", "[]"], ["1", "['revoked']"]]
 
 
+def test_a_finding_that_comes_and_goes_takes_the_readings_and_brings_them_back(dsn: str, front: Front) -> None:
+    """As of a replaced box whose first pack arrives late: until then, its other packs look like those of a clone."""
+    b = make("whole", 1)
+    stored(dsn, b)
+    feed(dsn, front)
+    before = in_clickhouse(front)
+    with connect(dsn) as connection:
+        for seq in (0, 4):
+            key = [*connection.execute("SELECT stream, boot FROM packs LIMIT 1").fetchall()[0], seq]
+            connection.execute("INSERT INTO findings (stream, boot, seq, code) VALUES (%s, %s, %s, 'conflict')", key)
+            feed(dsn, front)
+            assert in_clickhouse(front) == in_postgres(dsn) != before
+            assert asked(front, "SELECT sum(readings) FROM fleet.completeness") == [["1100"]], "it is a sum of packs"
+            connection.execute("DELETE FROM findings")
+            front.post("/hold")
+            one = ClickHouseFeed(dsn, ClickHouse(front.url), clock=iter(range(0, 10_000, 1000)).__next__)
+            assert (one.step(), one.failures) == (0, 1)
+            one.step()  # its answer was lost, so it is sent again
+            one.close()
+            assert in_clickhouse(front) == before
+            assert asked(front, "SELECT DISTINCT faults FROM fleet.packs") == [["[]"]]
+        connection.execute("INSERT INTO findings (stream, boot, seq, code) VALUES (%s, %s, %s, 'conflict')", key)
+        connection.execute("DELETE FROM findings")
+        feed(dsn, front)
+    assert in_clickhouse(front) == before, "it was gone before it was sent"
+
+
 def test_what_it_refuses_is_said_once_and_sent_later(dsn: str, front: Front, caplog: pytest.LogCaptureFixture) -> None:
     stored(dsn, make("whole", 1))
     front.post("/refuse", "Code: 241. DB::Exception: Memory limit exceeded")

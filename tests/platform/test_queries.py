@@ -14,7 +14,7 @@ from agent.verify import Verifier, read_paths
 from receiver.audit import write_export
 from receiver.bodies import Bodies
 from receiver.commands import platform
-from receiver.database import check_place, connect, migrate, shard_of
+from receiver.database import check_place, connect, migrate, shard_of, statement
 from receiver.fleet_state import fleet_state
 from receiver.keeper import Keeper
 from receiver.private_postgres import PrivatePostgres
@@ -69,6 +69,31 @@ def test_readings_of_a_clone_are_no_rows_of_the_view(dsn: str) -> None:
             [boot, boot],
         ).fetchall()[0]
         assert clone > 0 and connection.execute("SELECT count(*) FROM readings").fetchall() == [(others,)]
+
+
+@pytest.mark.parametrize("kind", ["fork", "wrong_prev", "clone"])
+def test_packs_with_a_finding_go_to_clickhouse_without_their_readings(dsn: str, kind: str) -> None:
+    """Most findings are not in the row of the pack. ClickHouse got the readings, and was not told of later findings."""
+    b = make(kind, 1)
+    with connect(dsn) as connection:
+        connection.execute("INSERT INTO clickhouse DEFAULT VALUES")
+        stored(dsn, b)
+        lots = [lot for (lot,) in connection.execute("SELECT lot FROM lots")]
+        rows = connection.execute(statement("clickhouse_packs"), [lots]).fetchall()
+        verified = connection.execute("SELECT DISTINCT seq FROM readings ORDER BY 1").fetchall()
+        assert sorted(row[1] for row in rows if row[13] is not None) == [seq for (seq,) in verified]
+        assert all(row[10] for row in rows if row[6] and row[13] is None)
+        connection.execute("DELETE FROM changed_packs")
+        kept = connection.execute("SELECT seq, boot FROM packs WHERE seq < 4 ORDER BY seq").fetchall()
+        noted = "DELETE FROM changed_packs RETURNING seq, boot, back"
+        for seq, boot in ((3, kept[2][1]), (0, kept[0][1])):
+            key = [*connection.execute("SELECT min(id) FROM streams").fetchall()[0], seq, boot]
+            connection.execute("INSERT INTO findings VALUES (%s, %s, %s, 'x')", key)
+            made = connection.execute(noted).fetchall()
+            connection.execute("DELETE FROM findings WHERE code = 'x'")
+            gone = connection.execute(noted).fetchall()
+            assert {row[0] for row in made} >= ({seq} if seq else {1, 2, 3}) and {row[1] for row in made} == {boot}
+            assert sorted(gone) == sorted((*row[:2], True) for row in made) and not any(row[2] for row in made)
 
 
 def test_what_cannot_be_written_is_named(dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
