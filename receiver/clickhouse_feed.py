@@ -115,10 +115,11 @@ class ClickHouseFeed:
             changed, lost = _changed_rows(connection, batch, self._target)
             if changed:
                 self._target.insert("incoming", PACK_COLUMNS, changed, f"{token}-changed")
-            # delete readings that are no longer trusted, but keep the rows of their packs
+            # delete readings and figures that are no longer trusted, but keep the rows of their packs
             for stream, seqs in lost.items():
-                self._target.execute(_delete(self._target.database, stream, seqs))
-            figures = _figure_rows(connection, lots)
+                for statement_ in _deletes(self._target.database, stream, seqs):
+                    self._target.execute(statement_)
+            figures = _figure_rows(connection, batch, lots, self._target)
             if figures:
                 self._target.insert("figures", FIGURE_COLUMNS, figures, token)
         with connection.transaction():
@@ -238,8 +239,12 @@ def _present(target: ClickHouse, stream: str, packs: list[Any]) -> list[tuple[in
     return [(int(seq), boot, int(lot)) for seq, boot, lot in rows]
 
 
-def _delete(database: str, stream: str, packs: list[Any]) -> str:
-    return f"DELETE FROM {database}.readings WHERE {_are(stream, packs)}"
+def _deletes(database: str, stream: str, packs: list[Any]) -> Iterator[str]:
+    yield f"DELETE FROM {database}.readings WHERE {_are(stream, packs)}"
+    gateway, _, name = stream.rpartition("/")
+    if name == "_indicators":
+        keys = ", ".join(f"({seq}, '{boot}')" for seq, boot, _ in packs)
+        yield f"DELETE FROM {database}.figures WHERE gateway = '{gateway}' AND (seq, boot) IN ({keys})"
 
 
 def _are(stream: str, packs: list[Any]) -> str:
@@ -248,6 +253,15 @@ def _are(stream: str, packs: list[Any]) -> str:
     return f"stream = '{stream}' AND (seq, boot, lot) IN ({keys})"
 
 
-def _figure_rows(connection: Connection, lots: list[int]) -> list[tuple[Cell, ...]]:
-    made = connection.execute(statement("clickhouse_figures"), [lots]).fetchall()
-    return [(*row[:14], boot_text(row[14]), *row[15:]) for row in made]
+def _figure_rows(connection: Connection, batch: int, lots: list[int], target: ClickHouse) -> list[tuple[Cell, ...]]:
+    """The figures of the packs in some lots, and those that ClickHouse lacks although no finding is about them now."""
+    found = connection.execute(statement("clickhouse_figures"), {"batch": batch, "lots": lots}).fetchall()
+    made = [((*row[:14], boot_text(row[14]), *row[15:17]), row[17]) for row in found]
+    here = set[tuple[str, ...]]()
+    if back := {(row[0], row[13], row[14]) for row, is_back in made if is_back}:
+        keys = ", ".join(f"('{gateway}', {seq}, '{boot}')" for gateway, seq, boot in sorted(back))
+        query = (
+            f"SELECT DISTINCT gateway, seq, boot FROM {target.database}.figures WHERE (gateway, seq, boot) IN ({keys})"
+        )
+        here = {tuple(line.split("\t")) for line in target.execute(query).splitlines()}
+    return [row for row, is_back in made if not is_back or (row[0], str(row[13]), row[14]) not in here]

@@ -1,8 +1,8 @@
 -- The current state of the changed packs of a batch. A pack that is not in the table packs any more was moved to the table forks.
--- The last column is the body, if a finding about the pack is gone and the pack was sent in an earlier batch: ClickHouse may lack its readings.
+-- The last column is the body, if a finding about the pack is gone and the pack was sent in an earlier batch: ClickHouse may lack its readings and figures.
 SELECT s.name, c.seq, c.boot, c.from_ms, coalesce(p.to_ms, c.from_ms), p.due, coalesce(p.readings, 0),
   p.gaps, p.asleep, p.reasons, CASE WHEN p.stream IS NULL THEN array['fork'] ELSE f.codes END, c.lot, extract(epoch FROM l.stored)::bigint,
-  CASE WHEN c.back AND l.batch < %(batch)s AND f.codes IS NULL AND p.readings > 0 THEN p.body END
+  CASE WHEN c.back AND l.batch < %(batch)s AND f.codes IS NULL THEN p.body END
 FROM (SELECT stream, seq, boot, from_ms, (array_agg(lot ORDER BY number))[1] AS lot, bool_or(back) AS back FROM changed_packs
   WHERE batch = %(batch)s GROUP BY 1, 2, 3, 4) c
 JOIN streams s ON s.id = c.stream JOIN lots l ON l.lot = c.lot

@@ -18,12 +18,12 @@ pytest.importorskip("chdb", reason="chdb-core, ClickHouse's engine as a library,
 from drivers.model import UsageError
 from receiver.clickhouse import ClickHouse, ClickHouseError
 from receiver.clickhouse_feed import FIGURE_COLUMNS, PACK_COLUMNS, ClickHouseFeed
-from receiver.database import connect
+from receiver.database import connect, stream_id
 from receiver.keeper import Keeper, drop_months
 from tests.kits import recipes
 from tests.kits.clickhouse_front import ROOT, Front, asked, in_clickhouse, in_postgres
 from tests.kits.fleet_faults import KINDS, make
-from tests.platform.test_queries import stored
+from tests.platform.test_queries import stored, with_figure
 from tests.platform.test_recipes import fill
 
 pytestmark = pytest.mark.slow
@@ -157,16 +157,21 @@ def test_revoked_later_is_withdrawn_and_says_so(dsn: str, front: Front) -> None:
 def test_a_finding_that_comes_and_goes_takes_the_readings_and_brings_them_back(dsn: str, front: Front) -> None:
     """As of a replaced box whose first pack arrives late: until then, its other packs look like those of a clone."""
     b = make("whole", 1)
+    with_figure(b)
     stored(dsn, b)
     feed(dsn, front)
     before = in_clickhouse(front)
     with connect(dsn) as connection:
-        for seq in (0, 4):
-            key = [*connection.execute("SELECT stream, boot FROM packs LIMIT 1").fetchall()[0], seq]
+        for name, seq in ((b.stream.name, 4), (b.stream.name, 0), (f"{b.gateway.name}/_indicators", 2)):
+            key = [stream_id(name), *connection.execute("SELECT boot FROM packs LIMIT 1").fetchall()[0], seq]
             connection.execute("INSERT INTO findings (stream, boot, seq, code) VALUES (%s, %s, %s, 'conflict')", key)
             feed(dsn, front)
-            assert in_clickhouse(front) == in_postgres(dsn) != before
-            assert asked(front, "SELECT sum(readings) FROM fleet.completeness") == [["1100"]], "it is a sum of packs"
+            assert in_clickhouse(front) == in_postgres(dsn)
+            assert len(in_clickhouse(front)) < len(before)
+            assert count(front, "fleet.figures") == (name == b.stream.name)
+            assert asked(front, "SELECT sum(readings) FROM fleet.completeness") == [[str(len(before))]], (
+                "it is a sum of packs"
+            )
             connection.execute("DELETE FROM findings")
             front.post("/hold")
             one = ClickHouseFeed(dsn, ClickHouse(front.url), clock=iter(range(0, 10_000, 1000)).__next__)
@@ -175,6 +180,7 @@ def test_a_finding_that_comes_and_goes_takes_the_readings_and_brings_them_back(d
             one.close()
             assert in_clickhouse(front) == before
             assert asked(front, "SELECT DISTINCT faults FROM fleet.packs") == [["[]"]]
+            assert asked(front, "SELECT versions FROM fleet.latest_figures") == [["1"]]
         connection.execute("INSERT INTO findings (stream, boot, seq, code) VALUES (%s, %s, %s, 'conflict')", key)
         connection.execute("DELETE FROM findings")
         feed(dsn, front)

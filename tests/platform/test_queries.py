@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import psycopg
@@ -14,14 +15,15 @@ from agent.verify import Verifier, read_paths
 from receiver.audit import write_export
 from receiver.bodies import Bodies
 from receiver.commands import platform
-from receiver.database import check_place, connect, migrate, shard_of, statement
+from receiver.database import check_place, connect, migrate, shard_of, statement, stream_id
+from receiver.fleet import MadeStream
 from receiver.fleet_state import fleet_state
 from receiver.keeper import Keeper
 from receiver.private_postgres import PrivatePostgres
 from receiver.store import Store
 from receiver.trust import Enrolment, enrol
 from receiver.worker import Worker
-from tests.kits.fleet_faults import KINDS, Broken, Feed, make
+from tests.kits.fleet_faults import KINDS, START_MS, Broken, Feed, make
 
 
 def stored(dsn: str, *made: Broken, readings: bool = True) -> None:
@@ -69,6 +71,37 @@ def test_readings_of_a_clone_are_no_rows_of_the_view(dsn: str) -> None:
             [boot, boot],
         ).fetchall()[0]
         assert clone > 0 and connection.execute("SELECT count(*) FROM readings").fetchall() == [(others,)]
+
+
+def with_figure(b: Broken) -> None:
+    """Let the gateway also sign a figure, in the second pack of its stream ``_indicators``."""
+    stream = MadeStream(f"{b.gateway.name}/_indicators", b.gateway.signer, b.stream.boot, random.Random(3), START_MS)
+    day = START_MS // 86_400_000 * 86_400
+    period = {"from": day - 86_400, "kind": "day", "label": "2026-11-23", "to": day}
+    result = {"completeness": "1", "id": "plain/x", "kind": "figure", "period": period, "u": "t", "v": "5"}
+    topic = f"meterhouse/v1/{stream.name}/readings"
+    b.sent += [(topic, stream.pack()), (topic, stream.pack(results=[result]))]
+
+
+@pytest.mark.parametrize("seq", [0, 2])
+@pytest.mark.parametrize("is_fault", [True, False])
+def test_a_figure_of_a_pack_that_gets_a_finding_is_not_the_newest(dsn: str, seq: int, is_fault: bool) -> None:
+    """Its key was revoked, and `convert` still wrote the figure. A figure stays if its pack was dropped for its age."""
+    b = make("whole", 1)
+    with_figure(b)
+    stored(dsn, b)
+    key = [stream_id(f"{b.gateway.name}/_indicators")]
+    with connect(dsn) as connection:
+        assert connection.execute("SELECT v, seq, versions FROM latest_figures").fetchall() == [(5, 2, 1)]
+        if is_fault:
+            connection.execute("UPDATE packs SET faults = '{revoked}' WHERE stream = %s AND seq >= %s", [*key, seq])
+        else:
+            query = "INSERT INTO findings SELECT DISTINCT stream, %s, boot, 'conflict' FROM packs WHERE stream = %s"
+            connection.execute(query, [seq, *key])
+        assert connection.execute("SELECT v FROM latest_figures").fetchall() == []
+        connection.execute("DELETE FROM findings")
+        connection.execute("DELETE FROM packs")
+        assert connection.execute("SELECT v FROM latest_figures").fetchall() == [(5,)]
 
 
 @pytest.mark.parametrize("kind", ["fork", "wrong_prev", "clone"])
