@@ -43,3 +43,7 @@ WHERE NOT EXISTS (SELECT FROM packs p WHERE p.stream = f.stream AND p.seq = f.se
   AND NOT EXISTS (SELECT FROM findings n WHERE n.stream = f.stream AND n.seq = f.seq AND n.boot = f.boot)
   AND NOT EXISTS (SELECT FROM findings n WHERE n.stream = f.stream AND n.seq = 0 AND n.boot = f.boot)
 ORDER BY f.stream, f.kind, f.id, f.period, f.from_ms, f.seq DESC;
+
+-- The part of due_between (0003.sql) that lies in a range of time: the number of readings due between two packs, after low_ms and before high_ms.
+CREATE FUNCTION due_within(end_ms bigint, from_ms bigint, to_ms bigint, due bigint, low_ms bigint, high_ms bigint) RETURNS float8 LANGUAGE sql IMMUTABLE AS
+  'SELECT greatest(0, least(from_ms, end_ms + 34560000000, high_ms) - greatest(end_ms, low_ms)) * due::float8 / nullif(to_ms - from_ms, 0)';

@@ -6,12 +6,12 @@ WITH s AS (SELECT n.id, n.gateway, n.last AS name, n.asked
  hs AS MATERIALIZED (SELECT h.stream, s.gateway, s.asked, h.missing, h.lost FROM holes h JOIN s ON s.id = h.stream),
  h AS (SELECT h.gateway, sum((SELECT sum(upper(r) - lower(r)) FROM unnest(h.missing) r WHERE h.asked AND upper(r) - lower(r) <= most_packs())) AS missing,
    sum((SELECT sum(upper(r) - lower(r)) FROM unnest(h.lost) r WHERE upper(r) - lower(r) <= most_packs())) AS lost FROM hs h GROUP BY 1),
- -- readings due in missing packs, estimated from the rate of the pack after the hole
- m AS (SELECT h.gateway, sum(due_between(l.to_ms, r.from_ms, r.to_ms, r.due)) AS due
+ -- readings due in missing packs since the day, estimated from the rate of the pack after the hole
+ m AS (SELECT h.gateway, sum(due_within(l.to_ms, r.from_ms, r.to_ms, r.due, (%(since)s::date - date '1970-01-01') * 86400000::bigint, r.from_ms)) AS due
    FROM hs h CROSS JOIN LATERAL unnest(CASE WHEN h.asked THEN h.missing + h.lost ELSE h.lost END) AS part (seqs)
    CROSS JOIN LATERAL (SELECT p.to_ms FROM packs p WHERE p.stream = h.stream AND p.seq = lower(part.seqs) - 1 LIMIT 1) l
    CROSS JOIN LATERAL (SELECT p.from_ms, p.to_ms, p.due FROM packs p WHERE p.stream = h.stream AND p.seq = upper(part.seqs) AND p.faults IS NULL LIMIT 1) r
-   WHERE day_of(l.to_ms) >= %(since)s::date AND upper(part.seqs) - lower(part.seqs) <= most_packs() GROUP BY 1),
+   WHERE upper(part.seqs) - lower(part.seqs) <= most_packs() GROUP BY 1),
  n AS (SELECT s.gateway, min(b.from_ms) AS begun FROM boots b JOIN s ON s.id = b.stream GROUP BY 1),
  -- As in the verifier, a stream without any pack counts only under three conditions. It is in the newest checkpoint. It is not retired, or streams
  -- were agreed with the gateway. Its head is later than the beginning of the gateway's oldest stored pack.

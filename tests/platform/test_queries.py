@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -24,6 +25,8 @@ from receiver.store import Store
 from receiver.trust import Enrolment, enrol
 from receiver.worker import Worker
 from tests.kits.fleet_faults import KINDS, START_MS, Broken, Feed, make
+
+DAY_MS = 86_400_000
 
 
 def stored(dsn: str, *made: Broken, readings: bool = True) -> None:
@@ -158,6 +161,30 @@ def test_completeness_by_day_counts_stated_gaps(dsn: str) -> None:
     assert [(int(due), int(got), int(gaps)) for due, got, gaps, _ in rows] == [(700, 600, 100)]
     assert float(rows[0][3]) == round(600 / 700, 6)
     assert reasons == [("timeout", 100)]
+
+
+def test_a_hole_counts_for_each_day_in_which_packs_are_missing(dsn: str) -> None:
+    """All readings due in a hole of five days counted on its first day, and for `status` of a later day on none."""
+    b = make("whole", 1, START_MS // DAY_MS * DAY_MS)
+    b.run(1)
+    b.stream.at_ms += 5 * DAY_MS
+    b.send(*b.run(2))
+    stored(dsn, b)
+    with connect(dsn) as connection:
+        begun, ended = connection.execute(
+            "SELECT min(h.to_ms), max(h.from_ms) FROM packs h WHERE h.seq IN (12, 14)"
+        ).fetchall()[0]
+        first = datetime.fromtimestamp(START_MS / 1000, UTC).date()
+        midnights = [START_MS // DAY_MS * DAY_MS + number * DAY_MS for number in range(6)]
+        lengths = [max(0, min(ended, low + DAY_MS) - max(begun, low)) / 1000 for low in midnights]
+        assert lengths[1:5] == [86_400] * 4
+        for since in (0, 3, 6):
+            day = first + timedelta(days=since)
+            rows = connection.execute(statement("fleet_days"), {"since": day, "streams": None}).fetchall()
+            made = {row[1]: row[3] - row[4] for row in rows}
+            expected = {first + timedelta(days=n): 10 * lengths[n] for n in range(since, 6)}
+            assert made == expected
+            assert fleet_state(connection, None, str(day)).gateways[0].due_missing == sum(expected.values())
 
 
 def test_evidence_comes_out_as_it_was_published_and_the_verifier_says_the_same(dsn: str, tmp_path: Path) -> None:
