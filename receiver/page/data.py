@@ -32,11 +32,18 @@ IDLE_S: Final = 60.0  # interval between queries while there are no viewers, so 
 STATEMENT_MS: Final = 20_000
 CONNECT_S: Final = 3
 MOST_ROWS: Final = 500  # a page shows at most this many findings, and this many holes
-# all packs are shorter than this, so a pack that begins earlier cannot overlap a range
-LONGEST_PACK_MS: Final = 3_600_000
+# all packs are shorter than this, except those that state a gap without any reading, such as a downtime
+USUAL_PACK_MS: Final = 3_600_000
 KEPT_FIGURES: Final = 64
 _DAYS: Final = statement("fleet_days")
 _STREAMS: Final = statement("streams")
+# The pack of each boot that begins last before a time. The table boots limits the search to the boots of that time, and
+# the sequences make it a search in an index.
+_LONG: Final = """
+SELECT min(p.from_ms) FROM boots b CROSS JOIN LATERAL (
+  SELECT p.from_ms, p.to_ms FROM packs p WHERE p.stream = b.stream AND p.boot = b.boot
+  AND p.seq BETWEEN lower(b.seqs) AND upper(b.seqs) - 1 AND p.from_ms < %(before)s ORDER BY p.seq DESC LIMIT 1) p
+WHERE b.stream = %(stream)s AND b.from_ms < %(before)s AND b.to_ms > %(at)s AND p.to_ms > %(at)s"""
 
 Shares = dict[date, float | None]  # UTC day -> share of the due readings that were received; None: no reading was due
 
@@ -208,6 +215,7 @@ class FleetData:
 
         def look(connection: Connection) -> Figures:
             number = stream_id(stream)
+            begin_ms = _begin_ms(connection, number, from_ms)
             found = frozenset(
                 connection.execute("SELECT seq, boot FROM all_findings WHERE stream = %s", [number]).fetchall()
             )
@@ -216,7 +224,7 @@ class FleetData:
             newest = connection.execute(
                 "SELECT max(lot), count(*), count(faults), count(due) FROM packs "
                 "WHERE stream = %s AND from_ms >= %s AND from_ms < %s",
-                [number, from_ms - LONGEST_PACK_MS, to_ms],
+                [number, begin_ms, to_ms],
             ).fetchone()
             key, stamp = (stream, point, day, f"{from_ms}"), f"{newest} {len(found)} {hash(found)}"
             with self._lock:
@@ -227,7 +235,7 @@ class FleetData:
                 "SELECT b.hash, t.value FROM packs p JOIN births b ON b.hash = p.birth "
                 "JOIN point_tables t ON t.hash = b.points "
                 "WHERE p.stream = %s AND p.from_ms >= %s AND p.from_ms < %s ORDER BY p.seq DESC LIMIT 1",
-                [number, from_ms - LONGEST_PACK_MS, to_ms],
+                [number, begin_ms, to_ms],
             ).fetchone()
             declared = (
                 birth
@@ -238,7 +246,7 @@ class FleetData:
             rows = connection.execute(
                 "SELECT from_ms, to_ms, faults IS NULL, seq, boot, body FROM packs "
                 "WHERE stream = %s AND from_ms >= %s AND from_ms < %s AND to_ms > %s ORDER BY from_ms, seq LIMIT %s",
-                [number, from_ms - LONGEST_PACK_MS, to_ms, from_ms, MOST_PACKS],
+                [number, begin_ms, to_ms, from_ms, MOST_PACKS],
             ).fetchall()
             bodies = Bodies(connection)
             packs = (
@@ -265,13 +273,25 @@ class FleetData:
         where = (
             "p.stream = %s AND p.from_ms >= %s AND p.from_ms < %s AND p.to_ms > %s ORDER BY p.from_ms, p.seq LIMIT %s"
         )
-        values = [stream_id(stream), from_ms - LONGEST_PACK_MS, to_ms, from_ms, most]
-        return self._ask(stream.rpartition("/")[0], lambda connection: _packs(connection, stream, where, values))
+
+        def look(connection: Connection) -> list[PackRow]:
+            number = stream_id(stream)
+            values = [number, _begin_ms(connection, number, from_ms), to_ms, from_ms, most]
+            return _packs(connection, stream, where, values)
+
+        return self._ask(stream.rpartition("/")[0], look)
 
     def packs_at(self, stream: str, seq: int) -> list[PackRow]:
         """The packs with a given sequence. There is usually one, but each boot may have one, and twins may exist."""
         where, values = "p.stream = %s AND p.seq = %s ORDER BY p.from_ms LIMIT 20", [stream_id(stream), seq]
         return self._ask(stream.rpartition("/")[0], lambda connection: _packs(connection, stream, where, values))
+
+
+def _begin_ms(connection: Connection, stream: int, at_ms: int) -> int:
+    """A time at or before the beginnings of all packs that cover ``at_ms`` or begin later."""
+    before_ms = at_ms - USUAL_PACK_MS
+    row = connection.execute(_LONG, {"stream": stream, "before": before_ms, "at": at_ms}).fetchone()
+    return before_ms if row is None or row[0] is None else int(row[0])
 
 
 def last_days(count: int = DAYS) -> list[date]:

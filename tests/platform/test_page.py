@@ -332,6 +332,27 @@ def test_packs_of_a_clone_are_not_verified(dsn: str) -> None:
     assert [one for one in packs if not one.codes], "the other boot is not to blame"
 
 
+def test_the_pack_of_a_long_downtime_is_shown_for_all_of_its_time(dsn: str) -> None:
+    """It is one pack, of any length. From its second hour on, the chart said that no pack covers the time."""
+    b, hours = make("whole", 1), 60
+    low = b.stream.at_ms // 1000
+    gap = {"from": low, "points": "*", "reason": "stopped", "to": low + hours * 3600}
+    b.send(b.stream.pack(hours * 3600, e=[], gaps=[gap]), *b.run(3))
+    filled(dsn, b)
+    data = FleetData([dsn])
+    for hour in (0, 2, hours - 2):
+        begin = (low + hour * 3600) * 1000 // QUARTER_MS * QUARTER_MS + QUARTER_MS
+        packs = data.packs_between(b.stream.name, begin, begin + QUARTER_MS, 10)
+        assert [(one.seq, one.from_ms) for one in packs] == [(13, low * 1000)], hour
+        day = datetime.fromtimestamp(begin / 1000, UTC).date()
+        figures = data.figures(b.stream.name, "ac.power.active", day, begin, begin + views.DAY_MS)
+        assert figures.rows[0].gaps_ms == {"stopped": QUARTER_MS} and figures.rows[0].covered_ms == QUARTER_MS
+        assert (figures.kind, figures.birth) == ("gauge", 1)
+    after = (low + hours * 3600) * 1000 // QUARTER_MS * QUARTER_MS + QUARTER_MS
+    assert data.packs_between(b.stream.name, after, after + QUARTER_MS, 10) == []
+    data.close()
+
+
 @pytest.mark.parametrize("kind", ["clone", "fork", "wrong_prev"])
 def test_the_chart_leaves_out_packs_with_a_finding(dsn: str, kind: str) -> None:
     """Most findings are not in the row of the pack, so the readings of clones and forks were in the means."""
