@@ -18,7 +18,7 @@ from drivers.model import GatewayError
 from receiver.bodies import Bodies, digest_of
 from receiver.database import Connection, connect, parse_shards, shard_of, statement, stream_id
 from receiver.fleet_state import FleetState, GatewayState, fleet_state, joined
-from receiver.page.figures import MOST_PACKS, Figures, figures_of
+from receiver.page.figures import MOST_PACKS, QUARTER_MS, Figures, figures_of
 from receiver.shards import each_shard
 
 T = TypeVar("T")
@@ -215,7 +215,8 @@ class FleetData:
 
         def look(connection: Connection) -> Figures:
             number = stream_id(stream)
-            begin_ms = _begin_ms(connection, number, from_ms)
+            first_ms = from_ms - QUARTER_MS
+            begin_ms = _begin_ms(connection, number, first_ms)
             found = frozenset(
                 connection.execute("SELECT seq, boot FROM all_findings WHERE stream = %s", [number]).fetchall()
             )
@@ -246,7 +247,7 @@ class FleetData:
             rows = connection.execute(
                 "SELECT from_ms, to_ms, faults IS NULL, seq, boot, body FROM packs "
                 "WHERE stream = %s AND from_ms >= %s AND from_ms < %s AND to_ms > %s ORDER BY from_ms, seq LIMIT %s",
-                [number, begin_ms, to_ms, from_ms, MOST_PACKS],
+                [number, begin_ms, to_ms, first_ms, MOST_PACKS],
             ).fetchall()
             bodies = Bodies(connection)
             packs = (

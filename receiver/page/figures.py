@@ -102,11 +102,12 @@ def figures_of(
     """Calculate the figures of a point.
 
     Args:
-        packs: (beginning in UTC ms, end, whether the pack is sound, its body), in order of time.
+        packs: (beginning in UTC ms, end, whether the pack is sound, its body), in order of time. They begin a quarter
+            of an hour before ``between``, because a counter's first increase counts from the last reading before.
         table: the point table of the birth, which has kind and unit of the point.
         between: (beginning, end) in UTC ms, both at whole quarters of an hour.
     """
-    start, end = between
+    start, end = between[0] - QUARTER_MS, between[1]
     rows = [Figure(at, at + QUARTER_MS) for at in range(start, end, QUARTER_MS)]
     count = 0
     for low, high, sound, body in packs:
@@ -131,7 +132,7 @@ def figures_of(
     kind, unit = found.get("kind"), found.get("u", found.get("du", ""))
     _add_amounts(rows)
     return Figures(
-        point, kind if isinstance(kind, str) else "", unit if isinstance(unit, str) else "", rows, stamp,
+        point, kind if isinstance(kind, str) else "", unit if isinstance(unit, str) else "", rows[1:], stamp,
         count < MOST_PACKS, birth,
     )  # fmt: skip
 

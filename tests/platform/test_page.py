@@ -221,6 +221,27 @@ def test_a_wrong_last_reading_of_a_quarter_is_no_amount_of_the_next() -> None:
     assert [row.amount for row in made.rows] == [1, None, 1, 2, None, 4]
 
 
+def test_the_first_increase_of_a_day_counts_from_the_last_reading_of_the_day_before(dsn: str) -> None:
+    """With one reading in each quarter, the days together were a quarter short for each midnight."""
+    b = make("whole", 1, START_MS // views.DAY_MS * views.DAY_MS - 5 * MINUTE_MS)
+    b.send(*(b.stream.pack(60) for _ in range(10)))
+    filled(dsn, b)
+    base, energy = 0.0, []
+    for record in (record for _, raw in b.sent for record in json.loads(raw).get("e", [])):
+        base = record.get("bt", base)
+        if record["n"] == "ac.energy.import":
+            energy.append((base * 1000, record["v"]))
+    low, data, amounts = START_MS // views.DAY_MS * views.DAY_MS, FleetData([dsn]), []
+    for start in (low - views.DAY_MS, low):
+        day = datetime.fromtimestamp(start / 1000, UTC).date()
+        made = data.figures(b.stream.name, "ac.energy.import", day, start, start + views.DAY_MS)
+        assert len(made.rows) == 96 and made.rows[0].from_ms == start
+        amounts.append(sum(row.amount or 0 for row in made.rows))
+    data.close()
+    last = max(value for at, value in energy if at < low)
+    assert amounts == pytest.approx([last - energy[0][1], energy[-1][1] - last])
+
+
 def minutes(from_ms: int, count: int) -> Figures:
     """Figures of a day with a pack for each of its first minutes."""
     packs = []
