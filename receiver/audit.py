@@ -22,6 +22,13 @@ _PAGES = """
 SELECT c.page, c.body FROM checkpoints c WHERE c.gateway = %s AND NOT EXISTS (
   SELECT FROM checkpoints n LEFT JOIN gateways g ON g.name = n.gateway WHERE n.gateway = c.gateway
   AND n.counter > c.counter AND n.pages < c.page AND NOT coalesce(g.revoked ? n.signer::text, false)) ORDER BY c.page"""
+# births that are not in the range themselves: those that packs in the range name, and the newest one before the range
+_BIRTHS = """
+SELECT seq, body FROM packs WHERE stream = %(stream)s AND is_birth AND NOT (to_ms >= %(low)s AND from_ms < %(high)s) AND (
+  hash IN (SELECT DISTINCT birth FROM packs WHERE stream = %(stream)s AND to_ms >= %(low)s AND from_ms < %(high)s)
+  OR hash = (SELECT hash FROM packs WHERE stream = %(stream)s AND is_birth AND from_ms < %(low)s
+    ORDER BY from_ms DESC, seq DESC LIMIT 1))
+ORDER BY from_ms, seq"""
 
 
 @dataclass(slots=True)
@@ -117,13 +124,10 @@ def _write_stream(
     place = folder / f"{number:05d}"
     place.mkdir()
     lines = place / "packs.jsonl"
-    birth = connection.execute(
-        "SELECT seq, body FROM packs WHERE stream = %s AND is_birth AND from_ms < %s ORDER BY seq DESC LIMIT 1",
-        [stream, low],
-    ).fetchone()
-    # also export the birth that was valid at the start of the range: the first packs refer to its point table
-    if birth is not None and (raw := _read(bodies, name, birth[0], birth[1], made)) is not None:
-        (place / "births.jsonl").write_bytes(raw + b"\n")
+    # packs in the range refer to the point tables of these births
+    births = connection.execute(_BIRTHS, {"stream": stream, "low": low, "high": high}).fetchall()
+    if read := [raw for seq, body in births if (raw := _read(bodies, name, seq, body, made)) is not None]:
+        (place / "births.jsonl").write_bytes(b"".join(raw + b"\n" for raw in read))
     copies = connection.execute(
         "SELECT body FROM birth_copies c WHERE stream = %s "
         "AND NOT EXISTS (SELECT FROM packs p WHERE p.stream = c.stream AND p.is_birth AND p.hash = c.hash)",

@@ -34,9 +34,7 @@ WITH here AS MATERIALIZED (SELECT birth, min(from_ms) AS begun FROM packs
   WHERE stream = %(stream)s AND from_ms < %(to)s AND to_ms > %(from)s AND faults IS NULL GROUP BY birth)
 SELECT b.hash, h.begun, t.value FROM here h JOIN births b ON b.hash = h.birth JOIN point_tables t ON t.hash = b.points
 ORDER BY h.begun, b.hash"""
-_NEWEST: Final = """
-SELECT b.hash, p.from_ms, t.value FROM packs p JOIN births b ON b.hash = p.birth
-JOIN point_tables t ON t.hash = b.points WHERE p.stream = %(stream)s ORDER BY p.seq DESC LIMIT 1"""
+_NEWEST: Final = statement("newest_pack")
 _FIGURES: Final = """
 SELECT extract(epoch FROM "from") * 1000, extract(epoch FROM "to") * 1000, v::float8, u, completeness::float8, seq
 FROM latest_figures WHERE gateway = %s AND id = %s AND kind <> 'trace'
@@ -140,6 +138,7 @@ def _add_readings(
     wanted = {"stream": stream, "from": cuts[0], "to": cuts[-1]}
     # without packs in the range, the newest birth tells how many readings are missing
     births = connection.execute(_BIRTHS, wanted).fetchall() or connection.execute(_NEWEST, wanted).fetchall()
+    births = [row[:3] for row in births]
     tables = {birth: PointTable(value) for birth, _, value in births}
     for point, place in points.items():
         changes = _periods([(begun, value) for _, begun, value in births], point)

@@ -33,16 +33,20 @@ SELECT p.stream, p.seq, p.boot, p.from_ms, p.lot FROM findings f JOIN boots b ON
 JOIN packs p ON p.stream = b.stream AND p.boot = b.boot AND p.seq BETWEEN lower(b.seqs) AND upper(b.seqs) - 1 WHERE EXISTS (SELECT FROM clickhouse);
 
 -- The view of 0003.sql without some figures: those in packs that have a fault or a finding. The packs themselves may have been dropped since.
+-- The newest figure is that of the history with the latest activity (see latest_news.sql), and in it that with the highest sequence, because a new history begins
+-- at sequence 1 again.
 CREATE INDEX ON packs (stream, seq, boot) WHERE faults IS NOT NULL;
 CREATE OR REPLACE VIEW latest_figures AS
 SELECT DISTINCT ON (f.stream, f.kind, f.id, f.period, f.from_ms) s.gateway, split_part(s.gateway, '/', 1) AS site, f.kind, f.id, f.period, f.label,
   to_timestamp(f.from_ms / 1000.0) AS "from", to_timestamp(f.to_ms / 1000.0) AS "to", f.v, f.u, f.completeness, f.verdict, f.official, f.seq, f.result,
   count(*) OVER (PARTITION BY f.stream, f.kind, f.id, f.period, f.from_ms) AS versions
 FROM figures f JOIN streams s ON s.id = f.stream
+LEFT JOIN (SELECT b.stream, b.boot, max(least(b.to_ms, (extract(epoch FROM b.changed) * 1000)::bigint)) OVER (PARTITION BY b.stream, b.line) AS active
+  FROM boots b JOIN streams s ON s.id = b.stream AND s.name LIKE '%/\_indicators') b ON b.stream = f.stream AND b.boot = f.boot
 WHERE NOT EXISTS (SELECT FROM packs p WHERE p.stream = f.stream AND p.seq = f.seq AND p.boot = f.boot AND p.faults IS NOT NULL)
   AND NOT EXISTS (SELECT FROM findings n WHERE n.stream = f.stream AND n.seq = f.seq AND n.boot = f.boot)
   AND NOT EXISTS (SELECT FROM findings n WHERE n.stream = f.stream AND n.seq = 0 AND n.boot = f.boot)
-ORDER BY f.stream, f.kind, f.id, f.period, f.from_ms, f.seq DESC;
+ORDER BY f.stream, f.kind, f.id, f.period, f.from_ms, b.active DESC NULLS LAST, f.seq DESC;
 
 -- The part of due_between (0003.sql) that lies in a range of time: the number of readings due between two packs, after low_ms and before high_ms.
 CREATE FUNCTION due_within(end_ms bigint, from_ms bigint, to_ms bigint, due bigint, low_ms bigint, high_ms bigint) RETURNS float8 LANGUAGE sql IMMUTABLE AS

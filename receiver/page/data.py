@@ -37,6 +37,7 @@ USUAL_PACK_MS: Final = 3_600_000
 KEPT_FIGURES: Final = 64
 _DAYS: Final = statement("fleet_days")
 _STREAMS: Final = statement("streams")
+_NEWEST: Final = statement("newest_pack")
 # The pack of each boot that begins last before a time. The table boots limits the search to the boots of that time, and
 # the sequences make it a search in an index.
 _LONG: Final = """
@@ -193,15 +194,10 @@ class FleetData:
             if connection.execute("SELECT FROM streams WHERE id = %s", [number]).fetchone() is None:
                 return None
             days = connection.execute("SELECT day FROM days WHERE stream = %s ORDER BY day", [number]).fetchall()
-            row = connection.execute(
-                "SELECT t.value, p.to_ms FROM packs p JOIN births b ON b.hash = p.birth "
-                "JOIN point_tables t ON t.hash = b.points "
-                "WHERE p.stream = %s ORDER BY p.seq DESC LIMIT 1",
-                [number],
-            ).fetchone()
-            points = row[0].get("points", []) if row else []
+            row = connection.execute(_NEWEST, {"stream": number}).fetchone()
+            points = row[2].get("points", []) if row else []
             names = [one["n"] for one in points if isinstance(one, dict) and isinstance(one.get("n"), str)]
-            return [day for (day,) in days], names, row[1] if row else None
+            return [day for (day,) in days], names, row[3] if row else None
 
         return self._ask(stream.rpartition("/")[0], look)
 
@@ -235,7 +231,8 @@ class FleetData:
             birth = connection.execute(
                 "SELECT b.hash, t.value FROM packs p JOIN births b ON b.hash = p.birth "
                 "JOIN point_tables t ON t.hash = b.points "
-                "WHERE p.stream = %s AND p.from_ms >= %s AND p.from_ms < %s ORDER BY p.seq DESC LIMIT 1",
+                "WHERE p.stream = %s AND p.from_ms >= %s AND p.from_ms < %s "
+                "ORDER BY p.from_ms DESC, p.seq DESC LIMIT 1",
                 [number, begin_ms, to_ms],
             ).fetchone()
             declared = (

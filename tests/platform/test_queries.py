@@ -20,6 +20,7 @@ from receiver.database import check_place, connect, migrate, shard_of, statement
 from receiver.fleet import MadeStream
 from receiver.fleet_state import fleet_state
 from receiver.keeper import Keeper
+from receiver.page.data import FleetData
 from receiver.private_postgres import PrivatePostgres
 from receiver.store import Store
 from receiver.trust import Enrolment, enrol
@@ -76,14 +77,15 @@ def test_readings_of_a_clone_are_no_rows_of_the_view(dsn: str) -> None:
         assert clone > 0 and connection.execute("SELECT count(*) FROM readings").fetchall() == [(others,)]
 
 
-def with_figure(b: Broken) -> None:
-    """Let the gateway also sign a figure, in the second pack of its stream ``_indicators``."""
-    stream = MadeStream(f"{b.gateway.name}/_indicators", b.gateway.signer, b.stream.boot, random.Random(3), START_MS)
-    day = START_MS // 86_400_000 * 86_400
+def with_figure(b: Broken, value: str = "5", boot: str = "", start_ms: int = START_MS, before: int = 0) -> None:
+    """Let the gateway also sign a figure, in the second pack of its stream ``_indicators``, or after more packs."""
+    name = f"{b.gateway.name}/_indicators"
+    stream = MadeStream(name, b.gateway.signer, boot or b.stream.boot, random.Random(3), start_ms)
+    day = START_MS // DAY_MS * DAY_MS // 1000
     period = {"from": day - 86_400, "kind": "day", "label": "2026-11-23", "to": day}
-    result = {"completeness": "1", "id": "plain/x", "kind": "figure", "period": period, "u": "t", "v": "5"}
-    topic = f"meterhouse/v1/{stream.name}/readings"
-    b.sent += [(topic, stream.pack()), (topic, stream.pack(results=[result]))]
+    result = {"completeness": "1", "id": "plain/x", "kind": "figure", "period": period, "u": "t", "v": value}
+    packs = [stream.pack() for _ in range(before + 1)]
+    b.sent += [(f"meterhouse/v1/{name}/readings", raw) for raw in (*packs, stream.pack(results=[result]))]
 
 
 @pytest.mark.parametrize("seq", [0, 2])
@@ -185,6 +187,49 @@ def test_a_hole_counts_for_each_day_in_which_packs_are_missing(dsn: str) -> None
             expected = {first + timedelta(days=n): 10 * lengths[n] for n in range(since, 6)}
             assert made == expected
             assert fleet_state(connection, None, str(day)).gateways[0].due_missing == sum(expected.values())
+
+
+def replaced(b: Broken) -> MadeStream:
+    """A long history, whose second boot has a birth of its own; then a new box begins the stream anew, a day later."""
+    b.send(*b.run(30))
+    old, b.stream.boot, b.stream.birth = b.stream.boot, "aaaaaaaaaaaaaaaa", None
+    b.send(b.stream.pack(prev_boot=old), *b.run(3))
+    made = MadeStream(b.stream.name, b.gateway.signer, "bbbbbbbbbbbbbbbb", random.Random(5), START_MS + DAY_MS)
+    b.send(*(made.pack() for _ in range(12)))
+    return made
+
+
+def test_evidence_of_a_replaced_box_has_the_birth_of_its_own_packs(dsn: str, tmp_path: Path) -> None:
+    """The birth with the highest sequence is one of the old box. Without theirs, the packs could not be judged."""
+    b = make("whole", 1)
+    replaced(b)
+    stored(dsn, b)
+    verifier = Verifier([b.gateway.signer.kid])
+    with connect(dsn) as connection:
+        written = write_export(connection, tmp_path / "x", b.gateway.name, START_MS + DAY_MS + 40_000)
+    read_paths(verifier, [tmp_path / "x"])
+    assert written.packs == 8
+    assert not [reason for reason in verifier.finish().reasons if "birth" in reason]
+
+
+def test_the_newest_pack_and_the_newest_figure_of_a_replaced_box_are_its_own(dsn: str) -> None:
+    """Its sequences begin at 1 again: the page opened on the last day of the old box, which had the higher ones."""
+    b = make("whole", 1)
+    made = replaced(b)
+    b.stream.boot = "aaaaaaaaaaaaaaaa"
+    with_figure(b, "5", before=20)
+    with_figure(b, "6", boot=made.boot, start_ms=START_MS + DAY_MS)
+    stored(dsn, b)
+    data = FleetData([dsn])
+    known = data.stream_days(b.stream.name)
+    data.close()
+    assert known and known[2] == made.at_ms
+    with connect(dsn) as connection:
+        rows = connection.execute("SELECT v, seq, versions FROM latest_figures").fetchall()
+        assert rows == [(6, 2, 2)]
+        assert connection.execute("SELECT from_ms FROM packs WHERE to_ms = %s", [made.at_ms]).fetchall() == [
+            (connection.execute(statement("newest_pack"), {"stream": stream_id(b.stream.name)}).fetchall()[0][1],)
+        ]
 
 
 def test_evidence_comes_out_as_it_was_published_and_the_verifier_says_the_same(dsn: str, tmp_path: Path) -> None:
