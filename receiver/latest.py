@@ -43,9 +43,11 @@ class LatestPublisher:
         with connection.transaction():
             if connection.execute("SELECT pg_try_advisory_xact_lock(%s)", [LOCK]).fetchall() != [(True,)]:
                 return 0
-            for (name,) in connection.execute(_GONE, limits).fetchall():
+            gone = connection.execute(_GONE, limits).fetchall()
+            for (name,) in gone:
                 self._publisher.publish(PREFIX + name, b"", retain=True)  # an empty message removes the retained one
-            rows = connection.execute(_NEWS, limits).fetchall()
+            # a removed value is replaced, also if its gateway has been silent for so long that its packs are not new
+            rows = connection.execute(_NEWS, limits | {"all": is_first or bool(gone)}).fetchall()
             bodies = Bodies(connection)
             for stream, name, boot, after, seq, points in rows:
                 found = _newest(connection, bodies, stream, boot, after)

@@ -133,6 +133,19 @@ def test_what_is_found_false_later_is_replaced_by_what_is_sound(dsn: str) -> Non
     assert retained.topics[PREFIX + b.stream.name]["points"] == newest(b, below=last)
 
 
+def test_what_is_found_false_is_replaced_also_if_the_gateway_has_been_silent(dsn: str) -> None:
+    """Only the next start of the keeper replaced it, because only packs of the last ten minutes were looked at."""
+    b, retained = make("whole", 1), Retained()
+    stored(dsn, b, readings=False)
+    running = LatestPublisher(retained, every_s=0)  # type: ignore[arg-type]
+    with connect(dsn) as connection:
+        running.step(connection)
+        connection.execute("UPDATE boots SET changed = now() - interval '20 minutes'")
+        connection.execute("INSERT INTO findings SELECT stream, seq, boot, 'chain' FROM packs WHERE seq = 12")
+        running.step(connection)
+    assert retained.topics[PREFIX + b.stream.name]["points"] == newest(b, below=12)
+
+
 def test_a_gateway_that_is_removed_leaves_nothing_behind(dsn: str) -> None:
     first, second, retained = make("whole", 1), make("whole", 2), Retained()
     stored(dsn, first, second, readings=False)
