@@ -12,10 +12,12 @@ from receiver.database import Connection, parse_shards, statement
 from receiver.shards import Away, each_shard
 
 LATE_S: Final = 300
+MOST_UNKNOWN: Final = 1000  # at most this many unknown gateways of each database are listed
 _GATEWAYS: Final = statement("fleet")
 _LIKE: Final = "%(like)s::text IS NULL OR gateway = %(like)s::text OR starts_with(gateway, %(like)s::text || '/')"
 _UNKNOWN: Final = (
-    f"SELECT gateway, thumbprint FROM unknown_gateways WHERE {_LIKE} ORDER BY seen DESC LIMIT 1000".encode()
+    f"SELECT gateway, thumbprint, count(*) OVER () FROM unknown_gateways WHERE {_LIKE} "
+    f"ORDER BY seen DESC LIMIT {MOST_UNKNOWN}".encode()
 )
 _LOTS_WAITING: Final = f"""
 SELECT count(*) FROM lots l WHERE l.checked IS NULL AND l.stored < now() - interval '1 minute'
@@ -111,6 +113,12 @@ class FleetState:
     unsettled: int
     # databases that cannot be reached; the gateways in them are not in ``gateways``
     away: list[Away] = field(default_factory=list)
+    unlisted: int = 0  # number of gateways that are not enrolled and not in ``unknown``
+
+    @property
+    def unknown_count(self) -> int:
+        """The number of gateways that publish but are not enrolled."""
+        return len(self.unknown) + self.unlisted
 
     def summary(self, now_s: float | None = None) -> dict[str, Any]:
         """The totals over all gateways, for the last line of the table and for metrics."""
@@ -120,7 +128,7 @@ class FleetState:
             "gateways": len(self.gateways),
             **{word: verdicts.count(word) for word in ("verified", "incomplete", "failed", "silent")},
             "late": sum(one.is_late(now_s) for one in self.gateways),
-            "unknown": len(self.unknown),
+            "unknown": self.unknown_count,
             "packs": sum(one.packs for one in self.gateways),
             "readings": sum(one.readings for one in self.gateways),
             "received": sum(one.received for one in self.gateways),
@@ -148,7 +156,9 @@ def fleet_state(connection: Connection, like: str | None = None, since: str = "1
     unknown, waiting, unsettled = (
         connection.execute(query, {"like": like}).fetchall() for query in (_UNKNOWN, _LOTS_WAITING, _UNSETTLED)
     )
-    return FleetState(gateways, unknown, waiting[0][0], unsettled[0][0])
+    listed = [(gateway, thumbprint) for gateway, thumbprint, _ in unknown]
+    unlisted = unknown[0][2] - len(unknown) if unknown else 0
+    return FleetState(gateways, listed, waiting[0][0], unsettled[0][0], unlisted=unlisted)
 
 
 def _state(row: tuple[Any, ...]) -> GatewayState:
@@ -176,6 +186,7 @@ def joined(states: Sequence[FleetState], away: list[Away]) -> FleetState:
         sorted((one for state in states for one in state.gateways), key=lambda one: one.name),
         [one for state in states for one in state.unknown],
         sum(state.lots_waiting for state in states), sum(state.unsettled for state in states), away,
+        sum(state.unlisted for state in states),
     )  # fmt: skip
 
 

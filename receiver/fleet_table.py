@@ -52,8 +52,8 @@ def print_state(state: FleetState, *, only_bad: bool = False) -> None:
         console.print(
             say(f"not enrolled: {cell(gateway)}, which claims the thumbprint {cell(thumbprint)} for its newest key")
         )
-    if len(state.unknown) > 20:
-        console.print(say(f"{len(state.unknown) - 20} more gateways are not enrolled"))
+    if state.unknown_count > 20:
+        console.print(say(f"{state.unknown_count - 20} more gateways are not enrolled"))
     for away in state.away:
         text = f"database {away.place} is unreachable: {cell(away.why, 200)}. Its gateways are not in this table"
         console.print(Text.from_markup(say(text), style="red"))

@@ -96,7 +96,7 @@ def fleet_view(fleet: FleetView, choice: Choice, root: str, language: str) -> di
         "reset": f"{root}/" if choice.text or choice.state else "",
         "notes": _notes(fleet, language),
         "unknown": [(clean_text(name, 130), clean_text(thumb, 60)) for name, thumb in fleet.state.unknown[:20]],
-        "unknown_more": max(0, len(fleet.state.unknown) - 20),
+        "unknown_more": max(0, fleet.state.unknown_count - 20),
         "days": DAYS,
         "sums": {
             "packs": _grouped(summary["packs"]),

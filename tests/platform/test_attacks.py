@@ -18,6 +18,8 @@ from receiver.database import check_place, connect, shard_of
 from receiver.fleet_state import fleet_state, whole_fleet
 from receiver.keeper import Keeper, forget_strangers
 from receiver.metrics import prometheus_text
+from receiver.page.data import FleetView
+from receiver.page.views import Choice, fleet_view
 from receiver.private_postgres import PrivatePostgres
 from receiver.store import RefusedMessage, Store
 from receiver.trust import Enrolment, enrol
@@ -87,6 +89,23 @@ def test_the_strangers_of_one_site_and_who_is_late(dsn: str, capsys: pytest.Capt
     names = [next(n for n, line in enumerate(lines) if b.gateway.name in line) for b in (late, good)]
     assert names[0] < names[1], "who is late comes first"
     assert lines[names[0]].split()[-1] == "late" and "late" not in lines[names[1]]
+
+
+def test_all_strangers_are_counted_although_the_list_of_them_is_short(
+    dsn: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The list ends at 1000, and the metric and "and N more" ended there too."""
+    with connect(dsn) as connection:
+        connection.execute(
+            "INSERT INTO unknown_gateways (gateway, thumbprint, keys) "
+            "SELECT 'site/gw' || number, 'x', '' FROM generate_series(1, 1500) number"
+        )
+    state = whole_fleet([dsn])
+    assert (len(state.unknown), state.unknown_count) == (1000, 1500)
+    assert "meterhouse_platform_unknown 1500" in prometheus_text(state.summary())
+    assert fleet_view(FleetView(state, {}, [], 0.0), Choice(), "", "en")["unknown_more"] == 1480
+    outcome(["platform", "status", "--db", dsn])
+    assert "1480 more gateways are not enrolled" in capsys.readouterr().out
 
 
 def test_a_keeper_says_that_its_database_is_back(dsn: str, caplog: pytest.LogCaptureFixture) -> None:
