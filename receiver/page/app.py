@@ -49,6 +49,7 @@ T = TypeVar("T")
 ASKERS: Final = 6  # number of threads that wait for answers of databases
 MOST_LISTED: Final = 1000  # a page lists at most this many packs
 MOST_SPAN_MS: Final = 86_400_000
+LAST_MS: Final = 7_258_032_000_000  # 2199-12-31, the last day that the page has in all time zones (``day_of``)
 REFRESH_MS: Final = 10_000
 
 
@@ -123,7 +124,7 @@ class Page:
         settled, points, newest_ms = known
         today = datetime.now(self.zone).date()
         if newest_ms is not None:
-            newest = datetime.fromtimestamp((newest_ms - 1) / 1000, self.zone).date()
+            newest = datetime.fromtimestamp(_shown_ms(newest_ms - 1) / 1000, self.zone).date()
         else:
             newest = settled[-1] if settled else today
         # the settled days are days of UTC; west of UTC, the first of them begins on the local day before
@@ -181,7 +182,7 @@ class Page:
             raise HTTPException(404)
         language = language_of(request)
         shown = await self._ask(lambda: [self._one_pack(one, language) for one in packs])
-        begin = datetime.fromtimestamp(max(0, min(one.from_ms for one in packs)) / 1000, UTC)
+        begin = datetime.fromtimestamp(_shown_ms(min(one.from_ms for one in packs)) / 1000, UTC)
         facts = {
             "stream": stream, "seq": seq, "packs": shown, "back": stream_href(self.root, stream),
             "earlier": f"{self.root}/pack/{stream}/{seq - 1}" if seq > 1 else "",
@@ -302,6 +303,11 @@ def make_app(
     app.router.redirect_slashes = False
     access = Access(tls=False, password=False, names=host_names(names))
     return UnderRoot(Guard(app, access, Sessions()), root)
+
+
+def _shown_ms(ms: int) -> int:
+    """The nearest time for which the page has a day. A gateway can sign any time, also one after the year 9999."""
+    return max(0, min(ms, LAST_MS))
 
 
 def _stream_of(request: Request) -> str:

@@ -221,6 +221,18 @@ def test_a_wrong_last_reading_of_a_quarter_is_no_amount_of_the_next() -> None:
     assert [row.amount for row in made.rows] == [1, None, 1, 2, None, 4]
 
 
+def test_a_pack_of_a_year_that_no_calendar_has_is_shown(dsn: str, browse: Browse) -> None:
+    """A gateway can sign any time. One after the year 9999 was an internal error, for its stream and for the pack."""
+    b = make("whole", 1, 300_000_000_000_000)
+    filled(dsn, b)
+    page = browse(dsn)
+    assert page.get(f"/pack/{b.stream.name}/2").status_code == 200
+    answer = page.get(f"/stream/{b.stream.name}")
+    assert answer.status_code == 200
+    earlier = re.search(r'rel="prev" href="([^"]*)"', answer.text)
+    assert earlier and page.get(html.unescape(earlier[1])).status_code == 200
+
+
 def test_the_first_increase_of_a_day_counts_from_the_last_reading_of_the_day_before(dsn: str) -> None:
     """With one reading in each quarter, the days together were a quarter short for each midnight."""
     b = make("whole", 1, START_MS // views.DAY_MS * views.DAY_MS - 5 * MINUTE_MS)
