@@ -18,12 +18,13 @@ import psycopg
 from drivers.backoff import Backoff
 from receiver.bodies import Bodies
 from receiver.clickhouse import Cell, ClickHouse, ClickHouseError
-from receiver.database import Connection, DatabaseError, boot_text, open_database, statement
+from receiver.database import Connection, DatabaseError, boot_text, open_database, shard_of, statement
 
 log = logging.getLogger("meterhouse.platform")
 PACKS: Final = 2000  # a batch with at least this many packs takes no further lot; lots are never split
 CHANGES: Final = 1000  # one batch has at most this many changed packs
 PAUSE_S: Final = 2.0  # pause if there is nothing to send
+STREAMS_S: Final = 60.0  # interval at which the states of streams are compared
 FAULT_S: Final = 30.0  # pause after an internal error
 LOCK: Final = 7_235_703  # advisory lock of the session, so that a database has only one feed
 
@@ -64,6 +65,8 @@ class ClickHouseFeed:
         self._connection: Connection | None = None
         self._retry, self._away_until = Backoff(1.0, 30.0), 0.0
         self._token = ""
+        self._streams: dict[str, tuple[bool, bool]] = {}  # the streams in ClickHouse: (asked, awaited)
+        self._streams_at = 0.0
         self._problem = ""
         self.packs = self.failures = 0
 
@@ -73,7 +76,10 @@ class ClickHouseFeed:
             return 0
         try:
             connection = self._connect()
-            sent = self._send(connection) if connection is not None else 0
+            sent = 0
+            if connection is not None:
+                self._send_streams(connection)
+                sent = self._send(connection)
         except (psycopg.Error, DatabaseError, ClickHouseError) as error:
             self._failed(error)
             return 0
@@ -101,8 +107,31 @@ class ClickHouseFeed:
                 return None
             self._target.make_tables()
             self._connection.execute("INSERT INTO clickhouse SELECT WHERE NOT EXISTS (SELECT FROM clickhouse)")
+            self._streams, self._streams_at = self._read_streams(), 0.0
             self._token = str(self._connection.execute("SELECT id FROM clickhouse").fetchall()[0][0])
         return self._connection
+
+    def _read_streams(self) -> dict[str, tuple[bool, bool]]:
+        """The streams of this database that ClickHouse has, with (asked, awaited)."""
+        query = f"SELECT stream, asked, awaited FROM {self._target.database}.streams FINAL"
+        place, shards = self._place or (0, 1)
+        rows = (line.split("\t") for line in self._target.execute(query).splitlines())
+        return {
+            name: (asked == "true", awaited == "true")
+            for name, asked, awaited in rows
+            if shard_of(name.rpartition("/")[0], shards) == place
+        }
+
+    def _send_streams(self, connection: Connection) -> None:
+        """Send the states of streams that have changed. They say which missing packs count."""
+        if (now := self._clock()) < self._streams_at:
+            return
+        found = connection.execute(statement("clickhouse_streams")).fetchall()
+        states = dict.fromkeys(self._streams, (True, True)) | {name: (asked, awaited) for name, asked, awaited in found}
+        rows = [(name, *state) for name, state in sorted(states.items()) if self._streams.get(name) != state]
+        if rows:
+            self._target.insert("streams", ("stream", "asked", "awaited"), rows, f"{self._token}-streams-{time.time()}")
+        self._streams, self._streams_at = states, now + STREAMS_S
 
     def _send(self, connection: Connection) -> int:
         batch = _open_batch(connection)

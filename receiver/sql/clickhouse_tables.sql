@@ -81,6 +81,15 @@ SELECT stream, record.1 AS point,
   seq, boot, lot, toDateTime(stored, 'UTC') AS stored
 FROM {db}.incoming ARRAY JOIN records AS record, bases AS base WHERE body != '';
 
+-- The streams whose missing packs do not count. asked: packs in holes count. awaited: packs since the newest pack of the stream count. A stream without a row is
+-- asked and awaited.
+CREATE TABLE IF NOT EXISTS {db}.streams (
+  stream String,
+  asked Bool,
+  awaited Bool,
+  changed DateTime64(3, 'UTC') DEFAULT now64(3)
+) ENGINE = ReplacingMergeTree(changed) ORDER BY stream;
+
 CREATE VIEW IF NOT EXISTS {db}.packs AS SELECT * FROM {db}.pack_states FINAL;
 
 -- Completeness by UTC day. A pack counts for the day in which it begins. Packs with faults or with unknown completeness do not count. As in PostgreSQL, a
@@ -99,16 +108,18 @@ SELECT stream, before + 1 AS first, number - 1 AS last, left_to AS "from", right
 ) WHERE number > before + 1;
 
 -- Number of readings due in missing packs, by UTC day, estimated from the mean rate of the stream. Missing packs are those in holes, and those after the
--- newest pack of a stream that has been silent for 15 minutes or longer.
+-- newest pack of a stream that has been silent for 15 minutes or longer. As in PostgreSQL, only requested streams count, and the silence of a retired one does not.
 CREATE VIEW IF NOT EXISTS {db}.missing_days AS
 WITH rates AS (
   SELECT stream, sum(due) / sum(toUnixTimestamp64Milli("to") - toUnixTimestamp64Milli("from")) AS rate, max(toUnixTimestamp64Milli("to")) AS newest
   FROM {db}.packs WHERE due > 0 AND "to" > "from" GROUP BY stream
 ), stretches AS (
   SELECT h.stream AS stream, toUnixTimestamp64Milli(h."from") AS low, toUnixTimestamp64Milli(h."to") AS high, r.rate AS rate
-  FROM {db}.holes AS h JOIN rates AS r ON r.stream = h.stream WHERE h."to" > h."from"
+  FROM {db}.holes AS h JOIN rates AS r ON r.stream = h.stream
+  WHERE h."to" > h."from" AND h.stream NOT IN (SELECT stream FROM {db}.streams FINAL WHERE NOT asked)
   UNION ALL
-  SELECT stream, newest AS low, toUnixTimestamp64Milli(now64(3)) AS high, rate FROM rates WHERE newest < toUnixTimestamp64Milli(now64(3)) - 900000
+  SELECT stream, newest AS low, toUnixTimestamp64Milli(now64(3)) AS high, rate FROM rates
+  WHERE newest < toUnixTimestamp64Milli(now64(3)) - 900000 AND stream NOT IN (SELECT stream FROM {db}.streams FINAL WHERE NOT awaited)
 )
 SELECT stream, toDate(number) AS day, round(sum((least(high, (number + 1) * 86400000) - greatest(low, number * 86400000)) * rate)) AS due
 FROM (SELECT *, arrayJoin(range(toUInt32(intDiv(low, 86400000)), toUInt32(intDiv(high - 1, 86400000)) + 1)) AS number FROM stretches)

@@ -187,6 +187,39 @@ def test_a_finding_that_comes_and_goes_takes_the_readings_and_brings_them_back(d
     assert in_clickhouse(front) == before, "it was gone before it was sent"
 
 
+def test_streams_that_are_retired_or_were_not_agreed_are_not_missing(dsn: str, front: Front) -> None:
+    """They counted as missing for ever, although they do not in PostgreSQL."""
+    b = make("hole", 1)
+    stored(dsn, b)
+    now = [0.0]
+    one = ClickHouseFeed(dsn, ClickHouse(front.url), clock=lambda: now[0])
+    name = b.gateway.name
+    steps = (  # (change, its values, how many of these count: the hole, the time since the newest pack)
+        ("", [], 2),
+        ("UPDATE checkpoint_heads SET retired = true", [], 1),
+        ("INSERT INTO agreed VALUES (%s, 'other')", [name], 0),
+        ("DELETE FROM agreed", [], 1),
+        ("UPDATE checkpoint_heads SET retired = false", [], 2),
+        ("DELETE FROM pins", [], 0),
+        ("INSERT INTO pins (gateway, thumbprint) VALUES (%s, 'x')", [name], 2),
+    )
+    with connect(dsn) as connection:
+        row = connection.execute("SELECT due, to_ms - from_ms FROM packs WHERE seq = 8").fetchall()[0]
+        hole = 20_000 * row[0] / row[1]
+        for number, (query, values, parts) in enumerate(steps):
+            if query:
+                connection.execute(query.encode(), values)
+            now[0] += 61.0
+            while one.step():
+                pass
+            due = float(asked(front, "SELECT ifNull(sum(due), 0) FROM fleet.missing_days")[0][0])
+            assert (due > 0) + (due > 2 * hole) == parts, query
+            if number == 3:  # a keeper that starts again knows what it has told
+                one.close()
+                one = ClickHouseFeed(dsn, ClickHouse(front.url), clock=lambda: now[0])
+    one.close()
+
+
 def test_what_it_refuses_is_said_once_and_sent_later(dsn: str, front: Front, caplog: pytest.LogCaptureFixture) -> None:
     stored(dsn, make("whole", 1))
     front.post("/refuse", "Code: 241. DB::Exception: Memory limit exceeded")

@@ -134,6 +134,24 @@ def test_packs_with_a_finding_go_to_clickhouse_without_their_readings(dsn: str, 
             assert sorted(gone) == sorted((*row[:2], True) for row in made) and not any(row[2] for row in made)
 
 
+def test_clickhouse_is_told_which_streams_cannot_be_missing(dsn: str) -> None:
+    """Retired streams and those that were not agreed counted as missing in ClickHouse for ever."""
+    b = make("whole", 1)
+    stored(dsn, b)
+    changes = (
+        ("SELECT", []),
+        ("UPDATE checkpoint_heads SET retired = true", [(True, False)]),
+        ("INSERT INTO agreed SELECT gateway, 'other' FROM pins", [(False, False)]),
+        ("DELETE FROM agreed", [(True, False)]),
+        ("DELETE FROM pins", [(False, False)]),
+    )
+    with connect(dsn) as connection:
+        for change, states in changes:
+            connection.execute(change.encode())
+            rows = connection.execute(statement("clickhouse_streams")).fetchall()
+            assert rows == [(b.stream.name, *state) for state in states], change
+
+
 def test_what_cannot_be_written_is_named(dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It was an internal error that asked to send us the output."""
     from tests.platform.test_converters import MAP
