@@ -24,7 +24,8 @@ SELECT c.page, c.body FROM checkpoints c WHERE c.gateway = %s AND NOT EXISTS (
   AND n.counter > c.counter AND n.pages < c.page AND NOT coalesce(g.revoked ? n.signer::text, false)) ORDER BY c.page"""
 # births that are not in the range themselves: those that packs in the range name, and the newest one before the range
 _BIRTHS = """
-SELECT seq, body FROM packs WHERE stream = %(stream)s AND is_birth AND NOT (to_ms >= %(low)s AND from_ms < %(high)s) AND (
+SELECT seq, body FROM packs WHERE stream = %(stream)s AND is_birth
+AND NOT (to_ms >= %(low)s AND from_ms < %(high)s) AND (
   hash IN (SELECT DISTINCT birth FROM packs WHERE stream = %(stream)s AND to_ms >= %(low)s AND from_ms < %(high)s)
   OR hash = (SELECT hash FROM packs WHERE stream = %(stream)s AND is_birth AND from_ms < %(low)s
     ORDER BY from_ms DESC, seq DESC LIMIT 1))
