@@ -46,7 +46,7 @@ class LatestPublisher:
             gone = connection.execute(_GONE, limits).fetchall()
             for (name,) in gone:
                 self._publisher.publish(PREFIX + name, b"", retain=True)  # an empty message removes the retained one
-            # a removed value is replaced, also if its gateway has been silent for so long that its packs are not new
+            # a removed value is replaced even if the gateway is silent, so that none of its packs is new
             rows = connection.execute(_NEWS, limits | {"all": is_first or bool(gone)}).fetchall()
             bodies = Bodies(connection)
             for stream, name, boot, after, seq, points in rows:

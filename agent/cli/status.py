@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.common import as_line, is_alive, read_snapshot, singular
+from agent.cli.common import as_line, is_alive, read_snapshot, say
 from agent.cli.file_findings import find_in_files
 from agent.cli.findings import Finding, exit_code_of, find, in_order
 from agent.cli.options import ConfigOptions, config_options, json_option, lang_option
@@ -98,14 +98,16 @@ def interval_notes(facts: Mapping[str, Any]) -> list[str]:
     """Return a sentence for each task that must be finished before all intervals are known."""
     notes = []
     if count := facts.get("reading"):
-        notes.append(singular(f"intervals: reading the packs of {count} devices"))
+        notes.append(say(f"intervals: reading the packs of {count} devices"))
     if repair := facts.get("repair"):
         done, packs = (
             time.strftime("%Y-%m-%d %H:%M", time.gmtime(repair[key])) for key in ("compared_from", "packs_from")
         )
         notes.append(
-            f"intervals: comparing those of {repair['streams']} devices with their packs, newest first;"
-            f" done back to {done} UTC, packs reach back to {packs} UTC. Daily figures wait for this"
+            say(
+                f"intervals: comparing those of {repair['streams']} devices with their packs, newest first;"
+                f" done back to {done} UTC, packs reach back to {packs} UTC. Daily figures wait for this"
+            )
         )
     return notes
 

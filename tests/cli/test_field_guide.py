@@ -66,6 +66,8 @@ def plain(text: str, command: str) -> list[str]:
     text = re.sub(r"(sequence|的第) \d+", r"\1 N", text)
     if " handover " in command:  # it says so where a slow counter had not been read yet
         text = re.sub(r"^.*(?:not read yet, next reading|尚未读到).*\n", "", text, flags=re.MULTILINE)
+    # the agent may still be at it, soon after its start
+    text = re.sub(r"^(?:intervals: reading|时段数据：正在读取).*\n", "", text, flags=re.MULTILINE)
     if "--frames" in command:
         text = re.sub(r"(?:->|<-|\?\?) [0-9A-F ]+$", "FRAME", text, flags=re.MULTILINE)
     if " verify " in command:  # nothing may be missing or fail; how much there was differs

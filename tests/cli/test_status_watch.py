@@ -141,6 +141,16 @@ def test_status_in_chinese_keeps_its_json_english(mh, traces, tmp_path, monkeypa
     assert "clock synchronised" not in mh("status", "--lang", "en", "--runtime-dir", tmp_path / "run").out
 
 
+def test_what_intervals_wait_for_is_told_in_both_languages(mh, traces, tmp_path) -> None:
+    at = {"compared_from": 1_700_000_000, "packs_from": 1_690_000_000}
+    traces.write(intervals={"reading": 1, "repair": {"streams": 12, **at}})
+    said = mh("status", "--runtime-dir", tmp_path / "run")
+    assert "intervals: reading the packs of 1 device\n" in said.out and "comparing those of 12 devices" in said.out
+    said = mh("status", "--runtime-dir", tmp_path / "run", "--lang", "zh")
+    assert "时段数据：正在读取 1 台设备的数据包\n" in said.out and "intervals" not in said.out
+    assert "已核对到 2023-11-14 22:13 UTC" in said.out and "核对完成后才计算日指标" in said.out
+
+
 def test_status_tells_a_line_that_is_down_and_lets_inverters_sleep(mh, traces, tmp_path) -> None:
     """# field pain 70: a device that was never reached is not well, though nobody can say that it is silent."""
     for life, error, code in (("unknown", "line roof: cannot open", 4), ("unknown", None, 0), ("asleep", "silent", 0)):
