@@ -25,7 +25,7 @@ from agent.service.identity import IdentityChecker, MapQuirks
 from agent.service.seal_jobs import Stream
 from agent.service.sealing import SealScheduler
 from agent.store import StoreDamaged, StoreError
-from drivers.line import FrameTrace, Line, frames_each, open_line
+from drivers.line import FrameTrace, Line, frames_each, open_line, target
 from drivers.model import ConfigError, DeviceSpec, GatewayError, ProfileError
 from drivers.protocol import Driver
 from ext.ring import Ring
@@ -480,7 +480,7 @@ async def apply(manager: DeviceManager, change: DeviceChanges) -> None:
     for name, line in change.lines.items():
         manager.lines.setdefault(name, line)  # a line of a known name is replaced in ``_change_lines``
     rest = [e for e in change.changed if e not in in_place]
-    await _all(*(_change_lines(manager, change, *group) for group in _groups(rest, gone_lines)))
+    await _all(*(_change_lines(manager, change, *group) for group in _groups(manager, change, rest)))
     manager.lines = {line.name: manager.lines[line.name] for line in change.config.lines}
     now_ms = manager.clock.now_ms()
     for made in change.added:
@@ -493,18 +493,31 @@ async def apply(manager: DeviceManager, change: DeviceChanges) -> None:
     _publish_traces(manager, change)
 
 
-def _groups(swaps: Iterable[DeviceSwap], gone_lines: Iterable[str]) -> list[tuple[set[str], list[DeviceSwap]]]:
+def _groups(
+    manager: DeviceManager, change: DeviceChanges, swaps: Iterable[DeviceSwap]
+) -> list[tuple[set[str], list[DeviceSwap]]]:
     """Return (lines to close, devices to replace) of each part of a change that need not wait for the other parts.
 
-    Two lines are in one part if a device moves from one to the other.
+    Two lines are in one part if a device moves from one to the other, or if one gets the port of the other: a port must
+    be closed before another line opens it.
     """
-    groups: list[tuple[set[str], list[DeviceSwap]]] = [({name}, []) for name in sorted(gone_lines)]
+    groups: list[tuple[set[str], list[DeviceSwap]]] = [({name}, []) for name in sorted(change.gone_lines)]
+    ports: dict[tuple[str, int], set[str]] = {}  # port -> the lines to close that have it now
+    for name in change.gone_lines:
+        ports.setdefault(_port(manager.lines[name]), set()).add(name)
     for swap in swaps:
         touched = {swap.entry.line, swap.device.config.line}
+        if (line := change.lines.get(swap.entry.line)) is not None:
+            touched |= ports.get(_port(line), set())
         mine = [group for group in groups if group[0] & touched]
         groups = [group for group in groups if group not in mine]
         groups.append((set().union(*(lines for lines, _ in mine)), [*(s for _, more in mine for s in more), swap]))
     return groups
+
+
+def _port(line: Line) -> tuple[str, int]:
+    where = target(line.config)
+    return where.host, where.port
 
 
 async def _change_lines(

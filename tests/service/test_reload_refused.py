@@ -585,6 +585,34 @@ async def test_a_changed_line_does_not_wait_for_the_devices_of_another(
         assert park.service.lines["hall"] is not before["hall"] and not devices["x"].paused
 
 
+async def test_lines_that_exchange_their_ports_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The faster one opened a port that the slower one still used."""
+    released, pause = asyncio.Event(), DevicePoll.pause
+
+    async def slow(poll: DevicePoll) -> None:
+        await pause(poll)
+        if poll.driver.spec.name == "x":
+            await released.wait()
+
+    async with running(tmp_path) as park:
+        before = dict(park.service.lines)
+        monkeypatch.setattr(DevicePoll, "pause", slow)
+        park.write(park.edited((park.roof, "tcp://other"), (park.hall, park.roof), ("tcp://other", park.hall)))
+        reload = park.service.reload()
+        polls = [device.poll for device in park.service.devices]
+        await until(
+            lambda: park.service.lines["roof"] is not before["roof"] or all(poll.paused and poll.idle for poll in polls)
+        )
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert [park.service.lines[name] is before[name] for name in ("roof", "hall")] == [True, True]
+        released.set()
+        assert (await reload).accepted
+        assert [park.service.lines[name].config.url for name in ("roof", "hall")] == [park.hall, park.roof]
+
+
 async def test_an_agent_without_files_says_so(tmp_path: Path) -> None:
     async with running(tmp_path) as park:
         assert "no configuration files" in (await Service(park.service.config)._reloads.reload()).complaints[0]
