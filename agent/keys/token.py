@@ -40,6 +40,12 @@ class PinRejected(TokenError):
     retry: ClassVar[bool] = False
 
 
+class NoUsableKey(TokenError):
+    """The token has no such key, or the key cannot sign. Nobody need try again before the URI or the token changes."""
+
+    retry: ClassVar[bool] = False
+
+
 class TokenKey:
     """One key of a token. If the session with the token is lost, the next signature opens a new session.
 
@@ -51,7 +57,8 @@ class TokenKey:
 
     Raises:
         KeyFileError: the URI is wrong, the PIN cannot be read, or python-pkcs11 is not installed.
-        TokenError: the token or the key is missing.
+        TokenError: the token is missing.
+        NoUsableKey: the key is missing, or cannot be used.
         PinRejected: the PIN is wrong.
     """
 
@@ -70,7 +77,11 @@ class TokenKey:
         self._private: Any = None
         self.alg = ""
         self.jwk: Mapping[str, str] = {}
-        self._open(make)
+        try:
+            self._open(make)
+        except BaseException:
+            self.close()  # python-pkcs11 closes no session by itself, and a token allows only a few
+            raise
 
     def sign(self, message: bytes) -> bytes:
         """Return the 64-byte signature.
@@ -159,16 +170,16 @@ class TokenKey:
             self._private = self._session.get_key(object_class=pkcs11.ObjectClass.PRIVATE_KEY, **wanted)
         except pkcs11.exceptions.NoSuchKey as error:
             if not make:
-                raise self._error("key not found in the token", None, "Is the object's name right?") from error
+                hint = "Is the object's name right?"
+                raise self._error("key not found in the token", None, hint, NoUsableKey) from error
             curve = import_module("pkcs11.util.ec").encode_named_curve_parameters("secp256r1")
             params = self._session.create_domain_parameters(
                 pkcs11.KeyType.EC, {pkcs11.Attribute.EC_PARAMS: curve}, local=True
             )
             self._private = params.generate_keypair(store=True, **wanted)[1]
         except pkcs11.exceptions.MultipleObjectsReturned as error:
-            raise self._error(
-                "several keys of the token have this name", None, "Add the id of one key to the URI, as ;id=%.."
-            ) from error
+            hint = "Add the id of one key to the URI, as ;id=%.."
+            raise self._error("several keys of the token have this name", None, hint, NoUsableKey) from error
         public = self._session.get_key(object_class=pkcs11.ObjectClass.PUBLIC_KEY, **wanted)
         point = bytes(public[pkcs11.Attribute.EC_POINT])
         if point[:1] == b"\x04" and len(point) in {34, 67}:  # the standard wraps the point in a DER octet string
@@ -177,7 +188,7 @@ class TokenKey:
             return "ES256", p256_jwk(int.from_bytes(point[1:33], "big"), int.from_bytes(point[33:], "big"))
         if public.key_type == pkcs11.KeyType.EC_EDWARDS and len(point) == 32:
             return "Ed25519", {"crv": "Ed25519", "kty": "OKP", "x": base64url(point)}
-        raise self._error("the key is neither a P-256 key nor an Ed25519 key")
+        raise self._error("the key is neither a P-256 key nor an Ed25519 key", kind=NoUsableKey)
 
     def _pin(self) -> str | None:
         source = self._parts.get("pin-source", "")

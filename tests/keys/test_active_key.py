@@ -34,7 +34,7 @@ from agent.keys import (
     signed_by,
 )
 from agent.keys.signer import SoftEd25519
-from agent.keys.token import PinRejected, TokenError
+from agent.keys.token import NoUsableKey, PinRejected, TokenError
 from agent.pack import BirthTable, Packer
 from agent.service import signing_key
 from agent.service.control import keys as key_requests
@@ -396,11 +396,14 @@ async def test_a_key_that_the_store_could_not_take_is_tried_again(tmp_path: Path
         rounds.ring.close()
 
 
-@pytest.mark.parametrize(("error", "tries"), [(TokenError, 2), (PinRejected, 1)])
-async def test_a_token_that_was_busy_is_asked_again_unless_it_rejected_the_pin(
+@pytest.mark.parametrize(("error", "tries"), [(TokenError, 2), (PinRejected, 1), (NoUsableKey, 1)])
+async def test_a_token_that_was_busy_is_asked_again_unless_that_cannot_help(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[TokenError], tries: int
 ) -> None:
-    """It counted as looked at, so the agent kept the retired key. But a token locks itself after some wrong PINs."""
+    """It counted as looked at, so the agent kept the retired key.
+
+    But a token locks itself after some wrong PINs, and each try for a key that it does not have takes a session of it.
+    """
     path, now_s = tmp_path / "signing.key", T0 // 1000
     create_key(path, now_s - 5)
     active = ActiveKey(load_key(path), BASE)

@@ -15,7 +15,7 @@ from joserfc import jws
 from joserfc.jwk import ECKey, OKPKey
 
 from agent.keys import TYP_PACK, KeyFileError, check_key_records, create_key, current_records, load_key, rotate_key
-from agent.keys.token import TokenError, TokenKey
+from agent.keys.token import NoUsableKey, TokenError, TokenKey
 
 if TYPE_CHECKING:
     from tests.kits.tokens import Token
@@ -142,6 +142,23 @@ def test_what_is_wrong_with_a_token_is_named(
     code, out, err = mh("keys", "show", path)
     assert code in {3, 4} and not out and err.startswith("error: ") and "4711" not in err
     assert "4711" not in str(caught.value)
+
+
+def test_a_try_without_success_leaves_no_session_open(token: Token, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token allows only a few sessions, and a running agent looks for its new key again and again."""
+    held: list[TokenKey] = []
+    close = TokenKey.close
+
+    def noted(key: TokenKey) -> None:
+        if key._session is not None:
+            held.append(key)
+        close(key)
+
+    monkeypatch.setattr(TokenKey, "close", noted)
+    with pytest.raises(NoUsableKey, match="key not found in the token") as caught:
+        TokenKey(token.uri("nobody"))
+    assert not caught.value.retry
+    assert [key._session for key in held] == [None]
 
 
 def test_a_wrong_pin_is_tried_once(token: Token, tmp_path: Path) -> None:

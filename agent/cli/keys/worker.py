@@ -20,7 +20,7 @@ from agent.cli.control import ControlClient, NoAnswer
 from agent.cli.owner_process import child, path_owner
 from agent.keys import KeyFileError, Revocation, Signer, check_key_records, create_key, current_records, load_key
 from agent.keys import rotate_key as replace_key
-from agent.keys.token import PinRejected, TokenError
+from agent.keys.token import NoUsableKey, PinRejected, TokenError
 from agent.service.control.frames import FrameKind, frame
 from drivers.model import GatewayError, clean_text
 
@@ -89,7 +89,7 @@ class Failure(Struct, frozen=True):
     hint: str
 
 
-_ERRORS: Final = {kind.__name__: kind for kind in (KeyFileError, TokenError, PinRejected)}
+_ERRORS: Final = {kind.__name__: kind for kind in (KeyFileError, TokenError, PinRejected, NoUsableKey)}
 _answers = msgspec.json.Decoder(KeyFacts)
 _failures = msgspec.json.Decoder(Failure)
 
