@@ -23,6 +23,7 @@ from agent.intervals.sums import Unwritten, sums
 ROLLING_DAYS = 365
 _GREEN = ("generation.pv", "generation.wind", "generation.hydro")
 _DEMAND_FLOWS = ("import", "charge", "consumption", "heat")
+_UNPROVEN = Flag.INCOMPLETE | Flag.SPREAD  # an interval with one of these does not prove a peak
 Demand = tuple[Decimal, tuple[Source, ...]]
 
 
@@ -166,16 +167,22 @@ def demands(windows: Iterable[RoleSum]) -> dict[str, Demand]:
     An interval that is incomplete or spread is left out, because it does not prove a peak.
     """
     sums: dict[tuple[str, str, int, int], list[RoleSum]] = {}
+    unproven: set[tuple[str, str, int, int]] = set()
     for one in windows:
         if one.flow not in _DEMAND_FLOWS or one.unit != "kWh":
             continue
+        is_proven = not one.flags & _UNPROVEN
         for name in (one.role, *families(one.role)):
-            sums.setdefault((name, one.flow, one.start_ms, one.end_ms), []).append(one)
+            key = (name, one.flow, one.start_ms, one.end_ms)
+            sums.setdefault(key, []).append(one)
+            if not is_proven:
+                unproven.add(key)
     found: dict[str, Demand] = {}
-    for (name, _, start_ms, end_ms), parts in sums.items():
-        if any(one.flags & (Flag.INCOMPLETE | Flag.SPREAD) for one in parts):
+    for key, parts in sums.items():
+        if key in unproven:
             continue
-        kilowatts = sum((one.amount for one in parts), ZERO) * 3_600_000 / (end_ms - start_ms)
+        name, _, start_ms, end_ms = key
+        kilowatts = sum([one.amount for one in parts], ZERO) * 3_600_000 / (end_ms - start_ms)
         if name not in found or kilowatts > found[name][0]:
             found[name] = (kilowatts, tuple(source for one in parts for source in one.sources))
     return found

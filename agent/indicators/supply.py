@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 
 from agent.indicators import declared
 from agent.indicators.declared import Declaration
@@ -87,10 +88,11 @@ class Supply:
         return Amount(name, Fraction(kilowatts) * unit.factor, unit, "metered", _mean(shares), sources=sources)
 
 
-def families(role: str) -> list[str]:
+@lru_cache(maxsize=1024)  # cached, because it is called for every interval of a year, and roles change only rarely
+def families(role: str) -> tuple[str, ...]:
     """Return the families that a role belongs to: `load.*` and `load.press.*` for `load.press`."""
     parts = role.split(".")
-    return [".".join(parts[: count + 1]) + ".*" for count in range(len(parts))]
+    return tuple(".".join(parts[: count + 1]) + ".*" for count in range(len(parts)))
 
 
 def _is_of(role: str, name: str) -> bool:
