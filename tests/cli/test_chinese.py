@@ -134,6 +134,10 @@ def test_what_a_technician_meets_is_translated() -> None:
         ("cannot decode: not hex: 'zz'. Character 1, 'z', is not a hex digit. Give only the bytes of the valid frame",
          "无法解析：不是十六进制：'zz'。第 1 个字符 'z' 不是十六进制数字。请只给出有效报文的字节"),
         ("mqtt://127.0.0.1:1: [Errno 111] Connection refused", "mqtt://127.0.0.1:1：[错误码 111] 连接被拒绝"),
+        ("has 401 levels, including those of its terms; at most 400 are allowed",
+         "有 401 层（含各项中的层），最多允许 400 层"),
+        ('"a + b" is not the name of a term or quantity. Give this formula a name in [[term]]',
+         '"a + b" 不是项或量的名称。请在 [[term]] 中为该公式命名'),
         ("", ""),
     ],
 )  # fmt: skip
