@@ -14,15 +14,20 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from agent.keys import TYP_PACK, Signer, current_records, is_sound, load_key
 from agent.service.db_thread import DatabaseThread
 from agent.store import Store, StoreError
+from drivers.backoff import Backoff
 from drivers.model import GatewayError
 
 log = logging.getLogger("meterhouse")
 LOOK_S = 2.0  # interval of the checks of the key file; a check needs only one stat call
+# the longest pause between two attempts with a busy token: some tokens report a wrong PIN as a general error, and lock
+# themselves after a few
+TOKEN_MOST_S = 3600.0
 
 
 class ActiveKey:
@@ -111,6 +116,8 @@ class KeyFileWatcher:
         self._active_key, self.path, self._db_thread = active_key, path, db_thread
         self._publish, self._note, self._after = publish, note, after
         self._stamp = _stamp(path)
+        self._token_backoff = Backoff(LOOK_S, TOKEN_MOST_S)
+        self._rests: tuple[tuple[int, int, int], float] | None = None  # (stamp of the file, end of its pause)
         self._lock = asyncio.Lock()
         self._trouble, self._missing = "", False
         self.last_unused_hold_s = -math.inf  # monotonic time when a tool last paused sealing but made no key
@@ -165,16 +172,22 @@ class KeyFileWatcher:
                 self._missing = True
                 return
             self._missing = False
-            if stamp == self._stamp:
+            if stamp == self._stamp or (self._rests and stamp == self._rests[0] and monotonic() < self._rests[1]):
                 return
+            if not self._rests or stamp != self._rests[0]:
+                self._token_backoff.reset()
+            self._rests = None
             try:
                 await self._change(self.path)
             except GatewayError as error:
                 if str(error) != self._trouble:
                     log.error("keeping the current signing key: %s", error)
                 self._trouble = str(error)
-                # the file may be usable, so the next check tries again
-                if isinstance(error, StoreError) or error.retry:
+                # the file may be usable, so a later check tries again
+                if isinstance(error, StoreError):
+                    return
+                if error.retry:
+                    self._rests = stamp, monotonic() + self._token_backoff.next_s()
                     return
             self._stamp = stamp
 

@@ -396,25 +396,26 @@ async def test_a_key_that_the_store_could_not_take_is_tried_again(tmp_path: Path
         rounds.ring.close()
 
 
-@pytest.mark.parametrize(("error", "tries"), [(TokenError, 2), (PinRejected, 1), (NoUsableKey, 1)])
+@pytest.mark.parametrize(("error", "tries"), [(TokenError, 4), (PinRejected, 1), (NoUsableKey, 1)])
 async def test_a_token_that_was_busy_is_asked_again_unless_that_cannot_help(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[TokenError], tries: int
 ) -> None:
     """It counted as looked at, so the agent kept the retired key.
 
     But a token locks itself after some wrong PINs, and each try for a key that it does not have takes a session of it.
+    Some tokens report a wrong PIN as a general error, so the pauses grow.
     """
-    path, now_s = tmp_path / "signing.key", T0 // 1000
-    create_key(path, now_s - 5)
+    path = tmp_path / "signing.key"
+    create_key(path, T0 // 1000 - 5)
     active = ActiveKey(load_key(path), BASE)
     rounds = SealRounds(tmp_path, active)
     await rounds.db_thread.start()
-    loads = 0
+    loads, now_s = 0, 0.0
 
     def load(path: Path) -> Signer:
         nonlocal loads
         loads += 1
-        if loads == 1:
+        if loads < 4:
             raise error("the token cannot be used", where=str(path))
         return load_key(path)
 
@@ -424,10 +425,15 @@ async def test_a_token_that_was_busy_is_asked_again_unless_that_cannot_help(
     try:
         await rounds.db_thread.call(active.activate)
         watcher = KeyFileWatcher(active, path, rounds.db_thread, lambda keys: None, lambda event: None, after)
-        made = rotate_key(path, BASE, now_s)[1]
+        made = rotate_key(path, BASE, T0 // 1000)[1]
         monkeypatch.setattr(signing_key, "load_key", load)
-        for _ in range(4):
+        monkeypatch.setattr(signing_key, "monotonic", lambda: now_s)
+        at = []
+        for second in range(0, 60, 2):
+            now_s, before = float(second), loads
             await watcher.check()
+            at += [second] * (loads - before)
+        assert at == [0, 2, 6, 14][:tries]
         assert loads == tries and (watcher.kid == made.kid) == (tries > 1) == (not watcher.trouble)
     finally:
         await rounds.db_thread.stop()
