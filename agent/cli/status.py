@@ -103,9 +103,10 @@ def interval_notes(facts: Mapping[str, Any]) -> list[str]:
         done, packs = (
             time.strftime("%Y-%m-%d %H:%M", time.gmtime(repair[key])) for key in ("compared_from", "packs_from")
         )
+        count = repair["streams"]
         notes.append(
             say(
-                f"intervals: comparing those of {repair['streams']} devices with their packs, newest first;"
+                f"intervals: comparing those of {count} devices with their packs, newest first;"
                 f" done back to {done} UTC, packs reach back to {packs} UTC. Daily figures wait for this"
             )
         )

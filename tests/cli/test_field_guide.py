@@ -169,7 +169,7 @@ class Walk:
         said = ""
         for line in child.stdout:
             said += line
-            if line.startswith("to read the park: ") or ": serving " in line:
+            if "meterhouse run -c" in line or ": serving " in line:
                 return said
         raise AssertionError(f"{command} ended: {said}")
 
