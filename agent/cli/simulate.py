@@ -352,6 +352,12 @@ def _listen_to(options: dict[str, Any], control: Control, stack: AsyncExitStack)
         _Commands(fd, control, stack)
 
 
+def _in_language(line: str) -> str:
+    """Return a line of an answer, such as `COMMAND   WHAT IT DOES`. WHAT IT DOES is in the language of the command."""
+    at = line.rfind("  ") + 2 if "  " in line else 0
+    return line[:at] + say(line[at:])
+
+
 class _Commands:
     """Reads commands from a file descriptor and runs them one after the other."""
 
@@ -378,7 +384,7 @@ class _Commands:
             command = await self._queue.get()
             try:
                 if answer := await self._control.run(command):
-                    click.echo(answer)
+                    click.echo("\n".join(map(_in_language, answer.split("\n"))))
             except GatewayError as error:
                 click.echo(as_complaint("error", error), err=True)
 

@@ -19,7 +19,9 @@ from agent.cli.keys.last_trusted import lasts_rows
 from agent.cli.main import COMMANDS, outcome
 from agent.cli.questions import asked
 from agent.cli.replay import _outcome
+from agent.cli.simulate import _in_language
 from agent.config.devices import role
+from drivers.sim.control import HELP
 from tests.kits.message_templates import Message, messages, written
 
 PAIRS = list(read_pairs())
@@ -400,6 +402,14 @@ def test_errors_of_the_platform_are_told_in_chinese(mh, tmp_path, args: tuple[st
     words = [str(tmp_path / "file") if word == "FILE" else word for word in args]
     said = mh("platform", *words, "--db", "postgresql://u@127.0.0.1:1/x")
     assert said.code in (2, 3) and told in said.err, said.err
+
+
+@pytest.mark.usefixtures("chinese")
+def test_commands_and_faults_of_the_simulator_are_told_in_chinese(mh) -> None:
+    lines = [_in_language(line) for line in HELP.split("\n")]
+    assert all(HAN.search(line) for line in lines), lines
+    assert "LINE say HEX            在线路上主动发送字节" in lines and "  silence    无应答" in lines
+    assert "'x' 不是有效的值：无应答" in mh("simulate", "--profile", "dlt645/2007", "--fault", "silence=x").err
 
 
 def test_a_counted_word_at_the_end_of_a_sentence_is_no_count() -> None:
