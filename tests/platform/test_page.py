@@ -32,8 +32,9 @@ from receiver.private_postgres import PrivatePostgres
 from receiver.store import Store
 from receiver.trust import Enrolment, enrol
 from receiver.worker import Worker
-from tests.kits.fleet_faults import START_MS, Broken, Feed, make
+from tests.kits.fleet_faults import START_MS, Feed, make
 from tests.kits.fleet_scene import GATEWAYS, MARKUP, fill
+from tests.platform.test_attacks import put
 
 MINUTE_MS = 60_000
 AWAY = "host=/nowhere dbname=x"
@@ -224,7 +225,7 @@ def test_a_wrong_last_reading_of_a_quarter_is_no_amount_of_the_next() -> None:
 def test_a_pack_of_a_year_that_no_calendar_has_is_shown(dsn: str, browse: Browse) -> None:
     """A gateway can sign any time. One after the year 9999 was an internal error, for its stream and for the pack."""
     b = make("whole", 1, 300_000_000_000_000)
-    filled(dsn, b)
+    put(dsn, [b])
     page = browse(dsn)
     assert page.get(f"/pack/{b.stream.name}/2").status_code == 200
     answer = page.get(f"/stream/{b.stream.name}")
@@ -237,7 +238,7 @@ def test_the_first_increase_of_a_day_counts_from_the_last_reading_of_the_day_bef
     """With one reading in each quarter, the days together were a quarter short for each midnight."""
     b = make("whole", 1, START_MS // views.DAY_MS * views.DAY_MS - 5 * MINUTE_MS)
     b.send(*(b.stream.pack(60) for _ in range(10)))
-    filled(dsn, b)
+    put(dsn, [b])
     base, energy = 0.0, []
     for record in (record for _, raw in b.sent for record in json.loads(raw).get("e", [])):
         base = record.get("bt", base)
@@ -338,23 +339,10 @@ def test_a_damaged_row_keeps_no_page_from_being_shown(dsn: str, browse: Browse, 
     assert page.get(f"/pack/{name}/4").status_code == 200
 
 
-def filled(dsn: str, b: Broken) -> None:
-    """What a gateway sent, stored and checked."""
-    with connect(dsn) as connection:
-        enrol(connection, [Enrolment(b.gateway.name, [b.gateway.signer.kid])])
-    feed = Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent])
-    worker, keeper = Worker(feed, [Store(dsn)]), Keeper(dsn)
-    while feed.left or worker.waiting:
-        worker.step(0)
-    while keeper.step():
-        pass
-    keeper.close()
-
-
 def test_packs_of_a_clone_are_not_verified(dsn: str) -> None:
     """The finding of a clone has the sequence 0: the whole boot. Its packs were "verified", in green."""
     b = make("clone", 1)
-    filled(dsn, b)
+    put(dsn, [b])
     with connect(dsn) as connection:
         (boot,) = connection.execute("SELECT boot FROM findings WHERE seq = 0").fetchall()[0]
     data = FleetData([dsn])
@@ -371,7 +359,7 @@ def test_the_pack_of_a_long_downtime_is_shown_for_all_of_its_time(dsn: str) -> N
     low = b.stream.at_ms // 1000
     gap = {"from": low, "points": "*", "reason": "stopped", "to": low + hours * 3600}
     b.send(b.stream.pack(hours * 3600, e=[], gaps=[gap]), *b.run(3))
-    filled(dsn, b)
+    put(dsn, [b])
     data = FleetData([dsn])
     for hour in (0, 2, hours - 2):
         begin = (low + hour * 3600) * 1000 // QUARTER_MS * QUARTER_MS + QUARTER_MS
@@ -390,7 +378,7 @@ def test_the_pack_of_a_long_downtime_is_shown_for_all_of_its_time(dsn: str) -> N
 def test_the_chart_leaves_out_packs_with_a_finding(dsn: str, kind: str) -> None:
     """Most findings are not in the row of the pack, so the readings of clones and forks were in the means."""
     b = make(kind, 1)
-    filled(dsn, b)
+    put(dsn, [b])
     low = START_MS // views.DAY_MS * views.DAY_MS
     between = {"from": low, "to": low + views.DAY_MS}
     day = datetime.fromtimestamp(low / 1000, UTC).date()

@@ -558,20 +558,26 @@ async def test_an_unchanged_destination_takes_up_the_pack_interval_and_the_numbe
         assert park.service.uplinks == [uplink] and uplink._rates == (200.0, 2.0)
 
 
-async def test_a_changed_line_does_not_wait_for_the_devices_of_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Both were paused until the slower one was idle, so the faster one lost readings for nothing."""
+def busy_until_released(monkeypatch: pytest.MonkeyPatch, device: str) -> asyncio.Event:
+    """From now on this device is idle only after the event that is returned."""
     released, pause = asyncio.Event(), DevicePoll.pause
 
     async def slow(poll: DevicePoll) -> None:
         await pause(poll)
-        if poll.driver.spec.name == "x":
+        if poll.driver.spec.name == device:
             await released.wait()
 
+    monkeypatch.setattr(DevicePoll, "pause", slow)
+    return released
+
+
+async def test_a_changed_line_does_not_wait_for_the_devices_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both were paused until the slower one was idle, so the faster one lost readings for nothing."""
     async with running(tmp_path) as park:
         before = dict(park.service.lines)
-        monkeypatch.setattr(DevicePoll, "pause", slow)
+        released = busy_until_released(monkeypatch, "x")
         edits = [(f'url = "{url}"', f'url = "{url}"\nlimits = {{ timeout = "2 s" }}') for url in (park.roof, park.hall)]
         park.write(park.edited(*edits))
         reload = park.service.reload()
@@ -589,16 +595,9 @@ async def test_lines_that_exchange_their_ports_wait_for_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The faster one opened a port that the slower one still used."""
-    released, pause = asyncio.Event(), DevicePoll.pause
-
-    async def slow(poll: DevicePoll) -> None:
-        await pause(poll)
-        if poll.driver.spec.name == "x":
-            await released.wait()
-
     async with running(tmp_path) as park:
         before = dict(park.service.lines)
-        monkeypatch.setattr(DevicePoll, "pause", slow)
+        released = busy_until_released(monkeypatch, "x")
         park.write(park.edited((park.roof, "tcp://other"), (park.hall, park.roof), ("tcp://other", park.hall)))
         reload = park.service.reload()
         polls = [device.poll for device in park.service.devices]

@@ -140,6 +140,15 @@ class Rig:
             self.delivered.append(number)
         self.scheduler.delivered.clear()
 
+    def turn(self) -> None:
+        """A tenth of a second, in which all that is asked and sent is answered."""
+        while self.outbox.asked:
+            self.outbox.serve()
+        self.send()
+        while self.in_flight:
+            self.answer()
+        self.tick(0.1)
+
     def settle(self, code: Callable[[OutgoingMessage], int] = lambda message: 0, rounds: int = 3000) -> None:
         """Let everything that can happen happen."""
         for _ in range(rounds):
@@ -231,12 +240,7 @@ def test_the_backlog_keeps_its_rate() -> None:
     rig.connect()
     begin = rig.now
     while rig.outbox.open:
-        while rig.outbox.asked:
-            rig.outbox.serve()
-        rig.send()
-        while rig.in_flight:
-            rig.answer()
-        rig.tick(0.1)
+        rig.turn()
         assert len(rig.sent(BACKFILL)) <= (rig.now - begin) * 10 + 6
     assert 25 <= rig.now - begin <= 35 and rig.sent(BACKFILL) == list(range(1, 301))
 
@@ -250,12 +254,7 @@ def test_another_rate_and_another_pack_interval_apply_at_once() -> None:
     rig.scheduler.change_rates(100.0, 100 * EVERY_S)
     begin = rig.now
     while rig.outbox.open:
-        while rig.outbox.asked:
-            rig.outbox.serve()
-        rig.send()
-        while rig.in_flight:
-            rig.answer()
-        rig.tick(0.1)
+        rig.turn()
     assert 2 <= rig.now - begin <= 4 and rig.sent(BACKFILL) == list(range(1, 301))
     (number,) = rig.commit(1, age_s=50 * EVERY_S)
     rig.settle()
