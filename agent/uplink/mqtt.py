@@ -18,7 +18,7 @@ import ssl
 import struct
 import termios
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from paho.mqtt import MQTTException
@@ -31,7 +31,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from agent.settings import UplinkConfig
 from agent.uplink import errors
 from agent.uplink.messages import NO_LIMIT, OutgoingMessage
-from agent.verify.mqtt import BoundedClient
+from agent.verify.mqtt import READ, BoundedClient
 from agent.verify.tls import tls_context
 from drivers.model import BrokerError
 
@@ -40,6 +40,23 @@ BROKER_CERTIFICATE: Final = "broker certificate"
 MAX_PACKET: Final = 64 << 10  # the largest packet in bytes that the broker may send
 _BYTES_ACKED: Final = 120  # offset of tcpi_bytes_acked in struct tcp_info (linux/tcp.h)
 V5, V311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
+
+
+class _BufferedClient(BoundedClient):
+    """Receives many packets at once. paho itself receives three times for each packet."""
+
+    _buffer = b""
+
+    @property
+    def has_input(self) -> bool:
+        """True if received bytes wait to be read. The socket does not tell this, because they have left it."""
+        return bool(self._buffer)
+
+    def _receive(self, most: int) -> bytes:
+        if not self._buffer:
+            self._buffer = super()._receive(READ)
+        part, self._buffer = self._buffer[:most], self._buffer[most:]
+        return part
 
 
 class MqttConnection:
@@ -75,7 +92,7 @@ class MqttConnection:
         self.closed_by_broker = False
         self._misc_s = 0.0
         self._closed = False
-        client = BoundedClient(protocol, MAX_PACKET, client_id, reconnect_on_failure=False)
+        client = _BufferedClient(protocol, MAX_PACKET, client_id, reconnect_on_failure=False)
         client.max_inflight_messages_set(0)  # no limit here, because the scheduler limits the packs in flight
         client.connect_timeout = connect_s
         client.on_connect = self._on_connect
@@ -239,20 +256,38 @@ class MqttConnection:
             self._unregister(fd)
 
     def _read(self) -> None:
+        client = self._client
         try:
-            self._client.loop_read()
+            client.loop_read()
+            while client.has_input and client.socket() is not None:
+                client.loop_read()
         # our callbacks raise none of these errors, so the broker's packet is malformed
         except (MQTTException, ValueError, LookupError, struct.error) as error:
             self.drop()
             what = f"broker sent malformed MQTT ({type(error).__name__})"
             raise BrokerError(what, where=self._config.url, hint="Is this the port of the MQTT broker?") from error
-        if self._client.fault:
+        if client.fault:
             self.drop()
-            raise errors.limit_exceeded(self._client.fault, self._config.url)
+            raise errors.limit_exceeded(client.fault, self._config.url)
 
     def _unregister(self, fd: int) -> None:
         with contextlib.suppress(KeyError):
             self._poll.unregister(fd)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Collect the messages that are published meanwhile, and send them in as few TCP segments as possible."""
+        self._cork(True)
+        try:
+            yield
+        finally:
+            self._cork(False)
+
+    def _cork(self, on: bool) -> None:
+        sock = self._client.socket()
+        if isinstance(sock, socket.socket) and hasattr(socket, "TCP_CORK"):
+            with contextlib.suppress(OSError):  # the connection broke; the next read reports it
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
 
     def publish(self, message: OutgoingMessage) -> int:
         """Send a message at QoS 1. Returns the packet id; 0 if the connection is closed."""

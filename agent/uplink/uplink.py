@@ -392,17 +392,21 @@ class Uplink:
         Each of them gets the same ``end_offset``: the number of bytes that the connection has sent when the last of
         them is sent.
         """
+        message = self._scheduler.next()
+        if message is None:
+            return
         sent: list[OutgoingMessage] = []
-        while (message := self._scheduler.next()) is not None:
-            self._outbox.before_send()
-            if not (packet := connection.publish(message)):
-                break
-            self._scheduler.sent(packet, message)
-            sent.append(message)
-        if sent:
-            end_offset = connection.bytes_sent()
-            for message in sent:
-                message.end_offset = end_offset
+        with connection.together():
+            while message is not None:
+                self._outbox.before_send()
+                if not (packet := connection.publish(message)):
+                    break
+                self._scheduler.sent(packet, message)
+                sent.append(message)
+                message = self._scheduler.next()
+        end_offset = connection.bytes_sent()
+        for message in sent:
+            message.end_offset = end_offset
 
     def _poll(self, connection: MqttConnection, wait_s: float) -> None:
         connection.poll(wait_s)

@@ -86,7 +86,11 @@ class BoundedClient(Client):
             self._cut(TOO_LARGE, f"a packet of {packet['remaining_length']:,} bytes, at most {self._most:,} are taken")
         if len(self._out_packet) > MAX_ANSWERS:
             self._cut(QUOTA, f"packets and reads none of our {len(self._out_packet):,} answers")
-        return super()._sock_recv(min(bufsize, READ))
+        return self._receive(min(bufsize, READ))
+
+    def _receive(self, most: int) -> bytes:
+        """Return at most ``most`` received bytes. Raises BlockingIOError if there are none; b"": the end."""
+        return super()._sock_recv(most)
 
     def _cut(self, code: int, fault: str) -> None:
         """Send DISCONNECT and raise an error. paho treats the error as the end of the connection, and closes it."""

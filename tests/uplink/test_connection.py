@@ -1,0 +1,131 @@
+"""How a connection uses the kernel: many messages and answers at once, in whatever pieces the answers arrive."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+import termios
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from agent.uplink.messages import OutgoingMessage
+from agent.uplink.mqtt import V5, MqttConnection
+from agent.uplink.queues import WakePipe
+from agent.verify.mqtt import BoundedClient
+from tests.kits.delivery import destination, until
+from tests.kits.fake_broker import SILENT, FakeBroker
+
+MESSAGES = 20
+DATA_SEGS_OUT = 156  # offset of tcpi_data_segs_out in struct tcp_info (linux/tcp.h)
+
+Connect = Callable[[FakeBroker], MqttConnection]
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """``connect(broker)`` makes a connection, which ends with the test."""
+    made: list[MqttConnection] = []
+    pipe = WakePipe()
+
+    def start(broker: FakeBroker) -> MqttConnection:
+        will = OutgoingMessage("t/status", b"offline")
+        made.append(MqttConnection(destination(broker.port), "gw01", V5, will, pipe.fd, pipe.drain, {}))
+        made[-1].connect(lambda: False)
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.drop()
+    pipe.close()
+
+
+def socket_of(connection: MqttConnection) -> socket.socket:
+    found = connection._client.socket()
+    assert isinstance(found, socket.socket)
+    return found
+
+
+def answer(broker: FakeBroker, connection: MqttConnection, data: bytes) -> None:
+    """Let the broker send ``data``, wait until all of it can be received, and process it."""
+    sock = socket_of(connection)
+    broker.peers[0].sendall(data)
+    until(lambda: struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.FIONREAD, b"\0\0\0\0"))[0] == len(data))
+    connection.poll(0)
+
+
+def puback(packet: int) -> bytes:
+    return struct.pack(">BBH", 0x40, 2, packet)
+
+
+def publish_all(connection: MqttConnection) -> list[int]:
+    with connection.together():
+        return [connection.publish(OutgoingMessage("t/readings", b"%d" % n)) for n in range(MESSAGES)]
+
+
+def test_messages_that_are_sent_together_leave_in_one_segment(
+    fake: Callable[..., FakeBroker], connect: Connect
+) -> None:
+    """Each segment of its own would wake the broker, and the broker's answer this thread."""
+    broker = fake(answer=lambda sent: SILENT)
+    connection = connect(broker)
+    sock = socket_of(connection)
+
+    def segments() -> int:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
+        return int(struct.unpack_from("I", info, DATA_SEGS_OUT)[0])
+
+    before = segments()
+    publish_all(connection)
+    until(lambda: len(broker.heard) == MESSAGES)
+    assert [sent.payload for sent in broker.heard] == [b"%d" % n for n in range(MESSAGES)]
+    assert segments() == before + 1
+    connection.publish(OutgoingMessage("t/readings", b"alone"))
+    until(lambda: len(broker.heard) == MESSAGES + 1)  # and none is held back afterwards
+
+
+def test_many_answers_are_received_at_once(
+    fake: Callable[..., FakeBroker], connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = fake(answer=lambda sent: SILENT)
+    connection = connect(broker)
+    packets = publish_all(connection)
+    until(lambda: len(broker.heard) == MESSAGES)
+    answers = b"".join(puback(packet) for packet in packets)
+    receive, calls = BoundedClient._receive, list[int]()
+
+    def counted(client: BoundedClient, most: int) -> bytes:
+        calls.append(most)
+        return receive(client, most)
+
+    monkeypatch.setattr(BoundedClient, "_receive", counted)
+    answer(broker, connection, answers)
+    assert connection.pubacks == [(packet, 0) for packet in packets]
+    assert len(calls) <= 2, "once for all of them, and once to learn that there is no more"
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_answers_in_pieces(fake: Callable[..., FakeBroker], connect: Connect, size: int) -> None:
+    broker = fake(answer=lambda sent: SILENT)
+    connection = connect(broker)
+    packets = publish_all(connection)
+    until(lambda: len(broker.heard) == MESSAGES)
+    answers = b"".join(puback(packet) for packet in packets)
+    for at in range(0, len(answers), size):
+        piece = answers[at : at + size]
+        answer(broker, connection, piece)
+        assert len(connection.pubacks) == (at + len(piece)) // 4
+    assert connection.pubacks == [(packet, 0) for packet in packets]
+
+
+def test_answers_before_the_end_of_the_connection_count(fake: Callable[..., FakeBroker], connect: Connect) -> None:
+    """The broker's DISCONNECT comes in the same bytes as the last answers."""
+    broker = fake(answer=lambda sent: SILENT)
+    connection = connect(broker)
+    packets = publish_all(connection)
+    until(lambda: len(broker.heard) == MESSAGES)
+    last = b"".join(puback(packet) for packet in packets) + b"\xe0\x01\x8b"
+    answer(broker, connection, last)
+    assert connection.pubacks == [(packet, 0) for packet in packets]
+    assert (connection.alive, connection.closed_by_broker, connection.reason) == (False, True, 0x8B)
