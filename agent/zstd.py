@@ -15,7 +15,7 @@ def read_frame(frame: bytes, cap: int, reader: zstandard.ZstdDecompressor | None
     and allocates the stated size. The library itself rejects a frame whose content is larger than the stated size.
     """
     try:
-        # -1: the frame does not state its size; only then the library respects ``max_output_size``
+        # -1: the frame does not state its size; only then does the library respect ``max_output_size``
         stated = zstandard.frame_content_size(frame)
         if stated > cap:
             raise ValueError(f"frame too large: {stated} bytes, at most {cap} allowed")

@@ -150,7 +150,7 @@ class StreamReport:
     retired: bool = False  # True: the newest checkpoint states that the device is no longer read
     head_seq: int = 0  # sequence of the stream's head in the newest checkpoint; 0 without a checkpoint
     head_ms: int = 0
-    oldest_head_seq: int = 0  # sequence of the stream's head in the oldest checkpoint in files
+    oldest_head_seq: int = 0  # sequence of the stream's head, as the oldest checkpoint in the files states it
     is_unheard: bool = False  # True: the head advanced between two checkpoints, but no pack arrived
     first_seq: int = 0
     last_seq: int = 0

@@ -52,8 +52,8 @@ def plan_blocks(
         own.
 
     Raises:
-        ProfileError: a single point, or a ``together`` group, is longer than a read may be. A learned limit is never
-        the cause. Also if a point of many coils lies in a read at a place where it cannot be decoded.
+        ProfileError: a single point, or a ``together`` group, is longer than a read may be (a learned limit is
+        never the cause); or a point of many coils lies in a read at a place where it cannot be decoded.
     """
     numbers = range(len(points)) if wanted is None else sorted(set(wanted))
     gone = holes if holes and holes.has_absent else None

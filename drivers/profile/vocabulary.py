@@ -116,8 +116,9 @@ class Vocabulary:
         return node
 
     def find(self, name: str) -> VocabularyEntry | None:
-        """The entry for the name of a point, with the numbers of the name in its meaning. None if the name is
-        unknown.
+        """The entry for the name of a point. Its meaning contains the numbers that the name has, such as the phase.
+
+        None if the name is unknown.
         """
         return self._find(tuple(name.split(".")), depth=0)
 

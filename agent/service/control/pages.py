@@ -404,7 +404,8 @@ def add_missing(into: dict[str, list[int]], reason: str, ms: int, whole_ms: int)
 def is_main(column: Column) -> bool:
     """Return True if answers have this column by default.
 
-    This is so for a column with a flow, and for a counter of the whole device without a role.
+    A column is returned by default if it has a flow, or if it is a counter that has no role and counts for the whole
+    device.
     """
     return bool(column.flow) or (not column.role and column.kind == "counter" and column.point.count(".") <= 2)
 
