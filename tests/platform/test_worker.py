@@ -834,6 +834,30 @@ def test_a_hole_whose_end_changes_is_not_requested_all_the_time(dsn: str) -> Non
             assert requests() == ([(first, 4, 6), (second, 11, 12)] if expected else []), hours
 
 
+def test_a_hole_that_was_requested_thousands_of_times_keeps_no_hole_from_being_requested(dsn: str) -> None:
+    """An earlier version repeated the request of a hole every minute if its end changed. The sum of these requests made
+    the search for holes fail for the whole database.
+    """
+    from tests.platform.test_births import Kept
+
+    b = make("hole", 1)
+    enrolled(dsn, b.gateway.pin)
+    Worker(Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent]), [Store(dsn)], Clock()).step(0)
+    keeper = Keeper(dsn)
+    while keeper.step():
+        pass
+    keeper.close()
+    with connect(dsn) as connection:
+        assert ask_again(connection, Kept()) == 1  # type: ignore[arg-type]
+        connection.execute(
+            "INSERT INTO replays (stream, first, last, id) "
+            "SELECT stream, first, last + n, '' FROM replays, generate_series(1, 5000) AS n"
+        )
+        for hours, expected in ((23, 0), (25, 1)):
+            connection.execute("UPDATE replays SET asked = now() - make_interval(hours => %s)", [hours])
+            assert ask_again(connection, Kept()) == expected  # type: ignore[arg-type]
+
+
 def test_a_removed_gateway_gets_no_requests(dsn: str) -> None:
     """Its keys stay stored, and the keeper took this for trust."""
     from tests.platform.test_births import Kept
