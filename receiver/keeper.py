@@ -41,6 +41,8 @@ SELECT count(*) FROM {} WHERE EXISTS (SELECT FROM clickhouse) AND lot IN (
   SELECT l.lot FROM lots l JOIN batches b ON b.batch = l.batch WHERE b.sent IS NULL)"""
 _UNCHECKED: Final = """
 SELECT FROM lots l WHERE l.checked IS NULL AND EXISTS (SELECT FROM {} p WHERE p.lot = l.lot) LIMIT 1"""
+# only the newest time counts, and a month is dropped again as often as late packs of it arrive
+_NOTE_DROPPED: Final = "INSERT INTO dropped SELECT %s WHERE NOT EXISTS (SELECT FROM dropped WHERE before_ms >= %s)"
 # Births of a partition that are still needed: packs of other partitions refer to them, or no newer birth of the stream
 # is stored, so that the next packs refer to them.
 _STILL_VALID: Final = """
@@ -222,7 +224,7 @@ def drop_months(connection: Connection, keep_days: int) -> list[str]:
                     connection.execute(f"LOCK TABLE ONLY packs; LOCK TABLE {name}".encode())
                     if connection.execute(_UNCHECKED.format(name).encode()).fetchone() is not None:
                         continue  # packs of this month have just arrived, and are not counted yet
-                    connection.execute("INSERT INTO dropped VALUES (%s)", [before_ms])
+                    connection.execute(_NOTE_DROPPED, [before_ms, before_ms])
                     connection.execute(f"DROP TABLE {name}, reading_blocks_{month}".encode())
                 log.info("dropped table %s: all its packs are older than %d days", name, keep_days)
                 dropped.append(name)

@@ -571,6 +571,19 @@ def test_old_packs_that_come_for_the_first_time_are_stored_although_a_month_was_
     assert count(dsn, "SELECT sum(packs) FROM days") == 24
 
 
+def test_a_month_that_is_dropped_again_and_again_fills_no_table(dsn: str) -> None:
+    """The worker reads the table `dropped` for each batch, and got a row of it every hour."""
+    from receiver.keeper import drop_months
+
+    with connect(dsn) as connection:
+        for months in (["2021-03-01", "2021-05-01"], ["2021-03-01"], ["2021-05-01"], ["2021-06-01"]):
+            for month in months:
+                connection.execute("SELECT make_partition(%s::date)", [month])
+            assert len(drop_months(connection, 30)) == len(months)
+        found = [ms for (ms,) in connection.execute("SELECT before_ms FROM dropped ORDER BY 1 DESC")]
+    assert found[0] == 1_625_097_600_000 and len(found) <= 3
+
+
 def test_a_dropped_pack_that_is_sent_again_is_acknowledged_again(dsn: str) -> None:
     """Its ack was lost while the gateway was offline. The gateway sent it for ever, and got no ack."""
     from receiver.keeper import drop_months
