@@ -230,6 +230,37 @@ def test_evidence_of_a_replaced_box_has_the_birth_of_its_own_packs(dsn: str, tmp
     assert not [reason for reason in verifier.finish().reasons if "birth" in reason]
 
 
+def test_the_newest_pack_is_found_without_reading_the_other_months(dsn: str) -> None:
+    """The page of a stream read all packs of the stream in all months in which its newest boot has no packs."""
+    birth, begun = "00000000-0000-0000-0000-000000000001", 1_767_225_600_000
+    months = [(boot, begun + (boot - 1) * 31 * DAY_MS, (boot - 1) * 2000 + 1) for boot in (1, 2, 3)]
+    with connect(dsn) as connection:
+        connection.execute("INSERT INTO point_tables VALUES (%s, '{}')", [birth])
+        connection.execute("INSERT INTO births VALUES (%s, 1, %s)", [birth, birth])
+        for boot, from_ms, first in months:
+            connection.execute("SELECT make_partition(make_date(2026, %s, 1))", [boot])
+            connection.execute(
+                "INSERT INTO packs (stream, seq, boot, from_ms, to_ms, hash, birth, signer, lot, readings, is_birth, "
+                "first, body) SELECT 1, %(first)s + n, %(boot)s, %(from)s + n * 10000, %(from)s + (n + 1) * 10000, "
+                "gen_random_uuid(), %(birth)s, 0, 1, 1, false, false, convert_to(repeat('x', 400), 'UTF8') "
+                "FROM generate_series(0::bigint, 1999) AS n",
+                {"boot": boot, "from": from_ms, "first": first, "birth": birth},
+            )
+        connection.execute(
+            "INSERT INTO boots SELECT 1, boot, NULL, true, 1, range_agg(int8range(seq, seq, '[]')), min(from_ms), "
+            "max(to_ms) FROM packs GROUP BY boot"
+        )
+        connection.execute("VACUUM ANALYZE packs, boots")
+        query = statement("newest_pack")
+        assert connection.execute(query, {"stream": 1}).fetchall()[0][1] == months[2][1] + 19_990_000
+        explain = b"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + query
+        plan = connection.execute(explain, {"stream": 1}).fetchall()[0][0][0]["Plan"]
+        assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 50
+        # the birth of the newest boot has not arrived yet
+        connection.execute("UPDATE packs SET birth = gen_random_uuid() WHERE boot = 3")
+        assert connection.execute(query, {"stream": 1}).fetchall()[0][1] == months[1][1] + 19_990_000
+
+
 def test_the_newest_pack_and_the_newest_figure_of_a_replaced_box_are_its_own(dsn: str) -> None:
     """Its sequences begin at 1 again: the page opened on the last day of the old box, which had the higher ones."""
     b = make("whole", 1)
