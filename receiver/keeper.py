@@ -55,12 +55,13 @@ AND NOT EXISTS (SELECT FROM packs p WHERE p.stream = c.stream AND p.birth = c.ha
 
 # A lot is needed as long as it has packs, or ClickHouse lacks something of it. It never gets packs later. Only lots
 # that were stored before the end of the newest dropped month are examined, so that the hourly search takes no time.
+# The search for packs is a scalar query, because PostgreSQL may read all packs for NOT EXISTS.
 _OLD_LOTS: Final = """
 SELECT max(lot) FROM (SELECT lot, stored FROM lots WHERE lot > %s ORDER BY lot LIMIT %s) l
 HAVING min(stored) < (SELECT to_timestamp(max(before_ms) / 1000.0) FROM dropped)"""
 _FORGET_LOTS: Final = """
 DELETE FROM lots l WHERE l.lot > %s AND l.lot <= %s AND l.checked IS NOT NULL
-AND NOT EXISTS (SELECT FROM packs p WHERE p.lot = l.lot)
+AND (SELECT p.lot FROM packs p WHERE p.lot = l.lot LIMIT 1) IS NULL
 AND NOT EXISTS (SELECT FROM changed_packs c WHERE c.lot = l.lot)
 AND (NOT EXISTS (SELECT FROM clickhouse)
   OR EXISTS (SELECT FROM batches b WHERE b.batch = l.batch AND b.sent IS NOT NULL))"""

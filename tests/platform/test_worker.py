@@ -646,6 +646,24 @@ def test_a_lot_is_forgotten_with_the_last_of_its_packs(dsn: str, exported: bool)
         assert count(dsn, "SELECT count(*) FROM packs") == 12
 
 
+def test_the_search_for_lots_to_forget_does_not_read_all_packs(dsn: str) -> None:
+    from receiver.keeper import _FORGET_LOTS
+
+    with connect(dsn) as connection:
+        for month in range(1, 7):
+            connection.execute("SELECT make_partition(make_date(2026, %s, 1))", [month])
+        connection.execute("INSERT INTO lots (packs, checked) SELECT 1, now() FROM generate_series(1, 20000)")
+        connection.execute(
+            "INSERT INTO packs (stream, seq, boot, from_ms, to_ms, hash, birth, signer, lot, readings, is_birth, "
+            "first, body) SELECT 1, n, 1, 1767225600000 + n * 700000, 0, gen_random_uuid(), gen_random_uuid(), 0, n, "
+            "1, false, false, convert_to(repeat('x', 100), 'UTF8') FROM generate_series(1::bigint, 20000) AS n"
+        )
+        connection.execute("ANALYZE packs, lots")
+        plan = connection.execute("EXPLAIN " + _FORGET_LOTS, [0, 10_000]).fetchall()
+    text = "\n".join(line for (line,) in plan)
+    assert "Index Cond: (lot = l.lot)" in text and "p.lot = l.lot" not in text, text
+
+
 @pytest.mark.broker
 def test_a_session_that_another_takes_over_comes_back(dsn: str, tmp_path: Path) -> None:
     from urllib.parse import urlsplit
