@@ -69,6 +69,7 @@ _FORGET_BATCHES: Final = """
 DELETE FROM batches b WHERE b.sent < (SELECT to_timestamp(max(before_ms) / 1000.0) FROM dropped)
 AND NOT EXISTS (SELECT FROM lots l WHERE l.batch = b.batch)
 AND NOT EXISTS (SELECT FROM changed_packs c WHERE c.batch = b.batch)"""
+LOCK_MS: Final = 5_000  # a month is not dropped now if a query uses the table of packs for longer than this
 LOTS_AT_ONCE: Final = 10_000  # one transaction looks at this many lots
 LOT_ROUNDS: Final = 20  # at most this many transactions follow each other, so that new lots are checked in time
 
@@ -220,18 +221,36 @@ def drop_months(connection: Connection, keep_days: int) -> list[str]:
                 # not in the transaction below: if two keepers read the partition and then drop it in one transaction,
                 # each waits for the lock of the other
                 _copy_births(connection, name)
-                with connection.transaction():
-                    # In this order, as workers and DROP TABLE lock them. No worker may store a pack after the search.
-                    connection.execute(f"LOCK TABLE ONLY packs; LOCK TABLE {name}".encode())
-                    if connection.execute(_UNCHECKED.format(name).encode()).fetchone() is not None:
-                        continue  # packs of this month have just arrived, and are not counted yet
-                    connection.execute(_NOTE_DROPPED, [before_ms, before_ms])
-                    connection.execute(f"DROP TABLE {name}, reading_blocks_{month}".encode())
+                try:
+                    is_dropped = _drop_month(connection, name, before_ms)
+                except psycopg.errors.LockNotAvailable:
+                    log.warning(
+                        "table %s is old but is not dropped yet: a long query, such as an export, uses it", name
+                    )
+                    continue
+                if not is_dropped:
+                    continue
                 log.info("dropped table %s: all its packs are older than %d days", name, keep_days)
                 dropped.append(name)
     if dropped:
         connection.execute(_FORGET_COPIES)
     return dropped
+
+
+def _drop_month(connection: Connection, name: str, before_ms: int) -> bool:
+    """Drop the partition of a month. Returns False if some of its packs have just arrived, and are not counted yet.
+
+    Raises psycopg.errors.LockNotAvailable if another session uses the table for longer: all workers wait meanwhile.
+    """
+    with connection.transaction():
+        connection.execute(f"SET LOCAL lock_timeout = {LOCK_MS}")
+        # In this order, as workers and DROP TABLE lock them. No worker may store a pack after the search.
+        connection.execute(f"LOCK TABLE ONLY packs; LOCK TABLE {name}".encode())
+        if connection.execute(_UNCHECKED.format(name).encode()).fetchone() is not None:
+            return False
+        connection.execute(_NOTE_DROPPED, [before_ms, before_ms])
+        connection.execute(f"DROP TABLE {name}, reading_blocks_{name.removeprefix('packs_')}".encode())
+    return True
 
 
 def forget_lots(connection: Connection) -> int:

@@ -584,6 +584,20 @@ def test_a_month_that_is_dropped_again_and_again_fills_no_table(dsn: str) -> Non
     assert found[0] == 1_625_097_600_000 and len(found) <= 3
 
 
+def test_a_month_that_a_long_export_uses_is_dropped_later(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All workers wait behind the keeper while it waits for the export."""
+    from receiver import keeper
+
+    monkeypatch.setattr(keeper, "LOCK_MS", 50)
+    with connect(dsn) as connection, connect(dsn) as export:
+        connection.execute("SELECT make_partition('2021-03-01')")
+        connection.execute("SET statement_timeout = '20s'")
+        with export.transaction():
+            export.execute("SELECT count(*) FROM packs")
+            assert keeper.drop_months(connection, 30) == []
+        assert keeper.drop_months(connection, 30) == ["packs_2021_03"]
+
+
 def test_a_dropped_pack_that_is_sent_again_is_acknowledged_again(dsn: str) -> None:
     """Its ack was lost while the gateway was offline. The gateway sent it for ever, and got no ack."""
     from receiver.keeper import drop_months
