@@ -139,7 +139,7 @@ def enrol(connection: Connection, rows: Sequence[Enrolment]) -> list[str]:
                 continue
             put_keys(cursor, keys_message(ring, bytes(keys), value))
             known.append(gateway)
-    return known
+    return list(dict.fromkeys(known))  # a gateway may have stored keys and other keys that were waiting
 
 
 def remove(connection: Connection, gateways: Iterable[str]) -> int:
