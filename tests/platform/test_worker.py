@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -628,8 +629,9 @@ def test_a_lot_is_forgotten_with_the_last_of_its_packs(dsn: str, exported: bool)
     with connect(dsn) as connection:
         if exported:
             connection.execute("INSERT INTO clickhouse DEFAULT VALUES")
+        now_ms = round(time.time()) * 1000
         for n, days in enumerate((100, 100, 1), 1):
-            b = make("whole", n, START_MS - days * 86_400_000)
+            b = make("whole", n, now_ms - days * 86_400_000)
             enrolled(dsn, b.gateway.pin)
             Worker(Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent]), [Store(dsn)], Clock()).step(0)
         keeper = Keeper(dsn)
