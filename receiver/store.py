@@ -207,7 +207,9 @@ class Store:
                 kept = [one for one in packs if _hash(one.checked.link.hash) not in self._forks]
                 self._put_readings(cursor, [one for one in kept if one.checked.value.get("e") and not one.codes])
             _put_refused(cursor, refused)
-            _put_unknown(cursor, strangers)
+            # the keys of a replacement box wait for as long as packs arrive that it signed
+            boxes = [("/".join(one.topic.split("/")[2:4]), b"") for one in refused if one.code == "kid"]
+            _put_unknown(cursor, [*boxes, *strangers])
         self._streams |= {one.checked.stream for one in packs}
         self._births |= {short_hash(one.checked.digest) for one in packs if one.checked.link.is_birth}
         return new

@@ -292,6 +292,29 @@ def test_the_keys_of_a_replacement_box_wait_until_they_are_enrolled(dsn: str) ->
     assert count(dsn, "SELECT count(*) FROM unknown_gateways") == 0
 
 
+def test_the_keys_of_a_replacement_box_wait_for_as_long_as_it_publishes(dsn: str) -> None:
+    """They were forgotten after 30 days, because only its keys counted as messages, but not its refused packs."""
+    from receiver.keeper import forget_strangers
+
+    b, clock = make("whole", 1), Clock()
+    enrolled(dsn, b.gateway.pin)
+    topic, signer = f"meterhouse/v1/{b.gateway.name}/keys", signer_of("a replacement box")
+    feed = Feed([(topic, b.keys[0]), *b.sent, (topic, replace(b.gateway, signer=signer).keys())])
+    worker = Worker(feed, [Store(dsn)], clock)
+    worker.step(0)
+    b.stream.signer, b.stream.birth, b.stream.boot = signer, None, "feedfeedfeedfeed"
+    with connect(dsn) as connection:
+        for left in (1, 0):
+            connection.execute("UPDATE unknown_gateways SET seen = now() - interval '40 days'")
+            feed.left = Feed([(b.topic, raw) for raw in b.run(left)]).left
+            for _ in range(2):
+                worker.step(0)
+                clock.now += 31.0
+            assert worker.totals.refused["kid"] == 1
+            forget_strangers(connection)
+            assert connection.execute("SELECT count(*) FROM unknown_gateways").fetchall() == [(left,)]
+
+
 def test_the_revocations_of_a_waiting_chain_count_when_it_is_enrolled_beside_the_old_one(dsn: str) -> None:
     """`enrol` looked at the waiting keys alone, where the place of the revoked key is not known. Published again, they
     were not newer, so stored packs of the lost key stayed without a finding for ever.
