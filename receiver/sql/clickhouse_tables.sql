@@ -134,6 +134,14 @@ FROM (
   UNION ALL SELECT stream, day, toFloat64(0), 0, 0, 0, due FROM {db}.missing_days
 ) GROUP BY stream, day;
 
+-- The newest figure is that of the boot with the latest activity, and in it that with the highest sequence, because the sequences of a replaced box begin at 1
+-- again. The activity of a boot is as in PostgreSQL: the earlier of the end and the arrival of its newest pack.
 CREATE VIEW IF NOT EXISTS {db}.latest_figures AS
-SELECT splitByChar('/', gateway)[1] AS site, *, count() OVER (PARTITION BY gateway, kind, id, period, "from") AS versions
-FROM {db}.figures ORDER BY seq DESC LIMIT 1 BY gateway, kind, id, period, "from";
+SELECT splitByChar('/', f.gateway)[1] AS site, f.gateway AS gateway, f.kind AS kind, f.id AS id, f.period AS period, f.label AS label, f."from" AS "from",
+  f."to" AS "to", f.value AS value, f.exact AS exact, f.unit AS unit, f.completeness AS completeness, f.verdict AS verdict, f.official AS official,
+  f.seq AS seq, f.boot AS boot, f.stored AS stored, f.result AS result, count() OVER (PARTITION BY f.gateway, f.kind, f.id, f.period, f."from") AS versions
+FROM {db}.figures AS f LEFT JOIN (
+  SELECT stream, boot, max(least("to", toDateTime64(stored, 3, 'UTC'))) AS active FROM {db}.pack_states
+  WHERE stream IN (SELECT concat(gateway, '/_indicators') FROM {db}.figures) GROUP BY stream, boot
+) AS b ON b.stream = concat(f.gateway, '/_indicators') AND b.boot = f.boot
+ORDER BY b.active DESC, f.seq DESC LIMIT 1 BY f.gateway, f.kind, f.id, f.period, f."from";

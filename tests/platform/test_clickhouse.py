@@ -22,7 +22,7 @@ from receiver.database import connect, stream_id
 from receiver.keeper import Keeper, drop_months
 from tests.kits import recipes
 from tests.kits.clickhouse_front import ROOT, Front, asked, in_clickhouse, in_postgres
-from tests.kits.fleet_faults import KINDS, make
+from tests.kits.fleet_faults import KINDS, START_MS, make
 from tests.platform.test_queries import stored, with_figure
 from tests.platform.test_recipes import fill
 
@@ -256,6 +256,21 @@ def test_figures_come_over_as_they_were_signed_also_those_that_were_signed_again
     query = 'SELECT gateway, id, period, label, toUnixTimestamp("from"), exact, unit, seq, result FROM fleet.figures'
     assert sorted(asked(front, query)) == expected
     assert len(expected) == len(recipes.FIGURES)
+
+
+def test_the_newest_figure_of_a_replaced_box_is_its_own(dsn: str, front: Front) -> None:
+    """Its sequences begin at 1 again. The view had the figures of the old box, which had the higher sequences."""
+    b = make("whole", 1)
+    with_figure(b, "5", before=20)
+    with_figure(b, "6", "bbbbbbbbbbbbbbbb", START_MS + 86_400_000)
+    stored(dsn, b)
+    with connect(dsn) as connection:
+        assert connection.execute("SELECT v, seq, versions FROM latest_figures").fetchall() == [(6, 2, 2)]
+    feed(dsn, front)
+    assert asked(front, "SELECT value, seq, versions FROM fleet.latest_figures") == [["6", "2", "2"]]
+    names = [name for (name,) in asked(front, "SELECT name FROM system.columns WHERE table = 'figures'")]
+    found = asked(front, "SELECT name FROM system.columns WHERE table = 'latest_figures' ORDER BY position")
+    assert [name for (name,) in found] == ["site", *names, "versions"]
 
 
 def test_the_recipes_of_the_page_give_what_was_counted_by_hand(front: Front) -> None:
