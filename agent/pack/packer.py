@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any
 
 from agent.pack.gaps import gaps_of
@@ -68,6 +69,7 @@ class _State:
     ring_pos: int = 0  # position in the ring ``ring_id``; a pack that seals no record does not move it back
 
 
+_STATE = attrgetter(*(item.name for item in fields(_State)))
 Savepoint = tuple[_State, "BirthTable | None"]  # the argument of Packer.restore
 
 
@@ -163,7 +165,7 @@ class Packer:
 
     def savepoint(self) -> Savepoint:
         """Return the current state. If the packs made after this call cannot be committed, pass it to ``restore``."""
-        return replace(self._at), self._table
+        return _State(*_STATE(self._at)), self._table
 
     def restore(self, savepoint: Savepoint) -> None:
         """Return to the state of ``savepoint``. Packs made since then are discarded; they were never published."""

@@ -14,19 +14,18 @@ A body begins with one byte for its form, then
 
 from __future__ import annotations
 
-import base64
-import binascii
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import zstandard
 
 from agent.zstd import read_frame
+from drivers.encoding import base64url_bytes, base64url_decode
 
 MAX_PACK_BYTES = 64 * 1024 * 1024  # largest decompressed pack; a damaged frame may state any size
 DICTIONARY_BYTES = 32 * 1024
 SAMPLE_BYTES = 12 * 1024  # bytes of one pack that a dictionary may contain: usually enough for every point once
+SMALL_BYTES = 3 * 1024  # up to this size, the better search of zstd is cheap enough, see ``_compressor``
 _PLAIN_LEVEL = 3  # zstd level until a dictionary exists
 _BIRTH, _PREV, _SIG, _DOTS = b'{"birth":"', b'"prev":"', b',"sig":"', b".."
 _PREV_LEN, _SIG_LEN = 43, 86  # lengths of ``prev`` (32 bytes) and the signature (64 bytes) in base64url
@@ -57,9 +56,9 @@ def _split(data: bytes, birth: bytes | None) -> _Split | None:
         return None
     prev_end, sig_end, start = prev + _PREV_LEN, dots + _SIG_LEN, 0
     try:
-        sig_raw = base64.urlsafe_b64decode(data[dots:sig_end] + b"==")
-        prev_raw = base64.urlsafe_b64decode(data[prev:prev_end] + b"=")
-    except binascii.Error:
+        sig_raw = base64url_decode(data[dots:sig_end])
+        prev_raw = base64url_decode(data[prev:prev_end])
+    except ValueError:
         return None
     if birth is not None:
         start = len(_BIRTH) + _PREV_LEN
@@ -74,11 +73,11 @@ def _join(sig_raw: bytes, prev_raw: bytes, birth: bytes | None, rest: bytes) -> 
     dots = rest.rfind(_DOTS) + len(_DOTS)
     return b"".join(
         (
-            b"" if birth is None else _BIRTH + base64.urlsafe_b64encode(birth)[:_PREV_LEN],
+            b"" if birth is None else _BIRTH + base64url_bytes(birth),
             rest[:prev],
-            base64.urlsafe_b64encode(prev_raw)[:_PREV_LEN],
+            base64url_bytes(prev_raw),
             rest[prev:dots],
-            base64.urlsafe_b64encode(sig_raw)[:_SIG_LEN],
+            base64url_bytes(sig_raw),
             rest[dots:],
         )
     )
@@ -95,8 +94,8 @@ def _birth_of(data: bytes) -> bytes | None:
     if not data.startswith(_BIRTH):
         return None
     try:
-        return base64.urlsafe_b64decode(data[len(_BIRTH) : len(_BIRTH) + _PREV_LEN] + b"=")
-    except binascii.Error:
+        return base64url_decode(data[len(_BIRTH) : len(_BIRTH) + _PREV_LEN])
+    except ValueError:
         return None
 
 
@@ -108,7 +107,7 @@ def _compressor(raw: bytes, strategy: int, log: int, min_match: int) -> zstandar
     - 100 readings: 756 bytes, 13 us with dfast (709 bytes, 79 us with btlazy2; 744 bytes, 26 us with greedy)
     - 1000 readings: 5150 bytes, 120 us with dfast (4820 bytes, 840 us with btlazy2; 5140 bytes, 260 us with greedy)
 
-    So packs below 3 KiB, of some 90 readings, get the better search: it is cheap there.
+    So packs up to ``SMALL_BYTES``, of some 90 readings, get the better search.
     """
     settings = zstandard.ZstdCompressionParameters(
         window_log=17,
@@ -132,17 +131,14 @@ class Codec:
     def __init__(self) -> None:
         self._plain = zstandard.ZstdDecompressor()
         compressor = zstandard.ZstdCompressor(level=_PLAIN_LEVEL, write_checksum=True)
-        # largest size in bytes, and the compressor for packs up to it
-        self._compressors: list[tuple[float, zstandard.ZstdCompressor]] = [(math.inf, compressor)]
+        self._small = self._large = compressor  # for packs of at most SMALL_BYTES, and for larger packs
         self._readers: dict[int, zstandard.ZstdDecompressor] = {}
         self.dictionary = 0  # number of the active dictionary; 0: none is active
 
     def activate(self, number: int, raw: bytes) -> None:
         """Encode with this dictionary from now on."""
-        self._compressors = [
-            (3 * 1024, _compressor(raw, zstandard.STRATEGY_BTLAZY2, 13, 6)),
-            (math.inf, _compressor(raw, zstandard.STRATEGY_DFAST, 15, 7)),
-        ]
+        self._small = _compressor(raw, zstandard.STRATEGY_BTLAZY2, 13, 6)
+        self._large = _compressor(raw, zstandard.STRATEGY_DFAST, 15, 7)
         self.dictionary = number
 
     def add_dictionary(self, number: int, raw: bytes) -> None:
@@ -182,7 +178,7 @@ class Codec:
         split = split or _split(data, None)
         rest = split.rest if split else data
         number = self.dictionary
-        frame = next(c for limit, c in self._compressors if len(rest) <= limit).compress(rest)
+        frame = (self._small if len(rest) <= SMALL_BYTES else self._large).compress(rest)
         if split is None:
             return number, False, b"".join((b"\x00", digest, frame))
         return number, form == 2, b"".join((bytes((form,)), split.sig, split.prev, frame))

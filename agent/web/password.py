@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import hmac
 import re
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 
+from drivers.encoding import base64url, base64url_decode
 from drivers.model import ConfigError
 
 N, R, P = 1 << 14, 8, 1  # a check takes 128 * N * R bytes = 16 MB and some 50 ms
@@ -26,14 +26,6 @@ TRY_EVERY_S: Final = 30.0  # an address gets one more attempt after each such pe
 MOST_ADDRESSES: Final = 1000
 MOST_WAITING: Final = 4  # number of logins that may wait for the check in progress
 _LINE = re.compile(r"scrypt\$([A-Za-z0-9_-]{22})\$([A-Za-z0-9_-]{43})")
-
-
-def _encoded(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def _decoded(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 def _hash(password: str, salt: bytes) -> bytes:
@@ -63,11 +55,11 @@ class PasswordHash:
         if match is None:
             hint = "`meterhouse web --setup` makes the hash; never store the password itself"
             raise ConfigError("the text is not the hash of a password", where=where, hint=hint)
-        return cls(_decoded(match[1]), _decoded(match[2]))
+        return cls(base64url_decode(match[1]), base64url_decode(match[2]))
 
     def line(self) -> str:
         """The hash as a line of the file."""
-        return f"scrypt${_encoded(self.salt)}${_encoded(self.digest)}\n"
+        return f"scrypt${base64url(self.salt)}${base64url(self.digest)}\n"
 
     def matches(self, password: str) -> bool:
         """True if this is the password. The check takes 16 MB and some 50 ms."""
@@ -144,7 +136,7 @@ class PasswordChecker:
         return f"{name}.{self._signed(name)}"
 
     def _signed(self, name: str) -> str:
-        return _encoded(hmac.digest(self._hashed.digest, f"browser {name}".encode(), "sha256"))
+        return base64url(hmac.digest(self._hashed.digest, f"browser {name}".encode(), "sha256"))
 
     def _counted_as(self, client: str, token: str) -> str:
         name, _, signed = token[:200].partition(".")
