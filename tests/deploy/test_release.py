@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SECTION = (
-    (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8").partition("### Is it from us?")[2].partition("\n### ")[0]
-)
+PAGE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+SECTION = PAGE.partition("### Check who made a release")[2].partition("\n### ")[0]
 FILES = {
     "meterhouse_0.1.0_amd64.deb": b"!<arch>\n",
     "meterhouse-0.1.0-cp313-cp313-linux_x86_64.whl": b"PK",
