@@ -150,7 +150,7 @@ def _long_visit(costs: Sequence[PaceCost]) -> tuple[str, str] | None:
         others = [(seconds, device) for device, seconds in visits.items() if device != cost.device]
         seconds, device = max(others, default=(0.0, ""))
         if seconds * 1000 > 2 * cost.period_ms:
-            what = f"reading the points of all paces of {device} takes {show_time(seconds)}"
+            what = f"reading all points of {device} takes {show_time(seconds)}"
             missed = (
                 f"meanwhile {cost.device} misses readings, because it must be read every "
                 f"{show_ms(cost.period_ms)} (overload)"

@@ -176,7 +176,7 @@ def test_a_visit_that_outlasts_its_neighbours_ticks_is_told() -> None:
 
     (note,) = map(str, plan_notes(costs(1000)))
     assert (
-        "reading the points of all paces of tower takes 7.00 s; meanwhile m1 misses readings, because it must be read "
+        "reading all points of tower takes 7.00 s; meanwhile m1 misses readings, because it must be read "
         "every 1 s" in note
     )
     assert plan_notes(costs(5000)) == []

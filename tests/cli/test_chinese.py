@@ -130,9 +130,9 @@ def test_what_a_technician_meets_is_translated() -> None:
          "连接已建立。请检查从站地址 2，以及是否有另一个主站在使用该设备"),
         ("device inv1: no answer within 2 s. Nobody wrote this", "设备 inv1：2 秒内无应答。Nobody wrote this"),
         ("Nobody wrote this. Nor that", "Nobody wrote this. Nor that"),
-        ("reading the points of all paces of m1 takes 7.02 s; meanwhile inv3 misses readings, because it must be "
+        ("reading all points of m1 takes 7.02 s; meanwhile inv3 misses readings, because it must be "
          "read every 1 s (overload)",
-         "采集 m1 的全部节拍一次需 7.02 s；其间 inv3 会缺失读数，因为每 1 s 应采集一次（overload）"),
+         "采集 m1 的全部测点一次需 7.02 s；其间 inv3 会缺失读数，因为每 1 s 应采集一次（overload）"),
         ("cannot decode: not hex: 'zz'. Character 1, 'z', is not a hex digit. Give only the bytes of the valid frame",
          "无法解析：不是十六进制：'zz'。第 1 个字符 'z' 不是十六进制数字。请只给出有效报文的字节"),
         ("mqtt://127.0.0.1:1: [Errno 111] Connection refused", "mqtt://127.0.0.1:1：[错误码 111] 连接被拒绝"),
