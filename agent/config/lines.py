@@ -151,7 +151,7 @@ def _check_framing(ports: dict[str, TomlTable], table: TomlTable, url: str, note
     first = ports.setdefault(port, table)
     if first is not table:
         hint = "A port of a gateway or serial server usually has one framing: correct the url of one of the lines"
-        what = f"opens the port {port} of {_line_place(first)} with another scheme"
+        what = f"opens the port {port}, which {_line_place(first)} opens with another scheme"
         notes.append(ConfigWarning(place_of(table, "url"), what, hint))
 
 

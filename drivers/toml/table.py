@@ -371,9 +371,7 @@ def read_source(
     try:
         # other files are refused, because opening a pipe could block
         if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):
-            complaints.add(
-                source, (), "", "is a pipe, socket or device, not a file", "Delete this path, or put a text file there"
-            )
+            complaints.add(source, (), "", "is a pipe, socket or device, not a file", "Use a text file instead")
             return source, {}
         with path.open("rb") as stream:
             blob = stream.read(MAX_FILE_BYTES + 1)

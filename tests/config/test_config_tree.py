@@ -155,8 +155,9 @@ def test_one_tcp_port_with_two_schemes_is_told(site, good, url: str, told: bool)
     assert (
         notes
         == [
-            "agent.toml:50: line.server.url: opens the port 192.0.2.10:502 of line.roof (agent.toml:44) with another "
-            "scheme. A port of a gateway or serial server usually has one framing: correct the url of one of the lines"
+            "agent.toml:50: line.server.url: opens the port 192.0.2.10:502, which line.roof (agent.toml:44) opens with "
+            "another scheme. A port of a gateway or serial server usually has one framing: correct the url of one of "
+            "the lines"
         ]
         * told
     )
@@ -415,7 +416,7 @@ def test_a_pipe_or_device_in_conf_d_is_refused_and_not_waited_for(site, good) ->
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("conf.d/2.toml")
     (site.folder / "conf.d/3.toml").symlink_to("/dev/zero")
-    what = "is a pipe, socket or device, not a file. Delete this path, or put a text file there"
+    what = "is a pipe, socket or device, not a file. Use a text file instead"
     assert site.complaints() == [f"conf.d/{n}.toml: {what}" for n in (1, 2, 3)]
     configured_folder(site.folder / "agent.toml", "profiles_dir")  # which commands read before is no trap either
 
