@@ -148,7 +148,7 @@ class Dlt645Device(MeterDevice):
         while frames[-1].more:
             number = len(frames)
             if number == _MOST_FRAMES:
-                raise MismatchError(f"more than {_MOST_FRAMES} frames for {query_id}", where=self.where)
+                raise MismatchError(f"the answer for {query_id} has more than {_MOST_FRAMES} frames", where=self.where)
             request = self._request(
                 build_read_next(self._address, query_id, number), READ_NEXT_97 if is_97 else READ_NEXT, query_id, number
             )
@@ -195,7 +195,7 @@ class Dlt645Device(MeterDevice):
                 return None
             if found.function != function:
                 return MismatchError(
-                    f"answer has control {found.control:02X}h, expected {function:02X}h", where=self.where
+                    f"answer has control code {found.control:02X}h, expected {function:02X}h", where=self.where
                 )
             if found.is_error:
                 code = found.error_code or 0

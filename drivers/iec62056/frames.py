@@ -186,7 +186,9 @@ def broken(stream: bytes) -> tuple[bytes, int, str]:
     """Explain why no valid readout was found. Returns (bytes of the best attempt, its offset, error)."""
     if high := sum(byte > 0x7F for byte in stream):
         is_even = all(byte.bit_count() % 2 == 0 for byte in stream)
-        why = "the line is set to 8N1, not to 7E1" if is_even else "the speed is wrong, or the line is not set to 7E1"
+        why = (
+            "the line is set to 8N1 instead of 7E1" if is_even else "the speed is wrong, or the line is not set to 7E1"
+        )
         return stream, 0, f"the top bit is set in {high} of {len(stream)} bytes: {why}"
     found = find_identification(stream)
     offset = stream.rindex(found.raw) if found is not None else -1

@@ -101,9 +101,9 @@ def _check_coils(block: Block, points: Sequence[Point]) -> None:
         if not point.is_decodable_from(block.address):
             raise ProfileError(
                 f"{point.name} has {point.count} coils and begins {point.address - block.address} coils after the "
-                "beginning of its read, which must be a multiple of 8",
+                "beginning of its read; this distance must be a multiple of 8",
                 where=f"function {block.function} address {block.address}",
-                hint="Leave the point out of its group, or give all points of the group one pace",
+                hint="Leave the point out of its group, or give all points of the group the same pace",
             )
 
 

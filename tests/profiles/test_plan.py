@@ -231,7 +231,7 @@ def test_a_point_of_several_parts_that_is_missing_costs_no_point_inside_its_regi
     got, holes = settled(points, Device({690}), Limits(holes=True))
     assert got == {1, 2, 3, 4, 6}
     assert {n for n, point in enumerate(points) if holes.lacks(point)} == {0, 5}
-    assert "the device refuses values of several registers from 616" in holes.summary()
+    assert "the device refuses the multi-register values at 616" in holes.summary()
     again = KnownHoles.from_json(json.loads(json.dumps(holes.to_json())), "", now_s=2000)
     assert {n for n, point in enumerate(points) if again.lacks(point)} == {0, 5}
     again.forget()
