@@ -48,7 +48,7 @@ def check_writable(folder: Path) -> None:
     """Raise UsageError if this user cannot create a file in the folder. Called before any question is asked."""
     nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
     if not os.access(nearest, os.W_OK):
-        raise UsageError("this user may not write here", where=str(nearest), hint="Use sudo, or another folder")
+        raise UsageError("this user cannot write here", where=str(nearest), hint="Use sudo, or another folder")
 
 
 def make_folder(folder: Path, mode: int = FOLDER_MODE) -> None:

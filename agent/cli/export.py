@@ -226,7 +226,7 @@ def from_part(data: bytes) -> ExportPart:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise GatewayError("the agent's answer is not an export", where="export", hint=clean_text(str(error))) from None
     if not _FILE.fullmatch(facts.file):
-        hint = "Nothing was written. Check which program runs as the agent"
+        hint = "Nothing was written. Check which program listens on the agent's socket"
         raise GatewayError(
             f"unexpected file {clean_text(facts.file)!r} in the agent's answer", where="export", hint=hint
         )

@@ -41,7 +41,7 @@ SILENT: Final[Mapping[str, tuple[tuple[str, str], tuple[str, str]]]] = {
     "garbled": (
         ("answers, but no frame is valid (CRC or length)", "有应答，但没有一帧正确（CRC或长度不对）"),
         (
-            "Possible causes: two devices with one address, another serial setting, or a long cable without "
+            "Possible causes: two devices with the same address, another serial setting, or a long cable without "
             "termination",
             "可能原因：两台设备地址相同、串口参数不同，或长线未接终端电阻",
         ),

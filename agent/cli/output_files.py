@@ -105,7 +105,7 @@ class FolderDraft:
         if file not in self._open:
             self._files += 1
             if self._files > MAX_FILES:
-                hint = "Nothing was written. Check which program runs as the agent"
+                hint = "Nothing was written. Check which program listens on the agent's socket"
                 raise GatewayError(f"the agent's answer has more than {MAX_FILES} files", where="export", hint=hint)
             self._stack.close()  # close the previous file, because it is complete
             self._open = {file: self._begin(file)}

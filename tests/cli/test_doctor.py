@@ -245,7 +245,7 @@ def test_a_user_without_rights_is_told_so(park: Callable[..., Path], tmp_path: P
             assert done.returncode == 3 and "no such file" not in done.stderr
             assert "agent.toml: cannot be read: Permission denied. Use sudo" in done.stderr
         done = town.mh(STRANGER, "init", site / "no", "--site=p", "--gateway=g", "--timezone=UTC", "--yes")
-        assert done.returncode == 2 and "this user may not write here. Use sudo" in done.stderr
+        assert done.returncode == 2 and "this user cannot write here. Use sudo" in done.stderr
         done = town.mh(STRANGER, "doctor", "--offline", "-c", config, "--bundle", out / "x.tar.gz")
         assert done.returncode in (1, 3) and "internal error" not in done.stderr and (out / "x.tar.gz").exists()
         assert "cannot tell whether an agent runs" in done.stdout and "no agent runs here" not in done.stdout

@@ -299,7 +299,7 @@ def test_a_folder_that_cannot_be_made_is_said(mh, site: Path) -> None:
 def test_a_folder_of_others_is_said_before_anything_is_asked(mh, site: Path) -> None:
     (site.parent / "conf.d").mkdir(0o500)
     said = mh("adopt", "m", *TOLD)
-    assert said.code == 2 and "this user may not write here. Use sudo, or another folder" in said.err
+    assert said.code == 2 and "this user cannot write here. Use sudo, or another folder" in said.err
 
 
 @pytest.mark.parametrize(("room", "file"), [(40, "line-127-0-0-1-1"), (320, "m")])
@@ -320,7 +320,7 @@ def test_a_full_disk_leaves_nothing_behind(mh, site: Path, room: int, file: str)
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        ("crc", "answers, but no frame is valid (CRC or length). Possible causes: two devices with one address"),
+        ("crc", "answers, but no frame is valid (CRC or length). Possible causes: two devices with the same address"),
         ("cut", "answers, but no frame is valid (CRC or length)"),
         ("crc+2", "only some answers are valid, others are broken (CRC or length); no profile fits"),
     ],

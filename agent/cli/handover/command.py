@@ -148,7 +148,7 @@ def _check_selected(shown: Iterable[str], devices: Sequence[str]) -> None:
     """Raise UsageError for a device that an option gives a value of, but that is not one of the selected devices."""
     others = [name for name in shown if name not in devices]
     if devices and others:
-        hint = "Name the device as a DEVICE as well, or leave out its --display"
+        hint = "Give the device as DEVICE too, or leave out its --display"
         what = f"{clean_text(others[0], 40)!r} is not one of the selected devices"
         raise UsageError(what, where="--display", hint=hint)
 
