@@ -292,12 +292,12 @@ def names(pattern: str, lang: str, as_json: bool) -> None:
 @click.option(
     "--function",
     type=click.IntRange(1, 4),
-    help="With --from: function of the points whose row in the list has no function.",
+    help="With --from: function of the points for which the list states none.",
 )
 @click.option(
     "--order",
     default="",
-    help="With --from: byte order, such as CDAB, of the 32 and 64 bit values whose row in the list has no order.",
+    help="With --from: byte order, such as CDAB, of the 32 and 64 bit values for which the list states none.",
 )
 @click.option("--4x", "is_4x", is_flag=True, help="With --from: addresses count from 40001 or 30001.")
 @lang_option
@@ -308,7 +308,7 @@ def new(
 
     FILE is VENDOR/FAMILY.toml and must not exist yet; without FILE, the profile is printed. A list needs the columns
     name, address and type, and may have unit, factor (or gain), function, order, count, offset, pace, en, zh; other
-    common names of these columns are understood, English or Chinese. The column name contains names that
+    common names of these columns are understood, English or Chinese. The names of points are those that
     `profiles names` lists, or their meanings.
 
     \b
