@@ -181,9 +181,9 @@ def ring_notes(config: Config, plan: RingPlan) -> list[ConfigWarning]:
     if plan.size_bytes < plan.need_bytes:
         limit = f"a quarter of the file system of {config.runtime_dir}" if plan.by_file_system else "ring.max"
         what = (
-            f"the devices need a ring of {show_bytes(plan.need_bytes)}, but {limit} allows "
-            f"{show_bytes(plan.limit_bytes)}; if the store stalls, the ring is full after {plan.full_s:.1f} s, "
-            "and later readings are lost (gap reason ring)"
+            f"the devices need a ring of {show_bytes(plan.need_bytes)}, but at most {show_bytes(plan.limit_bytes)} are "
+            f"allowed ({limit}); if the store stalls, the ring is full after {plan.full_s:.1f} s, and later readings "
+            "are lost (gap reason ring)"
         )
         if plan.early_s is not None:
             what += f"; packs are sealed early, after {plan.early_s:.1f} s, when the ring is half full"

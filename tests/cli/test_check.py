@@ -214,7 +214,7 @@ def test_a_ring_that_is_less_than_needed_is_raised_or_told(mh, park) -> None:
     assert facts["full_s"] > 600 and facts["readings_per_s"] > 10
     path.write_text(often + '[ring]\nsize = "64 KiB"\nmax = "64 KiB"\n')
     capped = mh("check", "-c", path)
-    assert capped.code == 0 and "but ring.max allows 64 KiB; if the store stalls, the ring is full" in capped.err
+    assert capped.code == 0 and "but at most 64 KiB are allowed (ring.max); if the store stalls, the ring" in capped.err
 
 
 def test_opens_nothing(mh, park, served) -> None:

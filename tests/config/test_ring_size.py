@@ -146,19 +146,19 @@ def of(ring: RingConfig) -> Config:
         (
             AUTO, 320_000, 60, 8 * GIB,
             [
-                "ring: the devices need a ring of 1 GiB, but ring.max allows 256 MiB; if the store stalls, the ring is "
-                "full after 52.4 s, and later readings are lost (gap reason ring); packs are sealed early, after "
-                '26.2 s, when the ring is half full. Raise ring.max to "1 GiB", seal packs more often (key every in '
-                "[pack]), or read the devices less often"
+                "ring: the devices need a ring of 1 GiB, but at most 256 MiB are allowed (ring.max); if the store "
+                "stalls, the ring is full after 52.4 s, and later readings are lost (gap reason ring); packs are "
+                'sealed early, after 26.2 s, when the ring is half full. Raise ring.max to "1 GiB", seal packs more '
+                "often (key every in [pack]), or read the devices less often"
             ],
         ),
         (
             AUTO, 320_000, 10, 400 * MIB,
             [
-                "ring: the devices need a ring of 128 MiB, but a quarter of the file system of /run/x allows 64 MiB; "
-                "if the store stalls, the ring is full after 13.1 s, and later readings are lost (gap reason ring); "
-                "packs are sealed early, after 6.6 s, when the ring is half full. Enlarge the file system, seal packs "
-                "more often (key every in [pack]), or read the devices less often"
+                "ring: the devices need a ring of 128 MiB, but at most 64 MiB are allowed (a quarter of the file "
+                "system of /run/x); if the store stalls, the ring is full after 13.1 s, and later readings are lost "
+                "(gap reason ring); packs are sealed early, after 6.6 s, when the ring is half full. Enlarge the file "
+                "system, seal packs more often (key every in [pack]), or read the devices less often"
             ],
         ),
         (RingConfig(64 * KIB, 64 * KIB), 100, 1, 8 * GIB, []),
