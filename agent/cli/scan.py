@@ -122,7 +122,7 @@ def _search_options(command: F) -> F:
     "--timeout",
     "timeout_s",
     type=Duration(0.02, 30),
-    help="How long to wait for an answer in the first pass.  [default: 200 ms, but 100 ms with --quick "
+    help="How long to wait for an answer in the quick pass.  [default: 200 ms, but 100 ms with --quick "
     "on a serial line]",
 )
 @click.option(

@@ -379,7 +379,7 @@ def test_who_confirms_and_what_was_learned_are_told_in_chinese() -> None:
     learned = "reads are split at 2 address(es): 37001, 37003; the device has no registers 37000; "
     learned += "a read returns at most 20 registers"
     snapshot = changed("devices/m1", {"learned": learned})
-    chinese = "读取在 2 个地址处分开：37001, 37003；设备没有寄存器 37000；一次最多读 20 个寄存器"
+    chinese = "读请求在 2 个地址处拆分：37001, 37003；设备没有寄存器 37000；一次最多读 20 个寄存器"
     assert (learned_maps(snapshot), learned_maps(snapshot, "zh")) == ({"m1": learned}, {"m1": chinese})
     assert now_view(Moment(time=NOW, snapshot=snapshot), "zh", {})["learned"] == {"m1": chinese}
 
