@@ -80,7 +80,7 @@ def write_export(
         folder.mkdir(parents=True)
     except FileExistsError:
         raise UsageError(
-            "this path already exists", where=str(folder), hint="Give a folder that does not exist"
+            "this path already exists", where=str(folder), hint="Give a folder that does not exist yet"
         ) from None
     made, bodies = Written(streams=len(rows)), Bodies(connection)
     gateways = sorted({gateway for _, _, gateway in rows})

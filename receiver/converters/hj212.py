@@ -125,7 +125,7 @@ class Hj212:
 
     def _group(self, factor: Factor, series: Series, amount: Amount) -> str:
         if amount.readings and amount.unit != factor.unit:
-            what = f'{series.stream} {series.point or series.figure} is in "{amount.unit}"'
+            what = f'{series.stream} {series.point or series.figure} has the unit "{amount.unit}"'
             hint = f'The mapping says "{factor.unit}". Values are never scaled: correct the mapping, or the profile'
             raise ConfigError(what, where=f"factor {factor.code}", hint=hint)
         flag, has_value = self._flag(amount, factor.least)
@@ -200,7 +200,8 @@ def read_map(path: Path, now: datetime | None = None) -> Hj212:
     if isinstance(flags, dict):
         _known(path, flags, _FLAG_KEYS, " in [flags]")
     if not isinstance(flags, dict) or not set(map(str, flags.values())) <= LETTERS.keys():
-        hint = "Expected a gap reason or quality with one of " + ", ".join(f"{k} ({v})" for k, v in LETTERS.items())
+        letters = ", ".join(f"{k} ({v})" for k, v in LETTERS.items())
+        hint = f"Expected one of these letters for each gap reason or quality: {letters}"
         raise ConfigError("wrong flags", where=str(path), hint=hint)
     factors = value.get("factor")
     if not isinstance(factors, list) or not factors:
@@ -252,7 +253,7 @@ def _factor(path: Path, number: int, value: Any, upload: str) -> tuple[Factor, S
 
 def _known(path: Path, value: Mapping[str, Any], keys: set[str], table: str = "") -> None:
     if unknown := value.keys() - keys:
-        hint = f"Known are {', '.join(sorted(keys))}"
+        hint = f"Allowed keys: {', '.join(sorted(keys))}"
         raise ConfigError(f'unknown key "{min(unknown)}"{table}', where=str(path), hint=hint)
 
 
