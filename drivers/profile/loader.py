@@ -329,8 +329,9 @@ def _check_groups(layer: _Layer, points: Sequence[Point], limits: Limits) -> Non
         elif wrong := _undecodable(members):
             layer.complaints.at(
                 (),
-                f"the group together = {show(name)} cannot be read when {wrong[1].name} begins the request: "
-                f"{wrong[0].name} has {wrong[0].count} coils, so it must begin a multiple of 8 coils later",
+                f"the group together = {show(name)} cannot be read in a request that begins with {wrong[1].name}: "
+                f"{wrong[0].name} has {wrong[0].count} coils, "
+                f"so its address must be that of {wrong[1].name} plus a multiple of 8",
                 f"Leave {wrong[0].name} out of the group, or give all points of the group the same pace",
             )
 

@@ -365,9 +365,9 @@ def test_a_group_of_coils_that_some_paces_cannot_decode_is_refused(write: Write)
     coils = [(0, 1, "slow"), (3, 1, "normal"), (8, 60, "normal")]
     (said,) = complaints(write, HEAD + "".join(COILS.format(*one) for one in coils))
     assert (
-        'the group together = "all" cannot be read when x.coil.3 begins the request: x.coil.8 has 60 coils, so it '
-        "must begin a multiple of 8 coils later. Leave x.coil.8 out of the group, or give all points of the "
-        "group the same pace"
+        'the group together = "all" cannot be read in a request that begins with x.coil.3: x.coil.8 has 60 coils, '
+        "so its address must be that of x.coil.3 plus a multiple of 8. Leave x.coil.8 out of the group, "
+        "or give all points of the group the same pace"
     ) in said
     sound = [(0, 1, "normal"), (3, 1, "normal"), (8, 60, "normal")]
     assert len(load_profile(write(HEAD + "".join(COILS.format(*one) for one in sound))).points) == 3
