@@ -54,7 +54,7 @@ def _whole(content: Any, what: str, most: int) -> int:
 
 def _points(content: Any) -> list[tuple[Any, Any]]:
     if not isinstance(content, list):
-        seen = "there are none" if content is None else f"got {clean_text(repr(content), 40)}"
+        seen = "but there are none" if content is None else f"got {clean_text(repr(content), 40)}"
         raise BrokenInput(f"points must be a list of [time, value], {seen}", hint=f"Give {WANT}")
     for place, point in enumerate(content):
         if not isinstance(point, list) or len(point) != 2:

@@ -182,7 +182,7 @@ def encode_text(point: Point, text: str) -> bytes:
     if point.text in BYTE_OF_REGISTER:
         raw = text.encode("utf-8")
         if len(raw) > point.count:
-            what = f"{text!r} needs {len(raw)} registers, one a character; there are {point.count}"
+            what = f"{text!r} needs {len(raw)} registers, one for each character, but has {point.count}"
             raise EncodeError(what, where=where)
         registers = bytearray(2 * point.count)
         registers[BYTE_OF_REGISTER[point.text] : 2 * len(raw) : 2] = raw

@@ -58,7 +58,7 @@ def test_words_for_no_reading_are_none(tmp_path: Path, word: str) -> None:
         (b'{"points": [["t0", 1]] // of the gate\n}', "line 1 column 24", '"points": [[time, value]'),
         (b"[" * 100_000, "nested too deeply", "points"),
         (b'{"points": [["t0", ' + b"9" * 5000 + b"]]}", "is not JSON", "points"),
-        ({"unit": "kWh"}, "points must be a list of [time, value], there are none", "points"),
+        ({"unit": "kWh"}, "points must be a list of [time, value], but there are none", "points"),
         ({"points": [["t0", 1], ["t1"]]}, "points[1] must be [time, value], got ['t1']", ""),
         ({"points": [{"time": "t0", "value": 1}]}, "points[0] must be [time, value], got {'time'", ""),
         ({"points": [["t0", 1], ["t1", "12345,6"]]}, "points[1] must have a number as value, got '12345,6'", "1234.5"),
