@@ -448,7 +448,10 @@ def _missing_pack(
         if missing := runs.missing(source["first"], source["last"]) if runs else source["first"]:
             return lack(source["stream"], missing)
     if round(float(signed["period"]["from"]) * 1000) < book.ready_ms:
-        return Lack(f"too close to the first pack; export from two days earlier (possible here {book.ready})")
+        return Lack(
+            "too close to the first pack; export from two days earlier "
+            f"(the packs here are enough for figures {book.ready})"
+        )
     mine = {source["stream"] for source in _sources(signed)}
     if not mine or signed.get("missing") or signed.get("completeness") != "1":
         mine = set(book.seen)  # a result that is not complete also depends on streams that it does not name

@@ -110,7 +110,7 @@ class KeyRing:
         if not isinstance(records, list) or not 1 <= len(records) <= MAX_RECORDS:
             raise Refused("shape", f"keys object without records, or with more than {MAX_RECORDS}")
         if len(records) > MANY_RECORDS and self._is_foreign(records):
-            raise Unpinned("key-chain", f"foreign key chain: none of its {len(records)} keys is pinned")
+            raise Unpinned("key-chain", f"unknown key chain: none of its {len(records)} keys is pinned")
         keys, revoked = _chain(records)
         check_signed(raw, value, TYP_KEYS, {(newest := next(reversed(keys))): keys[newest]})
         written = [payload_of(record) for record in records]
@@ -148,7 +148,7 @@ class KeyRing:
             if new.records[: len(known.records)] != known.records:
                 raise Refused("key-chain", "the records do not begin with the known records")
         if self._strict and not self._pins & new.keys.keys():
-            raise Unpinned("key-chain", f"foreign key chain: its first key is {first}, and none of its keys is pinned")
+            raise Unpinned("key-chain", f"unknown key chain: its first key is {first}, and none of its keys is pinned")
         self._chains[first] = new
         self.keys = {kid: key for chain in self._chains.values() for kid, key in chain.keys.items()}
         self.order = {

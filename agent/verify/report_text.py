@@ -43,7 +43,7 @@ def remarks(report: Report) -> list[str]:
             else "there is no checkpoint, so the last packs may be missing"
         )
         if (beyond := report.beyond.get(gateway, 0)) > HOURLY_MS:
-            until = f"{until}, packs continue for {beyond / HOUR_MS:.1f} h"
+            until = f"{until}, and packs continue for {beyond / HOUR_MS:.1f} h after it"
         lines.append(f"{gateway}: the first key is {first}; {until}")
     for stream in report.streams.values():
         gateway = stream.stream.rpartition("/")[0]
@@ -58,7 +58,8 @@ def remarks(report: Report) -> list[str]:
         lines.append(f"agreed streams: {', '.join(report.agreed)}; and _gateway")
         lines += _unasked(report)
     lines += [
-        f"{count} messages came as {kind!r}, not as application/json or application/json+zstd; judged by their bytes"
+        f"{count} messages came with the content type {kind!r}, not with application/json or application/json+zstd; "
+        "their format was detected from their bytes"
         for kind, count in report.content_types.items()
     ]
     streams = report.streams.values()

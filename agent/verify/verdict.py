@@ -89,7 +89,7 @@ def _without_packs(total: Report) -> list[str]:
         found.append(f"{more} more streams have no packs")
     found += [f"{name}: agreed, but neither a pack nor a checkpoint names it" for name in total.unknown[:LISTED]]
     if more := max(0, len(total.unknown) - LISTED):
-        found.append(f"{more} more agreed streams that nothing mentions")
+        found.append(f"{more} more agreed streams that neither a pack nor a checkpoint names")
     return found
 
 

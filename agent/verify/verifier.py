@@ -42,7 +42,7 @@ MAX_WHERE: Final = 300  # only this many characters of a file's name or a topic 
 # limit of the unknown content types that are counted, and of the characters that are kept of each
 MAX_TYPES, MAX_TYPE = 20, 60
 REFUSAL: Final = 100  # cost of a refused object, in addition to its brackets and commas
-_MANY_KEYS: Final = "too many keys objects without a pinned key in one file"
+_MANY_KEYS: Final = "one file has too many `keys` objects without a pinned key"
 _LAST: Final = re.compile(NAME)
 
 
@@ -454,7 +454,7 @@ class Verifier:
         if gateway in self._rings:
             return Refused("kid", f"signed by a key that is in no key record of {gateway}")
         name = gateway if GATEWAY.fullmatch(gateway) else shown(gateway)
-        return Refused("kid", f"no trusted keys object of {name}")
+        return Refused("kid", f"there is no trusted key record of {name}")
 
     def _refuse(self, error: Refused, value: dict[str, Any], where: str) -> None:
         if isinstance(error, MissingPackage):

@@ -34,7 +34,7 @@ def foreign_keys() -> Case:
     forger = Key(9)
     stream = Stream(key=forger)
     return Case("foreign_keys", "a whole chain by somebody else", feed(stream, stream.run(2)), "failed",
-                {"key-chain": 1, "kid": 2}, "foreign key chain", 0)  # fmt: skip
+                {"key-chain": 1, "kid": 2}, "unknown key chain", 0)  # fmt: skip
 
 
 @case

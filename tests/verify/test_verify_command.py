@@ -154,7 +154,7 @@ def test_without_a_pin_the_origin_is_unproven(folder: Path) -> None:
 def test_another_pin_proves_nothing(folder: Path) -> None:
     result = run(folder, "--trust", Key(9).kid)
     assert result.exit_code == 6
-    assert "foreign key chain" in result.output and f"first key is {PIN}" in result.output
+    assert "unknown key chain" in result.output and f"first key is {PIN}" in result.output
 
 
 def test_a_fault_names_file_and_line(folder: Path) -> None:

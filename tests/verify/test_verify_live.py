@@ -142,7 +142,7 @@ def test_frames_are_judged_by_their_bytes_whatever_content_type_they_have(broker
     assert report.verified == len(packs) and report.failures == {"size": 1}
     assert sum(report.content_types.values()) == len(kinds) - 3 and report.content_types["text/plain"] == 1
     assert len(report.content_types) <= 21 and report.content_types["others"] > 1
-    assert "1 messages came as 'text/plain'" in as_text(report)
+    assert "1 messages came with the content type 'text/plain'" in as_text(report)
 
 
 def test_an_agreed_stream_without_a_trace_is_found_once_a_checkpoint_is_here(broker: Any, publisher: Publisher) -> None:
