@@ -106,7 +106,7 @@ def interval_notes(facts: Mapping[str, Any]) -> list[str]:
         count = repair["streams"]
         notes.append(
             say(
-                f"intervals: comparing those of {count} devices with their packs, newest first;"
+                f"intervals: comparing the intervals of {count} devices with their packs, newest first;"
                 f" done back to {done} UTC, packs reach back to {packs} UTC. Daily figures wait for this"
             )
         )

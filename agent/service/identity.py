@@ -171,7 +171,7 @@ class IdentityChecker:
         try:
             return driver_class(spec.protocol)(spec, device.line, device.poll.ring, device.poll.driver.table)
         except (ConfigError, ProfileError) as error:
-            what = f"the points of the identity that the device reports cannot be read: {error.what}"
+            what = f"the device reported its identity, but the points for this identity cannot be read: {error.what}"
             raise MismatchError(what, where=device.config.name, hint=error.hint) from error
 
     async def _keep_facts(self, stream: str, text: bytes) -> None:

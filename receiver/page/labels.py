@@ -93,7 +93,7 @@ LABELS: Final[Mapping[str, Texts]] = {
     ),
     "unsettled": (
         "For {count} packs the birth or another part has not arrived; until then their completeness is not known.",
-        "{count} 个数据包在等待其出生包或其他分包；在此之前其完整性待定。",
+        "{count} 个数据包在等待其首包（birth）或其他部分；在此之前其完整性待定。",
     ),
     "unknown.title": ("Publishing but not enrolled", "正在发布但未登记"),
     "unknown.lead": (

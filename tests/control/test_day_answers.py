@@ -352,7 +352,7 @@ def test_a_birth_byte_for_byte(site: MeteredDays) -> None:
     with pytest.raises(GatewayError, match="not sealed yet"):
         ask(site, Pack(stream="m1", seq=10**6))
     site.store.db.execute("DELETE FROM packs WHERE seq = 1")
-    with pytest.raises(GatewayError, match="the store has no birth with this time"):
+    with pytest.raises(GatewayError, match="the store has no birth pack with this time"):
         ask(site, Birth(stream="m1", seq=5))
 
 

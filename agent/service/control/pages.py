@@ -131,11 +131,12 @@ async def signed(access: Access, request: Birth | Pack, reply: Reply) -> dict[st
 
     data = await access.call(read)
     if data is None:
-        what = "the store has no birth with this time"
+        what = "the store has no birth pack with this time"
         if not is_birth:
             what = f"pack {seq} is not in the store: it was deleted, or is not sealed yet"
         hint = (
-            "The agent deletes delivered packs after the time set by keep_delivered; the newest birth is never deleted"
+            "The agent deletes delivered packs after the time set by keep_delivered; "
+            "the newest birth pack is never deleted"
             if is_birth
             else "The agent deletes delivered packs after the time set by keep_delivered; "
             "the platform has received the deleted packs"

@@ -219,7 +219,7 @@ class IntervalBuilder:
         ledger = Ledger(stream, self.calendar, self.rule)
         try:
             if birth is None:
-                raise StateError("the previous birth is not in the store")
+                raise StateError("the previous birth pack is not in the store")
             ledger.restore(kept[1], json.loads(birth)["table"])
         except StateError as error:
             is_other = error.is_other
