@@ -146,7 +146,7 @@ def measure(folder: Path) -> dict[str, Any]:
     "--dir",
     "folder",
     type=FOLDER,
-    help="Folder for the test files, on the disk of the store; default: the temporary folder.",
+    help="Folder for the test files; choose one on the disk of the store. Default: the temporary folder.",
 )
 @click.option(
     "--stages",

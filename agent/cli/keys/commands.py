@@ -59,7 +59,7 @@ keys.add_command(revoke)
 @file_argument
 @alg_option
 @token_option
-@click.option("--lost", metavar="KID", default="", help="Replace the lost key with this thumbprint.")
+@click.option("--lost", metavar="KID", default="", help="Replace the lost key that has this thumbprint.")
 @click.option(
     "--last",
     "lasts",
