@@ -167,7 +167,8 @@ def _order(times: list[Any], values: list[Decimal | None]) -> tuple[list[int], l
     if any((values[n] or 0) < (values[n - 1] or 0) for n in back):
         places.sort(key=seconds.__getitem__)
         return places, sorted(seconds), [f"{where}, and its value is lower: the readings were sorted by time"]
-    return places, None, [f"{where}, but its value is not lower: clock set back, the readings stay in their order"]
+    note = f"{where}, but its value is not lower: the clock was set back, so the readings stay in their order"
+    return places, None, [note]
 
 
 def _typos(content: dict[str, Any]) -> list[str]:

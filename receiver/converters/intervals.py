@@ -84,7 +84,7 @@ def read_intervals(
     if len(cuts) < 2:
         hint = (
             f"Only whole intervals of {conversion.length_s} s are converted; "
-            f"they begin by the clock of {conversion.zone}"
+            f"they are aligned to the local time of {conversion.zone}"
         )
         raise UsageError("no whole interval in this range", where="--from, --to", hint=hint)
     dropped = connection.execute("SELECT max(before_ms) FROM dropped").fetchall()[0][0]

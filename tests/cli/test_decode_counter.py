@@ -106,7 +106,7 @@ def test_local_times_of_the_end_of_summer_time_stay_in_their_order(tmp_path: Pat
     outcome = found(tmp_path, {"points": points})
     assert outcome["total"] == len(shown) - 1
     assert {s["kind"] for s in outcome["steps"]} == {"normal"}
-    assert ("clock set back" in str(outcome.get("warnings"))) is (minutes < 60), "hourly, 02:00 is there twice"
+    assert ("clock was set back" in str(outcome.get("warnings"))) is (minutes < 60), "hourly, 02:00 is there twice"
 
 
 def test_the_same_time_twice(tmp_path: Path) -> None:
