@@ -103,7 +103,7 @@ def check(made: Declaration) -> None:
     if made.to_ms is not None and made.to_ms <= made.from_ms:
         raise UsageError("the entry ends before it begins", where="declare")
     if not made.who.strip():
-        raise UsageError("the name of the person who declares it is missing", where="declare", hint="--who NAME")
+        raise UsageError("the person who declares the value is not named", where="declare", hint="--who NAME")
 
 
 def _text(plain: Mapping[str, Any], key: str, default: str | None = None) -> str:

@@ -114,9 +114,9 @@ TEXTS: Final[Mapping[str, tuple[str, str]]] = {
     "key lost!": (
         "Restore the file, mode 0600, owned by the agent's user: the agent does not start without it. If it is"
         " lost: `meterhouse keys create --lost OLD_THUMBPRINT`; the new key has a new thumbprint, which every"
-        " verifier must trust instead",
+        " verifier must trust, too",
         "请恢复该文件，权限 0600，属主为运行程序的用户：缺少它程序无法启动。若已丢失，执行"
-        " `meterhouse keys create --lost 原指纹`；新密钥即新指纹，所有验签端须改为信任它",
+        " `meterhouse keys create --lost 原指纹`；新密钥即新指纹，所有验签端还须信任它",
     ),
     "permitted": (
         "user {user} can read its files; nobody else can read its secrets",
