@@ -88,7 +88,7 @@ def check_tree(devices: Sequence[DeviceRead], notes: list[ConfigWarning]) -> Non
             device.table.complain(
                 None,
                 key,
-                f"this parent forms a cycle:  {' > '.join([*seen, place])}",
+                f"this parent forms a cycle: {' > '.join([*seen, place])}",
                 "In the metering tree, a meter cannot be below itself",
             )
         elif _is_load(place, entries) and (above := next((one for one in seen[1:] if _is_load(one, entries)), "")):

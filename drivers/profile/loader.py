@@ -109,7 +109,7 @@ def _layers(path: Path, dirs: Sequence[Path] | None, seen: tuple[Path, ...]) -> 
     if isinstance(base, str):
         if path in seen:
             cycle = " -> ".join(_short(p) for p in (*seen, path))
-            complaints.at(("extends",), f'the key "extends" forms a cycle:  {cycle}')
+            complaints.at(("extends",), f'the key "extends" forms a cycle: {cycle}')
         else:
             try:
                 found = find_profile(base, dirs if dirs is not None else None)

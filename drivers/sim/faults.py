@@ -19,7 +19,7 @@ KINDS: dict[str, str] = {  # kind -> what the fault does, and the meaning of its
     "gateway": "exception 0A or 0B of a gateway (default 0B)",
     "echo": "the request comes back before the answer",
     "bytewise": "one byte at a time, VALUE seconds apart (default 0.005)",
-    "short": "VALUE registers fewer than requested (default 1); the frame is valid",
+    "short": "an answer with only VALUE registers (default 1); the frame is valid",
     "cut": "only the first VALUE bytes of the frame (default 3)",
     "unit": "the answer carries unit VALUE (default: the next one)",
     "tag": "MBAP transaction id off by VALUE (default 1)",

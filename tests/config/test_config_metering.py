@@ -69,9 +69,9 @@ def test_nothing_hangs_on_itself(site: Any, good: str) -> None:
         device("fourth", 4, 'parent = { "ac" = "third/ac" }'),
     )
     assert found == [
-        "device.third.parent.ac: this parent forms a cycle:  third > fourth > third. In the metering tree, a meter "
+        "device.third.parent.ac: this parent forms a cycle: third > fourth > third. In the metering tree, a meter "
         "cannot be below itself",
-        "device.fourth.parent.ac: this parent forms a cycle:  fourth > third > fourth. In the metering tree, a meter "
+        "device.fourth.parent.ac: this parent forms a cycle: fourth > third > fourth. In the metering tree, a meter "
         "cannot be below itself",
     ]
 
