@@ -48,7 +48,7 @@ def declare(
     """Attest an input of the indicators: NAME VALUE UNIT, for the days --from to --to. Without NAME: list all inputs.
 
     An entry is never changed. The agent signs it, with the person's name and the time, in the stream _indicators.
-    A later entry may replace it. Amounts belong to a period; states (an area, a rated power) apply from a day on.
+    A later entry may replace it. An amount belongs to a period. A value such as an area applies from a given day on.
 
     \b
     Examples:

@@ -15,7 +15,7 @@ T = TypeVar("T")
 HELP = """\
 DEVICE FAULT            switch a fault on, as `inv1 late=0.5*3`; FAULT is KIND[=VALUE][*TIMES][/EVERY][+SKIP]
 DEVICE clear [KIND]     switch off the faults of this kind, or all faults
-LINE unplug [SECONDS]   remove the port, for SECONDS or until `LINE plug`
+LINE unplug [SECONDS]   remove the port, for SECONDS or until the command `LINE plug`
 LINE plug               bring the port back under the same name
 LINE say HEX            send unsolicited bytes on the line
 status                  active faults, and counts of requests
