@@ -54,13 +54,13 @@ MAX_COUNT: Final = 1 << 60  # a larger number in an invalid pack is reduced to t
 MAX_NAME: Final = 129  # longest name <site>/<gateway>, in characters
 # a pack that arrives again within this time gets no second ack, because the first ack may still be on its way
 ACK_ON_ITS_WAY_S: Final = 5.0
-# Places of the packs that the keeper has counted and that are not stored any more. packs_other is never dropped.
+# Places of the packs that the keeper has counted and that are not stored any more. An old pack may still be stored: in
+# packs_other, or in a month that waits for ClickHouse or was made again. The time is not compared: a pack of another
+# time is a fork. The search for packs is a scalar query, because PostgreSQL may read all packs for NOT EXISTS.
 _DROPPED: Final = """
-SELECT o.place FROM unnest(%s::int8[], %s::int8[], %s::int8[], %s::int8[])
-  WITH ORDINALITY AS o (stream, boot, seq, from_ms, place)
+SELECT o.place FROM unnest(%s::int8[], %s::int8[], %s::int8[]) WITH ORDINALITY AS o (stream, boot, seq, place)
 WHERE EXISTS (SELECT FROM boots b WHERE b.stream = o.stream AND b.boot = o.boot AND b.seqs @> o.seq)
-AND NOT EXISTS (SELECT FROM packs_other p
-  WHERE p.stream = o.stream AND p.seq = o.seq AND p.boot = o.boot AND p.from_ms = o.from_ms)"""
+AND (SELECT p.seq FROM packs p WHERE p.stream = o.stream AND p.seq = o.seq AND p.boot = o.boot LIMIT 1) IS NULL"""
 # The keeper looks for new acks only at boots that have changed lately. A locked boot is being changed by the keeper.
 _LOOK_AGAIN: Final = """
 UPDATE boots SET changed = now() WHERE (stream, boot) IN (
@@ -240,7 +240,6 @@ class Store:
                 [stream for stream, _ in links],
                 [boot_number(link.boot) for _, link in links],
                 [link.seq for _, link in links],
-                [link.from_ms for _, link in links],
             ],
         )
         return [old[place - 1] for (place,) in rows]

@@ -644,6 +644,27 @@ def test_a_dropped_pack_that_is_sent_again_is_acknowledged_again(dsn: str) -> No
     assert count(dsn, "SELECT count(*) FROM packs") == 0
 
 
+@pytest.mark.parametrize("kind", ["fork", "fork_of_another_time"])
+def test_the_twin_of_an_old_pack_that_is_still_stored_is_kept_as_a_fork(dsn: str, kind: str) -> None:
+    """A later month was dropped, and this one waits for ClickHouse: the twin was acknowledged and not kept."""
+    b = make(kind, 1, START_MS - 200 * 86_400_000)
+    enrolled(dsn, b.gateway.pin)
+    store = Store(dsn)
+    keys = (f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0])
+    for sent in ([keys, *b.sent[:7]], b.sent[6:8]):
+        Worker(Feed(sent), [store], Clock()).step(0)
+        keeper = Keeper(dsn)
+        while keeper.step():
+            pass
+        keeper.close()
+        with connect(dsn) as connection:
+            connection.execute("INSERT INTO dropped VALUES (%s)", [START_MS])
+    assert count(dsn, "SELECT count(*) FROM forks") == 1
+    assert count(dsn, "SELECT seq FROM findings WHERE code = 'fork'") == 7
+    assert count(dsn, "SELECT count(*) FROM acks_due") == 0
+    assert count(dsn, "SELECT sum(packs) FROM days") == 7
+
+
 @pytest.mark.parametrize("exported", [False, True])
 def test_a_lot_is_forgotten_with_the_last_of_its_packs(dsn: str, exported: bool) -> None:
     """Lots and batches were kept for ever, while their packs are dropped month by month."""
