@@ -17,10 +17,16 @@ from receiver.checker import KeysMessage
 from receiver.database import Connection
 
 
+class TrustChanged(Exception):
+    """A gateway was enrolled or removed while a batch was checked. The batch must be checked again."""
+
+
 def put_keys(cursor: psycopg.Cursor[Any], one: KeysMessage) -> None:
     """Store the newest keys of a gateway. Older keys of the same chain change nothing.
 
     The counter of a new chain begins anew, for example because the box was replaced. So each chain is stored.
+
+    Raises TrustChanged if the gateway is enrolled anew meanwhile, so that its stored keys are deleted.
     """
     # the keys of a replacement box wait on, also if the old box publishes its keys again
     query = "DELETE FROM unknown_gateways WHERE gateway = %s AND position(convert_to(thumbprint, 'UTF8') IN %s) > 0"
@@ -34,8 +40,8 @@ def put_keys(cursor: psycopg.Cursor[Any], one: KeysMessage) -> None:
         return
     query = "SELECT keys, counter, revoked FROM gateways WHERE name = %s FOR UPDATE"
     row = cursor.execute(query, [one.gateway]).fetchone()
-    if row is None:  # the gateway was enrolled anew meanwhile; the worker stores the keys when they arrive again
-        return
+    if row is None:  # the keys may belong to the old thumbprint, or to the new one
+        raise TrustChanged
     known, is_newer = bytes(row[0]), one.counter > row[1]
     before = {int(signer): last for signer, last in (row[2] or {}).items()}
     revoked = _both(before, one.revoked)

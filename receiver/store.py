@@ -29,7 +29,7 @@ from receiver.database import (
     short_hash,
     stream_id,
 )
-from receiver.key_chains import put_keys, stored_keys
+from receiver.key_chains import TrustChanged, put_keys, stored_keys
 
 COLUMNS: Final = (
     "stream", "seq", "boot", "prev_boot", "from_ms", "to_ms", "hash", "prev", "birth", "signer", "lot", "readings",
@@ -70,10 +70,6 @@ UPDATE boots SET changed = now() WHERE (stream, boot) IN (
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,60}(?:\.[0-9]{1,60})?")
 REFUSED_BYTES: Final = 64 << 10  # a longer refused message is cut to this length
-
-
-class TrustChanged(Exception):
-    """A gateway was enrolled or removed while a batch was checked. The batch must be checked again."""
 
 
 class RefusedMessage(NamedTuple):
@@ -172,7 +168,8 @@ class Store:
             unknown: gateways that are not enrolled, each with its keys object or b"".
 
         Raises:
-            TrustChanged: the list of trusted gateways has changed, so an unknown gateway may be enrolled now.
+            TrustChanged: the list of trusted gateways has changed, so an unknown gateway may be enrolled now, or the
+            keys of a gateway may not be trusted any more.
         """
         packs = [one for one in messages if isinstance(one, PackMessage)]
         connection = self.connection()

@@ -21,8 +21,9 @@ from drivers.backoff import Backoff
 from drivers.model import clean_text
 from receiver.checker import AnyMessage, Checker, NotYet, PackMessage, UnknownGateway
 from receiver.database import DatabaseError, shard_of
+from receiver.key_chains import TrustChanged
 from receiver.sources import Message, ShardQueues, Source
-from receiver.store import RefusedMessage, Store, TrustChanged
+from receiver.store import RefusedMessage, Store
 
 log = logging.getLogger("meterhouse.platform")
 BATCH: Final = 500  # one transaction stores at most this many messages

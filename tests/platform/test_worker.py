@@ -991,6 +991,35 @@ def test_keys_that_arrive_while_their_gateway_is_enrolled_are_taken(dsn: str, mo
     assert not worker.totals.refused and len(feed.acknowledged) == 13
 
 
+def test_keys_that_arrive_while_the_stored_ones_are_deleted_are_stored(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`enrol` deleted the gateway's row just when the worker had found it. The keys were acknowledged and not stored,
+    so packs were refused until the gateway connected again.
+    """
+    b = make("whole", 1)
+    enrolled(dsn, b.gateway.pin)
+    sent = [(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0])]
+    Worker(Feed(sent), [Store(dsn)], Clock()).step(0)
+    honest = psycopg.Cursor.execute
+
+    def slow(self: Any, query: Any, *more: Any, **options: Any) -> Any:
+        if isinstance(query, str) and query.startswith("SELECT keys, counter, revoked"):
+            monkeypatch.setattr(psycopg.Cursor, "execute", honest)
+            with connect(dsn) as connection:
+                connection.execute("DELETE FROM gateways")
+        return honest(self, query, *more, **options)
+
+    monkeypatch.setattr(psycopg.Cursor, "execute", slow)
+    feed = Feed(sent)
+    worker = Worker(feed, [Store(dsn)], Clock())
+    worker.step(0)
+    assert not feed.acknowledged
+    worker.step(0)
+    assert len(feed.acknowledged) == 1
+    assert count(dsn, "SELECT count(*) FROM gateways") == 1
+
+
 def test_a_csv_with_mistakes_names_each_line(tmp_path: Path) -> None:
     from drivers.model import ConfigError
 
