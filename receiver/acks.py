@@ -16,7 +16,8 @@ from receiver.database import Connection, boot_text, statement
 from receiver.publisher import Publisher
 
 AT_ONCE: Final = 5000  # one step acknowledges at most this many ranges
-RECENT_DAYS: Final = 2  # a round looks at the boots that have changed within this number of days
+# a round looks at the boots that have changed, or of which a pack was sent again, within this number of days
+RECENT_DAYS: Final = 2
 ALL_DAYS: Final = 36_500  # instead of RECENT_DAYS, after an outage: all boots
 LIST_BYTES: Final = 32 << 10  # largest size of a message {"acks": [...]} in bytes
 _NEWS: Final = statement("acks")
@@ -42,7 +43,8 @@ class Acknowledger:
             self._is_complete = False
             return 0
         due = self._due(connection)
-        rows = connection.execute(_NEWS, [RECENT_DAYS if self._is_complete else ALL_DAYS, AT_ONCE]).fetchall()
+        limits = {"days": RECENT_DAYS if self._is_complete else ALL_DAYS, "most": AT_ONCE}
+        rows = connection.execute(_NEWS, limits).fetchall()
         bodies = Bodies(connection)
         sent: list[Key] = []
         for (gateway, lists), group in groupby(rows, key=itemgetter(2, 3)):

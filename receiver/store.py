@@ -61,10 +61,11 @@ _DROPPED: Final = """
 SELECT o.place FROM unnest(%s::int8[], %s::int8[], %s::int8[]) WITH ORDINALITY AS o (stream, boot, seq, place)
 WHERE EXISTS (SELECT FROM boots b WHERE b.stream = o.stream AND b.boot = o.boot AND b.seqs @> o.seq)
 AND (SELECT p.seq FROM packs p WHERE p.stream = o.stream AND p.seq = o.seq AND p.boot = o.boot LIMIT 1) IS NULL"""
-# The keeper looks for new acks only at boots that have changed lately. A locked boot is being changed by the keeper.
+# The keeper looks for new acks only at boots that have changed lately, and at those that are marked here. A locked boot
+# is being changed by the keeper.
 _LOOK_AGAIN: Final = """
-UPDATE boots SET changed = now() WHERE (stream, boot) IN (
-  SELECT b.stream, b.boot FROM boots b WHERE b.changed < now() - interval '1 day'
+UPDATE boots SET again = now() WHERE (stream, boot) IN (
+  SELECT b.stream, b.boot FROM boots b WHERE greatest(b.changed, b.again) < now() - interval '1 day'
   AND (b.stream, b.boot) IN (SELECT a.stream, a.boot FROM batch a JOIN packs p USING (stream, seq, boot, from_ms))
   ORDER BY 1, 2 FOR UPDATE SKIP LOCKED)"""
 _THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")

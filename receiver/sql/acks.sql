@@ -3,5 +3,6 @@ FROM boots b CROSS JOIN LATERAL unnest(b.seqs) AS part (seqs) JOIN streams s ON 
 LEFT JOIN statuses g ON g.gateway = s.gateway
 LEFT JOIN acked a ON a.stream = b.stream AND a.boot = b.boot AND a.first = lower(part.seqs)
 JOIN LATERAL (SELECT body, hash FROM packs p WHERE p.stream = b.stream AND p.seq = upper(part.seqs) - 1 AND p.boot = b.boot LIMIT 1) p ON true
-WHERE b.changed > now() - make_interval(days => %s) AND a.last IS DISTINCT FROM upper(part.seqs) - 1
-ORDER BY s.gateway, b.stream LIMIT %s
+WHERE (b.changed > now() - make_interval(days => %(days)s) OR b.again > now() - make_interval(days => %(days)s))
+  AND a.last IS DISTINCT FROM upper(part.seqs) - 1
+ORDER BY s.gateway, b.stream LIMIT %(most)s

@@ -16,7 +16,7 @@ from agent.verify import Verifier, read_paths
 from receiver.audit import write_export
 from receiver.bodies import Bodies
 from receiver.commands import platform
-from receiver.database import check_place, connect, migrate, shard_of, statement, stream_id
+from receiver.database import boot_number, check_place, connect, migrate, shard_of, statement, stream_id
 from receiver.fleet import MadeStream
 from receiver.fleet_state import fleet_state
 from receiver.keeper import Keeper
@@ -279,6 +279,23 @@ def test_the_newest_pack_and_the_newest_figure_of_a_replaced_box_are_its_own(dsn
         assert connection.execute("SELECT from_ms FROM packs WHERE to_ms = %s", [made.at_ms]).fetchall() == [
             (connection.execute(statement("newest_pack"), {"stream": stream_id(b.stream.name)}).fetchall()[0][1],)
         ]
+
+
+def test_an_old_pack_that_is_sent_again_is_no_activity_of_its_boot(dsn: str) -> None:
+    """The clock of an old boot was fast. A repeated pack of it made this boot the newest until the next new pack, and
+    its gateway did not count as late.
+    """
+    b = make("anew", 1)
+    stored(dsn, b)
+    query = "SELECT boot, least(to_ms, extract(epoch FROM changed) * 1000) AS active FROM boots ORDER BY active"
+    with connect(dsn) as connection:
+        connection.execute("UPDATE boots SET to_ms = to_ms * 2, changed = now() - interval '3 days'")
+        old = "UPDATE boots SET changed = changed - interval '1 day' WHERE boot = %s"
+        assert connection.execute(old, [boot_number(json.loads(b.sent[0][1])["boot"])]).rowcount == 1
+        before = connection.execute(query).fetchall()
+        Worker(Feed(b.sent[:2]), [Store(dsn)]).step(0)
+        assert connection.execute(query).fetchall() == before
+        assert connection.execute("SELECT boot FROM boots WHERE again IS NOT NULL").fetchall() == [before[0][:1]]
 
 
 def test_evidence_comes_out_as_it_was_published_and_the_verifier_says_the_same(dsn: str, tmp_path: Path) -> None:

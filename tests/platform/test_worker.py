@@ -877,7 +877,8 @@ def test_an_old_range_is_acknowledged_after_an_outage_and_when_its_packs_come_ag
     with connect(dsn) as connection:
         assert [acknowledger.step(connection), acknowledger.step(connection)] == [1, 0]
         for outage in ("off", "broker"):
-            connection.execute("UPDATE boots SET changed = now() - interval '3 days'")
+            old = "UPDATE boots SET changed = now() - interval '3 days', again = again - interval '3 days'"
+            connection.execute(old)
             connection.execute("UPDATE acked SET at = now() - interval '3 days'")
             if outage == "off":
                 Worker(Feed(b.sent[:2]), [Store(dsn)], Clock()).step(0)
