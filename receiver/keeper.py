@@ -35,6 +35,7 @@ REPLAY_S: Final = 60.0
 DAILY_S: Final = 3600.0
 UNKNOWN_DAYS: Final = 30
 REFUSALS_DAYS: Final = 400
+ACKS_DUE_DAYS: Final = 30
 _NOT_SENT: Final = """
 SELECT count(*) FROM {} WHERE EXISTS (SELECT FROM clickhouse) AND lot IN (
   SELECT lot FROM lots WHERE batch IS NULL UNION ALL
@@ -187,11 +188,15 @@ def prepare_months(connection: Connection) -> None:
 
 
 def forget_strangers(connection: Connection) -> None:
-    """Delete old entries: unknown gateways that no longer publish, and the counters and messages of refusals."""
-    days = {"unknown": UNKNOWN_DAYS, "refusals": REFUSALS_DAYS}
+    """Delete old entries: unknown gateways that no longer publish, and the counters and messages of refusals.
+
+    Also acks that could not be sent, because no keeper has a broker. A gateway that waits for one sends its pack again.
+    """
+    days = {"unknown": UNKNOWN_DAYS, "refusals": REFUSALS_DAYS, "acks": ACKS_DUE_DAYS}
     connection.execute("DELETE FROM unknown_gateways WHERE seen < now() - make_interval(days => %(unknown)s)", days)
     connection.execute("DELETE FROM refusals WHERE at < now() - make_interval(days => %(refusals)s)", days)
     connection.execute("DELETE FROM refused WHERE at < now() - make_interval(days => %(refusals)s)", days)
+    connection.execute("DELETE FROM acks_due WHERE at < now() - make_interval(days => %(acks)s)", days)
 
 
 def drop_months(connection: Connection, keep_days: int) -> list[str]:

@@ -2,3 +2,6 @@
 -- because an old pack is no activity of the boot.
 ALTER TABLE boots ADD again timestamptz;
 CREATE INDEX ON boots (again) WHERE again IS NOT NULL;
+
+-- An ack that nobody can send is deleted after some time: perhaps no keeper has a broker. If the gateway sends the pack again, the ack is due again.
+ALTER TABLE acks_due ADD at timestamptz NOT NULL DEFAULT now();

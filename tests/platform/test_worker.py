@@ -665,6 +665,25 @@ def test_the_twin_of_an_old_pack_that_is_still_stored_is_kept_as_a_fork(dsn: str
     assert count(dsn, "SELECT sum(packs) FROM days") == 7
 
 
+def test_acks_that_no_keeper_can_send_fill_no_table(dsn: str) -> None:
+    """Without `--broker`, each dropped pack that was sent again had a row in the table for ever."""
+    from receiver.keeper import drop_months, forget_strangers
+
+    b = make("whole", 1, START_MS - 100 * 86_400_000)
+    enrolled(dsn, b.gateway.pin)
+    Worker(Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent]), [Store(dsn)], Clock()).step(0)
+    keeper = Keeper(dsn)
+    while keeper.step():
+        pass
+    keeper.close()
+    with connect(dsn) as connection:
+        drop_months(connection, 30)
+        Worker(Feed(b.sent), [Store(dsn)], Clock()).step(0)
+        connection.execute("UPDATE acks_due SET at = now() - interval '31 days' WHERE seq <= 10")
+        forget_strangers(connection)
+        assert connection.execute("SELECT seq FROM acks_due ORDER BY seq").fetchall() == [(11,), (12,)]
+
+
 @pytest.mark.parametrize("exported", [False, True])
 def test_a_lot_is_forgotten_with_the_last_of_its_packs(dsn: str, exported: bool) -> None:
     """Lots and batches were kept for ever, while their packs are dropped month by month."""
