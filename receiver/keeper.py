@@ -70,9 +70,28 @@ _FORGET_BATCHES: Final = """
 DELETE FROM batches b WHERE b.sent < (SELECT to_timestamp(max(before_ms) / 1000.0) FROM dropped)
 AND NOT EXISTS (SELECT FROM lots l WHERE l.batch = b.batch)
 AND NOT EXISTS (SELECT FROM changed_packs c WHERE c.batch = b.batch)"""
+# Packs with implausible times that arrived long ago, and their readings. Only packs from before the end of the newest
+# dropped month, so that workers know them if they are sent again. Packs that are ahead of the time move to their month
+# when it comes. A DELETE on the table packs would note each pack as a change for ClickHouse.
+_DROP_OTHERS: Final = """
+WITH old AS (
+  SELECT p.stream, p.seq, p.boot, p.from_ms FROM packs_other p JOIN lots l ON l.lot = p.lot
+  WHERE l.stored < now() - make_interval(days => %s) AND p.from_ms < (SELECT max(before_ms) FROM dropped)
+    AND l.checked IS NOT NULL AND NOT EXISTS (SELECT FROM changed_packs c WHERE c.lot = l.lot)
+    AND (NOT EXISTS (SELECT FROM clickhouse)
+      OR EXISTS (SELECT FROM batches b WHERE b.batch = l.batch AND b.sent IS NOT NULL)) LIMIT %s
+), gone AS (
+  DELETE FROM packs_other p USING old o
+  WHERE p.stream = o.stream AND p.seq = o.seq AND p.boot = o.boot AND p.from_ms = o.from_ms RETURNING p.*
+), blocks AS (
+  DELETE FROM reading_blocks_other b USING old o
+  WHERE b.stream = o.stream AND b.seq = o.seq AND b.boot = o.boot AND b.from_ms = o.from_ms
+)
+INSERT INTO gone SELECT * FROM gone"""
 LOCK_MS: Final = 5_000  # a month is not dropped now if a query uses the table of packs for longer than this
 LOTS_AT_ONCE: Final = 10_000  # one transaction looks at this many lots
-LOT_ROUNDS: Final = 20  # at most this many transactions follow each other, so that new lots are checked in time
+OTHERS_AT_ONCE: Final = 10_000  # one transaction drops at most this many packs with implausible times
+ROUNDS: Final = 20  # at most this many transactions follow each other, so that new lots are checked in time
 
 
 @dataclass(slots=True)
@@ -114,7 +133,8 @@ class Keeper:
         ]  # fmt: skip
         if keep_days is not None:
             self._jobs.append(_Job(DAILY_S, lambda connection: drop_months(connection, keep_days)))
-            self._jobs.append(_Job(DAILY_S, forget_lots))
+            self._jobs.append(_Job(DAILY_S, lambda connection: drop_others(connection, keep_days)))
+            self._jobs.append(_Job(DAILY_S, LotForgetter().step))
         if publisher is not None:
             acknowledger = Acknowledger(publisher)
             self._jobs.insert(0, _Job(SETTLE_S, BirthFetcher(publisher, clock).step))
@@ -258,17 +278,48 @@ def _drop_month(connection: Connection, name: str, before_ms: int) -> bool:
     return True
 
 
-def forget_lots(connection: Connection) -> int:
-    """Delete lots, and batches for ClickHouse, whose packs were dropped. Returns the number of deleted lots."""
-    after = deleted = 0
-    for _ in range(LOT_ROUNDS):
-        row = connection.execute(_OLD_LOTS, [after, LOTS_AT_ONCE]).fetchone()
-        if row is None:
+def drop_others(connection: Connection, keep_days: int) -> int:
+    """Drop packs with implausible times that arrived more than ``keep_days`` ago, for example if a clock says 1970.
+
+    The same is kept as by ``drop_months``. Returns the number of dropped packs.
+    """
+    dropped = 0
+    for _ in range(ROUNDS):
+        with connection.transaction():
+            connection.execute("CREATE TEMP TABLE gone (LIKE packs) ON COMMIT DROP")
+            count = connection.execute(_DROP_OTHERS, [keep_days, OTHERS_AT_ONCE]).rowcount
+            _copy_births(connection, "gone")
+        dropped += count
+        if count < OTHERS_AT_ONCE:
             break
-        deleted += connection.execute(_FORGET_LOTS, [after, row[0]]).rowcount
-        after = row[0]
-    connection.execute(_FORGET_BATCHES)
-    return deleted
+    if dropped:
+        connection.execute(_FORGET_COPIES)
+        log.info("dropped %d packs with implausible times: they arrived more than %d days ago", dropped, keep_days)
+    return dropped
+
+
+class LotForgetter:
+    """Deletes lots, and batches for ClickHouse, whose packs were dropped.
+
+    A step begins where the last one stopped. Otherwise lots that stay, because the clock of a gateway is years ahead,
+    could keep it from the lots after them.
+    """
+
+    def __init__(self) -> None:
+        self._after = 0
+
+    def step(self, connection: Connection) -> int:
+        """Examine some lots. Returns the number of deleted lots."""
+        deleted = 0
+        for _ in range(ROUNDS):
+            row = connection.execute(_OLD_LOTS, [self._after, LOTS_AT_ONCE]).fetchone()
+            if row is None:
+                self._after = 0
+                break
+            deleted += connection.execute(_FORGET_LOTS, [self._after, row[0]]).rowcount
+            self._after = row[0]
+        connection.execute(_FORGET_BATCHES)
+        return deleted
 
 
 def _copy_births(connection: Connection, partition: str) -> None:

@@ -687,7 +687,7 @@ def test_acks_that_no_keeper_can_send_fill_no_table(dsn: str) -> None:
 @pytest.mark.parametrize("exported", [False, True])
 def test_a_lot_is_forgotten_with_the_last_of_its_packs(dsn: str, exported: bool) -> None:
     """Lots and batches were kept for ever, while their packs are dropped month by month."""
-    from receiver.keeper import drop_months, forget_lots
+    from receiver.keeper import LotForgetter, drop_months
 
     with connect(dsn) as connection:
         if exported:
@@ -707,22 +707,85 @@ def test_a_lot_is_forgotten_with_the_last_of_its_packs(dsn: str, exported: bool)
             batch = connection.execute("INSERT INTO batches (sent) VALUES (now()) RETURNING batch").fetchall()[0][0]
             connection.execute("UPDATE lots SET batch = %s WHERE lot < %s", [batch, last])
         connection.execute("DELETE FROM changed_packs")
-        assert forget_lots(connection) == 0, "nothing was dropped yet"
+        assert LotForgetter().step(connection) == 0, "nothing was dropped yet"
         assert drop_months(connection, 30)
-        assert forget_lots(connection) == 0, "late lots wait for the next month"
+        assert LotForgetter().step(connection) == 0, "late lots wait for the next month"
         connection.execute("UPDATE lots SET stored = now() - interval '120 days'")
         connection.execute("UPDATE batches SET sent = now() - interval '120 days' WHERE sent IS NOT NULL")
         if exported:
             connection.execute(
                 "INSERT INTO changed_packs (stream, seq, boot, from_ms, lot) VALUES (1, 1, 1, 1, %s)", [first]
             )
-            assert forget_lots(connection) == len(lots) - 2, "ClickHouse needs the first lot for a changed pack"
+            assert LotForgetter().step(connection) == len(lots) - 2, "ClickHouse needs the first lot for a changed pack"
             assert count(dsn, "SELECT count(*) FROM batches") == 1
             connection.execute("DELETE FROM changed_packs")
-        forget_lots(connection)
+        LotForgetter().step(connection)
         assert connection.execute("SELECT lot FROM lots").fetchall() == [(last,)]
         assert count(dsn, "SELECT count(*) FROM batches") == 0
         assert count(dsn, "SELECT count(*) FROM packs") == 12
+
+
+def test_lots_that_stay_do_not_keep_the_lots_after_them_from_being_forgotten(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The packs of a gateway whose clock is years ahead stay, and each search began with their lots."""
+    from receiver import keeper
+
+    monkeypatch.setattr(keeper, "LOTS_AT_ONCE", 2)
+    monkeypatch.setattr(keeper, "ROUNDS", 1)
+    with connect(dsn) as connection:
+        connection.execute(
+            "INSERT INTO lots (packs, stored, checked) SELECT 1, '2021-01-01', now() FROM generate_series(1, 5)"
+        )
+        connection.execute(
+            "INSERT INTO packs (stream, seq, boot, from_ms, to_ms, hash, birth, signer, lot, readings, is_birth, "
+            "first, body) SELECT 1, n, 1, 4102444800000, 0, gen_random_uuid(), gen_random_uuid(), 0, n, 1, false, "
+            "false, '' FROM generate_series(1::bigint, 4) AS n"
+        )
+        connection.execute("INSERT INTO dropped VALUES (1625097600000)")
+        forgetter = keeper.LotForgetter()
+        assert [forgetter.step(connection) for _ in range(3)] == [0, 0, 1]
+        assert keeper.drop_others(connection, 30) == 0, "their month comes one day"
+        connection.execute("DELETE FROM packs WHERE seq = 1")
+        assert [forgetter.step(connection) for _ in range(2)] == [0, 1]
+
+
+@pytest.mark.parametrize("exported", [False, True])
+def test_packs_of_a_clock_that_says_1970_are_dropped_when_they_have_been_stored_for_long(
+    dsn: str, exported: bool
+) -> None:
+    """They were kept for ever, and so were their lots."""
+    from receiver.keeper import LotForgetter, drop_others
+
+    b = make("whole", 1, 5_000_000)
+    enrolled(dsn, b.gateway.pin)
+    sent = [(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent]
+    with connect(dsn) as connection:
+        if exported:
+            connection.execute("INSERT INTO clickhouse DEFAULT VALUES")
+        batch = connection.execute("INSERT INTO batches (sent) VALUES (now()) RETURNING batch").fetchall()[0][0]
+        for days, is_sent in ((29, True), (31, not exported), (31, True)):
+            Worker(Feed(sent), [Store(dsn, readings=True)], Clock()).step(0)
+            keeper = Keeper(dsn)
+            while keeper.step():
+                pass
+            keeper.close()
+            connection.execute("DELETE FROM dropped")
+            connection.execute("INSERT INTO dropped SELECT extract(epoch FROM now()) * 1000")
+            old = "UPDATE lots SET stored = now() - make_interval(days => %s), batch = %s"
+            connection.execute(old, [days, batch if is_sent else None])
+            connection.execute("DELETE FROM changed_packs")
+            drop_others(connection, 30)
+            packs = 0 if days == 31 and is_sent else 12
+            assert count(dsn, "SELECT count(*) FROM packs") == packs
+            assert count(dsn, "SELECT count(*) FROM reading_blocks") == max(0, packs - 1), "a birth has no readings"
+            assert count(dsn, "SELECT count(*) FROM changed_packs") == 0
+        LotForgetter().step(connection)
+        assert connection.execute("SELECT FROM lots").fetchall() == []
+        births = connection.execute("SELECT count(*) FROM birth_copies").fetchall()
+        assert births == connection.execute("SELECT count(*) FROM births").fetchall() == [(1,)]
+    assert count(dsn, "SELECT sum(packs) FROM days") == 12
+    assert count(dsn, "SELECT count(*) FROM acks_due") == (0 if exported else 12)
 
 
 def test_the_search_for_lots_to_forget_does_not_read_all_packs(dsn: str) -> None:
