@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -23,6 +23,8 @@ from receiver.database import Connection, DatabaseError, boot_text, open_databas
 log = logging.getLogger("meterhouse.platform")
 PACKS: Final = 2000  # a batch with at least this many packs takes no further lot; lots are never split
 CHANGES: Final = 1000  # one batch has at most this many changed packs
+BOOT_CHANGES: Final = 50_000  # but this many packs of a boot with a finding, because they are sent without their bodies
+RUNS: Final = 1000  # one DELETE names at most this many runs of sequences
 PAUSE_S: Final = 2.0  # pause if there is nothing to send
 STREAMS_S: Final = 60.0  # interval at which the states of streams are compared
 FAULT_S: Final = 30.0  # pause after an internal error
@@ -36,6 +38,13 @@ UPDATE lots SET batch = %s WHERE lot IN (
 _CLAIM_CHANGES: Final = """
 UPDATE changed_packs SET batch = %s WHERE number IN (
   SELECT number FROM changed_packs WHERE batch IS NULL ORDER BY number LIMIT %s) RETURNING number"""
+_CLAIM_BOOT: Final = """
+INSERT INTO changed_packs (stream, seq, boot, from_ms, lot, back, batch)
+SELECT p.stream, p.seq, p.boot, p.from_ms, p.lot, %(back)s, %(batch)s FROM boots b CROSS JOIN LATERAL (
+  SELECT stream, seq, boot, from_ms, lot FROM packs
+  WHERE stream = b.stream AND boot = b.boot AND seq > %(after)s AND seq BETWEEN lower(b.seqs) AND upper(b.seqs) - 1
+  ORDER BY seq FETCH FIRST %(most)s ROWS WITH TIES) p
+WHERE b.stream = %(stream)s AND b.boot = %(boot)s RETURNING seq"""
 PACK_COLUMNS: Final = (
     "stream", "seq", "boot", "from_ms", "to_ms", "due", "readings", "gaps", "asleep", "reasons", "faults", "lot",
     "stored", "batch", "body",
@@ -208,13 +217,41 @@ def _open_batch(connection: Connection) -> int | None:
     if row is not None and row[0] is not None:
         return int(row[0])
     with connection.transaction(), connection.cursor() as cursor:
-        waits = "SELECT EXISTS (SELECT FROM lots WHERE batch IS NULL AND checked IS NOT NULL) OR EXISTS "
-        if cursor.execute(waits + "(SELECT FROM changed_packs WHERE batch IS NULL)").fetchall() == [(False,)]:
+        waits = (
+            "SELECT EXISTS (SELECT FROM lots WHERE batch IS NULL AND checked IS NOT NULL) "
+            "OR EXISTS (SELECT FROM changed_packs WHERE batch IS NULL) OR EXISTS (SELECT FROM changed_boots)"
+        )
+        if cursor.execute(waits).fetchall() == [(False,)]:
             return None
         batch = int(cursor.execute("INSERT INTO batches DEFAULT VALUES RETURNING batch").fetchall()[0][0])
         cursor.execute(_CLAIM_LOTS, [batch, PACKS])
         cursor.execute(_CLAIM_CHANGES, [batch, CHANGES])
+        if cursor.rowcount < CHANGES:
+            _claim_boot(cursor, batch, CHANGES - cursor.rowcount)
     return batch
+
+
+def _claim_boot(cursor: psycopg.Cursor[Any], batch: int, most: int) -> None:
+    """Add packs of a changed boot to a batch.
+
+    Args:
+        most: number of packs whose bodies may be sent.
+    """
+    query = "SELECT stream, boot, after, back FROM changed_boots ORDER BY stream, boot LIMIT 1 FOR UPDATE"
+    if (row := cursor.execute(query).fetchone()) is None:
+        return
+    key = row[:2]
+    # this is a statement of its own, so it sees what was committed while the one above waited for the row
+    query = "SELECT EXISTS (SELECT FROM findings WHERE stream = %s AND boot = %s AND seq = 0)"
+    is_found = cursor.execute(query, key).fetchall() == [(True,)]
+    if is_found:  # if the finding goes before the batch is sent, the boot is in changed_boots again
+        most = BOOT_CHANGES
+    limits = {"stream": key[0], "boot": key[1], "after": row[2], "back": row[3] and not is_found, "batch": batch}
+    seqs = [seq for (seq,) in cursor.execute(_CLAIM_BOOT, limits | {"most": most})]
+    if len(seqs) < most:
+        cursor.execute("DELETE FROM changed_boots WHERE stream = %s AND boot = %s", key)
+    else:
+        cursor.execute("UPDATE changed_boots SET after = %s WHERE stream = %s AND boot = %s", [max(seqs), *key])
 
 
 def _pack_rows(connection: Connection, batch: int, lots: list[int]) -> Iterator[tuple[Cell, ...]]:
@@ -263,23 +300,36 @@ def _changed_rows(
 
 def _present(target: ClickHouse, stream: str, packs: list[Any]) -> list[tuple[int, str, int]]:
     """Those of the packs of a stream whose readings are in ClickHouse."""
-    query = f"SELECT DISTINCT seq, boot, lot FROM {target.database}.readings WHERE {_are(stream, packs)}"
-    rows = (line.split("\t") for line in target.execute(query).splitlines())
+    keys = ", ".join(f"({seq}, '{boot}', {lot})" for seq, boot, lot in packs)
+    query = f"SELECT DISTINCT seq, boot, lot FROM {target.database}.readings WHERE stream = '{stream}' "
+    rows = (line.split("\t") for line in target.execute(query + f"AND (seq, boot, lot) IN ({keys})").splitlines())
     return [(int(seq), boot, int(lot)) for seq, boot, lot in rows]
 
 
 def _deletes(database: str, stream: str, packs: list[Any]) -> Iterator[str]:
-    yield f"DELETE FROM {database}.readings WHERE {_are(stream, packs)}"
+    """The statements that delete the readings and figures of some packs of a stream.
+
+    They name no lot: of two packs with the same identity, neither is trusted.
+    """
     gateway, _, name = stream.rpartition("/")
-    if name == "_indicators":
-        keys = ", ".join(f"({seq}, '{boot}')" for seq, boot, _ in packs)
-        yield f"DELETE FROM {database}.figures WHERE gateway = '{gateway}' AND (seq, boot) IN ({keys})"
+    runs = _runs((boot, seq) for seq, boot, _ in packs)
+    for start in range(0, len(runs), RUNS):
+        some = runs[start : start + RUNS]
+        found = " OR ".join(f"boot = '{boot}' AND seq BETWEEN {first} AND {last}" for boot, first, last in some)
+        yield f"DELETE FROM {database}.readings WHERE stream = '{stream}' AND ({found})"
+        if name == "_indicators":
+            yield f"DELETE FROM {database}.figures WHERE gateway = '{gateway}' AND ({found})"
 
 
-def _are(stream: str, packs: list[Any]) -> str:
-    """A condition of ClickHouse: the readings of some packs of a stream."""
-    keys = ", ".join(f"({seq}, '{boot}', {lot})" for seq, boot, lot in packs)
-    return f"stream = '{stream}' AND (seq, boot, lot) IN ({keys})"
+def _runs(packs: Iterable[tuple[str, int]]) -> list[tuple[str, int, int]]:
+    """Runs of consecutive sequences of a boot: (boot, first, last). A whole boot is a single run."""
+    runs: list[tuple[str, int, int]] = []
+    for boot, seq in sorted(packs):
+        if runs and runs[-1][0] == boot and seq <= runs[-1][2] + 1:
+            runs[-1] = (boot, runs[-1][1], seq)
+        else:
+            runs.append((boot, seq, seq))
+    return runs
 
 
 def _figure_rows(connection: Connection, batch: int, lots: list[int], target: ClickHouse) -> list[tuple[Cell, ...]]:

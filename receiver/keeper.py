@@ -37,9 +37,12 @@ UNKNOWN_DAYS: Final = 30
 REFUSALS_DAYS: Final = 400
 ACKS_DUE_DAYS: Final = 30
 _NOT_SENT: Final = """
-SELECT count(*) FROM {} WHERE EXISTS (SELECT FROM clickhouse) AND lot IN (
-  SELECT lot FROM lots WHERE batch IS NULL UNION ALL
-  SELECT l.lot FROM lots l JOIN batches b ON b.batch = l.batch WHERE b.sent IS NULL)"""
+SELECT count(*) FROM (
+  SELECT ctid FROM {0} WHERE lot IN (
+    SELECT lot FROM lots WHERE batch IS NULL UNION ALL
+    SELECT l.lot FROM lots l JOIN batches b ON b.batch = l.batch WHERE b.sent IS NULL)
+  UNION SELECT p.ctid FROM {0} p JOIN changed_boots c ON c.stream = p.stream AND c.boot = p.boot) waiting
+WHERE EXISTS (SELECT FROM clickhouse)"""
 _UNCHECKED: Final = """
 SELECT FROM lots l WHERE l.checked IS NULL AND EXISTS (SELECT FROM {} p WHERE p.lot = l.lot) LIMIT 1"""
 # only the newest time counts, and a month is dropped again as often as late packs of it arrive
@@ -78,6 +81,7 @@ WITH old AS (
   SELECT p.stream, p.seq, p.boot, p.from_ms FROM packs_other p JOIN lots l ON l.lot = p.lot
   WHERE l.stored < now() - make_interval(days => %s) AND p.from_ms < (SELECT max(before_ms) FROM dropped)
     AND l.checked IS NOT NULL AND NOT EXISTS (SELECT FROM changed_packs c WHERE c.lot = l.lot)
+    AND NOT EXISTS (SELECT FROM changed_boots c WHERE c.stream = p.stream AND c.boot = p.boot)
     AND (NOT EXISTS (SELECT FROM clickhouse)
       OR EXISTS (SELECT FROM batches b WHERE b.batch = l.batch AND b.sent IS NOT NULL)) LIMIT %s
 ), gone AS (

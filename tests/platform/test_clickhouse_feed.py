@@ -1,0 +1,136 @@
+"""What the feed tells ClickHouse, without its engine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+import pytest
+
+from receiver import clickhouse_feed
+from receiver.clickhouse import Cell, ClickHouse
+from receiver.clickhouse_feed import ClickHouseFeed
+from receiver.database import connect, stream_id
+from receiver.keeper import drop_months
+from tests.kits.fleet_faults import START_MS, make
+from tests.platform.test_queries import stored, with_figure
+
+
+class Told(ClickHouse):
+    """A ClickHouse that only remembers what it was told, and has no rows."""
+
+    def __init__(self) -> None:
+        super().__init__("http://localhost:1/fleet")
+        self.statements: list[str] = []
+        self.rows: list[Sequence[Cell]] = []  # of packs
+
+    def execute(self, statement: str) -> str:
+        self.statements.append(statement)
+        return ""
+
+    def insert(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]], token: str) -> int:
+        made = list(rows)
+        self.rows += made if table == "incoming" else []
+        return len(made)
+
+    def news(self) -> tuple[list[str], list[Sequence[Cell]]]:
+        """The deletions and the packs since the last call."""
+        deletes = [statement for statement in self.statements if statement.startswith("DELETE")]
+        rows, self.statements, self.rows = self.rows, [], []
+        return deletes, rows
+
+
+def test_a_finding_about_a_whole_boot_is_one_row_and_one_deletion(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each pack of the boot was a row in the transaction of the keeper, and each thousand of them a deletion. A boot of
+    a year has three million packs.
+    """
+    monkeypatch.setattr(clickhouse_feed, "CHANGES", 5)
+    b, told = make("whole", 1), Told()
+    with connect(dsn) as connection:
+        connection.execute("INSERT INTO clickhouse DEFAULT VALUES")
+        stored(dsn, b)
+        feed = ClickHouseFeed(dsn, told)
+        while feed.step():
+            pass
+        told.news()
+        connection.execute("INSERT INTO findings SELECT stream, 0, boot, 'conflict' FROM boots")
+        assert connection.execute("SELECT FROM changed_packs").fetchall() == []
+        assert connection.execute("SELECT after, back FROM changed_boots").fetchall() == [(0, False)]
+        feed.step()
+        assert connection.execute("SELECT FROM changed_boots").fetchall() == []
+        deletes, rows = told.news()
+        where = f"stream = '{b.stream.name}' AND (boot = '{b.stream.boot}' AND seq BETWEEN 1 AND 12)"
+        assert deletes == [f"DELETE FROM fleet.readings WHERE {where}"]
+        assert [(row[1], row[10], row[14]) for row in rows] == [(seq, ["conflict"], "") for seq in range(1, 13)]
+        connection.execute("DELETE FROM findings")
+        for first, last in ((1, 5), (6, 10), (11, 12)):
+            feed.step()
+            deletes, rows = told.news()
+            assert [row[1] for row in rows] == list(range(first, last + 1)) and not deletes
+            assert all(row[14] and row[10] == [] for row in rows), "with their bodies"
+        assert connection.execute("SELECT FROM changed_boots").fetchall() == []
+        assert feed.failures == 0
+        feed.close()
+
+
+def test_a_boot_whose_finding_goes_while_its_packs_are_sent_begins_again(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the packs that were sent with the finding would lack their readings."""
+    monkeypatch.setattr(clickhouse_feed, "BOOT_CHANGES", 5)
+    b, told = make("whole", 1), Told()
+    with connect(dsn) as connection:
+        connection.execute("INSERT INTO clickhouse DEFAULT VALUES")
+        stored(dsn, b)
+        feed = ClickHouseFeed(dsn, told)
+        while feed.step():
+            pass
+        connection.execute("INSERT INTO findings SELECT stream, 0, boot, 'conflict' FROM boots")
+        feed.step()
+        assert connection.execute("SELECT after FROM changed_boots").fetchall() == [(5,)]
+        connection.execute("DELETE FROM findings")
+        told.news()
+        feed.step()
+        assert [row[1] for row in told.news()[1] if row[14]] == list(range(1, 13))
+        assert connection.execute("SELECT FROM changed_boots").fetchall() == []
+        feed.close()
+
+
+def test_a_month_with_packs_of_a_changed_boot_is_not_dropped(dsn: str) -> None:
+    """ClickHouse would keep their readings although they are not trusted any more."""
+    b, told = make("whole", 1, START_MS - 100 * 86_400_000), Told()
+    with connect(dsn) as connection:
+        connection.execute("INSERT INTO clickhouse DEFAULT VALUES")
+        stored(dsn, b)
+        feed = ClickHouseFeed(dsn, told)
+        while feed.step():
+            pass
+        connection.execute("INSERT INTO findings SELECT stream, 0, boot, 'conflict' FROM boots")
+        assert drop_months(connection, 30) == []
+        feed.step()
+        assert len(drop_months(connection, 30)) == 1
+        feed.close()
+
+
+def test_deletions_of_many_packs_are_short_and_those_of_figures_go_with_them(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clickhouse_feed, "RUNS", 2)
+    b, told = make("whole", 1), Told()
+    with_figure(b, before=6)
+    with connect(dsn) as connection:
+        connection.execute("INSERT INTO clickhouse DEFAULT VALUES")
+        stored(dsn, b)
+        feed = ClickHouseFeed(dsn, told)
+        while feed.step():
+            pass
+        told.news()
+        connection.execute(
+            "INSERT INTO findings SELECT stream, seq, boot, 'chain' FROM packs WHERE stream = %s AND seq NOT IN (2, 4)",
+            [stream_id(f"{b.gateway.name}/_indicators")],
+        )
+        feed.step()
+        feed.close()
+    found = [(words.split()[2], re.findall(r"BETWEEN (\d+) AND (\d+)", words)) for words in told.news()[0]]
+    runs = [[("1", "1"), ("3", "3")], [("5", "8")]]
+    assert found == [(f"fleet.{table}", some) for some in runs for table in ("readings", "figures")]
