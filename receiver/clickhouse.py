@@ -6,9 +6,11 @@ An insert may be repeated without harm.
 from __future__ import annotations
 
 import http.client
+import logging
 import re
 import ssl
 from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
@@ -17,6 +19,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from drivers.model import GatewayError, UsageError, clean_text
 
+log = logging.getLogger("meterhouse.platform")
 TIMEOUT_S: Final = 120.0
 DATABASE: Final = "meterhouse"
 # The insert is synchronous and atomic. A repeated block is dropped. The number of partitions (months) is not limited,
@@ -25,6 +28,9 @@ _INSERT: Final = (
     "async_insert = 0, insert_deduplicate = 1, deduplicate_blocks_in_dependent_materialized_views = 1, "
     "max_partitions_per_insert_block = 0, max_insert_threads = 1, insert_deduplication_token = "
 )
+_VIEW: Final = re.compile(r"CREATE VIEW IF NOT EXISTS \w+\.(\w+) ")
+_MARK: Final = "meterhouse"  # the first word of the comments of our views
+_COMMENT: Final = re.compile(rf"{_MARK} ([0-9a-f]{{16}})(?: ([0-9a-f]{{16}}))?")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\0": "\\0"})
 Cell = str | int | float | bool | Sequence[str] | dict[str, int] | None
@@ -79,11 +85,50 @@ class ClickHouse:
         return f"ClickHouse at {self._host}:{self._port}"
 
     def make_tables(self) -> None:
-        """Create the tables that are missing. Existing tables are not changed."""
+        """Create the tables and views that are missing. Existing tables are not changed.
+
+        A view of an earlier version is replaced, unless somebody has changed it.
+        """
         text = (files(__package__) / "sql" / "clickhouse_tables.sql").read_text()
         for statement in re.sub(r"^--.*\n", "", text, flags=re.MULTILINE).split(";\n"):
-            if statement.strip():
-                self.execute(statement.replace("{db}", self.database))
+            made = statement.strip().replace("{db}", self.database)
+            if (view := _VIEW.match(made)) is not None:
+                self._make_view(view[1], made)
+            elif made:
+                self.execute(made)
+
+    def _make_view(self, name: str, statement: str) -> None:
+        """Create or replace a view. Its comment has the hash of its statement, and that of the text that ClickHouse has
+        made of it. Without such a comment, or with another text, it is a view of somebody else.
+        """
+        mark = _short_hash(statement)
+        self.execute(f"{statement} COMMENT '{_MARK} {mark}'")
+        try:
+            comment, text = self._view(name)
+            known = _COMMENT.fullmatch(comment)
+            if known is None:
+                return
+            if known[2] not in (None, text):
+                if known[1] != mark:
+                    log.warning("%s: the view %s was changed, so it is not replaced by the new one", self.where, name)
+                return
+            if known[1] != mark:
+                replaced = statement.replace("CREATE VIEW IF NOT EXISTS", "CREATE OR REPLACE VIEW", 1)
+                self.execute(f"{replaced} COMMENT '{_MARK} {mark}'")
+                text = self._view(name)[1]
+                log.info("%s: replaced the view %s by that of this version", self.where, name)
+            elif known[2] is not None:
+                return
+            self.execute(f"ALTER TABLE {self.database}.{name} MODIFY COMMENT '{_MARK} {mark} {text}'")
+        except ClickHouseError as error:  # such as a missing right: the export works with the old view, too
+            log.warning("%s: the view %s stays as it is: %s", self.where, name, error)
+
+    def _view(self, name: str) -> tuple[str, str]:
+        """The comment of a view, and the hash of its text."""
+        query = "SELECT comment, as_select FROM system.tables WHERE "
+        found = self.execute(f"{query}database = '{self.database}' AND name = '{name}'")
+        comment, _, text = found.rstrip("\n").partition("\t")
+        return comment, _short_hash(text)
 
     def execute(self, statement: str) -> str:
         """Run a statement and return the answer as text. Raises ClickHouseError."""
@@ -133,6 +178,10 @@ class ClickHouse:
                 seen, where=self.where, hint="ClickHouse rejected the request; pending batches are retried"
             )
         return text
+
+
+def _short_hash(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:16]
 
 
 def _cell(value: Cell) -> str:
