@@ -75,6 +75,7 @@ class ClickHouseFeed:
         self._retry, self._away_until = Backoff(1.0, 30.0), 0.0
         self._token = ""
         self._streams: dict[str, tuple[bool, bool]] = {}  # the streams in ClickHouse: (asked, awaited)
+        self._losses: dict[tuple[str, int, int], bool] = {}  # the losses in ClickHouse, and whether they count
         self._streams_at = 0.0
         self._problem = ""
         self.packs = self.failures = 0
@@ -116,23 +117,29 @@ class ClickHouseFeed:
                 return None
             self._target.make_tables()
             self._connection.execute("INSERT INTO clickhouse SELECT WHERE NOT EXISTS (SELECT FROM clickhouse)")
-            self._streams, self._streams_at = self._read_streams(), 0.0
+            self._streams, self._losses, self._streams_at = self._read_streams(), self._read_losses(), 0.0
             self._token = str(self._connection.execute("SELECT id FROM clickhouse").fetchall()[0][0])
         return self._connection
 
     def _read_streams(self) -> dict[str, tuple[bool, bool]]:
         """The streams of this database that ClickHouse has, with (asked, awaited)."""
-        query = f"SELECT stream, asked, awaited FROM {self._target.database}.streams FINAL"
+        rows = self._read("streams", "stream, asked, awaited")
+        return {name: (asked == "true", awaited == "true") for name, asked, awaited in rows}
+
+    def _read_losses(self) -> dict[tuple[str, int, int], bool]:
+        """The losses of this database that ClickHouse has, and whether they count."""
+        rows = self._read("losses", "stream, first, last, counts")
+        return {(name, int(first), int(last)): counts == "true" for name, first, last, counts in rows}
+
+    def _read(self, table: str, columns: str) -> list[list[str]]:
+        """The rows of a table in ClickHouse that are about streams of this database."""
+        query = f"SELECT {columns} FROM {self._target.database}.{table} FINAL"
         place, shards = self._place or (0, 1)
-        rows = (line.split("\t") for line in self._target.execute(query).splitlines())
-        return {
-            name: (asked == "true", awaited == "true")
-            for name, asked, awaited in rows
-            if shard_of(name.rpartition("/")[0], shards) == place
-        }
+        rows = [line.split("\t") for line in self._target.execute(query).splitlines()]
+        return [row for row in rows if shard_of(row[0].rpartition("/")[0], shards) == place]
 
     def _send_streams(self, connection: Connection) -> None:
-        """Send the states of streams that have changed. They say which missing packs count."""
+        """Send the states of streams, and the losses, that have changed. They say which missing packs count."""
         if (now := self._clock()) < self._streams_at:
             return
         found = connection.execute(statement("clickhouse_streams")).fetchall()
@@ -140,7 +147,13 @@ class ClickHouseFeed:
         rows = [(name, *state) for name, state in sorted(states.items()) if self._streams.get(name) != state]
         if rows:
             self._target.insert("streams", ("stream", "asked", "awaited"), rows, f"{self._token}-streams-{time.time()}")
-        self._streams, self._streams_at = states, now + STREAMS_S
+        found = connection.execute(statement("clickhouse_losses")).fetchall()
+        losses = dict.fromkeys(self._losses, False) | dict.fromkeys(found, True)
+        lost = [(*key, counts) for key, counts in sorted(losses.items()) if self._losses.get(key) != counts]
+        if lost:
+            token = f"{self._token}-losses-{time.time()}"
+            self._target.insert("losses", ("stream", "first", "last", "counts"), lost, token)
+        self._streams, self._losses, self._streams_at = states, losses, now + STREAMS_S
 
     def _send(self, connection: Connection) -> int:
         batch = _open_batch(connection)

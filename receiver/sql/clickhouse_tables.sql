@@ -90,6 +90,15 @@ CREATE TABLE IF NOT EXISTS {db}.streams (
   changed DateTime64(3, 'UTC') DEFAULT now64(3)
 ) ENGINE = ReplacingMergeTree(changed) ORDER BY stream;
 
+-- Packs that were declared lost by their gateway, in streams that are not asked. A hole of such packs counts, if counts is true.
+CREATE TABLE IF NOT EXISTS {db}.losses (
+  stream String,
+  first Int64,
+  last Int64,
+  counts Bool,
+  changed DateTime64(3, 'UTC') DEFAULT now64(3)
+) ENGINE = ReplacingMergeTree(changed) ORDER BY (stream, first, last);
+
 CREATE VIEW IF NOT EXISTS {db}.packs AS SELECT * FROM {db}.pack_states FINAL;
 
 -- Completeness by UTC day. A pack counts for the day in which it begins. Packs with faults or with unknown completeness do not count. As in PostgreSQL, a
@@ -108,7 +117,8 @@ SELECT stream, before + 1 AS first, number - 1 AS last, left_to AS "from", right
 ) WHERE number > before + 1;
 
 -- Number of readings due in missing packs, by UTC day, estimated from the mean rate of the stream. Missing packs are those in holes, and those after the
--- newest pack of a stream that has been silent for 15 minutes or longer. As in PostgreSQL, only requested streams count, and the silence of a retired one does not.
+-- newest pack of a stream that has been silent for 15 minutes or longer. As in PostgreSQL, only requested streams count, but packs that the gateway declares lost
+-- count in all streams. The silence of a retired stream does not count.
 CREATE VIEW IF NOT EXISTS {db}.missing_days AS
 WITH rates AS (
   SELECT stream, sum(due) / sum(toUnixTimestamp64Milli("to") - toUnixTimestamp64Milli("from")) AS rate, max(toUnixTimestamp64Milli("to")) AS newest
@@ -116,7 +126,9 @@ WITH rates AS (
 ), stretches AS (
   SELECT h.stream AS stream, toUnixTimestamp64Milli(h."from") AS low, toUnixTimestamp64Milli(h."to") AS high, r.rate AS rate
   FROM {db}.holes AS h JOIN rates AS r ON r.stream = h.stream
-  WHERE h."to" > h."from" AND h.stream NOT IN (SELECT stream FROM {db}.streams FINAL WHERE NOT asked)
+  LEFT JOIN (SELECT stream, groupArray((first, last)) AS ranges FROM {db}.losses FINAL WHERE counts GROUP BY stream) AS l ON l.stream = h.stream
+  WHERE h."to" > h."from" AND (h.stream NOT IN (SELECT stream FROM {db}.streams FINAL WHERE NOT asked)
+    OR arrayExists(lost -> lost.1 <= h.first AND h.last <= lost.2, l.ranges))
   UNION ALL
   SELECT stream, newest AS low, toUnixTimestamp64Milli(now64(3)) AS high, rate FROM rates
   WHERE newest < toUnixTimestamp64Milli(now64(3)) - 900000 AND stream NOT IN (SELECT stream FROM {db}.streams FINAL WHERE NOT awaited)

@@ -220,6 +220,19 @@ def test_streams_that_are_retired_or_were_not_agreed_are_not_missing(dsn: str, f
     one.close()
 
 
+def test_a_declared_loss_counts_also_in_a_stream_that_was_not_agreed(dsn: str, front: Front) -> None:
+    """It counted in PostgreSQL only. A hole of which a part was declared counts in neither."""
+    made = [make("loss", 1), make("loss_of_a_part", 2)]
+    stored(dsn, *made)
+    query = "SELECT s.name, m.due::text FROM missing_days m JOIN streams s ON s.id = m.stream"
+    with connect(dsn) as connection:
+        connection.execute("INSERT INTO agreed SELECT gateway, 'other' FROM pins")
+        feed(dsn, front)
+        expected = [list(row) for row in connection.execute(query)]
+    assert [name for name, _ in expected] == [made[0].stream.name]
+    assert asked(front, "SELECT stream, due FROM fleet.missing_days") == expected
+
+
 def test_what_it_refuses_is_said_once_and_sent_later(dsn: str, front: Front, caplog: pytest.LogCaptureFixture) -> None:
     stored(dsn, make("whole", 1))
     front.post("/refuse", "Code: 241. DB::Exception: Memory limit exceeded")

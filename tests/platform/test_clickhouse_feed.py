@@ -23,6 +23,7 @@ class Told(ClickHouse):
         super().__init__("http://localhost:1/fleet")
         self.statements: list[str] = []
         self.rows: list[Sequence[Cell]] = []  # of packs
+        self.losses: list[Sequence[Cell]] = []
 
     def execute(self, statement: str) -> str:
         self.statements.append(statement)
@@ -31,6 +32,7 @@ class Told(ClickHouse):
     def insert(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]], token: str) -> int:
         made = list(rows)
         self.rows += made if table == "incoming" else []
+        self.losses += made if table == "losses" else []
         return len(made)
 
     def news(self) -> tuple[list[str], list[Sequence[Cell]]]:
@@ -134,6 +136,29 @@ def test_deletions_of_many_packs_are_short_and_those_of_figures_go_with_them(
     found = [(words.split()[2], re.findall(r"BETWEEN (\d+) AND (\d+)", words)) for words in told.news()[0]]
     runs = [[("1", "1"), ("3", "3")], [("5", "8")]]
     assert found == [(f"fleet.{table}", some) for some in runs for table in ("readings", "figures")]
+
+
+def test_clickhouse_is_told_of_losses_in_streams_that_were_not_agreed(dsn: str) -> None:
+    """They count as missing in PostgreSQL, and did not in ClickHouse."""
+    b, told, now = make("loss", 1), Told(), [0.0]
+    stored(dsn, b)
+    feed = ClickHouseFeed(dsn, told, clock=lambda: now[0])
+    with connect(dsn) as connection:
+        for change, counts in (
+            ("SELECT", []),
+            ("INSERT INTO agreed SELECT gateway, 'other' FROM pins", [True]),
+            ("DELETE FROM agreed", [False]),
+            ("INSERT INTO agreed SELECT gateway, 'other' FROM pins", [True]),
+            ("DELETE FROM pins", [False]),
+        ):
+            connection.execute(change.encode())
+            for _ in range(2):
+                now[0] += 61.0
+                feed.step()
+            assert told.losses == [(b.stream.name, 7, 9, one) for one in counts], change
+            told.losses = []
+    assert feed.failures == 0
+    feed.close()
 
 
 class Views(Told):
