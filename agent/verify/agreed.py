@@ -88,8 +88,8 @@ class AgreedStreams:
         Args:
             known: the streams that packs or checkpoints name.
             gateways: only agreed names of these gateways are returned.
-            every: True if ``gateways`` has all gateways. If so, names without a gateway are returned too, because
-                the stream of such a name can belong to any gateway.
+            every: True if ``gateways`` contains all gateways. Then entries without a gateway are returned too. Their
+                stream can belong to any gateway.
         """
         missing = {
             f"{gateway}/{name}"

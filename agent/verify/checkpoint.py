@@ -1,4 +1,4 @@
-"""Checks signed checkpoints, which have the heads of all streams on numbered pages.
+"""Checks signed checkpoints. A checkpoint lists the heads of all streams on numbered pages.
 
 Each page contains the hash of the page with the same number in the previous checkpoint.
 """
@@ -32,7 +32,7 @@ ARRIVING_MS: Final = 300_000  # all pages should arrive within this time; over a
 
 
 class _Page(NamedTuple):
-    """Those facts about a page that are kept."""
+    """The facts about a page that are kept."""
 
     counter: int
     hash: str
@@ -248,7 +248,7 @@ def _heads(value: Mapping[str, Any], ring: KeyRing, page: _Page, filed: bool) ->
 def _check_order(known: _Page, new: _Page, ring: KeyRing) -> None:
     later = ring.order[new.kid] > ring.order[known.kid]
     if later and ring.is_revoked(known.kid):
-        return  # the counters are not compared, because a thief of the revoked key may have chosen any counter
+        return  # the counters are not compared, because a thief may have used the revoked key with any counter
     if new.counter < known.counter:
         raise Refused("counter", f"checkpoint {new.counter} after {known.counter}: an old retained one")
     if new.counter == known.counter:

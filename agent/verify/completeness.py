@@ -1,6 +1,6 @@
 """Checks the completeness of one pack, or of all parts of a tick.
 
-Readings and gaps together must be equal to the readings that were due.
+Readings plus gaps must equal the readings that were due.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from .strict import MAX_REASON, clean
 class PackFault:
     """A rule that a signed pack breaks.
 
-    ``code`` is ``due`` if the pack's readings and gaps do not add up to the due readings. For other rules it is
-    ``rule``.
+    ``code`` is ``due`` if the pack's readings and gaps do not add up to the due readings. If the pack breaks
+    another rule, it is ``rule``.
     """
 
     code: str

@@ -1,6 +1,6 @@
 """Reads exported packs from folders, files or a pipe.
 
-A ``.jsonl`` file has one object per line, a ``.json`` file has one object.
+A ``.jsonl`` file has one object per line, and a ``.json`` file has one object.
 
 Files may be compressed with zstd.
 """
@@ -20,10 +20,10 @@ BIRTHS: Final = tuple("births" + suffix for suffix in SUFFIXES)  # files with co
 ONLY: Final = "streams.txt"  # if only some devices were exported, this file has their names, one per line
 MAX_ONLY_BYTES, MAX_NAME = 1 << 16, 64
 MAX_WINDOW: Final = 1 << 27
-# Limit of the cost between two valid objects. An empty line costs 1, and a refused object 100 plus its brackets and
-# commas.
+# Limit of the cost of everything between two valid objects. An empty line costs 1, and a refused object costs 100 plus
+# its brackets and commas.
 MAX_REJECTED: Final = 60_000
-SKIPPED: Final = 1024  # this many bytes of an oversized line cost 1
+SKIPPED: Final = 1024  # this many bytes of an oversized line or a refused object cost 1
 FREE_BYTES, RATIO = 64 << 20, 1000  # a file may decompress to at most FREE_BYTES plus RATIO times its size
 
 

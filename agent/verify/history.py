@@ -184,7 +184,7 @@ class History:
     def _forget(self) -> None:
         """Drop old runs to make room, whole boots at a time, beginning with the oldest boot.
 
-        The first pass stops at a boot with a hole inside or after the boot. If more room is needed, the second pass
+        The first pass stops at a boot with a hole inside or after it. If more room is needed, the second pass
         also drops boots with holes. The newest boot is never dropped as a whole, but may lose its oldest runs.
         """
         room = self._count - MAX_RUNS * 3 // 4

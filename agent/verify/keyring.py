@@ -15,7 +15,7 @@ _THUMBPRINT = re.compile(r"[0-9A-Za-z_-]{43}")
 MAX_RECORDS = 1000
 MAX_SINCE = 1 << 43  # limit for all times in objects, in seconds since 1970
 MAX_ROOTS = 20
-# a chain with more records is only checked if it claims to have a pinned key, because each check takes time
+# with pins, a longer chain is checked only if it is known or claims a pinned key, because each check takes time
 MANY_RECORDS = 16
 
 

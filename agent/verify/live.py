@@ -53,7 +53,7 @@ def broker_of(url: str) -> tuple[str, str, int]:
 
 
 class MessageQueue:
-    """A queue of messages between two threads. It limits number and bytes; if it is empty, it accepts any message."""
+    """A queue of messages between two threads. It limits their number and bytes, but if it is empty, it accepts any."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[bytes, str]] = deque()
@@ -235,7 +235,7 @@ class Live(Subscriber):
     If it subscribes late, the verification begins with the first pack that it receives. The broker sends the retained
     births and keys before that.
 
-    If the connection ends, it is opened again. ``refusal`` is the reason if the broker refuses this; None if not.
+    If the connection ends, it is opened again. If the broker refuses that, ``refusal`` is the reason, otherwise None.
 
     Args:
         url: ``mqtt://host:1883`` or ``mqtts://host:8883``.

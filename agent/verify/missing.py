@@ -1,4 +1,4 @@
-"""Finds missing packs, which leave gaps in the sequences, and packs reported as lost, rollbacks and new histories."""
+"""Finds missing packs (gaps in the sequences), packs reported as lost, rollbacks and new histories."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ MERGE_LOSSES: Final = 1000  # up to this many losses are kept as they were state
 class StatedLosses:
     """The losses that a stream has stated.
 
-    Many losses are merged into ranges, because a gateway whose store is full states a loss in each pack. Of the ranges,
-    the ``MAX_RUNS`` with the highest sequences are kept: of the packs, no more holes than that are kept either.
+    Many losses are merged into ranges, because a gateway whose store is full states a loss in each pack. Only the
+    ``MAX_RUNS`` ranges with the highest sequences are kept. ``History`` keeps no more runs than that either.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class StatedLosses:
 
 
 def _merged(losses: Iterable[Loss]) -> list[Loss]:
-    """Return the losses in order of sequence. Adjacent losses with the same reason are one, as the gateway does it."""
+    """Return the losses in order of sequence. Merges adjacent losses with the same reason, as the gateway does."""
     made: list[Loss] = []
     for loss in sorted(losses, key=_sequences):
         last = made[-1] if made else None
@@ -75,7 +75,7 @@ def find_missing(
     if not lines:
         return
     losses = sorted(losses, key=_sequences)
-    # the highest sequence of each loss and all losses before it, so that a hole skips the losses before it at once
+    # for each loss: the highest sequence of it and all losses before it, so that ``_hole`` skips earlier losses at once
     reach = list(accumulate((loss.last for loss in losses), max))
     for line in lines:
         if line is not lines[0]:
@@ -171,7 +171,7 @@ def _hole(
             )
         if first > at:
             _missing(made, Range(at, first - 1, from_ms, max(from_ms, loss.from_ms), None), table)
-        # of a loss that covers packs after the hole too, only the time up to these packs counts
+        # if a loss also covers packs after the hole, only the time up to these packs counts
         until_ms = loss.to_ms if last == loss.last else min(loss.to_ms, right.first.from_ms)
         low, high = max(from_ms, loss.from_ms), max(from_ms, until_ms)
         made.lost.append(Range(first, last, low, high, table.due(low, high) if table else None, loss.reason))
@@ -204,7 +204,7 @@ def _add(made: StreamReport, table: PointTable | None, from_ms: int, to_ms: int,
 def contradicts(history: History, head: CheckpointHead) -> bool | None:
     """True if the head of a checkpoint contradicts a known pack. None: the pack is not known.
 
-    Returns False, too, if the pack is known but its hash is no longer kept.
+    Also returns False if the pack is known but its hash is no longer kept.
     """
     boot, seq, digest, _ = head
     known, kept = history.find(boot, seq)

@@ -89,7 +89,7 @@ class BoundedClient(Client):
         return self._receive(min(bufsize, READ))
 
     def _receive(self, most: int) -> bytes:
-        """Return at most ``most`` received bytes. Raises BlockingIOError if there are none; b"": the end."""
+        """Return at most ``most`` received bytes; b"" at the end. Raises BlockingIOError if there are none."""
         return super()._sock_recv(most)
 
     def _cut(self, code: int, fault: str) -> None:

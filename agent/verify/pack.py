@@ -20,9 +20,9 @@ BOOT: Final = re.compile(r"[0-9a-f]{16}")
 _HASH: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _WORD: Final = re.compile(r"[a-z0-9_-]{1,32}")
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,400}(?:\.[0-9]{1,400})?")
-_EPOCHS: Final = frozenset(("identity", "firmware", "ratio", "variant"))  # events with which a new counter epoch begins
+_EPOCHS: Final = frozenset(("identity", "firmware", "ratio", "variant"))  # events that begin a new counter epoch
 MAX_PARTS: Final = 4096
-MAX_STEPS: Final = 100  # a pack is refused if the number of its clock steps plus the number of its losses is higher
+MAX_STEPS: Final = 100  # limit of the clock steps and losses of a pack, counted together
 # limit of the handovers that are read from a pack, and of the devices that are read from a handover
 MAX_HANDOVERS: Final = 20
 MAX_KERNEL: Final = 64  # only this many characters of the boot id of Linux are kept

@@ -255,7 +255,7 @@ def _unbalanced(name: str, due: int, got: int, gap: int) -> str:
 
 
 def day_name(number: int) -> str:
-    """Return a day number since 1970 as YYYY-MM-DD. Returns "?" if the calendar lacks the day, after a clock fault."""
+    """Return a day number since 1970 as YYYY-MM-DD. Returns "?" for a day outside the calendar."""
     return date.fromordinal(EPOCH + number).isoformat() if -EPOCH < number < 10**6 else "?"
 
 

@@ -30,9 +30,9 @@ class PackRecords:
         return zip(self.names, self.units, strict=True)
 
     def unit_changes(self) -> list[tuple[str, Unit]]:
-        """Return the first pair of each name, and each pair whose unit differs from the one before of the same name.
+        """Return the first pair of each name, and each pair whose unit differs from the previous one of that name.
 
-        ``PointTable.check_units`` finds the same fault in them as in all records, when the birth has arrived. They are
+        When the birth has arrived, ``PointTable.check_units`` finds the same fault in them as in all records. They are
         not a set, because a unit of a hostile pack may be unhashable.
         """
         seen: dict[str, Unit] = {}

@@ -212,8 +212,8 @@ def latest(streams: Mapping[str, StreamReport]) -> dict[str, int]:
 def held_back(streams: Mapping[str, StreamReport], wanted: Collection[str], agreed: AgreedStreams = _ALL) -> list[str]:
     """Return the streams that have no pack here although they must have packs.
 
-    In files, this is a stream whose newest head in a checkpoint ends after the first pack of another stream of the
-    gateway. On a broker, it is a stream whose head advanced between two checkpoints.
+    In files, these are streams whose newest head in a checkpoint ends after the first pack of another stream of the
+    gateway. On a broker, they are streams whose head advanced between two checkpoints.
 
     Retired streams, and streams that were not requested, are left out. A stream that was agreed by name or pattern is
     never left out, even if the export does not include it or the gateway calls it retired.

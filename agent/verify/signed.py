@@ -1,7 +1,7 @@
 """Checks signed objects.
 
 Anyone who may publish on a topic can send any bytes. So the signature is looked up and checked before the bytes are
-parsed. Bytes that no known key signed cost little, because they must be small to be parsed.
+parsed. Bytes that no known key signed are parsed only if they are small, so they cost little.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 So objects can be checked in any order, and on any machine.
 
     keys = KeyRing("park7/gw01", trust)
-    check_keys(raw, topic, keys)                       # a keys object into the ring
+    check_keys(raw, topic, keys)                       # adds a keys object to the ring
     checked = check(raw, topic, keys, tables.get)      # a pack
     page = check_checkpoint(raw, topic, keys)          # a page of a checkpoint
 
@@ -73,7 +73,7 @@ class CheckedPack:
     rewritten: bool  # True: the pack was re-serialised in transit, and verified after canonicalisation
     retained: bool  # True: this is the retained copy of a birth, which is the same pack as the birth itself
     value: Mapping[str, Any]  # the whole object as parsed; do not change it
-    # the point table of a birth, with which packs that name the birth are checked; None for other packs
+    # the point table if this is a birth, otherwise None; packs that name the birth are checked with it
     table: PointTable | None
     counts: PackCounts  # for a call of ``balance`` when the birth and all parts are known
     balance: Balance | None  # None: the completeness is not known; ``unjudged`` tells why

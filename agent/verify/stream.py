@@ -25,7 +25,7 @@ MAX_GROUPS: Final = 64  # limit of the ticks that wait for their missing parts
 MAX_DAYS: Final = 1500
 # limit of the different gap reasons that are counted; the format has some twenty. Further ones count together as OTHERS
 MAX_REASONS, OTHERS = 100, "others"
-MAX_FAULTY: Final = 10_000  # if more packs are noted as faulty, those are dropped that cannot get another fault
+MAX_FAULTY: Final = 10_000  # if more packs are noted as faulty, those that cannot get another fault are dropped
 MAX_HEADS: Final = 128  # limit of the heads that wait for their pack; a head takes about 250 bytes
 
 
@@ -40,7 +40,7 @@ class _Unbalanced:
 
 @dataclass(slots=True)
 class WaitingBytes:
-    """The published bytes of the packs of one gateway that wait, for all its streams."""
+    """The published bytes of all waiting packs of one gateway, over all its streams."""
 
     count: int = 0
 
@@ -137,7 +137,7 @@ class StreamState:
         """Add a head of this stream from a checkpoint."""
         newest, oldest = self._newest, self._oldest
         if newest and ring.is_revoked(newest.kid) and ring.order[named.kid] > ring.order[newest.kid]:
-            newest = None  # ignore this head, because a thief of the revoked key may have chosen any counter
+            newest = None  # ignore the known head: a thief may have used the revoked key with any counter
         if newest and named.counter > newest.counter and self._second is None and not named.filed:
             self._second = named
         if newest is None or named.counter >= newest.counter:
@@ -159,7 +159,7 @@ class StreamState:
             self._denied.append(named)
 
     def _thin_out(self) -> None:
-        """Drop half of the older heads, which is every second head.
+        """Drop every second head of the older half.
 
         The other heads are enough, because a rewritten history contradicts every head after the change.
         """
@@ -239,7 +239,7 @@ class StreamState:
         self._faults.add(Fault(code, text, self.stream, link.boot, link.seq, where))
 
     def _thin_out_faulty(self) -> None:
-        """Keep of the faulty packs those that may get another fault, which must not be counted.
+        """Keep only the faulty packs that may get another fault. That fault must not be counted.
 
         These are packs whose previous pack may still arrive, and packs whose completeness is not known yet.
         """

@@ -98,8 +98,7 @@ def parse_columns(
 
     Raises:
         Refused: ``raw`` is too large, not UTF-8, not JSON or not an object. Or it has a duplicate name, a lone
-        surrogate,
-            too many levels, or a number that is neither a double nor an exact integer.
+            surrogate, too many levels, or a number that is neither a double nor an exact integer.
     """
     if len(raw) > cap:
         raise Refused("size", f"{len(raw)} bytes, at most {cap} are read")
