@@ -160,9 +160,9 @@ def _at(mark: EndReading | None) -> int:
 
 
 def demands(windows: Iterable[RoleSum]) -> dict[str, Demand]:
-    """Return the highest mean power of an interval by role, in kW, and by family of roles (`load.*`).
+    """Return the highest mean power of an interval, in kW, by role and by family of roles (`load.*`).
 
-    It is the energy of the interval divided by its length; that of a family is the sum of its roles in the interval.
+    Mean power is the energy of the interval divided by its length. A family has the sum of its roles in the interval.
 
     An interval that is incomplete or spread is left out, because it does not prove a peak.
     """

@@ -88,7 +88,7 @@ def from_dict(plain: Mapping[str, Any]) -> Declaration:
 
 
 def check(made: Declaration) -> None:
-    """Raise UsageError for an invalid entry. This does not check if the plan has such an input with this unit."""
+    """Raise UsageError for an invalid entry. Does not check whether the plan has such an input with this unit."""
     if not _ID.fullmatch(made.id) or (made.replaces and not _ID.fullmatch(made.replaces)):
         raise UsageError("an id must have 16 hex digits", where="declare")
     if not _NAME.fullmatch(made.name):

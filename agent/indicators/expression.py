@@ -5,8 +5,8 @@
 Grammar: ``+ - * / ( )``, decimal numbers, a number with its unit in brackets (``200000 [tce]``), names of quantities
 (``grid.import``, ``generation.*.energy``, ``factor.heat.co2``), and ``min max positive``.
 
-A formula has at most 4,096 characters, 32 levels of brackets, 200 operations, and, its terms included, 1,000 quantities
-and a tree of 400 levels, so that a hostile file cannot waste time or memory.
+A formula has at most 4,096 characters, 32 levels of brackets and 200 operations. With its terms, it has at most
+1,000 quantities and a tree of 400 levels. So a hostile file cannot waste time or memory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_LENGTH: Final = 4096
 MAX_DEPTH: Final = 32
 # limit for a formula with its terms: an exact result may have as many digits as all its inputs together
 MAX_QUANTITIES: Final = 1000
-# limit for the tree of a formula with its terms: to compute a level takes two levels of Python's stack of 1,000
+# limit for the tree of a formula with its terms: each level takes two of the 1,000 levels of Python's stack
 MAX_LEVELS: Final = 400
 MAX_SIGNS: Final = 200  # limit of operations, because a long chain of sums makes a deep tree
 FUNCTIONS: Final = ("min", "max", "positive")

@@ -54,7 +54,7 @@ class FactorFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class FactorEntry:
-    """One published value. ``text`` is the value as it was published, ``base`` is the same value in base units."""
+    """One published value. ``text`` is the value as it was published, and ``base`` is the same value in base units."""
 
     id: str
     year: int

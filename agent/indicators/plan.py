@@ -270,7 +270,7 @@ class _Maker:
                         self._complain(f"assume.{one.name}", str(error), path=("assume", one.name))
                     else:
                         self._complain(place, str(error), path=path)
-                # known even if its value is wrong: otherwise each formula with it would be called wrong too
+                # keep the input even if its value is wrong, or each formula with it would be called wrong too
                 self._inputs[one.name] = Input(one.name, unit, one.kind, one.title, assume)
 
     def _read_terms(self, texts: Iterable[TermText], of_set: str = "") -> None:
@@ -358,7 +358,7 @@ class _Maker:
         thresholds = self._thresholds(self._text.threshold.get(name, one.threshold), unit, place, own)
         above, below = self._shown_units(unit, numerator, denominator)
         if denominator is not None and below is not None and "/" in unit.text and not self._signed:
-            # they are published in these units, so the quotient alone tells too little: W/m2 is also J/(m2 s)
+            # both are published in their own units, so a check of the quotient is not enough: W/m2 is also J/(m2 s)
             for what, formula, side in (("numerator", numerator, above), ("denominator", denominator, below)):
                 found = expression.dimension(formula.tree, self._dimension)
                 if not self._is_in(found, side, f"{place}: {what}", (*path, "unit")):

@@ -99,7 +99,7 @@ class Reporter:
         kind: PeriodKind = "interval" if self._period.kind == "day" else FINER[self._period.kind]  # type: ignore[assignment]
         until = min(end, self._period.until_ms)
         made = period_of(self._calendar, kind, start, until)
-        # only the days of the period are added, so the last 365 days do not begin and end with whole months
+        # only days of the period are added, so the months at both ends of the last 365 days are cut
         start, end = max(start, self._period.start_ms), min(end, self._period.end_ms)
         return Period(made.kind, start, end, made.label, made.year, made.year_ms, until)
 
