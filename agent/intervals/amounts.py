@@ -43,7 +43,7 @@ def mean_of_role(amount: Decimal, known: Decimal, length_ms: int) -> Decimal | N
 
 
 def mean_of(amount: Decimal, length_ms: int) -> Decimal:
-    """Return the amount per hour, with six decimals, of an amount in a time of ``length_ms``."""
+    """Return an amount in ``length_ms`` as the amount per hour, with six decimals."""
     return tidy((amount * HOUR_MS / length_ms).quantize(Decimal("1e-6")))
 
 
@@ -153,8 +153,8 @@ class _Shared:
         self.unit = ""
         measure = gauge_unit if column.kind == "gauge" else partial(amount_unit, column.point)
         unit, _ = measure(column.unit)
-        # the cells with the same kind and unit as ``column``, each with the value in ``unit`` of 10**exponent in the
-        # unit of the device
+        # the cells with the same kind and unit as ``column``, each with the factor that converts its stored values to
+        # ``unit``
         cells = []
         for cell in known:
             own = cell[0].shape.columns[cell[2]]

@@ -138,8 +138,8 @@ def _by_start(made: Iterable[tuple[PageSchema, Sequence[Row]]], from_ms: int, to
 def _bounds(made: Made, decided_ms: int) -> dict[CounterKey, tuple[int, int]]:
     """Return two times for each counter. Between them, ``made`` is complete.
 
-    The first is the start of the first interval in which the counter is known. The second is ``decided_ms``, or the
-    start of the last interval in which the counter is known if that is later.
+    The first is the start of the first interval in which the counter is known. The second is the later of
+    ``decided_ms`` and the start of the last interval in which the counter is known.
 
     All of ``made`` counts, not only the compared intervals. As packs are read from a day earlier, a counter is already
     known in the first compared interval.

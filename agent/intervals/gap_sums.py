@@ -66,7 +66,7 @@ class GapSums:
         # two dicts: the gaps of any points, and the gaps of all points; each has [from, to] by reason, in the order of
         # packs
         self._stretches: tuple[dict[str, list[list[int]]], dict[str, list[list[int]]]] = {}, {}
-        # the gaps of a tick that several packs contain, until the last of these packs arrives
+        # while a tick in several parts is incomplete: the gaps of its parts so far
         self._tick: list[Gap] = []
 
     def add(self, gaps: Sequence[Gap], part: tuple[int, int] | None = None) -> None:

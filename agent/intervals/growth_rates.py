@@ -83,7 +83,7 @@ class GrowthRates:
         return None if self._rate is None else self._rate * self.span(before, index)
 
     def expected(self, before: int, index: int) -> Decimal | None:
-        """Return the growth to expect like ``usual``, but at the fastest rate if too few are known.
+        """Return the same as ``usual``, but at the fastest rate if too few rates are known.
 
         None: no rate is known.
         """

@@ -238,7 +238,7 @@ class Ledger:
         return range(len(self.tracked.slots) if self.tracked else 0)
 
     def _cover(self, from_ms: int, to_ms: int) -> None:
-        """Pass boundaries to the kernel that cover these times, all open intervals and all pending readings."""
+        """Give the kernel boundaries around these times, all open intervals and all pending readings."""
         bounds = self._bounds
         if len(bounds) > 1 and bounds[0] <= from_ms and to_ms < bounds[-1]:
             return
@@ -257,7 +257,7 @@ class Ledger:
         self._use_bounds()
 
     def _use_bounds(self) -> None:
-        # with the offsets of all these times, so that fixed windows do not depend on when this is called
+        # the UTC offsets are of this whole time, so that fixed windows do not depend on when this is called
         self.tally.bounds(self._bounds, *self._calendar.offsets_ms(self._bounds[0], self._bounds[-1]))
 
     def _take(self) -> None:

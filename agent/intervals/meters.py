@@ -219,7 +219,7 @@ class MeterSums:
     def found(self, at: int = 0) -> list[MeterAmount]:
         """Return the amounts of all meters that were configured in the stretch ``at``, by stream, point and flow.
 
-        If the unit or scale of a counter changed, its amounts are added up if they have the same amount unit.
+        If the unit or scale of a counter changed, its amounts are added up only if they have the same amount unit.
         ``covered_ms`` is 0 if nothing is known of a meter.
         """
         if self._due is None:

@@ -40,8 +40,8 @@ def query(
     """Yield the rows of all intervals inside ``[start_ms, end_ms)``, by stream, point and time.
 
     Args:
-        roles: only points with these roles; "generation" also means "generation.pv" and so on. None: all points, also
-            those without a role.
+        roles: only points with these roles; "generation" also means "generation.pv" and so on. None: all points,
+            including those without a role.
         streams: only these streams, by full name ("park7/gw01/inv1"); empty: all.
         points: only these points; None: all.
 

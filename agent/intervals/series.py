@@ -4,7 +4,7 @@ The counter kernel (``ext.rates``) accepts plain growth by itself. All other ste
 running agent (``agent.intervals.anomalies``) and for a person with a whole series (``meterhouse decode counter``). The
 readings after a step decide what it was: a fall was a glitch if the counter comes back, but not if it stays down.
 Counting energy that was never used is a worse error than not counting energy that was used. So only growth and
-rollovers have an increment (# field pains 32 to 35).
+rollovers have an increment (field pains 32 to 35).
 """
 
 from __future__ import annotations
@@ -355,7 +355,7 @@ def _whole(raw: Decimal) -> int | None:
 
 
 def is_all_nines(raw: Decimal) -> bool:
-    """Return True if this is 99999, or more nines.
+    """Return True if this is a number of five or more nines.
 
     Invalid BCD digits are all nines, but so is the last count of a display.
     """
@@ -373,7 +373,7 @@ def is_all_ones(raw: Decimal) -> bool:
 
 
 def is_nearly_full(raw: Decimal) -> bool:
-    """Return True if this is almost the end of a register (# field pain 35).
+    """Return True if this is almost the end of a register (field pain 35).
 
     It may be all ones that a float has rounded, or an unsigned register a little below zero.
     """

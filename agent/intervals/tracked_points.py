@@ -22,7 +22,7 @@ from drivers.model import FLOATS
 from drivers.registry import find_protocol
 
 COUNTER_PLACES, GAUGE_PLACES = 3, 6  # number of decimals that are kept of a float
-# value of one count of a point that is read by a key, if neither the point has a scale nor the protocol a resolution
+# value of one count of a point that is read by a key, if the point has no scale and the protocol no resolution
 KEY_RESOLUTION = Decimal("0.001")
 DEMAND_ROLES = frozenset({"grid", "direct", "load", "transformer", "check", "storage"})
 DEMAND_FLOWS = frozenset({"import", "export", "consumption", "charge", "discharge"})
