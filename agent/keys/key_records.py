@@ -135,7 +135,8 @@ def current_records(signer: Signer, gateway: str, known: bytes | None = None) ->
         known: the ``keys`` object that was published last; None if it is no longer known.
 
     Returns:
-        A new object. If ``known`` ends with this key: ``known`` itself, so that the same bytes are published again.
+        ``known`` itself if it ends with this key, so that the same bytes are published again. Otherwise the object from
+        the key file or, for a first key, a new object.
 
     Raises:
         KeyFileError: this key does not follow the last key of ``known``, or its records belong to another gateway.
