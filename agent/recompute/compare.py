@@ -177,7 +177,7 @@ def recompute(paths: Iterable[Path], plan_file: Path | None = None, streams: Ite
     """Recompute every figure, trace and balance whose packs are all present.
 
     Args:
-        paths: files and folders written by ``meterhouse export``. Verify them before, because this function checks no
+        paths: files and folders written by ``meterhouse export``. Verify them first, because this function checks no
             signature.
         plan_file: needed for figures of a plan whose text is not in the packs.
         streams: the agreed streams, as for ``Verifier``; empty: all. A figure that needs another stream is unknown.
