@@ -143,7 +143,7 @@ def _line_place(line: TomlTable) -> str:
 def _check_framing(ports: dict[str, TomlTable], table: TomlTable, url: str, notes: list[ConfigWarning]) -> None:
     """Add a note if two lines open the same TCP port with different schemes.
 
-    It is not an error, because some serial servers recognize the framing of each request.
+    This is not an error, because some serial servers recognize the framing of each request.
     """
     scheme, _, port = url.partition("://")
     if not port or scheme == "udp":  # a serial port has only one scheme, and a UDP port is another port

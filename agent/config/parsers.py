@@ -45,7 +45,7 @@ _SHANGHAI = frozenset((
 ))  # fmt: skip
 _OFFSET = re.compile(r"(?:etc/)?(?:utc|gmt|z)? *([+-]) *0?([0-9]{1,2})(?::?00)?")
 _ETC_ZONE = re.compile(r"Etc/GMT([+-])([1-9][0-9]?)")
-# entries of the time zone database that are another zone on each machine
+# entries of the time zone database that can mean another zone on each machine
 MACHINE_ZONES = frozenset({"localtime", "posixrules"})
 _TRAP = "names that begin with Etc/GMT have the reversed sign"
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 MIN_RING_BYTES = 64 << 10
 MAX_RING_BYTES = 4 << 30  # largest size that may be configured
-# Minimum for size = "auto". While the disk is full, 58 readings a second fill it in 3.6 hours, and 1,000 in 17 minutes.
+# Minimum for size = "auto". While the disk is full, 58 readings a second fill such a ring in 3.6 hours, and 1,000 in
+# 17 minutes.
 AUTO_BYTES = 16 << 20
 SLOT_BYTES = 16  # each value in the ring takes one slot
 HEAD_SLOTS = 2  # the head of each answer in the ring takes two slots

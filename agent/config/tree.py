@@ -75,7 +75,7 @@ class IntervalConfig:
     """
 
     length_ms: int = 900_000
-    # if two readings are further apart, the growth between them counts in totals, but in no interval
+    # if two readings are further apart, the growth between them is spread evenly, and its intervals get the flag SPREAD
     max_gap_ms: int = 300_000
     demand_period_ms: int = 900_000
     demand_slip_ms: int = 60_000

@@ -109,7 +109,7 @@ def _unsent_streams(uplinks: Sequence[UplinkConfig], devices: Sequence[str]) -> 
 def _open_secrets(table: TomlTable, uplink: UplinkConfig, agents: os.stat_result | None) -> list[ConfigWarning]:
     """Return notes on secrets that other users may read.
 
-    Errors instead of notes could stop delivery after an upgrade.
+    Errors could stop delivery after an upgrade, so these are notes.
     """
     password = uplink.password.file if uplink.password else None
     files = (("password_file", password, "set another password"), ("key_file", uplink.key_file, "make a new key"))
@@ -122,7 +122,7 @@ def open_secret(
 ) -> ConfigWarning | None:
     """Return a note if other users may read or change a secret; None if they may not, or if the file does not exist.
 
-    A file that belongs to root may be readable for its group, because packages install secrets like this. The group
+    A file that belongs to root may be readable by its group, because packages install secrets like this. The group
     must not be the agent's group, because the members of that group may query the agent but not read its secrets.
 
     Args:
