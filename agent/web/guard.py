@@ -143,7 +143,7 @@ class Guard:
         return RedirectResponse(f"{LOGIN}?next={quote(target, safe='/')}" if target != "/" else LOGIN, 303)
 
     def _malformed(self, scope: Scope, headers: Headers) -> tuple[int, str]:
-        """Return (HTTP status, message) for a malformed request, even with a login; (0, "") for any other request."""
+        """Return (HTTP status, message) for a request that no login makes valid; (0, "") for any other request."""
         method, path, hosts = scope["method"], scope["path"], headers.getlist("host")
         length = headers.get("content-length", "0")
         checks = (

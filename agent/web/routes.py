@@ -444,7 +444,7 @@ class Page:
 def _silent(moment: Moment, before_s: float) -> Mapping[str, Silence]:
     """Return the silent devices (see ``agent.cli.findings.silent_devices``).
 
-    Returns none if the agent does not run, because the states in its snapshot are outdated.
+    Returns {} if the agent does not run, because the states in its snapshot are outdated.
     """
     return {} if moment.stopped else silent_devices(moment.snapshot, before_s)
 

@@ -30,7 +30,7 @@ from drivers.model import ConfigError, GatewayError
 # connections and keeps one open.
 MOST_OF_ONE_ADDRESS: Final = 80
 MOST_ENDING: Final = 16  # limit of connections that are being closed at one time to make room for new ones
-# limit of all connections, also before their TLS handshake; it is below the limit of open files
+# limit of all connections, including those before their TLS handshake; it is below the limit of open files
 MOST_OF_ALL: Final = 400
 REQUEST_S: Final = 10.0  # a whole request must arrive within this time
 KEEP_ALIVE_S: Final = 15
@@ -230,7 +230,7 @@ class BoundedConnection(H11Protocol):
 
     def _too_slow(self) -> None:
         self._waits = None
-        # True between two requests, where uvicorn's own time limit applies
+        # True between two requests, when uvicorn's own time limit applies
         idle = self.timeout_keep_alive_task is not None
         if not self._is_served() and not idle and not self.transport.is_closing():
             self.transport.abort()

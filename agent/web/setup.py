@@ -40,7 +40,7 @@ DAYS: Final = 820  # phone browsers refuse certificates valid for longer than 82
 
 @dataclass(frozen=True, slots=True)
 class MadeCertificate:
-    """A certificate and its key as PEM, with the certificate's SHA-256 as browsers show it, and its end of validity."""
+    """A certificate and its key as PEM, the SHA-256 that browsers show for it, and the end of its validity."""
 
     certificate: bytes
     key: bytes

@@ -49,7 +49,7 @@ Words = Annotated[list[str], Meta(max_length=32)]
 
 
 class Validity(TypedDict):
-    """Members that say how long an answer is valid. ``unchanged``: True if the copy of the client is still valid."""
+    """Members that say how long an answer is valid. ``unchanged``: True if the client's copy is still valid."""
 
     closed: bool
     stamp: Annotated[str, Meta(max_length=64)]
