@@ -22,7 +22,7 @@ LETTERS: Final = re.compile("[A-Za-z]")
 ADDRESS: Final = re.compile(r"(.+?),? (unit|address) (\S+)")
 PROFILE_ON: Final = re.compile(r"(\S+) on (\S+)")  # PROFILE on DEVICE, as drivers/plan/compiled.py writes it
 OF_PERIOD: Final = re.compile(r"(\S+) of (\d.*)")  # FIGURE of PERIOD, as `verify --recompute` writes it
-# counted things; a template such as "{} packs" would also match sentences that end with "packs"
+# texts such as "3 packs"; they have no template, because "{} packs" would also match sentences that end with "packs"
 COUNTED: Final = re.compile(r"(-?[\d,]+) (days|packs|streams)")
 MEASURES: Final = {"days": "天", "packs": "个数据包", "streams": "个数据流"}
 VALUE: Final = re.compile(r"\{(\d?)\}")
@@ -167,7 +167,7 @@ def _find_run(text: str, depth: int) -> str | None:
 def translate_place(where: str) -> str:
     """Return the place of an error, such as "line roof", in Chinese.
 
-    A single word is a name, key or path, and stays.
+    A single word is a name, key or path, and stays as it is.
     """
     return "：".join(map(_place, where.split(": ")))
 
