@@ -41,7 +41,7 @@ _TEXT = _STRING + r"|\[[^\]]*\]|[^\s,;&}\]]+"
 _VALUE = re.compile(rf"(?i)({_NAME}{_PLACE}\s*[:=：＝]\s*)({_TEXT})")
 _REMARK = re.compile(rf"({_STRING})|#[^\n]*")  # a comment in a configuration file
 _FILE = re.compile(r"""(?m)^\s*(?:\w+_)?file\s*=\s*["']([^"'\n]+)["']""")
-# up to the last @, because a password that was not encoded may contain / and @
+# matches up to the last @, because a password without percent-encoding may contain / and @
 _LOGIN_IN_URL = re.compile(r"(://)[^\s\"']{1,300}@")
 _PEM = re.compile(r"-----BEGIN [^-]*PRIVATE KEY-----.*?(?:-----END [^-]*PRIVATE KEY-----|\Z)", re.S)
 

@@ -134,7 +134,7 @@ def _agent(
 ) -> Iterator[CheckResult]:
     """Yield the results about the agent with this runtime directory. ``why``: the error if there is no snapshot.
 
-    ``hidden``: True if this user may not read the configuration, so that the agent's folder is not known.
+    ``hidden``: True if this user may not read the configuration, so the agent's folder is not known.
     """
     from agent.cli.file_findings import edited
     from agent.cli.findings import find
@@ -162,8 +162,8 @@ def _destinations(config: Config, running: bool, lang: str) -> Iterator[CheckRes
     from agent.cli.online import agent_finds, destination_problems, destination_words, try_destinations
 
     subject = text(lang, "destination")
-    # these findings are already in the results about the agent; here they only prevent that a destination with a
-    # finding is called good
+    # these findings are already in the results about the agent; here they only prevent a destination with a finding
+    # from being called good
     found = agent_finds(config) if running else {}
     for trial in try_destinations(config, running):
         problems = destination_problems(trial, lang)

@@ -217,7 +217,7 @@ def denied(lang: str) -> CheckResult:
 
 
 def check_permissions(config: Config, user: str | None, lang: str) -> Iterator[CheckResult]:
-    """Check that the agent's user can read its files, and that not everybody can read its secrets, nor others its key.
+    """Check that the agent's user can read its files, that its key is private, and that no secret is world-accessible.
 
     Missing files are not reported here, because `check` reports them. ``user`` is None if the agent has not run here.
     """
@@ -234,7 +234,7 @@ def check_permissions(config: Config, user: str | None, lang: str) -> Iterator[C
             continue
         if not may_open(file, user):
             faults.append(results.fault("may not read", user=user, file=file))
-        elif file == config.key.file:  # a start refuses more modes of this file than of other secrets
+        elif file == config.key.file:  # the agent accepts fewer modes of this file than of other secrets
             faults += results.found(open_to_others(str(file), os.stat(file)))
         elif secret and stat.S_IMODE(os.stat(file).st_mode) & 0o007:
             faults.append(results.fault("open secret", file=file))
