@@ -34,7 +34,7 @@ class _Awaited:
 
 
 def counter_of(view: LiveView, device: str, point: str = "") -> Latest | None:
-    """Return the newest record of ``point``, or of the main counter without ``point``.
+    """Return the newest record of ``point`` or, if it is "", of the main counter.
 
     None: the device lacks the point.
     """

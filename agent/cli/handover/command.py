@@ -145,7 +145,7 @@ def handover(
 
 
 def _check_selected(shown: Iterable[str], devices: Sequence[str]) -> None:
-    """Raise UsageError for a device that an option gives a value of, but that is not one of the selected devices."""
+    """Raise UsageError if an option gives a value for a device that is not selected."""
     others = [name for name in shown if name not in devices]
     if devices and others:
         hint = "Give the device as DEVICE too, or leave out its --display"

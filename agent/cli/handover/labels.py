@@ -85,7 +85,7 @@ def verdict(entry: Mapping[str, object]) -> str:
 
 
 def display_text(entry: Mapping[str, Any]) -> str:
-    """Return the displayed value, with its resolution if the display has fewer digits than the text; "" without it."""
+    """Return the displayed value, then "±RESOLUTION" if the display has fewer digits; "" if there is no value."""
     step = entry.get("resolution", "")
     return f"{entry.get('display', '')} ±{step}" if step else str(entry.get("display", ""))
 
