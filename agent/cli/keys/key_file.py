@@ -74,7 +74,7 @@ def find_key_file(
         ConfigError: the configuration is needed and invalid.
     """
     config, needed = None, file is None or (needs_gateway and gateway is None)
-    if needed or os.path.exists(options.config_file):  # ``Path.exists`` raises PermissionError
+    if needed or os.path.exists(options.config_file):  # ``Path.exists`` would raise PermissionError
         try:
             config = options.load()
         except ConfigError:
@@ -189,7 +189,7 @@ def ask_first(question: str, yes: bool, odd: Sequence[str] = ()) -> None:
 def kind_of(alg: str | None, token: str) -> str:
     """Return the name of a key's algorithm; "" if ``alg`` is None.
 
-    Raises UsageError if ``alg`` and ``token`` are given.
+    Raises UsageError if both ``alg`` and ``token`` are given.
     """
     if alg and token:
         hint = "A new key in a token is always a P-256 key (es256)"

@@ -1,7 +1,7 @@
 """Reads, creates and replaces a key file in a child process that runs as the owner of its folder.
 
-If a process of root did this work, the agent's user could misuse it. A symbolic link could make the process write
-anywhere, and the process would load the library that the key file names. The child's answer is checked like any input.
+If a root process did this work, the agent's user could misuse that process. A symbolic link could make it write
+anywhere, and it would load the library that the key file names. The child's answer is checked like any input.
 """
 
 from __future__ import annotations
