@@ -13,7 +13,7 @@ from agent.cli.report.labels import WORDS, number, text_in
 
 # margins of the drawing area in px; they have room for the labels of the axes
 LEFT, RIGHT, TOP, BELOW = 46.0, 6.0, 6.0, 18.0
-# size of the labels in px; the page does not scale them, because it shows a chart in the width of the drawing
+# size of the labels in px; the page does not scale them, because it shows a chart at the width of the drawing
 FONT: Final = 10.0
 LEAVES: Final = ("export", "charge", "feed")  # outgoing flows, which are drawn below zero
 COLOURS: Final[Mapping[str, str]] = {

@@ -20,7 +20,7 @@ from drivers.model import GatewayError, UsageError, clean_text
 if TYPE_CHECKING:
     from agent.intervals.calendar import Calendar
 
-SEALED_WITHIN_S = 60  # packs and figures of an interval exist within this time after its end
+SEALED_WITHIN_S = 60  # packs and figures of an interval are sealed within this time after its end
 Kind = Literal["day", "month", "year", "rolling"]
 _DATES: Mapping[Kind, str] = {"day": r"\d{4}-\d{2}-\d{2}", "month": r"\d{4}-\d{2}", "year": r"\d{4}"}
 
@@ -176,7 +176,7 @@ def _figure_row(figure: Mapping[str, Any], page: Mapping[str, Any], language: st
     from agent.cli.report.labels import CSV_WORDS, WORDS, target, text_in, value_of, verdict_of
 
     verdict = verdict_of(figure, page["period"])
-    # no device has a role that the figure needs: its amounts are zeros that nobody measured
+    # True: no device has a role that the figure needs, so its amounts are zeros that nobody measured
     is_unmetered = bool(figure.get("unmetered"))
     sides = [{} if is_unmetered else figure.get(side, {}) for side in ("numerator", "denominator")]
     return [

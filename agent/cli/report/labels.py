@@ -194,14 +194,14 @@ def verdict_of(figure: Mapping[str, Any], period: Mapping[str, Any]) -> str:
 
 
 def value_of(figure: Mapping[str, Any]) -> str:
-    """Return the value of a figure to show; "" if there is none, or if no device has a role that the figure needs."""
+    """Return the value to show for a figure; "" if there is none, or if no device has a role that the figure needs."""
     return "" if figure.get("unmetered") else figure.get("v", "")
 
 
 def number(text: str, digits: int = 4) -> str:
-    """Return a number rounded to ``digits`` significant digits, but never coarser than to an integer; "–" for "".
+    """Return a number rounded to ``digits`` significant digits; "–" for "".
 
-    Thin spaces separate thousands.
+    All digits before the decimal point are shown. Thin spaces separate thousands.
     """
     if not text:
         return "–"

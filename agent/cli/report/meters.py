@@ -74,7 +74,7 @@ def _at(seconds: float, page: Mapping[str, Any], zone: ZoneInfo) -> str:
 
 
 def why_missing(device: Mapping[str, Any], page: Mapping[str, Any], language: str) -> str:
-    """Return a text why readings are missing, such as ``no answer in time 1.2 h; ...``; "" if none are missing.
+    """Return the reasons why readings are missing, such as ``no answer in time 1.2 h; ...``; "" if none are missing.
 
     If the device is silent now, the text begins with this silence. The reasons follow, the longest duration first. A
     reason that never affected the whole device is marked "some points".
