@@ -51,8 +51,8 @@ class WatchApp(App[int]):
         devices: names of the devices whose values are shown; an empty sequence means all devices.
         patterns: globs; only points that match one of them are shown. An empty sequence means all points.
         seconds: the screen ends after this time; None means that only the user ends it.
-        every_s: period in which new values are read, or an agent is looked for if none runs. The snapshot is read half
-            as often.
+        every_s: seconds between two reads of new values, or between two searches for an agent if none runs. The
+            snapshot is read half as often.
         labels: device name -> label.
         read_labels: returns the labels after a reload; raises GatewayError if the files are invalid.
         timezone: time zone in which the times of frames are shown; "" means the time zone of this machine.

@@ -76,7 +76,7 @@ class FrameJoiner:
         self._end_ns = 0
 
     def begin(self, file: tuple[int, int]) -> None:
-        """Take all pieces of ``file`` (device, inode) if it is another file: a start of the agent counts from 1."""
+        """If ``file`` (device, inode) is a new file, take all its pieces: each agent numbers its pieces from 1."""
         if file != self._file:
             self._file, self.last = file, 0
 

@@ -39,7 +39,7 @@ class LiveView:
         devices: names of the selected devices; an empty sequence selects all.
         patterns: globs; only points that match one of them are selected. An empty sequence selects all.
         keeps_history: True to collect the last numbers of each point in ``history``.
-        snapshot_every_s: period in which the snapshot is read. The ring is read at each call of ``news``.
+        snapshot_every_s: seconds between two reads of the snapshot. The ring is read at each call of ``news``.
 
     Raises:
         GatewayError: no agent runs in ``folder``, or its files cannot be read.

@@ -207,7 +207,7 @@ def fitted(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[
 
     by_drop = sorted((n for n, column in enumerate(columns) if column.drop), key=lambda n: -columns[n].drop)
     for n in by_drop:
-        # the columns do not fit even if all are cut
+        # the columns do not fit even if they are cut, or this column is left out before any is cut
         if least() > room or (needs() > room and columns[n].drop >= EXTRA):
             out[n] = 0
     while needs() > room:
