@@ -52,7 +52,7 @@ SERIAL: Final = "device.serial"
 # Time for reading the serial numbers of configured devices, in seconds. After this time, no further device is read.
 TWINS_S: Final = 10.0
 AGREED: Final = YES | {"j", "ja"}
-# the parts that can have a role, in the order of likelihood
+# the parts of a device that can have a role, the most likely part first
 PARTS: Final = ("ac", "battery", "heat", "water", "gas", "meter", "dc")
 LIKELY_ROLES: Final = {"inverter": "generation.pv", "hybrid": "generation.pv", "bms": "storage", "storage": "storage",
                        "pcs": "storage"}  # fmt: skip
@@ -547,7 +547,7 @@ def _same_address(config: Config, draft: Draft) -> DeviceConfig | None:
 
 
 def _demand_address(config: Config, line: str, address: str, choices: Mapping[str, Any]) -> None:
-    """Raise UsageError for an invalid line or address. Called before any question.
+    """Raise UsageError for an invalid line or address. Called before any question is asked.
 
     Errors in profiles are reported later.
     """
@@ -674,8 +674,8 @@ def _loaded(config: Config, files: Mapping[Path, str], name: str) -> tuple[Confi
 def _slower_paces(config: Config, entry: DeviceConfig) -> dict[str, str]:
     """Return longer periods for a device that would overload its line at the default paces.
 
-    The result is the value of its key ``every``. It is {} if the device alone does not overload the line, or if the
-    load cannot be calculated. Other devices of the line are not counted.
+    The result is the value for the device's key ``every``. It is {} if the device alone does not overload the line, or
+    if the load cannot be calculated. Other devices of the line are not counted.
     """
     from agent.cli.toml_snippet import slower_paces
 

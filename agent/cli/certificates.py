@@ -18,7 +18,7 @@ def _complaint(expiry: Expiry, now_s: float) -> str:
     days = expiry.days(now_s)
     if expiry.destination:
         is_client = expiry.what == "the client certificate"
-        # the whole text is here, because the catalogue translates it
+        # two whole texts, because the catalogue translates only whole texts
         named = f"the client certificate {expiry.file}" if is_client else f"the CA certificate {expiry.file}"
         where = f"destination {expiry.destination}: {named}"
         remedy = "replace it, no restart is needed"

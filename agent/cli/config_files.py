@@ -54,8 +54,8 @@ def check_writable(folder: Path) -> None:
 def make_folder(folder: Path, mode: int = FOLDER_MODE) -> None:
     """Create a folder and its missing parents. If root creates a folder, it gets the group of the folder above it.
 
-    The umask has no effect on ``mode``, because the agent must be able to read what root writes for it. A set-group-ID
-    bit that the folder inherits stays.
+    ``mode`` overrides the umask, so that the agent can read what root writes for it. A set-group-ID bit that the folder
+    inherits stays.
     """
     if os.path.isdir(folder):
         return
@@ -107,7 +107,7 @@ def write_new(path: Path, text: str, mode: int = MODE) -> None:
 
 
 def _without_modes() -> contextlib.suppress:
-    """Return a context manager for a change of permissions that a file system without them, such as FAT, may refuse."""
+    """Return a context that ignores a refused change of permissions. File systems such as FAT have no permissions."""
     return contextlib.suppress(PermissionError)
 
 

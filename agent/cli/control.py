@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from agent.config import Config
     from agent.service.control.protocol import Request
 
-# The longest waits, in seconds.
 # longest wait for the first frame; a starting agent first seals the readings that are left in the ring
 PICK_UP_S: Final = 15.0
 SILENCE_S: Final = 30.0  # longest wait for each further frame; a working agent reports progress every second or two
@@ -158,7 +157,7 @@ class ControlClient:
 
     @property
     def sock(self) -> socket.socket:
-        """The socket. A caller can wait for its end together with other events."""
+        """The socket. A caller can wait until the agent closes it, together with other events."""
         return self._sock
 
     def ask(

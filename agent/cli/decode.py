@@ -1,4 +1,4 @@
-"""`meterhouse decode`: explain bytes without hardware."""
+"""`meterhouse decode`: explains bytes without hardware."""
 
 from __future__ import annotations
 

@@ -167,8 +167,8 @@ def _start_demo(
 ) -> RunningDemo:
     """Start broker, devices, key, verifier and agent in this order. Each is started when the previous one is ready.
 
-    The verifier must subscribe before the first pack is sent, because this broker drops and acknowledges messages
-    without subscribers.
+    The verifier must subscribe before the first pack is sent, because this broker acknowledges messages for which
+    there is no subscriber, and drops them.
     """
     from agent.cli.demo_screen import LatestFigures
     from agent.keys import create_key

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from agent.service.control.protocol import Export, Intervals
 
 END_MS = 1 << 52
-# A pack contains the readings of its ticks, but the CSV file the readings of a time range. A reading may be taken long
-# after its tick, so the packs that end at most this time before the range are needed too.
+# A pack contains the readings of its ticks. The CSV file contains the readings taken in a time range. A reading may be
+# taken long after its tick, so packs that end up to this time before the range are needed too.
 LATE_MS = 3_600_000
 CSV_HEAD = ("time", "device", "point", "value", "unit", "quality")
 MOST_DIGITS = 40  # a number with more digits is written with an exponent
@@ -117,7 +117,7 @@ def _packs(
         if out:
             found = _fetch(config, request, out.add, update)
         if table:
-            # its own request, because a folder must not contain the earlier packs
+            # a separate request, because FOLDER must not contain the earlier packs
             earlier = msgspec.structs.replace(request, from_ms=max(0, request.from_ms - LATE_MS))
             answer = _fetch(config, earlier, table.add, update)
             if not table.packs:

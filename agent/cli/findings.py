@@ -1,4 +1,4 @@
-"""Findings, which are problems of a running agent with advice. Pure functions find them in the agent's snapshot.
+"""Findings: problems of a running agent, each with advice. Pure functions find them in the agent's snapshot.
 
 `status`, `doctor` and the page of the gateway show the same findings.
 """
@@ -26,7 +26,7 @@ SNAPSHOT_ROOM: Final = 1 << 20
 # if the snapshot is older, the agent hangs, because it writes a snapshot at least every ten seconds
 STALE_S: Final = 15.0
 LOSS_SHOWN_S: Final = 86_400.0
-# bytes that must be free on the disk; a tenth of the store's size limit is enough if this is less
+# bytes that must be free on the disk, or a tenth of the store's size limit if that is less
 DISK_FREE: Final = 100_000_000
 STORE_FULL: Final = 0.8  # if unconfirmed packs take a larger share of the store's size limit, this is a finding
 BY_GATEWAY: Final = ("ring", "disk")  # gap reasons that show a fault of the gateway, not of a device
@@ -331,10 +331,8 @@ def _serial(device: Facts) -> str:
 def _whole_lines(found: Sequence[tuple[str, Finding]], devices: Mapping[str, Facts]) -> Iterator[Finding]:
     """Yield the findings of devices.
 
-    If a line is down, or no device on it answers, yield one finding for the whole line.
-
-    If the line is down, this finding names all its devices that are not asleep, even rarely polled devices that are not
-    due yet.
+    If a line is down, or no device on it answers, yield one finding for the whole line. If the line is down, this
+    finding names all devices of the line that are not asleep, even rarely polled devices that are not due yet.
     """
     shown: set[tuple[str, str]] = set()
     down = {str(devices[name].get("line")): one for name, one in found if one.code == "device-unreachable"}
@@ -494,7 +492,7 @@ def _readings(name: str, where: str, device: Facts, line: Facts, now: float) -> 
 
 
 def _each_reason(missing: Mapping[str, int], why: Texts, worst: str) -> Texts:
-    """Return a text with all reasons and their numbers. ``why``: words for ``worst``, the most frequent reason."""
+    """Return a text with each reason and its count of readings. ``why``: words for ``worst``, the most frequent one."""
     rest = sorted((reason for reason in missing if reason != worst), key=missing.__getitem__, reverse=True)
     words = [(why, missing[worst]), *((reason_words(reason), missing[reason]) for reason in rest)]
     return "; ".join(f"{one[0]}: {n}" for one, n in words), "；".join(f"{one[1]} {n}" for one, n in words)
@@ -522,7 +520,7 @@ def _refused(where: str, device: Facts, values: Mapping[str, object]) -> Iterato
 
 
 def _because(worst: str, missing: Mapping[str, int], line: Facts) -> tuple[Texts, Texts]:
-    """Return (text why readings are missing, advice for the most frequent reason, which is ``worst``).
+    """Return (text that tells why readings are missing, advice for ``worst``, the most frequent reason).
 
     If a line was late although it was not busy, the text says that the agent or the machine paused.
     """

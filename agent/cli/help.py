@@ -135,7 +135,7 @@ PIECE: Final = re.compile(  # finds pieces that are never broken: a word or a Ch
 def wrapped(text: str, width: int) -> list[str]:
     """Return lines of at most ``width`` columns.
 
-    They break at spaces and between Chinese characters, not before commas.
+    Lines break at spaces and between Chinese characters, but not before punctuation.
     """
     lines, line, used = [], "", 0
     for piece in PIECE.findall(text):

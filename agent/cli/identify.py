@@ -138,7 +138,7 @@ def identify(
                 hint="Give --line and --address, or the name of a configured device",
             )
         owned = adhoc_line(line, serial, protocol_of(protocol or DEFAULT).serial_settings[0], options)
-        # with the default port if the url has none, so that the agent's line is recognized and borrowed
+        # this url has the default port if it was given without one, so that the agent's line is recognized and borrowed
         line, serial = owned.url, owned.serial
         demand_address(protocol or DEFAULT, address, owned.scheme)
         folder = options.find_runtime_dir(strict=False)

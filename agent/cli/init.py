@@ -265,7 +265,7 @@ def _location(value: object) -> str:
         raise InvalidValue(
             f"{show(str(value))} is not a location", "Write latitude and longitude in degrees, such as 31.23,121.47"
         )
-    # maps show more decimals than this, but six are a tenth of a metre
+    # maps show more decimals, but six are exact to a tenth of a metre
     return ",".join(f"{one:f}" if int(one.as_tuple().exponent) >= -6 else f"{one:.6f}" for one in degrees)
 
 

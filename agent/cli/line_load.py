@@ -43,7 +43,7 @@ class PaceCost:
 
     @property
     def share(self) -> float:
-        """The used share of the line's time. Points that are read once a day are not included."""
+        """The share of the line's time that these polls use. Points that are read once a day are not included."""
         return 0.0 if self.pace == "once" else self.cost.line_time_s * 1000 / self.period_ms
 
     def __str__(self) -> str:

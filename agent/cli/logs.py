@@ -67,7 +67,7 @@ class LogCap(logging.Filter):
         about = str(record.args[0])[:80] if isinstance(record.args, tuple) and record.args else ""
         kind = (record.name, str(record.msg)[:200], about)
         bucket = self._kinds.pop(kind, None) or _CountingBucket(ONE_BURST, ONE_EVERY_S, now)
-        # move this kind to the end, because the kind at the front is forgotten first, as it was used least recently
+        # move this kind to the end; the kind at the front was used least recently, and is forgotten first
         self._kinds[kind] = bucket
         if len(self._kinds) > MOST_KINDS:
             del self._kinds[next(iter(self._kinds))]

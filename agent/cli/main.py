@@ -66,7 +66,7 @@ COMMANDS: Mapping[str, CommandEntry] = {
 
 # optional package -> extra of our wheel that installs this package
 EXTRAS: Mapping[str, str] = {"psycopg": "platform", "pika": "platform"}
-# this applies to all commands, because the help of all is in two languages
+# this applies to all commands, because each has its help in two languages
 click.Context.formatter_class = TranslatedFormatter
 
 

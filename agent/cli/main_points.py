@@ -63,8 +63,8 @@ def first_points(points: Iterable[Point]) -> list[str]:
 def main_values(points: Iterable[tuple[str, str, bool]]) -> list[str]:
     """Return the names of up to two points that best describe a device now. ``points`` are (name, kind, is missing).
 
-    They are chosen in this order: a battery's state of charge, a power, an energy counter, other gauges, other
-    counters. Nameplate values are never chosen. For an inverter with a battery, the power of the inverter comes first.
+    They are chosen in this order: a battery's state of charge, a power, an energy or volume counter, other gauges,
+    other counters. Nameplate values are never chosen. For an inverter with a battery, the inverter's power comes first.
     """
     points = list(points)
     is_inverter = any(name.startswith("ac.power") for name, _, _ in points)
@@ -91,6 +91,6 @@ def main_values(points: Iterable[tuple[str, str, bool]]) -> list[str]:
 
 
 def main_counter(points: Sequence[tuple[str, str]]) -> str:
-    """Return the counter that a display shows first. ``points`` are (name, kind). "" if there is no counter."""
+    """Return the counter that a display shows first; "" if there is none. ``points`` are (name, kind)."""
     counters = [name for name, kind in points if kind == Kind.COUNTER]
     return next((name for name in COUNTERS if name in counters), counters[0] if counters else "")

@@ -45,7 +45,7 @@ def check_room(fd: int, path: Path) -> None:
 
 
 def _is_free(path: Path) -> bool:
-    """Whether there is nothing at this path, or an empty folder, or a place that this user may not see."""
+    """True if this path is an empty folder, or if this user can see nothing there."""
     try:
         return not os.path.exists(path) or (path.is_dir() and not any(path.iterdir()))
     except OSError:

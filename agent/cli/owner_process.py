@@ -1,4 +1,4 @@
-"""Runs a child process as the owner of a folder. Tools of root use it for folders of the agent's user.
+"""Runs a child process as the owner of a folder. Tools that run as root use it for folders of the agent's user.
 
 So no new file in such a folder belongs to root, and a symbolic link cannot give access to files that the agent's user
 may not access. The parent must not trust the child's answer, because the agent's user may have changed it.

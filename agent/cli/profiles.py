@@ -181,7 +181,7 @@ def show(
 
 
 def _heading(profile: Profile, lang: str) -> Iterator[str]:
-    """Yield the lines of ``show`` above the number of points."""
+    """Yield the lines that ``show`` prints above the number of points."""
     source, evidence, hash_, limits, parameter, default_is, variant, note = _FACTS[lang]
     over = _OVER[lang].format(kind=profile.kind, protocol=profile.protocol)
     yield f"{profile.id}  {profile.vendor} {', '.join(profile.models)}  {over}"

@@ -388,8 +388,8 @@ async def read_once(
 ) -> tuple[list[Point], list[Reading]]:
     """Read a device once. Returns the points that ``choose`` selects, and their readings.
 
-    The device's own data select the variant of the profile; ``choose`` gets its spec. If ``words`` is given, it is
-    filled with the registers that were read, in the form of a dump.
+    The device's own data select the variant of the profile; ``choose`` gets the spec of this variant. If ``words`` is
+    given, it is filled with the registers that were read, in the form of a dump.
 
     Raises LineError if the device does not answer, ProfileError or UsageError if no request can be made, and the
     errors of ``choose``.

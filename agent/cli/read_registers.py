@@ -418,7 +418,7 @@ def _print_bits(registers: Mapping[int, int], words: Mapping[str, str], is_hex: 
 def _print_changes(rounds: Sequence[RawRegisters], best: Look | None, words: Mapping[str, str], is_hex: bool) -> None:
     """Print the values that changed between the readings, with the difference between the first and the last reading.
 
-    ``best``: type and byte order that most values seem to have, and in which they are shown. None: 16-bit registers.
+    ``best``: type and byte order that most values seem to have; all values are shown in it. None: 16-bit registers.
     """
     from drivers.register_values import value_at
 

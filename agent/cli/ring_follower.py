@@ -30,7 +30,7 @@ class PointName:
     unit: str
     kind: str
     is_float: bool = False  # True: the raw value is IEEE 754
-    # True: the point is read once a day, and after the device was absent or the configuration was reloaded
+    # True: the point is read once a day, and again after the device was absent or the configuration was reloaded
     is_daily: bool = False
 
 

@@ -196,7 +196,7 @@ def scan(
     folder = options.find_runtime_dir(strict=False)
     dirs = profile_dirs(options.config_file)
     named = {text: entry for text in lines if (entry := named_line(options, text)) is not None}
-    # with the default port if the url has none, so that the agent's line is recognized and borrowed
+    # the parser adds a missing default port, so that the agent's line is recognized and borrowed
     urls = [given("--line", v.line_url, url) for url in _expanded([text for text in lines if text not in named])]
     wanted = [_scan_options(url, **asked) for url in urls]
     wanted += [_of_line(_scan_options(entry.url, **asked), entry) for entry in named.values()]

@@ -150,7 +150,7 @@ async def _serve(options: dict[str, Any]) -> None:
             stack.push_async_callback(control.close)
             for fault in options["faults"]:
                 await control.run(fault if " " in fault.strip() else f"* {fault}")
-            # accept commands before the output, because a script may send one as soon as it sees the output
+            # accept commands before printing, because a script may send one as soon as it sees the output
             _listen_to(options, control, stack)
             _announce(options, lines, devices)
             with suppress(TimeoutError):

@@ -148,7 +148,7 @@ def demand_address(protocol: str, address: str, scheme: str, *, is_chosen: bool 
     if wrong is None or wrong.key != "address":
         return
     others = [name for name in named_on_lines() if name != protocol and not check_address(name, address, scheme)]
-    # this is probably a typing error, so protocols that accept any text as an address are not suggested
+    # such an address is probably a typing error, so protocols that accept any text as an address are not suggested
     if not address.isdecimal():
         others = [name for name in others if check_address(name, "x", scheme)]
     more = f"For an address of another protocol, give --protocol {', '.join(others)}" if others and is_chosen else ""

@@ -229,7 +229,7 @@ def limits_of(device: FoundDevice, profile: Profile) -> dict[str, str]:
 def _params(profile: Profile, lang: str) -> Iterable[str]:
     """Yield the line ``params`` of a device table.
 
-    Each parameter has its default, else its first choice or lowest value.
+    Each parameter has its default, else its first choice or lowest positive value.
 
     The line is a comment if all parameters have defaults. Yields nothing if the profile has no parameters.
     """

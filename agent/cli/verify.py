@@ -342,7 +342,7 @@ _NO_PACK = (
 
 
 class _RefusalNotes:
-    """Warns if the broker refuses a connection that is opened again. Each refusal is printed once."""
+    """Warns if the broker refuses a reconnect. Each refusal is printed once."""
 
     def __init__(self, live: Live) -> None:
         self._live = live
