@@ -34,7 +34,9 @@ class SimExchange(NamedTuple):
 
 
 class Bus:
-    """Devices that share one line. A unit without device is silent, or answers ``absent``, as a TCP gateway does."""
+    """Devices that share one line. For other units the line is silent, or answers with exception ``absent`` like a TCP
+    gateway.
+    """
 
     def __init__(
         self,

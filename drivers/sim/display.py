@@ -88,7 +88,7 @@ class Display:
             None  # point -> (UTC ns, value) of each new value that was read; None: no journal is kept
         )
         self._book = FactLookup(role, clock.physics)
-        # counter -> its value in the park at the last reboot, from which it counts again
+        # counter -> its value in the park at the last reboot; the device shows the growth since then
         self._zero: dict[str, float] = {}
         self._texts = dict(texts or {})
         self._written: dict[str, int] = {}
@@ -125,7 +125,7 @@ class Display:
         return dict(self._texts)
 
     def asleep(self) -> bool:
-        """Whether it is dark for this inverter, so that it sleeps."""
+        """Whether this device is an inverter that sleeps because it is dark."""
         if not self.role.startswith("pv"):
             return False
         with self.clock.hold() as physics:
@@ -206,7 +206,7 @@ class Display:
         return result
 
     def restart(self) -> None:
-        """Simulate a reboot in which the device lost its counters: they continue from zero."""
+        """Simulate a reboot after which the counters start again from zero."""
         with self.clock.hold():
             for point in self.points:
                 if point.kind is Kind.COUNTER:

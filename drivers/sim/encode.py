@@ -40,8 +40,8 @@ class EncodeError(GatewayError):
 
 
 def size_of(type_name: str, count: int) -> int:
-    """The number of bytes that a value of this type takes on the wire. ``count`` registers are used for types without
-    fixed size.
+    """The number of bytes that a value of this type takes on the wire. A type without a fixed size takes ``count``
+    registers.
     """
     if type_name in INTEGER_TYPES:
         return INTEGER_TYPES[type_name][0]
@@ -141,9 +141,7 @@ def served_value(point: Point, value: Value) -> Decimal:
 
 
 def _shortest(number: float, *, single: bool) -> float:
-    """The float with the shortest decimal that identifies a float32, if ``single``. Other floats are returned
-    unchanged.
-    """
+    """If ``single``, the float with the fewest decimal digits that is stored as this float32. Otherwise ``number``."""
     if not single:
         return number
     for digits in range(1, 10):

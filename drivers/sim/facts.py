@@ -121,7 +121,7 @@ def _workshop(p: Physics) -> dict[str, float]:
 
 
 def _pv(p: Physics, n: int) -> dict[str, float]:
-    """The facts of an inverter. Its output counts as generation. The sum of its strings is its DC side."""
+    """The facts of an inverter. Its output counts as generation. Its DC side is the sum of its strings."""
     power, made = p.pv_w[n], p.counters.pv[n]
     facts = _line(p, -power, 0.0, made)
     for phase in ("", ".l1", ".l2", ".l3"):

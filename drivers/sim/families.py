@@ -25,7 +25,7 @@ def _simulation(profile: Profile) -> Simulate:
 
 
 def device_from_profile(profile: Profile, *, unit: int = 1, **options: Any) -> tuple[SimDevice, Display]:
-    """Make a device with registers, which has a unit number. For the options see ``SimulationRequest``.
+    """Make a device with registers and a unit number. For the options see ``SimulationRequest``.
 
     The identity texts select the variant of the profile, as they do for a reader. Registers between points exist only
     if the profile allows reading holes. With the option ``sleeps``, the device is silent in the dark if its profile has
@@ -51,7 +51,7 @@ MakeDisplay = Callable[[Profile, Resolved, str, ParkClock, int, Mapping[str, str
 
 
 def register_device(wanted: SimulationRequest, make_display: MakeDisplay) -> tuple[SimDevice, Display]:
-    """A ``Simulate`` function for protocols with registers. ``make_display`` makes the registers of the resolved
+    """Make the requested device for a protocol with registers. ``make_display`` makes the registers of the resolved
     points.
     """
     profile, params = wanted.profile, wanted.params

@@ -46,8 +46,8 @@ class MbapFraming:
         while len(held) >= 8:
             length = int.from_bytes(held[4:6], "big")
             if held[2:4] != b"\x00\x00" or not 2 <= length <= 254:
-                # the next header cannot be found, so the bytes are dropped, as by real stacks (others close the
-                # connection)
+                # the next header cannot be found, so the bytes are dropped; some real stacks do this, others close the
+                # connection
                 held = b""
                 break
             if len(held) < 6 + length:
@@ -86,7 +86,7 @@ def rtu_request_size(head: bytes) -> int | None:
 
 
 class RtuFraming:
-    """Finds RTU requests by expected length and CRC. If no valid frame begins with a byte, this byte is skipped."""
+    """Finds RTU requests by expected length and CRC. A byte that does not begin a valid frame is skipped."""
 
     def __init__(self) -> None:
         self._held = b""
@@ -101,7 +101,7 @@ class RtuFraming:
                     size = -1
                 else:
                     break
-            if size == 0:  # the length of an unknown function is not known, so all bytes together must be the frame
+            if size == 0:  # for an unknown function the length is not known: all stored bytes must be the frame
                 size = len(held) if crc_ok(held) else -1
             if size > 0 and crc_ok(held[:size]):
                 found.append(SimRequest(held[0], held[1 : size - 2], 0, held[:size]))

@@ -114,7 +114,7 @@ class Image:
         return tuple(int.from_bytes(raw[n : n + 2], "big") for n in range(0, len(raw), 2))
 
     def fill_holes(self, max_gap: int, *, function: int) -> None:
-        """Fill short holes: up to ``max_gap`` missing items between existing items then read as zeros, as in many
+        """Fill the holes of up to ``max_gap`` items between existing items. They then read as zeros, as in many
         devices.
         """
         codes = self._table(function).codes

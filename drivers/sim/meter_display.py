@@ -1,6 +1,4 @@
-"""The park as it is shown by a meter with its own frames. Values are rounded as on the wire, and updated on each
-read.
-"""
+"""The park as a meter with its own frames shows it. Values are rounded as on the wire, and updated on each read."""
 
 from __future__ import annotations
 

@@ -80,7 +80,8 @@ class MixedFraming(RtuFraming):
 class MixedBus(Bus):
     """A bus with meters, and optionally with register devices.
 
-    If the line knows the speed of a request, only devices and meters with this speed receive the request.
+    If the line knows the speed of a request, only devices and meters with this speed, or without a speed of their own,
+    receive the request.
     """
 
     def __init__(self, meters: Iterable[SimMeter] = (), devices: Iterable[SimDevice] = (), *, name: str = "") -> None:

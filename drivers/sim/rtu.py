@@ -32,7 +32,7 @@ _BAUDS = {getattr(termios, f"B{n}"): n for n in (300, 600, 1200, 2400, 4800, 960
 
 
 class SerialLine:
-    """A pty with a stable link name. Its ``devices`` answer as on a two-wire bus.
+    """A pty with a stable link name. The devices of ``bus`` answer as on a two-wire bus.
 
     A device begins to answer ``max(t3.5, turnaround)`` after the last byte of the request. A request that begins before
     an answer has ended is lost, and counted in ``collisions``. Devices ignore a request at a wrong baud rate. A master
@@ -251,7 +251,7 @@ class _Turns:
         """Write the bytes that are due. Returns the seconds until the next byte is due."""
         while self._out and self._out[0][0] <= now:
             chunk = self._out.popleft()[1]
-            # several bytes are due on a fast line, or if the thread woke up late
+            # on a fast line, or if the thread woke up late, several bytes are due
             while self._out and self._out[0][0] <= now:
                 chunk += self._out.popleft()[1]
             self._write(chunk)

@@ -152,7 +152,7 @@ class TcpLine:
             after(begin + (n + 1) * byte_s, answer.frame[n : n + 1])
 
     def asked_at(self) -> int:
-        """The speed of the last request, in baud."""
+        """The speed at which requests are sent on the bus, in baud."""
         return self.baud or BITS_A_CHARACTER
 
     async def start(self) -> None:
@@ -196,6 +196,6 @@ class TcpLine:
         await self.stop()
 
     async def plug(self) -> None:
-        """Listen again on the same port."""
+        """Listen on the same port again."""
         if self._server is None:
             await self.start()
