@@ -1,5 +1,5 @@
-"""A line that caches answers. So each register is read only once, although many profiles are tried. A dump is made of
-these answers.
+"""A line that caches answers, so that each register is read only once while many profiles are tried. ``dump`` returns
+the registers that were answered.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SPACES = {1: "coils", 2: "discrete", 3: "holding", 4: "input"}
 
 
 class CachingLine:
-    """Replaces a ``Line``. It caches the result of each request, also a refusal or a timeout. No request is sent twice,
+    """Replaces a ``Line``. It caches the result of each request, even a refusal or a timeout. No request is sent twice,
     except at another place in a sequence.
 
     Args:
@@ -78,7 +78,7 @@ class CachingLine:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether the limits are reached, so that no new request is sent any more."""
+        """Whether a limit is reached, so that no new request is sent."""
         silent = self._most is not None and self.silences >= self._most
         return silent or (self._most_s is not None and self._spent_s >= self._most_s)
 

@@ -25,9 +25,9 @@ Remark = Callable[[Note], None]
 class DeviceSearch:
     """Finds the devices of one protocol. There is one object per scan and protocol. Only reads may be sent.
 
-    At each serial setting, a scan sends the ``probes`` of one protocol after the other. Later it sends ``slow_probes``
+    For one protocol after the other, a scan sends the ``probes`` at each serial setting. Later it sends ``slow_probes``
     to the addresses that did not answer. A valid answer leads to ``scan.add``. If several devices of a protocol can
-    answer one probe, it also searches for them in groups.
+    answer one probe, the search also looks for them in groups.
     """
 
     def __init__(self, protocol: Protocol, scan: Scan) -> None:
@@ -98,7 +98,7 @@ class DeviceSearch:
         """Called after a pass. Repeats the probes that got broken answers."""
 
     async def in_groups(self, progress: ProgressCallback, slow: bool = False) -> None:
-        """Called after a pass. Searches in groups where several devices answered at once; if ``slow``, in all
+        """Called after a pass. Searches the groups in which several devices answered at once, or if ``slow`` all
         groups.
         """
 

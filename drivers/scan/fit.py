@@ -55,7 +55,7 @@ SANE: Mapping[str, tuple[Decimal, Decimal]] = {  # unit -> range in which nearly
     "%": (Decimal(0), Decimal(120)),
     "Cel": (Decimal(-60), Decimal(250)),
 }
-TELLING: Mapping[str, tuple[Decimal, Decimal]] = {  # unit -> range in a grid; a value in it speaks for the profile
+TELLING: Mapping[str, tuple[Decimal, Decimal]] = {  # unit -> range in power grids; values in it speak for the profile
     "Hz": (Decimal(45), Decimal(65)),
     "V": (Decimal(20), Decimal(40000)),
 }
@@ -101,9 +101,9 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """Limits for trying one device. ``brief``: when a profile fits, only similar profiles are still tried.
+    """Limits for trying profiles on one device. ``brief``: when a profile fits, only similar profiles are still tried.
 
-    ``timeout_s`` limits the wait for one answer. When ``most_s`` are over, no further request begins. The last request
+    ``timeout_s`` limits the wait for one answer. After ``most_s`` seconds, no further request begins. The last request
     may end later, in particular if it is repeated because of a broken answer.
     """
 
@@ -195,7 +195,8 @@ class _Trial:
     async def run(self, profiles: Sequence[Profile], brief: bool) -> list[_Ranked]:
         """The profiles that fit, best first.
 
-        If ``brief``, one request is sent per profile, and a second one only if no profile fits yet.
+        If ``brief``, only one point of each profile is read first. If no profile fits well enough, the profiles whose
+        first point is missing are tried again with two points.
         """
         ranked: list[_Ranked] = []
         self._brief = brief
@@ -236,7 +237,7 @@ class _Trial:
         """Whether a profile may fit better than the profiles found so far.
 
         After a certain fit, only a profile with the same model can fit better. After a likely fit, only a profile of
-        the same maker or with the same registers.
+        the same maker or with the same registers can.
         """
         how = _settled(ranked)
         if how == "certain":
@@ -247,8 +248,8 @@ class _Trial:
         return self._memory.has_all({(point.function, point.address) for point in points})
 
     async def _try(self, profile: Profile, first: int) -> _Ranked | bool:
-        """Try a profile. Returns its fit, or True if the device lacks all first points, or False if a value contradicts
-        the profile.
+        """Try a profile. Returns its fit, or True if the device lacks all first points, or False if the profile does
+        not fit for another reason.
         """
         params = _least(profile)
         points = _chosen(profile, profile.resolve(params).points)
@@ -403,7 +404,7 @@ def _judge(point: Point, reading: Reading, proof: bool) -> int:
     it contradicts the profile.
     """
     value = reading.value
-    if value is None:  # missing points are counted elsewhere, because many devices lack some points of their family
+    if value is None:  # ``_lacking`` counts missing points: many devices lack some points of their family
         # the unit is another one, such as kWh instead of GJ
         is_other_unit = reading.quality == Reason.MISMATCH and point.kind is not Kind.TEXT
         return -1 if is_other_unit else 0

@@ -43,12 +43,12 @@ class ScanOptions:
     slow: bool = True
     listen_s: float = LISTEN_S
     bus_is_mine: bool = False
-    deep: bool = False  # whether to read identifications that only some devices have, such as function 43/14, too
+    deep: bool = False  # whether to also read identifications that only some devices have, such as function 43/14
     choices: Mapping[str, str] = field(default_factory=dict)  # name of a ``SearchOption`` -> the value that was chosen
     identify: bool = True
     echo: bool = False
     profile_dirs: tuple[Path, ...] = ()  # folders of profiles; if empty, the site's folder and the shipped folder
-    tries_framing: bool = False  # whether to check if a TCP port uses another scheme, when nothing answers
+    tries_framing: bool = False  # whether to check for another scheme on a TCP port if nothing answers
 
 
 @dataclass(slots=True)

@@ -64,8 +64,8 @@ async def find_block(
 
 
 def _answered(memory: CachingLine) -> Iterator[RegisterRange]:
-    """Yield runs of neighbouring registers that were answered, the longest first. Runs of only 0 or only FFFF are left
-    out. A run of several reads is cut to the length of one.
+    """Yield runs of neighbouring registers that were answered, the longest first. Runs of only 0 and FFFF are left out.
+    A run that is longer than one read is cut to the length of a read.
     """
     runs: list[RegisterRange] = []
     dump = memory.dump()

@@ -53,7 +53,7 @@ def unannounced(what: str, count: int, most_s: float) -> None:
 
 
 class Scan:
-    """One scan of one line. ``found`` and ``notes`` hold the results so far, also after ``run`` was interrupted.
+    """One scan of one line. ``found`` and ``notes`` hold the results so far, even after ``run`` was interrupted.
 
     Raises:
         UsageError: the protocols or addresses are impossible on this line, or --listen 0 is given without
@@ -180,7 +180,9 @@ class Scan:
         await self._settle()
 
     async def _speaks_another(self, progress: ProgressCallback) -> bool:
-        """Called if nothing answered. Checks whether the port uses another scheme, and then sets ``other_url``."""
+        """Called if nothing answered. Checks whether the port uses another scheme. If so, sets ``other_url`` and
+        returns True.
+        """
         await self.line.close()  # close this connection first, because many servers accept only one
         for other in self._others:
             short = Scan(other.options, self._line_factory)
@@ -249,7 +251,7 @@ class Scan:
         )
 
     def _note_twins(self) -> None:
-        """Note if devices at several addresses have the same serial number.
+        """Add a note if devices at several addresses have the same serial number.
 
         On a line with its own framing, these are one device, which answers for all unit numbers. Only its first address
         is kept. On other lines, all addresses are kept.
@@ -272,8 +274,8 @@ class Scan:
     async def identify_one(self) -> None:
         """``identify`` for a scan with one known device (``one_device``).
 
-        Then ``seen`` of the device is "answer", or "silent" if it did not answer at all, or "garbled" if no answer was
-        valid.
+        Sets ``seen`` of the device to "answer", to "silent" if it did not answer at all, or to "garbled" if no answer
+        was valid.
         """
         device = self.found[0]
         try:
@@ -284,8 +286,8 @@ class Scan:
                 answers = answers or await self.ask(probe, quiet=True)
             took_s = (self.line.clock()[1] - begin_ns) / 1e9
             how = effort(self.options, took_s > SLOW_S)
-            # the device did not answer these probes; but some devices answer only reads of registers that they have,
-            # and quickly
+            # the device did not answer these probes. But some devices answer only reads of registers that they have,
+            # and answer these quickly
             if asked and not answers:
                 how = Effort(DEAF_S, DEAF_MOST_S)
             known = await self._identify(device, how)
