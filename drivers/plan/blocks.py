@@ -13,7 +13,7 @@ from drivers.serial_setting import DEFAULT_SERIAL
 
 MAX_WORDS = 125  # most registers in one read
 MAX_COILS = 2000  # most coils or inputs in one read
-# a point of more coils than this fits into the 8 bytes that the decode kernel takes only if it begins at a byte
+# the decode kernel takes at most 8 bytes; a point of more coils than this fits only if it begins at a byte
 _MOST_UNALIGNED = 57
 _NO_LIMITS = Limits()
 DEFAULT_TIMING = LineTiming.serial(DEFAULT_SERIAL)
@@ -40,8 +40,8 @@ def plan_blocks(
     Args:
         points: all points of the device; addresses in registers, from 0 as on the wire.
         limits: ``max_words`` limits the registers of a read. A read may cover registers that belong to no point of the
-        device only if ``holes`` is set, and at most ``max_gap`` of them in a row. It may always cover registers of
-        points that are not wanted.
+        device only if ``limits.holes`` is set, and at most ``max_gap`` of them in a row. It may always cover registers
+        of points that are not wanted.
         timing: the cost of a request and of a byte on this line.
         wanted: indexes of the points to read; None: all points.
         holes: learned facts about the device; points that the device lacks are left out.
@@ -205,8 +205,8 @@ def _cheapest(function: int, pieces: list[_Piece], longest: int, timing: LineTim
             if j < i - 1 and (end - pieces[j].start > longest or not goes_on[j]):
                 break
             if j < i - 1 and bridge.cut(pieces[j].start, end):
-                # a cut ends the request between pieces only: a cut inside a piece is ignored, because it would tear a
-                # value
+                # a cut forbids only a request of several pieces: inside a single piece it is ignored, because it would
+                # tear a value
                 break
             count = end - pieces[j].start
             if count not in costs:

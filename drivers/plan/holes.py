@@ -84,8 +84,8 @@ class KnownHoles:
         return True
 
     def _lose(self, block: Block, points: Sequence[Point]) -> None:
-        """Note that the device lacks the points of a block which need all its registers. The points inside them are
-        judged by their own reads, which come next.
+        """Note that the device lacks those points of a block that need all its registers. The other points of the block
+        are judged by their own reads, which come next.
         """
         start, end = block.address, block.address + block.count
         spans = _spans(block, points)
@@ -117,11 +117,11 @@ class KnownHoles:
 
     @property
     def has_absent(self) -> bool:
-        """Whether it is known of any point that the device lacks it."""
+        """Whether the device is known to lack at least one point."""
         return bool(self.absent or self.absent_points)
 
     def lacks(self, point: Point) -> bool:
-        """Whether it is known that the device lacks this point."""
+        """Whether the device is known to lack this point."""
         start, end = point.span
         return (point.function, start, end - start) in self.absent_points or any(
             f == point.function and a < point.address + point.count and point.address < a + n for f, a, n in self.absent
@@ -196,8 +196,8 @@ def _spans(block: Block, points: Sequence[Point]) -> dict[int, tuple[int, int]]:
 
 
 def _pieces(block: Block, points: Sequence[Point]) -> list[tuple[int, int]]:
-    """The ranges [start, end) of a block that must not be cut, in order of their starts and of their ends. A range that
-    lies inside another one is left out, because both are read together.
+    """The ranges [start, end) in a block that must stay in one piece, sorted by start and by end. A range that lies
+    inside another one is left out, because both are read together.
     """
     pieces: list[tuple[int, int]] = []
     for start, end in sorted(_spans(block, points).values(), key=lambda span: (span[0], -span[1])):
