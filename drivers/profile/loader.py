@@ -217,7 +217,7 @@ def _assemble(path: Path, layers: list[_Layer]) -> Profile:
     params = {n: _trial(p) for n, p in head.params.items()}
     points, limits = expand(params, frozenset())
     names = {p.name for p in points}
-    for number in range(len(variants)):  # check every variant, also those that do not apply by default
+    for number in range(len(variants)):  # check every variant, even those that do not apply by default
         more, _ = expand(params, frozenset({number}))
         names.update(p.name for p in more)
         _check_groups(variants[number][0], more, limits)

@@ -67,8 +67,8 @@ def remarks(profile: Profile) -> list[tuple[str, str]]:
 
 
 def _overlaps(points: Sequence[Point]) -> Iterator[tuple[str, str]]:
-    """Warn about points that overlap partly, or that lie inside a float. Points inside an integer are allowed, such as
-    bits.
+    """Warn about points that overlap partly, or that lie inside a float. Points inside an integer, such as bits, are
+    allowed.
     """
     for n, a in enumerate(points):
         for b in points[n + 1 :]:

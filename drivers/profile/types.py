@@ -126,8 +126,8 @@ class Profile(ProfileHead):
             firmware: the device's firmware text; None: it is unknown, so that no variant with a firmware condition
             applies.
             identity: texts of identity points by name (``device.model`` and so on).
-            reversed: prefixes of points behind a reversed CT ("" means all points). The names of their import and
-            export counters are exchanged. The sign of power is not changed here, but by the plan (drivers/plan/).
+            reversed: name prefixes of the points behind a reversed CT ("" means all points). The names of their import
+            and export counters are exchanged. The sign of power is not changed here, but by the plan (drivers/plan/).
 
         Raises:
             ProfileError: a parameter is unknown, missing or outside its limits.
