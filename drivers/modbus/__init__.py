@@ -22,7 +22,7 @@ def check_unit(address: str, scheme: str) -> InvalidAddress | None:
     """Check a unit number. Returns None if it is valid.
 
     On a serial bus, 0 is invalid, because it is a broadcast, which no device answers. A number of more than three
-    digits is probably the address of a meter with another protocol, also if it begins with zeros.
+    digits is probably the address of a meter with another protocol, even if it begins with zeros.
     """
     low, high = (0, 255) if scheme in ("", TCP) else (1, 247)
     hint = f"Allowed: {low} to {high}"

@@ -30,8 +30,8 @@ from drivers.plan import KnownHoles, read_image
 from drivers.plan.holes import ILLEGAL_ADDRESS, STRIKES
 from ext.ring import Ring
 
-# After a read has timed out in this many visits in a row, in which other reads were answered, it is split or sent less
-# often.
+# A read that times out while other reads are answered is split, or sent less often, after this many such visits in a
+# row.
 SILENT_VISITS = 8
 FIRST_REST_S, LONGEST_REST_S = 60.0, 3600.0
 _EXPIRE_EVERY = 1024  # number of visits between two checks of the age of learned facts

@@ -357,7 +357,7 @@ def _coils(first: int, payload: bytes, count: int) -> list[Json]:
     return [{"name": str(first + i), "value": value, "unit": ""} for i, value in enumerate(bits[:count])]
 
 
-# functions that are accepted when it is guessed whether bytes are Modbus
+# bytes are guessed to be Modbus only if they have one of these functions
 _COMMON = frozenset((1, 2, 3, 4, 5, 6, 15, 16, 23, 43))
 
 

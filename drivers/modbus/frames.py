@@ -163,7 +163,7 @@ class ModbusRequest:
 
     @staticmethod
     def _identity_bytes(pdu: bytes, at: int) -> int:
-        """Size in bytes of the PDU of function 43/14 that begins at ``at``. 999 if too few bytes are there to know the
+        """Size in bytes of the PDU of function 43/14 that begins at ``at``. 999 if there are too few bytes to know the
         size.
         """
         if len(pdu) < at + 7:

@@ -82,7 +82,7 @@ class RegisterDevice(Device[Read, Answer]):
     def proves_life(self, error: LineError) -> bool:
         """Whether the device itself sent the error.
 
-        Exception 04h proves nothing, because many serial servers answer it for a missing device.
+        On a line with its own framing, exception 04h proves nothing: many serial servers send it for a missing device.
         """
         is_doubtful = isinstance(error, DeviceException) and error.code == DEVICE_FAILURE
         return isinstance(error, DeviceException) and (self._line.target.carries_bytes or not is_doubtful)

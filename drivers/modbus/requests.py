@@ -45,7 +45,7 @@ def identification_request(unit: int, object_id: int, where: str) -> ModbusReque
 async def read_identification(line: Line, unit: int, options: RequestOptions, where: str) -> dict[int, str]:
     """Read the identification. Returns object number -> text: 0 vendor, 1 product code, 2 revision.
 
-    Raises LineError, also if the device does not support function 43/14.
+    Raises LineError, for example if the device does not support function 43/14.
     """
     found: dict[int, str] = {}
     object_id = 0

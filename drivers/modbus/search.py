@@ -47,7 +47,7 @@ class ModbusSearch(DeviceSearch):
         self._asked: set[int] = set()
         self._one_unit = False  # whether one device answers for all units
         self._doubtful: list[Probe] = []  # probes whose answers were broken
-        # (setting, exception, timeout) for which improbable units were read, to check whether they answer the same
+        # (setting, exception, timeout) for which improbable units were read, to check whether they send the same
         # exception
         self._judged: set[tuple[str, int, float]] = set()
         # (setting, timeout) at which an improbable unit was silent, so no server answers for missing units
@@ -179,8 +179,8 @@ class ModbusSearch(DeviceSearch):
             if isinstance(result, LineTimeout) and self._from_gateway == before:
                 silences += 1
                 if silences >= MOST_SILENCES:
-                    # A gateway that answers in the place of its units would have answered here too. So the unit itself
-                    # sent the exception.
+                    # A gateway that answers in place of its units would have answered here too. So the unit itself sent
+                    # the exception.
                     return True
         self._says_no_more.add((probe.serial, unit, code))
         return False
