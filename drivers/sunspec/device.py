@@ -52,9 +52,9 @@ _log = logging.getLogger("meterhouse.sunspec")
 class SunSpecDevice(RegisterDevice):
     """Reads one SunSpec device.
 
-    The models are searched at the first contact. They are searched again after the device was silent or refused a
-    request, because a firmware update may have moved them. If only a part of them was found, they are searched again
-    less and less often.
+    It searches for the models at the first contact. The search is repeated after the device was silent or refused a
+    request, because a firmware update may have moved the models. If only some models were found, it is repeated less
+    and less often.
 
     Raises:
         ConfigError: an invalid address or key.
@@ -70,10 +70,10 @@ class SunSpecDevice(RegisterDevice):
         self._most = min(self._limits.max_words or MAX_READ, MAX_READ)
         self._bases = list(BASES)
         self.device: ModelChain | None = None  # the models that the last walk found; None: the next visit must walk
-        # when the models are searched again, in monotonic seconds; 0: in the next visit; None: the chain is complete
+        # when the next walk is due, in monotonic seconds; 0: in the next visit; None: no walk, the chain is complete
         self._walk_at_s: float | None = None
         self._pause = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
-        # the last refusal in the last walk that may be temporary, and the read whose refusal ended a visit before
+        # the last refusal of the last walk, if it may be temporary; and the read whose refusal ended an earlier visit
         self._refused: tuple[Ask, DeviceException] | None = None
         self._refused_before: Ask | None = None
         # A read may cover all registers between two points, because they belong to models, and a device must answer
@@ -94,13 +94,13 @@ class SunSpecDevice(RegisterDevice):
         return self.device is not None and (self._walk_at_s is None or self.mono_s() < self._walk_at_s)
 
     async def prepare(self, result: PollResult) -> None:
-        """Find the models. The first refusal that may be temporary is raised, because the device may be starting: the
-        models behind it are not missing. If the next walk is refused at the same place, the models before it are read.
+        """Find the models. A refusal that may be temporary is raised once: the device may be starting, and more models
+        may follow. If the next walk is refused at the same place, the models before it are read.
         """
         await self.walk(result)
         if self._walk_at_s == 0 and self._refused is not None:
             self._refused_before, error = self._refused
-            # the device has answered other reads, so its code must not mean that the whole device fails
+            # the device has answered other reads, so the code of this error must not mean that the whole device fails
             raise DeviceException(error.what, where=error.where, hint=error.hint, code=ILLEGAL_ADDRESS) from error
 
     def learn(self, query: Read, error: LineError) -> bool:

@@ -354,7 +354,7 @@ def whole_registers(registers: Sequence[int]) -> int:
 
 
 def _read(model_id: int, registers: Sequence[int]) -> _Reader | None:
-    """Make a reader and read all registers that are there. None for an unknown model."""
+    """Make a reader and read all given registers of the model. None for an unknown model."""
     found = definition(model_id)
     if found is None:
         return None

@@ -103,7 +103,7 @@ def _read_model(at: int, head: Sequence[int], most: int) -> Generator[Ask, Answe
 def decode_image(base_address: int, registers: Sequence[int | None]) -> ModelChain:
     """Find the models in a register image that begins at ``base_address``. None means a register that was not read.
 
-    The marker is searched at the three usual addresses, then at the start of the image, then anywhere in it.
+    It looks for the marker at the three usual addresses, then at the start of the image, then anywhere in it.
 
     Raises:
         FrameError: the image has no marker.
