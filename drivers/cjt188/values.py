@@ -169,7 +169,7 @@ def _scope(meter_type: int) -> str:
 
 
 def _kind(field: _Field, scope: str) -> str:
-    """``field.kind`` in answers of a meter with these point names."""
+    """The kind of a field, for a meter whose point names begin with ``scope``."""
     return "count" if scope == "x.meter" and field.kind == "volume" else field.kind
 
 
