@@ -22,9 +22,7 @@ _WORDS = re.compile(  # names built in this package and known to the vocabulary;
 
 
 def word(name: str) -> str:
-    """Return a name below ``ac.energy`` or ``ac.demand``. It is prefixed with ``x.`` if the vocabulary does not contain
-    it.
-    """
+    """Prefix a name below ``ac.energy`` or ``ac.demand`` with ``x.`` if the vocabulary does not contain it."""
     return name if _WORDS.fullmatch(name) else f"x.{name}"
 
 

@@ -1,5 +1,5 @@
-"""How a scan finds DL/T 645 meters. First it sends requests to all meters at once, then to groups with the same last
-digits of the address.
+"""How a scan finds DL/T 645 meters. First it sends requests to all meters at once, then to groups of meters whose
+addresses end in the same digits.
 
 If several meters of a group answer at once, their bytes collide. Then the scan splits the group further. Source: DL/T
 645-2007 7.1 (abbreviated addresses).
@@ -72,7 +72,7 @@ class Dlt645Search(DeviceSearch):
 
 
 def _probe(frame: bytes, function: int, serial: str, timeout_s: float, what: str) -> Probe:
-    def judge(found: Frame) -> bytes | None:  # accept any answer, also an error: it shows a meter's address
+    def judge(found: Frame) -> bytes | None:  # accept any answer, even an error: it shows a meter's address
         return found.raw if found.is_reply else None
 
     request = MeterRequest(frame, function, _ANYBODY, "DL/T 645", 24, Parser, judge, broken)

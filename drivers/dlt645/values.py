@@ -47,8 +47,8 @@ def decode(identifier: str, payload: bytes) -> Readings:
     """The readings in ``payload`` for ``identifier``. An identifier of 8 hex digits means 2007, one of 4 digits means
     1997.
 
-    A field gives a reading without value in two cases. The reason is MISMATCH if its length is wrong, and SENTINEL if
-    all its bytes are FF (no data).
+    An invalid field gives a reading without value. The reason is SENTINEL if all its bytes are FF (no data), otherwise
+    MISMATCH.
     """
     if not payload:
         return ()
