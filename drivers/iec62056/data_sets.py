@@ -1,6 +1,6 @@
 """Splits a readout into data sets, and makes readings of them.
 
-A data set is ``CODE(VALUE*UNIT)``. More brackets may follow, also on the next line: a time stamp, the same value again
+A data set is ``CODE(VALUE*UNIT)``. More brackets may follow, even on the next line: a time stamp, the same value again
 (Pafal), or a list. The value of a past period often has no unit. Then the unit of the quantity's present value applies.
 """
 
@@ -69,7 +69,7 @@ def time_of(text: str) -> str:
 
     Accepts these forms:
 
-    - ``YYMMDDhhmm`` and ``YYMMDDhhmmss``, also with a digit for the season in front, or with S or W at the end;
+    - ``YYMMDDhhmm`` and ``YYMMDDhhmmss``, optionally with a digit for the season in front, or with S or W at the end;
     - ``YY-MM-DD hh:mm``.
     """
     text = text.strip()
@@ -106,7 +106,7 @@ def date_of(text: str) -> str:
 
 
 def time_of_day(text: str) -> str:
-    """Convert ``hhmmss``, ``hh:mm:ss``, ``hhmm`` or ``hh:mm``, also with a season, to ``hh:mm:ss``. "" if it is
+    """Convert ``hhmmss``, ``hh:mm:ss``, ``hhmm`` or ``hh:mm``, with or without a season, to ``hh:mm:ss``. "" if it is
     invalid.
     """
     digits = text.strip().replace(":", "").rstrip("SWsw")
@@ -132,7 +132,8 @@ def is_blank(text: str) -> bool:
 def _value(data_set: DataSet) -> tuple[int, str]:
     """Find the value of a data set. Returns (number of its bracket, time of the value or "").
 
-    The value is in the first bracket. Only some gas meters send the time first and the volume in the second bracket.
+    The value is usually in the first bracket. Some gas meters send the time first, and the volume in the second
+    bracket.
     """
     values = data_set.values
     if len(values) > 1:

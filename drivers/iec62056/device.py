@@ -241,10 +241,10 @@ def numbers_said(readings: Sequence[Reading]) -> list[Reading]:
 def says_address(readings: Sequence[Reading], address: str) -> bool | None:
     """Whether a readout comes from the meter with the requested address. None if this is uncertain.
 
-    The result is True if one of the readout's numbers agrees with the address: leading zeros do not count, and the
-    shorter of the two may be the end of the longer, because the maker's code may precede a serial number. An address of
-    up to three digits is a bus address. A bus address is contradicted only by another number in 0.0.0, not by another
-    serial number.
+    The result is True if one of the readout's numbers agrees with the address. Leading zeros do not count. The shorter
+    of the two may be the end of the longer, because the maker's code may precede a serial number. An address of up to
+    three digits is a bus address. A bus address is contradicted only by another number in 0.0.0, not by another serial
+    number.
     """
     if address == ANY:
         return None

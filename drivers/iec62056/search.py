@@ -19,7 +19,7 @@ class Iec62056Search(DeviceSearch):
         return [self._sign_on(serial)]
 
     def sender(self, probe: Probe, payload: bytes) -> str:
-        """Return "": a readout does not contain the meter's device address, and the only meter on a line needs no
+        """Return ``*``: a readout does not contain the meter's device address, and the only meter on a line needs no
         address.
         """
         return ANY
