@@ -34,7 +34,7 @@ _ONE_FRAME_NS = 20_000_000  # bytes that arrive within this time after one anoth
 
 
 class ByteLink:
-    """An open port without framing of its own. ``run`` sends requests. The line's owner calls ``run`` only once at a
+    """An open port without framing of its own. ``run`` sends requests. The line's owner allows only one ``run`` at a
     time.
     """
 
@@ -214,8 +214,8 @@ class ByteLink:
         return None
 
     async def _silence(self, request: Request, quiet_s: float) -> LineError | None:
-        """Wait until the line has been silent for ``quiet_s``, and until no late answer of this unit can arrive any
-        more.
+        """Wait until the line has been silent for ``quiet_s``, and until a late answer of this unit can no longer
+        arrive.
         """
         late_ns = self._late_until.pop(request.unit, 0)
         quiet_ns = int(quiet_s * 1e9)
@@ -246,7 +246,7 @@ class ByteLink:
         device. There are two cases:
 
         - No bytes arrive: the query may start ``LATE_STEPS_S`` after the previous query was given up.
-        - A late answer arrives: it is dropped. But the meter that sent it waits for its next step, and may then send
+        - A late answer arrives: it is dropped. But the meter that sent it waits for the next step, and may then send
           its data without a request. So the line must be silent for ``AFTER_LATE_S`` after that.
 
         If ``LONGEST_LATE_S`` pass without such a silence, the query fails.

@@ -37,7 +37,7 @@ class LineConfig:
 class Target:
     """A line's address, split into its parts. For a serial line, ``host`` is the path of the port.
 
-    If a host name has several addresses, the address with the number ``first`` is tried first. The numbers go round.
+    If a host name has several addresses, the address with the number ``first`` is tried first. The numbers wrap around.
     """
 
     scheme: str

@@ -46,7 +46,7 @@ class ConnectionLimiter:
         return min((most for most in named if most is not None), default=None)
 
     def set_limit(self, connection: ConnectionHolder, connections: int | None) -> None:
-        """Set how many connections the host allows, as a line states it. Does nothing if the line is not connected."""
+        """Set how many connections the host allows according to a line. Does nothing if the line is not connected."""
         if connection in self._holders:
             self._hold(connection, connections)
 

@@ -49,8 +49,8 @@ class LineLease:
 
 
 class Link(Protocol):
-    """An open port, and the methods that send requests over it. ``run`` must not be called again before it has
-    returned.
+    """An open port, and the methods that send requests over it. ``run`` must not be called again before the previous
+    call has ended.
     """
 
     port: Port
@@ -166,7 +166,7 @@ class Line:
         _log.info("%s: lease ended", self.where)
 
     async def exchange(self, request: Request, options: RequestOptions | None = None) -> Answer:
-        """Send one request and return its answer. Raises any LineError, also LineDown and LineLent."""
+        """Send one request and return its answer. Raises any LineError, including LineDown and LineLent."""
         (answer,) = await self.burst((request,), options or self._options)
         if isinstance(answer, LineError):
             raise answer
@@ -313,8 +313,8 @@ class Line:
     def _suspect_silence(self) -> None:
         """Close a connection on which no device answers, so that the next request opens a new one.
 
-        If no device has ever answered on it, the new one begins at the next address of the host name. A connection by
-        UDP is opened without any answer, and by TCP it may lead to another host.
+        If no device has ever answered on it, the new connection begins with the next address of the host name. A UDP
+        connection opens without any answer, and a TCP connection may lead to another host.
         """
         if self._link is not None and self._link.silent >= SILENT_BEFORE_REOPEN and self.target.scheme != "serial":
             if not self._proven:
@@ -413,8 +413,8 @@ class Line:
         return error
 
     def _doubt_scheme(self, results: list[Answer | LineError]) -> None:
-        """Add a hint to a LineDown in the last result: the scheme may be wrong, so that the other end closed the
-        connection.
+        """Add a hint to a LineDown in the last result: the other end may have closed the connection because the scheme
+        is wrong.
         """
         last = results[-1]
         if isinstance(last, LineDown):

@@ -200,7 +200,7 @@ class _SerialPort(Port):
 
 async def open_port(config: LineConfig, target: Target, setting: SerialSetting | None) -> Port:
     """Open a line's port. The caller limits the time to ``OPEN_TIMEOUT_S``. If a host name has several addresses, each
-    gets an equal share of it.
+    gets an equal share of this time.
 
     Raises OSError. For serial ports this may be pyserial's subclass of OSError.
     """
@@ -216,7 +216,7 @@ async def open_port(config: LineConfig, target: Target, setting: SerialSetting |
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S / (1 + len(others))):
                 port = await _connect(where, kind, *other)
-        except OSError:  # also TimeoutError
+        except OSError:  # this includes TimeoutError
             continue  # a name may have an IPv6 address although the device listens on IPv4 only
         port.failed_addresses = failed
         return port
@@ -235,7 +235,7 @@ async def _connect(where: str, kind: int, family: socket.AddressFamily, address:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
         await asyncio.get_running_loop().sock_connect(sock, address)
-    except BaseException:  # close the socket also if the connect was cancelled
+    except BaseException:  # close the socket even if the connect was cancelled
         sock.close()
         raise
     return _SocketPort(where, sock)
