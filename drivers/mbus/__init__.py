@@ -26,7 +26,7 @@ def _check_address(address: str, scheme: str) -> InvalidAddress | None:
 
 
 def _normal_address(address: str) -> str:
-    """Leading zeros do not count in a primary address, but in the number of a meter."""
+    """Remove leading zeros of a primary address. In the number of a meter, they count."""
     return without_zeros(address) if len(address) <= 3 else address.upper()
 
 

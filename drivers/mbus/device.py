@@ -144,8 +144,8 @@ class MbusDevice(MeterDevice):
     async def _readout(self) -> Response:
         frames: list[bytes] = []
         suspect = False
-        # a tool that used the line in the meantime has left the frame count bit as it needed it, so that the meter
-        # could repeat its last telegram
+        # a tool that used the line in the meantime may have changed the frame count bit; the meter would then repeat
+        # its last telegram
         reopened = not self._line.is_open or self._line.stats.opened != self._opened
         if self._select is None and (self._reset or reopened or self._telegrams > 1):
             await self.exchange(self._acknowledged(build_snd_nke(self._primary), SND_NKE))
@@ -241,8 +241,8 @@ class MbusDevice(MeterDevice):
 
 
 def _content(raw: bytes) -> bytes:
-    """A telegram without its access number, which some meters count up even when they repeat a telegram, and without
-    its checksum.
+    """A telegram without its checksum and its access number. Some meters count the access number up even when they
+    repeat a telegram.
     """
     at = _ACCESS.get(raw[6], len(raw))
     return raw[4:-2] if at >= len(raw) - 2 else raw[4:at] + raw[at + 1 : -2]

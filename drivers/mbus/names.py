@@ -98,8 +98,8 @@ def fixed_medium(code: int) -> int:
 
 
 def name_of(key: str, medium: int, unit: str = "") -> str:
-    """The point name of a quantity that a device of this medium measures. If the vocabulary has no name, it begins with
-    ``x.``.
+    """The point name of a quantity that a device of this medium measures. If the vocabulary has none, the name begins
+    with ``x.``.
     """
     scope = _SCOPES.get(medium, "")
     name = _OF_ITS_OWN.get(key, "")

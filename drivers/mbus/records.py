@@ -173,8 +173,8 @@ def _value_information(cursor: _Cursor) -> tuple[Meaning, list[int], str | None]
     if first in (0xFD, 0xFB) and following:
         table = vif.FD if first == 0xFD else vif.FB
         code, rest = following[0] & 0x7F, following[1:]
-        # this code leads to one more extension table, which is rarely used: the value stays undecoded instead of
-        # misread
+        # this code leads to one more extension table, which is rarely used and not known here: the meaning stays
+        # unknown
         if code == 0x7D and rest:
             return _UNKNOWN, rest[1:], None
         return table.get(code, Meaning("reserved", f"Reserved {first:02X}h {code:02X}h")), rest, None

@@ -237,8 +237,8 @@ class SelectionMask:
         return self._by_kind() + ([[replace(self, version=n) for n in range(0xFF)]] if self.version == 0xFF else [])
 
     def all_ways(self) -> list[list[SelectionMask]]:
-        """All ways to split the group. Two meters that differ in more than the version are separated by at least one of
-        them.
+        """All ways to split the group. At least one of them separates two meters, unless the meters differ only in the
+        version.
         """
         return [self._by_digit(at) for at in range(7, -1, -1) if self.digits[at] == "F"] + self._by_kind()
 

@@ -272,7 +272,7 @@ def decode_wireless(data: bytes) -> Telegram:
 
 
 def _extension(telegram: Telegram, rest: bytes) -> int:
-    """Length of the link layer extension (ELL, AFL) at the front. 0 if the CI field of the application is there."""
+    """Length of the link layer extension (ELL, AFL) at the front. 0 if the CI field of the application comes first."""
     ci = rest[0]
     if ci == 0x90:
         return 2 + rest[1] if len(rest) > 1 else 0
@@ -288,7 +288,5 @@ def _extension(telegram: Telegram, rest: bytes) -> int:
 
 
 def _plain(rest: bytes) -> bool:
-    """Whether the payload can be read, because it is unencrypted or already decrypted. The checksum before it shows
-    this.
-    """
+    """Whether the payload is unencrypted or already decrypted. The checksum before it shows this."""
     return len(rest) > 2 and crc(rest[2:]) in (int.from_bytes(rest[:2], "little"), int.from_bytes(rest[:2], "big"))
