@@ -1,4 +1,4 @@
-"""Finds the line of each key in a TOML text. It is needed because tomllib gives no line numbers.
+"""Finds the line of each key in a TOML text. This is needed because tomllib gives no line numbers.
 
 tomllib has already accepted the text, so this module does not check it again.
 """

@@ -48,7 +48,7 @@ _SYNTAX = {
 
 _KEY = re.compile(r"\s*([A-Za-z0-9_.-]{1,60})\s*=")
 _QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'|#.*")
-# Typing errors. They are searched in the line that tomllib does not understand, outside of quotes.
+# Typing errors. The line that tomllib does not understand is searched for them, outside of quotes.
 _SLIPS = tuple(
     (re.compile(pattern), slip, hint)
     for pattern, slip, hint in (
@@ -315,7 +315,7 @@ class TomlTable:
         return {} if inner is None else dict(inner.raw)
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """A list of texts, or one text instead of a list. No text may be empty."""
+        """A list of texts, or one text instead of a list. Empty texts are left out."""
         raw = self.raw.get(key)
         if isinstance(raw, str):
             return (self.text(key),) if raw else ()
