@@ -192,7 +192,7 @@ class Device(ABC, Generic[Q, A]):
 
     @property
     def counter_jump(self) -> CounterJump | None:
-        """The newest jump of a counter to another level that the guard has accepted. None: no jump was accepted."""
+        """The newest accepted jump of a counter to another level. None: no jump was accepted."""
         return self._guard.jump
 
     def use_ring(self, ring: Ring, table: int) -> None:

@@ -150,8 +150,8 @@ def frame_end(buffer: bytearray, start: int, size: int, length_at: int) -> int:
 def diagnose(rest: bytes, length_at: int) -> tuple[int, bytes, str]:
     """Explain why ``rest`` does not begin with a valid frame. Returns (score, bytes of the attempt, error).
 
-    The score tells how far the attempt agrees with a frame: 1 if only a part of the header is there, up to 4 if only
-    the checksum is wrong.
+    The score tells how far the attempt agrees with a frame: 1 if the header is incomplete, up to 4 if only the checksum
+    is wrong.
     """
     if len(rest) <= length_at:
         return 1, rest, "the frame is cut short inside its header"

@@ -42,7 +42,7 @@ _log = logging.getLogger("meterhouse.meters")
 F = TypeVar("F")
 REFUSALS = 2  # after this many refusals in a row, a query rests
 # How long it rests, in seconds. If a single answer has all points, the first rest is short and each further one longer,
-# because the rest leaves no reading of the meter.
+# because during a rest the meter has no readings at all.
 FIRST_REST_S, REST_S = 60.0, 3600.0
 
 
@@ -112,12 +112,12 @@ class Response:
 
 
 def field_of(name: str, words: str) -> bool:
-    """True for ``words`` itself and with one more word before it: ``energy`` and ``heat.energy`` match ``energy``."""
+    """Whether ``name`` is ``words`` after at most one more word: ``energy`` and ``heat.energy`` match ``energy``."""
     return words in (name, name.partition(".")[2])
 
 
 class MeterDevice(Device[MeterQuery, Response]):
-    """A meter on a line. A protocol implements ``plan``, ``fetch`` and ``pick``.
+    """A meter on a line. A protocol implements ``plan`` and the abstract methods of this class.
 
     If a protocol has alternative queries, it also implements ``learn``.
     """

@@ -45,9 +45,7 @@ class UsageError(GatewayError):
 
 
 class ConfigError(GatewayError):
-    """agent.toml is invalid, or a file that agent.toml names. ``complaints`` contains all errors, in the order of the
-    file.
-    """
+    """agent.toml, or a file that it names, is invalid. ``complaints`` contains all errors, in the order of the file."""
 
     exit_code = 3
 
@@ -262,7 +260,7 @@ class Point:
     def is_decodable_from(self, start: int) -> bool:
         """Whether the point can be decoded from a read that begins at ``start``.
 
-        A value has at most 8 bytes. So many coils fit only if they begin near the beginning of a byte.
+        A value has at most 8 bytes. Therefore a long run of coils fits only if it begins near the beginning of a byte.
         """
         return self.function >= 3 or (self.address - start) % 8 + self.count <= 64
 
@@ -280,7 +278,7 @@ class Point:
 
     @property
     def is_text(self) -> bool:
-        """Whether the value is not decoded by the compiled plan, but read from the answer as text. This includes
+        """Whether the value is read from the answer as text, and not decoded by the compiled plan. This includes
         clocks.
         """
         return self.kind is Kind.TEXT or bool(self.clock)
@@ -393,7 +391,8 @@ class DeviceSpec:
         return self.silence(error.reason, utc_ms) if self.may_sleep_by(error) else error.reason
 
     def may_sleep_by(self, error: LineError | None) -> bool:
-        """Whether the device, or the dongle that it powers, can be asleep after this error. None: the error is unknown.
+        """Whether the device, or the dongle that it powers, can be asleep after this error. ``error`` is None if it is
+        unknown.
 
         A device that answers is awake. If a serial port of this machine cannot be opened, a sleeping device is not the
         cause.
@@ -457,8 +456,8 @@ class ProgressCallback(Protocol):
     """Reports progress."""
 
     def __call__(self, done: float, total: float | None = None, text: str = "") -> None:
-        """Show the progress. ``total`` None: the total is unknown. ``text`` describes the current step; it replaces the
-        number.
+        """Show the progress. ``total`` None: the total is unknown. ``text`` describes the current step, and is shown
+        instead of the number.
         """
 
 

@@ -29,7 +29,7 @@ class Night:
         """Elevation of the sun above the horizon, in degrees, without refraction."""
         days, rest_ms = divmod(utc_ms, _DAY_MS)
         hour = rest_ms / 3_600_000
-        # days since the start of 1970. From 1901 to 2099, each four years have 1461 days. An error below a day is
+        # days since the start of 1970. From 1901 to 2099, every four years have 1461 days. An error below a day is
         # harmless
         day_of_year = (days % 1461) % 365.25
         angle = 2 * math.pi / 365.25 * (day_of_year + (hour - 12) / 24)

@@ -68,9 +68,9 @@ async def read_once_async(
     """Read the points of one device now, in the variant selected by its own data. Nothing is written or stored.
 
     Args:
-        url: the line as in agent.toml: ``serial:/dev/ttyUSB0``, ``tcp://HOST:PORT``, ``udp://HOST:PORT`` or with a
-            protocol-specific scheme. It is opened and closed again; no other program may use it meanwhile. A running
-            agent keeps its serial ports locked.
+        url: the line as in agent.toml: ``serial:/dev/ttyUSB0``, ``tcp://HOST:PORT``, ``udp://HOST:PORT`` or a url with
+            a protocol-specific scheme. The line is opened and closed again; no other program may use it meanwhile. A
+            running agent keeps its serial ports locked.
         profile: an id (``eastron/sdm630``), or the path of a file that ends in ``.toml``.
         address: the device's address on its line: a unit number, or a meter's digits. As text it keeps leading zeros.
         points: names or patterns (``ac.power.*``); empty: all points of the profile.

@@ -1,6 +1,7 @@
 """Checks whether a device's values are consistent. A hint tells a person what is odd, and what to do. No I/O.
 
-The checks never mark or change a reading, because a hint may be wrong, and a signed value must not depend on a guess.
+The checks never mark or change a reading, because a hint may be wrong, and the readings in signed packs must not depend
+on a guess.
 """
 
 from __future__ import annotations

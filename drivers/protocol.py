@@ -70,7 +70,7 @@ DRIVER_METHODS = ("poll", "probe", "read_points", "read_sample", "plan_summary",
 
 @dataclass(frozen=True, slots=True)
 class InvalidAddress:
-    """Why a device cannot be read. ``key`` is the setting to change, either the device's address or its line."""
+    """Why a device cannot be read. ``key`` is the setting of the device to change: its address, line or profile."""
 
     key: str
     what: str
@@ -130,7 +130,7 @@ class Protocol:
         name: name in profiles, births and `--protocol`, such as "snail".
         title: name in messages, such as "Snail".
         device: the driver's class, see ``Driver``.
-        frames: kind of frame -> its purpose, for every kind that the driver and the scan send. All of them only read.
+        frames: kind of frame -> its purpose, for every kind that the driver and the scan send. None of them writes.
         check_address: takes an address and the line's url scheme ("": unknown); returns the error, or None.
         normal_address: the one spelling of an address that a device may have under several, such as "5" for "005".
         serial_settings: the usual serial settings, such as "2400 8E1", the most common first.

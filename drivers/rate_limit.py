@@ -20,7 +20,7 @@ class TokenBucket:
         self._tokens = burst if tokens is None else tokens
 
     def change(self, rate: float, burst: float, now_s: float) -> None:
-        """Use another rate and burst from ``now_s`` on. The tokens that are there stay, up to ``burst``."""
+        """Use another rate and burst from ``now_s`` on. The present tokens are kept, up to ``burst``."""
         self.available(now_s)
         self._rate, self._burst, self._tokens = rate, burst, min(self._tokens, burst)
 

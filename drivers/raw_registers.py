@@ -37,8 +37,8 @@ class RegisterRange:
 
     @property
     def other_notation(self) -> str:
-        """The range, if its address is the number of a register in the 4x notation of manuals (40257 means address
-        256).
+        """The range that is meant if ``address`` is a register number in the 4x notation of manuals (40257 means
+        address 256).
 
         "" if the address cannot be such a number.
         """
@@ -122,7 +122,7 @@ async def read_raw(
 
     ``make_request`` is the ``Protocol.register_request`` of the device's protocol.
 
-    Raises LineTimeout if the device does not answer at all, LineDown or LineLent.
+    Raises LineDown or LineLent, or LineTimeout if the device does not answer at all.
     """
     found = RawRegisters()
     answered, silent = False, 0

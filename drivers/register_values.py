@@ -70,8 +70,8 @@ def _plan(type_: str, order: str) -> Plan:
 
 
 def value_at(words: Words, address: int, type_: str, order: str) -> Decimal | None:
-    """The unscaled number at ``address``, as a profile would read it. None if a register is missing, or if it is
-    NaN.
+    """The unscaled number at ``address``, as a profile would read it. None if a register is missing, or if the number
+    is NaN.
     """
     found = [words.get(address + n) for n in range(REGISTERS[type_])]
     if any(word is None for word in found):

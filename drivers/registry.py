@@ -98,9 +98,7 @@ def line_url_help() -> str:
 
 
 def searchable(scheme: str = "") -> list[Protocol]:
-    """The protocols that a scan can search for on a line of this scheme. If the scheme is "", all that it can search
-    for.
-    """
+    """The protocols that a scan can search for on a line of this scheme ("": any scheme)."""
     return [one for one in all_protocols() if one.search and (not scheme or scheme in one.schemes)]
 
 
@@ -118,7 +116,7 @@ def has_registers(name: str) -> bool:
 
 
 def maps_registers(name: str) -> bool:
-    """Whether the points of its profiles have registers instead of a ``key``. False for an unknown protocol."""
+    """Whether the points in a protocol's profiles have registers, not a ``key``. False for an unknown protocol."""
     found = _found(name)
     return found is not None and found.maps_registers
 

@@ -1,5 +1,5 @@
-"""Factors from a device's unit to the profile's unit. They are powers of ten; only units of time have other whole
-factors.
+"""Factors from a device's unit to the profile's unit. They are powers of ten, except between units of time, which have
+other whole factors.
 """
 
 from __future__ import annotations
