@@ -232,7 +232,7 @@ class Service:
         )
 
     def adapt_uplinks(self, uplinks: Iterable[Uplink], config: Config) -> None:
-        """Let destinations that stay use the pack interval and the number of devices of another configuration."""
+        """Give the remaining destinations the pack interval and the number of devices of another configuration."""
         for uplink in uplinks:
             uplink.change_rates(config.pack.every_ms, _live_rate(config))
 
@@ -328,8 +328,8 @@ class Service:
             await self.sealing.seal(self.clock.now_ms(), [s for s in moved if s.table_versions[0].ring is not ring])
             if self.rings.remove_sealed(self.sealing.rings()):
                 log.info("the previous ring is sealed and removed")
-        # By its id, because a reload may have stored the tables of a ring that is not in use yet. Two callers may both
-        # do this.
+        # The tables are deleted by ring id, because a reload may have stored the tables of a ring that is not in use
+        # yet. Two callers may delete the same tables.
         if removed := frozenset(self.rings.removed):
             await self.db_thread.call(lambda store: store.documents.delete_tables(removed))
             self.rings.removed -= removed
@@ -360,7 +360,7 @@ class Service:
     # --- watching
 
     async def _watch_clock(self) -> None:
-        told_ms, retry_s = 0, 0.0  # the step that the log states; after a failure: loop time of the next try
+        told_ms, retry_s = 0, 0.0  # the step that was logged last; loop time of the next try after a failure
         while True:
             await asyncio.sleep(CLOCK_CHECK_S)
             step = self.clock.check_step()
@@ -372,7 +372,7 @@ class Service:
                 log.warning("the clock was set from %.3f to %.3f", step[0] / 1000, step[1] / 1000)
                 told_ms, retry_s = by_ms, 0.0
             now_s = asyncio.get_running_loop().time()
-            # each try stops polling, so there is none as long as the store cannot commit, which may last for days
+            # each try stops polling, so there is no try while the store cannot commit; this may last for days
             if not retry_s or (now_s >= retry_s and not self.sealing.trouble):
                 retry_s = 0.0 if await self._take_step() else now_s + RETRY_S
 
@@ -380,8 +380,8 @@ class Service:
         """Continue with the time of the wall clock. Returns False if the store could not commit the step."""
         async with self.device_manager.lock:
             await self.device_manager.stop_pollers()
-            # The times have passed on since the step was found, by many seconds if a reload held the lock. The
-            # readings of this time must be sealed too.
+            # Time has passed since the step was found: many seconds if a reload held the lock. The readings of this
+            # time must be sealed too.
             step = self.clock.check_step()
             done = step is None or await self.sealing.cut(*step)
             if step and done:
@@ -431,7 +431,7 @@ class Service:
 
 
 def _live_rate(config: Config) -> float:
-    """Return about how many packs per second are sealed."""
+    """Return the approximate number of packs that are sealed per second."""
     return 1000 * (len(config.devices) + 1) / config.pack.every_ms
 
 

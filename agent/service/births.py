@@ -78,7 +78,7 @@ class DeviceCatalog:
         return self._profiles[device.profile]
 
     def spec(self, device: DeviceConfig, identity: Mapping[str, str | None] | None = None) -> DeviceSpec:
-        """Return the driver's configuration of a device. ``identity``: the items of its identity that are known."""
+        """Return the spec that the driver of a device needs. ``identity``: the known items of the device's identity."""
         known = {name: text for name, text in (identity or {}).items() if text is not None}
         if not known and device.name in self._plain_specs:
             return self._plain_specs[device.name]
@@ -260,7 +260,7 @@ def _fresh(rule: FreshnessRule | None) -> dict[str, Any] | None:
 def point_row(point: Point, spec: DeviceSpec, senml_units: frozenset[str]) -> dict[str, Any]:
     """Return one element of a table's ``points``.
 
-    ``senml_units``: the units of SenML. The member ``u`` has such a unit; any other unit is in the member ``du``.
+    ``senml_units``: the units of SenML. One of these is in the member ``u``, any other unit in the member ``du``.
     """
     period = spec.periods_ms[PACES.index(point.pace)] if point.pace != "once" else 0
     out: dict[str, Any] = {

@@ -25,7 +25,7 @@ HOUR_MS, LATE_MS = 3_600_000, 15_000
 
 
 class CheckpointMaker:
-    """Makes, stores and publishes checkpoints. Only the database thread signs them, as it does for packs.
+    """Makes, stores and publishes checkpoints. The database thread signs them, as it signs packs.
 
     Args:
         gateway: full name of the gateway, such as ``park7/gw01``.

@@ -29,7 +29,7 @@ _REMOVED = "this destination is no longer configured"
 
 
 class DatabaseThread:
-    """Seals jobs, commits their packs, and offers the packs to the uplinks. Implements ``Outbox`` for the uplinks.
+    """Executes seal jobs, commits their packs, and offers these to the uplinks. Implements ``Outbox`` for the uplinks.
 
     Args:
         open_store: called in the thread. If it raises an error, ``start`` raises the same error.
@@ -87,7 +87,7 @@ class DatabaseThread:
         return await future
 
     async def seal(self, jobs: Sequence[SealJob], whole: bool = False) -> int:
-        """Seal and commit jobs, half a megabyte per transaction.
+        """Execute seal jobs and commit their packs, half a megabyte per transaction.
 
         Returns N: the first N jobs are committed, the rest are not.
 

@@ -1,4 +1,4 @@
-"""The lines and devices of the running agent, with one poller per line, and their changes by a reload.
+"""The lines and devices of the running agent, with one poller per line, and how a reload changes them.
 
 A reload has two steps. ``prepare`` does everything that can fail, without changing anything in use. ``apply`` puts the
 result into use. A changed device is paused: it begins no new tick, and its pending points are polled first. Then it is
@@ -74,7 +74,7 @@ class DeviceManager:
         self.lines: dict[str, Line] = {}
         self.pollers: dict[str, LinePoller] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        # each starts groups of lines; a reload can begin another one before the first has ended
+        # tasks that start groups of lines; a reload can begin another one before the first has ended
         self._starters: set[asyncio.Task[None]] = set()
         self._next_table = 0
         self.lock = asyncio.Lock()
@@ -130,7 +130,7 @@ class DeviceManager:
     def make_line(self, entry: LineEntry, config: Config, hidden: bool = False) -> tuple[Line, FrameTrace]:
         """Create a closed line and its empty frame trace.
 
-        If it is ``hidden``, tools cannot see the trace until ``show``.
+        ``hidden``: tools cannot see the trace until its ``show`` is called.
 
         Raises ConfigError.
         """
@@ -344,7 +344,7 @@ class DeviceChanges:
 
     config: Config
     catalog: DeviceCatalog
-    # all new lines; also the changed lines, which have the name of the old line
+    # all new and changed lines; a changed line has the name of the line that it replaces
     lines: dict[str, Line] = field(default_factory=dict)
     # the traces of ``lines``; they are hidden until the lines are in use
     traces: list[FrameTrace] = field(default_factory=list)
@@ -496,9 +496,9 @@ async def apply(manager: DeviceManager, change: DeviceChanges) -> None:
 def _groups(
     manager: DeviceManager, change: DeviceChanges, swaps: Iterable[DeviceSwap]
 ) -> list[tuple[set[str], list[DeviceSwap]]]:
-    """Return (lines to close, devices to replace) of each part of a change that need not wait for the other parts.
+    """Split a change into parts that need not wait for each other: (lines to close, devices to replace).
 
-    Two lines are in one part if a device moves from one to the other, or if one gets the port of the other: a port must
+    Two lines are in one part if a device moves from one to the other, or if one gets the port of the other. A port must
     be closed before another line opens it.
     """
     groups: list[tuple[set[str], list[DeviceSwap]]] = [({name}, []) for name in sorted(change.gone_lines)]

@@ -163,7 +163,9 @@ class IdentityChecker:
 
     @staticmethod
     def _make_driver(device: RunningDevice, spec: DeviceSpec) -> Driver:
-        """Make the driver for the points of an identity. It gets its table number later, because it may fail each time.
+        """Make the driver for the points of an identity.
+
+        It gets its table number later. Otherwise each failed check would use up a number.
 
         Raises MismatchError, so that only this device has gaps. For example, a variant of the profile may have a value
         that is longer than the configured ``max_words``.

@@ -19,7 +19,7 @@ from ext.ring import ANSWER, Ring
 
 WINDOW_MS = 600_000
 BUCKETS = 20
-FEWEST_TICKS = 10  # the counts are of at least this many of the shortest periods, so one lost tick is at most 10 %
+FEWEST_TICKS = 10  # counts of at least this many of the shortest periods are typical: one lost tick is at most 10 %
 SETTLING_MS = 60_000  # just after a start, counts are not typical: all paces are due, and identities are read
 # reasons that are not faults, in this order: it is dark, a tool uses the line, no agent ran, the clock was set
 EXCUSED = frozenset((Reason.ASLEEP, Reason.LENT, Reason.STOPPED, Reason.CLOCK))
@@ -31,8 +31,8 @@ STEPS: Final = 5  # a counter is stuck if it stands still while the power should
 GRID: Final = re.compile(r"(.+\.)?ac\.(voltage|frequency)(\.|$)")
 VOLTAGE: Final = re.compile(r"(^|\.)voltage(\.|$)")
 POWER: Final = re.compile(r"(?P<domain>.+)\.power(\.active)?$")
-# power -> (counters that advance while it is positive, counters that advance while it is negative). A device has the
-# power and its counters below the same prefix, such as ``ac.``.
+# power -> (counters that advance while it is positive, counters that advance while it is negative). The names of the
+# power and of its counters begin with the same prefix, such as ``ac.``.
 GROWS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "power.active": (("energy.import", "energy.total"), ("energy.export", "energy.total")),
     "power.generation": (("energy.generation",), ()),
@@ -87,7 +87,7 @@ class RecentReadings:
 
         Args:
             silent: tally of the readings due since ``sealed_ms`` that were not answered. A silent stream is sealed
-                rarely, so its packs do not have them yet.
+                rarely, so these readings are not in its packs yet.
         """
         begin_ms = now_ms - _window_ms(period_ms)
         self._forget(begin_ms)
@@ -172,7 +172,7 @@ class Stillness:
     _idle: dict[int, _IdleCounters] = field(default_factory=dict)  # by the number of the power's point
 
     def look(self, spec: DeviceSpec, ring: Ring, table: int, visits: Iterable[Sequence[int]], now_ms: int) -> None:
-        """Compare the values of the newest visits with the previous values. Does this at most every 100 s.
+        """Compare the values of the newest visits with the previous values, at most every 100 s.
 
         If the device has another table, the previous values are forgotten at once, because the numbers of its points
         may have changed.

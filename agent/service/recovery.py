@@ -1,4 +1,4 @@
-"""Recovery: seals every record that an earlier run left in its rings exactly once, with its own time and table."""
+"""Recovery: seals the records that an earlier run left in its rings, each exactly once, with its own time and table."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class LostTransactions:
     streams: int
     packs: int  # number of packs that will be stated as lost
     again: int  # number of streams whose lost readings are still in the ring, so they are sealed again
-    exact: bool  # False: more packs may be lost than is known, because there was a power cut
+    exact: bool  # False: more packs may be lost than are known, because there was a power cut
 
 
 @dataclass(slots=True)

@@ -42,7 +42,7 @@ log = logging.getLogger("meterhouse")
 LAST_PACKS_S = 6.0  # a removed destination gets this time to send its last packs
 MAX_LOGGED = 20  # at most this many complaints are logged; the snapshot contains all of them
 
-# A reload cannot change these keys, because their values are in files, packs or memory since the start.
+# A reload cannot change these keys, because their values have been in files, packs or memory since the start.
 RESTART_ONLY: Mapping[str, Callable[[Config], object]] = {
     "site.id": lambda config: config.site,
     "site.gateway": lambda config: config.gateway,

@@ -54,7 +54,7 @@ class RingFiles:
         return len(self._files) > 1
 
     def create(self, size_bytes: int, table_hash: bytes) -> RingFile:
-        """Create a ring. It is not in use until ``use``. ``table_hash``: see ``tables_hash``.
+        """Create a ring. It is not in use until ``use`` is called. ``table_hash``: see ``tables_hash``.
 
         Raises:
             GatewayError: there is not enough space.

@@ -26,7 +26,7 @@ LOCK_WAIT_S = 0.5
 def instance_lock(state_dir: Path, runtime_dir: Path) -> Iterator[None]:
     """Lock the runtime directory.
 
-    Without the lock, a second agent would take the ring in use for a ring that an earlier run has left. Only the owner
+    Without the lock, a second agent would mistake the ring in use for one that an earlier run has left. Only the owner
     may open the state directory and the lock file. Another user who can open the lock file could lock it, which would
     prevent the agent from starting.
 
@@ -66,7 +66,7 @@ def make_folder(folder: Path, mode: int) -> None:
 
 
 def note_end(runtime_dir: Path, error: GatewayError, timezone: str) -> None:
-    """Write the file that tells `status` why and when (in the site's time) the agent ended or failed to start.
+    """Write the file from which `status` shows why and when (in the site's time) the agent ended or failed to start.
 
     If another agent is running with this directory, this function does nothing.
     """

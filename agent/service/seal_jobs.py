@@ -210,8 +210,8 @@ class Stream:
         Args:
             settled_ms: every due tick before this time is answered, or is a gap.
             reason: the gap reason for the readings of a silent stream that are not sealed yet.
-            not_asked: gets two times, and returns how many readings between them are ``absent`` because the device was
-                silent and was not queried. Other ``absent`` readings are values that the device does not have.
+            not_asked: gets a start and an end time, and returns how many readings between them are ``absent`` because
+                the device was silent and was not queried. Other ``absent`` readings are values that the device lacks.
         """
         points, silent, begin_ms = self.table_version.table.points, dict[int, int](), 0
         if self.quiet and not self.news:
@@ -272,7 +272,8 @@ class Stream:
         self.start_ms = None
         self.quiet = job.quiet
         self.packs += len(job.packs)
-        # not simply the first ones: an event that was added before the clock was set back has a later time than the job
+        # The sealed events are not always the first ones: after the clock was set back, an older event can have a later
+        # time than the job.
         sealed = {id(event) for event in job.events}
         self.events = [event for event in self.events if id(event) not in sealed]
         for segment in job.segments:

@@ -29,8 +29,8 @@ BURST_MS = 250  # at a boundary, sealing waits at most this long for the answers
 # begun by then.
 LOOK_MS = 10
 ALL_SETTLED = 1 << 62
-LAST_EVENTS = 3  # a stop seals at most this often the events that were found in the packs just sealed
-AHEAD_S = 0.25  # interval of the checks whether half of the ring is unsealed
+LAST_EVENTS = 3  # a stop seals again at most this many times, because the packs just sealed can lead to new events
+AHEAD_S = 0.25  # interval in s for checking whether half of the ring is unsealed
 RETRY_S = 5.0  # if the store cannot commit, sealing ahead is tried again after this time
 
 
@@ -71,7 +71,7 @@ class SealScheduler:
         self.streams[gateway.name] = gateway
 
     def add(self, stream: Stream, poll: DevicePoll) -> None:
-        """Seal this stream from now on. ``poll`` tells up to which time its ticks are settled."""
+        """Seal this stream from now on. ``poll`` states up to which time its ticks are settled."""
         self.streams[stream.name] = stream
         self._polls[stream.name] = poll
         self._unsealed_first[stream.name] = None
@@ -227,7 +227,8 @@ class SealScheduler:
             found = [stream for stream in streams if stream.events]
             if not done or not found:
                 break
-            # the intervals of the last packs have found these events; their state is stored, so no start finds them
+            # these events were found in the intervals of the last packs; the state of the intervals is stored, so the
+            # next start would not find the events again
             done = await self.seal(self._clock.now_ms() + 1, found, ended=True)
         if not done:
             why = self.trouble or "the store could not commit"
@@ -256,7 +257,7 @@ class SealScheduler:
         await self.seal(self._clock.now_ms(), [*without_polls, *self._ready_first()])
 
     def _ready_first(self, patient: bool = False) -> list[Stream]:
-        """Return the streams without a pack of this run that can be sealed now.
+        """Return the streams that have no pack of this run yet and can be sealed now.
 
         Their first tick is settled, or is not due yet.
 

@@ -26,7 +26,7 @@ from drivers.model import GatewayError
 log = logging.getLogger("meterhouse")
 LOOK_S = 2.0  # interval of the checks of the key file; a check needs only one stat call
 # the longest pause between two attempts with a busy token: some tokens report a wrong PIN as a general error, and lock
-# themselves after a few
+# themselves after a few wrong PINs
 TOKEN_MOST_S = 3600.0
 
 

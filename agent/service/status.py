@@ -54,7 +54,7 @@ class StatusFile:
         }
 
     def write(self, service: Service) -> None:
-        """Replace the file, and every ten seconds the metrics.
+        """Replace the snapshot. Every ten seconds, also replace the metrics.
 
         The directory is in memory, so no flash card wears out.
         """
@@ -243,7 +243,7 @@ def _jump_facts(device: RunningDevice, now_ms: int, loaded_ms: int) -> dict[str,
 
 
 def _refused_points(device: RunningDevice) -> list[str]:
-    """The names of the points, without optional ones, for which the device always returns an exception."""
+    """The names of the non-optional points for which the device always returns an exception."""
     points = device.poll.driver.spec.points
     lacking = getattr(device.poll.driver, "lacking", None)  # drivers of third parties may not have it
     if lacking is None:

@@ -2,7 +2,7 @@
 
 It reports to the log, to the status, and as events.
 
-The store drops a pack if it does not match its signature any more. If a destination has not confirmed the pack, the
+The store drops a pack that no longer matches its signature. If a destination has not confirmed the pack, the
 store also states the loss. If the SQLite file itself is damaged, the agent ends. The next start then sets the file
 aside, and salvages the packs that can be read.
 """
@@ -48,7 +48,7 @@ class StoreScrubber:
         self.last_ms = 0  # when the last check ended, in UTC ms; 0: there was no check yet
         self.bad_packs = 0  # number of bad packs found since the start
         self.under_way = False
-        self._set_aside: dict[str, Any] | None = None  # what only the database has that this start set aside
+        self._set_aside: dict[str, Any] | None = None  # what is only in the database that this start set aside
 
     def facts(self) -> dict[str, Any]:
         """Return the findings for `status`."""
@@ -136,7 +136,7 @@ def _aside(store: Store) -> dict[str, Any] | None:
 def _checker(store: Store) -> Callable[[bytes], bool]:
     """Return a function that returns False for a pack with an invalid or missing signature.
 
-    It returns True for signatures of unknown, old keys, because it cannot check them.
+    It returns True for the signature of an unknown (old) key, because it cannot check this signature.
     """
     from agent.verify.jws import TYP_PACK, check_signature, public_key
     from agent.verify.signed import cut_signature, signature_of

@@ -1,7 +1,7 @@
 """Serves two kinds of statements that people make: handovers and declarations.
 
-A handover is signed by the gateway together with the gateway's own readings. The agent adds identity, line,
-address and reading to the handover, and accepts only readings that the agent has recorded.
+The gateway signs a handover together with its own readings. The agent adds identity, line, address and reading to the
+handover, and accepts only readings that it has recorded.
 """
 
 from __future__ import annotations

@@ -241,7 +241,7 @@ class _rows:
         self._gaps: dict[int, list[str]] = {}  # by start of the interval
 
     def of(self, store: Store) -> Iterator[bytes]:
-        """Yield rows as JSON lists. Continues where the last call has stopped."""
+        """Yield rows as JSON lists. Continues where the last call stopped."""
         if self._source is None:
             self._source = query(store.intervals, *self._range, streams=[self._stream])
             for _, gap in store.intervals.gaps.rows(*self._range, [self._stream]):

@@ -1,6 +1,6 @@
 """Serves requests about signing keys. To replace a key, a tool needs the last packs that the old key signed.
 
-With ``hold``, the agent pauses sealing until the new key is active, so that its answer stays correct.
+With ``hold``, the agent pauses sealing until the new key is active, so that the answer stays correct.
 Readings wait in the ring meanwhile. If the tool makes no key, for example because it was killed, sealing resumes after
 ``HOLD_S``.
 """
@@ -31,8 +31,8 @@ async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> 
     """Serve a request about keys. Returns {"kid": thumbprint}.
 
     For ``PublishedKey``, this is the thumbprint of the newest published key. For ``Keys``, it is that of the key which
-    is active after the pause of sealing; None if the request has no ``hold``. The answer to ``Keys`` also has one part:
-    the last signed sequence of each stream.
+    is active after the pause of sealing; None if there was no pause. The answer to ``Keys`` also has one part: the last
+    signed sequence of each stream.
 
     Raises:
         NotAllowed: only root and the agent's user may pause sealing.
@@ -58,7 +58,7 @@ async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> 
             raise GatewayError(what, where="agent", hint=hint)
         await reply.part(json.dumps(await last_signed(access, kid, until_ms, before)).encode())
         old, give_up = watch.kid, time.monotonic() + HOLD_S
-        watch.last_unused_hold_s = time.monotonic()  # set before the pause, because the tool may disconnect in it
+        watch.last_unused_hold_s = time.monotonic()  # set before the pause, because the tool may disconnect during it
         while watch.kid == old and time.monotonic() <= give_up:
             if not watch.locked().locked():  # otherwise a reload holds it, and may wait for sealing, which waits for us
                 await watch.check()
@@ -69,7 +69,7 @@ async def answer(access: Access, request: PublishedKey | Keys, reply: Reply) -> 
 
 
 async def last_signed(access: Access, kid: str, until_ms: int | None, before: Collection[str] = ()) -> dict[str, int]:
-    """Find the last pack in each stream that a key or one of its predecessors signed. Returns stream -> sequence.
+    """Find, in each stream, the last pack that a key or one of its predecessors signed. Returns stream -> sequence.
 
     Args:
         until_ms: only packs that end at or before this time count; None: all packs.

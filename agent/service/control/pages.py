@@ -348,7 +348,7 @@ class _Lacking:
     def add(self, stream: str, reasons: Sequence[tuple[str, int, int]]) -> None:
         """Count one device with gaps.
 
-        ``reasons``: (reason, ms, the part of these ms in which all its points were missing).
+        ``reasons``: (reason, ms, the part of these ms in which all points of the device were missing).
         """
         self.devices += 1
         lack = sum(whole_ms for _, _, whole_ms in reasons), sum(ms for _, ms, _ in reasons)
@@ -474,7 +474,7 @@ async def report(access: Access, request: PeriodReport, reply: Reply) -> dict[st
 
 
 def _late_roles(config: Config, period: Period, store: Store) -> set[str]:
-    """Return the roles of devices that have no pack in the known part of the period.
+    """Return the roles of devices that have no pack, or whose first pack begins after the known part of the period.
 
     If the period is over, the result is empty.
     """

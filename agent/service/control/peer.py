@@ -25,7 +25,7 @@ _CREDENTIALS: Final = struct.Struct("iII")
 class Right(Enum):
     """The right that a request needs.
 
-    Members of the socket's group have LOOK. Root, the agent's user and ``[control] group`` have all rights.
+    Members of the socket's group have LOOK. Root, the agent's user and members of ``[control] group`` have all rights.
     """
 
     LOOK = "look"

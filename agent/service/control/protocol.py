@@ -160,7 +160,7 @@ class ComparedDevice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     ``n``, ``t_ms`` and ``v`` are point, time and value of a recorded reading. ``display`` is the value that a person
     read on the display of the device, in the unit of the point; "" if nobody read it. ``resolution`` is the unit of
-    the last digit of the display, if this is more than 1, because the display shows a larger unit.
+    the display's last digit if it is more than 1, as on a display that shows a larger unit; otherwise "".
     """
 
     device: Text
@@ -190,7 +190,7 @@ class PublishedKey(RequestBase, frozen=True, tag="key"):
 
 
 class Keys(RequestBase, frozen=True, tag="keys"):
-    """Get the last sequence in each stream that key ``kid`` or one of its predecessors (``before``) signed.
+    """Get, for each stream, the last sequence that key ``kid`` or one of its predecessors (``before``) signed.
 
     ``until_ms``: only packs that end at or before this time count. With ``hold``, the agent answers and then seals
     nothing until another key is active, for at most ten seconds. Only root and the agent's user may use ``hold``.
@@ -206,7 +206,7 @@ class Keys(RequestBase, frozen=True, tag="keys"):
 
 
 class Lease(RequestBase, frozen=True, tag="lease"):
-    """Lease a line as long as the connection is open, for at most ``seconds``."""
+    """Lease a line while the connection is open, for at most ``seconds``."""
 
     right: ClassVar[Right] = Right.CHANGE
     module: ClassVar[str] = "agent.service.control.running"
@@ -257,7 +257,7 @@ def decode_request(payload: bytes) -> Request:
     """Decode the payload of a REQUEST frame. Raises ProtocolError."""
     try:
         return _decoder.decode(payload)
-    # the JSON is malformed, or nested too deep
+    # the JSON is malformed, or nested too deeply
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(clean_text(str(error), 200), where="request", hint=VERSIONS) from None
 

@@ -1,4 +1,4 @@
-"""The server of the control socket. The kernel identifies clients, frames have a maximum size, waits have deadlines.
+"""The server of the control socket. The kernel identifies clients. Frames have a maximum size; waits have deadlines.
 
 The socket is in the runtime directory, with mode 0660. It exists only while the agent holds the lock of this directory.
 Answers are sent in pieces, as fast as the client reads them. So large answers and slow clients need little memory.
@@ -124,7 +124,7 @@ class ControlServer:
         return self._limits.connections
 
     def open(self) -> None:
-        """Start to listen. Clients can connect, but are not served until ``run``.
+        """Start to listen. Clients can connect, but are not served until ``run`` is called.
 
         Errors are only logged, because the agent also works without a socket.
         """

@@ -236,13 +236,13 @@ class IntervalBuilder:
         If the written intervals end earlier than this day begins, the rebuild starts at their end.
 
         Args:
-            other: the sequence of the stored state, if the state is intact but of another version or other settings.
-                Earlier days are then compared with their packs later. None: earlier days are not compared.
+            other: the sequence of the stored state, if the state is intact but was made by another version or with
+                other settings. Earlier days are then compared with their packs later. None: they are not compared.
         """
         written_ms, head = store.intervals.end_ms(stream), store.packs.head(stream)
         from_ms = min(written_ms, self.calendar.stretch("day", head.to_ms)[0])
         replay = begin_replay(store, stream, self.calendar, self.rule, from_ms)
-        # if ``trusted_ms`` is 0, the replay reads all packs, and so the replay counts how often the clock was set back
+        # if ``trusted_ms`` is 0, the replay reads all packs, and itself counts how often the clock was set back
         if replay.trusted_ms:
             replay.ledger.row_builder.turn = _turn_at(store, stream, written_ms)
         repair = None
@@ -287,7 +287,8 @@ class IntervalBuilder:
                     written, made = split_rows(made, state.rebuild.written_ms)
                     state.rebuild.made += written
                     state.rebuild.gaps += gaps
-                # first, because this reads the store: after an error, the state must not be stored without its rows
+                # this comes first, because it reads the store: after an error, the state must not be stored without
+                # its rows
                 pages = new_pages(
                     stream, above_written(store, stream, made, state.rebuilt_ms), self.calendar, self.published_ms
                 )
@@ -320,9 +321,9 @@ class IntervalBuilder:
         self._unsaved = _Unsaved()
 
     def _note_gap_start(self, stream: str, ledger: Ledger) -> None:
-        """Store, only once, the time from which on the gaps of a stream are known.
+        """Store, only once, the time from which the gaps of a stream are known.
 
-        This is stored with the first state of the stream that has gaps.
+        It is stored together with the first state of the stream that has gaps.
         """
         if ledger.gaps_from_ms is not None:
             self._unsaved.gaps.append(NewGaps(stream, (), from_ms=ledger.gaps_from_ms))
@@ -380,7 +381,7 @@ class IntervalBuilder:
     def _isolated(self, stream: str) -> Iterator[None]:
         """Limit the effect of a bug to one stream.
 
-        It gets no more intervals until the next start, but its readings are sealed.
+        After a bug, this stream gets no more intervals until the next start, but its readings are still sealed.
         """
         try:
             yield

@@ -40,7 +40,7 @@ log = logging.getLogger("meterhouse.intervals")
 LATE_MS = 1_200_000
 # the wait is this many pack intervals longer, because the third pack after a start may change earlier intervals
 LATE_PACKS = 4
-# if an earlier run began to wait for the first results less than this ago, this run continues that wait
+# if an earlier run began to wait for the first results less than this long ago, this run continues that wait
 WAITED_MS = 86_400_000
 LOOK_S = 2.0
 AFTER_FIRST_S = 0.25  # interval of the checks for first packs that wait
@@ -62,7 +62,7 @@ class ResultProducer(Protocol):
         """
 
     def prepare(self, store: Store, start_ms: int) -> bool:
-        """Prepare the interval that begins at ``start_ms``, for one slice of time.
+        """Prepare the interval that begins at ``start_ms``: one slice of the work in each call.
 
         Returns True if there is more to do.
         """
@@ -94,7 +94,7 @@ class ResultPublisher:
         self.ring: Ring | None = None
         self.closed_ms = 0  # end of the newest published interval in UTC ms
         self._failed = ""
-        # monotonic time from which on all packs are read; None: some packs are not read yet
+        # monotonic time at which all packs had been read; None: some packs are not read yet
         self._followed_s: float | None = None
 
     def _make(self, config: Config) -> IntervalBuilder:

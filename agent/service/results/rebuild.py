@@ -4,10 +4,10 @@ The growth of a counter is known only after a first good reading, and it may tak
 a step. So the replay begins with the packs 26 hours before the first interval that must be rebuilt. If a counter has no
 reading in this time, the replay begins earlier still. The written intervals tell when the counter was last read.
 
-``IntervalRepair`` compares written intervals with their packs in the background. This is needed in two cases: the
-database was written by an older version, which lost energy at restarts, or with other interval settings. One day of
-one stream is rebuilt at a time, newest day first. The differences are appended as corrections, because the packs are
-right. The progress of each stream is stored in the same transaction as the corrections.
+``IntervalRepair`` compares written intervals with their packs in the background. This is needed if the intervals were
+written by an older version, which lost energy at restarts, or with other interval settings. One day of one stream is
+rebuilt at a time, newest day first. The differences are appended as corrections, because the packs are right. The
+progress of each stream is stored in the same transaction as the corrections.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ class IndicatorResults:
     def __call__(self, store: Store, start_ms: int, end_ms: int) -> list[Mapping[str, Any]]:
         """Return new declarations, then the figures of the interval.
 
-        At the end of a day, also add those of longer periods.
+        At the end of a day, also return the figures of the day and of longer periods.
         """
         entries = [
             entry for entry in _entries(store) if entry.at_ms < end_ms
