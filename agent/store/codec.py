@@ -3,8 +3,8 @@
 Three values in a pack are random: the signature and the hashes ``prev`` and ``birth``. They would worsen the
 compression of the rest, because base64 letters and the digits of readings would share one Huffman table. So they are
 removed; the first two are stored as raw bytes, the third once for all packs of a birth. The rest is compressed with
-zstd, using a dictionary made of this database's packs if there is one: names and units of a stream's points repeat in
-every pack.
+zstd. If there is a dictionary made of this database's packs, zstd uses it, because names and units of a stream's points
+repeat in every pack.
 
 A body begins with one byte for its form, then
     0: 32 bytes SHA-256 of the payload, zstd of the pack

@@ -16,8 +16,8 @@ from agent.store.sqlite import Database
 from agent.store.streams import signed
 from agent.zstd import read_frame
 
-# Old checkpoints are deleted except the newest 750 (a month, as one is made each hour) and the first of each day, for
-# 400 days.
+# The store keeps the newest 750 checkpoints (about a month, because one is made each hour), and the first checkpoint of
+# each of the newest 400 days.
 KEEP_CHECKPOINTS, KEEP_DAYS = 750, 400
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 
@@ -112,17 +112,14 @@ class Documents:
             self._db.execute("DELETE FROM documents WHERE hash NOT IN (SELECT document FROM tables)")
 
     def delete_tables(self, rings: Collection[int]) -> None:
-        """Delete the tables of the given rings, as far as there are any."""
+        """Delete the tables of the given rings, if there are any."""
         marks = ",".join("?" * len(rings))
         with self._db.transaction():
             self._db.execute(f"DELETE FROM tables WHERE ring_id IN ({marks})", [signed(ring) for ring in rings])
             self._db.execute("DELETE FROM documents WHERE hash NOT IN (SELECT document FROM tables)")
 
     def keep_facts(self, facts: Mapping[str, bytes]) -> None:
-        """Store the facts that devices report about themselves, by stream, as JSON text.
-
-        A birth need not contain them.
-        """
+        """Store the facts that devices report about themselves, by stream, as JSON text. This needs no birth."""
         with self._db.transaction():
             self._db.executemany(
                 "INSERT INTO devices (stream, facts) VALUES (?, ?) ON CONFLICT DO UPDATE SET facts = excluded.facts",
@@ -153,7 +150,7 @@ class Documents:
         Args:
             make: gets the newest (page, counter, object) of each page, and returns the new rows (page, counter,
                 time_ms, object). If newer checkpoints were lost, each page that it gets has the number 0 and no object.
-                In this case only the counter is of use: no lost page has a lower counter.
+                In this case only the counter is useful: no lost page has a lower counter.
         """
         with self._db.transaction():
             before = self.newest_checkpoints()

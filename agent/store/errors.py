@@ -1,8 +1,8 @@
 """The errors of the store, with hints for the technician. Also verifies damage that SQLite reports.
 
-SQLite reports "malformed" both for a damaged database and for a failing disk. If a database is set aside, part of its
-history is lost, so the report alone is not enough: the store also reads all bytes without SQLite, and checks the file.
-If only the disk failed, the error is temporary, and readings stay in the ring meanwhile.
+SQLite reports "malformed" both for a damaged database and for a failing disk. Setting a database aside loses a part of
+its history, so this report alone is not enough. The store also reads all bytes without SQLite, and checks the file. If
+only the disk failed, the error is temporary, and readings stay in the ring meanwhile.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class StoreNewer(StoreError):
     exit_code = 3
 
 
-# One flipped bit can also cause these errors of Python: it changes the type of a value, or it makes SQLite's error
-# message about the text of a table invalid UTF-8.
+# One flipped bit can also cause these errors of Python: it can change the type of a value, or put invalid UTF-8 into
+# SQLite's error message about a table.
 VALUE_ERRORS: Final = (UnicodeDecodeError, TypeError, OverflowError)
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -177,7 +177,7 @@ def read_error(path: Path) -> str:
 
 
 class RetryPolicy:
-    """Decides if a start that found damage tries again. Damage is real if it persists while all bytes can be read."""
+    """Decides whether a start tries again after damage. Damage is real if it persists while all bytes can be read."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._pauses, self._was_readable = path, list(PAUSES_S), False

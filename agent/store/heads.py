@@ -5,9 +5,9 @@ would get a sequence that was used before. So each commit is also recorded here,
 packs may be published. Therefore the file may lag behind the database, but is never ahead of it.
 
 The file is synced only at the start and at the end of a run. In between, written data is in the kernel's page cache,
-where it survives a killed process. Until a reboot, and after an orderly end, the file is *exact*: it has each published
-pack. After a power cut, the file has the state of the kernel's last write-back, which is at most half a minute old.
-Packs may exist that are newer than this state.
+where it survives a killed process. Until a reboot, and after an orderly end, the file is *exact*: it covers each
+published pack. After a power cut, the file has the state of the kernel's last write-back, which is at most half a
+minute old. Packs may exist that are newer than this state.
 
 Layout: slots of 512 bytes, each with its own checksum, so that a torn sector damages only one stream. The first slot
 holds the kernel's boot id, and whether the end was orderly. Each other slot holds one stream. Pages of 4 KiB are
@@ -45,7 +45,7 @@ PAGE: Final = 4096
 MAGIC: Final = b"mhheads1"
 MAX_BYTES: Final = 4 << 20  # bytes of a file that are read, enough for eight thousand streams
 _HEADER = struct.Struct("<8s16sB")
-# a ``RecordedHead``; its name comes after this struct, and the last field is the length of the name
+# a ``RecordedHead`` without the name of its stream; the last field is the length of this name, which follows
 _ENTRY = struct.Struct("<Qq32sqQQqqqqQqqB")
 # stored at the end of a slot, before the checksum; the file of an older version has zeros there
 _LOST = struct.Struct("<qq")

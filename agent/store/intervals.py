@@ -22,7 +22,7 @@ GAPS_CHUNK = 1024  # gap rows that one query reads
 LONGEST_INTERVAL_MS = 25 * 3_600_000
 CHUNK = 256  # pages that one query reads
 LONGEST_PAGE_MS = 26 * 3_600_000  # a page covers at most a day, which may have 25 hours; this is one hour more
-KEEP_CHANGES = 100_000  # number of the newest corrections, which are kept
+KEEP_CHANGES = 100_000  # this many of the newest corrections are kept
 ANNOUNCED, BEGIN = "interval changes announced", "results begin"  # names in meta
 _COLUMNS = "start_ms, reason, ms, whole_ms, crc"
 
@@ -287,7 +287,7 @@ class IntervalTable:
         return rows[0] if rows else None
 
     def state_prefixes(self, size: int) -> dict[str, tuple[int, bytes]]:
-        """Return, by stream, the sequence of its state and the first ``size`` bytes of it."""
+        """Return, by stream, the sequence and the first ``size`` bytes of its state."""
         rows = self._db.query(
             "SELECT s.name, i.seq, substr(CAST(i.body AS BLOB), 1, ?)"
             " FROM interval_states i JOIN streams s ON s.id = i.stream",

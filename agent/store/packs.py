@@ -1,4 +1,4 @@
-"""Packs and outboxes. Writes all packs of a commit in one transaction, and reads packs as the identical bytes."""
+"""Packs and outboxes. Writes all packs of a commit in one transaction, and returns the identical bytes later."""
 
 from __future__ import annotations
 
@@ -343,8 +343,8 @@ class PackTable:
     def _kept_last_id(self) -> Iterator[None]:
         """Return a context manager for a transaction that may delete the newest pack.
 
-        Its id is stored then. Otherwise the id would be assigned again, and the next start would believe that the
-        newest transactions are missing.
+        If it does, the id of this pack is stored. Otherwise the id would be assigned again, and the next start would
+        believe that the newest transactions are missing.
         """
         with self._db.transaction():
             last = self._streams.last_pack_id()
@@ -527,7 +527,7 @@ class PackTable:
     def _skip_births(self, stream: int, first: int, last: int) -> int:
         """Return ``first``.
 
-        If this is a birth whose following packs were deleted, return the next stored pack instead.
+        If this is a birth whose following packs were deleted, return the sequence of the next stored pack instead.
         """
         while first < last:  # nearly always, the loop ends in the first iteration
             rows = self._db.query(

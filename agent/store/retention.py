@@ -202,7 +202,7 @@ class Retention:
 
     def _delete_unowed(self, ids: Sequence[int]) -> None:
         """Delete packs that all configured destinations confirmed."""
-        # a loss that one of these packs states is delivered with the pack
+        # a loss that one of these packs states was delivered with the pack
         self._db.executemany("DELETE FROM losses WHERE stated_in = ?", [(number,) for number in ids])
         self._db.executemany("DELETE FROM packs WHERE id = ?", [(number,) for number in ids])
         self._delete_from_outbox(ids)
@@ -215,7 +215,7 @@ class Retention:
                 "SELECT stream, boot, seq, from_ms, span_ms FROM packs WHERE id = ?", (number,)
             ).fetchone()
             runs.setdefault((stream, boot), []).append((seq, number, from_ms, from_ms + span_ms))
-            # a later pack must state the losses again that this pack states
+            # a later pack must again state the losses that this pack states
             self._db.execute("UPDATE losses SET stated_in = NULL WHERE stated_in = ?", (number,))
         for (stream, boot), packs in runs.items():
             packs.sort()
@@ -282,8 +282,9 @@ class Retention:
 
     def delete_old_hashes(self) -> None:
         """Delete the hashes of deleted births that no stored pack needs."""
-        # The birth in effect of a removed device stays, so the oldest pack says nothing. The first pack of a stream
-        # that names a birth names the oldest one. An index finds it, so packs are not scanned.
+        # The oldest stored pack does not help here: it may be the birth in effect of a removed device, which stays. But
+        # in each stream, the first pack that names a birth names the oldest one that is needed. An index finds this
+        # pack, so packs are not scanned.
         self._db.execute(
             "DELETE FROM births WHERE pack < coalesce((SELECT min((SELECT p.birth FROM packs p WHERE p.stream = s.id"
             " AND p.birth > 0 ORDER BY p.seq LIMIT 1)) FROM streams s), (SELECT max(id) FROM packs))"
@@ -293,7 +294,7 @@ class Retention:
 
     def delete_old_dictionaries(self) -> list[int]:
         """Delete unused dictionaries. Returns their numbers."""
-        # only the packs from its first pack to that of the next dictionary can use a dictionary
+        # a dictionary is used only by packs from its ``first_pack`` up to that of the next dictionary
         return [
             row[0]
             for row in self._db.execute(

@@ -192,8 +192,7 @@ def _configure(conn: sqlite3.Connection, path: Path) -> None:
             hint="Install that version again. To downgrade for good, let it deliver all packs, stop it, and give this "
             "version a new state_dir. Never restore an older copy of the database: it would fork the streams",
         )
-    # the order matters: page size and auto_vacuum only take effect before the first table is created and before WAL is
-    # set
+    # the order matters: page size and auto_vacuum have no effect after the first table is created or WAL is set
     conn.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
     conn.execute("PRAGMA journal_mode = WAL")
@@ -237,7 +236,7 @@ def open_or_quarantine(
 ) -> tuple[sqlite3.Connection, Quarantine | None]:
     """Open the database. If it is damaged, it is set aside under a dated name, and a new one is created.
 
-    If only the disk may have failed, opening is tried again for some seconds before that.
+    Before that, opening is tried again for some seconds, in case only the disk has failed.
 
     Args:
         damage: damage that is already known; "": none.
@@ -293,7 +292,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def salvage_file(path: Path) -> Path:
-    """Return the path of the file that names the database set aside. The file exists until the salvage is committed."""
+    """Return the path of the file that names the damaged database. It exists until the salvage is committed."""
     return path.with_name(path.name + ".salvage")
 
 
@@ -383,7 +382,7 @@ class DiskReserve:
             return 0
 
     def take(self, spare_bytes: int) -> bool:
-        """Reserve the space, if ``spare_bytes`` of the disk stay free. Returns True if it is reserved."""
+        """Reserve the space if ``spare_bytes`` then stay free on the disk. Returns True if it is reserved."""
         if self.held_bytes == self._size:
             return True
         if free_bytes(self._path.parent) < self._size + spare_bytes:

@@ -73,7 +73,7 @@ class Store:
     ) -> None:
         self.db, self.quarantine = db, quarantine
         self.saved_packs = 0  # number of packs salvaged from a damaged database
-        self.left_behind = LeftBehind(0, 0)  # what only the damaged database has
+        self.left_behind = LeftBehind(0, 0)  # numbers of rows that only the damaged database has
         self._codec, self._streams = Codec(), StreamRegistry(db)
         self.retention = Retention(db, self._codec, max_size_bytes, keep_delivered_s)
         self._tracker = HeadTracker(db, self._streams, self.retention, record)

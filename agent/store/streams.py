@@ -1,6 +1,6 @@
 """The streams in the database: their heads, and the row ids of streams and boots.
 
-Also the objects that the store returns.
+The objects that the store returns are also defined here.
 """
 
 from __future__ import annotations
