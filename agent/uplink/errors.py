@@ -232,7 +232,7 @@ def _tls_failed(error: ssl.SSLError, url: str) -> BrokerError:
 
 
 class FaultLog:
-    """Logs the faults of a destination by episodes. An episode ends after ``CLEAR_S`` without a fault.
+    """Logs the faults of a destination in episodes. An episode ends after ``CLEAR_S`` without a fault.
 
     In an episode, the first connection, each new fault, and the end are logged. If a fault continues, it is logged
     every ``LOG_AGAIN_S`` seconds.
@@ -246,7 +246,7 @@ class FaultLog:
         self._connected = False
 
     def fault(self, error: BrokerError) -> None:
-        """Report a fault. It is logged if it is new, or was last logged before ``LOG_AGAIN_S``."""
+        """Report a fault. It is logged if it is new, or was last logged at least ``LOG_AGAIN_S`` seconds ago."""
         now = self._last_s = self._monotonic()
         if not self._logged:
             self._began_s, self._connected = now, False

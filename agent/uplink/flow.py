@@ -31,8 +31,8 @@ PROBE_MOST_S: Final = 60.0
 NO_READER_MOST_S: Final = 10.0
 # A message is poison if the broker disconnected this number of times while it was the only message in flight.
 STRIKES: Final = 3
-# After this time in s without a probe by a live pack, a stream that has had its turn may send one again: the streams
-# whose turn it is may send no more live packs, because their device was removed or is silent.
+# After this time in s without a probe by a live pack, streams that have had their turn get another one: the streams
+# whose turn it is may have no live packs, because their device was removed or is silent.
 LIVE_TURN_S: Final = 300.0
 SKIPS: Final = 2_000  # between two probes, the backlog may skip at most this number of packs of blocked topics
 
@@ -82,8 +82,8 @@ class BlockedTopics:
         self._backoff = Backoff(first_s, PROBE_MOST_S)
         self._most_s = PROBE_MOST_S
         self._probe_at_s = 0.0
-        # A live pack may be a probe from this time on, even if the probe before it was refused only now. Otherwise the
-        # backlog, which has packs at any time, would take each probe as soon as it is due.
+        # From this time on, a live pack may be a probe, even if the previous probe was refused only just now. Otherwise
+        # the backlog, which always has packs, would take each probe as soon as it is due.
         self._live_at_s = 0.0
         self._skips = SKIPS
         self.half_open = False  # True: a probe is in flight
@@ -100,7 +100,7 @@ class BlockedTopics:
         return min(number for number, _ in self._in_turn())
 
     def _in_turn(self) -> Iterator[tuple[int, str]]:
-        """Return the lowest waiting id and the stream of each blocked topic whose stream has its turn to come."""
+        """Return (lowest waiting id, stream) of each blocked topic whose stream has not had its turn yet."""
         return ((n, stream) for (stream, _), n in self._lowest.items() if (stream, BACKFILL) not in self._probed)
 
     def block(self, key: TopicKey, number: int, now: float, was_probe: bool, most_s: float = PROBE_MOST_S) -> None:
@@ -311,7 +311,7 @@ class AckWatchdog:
         self._complete_s = 0.0
 
     def overdue_s(self, oldest: OutgoingMessage | None, now: float, received: int) -> float:
-        """Return for how many seconds the oldest message has made no progress; 0 if no message waits.
+        """Return how long, in s, the oldest message has made no progress; 0 if no message waits.
 
         Args:
             oldest: the oldest message without a PUBACK; None if there is none.

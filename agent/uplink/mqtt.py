@@ -49,7 +49,7 @@ class _BufferedClient(BoundedClient):
 
     @property
     def has_input(self) -> bool:
-        """True if received bytes wait to be read. The socket does not tell this, because they have left it."""
+        """True if received bytes wait to be read. The socket does not show this, because they have left it."""
         return bool(self._buffer)
 
     def _receive(self, most: int) -> bytes:
@@ -64,7 +64,7 @@ class MqttConnection:
 
     Args:
         wake_fd: descriptor that another thread makes readable, to wake this thread. ``on_wake`` then empties it.
-        connect_s: timeout in seconds. It applies to the connection of the socket, and then again to the CONNACK.
+        connect_s: timeout in seconds. It applies to connecting the socket, and then again to the CONNACK.
     """
 
     def __init__(

@@ -51,7 +51,7 @@ class OutboxCursor:
         self.exhausted, self._loading, self._invalidated = True, False, False
 
     def rewind(self, number: int) -> None:
-        """Go back so far that the pack with id ``number`` is read again. Does nothing if it was not read yet."""
+        """Go back far enough to read the pack with id ``number`` again. Does nothing if it was not read yet."""
         self.exhausted = False
         if number <= self.position:
             self.position = min(number, self.queue[0].id if self.queue else number) - 1
@@ -72,7 +72,7 @@ class OutboxCursor:
 
     @property
     def ready(self) -> bool:
-        """True if a pack is in memory. If only few are left, the next page is requested."""
+        """True if a pack is in memory. If only a few are left, the next page is requested."""
         if len(self.queue) < LOW_WATER and not self.exhausted and self._may_request():
             self._loading, self._invalidated, self._requested_s = True, False, self._monotonic()
             self.request_number += 1
@@ -202,7 +202,7 @@ class WakePipe:
         self._woken = False
 
     def wake(self) -> None:
-        """Make ``fd`` readable. It never blocks."""
+        """Make ``fd`` readable. Never blocks."""
         if self._woken:
             return
         with self._lock:
@@ -217,7 +217,8 @@ class WakePipe:
         """Empty the pipe."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.fd, 65_536)
-        # Reset after the read. Before it, the read could remove a new byte, and all later wakes would be skipped.
+        # Reset only after the read. A reset before it would let the read remove the byte of a new wake, and all later
+        # wakes would be skipped.
         self._woken = False
 
     def wait(self, seconds: float) -> None:

@@ -100,7 +100,7 @@ class ReplayServer:
         wake: called from the database thread when the store has answered.
         in_flight: number of packs that may be lost when a connection ends.
         wants: returns True for a stream that this destination gets. Requests for other streams are refused.
-        size: returns the size in bytes of a pack in the form in which it is sent.
+        size: returns the size in bytes of a pack as it is sent.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class ReplayServer:
         self._pages: deque[tuple[_Job, int, ReplayPage]] = deque()  # the database thread fills this queue
         self._requests = TokenBucket(REQUEST_RATE, REQUEST_BURST, monotonic())
         self._rejected_log = RateLimitedLog(monotonic)
-        # True: this connection is subscribed to requests; and when we last subscribed
+        # whether this connection is subscribed to requests, and when we last subscribed
         self._subscribed, self._subscribed_s = False, 0.0
         self._strikes = 0  # how often in succession the broker refused our subscription
         self._unanswered = 0  # number of unanswered packs of jobs that were refused meanwhile
@@ -142,9 +142,9 @@ class ReplayServer:
         return self._strikes >= STRIKES and self._monotonic() - self._subscribed_s < DISABLED_S
 
     def resubscribe(self) -> bool:
-        """Return True if the caller must subscribe now: this connection is not subscribed, and not disabled any more.
+        """Return True if the caller must subscribe now: this connection is not subscribed, and no longer disabled.
 
-        A connection can last for weeks, so it must not have to end before requests are read again.
+        A connection can last for weeks, so requests must be read again without a reconnect.
         """
         if self._subscribed or self._disabled:
             return False

@@ -370,7 +370,7 @@ class SendScheduler:
         self._backlog.rewind(number)
 
     def _resend(self, now: float) -> None:
-        """Return packs to the backlog that the broker accepted, but the platform did not acknowledge in time."""
+        """Return to the backlog the packs that the broker accepted, but the platform did not acknowledge in time."""
         if self._recent.forget_up_to(self._resend_mark):
             self._backlog.rewind(1)
             self._resend_backoff.next_s()

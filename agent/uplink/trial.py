@@ -123,7 +123,7 @@ def _try_rights(
         what = f"no acknowledgement from the broker for {answer_s:.0f} s"
         raise BrokerError(what, where=config.url, hint="Is the broker overloaded?")
     others = tuple(f"{base}/{topic}" for topic in UNTRIED)
-    if connection.protocol == V311:  # with MQTT 3.1.1, the PUBACK does not tell if the broker dropped the message
+    if connection.protocol == V311:  # with MQTT 3.1.1, the PUBACK does not tell whether the broker dropped the message
         result.unproven = (status.topic, *others)
         return
     result.may_publish = code < errors.FAILURE

@@ -144,7 +144,7 @@ class Uplink:
     # --- from other threads
 
     def prepare(self) -> None:
-        """Create the thread, so that ``start`` cannot fail later.
+        """Start the thread, which waits for ``start`` or ``stop``. So ``start`` cannot fail later.
 
         Raises RuntimeError if the system has too many threads.
         """
@@ -379,7 +379,7 @@ class Uplink:
                 self._on_refused(errors.TOO_LARGE, topic)
             if not scheduler.has_fault:
                 self._fault = self._ack_fault
-            # packs stay quarantined until the next start, and the log must report later faults
+            # quarantined packs do not count here: they stay until the next start, and the log must report later faults
             if not scheduler.refuses:
                 self._faults.cleared()
             stop_s = math.inf if self._stop_at_s is None else max(0.0, self._stop_at_s - DISCONNECT_S - now)
