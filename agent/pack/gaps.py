@@ -14,7 +14,7 @@ from ext.canon import Slice
 def gaps_of(
     piece: Slice, table: BirthTable, from_ms: int, unknown: Reason, points: tuple[int, int] | None = None
 ) -> list[dict[str, Any]]:
-    """Return the gaps that describe the missing readings of a slice, as few as possible, in the form that packs use.
+    """Describe the missing readings of a slice with as few gaps as possible. Returns them in the form that packs use.
 
     If all points of the device are missing for the same reason, the gap has the points ``*``.
 

@@ -50,7 +50,7 @@ class SealedPack:
     # if this is the birth of an identified device: its facts, which are stored beside the head; otherwise None
     facts: bytes | None = None
     tally: Mapping[int, int] = field(default_factory=dict)  # number of due readings by quality (0: good) or gap reason
-    gaps: Sequence[Mapping[str, Any]] = ()  # the gaps that the pack states, in the same form
+    gaps: Sequence[Mapping[str, Any]] = ()  # the gaps that the pack states, in the form that packs use
 
 
 @dataclass(slots=True)
@@ -108,7 +108,7 @@ def _pieces(texts: Sequence[bytes], room: int) -> list[list[bytes]]:
 
 
 class Packer:
-    """Makes the packs of one stream. Every pack advances its state; ``savepoint`` and ``restore`` undo failed commits.
+    """Makes the packs of one stream. Each pack advances the packer; ``savepoint`` and ``restore`` undo failed commits.
 
     Args:
         head: the position of the stream at the last commit. None: the stream has no pack yet.
