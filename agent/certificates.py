@@ -1,4 +1,4 @@
-"""Reads from the configured files when the certificates of destinations expire. Opens no network connection."""
+"""Reads the expiry dates of certificates from the configured files. Opens no network connection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agent.settings import Secret, UplinkConfig
 from drivers.model import clean_text
 
 WARN_DAYS = 30
-# systemd passes files of this folder to units with ImportCredential=; `meterhouse web --setup` writes here
+# systemd passes files of this folder to units that have ImportCredential=; `meterhouse web --setup` writes here
 CREDENTIALS = Path("/etc/credstore")
 
 
@@ -55,9 +55,9 @@ def expiries(uplinks: Iterable[UplinkConfig]) -> list[Expiry]:
 
 
 def page_expiries(certificate: Secret | None) -> list[Expiry]:
-    """Return the expiry of the certificates of the page. Empty if there is none, or if this user may not read it.
+    """Return the expiry of the page's certificates. Empty if none is configured, or if this user may not read the file.
 
-    Only the page needs the certificate, so this user may lack the right to read it.
+    Only the page needs this file, so this user may lack the right to read it.
     """
     if certificate is None:
         return []

@@ -40,8 +40,7 @@ class SteadyClock:
         if abs(off) > STEP_MS * 1_000_000:
             return max(mono + self._offset_ns, self._floor_ns) // 1_000_000, wall // 1_000_000
         # If this clock is slow, it jumps forward at once. If it is fast, it stands still instead of going back: a tick
-        # that was already read must stay in the past, or an agent that stops now would not seal the reading of this
-        # tick.
+        # that was already read must stay in the past. Otherwise an agent that stops now would not seal this tick.
         self._floor_ns = max(mono + self._offset_ns, self._floor_ns)
         self._offset_ns += max(off, -MAX_SLOWING_NS)
         return None

@@ -6,10 +6,10 @@ from collections import deque
 
 from drivers.model import LineDown, LineError, LineTimeout, Reason
 
-# A device is dead only after this many consecutive failures. If it has fewer, its last answer may be old only because
-# the line is overloaded.
+# A device is dead only after this many consecutive failures. With fewer, an overloaded line may be the only reason why
+# its last answer is old.
 DEAD_AFTER_FAILURES = 2
-NOT_ASKED_STEP_MS = 30_000  # resolution of the numbers of readings in ``NotAsked``
+NOT_ASKED_STEP_MS = 30_000  # one count in ``NotAsked`` covers this time
 NOT_ASKED_STEPS = 64  # 64 steps are 32 minutes, which is longer than the period that `status` shows
 
 
@@ -29,7 +29,7 @@ class NotAsked:
             self._steps.append((tick_ms, count))
 
     def count(self, from_ms: int, to_ms: int) -> int:
-        """Return the number of missing readings between two times, with a resolution of half a minute."""
+        """Return the number of missing readings from one time to another, with a resolution of half a minute."""
         return sum(count for at_ms, count in self._steps if from_ms - NOT_ASKED_STEP_MS < at_ms < to_ms)
 
 
@@ -51,7 +51,7 @@ class LineSilence:
             self._to_ms, self._reason = to_ms, error.reason
 
     def lasts_ms(self, now_ms: int) -> int:
-        """Return for how many ms no device has answered.
+        """Return how long, in ms, no device has answered.
 
         0: the last visit was answered, or only one visit has failed.
         """

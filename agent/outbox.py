@@ -39,8 +39,8 @@ class Ack:
 class MissingRange:
     """Packs ``first`` to ``last``, which are no longer in the store.
 
-    ``loss``: the loss event that the stream has for these packs. None: nothing was lost, because the packs were
-    confirmed, and deleted after their retention time.
+    ``loss``: the loss event that the stream has for these packs. None: nothing was lost, because the packs were deleted
+    only after they were confirmed and their retention time was over.
     """
 
     first: int
@@ -117,7 +117,7 @@ class Outbox(Protocol):
         """
 
     def spend(self, dest: str, day: int, size: int, callback: Callable[[int], None]) -> None:
-        """Add ``size`` bytes to the replay traffic of the day ``day`` to ``dest``.
+        """Count ``size`` more bytes of replay traffic to ``dest`` on ``day``.
 
         ``callback`` runs in the database thread and receives the total number of bytes on that day.
         """

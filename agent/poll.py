@@ -1,7 +1,7 @@
 """The poll scheduler. It polls the devices of a line, earliest deadline first, and limits the time for dead devices.
 
 Each line has one ``LinePoller``. The poller owns no transport and knows no protocol. It calls ``poll`` and ``probe`` of
-the drivers, which write records into the ring, and it passes on the ring positions of these records.
+the drivers, which write records into the ring. It passes on the ring positions of these records.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("meterhouse.poll")
 ONCE = PACES.index("once")
-# A device counts as dead if it has not answered for DEAD_AFTER_MS, and for DEAD_AFTER_PERIODS of its shortest period.
+# A device counts as dead if it has not answered for DEAD_AFTER_MS and for DEAD_AFTER_PERIODS times its shortest period.
 DEAD_AFTER_MS = 10_000
 DEAD_AFTER_PERIODS = 3
 FIRST_BACKOFF_S = 1.0
@@ -106,7 +106,7 @@ class DevicePoll:
         self.tried_at = 0.0  # loop time of the last try
         # True: another device that became silent at the same time answers again, so this device is tried soon
         self.is_called = False
-        self.line_silence = LineSilence()  # the poller replaces it by the object that all devices of the line share
+        self.line_silence = LineSilence()  # the poller replaces it with the object that all devices of the line share
         self.not_asked = NotAsked()
         self.last_error = ""
         self._may_sleep = True  # False after an invalid answer, because a device that sleeps sends no bytes
@@ -145,7 +145,7 @@ class DevicePoll:
         self._doubt_ms = 0
 
     def _periods_changed(self) -> None:
-        """Derive again what follows from the periods, the next ticks and the driver's points."""
+        """Recompute what depends on the periods, the next ticks and the driver's points."""
         self._max_urgency_ms = MAX_WAIT_ROUNDS * min((p for p in self.periods if p), default=1000)
         self._next_ms = -1  # the earliest tick in ``next``; -1: ``next`` has changed, and this must be computed again
         self._points: dict[int, array[int]] = {}
@@ -246,7 +246,7 @@ class DevicePoll:
 
     @property
     def next_ms(self) -> int:
-        """The next future tick, in UTC ms, which is not pending yet; 0 if the device has no periods."""
+        """The next tick that is not pending yet, in UTC ms; 0 if the device has no periods."""
         if self._next_ms < 0:
             self._next_ms = min(filter(None, self.next), default=0)
         return self._next_ms
@@ -262,8 +262,9 @@ class DevicePoll:
     def advance(self, now_ms: int, reason: Reason = Reason.OVERLOAD) -> list[int]:
         """Make the ticks up to ``now_ms`` pending. Points that are still pending from an earlier tick become gaps.
 
-        Returns the ring positions of these gaps. ``reason`` is their reason; ``overload`` is replaced if the line was
-        silent. While the device waits for its first visit (30 s at most), points stay pending and do not become gaps.
+        Returns the ring positions of these gaps. ``reason`` is their reason; but if the line was silent, ``overload``
+        is replaced by the reason for the silence. While the device waits for its first visit (30 s at most), points
+        stay pending and do not become gaps.
         """
         late: list[int] = []
         waits = self.awaits_first_record(now_ms)
@@ -280,7 +281,7 @@ class DevicePoll:
         return late
 
     def give_up_before(self, tick_ms: int) -> None:
-        """Turn the pending points of ticks before ``tick_ms`` into gaps of the present table.
+        """Turn the pending points of ticks before ``tick_ms`` into gaps of the current table.
 
         Call this before the device gets a table that begins at ``tick_ms``. Readings of older ticks would belong to
         no pack of that table.
@@ -402,7 +403,7 @@ class DevicePoll:
 
     @property
     def is_backing_off(self) -> bool:
-        """True if the device is dead, or silent and tried again.
+        """True if the device is dead, or has been tried again since it became silent.
 
         These devices share a small part of the line's time.
         """
@@ -411,7 +412,7 @@ class DevicePoll:
     def is_asleep(self, utc_ms: int) -> bool:
         """Return True if the device is silent because it sleeps in the dark, according to its profile.
 
-        The dongle of an inverter sleeps with it, because the inverter powers it.
+        An inverter powers its dongle, so the dongle sleeps too.
         """
         silent = self.availability is Availability.DEAD or (
             self.availability is Availability.UNKNOWN and bool(self.last_error)
@@ -449,7 +450,7 @@ class DevicePoll:
     def _is_in_silence(self, now_ms: int) -> bool:
         """True if no device of the line has answered for ``dead_after_ms``.
 
-        This is needed because the device itself may not have been polled, while the line waited for other devices.
+        This is needed because the device itself may not have been polled while the line waited for other devices.
         """
         return self.is_overdue(now_ms) and self.line_silence.lasts_ms(now_ms) >= self.dead_after_ms
 
@@ -574,7 +575,7 @@ class LinePoller:
             if chosen is None:
                 if not self._after_lease.intersection(
                     devices
-                ):  # the lease has no effect any more, because all devices were polled again
+                ):  # the lease no longer has an effect, because all devices were polled again
                     self._lent_ms = 0
                 wait_ms = self._wake_ms - now_ms if self._wake_ms else 1000
                 await self._sleep(max(wait_ms, 1) / 1000)
@@ -632,7 +633,7 @@ class LinePoller:
     def _nobody_answers(self) -> bool:
         """Return True if all devices are silent.
 
-        In this case a try takes no time from a device that answers, and the first answer tells that the line works
+        In this case a try takes no time from a device that answers, and the first answer shows that the line works
         again.
         """
         return not any(device.answers_now for device in self._devices)

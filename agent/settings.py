@@ -63,7 +63,7 @@ class UplinkConfig:
     client_id: str = ""  # empty: the id is derived from the names of site, gateway and destination
     confirm: str = ""  # "platform", "subscriber" or "broker"; empty: "subscriber" with MQTT 5, otherwise "broker"
     keepalive_s: int = 30
-    backfill_rate: int = 0  # most backlog packs per second; 0 means 200, or 25 times the live rate if that is higher
+    backfill_rate: int = 0  # maximum backlog packs per second; 0: 200, or 25 times the live rate if that is higher
     in_flight: int = 20  # at most this many packs are sent but not acknowledged
     streams: tuple[str, ...] = ()  # names and patterns of the streams that are sent; empty: all streams are sent
     compress: str = ""  # "zstd", or "" for none
