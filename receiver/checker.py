@@ -41,7 +41,7 @@ MAX_RINGS, MAX_TABLES, MAX_BIRTHS = (
 )
 ASK_AGAIN_S: Final = 5.0  # minimum time between two lookups of an unknown gateway
 MAX_STATUS: Final = 4096
-# A pack that states more due readings gets a finding. Even a thousand points per second need three years for so many.
+# A pack that states more due readings gets a finding. Even a thousand points per second would take three years.
 MAX_DUE: Final = 10**11
 T = TypeVar("T")
 
@@ -89,9 +89,7 @@ class PackMessage:
 
     @property
     def points(self) -> dict[str, Any] | None:
-        """If the pack is a birth, its point table, with which the completeness of later packs is checked. None for
-        other packs.
-        """
+        """The point table of a birth, with which the completeness of later packs is checked. None for other packs."""
         return points_of(self.checked) if self.checked.link.is_birth else None
 
 
@@ -205,8 +203,8 @@ class Checker:
         return add_chains(ring, self._directory.keys(ring.gateway))
 
     def _with_new_keys(self, ring: KeyRing, judge: Callable[[], T | Refusal]) -> T:
-        """Call ``judge`` and return its result. If it fails for an unknown key, read the keys from the database and
-        call it again.
+        """Call ``judge`` and return its result. If it does not know the key, read the keys from the database and call
+        it again.
         """
         result = judge()
         if isinstance(result, Refusal) and result.wait and self._may_ask(ring.gateway) and self._take_keys(ring):

@@ -346,7 +346,7 @@ def _runs(packs: Iterable[tuple[str, int]]) -> list[tuple[str, int, int]]:
 
 
 def _figure_rows(connection: Connection, batch: int, lots: list[int], target: ClickHouse) -> list[tuple[Cell, ...]]:
-    """The figures of the packs in some lots, and those that ClickHouse lacks although no finding is about them now."""
+    """The figures of the packs in some lots, and the figures that ClickHouse lacks because their pack had a finding."""
     found = connection.execute(statement("clickhouse_figures"), {"batch": batch, "lots": lots}).fetchall()
     made = [((*row[:14], boot_text(row[14]), *row[15:17]), row[17]) for row in found]
     here = set[tuple[str, ...]]()

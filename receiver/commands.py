@@ -278,7 +278,7 @@ def audit_command(
                 with writing(place):
                     parts.append(write_export(connection, place, like, *between))
             except NoStreamError as error:
-                absent = error  # a small site may have gateways in some of the databases only
+                absent = error  # a small site may have gateways in only some of the databases
     if absent is not None and not parts:
         raise absent
     total = {name: sum(getattr(part, name) for part in parts) for name in ("gateways", "streams", "packs", "bytes")}

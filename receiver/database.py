@@ -155,8 +155,8 @@ def open_database(
         note: record the place in a new database.
 
     Raises:
-        DatabaseError: the database does not answer, or it has no tables or tables of another version. Also if it is
-        another shard, or if our role lacks a right.
+        DatabaseError: the database does not answer, has no tables or those of another version, or is another shard. Or
+        our role lacks a right.
     """
     connection = connect(dsn, timeout_s=timeout_s)
     try:

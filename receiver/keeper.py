@@ -45,10 +45,10 @@ SELECT count(*) FROM (
 WHERE EXISTS (SELECT FROM clickhouse)"""
 _UNCHECKED: Final = """
 SELECT FROM lots l WHERE l.checked IS NULL AND EXISTS (SELECT FROM {} p WHERE p.lot = l.lot) LIMIT 1"""
-# only the newest time counts, and a month is dropped again as often as late packs of it arrive
+# an earlier time is not inserted: a month is dropped again whenever late packs of it have arrived
 _NOTE_DROPPED: Final = "INSERT INTO dropped SELECT %s WHERE NOT EXISTS (SELECT FROM dropped WHERE before_ms >= %s)"
-# Births of a partition that are still needed: packs of other partitions refer to them, or no newer birth of the stream
-# is stored, so that the next packs refer to them.
+# Births of a partition that are still needed: packs of other partitions refer to them, or the next packs will, because
+# no newer birth of the stream is stored.
 _STILL_VALID: Final = """
 SELECT p.hash, p.stream, p.body FROM {} p WHERE p.is_birth AND (
   NOT EXISTS (SELECT FROM packs n WHERE n.stream = p.stream AND n.is_birth AND n.seq > p.seq)
@@ -269,11 +269,12 @@ def drop_months(connection: Connection, keep_days: int) -> list[str]:
 def _drop_month(connection: Connection, name: str, before_ms: int) -> bool:
     """Drop the partition of a month. Returns False if some of its packs have just arrived, and are not counted yet.
 
-    Raises psycopg.errors.LockNotAvailable if another session uses the table for longer: all workers wait meanwhile.
+    Raises psycopg.errors.LockNotAvailable if another session uses the table for longer than ``LOCK_MS``. All workers
+    wait meanwhile.
     """
     with connection.transaction():
         connection.execute(f"SET LOCAL lock_timeout = {LOCK_MS}")
-        # In this order, as workers and DROP TABLE lock them. No worker may store a pack after the search.
+        # Workers and DROP TABLE lock the tables in this order. No worker may store a pack after the search.
         connection.execute(f"LOCK TABLE ONLY packs; LOCK TABLE {name}".encode())
         if connection.execute(_UNCHECKED.format(name).encode()).fetchone() is not None:
             return False

@@ -28,7 +28,7 @@ def put_keys(cursor: psycopg.Cursor[Any], one: KeysMessage) -> None:
 
     Raises TrustChanged if the gateway is enrolled anew meanwhile, so that its stored keys are deleted.
     """
-    # the keys of a replacement box wait on, also if the old box publishes its keys again
+    # the keys of a replacement box keep waiting, even if the old box publishes its keys again
     query = "DELETE FROM unknown_gateways WHERE gateway = %s AND position(convert_to(thumbprint, 'UTF8') IN %s) > 0"
     cursor.execute(query, [one.gateway, one.body])
     cursor.execute(
@@ -87,7 +87,7 @@ def _revocations(revoked: Mapping[int, Mapping[str, int]]) -> Jsonb | None:
 
 
 def _both(one: Mapping[int, Mapping[str, int]], other: Mapping[int, Mapping[str, int]]) -> dict[int, Mapping[str, int]]:
-    """The revocations of two chains. Of a key in both, the lower sequences count, so that trust never grows again."""
+    """The revocations of two chains. For a key in both, the lower sequences count, so that trust never grows again."""
     found = {**one, **other}
     for signer in one.keys() & other.keys():
         mine, more = one[signer], other[signer]

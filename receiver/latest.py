@@ -15,7 +15,7 @@ from receiver.publisher import Publisher
 
 PREFIX: Final = "meterhouse/latest/v1/"  # not below meterhouse/v1/, so that no gateway has the right to publish here
 AT_ONCE: Final = 200  # one round publishes at most this many messages
-EVERY_S: Final = 10.0  # least time between two messages of a device
+EVERY_S: Final = 10.0  # minimum time between two messages of a device
 PACKS: Final = 100  # one round reads at most the newest 100 packs of a device
 LOCK: Final = 7_235_704  # advisory lock, so that only one keeper of a database publishes
 
@@ -46,7 +46,7 @@ class LatestPublisher:
             gone = connection.execute(_GONE, limits).fetchall()
             for (name,) in gone:
                 self._publisher.publish(PREFIX + name, b"", retain=True)  # an empty message removes the retained one
-            # a removed value is replaced even if the gateway is silent, so that none of its packs is new
+            # a removed value is replaced even if the gateway is silent and has no new packs
             rows = connection.execute(_NEWS, limits | {"all": is_first or bool(gone)}).fetchall()
             bodies = Bodies(connection)
             for stream, name, boot, after, seq, points in rows:
@@ -57,7 +57,7 @@ class LatestPublisher:
                     break
                 _note(connection, stream, boot, seq, merged)
                 sent += bool(found)
-        # whether there may be more devices: then the next round again looks at packs of any age
+        # if there may be more devices, the next round again looks at packs of any age
         self._is_first = len(rows) == AT_ONCE
         self.sent += sent
         return sent

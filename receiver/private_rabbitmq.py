@@ -246,9 +246,7 @@ class PrivateRabbit:
 
 
 def free_ports(count: int) -> list[int]:
-    """Free ports on loopback. They are outside of the range from which the kernel takes ports of outgoing
-    connections.
-    """
+    """Free ports on loopback. They are outside of the range that the kernel uses for outgoing connections."""
     found: list[int] = []
     while len(found) < count:
         port = random.SystemRandom().randrange(20_000, 32_000)

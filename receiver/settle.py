@@ -69,8 +69,8 @@ class _Settler:
         packs = [self._check(bytes(row[4]), ring, table) for row in rows]
         own = [[pack] if isinstance(pack, str) else [fault.code for fault in pack.faults] for pack in packs]
         made, shared = Balance(), list[str]()
-        # A pack that breaks a rule gets no counts, and its tick neither. This is the same result as if the birth had
-        # arrived before the pack.
+        # A pack that breaks a rule gets no counts, and neither does its tick. The result is the same as if the birth
+        # had arrived before the pack.
         if not any(own) and not is_rest:
             made = balance([pack.counts for pack in packs if isinstance(pack, CheckedPack)], table)
             shared = [*dict.fromkeys(fault.code for fault in made.faults), *implausible(made)]
@@ -110,7 +110,7 @@ class _Settler:
 
 
 def ring_of(connection: Connection, gateway: str) -> KeyRing:
-    """The trusted keys of a gateway, from the database. No keys if none of the stored ones is pinned any more."""
+    """The trusted keys of a gateway, from the database. Empty if none of the stored keys is pinned any more."""
     pins = [pin for (pin,) in connection.execute("SELECT thumbprint FROM pins WHERE gateway = %s", [gateway])]
     ring = KeyRing(gateway, pins)
     add_chains(ring, stored_keys(connection, gateway))

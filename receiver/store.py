@@ -205,7 +205,7 @@ class Store:
                 kept = [one for one in packs if _hash(one.checked.link.hash) not in self._forks]
                 self._put_readings(cursor, [one for one in kept if one.checked.value.get("e") and not one.codes])
             _put_refused(cursor, refused)
-            # the keys of a replacement box wait for as long as packs arrive that it signed
+            # the keys of a replacement box keep waiting as long as packs that it signed arrive
             boxes = [("/".join(one.topic.split("/")[2:4]), b"") for one in refused if one.code == "kid"]
             _put_unknown(cursor, [*boxes, *strangers])
         self._streams |= {one.checked.stream for one in packs}
@@ -298,7 +298,7 @@ class Store:
             self._forks = {row[3] for row in cursor.execute(others)}
             if self._forks:
                 cursor.execute(f"INSERT INTO forks {others} ON CONFLICT DO NOTHING")
-            # a pack that was acknowledged is sent again, so its ack was lost: let the keeper send another ack
+            # if an acknowledged pack is sent again, its ack was lost: let the keeper send another ack
             cursor.execute(
                 "DELETE FROM acked a USING batch b JOIN packs p USING (stream, seq, boot, from_ms) "
                 "WHERE p.hash = b.hash AND a.stream = b.stream AND a.boot = b.boot "

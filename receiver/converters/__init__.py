@@ -62,7 +62,7 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """One interval. It has one amount for each series, in the order of the series, also if there are no data."""
+    """One interval. It has one amount for each series, even for one without data, in the order of the series."""
 
     start: datetime  # in the conversion's time zone
     end: datetime
@@ -78,7 +78,7 @@ class Conversion(Protocol):
 
     @property
     def zone(self) -> ZoneInfo:
-        """The time zone in whose local time the intervals begin."""
+        """The time zone whose local time the intervals follow."""
 
     @property
     def length_s(self) -> int:

@@ -39,7 +39,7 @@ FLAGS: Final = {
 }  # fmt: skip - gap reason or quality -> letter; all others get B
 FIELDS: Final = ("Rtd", "Min", "Avg", "Max", "Cou")
 _KEYS: Final = {"st", "mn", "password_file", "upload", "interval", "timezone", "factor", "flags", "digits"}
-_LENGTHS: Final = {"hour": 3600, "day": 86_400}  # of the uploads whose length is fixed, in seconds
+_LENGTHS: Final = {"hour": 3600, "day": 86_400}  # upload -> its fixed interval in seconds
 _FLAG_KEYS: Final = {one.name.lower() for one in (*Reason, *Quality) if one != Quality.GOOD}
 _FACTOR_KEYS: Final = {"code", "stream", "point", "figure", "unit", "fields", "least"}
 _CODE: Final = re.compile(r"[A-Za-z0-9]{1,12}")

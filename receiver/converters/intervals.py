@@ -71,7 +71,7 @@ def edges(from_ms: int, to_ms: int, length_s: int, zone: ZoneInfo) -> list[int]:
 def read_intervals(
     connection: Connection, conversion: Conversion, from_ms: int, to_ms: int, mapping: Path
 ) -> Iterator[Interval]:
-    """Yield all whole intervals of the range, also those without data.
+    """Yield all whole intervals of the range, including those without data.
 
     Args:
         mapping: path of the mapping file, which errors name.
@@ -201,7 +201,7 @@ def _periods(births: Iterable[tuple[int, dict[str, Any]]], name: str) -> list[tu
     """The changes of a point's period, as (time in UTC ms, new period in seconds). Empty if no birth states a period.
 
     Args:
-        births: (begin of the first pack that refers to the birth, point table), in order of time.
+        births: (beginning of the first pack that refers to the birth, point table), in order of time.
     """
     changes: list[tuple[int, float]] = []
     for begun, value in births:
@@ -212,7 +212,7 @@ def _periods(births: Iterable[tuple[int, dict[str, Any]]], name: str) -> list[tu
 
 
 def _expected(changes: Sequence[tuple[int, float]], from_ms: int, to_ms: int) -> float | None:
-    """The number of readings in an interval according to the periods. The first period also counts before its time."""
+    """The number of readings in an interval according to the periods. The first period also applies before its time."""
     if not changes:
         return None
     ends = [begun for begun, _ in changes[1:]]

@@ -15,7 +15,7 @@ ALTER TABLE lots ADD batch bigint;      -- NULL: the lot is in no batch yet
 CREATE INDEX ON lots (lot) WHERE batch IS NULL;
 CREATE INDEX ON lots (batch);
 
-CREATE TABLE changed_packs (            -- packs that were settled, revoked or moved to forks, so that ClickHouse needs their new state
+CREATE TABLE changed_packs (            -- packs that were settled, revoked or moved to forks; ClickHouse needs their new state
   number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   stream bigint NOT NULL, seq bigint NOT NULL, boot bigint NOT NULL, from_ms bigint NOT NULL, lot bigint NOT NULL,
   batch bigint);

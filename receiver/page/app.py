@@ -49,7 +49,7 @@ T = TypeVar("T")
 ASKERS: Final = 6  # number of threads that wait for answers of databases
 MOST_LISTED: Final = 1000  # a page lists at most this many packs
 MOST_SPAN_MS: Final = 86_400_000
-LAST_MS: Final = 7_258_032_000_000  # 2199-12-31, the last day that the page has in all time zones (``day_of``)
+LAST_MS: Final = 7_258_032_000_000  # 2199-12-31, the last day that the page can show in every time zone (``day_of``)
 REFRESH_MS: Final = 10_000
 
 
@@ -306,7 +306,7 @@ def make_app(
 
 
 def _shown_ms(ms: int) -> int:
-    """The nearest time for which the page has a day. A gateway can sign any time, also one after the year 9999."""
+    """The nearest time that the page can show. A gateway can sign any time, even one after the year 9999."""
     return max(0, min(ms, LAST_MS))
 
 

@@ -38,8 +38,8 @@ KEPT_FIGURES: Final = 64
 _DAYS: Final = statement("fleet_days")
 _STREAMS: Final = statement("streams")
 _NEWEST: Final = statement("newest_pack")
-# The pack of each boot that begins last before a time. The table boots limits the search to the boots of that time, and
-# the sequences make it a search in an index.
+# In each boot, the last pack that begins before a time. The table boots limits the search to the boots of that time.
+# The sequences make it a search in an index.
 _LONG: Final = """
 SELECT min(p.from_ms) FROM boots b CROSS JOIN LATERAL (
   SELECT p.from_ms, p.to_ms FROM packs p WHERE p.stream = b.stream AND p.boot = b.boot
@@ -126,7 +126,7 @@ class FleetData:
         If the query fails or takes longer than ``PATIENCE_S``, the previous state is returned.
 
         Raises:
-            DatabaseError: no database answers, and no state of the last three minutes is there.
+            DatabaseError: no database answers, and there is no state from the last three minutes.
         """
         with self._lock:
             age_s, before = self._clock() - self._asked_s, self._fleet

@@ -66,7 +66,7 @@ class Figure:
         return self.total / self.readings if self.readings else None
 
     def length_ms(self, now_ms: int) -> int:
-        """The length of the part of the interval that has passed. At least 1, also if the interval is yet to begin."""
+        """The length of the part of the interval that has passed. At least 1, even if the interval is yet to begin."""
         return max(1, min(self.to_ms, now_ms) - self.from_ms)
 
     def known(self, now_ms: int) -> float:
@@ -87,7 +87,7 @@ class Figures:
     unit: str
     rows: list[Figure]
     stamp: str
-    all_packs: bool  # False: the day has more than ``MOST_PACKS`` packs, so some of them were not read
+    all_packs: bool  # False: the day has ``MOST_PACKS`` packs or more, so some may not have been read
     birth: int | None = None
 
 

@@ -1,4 +1,4 @@
--- The streams whose missing packs do not count, or not all of them: streams that were not agreed, streams of removed gateways, and retired streams.
+-- The streams of which some or all missing packs do not count: streams that were not agreed, streams of removed gateways, and retired streams.
 WITH s AS (
   SELECT a.id, a.name, a.asked AND EXISTS (SELECT FROM pins p WHERE p.gateway = a.gateway) AS asked FROM agreed_streams a
 ), states AS (

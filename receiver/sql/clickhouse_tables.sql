@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS {db}.pack_states (
 ) ENGINE = ReplacingMergeTree(batch) PARTITION BY if("from" >= '2020-01-01' AND "from" < stored + INTERVAL 10 DAY, toYYYYMM("from"), 0)
 ORDER BY (stream, seq, boot, "from") SETTINGS non_replicated_deduplication_window = 1000;
 
--- Every signed figure of a period, also those that a later result has corrected.
+-- Every signed figure of a period, including those that a later result has corrected.
 CREATE TABLE IF NOT EXISTS {db}.figures (
   gateway LowCardinality(String),
   kind LowCardinality(String),

@@ -1,6 +1,6 @@
 -- The newest pack of a stream whose point table is known. The newest boot is the boot with the latest activity (see latest_news.sql). The highest sequence
--- alone would be wrong, because a history may begin anew at sequence 1. If there is no such pack in the newest boot, or if no pack was checked yet, so that
--- there are no boots, the highest sequence has to do. The range of the boot keeps PostgreSQL from reading all packs of the stream in the other months.
+-- alone would be wrong, because a history may begin anew at sequence 1. The highest sequence is used only if the newest boot has no such pack, or if
+-- there are no boots because no pack was checked yet. The range of the boot keeps PostgreSQL from reading all packs of the stream in the other months.
 WITH b AS (
   SELECT boot, lower(seqs) AS low, upper(seqs) - 1 AS high, from_ms, to_ms FROM boots WHERE stream = %(stream)s
   ORDER BY least(to_ms, (extract(epoch FROM changed) * 1000)::bigint) DESC, to_ms DESC LIMIT 1

@@ -1,6 +1,6 @@
 -- The missing packs to request: those in holes between packs, and those after the newest pack up to the head of a checkpoint. A request is repeated after
--- 1, 2, 4 ... 24 hours. All requests with the same first sequence count, because the end of a range changes while packs arrive. Their number has no bound,
--- and 2 ^ 1024 would be an error.
+-- 1, 2, 4 ... 24 hours. All requests that begin at the same sequence are counted together, because the end of a range changes while packs arrive. Their
+-- number has no bound, and 2 ^ 1024 would be an error.
 WITH behind AS (
   SELECT h.stream, int8range((SELECT max(upper(b.seqs)) FROM boots b WHERE b.stream = h.stream), h.seq, '[]') AS seqs
   FROM checkpoint_heads h WHERE NOT h.retired AND h.seq >= (SELECT max(upper(b.seqs)) FROM boots b WHERE b.stream = h.stream)
