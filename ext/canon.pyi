@@ -61,8 +61,8 @@ def seal(
 
     The members of a SenML record:
     - ``bn``: the base name; only the first record has it
-    - ``bt``: the read time in UTC seconds, cut to whole milliseconds. The first record has it, and the first record of
-      each answer with another read time.
+    - ``bt``: the read time in UTC seconds, cut to whole milliseconds. The first record has it, and so does the first
+      record of each answer with another read time.
     - ``v``: a number. If it has more than 15 significant digits and no double is equal to it, ``v`` is rounded, and
       ``x`` has the exact decimal.
     - ``vs``: a text

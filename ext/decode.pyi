@@ -41,8 +41,8 @@ class Plan:
         # (m, e): the lowest usual value after scaling. A lower value is kept, with the quality RANGE.
         high: tuple[int, int] | None = None,  # the highest usual value, likewise
         scale_offset: int = -1,
-        # Byte offset of a register in the same payload that has a power of ten as int16; -1: there is none. If it is
-        # not within -10 to 10 (8000h is not either), there is no reading.
+        # Byte offset of a register in the same payload that has a power of ten as int16; -1: there is none. If the
+        # power is not within -10 to 10 (as with 8000h), there is no reading.
         negate: bool = False,  # True, for a reversed CT: the sign of this field's own value is changed
         part: bool = False,
         # True: this value is added to the next field, which must be of the same point. The last field of a point gives

@@ -111,6 +111,6 @@ def gather(
 ) -> tuple[array[int], array[int], array[int], bytes, int]:
     """Return the readings of ticks in ``[from_ms, to_ms)`` from the ring.
 
-    The result is (slots, read times in UTC ms, values, qualities, number of overwritten records). These are the
-    readings of a pack of this time, in the same order. Values are in units of ``10**exponent`` of their slot, rounded
+    The result is (slots, read times in UTC ms, values, qualities, number of overwritten records). A pack of this time
+    has the same readings in the same order. Values are in units of ``10**exponent`` of their slot, rounded
     half to even. A value that does not fit becomes 2**63 - 1. Raises IndexError or ValueError."""
