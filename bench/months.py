@@ -3,7 +3,7 @@
     python -m bench.months [--days 120] [--json]
 
 Two devices with 10 points are read every 5 s, in packs of a minute with real signatures. As in the running agent, there
-is a commit each minute and a prune each ten minutes. From day 60 to day 66 the platform confirms nothing. Sizes are
+is a commit every minute and a prune every ten minutes. From day 60 to day 66 the platform confirms nothing. Sizes are
 taken at the end of each day. The duration of each prune is measured, because a prune deletes packs, checkpoints the WAL
 and frees pages in the thread that also seals.
 """

@@ -58,7 +58,7 @@ class Feed:
 
 
 def postgres_s(folder: Path) -> float:
-    """CPU seconds of the PostgreSQL server in ``folder``. Child processes are included, also those that have ended."""
+    """CPU seconds of the PostgreSQL server in ``folder``. Child processes are included, even those that have ended."""
     server = (folder / "data" / "postmaster.pid").read_text().split("\n", 1)[0]
     total = 0
     for process in Path("/proc").iterdir():

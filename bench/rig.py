@@ -21,9 +21,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def free_port() -> int:
-    """A port that was free a moment ago. It lies below the range from which the kernel takes ports of outgoing
-    connections.
-    """
+    """A port that was free a moment ago. It lies below the range that the kernel uses for outgoing connections."""
     while True:
         port = random.randrange(12_000, 20_000)  # these numbers lie below the ports that ``free_ports`` returns
         with contextlib.suppress(OSError), socket.socket() as probe:

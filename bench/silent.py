@@ -1,4 +1,4 @@
-"""A bus of seven devices at 9600 baud with real byte times, one of which falls silent: completeness of the others.
+"""Completeness of six devices on a bus while a seventh device is silent, at 9600 baud with real byte times.
 
     python -m bench.silent [--minutes 2] [--json]
 
@@ -80,9 +80,7 @@ def counted(ring: Ring, start: int) -> tuple[Counter[int], Counter[int]]:
 
 
 async def minutes(folder: Path, count: int) -> list[dict[str, float]]:
-    """Run one minute in which all devices answer, then ``count`` minutes with a silent device. Returns one row for each
-    minute.
-    """
+    """Run one minute with all devices, then ``count`` minutes with a silent one. Returns one row per minute."""
     clock = ParkClock(1, 1.0)
     profiles = {unit: load_profile(find_profile(name)) for unit, name in BUS.items()}
     made = {

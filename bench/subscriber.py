@@ -28,7 +28,7 @@ from agent.verify.verifier import Outcome
 
 class Arrival(NamedTuple):
     """A verified message: the time of its arrival (Unix seconds), its number of readings, and the age of its first
-    reading then.
+    reading at that time.
     """
 
     at: float
@@ -88,7 +88,7 @@ class Subscriber:
         hang_up(self._client)
 
     def finish(self) -> Received:
-        """Wait until all received messages are verified. Returns the result. ``stop`` must be called before."""
+        """Wait until all received messages are verified. Returns the result. Call ``stop`` first."""
         self._queue.put(None)
         self._feeder.join()
         found: Received = self._pipe.recv()

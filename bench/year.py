@@ -3,7 +3,7 @@
     python -m bench.year [--days 365] [--every 300] [--keep FOLDER] [--json]
 
 A park with 14 meters is read in simulated time (``bench/timelapse.py``) through ring, packs, store, intervals and
-figures, as in the agent. Each month another meter is silent over a midnight. Then the balance of the year is
+figures, as in the agent. In each month, a different meter is silent over one midnight. Then the balance of the year is
 calculated. After that, these commands run: the reports of the year, a month and a day, an export, and `verify
 --recompute` of the export. Times are CPU seconds.
 """
@@ -44,7 +44,7 @@ def live(folder: Path, first: date, last: date, **how: Any) -> tuple[Timelapse, 
     midnight = park.calendar.midnight
     for n in range((last - first).days):
         day = first + timedelta(days=n)
-        if day.day == 14:  # on this midnight one meter is silent, a different one each month
+        if day.day == 14:  # one meter is silent over the midnight before this day, a different one each month
             name = park.config.devices[day.month % len(park.config.devices)].name
             park.silences.append(Silence(name, midnight(day) - HOUR_MS, midnight(day) + 2 * HOUR_MS))
         following = day + timedelta(days=1)
