@@ -1,4 +1,4 @@
-"""At the end of a run: the seconds of each folder, and what was skipped, why, and how to get it."""
+"""Reports at the end of a test run: the seconds of each folder, and the reasons of skipped tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.kits.forked import SERVER
 
 @dataclass
 class Account:
-    """What the tests of a folder took. Processor time is that of the worker and of the processes that it waited for."""
+    """The time that the tests of a folder took. Processor time includes the processes that the worker waited for."""
 
     tests: int = 0
     wall_s: float = 0.0
@@ -23,14 +23,14 @@ class Account:
 
 
 def used_s() -> float:
-    """Processor time of this process, of those it waited for and of forked agents that have ended, in seconds."""
+    """Processor seconds of this process, of processes that it waited for, and of forked agents that have ended."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system + SERVER.used_s
 
 
-@dataclass(eq=False)  # a plugin is a key
+@dataclass(eq=False)  # pytest needs hashable plugins
 class Accounts:
-    """A worker notes the processor time of each phase of a test with its report; whoever started it adds them up."""
+    """A worker adds the processor time of each test phase to its report. The main process sums these times."""
 
     folders: dict[str, Account] = field(default_factory=lambda: defaultdict(Account))
     skipped: dict[str, int] = field(default_factory=lambda: defaultdict(int))

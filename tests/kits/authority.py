@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 
 
 class Authority:
-    """A certificate authority. Python 3.13 is strict: key usage and key identifiers must be there."""
+    """A certificate authority. Certificates have key usage and key identifiers, because Python 3.13 requires them."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder, self._name = folder, x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -47,7 +47,7 @@ class Authority:
     def issue(
         self, name: str, days: float = 300, address: str = "127.0.0.1", *, dns: str = "localhost"
     ) -> tuple[Path, Path]:
-        """(certificate, key); the key is for its owner only."""
+        """Issue a certificate. Returns (certificate file, key file). Only the owner can read the key file."""
         key = ec.generate_private_key(ec.SECP256R1())
         names: list[x509.GeneralName] = [x509.IPAddress(ipaddress.ip_address(address))]
         names += [x509.DNSName(dns)] if dns else []

@@ -1,4 +1,4 @@
-"""The books at the verifier's side: what came is whole, signed, in order, and nothing else than what was served."""
+"""Checks of the packs that arrived: they are complete, signed and in order, and have only what devices served."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from agent.verify import Report, Verdict, Verifier
 from tests.kits.house import SITE, Heard, Meter
 
-SLACK_S = 12.0  # an answer was served within so much of its tick: a device's timeout and a little more
+SLACK_S = 12.0  # longest time between an answer and its tick: a device's timeout and a little more
 
 
 def report_of(heard: Sequence[Heard], kid: str) -> Report:
-    """The independent verifier's word on all that came, in the order in which it came."""
+    """The report of the independent verifier on all messages, in the order of arrival."""
     verifier = Verifier([kid])
     for message in heard:
         verifier.feed(message.payload, message.topic)
@@ -21,20 +21,21 @@ def report_of(heard: Sequence[Heard], kid: str) -> Report:
 
 
 def settle(heard: Sequence[Heard], kid: str, meters: Mapping[str, Meter], offsets: Sequence[float] = (0.0,)) -> Report:
-    """``balance``, of an arrangement in which nothing may be lost."""
+    """Like ``balance``, but losses are not allowed, even if they are stated."""
     report = balance(heard, kid, meters, offsets)
     assert not report.lost
     return report
 
 
 def balance(heard: Sequence[Heard], kid: str, meters: Mapping[str, Meter], offsets: Sequence[float] = (0.0,)) -> Report:
-    """Assert that what came is whole; returns the independent verifier's report.
+    """Assert that nothing is missing or wrong. Returns the independent verifier's report.
 
-    The chain is unbroken and without a hole in time; no pack came with two bodies and no reading in two packs; each
-    number that came was served, by this device; each number served came, or its time lies in a stated gap or loss.
+    The chain is unbroken and has no hole in time. No pack arrived with two bodies, and no reading is in two packs. Each
+    number that arrived was served by its device. Each number that was served arrived, or its time lies in a stated gap
+    or loss.
 
     Args:
-        offsets: by how much the agent's clock was beside ours at times, in seconds.
+        offsets: all differences between the agent's clock and ours during the test, in seconds.
     """
     report = report_of(heard, kid)
     assert report.verdict is Verdict.VERIFIED, (report.reasons, report.faults[:5])
@@ -59,7 +60,7 @@ def balance(heard: Sequence[Heard], kid: str, meters: Mapping[str, Meter], offse
 
 
 def bodies(heard: Sequence[Heard]) -> list[dict[str, Any]]:
-    """The packs, each once, in the order in which they came. The same name must always have the same bytes."""
+    """Each pack once, in the order of arrival. Asserts that all copies of a pack have the same bytes."""
     seen: dict[tuple[str, str, int], bytes] = {}
     for message in heard:
         if message.road in ("readings", "backfill"):
@@ -70,7 +71,7 @@ def bodies(heard: Sequence[Heard]) -> list[dict[str, Any]]:
 
 
 def gaps_of(packs: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
-    """Stretches of stated gaps that cover the counter of a Meter."""
+    """The time ranges of stated gaps that cover the counter of a Meter."""
     return [
         (gap["from"], gap["to"])
         for pack in packs
@@ -80,7 +81,7 @@ def gaps_of(packs: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
 
 
 def losses_of(packs: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
-    """Stretches of stated losses."""
+    """The time ranges of stated losses."""
     return [(e["from"], e["to"]) for pack in packs for e in pack.get("events", ()) if e["event"] == "loss"]
 
 
@@ -90,7 +91,7 @@ def counted(pack: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def times(pack: Mapping[str, Any]) -> list[float]:
-    """The read times of those records, in UTC seconds."""
+    """The read times of the records that ``counted`` returns, in UTC seconds."""
     base = pack["e"][0].get("bt", 0) if pack.get("e") else 0
     found, at = [], base
     for record in pack.get("e", ()):
@@ -102,7 +103,7 @@ def times(pack: Mapping[str, Any]) -> list[float]:
 
 
 def gaps(packs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, float, float]]:
-    """(reason, points, from, to) of all stated gaps; points ``*`` or their names with commas."""
+    """The (reason, points, from, to) of all stated gaps. ``points`` is ``*``, or names separated by commas."""
     return [
         (g["reason"], g["points"] if g["points"] == "*" else ",".join(g["points"]), g["from"], g["to"])
         for pack in packs
@@ -111,21 +112,22 @@ def gaps(packs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, float, floa
 
 
 def reasons(report: Report, device: str) -> dict[str, int]:
-    """Missing readings of a device by their reason."""
+    """The number of missing readings of a device, by reason."""
     return report.streams[f"{SITE}/{device}"].gap_reasons
 
 
-# what a busy machine costs by itself, honestly stated: a poll or an answer comes too late, a device's answers come too
-# late for so long that it counts as dead, a start takes seconds
+# Gap reasons that a busy machine alone can cause: a poll or an answer is too late, a device is late for so long that it
+# counts as dead, or a start takes seconds.
 BUSY = frozenset({"overload", "timeout", "absent", "stopped"})
 
 
 def busy_only(report: Report, device: str, also: Collection[str] = ()) -> bool:
-    """Is nothing missing of a device but what a busy machine costs? How much that is says nothing of the agent: that it
-    misses no tick where it has time is for tests with a time that is made up.
+    """Return True if all missing readings of a device can be due to a busy machine.
+
+    Their number says nothing about the agent. Tests in made-up time check that it misses no tick when it has time.
 
     Args:
-        also: reasons that the scenario itself made.
+        also: reasons that the scenario itself causes.
     """
     return reasons(report, device).keys() <= BUSY | set(also)
 

@@ -1,4 +1,4 @@
-"""The broker's side of a scenario: a real mosquitto, and a subscriber that notes everything."""
+"""The broker's side of a scenario: a real mosquitto, and a subscriber that records everything."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from agent.verify.strict import inflate
 from tests.kits.ports import free_port
 
 T = TypeVar("T")
-Name = tuple[str, str, int]  # of a pack: stream, boot, seq
-DEADLINE_S = 60.0  # nobody meets it in health
+Name = tuple[str, str, int]  # identifies a pack: stream, boot, seq
+DEADLINE_S = 60.0  # a healthy program never takes this long
 
 
 def patience() -> float:
-    """How much longer things may take than on a machine that does nothing else."""
+    """The factor by which a wait may be longer than on an idle machine."""
     return min(4.0, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
 
 
 def until(condition: Callable[[], T], seconds: float = 20.0, what: object = "condition") -> T:
-    """Wait for a condition and return what it gave; ``what`` may be a function that tells more.
+    """Wait until ``condition`` returns a true value, and return that value.
 
-    No wait gives up before ``DEADLINE_S``, however short a time its caller thinks of.
+    The wait fails after ``seconds``, but never before ``DEADLINE_S``. ``what``: the text of the failure, or a function
+    that returns it.
     """
     began = time.monotonic()
     while not (found := condition()):
@@ -42,7 +43,7 @@ def until(condition: Callable[[], T], seconds: float = 20.0, what: object = "con
 
 
 class Broker:
-    """mosquitto on a port of its own, which it keeps when it is stopped and started."""
+    """mosquitto on its own port, which stays the same when it is restarted."""
 
     unix = ""  # path of a socket that subscribers use instead of the port
 
@@ -52,7 +53,7 @@ class Broker:
         self._log = folder / "mosquitto.log"
         head = [f"listener {self.port} 127.0.0.1", "max_inflight_messages 0", "max_queued_messages 0"]
         if os.getuid() == 0:
-            head.append("user root")  # else it becomes a user who may not read what lies in our folder
+            head.append("user root")  # otherwise it changes to a user who may not read our folder
         anonymous = [] if any(line.startswith("allow_anonymous") for line in lines) else ["allow_anonymous true"]
         self.conf.write_text("\n".join([*head, *anonymous, *lines]) + "\n")
         self._process: subprocess.Popen[bytes] | None = None
@@ -73,7 +74,7 @@ class Broker:
         until(answers, what="mosquitto answers")
 
     def reload(self) -> None:
-        """Have it read its rights again."""
+        """Let it read its access rights again."""
         assert self._process
         self._process.send_signal(signal.SIGHUP)
 
@@ -86,7 +87,7 @@ class Broker:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """One message of the broker."""
+    """One message from the broker."""
 
     at: float  # monotonic seconds
     topic: str
@@ -100,13 +101,13 @@ class Heard:
 
 @lru_cache(16_384)
 def parsed(payload: bytes) -> dict[str, Any]:
-    """A pack as an object, which nobody changes: whoever waits looks at all of them again and again."""
+    """A pack as an object, which must not be changed. It is cached, because waiting tests read all packs repeatedly."""
     found: dict[str, Any] = json.loads(inflate(payload))
     return found
 
 
 class Listener:
-    """A subscriber that notes everything and is quick to come back."""
+    """A subscriber that records everything and reconnects quickly."""
 
     def __init__(self, broker: Broker, connected_s: float = 10.0, login: tuple[str, str] | None = None) -> None:
         from paho.mqtt.client import Client
@@ -138,7 +139,7 @@ class Listener:
         self.heard.append(Heard(time.monotonic(), message.topic, bytes(message.payload), message.retain))
 
     def packs(self, device: str = "", *roads: str) -> list[dict[str, Any]]:
-        """Packs in the order in which they came, as objects."""
+        """Packs in the order of arrival, as objects."""
         wanted = roads or ("readings", "backfill")
         return [
             parsed(m.payload)
@@ -147,15 +148,15 @@ class Listener:
         ]
 
     def names(self) -> set[Name]:
-        """Of all packs that came."""
+        """The names of all packs that have arrived."""
         return {(pack["stream"], pack["boot"], pack["seq"]) for pack in self.packs()}
 
     def numbers(self, device: str, point: str = "ac.energy.import") -> list[int]:
-        """The values of a point as they came; with the default point, the numbers of a Meter's answers."""
+        """The values of a point in the order of arrival. The default point has the numbers of a Meter's answers."""
         return [record["v"] for pack in self.packs(device) for record in pack.get("e", ()) if record["n"] == point]
 
     def events(self, device: str = "") -> list[dict[str, Any]]:
-        """In the order of sealing: after an outage, live packs arrive before those that waited."""
+        """Events in the order of sealing. (After an outage, live packs arrive before the backlog.)"""
         packs = sorted(self.packs(device), key=lambda pack: (pack["stream"], pack["seq"]))
         return [event for pack in packs for event in pack.get("events", ())]
 
@@ -166,6 +167,6 @@ class Listener:
 
 
 def whole(listener: Listener, device: str) -> bool:
-    """No sequence number between the first and the last is missing: nothing of it waits in an outbox."""
+    """Return True if no sequence from 1 to the newest is missing, so that no pack between them waits in an outbox."""
     seqs = {pack["seq"] for pack in listener.packs(device)}
     return bool(seqs) and seqs == set(range(1, max(seqs) + 1))

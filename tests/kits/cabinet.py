@@ -1,8 +1,11 @@
-"""A foreign cabinet: devices by software that is not ours, on lines with true byte times.
+"""A cabinet of devices that the software of others simulates, on lines with real byte times.
 
-Bus A (9600 8N1): pymodbus plays six devices, uModbus one. Bus B (2400 8E1): a DL/T 645 meter of PyPI's dlt645. A serial
-server (RTU bytes over TCP) by pymodbus, and an inverter on Modbus TCP by pyModbusTCP that answers any unit.
-The numbers of known families come from the simulator; the protocol, its framing and its timing do not.
+- Bus A (9600 8N1) has six devices by pymodbus and one by uModbus.
+- Bus B (2400 8E1) has a DL/T 645 meter by dlt645 from PyPI.
+- A serial server (RTU bytes over TCP) is by pymodbus.
+- An inverter on Modbus TCP is by pyModbusTCP. It answers any unit.
+
+The values of known families come from our simulator; the protocol, its framing and its timing do not.
 """
 
 from __future__ import annotations
@@ -29,18 +32,18 @@ from drivers.sim.image import Image
 
 PROFILES = Path(__file__).resolve().parent.parent.parent / "firmware_profiles"
 SPACE = 0x10000
-QUIET_S = 0.004  # a frame has ended
+QUIET_S = 0.004  # a frame ends after this silence
 METER_ADDRESS = "785634210000"
 KX96 = {"ac.voltage.l1": 231.8, "ac.voltage.l2": 232.4, "ac.voltage.l3": 230.9, "ac.frequency": 50.02}
-KX96_FLOATS = 0x0100  # of KX96, in this order, CDAB
+KX96_FLOATS = 0x0100  # address of the values of ``KX96``, in this order, as floats in CDAB
 KX96_ENERGY = 0x0200  # u32, low word first, in 0.01 kWh
 KX96_COUNT = 7_654_321
 
 
 def registers(profile: str, seed: int = 7) -> Image:
-    """The registers of a shipped family, as the simulator shows them, without a clock that moves.
+    """The registers of a shipped family as the simulator shows them at one moment.
 
-    ``seed`` decides the serial number.
+    ``seed`` determines the serial number.
     """
     device, display = device_from_profile(load_profile(PROFILES / f"{profile}.toml"), seed=seed)
     for function in device.image.functions:
@@ -50,16 +53,16 @@ def registers(profile: str, seed: int = 7) -> Image:
 
 @dataclass
 class Tap:
-    """A slave's port on the bus: which units it hears (none: all bytes), how it answers."""
+    """A slave's port on the bus. ``units``: the units whose requests it gets; if empty, it gets all requests."""
 
     fd: int
     units: frozenset[int]
-    spoil: Callable[[bytes], bytes | None] = lambda frame: frame  # a CRC error; None: silent
+    spoil: Callable[[bytes], bytes | None] = lambda frame: frame  # changes an answer; None: no answer
     delay_s: Mapping[int, float] = field(default_factory=dict)  # by unit
 
 
 class SerialBus:
-    """One RS-485 bus in a thread: bytes take their time, requests at another speed reach nobody."""
+    """One RS-485 bus in a thread. Bytes take their real time. Requests at another speed reach no device."""
 
     def __init__(self, link: Path, baud: int, bits: int = 10) -> None:
         self.link, self._byte_s, self._speed = link, bits / baud, getattr(termios, f"B{baud}")
@@ -79,7 +82,7 @@ class SerialBus:
         return ours, theirs
 
     def tap(self, units: Iterable[int] = (), **more: Any) -> str:
-        """The path of a port for one more slave."""
+        """Add a port for another slave. Returns its path."""
         ours, theirs = self._pair()
         self.taps.append(Tap(ours, frozenset(units), **more))
         return os.ttyname(theirs)
@@ -130,7 +133,7 @@ class SerialBus:
 
 
 def crc_errors(unit: int, every: int) -> Callable[[bytes], bytes]:
-    """Turn a bit in every so many answers of one unit."""
+    """Make a ``spoil`` that flips a bit in every ``every``-th answer of a unit."""
     answers = 0
 
     def spoil(frame: bytes) -> bytes:
@@ -157,7 +160,7 @@ def kx96() -> Image:
 
 
 def runs(image: Image, function: int) -> list[tuple[int, list[int]]]:
-    """Stretches of existing registers: address and words."""
+    """The runs of existing registers, as (address, words)."""
     if function not in image.functions:
         return []
     found: list[tuple[int, list[int]]] = []
@@ -169,7 +172,7 @@ def runs(image: Image, function: int) -> list[tuple[int, list[int]]]:
 
 
 class PymodbusServers:
-    """pymodbus in a loop of its own thread."""
+    """Servers of pymodbus, in an event loop in their own thread."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -259,7 +262,7 @@ class UmodbusSlave:
 
 
 class Dlt645Meter:
-    """The DL/T 645 meter of PyPI's dlt645 on a serial port."""
+    """The DL/T 645 meter of the package dlt645, on a serial port."""
 
     def __init__(self, port: str, address: str) -> None:
         from dlt645 import MeterServerService
@@ -277,7 +280,7 @@ class Dlt645Meter:
 
 
 class TcpInverter:
-    """pyModbusTCP: answers any unit."""
+    """An inverter by pyModbusTCP. It answers any unit."""
 
     def __init__(self, port: int, image: Image) -> None:
         from pyModbusTCP.server import DataBank, ModbusServer
@@ -293,7 +296,7 @@ class TcpInverter:
 
 
 class Cabinet:
-    """The reviewer's cabinet, in one folder."""
+    """The whole cabinet. Its serial ports are in one folder."""
 
     def __init__(self, folder: Path, rtu_port: int, tcp_port: int) -> None:
         for name in ("pymodbus.logging", "pymodbus", "umodbus", "dlt645"):

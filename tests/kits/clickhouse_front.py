@@ -1,9 +1,9 @@
-"""ClickHouse's own engine behind its HTTP interface, for tests: chdb holds the engine, no package has the server.
+"""ClickHouse's engine with an HTTP interface, for tests. The package chdb has the engine; no package has the server.
 
     python -m tests.kits.clickhouse_front FOLDER PORT
 
-What it is sent runs as it is: statements, settings and data. ``POST /hold`` lets the next insert be done and its answer
-be lost; ``POST /refuse`` with a text lets everything fail with it, until it is sent empty.
+Statements, settings and data go to the engine unchanged. After ``POST /hold``, the next insert is done, but its answer
+is lost. After ``POST /refuse`` with a text, every statement fails with this text, until an empty text is sent.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One statement a request."""
+    """Runs one statement per request."""
 
     session: ClassVar[Any] = None
     hold: ClassVar[bool] = False
@@ -44,7 +44,7 @@ class Handler(BaseHTTPRequestHandler):
         statement = "".join(parse_qs(parts.query)["query"]) + body.decode()
         try:
             made = bytes(self.session.query(statement, "TabSeparated").bytes() or b"")
-        except Exception as error:  # noqa: BLE001 whatever the engine says is the answer
+        except Exception as error:  # noqa: BLE001 the engine's error is the answer
             return self._answer(500, str(error).encode())
         if Handler.hold and statement.startswith("INSERT") and body:
             Handler.hold = False
@@ -69,11 +69,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Nothing: the tests say what happened."""
+        """Do not log requests."""
 
 
 class Front:
-    """The program above as a process that can be killed and started again on the same folder."""
+    """This module as a process, which can be killed and started again on the same folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._port = folder, 0
@@ -81,18 +81,18 @@ class Front:
 
     @property
     def url(self) -> str:
-        """For ``--clickhouse``."""
+        """The URL for ``--clickhouse``."""
         return f"http://127.0.0.1:{self._port}/fleet"
 
     def start(self) -> None:
-        """Run it; the same port each time."""
+        """Start the process. Its port is the same each time."""
         command = [sys.executable, "-m", "tests.kits.clickhouse_front", str(self._folder), str(self._port)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         assert self._process.stdout is not None
         self._port = int(self._process.stdout.readline())
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill the process with SIGKILL."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
@@ -106,20 +106,20 @@ class Front:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def post(self, path: str, body: str = "") -> str:
-        """``/hold``, ``/refuse`` or a statement."""
+        """Send ``/hold``, ``/refuse`` or a statement. Returns the answer."""
         url = f"http://127.0.0.1:{self._port}{path}"
         with urllib.request.urlopen(urllib.request.Request(url, body.encode(), method="POST"), timeout=60) as answer:
             return str(answer.read().decode())
 
 
 def asked(front: Front, query: str) -> list[list[str]]:
-    """Rows of texts."""
+    """Run a query. Returns its rows as texts."""
     answer = ClickHouse(front.url).execute(query)
     return [line.split("\t") for line in answer.splitlines()]
 
 
 def in_postgres(dsn: str) -> list[list[str]]:
-    """The view `readings`, sorted."""
+    """The rows of the view `readings` in PostgreSQL, sorted."""
     query = (
         "SELECT stream, point, round(extract(epoch FROM at) * 1000)::bigint::text, value::text, unit, "
         "coalesce(quality, ''), coalesce(exact, ''), coalesce(text, ''), seq::text FROM readings"
@@ -129,7 +129,7 @@ def in_postgres(dsn: str) -> list[list[str]]:
 
 
 def in_clickhouse(front: Front) -> list[list[str]]:
-    """The table `readings` in the same form."""
+    """The rows of the table `readings` in ClickHouse, in the same form."""
     query = (
         "SELECT stream, point, toUnixTimestamp64Milli(at), value, unit, quality, exact, text, seq FROM fleet.readings"
     )

@@ -1,4 +1,4 @@
-"""A control server in a loop of its own thread, and clients that behave as nobody should."""
+"""A control server with an event loop in its own thread, and clients that misbehave."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from tests.kits.broker import DEADLINE_S
 
 T = TypeVar("T")
 GROUP = "no-such-group-here"
-ASK = Export(from_ms=0, to_ms=1)  # a request whose kind the tests answer themselves
+ASK = Export(from_ms=0, to_ms=1)  # the tests themselves answer requests of this kind
 
 
 class StubAccess:
-    """No agent behind it, but for what ``service`` is given."""
+    """Access for requests without an agent. It has only the parts of an agent that ``service`` has."""
 
     def __init__(self, caller: Caller, service: Any) -> None:
         self.caller, self.service = caller, service
@@ -43,7 +43,7 @@ class StubAccess:
 
 
 class Served:
-    """A control server as an agent has it; ``answers``: what serves instead of the kinds' own modules."""
+    """A control server as an agent has it, with ``StubAccess`` instead of the agent."""
 
     def __init__(self, folder: Path, service: Any = None, loops: Callable[[], asyncio.AbstractEventLoop] | None = None):
         self.runtime, self.service = folder / "run", service
@@ -68,7 +68,7 @@ class Served:
                     self._up.set()
                     with suppress(asyncio.CancelledError):
                         self.loop.run_until_complete(self._task)
-        except BaseException as error:  # noqa: BLE001 - the test that started it asks
+        except BaseException as error:  # noqa: BLE001 - ``__exit__`` checks it
             self.error = error
         finally:
             self._up.set()
@@ -88,15 +88,15 @@ class Served:
         assert self.error is None, self.error
 
     def stop(self) -> None:
-        with suppress(RuntimeError):  # it ended already
+        with suppress(RuntimeError):  # the loop is already closed
             self.loop.call_soon_threadsafe(self._task.cancel)
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run something in its loop."""
+        """Run a coroutine in the server's loop. Returns its result."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(DEADLINE_S)
 
     def count(self) -> int:
-        """Connections that it holds."""
+        """The number of open connections."""
 
         async def look() -> int:
             return self.server.connections
@@ -114,7 +114,7 @@ class Served:
             return client.ask(request, parts.append, more.pop("progress", no_progress), **more), parts
 
     def raw(self) -> socket.socket:
-        """A connection on which nothing was said."""
+        """A connection on which nothing was sent."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(DEADLINE_S)
         folder = os.open(self.runtime, os.O_PATH)
@@ -132,7 +132,7 @@ class Served:
 
 
 def rest(sock: socket.socket) -> bytes:
-    """All that still comes until the other end closes."""
+    """All further bytes, until the other side closes the connection."""
     found = bytearray()
     with suppress(ConnectionResetError):
         while more := sock.recv(65536):
@@ -141,7 +141,7 @@ def rest(sock: socket.socket) -> bytes:
 
 
 def outcome(sock: socket.socket) -> FrameKind:
-    """The last frame that a connection brought before it ended."""
+    """The kind of the last frame that arrives before the connection ends."""
     data, last = rest(sock), None
     while data:
         size = int.from_bytes(data[1:5], "big")
@@ -151,7 +151,7 @@ def outcome(sock: socket.socket) -> FrameKind:
 
 
 def service(**parts: Any) -> Any:
-    """What a kind needs of the service."""
+    """A stand-in for the service, with only these parts."""
     return SimpleNamespace(**{"config": None, "lines": {}, **parts})
 
 

@@ -25,11 +25,11 @@ from agent.verify.strict import inflate
 from tests.kits.packs import Maker, Pack
 
 BASE = "meterhouse/v1/park7/gw01"
-PATIENCE_S = 45.0  # nobody in health waits for so long
+PATIENCE_S = 45.0  # a healthy program never takes this long
 
 
 def until(what: Callable[[], object], why: str = "not in time") -> None:
-    """Wait for a condition; fails when even a slow machine would have met it."""
+    """Wait for a condition. Fails after a time that is enough even for a slow machine."""
     end = time.monotonic() + PATIENCE_S
     while not what():
         assert time.monotonic() < end, why
@@ -43,14 +43,14 @@ def destination(port: int, host: str = "127.0.0.1", tls: bool = False, **more: A
 
 
 def password(folder: Path, text: str) -> Secret:
-    """A password in a file."""
+    """Write a password to a file. Returns the setting that names the file."""
     path = folder / f"password-{text.strip().replace('/', '-')}"
     path.write_text(text)
     return Secret(file=path)
 
 
 class Mosquitto:
-    """The real broker on a free port, with lines of configuration of the test's choice."""
+    """The real broker on ``port``, with ``lines`` added to its configuration."""
 
     def __init__(self, folder: Path, port: int, *lines: str) -> None:
         self.port, self._folder = port, folder
@@ -61,7 +61,7 @@ class Mosquitto:
     def configure(self, *lines: str) -> None:
         head = [f"listener {self.port} 127.0.0.1", "max_queued_messages 100000"]
         anonymous = [] if any(line.startswith("allow_anonymous") for line in lines) else ["allow_anonymous true"]
-        user = ["user root"] if os.geteuid() == 0 else []  # else it could not read files of the test
+        user = ["user root"] if os.geteuid() == 0 else []  # otherwise it could not read files of the test
         self._conf.write_text("\n".join([*head, *anonymous, *user, *lines]) + "\n")
 
     def start(self) -> Mosquitto:
@@ -87,7 +87,7 @@ class Mosquitto:
 
 
 class Listener:
-    """A subscriber that notes everything."""
+    """A subscriber that records everything."""
 
     def __init__(self, port: int, topic: str = f"{BASE}/#", v5: bool = True) -> None:
         self.heard: list[MQTTMessage] = []
@@ -119,7 +119,7 @@ class Listener:
 
 
 class StoreOutbox:
-    """The database thread as an uplink sees it: owns the store, and offers packs after each commit."""
+    """Takes the place of the database thread. It owns the store, and offers packs to uplinks after each commit."""
 
     def __init__(
         self, path: Path, destinations: Sequence[str], asked: Mapping[str, Sequence[str]] | None = None
@@ -128,7 +128,7 @@ class StoreOutbox:
         self._confirmed: dict[str, list[int]] = {}
         self.uplinks: list[Uplink] = []
         self.fetches = 0
-        self.told: list[int] = []  # ids of packs that were confirmed, as often as that was said
+        self.told: list[int] = []  # ids of confirmed packs, once for each confirmation
         self._thread = threading.Thread(target=self._run, args=(path, destinations, asked))
         self._thread.start()
 
@@ -147,7 +147,7 @@ class StoreOutbox:
         def run(store: Store) -> None:
             try:
                 answer.put(job(store))
-            except Exception as error:  # noqa: BLE001 - raised where it was asked
+            except Exception as error:  # noqa: BLE001 - raised again in the caller
                 answer.put(error)
 
         self._jobs.put(run)
@@ -187,7 +187,7 @@ class StoreOutbox:
         self._jobs.put(lambda store: callback(store.packs.births(after, limit, max_bytes)))
 
     def before_send(self) -> None:
-        """Nothing is recorded here."""
+        """Do nothing: this outbox records nothing."""
 
     def confirm(self, dest: str, ids: Sequence[int]) -> None:
         self.told += ids

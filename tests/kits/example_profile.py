@@ -1,4 +1,4 @@
-"""A small profile to break, and what is told about it."""
+"""A small profile for tests to break, and the complaints about it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Write = Callable[[str], Path]
 
 
 def complaints(write: Write, text: str) -> list[str]:
-    """All that is told about a profile that must not load."""
+    """All complaints about a profile that must not load."""
     with pytest.raises(ProfileError) as caught:
         load_profile(write(text))
     assert caught.value.exit_code == 3

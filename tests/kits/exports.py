@@ -40,7 +40,7 @@ def table(names: tuple[tuple[str, str], ...] = POINTS) -> dict[str, Any]:
 
 
 class Gateway:
-    """Seals a second at a time into a store; ``restart`` begins another boot."""
+    """Seals packs of one second each into a store. ``restart`` begins another boot."""
 
     def __init__(self, folder: Path, *streams: str) -> None:
         self.folder = folder
@@ -68,7 +68,7 @@ class Gateway:
             store.close()
 
     def restart(self) -> None:
-        """Another start of the agent."""
+        """Begin another boot, as a restart of the agent does."""
         self.boots += 1
         heads = self.keep(lambda store: store.packs.heads())
         self.packers = {}
@@ -80,7 +80,7 @@ class Gateway:
             self.packers[name] = packer
 
     def seal(self, seconds: int, silent: bool = False, late_ms: int = 40) -> list[SealedPack]:
-        """A pack a second and stream, committed together. Each reading is taken ``late_ms`` after its tick."""
+        """Seal one pack per second for each stream, and commit all. A reading is taken ``late_ms`` after its tick."""
         packs: list[SealedPack] = []
         for _ in range(seconds):
             tick, self.now_ms = self.now_ms, self.now_ms + 1000
@@ -97,7 +97,7 @@ class Gateway:
         return packs
 
     def broker(self, packs: list[SealedPack] | None = None) -> Report:
-        """The verdict on what a broker would have delivered."""
+        """The report on the packs as a broker would have delivered them."""
         verifier = Verifier([self.signer.kid])
         verifier.feed(self.keys, f"meterhouse/v1/{BASE}/keys")
         for pack in self.made if packs is None else packs:
@@ -105,7 +105,7 @@ class Gateway:
         return verifier.finish()
 
     def folder_report(self, folder: Path) -> Report:
-        """The verdict on an exported folder."""
+        """The report on an exported folder."""
         verifier = Verifier([self.signer.kid])
         read_paths(verifier, [folder])
         return verifier.finish()

@@ -1,4 +1,4 @@
-"""A broker that misbehaves on demand: answers each PUBLISH as told, or not at all. MQTT 5 or only 3.1.1."""
+"""A broker that misbehaves on demand: it answers each PUBLISH as requested, or not at all. MQTT 5 or only 3.1.1."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 HANG_UP = -1
 SILENT = None
-JOIN_S = 45.0  # no thread needs so long to end
+JOIN_S = 45.0  # no thread takes this long to end
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Sent:
 
 
 def length(size: int) -> bytes:
-    """As a packet says it."""
+    """A length in the encoding of MQTT packets."""
     made = bytearray()
     while True:
         size, byte = divmod(size, 128)
@@ -36,7 +36,7 @@ def length(size: int) -> bytes:
 
 
 def publish(topic: str, payload: bytes, version: int, first: int = 0x32, size: int | None = None) -> bytes:
-    """A PUBLISH as a broker sends it; ``size``: what its length says."""
+    """A PUBLISH as a broker sends it. ``size``: the length that it states; None: its real length."""
     name = topic.encode()
     body = struct.pack(">H", len(name)) + name + (struct.pack(">H", 7) if first & 6 else b"")
     body += (b"\0" if version > 4 else b"") + payload
@@ -47,7 +47,7 @@ def publish(topic: str, payload: bytes, version: int, first: int = 0x32, size: i
 class FakeBroker:
     """``answer(sent)``: a reason code, SILENT, or HANG_UP. ``properties``: bytes of CONNACK properties (MQTT 5).
 
-    ``absent``: nothing listens on its port until ``listen`` is called; nobody else gets that port meanwhile.
+    ``absent``: nothing listens on its port until ``listen`` is called. Meanwhile no other program gets the port.
     """
 
     answer: Callable[[Sent], int | None] = lambda sent: 0
@@ -55,7 +55,7 @@ class FakeBroker:
     only_v311: bool = False
     connack: int = 0
     suback: int = 1  # the granted QoS, or a reason code
-    mute: bool = False  # accepts connections and says nothing
+    mute: bool = False  # accepts connections, but sends nothing
     absent: bool = False
     then: Callable[[socket.socket, int], None] = lambda sock, version: None  # called after each SUBACK
     connects: list[bytes] = field(default_factory=list)  # bodies of CONNECT
@@ -69,13 +69,13 @@ class FakeBroker:
         self.server = socket.socket()
         self.server.bind(("127.0.0.1", 0))
         self.port = self.server.getsockname()[1]
-        self.peers: list[socket.socket] = []  # of each connection, in order
+        self.peers: list[socket.socket] = []  # the sockets of all connections, in order
         self._threads: list[threading.Thread] = []
         if not self.absent:
             self.listen()
 
     def listen(self) -> None:
-        """Take connections from now on."""
+        """Accept connections from now on."""
         self.server.listen()
         self._threads.append(threading.Thread(target=self._accept))
         self._threads[0].start()
@@ -104,7 +104,7 @@ class FakeBroker:
                     self.versions.append(version)
                     self.connects.append(body)
                     if self.only_v311 and version > 4:
-                        sock.sendall(b"\x20\x02\x00\x01")  # as 3.1.1 says: unacceptable protocol version
+                        sock.sendall(b"\x20\x02\x00\x01")  # in MQTT 3.1.1: unacceptable protocol version
                         return
                     tail = bytes([len(self.properties)]) + self.properties if version > 4 else b""
                     sock.sendall(bytes([0x20, 2 + len(tail), 0, self.connack]) + tail)
@@ -142,7 +142,7 @@ class FakeBroker:
             self.server.shutdown(socket.SHUT_RDWR)  # ends accept; close alone would not
         self.server.close()
         if self._threads:
-            self._threads[0].join(JOIN_S)  # no connection is taken any more
+            self._threads[0].join(JOIN_S)  # after this, no connection is accepted
         for sock in self.peers:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""The wall clock of one process: libfaketime sets it while the process runs, not the machine's."""
+"""The wall clock of one process. libfaketime sets it while the process runs; the machine's clock stays as it is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LIBRARIES = sorted(Path("/usr/lib").glob("*-linux-gnu*/faketime/libfaketimeMT.so
 
 
 class Clock:
-    """The clock of the agent's process: so many seconds beside ours."""
+    """The clock of the agent's process. ``set`` gives its difference from ours in seconds."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "clock"
@@ -21,7 +21,7 @@ class Clock:
         return {
             "LD_PRELOAD": str(LIBRARIES[0]),
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "FAKETIME_FORCE_MONOTONIC_FIX": "0",  # it would end each wait for the GIL at once: threads spin for it
+            "FAKETIME_FORCE_MONOTONIC_FIX": "0",  # 1 would end each wait for the GIL at once, so that threads spin
             "FAKETIME_CACHE_DURATION": "1",
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
         }

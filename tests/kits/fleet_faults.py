@@ -1,4 +1,4 @@
-"""Made-up streams, each broken in one way, with real signatures; and a source that hands them to a worker."""
+"""Made-up streams with real signatures, each broken in one way, and a source that delivers them to a worker."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PACKS = 12
 
 @dataclass
 class Broken:
-    """What one gateway sends, and what it is trusted by."""
+    """The keys of one gateway, and the messages that it sends."""
 
     kind: str
     gateway: MadeGateway
     keys: list[bytes]
     sent: list[Sent] = field(default_factory=list)
-    late_keys: list[bytes] = field(default_factory=list)  # that arrive after all packs
+    late_keys: list[bytes] = field(default_factory=list)  # keys that arrive after all packs
 
     @property
     def stream(self) -> MadeStream:
@@ -52,7 +52,7 @@ def signer_of(seed: str) -> Signer:
 
 
 def make(kind: str, number: int, start_ms: int = START_MS) -> Broken:
-    """The streams of gateway ``number``, broken as the function ``kind`` below does it."""
+    """Make gateway ``number`` with one stream, which the function ``_<kind>`` below breaks."""
     name, signer = f"site{number // 20:02d}/gw{number:05d}", signer_of(f"{kind}/{number}")
     boot = sha256(f"{kind}.{number}".encode()).hexdigest()[:16]
     stream = MadeStream(f"{name}/meter", signer, boot, random.Random(number), start_ms)
@@ -99,7 +99,7 @@ def _fork_of_another_time(b: Broken) -> None:
 
 
 def _clone(b: Broken) -> None:
-    """A copy of the disk was started beside the gateway."""
+    """A copy of the gateway's disk runs at the same time as the gateway."""
     b.send(*b.run(6))
     state = (b.stream.seq, b.stream.prev, b.stream.at_ms, b.stream.boot, b.stream.birth)
     b.send(*b.run(3))
@@ -139,7 +139,7 @@ def _wrong_loss(b: Broken) -> None:
 
 
 def _loss_of_a_part(b: Broken) -> None:
-    """Four packs are gone, the event names the last two."""
+    """Four packs are missing, but the loss event names only the last two."""
     b.send(*b.run(6))
     b.run(2)
     first, from_ms = b.stream.seq + 1, b.stream.at_ms
@@ -257,7 +257,7 @@ def _old_key_again(b: Broken) -> None:
 
 
 def _revoked_later(b: Broken) -> None:
-    """A thief signed the last three; the key was revoked after they had come."""
+    """A thief signed the last three packs. The key was revoked after they had arrived."""
     b.send(*b.run(9))
     new = signer_of(f"new/{b.gateway.name}")
     gone = Revocation(b.gateway.signer.kid, {b.stream.name: 6})
@@ -273,7 +273,7 @@ KINDS: dict[str, Callable[[Broken], None]] = {
 
 
 class Feed:
-    """A source that is a list."""
+    """A source that delivers a list of messages."""
 
     def __init__(self, sent: Sequence[Sent]) -> None:
         self.left = [Message(topic, raw, number) for number, (topic, raw) in enumerate(sent)]
@@ -294,7 +294,7 @@ class Feed:
 
 
 def publish_all(port: int, sent: Sequence[Sent], *, retain: bool = False) -> list[int]:
-    """Publish at QoS 1 and wait for each PUBACK. Returns their reason codes: 16 where nobody subscribes."""
+    """Publish at QoS 1 and wait for each PUBACK. Returns their reason codes: 16 if a topic has no subscriber."""
     client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
     reasons: list[int] = []
     client.on_publish = lambda _client, _data, _mid, reason, _properties: reasons.append(reason.value)
@@ -309,5 +309,5 @@ def publish_all(port: int, sent: Sequence[Sent], *, retain: bool = False) -> lis
 
 
 def has_subscriber(port: int, topic: str) -> bool:
-    """Does anybody subscribe to this topic? The broker says so in its PUBACK."""
+    """Return True if the topic has a subscriber, which the broker's PUBACK shows."""
     return publish_all(port, [(topic, b"{}")]) == [0]

@@ -1,4 +1,4 @@
-"""A database with a made-up fleet as its page shows it: two weeks, every kind of fault, names that are hostile."""
+"""A database with a made-up fleet for the fleet's page: two weeks, every kind of fault, and hostile names."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.kits.fleet_faults import Feed
 
 MARKUP = '<img src=x onerror="alert(1)">&"\''
 GATEWAYS, ROUNDS = 30, 9
-LONG_S = 10_800  # of the stream that has three hours
+LONG_S = 10_800  # length of the stream ``long``
 
 
 def fill(dsn: str) -> list[MadeGateway]:
-    """Verified by a worker and a keeper, as from a broker. The last gateway is not enrolled."""
+    """Fill a database: a worker and a keeper process the fleet's messages. The last gateway is not enrolled."""
     now_s = int(time.time()) // 900 * 900
     fleet = make_fleet(GATEWAYS, 2, (now_s - 600) * 1000)
     sent: list[tuple[str, bytes]] = []
@@ -51,12 +51,12 @@ def fill(dsn: str) -> list[MadeGateway]:
 
 
 def _three_hours(gateway: MadeGateway, now_s: int) -> list[tuple[str, bytes]]:
-    """A stream with quarters of an hour to look at: whole ones, one with a gap, one without any pack, one doubtful."""
+    """A stream of three hours: whole quarters, one with a gap, one without three of its packs, one doubtful."""
     stream = make_fleet(1, 3, (now_s - LONG_S) * 1000)[0].streams[2]
     stream.signer, stream.name = gateway.signer, f"{gateway.name}/long"
     topic, sent = f"meterhouse/v1/{stream.name}/readings", [stream.pack()]
     for number in range(LONG_S // 60):
-        if number == 65:  # five minutes of silence, told by the gateway
+        if number == 65:  # a minute of silence, which the gateway states
             low = stream.at_ms // 1000
             gap = {"from": low, "points": "*", "reason": "timeout", "to": low + 60}
             sent.append(stream.pack(60, e=[], gaps=[gap]))
@@ -66,13 +66,13 @@ def _three_hours(gateway: MadeGateway, now_s: int) -> list[tuple[str, bytes]]:
             sent.append(stream.pack(60, e=records))
         else:
             made = stream.pack(60)
-            if not 45 <= number < 48:  # three packs that never come
+            if not 45 <= number < 48:  # these three packs never arrive
                 sent.append(made)
     return [(topic, raw) for raw in sent]
 
 
 def _two_weeks(connection: Connection) -> None:
-    """Sums of the days before, as if the packs had been dropped since."""
+    """Add sums for the days before, as if their packs had been dropped."""
     rng, today = random.Random(1), datetime.now(UTC).date()
     rows, reasons = [], []
     for (stream,) in connection.execute("SELECT id FROM streams ORDER BY name").fetchall():

@@ -1,4 +1,4 @@
-"""An export as somebody may hand it on: three streams, three boots, two keys, gaps, a loss, parts, checkpoints."""
+"""An export as a verifier may get it: three streams, three boots, two keys, gaps, a loss, parts, checkpoints."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def packs_of(name: str) -> str:
 
 
 class Maker:
-    """Seals what a gateway would, and makes checkpoints of two pages."""
+    """Seals packs as a gateway does, and makes checkpoints of two pages."""
 
     def __init__(self) -> None:
         self.streams = {name: Stream(name, OLD, points=() if name == "_gateway" else _POINTS) for name in NAMES}
@@ -62,7 +62,7 @@ _POINTS = Stream().points
 
 
 def whole() -> Files:
-    """All of it holds."""
+    """The files of a valid export."""
     made = Maker()
     gateway, meter, inverter = made.streams.values()
     made.run(5)
@@ -92,7 +92,7 @@ def whole() -> Files:
 
 
 def only(files: Mapping[str, list[bytes]], keep: Callable[[dict[str, object]], bool]) -> Files:
-    """The lines whose object is to be kept, and all keys."""
+    """The lines whose object ``keep`` selects, and all keys."""
     return {name: [raw for raw in some if name == "keys.json" or keep(json.loads(raw))] for name, some in files.items()}
 
 

@@ -1,8 +1,8 @@
-"""Agents for tests, forked from a process that has imported the agent already: a start costs a tenth of its time.
+"""Forks agents for tests from a process that has already imported the agent. A fork takes a tenth of a start's time.
 
-Each is a process of its own with its own environment, folder and log, and ends as ``python -m agent.cli.main`` would.
-What must be there before Python starts (LD_PRELOAD, another interpreter, another network namespace) needs a real start.
-The server has one thread, so that a fork finds no lock held; the tests may have many.
+Each agent is a process with its own environment, folder and log, and ends as ``python -m agent.cli.main`` would. If
+something must exist before Python starts (LD_PRELOAD, another interpreter, another network namespace), the agent needs
+a real start. The server has only one thread, so that no lock is held during a fork. The tests may have many threads.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 PRELOADED = ("agent.cli.main", "agent.cli.run", "agent.service.app", "agent.uplink", "drivers.modbus", "uvloop")
 _SERVER = "import sys; from tests.kits.forked import serve; serve(int(sys.argv[1]))"
-_REQUEST = 1 << 20  # bytes, more than any environment has
+_REQUEST = 1 << 20  # largest request in bytes; no environment is larger
 
 
 class Forked:
@@ -71,7 +71,7 @@ class Forked:
 
 
 class ForkServer:
-    """Starts agents for this process; itself started with the first of them."""
+    """Starts agents for this process. The server itself starts with the first agent."""
 
     def __init__(self) -> None:
         self.used_s = 0.0  # processor time of the agents that have ended, in seconds
@@ -93,7 +93,7 @@ class ForkServer:
         return Forked(ours, self)
 
     def stop(self) -> None:
-        """End the server, and with it what it still runs."""
+        """End the server and the agents that still run."""
         with self._lock:
             if self._process and self._control:
                 self._control.close()
@@ -124,7 +124,7 @@ def _message(channel: socket.socket) -> bytes:
 
 
 def serve(control: int) -> None:
-    """Fork an agent for each request until nobody is there who could ask."""
+    """Fork an agent for each request, until no process is left that could send one."""
     for name in PRELOADED:
         importlib.import_module(name)
     channel = socket.socket(fileno=control)

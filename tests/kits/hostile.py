@@ -1,7 +1,7 @@
-"""What a stranger may publish or hand in to wear a verifier out, and what a gateway with a good key may sign.
+"""Attacks that try to exhaust a verifier: messages and files by strangers, and objects signed with a known key.
 
-Each is at most 1 MiB as it is sent. ``python -m bench.hostile`` measures seconds and megabytes of all of them; the
-tests hold what causes them.
+Each is at most 1 MiB as it is sent. ``python -m bench.hostile`` measures the seconds and megabytes that all of them
+cost. The tests check the causes of these costs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Attack:
-    """``objects`` come first and are good; then ``raw`` as a message on ``topic``, or as a file called ``file``."""
+    """First the valid ``objects``, then ``raw``: as a message on ``topic``, or as a file with the name ``file``."""
 
     raw: bytes
     topic: str = READINGS
@@ -49,7 +49,7 @@ def pack(raw: bytes) -> bytes:
 
 
 def plain(value: object) -> bytes:
-    """Canonical JSON of texts in ASCII and whole numbers, quickly."""
+    """Canonical JSON, made quickly. Only for ASCII texts and whole numbers."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -66,7 +66,7 @@ def stream() -> tuple[Stream, list[tuple[str, bytes]]]:
 
 
 def body(inner: bytes, key: Key | None = None, size: int = MIB) -> bytes:
-    """A pack of inv1 with ``inner`` where readings should be; with ``key`` also a signature by it, of other bytes."""
+    """A pack of inv1 with ``inner`` in place of readings. With ``key``, it has a signature by it, of other bytes."""
     sig = b',"sig":"' + key.jws(b"{}").encode() + b'"' if key else b""
     tail = b',"seq":3' + sig + b',"stream":"park7/gw01/inv1","to":1795500930,"v":1}'
     head = b'{"boot":"3f2a9c41d07be815","e":'
@@ -158,7 +158,7 @@ def frames_without_end() -> Attack:
 
 @attack
 def a_frame_that_lies_of_its_size() -> Attack:
-    """Its header states 200 bytes; a megabyte comes."""
+    """Its header states 200 bytes, but it has a megabyte."""
     honest = bytearray(zstandard.ZstdCompressor(level=19).compress(b" " * MIB))
     assert honest[4] >> 6 == 2 and honest[4] & 32, "four bytes of content size"
     honest[5:9] = (200).to_bytes(4, "little")

@@ -1,4 +1,4 @@
-"""The real things around a running agent: devices that keep a journal, and the agent as a process."""
+"""A running agent as a process, and the devices around it, which record their answers."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ __all__ = [
     "patience",
     "until",
     "whole",
-]  # from there, for the scenarios
+]  # re-exported for the scenarios
 SITE = "park7/gw01"
-SECONDLY = '{ fast = "1 s", normal = "1 s", slow = "5 s" }'  # where not one tick may be missed, on a busy machine too
+SECONDLY = '{ fast = "1 s", normal = "1 s", slow = "5 s" }'  # for tests that allow no missed tick on a busy machine
 
 
 def blocked_port() -> tuple[int, list[socket.socket]]:
-    """A port where a connection is neither taken nor refused: its queue is full."""
+    """A port that neither accepts nor refuses connections, because its queue is full; and the sockets that fill it."""
     server = socket.socket()
     server.bind(("127.0.0.1", 0))
     server.listen(0)
@@ -93,7 +93,7 @@ class Meter:
 
 
 class Field:
-    """Simulated lines, served by a loop in a thread of its own."""
+    """Simulated lines, served by an event loop in its own thread."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -146,7 +146,7 @@ class Agent:
     """``meterhouse run`` as a process, with the folder that it lives in.
 
     Args:
-        lines: name -> line; ``str`` for a url without a simulated line behind it.
+        lines: name -> simulated line, or the URL of a line that is not simulated.
         devices: device name -> (line name, unit).
     """
 
@@ -160,8 +160,8 @@ class Agent:
     uplink: str = "backfill_rate = 200"
     state: str = "state"
     env: dict[str, str] = field(default_factory=dict)
-    program: tuple[str, ...] = PROGRAM  # of the interpreter
-    forked: bool = True  # from a process that has imported it already; False: started as a service is
+    program: tuple[str, ...] = PROGRAM  # arguments of the interpreter
+    forked: bool = True  # True: fork it from a process that has imported it; False: start it as a service
     before: tuple[str, ...] = ()  # a command that runs it, such as ip netns exec
     process: subprocess.Popen[bytes] | Forked | None = None
     starts: int = 0
@@ -187,7 +187,7 @@ class Agent:
         return self.folder / "run"
 
     def configure(self) -> None:
-        """Write agent.toml as the fields say now."""
+        """Write agent.toml from the current fields."""
         text = CONFIG.format(state=self.state, more=self.more)
         if self.broker:
             text += f'[[uplink]]\nname = "platform"\nurl = "{self.broker.url}"\n{self.uplink}\n'
@@ -221,7 +221,7 @@ class Agent:
 
     @property
     def log(self) -> Path:
-        """What this start of the process says."""
+        """The log file of the newest start."""
         return self.folder / f"agent.{self.starts}.log"
 
     @property
@@ -233,7 +233,7 @@ class Agent:
         self.process.send_signal(number)
 
     def wait(self, seconds: float = 20.0) -> int:
-        """Its exit code; a traceback in its log fails every test."""
+        """Wait for the end of the process. Returns its exit code. Fails if its log has a traceback."""
         assert self.process
         code = self.process.wait(max(seconds, DEADLINE_S) * patience())
         self.process = None
@@ -249,18 +249,18 @@ class Agent:
         self.wait()
 
     def close(self) -> None:
-        """For the end of a test that failed half way."""
+        """Kill the process if it still runs, as after a test that failed halfway."""
         if self.process:
             self.process.kill()
             self.process.wait(DEADLINE_S)
             self.process = None
 
-    # --- what it leaves
+    # --- what it leaves behind
 
     def sealed(self) -> tuple[set[Name], set[Name]]:
-        """(all packs in its store, those of them that a destination has yet to confirm); while it does not run.
+        """Return (all packs in the store, those that a destination has yet to confirm). The agent must not run.
 
-        Looks at a copy, as another opening would be a trace in the store itself.
+        Reads a copy of the store, because opening the store itself would leave a trace in it.
         """
         names: set[Name] = set()
         owed: set[Name] = set()
@@ -287,7 +287,7 @@ class Agent:
                 store.close()
 
     def bodies(self) -> dict[Name, bytes]:
-        """The bytes of all packs in its store; while it does not run."""
+        """The bytes of all packs in the store. The agent must not run."""
         with tempfile.TemporaryDirectory() as copy:
             for path in (self.folder / self.state).glob("store.db*"):
                 if path.suffix in (".db", ".db-wal"):
@@ -313,7 +313,7 @@ class Agent:
         return found
 
     def life(self, device: str) -> str:
-        """alive, dead or unknown, by the snapshot; "" while there is none."""
+        """The state of a device in the snapshot: alive, dead or unknown; "" if there is no snapshot."""
         try:
             return str(self.snapshot()["devices"][device]["life"])
         except FileNotFoundError:
@@ -321,7 +321,7 @@ class Agent:
 
 
 class House:
-    """All that one scenario needs; ends it in order, whatever happened."""
+    """Everything that a scenario needs. Ends all of it in order, even after a failure."""
 
     def __init__(self, folder: Path, forked: bool = True) -> None:
         self.folder, self._forked = folder, forked
@@ -374,12 +374,12 @@ def one_meter(folder: Path, house: House, **more: Any) -> tuple[Broker, Listener
 
 
 def come_home(agent: Agent, *ears: Listener, already: Set[Name] = frozenset()) -> int:
-    """End the agent; returns its exit code once all that it sealed has come to each listener.
+    """Stop the agent. Returns its exit code when all sealed packs have arrived at each listener.
 
-    What had no time to leave before the end, on a busy machine, leaves with another start.
+    On a busy machine, the agent may not have sent all packs before it stops. Another start sends them.
 
     Args:
-        already: packs that came to somebody before.
+        already: packs that have arrived before, and need not arrive at these listeners.
     """
 
     def here(packs: Set[Name]) -> bool:
@@ -397,5 +397,5 @@ def come_home(agent: Agent, *ears: Listener, already: Set[Name] = frozenset()) -
 
 
 def devices_on(line: str, meters: Sequence[Meter]) -> dict[str, tuple[str, int]]:
-    """Device names m1, m2, ... by unit."""
+    """The devices m1, m2, ... of a line, as ``Agent.devices`` has them."""
     return {f"m{meter.unit}": (line, meter.unit) for meter in meters}

@@ -1,4 +1,4 @@
-"""What the kernels do, slowly and plainly: exact fractions, Python lists. This is the truth they are held against."""
+"""Slow, simple versions of the kernels, with exact fractions and Python lists. Tests compare the kernels with them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import rfc8785
 SENTINEL, RANGE = 133, 2
 QUALITIES = ("", "suspect", "range", "frozen", "clock", "estimated", "substituted")
 
-# type -> (bytes, bits, sentinel); None where the size is the field's own
+# type -> (bytes, bits, sentinel; None: there is none). The size of all other types is in the field.
 TYPES: dict[str, tuple[int, int, int | None]] = {
     "u16": (2, 16, 0xFFFF),
     "i16": (2, 16, 0x8000),
@@ -37,7 +37,7 @@ LONG = {"": "ABCDEFGH", "ABCD": "ABCDEFGH", "CDAB": "GHEFCDAB", "BADC": "BADCFEH
 
 
 def big_endian(wire: bytes, order: str) -> bytes:
-    """The bytes from the most to the least significant: letters say where each lies on the wire."""
+    """Bytes in order from the most to the least significant. The letters show their order on the wire."""
     letters = LONG.get(order, order) if len(wire) == 8 else order or "ABCDEFGH"[: len(wire)]
     if len(wire) == 6 and order:
         letters = {"ABCD": "ABCDEF", "CDAB": "EFCDAB", "BADC": "BADCFE", "DCBA": "FEDCBA"}[order]
@@ -45,7 +45,7 @@ def big_endian(wire: bytes, order: str) -> bytes:
 
 
 def shortest(value: float, bits: int) -> Fraction:
-    """The decimal with the fewest digits that is nearer to this float than to any other; the nearest of several."""
+    """The decimal with the fewest digits that identifies this float. If there are several, the nearest of them."""
     if value == 0:
         return Fraction(0)
     if bits == 64:
@@ -94,7 +94,7 @@ def exact(pair: tuple[int, int]) -> Fraction:
 
 
 def raw_integer(f: Field, wire: bytes) -> int | None:
-    """The unsigned integer before bits, sign and scale; None where mod-10000 words are none."""
+    """The unsigned integer before bits, sign and scale are applied. None for invalid mod-10000 words."""
     if f.type == "bits":
         return int.from_bytes(big_endian(wire, f.order) if f.order else wire, "little")
     if f.type == "mod10k":
@@ -105,7 +105,7 @@ def raw_integer(f: Field, wire: bytes) -> int | None:
 
 
 def unscaled(f: Field, raw: int, bits: int) -> Fraction | None:
-    """What the raw integer says by its type alone."""
+    """The value of the raw integer before offset and scale. None if it is not a number."""
     if f.type.startswith("f"):
         number = struct.unpack({16: ">e", 32: ">f", 64: ">d"}[bits], raw.to_bytes(bits // 8))[0]
         return shortest(number, 32 if bits == 32 else 64) if math.isfinite(number) else None
@@ -160,7 +160,7 @@ class Rec:
 
 @dataclass
 class Points:
-    """A point table and what was last sent of its states and texts."""
+    """A point table, and the last sent values of its states and texts."""
 
     base_name: str
     points: list[tuple[str, str, str, int, int]]
@@ -189,7 +189,7 @@ def es6(digits: str, exponent: int) -> str:
 
 
 def number_members(mantissa: int, exponent: int) -> dict[str, object]:
-    """``v``, and ``x`` where v is rounded."""
+    """``v``, and ``x`` if ``v`` is rounded."""
     v = float(f"{mantissa}e{exponent}")
     digits = str(abs(mantissa)).rstrip("0")
     members: dict[str, object] = {"v": v}
@@ -201,7 +201,7 @@ def number_members(mantissa: int, exponent: int) -> dict[str, object]:
 
 @dataclass
 class Sealed:
-    """What Slice says."""
+    """The members of a Slice."""
 
     e: bytes
     records: int
@@ -218,11 +218,11 @@ class Said:
     point: int
     quality: int
     members: dict[str, object]  # v and x, or vs
-    seen: object  # what a state or text is compared by
+    seen: object  # the value by which states and texts are compared
 
 
 def statements(rec: Rec, count: int) -> Iterator[Said]:
-    """A record, point by point."""
+    """Yield what a record says about each of its points."""
     if rec.kind == "gap":
         for p in range(count) if rec.points is None else rec.points:
             yield Said(rec, p, rec.aux, {}, None)
@@ -237,14 +237,14 @@ def statements(rec: Rec, count: int) -> Iterator[Said]:
 def told(
     records: Sequence[Rec], table: Points, from_ms: int, to_ms: int, points: range, marks: dict[tuple[int, int], int]
 ) -> Iterator[tuple[dict[str, object], Rec]]:
-    """(members without times, record) of all that becomes a SenML record; marks what was due."""
+    """Yield (members without times, record) for each SenML record. Puts the results of due readings into ``marks``."""
     done: set[tuple[int, int]] = set()
     inside = [r for r in records if from_ms <= r.tick_ms < to_ms]
     for s in (s for r in inside for s in statements(r, len(table.points)) if s.point in points):
         name, label, unit, kind, pace = table.points[s.point]
         at, on_grid = (s.point, s.rec.tick_ms), kind <= 1 and table.periods_ms[pace] > 0
         if on_grid and s.rec.tick_ms not in table.ticks(s.point, from_ms, to_ms):
-            continue  # due to nobody
+            continue  # not due at this tick
         if s.quality >= 128:
             if on_grid:
                 marks.setdefault(at, s.quality)
@@ -263,7 +263,7 @@ def told(
 
 
 def seal(records: Sequence[Rec], table: Points, from_ms: int, to_ms: int, low: int = 0, high: int = 1 << 16) -> Sealed:
-    """The whole slice at once."""
+    """Seal the whole slice at once."""
     out: list[dict[str, object]] = []
     marks: dict[tuple[int, int], int] = {}
     points = range(low, min(high, len(table.points)))
@@ -283,7 +283,7 @@ def seal(records: Sequence[Rec], table: Points, from_ms: int, to_ms: int, low: i
 
 
 def readings(e: bytes) -> list[tuple[str, float, object]]:
-    """(name, time, value) of a SenML array: what a reader of any language sees."""
+    """The (name, time, value) of each record of a SenML array, as any JSON parser sees it."""
     found = []
     bn, bt = "", 0.0
     for record in json.loads(e):

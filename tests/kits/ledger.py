@@ -1,4 +1,4 @@
-"""Streams of packs made by hand, the ledger that reads them, and a book of what it wrote."""
+"""Hand-made streams of packs, the ledger that reads them, and the pages that it writes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def table(
 
 
 class Packs:
-    """A stream's packs, one a minute, as parsed from JSON with ``parse_float=str``; with the ring they came from."""
+    """The packs of a stream, one per minute, as parsed from JSON with ``parse_float=str``; and their ring."""
 
     def __init__(self, document: dict[str, Any], ring: Ring | None = None, every_ms: int = 60_000) -> None:
         self.every, self.ring = every_ms, ring
@@ -59,7 +59,7 @@ class Packs:
         self.to_ms = to_ms
 
     def pack(self, readings: Sequence[tuple[int, str, Decimal | int, str]], to_ms: int = 0) -> None:
-        """(time, point, value, quality) each; a reading's tick is the whole second before it."""
+        """Add a pack. A reading is (time, point, value, quality); its tick is its time rounded down to a second."""
         e, positions = [], array("Q")
         for time, name, value, quality in readings:
             record: dict[str, Any] = {"bt": time / 1000, "n": name, "v": float(value), "x": str(value)}
@@ -72,18 +72,18 @@ class Packs:
         self._add(to_ms or self.to_ms + self.every, e, positions)
 
     def step(self, by_ms: int) -> None:
-        """The clock is set."""
+        """Set the clock."""
         self.to_ms += by_ms
 
     def restart(self, down_ms: int) -> None:
-        """Another boot, after some time."""
+        """Begin another boot after ``down_ms``."""
         self.boot = f"{int(self.boot, 16) + 1:016x}"
         self._add(self.to_ms, [], array("Q"), table=self.document)
         self._add(self.to_ms + down_ms, [], array("Q"))
 
 
 class Book:
-    """A ledger and what it wrote."""
+    """A ledger, and the pages that it wrote."""
 
     def __init__(self, calendar: Calendar | None = None, rule: Rule | None = None) -> None:
         self.calendar, self.rule = calendar or Calendar("Asia/Shanghai"), rule or Rule()
@@ -92,13 +92,13 @@ class Book:
         self.made: list[tuple[PageSchema, list[Row]]] = []
 
     def read(self, bodies: Iterable[dict[str, Any]]) -> None:
-        """From packs."""
+        """Feed the ledger with packs."""
         for body in bodies:
             take_body(self.ledger, body)
             self.write()
 
     def read_ring(self, packs: Packs, first: int = 0) -> None:
-        """From the ring, as the agent does."""
+        """Feed the ledger from the ring, as the agent does."""
         assert packs.ring is not None
         for body, positions in list(zip(packs.bodies, packs.positions, strict=True))[first:]:
             if "table" in body:

@@ -1,4 +1,4 @@
-"""What the tests of lines share: our ends of simulated lines, devices, points."""
+"""Helpers for the tests of lines: simulated lines and our ends of them, devices, points."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def open_files() -> set[str]:
 
 
 class Field:
-    """Simulated lines on wires and our ends of them, all closed after the test. Its tests run on made-up time."""
+    """Simulated lines on wires and our ends of them, all closed after the test. Tests with it run in made-up time."""
 
     def __init__(self) -> None:
         self._sims: list[Wire] = []
@@ -62,7 +62,7 @@ class Field:
         return sim
 
     def line(self, sim: Wire | str, **more: object) -> Line:
-        """Our end. ``timeout_s`` and other limits as keywords of Limits; ``echo`` and so on of LineConfig."""
+        """Our end of a line. ``more``: members of Limits, such as ``timeout_s``, or of LineConfig, such as ``echo``."""
         if isinstance(sim, str):
             found = [one for one in self._sims if one.url == sim]
             more.setdefault("opener", found[0].open_port if found else open_port)
@@ -71,7 +71,7 @@ class Field:
         return our_end(self._lines, sim, clock=clock, **more)
 
     def url(self, number: int) -> str:
-        """Where a simulated line is."""
+        """The URL of a simulated line."""
         return self._sims[number].url
 
     def bus(self, number: int) -> Bus:
@@ -86,9 +86,10 @@ class Field:
 
 
 class Ports:
-    """Simulated lines on real ports and pseudo-terminals, in real time, and our ends of them; closed after the test.
+    """Simulated lines on real ports and pseudo-terminals in real time, and our ends of them, all closed after the test.
 
-    Who answers has half a minute: a machine may be slow. Only what is never answered is asked hastily.
+    A device has half a minute to answer, because the machine may be slow. Requests that are never answered are sent
+    with the options of ``hasty``.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -98,7 +99,7 @@ class Ports:
 
     async def tcp(self, *devices: SimDevice, framing: str = "mbap", **more: object) -> TcpLine:
         absent = more.pop("absent", None)
-        more.setdefault("port", free_port())  # a line that is stopped finds its port again
+        more.setdefault("port", free_port())  # so that a line gets the same port again after a stop
         sim = TcpLine(Bus(devices, absent=absent), framing=framing, **more)  # type: ignore[arg-type]
         await sim.start()
         self._sims.append(sim)
@@ -111,7 +112,7 @@ class Ports:
         return sim
 
     def line(self, sim: TcpLine | SerialLine | str, **more: object) -> Line:
-        """Our end. ``timeout_s`` and other limits as keywords of Limits; ``echo`` and so on of LineConfig."""
+        """Our end of a line. ``more``: members of Limits, such as ``timeout_s``, or of LineConfig, such as ``echo``."""
         more.setdefault("timeout_s", PATIENCE_S)
         return our_end(self._lines, sim, **more)
 
@@ -134,7 +135,7 @@ def our_end(lines: list[Line], sim: Any, **more: Any) -> Line:
 
 
 def hasty(line: Line) -> RequestOptions:
-    """For what is not answered."""
+    """Options with a short timeout, for requests that are not answered."""
     return line.request_options(Limits(timeout_s=0.03))
 
 
@@ -146,7 +147,7 @@ def sim_device(unit: int = 1, words: Sequence[int] = range(200), **more: object)
 
 
 def ask(address: int = 0, count: int = 2, unit: int = 1, function: int = 3) -> ModbusRequest:
-    """A read."""
+    """A read request."""
     return read_request(unit, function, address, count, f"unit {unit}")
 
 
@@ -169,14 +170,14 @@ def spec_of(points: Sequence[Point], unit: int = 1, **limits: object) -> DeviceS
 
 
 def loop_factories(item: pytest.Item, *made_up: str) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """For ``pytest_asyncio_loop_factories``: who uses one of these fixtures has time made up."""
+    """For ``pytest_asyncio_loop_factories``: tests that use one of these fixtures run in made-up time."""
     if set(made_up) & set(getattr(item, "fixturenames", ())):
         return {"made-up time": MadeUpTime}
     return {"real time": asyncio.new_event_loop}
 
 
 async def ask_while(line: Line, request: ModbusRequest, trouble: type[LineError]) -> Answer:
-    """Ask again and again while this trouble lasts; half a minute at most."""
+    """Repeat a request while its result is ``trouble``, for half a minute at most. Returns the answer."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             (answer,) = await line.burst([request], line.request_options())
@@ -189,13 +190,13 @@ async def ask_while(line: Line, request: ModbusRequest, trouble: type[LineError]
 async def came(condition: Callable[[], object], what: str) -> None:
     """Wait for a state that another thread or process brings about; half a minute at most."""
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110  (no event of ours tells it)
+        while not condition():  # noqa: ASYNC110  (no event of ours signals it)
             await asyncio.sleep(0.01)
     assert condition(), what
 
 
 def mute_when(honest: SimDevice, silent: Callable[[int, int], bool]) -> SimDevice:
-    """The same device, silent to reads of (address, count) that ``silent`` names."""
+    """The same device, but it does not answer a read if ``silent(address, count)`` is true."""
 
     class Mute(SimDevice):
         def answer(self, request: SimRequest, framing: Framing) -> device.SimAnswer | None:

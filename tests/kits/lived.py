@@ -1,4 +1,4 @@
-"""One stretch of a park's life over a month's end, for all tests here that look at what came of it."""
+"""Two simulated days of a park over the end of a month, for all tests that use their results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOUR = 3_600_000
 
 
 def mh(*args: object) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of a command line."""
+    """Run a command line. Returns (exit code, stdout, stderr)."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = outcome([str(arg) for arg in args])
@@ -27,12 +27,12 @@ def mh(*args: object) -> tuple[int, str, str]:
 
 @dataclass(frozen=True)
 class Lived:
-    """A gateway's folder at rest, and its packs as exported. Tests only read them."""
+    """The folder of a stopped gateway, and its exported packs. Tests must only read them."""
 
     folder: Path
     packs: Path
     kid: str
-    entries: tuple[str, ...]  # ids of what was declared
+    entries: tuple[str, ...]  # ids of the declared values
     midnight_ms: int  # between the two days
 
     @property
@@ -46,9 +46,10 @@ class Lived:
 
 
 def live(folder: Path) -> Lived:
-    """31 January and 1 February 2025: the gate's meter is silent over midnight, certificates come in on the 31st.
+    """Simulate 31 January and 1 February 2025.
 
-    From noon of the second day the plan is another one: it takes another year of the fossil factor.
+    The meter ``gate`` is silent over midnight. Certificates are declared on the 31st. From noon of the second day,
+    another plan applies, with the fossil factor of another year.
     """
     park = Timelapse(folder, FIRST, every_s=600)
     midnight = park.calendar.midnight(MIDDLE)

@@ -19,13 +19,13 @@ from receiver.database import boot_number, stream_id
 from receiver.fleet import MadeGateway, make_fleet
 from receiver.trust import Enrolment
 
-RESEND_S = 6.0  # after the broker took it, where only the platform's ack confirms
-Key = tuple[int, int, int]  # of a pack, as tables have it: stream, boot, seq
+RESEND_S = 6.0  # if only the platform's ack confirms: pause after the broker's PUBACK before a pack is sent again
+Key = tuple[int, int, int]  # identifies a pack as in the tables: stream, boot, seq
 Confirm = Literal["broker", "platform"]
 
 
 class LivelyFleet:
-    """Seals and publishes in a thread of its own until it is closed.
+    """Seals and publishes in its own thread until it is closed.
 
     Args:
         ports: MQTT ports of a broker or of a cluster's nodes, tried in turn.
@@ -42,8 +42,8 @@ class LivelyFleet:
         self._ports, self._confirm, self._pause_s = list(ports), confirm, 1 / rate
         self._outbox: dict[Key, tuple[str, bytes]] = {}
         self._due: dict[Key, float] = {}  # when it is sent again
-        self._events: SimpleQueue[tuple[str, Any]] = SimpleQueue()  # paho holds locks of its own in its callbacks
-        self.wrong: list[Any] = []  # acks that are not ours
+        self._events: SimpleQueue[tuple[str, Any]] = SimpleQueue()  # because paho holds its own locks in callbacks
+        self.wrong: list[Any] = []  # acks that do not fit our packs
         self._flying: dict[int, Key] = {}  # by message id
         self._rng = random.Random(seed)
         self._lock = threading.RLock()
@@ -69,11 +69,11 @@ class LivelyFleet:
 
     @property
     def owed(self) -> int:
-        """Packs that nothing has confirmed yet."""
+        """The number of packs that are not confirmed yet."""
         return len(self._outbox)
 
     def pause(self) -> None:
-        """Seal nothing more; go on sending what is not confirmed."""
+        """Stop sealing, but continue to send packs that are not confirmed."""
         with self._lock:
             self._paused.set()
 
@@ -127,7 +127,7 @@ class LivelyFleet:
         key = self._flying.pop(mid, None)
         if key is None or key not in self._outbox:
             return
-        if reason != 0:  # nobody subscribes, or refused: it stays ours
+        if reason != 0:  # no subscriber, or refused: the pack stays in the outbox
             self._due[key] = time.monotonic() + 1
         elif self._confirm == "broker":
             del self._outbox[key]
@@ -150,7 +150,7 @@ class LivelyFleet:
         self._events.put(("puback", (mid, reason.value)))
 
     def _connected(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
-        client.subscribe("meterhouse/v1/site00/+/ack", 1)  # make_fleet: twenty gateways a site
+        client.subscribe("meterhouse/v1/site00/+/ack", 1)  # make_fleet puts twenty gateways in a site
         for one in self.gateways:
             client.publish(f"meterhouse/v1/{one.name}/keys", one.keys(), qos=1, retain=True)
             client.publish(f"meterhouse/v1/{one.name}/status", self._status(one), qos=1, retain=True)

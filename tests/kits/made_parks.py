@@ -1,4 +1,4 @@
-"""Streams made up at random, for a ledger that is cut off: tables, paces and faults of all kinds, from a seed."""
+"""Random streams for tests that interrupt a ledger. Tables, paces and faults of all kinds are made from a seed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOUR_MS = 3_600_000
 
 @dataclass
 class Pack:
-    """As ``agent.pack.SealedPack``."""
+    """Has the members of ``agent.pack.SealedPack``."""
 
     stream: str
     boot: str
@@ -34,13 +34,13 @@ class Pack:
 
 @dataclass
 class _Counter:
-    """A meter's counter. ``clean``: nothing but growth was read of it."""
+    """A meter's counter. ``clean``: all its readings show growth."""
 
     name: str
-    every: int  # packs
+    every: int  # number of packs from one reading to the next
     scale: Decimal
     bits: int
-    step: int  # counts at most, a pack
+    step: int  # largest growth per pack, in counts
     value: int
     offset: int  # ms after the tick
     silent_until: int = 0
@@ -50,13 +50,13 @@ class _Counter:
 
 @dataclass
 class Park:
-    """One stream's packs, with how its intervals are cut. ``clean``: counters that only grew, with their readings."""
+    """The packs of one stream, and how it is divided into intervals. ``clean``: readings of counters that only grew."""
 
     calendar: Calendar
     rule: Rule
     packs: list[Pack]
     clean: dict[str, list[tuple[int, Decimal]]]
-    counts: dict[str, Decimal]  # what one count of each is worth
+    counts: dict[str, Decimal]  # counter -> value of one count
 
 
 _COUNTERS = (
@@ -72,15 +72,15 @@ FAULTS = (
     "silence", "silence", "device silence", "zero", "ones", "spike", "back step", "reset", "swap", "suspect",
     "estimated", "restart", "restart", "ahead", "back", "epoch", "roles", "parts",
 )  # fmt: skip
-HARMLESS = ("silence", "device silence", "restart", "roles", "parts")  # counters only grow
+HARMLESS = ("silence", "device silence", "restart", "roles", "parts")  # with these, counters only grow
 
 
 class Maker:
-    """Makes a park. ``faults``: what may happen to it."""
+    """Makes a park. ``faults``: the faults that may occur."""
 
     def __init__(self, seed: int, packs: int = 90, faults: Sequence[str] = FAULTS, hours: float = 0) -> None:
         self.rng = rng = random.Random(seed)
-        self.gap_rng = random.Random(f"{seed} gaps")  # of its own: what is missing changes nothing else
+        self.gap_rng = random.Random(f"{seed} gaps")  # separate, so that gaps do not change other random choices
         self.calendar = Calendar(rng.choice(("Asia/Shanghai", "Europe/Berlin")), rng.choice((60_000, 300_000, 900_000)))
         self.rule = Rule(rng.choice((60_000, 300_000)), 900_000, rng.choice((60_000, 300_000)))
         self.every = rng.choice((10_000, 60_000, 300_000))
@@ -98,7 +98,7 @@ class Maker:
         self.units = dict(_COUNTERS + _GAUGES)
         self._roles()
         self._birth()
-        self.wild = faults is FAULTS  # else counters grow steadily, and their pace is known before anything happens
+        self.wild = faults is FAULTS  # False: counters grow steadily, and their pace is known before the first fault
         at = set(rng.sample(range(5 if self.wild else 30, packs), rng.randint(1, 12)))
         for n in range(packs):
             if n in at:
@@ -116,7 +116,7 @@ class Maker:
         value = rng.choice((0, 5, (1 << bits) - 300 if bits < 64 else 10**12, rng.randrange(1000, 40_000)))
         step = rng.choice((0, 1, 3, 40, 500)) if bits > 16 else rng.choice((0, 1, 3, 40))
         made = _Counter(name, rng.choice((1, 1, 1, 2, 5)), scale, bits, step, value, rng.randrange(0, 900))
-        made.clean = 1000 <= value < (1 << bits) - 30_000  # near its ends a first reading may be none
+        made.clean = 1000 <= value < (1 << bits) - 30_000  # near the ends of the range, a first reading may be rejected
         return made
 
     def _roles(self) -> None:
@@ -157,7 +157,7 @@ class Maker:
         self.to_ms = to_ms
 
     def _gaps(self, from_s: int, to_s: int, whole: bool) -> list[dict[str, Any]]:
-        """Some, on whole seconds, that overlap or touch."""
+        """Some gaps on whole seconds. They may overlap or touch."""
         out = []
         for _ in range(self.gap_rng.randint(1, 4)):
             start, end = sorted((self.gap_rng.randint(from_s, to_s), self.gap_rng.choice((from_s, to_s))))
@@ -192,7 +192,7 @@ class Maker:
             self.to_ms = from_ms
             self._add(to_ms, some, part=[k, 2])
 
-    split = False  # the next pack comes in parts
+    split = False  # True: the next pack comes in parts
 
     def _reading(self, c: _Counter, counts: int, quality: str = "") -> dict[str, Any]:
         value, at = counts * c.scale, self.to_ms + c.offset
@@ -250,5 +250,5 @@ class Maker:
 
 
 def make(seed: int, packs: int = 90, faults: Sequence[str] = FAULTS, hours: float = 0) -> Park:
-    """The park of a seed. ``hours``: how long its packs reach, about; 0: as long as its paces give."""
+    """Make the park of a seed. ``hours``: approximate time that all its packs span; 0: the seed determines it."""
     return Maker(seed, packs, faults, hours).park()

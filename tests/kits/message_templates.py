@@ -16,7 +16,7 @@ NAMES = {"hint", "what", "where"}
 
 
 class Message(NamedTuple):
-    """A text that a person may meet, and where it is written."""
+    """A text that a user may see, and its place in the source."""
 
     template: str
     file: str
@@ -24,7 +24,7 @@ class Message(NamedTuple):
 
 
 def templates(node: ast.AST | None) -> list[str]:
-    """What an expression can say: one text for each branch; none if it is no text."""
+    """The texts that an expression can have, one for each branch. Empty if it is not a text."""
     match node:
         case ast.Constant(value=str(text)):
             return [text]
@@ -49,7 +49,7 @@ def _trees() -> Iterator[tuple[str, ast.Module]]:
 
 @lru_cache(maxsize=1)
 def written() -> frozenset[str]:
-    """Every text of the source; of longer ones, as helps of commands are, each paragraph and line, too."""
+    """Every text of the source. Also each paragraph and each line of longer texts, such as helps of commands."""
     texts = {text for _, tree in _trees() for node in ast.walk(tree) for text in templates(node)}
     long = [text for text in texts if "\n" in text]
     parts = {" ".join(part.split()) for text in long for part in re.split(r"\n[ \t]*\n", text.replace("\b", ""))}

@@ -1,4 +1,4 @@
-"""How a test runs a command of ``meterhouse decode`` in this process."""
+"""Runs commands of ``meterhouse decode`` in this process, for tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agent.cli.decode import decode as group
 
 
 def decode(command: str, *arguments: str) -> tuple[int, dict[str, Any]]:
-    """(exit code, the printed object) of ``meterhouse decode COMMAND ... --json``."""
+    """Run ``meterhouse decode COMMAND ... --json``. Returns (exit code, the printed object)."""
     outcome = CliRunner().invoke(group, [command, *arguments, "--json"])
     if outcome.exception is not None and not isinstance(outcome.exception, SystemExit):
         raise outcome.exception
@@ -31,7 +31,7 @@ def values(found: dict[str, Any]) -> list[Any]:
 
 @contextmanager
 def flat_memory(most_mib: float = 8.0) -> Iterator[None]:
-    """What runs inside may not leave this process much larger than it was."""
+    """Assert that this process is less than ``most_mib`` larger after the block than before it."""
 
     def resident() -> float:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20

@@ -1,4 +1,4 @@
-"""A gateway at rest whose one meter was read over some days, with a stretch that is missing and why."""
+"""A stopped gateway with one meter that was read for some days, and with gaps that have a reason."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def packs(
     stream: str = STREAM,
     table: Mapping[str, Any] = DOCUMENT,
 ) -> list[Pack]:
-    """A pack of five minutes each; the meter counts 1 kWh a minute, and 6 kWh in 100 minutes on its first phase.
+    """Make packs of five minutes. The meter counts 1 kWh per minute, and 6 kWh per 100 minutes on its first phase.
 
     Args:
-        gaps: (first minute, minute after the last, reason, points): nothing is read then if points is ``*``.
-        seq: of the last pack before.
-        table: of three points: a counter, one of its phases, a power.
+        gaps: (first minute, minute after the last, reason, points). If points is ``*``, nothing is read then.
+        seq: sequence of the previous pack.
+        table: a point table with three points: a counter, one of its phases, a power.
     """
     out: list[Pack] = []
     counter, phase, power = (one["n"] for one in table["points"])
@@ -101,7 +101,7 @@ def packs(
 
 
 class MeteredDays:
-    """Its store is open; ``ask`` answers as an agent does."""
+    """The gateway with its store open. ``ask`` answers as an agent does."""
 
     def __init__(self, folder: Path, timezone: str = "Asia/Shanghai") -> None:
         folder.mkdir(exist_ok=True)
@@ -114,14 +114,14 @@ class MeteredDays:
         self.builder = IntervalBuilder(self.calendar, Rule(), 10**15, lambda stream, event: None)
 
     def commit(self, made: list[Pack]) -> None:
-        """Packs that were sealed; their intervals are written."""
+        """Commit sealed packs, and write their intervals."""
         self.store.packs.commit(made)
         self.builder.add_streams([STREAM])
         while self.builder.catch_up(self.store):
             pass
 
     async def ask(self, request: Request) -> tuple[dict[str, Any], Any]:
-        """(the end of the answer, its document or None)."""
+        """Answer a request. Returns (the end of the answer, its document or None)."""
         parts: list[bytes] = []
 
         class Collected:

@@ -1,4 +1,4 @@
-"""What the tests of meters share: simulated buses, our ends of them, devices from shipped profiles."""
+"""Helpers for the tests of meters: simulated buses, our ends of them, devices from shipped profiles."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Cabinet:
     lines: list[Line] = field(default_factory=list)
     position: int = 0
 
-    timeout_s = 0.25  # of devices for which the test says nothing else
+    timeout_s = 0.25  # for devices for which the test sets no other timeout
 
     async def pty(self, bus: Bus, *, baud: int = 115200, **more: Any) -> Line:
         return self._opened(SerialWire(bus, len(self.sims), baud=baud), **more)
@@ -68,7 +68,7 @@ class Cabinet:
         return driver_class(protocol)(spec, line, self.ring, 3)
 
     def since(self, points: Iterable[Point]) -> dict[str, object]:
-        """What the ring holds since the last call: name -> value (Decimal or text), (value, quality), or "gap N"."""
+        """New values in the ring since the last call: name -> value (Decimal or text), (value, quality), or "gap N"."""
         names = [point.name for point in points]
         found: dict[str, object] = {}
         for record in self.ring.scan(self.position, self.ring.head):
@@ -94,7 +94,7 @@ class Cabinet:
 
 
 class RealCabinet(Cabinet):
-    """The same on pseudo-terminals, in real time: who answers has half a minute."""
+    """The same on pseudo-terminals in real time. A device has half a minute to answer."""
 
     timeout_s = PATIENCE_S
 
@@ -106,7 +106,7 @@ class RealCabinet(Cabinet):
 
 
 def sent_frames(bus: Bus) -> list[bytes]:
-    """What masters said on a simulated bus."""
+    """The frames that masters sent on a simulated bus."""
     return [traced.frame for traced in bus.trace if not traced.sent]
 
 
@@ -115,7 +115,7 @@ def bus_of(*meters: SimMeter, **more: Any) -> MixedBus:
 
 
 def numbers(values: Mapping[str, object]) -> dict[str, object]:
-    """Decimals as floats' texts, to compare without zeros at the end."""
+    """The values without trailing zeros of decimals, for comparisons."""
     return {name: value.normalize() if isinstance(value, Decimal) else value for name, value in values.items()}
 
 

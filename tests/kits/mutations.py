@@ -1,4 +1,4 @@
-"""What a value of JSON becomes where somebody who means harm sends it: each member wrong in turn, or gone."""
+"""Mutations of a JSON value, as an attacker might send it. In each, one member is wrong or missing."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ WRONG: tuple[Any, ...] = (
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The way to each member; of a list the first item stands for all."""
+    """Yield the path to each member. Of a list, only the first item is used."""
     members: Any = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
     for name, member in members:
         yield (*at, name)
         yield from places(member, (*at, name))
 
 
-# The fast suite tries a fifth of the mutations: each wrong value and each member, but not each in each.
+# The fast suite tries a fifth of the mutations: each wrong value and each member, but not all their combinations.
 EVERY = pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
 
 
 def mutations(value: Any, every: int = 1) -> Iterator[tuple[str, Any]]:
-    """(what was done, the value with it); one of ``every`` that there are."""
+    """Yield (description, mutated value) of every ``every``-th mutation."""
     return islice(_mutations(value), 0, None, every)
 
 

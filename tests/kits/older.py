@@ -1,4 +1,4 @@
-"""Older code, out of the git history: with kernels of its own, or with today's where only some names changed."""
+"""Older code from the git history, with its own kernels, or with today's if only some names have changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KERNEL_NAMES = "import ext.rates\next.rates.Tally = ext.rates.CounterKernel\n"
 
 
 def older(commit: str, folder: Path) -> Path:
-    """The code of a commit with its own kernels, built here; skips the test where there is no history."""
+    """The code of a commit, with its own kernels, which are built here. Skips the test if there is no history."""
     parts = ("agent", "drivers", "ext", "firmware_profiles", "pyproject.toml", "README.md", "LICENSE")
     made = subprocess.run(
         ["git", "-C", str(ROOT), "archive", commit, *parts], check=False, capture_output=True, timeout=30

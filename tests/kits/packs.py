@@ -1,4 +1,4 @@
-"""Packs as the sealer makes them: canonical, chained, with values that move. The signature is random bytes."""
+"""Packs as the sealer makes them: canonical, chained, with values that change. The signatures are random bytes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ POINTS = _names()  # 50
 
 @dataclass
 class Pack:
-    """As agent.pack.SealedPack."""
+    """Has the members of ``agent.pack.SealedPack``."""
 
     stream: str
     boot: str
@@ -61,8 +61,8 @@ class Maker:
     """Makes the packs of one stream, each after the one before.
 
     Args:
-        points: names and units; each has a reading a tick.
-        ticks: a pack.
+        points: names and units. Each point has one reading per tick.
+        ticks: number of ticks per pack.
         pad: further bytes in each pack.
     """
 
@@ -154,7 +154,7 @@ def stored(store: Store, stream: str, first: int = 1, last: int = 10**6) -> list
 
 
 def bad_packs(store: Store) -> int:
-    """Check the whole store. Returns how many packs were bad; raises StoreDamaged."""
+    """Check the whole store. Returns the number of bad packs. Raises StoreDamaged."""
     check = store.start_check(lambda data: True)
     while check.step():
         pass

@@ -1,4 +1,4 @@
-"""Workers and a keeper as processes, over databases and a broker of our own; and the balance of what they hold."""
+"""Workers and a keeper as processes, with private databases, and a check of the packs that they have stored."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from receiver.private_postgres import PrivatePostgres
 from receiver.trust import Enrolment, enrol
 from tests.kits.broker import DEADLINE_S, until
 
-Key = tuple[int, int, int]  # of a pack, as tables have it: stream, boot, seq
+Key = tuple[int, int, int]  # identifies a pack as in the tables: stream, boot, seq
 
 
 class Platform:
-    """Databases, workers and a keeper; ends all of them.
+    """Databases, workers and a keeper. ``close`` ends all of them.
 
     Args:
         source: ``--from`` of the workers.
@@ -49,7 +49,7 @@ class Platform:
                 enrol(connection, [row for row in rows if shard_of(row.gateway, len(self.servers)) == place])
 
     def start_process(self, name: str) -> None:
-        """A worker by its name, or ``keeper``."""
+        """Start the worker with this name, or ``keeper``."""
         command = (
             ["keep", "--broker", self._broker, "--name", name]
             if name == "keeper"
@@ -63,7 +63,7 @@ class Platform:
             )  # fmt: skip
 
     def kill(self, name: str) -> None:
-        """kill -9; its log must not tell of a failure of its own before."""
+        """Kill a process with SIGKILL. It must not have ended before."""
         process = self._running.pop(name)
         assert process.poll() is None, self.said()
         process.send_signal(signal.SIGKILL)
@@ -75,7 +75,7 @@ class Platform:
         )
 
     def close(self) -> None:
-        """End all; a process that failed, or told of a traceback, fails the test."""
+        """End all processes. Fails if a process failed, or if a log has a traceback."""
         try:
             for process in self._running.values():
                 process.terminate()
@@ -90,10 +90,10 @@ class Platform:
             for server in self.servers:
                 server.stop()
 
-    # --- what it holds
+    # --- what is stored
 
     def stored(self, shard: int | None = None) -> Counter[tuple[Key, bytes]]:
-        """Each pack with the first 16 bytes of its hash, and how often it is there."""
+        """How often each pack is stored. A pack is counted with the first 16 bytes of its hash."""
         found: Counter[tuple[Key, bytes]] = Counter()
         for place, server in enumerate(self.servers):
             if shard in (None, place):
@@ -126,11 +126,11 @@ class Platform:
             return False
 
     def settle(self, sealed: Mapping[Key, bytes], readings: int, others: str = "") -> dict[str, int]:
-        """Wait until all is stored and checked; then what does not balance, by kind: every number must be 0.
+        """Wait until all packs are stored and checked. Returns the number of errors by kind; each must be 0.
 
         Args:
             sealed: what was sealed by the streams that are counted.
-            others: a gateway whose streams are not counted here, as it still seals.
+            others: a gateway whose streams are not counted here, because it still seals.
         """
         wanted = set(sealed.items())
         until(lambda: self.holds(sealed), 120, lambda: (self._gone(wanted), self.said()))

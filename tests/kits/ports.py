@@ -1,4 +1,4 @@
-"""TCP ports for tests: no two processes get the same, and the kernel gives none of them to a connection."""
+"""TCP ports for tests. No two processes get the same port, and the kernel uses none of them for a connection."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import socket
 from collections.abc import Iterator
 
 _FIRST, _SHARES, _SHARE = 20_000, 20, 600  # below the range of outgoing connections, 32768 and above
-_shares: dict[int, Iterator[int]] = {}  # by process id: a forked process has a share of its own
+_shares: dict[int, Iterator[int]] = {}  # by process id, because a forked process has its own share
 
 
 def free_port() -> int:
-    """A port that nobody listens on, and that nobody else will choose while this process lives.
+    """A port on which nothing listens, and which no other process of the tests chooses while this process lives.
 
-    A share is larger than what a whole run takes: a line that was stopped for a while must find its port free.
+    A share has more ports than a whole run takes, because a line that was stopped for a while must find its port free.
     """
     ports = _shares.get(os.getpid()) or _shares.setdefault(os.getpid(), itertools.cycle(_share()))
     while True:
@@ -26,9 +26,10 @@ def free_port() -> int:
 
 
 def _share() -> range:
-    """Ports that are this process's until it ends: it holds a socket with their number as its name.
+    """Reserve ports for this process until it ends. It holds a Unix socket whose name has the number of the share.
 
-    Abstract names are as ports are: one process has them, of whichever user and folder, within a network namespace.
+    Like a port, an abstract socket name can be held by only one process in a network namespace, whatever its user and
+    folder.
     """
     for number in range(_SHARES):
         holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -43,4 +44,4 @@ def _share() -> range:
     raise RuntimeError(f"{_SHARES} processes use the ports of tests already")
 
 
-_shares[os.getpid()] = itertools.cycle(_share())  # before the first test, which would seem to leave the socket open
+_shares[os.getpid()] = itertools.cycle(_share())  # now: otherwise the first test would seem to leave the socket open

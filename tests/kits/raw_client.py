@@ -14,7 +14,7 @@ from pathlib import Path
 from drivers.framing import crc16
 from drivers.sim.tcp import TcpLine
 
-PATIENCE_S = 30.0  # for what comes; what does not come is waited for less
+PATIENCE_S = 30.0  # longest wait for an expected answer
 
 
 def rtu(unit: int, function: int, address: int, count: int) -> bytes:
@@ -34,7 +34,7 @@ def rtu_answer(unit: int, pdu: bytes) -> bytes:
 
 
 class TcpClient:
-    """A connection that collects what comes, with times."""
+    """A connection to a Modbus TCP device."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -45,13 +45,13 @@ class TcpClient:
 
     @classmethod
     async def wired(cls, line: TcpLine) -> TcpClient:
-        """To a line that need not listen, by a socket pair."""
+        """Connect to a line by a socket pair, so that the line need not listen."""
         ours, theirs = socket.socketpair()
         await line.serve(theirs)
         return cls(*await asyncio.open_connection(sock=ours))
 
     async def ask(self, request: bytes, size: int, seconds: float = PATIENCE_S) -> bytes:
-        """``size`` bytes after a request; fewer if the deadline passes or the connection ends."""
+        """Send a request. Returns ``size`` bytes, or fewer if the deadline passes or the connection ends."""
         self.writer.write(request)
         return await self.read(size, seconds)
 
@@ -72,14 +72,14 @@ class TcpClient:
 
 
 class PtyClient:
-    """A serial master on a pty, blocking; use it from a thread beside a running loop."""
+    """A serial master on a pty. It blocks: use it in a separate thread if an event loop runs."""
 
     def __init__(self, link: Path) -> None:
         self.fd = os.open(link, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
-        self.arrivals: list[tuple[float, int]] = []  # monotonic time, bytes that came with it
+        self.arrivals: list[tuple[float, int]] = []  # (monotonic time, number of bytes that arrived)
 
     def ask(self, request: bytes, size: int, seconds: float = PATIENCE_S) -> bytes:
-        """``size`` bytes after a request; fewer if the deadline passes or the line is gone."""
+        """Send a request. Returns ``size`` bytes, or fewer if the deadline passes or the line is gone."""
         self.arrivals = []
         os.write(self.fd, request)
         return self.read(size, seconds)

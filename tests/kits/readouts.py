@@ -1,4 +1,4 @@
-"""Readouts of IEC 62056-21 as meters of several makers send them, and what mutation makes of them."""
+"""Readouts of IEC 62056-21 as meters of several makers send them, and mutations of them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The SQL recipes of docs/platform.md, and made rows whose answers were counted by hand.
+"""The SQL recipes of docs/platform.md, and made-up rows for which the answers were computed by hand.
 
-Two sites. park7/gw01 lacks packs, park7/gw02 is whole, park8/gw03 had a device asleep. Nothing came after two days in
-November 2020.
+There are two sites. park7/gw01 lacks packs, park7/gw02 is complete, and park8/gw03 had a device asleep. The packs end
+after two days in November 2020.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FROM, TO = "2020-10-31", "2020-11-03"
 # stream, sequence, from and to in hours after Monday, due, readings, gaps, asleep
 PACKS = (
     ("park7/gw01/grid", 1, 0, 12, 1200, 1200, 0, 0),
-    ("park7/gw01/grid", 4, 18, 24, 600, 500, 100, 0),  # two packs before it are not here: 6 hours, 600 readings
+    ("park7/gw01/grid", 4, 18, 24, 600, 500, 100, 0),  # the two packs before it are missing: 6 hours, 600 readings
     ("park7/gw01/grid", 5, 24, 48, 2400, 2400, 0, 0),
     ("park7/gw02/grid", 1, 0, 24, 2400, 2300, 100, 0),
     ("park7/gw02/grid", 2, 24, 48, 2400, 2400, 0, 0),

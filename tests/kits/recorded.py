@@ -1,4 +1,4 @@
-"""What others recorded and wrote down: frames and images with what they mean, and registers (tests/data/README.md)."""
+"""What others recorded or documented: frames and images with their meanings, and registers (tests/data/README.md)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def recorded(topic: str, *kinds: str) -> list[Any]:
 
 
 def registers(*tables: str) -> list[dict[str, str]]:
-    """The rows of tables of registers, as the columns name them."""
+    """The rows of tables of registers, as dictionaries by column."""
     found: list[dict[str, str]] = []
     for table in tables:
         with (DATA / "registers" / f"{table}.csv").open(encoding="utf-8", newline="") as file:

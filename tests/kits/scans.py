@@ -1,4 +1,4 @@
-"""What the tests of scans share: simulated buses on wires, and commands that scan them on made-up time."""
+"""Helpers for the tests of scans: simulated buses on wires, and commands that scan them in made-up time."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tests.kits.wires import SerialWire, Wire, clock
 
 
 class Park:
-    """Simulated lines on wires, and commands that use them in this process, on made-up time."""
+    """Simulated lines on wires, and commands that use them in this process, in made-up time."""
 
     def __init__(self) -> None:
         self._lines: dict[str, Wire] = {}
-        self.now_s = 1_000_000.0  # goes on from command to command
+        self.now_s = 1_000_000.0  # continues from one command to the next
 
     def pty(self, bus: Bus, baud: int = 115200) -> SerialWire:
         return self._added(SerialWire(bus, len(self._lines), baud=baud))
@@ -35,7 +35,7 @@ class Park:
         return self._added(Wire(bus, len(self._lines), framing=framing))
 
     def also(self, wire: Wire, scheme: str) -> str:
-        """The same port under another scheme, whose frames it does not speak."""
+        """Add the same line under another scheme, whose frames it does not understand. Returns the URL."""
         url = f"{scheme}://{wire.url.partition('://')[2]}"
         self._lines[url] = wire
         return url
@@ -45,7 +45,7 @@ class Park:
         return wire
 
     def outcome(self, args: Sequence[str]) -> int:
-        """The exit code of a command line whose lines are ours."""
+        """Run a command line that uses our lines. Returns its exit code."""
         before = asyncio.get_event_loop_policy()
         asyncio.set_event_loop_policy(_Made(self))
         try:
@@ -69,7 +69,7 @@ class Park:
         return await wire.open_port(config, target, setting)
 
     def loop(self) -> MadeUpTime:
-        """A loop whose time goes on where that of the last one ended."""
+        """A loop whose time continues where that of the last loop ended."""
         made = MadeUpTime(self.now_s)
         close = made.close
 
@@ -82,7 +82,7 @@ class Park:
 
 
 class _Made(asyncio.DefaultEventLoopPolicy):
-    """What ``asyncio.run`` takes its loop from."""
+    """The policy from which ``asyncio.run`` gets its loop."""
 
     def __init__(self, park: Park) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Packs judged as a set, as a database does it: each by ``check`` alone, then the seams between them, in any order."""
+"""Judges packs as a set, as a database does: first each pack alone with ``check``, then the seams, in any order."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ Object = tuple[str, bytes]  # topic, published bytes
 class StreamSet:
     """All packs of one stream."""
 
-    packs: dict[tuple[str, int], CheckedPack] = field(default_factory=dict)  # by boot and sequence, the first to come
-    codes: Counter[str] = field(default_factory=Counter)  # packs by what is wrong with them
+    packs: dict[tuple[str, int], CheckedPack] = field(default_factory=dict)  # by (boot, sequence); the first to arrive
+    codes: Counter[str] = field(default_factory=Counter)  # number of packs by code of their fault
     readings: int = 0
     gaps: Counter[str] = field(default_factory=Counter)
     days: dict[int, Day] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class StreamSet:
 
 @dataclass
 class Judged:
-    """What the set says."""
+    """The result for the whole set."""
 
     streams: dict[str, StreamSet] = field(default_factory=dict)
     refused: list[Refusal] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Judged:
 
     @property
     def failures(self) -> dict[str, int]:
-        """By code, as in a report."""
+        """The number of failures by code, as in a report."""
         codes = Counter(refusal.code for refusal in self.refused)
         for one in self.streams.values():
             codes.update(one.codes)
@@ -56,7 +56,7 @@ class Judged:
 
 
 def judge(objects: Sequence[Object], trust: Sequence[str]) -> Judged:
-    """Keys first, as a platform that has them in its database; then everything else, as it comes."""
+    """Judge the keys first, as if they were in the platform's database, then everything else in its order."""
     made = Judged()
     rings: dict[str, KeyRing] = {}
     tables: dict[str, PointTable] = {}
@@ -66,7 +66,7 @@ def judge(objects: Sequence[Object], trust: Sequence[str]) -> Judged:
         if place and place.kind == "keys":
             ring = rings.setdefault(place.gateway, KeyRing(place.gateway, trust))
             if isinstance(done := check_keys(raw, topic, ring), Refusal) and done.wait:
-                late.append((topic, raw, ring))  # from before the pinned key was made
+                late.append((topic, raw, ring))  # this object is older than the pinned key
             elif isinstance(done, Refusal):
                 made.refused.append(done)
     made.refused += [done for one in late if isinstance(done := check_keys(one[1], one[0], one[2]), Refusal)]

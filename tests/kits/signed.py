@@ -1,4 +1,4 @@
-"""A slow, independent maker of signed packs for tests and vectors: rfc8785 and cryptography, nothing of ours.
+"""Makes signed packs for tests and vectors. It is slow, and uses rfc8785 and cryptography, but none of our code.
 
 Everything can be overridden, so that broken packs are made the same way as sound ones.
 """
@@ -33,7 +33,7 @@ def b64(raw: bytes) -> str:
 
 
 class Key:
-    """A test key from a seed: never for anything but tests."""
+    """A key that is made from a seed. It is for tests only."""
 
     def __init__(self, seed: int = 1, alg: str = "Ed25519") -> None:
         self.alg = alg
@@ -71,9 +71,9 @@ def sign(fields: Mapping[str, Any], key: Key, typ: str = "mh-pack", **header: An
 
 
 def sign_and_hash(fields: Mapping[str, Any], key: Key, typ: str = "mh-pack", **header: Any) -> tuple[bytes, str]:
-    """The published bytes of an object, and what ``prev`` and ``birth`` call it. Each member is written once.
+    """The published bytes of an object, and the hash that ``prev`` and ``birth`` use. Each member is written once.
 
-    A member that is bytes is canonical JSON already: a large one is made faster so.
+    A member of type bytes must be canonical JSON already. This is faster for large members.
     """
     members = {name: _member(name, value) for name, value in fields.items() if name != "sig"}
     payload = _joined(members)
@@ -86,12 +86,12 @@ def _member(name: str, value: Any) -> bytes:
 
 
 def _joined(members: Mapping[str, bytes]) -> bytes:
-    """As RFC 8785 sorts: by UTF-16."""
+    """The members in the order of RFC 8785, which is that of their UTF-16 code units."""
     return b"{" + b",".join(members[name] for name in sorted(members, key=lambda n: n.encode("utf-16-be"))) + b"}"
 
 
 def payload_hash(raw: bytes) -> str:
-    """What ``prev`` and ``birth`` call a published object."""
+    """The hash of a published object that ``prev`` and ``birth`` use."""
     fields = json.loads(raw)
     del fields["sig"]
     return b64(hashlib.sha256(rfc8785.dumps(fields)).digest())
@@ -196,7 +196,7 @@ class Stream:
         self.birth: str | None = None
 
     def restart(self, boot: str) -> None:
-        """The next pack is the first of another boot."""
+        """Begin another boot with the next pack."""
         self.prev_boot, self.boot, self.first, self.birth = self.boot, boot, True, None
 
     def topic(self, kind: str = "readings") -> str:
@@ -225,7 +225,7 @@ class Stream:
         return records
 
     def fields(self, seconds: float = 10, **override: Any) -> dict[str, Any]:
-        """The members of the next pack without moving on; None leaves one out."""
+        """The members of the next pack, which is not sealed yet. None leaves a member out."""
         end = self.at + seconds
         made: dict[str, Any] = {
             "birth": self.birth,
@@ -246,7 +246,7 @@ class Stream:
         return made
 
     def seal(self, fields: Mapping[str, Any], *, key: Key | None = None, typ: str = "mh-pack", **header: Any) -> bytes:
-        """Sign and move on."""
+        """Sign a pack, and make it the newest pack of the stream."""
         raw, digest = sign_and_hash(fields, key or self.key, typ, **header)
         self.seq, self.prev, self.at = fields["seq"], digest, fields["to"]
         if "table" in fields:

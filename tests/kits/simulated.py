@@ -1,4 +1,4 @@
-"""What tests ask of simulated devices and parks, and do to their registers."""
+"""Queries of simulated devices and parks for tests, and changes of their registers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ METER_READS = dlt645.ALLOWED_CONTROLS | cjt188.ALLOWED_CONTROLS | mbus.ALLOWED_C
 
 
 def writes(sim: Any) -> int:
-    """Requests to a simulated device or meter that were no reads; an agent that keeps its promise leaves this at 0."""
+    """The number of requests to a simulated device or meter that were not reads. With an agent, it must be 0."""
     if isinstance(sim, SimDevice):
         return sum(sim.requests[function] for function in MODBUS_WRITES)
     return sum(count for control, count in sim.requests.items() if control not in METER_READS)
@@ -35,7 +35,7 @@ def punch(image: Image, address: int, count: int = 1, *, function: int = 3, code
 
 
 def sunspec_image(models: Sequence[tuple[int, Mapping[str, Raw]] | Sequence[int]], base: int = 40000) -> Image:
-    """Holding registers of a device with these models, in order; a plain list of words stands for itself."""
+    """Holding registers of a device with these models, in order. A plain list of words is copied as it is."""
     words = list(MARKER)
     for model in models:
         if len(model) == 2 and isinstance(model[1], Mapping):
@@ -74,6 +74,6 @@ def park_truth(park: Park) -> dict[str, dict[str, Decimal | int | str]]:
 
 
 def keep_journal(park: Park) -> None:
-    """From now on record served values: ``devices[name].display.journal[point]`` lists (UTC ns, value)."""
+    """Record served values from now on: ``devices[name].display.journal[point]`` lists (UTC ns, value)."""
     for device in park.devices.values():
         device.display.keep_journal()

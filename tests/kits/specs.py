@@ -1,4 +1,4 @@
-"""Specs of all devices of a configuration, as each driver gets one."""
+"""The specs of all devices of a configuration, as their drivers get them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A private SSH server on loopback: own host key, key login of the user that runs the tests."""
+"""A private SSH server on loopback with its own host key. The user that runs the tests logs in with a key."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.kits.broker import free_port, until
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin")
-SEPARATION = Path("/run/sshd")  # sshd of root wants it; its unit makes it
+SEPARATION = Path("/run/sshd")  # sshd needs this folder if it runs as root; normally its unit makes it
 ROOT = Path(__file__).parents[2]
 CONFIG = """
 ListenAddress 127.0.0.1
@@ -65,7 +65,7 @@ class Ssh:
 
 @contextlib.contextmanager
 def sshd(folder: Path) -> Iterator[Ssh]:
-    """Serve until the end of the block."""
+    """Run the server until the end of the block."""
     assert SSHD is not None
     folder.mkdir(exist_ok=True)
     for name in ("host", "user"):

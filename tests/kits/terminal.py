@@ -1,4 +1,4 @@
-"""A command in a terminal of its own: keys go in, and pyte draws what comes out as an xterm would."""
+"""Runs a command in its own terminal. Tests send keys, and pyte draws the output as an xterm would."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ ALTERNATE = {47, 1047, 1049}
 
 
 class XTerm(pyte.Screen):
-    """pyte knows no second screen: what is drawn there is drawn apart, and the first comes back as it was."""
+    """A screen with an alternate screen, which pyte lacks. Leaving the alternate screen restores the first one."""
 
     def __init__(self, columns: int, lines: int) -> None:
-        self.modes: set[int] = {7, 25}  # private modes that are set: a fresh terminal wraps and shows its cursor
+        self.modes: set[int] = {7, 25}  # private modes that are set; a new terminal wraps lines and shows its cursor
         self.behind: list[str] | None = None  # the first screen, while the second is shown
         super().__init__(columns, lines)
 
@@ -73,7 +73,7 @@ class Terminal:
         self._settings = termios.tcgetattr(self._fd)
 
     def resize(self, columns: int, rows: int) -> None:
-        """The window is pulled to another size."""
+        """Resize the window."""
         self.screen.resize(rows, columns)
         _resize(self._fd, columns, rows)
 
@@ -85,25 +85,25 @@ class Terminal:
         return "\n".join(line.rstrip() for line in self.screen.display)
 
     def until(self, holds: Callable[[], object]) -> None:
-        """Feed the screen until something is so."""
+        """Feed the screen until ``holds`` returns a true value."""
         deadline = time.monotonic() + DEADLINE_S * patience()
         while not holds():
             assert time.monotonic() < deadline, self.text
             self._feed()
 
     def _feed(self) -> bool:
-        """What comes within a moment; False: the other side is closed."""
+        """Draw what the command writes within a moment. Returns False if the other side is closed."""
         if not select.select([self._fd], [], [], 0.05)[0]:
             return True
         try:
             found = os.read(self._fd, 1 << 16)
-        except OSError:  # EIO: nobody has it open any more
+        except OSError:  # EIO: no process has the terminal open any more
             return False
         self._stream.feed(found)
         return bool(found)
 
     def wait(self) -> int:
-        """The exit code, with all that was written."""
+        """Wait until the command ends, and draw all its output. Returns the exit code."""
 
         def ended() -> bool:
             is_open = self._feed()
@@ -119,14 +119,14 @@ class Terminal:
         return self.code
 
     def close(self) -> None:
-        """End what still runs."""
+        """Kill the command if it still runs."""
         if self.code is None:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
         os.close(self._fd)
 
     def is_reset(self) -> bool:
-        """As it was before: the first screen, cursor and line wrap; keys are echoed, nothing is reported."""
+        """Return True if the terminal is as before: first screen, cursor, line wrap and echo on, all reports off."""
         return (
             self.screen.behind is None
             and self.screen.modes & {7, 25, 1000, 1003, 1004, 1006, 2004, 2048} == {7, 25}

@@ -16,7 +16,7 @@ MODULES = (
 
 
 class Token:
-    """SoftHSM2 with one token ``park7``, whose PIN lies in a file."""
+    """SoftHSM2 with one token ``park7``, whose PIN is in a file."""
 
     def __init__(self, folder: Path, module: str) -> None:
         self.module, self.pin_file, self._folder = module, folder / "token.pin", folder
@@ -31,31 +31,31 @@ class Token:
         )  # fmt: skip
 
     def reset(self) -> None:
-        """As when it is pulled out and put back: every session is gone, and what lies in it is looked for anew."""
+        """Do what pulling the token out and putting it back does: all sessions end, and its objects are read anew."""
         import pkcs11
 
         pkcs11.lib(self.module).reinitialize()
 
     def hide(self) -> None:
-        """Pulled out."""
+        """Pull the token out."""
         self._folder.joinpath("tokens").rename(self._folder / "elsewhere")
         self._folder.joinpath("tokens").mkdir()
         self.reset()
 
     def show(self) -> None:
-        """Put back."""
+        """Put the token back."""
         shutil.rmtree(self._folder / "tokens")
         self._folder.joinpath("elsewhere").rename(self._folder / "tokens")
         self.reset()
 
     def uri(self, name: str, pin_source: str = "") -> str:
-        """Where a key of this name lies in it."""
+        """The PKCS#11 URI of the key with this name."""
         pin = pin_source or f"file:{self.pin_file}"
         return f"pkcs11:token=park7;object={name}?module-path={self.module}&pin-source={pin}"
 
 
 def why_no_token() -> str:
-    """ "" where tokens can be tried."""
+    """Why no token can be used here; "" if one can."""
     if find_spec("pkcs11") is None:
         return "python-pkcs11 is not installed (pip install 'meterhouse[hardware]')"
     if not shutil.which("softhsm2-util") or not any(os.path.exists(module) for module in MODULES):

@@ -1,6 +1,6 @@
-"""Commands as other users of a machine: an agent, a technician who may look, one who may change, and a stranger.
+"""Runs commands as other users: the agent, a technician who may read, one who may make changes, and a stranger.
 
-Each runs in a mount namespace of its own, in which these users have names and the interpreter can be reached by them.
+Each command runs in its own mount namespace, where these users have names and can reach the interpreter.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ shift
 exec "$@"
 """
 
-# Importing a command takes longer than what most of them do here. So they are imported once, as root, and each call is
+# Importing a command takes longer than running most of them here. So they are imported once, as root, and each call is
 # a fork that becomes the user before it reads its words.
 _COMMANDS = """
 import ctypes, json, os, sys
@@ -81,7 +81,7 @@ for line in sys.stdin:
 
 
 class Town:
-    """A folder that all of them can reach, and commands as one of them."""
+    """A folder that all users can reach, and commands that run as one of them."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mh-users-", dir="/tmp"))
@@ -110,19 +110,19 @@ class Town:
         shutil.rmtree(self.folder)
 
     def give(self, path: Path, user: User) -> None:
-        """All of it belongs to this user."""
+        """Make this user the owner of a path and of everything below it."""
         for one in (path, *path.rglob("*")):
             os.chown(one, user.uid, user.gid, follow_symlinks=False)
 
     def command(self, user: User, *words: object) -> list[str]:
-        """What runs a command as this user."""
+        """The command line that runs a command as this user."""
         groups = f"--groups={','.join(map(str, user.groups))}" if user.groups else "--clear-groups"
         become = ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", groups, "--"]
         enter = ["unshare", "-m", "--propagation", "private", "sh", "-c", _ENTER, "sh", str(self._names)]
         return [*enter, *become, *map(str, words)]
 
     def mh(self, user: User, *words: object) -> subprocess.CompletedProcess[str]:
-        """`meterhouse` as this user; a traceback in what it says fails every test."""
+        """Run `meterhouse` as this user. Fails if its output has a traceback."""
         assert self._commands is not None, "begin() comes first"
         asking, answers = self._commands.stdin, self._commands.stdout
         assert asking is not None and answers is not None
@@ -136,7 +136,7 @@ class Town:
         return done
 
     def python(self, user: User, script: str, *words: object) -> subprocess.CompletedProcess[str]:
-        """A script as this user."""
+        """Run a Python script as this user."""
         return self.run(user, sys.executable, "-c", script, *words)
 
     def run(self, user: User, *words: object) -> subprocess.CompletedProcess[str]:
@@ -145,7 +145,7 @@ class Town:
         )
 
     def start(self, user: User, script: str, *words: object) -> subprocess.Popen[str]:
-        """A script as this user, in the background; it says "ready" when it is."""
+        """Start a Python script as this user in the background. Returns when it has printed "ready"."""
         process = subprocess.Popen(
             self.command(user, sys.executable, "-c", script, *words), cwd=ROOT_FOLDER, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -160,7 +160,7 @@ class Town:
 
 
 def _reach(held: Path) -> str:
-    """Commands that let others reach the interpreter and this tree, where a folder above them is closed to them."""
+    """Shell commands that let other users reach the interpreter and this tree if a folder above is closed to them."""
     wanted = {Path(sys.base_prefix), Path(sys.prefix), ROOT_FOLDER}
     closed: dict[Path, list[Path]] = {}
     for path in sorted(wanted):
@@ -181,7 +181,7 @@ def _reach(held: Path) -> str:
 
 @cache
 def why_no_users() -> str:
-    """Why nobody can be somebody else here; "" if they can."""
+    """Why no command can run as another user here; "" if one can."""
     if os.geteuid() != 0:
         return "only root can become other users (run as root)"
     missing = [tool for tool in ("unshare", "setpriv", "mount") if not shutil.which(tool)]

@@ -1,7 +1,7 @@
-"""Simulated lines on socket pairs, in the loop of the test: no port, no thread, and time may be made up.
+"""Simulated lines on socket pairs in the test's event loop. They need no port and no thread, and time may be made up.
 
-A pair hands on at once what is written, so with ``MadeUpTime`` nothing depends on how busy the machine is. Real ports
-and pseudo-terminals have tests of their own.
+A pair passes on at once what is written. So with ``MadeUpTime`` nothing depends on how busy the machine is. Real ports
+and pseudo-terminals have their own tests.
 """
 
 from __future__ import annotations
@@ -65,19 +65,19 @@ class WirePort(Port):
 
 
 class Wire(TcpLine):
-    """A simulated line that is reached by ``open_port`` alone, an argument of ``open_line``."""
+    """A simulated line that can be reached only by its ``open_port``, which ``open_line`` gets as ``opener``."""
 
-    absent = errno.ECONNREFUSED  # what opening it says while it is unplugged
+    absent = errno.ECONNREFUSED  # the error when it is opened while it is unplugged
 
     def __init__(self, bus: Bus, number: int, **more: object) -> None:
         super().__init__(bus, port=1 + number, **more)  # type: ignore[arg-type]
         bus.mono_ns = mono_ns
         self.is_plugged = True
-        self.says: Callable[[], bytes] = bytes  # what nobody asked for, looked for each ``says_every_s``
+        self.says: Callable[[], bytes] = bytes  # returns unrequested bytes; called every ``says_every_s`` seconds
         self.says_every_s = 0.0
         self.wrong_baud = 0  # requests and answers at a speed that the other side does not understand
-        self.answer_baud = 0  # of the answer under way, where it has a speed of its own
-        self.asked_baud = 0  # of the request that came last, where our end has a speed
+        self.answer_baud = 0  # speed of the current answer, if it has its own
+        self.asked_baud = 0  # speed of the last request, if our end has a speed
         self.applied: list[tuple[int, SerialSetting]] = []  # (monotonic ns, setting) of each switch of our end
 
     async def start(self) -> None:
@@ -111,7 +111,7 @@ class Wire(TcpLine):
 
 
 class SerialWire(Wire):
-    """The same as a serial line: each answer takes its byte times, all of it comes at their end."""
+    """The same as a serial line. An answer takes its byte times, and all of it arrives at their end."""
 
     absent = errno.ENOENT
 
@@ -129,13 +129,13 @@ class SerialWire(Wire):
 
 
 def park_opener(park: Park) -> PortOpener:
-    """Opens the lines of a park that was not started, each on a wire of its own."""
+    """Make an opener for the lines of a park that was not started. Each line is on its own wire."""
     wires: dict[str, Wire] = {}
     for number, line in enumerate(park.lines.values()):
         if isinstance(line, SerialLine):
             wires[line.url] = SerialWire(line.bus, number, baud=line.baud)
         elif isinstance(line, TcpLine):
-            line.port = 1 + number  # so that its address is one
+            line.port = 1 + number  # so that its address is valid
             wires[line.url] = Wire(line.bus, number)
 
     async def open_port(config: LineConfig, target: Target, setting: SerialSetting | None) -> Port:

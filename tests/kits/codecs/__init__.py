@@ -1,1 +1,1 @@
-"""The pure functions of each meter protocol under one name: frames and values."""
+"""One module for each meter protocol, with its pure functions for frames and values."""

@@ -1,7 +1,7 @@
 """M-Bus (EN 13757): frames, records and wireless telegrams as pure functions of bytes.
 
-pyMeterBus does not read the fixed structure, takes a clock marked invalid for a time, and knows no limit
-times, phases or negative contributions (VIFE); it stays an oracle in the tests.
+pyMeterBus serves as an oracle in the tests, although it does not read the fixed structure, accepts clocks that are
+marked invalid, and does not know limit times, phases and negative contributions (VIFE).
 """
 
 from drivers.mbus.link import (

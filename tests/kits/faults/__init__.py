@@ -1,1 +1,1 @@
-"""Tools to break an agent with, and the books that are balanced afterwards."""
+"""Tools that break an agent, and checks that account for every reading afterwards."""

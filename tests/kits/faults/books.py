@@ -1,4 +1,4 @@
-"""What has come to a listener, and what a scenario's row holds of the books."""
+"""Checks of what a listener has received, and the figures of a report in a scenario's row."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ __all__ = ["balance", "bodies", "came", "ended", "figures"]
 
 
 def came(ear: Listener, number: int, device: str = "m1") -> bool:
-    """Has this answer of a Meter come, or a later one? (It itself may be late for its tick, which is then a gap.)"""
+    """Return True if this answer of a Meter, or a later one, has arrived.
+
+    (This answer itself may have been too late for its tick. Then the tick is a gap.)
+    """
     return max(ear.numbers(device), default=0) >= number
 
 
 def ended(ear: Listener, stops: int = 1) -> bool:
-    """So many orderly ends have been told, and no sequence number before them is missing."""
+    """Return True if at least ``stops`` orderly stops were reported, and no pack before the newest is missing."""
     told = [event for event in ear.events("_gateway") if event["event"] == "stop"]
     return len(told) >= stops and whole(ear, "m1") and whole(ear, "_gateway")
 
 
 def figures(report: Report, **more: object) -> dict[str, Any]:
-    """What every row holds of the books."""
+    """The figures of a report that every row has."""
     reasons: dict[str, int] = {}
     for stream in report.streams.values():
         for reason, count in stream.gap_reasons.items():

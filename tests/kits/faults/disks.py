@@ -1,4 +1,4 @@
-"""Disks to do bad things to: small ones, and one whose state at a moment can be kept as a power cut leaves it."""
+"""Disks for fault tests: small ones, and one whose state at a moment can be kept, as a power cut would leave it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.kits.house import House, until
 
 
 def can_mount() -> str:
-    """Why no file system can be mounted here; "" where it can."""
+    """Why no file system can be mounted here; "" if one can."""
     if os.geteuid() != 0:
         return "only root may mount a file system (run as root)"
     return (
@@ -26,7 +26,7 @@ def can_mount() -> str:
 
 
 def can_cut() -> str:
-    """Why no power cut can be played here; "" where it can."""
+    """Why no power cut can be simulated here; "" if one can."""
     tools = [tool for tool in ("mkfs.xfs", "mkfs.ext4") if not find(tool)]
     return can_mount() or (f"no {', '.join(tools)} here (apt: xfsprogs, e2fsprogs)" if tools else "")
 
@@ -36,13 +36,13 @@ def find(tool: str) -> str | None:
 
 
 def do(*words: object) -> None:
-    """Run a command; its complaint is raised."""
+    """Run a command. Fails with its error output."""
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, (words, done.stderr)
 
 
 def mount(what: Path | str, where: Path, *options: str) -> None:
-    """Mount, or skip the test where this machine cannot."""
+    """Mount a file system. Skips the test if this machine cannot do it."""
     where.mkdir(exist_ok=True)
     words = ["mount", *options, str(what), str(where)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -51,7 +51,7 @@ def mount(what: Path | str, where: Path, *options: str) -> None:
 
 
 def unmount(where: Path) -> None:
-    """Also where somebody only just let go of it."""
+    """Unmount a file system. Waits while it is in use; after the deadline, detaches it anyway."""
 
     def done() -> bool:
         return (
@@ -65,10 +65,10 @@ def unmount(where: Path) -> None:
 
 
 class CutDisk:
-    """An ext4 disk at ``live`` whose platter is a file; ``cut`` keeps the platter as it is at this moment.
+    """An ext4 disk at ``live``. Its platter is a file, of which ``cut`` keeps a copy.
 
-    What the file system has not yet written to the platter is not in the copy: exactly what a power cut takes. The
-    file lies on an XFS, where a copy by reference takes milliseconds and shows one moment.
+    Data that the file system has not yet written to the platter are not in the copy, as after a power cut. The file is
+    on an XFS, where a copy by reference takes milliseconds and shows a single moment.
     """
 
     def __init__(self, house: House, folder: Path, size_bytes: int = 64 << 20) -> None:
@@ -90,25 +90,25 @@ class CutDisk:
         house.at_end(lambda: unmount(self.live))
 
     def settle(self) -> None:
-        """Bring all that was written so far onto the platter."""
+        """Write all data to the platter."""
         fd = os.open(self.live, os.O_RDONLY)
         os.fsync(fd)
         os.close(fd)
         do("sync", "-f", self.live)
 
     def cut(self) -> None:
-        """The power goes now."""
+        """Keep the platter as a power cut would leave it now."""
         do("cp", "--reflink=always", self._platter, self._kept)
 
     def back(self) -> None:
-        """The power is back: ``live`` is what was on the platter at the cut. Nobody may have it open."""
+        """Mount the platter at ``live`` as it was at the cut. No process may have ``live`` open."""
         unmount(self.live)
         self._kept.replace(self._platter)
         mount(self._platter, self.live, "-o", "loop")
 
 
 def freeze(pid: int) -> float:
-    """Stop every thread of a process where it is; returns the UTC seconds from which on it does nothing any more."""
+    """Stop all threads of a process. Returns the time from which it does nothing any more, in UTC seconds."""
     os.kill(pid, 19)
 
     def still() -> bool:
@@ -116,7 +116,7 @@ def freeze(pid: int) -> float:
             Path(f"/proc/{pid}/task/{task}/stat").read_text().rpartition(")")[2].split()[0]
             for task in os.listdir(f"/proc/{pid}/task")
         ]
-        return set(states) <= {"T", "D"}  # D: in a sync; it cannot come back from it before it is stopped
+        return set(states) <= {"T", "D"}  # D: in a sync, at whose end the thread is stopped
 
     until(still, 5, "the process stops")
     return time.time()

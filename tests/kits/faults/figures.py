@@ -1,4 +1,4 @@
-"""Figures in the books: what the agent signed of its intervals recomputes from its own export."""
+"""Checks that the results that an agent signed can be recomputed from its own export."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.kits.house import Agent, Listener
 
 
 def give_roles(agent: Agent, roles: Mapping[str, str]) -> None:
-    """Roles for devices, by name, in the configuration that the agent will read."""
+    """Write roles of devices to the agent's configuration file. ``roles``: name of a device -> role."""
     text = agent.config.read_text()
     for name, role in roles.items():
         text = text.replace(f'name = "{name}"\n', f'name = "{name}"\nroles = {{ "ac" = "{role}" }}\n')
@@ -22,12 +22,12 @@ def give_roles(agent: Agent, roles: Mapping[str, str]) -> None:
 
 
 def published_to(listener: Listener) -> float:
-    """The end of the newest interval whose results came, UTC seconds."""
+    """The end of the newest interval whose results have arrived, in UTC seconds."""
     return max((float(pack["to"]) for pack in listener.packs("_indicators")), default=0.0)
 
 
 def recomputed(agent: Agent, folder: Path) -> dict[str, Any]:
-    """What ``verify --recompute`` says of an export of the stopped agent."""
+    """The result of ``verify --recompute`` for an export of the stopped agent."""
     _run("export", folder, "-c", agent.config)
     found: dict[str, Any] = json.loads(_run("verify", folder, "--trust", agent.kid, "--recompute", "--json"))
     assert found["recomputed"] is not None, found

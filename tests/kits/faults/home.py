@@ -1,4 +1,4 @@
-"""The end of a scenario: all that the agent has is brought to the platform, and the books are balanced to the value."""
+"""The end of a scenario: the platform gets everything that the agent has, and each value is accounted for."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests.kits.house import Agent, Listener, come_home, until
 def bring_home(
     agent: Agent, listener: Listener, meters: Mapping[str, Tally], held: Mapping[str, set[int]] | None = None
 ) -> int:
-    """Run the agent until the platform has everything, and end it; returns its exit code.
+    """Run the agent until the platform has everything, then stop it. Returns its exit code.
 
     Args:
-        held: numbers that must have come.
+        held: device -> numbers that must arrive.
     """
 
     if agent.process is None:
@@ -32,7 +32,7 @@ def bring_home(
 def settled(
     listener: Listener, agent: Agent, meters: Mapping[str, Tally], period_ms: int
 ) -> tuple[Report, dict[str, Ledger]]:
-    """Assert that the books balance, value by value."""
+    """Assert that each value is accounted for. Returns (report, ledger of each device)."""
     report = balance(listener.heard, agent.kid, meters)
     books = {name: Ledger(name, meter, period_ms) for name, meter in meters.items()}
     packs = bodies(listener.heard)

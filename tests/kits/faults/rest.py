@@ -1,4 +1,4 @@
-"""The store between two lives of an agent, looked at in a copy: what a platform could ask for."""
+"""Checks a copy of the store between two runs of an agent: does it have everything that it must have?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.kits.house import Agent, Heard, Name, until
 
 
 class AtRest:
-    """Follows a store over many deaths; each look takes only what is new and gives the verifier's word on all of it."""
+    """Follows a store over many deaths of the agent. Each ``look`` reads only new packs, but judges all so far."""
 
     def __init__(self, folder: Path, kid: str) -> None:
         self._folder = folder
@@ -26,7 +26,7 @@ class AtRest:
         self.heads: dict[str, int] = {}  # stream -> to_ms
 
     def look(self, state: Path) -> list[dict[str, Any]]:
-        """The packs that were not there before. The chain holds up to here, or this raises."""
+        """The packs that are new since the last look. Asserts that all packs up to here are valid."""
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir()
         for path in state.glob("store.db*"):
@@ -58,7 +58,7 @@ class AtRest:
         return self._verifier.report()
 
     def unstored(self, heard: Sequence[Heard]) -> list[Name]:
-        """Packs that were published and are not in the store as the same bytes. Must be none (promise 2)."""
+        """Published packs that are not in the store with the same bytes. There must be none (promise 2)."""
         found = []
         for message in heard:
             if message.road in ("readings", "backfill"):
@@ -70,9 +70,10 @@ class AtRest:
 
 
 class Survivors:
-    """What each device served, over many deaths of the agent: in the store once, else in a ring.
+    """Checks, over many deaths of the agent, that each served number is once in the store or still in a ring.
 
-    ``held``: numbers that rings held, by device. ``on_the_wire``: numbers whose answer a death cut off; one at most.
+    ``held``: numbers that rings held, by device. ``on_the_wire``: numbers whose answers were cut off, by device. One
+    death cuts off at most one answer of a device.
     """
 
     def __init__(self, rest: AtRest, meters: Mapping[str, Tally], period_ms: int) -> None:
@@ -82,12 +83,12 @@ class Survivors:
         self.on_the_wire: dict[str, set[int]] = {name: set() for name in meters}
 
     def hold(self, rings: Sequence[Path]) -> None:
-        """What these rings hold must have come in the end."""
+        """Record the numbers in these rings. They must have arrived in the end."""
         for name, numbers in in_rings(rings, self._meters).items():
             self.held[name] |= numbers
 
     def check(self, state: Path, rings: Sequence[Path], heard: Sequence[Heard], death: str) -> None:
-        """Assert that nothing is gone, nothing sealed twice, and nothing published that is not in the store."""
+        """Assert that no number is lost or sealed twice, and that all published packs are in the store."""
         new = self._rest.look(state)
         self.hold(rings)
         for name, ledger in self._ledgers.items():
@@ -99,14 +100,14 @@ class Survivors:
         assert not (lost := self._rest.unstored(heard)), f"{death}: published, and not in the store: {lost}"
 
     def check_end(self, books: Mapping[str, Ledger]) -> None:
-        """Assert that all has come but what a death cut off on the wire."""
+        """Assert that all numbers arrived, except those whose answers a death cut off."""
         for name, book in books.items():
             may = self.on_the_wire[name]
             assert set(book.missing) == may, f"{name}: {book.missing} did not come, {may} may"
 
 
 def in_rings(rings: Sequence[Path], meters: Mapping[str, Any]) -> dict[str, set[int]]:
-    """Numbers of each device's answers that rings hold."""
+    """The numbers in these rings, by device."""
     numbers: set[int] = set()
     for path in rings:
         ring = Ring.open(str(path))
@@ -123,7 +124,7 @@ def in_rings(rings: Sequence[Path], meters: Mapping[str, Any]) -> dict[str, set[
 
 
 def killed(agent: Agent, meters: Mapping[str, Any]) -> dict[str, set[int]]:
-    """Kill the agent when its ring holds readings of each device that no pack holds; returns their numbers."""
+    """Kill the agent when its rings hold readings of each device that are not sealed. Returns their numbers."""
     held = until(lambda: all((found := in_rings(agent.rings, meters)).values()) and found, what=lambda: agent.said)
     assert held
     agent.kill()

@@ -1,7 +1,7 @@
-"""Scenarios: what was done to the agent so many times, and what the books said afterwards, as one row.
+"""Scenarios. Each does something to the agent a number of times, and returns one row with the results of the checks.
 
-A scenario is a function ``(folder, house, rounds, seed) -> row`` under a name. The fast suite runs each of them once
-and short; the soak runs them again and again: ``play("broker_outages", rounds=20, seed=1)``.
+A scenario is a named function ``(folder, house, rounds, seed) -> row``. The fast suite runs each of them once, with few
+rounds. The soak runs them repeatedly: ``play("broker_outages", rounds=20, seed=1)``.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ Play = Callable[[Path, House, int, int], Row]
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """``rounds``: how many the fast suite takes. ``about_s``: how long one round lasts.
+    """``rounds``: number of rounds in the fast suite. ``about_s``: approximate duration of a round.
 
-    The soak plays ``long`` rounds, at most ``chunk`` of them on one database; ``section`` of the reliability page.
+    The soak plays ``long`` rounds, at most ``chunk`` of them with one database. ``section``: section of the reliability
+    page.
     """
 
     name: str
@@ -55,8 +56,8 @@ def scenario(
 
 
 def play(name: str, rounds: int, seed: int, folder: Path | None = None) -> Row:
-    """Run a scenario in a folder of its own; what it raises passes. The row names what makes it repeatable."""
-    print(f"{name}: rounds {rounds}, seed {seed}", file=sys.stderr)  # what tools print on stdout is read
+    """Run a scenario in its own folder, and pass its exceptions on. The row has what is needed to repeat the run."""
+    print(f"{name}: rounds {rounds}, seed {seed}", file=sys.stderr)  # programs read the stdout of tools
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix=f"mh-{name}-") as made, House(folder or Path(made), forked=False) as house:
         row = SCENARIOS[name].play(folder or Path(made), house, rounds, seed)

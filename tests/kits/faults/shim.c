@@ -1,7 +1,7 @@
 /* A disk that fails on demand, between a process and its libc: LD_PRELOAD=fault_shim.so FAULT_SHIM=control-file.
  *
- * The control file is mapped and shared, so whoever holds it may switch while the process runs. Only files whose path
- * contains `match` are touched. `skip` calls pass first; then `times` calls are hit (below 0: until the mode changes).
+ * The control file is mapped and shared, so a test can change the mode while the process runs. Only files whose path
+ * contains `match` are affected. `skip` calls pass first; then `times` calls are hit (below 0: until the mode changes).
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -27,7 +27,7 @@ struct control {
 };
 
 static struct control *control;
-static _Atomic int armed; /* KILL_BEFORE_SEND: the sync has been, the next send is the last moment */
+static _Atomic int armed; /* KILL_BEFORE_SEND: the sync is done, and the next send kills the process */
 
 __attribute__((constructor)) static void start(void) {
     const char *path = getenv("FAULT_SHIM");
@@ -48,7 +48,7 @@ static int ours(int fd) {
     return strstr(path, control->match) != NULL;
 }
 
-/* Is this call to be hit? Counts down what may pass, and what is hit. */
+/* Returns 1 if this call is to be hit. Counts down `skip` and `times`. */
 static int hit(void) {
     if (atomic_fetch_sub(&control->skip, 1) > 0) return 0;
     atomic_store(&control->skip, 0);

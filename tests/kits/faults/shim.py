@@ -1,4 +1,4 @@
-"""The agent's disk, failing on demand: see ``fault_shim.c``."""
+"""Makes the agent's disk fail on demand; see ``shim.c``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FIELDS = struct.Struct("<iiiii64s")  # mode, skip, times, hits, syncs, match
 
 
 class Shim:
-    """Compiled into ``folder``; give its ``env`` to the process."""
+    """The library, compiled into ``folder``. A process uses it if its environment has ``env``."""
 
     def __init__(self, folder: Path, match: str = "store.db") -> None:
         compiler = shutil.which("cc")
@@ -35,18 +35,18 @@ class Shim:
         self.env = {"LD_PRELOAD": str(library), "FAULT_SHIM": str(control)}
 
     def set(self, mode: str, skip: int = 0, times: int = -1) -> None:
-        """Switch: ``skip`` calls pass, then ``times`` are hit (-1: until switched again)."""
+        """Set the mode: ``skip`` calls pass, then ``times`` calls are hit (-1: until the mode is set again)."""
         struct.pack_into("<iii", self._map, 4, skip, times, 0)
         struct.pack_into("<i", self._map, 0, MODES.index(mode))
 
     @property
     def hits(self) -> int:
-        """Calls that were hit since the last switch."""
+        """Number of calls that were hit since the mode was set."""
         return int(_FIELDS.unpack_from(self._map)[3])
 
     @property
     def syncs(self) -> int:
-        """Syncs of any file so far."""
+        """Number of syncs so far, of any file."""
         return int(_FIELDS.unpack_from(self._map)[4])
 
     def close(self) -> None:

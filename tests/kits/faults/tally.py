@@ -1,4 +1,4 @@
-"""A device that can be held to its word: every answer is unlike any other, in every value, and is noted outside."""
+"""A device whose answers can be traced: each answer differs from all others in every value, and is recorded."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any
 from tests.kits.house import SITE, Meter
 
 COUNT, POWER = "ac.energy.import", "ac.power.active"
-LATE_S = 12.0  # from an answer to its read time: no visit waits longer for one
+LATE_S = 12.0  # longest time from an answer to its read time, because no visit waits longer
 TICK_BACK_S = 12.0  # an answer belongs to a tick at most this long before it
-EARLY_S = 0.002  # packs carry milliseconds
+EARLY_S = 0.002  # times in packs are whole milliseconds
 
 
 class Tally(Meter):
     """A Meter whose power is the negative of its number, so that each value of an answer names that answer.
 
-    ``scale`` is what the profile in force says of the power register; whoever exchanges the profile sets it.
+    ``scale``: the scale of the power register in the current profile. A test that changes the profile sets it.
     """
 
     def __init__(self, unit: int, first: int = 0, firmware: str = "2") -> None:
         self.scale = Decimal("0.1")
-        self.scales: dict[int, Decimal] = {}  # number -> as it was when it was served
+        self.scales: dict[int, Decimal] = {}  # number -> scale when it was served
         self.asked = threading.Event()  # set at each answer
         super().__init__(unit, first, firmware)
 
@@ -39,7 +39,7 @@ class Tally(Meter):
 
 
 class Ledger:
-    """What came of one device, against what it served. Packs may be given piece by piece."""
+    """Compares the values of one device that arrived with those that it served. Packs may be added bit by bit."""
 
     def __init__(self, device: str, meter: Tally, period_ms: int) -> None:
         self.device, self.meter, self._period = device, meter, period_ms
@@ -48,7 +48,7 @@ class Ledger:
         self._lost: list[tuple[float, float]] = []  # signed loss events
 
     def take(self, packs: Iterable[Mapping[str, Any]]) -> None:
-        """Check each value and time of packs, each given once; packs of other streams are passed over."""
+        """Check each value and time of some packs. Give each pack only once. Packs of other streams are ignored."""
         for pack in packs:
             if pack["stream"] != f"{SITE}/{self.device}":
                 continue
@@ -81,11 +81,11 @@ class Ledger:
 
     @property
     def missing(self) -> list[int]:
-        """Numbers that were served and did not come, in order."""
+        """Numbers that were served but did not arrive, in order."""
         return sorted(self.meter.served.keys() - self.came.keys())
 
     def unaccounted(self) -> list[int]:
-        """Of these, the ones for which no gap tick of their own and no loss is stated. Must be none."""
+        """The missing numbers for which neither their own gap tick nor a loss is stated. There must be none."""
         free = set(self.gap_ticks)
         found = []
         for number in self.missing:
@@ -103,7 +103,7 @@ class Ledger:
 
 
 def by_time(pack: Mapping[str, Any]) -> list[tuple[float, dict[str, Any]]]:
-    """The answers in a pack: (read time in UTC seconds, names to values). Two may be of one millisecond."""
+    """The answers in a pack: (read time in UTC seconds, values by name). Two answers may have the same time."""
     found: list[tuple[float, dict[str, Any]]] = []
     base = 0.0
     for record in pack.get("e", ()):
@@ -116,7 +116,7 @@ def by_time(pack: Mapping[str, Any]) -> list[tuple[float, dict[str, Any]]]:
 
 
 def rescale(profile: Path, meters: Iterable[Tally], scale: Decimal) -> None:
-    """Another version of the profile: the power's register means something else from the next start on."""
+    """Change the scale of the power register in the profile. It takes effect at the agent's next start."""
     text = profile.read_text()
     old = next(str(meter.scale) for meter in meters)
     head, name, tail = text.partition(f'name = "{POWER}"')

@@ -1,4 +1,4 @@
-"""A wire to a broker that can be cut, squeezed, emptied into nothing, or torn in the middle of a packet."""
+"""A proxy before a broker. It can stall or slow down a connection, swallow its bytes, or reset it within a packet."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ PIECE = 65_536
 
 
 class Tap:
-    """A TCP proxy on a port of its own. Runs in the loop of the simulated field.
+    """A TCP proxy on its own port. It runs in the loop of the simulated field.
 
-    ``mode``: ``pass``; ``hold`` takes bytes and gives none, until the mode changes (a link that stalls); ``swallow``
-    takes bytes for ever and says nothing (a black hole: what is in it is torn when the mode changes); ``refuse`` tears
-    each connection at once. ``rate``: bytes a second in each direction. ``tears``: so many times it resets a
-    connection in the middle of a packet, after ``tear_after`` bytes.
+    Modes:
+    - ``pass`` forwards all bytes.
+    - ``hold`` accepts bytes, but forwards none until the mode changes (a link that stalls).
+    - ``swallow`` accepts bytes, but forwards none and sends none (a black hole). When the mode changes, each connection
+      with swallowed bytes is reset.
+    - ``refuse`` resets each connection at once.
+
+    ``rate``: bytes per second in each direction. ``tears``: how many connections are reset in the middle of a packet,
+    after ``tear_after`` bytes.
     """
 
     def __init__(self, field: Field, target: int, mode: str = "pass", rate: float = 0.0, tears: int = 0) -> None:
@@ -28,7 +33,7 @@ class Tap:
         self.connects: list[float] = []  # monotonic seconds
         self.up_bytes = 0
         self._mode, self._field = mode, field
-        self._open: dict[asyncio.StreamWriter, bool] = {}  # -> something of it was swallowed
+        self._open: dict[asyncio.StreamWriter, bool] = {}  # connection -> whether bytes of it were swallowed
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._server = field.do(self._listen())

@@ -1,4 +1,4 @@
-"""Frames: STX, four digits of address, Q or A, text, ETX, and the exclusive or of what lies between."""
+"""Frames: STX, four digits of address, Q or A, text, ETX, and the XOR of 20h and the bytes between STX and ETX."""
 
 from __future__ import annotations
 
