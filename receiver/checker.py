@@ -69,7 +69,7 @@ class Directory(Protocol):
         """The trusted thumbprints of a gateway. An empty list if the gateway is not enrolled."""
 
     def keys(self, gateway: str) -> Sequence[bytes]:
-        """The newest keys object of each chain of a gateway. Empty if the database has none."""
+        """The newest ``keys`` object of each chain of a gateway. Empty if the database has none."""
 
     def points(self, birth: str) -> dict[str, Any] | None:
         """The point table of a birth. ``birth`` is the hash of the birth. None if the birth is not stored."""

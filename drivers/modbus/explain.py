@@ -346,8 +346,8 @@ def _word(address: int, value: int | bool, raw: bytes) -> Json:
 
 
 def _words(first: int, payload: bytes) -> list[Json]:
-    """One reading for each register. In responses its name is its position, because a response does not contain the
-    address.
+    """The value of each register. In a response, a register is named by its position, because a response does not
+    contain the address.
     """
     return [_word(first + i, word, word.to_bytes(2)) for i, word in enumerate(_registers(payload))]
 

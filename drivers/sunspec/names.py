@@ -3,7 +3,7 @@
 The models do not fix the signs of powers and currents. Unless the device's ``reversed`` changes them, the following
 signs are assumed:
 
-- Models 10x and 701 are generators.
+- In models 10x and 701, a positive W means generation.
 - In models 2xx, a positive W means import.
 - In model 802, a positive A means charging.
 

@@ -252,7 +252,7 @@ class ControlServer:
 
 
 class ControlConnection:
-    """The connection of one client. It receives the request and sends the answer, and is the ``Reply`` of handlers."""
+    """A connection of a client. It receives a request and sends the answer. Handlers get it as their ``Reply``."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock, self._loop = sock, asyncio.get_running_loop()
