@@ -41,7 +41,8 @@ SELECT count(*) FROM (
   SELECT ctid FROM {0} WHERE lot IN (
     SELECT lot FROM lots WHERE batch IS NULL UNION ALL
     SELECT l.lot FROM lots l JOIN batches b ON b.batch = l.batch WHERE b.sent IS NULL)
-  UNION SELECT p.ctid FROM {0} p JOIN changed_boots c ON c.stream = p.stream AND c.boot = p.boot) waiting
+  UNION SELECT p.ctid FROM {0} p JOIN changed_boots c ON c.stream = p.stream AND c.boot = p.boot
+  UNION SELECT p.ctid FROM {0} p JOIN changed_packs c USING (stream, seq, boot, from_ms)) waiting
 WHERE EXISTS (SELECT FROM clickhouse)"""
 _UNCHECKED: Final = """
 SELECT FROM lots l WHERE l.checked IS NULL AND EXISTS (SELECT FROM {} p WHERE p.lot = l.lot) LIMIT 1"""

@@ -114,6 +114,50 @@ def test_a_month_with_packs_of_a_changed_boot_is_not_dropped(dsn: str) -> None:
         feed.close()
 
 
+@pytest.mark.parametrize("change", ["DELETE FROM findings", "UPDATE packs SET asleep = 1 WHERE seq = 3"])
+def test_a_month_with_changes_that_were_not_sent_is_not_dropped(dsn: str, change: str) -> None:
+    """The changes were in a batch that ClickHouse did not confirm. It got the dropped packs as forks, and deleted their
+    readings.
+    """
+    b, told = make("whole", 1, START_MS - 100 * 86_400_000), Told()
+    with connect(dsn) as connection:
+        connection.execute("INSERT INTO clickhouse DEFAULT VALUES")
+        stored(dsn, b)
+        connection.execute("INSERT INTO findings SELECT stream, 0, boot, 'conflict' FROM boots")
+        feed = ClickHouseFeed(dsn, told)
+        while feed.step():
+            pass
+        connection.execute("DELETE FROM changed_boots")
+        connection.execute(change.encode())
+        assert clickhouse_feed._open_batch(connection) is not None
+        assert connection.execute("SELECT FROM changed_boots").fetchall() == []
+        assert drop_months(connection, 30) == []
+        feed.step()
+        assert len(drop_months(connection, 30)) == 1
+        feed.close()
+
+
+def test_a_change_of_a_pack_that_was_dropped_makes_it_no_fork(dsn: str) -> None:
+    """Its month may be dropped just when it changes."""
+    b, told = make("whole", 1), Told()
+    with connect(dsn) as connection:
+        connection.execute("INSERT INTO clickhouse DEFAULT VALUES")
+        stored(dsn, b)
+        feed = ClickHouseFeed(dsn, told)
+        while feed.step():
+            pass
+        told.news()
+        connection.execute("UPDATE packs SET asleep = 1 WHERE seq < 4")
+        connection.execute("INSERT INTO findings SELECT stream, seq, boot, 'chain' FROM packs WHERE seq = 2")
+        connection.execute("INSERT INTO forks SELECT stream, seq, boot, hash, from_ms, body FROM packs WHERE seq = 3")
+        (name,) = connection.execute("SELECT DISTINCT tableoid::regclass::text FROM packs").fetchall()[0]
+        connection.execute(f"DROP TABLE {name}".encode())
+        feed.step()
+        assert [(row[1], row[10]) for row in told.news()[1]] == [(2, ["chain"]), (3, ["fork"])]
+        assert feed.failures == 0
+        feed.close()
+
+
 def test_deletions_of_many_packs_are_short_and_those_of_figures_go_with_them(
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
