@@ -67,6 +67,7 @@ class ClickHouse:
             raise UsageError(f'database "{clean_text(self.database, 80)}"', where="--clickhouse", hint=hint)
         self._host, self._port = parts.hostname or "", port or (8443 if parts.scheme == "https" else 8123)
         self._headers: dict[str, str] = {}
+        self._kept: dict[str, str] = {}  # the views that stay as they are, and why
         self._tls: ssl.SSLContext | None = None
         try:
             if parts.username:
@@ -105,12 +106,15 @@ class ClickHouse:
         self.execute(f"{statement} COMMENT '{_MARK} {mark}'")
         try:
             comment, text = self._view(name)
+            if not text:
+                return  # this role may not see the view
             known = _COMMENT.fullmatch(comment)
             if known is None:
+                self._stays(name, "it was made by somebody else, or by a version that wrote no comment")
                 return
             if known[2] not in (None, text):
                 if known[1] != mark:
-                    log.warning("%s: the view %s was changed, so it is not replaced by the new one", self.where, name)
+                    self._stays(name, "its text was changed")
                 return
             if known[1] != mark:
                 replaced = statement.replace("CREATE VIEW IF NOT EXISTS", "CREATE OR REPLACE VIEW", 1)
@@ -121,14 +125,21 @@ class ClickHouse:
                 return
             self.execute(f"ALTER TABLE {self.database}.{name} MODIFY COMMENT '{_MARK} {mark} {text}'")
         except ClickHouseError as error:  # such as a missing right: the export works with the old view, too
-            log.warning("%s: the view %s stays as it is: %s", self.where, name, error)
+            self._stays(name, str(error))
+
+    def _stays(self, name: str, why: str) -> None:
+        """Log once that a view stays as it is. The tables are made anew at each retry of the export."""
+        if self._kept.get(name) != why:
+            told = "%s: the view %s.%s is not replaced by that of this version: %s. DROP VIEW lets it be made anew"
+            log.warning(told, self.where, self.database, name, why)
+        self._kept[name] = why
 
     def _view(self, name: str) -> tuple[str, str]:
-        """The comment of a view, and the hash of its text."""
+        """The comment of a view, and the hash of its text. ("", "") if it is not visible."""
         query = "SELECT comment, as_select FROM system.tables WHERE "
         found = self.execute(f"{query}database = '{self.database}' AND name = '{name}'")
         comment, _, text = found.rstrip("\n").partition("\t")
-        return comment, _short_hash(text)
+        return comment, _short_hash(text) if text else ""
 
     def execute(self, statement: str) -> str:
         """Run a statement and return the answer as text. Raises ClickHouseError."""
