@@ -46,6 +46,13 @@ SELECT count(*) FROM (
 WHERE EXISTS (SELECT FROM clickhouse)"""
 _UNCHECKED: Final = """
 SELECT FROM lots l WHERE l.checked IS NULL AND EXISTS (SELECT FROM {} p WHERE p.lot = l.lot) LIMIT 1"""
+# packs that arrived since the search for those that ClickHouse lacks, and that another keeper has checked already
+_JUST_ARRIVED: Final = """
+SELECT FROM (
+  SELECT lot, stored FROM lots WHERE batch IS NULL UNION ALL
+  SELECT l.lot, l.stored FROM lots l JOIN batches b ON b.batch = l.batch WHERE b.sent IS NULL) l
+WHERE EXISTS (SELECT FROM clickhouse) AND l.stored > now() - interval '1 hour'
+AND (SELECT p.lot FROM {} p WHERE p.lot = l.lot LIMIT 1) IS NOT NULL LIMIT 1"""
 # an earlier time is not inserted: a month is dropped again whenever late packs of it have arrived
 _NOTE_DROPPED: Final = "INSERT INTO dropped SELECT %s WHERE NOT EXISTS (SELECT FROM dropped WHERE before_ms >= %s)"
 # Births of a partition that are still needed: packs of other partitions refer to them, or the next packs will, because
@@ -268,7 +275,8 @@ def drop_months(connection: Connection, keep_days: int) -> list[str]:
 
 
 def _drop_month(connection: Connection, name: str, before_ms: int) -> bool:
-    """Drop the partition of a month. Returns False if some of its packs have just arrived, and are not counted yet.
+    """Drop the partition of a month. Returns False if some of its packs have just arrived, and are not counted or sent
+    to ClickHouse yet.
 
     Raises psycopg.errors.LockNotAvailable if another session uses the table for longer than ``LOCK_MS``. All workers
     wait meanwhile.
@@ -277,8 +285,9 @@ def _drop_month(connection: Connection, name: str, before_ms: int) -> bool:
         connection.execute(f"SET LOCAL lock_timeout = {LOCK_MS}")
         # Workers and DROP TABLE lock the tables in this order. No worker may store a pack after the search.
         connection.execute(f"LOCK TABLE ONLY packs; LOCK TABLE {name}".encode())
-        if connection.execute(_UNCHECKED.format(name).encode()).fetchone() is not None:
-            return False
+        for query in (_UNCHECKED, _JUST_ARRIVED):
+            if connection.execute(query.format(name).encode()).fetchone() is not None:
+                return False
         connection.execute(_NOTE_DROPPED, [before_ms, before_ms])
         connection.execute(f"DROP TABLE {name}, reading_blocks_{name.removeprefix('packs_')}".encode())
     return True

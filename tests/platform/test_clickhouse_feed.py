@@ -137,6 +137,28 @@ def test_a_month_with_changes_that_were_not_sent_is_not_dropped(dsn: str, change
         feed.close()
 
 
+def test_a_month_whose_last_packs_arrive_while_it_is_dropped_stays(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another keeper had checked them already, so they were counted and dropped. ClickHouse never got them."""
+    from receiver import keeper
+
+    b, late, told = make("whole", 1, START_MS - 100 * 86_400_000), make("whole", 2, START_MS - 100 * 86_400_000), Told()
+    with connect(dsn) as connection:
+        connection.execute("INSERT INTO clickhouse DEFAULT VALUES")
+        stored(dsn, b)
+        feed = ClickHouseFeed(dsn, told)
+        while feed.step():
+            pass
+        honest = keeper._copy_births
+        monkeypatch.setattr(keeper, "_copy_births", lambda *names: (honest(*names), stored(dsn, late)))
+        assert drop_months(connection, 30) == []
+        monkeypatch.undo()
+        told.news()
+        feed.step()
+        assert len(told.news()[1]) == 12
+        assert len(drop_months(connection, 30)) == 1
+        feed.close()
+
+
 def test_a_change_of_a_pack_that_was_dropped_makes_it_no_fork(dsn: str) -> None:
     """Its month may be dropped just when it changes."""
     b, told = make("whole", 1), Told()
