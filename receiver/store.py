@@ -181,8 +181,11 @@ class Store:
         self._prepare_months(connection, packs)
         self._train(connection, packs)
         strangers = list(unknown)
+        # the keys of a replacement box keep waiting as long as packs that it signed arrive
+        boxes = [("/".join(one.topic.split("/")[2:4]), b"") for one in refused if one.code == "kid"]
         with connection.transaction(), connection.cursor() as cursor:
-            if any(keys for _, keys in strangers):
+            # `enrol` locks the keys that wait before the stored ones, so without this lock there could be a deadlock
+            if boxes or any(keys for _, keys in strangers):
                 row = cursor.execute("SELECT number FROM trust_changes FOR SHARE").fetchone()
                 if row is not None and row[0] != self._trust:
                     raise TrustChanged
@@ -205,8 +208,6 @@ class Store:
                 kept = [one for one in packs if _hash(one.checked.link.hash) not in self._forks]
                 self._put_readings(cursor, [one for one in kept if one.checked.value.get("e") and not one.codes])
             _put_refused(cursor, refused)
-            # the keys of a replacement box keep waiting as long as packs that it signed arrive
-            boxes = [("/".join(one.topic.split("/")[2:4]), b"") for one in refused if one.code == "kid"]
             _put_unknown(cursor, [*boxes, *strangers])
         self._streams |= {one.checked.stream for one in packs}
         self._births |= {short_hash(one.checked.digest) for one in packs if one.checked.link.is_birth}

@@ -315,6 +315,35 @@ def test_the_keys_of_a_replacement_box_wait_for_as_long_as_it_publishes(dsn: str
             assert connection.execute("SELECT count(*) FROM unknown_gateways").fetchall() == [(left,)]
 
 
+def test_packs_of_a_box_that_is_enrolled_just_when_they_are_refused_are_stored(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were refused, and `enrol` and the worker could wait for each other."""
+    b, clock = make("whole", 1), Clock()
+    enrolled(dsn, b.gateway.pin)
+    topic, signer = f"meterhouse/v1/{b.gateway.name}/keys", signer_of("a replacement box")
+    feed = Feed([(topic, b.keys[0]), *b.sent, (topic, replace(b.gateway, signer=signer).keys())])
+    worker = Worker(feed, [Store(dsn)], clock)
+    worker.step(0)
+    b.stream.signer, b.stream.birth, b.stream.boot = signer, None, "feedfeedfeedfeed"
+    feed.left = Feed([(b.topic, raw) for raw in b.run(3)]).left
+    worker.step(0)
+    clock.now += 31.0
+    honest = Store._dropped
+
+    def slow(*anything: Any) -> Any:
+        monkeypatch.setattr(Store, "_dropped", honest)
+        with connect(dsn) as connection:
+            enrol(connection, [Enrolment(b.gateway.name, [signer.kid])])
+        return honest(*anything)
+
+    monkeypatch.setattr(Store, "_dropped", slow)
+    for _ in range(3):
+        worker.step(0)
+    assert not worker.totals.refused
+    assert count(dsn, "SELECT count(*) FROM packs") == 15
+
+
 def test_the_revocations_of_a_waiting_chain_count_when_it_is_enrolled_beside_the_old_one(dsn: str) -> None:
     """`enrol` looked at the waiting keys alone, where the place of the revoked key is not known. Published again, they
     were not newer, so stored packs of the lost key stayed without a finding for ever.
