@@ -33,6 +33,7 @@ LATEST_S: Final = 1.0
 SETTLE_S: Final = 5.0
 REPLAY_S: Final = 60.0
 DAILY_S: Final = 3600.0
+MONTHS_S: Final = 60.0
 UNKNOWN_DAYS: Final = 30
 REFUSALS_DAYS: Final = 400
 ACKS_DUE_DAYS: Final = 30
@@ -100,7 +101,8 @@ WITH old AS (
   WHERE b.stream = o.stream AND b.seq = o.seq AND b.boot = o.boot AND b.from_ms = o.from_ms
 )
 INSERT INTO gone SELECT * FROM gone"""
-LOCK_MS: Final = 5_000  # a month is not dropped now if a query uses the table of packs for longer than this
+# a month is not made or dropped now if a query uses the table of packs for longer than this
+LOCK_MS: Final = 5_000
 LOTS_AT_ONCE: Final = 10_000  # one transaction looks at this many lots
 OTHERS_AT_ONCE: Final = 10_000  # one transaction drops at most this many packs with implausible times
 ROUNDS: Final = 20  # at most this many transactions follow each other, so that new lots are checked in time
@@ -141,7 +143,7 @@ class Keeper:
         self.checked = self.failures = 0
         self._jobs = [
             _Job(SETTLE_S, settle_late), _Job(SETTLE_S, apply_revocations), _Job(DAILY_S, prepare_months),
-            _Job(DAILY_S, forget_strangers),
+            _Job(MONTHS_S, make_waiting_months), _Job(DAILY_S, forget_strangers),
         ]  # fmt: skip
         if keep_days is not None:
             self._jobs.append(_Job(DAILY_S, lambda connection: drop_months(connection, keep_days)))
@@ -216,7 +218,32 @@ def prepare_months(connection: Connection) -> None:
     """Create the partition of this month. Shortly before the end of the month, also create that of the next month."""
     today = datetime.now(UTC).date()
     for day in (today, today + timedelta(days=10)):
-        connection.execute("SELECT make_partition(%s)", [day.replace(day=1)])
+        _make_month(connection, day.replace(day=1))
+
+
+def make_waiting_months(connection: Connection) -> None:
+    """Create the partitions of months whose packs are in ``packs_other``, because a long query used the packs when the
+    first of them arrived. The packs move to the partition.
+
+    The database limits the tries of all keepers and workers together, because all workers wait during a try.
+    """
+    for (month,) in connection.execute("SELECT month FROM waiting_months ORDER BY month").fetchall():
+        _make_month(connection, month)
+
+
+def _make_month(connection: Connection, month: date) -> None:
+    # one statement for each table, so that no query that uses both can deadlock with us; the packs come last, because
+    # `drop_months` drops both tables of a month that has a table of packs
+    for parent in ("reading_blocks", "packs"):
+        row = connection.execute("SELECT make_partitions(%s, %s, %s)", [month, [parent], LOCK_MS]).fetchone()
+        if row == (False,):
+            log.warning(
+                "table packs_%s is not made yet: a long query, such as an export, uses the packs. Packs of this month "
+                "are stored in packs_other meanwhile",
+                f"{month:%Y_%m}",
+            )
+        if row != (True,):
+            return
 
 
 def forget_strangers(connection: Connection) -> None:
@@ -301,6 +328,8 @@ def drop_others(connection: Connection, keep_days: int) -> int:
     dropped = 0
     for _ in range(ROUNDS):
         with connection.transaction():
+            # another keeper that makes the partition of a month locks the tables in this order
+            connection.execute("LOCK TABLE ONLY packs IN ACCESS SHARE MODE")
             connection.execute("CREATE TEMP TABLE gone (LIKE packs) ON COMMIT DROP")
             count = connection.execute(_DROP_OTHERS, [keep_days, OTHERS_AT_ONCE]).rowcount
             _copy_births(connection, "gone")

@@ -219,6 +219,7 @@ class Store:
         self._months = {month for month in self._months if limit is None or month >= limit}
         months = {month for one in packs if (month := month_of(one.checked.link.from_ms))} - self._months
         for month in sorted(months):
+            # if a long query uses the packs, the partition is not made: the keeper makes it later, and moves the packs
             connection.execute("SELECT make_partition(%s)", [month])
         self._months |= months
 

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,7 +22,7 @@ from agent.keys.key_records import Revocation, new_root
 from agent.verify import KeyRing, Refusal, check, check_keys
 from receiver.acks import Acknowledger
 from receiver.audit import write_export
-from receiver.database import connect, migrate, show_dsn, statement
+from receiver.database import connect, migrate, month_of, show_dsn, statement
 from receiver.fleet import make_fleet
 from receiver.fleet_state import fleet_state
 from receiver.fleet_table import why
@@ -37,6 +38,9 @@ from tests.kits.broker import Broker, until
 from tests.kits.fleet_faults import START_MS, Feed, has_subscriber, make, publish_all, signer_of
 from tests.kits.mutations import places
 from tests.kits.signed import POINTS, Key, Stream, keys, sign, table
+
+# what must stay the same when packs move to the partition of their month
+_KEPT = ("packs", "reading_blocks", "forks", "days", "boots", "findings", "lots", "changed_packs")
 
 
 class Clock:
@@ -649,6 +653,142 @@ def test_a_month_that_a_long_export_uses_is_dropped_later(dsn: str, monkeypatch:
             export.execute("SELECT count(*) FROM packs")
             assert keeper.drop_months(connection, 30) == []
         assert keeper.drop_months(connection, 30) == ["packs_2021_03"]
+
+
+def test_late_packs_are_stored_while_a_long_query_reads_the_packs(dsn: str) -> None:
+    """The worker that made the partition of their month waited for the query, such as `audit`, and all other workers
+    waited behind it.
+    """
+    from receiver.keeper import drop_months, drop_others
+
+    late, now = make("fork", 1, START_MS - 100 * 86_400_000), make("whole", 2)
+    enrolled(dsn, late.gateway.pin, now.gateway.pin)
+    bounded = f"{dsn} options='-c statement_timeout=20s'"
+    with connect(dsn) as connection, connect(dsn) as export:
+        connection.execute("INSERT INTO clickhouse DEFAULT VALUES")
+        connection.execute("SELECT make_partition(%s)", [month_of(START_MS)])
+        keeper = Keeper(bounded)
+        keeper.step()
+        with export.transaction():
+            export.execute("SELECT count(*) FROM packs")
+            stores = [Store(bounded, readings=True) for _ in range(2)]
+            keys = [(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]) for b in (late, now)]
+            workers = [
+                Worker(Feed([*keys, *late.sent[:7], *now.sent]), [stores[0]], Clock()),
+                Worker(Feed([*keys, *late.sent[6:]]), [stores[1]], Clock()),
+            ]
+            for worker in workers:
+                worker.step(0)
+                assert not worker.totals.failures and not worker.totals.refused
+            while keeper.step():
+                pass
+            assert count(dsn, "SELECT count(*) FROM packs_other") == 11
+            assert drop_months(connection, 60) == [] and drop_others(connection, 60) == 0
+            assert not keeper.failures
+        before = [connection.execute(f"SELECT * FROM {name} ORDER BY 1, 2, 3").fetchall() for name in _KEPT]
+        assert count(dsn, "SELECT sum(packs) FROM days") == 23
+        assert count(dsn, "SELECT count(*) FROM forks") == 1
+        connection.execute("UPDATE waiting_months SET tried = tried - interval '6 minutes'")
+        keeper.close()
+        keeper = Keeper(dsn)
+        keeper.step()
+        keeper.close()
+        assert count(dsn, "SELECT count(*) FROM packs_other") == count(dsn, "SELECT count(*) FROM waiting_months") == 0
+        assert count(dsn, "SELECT count(*) FROM reading_blocks_other") == 0
+        after = [connection.execute(f"SELECT * FROM {name} ORDER BY 1, 2, 3").fetchall() for name in _KEPT]
+        assert after == before
+        again = Worker(Feed(late.sent), [stores[0]], Clock())
+        again.step(0)
+        assert again.totals.again == len(late.sent) and not again.totals.refused
+        connection.execute("DELETE FROM clickhouse")
+        keeper = Keeper(dsn)
+        while keeper.step():
+            pass
+        keeper.close()
+        assert f"packs_{month_of(START_MS - 100 * 86_400_000):%Y_%m}" in drop_months(connection, 60)
+
+
+def test_a_month_that_cannot_be_made_is_not_tried_again_at_once(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All workers wait during each try. Of many workers, only the first tries, and later the keeper does so every five
+    minutes.
+    """
+    from receiver import keeper
+
+    monkeypatch.setattr(keeper, "LOCK_MS", 50)
+
+    def tried() -> dict[str, Any]:
+        with connect(dsn) as other:
+            return dict(other.execute("SELECT month::text, tried FROM waiting_months").fetchall())
+
+    later = "UPDATE waiting_months SET tried = tried - interval '6 minutes'"
+    with connect(dsn) as connection, connect(dsn) as export:
+        connection.execute("SET statement_timeout = '20s'")
+        with export.transaction():
+            export.execute("SELECT count(*) FROM packs")
+            connection.execute("SELECT make_partition('2021-03-01')")
+            first = tried()["2021-03-01"]
+            assert first is not None
+            for month in ("2021-03-01", "2021-04-01"):
+                connection.execute("SELECT make_partition(%s::date)", [month])
+            keeper.make_waiting_months(connection)
+            assert tried() == {"2021-03-01": first, "2021-04-01": None} and not caplog.messages
+            connection.execute(later)
+            connection.execute("SELECT make_partition('2021-03-01')")
+            assert tried()["2021-03-01"] < first, "the keeper waits longer than a worker, so it tries"
+            keeper.make_waiting_months(connection)
+            assert tried()["2021-03-01"] > first and tried()["2021-04-01"] is None
+            assert connection.execute("SHOW lock_timeout").fetchone() == ("0",)
+        (text,) = caplog.messages
+        assert text.startswith("table packs_2021_03 is not made yet")
+        connection.execute(later)
+        # a keeper was killed after the first of its two steps
+        connection.execute("SELECT make_partitions('2021-04-01', '{reading_blocks}', 5000)")
+        assert len(tried()) == 2
+        keeper.make_waiting_months(connection)
+        assert tried() == {}
+        for table in ("packs", "reading_blocks"):
+            assert count(dsn, f"SELECT count(*) FROM pg_inherits WHERE inhparent = '{table}'::regclass") == 3
+
+
+@pytest.mark.parametrize("prepare", [False, True])
+def test_what_waits_while_packs_move_to_their_month_misses_none(dsn: str, prepare: bool) -> None:
+    """A query that waited for `packs_other` alone would not know the partition. A worker would refuse a pack, because
+    it does not belong in `packs_other` any more.
+    """
+    b = make("whole", 1, START_MS - 100 * 86_400_000)
+    enrolled(dsn, b.gateway.pin)
+    month = month_of(START_MS - 100 * 86_400_000)
+    keys = (f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0])
+    with connect(dsn) as connection, connect(dsn) as reader:
+        connection.execute("INSERT INTO waiting_months VALUES (%s, now() - interval '6 minutes')", [month])
+        store = Store(dsn, readings=True)
+        Worker(Feed([keys, *b.sent[:11]]), [store], Clock()).step(0)
+        assert count(dsn, "SELECT count(*) FROM packs_other") == 11
+        last, found = Worker(Feed(b.sent[11:]), [store], Clock()), list[int]()
+
+        def read() -> int:
+            return int(reader.execute("SELECT count(*) FROM packs", prepare=prepare).fetchall()[0][0])
+
+        assert read() == 11
+        threads = [
+            threading.Thread(target=lambda: last.step(0)),
+            threading.Thread(target=lambda: found.append(read())),
+        ]
+        with connection.transaction():
+            query = "SELECT make_partitions(%s, '{packs,reading_blocks}', 5000)"
+            assert connection.execute(query, [month]).fetchone() == (True,)
+            for thread in threads:
+                thread.start()
+            waiting = (
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+            until(lambda: count(dsn, waiting) == 2)
+        for thread in threads:
+            thread.join(20)
+        assert found in ([11], [12])
+        assert last.totals.packs == 1 and not last.totals.refused
 
 
 def test_a_dropped_pack_that_is_sent_again_is_acknowledged_again(dsn: str) -> None:
