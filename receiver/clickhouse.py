@@ -130,8 +130,8 @@ class ClickHouse:
     def _stays(self, name: str, why: str) -> None:
         """Log once that a view stays as it is. The tables are made anew at each retry of the export."""
         if self._kept.get(name) != why:
-            told = "%s: the view %s.%s is not replaced by that of this version: %s. DROP VIEW lets it be made anew"
-            log.warning(told, self.where, self.database, name, why)
+            text = "%s: the view %s.%s is not replaced by that of this version: %s. DROP VIEW lets it be made anew"
+            log.warning(text, self.where, self.database, name, why)
         self._kept[name] = why
 
     def _view(self, name: str) -> tuple[str, str]:
