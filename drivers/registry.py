@@ -70,10 +70,11 @@ def _warn_once(text: str) -> None:
     _log.warning("%s", clean_text(text, 300))
 
 
-def own_schemes() -> list[LineScheme]:
+@lru_cache(maxsize=1)
+def own_schemes() -> tuple[LineScheme, ...]:
     """The line schemes that our own protocols define."""
     descriptors = (import_module(package).PROTOCOL for package in PACKAGES.values())
-    return [scheme for protocol in descriptors for scheme in protocol.line_schemes]
+    return tuple(scheme for protocol in descriptors for scheme in protocol.line_schemes)
 
 
 def find_scheme(name: str) -> LineScheme | None:

@@ -94,8 +94,6 @@ async def serve(config: Config, load: Callable[[], Config]) -> None:
         gc.collect()
         ext.memory.give_back()
         gc.freeze()  # the objects that exist now are permanent, so the garbage collector need not check them again
-        # with the default of 700, the polls of 100 devices would cause several collections in a second
-        gc.set_threshold(10_000)
         notify("READY=1")
 
     service = Service(config, ready, load)
@@ -123,6 +121,9 @@ def run(options: ConfigOptions, create_key: bool, verbose: bool) -> None:
     Exit codes: 0 stopped by a signal, 1 internal error, 3 bad configuration or profile.
     """
     ext.memory.stay_small()
+    # with the default of 700, the polls of 100 devices would cause several collections in a second, and a start with
+    # many devices would cause thousands
+    gc.set_threshold(10_000)
     set_up_logging(verbose)
 
     def load() -> Config:
