@@ -63,7 +63,7 @@ def test_the_form_in_a_pack_comes_back() -> None:
         ({"v": "ten"}, "not a plain decimal"),
         ({"u": "barrels"}, "unknown unit"),
         ({"to": 0}, "ends before it begins"),
-        ({"who": " "}, "the name of the person"),
+        ({"who": " "}, "is not named"),
         ({"who": "a\nb"}, "on one line"),
         ({"who": "a" * 201}, "at most 200"),
         ({"from": True}, "time in seconds"),
