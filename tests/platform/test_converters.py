@@ -326,7 +326,7 @@ def test_wrong_usage_of_convert(dsn: str, tmp_path: Path) -> None:
         (["hj212-2017", "--map", str(file)], "--from"),
         (["hj212-2017", "--map", str(file), "--from", "2030-01-01"], "no whole interval"),
         (["hj212-2017", "--map", str(other), "--from", day], f"{other}: there is no stream"),
-        (["hj212-2017", "--map", str(file), "--from", day, "--to", "2027-01-01"], 'is in "kW"'),
+        (["hj212-2017", "--map", str(file), "--from", day, "--to", "2027-01-01"], 'has the unit "kW"'),
     ):
         result = CliRunner().invoke(platform, ["convert", *arguments, "--db", dsn])
         assert isinstance(result.exception, GatewayError) and words in str(result.exception), (words, result.exception)
