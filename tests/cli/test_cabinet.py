@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,6 +70,8 @@ def cabinet(tmp_path: Path) -> Iterator[Cabinet]:
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Broker]:
+    if not shutil.which("mosquitto"):
+        pytest.skip("no mosquitto here: apt-get install mosquitto")
     made = Broker(tmp_path)
     made.start()
     yield made
