@@ -109,8 +109,8 @@ def test_the_short_help_of_the_frame_is_there_for_every_command(mh, name: str) -
 def test_the_help_of_the_frame_leads_a_technician_to_the_documents(mh) -> None:
     out = mh("--help").out
     assert "meterhouse init " in out and "--add" in out
-    documents = out.partition("\nDocuments:\n")[2].split()
-    assert len(documents) == 3 and all(Path(name).is_file() for name in documents)
+    documents = out.partition("\nDocuments:\n")[2].splitlines()
+    assert len(documents) == 3 and all(Path(name.strip()).is_file() for name in documents)
 
 
 def test_a_command_whose_module_is_absent_is_left_out(mh, monkeypatch: pytest.MonkeyPatch) -> None:

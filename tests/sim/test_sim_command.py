@@ -217,10 +217,12 @@ def test_an_agent_runs_against_the_park_as_the_page_says(tmp_path: Path) -> None
     page = (ROOT / "docs" / "simulator.md").read_text(encoding="utf-8")
     found = re.search(r"```console\n\$ meterhouse simulate --park /tmp/park &\n(.*?)```", page, re.DOTALL)
     assert found
-    lines = [line.removeprefix("$ ").replace("/tmp/park", str(tmp_path)) for line in found[1].splitlines()]
-    assert [line.split()[0] for line in lines] == ["mkdir", "meterhouse", "meterhouse"] and " keys create " in lines[1]
+    lines = [line.removeprefix("$ ").split() for line in found[1].splitlines()]
+    lines = [[word.replace("/tmp/park", str(tmp_path)) for word in words] for words in lines]
+    assert [words[0] for words in lines] == ["mkdir", "meterhouse", "meterhouse"]
+    assert lines[1][1:3] == ["keys", "create"]
     ours = [sys.executable, "-m", "agent.cli.main"]
-    commands = [[*ours, *words[1:]] if (words := line.split())[0] == "meterhouse" else words for line in lines]
+    commands = [[*ours, *words[1:]] if words[0] == "meterhouse" else words for words in lines]
     with running("--park", str(tmp_path), "--json", lines=12):
         for command in commands[:2]:
             subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=60)
