@@ -43,6 +43,9 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in ("LC_ALL", "LC_MESSAGES", "LANG"):  # tests compare English texts
         if os.environ.get(name, "").startswith("zh"):
             os.environ[name] = "C.UTF-8"
+    os.umask(0o022)  # tests compare modes of files, and systemd complains of files that everybody may change
+    for name in ("PYTHONDEVMODE", "PYTHONASYNCIODEBUG"):  # what tests start would say more than the tests expect
+        os.environ.pop(name, None)
     places = os.environ.get("PATH", os.defpath).split(os.pathsep)
     missing = [place for place in ("/usr/sbin", "/sbin") if place not in places]  # Debian keeps mosquitto there
     os.environ["PATH"] = os.pathsep.join([*places, *missing])
