@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import pty
+import pwd
 import shutil
 import signal
 import string
@@ -33,6 +33,13 @@ MOUNTS = """21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 22 21 0:20 / /run rw,nosuid shared:2 - tmpfs tmpfs rw
 23 21 8:2 / {state} {options} shared:3 - {kind} /dev/sdb1 {options}
 """
+
+
+def own_name() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        pytest.skip("this user has no name (add it to /etc/passwd)")
 
 
 def results(found: Any) -> list[tuple[str, str]]:
@@ -189,7 +196,7 @@ def test_files_that_the_agent_may_not_read_or_everybody_may(park: Callable[..., 
     secret.write_text("x")
     uplink = '[[uplink]]\nname = "p"\nurl = "mqtt://b"\nusername = "u"\npassword_file = "password"\n'
     config = load_config(park(more=uplink))
-    user = getpass.getuser()
+    user = own_name()
     secret.chmod(0o644)
     (found,) = [r for r in host.check_permissions(config, user, "en") if "password" in r.text]
     assert "everybody may read the secret" in found.text and found.hint == f"`chmod o= {secret}`"
@@ -204,9 +211,9 @@ def test_a_key_with_which_the_next_start_fails_is_a_fault(park: Callable[..., Pa
     config = load_config(park())
     config.state_dir.mkdir()
     create_key(config.key.file, time.time())
-    (good,) = host.check_permissions(config, getpass.getuser(), "en")
+    (good,) = host.check_permissions(config, own_name(), "en")
     config.key.file.chmod(0o660)
-    (bad,) = host.check_permissions(config, getpass.getuser(), "en")
+    (bad,) = host.check_permissions(config, own_name(), "en")
     assert (good.state, bad.state, bad.code) == ("good", "fault", 1)
     assert "others may read or change it (mode 0660)" in bad.text and "the next start fails" in bad.hint
 
@@ -218,7 +225,7 @@ def test_a_key_that_is_gone_is_a_fault_and_no_first_start(park: Callable[..., Pa
     config.state_dir.mkdir()
     assert "creates the key at its first start" in mh("check", "-c", path).err
     config.store_path.write_bytes(b"")
-    (lost,) = host.check_permissions(config, getpass.getuser(), "en")
+    (lost,) = host.check_permissions(config, own_name(), "en")
     assert (lost.state, lost.code) == ("fault", 1) and f"{config.state_dir}/signing.key is missing" in lost.text
     said = mh("doctor", "--offline", "-c", path)
     assert said.code == 1 and "Restore the file" in said.out and "first start" not in said.out

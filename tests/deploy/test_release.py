@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from agent.service.control.peer import login_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
@@ -17,7 +20,10 @@ FILES = {
     "meterhouse-0.1.0-cp313-cp313-linux_x86_64.whl": b"PK",
     "meterhouse-0.1.0-py313-x86_64.tar.gz": b"\x1f\x8b",
 }
-pytestmark = pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="no ssh-keygen here (apt: openssh-client)")
+pytestmark = [
+    pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="no ssh-keygen here (apt: openssh-client)"),
+    pytest.mark.skipif(not login_of(os.getuid()), reason="ssh-keygen needs a user with a name (add it to /etc/passwd)"),
+]
 
 
 def run(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
