@@ -13,14 +13,11 @@ from typing import Any
 
 import pytest
 
-from tests.kits.books import report_of, settle
-from tests.kits.house import ROOT, SITE, Agent, Heard, House, Listener, come_home, one_meter, until
-
-sys.path.append(str(Path(__file__).parent.parent / "keys"))
-
 from agent.keys import create_key, load_key, signed_by
 from agent.verify import Verdict, Verifier
 from tests.kits import tokens as token_kit
+from tests.kits.books import report_of, settle
+from tests.kits.house import ROOT, SITE, Agent, Heard, House, Listener, come_home, one_meter, until
 
 KEYS = f"meterhouse/v1/{SITE}/keys"
 
