@@ -34,6 +34,7 @@ class Accounts:
 
     folders: dict[str, Account] = field(default_factory=lambda: defaultdict(Account))
     skipped: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    files: dict[str, str] = field(default_factory=dict)
     _seen_s: float = field(default_factory=used_s)
 
     @pytest.hookimpl(wrapper=True)
@@ -52,6 +53,11 @@ class Accounts:
         if report.outcome == "skipped" and isinstance(report.longrepr, tuple):
             self.skipped[report.longrepr[2].removeprefix("Skipped: ")] += 1
 
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A file that is skipped as a whole; every worker reports it."""
+        if report.outcome == "skipped" and isinstance(report.longrepr, tuple):
+            self.files.setdefault(report.nodeid, report.longrepr[2].removeprefix("Skipped: "))
+
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         write = terminalreporter.write_line
         if len(self.folders) > 1:
@@ -61,6 +67,8 @@ class Accounts:
                 write(f"{name:<14}{one.tests:>7}{one.wall_s:>10.1f}{one.cpu_s:>16.1f}")
         for reason, count in sorted(self.skipped.items()):
             write(f"skipped: {count} because {reason}")
+        for name, reason in sorted(self.files.items()):
+            write(f"skipped: all of {name} because {reason}")
 
 
 def pytest_configure(config: pytest.Config) -> None:
