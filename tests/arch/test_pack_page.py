@@ -313,7 +313,7 @@ def test_ajv_compiles_the_schema_in_strict_mode() -> None:
     """
     done = subprocess.run(
         ["node", "-e", script, str(ROOT / "docs" / "pack.schema.json")],
-        capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "NODE_PATH": str(modules)},
+        capture_output=True, text=True, timeout=200, check=False, env={**os.environ, "NODE_PATH": str(modules)},
     )  # fmt: skip
     assert (done.stdout.strip(), done.stderr) == (str(len(DEFS)), "")
 
@@ -361,7 +361,7 @@ def test_javascript_makes_the_same_hash_of_every_shipped_formula() -> None:
     done = subprocess.run(
         ["node", "--input-type=module", "-e", script, str(VECTORS / "figures.mjs"),
          str(VECTORS / "figures" / "definitions.json"), json.dumps(sorted(plan.sets))],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {one.name: one.hash for one in plan.indicators} and len(plan.indicators) > 20

@@ -21,7 +21,7 @@ def older(commit: str, folder: Path) -> Path:
     """The code of a commit, with its own kernels, which are built here. Skips the test if there is no history."""
     parts = ("agent", "drivers", "ext", "firmware_profiles", "pyproject.toml", "README.md", "LICENSE")
     made = subprocess.run(
-        ["git", "-C", str(ROOT), "archive", commit, *parts], check=False, capture_output=True, timeout=30
+        ["git", "-C", str(ROOT), "archive", commit, *parts], check=False, capture_output=True, timeout=200
     )
     if made.returncode:
         pytest.skip("no git history here (git fetch --unshallow)")

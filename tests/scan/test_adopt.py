@@ -309,7 +309,7 @@ def test_a_full_disk_leaves_nothing_behind(mh, site: Path, room: int, file: str)
     command = (sys.executable, "-m", "agent.cli.main", "adopt", "m", *TOLD, "--label", "柜" * 60)
     env = {**os.environ, "MH_CONFIG": str(site), "PYTHONDONTWRITEBYTECODE": "1"}  # what it caches would be cut off
     said = subprocess.run(
-        command, env=env, capture_output=True, text=True, check=False, timeout=60,
+        command, env=env, capture_output=True, text=True, check=False, timeout=200,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
     )  # fmt: skip
     assert said.returncode == 2 and f"conf.d/{file}.toml: cannot be written: File too large" in said.stderr, said.stderr

@@ -225,7 +225,7 @@ def test_an_agent_runs_against_the_park_as_the_page_says(tmp_path: Path) -> None
     commands = [[*ours, *words[1:]] if words[0] == "meterhouse" else words for words in lines]
     with running("--park", str(tmp_path), "--json", lines=12):
         for command in commands[:2]:
-            subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=60)
+            subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=200)
         agent = subprocess.Popen(commands[2], cwd=ROOT, stderr=subprocess.PIPE, text=True)
         assert agent.stderr
         for line in agent.stderr:
