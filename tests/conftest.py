@@ -44,7 +44,8 @@ def pytest_configure(config: pytest.Config) -> None:
         if os.environ.get(name, "").startswith("zh"):
             os.environ[name] = "C.UTF-8"
     os.umask(0o022)  # tests compare modes of files, and systemd complains of files that everybody may change
-    for name in ("PYTHONDEVMODE", "PYTHONASYNCIODEBUG"):  # what tests start would say more than the tests expect
+    # with these, commands would say more than the tests expect, or in other lines
+    for name in ("PYTHONDEVMODE", "PYTHONASYNCIODEBUG", "COLUMNS", "LINES"):
         os.environ.pop(name, None)
     places = os.environ.get("PATH", os.defpath).split(os.pathsep)
     missing = [place for place in ("/usr/sbin", "/sbin") if place not in places]  # Debian keeps mosquitto there
