@@ -577,7 +577,7 @@ def test_a_directory_service_that_hangs_costs_one_thread(
     until(lambda: served.ask() and served.callers[-1][0].login == "anna")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may everything (run as another user)")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything (run the tests as another user)")
 def test_the_own_user_may_everything(served: Served, answered: Any) -> None:
     answered(echo)
     assert served.ask(Declare(n="declared.x", v="1", u="t", who="x", from_=0.0))[0] == {"asked": "Declare"}

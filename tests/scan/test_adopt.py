@@ -295,7 +295,7 @@ def test_a_folder_that_cannot_be_made_is_said(mh, site: Path) -> None:
     assert said.code == 2 and "conf.d: is not a folder" in said.err
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere (run the tests as another user)")
 def test_a_folder_of_others_is_said_before_anything_is_asked(mh, site: Path) -> None:
     (site.parent / "conf.d").mkdir(0o500)
     said = mh("adopt", "m", *TOLD)
