@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 
 from receiver import clickhouse_feed
 from receiver.clickhouse import Cell, ClickHouse, ClickHouseError, _short_hash
 from receiver.clickhouse_feed import ClickHouseFeed
-from receiver.database import connect, stream_id
+from receiver.database import Connection, connect, stream_id
 from receiver.keeper import drop_months
-from tests.kits.fleet_faults import START_MS, make
+from tests.kits.fleet_faults import START_MS, Broken, make
 from tests.platform.test_queries import stored, with_figure
 
 
@@ -42,12 +43,9 @@ class Told(ClickHouse):
         return deletes, rows
 
 
-def test_a_finding_about_a_whole_boot_is_one_row_and_one_deletion(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each pack of the boot was a row in the transaction of the keeper, and each thousand of them a deletion. A boot of
-    a year has three million packs.
-    """
-    monkeypatch.setattr(clickhouse_feed, "CHANGES", 5)
-    b, told = make("whole", 1), Told()
+@contextmanager
+def exported(dsn: str, b: Broken, told: Told) -> Iterator[tuple[Connection, ClickHouseFeed]]:
+    """A database whose packs were all sent to ClickHouse, and the feed that sent them. ``told`` has no news."""
     with connect(dsn) as connection:
         connection.execute("INSERT INTO clickhouse DEFAULT VALUES")
         stored(dsn, b)
@@ -55,6 +53,17 @@ def test_a_finding_about_a_whole_boot_is_one_row_and_one_deletion(dsn: str, monk
         while feed.step():
             pass
         told.news()
+        yield connection, feed
+        feed.close()
+
+
+def test_a_finding_about_a_whole_boot_is_one_row_and_one_deletion(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each pack of the boot was a row in the transaction of the keeper, and each thousand of them a deletion. A boot of
+    a year has three million packs.
+    """
+    monkeypatch.setattr(clickhouse_feed, "CHANGES", 5)
+    b, told = make("whole", 1), Told()
+    with exported(dsn, b, told) as (connection, feed):
         connection.execute("INSERT INTO findings SELECT stream, 0, boot, 'conflict' FROM boots")
         assert connection.execute("SELECT FROM changed_packs").fetchall() == []
         assert connection.execute("SELECT after, back FROM changed_boots").fetchall() == [(0, False)]
@@ -72,7 +81,6 @@ def test_a_finding_about_a_whole_boot_is_one_row_and_one_deletion(dsn: str, monk
             assert all(row[14] and row[10] == [] for row in rows), "with their bodies"
         assert connection.execute("SELECT FROM changed_boots").fetchall() == []
         assert feed.failures == 0
-        feed.close()
 
 
 def test_a_boot_whose_finding_goes_while_its_packs_are_sent_begins_again(
@@ -81,12 +89,7 @@ def test_a_boot_whose_finding_goes_while_its_packs_are_sent_begins_again(
     """Otherwise the packs that were sent with the finding would lack their readings."""
     monkeypatch.setattr(clickhouse_feed, "BOOT_CHANGES", 5)
     b, told = make("whole", 1), Told()
-    with connect(dsn) as connection:
-        connection.execute("INSERT INTO clickhouse DEFAULT VALUES")
-        stored(dsn, b)
-        feed = ClickHouseFeed(dsn, told)
-        while feed.step():
-            pass
+    with exported(dsn, b, told) as (connection, feed):
         connection.execute("INSERT INTO findings SELECT stream, 0, boot, 'conflict' FROM boots")
         feed.step()
         assert connection.execute("SELECT after FROM changed_boots").fetchall() == [(5,)]
@@ -95,23 +98,16 @@ def test_a_boot_whose_finding_goes_while_its_packs_are_sent_begins_again(
         feed.step()
         assert [row[1] for row in told.news()[1] if row[14]] == list(range(1, 13))
         assert connection.execute("SELECT FROM changed_boots").fetchall() == []
-        feed.close()
 
 
 def test_a_month_with_packs_of_a_changed_boot_is_not_dropped(dsn: str) -> None:
     """ClickHouse would keep their readings although they are not trusted any more."""
     b, told = make("whole", 1, START_MS - 100 * 86_400_000), Told()
-    with connect(dsn) as connection:
-        connection.execute("INSERT INTO clickhouse DEFAULT VALUES")
-        stored(dsn, b)
-        feed = ClickHouseFeed(dsn, told)
-        while feed.step():
-            pass
+    with exported(dsn, b, told) as (connection, feed):
         connection.execute("INSERT INTO findings SELECT stream, 0, boot, 'conflict' FROM boots")
         assert drop_months(connection, 30) == []
         feed.step()
         assert len(drop_months(connection, 30)) == 1
-        feed.close()
 
 
 @pytest.mark.parametrize("change", ["DELETE FROM findings", "UPDATE packs SET asleep = 1 WHERE seq = 3"])
@@ -142,12 +138,7 @@ def test_a_month_whose_last_packs_arrive_while_it_is_dropped_stays(dsn: str, mon
     from receiver import keeper
 
     b, late, told = make("whole", 1, START_MS - 100 * 86_400_000), make("whole", 2, START_MS - 100 * 86_400_000), Told()
-    with connect(dsn) as connection:
-        connection.execute("INSERT INTO clickhouse DEFAULT VALUES")
-        stored(dsn, b)
-        feed = ClickHouseFeed(dsn, told)
-        while feed.step():
-            pass
+    with exported(dsn, b, told) as (connection, feed):
         honest = keeper._copy_births
         monkeypatch.setattr(keeper, "_copy_births", lambda *names: (honest(*names), stored(dsn, late)))
         assert drop_months(connection, 30) == []
@@ -156,19 +147,12 @@ def test_a_month_whose_last_packs_arrive_while_it_is_dropped_stays(dsn: str, mon
         feed.step()
         assert len(told.news()[1]) == 12
         assert len(drop_months(connection, 30)) == 1
-        feed.close()
 
 
 def test_a_change_of_a_pack_that_was_dropped_makes_it_no_fork(dsn: str) -> None:
     """Its month may be dropped just when it changes."""
     b, told = make("whole", 1), Told()
-    with connect(dsn) as connection:
-        connection.execute("INSERT INTO clickhouse DEFAULT VALUES")
-        stored(dsn, b)
-        feed = ClickHouseFeed(dsn, told)
-        while feed.step():
-            pass
-        told.news()
+    with exported(dsn, b, told) as (connection, feed):
         connection.execute("UPDATE packs SET asleep = 1 WHERE seq < 4")
         connection.execute("INSERT INTO findings SELECT stream, seq, boot, 'chain' FROM packs WHERE seq = 2")
         connection.execute("INSERT INTO forks SELECT stream, seq, boot, hash, from_ms, body FROM packs WHERE seq = 3")
@@ -177,7 +161,6 @@ def test_a_change_of_a_pack_that_was_dropped_makes_it_no_fork(dsn: str) -> None:
         feed.step()
         assert [(row[1], row[10]) for row in told.news()[1]] == [(2, ["chain"]), (3, ["fork"])]
         assert feed.failures == 0
-        feed.close()
 
 
 def test_deletions_of_many_packs_are_short_and_those_of_figures_go_with_them(
@@ -186,19 +169,12 @@ def test_deletions_of_many_packs_are_short_and_those_of_figures_go_with_them(
     monkeypatch.setattr(clickhouse_feed, "RUNS", 2)
     b, told = make("whole", 1), Told()
     with_figure(b, before=6)
-    with connect(dsn) as connection:
-        connection.execute("INSERT INTO clickhouse DEFAULT VALUES")
-        stored(dsn, b)
-        feed = ClickHouseFeed(dsn, told)
-        while feed.step():
-            pass
-        told.news()
+    with exported(dsn, b, told) as (connection, feed):
         connection.execute(
             "INSERT INTO findings SELECT stream, seq, boot, 'chain' FROM packs WHERE stream = %s AND seq NOT IN (2, 4)",
             [stream_id(f"{b.gateway.name}/_indicators")],
         )
         feed.step()
-        feed.close()
     found = [(words.split()[2], re.findall(r"BETWEEN (\d+) AND (\d+)", words)) for words in told.news()[0]]
     runs = [[("1", "1"), ("3", "3")], [("5", "8")]]
     assert found == [(f"fleet.{table}", some) for some in runs for table in ("readings", "figures")]

@@ -35,7 +35,7 @@ from receiver.store import Store
 from receiver.trust import Enrolment, enrol, read_csv, remove
 from receiver.worker import Worker
 from tests.kits.broker import Broker, until
-from tests.kits.fleet_faults import START_MS, Feed, has_subscriber, make, publish_all, signer_of
+from tests.kits.fleet_faults import START_MS, Broken, Feed, has_subscriber, make, publish_all, signer_of
 from tests.kits.mutations import places
 from tests.kits.signed import POINTS, Key, Stream, keys, sign, table
 
@@ -60,6 +60,16 @@ def count(dsn: str, query: str) -> int:
 def enrolled(dsn: str, *names: tuple[str, str]) -> None:
     with connect(dsn) as connection:
         enrol(connection, [Enrolment(gateway, [thumbprint]) for gateway, thumbprint in names])
+
+
+def checked(dsn: str, b: Broken) -> None:
+    """Enrol the gateway, store its packs, and let the keeper check them."""
+    enrolled(dsn, b.gateway.pin)
+    Worker(Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent]), [Store(dsn)], Clock()).step(0)
+    keeper = Keeper(dsn)
+    while keeper.step():
+        pass
+    keeper.close()
 
 
 def test_nothing_is_acknowledged_while_the_database_is_away(tmp_path: Path) -> None:
@@ -839,12 +849,7 @@ def test_acks_that_no_keeper_can_send_fill_no_table(dsn: str) -> None:
     from receiver.keeper import drop_months, forget_strangers
 
     b = make("whole", 1, START_MS - 100 * 86_400_000)
-    enrolled(dsn, b.gateway.pin)
-    Worker(Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent]), [Store(dsn)], Clock()).step(0)
-    keeper = Keeper(dsn)
-    while keeper.step():
-        pass
-    keeper.close()
+    checked(dsn, b)
     with connect(dsn) as connection:
         drop_months(connection, 30)
         Worker(Feed(b.sent), [Store(dsn)], Clock()).step(0)
@@ -1184,12 +1189,7 @@ def test_a_hole_that_was_requested_thousands_of_times_keeps_no_hole_from_being_r
     from tests.platform.test_births import Kept
 
     b = make("hole", 1)
-    enrolled(dsn, b.gateway.pin)
-    Worker(Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent]), [Store(dsn)], Clock()).step(0)
-    keeper = Keeper(dsn)
-    while keeper.step():
-        pass
-    keeper.close()
+    checked(dsn, b)
     with connect(dsn) as connection:
         assert ask_again(connection, Kept()) == 1  # type: ignore[arg-type]
         connection.execute(
@@ -1206,12 +1206,7 @@ def test_a_removed_gateway_gets_no_requests(dsn: str) -> None:
     from tests.platform.test_births import Kept
 
     b = make("hole", 1)
-    enrolled(dsn, b.gateway.pin)
-    Worker(Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent]), [Store(dsn)], Clock()).step(0)
-    keeper = Keeper(dsn)
-    while keeper.step():
-        pass
-    keeper.close()
+    checked(dsn, b)
     with connect(dsn) as connection:
         remove(connection, [b.gateway.name])
         assert ask_again(connection, Kept()) == 0  # type: ignore[arg-type]
