@@ -329,12 +329,12 @@ class Limits:
 
     def over(self, other: Limits) -> Limits:
         """Merge two sets of limits: each limit that is None here is taken from ``other``."""
-        if other == _NO_LIMITS:
+        if other == NO_LIMITS:
             return self
         return Limits(*(a if (a := getattr(self, n)) is not None else getattr(other, n) for n in self.__slots__))
 
 
-_NO_LIMITS = Limits()
+NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)

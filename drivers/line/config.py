@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from drivers.model import BYTE_SCHEMES, ConfigError, Limits
+from drivers.model import BYTE_SCHEMES, NO_LIMITS, ConfigError, Limits
 from drivers.registry import find_scheme, line_urls
 from drivers.serial_setting import DEFAULT_SERIAL, SerialSetting, silence_ns
-
-NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)

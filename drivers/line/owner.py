@@ -12,13 +12,23 @@ from typing import Protocol
 
 from drivers.backoff import Backoff
 from drivers.line.bytelink import ByteLink
-from drivers.line.config import NO_LIMITS, LineConfig, RequestOptions, request_options, target
+from drivers.line.config import LineConfig, RequestOptions, request_options, target
 from drivers.line.limiter import limiter_of
 from drivers.line.port import OPEN_TIMEOUT_S, Port, PortOpener, down, open_port
 from drivers.line.request import Answer, Request
 from drivers.line.stats import LineStats
 from drivers.line.trace import BROKEN, FrameTrace
-from drivers.model import DeviceException, FrameError, Limits, LineDown, LineError, LineLent, LineTimeout, MismatchError
+from drivers.model import (
+    NO_LIMITS,
+    DeviceException,
+    FrameError,
+    Limits,
+    LineDown,
+    LineError,
+    LineLent,
+    LineTimeout,
+    MismatchError,
+)
 from drivers.registry import find_scheme, own_schemes
 from drivers.serial_setting import SerialSetting
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from drivers.model import Limits, PlanSummary, Point, ProfileError
+from drivers.model import NO_LIMITS, Limits, PlanSummary, Point, ProfileError
 from drivers.plan.holes import KnownHoles
 from drivers.plan.timing import Block, LineTiming
 from drivers.serial_setting import DEFAULT_SERIAL
@@ -15,7 +15,6 @@ MAX_WORDS = 125  # most registers in one read
 MAX_COILS = 2000  # most coils or inputs in one read
 # the decode kernel takes at most 8 bytes; a point of more coils than this fits only if it begins at a byte
 _MOST_UNALIGNED = 57
-_NO_LIMITS = Limits()
 DEFAULT_TIMING = LineTiming.serial(DEFAULT_SERIAL)
 
 
@@ -30,7 +29,7 @@ class _Piece:
 
 def plan_blocks(
     points: Sequence[Point],
-    limits: Limits = _NO_LIMITS,
+    limits: Limits = NO_LIMITS,
     timing: LineTiming = DEFAULT_TIMING,
     wanted: Iterable[int] | None = None,
     holes: KnownHoles | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from drivers.model import Limits
+from drivers.model import NO_LIMITS, Limits
 from drivers.serial_setting import SerialSetting, silence_ns
 
 REQUEST = 8  # length of a request on a serial line in bytes: address, function, start, count, CRC
@@ -12,7 +12,6 @@ ANSWER = 5  # length of the answer in bytes, without the registers: address, fun
 _MBAP = 7 + 1 + 4 + 7 + 2  # bytes of a request with an MBAP header and of its answer, without the registers
 _ETHERNET = 2 * 66  # length of the headers of two TCP segments in bytes, one in each direction
 _NETWORK_NS_PER_BYTE = 80  # 100 Mbit/s
-_NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class LineTiming:
     network: bool = False
 
     @staticmethod
-    def serial(setting: str, limits: Limits = _NO_LIMITS, turnaround_s: float = 0.005) -> LineTiming:
+    def serial(setting: str, limits: Limits = NO_LIMITS, turnaround_s: float = 0.005) -> LineTiming:
         """The timing of a serial line with a setting such as "9600 8N1". Raises ConfigError if it is invalid."""
         serial = SerialSetting.parse(setting, "plan")
         turnaround = limits.turnaround_s if limits.turnaround_s is not None else turnaround_s
@@ -52,7 +51,7 @@ class LineTiming:
         return LineTiming(round(serial.char_bits * 1e9 / serial.baud), quiet, round(turnaround * 1e9))
 
     @staticmethod
-    def tcp(bus_baud: int | None = None, limits: Limits = _NO_LIMITS, turnaround_s: float = 0.002) -> LineTiming:
+    def tcp(bus_baud: int | None = None, limits: Limits = NO_LIMITS, turnaround_s: float = 0.002) -> LineTiming:
         """The timing of a network line. ``bus_baud``: speed of the serial bus behind a gateway; None: there is no such
         bus.
         """
