@@ -236,11 +236,15 @@ class SelectionMask:
             return [self._by_digit(at)]
         return self._by_kind() + ([[replace(self, version=n) for n in range(0xFF)]] if self.version == 0xFF else [])
 
-    def all_ways(self) -> list[list[SelectionMask]]:
-        """All ways to split the group. At least one of them separates two meters, unless the meters differ only in the
-        version.
+    def thorough_ways(self) -> list[list[SelectionMask]]:
+        """Ways to split the group to find a meter that the answer of another one hides. All of them are tried.
+
+        The first digit is tried first, because it is the same for meters of one delivery: their parts are searched
+        once.
         """
-        return [self._by_digit(at) for at in range(7, -1, -1) if self.digits[at] == "F"] + self._by_kind()
+        at = self.digits.find("F")
+        by_digit = [self._by_digit(at)] if at >= 0 else []
+        return by_digit + self._by_kind() if self == SelectionMask() else by_digit
 
     def _by_digit(self, at: int) -> list[SelectionMask]:
         return [replace(self, digits=f"{self.digits[:at]}{n}{self.digits[at + 1 :]}") for n in range(10)]
@@ -267,7 +271,8 @@ async def by_selection(
     """Yield one telegram of each meter that can be selected.
 
     If two meters answer at once, this can look like the answer of a single meter. So with ``thorough``, the search does
-    not stop at a single answer: it also selects by each digit, medium and maker, to find a second meter.
+    not stop at a single answer: it selects by one digit after the other, down to whole numbers, and by each medium and
+    maker. It finds all meters whose numbers differ.
     """
     seen: set[bytes] = set()
     search = _Selection(ask, serial, timeout_s, remark)
@@ -299,21 +304,22 @@ class _Selection:
         frame, several = await self._one(mask)
         if frame is not None:
             yield Selected(frame, mask)
+        thorough = thorough and "F" in mask.digits  # a whole number is not split further
         if not several and not (thorough and frame is not None):
             return
-        ways = mask.all_ways() if thorough else mask.ways()
+        ways = mask.thorough_ways() if thorough else mask.ways()
         if not ways:
             self._remark(note("same secondary", protocol="mbus", mask=mask))
-        found = 0
+        found: set[bytes] = set()
         for way in ways:
             for part in way:
-                async for inner in self.within(part):
-                    found += 1
+                async for inner in self.within(part, thorough and part.digits != mask.digits):
+                    found.add(identity_of(inner.frame))
                     yield inner
-            if found > 1 and not thorough:
+            if len(found) > 1 and not thorough:
                 return
-        if ways and found < 2 and several:
-            self._remark(note("not alone", protocol="mbus", mask=mask, found=found))
+        if ways and len(found) < 2 and several:
+            self._remark(note("not alone", protocol="mbus", mask=mask, found=len(found)))
 
     async def _one(self, mask: SelectionMask) -> tuple[bytes | None, bool]:
         """Select a group. Returns (telegram, whether several meters answer).

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, seed
+from hypothesis import example, given, seed
 from hypothesis import strategies as st
 
 from drivers.dlt645.search import by_digits
@@ -164,6 +164,7 @@ async def test_every_meter_that_can_be_told_apart_is_found(who: list[tuple[str, 
 
 
 @seed(189)
+@example(who=[("12345678", "KAM", 0, 4), ("99999999", "KAM", 0, 4), ("12345679", "KAM", 0, 4)])
 @given(who=st.lists(identities(), min_size=0, max_size=4, unique_by=lambda one: (one[0], one[1], one[3])))
 async def test_the_slow_pass_finds_whom_a_loud_neighbour_drowns(who: list[tuple[str, str, int, int]]) -> None:
     """Overlaid answers that are sound by chance, or one meter nearer to the master than the other."""
@@ -174,6 +175,13 @@ async def test_the_slow_pass_finds_whom_a_loud_neighbour_drowns(who: list[tuple[
     if len({one[0] for one in who}) == len(who):  # of three that share a number, two may stay hidden behind the third
         assert sorted(found) == sorted(one.secondary for one in meters)
     assert bus.asked <= 1 + (180 + 80 * len(who)) * bool(who)
+
+
+async def test_the_slow_pass_costs_little_more_for_meters_of_one_delivery() -> None:
+    bus = Bus([meter(f"123456{n:02}") for n in range(60)])
+    found = {identity_of(f) async for f, _ in by_selection(bus, "2400 8E1", 0.1, print, thorough=True)}
+    assert len(found) == 60
+    assert bus.asked < 12 * 60, "the digits that all of them share are tried once"
 
 
 async def test_two_of_one_secondary_address_are_complained_of() -> None:
