@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -273,7 +274,7 @@ def say_next(options: ConfigOptions, config: Config, words: Mapping[str, str]) -
     from agent.cli.common import agent_runs
     from agent.cli.options import DEFAULT_CONFIG
 
-    flag = "" if str(options.config_file) == DEFAULT_CONFIG else f" -c {options.config_file}"
+    flag = "" if str(options.config_file) == DEFAULT_CONFIG else f" -c {shlex.quote(str(options.config_file))}"
     then = words["reload"].format(c=flag) if agent_runs(config.runtime_dir) else words["start"]
     click.echo(words["next"].format(c=flag, then=then), err=True)
 

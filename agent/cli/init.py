@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -425,5 +426,6 @@ def _show(facts: Mapping[str, Any], words: Mapping[str, str], installed: bool) -
     if can_show():
         click.echo(f"\n{terminal_qr(facts['trust'], sys.stdout.isatty())}\n")
     click.echo(words["hand_over"], err=True)
-    start = "`systemctl start meterhouse`" if installed else f"`meterhouse run -c {facts['file']}`"
-    click.echo(words["next"].format(c="" if installed else f" -c {facts['file']}", start=start), err=True)
+    flag = "" if installed else f" -c {shlex.quote(facts['file'])}"
+    start = "`systemctl start meterhouse`" if installed else f"`meterhouse run{flag}`"
+    click.echo(words["next"].format(c=flag, start=start), err=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Mapping
@@ -303,7 +304,7 @@ def _announce(options: dict[str, Any], lines: dict[str, SimLine], devices: Mappi
         if options["as_json"]:
             click.echo(as_line({"config": str(path)}))
         else:
-            click.echo(say(f"to read the park: meterhouse run -c {path}"))
+            click.echo(say(f"to read the park: meterhouse run -c {shlex.quote(str(path))}"))
     else:
         profile = options["profile"] or str(options["dump"])
         (line,) = lines.values()

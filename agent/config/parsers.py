@@ -188,7 +188,8 @@ def split_url(value: object, example: str) -> SplitResult:
         raise InvalidValue(
             "a url must not contain a user name or password", "Use the keys username and password_credential"
         )
-    if not out.isascii() or not out.isprintable() or " " in out:
+    plain = (out.isascii() and " " not in out) or parts.scheme == "serial"  # the path of a port has any characters
+    if not (plain and out.isprintable()):
         raise InvalidValue(
             f"{show(out)} contains characters that are not allowed in a url", f"Write for example {example}"
         )

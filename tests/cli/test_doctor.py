@@ -35,6 +35,15 @@ MOUNTS = """21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 """
 
 
+def mounts(config: Any, kind: str, options: str = "rw") -> str:
+    """A mountinfo in which the state directory is a file system of its own. The kernel writes a space as \\040."""
+    return MOUNTS.format(state=point(config.state_dir), kind=kind, options=options)
+
+
+def point(folder: Path) -> str:
+    return str(folder).replace("\\", "\\134").replace(" ", "\\040")
+
+
 def own_name() -> str:
     try:
         return pwd.getpwuid(os.getuid()).pw_name
@@ -93,7 +102,7 @@ def config(park: Callable[..., Path]) -> Any:
     ],
 )
 def test_a_disk_that_cannot_hold_the_database(config: Any, kind: str, options: str, words: str) -> None:
-    listed = MOUNTS.format(state=config.state_dir, kind=kind, options=options)
+    listed = mounts(config, kind, options)
     found = list(host.check_disks(config, "en", listed))
     (fault,) = [result for result in found if result.state == "fault"]
     assert words in fault.text and str(config.state_dir) in fault.text and fault.code == 1 and fault.hint
@@ -116,8 +125,8 @@ def test_doctor_and_status_rate_a_disk_alike(
     config: Any, monkeypatch: Any, lang: str, kind: str, free_bytes: int, codes: list[str]
 ) -> None:
     """The ring lies in memory, as it should."""
-    listed = MOUNTS.format(state=config.state_dir, kind=kind, options="rw")
-    listed += f"24 21 0:21 / {config.runtime_dir} rw - tmpfs tmpfs rw\n"
+    listed = mounts(config, kind)
+    listed += f"24 21 0:21 / {point(config.runtime_dir)} rw - tmpfs tmpfs rw\n"
     size = os.statvfs_result((4096, 4096, 100 << 18, free_bytes >> 12, free_bytes >> 12, 99, 99, 99, 0, 255))
     monkeypatch.setattr(host.os, "statvfs", lambda folder: size)
     store = {
@@ -135,8 +144,8 @@ def test_doctor_and_status_rate_a_disk_alike(
 
 
 def test_a_good_disk_and_the_last_mount_of_a_point_counts(config: Any) -> None:
-    once = MOUNTS.format(state=config.state_dir, kind="tmpfs", options="rw")
-    again = f"24 23 8:3 / {config.state_dir} rw shared:4 - ext4 /dev/sdc1 rw\n"
+    once = mounts(config, "tmpfs")
+    again = f"24 23 8:3 / {point(config.state_dir)} rw shared:4 - ext4 /dev/sdc1 rw\n"
     assert "fault" not in dict(results(host.check_disks(config, "en", once + again)))
 
 

@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.cli.main import outcome
-from drivers.line import LineConfig, open_line
+from agent.config import parsers as v
+from drivers.line import LineConfig, open_line, target
 from drivers.model import ConfigError, DeviceSpec
 from drivers.registry import PACKAGES, check_address, driver_class, protocol_of
+from drivers.toml.parsers import InvalidValue
 
 SITE = """[site]
 id = "park7"
@@ -193,3 +195,18 @@ def test_a_profile_that_is_nested_too_deep_is_a_complaint(site: Any, good: str) 
         site.write(good)
         found = site.complaints()
         assert found and found[0].startswith("agent.toml:59: device.main.profile: profiles/test/meter.toml"), found
+
+
+@pytest.mark.parametrize("path", ["/dev/ttyUSB0", "/home/a user/my park 园区/tty-meters", "/tmp/[x]:1/tty"])
+def test_the_path_of_a_port_may_have_spaces_and_letters_of_any_script(path: str) -> None:
+    url = v.line_url(f"serial:{path}")
+    assert url == f"serial:{path}"
+    assert target(LineConfig("bus", url)).host == path
+
+
+@pytest.mark.parametrize(
+    "url", ["serial:/dev/tty\x07", "serial:/dev/\u202etty", "serial:/dev/ttyS0?baud=9600", "tcp://a b:1"]
+)
+def test_what_is_no_path_of_a_port(url: str) -> None:
+    with pytest.raises(InvalidValue):
+        v.line_url(url)

@@ -213,17 +213,20 @@ def test_a_taken_port_is_named(here: Callable[..., tuple[int, str, str]]) -> Non
 
 
 def test_an_agent_runs_against_the_park_as_the_page_says(tmp_path: Path) -> None:
-    """The commands of docs/simulator.md: without the key in between `run` ends at once."""
+    """The commands of docs/simulator.md: without the key in between `run` ends at once. The folder is one that a user
+    may have: its lines were once refused for their spaces.
+    """
+    folder = str(tmp_path / "my park 园区")
     page = (ROOT / "docs" / "simulator.md").read_text(encoding="utf-8")
     found = re.search(r"```console\n\$ meterhouse simulate --park /tmp/park &\n(.*?)```", page, re.DOTALL)
     assert found
     lines = [line.removeprefix("$ ").split() for line in found[1].splitlines()]
-    lines = [[word.replace("/tmp/park", str(tmp_path)) for word in words] for words in lines]
+    lines = [[word.replace("/tmp/park", folder) for word in words] for words in lines]
     assert [words[0] for words in lines] == ["mkdir", "meterhouse", "meterhouse"]
     assert lines[1][1:3] == ["keys", "create"]
     ours = [sys.executable, "-m", "agent.cli.main"]
     commands = [[*ours, *words[1:]] if words[0] == "meterhouse" else words for words in lines]
-    with running("--park", str(tmp_path), "--json", lines=12):
+    with running("--park", folder, "--json", lines=12):
         for command in commands[:2]:
             subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=200)
         agent = subprocess.Popen(commands[2], cwd=ROOT, stderr=subprocess.PIPE, text=True)
