@@ -434,6 +434,8 @@ class Device(ABC, Generic[Q, A]):
 
     def due(self, paces: int) -> list[int]:
         """The numbers of the points whose pace is in the bit mask ``paces``."""
+        if paces == self._used:
+            return list(range(len(self.spec.points)))
         return [n for n, point in enumerate(self.spec.points) if paces >> PACES.index(point.pace) & 1]
 
     def numbers_of(self, names: Iterable[str]) -> list[int]:

@@ -318,6 +318,8 @@ _ADDED = {"streams": (), "compress": ""}
 
 
 def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (str, bool, int)):  # first, since most values are of these types
+        return value
     out = value
     if is_dataclass(value):
         given = {f.name: getattr(value, f.name) for f in fields(value) if f.name not in _LEFT_OUT}

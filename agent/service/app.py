@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("meterhouse")
 CLOCK_CHECK_S = 1.0  # interval between two comparisons with the wall clock
 SNAPSHOT_EVERY_S, SNAPSHOT_MOST_S = 2.0, 10.0
+SNAPSHOT_FIRST_TURNS = 5  # the first writes may be skipped during this many turns
 # share of the loop's time for the status file; so it is written every 8 s with 100 devices, every 10 s with 130
 SNAPSHOT_SHARE = 0.0005
 # Time after which a computing thread must give the interpreter to a thread that returns from a system call. With
@@ -414,7 +415,9 @@ class Service:
         due_s = 0.0
         for turn in count():
             await asyncio.sleep(SNAPSHOT_EVERY_S)
-            if (now_s := time.monotonic()) >= due_s:
+            # at a start with thousands of devices, their first packs are more urgent than the status
+            busy = turn < SNAPSHOT_FIRST_TURNS and self.sealing.first_packs_wait
+            if (now_s := time.monotonic()) >= due_s and not busy:
                 began = time.thread_time()
                 self.write_status()
                 cost_s = time.thread_time() - began

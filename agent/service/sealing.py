@@ -270,11 +270,13 @@ class SealScheduler:
             stream, poll = self.streams[name], self._polls[name]
             if stream.start_ms is None:
                 del self._unsealed_first[name]
-            elif name in leaving:
-                continue
-            elif poll.settled_ms > poll.first_ms or not (patient or poll.awaits_first_record(now_ms)):
+            elif name in leaving or poll.awaits_first_record(now_ms):
+                continue  # ``seal`` would skip a stream that still waits for its first record
+            elif not patient or poll.settled_ms > poll.first_ms:
                 ready.append(stream)
-        return ready[:FIRST_STREAMS]
+                if len(ready) == FIRST_STREAMS:
+                    break
+        return ready
 
     async def wait_for_burst(self, longest_s: float) -> None:
         """Wait until the current polls have ended, at most ``longest_s``. Sealing at the same time would delay both."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from array import array
 from collections.abc import Awaitable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from drivers.base import Decoded, Device, decimal_of
@@ -18,7 +17,6 @@ from drivers.model import (
     DeviceException,
     DeviceSpec,
     GatewayTimeout,
-    Kind,
     Limits,
     LineError,
     PlanSummary,
@@ -31,12 +29,11 @@ from drivers.plan import (
     Block,
     KnownHoles,
     TextSlot,
-    compile_block,
+    block_decoder,
     exact,
     plan_blocks,
     plan_summary,
     text_of,
-    text_slots,
 )
 from ext.decode import Plan
 from ext.ring import Ring
@@ -46,14 +43,14 @@ DEVICE_FAILURE = 4  # Modbus exception "server device failure"
 
 @dataclass(slots=True)
 class Read:
-    """One read, with its frame and the compiled plans that decode its answer."""
+    """One read, with its frame, and the members of the ``BlockDecoder`` that decodes its answer."""
 
     block: Block
     request: ModbusRequest
-    plan: Plan | None  # None: the read has only texts
-    counters: Plan | None  # the plan for the counters only; None: the read has no counters
+    plan: Plan | None
+    counters: Plan | None
     texts: tuple[TextSlot, ...]
-    points: memoryview  # the numbers of the points as uint16, for gaps
+    points: memoryview
 
     @property
     def query_id(self) -> tuple[int, int, int]:
@@ -125,16 +122,8 @@ class RegisterDevice(Device[Read, Answer]):
         found: list[Read] = []
         for block in plan_blocks(self.points, limits, self._timing, numbers, holes):
             request = read_request(self.unit, block.function, block.address, block.count, self.where)
-            values = [n for n in block.points if not self.points[n].is_text]
-            plan = self._decoder(block, values)
-            counters = self._decoder(block, [n for n in values if self.points[n].kind is Kind.COUNTER])
-            points = memoryview(array("H", block.points))
-            found.append(Read(block, request, plan, counters, text_slots(block, self.points), points))
+            found.append(Read(block, request, *block_decoder(block, self.points, self.spec)))
         return found
-
-    def _decoder(self, block: Block, numbers: list[int]) -> Plan | None:
-        """The plan that decodes some points of a block. None if ``numbers`` is empty."""
-        return compile_block(replace(block, points=tuple(numbers)), self.points, self.spec) if numbers else None
 
     def take(self, query: Read, answer: Answer, tick_ms: int, positions: list[int]) -> None:
         payload, time_ns, mono_ns, suspect = answer

@@ -3,6 +3,7 @@
 from drivers.plan.blocks import plan_blocks, plan_summary
 from drivers.plan.compiled import (
     TextSlot,
+    block_decoder,
     compile_block,
     decimal_plan,
     exact,
@@ -22,6 +23,7 @@ __all__ = [
     "KnownHoles",
     "LineTiming",
     "TextSlot",
+    "block_decoder",
     "compile_block",
     "decimal_plan",
     "exact",

@@ -56,18 +56,19 @@ def plan_blocks(
     """
     numbers = range(len(points)) if wanted is None else sorted(set(wanted))
     gone = holes if holes and holes.has_absent else None
-    asked = tuple(n for n in numbers if not points[n].is_object and not (gone and gone.lacks(points[n])))
+    asked = tuple(n for n in numbers if not gone.lacks(points[n])) if gone else tuple(numbers)
+    points = tuple(points)
     learned = (frozenset(holes.cuts), holes.max_words) if holes else (frozenset[tuple[int, int]](), None)
-    key = (tuple(map(id, points)), limits, timing, asked, learned)
+    key = (id(points), limits, timing, asked, learned)
     if key not in _PLANNED:
         if len(_PLANNED) >= _PLANNED_AT_MOST:
             _PLANNED.clear()
-        _PLANNED[key] = _plan(points, limits, timing, asked, *learned), tuple(points)
+        _PLANNED[key] = _plan(points, limits, timing, asked, *learned), points
     return _PLANNED[key][0]
 
 
-# A hundred devices of one family share a plan. The key contains the ids of the points (``id``). An entry also keeps the
-# points themselves, because otherwise Python could use their ids again for other objects.
+# Devices with the same tuple of points share a plan. An entry keeps the points, because otherwise Python could use
+# their id again for another tuple.
 _PLANNED: dict[object, tuple[tuple[Block, ...], tuple[Point, ...]]] = {}
 _PLANNED_AT_MOST = 256
 
@@ -81,6 +82,7 @@ def _plan(
     learned_words: int | None,
 ) -> tuple[Block, ...]:
     blocks: list[Block] = []
+    asked = tuple(n for n in asked if not points[n].is_object)
     for function in sorted({points[n].function for n in asked}):
         mine = [n for n in asked if points[n].function == function]
         pieces = _pieces(points, mine, function, _longest(function, limits, None))

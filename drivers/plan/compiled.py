@@ -5,12 +5,13 @@ answer.
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import NamedTuple
 
-from drivers.model import DeviceSpec, Point, ProfileError, RegisterPart, clean_text
+from drivers.model import DeviceSpec, Kind, Point, ProfileError, RegisterPart, clean_text
 from drivers.plan.timing import Block
 from drivers.profile import concerned
 from ext.decode import Plan
@@ -32,7 +33,7 @@ class TextSlot(NamedTuple):
     size: int
 
 
-def compile_block(block: Block, points: Sequence[Point], spec: DeviceSpec) -> Plan:
+def compile_block(block: Block, points: Sequence[Point] | Mapping[int, Point], spec: DeviceSpec) -> Plan:
     """The plan with which the decode kernel decodes a block. Point numbers are indexes into ``points``. Texts are not
     in the plan; see ``text_slots``.
 
@@ -43,22 +44,6 @@ def compile_block(block: Block, points: Sequence[Point], spec: DeviceSpec) -> Pl
     Raises:
         ProfileError: the decode kernel refuses a point; the message names the point.
     """
-    key = (block, tuple(map(id, points)), spec.ratio_ct, spec.ratio_pt, spec.reversed)
-    if key not in _COMPILED:
-        if len(_COMPILED) >= _COMPILED_AT_MOST:
-            _COMPILED.clear()
-        _COMPILED[key] = build_plan(block, points, spec), tuple(points)
-    return _COMPILED[key][0]
-
-
-# A plan has no state, so a hundred devices of one family share it. The key contains the ids of the points (``id``). An
-# entry also keeps the points themselves, because otherwise Python could use their ids again for other objects.
-_COMPILED: dict[object, tuple[Plan, tuple[Point, ...]]] = {}
-_COMPILED_AT_MOST = 512
-
-
-def build_plan(block: Block, points: Sequence[Point] | Mapping[int, Point], spec: DeviceSpec) -> Plan:
-    """``compile_block`` without the cache."""
     plan = Plan(block.payload)
     for number in block.points:
         point = points[number]
@@ -69,6 +54,40 @@ def build_plan(block: Block, points: Sequence[Point] | Mapping[int, Point], spec
         except ValueError as error:
             raise ProfileError(f"{point.name}: {error}", where=f"{spec.profile} on {spec.name}") from error
     return plan
+
+
+class BlockDecoder(NamedTuple):
+    """All that is needed to decode the answer to a block. It has no state, so devices share it."""
+
+    plan: Plan | None  # None: the block has only texts
+    counters: Plan | None  # the plan for the counters only; None: the block has no counters
+    texts: tuple[TextSlot, ...]
+    points: memoryview  # the numbers of the points as uint16, for gaps
+
+
+def block_decoder(block: Block, points: Sequence[Point], spec: DeviceSpec) -> BlockDecoder:
+    """The decoder of a block. It is made once for all devices that have the same tuple of points, and the same ratios.
+
+    Raises ProfileError as ``compile_block`` does.
+    """
+    points = tuple(points)
+    key = (block, id(points), spec.ratio_ct, spec.ratio_pt, spec.reversed)
+    if key not in _DECODERS:
+        if len(_DECODERS) >= _DECODERS_AT_MOST:
+            _DECODERS.clear()
+        values = tuple(n for n in block.points if not points[n].is_text)
+        counters = tuple(n for n in values if points[n].kind is Kind.COUNTER)
+        plans = [
+            compile_block(replace(block, points=those), points, spec) if those else None for those in (values, counters)
+        ]
+        numbers = memoryview(array("H", block.points))
+        _DECODERS[key] = BlockDecoder(plans[0], plans[1], text_slots(block, points), numbers), points
+    return _DECODERS[key][0]
+
+
+# An entry keeps the points, because otherwise Python could use their id again for another tuple.
+_DECODERS: dict[object, tuple[BlockDecoder, tuple[Point, ...]]] = {}
+_DECODERS_AT_MOST = 512
 
 
 def text_slots(block: Block, points: Sequence[Point]) -> tuple[TextSlot, ...]:
@@ -182,7 +201,7 @@ def decimal_plan(number: int, point: Point, spec: DeviceSpec) -> Plan:
     """The decode plan of a point whose value the device sends as digits. Raises ProfileError."""
     words = _DECIMAL.size // 2
     digits = replace(point, function=3, address=0, count=words, type="decimal", order="", parts=())
-    return build_plan(Block(3, 0, words, (number,)), {number: digits}, spec)
+    return compile_block(Block(3, 0, words, (number,)), {number: digits}, spec)
 
 
 def add_point(plan: Plan, number: int, point: Point, block: Block, spec: DeviceSpec) -> None:

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from drivers.clocks import time_ms
 from drivers.model import FIRST_REASON, PACES, DeviceSpec, Kind, Point, Quality, Reading, Reason
-from drivers.plan.compiled import build_plan, text_of
+from drivers.plan.compiled import compile_block, text_of
 from drivers.plan.timing import Block
 from drivers.profile import Profile, Resolved
 
@@ -72,7 +72,7 @@ def _reading(number: int, point: Point, raw: bytes, points: Sequence[Point], spe
     if point.clock:  # the value is the clock's difference to the time of the reading, which an image does not contain
         return Reading(point.name, None, point.unit, Reason.ABSENT, raw)
     block = Block(point.function, point.address, point.count, (number,))
-    ((_, mantissa, exponent, quality),) = build_plan(block, points, spec).values(raw)
+    ((_, mantissa, exponent, quality),) = compile_block(block, points, spec).values(raw)
     value = None if quality >= FIRST_REASON else plain(mantissa, exponent)
     return Reading(point.name, value, point.unit, quality, raw)
 

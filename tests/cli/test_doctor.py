@@ -27,6 +27,7 @@ from agent.keys import create_key
 from agent.mounts import mount_of
 from tests.cli.conftest import Traces
 from tests.kits.broker import free_port
+from tests.kits.mounts import mount_point
 from tests.kits.users import STRANGER, Town, why_no_users
 
 MOUNTS = """21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
@@ -36,12 +37,8 @@ MOUNTS = """21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 
 
 def mounts(config: Any, kind: str, options: str = "rw") -> str:
-    """A mountinfo in which the state directory is a file system of its own. The kernel writes a space as \\040."""
-    return MOUNTS.format(state=point(config.state_dir), kind=kind, options=options)
-
-
-def point(folder: Path) -> str:
-    return str(folder).replace("\\", "\\134").replace(" ", "\\040")
+    """A mountinfo in which the state directory is a file system of its own."""
+    return MOUNTS.format(state=mount_point(config.state_dir), kind=kind, options=options)
 
 
 def own_name() -> str:
@@ -126,7 +123,7 @@ def test_doctor_and_status_rate_a_disk_alike(
 ) -> None:
     """The ring lies in memory, as it should."""
     listed = mounts(config, kind)
-    listed += f"24 21 0:21 / {point(config.runtime_dir)} rw - tmpfs tmpfs rw\n"
+    listed += f"24 21 0:21 / {mount_point(config.runtime_dir)} rw - tmpfs tmpfs rw\n"
     size = os.statvfs_result((4096, 4096, 100 << 18, free_bytes >> 12, free_bytes >> 12, 99, 99, 99, 0, 255))
     monkeypatch.setattr(host.os, "statvfs", lambda folder: size)
     store = {
@@ -145,7 +142,7 @@ def test_doctor_and_status_rate_a_disk_alike(
 
 def test_a_good_disk_and_the_last_mount_of_a_point_counts(config: Any) -> None:
     once = mounts(config, "tmpfs")
-    again = f"24 23 8:3 / {point(config.state_dir)} rw shared:4 - ext4 /dev/sdc1 rw\n"
+    again = f"24 23 8:3 / {mount_point(config.state_dir)} rw shared:4 - ext4 /dev/sdc1 rw\n"
     assert "fault" not in dict(results(host.check_disks(config, "en", once + again)))
 
 

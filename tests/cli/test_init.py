@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import shlex
 import stat
 import subprocess
 import sys
@@ -77,7 +78,7 @@ def test_nothing_is_overwritten_and_a_key_that_is_there_stays(mh, tmp_path: Path
 
 def test_the_code_and_what_comes_next_are_shown(mh, tmp_path: Path) -> None:
     said = mh("init", "-c", tmp_path / "gw.toml", *FLAGS, "--yes")
-    assert said.out.count("█") > 100 and f"--add -c {tmp_path / 'gw.toml'}" in said.err
+    assert said.out.count("█") > 100 and f"--add -c {shlex.quote(str(tmp_path / 'gw.toml'))}" in said.err
     assert "\x1b" not in said.out  # no colours into a pipe
 
 

@@ -135,17 +135,17 @@ def test_a_mistake_names_place_what_was_seen_and_what_to_do(
 ) -> None:
     path, port = park(more='[key]\nfile = "signing.key"\n'), free_port()
 
-    def filled(text: str) -> str:
+    def filled(text: str, quoted: Callable[[str], str] = str) -> str:
         text = re.sub(r"\b(SDM|P|GW|A7)\b", lambda found: SHORT[found[0]], text)
         return (
-            text.replace("CFG", str(path))
+            text.replace("CFG", quoted(str(path)))
             .replace(":FREE", f":{port}")
-            .replace("HERE", str(tmp_path))
+            .replace("HERE", quoted(str(tmp_path)))
             .replace("LONG", "x" * 300)
         )
 
     command, code, *words = row
-    said = mh(*shlex.split(filled(command)))
+    said = mh(*shlex.split(filled(command, shlex.quote)))
     assert said.code == int(code), said.err
     for word in words:
         assert any(filled(one) in said.err for one in word.split("|")), f"{word}\n{said.err}"

@@ -397,7 +397,7 @@ def test_what_was_learned_survives_a_restart_and_expires() -> None:
 
 def test_plans_are_shared_and_those_of_long_ago_are_not_kept() -> None:
     """A hundred devices of one family have one plan; families and learned holes come and go for years."""
-    points = points_at((0, 2), (6, 2))
+    points = tuple(points_at((0, 2), (6, 2)))
     first = plan_blocks(points, Limits(), RTU)
     assert plan_blocks(points, Limits(), RTU) is first
     for gap in range(1000):

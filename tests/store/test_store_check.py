@@ -12,6 +12,7 @@ import pytest
 from agent.mounts import mount_of
 from agent.store import Store, StoreDamaged, check
 from agent.store.sqlite import PAGE_BYTES, build_warnings
+from tests.kits.mounts import mount_point
 from tests.kits.packs import Maker
 
 CAP = 64 << 20
@@ -204,7 +205,8 @@ def test_a_suspected_large_file_is_checked_and_set_aside_the_second_time(
 )
 def test_a_file_system_that_is_not_durable_is_named(tmp_path: Path, kind: str, options: str, word: str) -> None:
     """# field pain 58"""
-    info = f"22 1 0:20 / / rw - ext4 /dev/root rw\n30 22 0:40 / {tmp_path} rw,relatime - {kind} dev {options}\n"
+    point = mount_point(tmp_path)
+    info = f"22 1 0:20 / / rw - ext4 /dev/root rw\n30 22 0:40 / {point} rw,relatime - {kind} dev {options}\n"
     found = list(mount_of(tmp_path, info).weaknesses())
     assert (len(found) == 1 and word in found[0]) if word else not found
 

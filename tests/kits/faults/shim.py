@@ -32,7 +32,9 @@ class Shim:
         fd = os.open(control, os.O_RDWR)
         self._map = mmap.mmap(fd, _FIELDS.size)
         os.close(fd)
-        self.env = {"LD_PRELOAD": str(library), "FAULT_SHIM": str(control)}
+        # a space in LD_PRELOAD separates libraries, so the folder, which may have one, is given apart
+        path = ":".join(filter(None, (str(folder), os.environ.get("LD_LIBRARY_PATH"))))
+        self.env = {"LD_PRELOAD": library.name, "LD_LIBRARY_PATH": path, "FAULT_SHIM": str(control)}
 
     def set(self, mode: str, skip: int = 0, times: int = -1) -> None:
         """Set the mode: ``skip`` calls pass, then ``times`` calls are hit (-1: until the mode is set again)."""
