@@ -178,8 +178,10 @@ def everything_fails_at_once(folder: Path, house: House, rounds: int, seed: int)
     report = balance(listener.heard, agent.kid, {"m1": meter})
     late = balance(dead_ear.heard, agent.kid, {"m1": meter})
     return figures(
-        report, codes=codes, owed_packs=owed, lost_at_the_dead_one=late.lost, requests=requests, replies=len(replies),
-        most_disk_mib=round(watch.disk_bytes / 2**20, 2), most_allowed_mib=CAP_BYTES >> 20,
-        most_rss_mb=round(watch.rss_mb, 1), most_rss_growth_mb=round(watch.rss_mb - began_mb, 1), fresh=len(fresh),
+        report, codes=codes, packs_unconfirmed_at_the_start=owed, packs_lost_at_the_dead_broker=late.lost,
+        requests=requests, replies=len(replies),
+        most_disk_mib=round(watch.disk_bytes / 2**20, 2), most_disk_allowed_mib=CAP_BYTES >> 20,
+        most_memory_mb=round(watch.rss_mb, 1), most_memory_growth_mb=round(watch.rss_mb - began_mb, 1),
+        live_packs=len(fresh),
         most_log_lines=len((agent.folder / "agent.1.log").read_text().splitlines()),
     )  # fmt: skip

@@ -72,7 +72,7 @@ def state(agent: Agent, uplink: str) -> dict[str, Any]:
     return {"connected": False, "error": None, "set_aside": 0}
 
 
-def off_its_road(ear: Listener) -> int:
+def live_packs_sent_as_backlog(ear: Listener) -> int:
     """Packs that came as backlog although they were fresh: what a busy machine seals or sends late is not."""
     utc_s, seen, found = time.time() - time.monotonic(), set(), 0
     for message in ear.heard:
@@ -145,5 +145,6 @@ def brokers_of_all_kinds(folder: Path, house: House, rounds: int, seed: int) -> 
     same = {(p["stream"], p["seq"]): p["sig"] for p in bodies(ears["good"].heard)}
     for name, ear in ears.items():
         assert {(p["stream"], p["seq"]): p["sig"] for p in bodies(ear.heard)} == same, f"{name} got the same packs"
-    return figures(reports["good"], codes=codes, off_its_road=off_its_road(ears["good"]), said=before,
+    return figures(reports["good"], codes=codes, said=before,
+                   live_packs_sent_as_backlog=live_packs_sent_as_backlog(ears["good"]),
                    redeliveries={name: report.redelivered for name, report in reports.items()})  # fmt: skip

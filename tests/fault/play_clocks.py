@@ -56,7 +56,7 @@ def clock_steps(folder: Path, house: House, rounds: int, seed: int) -> Row:
             assert any(-0.05 < s < HOUR / 4 for s in late), f"{record}: read at {at}, {beside} s beside us"
     longest_s = max(pack["to"] - pack["from"] for pack in packs)
     said = len(steps(listener, "m1"))
-    return figures(report, code=code, steps=said, steps_unsaid=rounds - said, longest_pack_s=longest_s,
+    return figures(report, code=code, steps=said, steps_not_stated=rounds - said, longest_pack_s=longest_s,
                    most_log_lines=len(agent.said.splitlines()))  # fmt: skip
 
 

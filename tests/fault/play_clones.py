@@ -17,7 +17,7 @@ SHORTEST_AWAY_S = 30.0  # who was thrown out stays away for a minute, or as litt
 
 
 @scenario(rounds=1, about_s=9, long=2)
-def two_of_one_name(folder: Path, house: House, rounds: int, seed: int) -> Row:
+def two_agents_with_one_name(folder: Path, house: House, rounds: int, seed: int) -> Row:
     """The clone takes the first one's session; neither fights for it, and the books at the broker show two histories.
 
     ``rounds`` above 1: watched for a minute and a half, so that both have come back at least once.

@@ -267,7 +267,7 @@ def damaged_databases(folder: Path, house: House, rounds: int, seed: int) -> Row
         kinds.update(counts)
         came = names(heard)
         sums["undelivered"] += len(undelivered)
-        sums["taken_over"] += len(undelivered & came)
+        sums["delivered_later"] += len(undelivered & came)
         sums["stated_lost"] += report.lost
         sums["not_stated"] += report.missing
         if not counts["anew"]:
@@ -282,8 +282,8 @@ def damaged_databases(folder: Path, house: House, rounds: int, seed: int) -> Row
     return figures(
         report,
         **sums,
-        streams_that_follow=kinds["follows"],
-        streams_anew=kinds["anew"],
+        streams_continued=kinds["follows"],
+        streams_restarted=kinds["anew"],
         streams_forked=kinds["forked"],
     )
 

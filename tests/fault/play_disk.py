@@ -95,7 +95,7 @@ def full_disks(folder: Path, house: House, rounds: int, seed: int) -> Row:
     return figures(
         report,
         code=code,
-        served=sum(len(meter.served) for meter in meters.values()),
+        answers=sum(len(meter.served) for meter in meters.values()),
         overwritten=overwritten,
         restarts=restarts,
         refused_starts=refused,
@@ -184,8 +184,8 @@ def starts_on_full_disks(folder: Path, house: House, rounds: int, seed: int) -> 
     return figures(
         report,
         code=code,
-        served=sum(len(meter.served) for meter in meters.values()),
-        held=sum(map(len, held.values())),
+        answers=sum(len(meter.served) for meter in meters.values()),
+        answers_in_the_ring=sum(map(len, held.values())),
         paused=paused,
         missing_and_stated=sum(len(book.missing) for book in books.values()),
         said=agent.said,
@@ -251,7 +251,7 @@ def failing_disks(folder: Path, house: House, rounds: int, seed: int) -> Row:
         report,
         code=code,
         ways=dict(ways),
-        served=sum(len(meter.served) for meter in meters.values()),
+        answers=sum(len(meter.served) for meter in meters.values()),
         missing_and_stated=sum(len(book.missing) for book in books.values()),
         troubles=troubles,
         restarts=restarts,

@@ -121,8 +121,9 @@ def networks(folder: Path, house: House, rounds: int, seed: int) -> Row:
         back_s.append(time.monotonic() - mended)
     code = come_home(agent, listener)
     report = balance(listener.heard, agent.kid, {"m1": meter})
-    return figures(report, code=code, longest_back_s=round(max(back_s), 1), most_log_lines=len(agent.said.splitlines()),
-                   connects=sum("connected to" in line for line in agent.said.splitlines()))  # fmt: skip
+    return figures(report, code=code, longest_recovery_s=round(max(back_s), 1),
+                   most_log_lines=len(agent.said.splitlines()),
+                   connections=sum("connected to" in line for line in agent.said.splitlines()))  # fmt: skip
 
 
 WIRES = ("swallow", "hold", "tear", "refuse", "thin")
@@ -156,7 +157,7 @@ def bad_wires(folder: Path, house: House, rounds: int, seed: int) -> Row:
         back_s = max(back_s, time.monotonic() - mended)
     code = come_home(agent, listener)
     report = balance(listener.heard, agent.kid, {"m1": meter})
-    return figures(report, code=code, longest_back_s=round(back_s, 1), connects=len(tap.connects),
+    return figures(report, code=code, longest_recovery_s=round(back_s, 1), connections=len(tap.connects),
                    most_log_lines=len(agent.said.splitlines()))  # fmt: skip
 
 
@@ -184,4 +185,4 @@ def thin_link(folder: Path, house: House, rounds: int, seed: int) -> Row:
         tap.rate = 0.0
     code = come_home(agent, listener)
     report = balance(listener.heard, agent.kid, {"m1": meter})
-    return figures(report, code=code, longest_drain_s=round(slowest, 1), connects=connects)
+    return figures(report, code=code, longest_drain_s=round(slowest, 1), connections=connects)

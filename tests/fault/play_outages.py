@@ -65,7 +65,7 @@ def broker_outages(folder: Path, house: House, rounds: int, seed: int) -> Row:
         longest_s, back_s = max(longest_s, seconds), max(back_s, time.monotonic() - began)
     code = come_home(agent, *ears.values())
     report, _ = (balance(ear.heard, agent.kid, {"m1": meter}) for ear in ears.values())
-    return figures(report, code=code, longest_outage_s=round(longest_s, 1), longest_back_s=round(back_s, 1),
+    return figures(report, code=code, longest_outage_s=round(longest_s, 1), longest_recovery_s=round(back_s, 1),
                    most_log_lines=len(agent.said.splitlines()))  # fmt: skip
 
 

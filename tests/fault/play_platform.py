@@ -55,8 +55,8 @@ class Scene:
         until(lambda: not self.fleet.owed, 240, lambda: (self.fleet.owed, "packs owed", self.platform.said()))
         wrong = self.platform.settle(self.fleet.sealed, self.fleet.readings, others=SITE)
         assert not any(wrong.values()), (wrong, self.platform.said())
-        for name in ("lost", "twice", "differ"):
-            self.row[name] = self.row.get(name, 0) + wrong[name]
+        for key, name in (("lost", "fleet_lost"), ("twice", "fleet_stored_twice"), ("differ", "fleet_different")):
+            self.row[name] = self.row.get(name, 0) + wrong[key]
         assert not self.fleet.wrong, self.fleet.wrong[:3]
         self.balances += 1
         print(f"  balanced for the {self.balances}th time: {len(self.fleet.sealed)} packs", file=sys.stderr, flush=True)
@@ -86,7 +86,7 @@ class Scene:
             "readings": self.fleet.readings,
             "agent_sealed": len(sealed),
             "agent_stored": len(stored),
-            "agent_differ": len(stored.items() ^ sealed.items()),
+            "agent_different": len(stored.items() ^ sealed.items()),
             **self.row,
         }  # fmt: skip
 

@@ -89,11 +89,11 @@ def cuts(folder: Path, house: House, rounds: int, seed: int, pack_s: float) -> R
     return figures(
         report,
         code=code,
-        served=sum(len(meter.served) for meter in meters.values()),
-        lost=sum(map(len, lost.values())),
-        most_lost_of_a_device=most,
+        answers=sum(len(meter.served) for meter in meters.values()),
+        answers_lost=sum(map(len, lost.values())),
+        most_lost_of_one_device=most,
         sealed_and_lost=sealed_and_lost,
         longest_loss_s=round(max(windows, default=0.0), 3),
         mean_loss_s=round(sum(windows) / max(len(windows), 1), 3),
-        longest_unsealed_s=round(max(unsealed, default=0.0), 3),
+        longest_time_unsealed_s=round(max(unsealed, default=0.0), 3),
     )

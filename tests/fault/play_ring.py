@@ -152,7 +152,7 @@ def ring_changes(folder: Path, house: House, rounds: int, seed: int) -> Row:
         code=code,
         steps=dict(steps),
         two_rings=two,
-        served=sum(len(meter.served) for meter in meters.values()),
-        held=sum(map(len, survivors.held.values())),
-        on_the_wire=sum(map(len, survivors.on_the_wire.values())),
+        answers=sum(len(meter.served) for meter in meters.values()),
+        answers_in_the_ring=sum(map(len, survivors.held.values())),
+        answers_on_the_wire=sum(map(len, survivors.on_the_wire.values())),
     )

@@ -42,7 +42,7 @@ class Executioner:
 
 
 @scenario(rounds=2, about_s=3, long=60, chunk=20)
-def killed_on_the_wire(folder: Path, house: House, rounds: int, seed: int) -> Row:
+def kills_before_the_acknowledgement(folder: Path, house: House, rounds: int, seed: int) -> Row:
     """What a broker has read, acknowledged or not, is in the store as the identical bytes, and stays the only one."""
     rng = random.Random(seed)
     broker = Executioner(house)
@@ -73,4 +73,4 @@ def killed_on_the_wire(folder: Path, house: House, rounds: int, seed: int) -> Ro
     code = agent.stop()
     until(lambda: whole(broker, "m1") and whole(broker, "_gateway"), 30, lambda: agent.said)  # type: ignore[arg-type]
     report = balance(broker.heard, agent.kid, {"m1": meter})
-    return figures(report, code=code, looked_up=checked)
+    return figures(report, code=code, packs_looked_up=checked)

@@ -32,9 +32,10 @@ from tests.kits.faults.rows import SCENARIOS, Row, Scenario, play
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 PAGE = ROOT / "docs" / "reliability.md"
-HEAD = "| fault | rounds | packs | readings | came again | stated missing | unaccounted | further |"
+HEAD = "| fault | rounds | packs | readings | arrived again | stated missing | unaccounted | further |"
 QUIET = {"scenario", "rounds", "seed", "seconds", "verdict", "packs", "readings", "gaps", "lost_packs", "redelivered",
          "date", "machine", "code", "codes"}  # fmt: skip
+UNITS = {"s": "s", "mb": "MB", "mib": "MiB"}
 
 
 def machine() -> str:
@@ -82,6 +83,14 @@ def chunk(name: str, rounds: int, seed: int) -> Row | None:
         return {"scenario": name, "rounds": rounds, "seed": seed, "failed": failed, **fixed}
 
 
+def in_words(key: str, value: float) -> str:
+    """A figure with its name, and with the unit in which the key ends: ``longest_loss_s`` is ``longest loss 1.5 s``."""
+    name, _, unit = key.rpartition("_")
+    if unit not in UNITS:
+        return f"{key.replace('_', ' ')} {value:.6g}"
+    return f"{name.replace('_', ' ')} {value:.6g} {UNITS[unit]}"
+
+
 def line_of(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """One line of the table: the sums of a scenario's chunks."""
     good = [row for row in rows if "failed" not in row]
@@ -97,7 +106,7 @@ def line_of(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     for key in further:
         if key.startswith("mean"):
             further[key] /= len(good)
-    words = [f"{key.replace('_', ' ')} {value:.6g}" for key, value in further.items()]
+    words = [in_words(key, value) for key, value in further.items()]
     stated = ", ".join(f"{reason} {count}" for reason, count in sorted(gaps.items())) or "none"
     lost = sum(row.get("lost_packs", 0) for row in good)
     sums = [str(sum(row.get(key, 0) for row in good)) for key in ("rounds", "packs", "readings", "redelivered")]
