@@ -119,7 +119,7 @@ def plan_notes(costs: Sequence[PaceCost]) -> list[ConfigWarning]:
         )
         if share > FULL:
             what = (
-                f"cannot keep its paces, which need {share:.0%} of the line's time; some readings will be "
+                f"cannot keep up: its devices need {share:.0%} of the line's time; some readings will be "
                 "missing (overload)"
             )
             notes.append(

@@ -53,7 +53,7 @@ def test_what_is_not_there_is_a_warning_and_no_fault(mh, park) -> None:  # field
         f"warning: key: {path.parent}/state/signing.key does not exist. The service creates the key at its first start"
     )
     assert any(line.startswith(key) for line in warnings)
-    assert any(line.startswith("warning: line cabinet: cannot keep its paces, which need ") for line in warnings)
+    assert any(line.startswith("warning: line cabinet: cannot keep up: its devices need ") for line in warnings)
 
 
 def test_a_file_in_a_folder_that_this_user_may_not_enter_is_not_said_to_be_missing(
@@ -147,7 +147,7 @@ def test_folders_of_the_command_line_are_shown(mh, park, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "says"), [(0.5, ""), (0.85, "is busy for 85% of the time"), (1.5, "which need 150%")]
+    ("share", "says"), [(0.5, ""), (0.85, "is busy for 85% of the time"), (1.5, "devices need 150%")]
 )
 def test_an_overloaded_line_is_told_with_its_heaviest_device(share: float, says: str) -> None:
     small = PaceCost("m1", "cabinet", "slow", 60_000, PlanSummary(1, 2, 1, 0.0))
