@@ -91,7 +91,9 @@ class ModbusDevice(RegisterDevice):
             return self.reads(numbers, self._limits, self.holes)
 
     def lacking(self, numbers: Sequence[int]) -> list[tuple[list[int], Reason]]:
-        lacking = [n for n in numbers if self.holes.lacks(self.spec.points[n])] if self.holes.has_absent else []
+        if not self.holes.has_absent:
+            return []
+        lacking = [n for n in numbers if self.holes.lacks(self.spec.points[n])]
         return [(those, why) for why, those in self.by_reason(lacking, Reason.EXCEPTION)]
 
     async def poll(self, tick_ms: int, paces: int) -> PollResult:
