@@ -379,7 +379,7 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
     visits = sum(cost.cost.line_time_s for cost in costs)
     if costs and plan:
         console.print(say(f"Reading each point once occupies the lines for {show_time(visits)} in total."))
-        console.print(say(f"The ring: {say(str(ring))}."))
+        console.print(say(f"The ring buffer: {say(str(ring))}."))
         mib = memory_bytes(len(config.devices), ring) >> 20
-        console.print(say(f"Memory: about {mib} MiB, including the ring."))
+        console.print(say(f"Memory: about {mib} MiB, including the ring buffer."))
     console.print(say("The configuration is good."))

@@ -43,7 +43,7 @@ class DeviceRead:
 def address(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         raise p.InvalidValue(
-            f"{value} is a number, but an address is a text",
+            f"{value} is a number, but an address must be text",
             f'Write the address in quotes, with all leading zeros: address = "{value}"',
         )
     out = p.text(value)
@@ -78,7 +78,9 @@ def prefix(value: object) -> str:
 
 def param(value: object) -> int | str:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise p.InvalidValue(f"{p.show(value)} cannot be the value of a parameter", "Write a whole number or a text")
+        raise p.InvalidValue(
+            f"{p.show(value)} cannot be the value of a parameter", "Write a whole number, or text in quotes"
+        )
     return value
 
 
@@ -228,7 +230,7 @@ def _serial(
         table.complain(
             None,
             "serial",
-            f"has no effect, because line {entry.name} uses {entry.scheme}",
+            f"has no effect, because the bus line {entry.name} uses {entry.scheme}",
             "The TCP gateway itself sets the serial parameters of its bus; leave this setting out",
         )
     elif entry.scheme in {"tcp", "udp"} and device.serial:

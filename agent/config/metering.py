@@ -92,11 +92,11 @@ def check_tree(devices: Sequence[DeviceRead], notes: list[ConfigWarning]) -> Non
                 "In the metering tree, a meter cannot be below itself",
             )
         elif _is_load(place, entries) and (above := next((one for one in seen[1:] if _is_load(one, entries)), "")):
-            what = f"is a load below the load {above}: its energy is counted twice in the park's figures"
-            hint = (
-                f'Give the lower meter a custom role, such as "x.{place.partition("/")[0]}", '
-                f"or remove the role of {above}"
+            what = (
+                f"the load {place} is below the load {above} in the metering tree, so the park's figures count the "
+                f"energy of {place} twice"
             )
+            hint = f'Give {place} a custom role, such as "x.{place.partition("/")[0]}", or remove the role of {above}'
             notes.append(ConfigWarning(place_of(device.table, key), what, hint))
 
 
@@ -135,11 +135,12 @@ def read_derived(
         points = _Points(table, known, profiles)
         sums, heats = table.has("sum"), table.has("heat")
         if sums == heats:
-            table.complain(None, "", "has neither sum nor heat" if not sums else "has both sum and heat", _HOW)
+            neither, both = 'has neither the key "sum" nor the key "heat"', 'has both the key "sum" and the key "heat"'
+            table.complain(None, "", both if sums else neither, _HOW)
         terms = _terms(table, points) if sums else ()
         heat = _heat(table, points) if heats else ("", "", "", "")
         for device, point in dict.fromkeys(points.unread):
-            what = f"the point {point} of {device} is not read, so this derived point gets no amounts"
+            what = f"the point {point} of {device} is not read, so this derived point gets no values"
             hint = f"Add {point} to points of the device {device}"
             notes.append(ConfigWarning(place_of(table, "sum" if sums else "heat"), what, hint))
         role = table.take("role", _heat_role, "")
@@ -165,7 +166,9 @@ _HOW = (
 def _heat_role(value: object) -> str:
     out = p.text(value)
     if out not in HEAT_ROLES:
-        raise p.InvalidValue(f"{p.show(value)} is not a role of heat or cold", p.did_you_mean(out, HEAT_ROLES))
+        raise p.InvalidValue(
+            f"{p.show(value)} is not a valid role for heating or cooling energy", p.did_you_mean(out, HEAT_ROLES)
+        )
     return out
 
 
@@ -182,7 +185,7 @@ def _terms(table: TomlTable, points: _Points) -> tuple[tuple[int, str, str], ...
 
     terms = table.items("sum", term) or ()
     if not 1 <= len(terms) <= MAX_TERMS and not table.complaints.items:
-        table.complain(None, "sum", f"has {len(terms)} terms", f"Write 1 to {MAX_TERMS} terms")
+        table.complain(None, "sum", f"has {len(terms)} terms", f"Write at least 1 and at most {MAX_TERMS} terms")
     units = {points.unit(device, point) for _, device, point in terms}
     if len(units) > 1:
         table.complain(None, "sum", f"adds {' to '.join(sorted(units))}", "All terms of a sum must have the same unit")
@@ -200,9 +203,8 @@ def _heat(table: TomlTable, points: _Points) -> tuple[str, str, str, str]:
         points.need(device, out, "gauge")
         return out
 
-    three = [
-        inner.need(key, point, "", "Write a point of the device for each of flow, supply and return") for key in _THREE
-    ]
+    hint = 'Write a point of the device for each of the keys "flow" (volume flow), "supply" and "return" (temperatures)'
+    three = [inner.need(key, point, "", hint) for key in _THREE]
     inner.done()
     return device, three[0], three[1], three[2]
 

@@ -230,8 +230,8 @@ def _max_words(
                 f"{most} is less than the {longest.count} registers of the point {longest.name} of the variant {name}"
             )
             hint = (
-                "Raise max_words, or exclude the point with points = [...]; a device that reports this variant is not "
-                "read"
+                "Raise max_words, or exclude the point with points = [...]. Otherwise, a device that reports this "
+                "variant is not read"
             )
             notes.append(ConfigWarning(f"{place_of(table, 'limits')}.max_words", what, hint))
             return
@@ -277,7 +277,8 @@ def _periods(
         if pace in device.given_paces and pace not in used:
             notes.append(
                 ConfigWarning(
-                    place_of(device.table, single), f"no point has the pace {pace}, so this period has no effect"
+                    place_of(device.table, single),
+                    f"no point has the pace {pace}, so the polling period of this pace has no effect",
                 )
             )
         if periods[number] >= floor_ms:

@@ -65,9 +65,9 @@ class RingPlan:
     def __str__(self) -> str:
         """The text that ``check --plan`` prints."""
         return (
-            f"{self.rate.readings:,.0f} readings a second need a ring of {show_bytes(self.need_bytes)} if "
+            f"{self.rate.readings:,.0f} readings per second need a ring buffer of {show_bytes(self.need_bytes)} if "
             "packs are sealed "
-            f"every {show_ms(self.every_ms)} and the store stalls for {show_ms(STALL_MS)}; the ring has "
+            f"every {show_ms(self.every_ms)} and the store stalls for {show_ms(STALL_MS)}; the ring buffer has "
             f"{show_bytes(self.size_bytes)}"
         )
 
@@ -176,24 +176,28 @@ def ring_notes(config: Config, plan: RingPlan) -> list[ConfigWarning]:
         what = f"the agent changes the size {show_bytes(written)} to {show_bytes(_at_most(written))}"
         notes.append(
             ConfigWarning(
-                config.at("ring.size"), what, "The size of the ring must be a power of two, so the agent rounds it down"
+                config.at("ring.size"),
+                what,
+                "The size of the ring buffer must be a power of two, so the agent rounds it down",
             )
         )
     if plan.size_bytes < plan.need_bytes:
         limit = f"a quarter of the file system of {config.runtime_dir}" if plan.by_file_system else "ring.max"
         what = (
-            f"the devices need a ring of {show_bytes(plan.need_bytes)}, but at most {show_bytes(plan.limit_bytes)} are "
-            f"allowed ({limit}); if the store stalls, the ring is full after {plan.full_s:.1f} s, and later readings "
-            "are lost (gap reason ring)"
+            f"the devices need a ring buffer of {show_bytes(plan.need_bytes)}, but at most "
+            f"{show_bytes(plan.limit_bytes)} are allowed ({limit}); if the store stalls, the ring buffer is full after "
+            f'{plan.full_s:.1f} s, and later readings are lost (gap reason "ring")'
         )
         if plan.early_s is not None:
-            what += f"; packs are sealed early, after {plan.early_s:.1f} s, when the ring is half full"
+            what += f"; the ring buffer is already half full after {plan.early_s:.1f} s, so packs are sealed early"
         remedy = (
             "Enlarge the file system" if plan.by_file_system else f'Raise ring.max to "{show_bytes(plan.need_bytes)}"'
         )
         notes.append(
             ConfigWarning(
-                "ring", what, f"{remedy}, seal packs more often (key every in [pack]), or read the devices less often"
+                "ring",
+                what,
+                f'{remedy}, seal packs more often (the key "every" in [pack]), or read the devices less often',
             )
         )
     return notes

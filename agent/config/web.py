@@ -15,7 +15,7 @@ from drivers.toml.parsers import InvalidValue, show
 
 _HINT = 'Give an address of this machine and a port, such as "127.0.0.1:8080", "0.0.0.0:8443" or "[::]:8443"'
 _SETUP = "`meterhouse web --setup` makes a certificate and a password"
-_PAGE = "owned by the user that runs the page"
+_PAGE = "owned by the user that runs `meterhouse web`"
 _ANOTHER = "set another password with `meterhouse web --setup`"
 _SECRETS = {
     "certificate": "Write certificate_file, or certificate_credential (a systemd credential)",

@@ -297,7 +297,7 @@ def tls_context(web: WebConfig) -> ssl.SSLContext | None:
         where = web.places.get("certificate", "[web]")
         raise ConfigError(what, where=where, hint=hint) from error
     except OSError as error:
-        hint = "The user that runs the page must be able to read certificate and key"
+        hint = "The user that runs `meterhouse web` must be able to read the certificate and the key"
         name, path = ("certificate", certificate) if not os.access(certificate, os.R_OK) else ("key", key)
         where = web.places.get(name, "[web]")
         raise ConfigError(f"{path} cannot be read: {error.strerror}", where=where, hint=hint) from error

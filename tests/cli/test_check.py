@@ -189,7 +189,7 @@ def test_a_ring_that_is_small_or_not_what_it_seems_is_told(mh, park) -> None:
     said = mh("check", "-c", park(more=more))
     (warning,) = [line for line in said.err.splitlines() if "ring.size" in line]
     assert warning.endswith(
-        "agent.toml:25: ring.size: the agent changes the size 100 KiB to 64 KiB. The size of the ring "
+        "agent.toml:25: ring.size: the agent changes the size 100 KiB to 64 KiB. The size of the ring buffer "
         "must be a power of two, "
         "so the agent rounds it down"
     )
@@ -207,7 +207,10 @@ def test_a_ring_that_is_less_than_needed_is_raised_or_told(mh, park) -> None:
         in raised.err
     )
     assert "run, 1 MiB, about" in raised.out
-    plan = "need a ring of 1 MiB if packs are sealed every 5 min and the store stalls for 10 s; the ring has 1 MiB."
+    plan = (
+        "need a ring buffer of 1 MiB if packs are sealed every 5 min and the store stalls for 10 s; "
+        "the ring buffer has 1 MiB."
+    )
     assert plan in " ".join(raised.out.split())
     facts = json.loads(mh("check", "--json", "-c", path).out)["ring"]
     assert (facts["size_bytes"], facts["need_bytes"], facts["limit_bytes"]) == (1 << 20, 1 << 20, 256 << 20)

@@ -88,9 +88,9 @@ def test_a_load_below_a_load_is_told(site: Any, good: str) -> None:
     site.write(good + device("third", 3) + device("fourth", 4, 'parent = { "ac" = "third" }'))
     (note,) = [str(note) for note in site.load().notes if "figures" in str(note)]
     assert (
-        "device.fourth.parent.ac: is a load below the load third: its energy is counted twice in the "
-        "park's figures" in note
-    )
+        "device.fourth.parent.ac: the load fourth is below the load third in the metering tree, so the park's figures "
+        'count the energy of fourth twice. Give fourth a custom role, such as "x.fourth", or remove the role of third'
+    ) in note
 
 
 def test_derived_points_arrive(site: Any, good: str) -> None:
@@ -105,7 +105,7 @@ def test_a_derived_point_of_points_that_are_not_read_is_told(site: Any, good: st
     site.write(good + device("third", 3) + 'points = ["ac.power.*"]\n' + SUM)
     (note,) = [str(note) for note in site.load().notes if "derived" in str(note)]
     assert (
-        "derived.hall-2.sum: the point ac.energy.import of third is not read, so this derived point gets no amounts. "
+        "derived.hall-2.sum: the point ac.energy.import of third is not read, so this derived point gets no values. "
         "Add ac.energy.import to points of the device third" in note
     )
 
@@ -120,8 +120,8 @@ def test_a_derived_point_of_points_that_are_not_read_is_told(site: Any, good: st
             'sum = ["main"]',
             'derived.x.sum: "main" is not a term of a sum. Write for example "meter-1/ac.energy.import"',
         ),
-        ("sum = []", "derived.x.sum: has 0 terms. Write 1 to 256 terms"),
-        ("", "derived.x: has neither sum nor heat. Write sum ="),
+        ("sum = []", "derived.x.sum: has 0 terms. Write at least 1 and at most 256 terms"),
+        ("", 'derived.x: has neither the key "sum" nor the key "heat". Write sum ='),
         ('sum = ["main/ac.energy.import"]\nrole = "heat.recovered"', "derived.x.role: has no effect on a sum"),
         ('heat = { device = "main" }', 'derived.x.heat: the key "flow" is missing'),
         (

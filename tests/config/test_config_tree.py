@@ -175,8 +175,8 @@ def test_a_variant_with_a_value_that_no_read_can_hold_is_a_note(site, points: st
     site.write(text + points)
     assert [str(note) for note in site.load().notes if "max_words" in str(note)] == noted * [
         "agent.toml:15: device.m.limits.max_words: 2 is less than the 4 registers of the point ac.energy.export of the "
-        "variant >=3. Raise max_words, or exclude the point with points = [...]; a device that reports this variant "
-        "is not read"
+        "variant >=3. Raise max_words, or exclude the point with points = [...]. Otherwise, a device that reports this "
+        "variant is not read"
     ]
 
 
@@ -198,7 +198,8 @@ def test_notes_tell_what_works_and_still_deserves_a_look(site, good) -> None:
         "Two [[device]] entries may have the same address only if they describe one physical device with two profiles",
         "agent.toml:70: device.second.line: 9600 8N1 is not the factory setting of test/meter (9600 8E1). "
         "The configured serial setting is right only if the serial setting in the device was changed",
-        "agent.toml:73: device.second.every: no point has the pace normal, so this period has no effect",
+        "agent.toml:73: device.second.every: no point has the pace normal, so the polling period of this pace has no "
+        "effect",
         "agent.toml:84: uplink.plain.url: the connection to this destination is not encrypted. "
         "Write mqtts:// in the url to protect the password and the readings",
         "roles: devices without a role are not included in any figure: second, third. " + ROLE_HINT,

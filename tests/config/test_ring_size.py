@@ -132,7 +132,7 @@ def of(ring: RingConfig) -> Config:
             RingConfig(100 * KIB), 0, 10, 8 * GIB,
             [
                 "ring.size: the agent changes the size 100 KiB to 64 KiB. "
-                "The size of the ring must be a power of two, so the agent rounds it down"
+                "The size of the ring buffer must be a power of two, so the agent rounds it down"
             ],
         ),
         (
@@ -146,19 +146,21 @@ def of(ring: RingConfig) -> Config:
         (
             AUTO, 320_000, 60, 8 * GIB,
             [
-                "ring: the devices need a ring of 1 GiB, but at most 256 MiB are allowed (ring.max); if the store "
-                "stalls, the ring is full after 52.4 s, and later readings are lost (gap reason ring); packs are "
-                'sealed early, after 26.2 s, when the ring is half full. Raise ring.max to "1 GiB", seal packs more '
-                "often (key every in [pack]), or read the devices less often"
+                "ring: the devices need a ring buffer of 1 GiB, but at most 256 MiB are allowed (ring.max); if the "
+                'store stalls, the ring buffer is full after 52.4 s, and later readings are lost (gap reason "ring"); '
+                "the ring buffer is already half full after 26.2 s, so packs are sealed early. "
+                'Raise ring.max to "1 GiB", seal packs more often (the key "every" in [pack]), or read the devices '
+                "less often"
             ],
         ),
         (
             AUTO, 320_000, 10, 400 * MIB,
             [
-                "ring: the devices need a ring of 128 MiB, but at most 64 MiB are allowed (a quarter of the file "
-                "system of /run/x); if the store stalls, the ring is full after 13.1 s, and later readings are lost "
-                "(gap reason ring); packs are sealed early, after 6.6 s, when the ring is half full. Enlarge the file "
-                "system, seal packs more often (key every in [pack]), or read the devices less often"
+                "ring: the devices need a ring buffer of 128 MiB, but at most 64 MiB are allowed (a quarter of the "
+                "file system of /run/x); if the store stalls, the ring buffer is full after 13.1 s, and later readings "
+                'are lost (gap reason "ring"); the ring buffer is already half full after 6.6 s, so packs are sealed '
+                'early. Enlarge the file system, seal packs more often (the key "every" in [pack]), or read the '
+                "devices less often"
             ],
         ),
         (RingConfig(64 * KIB, 64 * KIB), 100, 1, 8 * GIB, []),
@@ -172,8 +174,8 @@ def test_what_is_said(ring: RingConfig, slots: float, every_s: int, file_system:
 def test_what_check_prints_of_it() -> None:
     plan = plan_ring(AUTO, ReadingRate(160_000, 1600 * 104), 10_000, 8 * GIB)
     assert str(plan) == (
-        "160,000 readings a second need a ring of 64 MiB if packs are sealed every 10 s and the store "
-        "stalls for 10 s; the ring has 64 MiB"
+        "160,000 readings per second need a ring buffer of 64 MiB if packs are sealed every 10 s and the store "
+        "stalls for 10 s; the ring buffer has 64 MiB"
     )
 
 

@@ -74,7 +74,7 @@ def test_secrets_that_others_may_read_are_told(tmp_path: Path) -> None:
     told = [str(note).removeprefix(f"{path}:") for note in load_config(path).notes if "others may read" in str(note)]
     root = os.getuid() == 0  # a group of root's choice may read: packages install secrets so
     assert len(told) == (1 if root else 2) and told[-1].startswith("9: web.password_file: others may read or change")
-    assert "owned by the user that runs the page" in told[-1] and "`meterhouse web --setup`" in told[-1]
+    assert "owned by the user that runs `meterhouse web`" in told[-1] and "`meterhouse web --setup`" in told[-1]
     assert root or ("web.key_file" in told[0] and "(mode 0640)" in told[0])
     for name in ("k.pem", "page"):
         (tmp_path / name).chmod(0o600)
