@@ -548,11 +548,14 @@ def test_a_forged_answer_signs_no_revocation(stopped: Park) -> None:
     key = stopped.state / "signing.key"
     before = key.read_bytes()
     for lasts, says in (
-        ({"park7/gw01/m1": 9007199254740991}, "the implausible sequence 9007199254740991 of the stream park7/gw01/m1"),
-        ({"park7/gw01/m1": 0}, "sequence 0 of"),
+        (
+            {"park7/gw01/m1": 9007199254740991},
+            "the implausible sequence number 9007199254740991 of the stream park7/gw01/m1",
+        ),
+        ({"park7/gw01/m1": 0}, "sequence number 0 of"),
         ({"park7/gw02/m1": 4}, "the answer contains the unknown stream 'park7/gw02/m1'"),
         ({"park7/gw01/../m1": 4}, "the answer contains"),
-        ({"park7/gw01/m1": "4"}, "no valid sequences"),
+        ({"park7/gw01/m1": "4"}, "no valid sequence numbers"),
         ({"park7/gw01/\x1b[2J": 4}, "the answer contains"),
     ):
         evil = stopped.town.start(AGENT, EVIL, stopped.run, json.dumps(lasts))

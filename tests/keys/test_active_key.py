@@ -546,14 +546,14 @@ def test_a_number_beyond_what_the_key_signed_is_not_trusted(gateway: Gateway, mh
     gateway.seal(5)
     path = gateway.folder / "state" / "signing.key"
     before, kid = path.read_bytes(), gateway.signer.kid
-    for last, says in (("inv1=7", "only packs up to sequence 6"), ("other=1", "signed no packs"),
-                       ("inv1=0", "the sequence 0 of the stream park7/gw01/inv1 is implausible"),
-                       ("inv1=9007199254740991", "the sequence 9007199254740991 of the stream")):  # fmt: skip
+    for last, says in (("inv1=7", "only packs up to sequence number 6"), ("other=1", "signed no packs"),
+                       ("inv1=0", "the sequence number 0 of the stream park7/gw01/inv1 is implausible"),
+                       ("inv1=9007199254740991", "the sequence number 9007199254740991 of the stream")):  # fmt: skip
         code, _, err = mh("keys", "revoke", kid, "--last", last, "-c", gateway.config, "--yes")
         assert code == 2 and says in err and path.read_bytes() == before, err
     code, _, err = mh("keys", "create", path.with_name("x"), "--lost", kid, "--last", "inv1=7", "-c", gateway.config,
                       "--yes")  # fmt: skip
-    assert code == 2 and "only packs up to sequence 6" in err and not path.with_name("x").exists()
+    assert code == 2 and "only packs up to sequence number 6" in err and not path.with_name("x").exists()
     code, out, err = mh("keys", "revoke", kid, "--last", "inv1=4", "-c", gateway.config, "--yes", "--json")
     assert code == 0 and json.loads(out)["revoked"]["last"] == {f"{BASE}/inv1": 4}, err
 
@@ -587,8 +587,8 @@ def test_a_revocation_that_would_not_fit_its_file_is_refused(tmp_path: Path) -> 
     [
         ({}, "no pack that the key signed would be trusted"),
         ({"inv1": 3, "shed": 4}, "park7/gw01/shed is not a stream of this configuration"),
-        ({"inv1": 900_000}, "park7/gw01/inv1: sequence 900000 is higher than"),
-        ({f"s{n}": 1 for n in range(100)}, "80 more streams have such warnings"),
+        ({"inv1": 900_000}, "park7/gw01/inv1: sequence number 900000 is higher than"),
+        ({f"s{n}": 1 for n in range(100)}, "number of other streams with such warnings: 80"),
     ],
     ids=["nothing", "unknown stream", "too far", "many"],
 )

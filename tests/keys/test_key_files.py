@@ -324,7 +324,7 @@ def test_commands_that_change_ask_first(path: Path, mh: Mh, monkeypatch: pytest.
         (("revoke", "KID", "--last", "inv1=-3"), 2, "Write STREAM=SEQUENCE"),
         (("revoke", "KID", "--last", "inv1=3", "--until", "2026-11-20"), 2, "cannot be combined"),
         (("revoke", "KID", "--until", "yesterday"), 2, "invalid time 'yesterday'"),
-        (("revoke", "KID"), 2, "or the last sequences with --last"),
+        (("revoke", "KID"), 2, "or the last sequence numbers with --last"),
         (("rotate", "--alg", "es256", "--pkcs11", "pkcs11:x"), 2, "--alg cannot be combined with --pkcs11"),
         (("rotate", "--pkcs11", "pkcs11:x"), 3, "URI"),
     ],

@@ -66,7 +66,7 @@ def rotate(
     options: ConfigOptions,
     as_json: bool,
 ) -> None:
-    """Replace the key in FILE, or in the file named by the configuration, by a new one.
+    """Replace the key in FILE, or in the file named by the configuration, with a new one.
 
     The old key signs the record of the new key and is then deleted. Within seconds, a running agent changes to the new
     key, at the same pack boundary in all streams. Signatures of the old key stay valid, and verifiers need no change.
@@ -84,7 +84,7 @@ def rotate(
 
     key_file = find_key_file(file, gateway, options)
     old = work_on_key(ReadKey(str(key_file.path)))
-    ask_first(say(f"Replace the key {old.kid} in {key_file.path} by a new one?"), yes)
+    ask_first(say(f"Replace the key {old.kid} in {key_file.path} with a new one?"), yes)
     new = work_on_key(ReplaceKey(str(key_file.path), key_file.gateway, int(time.time()), kind_of(alg, token), token))
     _show_result(key_file, old, new, as_json)
 
@@ -193,8 +193,8 @@ def ask_for_lasts(
     """
     config = key_file.config
     if config is None:
-        hint = "Give the gateway's configuration with -c, or the last sequences with --last"
-        raise UsageError("only the gateway's database contains the last sequences", where="keys", hint=hint)
+        hint = "Give the gateway's configuration with -c, or the last sequence numbers with --last"
+        raise UsageError("only the gateway's database contains the last sequence numbers", where="keys", hint=hint)
 
     def asked(request: Keys, take: Callable[[bytes], object]) -> None:
         if key_file.is_agents:
@@ -233,10 +233,10 @@ def check_lasts(key_file: KeyFile, kid: str, given: LastSequences, before: Seque
     """
     most = most_signed(key_file)
     if wrong := [stream for stream, seq in given.items() if not 0 < seq <= most]:
-        what = f"the sequence {given[wrong[0]]} of the stream {clean_text(wrong[0])} is implausible"
+        what = f"the sequence number {given[wrong[0]]} of the stream {clean_text(wrong[0])} is implausible"
         raise UsageError(what, where="--last")
     if key_file.config is None:
-        what = "no configuration, so the sequences were not compared with a database"
+        what = "no configuration, so the sequence numbers were not compared with a database"
         click.echo(as_complaint("warning", what), err=True)
         return
     try:
@@ -244,13 +244,13 @@ def check_lasts(key_file: KeyFile, kid: str, given: LastSequences, before: Seque
         ask(key_file.config, Keys(kid=kid, before=list(before)), kept.take)
         known = read_lasts(kept.whole, key_file, most)
     except GatewayError as error:
-        what = f"the sequences were not compared with the database: {error}"
+        what = f"the sequence numbers were not compared with the database: {error}"
         click.echo(as_complaint("warning", what), err=True)
         return
     for stream, seq in given.items():
         if seq > known.get(stream, 0):
             signed = known.get(stream)
-            how_many = "no packs of this stream" if signed is None else f"only packs up to sequence {signed}"
+            how_many = "no packs of this stream" if signed is None else f"only packs up to sequence number {signed}"
             what = f"the key {kid[:8]}... has signed {how_many}"
             raise UsageError(
                 what, where=f"--last {clean_text(stream)}={seq}", hint="Only a thief can have signed later packs"

@@ -65,7 +65,7 @@ keys.add_command(revoke)
     "lasts",
     multiple=True,
     metavar="STREAM=SEQ",
-    help="With --lost: trust the lost key up to this sequence.",
+    help="With --lost: trust the lost key up to this sequence number.",
 )
 @gateway_option
 @yes_option
@@ -84,7 +84,7 @@ def create(
 ) -> None:
     """Create a new key in FILE, or in the file named by the configuration.
 
-    Never overwrites a file: `keys rotate` replaces a key by its successor. A lost key cannot sign its successor:
+    Never overwrites a file: `keys rotate` replaces a key with its successor. A lost key cannot sign its successor:
     --lost creates a new root of trust, which every verifier must pin in addition to the old one.
 
     \b
@@ -99,7 +99,7 @@ def create(
     from agent.cli.keys.worker import CreateKey, work_on_key
 
     if lasts and not lost:
-        hint = "Add --lost KID with the thumbprint of the lost key, or leave --last out"
+        hint = "Add --lost KID, where KID is the thumbprint of the lost key, or leave out --last"
         raise UsageError("has no effect without --lost", where="--last", hint=hint)
     key_file = find_key_file(file, gateway, options, needs_gateway=bool(lost))
     made: list[KeyFacts] = []
@@ -168,7 +168,7 @@ def _lose(
         ask_for_lasts(key_file, lost, None, change, (), confirm)
         return
     what = (
-        "there is no database with the last sequences of the lost key, so all packs of this key stay "
+        "there is no database with the last sequence numbers of the lost key, so all packs of this key stay "
         "trusted; limit these packs with --last"
     )
     click.echo(as_complaint("warning", what), err=True)

@@ -181,7 +181,7 @@ def ask_first(question: str, yes: bool, odd: Sequence[str] = ()) -> None:
     for text in odd:
         click.echo(as_complaint("warning", text), err=True)
     if yes and odd:
-        hint = "Run the command without --yes and judge the warnings, or give the last sequences with --last"
+        hint = "Run the command without --yes and judge the warnings, or give the last sequence numbers with --last"
         raise UsageError("nothing was changed: --yes does not cover these warnings", where="keys", hint=hint)
     confirmed(yes, "keys", "zh" if speaks_chinese() else "en", question)
 

@@ -33,7 +33,9 @@ def lasts_of(texts: Sequence[str], gateway: str) -> dict[str, int]:
         stream, _, seq = text.rpartition("=")
         if not stream or not seq.isascii() or not seq.isdigit():
             hint = "Write STREAM=SEQUENCE, such as inv1=812; repeat the option for more streams"
-            raise UsageError(f"there is no last sequence in {clean_text(text)!r}", where="--last", hint=hint)
+            raise UsageError(
+                f"{clean_text(text)!r} is not a stream with its last sequence number", where="--last", hint=hint
+            )
         found[stream if "/" in stream else f"{gateway}/{stream}"] = int(seq)
     return found
 
@@ -68,13 +70,13 @@ def oddities(lasts: LastSequences, key_file: KeyFile) -> list[str]:
     if made:  # if the age is unknown, no usual maximum is known
         usual = USUAL * int((max(time.time() - made, 0) + USUAL_S) * 1000 / config.pack.every_ms)
         odd += [
-            f"{clean_text(stream)}: sequence {seq} is higher than {usual}, the usual maximum for the time "
+            f"{clean_text(stream)}: sequence number {seq} is higher than {usual}, the usual maximum for the time "
             "since the first key was created"
             for stream, seq in sorted(lasts.items())
             if seq > usual
         ]
     if len(odd) > MOST_SAID:
-        odd[MOST_SAID:] = [f"{len(odd) - MOST_SAID} more streams have such warnings"]
+        odd[MOST_SAID:] = [f"number of other streams with such warnings: {len(odd) - MOST_SAID}"]
     return odd
 
 
@@ -90,7 +92,7 @@ def read_lasts(data: bytes, key_file: KeyFile, most: int) -> dict[str, int]:
         found = msgspec.json.decode(data, type=dict[str, int])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise GatewayError(
-            "the answer contains no valid sequences", where="keys", hint=clean_text(str(error))
+            "the answer contains no valid sequence numbers", where="keys", hint=clean_text(str(error))
         ) from None
     if len(found) > MAX_STREAMS:
         what = f"the answer has {len(found)} streams"
@@ -107,8 +109,11 @@ def read_lasts(data: bytes, key_file: KeyFile, most: int) -> dict[str, int]:
                 hint="This is not a stream of this gateway",
             )
         if not 0 < seq <= most:
-            hint = f"Since its creation, this key can have signed at most {most} packs of a stream. Nothing was changed"
-            what = f"the answer contains the implausible sequence {seq} of the stream {clean_text(stream)}"
+            hint = (
+                f"Since its first key was created, this gateway cannot have sealed more than {most} packs of any one "
+                "stream. Nothing was changed"
+            )
+            what = f"the answer contains the implausible sequence number {seq} of the stream {clean_text(stream)}"
             raise GatewayError(what, where="keys", hint=hint)
     return found
 
@@ -119,7 +124,7 @@ def check_growth(shown: LastSequences, found: LastSequences, seconds: float) -> 
     for stream in shown.keys() | found.keys():
         if not 0 <= found.get(stream, 0) - shown.get(stream, 0) <= grown:
             what = (
-                f"the last sequence of {clean_text(stream)} changed from {shown.get(stream, 0)} to "
+                f"the last sequence number of {clean_text(stream)} changed from {shown.get(stream, 0)} to "
                 f"{found.get(stream, 0)}, which is implausible"
             )
             raise GatewayError(what, where="keys", hint="Nothing was changed. Try again")
@@ -128,7 +133,11 @@ def check_growth(shown: LastSequences, found: LastSequences, seconds: float) -> 
 def show_lasts(kid: str, lasts: LastSequences) -> None:
     """Print the last trusted sequences on stderr, before the confirmation."""
     click.echo(
-        say(f"the key {kid} is trusted up to these sequences:" if lasts else f"the key {kid} is not trusted at all."),
+        say(
+            f"the key {kid} is trusted up to these sequence numbers:"
+            if lasts
+            else f"the key {kid} is not trusted at all."
+        ),
         err=True,
     )
     for text in lasts_rows(lasts):

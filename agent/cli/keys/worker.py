@@ -106,7 +106,7 @@ def work_on_key(work: Work) -> KeyFacts:
         try:
             kind, payload = client.receive(ANSWER_S)
         except NoAnswer as error:
-            what = f"the key process of user {master.st_uid} ended without an answer"
+            what = f"the process that handles the key as user {master.st_uid} ended without an answer"
             hint = f"Run the command as that user to see why: `sudo -u '#{master.st_uid}' meterhouse keys ...`"
             raise KeyFileError(what, where=str(path), hint=hint) from error
     try:
@@ -114,7 +114,7 @@ def work_on_key(work: Work) -> KeyFacts:
             return _checked(_answers.decode(payload), work.gateway)
         failed = _failures.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, GatewayError) as error:
-        what = "the key process sent a malformed answer"
+        what = "the process that handles the key sent a malformed answer"
         raise KeyFileError(what, where=str(path), hint=clean_text(str(error), 300)) from None
     what, where, hint = (clean_text(text, 1000) for text in (failed.what, failed.where, failed.hint))
     raise _ERRORS.get(failed.kind, KeyFileError)(what, where=where, hint=hint)
