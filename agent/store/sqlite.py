@@ -187,10 +187,11 @@ def _configure(conn: sqlite3.Connection, path: Path) -> None:
     if major > schema.MAJOR:
         raise StoreNewer(
             f"the database was written by a newer major version (schema {major}.{version % schema.MAJOR_STEP}), "
-            f"this one supports up to {schema.MAJOR}.{len(schema.STEPS)}",
+            f"but this version supports only schemas up to {schema.MAJOR}.{len(schema.STEPS)}",
             where=str(path),
-            hint="Install that version again. To downgrade for good, let it deliver all packs, stop it, and give this "
-            "version a new state_dir. Never restore an older copy of the database: it would fork the streams",
+            hint="Install the newer version again. To downgrade for good, let the newer version deliver all packs, "
+            "stop it, and give the older version a new state_dir. Never restore an older copy of the database: that "
+            "would fork the streams",
         )
     # the order matters: page size and auto_vacuum have no effect after the first table is created or WAL is set
     conn.execute(f"PRAGMA page_size = {PAGE_BYTES}")

@@ -104,7 +104,7 @@ def test_a_newer_major_is_refused_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(StoreNewer) as refused:
         open_store(path)
     said = str(refused.value)
-    assert refused.value.exit_code == 3 and "newer major version" in said and "Install that version again" in said
+    assert refused.value.exit_code == 3 and "newer major version" in said and "Install the newer version again" in said
     assert "Never restore an older copy" in said
     assert path.read_bytes() == before, "and nothing was touched"
 
