@@ -47,13 +47,13 @@ def print_state(state: FleetState, *, only_bad: bool = False) -> None:
         )  # fmt: skip
     console.print(table)
     if len(good) > MOST:
-        console.print(say(f"{len(good) - MOST} more gateways are verified"))
+        console.print(say(f"verified gateways that are not listed: {len(good) - MOST}"))
     for gateway, thumbprint in state.unknown[:20]:
         console.print(
             say(f"not enrolled: {cell(gateway)}, which claims the thumbprint {cell(thumbprint)} for its newest key")
         )
     if state.unknown_count > 20:
-        console.print(say(f"{state.unknown_count - 20} more gateways are not enrolled"))
+        console.print(say(f"gateways that are neither enrolled nor listed: {state.unknown_count - 20}"))
     for away in state.away:
         text = f"database {away.place} is unreachable: {cell(away.why, 200)}. Its gateways are not in this table"
         console.print(Text.from_markup(say(text), style="red"))

@@ -126,7 +126,7 @@ class PrivatePostgres:
                 if self._process is None or self._process.poll() is not None or time.monotonic() > until:
                     last = (self.folder / "log").read_text(errors="replace").strip().splitlines()[-1:]
                     raise NoPostgres(
-                        " ".join(last) or str(error), where=str(self.folder), hint="See the file log in this folder"
+                        " ".join(last) or str(error), where=str(self.folder), hint='See the file "log" in this folder'
                     ) from None
                 time.sleep(0.05)
 

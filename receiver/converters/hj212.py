@@ -217,7 +217,7 @@ def _length(path: Path, interval: Any, upload: str) -> int:
     """The length of an interval in seconds."""
     if upload in _LENGTHS:
         if interval is not None:
-            hint = f'Remove it: upload = "{upload}" has intervals of {_LENGTHS[upload]} s'
+            hint = f'Remove the key "interval": upload = "{upload}" has intervals of {_LENGTHS[upload]} s'
             raise ConfigError(f"interval {interval!r} has no effect", where=str(path), hint=hint)
         return _LENGTHS[upload]
     if type(interval) is not int or not 1 <= interval <= 3600 or 3600 % interval:
@@ -243,7 +243,7 @@ def _factor(path: Path, number: int, value: Any, upload: str) -> tuple[Factor, S
         raise ConfigError(f"fields {fields!r}", where=str(where), hint=hint)
     least = value.get("least")
     if not isinstance(least, (int, float)) or isinstance(least, bool) or not 0 <= least <= 1:
-        hint = "Expected a number from 0 to 1: the share of the due readings below which no value is sent"
+        hint = "Expected a number from 0 to 1: no value is sent if a smaller share of the due readings is present"
         raise ConfigError(f"least {least!r}", where=str(where), hint=hint)
     unit = value.get("unit")
     if not isinstance(unit, str):
@@ -273,7 +273,7 @@ def _password(path: Path, name: str) -> str:
             str(error), where=f"{path}, password_file", hint="Expected a file that contains only PW"
         ) from None
     if not re.fullmatch(r"[!-:<-~]{6}", text) or "&&" in text:
-        hint = "Expected six ASCII characters, without spaces, ; and &&"
+        hint = 'Expected six ASCII characters, with no space, no ";" and no "&&"'
         raise ConfigError("not a password of HJ 212", where=str(file), hint=hint)
     return text
 

@@ -90,9 +90,8 @@ def read_intervals(
     dropped = connection.execute("SELECT max(before_ms) FROM dropped").fetchall()[0][0]
     if dropped is not None and cuts[0] < dropped:
         day = datetime.fromtimestamp(dropped / 1000, conversion.zone).isoformat()
-        raise UsageError(
-            "packs of that time are no longer kept", where="--from", hint=f"The oldest packs kept begin at {day}"
-        )
+        hint = f"The oldest packs that are still kept begin at {day}"
+        raise UsageError("packs of that time are no longer kept", where="--from", hint=hint)
     series = list(conversion.series)
     table = [[Amount() for _ in series] for _ in cuts[1:]]
     for stream in sorted({one.stream for one in series}):
