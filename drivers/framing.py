@@ -190,7 +190,7 @@ def build_request(head: bytes, control: int, data: bytes, wake: int) -> bytes:
 def address_bytes(address: str, digits: int, where: str) -> bytes:
     """Convert an address of up to ``digits`` digits to the bytes on the wire, low byte first. Raises UsageError."""
     if not re.fullmatch(f"[0-9A]{{1,{digits}}}", address.upper()):
-        hint = f"Write up to {digits} digits; A stands for any digit"
+        hint = f"Write up to {digits} digits; the letter A stands for any digit"
         raise UsageError(f"{address!r} is not a meter address", where=where, hint=hint)
     return bytes.fromhex(address.upper().rjust(digits, "0"))[::-1]
 

@@ -15,7 +15,7 @@ import time
 from array import array
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -141,6 +141,13 @@ def measure(folder: Path) -> dict[str, Any]:
     }
 
 
+_ROWS: Final = {  # member of the JSON -> row of the table
+    "decode into the ring": "decode into the ring buffer",
+    "of that, the signature": "of which signing",
+    "of that, the hash": "of which hashing",
+}
+
+
 @click.command()
 @click.option(
     "--dir",
@@ -195,7 +202,7 @@ def _show(result: dict[str, Any], folder: Path) -> None:
     """Print the result of ``measure``."""
     click.echo(say(result["machine"]))
     for stage, us in result["us_per_reading"].items():
-        click.echo(f"  {pad(say(stage), 42)} {say(f'{us:8.3f} us a reading')}")
+        click.echo(f"  {pad(say(_ROWS.get(stage, stage)), 42)} {say(f'{us:8.3f} µs per reading')}")
     commits, sealed = result["durable_commits_per_s"], result["readings_per_s_one_core"]
     click.echo("  " + say(f"durable commits (fsync) on {folder}: {commits:,.0f}/s"))
     click.echo("  " + say(f"one core seals about {sealed:,.0f} readings/s in packs of {POINTS * TICKS:,}"))

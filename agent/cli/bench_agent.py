@@ -46,10 +46,10 @@ class Capacity:
         return most // step * step
 
     def __str__(self) -> str:
-        limit = "the processor" if self.by_processor <= self.by_memory else "its memory"
+        limit = "the processor" if self.by_processor <= self.by_memory else "the memory"
         return (
             f"this machine can read about {self.devices:,} devices of {POINTS} points at 1 Hz with packs of 10 s, "
-            f"using half a core; {limit} is the limit"
+            f"using half a core; the limiting resource is {limit}"
         )
 
 

@@ -610,7 +610,7 @@ class PackTable:
             return ReplayPage(refused="no such stream or boot")
         newest = self._streams.cached[stream].seq
         if first > newest:
-            return ReplayPage(refused=f"nothing was sealed beyond {newest}")
+            return ReplayPage(refused=f"no pack was sealed after sequence number {newest}")
         last, at = min(last, newest), first
         items: list[OutboxItem] = []
         gone: list[MissingRange] = []

@@ -121,7 +121,8 @@ class Cjt188Device(MeterDevice):
                 wrong = f"answer has serial number {found.serial}, expected {serial}"
             elif found.is_error:
                 status = found.error_status
-                what = f"the meter refuses to send identifier {identifier:04X}, status {status.hex().upper()}"
+                shown = status.hex().upper() or "(none)"
+                what = f"the meter refuses to send identifier {identifier:04X}; it answered with status {shown}"
                 return DeviceException(what, where=self.where, code=status[0] if status else 0)
             elif found.identifier != identifier:
                 wrong = f"answer has identifier {found.identifier or 0:04X}, expected {identifier:04X}"

@@ -407,8 +407,8 @@ class ByteLink:
         else:
             self._silent_step_ns = now_ns
             if is_sending:
-                size = f"{len(self._buffer)} bytes so far, which should take only {needed_s:.1f} s"
-                what = f"still sending after a minute, with pauses: {size}"
+                size = f"bytes so far: {len(self._buffer)}, time needed without pauses: {needed_s:.1f} s"
+                what = f"bytes still arrive after a minute, with pauses ({size})"
                 verdict = FrameError(what, where=request.where, hint="Is there interference, or another master?")
         self._active_ns = max(self._active_ns, now_ns - 1)
         if options.late_s:

@@ -163,7 +163,8 @@ class Line:
             async with self._turn:
                 self._drop()
             if lease.over.is_set():
-                raise LineDown("the line was closed before it could be lent", where=self.where, hint="Try again")
+                what = "the agent closed the line before another program could use it"
+                raise LineDown(what, where=self.where, hint="Try again")
         except BaseException:
             if self._lease is lease:
                 self._lease = None

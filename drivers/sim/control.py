@@ -13,7 +13,7 @@ from drivers.sim.meters import Simulated
 
 T = TypeVar("T")
 HELP = """\
-DEVICE FAULT            switch a fault on, as `inv1 late=0.5*3`; FAULT is KIND[=VALUE][*TIMES][/EVERY][+SKIP]
+DEVICE FAULT            switch a fault on, for example `inv1 late=0.5*3`; FAULT is KIND[=VALUE][*TIMES][/EVERY][+SKIP]
 DEVICE clear [KIND]     switch off the faults of this kind, or all faults
 LINE unplug [SECONDS]   remove the port, for SECONDS or until the command `LINE plug`
 LINE plug               bring the port back under the same name

@@ -180,7 +180,7 @@ def encode_text(point: Point, text: str) -> bytes:
     if point.text in BYTE_OF_REGISTER:
         raw = text.encode("utf-8")
         if len(raw) > point.count:
-            what = f"{text!r} needs {len(raw)} registers, one for each character, but has {point.count}"
+            what = f"{text!r} needs {len(raw)} registers, one for each character, but the point has {point.count}"
             raise EncodeError(what, where=where)
         registers = bytearray(2 * point.count)
         registers[BYTE_OF_REGISTER[point.text] : 2 * len(raw) : 2] = raw
@@ -195,9 +195,8 @@ def encode_text(point: Point, text: str) -> bytes:
         return to_wire(pack_raw(point.type, int(text), size, where=where), size, point.order, where=where)
     raw = text.encode("utf-8")
     if len(raw) > 2 * point.count:
-        raise EncodeError(
-            f"{text!r} needs {len(raw)} bytes, {point.count} registers hold {2 * point.count}", where=where
-        )
+        what = f"{text!r} needs {len(raw)} bytes, but the registers of the point hold only {2 * point.count} bytes"
+        raise EncodeError(what, where=where)
     raw = raw.ljust(2 * point.count, b"\x00")
     if point.order != "BA":
         return raw

@@ -21,16 +21,16 @@ KINDS: dict[str, str] = {  # kind -> what the fault does, and the meaning of its
     "bytewise": "one byte at a time, VALUE seconds apart (default 0.005)",
     "short": "an answer with only VALUE registers (default 1); the frame is valid",
     "cut": "only the first VALUE bytes of the frame (default 3)",
-    "unit": "the answer carries unit VALUE (default: the next one)",
+    "unit": "the answer has the unit number VALUE (default: the requested unit number + 1)",
     "tag": "MBAP transaction id off by VALUE (default 1)",
-    "stray": "bytes VALUE in hex before the answer (default 00)",
+    "stray": "the bytes VALUE (hex) are sent before the answer (default 00)",
     "stale": "the previous answer again",
     "blank": "all registers FFFF",
     "zero": "all registers 0",
-    "freeze": "registers stand still, as behind a caching master",
+    "freeze": "register values do not change, as behind a master that answers from its cache",
     "spill": "the answer after an illegal address is shifted by one register",
-    "reset": "the connection is reset instead of an answer",
-    "close": "the connection is closed instead of an answer",
+    "reset": "the connection is reset, and no answer is sent",
+    "close": "the connection is closed, and no answer is sent",
     "reboot": "silent for VALUE seconds (default 0), then counters start from zero",
 }
 _SECONDS = {"late": 1.0, "bytewise": 0.005, "reboot": 0.0}
@@ -80,7 +80,8 @@ def parse_fault(text: str) -> InjectedFault:
         head, found, number = head.partition(mark)
         if found:
             if not number.isdigit() or int(number) < 1:
-                raise UsageError(f"{number!r} after {mark} is not a number above 0", where=f"fault {text!r}")
+                what = f'the text after "{mark}" must be a whole number above 0, not {number!r}'
+                raise UsageError(what, where=f"fault {text!r}")
             counters[mark] = int(number)
     kind, _, value = head.partition("=")
     if kind not in KINDS:

@@ -221,10 +221,12 @@ class Image:
     def _set_coils(self, point: Point, value: Value | None) -> None:
         where = where_of(point)
         if value is None or isinstance(value, str):
-            raise EncodeError(f"coils hold numbers, not {value!r}", where=where)
+            raise EncodeError(f"coils can be set only to a number, not to {value!r}", where=where)
         raw = int(raw_number(value, point.scale, point.offset))
         if not 0 <= raw < 1 << point.count:
-            raise EncodeError(f"{raw} does not fit {point.count} coils", where=where)
+            raise EncodeError(
+                f"{raw} does not fit into the coils of the point (number of coils: {point.count})", where=where
+            )
         self.put_bits(point.address, [raw >> n & 1 for n in range(point.count)], function=point.function)
 
     def define(self, points: Iterable[Point]) -> None:

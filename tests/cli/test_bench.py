@@ -18,9 +18,9 @@ GIB = 1 << 30
     ("core_per_device", "machine_bytes", "devices", "limit"),
     [
         (0.0004, 8 * GIB, 1000, "the processor"),
-        (0.00004, 1 * GIB, 4500, "its memory"),
+        (0.00004, 1 * GIB, 4500, "the memory"),
         (0.02, 256 << 20, 21, "the processor"),
-        (0.0001, 100 << 20, 0, "its memory"),
+        (0.0001, 100 << 20, 0, "the memory"),
     ],
 )
 def test_the_scarcer_of_processor_and_memory_decides(
@@ -29,7 +29,7 @@ def test_the_scarcer_of_processor_and_memory_decides(
     found = capacity_of(core_per_device, machine_bytes, runtime_bytes=machine_bytes // 2)
     assert found.devices == devices
     assert found.by_processor == int(0.5 / core_per_device / DELIVERY)
-    assert str(found).endswith(f"using half a core; {limit} is the limit")
+    assert str(found).endswith(f"using half a core; the limiting resource is {limit}")
 
 
 @pytest.mark.slow

@@ -165,7 +165,7 @@ def test_text_is_padded_and_refused_when_too_long() -> None:
     point = Point("device.serial", Kind.TEXT, type="str", count=3)
     image.set(point, "AB12")
     assert image.read(3, 0, 3) == b"AB12\0\0"
-    with pytest.raises(EncodeError, match="needs 7 bytes, 3 registers hold 6"):
+    with pytest.raises(EncodeError, match="needs 7 bytes, but the registers of the point hold only 6 bytes"):
         image.set(point, "AB12345")
 
 

@@ -256,9 +256,9 @@ def test_faults_count_skip_and_repeat() -> None:
         ("late=soon", "'soon' is not a valid value: answer VALUE seconds later"),
         ("exception=80", "out of range"),
         ("silence=3", "is not a valid value: no answer"),
-        ("busy*0", "'0' after [*] is not a number above 0"),
-        ("busy/x", "'x' after / is not"),
-        ("stray=0", "is not a valid value: bytes VALUE in hex"),
+        ("busy*0", 'after "[*]" must be a whole number above 0, not .0.'),
+        ("busy/x", 'after "/" must be a whole number above 0, not .x.'),
+        ("stray=0", "is not a valid value: the bytes VALUE"),
         ("late=-1", "out of range"),
     ],
 )

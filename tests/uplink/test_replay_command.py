@@ -39,7 +39,7 @@ def test_the_platform_gets_the_packs_that_it_requests(
     assert json.loads(capsys.readouterr().out)["packs"] == 30
     assert out.read_bytes().splitlines() == [p.data for p in make.made[10:]]
     assert outcome(["replay", STREAM, "--broker", url, "--first", "99"]) == 6
-    assert "nothing was sealed beyond 40" in capsys.readouterr().out
+    assert "no pack was sealed after sequence number 40" in capsys.readouterr().out
     assert outcome(["replay", "park7/gw02/inv1", "--broker", url]) == 5
     assert "no gateway with this name is subscribed" in capsys.readouterr().err
     assert outcome(["replay", STREAM, "--broker", url, "--out", str(tmp_path / "no" / "file")]) == 2
