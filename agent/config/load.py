@@ -23,6 +23,7 @@ from agent.config.tree import (
     IndicatorsConfig,
     IntervalConfig,
     PackConfig,
+    Place,
     RingConfig,
     StoreConfig,
     WebConfig,
@@ -327,21 +328,19 @@ def _found(path: Path) -> os.stat_result | None:
         return None
 
 
-def _places(
-    lists: Mapping[str, list[TomlTable]], singles: Mapping[str, TomlTable]
-) -> dict[str, tuple[str, int | None]]:
-    """Return (file, line) of the tables in ``lists`` and of the keys in ``singles``.
+def _places(lists: Mapping[str, list[TomlTable]], singles: Mapping[str, TomlTable]) -> dict[str, Place]:
+    """Return the places of the tables in ``lists`` and of the keys in ``singles``.
 
     Later complaints show these places.
     """
-    found: dict[str, tuple[str, int | None]] = {}
+    found: dict[str, Place] = {}
     for table in (table for tables in lists.values() for table in tables):
         layer = table.layers[0]
-        found[table.name] = (layer.source.name, layer.source.line(layer.path))
+        found[table.name] = (layer.source, layer.path)
     for name, table in singles.items():
         for layer in table.layers:
             for key in layer.raw:
-                found[f"{name}.{key}"] = (layer.source.name, layer.source.line((*layer.path, key)))
+                found[f"{name}.{key}"] = (layer.source, (*layer.path, key))
     return found
 
 

@@ -248,11 +248,13 @@ def _selected(points: Sequence[Point], entry: DeviceConfig) -> Sequence[Point]:
 
 def _prefixes(table: TomlTable, entry: DeviceConfig, resolved: Resolved) -> None:
     """Check that the profile of the device has the parts that the device's configuration names."""
-    names = [point.name for point in resolved.points]
-    fronts = {name.rpartition(".")[0] for name in names} | {name.partition(".")[0] for name in names}
     spoken: list[tuple[str, str]] = [("reversed", part) for part in sorted(entry.reversed)]
     spoken += [(f"roles.{part}", part) for part in entry.roles] + [(f"parent.{part}", part) for part in entry.parent]
     spoken += [(f"class.{part}", part) for part in entry.accuracy]
+    if not any(part for _, part in spoken):
+        return
+    names = [point.name for point in resolved.points]
+    fronts = {name.rpartition(".")[0] for name in names} | {name.partition(".")[0] for name in names}
     for key, part in spoken:
         if part and not any(concerned(name, frozenset({part})) for name in names):
             where = key.partition(".")[0]

@@ -16,6 +16,9 @@ from drivers.encoding import base64url, exact_text
 from drivers.model import BYTE_SCHEMES, DEFAULT_PERIODS_MS, PACES, ConfigError, GatewayError, Limits
 from drivers.night import Night
 from drivers.serial_setting import DEFAULT_SERIAL
+from drivers.toml import KeyPath, TomlSource
+
+Place = tuple[TomlSource, KeyPath]  # a key or table in a file
 
 
 def gathered(errors: Sequence[GatewayError], where: str) -> ConfigError:
@@ -227,8 +230,7 @@ class Config:
     derived: tuple[DerivedConfig, ...] = ()
     roleless: tuple[str, ...] = ()  # devices that measure energy or amounts, but that no figure includes
     notes: tuple[ConfigWarning, ...] = ()
-    # key -> (file, line); ``at`` uses this
-    places: Mapping[str, tuple[str, int | None]] = field(default_factory=dict, compare=False)
+    places: Mapping[str, Place] = field(default_factory=dict, compare=False)  # ``at`` uses this
     digest: str = field(
         default="", compare=False
     )  # the hash is set once by ``load_config``, because hundreds of births need it
@@ -241,9 +243,11 @@ class Config:
 
     def at(self, key: str) -> str:
         """Return a key or table, such as ``device.inv1``, with its file and line, as complaints show it."""
-        file, line = self.places.get(key, ("", None))
-        place = f"{file}:{line}" if line else file
-        return f"{place}: {key}" if place else key
+        if key not in self.places:
+            return key
+        source, path = self.places[key]
+        line = source.line(path)  # found only now, because this reads the whole file
+        return f"{source.name}:{line}: {key}" if line else f"{source.name}: {key}"
 
     @property
     def path(self) -> Path:

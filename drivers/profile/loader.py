@@ -192,6 +192,11 @@ def _assemble(path: Path, layers: list[_Layer]) -> Profile:
     variants = [item for layer in layers for item in _variants(layer)]
 
     def expand(params: Mapping[str, int | str], chosen: frozenset[int]) -> tuple[tuple[Point, ...], Limits]:
+        return expanded(tuple(params.items()), chosen)
+
+    @lru_cache(maxsize=16)  # a site has many devices of one family, with few different parameters
+    def expanded(given: tuple[tuple[str, int | str], ...], chosen: frozenset[int]) -> tuple[tuple[Point, ...], Limits]:
+        params = dict(given)
         points: dict[str, Point] = {}
         limits = head.limits
         for layer in layers:
