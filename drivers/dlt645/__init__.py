@@ -16,7 +16,7 @@ PROTOCOL = Protocol(
         "02h": "read the data that follow (1997)",
     },
     check_address=plate_digits(
-        12, "a DL/T 645", 'Write the digits on the meter\'s plate, at most 12, such as "000000000161"'
+        12, "a DL/T 645", 'Write the digits that the meter\'s nameplate shows, at most 12, such as "000000000161"'
     ),
     normal_address=plain_digits,
     serial_settings=("2400 8E1", "9600 8E1"),

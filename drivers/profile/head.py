@@ -212,11 +212,11 @@ def _param(name: str, table: TomlTable) -> Param:
     table.unknown(("default", "min", "max", "choices", "en", "zh"))
     choices = table.texts("choices")
     low, high = table.integer("min", 0, 65535, 0) or 0, table.integer("max", 0, 65535, 65535)
-    default = table.of_types("default", (int, str), "a number or a text")
+    default = table.of_types("default", (int, str), "a number or a string")
     if choices and default is not None and default not in choices:
         table.add("default", f"default {show(default)} is not one of the choices")
     if not choices and isinstance(default, str):
-        table.add("default", f'default {show(default)} is a text, but the key "choices" is missing')
+        table.add("default", f'default {show(default)} is a string, but the key "choices" is missing')
         default = None
     high = 65535 if high is None else high
     if not choices and default is not None and not low <= default <= high:
@@ -232,9 +232,11 @@ def _fresh(table: TomlTable) -> FreshnessRule | None:
     within, equals = fresh.seconds("changes_within"), fresh.integer("equals", 0, 0xFFFFFFFF)
     given = {"changes_within", "equals"} & set(fresh.raw)  # an invalid value has its own complaint
     if len(given) == 2:
-        fresh.add("point", "changes_within and equals cannot be used together")
+        fresh.add("point", 'the keys "changes_within" and "equals" cannot be used together')
     elif not given:
         fresh.add(
-            "point", "changes_within or equals is missing", 'Write for example changes_within = "60 s" or equals = 1'
+            "point",
+            'the key "changes_within" or "equals" is missing',
+            'Write for example changes_within = "60 s" or equals = 1',
         )
     return FreshnessRule(fresh.text("point", required=True), within, equals)

@@ -283,7 +283,7 @@ def _variants(layer: _Layer) -> list[tuple[_Layer, TomlTable, Variant]]:
                 )
         identity = table.mapping("identity")
         if not all(isinstance(v, str) for v in identity.values()):
-            table.add("identity", "identity: patterns must be texts", 'Write for example { "device.model" = "EX-*" }')
+            table.add("identity", "identity: patterns must be strings", 'Write for example { "device.model" = "EX-*" }')
             identity = {}
         if not conditions and not identity:
             layer.complaints.at(
@@ -322,21 +322,20 @@ def _check_groups(layer: _Layer, points: Sequence[Point], limits: Limits) -> Non
         if len({p.function for p in members}) > 1:
             layer.complaints.at(
                 (),
-                f"the points of the group together = {show(name)} have different function codes",
+                f"the points with together = {show(name)} have different function codes",
                 "One request can use only one function code",
             )
         elif span > longest and members[0].type != "bits":
             layer.complaints.at(
                 (),
-                f"the points of the group together = {show(name)} span {span} registers, but one read takes at "
-                f"most {longest}",
+                f"the points with together = {show(name)} span {span} registers, but one read takes at most {longest}",
             )
         elif wrong := _undecodable(members):
             layer.complaints.at(
                 (),
-                f"the group together = {show(name)} cannot be read in a request that begins with {wrong[1].name}: "
-                f"{wrong[0].name} has {wrong[0].count} coils, "
-                f"so its address must be that of {wrong[1].name} plus a multiple of 8",
+                f"the points with together = {show(name)} cannot be read in one request that begins with "
+                f"{wrong[1].name}: {wrong[0].name} has {wrong[0].count} coils, so the address of {wrong[0].name} "
+                f"must be the address of {wrong[1].name} plus a multiple of 8",
                 f"Leave {wrong[0].name} out of the group, or give all points of the group the same pace",
             )
 

@@ -231,7 +231,7 @@ class _Reader:
         decimals = self.table.integer("decimals", 0, 12)
         if decimals is not None:
             if "scale" in self.given:
-                self.table.add("decimals", "decimals and scale cannot be used together")
+                self.table.add("decimals", 'the keys "decimals" and "scale" cannot be used together')
             return Decimal(1).scaleb(-decimals)
         if not scale:
             self.table.add("scale", "scale is 0, so every value would be 0")
@@ -274,22 +274,23 @@ class _Reader:
         wide = count if type_ == "bits" else BITS.get(type_, 0)
         if ("bit" in self.given or "mask" in self.given) and (not wide or "parts" in self.given):
             key = "bit" if "bit" in self.given else "mask"
-            self.table.add(key, f"{key} does not apply to {'parts' if 'parts' in self.given else type_}")
+            self.table.add(key, f'the key "{key}" does not apply to {"parts" if "parts" in self.given else type_}')
             return None, None
         if "bit" in self.given and "mask" in self.given:
-            self.table.add("mask", "mask and bit cannot be used together")
+            self.table.add("mask", 'the keys "mask" and "bit" cannot be used together')
         return self.table.integer("bit", 0, max(wide - 1, 0)), self.table.integer("mask", 1, max(2**wide - 1, 1))
 
     def _width(self, kind: Kind, type_: str, parts: bool, mask: int | None) -> tuple[int | None, int | None]:
         width, digits = self.table.integer("width", 1, 64), self.table.integer("digits", 1, 19)
         for key in ("width", "digits"):
             if key in self.given and kind is not Kind.COUNTER:
-                self.table.add(key, f"{key} applies to counters only, but this point is a {kind.value}")
+                self.table.add(key, f'the key "{key}" applies to counters only, but this point is a {kind.value}')
         if width and digits:
             self.table.add(
                 "digits",
-                "digits and width cannot be used together",
-                "A counter rolls over either at its bits (width) or at its decimal digits (digits)",
+                'the keys "digits" and "width" cannot be used together',
+                'Write "width" if the counter rolls over after a number of bits, or "digits" if it rolls over after a '
+                "number of decimal digits",
             )
         if kind is not Kind.COUNTER:
             return None, None
@@ -331,10 +332,10 @@ class _Reader:
     def _labels(self, key: str, kind: Kind) -> Mapping[int, str]:
         labels = self.table.keyed(key)
         if labels and kind is not Kind.STATE:
-            self.table.add(key, f"{key} apply to states only, but this point is a {kind.value}")
+            self.table.add(key, f'the key "{key}" applies to states only, but this point is a {kind.value}')
         for number, label in labels.items():
             if not isinstance(label, str) or not label:
-                self.table.add(key, f"{key}: the label of {number} is not a text")
+                self.table.add(key, f"{key}: the label of {number} must be a string, and not empty")
                 return {}
         return labels
 
@@ -363,7 +364,7 @@ class _Reader:
             if kind is Kind.TEXT and self.maps_registers and type_ != "str" and type_ not in INTEGERS:
                 self.table.add(
                     "type",
-                    f"a point of type {type_} cannot be a text",
+                    f'a point of kind "text" cannot have the type {type_}',
                     'Use type "str" or an integer type',
                 )
             return ""
@@ -401,10 +402,10 @@ class _Reader:
                 if key in self.given:
                     self.table.add(
                         key,
-                        f"{key} does not apply to a {kind.value}",
+                        f'the key "{key}" does not apply to a {kind.value}',
                         "The value of a state or text is always the raw value",
                     )
         elif type_ == "str" and "clock" not in self.given:
-            self.table.add("type", f"a point of type str cannot be a {kind.value}")
+            self.table.add("type", f'a point of kind "{kind.value}" cannot have the type str')
         if type_ in FLOATS and "sentinel" in self.given and kind is Kind.STATE:
-            self.table.add("type", f"a point of type {type_} cannot be a state")
+            self.table.add("type", f'a point of kind "state" cannot have the type {type_}')

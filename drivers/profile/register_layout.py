@@ -188,7 +188,7 @@ class _LayoutReader:
         """The layout of a text of function 43/14. ``address`` is the number of the object."""
         for key in ("type", "order", "count", "parts", "together", "barrier", "text"):
             if key in self.given:
-                what = f"{key} does not apply to function {IDENTIFICATION}, whose objects are texts"
+                what = f'the key "{key}" does not apply to function {IDENTIFICATION}, whose objects are strings'
                 self.table.add(key, what, "Leave this setting out")
         number = self.table.integer("address", 0, OBJECTS - 1)
         if number is None and "address" not in self.given:
@@ -241,7 +241,7 @@ class _LayoutReader:
         if type_ == "bits" or type_ in HALVES:
             if own:
                 self.table.add(
-                    "order", f"order does not apply to type {type_}", "Leave this setting out"
+                    "order", f'the key "order" does not apply to type {type_}', "Leave this setting out"
                 )  # field pain 37
             return ""
         size = 1 if type_ in {"str", "mod10k"} or "text" in self.given else count
@@ -276,7 +276,9 @@ class _LayoutReader:
             function = 3
         if "parts" in self.given:
             if "address" in self.given:
-                table.add("address", "address and parts cannot be used together", "Each part has its own address")
+                table.add(
+                    "address", 'the keys "address" and "parts" cannot be used together', "Each part has its own address"
+                )
             return function, 0
         address = table.integer("address", 0, 0xFFFF)
         if address is None:

@@ -67,7 +67,7 @@ def _words(reader: TomlTable, params: Mapping[str, int | str]) -> list[str]:
     if "values" in reader.raw:
         for key in ("count", "first"):
             if key in reader.raw:
-                reader.add(key, f"{key} and values cannot be used together")
+                reader.add(key, f'the keys "{key}" and "values" cannot be used together')
         words = reader.texts("values")
         if not words:
             reader.add("values", 'the key "values" has an empty list')
@@ -83,7 +83,7 @@ def _words(reader: TomlTable, params: Mapping[str, int | str]) -> list[str]:
         count = params[count]
     if count is None:
         if "count" not in reader.raw:
-            reader.add("count", "count or values is missing")
+            reader.add("count", 'the key "count" or "values" is missing')
         return []
     if int(count) > MAX_POINTS:  # check the number before the values are expanded, to limit the memory
         reader.add("count", f"count is {count}, at most {MAX_POINTS} are allowed", "Is a parameter too large?")

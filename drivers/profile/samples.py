@@ -28,17 +28,17 @@ def read_samples(table: TomlTable, names: set[str], protocol: str) -> tuple[Samp
         for name, value in sample.mapping("expect").items():
             good = isinstance(value, (int, str)) or (isinstance(value, Decimal) and value.is_finite())
             if not good or isinstance(value, bool):
-                sample.add("expect", f"the expected value of {name} is neither a number nor a text")
+                sample.add("expect", f"the expected value of {name} is neither a number nor a string")
                 continue
             expect[name] = value
         expect.update(dict.fromkeys(sample.texts("missing")))
         identity = sample.mapping("identity")
         if not all(isinstance(v, str) for v in identity.values()):
-            sample.add("identity", "identity: only texts are allowed")
+            sample.add("identity", "identity: only strings are allowed")
             identity = {}
         frames = sample.mapping("frames")
         if not all(isinstance(v, str) for v in frames.values()):
-            sample.add("frames", "frames: only texts are allowed")
+            sample.add("frames", "frames: only strings are allowed")
             frames = {}
         if not expect:
             sample.add("expect", 'the sample has neither the key "expect" nor the key "missing"')

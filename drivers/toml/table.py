@@ -60,7 +60,8 @@ _SLIPS = tuple(
          "this line has a full-width comma, bracket or blank", "Switch the input method to English"),
         (r"=\s*[-+]?[0-9]+,[0-9]+\s*(?:[,}]|$)", "this line has a number with a comma",
          "Write a decimal point, such as 0.01"),
-        (r"=\s*[0-9.]+\s*/\s*[0-9.]+\s*(?:[,}]|$)", "this line has a fraction instead of a number",
+        (r"=\s*[0-9.]+\s*/\s*[0-9.]+\s*(?:[,}]|$)",
+         "this line has a fraction with a slash; only plain numbers are allowed",
          "A ratio is one number: for 400/5 write 80"),
         (r"=\s*0[0-9A-Fa-f]+\s*$|=\s*[0-9][0-9A-Fa-f]*[hH]\s*$|=\s*[0-9]+[A-Fa-f][0-9A-Fa-f]*\s*$",
          "a number on this line begins with 0 or has letters", "Hexadecimal numbers begin with 0x, such as 0x010A"),
@@ -328,7 +329,7 @@ class TomlTable:
             try:
                 result[int(name, 0)] = value
             except ValueError:
-                self.complain(None, key, f"the key {show(name)} is not a number", "Write for example 1 or 0x01")
+                self.complain(None, key, f"the key {show(name)} must be a number", "Write for example 1 or 0x01")
         return result
 
     def unknown(self, known: Iterable[str]) -> None:

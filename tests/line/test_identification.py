@@ -118,8 +118,14 @@ async def test_a_profile_picks_its_variant_by_it(field: Field, ring: Ring, value
             '{ name = "device.model", function = 43 }',
             "Write the number of the object: 0 vendor, 1 product code, 2 revision",
         ),
-        ('{ name = "device.model", function = 43, address = 1, count = 4 }', "count does not apply to function 43"),
-        ('{ name = "ac.voltage.l2", function = 43, address = 1, unit = "V" }', "a point of type str cannot be a gauge"),
+        (
+            '{ name = "device.model", function = 43, address = 1, count = 4 }',
+            'the key "count" does not apply to function 43',
+        ),
+        (
+            '{ name = "ac.voltage.l2", function = 43, address = 1, unit = "V" }',
+            'a point of kind "gauge" cannot have the type str',
+        ),
     ],
 )
 def test_what_means_nothing_is_refused(tmp_path: Path, line: str, told: str) -> None:

@@ -150,10 +150,10 @@ def test_a_profile_is_assembled_again_only_where_a_file_of_it_is_another(write: 
         (("scale = 0.1", 'pace = "quick"'), 'pace: unknown value "quick". Allowed: '),
         (("scale = 0.1", "sentinel = 0x1FFFF"), "sentinel does not fit into the 16 bits of u16"),
         (("scale = 0.1", "bit = 16"), "bit: 16 is out of range. Allowed: 0 to 15"),
-        (("scale = 0.1", "bit = 1\nmask = 2"), "mask and bit cannot be used together"),
-        (("scale = 0.1", "width = 16"), "width applies to counters only, but this point is a gauge"),
-        (("scale = 0.1", 'labels = { 0 = "off" }'), "labels apply to states only, but this point is a gauge"),
-        (("scale = 0.1", "scale = 0.1\ndecimals = 1"), "decimals and scale cannot be used together"),
+        (("scale = 0.1", "bit = 1\nmask = 2"), 'the keys "mask" and "bit" cannot be used together'),
+        (("scale = 0.1", "width = 16"), 'the key "width" applies to counters only, but this point is a gauge'),
+        (("scale = 0.1", 'labels = { 0 = "off" }'), 'the key "labels" applies to states only, but this point is'),
+        (("scale = 0.1", "scale = 0.1\ndecimals = 1"), 'the keys "decimals" and "scale" cannot be used together'),
         (("scale = 0.1", 'kind = "counter"'), 'kind is "counter", but the vocabulary says "gauge"'),
         (('schema = 1', 'schema = 2'), "schema 2 is not supported. Write schema = 1, the only one that"),
         (('kind = "meter"', 'kind = "metre"'), 'kind: unknown value "metre". Did you mean "meter"?'),
@@ -178,7 +178,7 @@ def test_a_word_swap_on_one_register_is_refused(write: Write) -> None:
     assert 'ex630.toml:14: ac.voltage.l1: order "CDAB" does not apply to the 16-bit registers of type u16' in said
     assert load_profile(write(HEAD + POINT.replace("scale = 0.1", 'order = "BA"'))).points[0].order == "BA"
     (said,) = complaints(write, HEAD + POINT.replace('type = "u16"', 'type = "u8h"\norder = "AB"'))
-    assert "order does not apply to type u8h" in said
+    assert 'the key "order" does not apply to type u8h' in said
     (said,) = complaints(write, HEAD + POINT.replace('type = "u16"', 'type = "u32"'))
     assert 'type u32 needs the key "order". Choose one of ABCD, CDAB, BADC, DCBA' in said
 
@@ -297,9 +297,9 @@ mask = 0xFFFF00
     [
         ('changes_within = "60"', 'changes_within: "60" has no unit'),
         ("equals = -1", "equals: -1 is out of range"),
-        ('changes_within = "60 s", equals = 1', "changes_within and equals cannot be used together"),
+        ('changes_within = "60 s", equals = 1', 'the keys "changes_within" and "equals" cannot be used together'),
         ('changes_within = "60", equals = 1', 'changes_within: "60" has no unit'),
-        ("", "changes_within or equals is missing"),
+        ("", 'the key "changes_within" or "equals" is missing'),
     ],
 )
 def test_a_wrong_rule_of_freshness_is_told_as_what_it_is(write: Write, rule: str, told: str) -> None:
@@ -312,9 +312,9 @@ def test_a_wrong_rule_of_freshness_is_told_as_what_it_is(write: Write, rule: str
 @pytest.mark.parametrize(
     ("sample", "told"),
     [
-        ('frames = { "00010000" = 5 }\nexpect = { "ac.voltage.l1" = 1 }', "frames: only texts are allowed"),
-        ('holding = { 16 = 5 }\nexpect = { "ac.voltage.l1" = nan }', "l1 is neither a number nor a text"),
-        ('holding = { 16 = 5 }\nexpect = { "ac.voltage.l1" = inf }', "l1 is neither a number nor a text"),
+        ('frames = { "00010000" = 5 }\nexpect = { "ac.voltage.l1" = 1 }', "frames: only strings are allowed"),
+        ('holding = { 16 = 5 }\nexpect = { "ac.voltage.l1" = nan }', "l1 is neither a number nor a string"),
+        ('holding = { 16 = 5 }\nexpect = { "ac.voltage.l1" = inf }', "l1 is neither a number nor a string"),
     ],
 )
 def test_a_sample_with_a_value_that_cannot_be_is_a_complaint(write: Write, sample: str, told: str) -> None:
@@ -342,7 +342,7 @@ def test_a_group_that_no_request_can_hold_is_refused(write: Write) -> None:
     two = POINT.replace("l1", "l2").replace("0x10", "0x90")
     text = (POINT + two).replace("scale = 0.1", 'together = "pair"')
     assert (
-        'the points of the group together = "pair" span 129 registers, but one read takes at most 125'
+        'the points with together = "pair" span 129 registers, but one read takes at most 125'
         in complaints(write, HEAD + text)[0]
     )
 
@@ -365,9 +365,9 @@ def test_a_group_of_coils_that_some_paces_cannot_decode_is_refused(write: Write)
     coils = [(0, 1, "slow"), (3, 1, "normal"), (8, 60, "normal")]
     (said,) = complaints(write, HEAD + "".join(COILS.format(*one) for one in coils))
     assert (
-        'the group together = "all" cannot be read in a request that begins with x.coil.3: x.coil.8 has 60 coils, '
-        "so its address must be that of x.coil.3 plus a multiple of 8. Leave x.coil.8 out of the group, "
-        "or give all points of the group the same pace"
+        'the points with together = "all" cannot be read in one request that begins with x.coil.3: x.coil.8 has 60 '
+        "coils, so the address of x.coil.8 must be the address of x.coil.3 plus a multiple of 8. Leave x.coil.8 out of "
+        "the group, or give all points of the group the same pace"
     ) in said
     sound = [(0, 1, "normal"), (3, 1, "normal"), (8, 60, "normal")]
     assert len(load_profile(write(HEAD + "".join(COILS.format(*one) for one in sound))).points) == 3
