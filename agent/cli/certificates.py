@@ -21,7 +21,7 @@ def _complaint(expiry: Expiry, now_s: float) -> str:
         # two whole texts, because the catalogue translates only whole texts
         named = f"the client certificate {expiry.file}" if is_client else f"the CA certificate {expiry.file}"
         where = f"destination {expiry.destination}: {named}"
-        remedy = "replace it, no restart is needed"
+        remedy = "replace the certificate; no restart is needed"
     else:
         where = f"the page's certificate {expiry.file}"
         remedy = "`meterhouse web --setup` makes a new one"

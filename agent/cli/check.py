@@ -194,8 +194,8 @@ def find_notes(config: Config) -> list[ConfigWarning]:
         notes.append(ConfigWarning("key", f"{file} does not exist", hint))
     if config.control != ControlConfig() and gid_of(config.control.group) is None:
         hint = (
-            "Until this group exists, only root and the agent's user may enter declarations, borrow lines and "
-            "reload the configuration"
+            "Until this group exists, only root and the agent's user may enter declarations, use a line of the running "
+            "agent (such as `read` and `scan`), and reload the configuration"
         )
         notes.append(ConfigWarning("control", f"group {config.control.group} does not exist on this machine", hint))
     return [*notes, *_disk_notes(config)]

@@ -65,7 +65,7 @@ def declare(
 
     given = {"--replaces": replaces, "--from": from_text, "--to": to_text, "--who": who, "--document": document}
     if name is None and (without := next((option for option, text in given.items() if text), "")):
-        hint = "Write the name of the input, such as certificates. `meterhouse declare` alone lists all inputs"
+        hint = 'Write the name of the input, for example "certificates". `meterhouse declare` alone lists all inputs'
         raise UsageError(f"{without} needs the NAME of an input", where="declare", hint=hint)
     config = options.load()
     if name is None:

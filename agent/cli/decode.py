@@ -309,7 +309,7 @@ def _models(found: Profile, points: tuple[Point, ...], image: Mapping[int, Mappi
 def _dump(file: Path) -> Mapping[str, Any]:
     dump = read_json(file)
     if not isinstance(dump, dict):
-        raise BrokenInput(f"{file} holds no object")
+        raise BrokenInput(f"{file} does not contain a JSON object")
     if not has_registers(str(dump.get("protocol", DEFAULT))):
         raise BrokenInput(f"{file} is a dump of {dump['protocol']!r}, which has no registers")
     return dump

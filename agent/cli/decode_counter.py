@@ -61,7 +61,7 @@ def _points(content: Any) -> list[tuple[Any, Any]]:
             raise BrokenInput(f"points[{place}] must be [time, value], got {clean_text(repr(point), 40)}")
         if isinstance(point[0], bool | list | dict):
             raise BrokenInput(
-                f"points[{place}] must have a text or a number as time, got {clean_text(repr(point[0]), 40)}"
+                f"the time of points[{place}] must be a string or a number, got {clean_text(repr(point[0]), 40)}"
             )
     return [(time, value) for time, value in content]
 
@@ -108,8 +108,8 @@ def _resolution(content: dict[str, Any], values: list[Decimal]) -> Decimal:
                 raise BrokenInput(f"{key} must be above 0, got {found}")
             least = min((v for v in values if v), default=found)
             if found < Decimal("1e-9") and least / found >= MOST_COUNTS:
-                most = f"{least} would be {least / found:.2E} counts, and no counter has more than {MOST_COUNTS:.2E}"
-                raise BrokenInput(f"{key} must be the value of one count, got {found}: {most}")
+                most = f"{least} would be {least / found:.2E} steps, and no counter has more than {MOST_COUNTS:.2E}"
+                raise BrokenInput(f"{key} must be the value of one step of the counter, got {found}: {most}")
             return found
     places = [-int(v.normalize().as_tuple().exponent) for v in values]
     return Decimal(1).scaleb(-min(_FINEST, max([0, *places])))
@@ -163,11 +163,16 @@ def _order(times: list[Any], values: list[Decimal | None]) -> tuple[list[int], l
     back = [n for n, (a, b) in enumerate(itertools.pairwise(seconds or []), 1) if b < a]
     if seconds is None or not back:
         return places, seconds, []
-    where = f"points[{back[0]}] at {clean_text(str(times[back[0]]), 40)} is earlier than the point before it"
-    if any((values[n] or 0) < (values[n - 1] or 0) for n in back):
+    late = [n for n in back if (values[n] or 0) < (values[n - 1] or 0)]
+    first = (late or back)[0]
+    where = f"points[{first}] at {clean_text(str(times[first]), 40)} is earlier than the point before it"
+    if late:
         places.sort(key=seconds.__getitem__)
-        return places, sorted(seconds), [f"{where}, and its value is lower: the readings were sorted by time"]
-    note = f"{where}, but its value is not lower: the clock was set back, so the readings stay in their order"
+        note = f"{where}, and its value is lower. So it arrived late, and this command has sorted the readings by time"
+        return places, sorted(seconds), [note]
+    note = (
+        f"{where}, but its value is not lower. So the clock was set back, and the readings keep the order of the input"
+    )
     return places, None, [note]
 
 

@@ -124,7 +124,8 @@ class BorrowedLine:
             task.cancel()
             await asyncio.gather(task, over, return_exceptions=True)
         hint = "The lease of the line has expired, or the agent was stopped or reloaded. Try again"
-        raise LineLent("the agent has taken the lent line back", where=f"line {self._line}", hint=hint)
+        what = "the agent has taken back the line that it had lent to this command"
+        raise LineLent(what, where=f"line {self._line}", hint=hint)
 
     def _refused(self, error: GatewayError) -> GatewayError:
         if isinstance(error, LineLent):

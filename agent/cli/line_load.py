@@ -152,8 +152,8 @@ def _long_visit(costs: Sequence[PaceCost]) -> tuple[str, str] | None:
         if seconds * 1000 > 2 * cost.period_ms:
             what = f"reading all points of {device} takes {show_time(seconds)}"
             missed = (
-                f"meanwhile {cost.device} misses readings, because it must be read every "
-                f"{show_ms(cost.period_ms)} (overload)"
+                f"during this time, {cost.device} cannot be read every {show_ms(cost.period_ms)}, so some of its "
+                "readings will be missing (overload)"
             )
             hint = f"Read fewer points of {device}, or read {cost.device} less often"
             return f"{what}; {missed}", hint

@@ -197,7 +197,7 @@ def _in_words(remark: str) -> str:
     return stream + label + "，".join(f"{reason_words(code)[1]} {count}" for code, _, count in counted)
 
 
-_BY_REASON = ": readings in gaps, by reason: "
+_BY_REASON = ": readings that the gateway reported as missing (gaps), by reason: "
 _WAIT = (
     "wait a minute, then listen for longer, such as --for 2min. Right after a start, the first packs of a stream may"
     " still be on the way. Packs of a silent device are sealed only every 15 minutes. Packs that wait at the gateway"
@@ -208,11 +208,12 @@ _EXPORT = (
     "give all files of the export. If all files are here, export again: packs that were sealed after the export are"
     " not in the files. If the result stays the same, packs were lost"
 )
-_BEFORE = "listen again: the broker retains births and key records and sends them first"
+_BEFORE = "listen again: the broker retains birth packs and key records and sends them first"
 _PIN = "pin the key: give --trust with the thumbprint that `meterhouse keys show` prints at the gateway"
 _OTHER_KEY = (
-    "compare the thumbprint after --trust with the one that `meterhouse keys show` prints at the gateway: the packs are"
-    " signed by another key. If both thumbprints are the same, the packs are not from this gateway"
+    "compare the thumbprint after --trust with the one that `meterhouse keys show` prints at the gateway, because the"
+    " packs are signed by a key other than the one after --trust. If the gateway shows the thumbprint after --trust,"
+    " the packs are not from this gateway"
 )
 _FAULTY = "save the refused packs with `--json`, and find out where they were changed after the gateway had sent them"
 
@@ -255,7 +256,8 @@ def _verdict(report: Report, short: int, differ: int) -> str:
 
 def _say_repeated(repeated: Recomputed | None) -> None:
     if repeated is None:
-        click.echo(say("figures: not recomputed, because an object in the files was refused"))
+        why = "an object (pack, key or checkpoint) in the files was refused or is faulty"
+        click.echo(say(f"figures: not recomputed, because {why}"))
         return
     for text in repeated.differ:
         click.echo(_about("differs", text))

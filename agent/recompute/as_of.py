@@ -83,7 +83,7 @@ class IntervalsAsOf:
     @property
     def ready(self) -> str:
         """The time ``ready_ms`` as local time, for messages."""
-        return f"from {self.calendar.local(self.ready_ms):%Y-%m-%d %H:%M} on"
+        return f"{self.calendar.local(self.ready_ms):%Y-%m-%d %H:%M}"
 
     def take(self, stream: str, made: Iterable[tuple[int, PageSchema, list[Row]]]) -> None:
         """Add all rows of a stream, in the order in which they were made."""

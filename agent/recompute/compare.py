@@ -236,7 +236,7 @@ def _repeat(base: str, signed: _Results, source: _Source, plan_file: Path | None
         if not entry:
             continue
         if moment is None:
-            why = "no record of the packs that were known at that time"
+            why = "the gateway did not record which packs it knew when it computed this result"
             out.add("unknown", f"{_name(result)}: {why}")
             continue
         key = json.dumps(entry, sort_keys=True)
@@ -246,7 +246,7 @@ def _repeat(base: str, signed: _Results, source: _Source, plan_file: Path | None
             except (KeyError, TypeError, ValueError) as error:
                 out.add(
                     "unknown",
-                    f"{_name(result)}: the interval settings in the birth are missing or malformed ({error!r})",
+                    f"{_name(result)}: the interval settings in the birth pack are missing or malformed ({error!r})",
                 )
                 continue
             books[key] = PeriodSums(book), book, here
@@ -435,7 +435,7 @@ def _missing_pack(
 ) -> Lack | None:
     """Return why a result cannot be recomputed; None if it can.
 
-    The reason is a missing pack, or that the result is too close to the first pack.
+    The reason is a missing pack, or that the period begins too soon after the first pack.
     """
 
     def lack(stream: str, pack: int) -> Lack:
@@ -449,8 +449,8 @@ def _missing_pack(
             return lack(source["stream"], missing)
     if round(float(signed["period"]["from"]) * 1000) < book.ready_ms:
         return Lack(
-            "too close to the first pack; export from two days earlier "
-            f"(the packs here are enough for figures {book.ready})"
+            "its period begins too soon after the first pack; start the export two days earlier "
+            f"(the packs here are enough only for periods that begin at {book.ready} or later)"
         )
     mine = {source["stream"] for source in _sources(signed)}
     if not mine or signed.get("missing") or signed.get("completeness") != "1":

@@ -190,7 +190,7 @@ class Subscriber:
     def _disconnected(self, _client: Client, _userdata: object, _flags: object, _reason: Any, _props: object) -> None:
         client = self._client
         if client and client.fault:  # the broker violated a limit, so the connection was closed; paho reconnects
-            text, client.fault = f"the broker sent {client.fault}; the connection was cut", ""
+            text, client.fault = f"the broker sent {client.fault}, so this program closed the connection", ""
             if self._ready.is_set():
                 self._violated(text)
             else:

@@ -243,10 +243,12 @@ def _compare_heads(
         is_earlier = (len(lines) > 1 and seq <= last) or head[3] <= lines[-1][0].first.from_ms
         is_earlier = is_earlier and seq >= made.first_seq
         if known:
-            made.conflicts.append(f"the checkpoint names another hash for sequence {seq} of boot {boot}")
+            made.conflicts.append(f"a checkpoint names another hash for sequence {seq} of boot {boot}")
         elif known is None:
             if over is not None and seq >= over:
-                text = f"a checkpoint has sequence {seq} in boot {boot}, but the next boot begins at {over}"
+                text = (
+                    f"a checkpoint names sequence {seq} of boot {boot}, but the next boot begins with sequence {over}"
+                )
                 made.conflicts.append(f"rollback or clone: {text}")
             elif at is None and (is_earlier or (later is not None and later < seq)):
                 before = head if before is None or seq > before[1] else before
@@ -254,15 +256,20 @@ def _compare_heads(
                 line = len(lines) - 1 if at is None else at
                 behind[line] = max(behind.get(line, head), head, key=lambda one: one[1])
             elif made.first_seq <= seq <= last and not any(hole.first <= seq <= hole.last for hole in gone):
-                made.conflicts.append(f"the checkpoint has sequence {seq} in boot {boot}, which is missing here")
+                made.conflicts.append(_absent(head))
         later = seq if later is None else min(later, seq)
     if before:
-        text = f"a checkpoint has sequence {before[1]} in boot {before[0]}, which is missing here"
-        made.restarts.append(f"the history begins anew: {text}")
+        made.restarts.append(f"the history begins anew: {_absent(before)}")
     for number, head in sorted(behind.items()):
         end = reached[number]
         hole = Range(end.seq + 1, head[1], end.to_ms, max(end.to_ms, head[3]), None)
         _missing(made, hole, tables.get(end.birth))
+
+
+def _absent(head: CheckpointHead) -> str:
+    """Return the text that the pack of a checkpoint's head is missing."""
+    boot, seq, _, _ = head
+    return f"a checkpoint names the pack with sequence {seq} of boot {boot}, but this pack is missing here"
 
 
 def _taken_over(lines: Sequence[Sequence[PackRun]]) -> dict[str, int]:

@@ -73,7 +73,7 @@ def read_records(e: object, columns: Columns | None, stream: str, earliest_ms: i
     except KeyError:
         raise Refused("shape", "a record without its name") from None
     if not {str}.issuperset(map(type, names)):
-        raise Refused("shape", "a record whose name is not a text")
+        raise Refused("shape", "a record whose name is not a string")
     records.names = records.names + names
     records.units = records.units + [unit_of(record.get("u", ""), record.get("du", "")) for record in others]
     _check(others, stream, earliest_ms, records)

@@ -112,8 +112,11 @@ class Handover:
     @property
     def counts(self) -> str:
         """The numbers of devices as text, with the names of those that differed."""
-        most = f": {', '.join(self.named)}{', ...' if self.differed > len(self.named) else ''}" if self.named else ""
-        return f"{self.devices} devices, {self.compared} compared with their displays, {self.differed} differ{most}"
+        most = f" ({', '.join(self.named)}{', ...' if self.differed > len(self.named) else ''})" if self.named else ""
+        return (
+            f"devices: {self.devices}, compared with their displays: {self.compared}, "
+            f"with a difference: {self.differed}{most}"
+        )
 
 
 @dataclass(slots=True)
@@ -161,7 +164,7 @@ class StreamReport:
     lost: list[Range] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)  # texts about rollbacks and clones
     restarts: list[str] = field(default_factory=list)  # texts about new histories of the stream
-    unchecked: int = 0  # packs of unknown completeness, because their birth or other parts are missing
+    unchecked: int = 0  # packs of unknown completeness, because the birth pack or the rest of a split pack is missing
     clock_unsynced: int = 0  # number of packs made while the clock was not synchronised
     clock_unknown: int = 0  # number of packs that do not state whether the clock was synchronised
     clock_backward: int = 0  # how often the monotonic clock went back although Linux had not rebooted
@@ -187,6 +190,15 @@ class StreamReport:
         They are no longer kept, or somebody holds them back.
         """
         return bool(self.packs and self.oldest_head_seq) and self.oldest_head_seq + 1 < self.first_seq
+
+    @property
+    def cut_remark(self) -> str:
+        """The remark if ``is_cut``: which packs are absent, and how this is known."""
+        first, end = self.first_seq, self.oldest_head_seq
+        return (
+            f"packs begin with sequence {first}; an earlier checkpoint names sequence {end}, "
+            f"so packs {end + 1} to {first - 1} are absent"
+        )
 
     @property
     def missing_packs(self) -> int:
@@ -290,18 +302,14 @@ class Report:
             if not stream.packs and not stream.retired:
                 short.append(f"{name}: known, but without any pack")
             if stream.is_cut:
-                first, end = stream.first_seq, stream.oldest_head_seq
-                short.append(
-                    f"{name}: begins with sequence {first}, an earlier checkpoint ends with sequence {end}, "
-                    "and the packs between this checkpoint and the first pack here are absent"
-                )
+                short.append(f"{name}: {stream.cut_remark}")
             if awake := stream.gaps - stream.asleep:
-                short.append(f"{name}: {awake} readings are in gaps")
+                short.append(f"{name}: the gateway reported {awake} readings as missing (gaps)")
             if stream.lost_packs:
                 short.append(f"{name}: {stream.lost_packs} packs are reported lost")
         for gateway, ms in self.beyond.items():
             if ms > DAILY_MS:
-                short.append(f"{gateway}: packs continue for {ms / HOUR_MS:.0f} h after its newest checkpoint")
+                short.append(f"{gateway}: the last pack ends {ms / HOUR_MS:.0f} h after the newest checkpoint")
         return short
 
     def as_dict(self) -> dict[str, Any]:

@@ -43,19 +43,19 @@ def remarks(report: Report) -> list[str]:
             else "there is no checkpoint, so the last packs may be missing"
         )
         if (beyond := report.beyond.get(gateway, 0)) > HOURLY_MS:
-            until = f"{until}, and packs continue for {beyond / HOUR_MS:.1f} h after it"
+            until = f"{until}, and the last pack ends {beyond / HOUR_MS:.1f} h after it"
         lines.append(f"{gateway}: the first key is {first}; {until}")
     for stream in report.streams.values():
         gateway = stream.stream.rpartition("/")[0]
         lines += [
-            f"{gateway}: {_time(record.time_ms)} handover by {record.who}, {record.counts}; "
-            f"sequence {record.seq}, hash {record.hash}"
+            f"{gateway}: handover at {_time(record.time_ms)} by {record.who}; {record.counts}; "
+            f"recorded in the pack with sequence {record.seq} and hash {record.hash}"
             for record in stream.handovers[-MAX_HANDOVERS:]
         ]
     if report.only:
         lines.append(f"the files contain only {', '.join(report.only)}, as requested")
     if report.agreed:
-        lines.append(f"agreed streams: {', '.join(report.agreed)}; and _gateway")
+        lines.append(f"agreed streams: {', '.join(report.agreed)} (and always _gateway)")
         lines += _unasked(report)
     lines += [
         f"{count} messages came with the content type {kind!r}, not with application/json or application/json+zstd; "
@@ -82,7 +82,7 @@ def _unasked(report: Report) -> Iterator[str]:
     for name, stream in report.streams.items():
         gateway, _, last = name.rpartition("/")
         if not stream.asked and stream.packs:
-            yield f"{name}: not asked for, {stream.packs} packs came"
+            yield f"{name}: {stream.packs} packs arrived, although this stream was not asked for"
         elif not stream.asked:
             silent.setdefault(gateway, []).append(last)
     for gateway, names in silent.items():
@@ -167,17 +167,13 @@ def _notes(s: StreamReport) -> Iterator[str]:
         yield f"{s.stream}: the gateway reported packs {hole.first} to {hole.last} as lost, reason {hole.reason}"
     if s.gap_reasons:
         reasons = ", ".join(f"{reason} {count}" for reason, count in s.gap_reasons.items() if count)
-        yield f"{s.stream}: readings in gaps, by reason: {reasons}"
+        yield f"{s.stream}: readings that the gateway reported as missing (gaps), by reason: {reasons}"
     for name, day in s.days.items() if len(s.days) > 1 else ():
         if day.got < day.due - day.asleep:
             yield f"{s.stream}: {name} {_share([day])}, {day.got} of {day.due - day.asleep} readings"
     yield from (f"{s.stream}: {text}" for text in (*s.conflicts, *s.restarts))
     if s.is_cut:
-        at = (
-            f"an earlier checkpoint ends with sequence {s.oldest_head_seq}, and the packs between this "
-            "checkpoint and the first pack here are absent"
-        )
-        yield f"{s.stream}: packs begin with sequence {s.first_seq}; {at}"
+        yield f"{s.stream}: {s.cut_remark}"
 
 
 # Remarks about doubtful packs, which are not faults: (member of ``StreamReport`` with the number, text of the remark).
@@ -187,9 +183,15 @@ _DOUBTS = (
     ("clock_backward", "the monotonic clock went backward {} times"),
     ("early", "{} readings have a time before the start of their pack"),
     ("reordered", "{} packs arrived out of order"),
-    ("uncompared", "{} redelivered packs could not be compared with their first copies, because they are too old"),
+    (
+        "uncompared",
+        "{} packs arrived again and could not be compared with the first copy, because its hash is no longer kept",
+    ),
     ("rewritten", "{} packs were re-serialised in transit"),
-    ("unchecked", "the completeness of {} packs is unknown, because their birth or other parts are missing"),
+    (
+        "unchecked",
+        "the completeness of {} packs is unknown, because the birth pack or the rest of a split pack is missing",
+    ),
 )
 
 
@@ -202,7 +204,7 @@ def _doubts(streams: Collection[StreamReport]) -> Iterator[str]:
         yield (
             f"{where}: packs begin with sequence {low}"
             if low == high
-            else f"{where}: packs begin with sequence {low} to {high}"
+            else f"{where}: the first packs have sequences from {low} to {high}"
         )
     for member, text in _DOUBTS:
         found = {s.stream: getattr(s, member) for s in streams if getattr(s, member)}

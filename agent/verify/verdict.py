@@ -49,20 +49,23 @@ def decide(total: Report, unread: Mapping[str, int], forgotten: int, proven: boo
     """
     broken, left = [*broken], []
     if total.failed:
-        broken.append(f"{total.failed} objects were refused or are faulty")
+        broken.append(f"objects (packs, keys, checkpoints) that were refused or are faulty: {total.failed}")
     for name, stream in total.streams.items():
         broken += [f"{name}: {text}" for text in stream.conflicts[:LISTED]]
         if not stream.asked:
             continue
         left += [f"{name}: {text}" for text in stream.restarts[:LISTED]]
         if stream.unchecked:
-            left.append(f"{name}: {stream.unchecked} packs whose birth or other parts are missing")
+            left.append(
+                f"{name}: the completeness of {stream.unchecked} packs is unknown, because the birth pack or the rest "
+                "of a split pack is missing"
+            )
     if total.missing:
         left.append(f"{total.missing} packs missing")
     left += _without_packs(total)
     left += map(str, total.torn_checkpoints[:LISTED])
     if more := max(0, len(total.torn_checkpoints) - LISTED) + forgotten:
-        left.append(f"pages of {more} more checkpoints are missing")
+        left.append(f"further checkpoints with missing pages: {more}")
     left += [f"{count} objects or files were not read: {why}" for why, count in unread.items()]
     if total.held:
         left.append(f"the key record of {total.held} packs is missing")
@@ -86,10 +89,10 @@ def _without_packs(total: Report) -> list[str]:
         seq = total.streams[name].head_seq
         found.append(f"{name}: no pack is present, but a checkpoint says that packs up to sequence {seq} exist")
     if more := max(0, len(total.withheld) - LISTED):
-        found.append(f"{more} more streams have no packs")
+        found.append(f"further streams without packs: {more}")
     found += [f"{name}: agreed, but neither a pack nor a checkpoint names it" for name in total.unknown[:LISTED]]
     if more := max(0, len(total.unknown) - LISTED):
-        found.append(f"{more} more agreed streams that neither a pack nor a checkpoint names")
+        found.append(f"further agreed streams that neither a pack nor a checkpoint names: {more}")
     return found
 
 
@@ -100,5 +103,5 @@ def shared_pins(gateways: Sequence[str]) -> list[str]:
     """
     more = len(gateways) - LISTED
     names = ", ".join(gateways[:LISTED]) + (f" and {more} more" if more > 0 else "")
-    what = f"a pinned thumbprint names no gateway, but there are {len(gateways)} gateways ({names})"
-    return [f"{what}: pin each as SITE/GATEWAY=THUMBPRINT"]
+    what = f"a thumbprint was pinned without the name of its gateway, but there are {len(gateways)} gateways ({names})"
+    return [f"{what}: pin each thumbprint as SITE/GATEWAY=THUMBPRINT"]

@@ -42,7 +42,7 @@ MAX_WHERE: Final = 300  # only this many characters of a file's name or a topic 
 # limit of the unknown content types that are counted, and of the characters that are kept of each
 MAX_TYPES, MAX_TYPE = 20, 60
 REFUSAL: Final = 100  # cost of a refused object, in addition to its brackets and commas
-_MANY_KEYS: Final = "one file has too many `keys` objects without a pinned key"
+_MANY_KEYS: Final = "one file has too many `keys` objects that contain no pinned key"
 _LAST: Final = re.compile(NAME)
 
 

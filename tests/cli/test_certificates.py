@@ -64,8 +64,8 @@ def test_the_days_and_the_warnings_are_chinese(check: Callable[..., Any], tmp_pa
     said = check(certificate(29), certificate(-3), "--lang", "zh")
     assert [line.rpartition("  ")[2] for line in said.out.splitlines()] == ["29 天", "-3 天"]
     assert said.err.splitlines() == [
-        f"警告：上行目标 platform：客户端证书 {tmp_path}/gw.pem 将在 29 天后过期；请更换，无需重启",
-        f"警告：上行目标 platform：CA 证书 {tmp_path}/ca.pem 已过期 3 天；请更换，无需重启",
+        f"警告：上行目标 platform：客户端证书 {tmp_path}/gw.pem 将在 29 天后过期；请更换证书，无需重启",
+        f"警告：上行目标 platform：CA 证书 {tmp_path}/ca.pem 已过期 3 天；请更换证书，无需重启",
     ]
     (tmp_path / "gw.pem").unlink()
     missing = check(None, certificate(400), "--lang", "zh").err

@@ -176,8 +176,8 @@ def test_a_visit_that_outlasts_its_neighbours_ticks_is_told() -> None:
 
     (note,) = map(str, plan_notes(costs(1000)))
     assert (
-        "reading all points of tower takes 7.00 s; meanwhile m1 misses readings, because it must be read "
-        "every 1 s" in note
+        "reading all points of tower takes 7.00 s; during this time, m1 cannot be read every 1 s, so some of its "
+        "readings will be missing" in note
     )
     assert plan_notes(costs(5000)) == []
 

@@ -130,9 +130,9 @@ def test_what_a_technician_meets_is_translated() -> None:
          "连接已建立。请检查从站地址 2，以及是否有另一个主站在使用该设备"),
         ("device inv1: no answer within 2 s. Nobody wrote this", "设备 inv1：2 秒内无应答。Nobody wrote this"),
         ("Nobody wrote this. Nor that", "Nobody wrote this. Nor that"),
-        ("reading all points of m1 takes 7.02 s; meanwhile inv3 misses readings, because it must be "
-         "read every 1 s (overload)",
-         "采集 m1 的全部测点一次需 7.02 s；其间 inv3 会缺失读数，因为每 1 s 应采集一次（overload）"),
+        ("reading all points of m1 takes 7.02 s; during this time, inv3 cannot be read every 1 s, so some of its "
+         "readings will be missing (overload)",
+         "采集 m1 的全部测点一次需 7.02 s；其间 inv3 无法每 1 s 采集一次，部分读数会缺失（overload）"),
         ("cannot decode: not hex: 'zz'. Character 1, 'z', is not a hex digit. Give only the bytes of the valid frame",
          "无法解析：不是十六进制：'zz'。第 1 个字符 'z' 不是十六进制数字。请只给出有效报文的字节"),
         ("mqtt://127.0.0.1:1: [Errno 111] Connection refused", "mqtt://127.0.0.1:1：[错误码 111] 连接被拒绝"),
@@ -368,7 +368,7 @@ def test_the_sequences_up_to_which_a_key_is_trusted_are_told_in_chinese() -> Non
     ("text", "told"),
     [
         ('{"points": [[1, 2], [2, 0]]}', "清零"),
-        ('{"points": [[5, 9], [1, 2]]}', "早于前一个，且数值更小：读数已按时间排序"),
+        ('{"points": [[5, 9], [1, 2]]}', "早于前一个，且数值更小。说明它到达较晚，本命令已将读数按时间排序"),
         ('{"points": 3}', "无法解析：points 应为 [时间, 数值] 的列表，得到的是 3"),
         ('{"bits": 99, "points": []}', "无法解析：bits 应为 1 至 64，得到的是 99"),
         ('{"points": [[1, "12 kWh"]]}', "数值请写成 1234.5，不带单位。缺失的读数请写 null"),

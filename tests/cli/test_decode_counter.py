@@ -65,11 +65,11 @@ def test_words_for_no_reading_are_none(tmp_path: Path, word: str) -> None:
         ({"points": [["t0", "12 345.6 kWh"]]}, "points[0] must have a number as value, got '12 345.6 kWh'", "null"),
         ({"points": [["t0", "0xFFFF"]]}, "points[0] must have a number as value, got '0xFFFF'", "1234.5"),
         ({"points": [[1.0, "2026-11-24T00:00:00Z"]]}, "points[0] has the time '2026-11-24T00:00:00Z' as its", "[time"),
-        ({"points": [[{"at": 1}, 1]]}, "points[0] must have a text or a number as time", ""),
+        ({"points": [[{"at": 1}, 1]]}, "the time of points[0] must be a string or a number", ""),
         (b'{"points": [["t0", 1], ["t1", 1e999999999]]}', "points[1] must be a number that a meter can show", ""),
         (b'{"points": [["t0", 1e-999999]]}', "points[0] must be a number that a meter can show", ""),
         (b'{"points": [["t0", NaN]]}', "points[0] must be a finite number", "null"),
-        ({"points": [["t0", 5.0]], "resolution": 1e-30}, "would be 5.00E+30 counts", ""),
+        ({"points": [["t0", 5.0]], "resolution": 1e-30}, "would be 5.00E+30 steps", ""),
         ({"points": [["t0", 5.0]], "resolution": "fine"}, "resolution must be a number, got 'fine'", ""),
     ],
 )

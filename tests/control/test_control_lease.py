@@ -142,7 +142,7 @@ def test_a_line_that_does_not_come_free_is_not_lent(made_up_time: Any) -> None:
 
 
 def test_a_lease_whose_time_is_over_ends_the_tools_work(lending: Lending) -> None:
-    with lending.borrow(0.05) as owner, pytest.raises(LineLent, match="the agent has taken the lent line back"):
+    with lending.borrow(0.05) as owner, pytest.raises(LineLent, match="the agent has taken back the line"):
         owner.run(asyncio.sleep(60))
     assert lending.line.lent == ""
 
@@ -151,14 +151,14 @@ def test_an_agent_that_stops_takes_its_line_back(tmp_path: Path) -> None:
     """Another agent opens the port soon: nobody else may talk there then."""
     with Lending(tmp_path, "modbus-tcp://127.0.0.1:1") as lending, lending.borrow() as owner:
         lending.stop()
-        with pytest.raises(LineLent, match="the agent has taken the lent line back"):
+        with pytest.raises(LineLent, match="the agent has taken back the line"):
             owner.run(asyncio.sleep(60))
 
 
 def test_a_line_that_a_reload_exchanges_is_taken_back(lending: Lending) -> None:
     with lending.borrow() as owner:
         lending.do(lending.line.close())
-        with pytest.raises(LineLent, match="the agent has taken the lent line back"):
+        with pytest.raises(LineLent, match="the agent has taken back the line"):
             owner.run(asyncio.sleep(60))
 
 

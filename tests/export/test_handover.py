@@ -76,8 +76,9 @@ def test_a_record_is_signed_and_found_by_a_stranger(tmp_path: Path, house: House
     assert mh("export", tmp_path / "given", "-c", agent.config)[0] == 0
     code, out, err = mh("verify", tmp_path / "given", "--trust", record["trust"])
     assert code == 0, out + err
-    (line,) = [line for line in out.splitlines() if "handover by" in line]
-    assert "李伟, 3 devices, 2 compared with their displays, 0 differ" in line and record["packs"][0]["hash"] in line
+    (line,) = [line for line in out.splitlines() if ": handover at " in line]
+    assert "by 李伟; devices: 3, compared with their displays: 2, with a difference: 0;" in line
+    assert record["packs"][0]["hash"] in line
     code, out, _ = mh("verify", tmp_path / "given", "--trust", record["trust"], "--json")
     (listed,) = json.loads(out)["streams"]["park7/gw01/_gateway"]["handovers"]
     assert {name: listed[name] for name in ("boot", "seq", "hash")} == {

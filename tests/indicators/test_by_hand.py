@@ -159,8 +159,8 @@ def test_an_export_that_begins_too_late_accuses_nobody(day: Lived, tmp_path: Pat
     code, out, err = mh("verify", tmp_path / "late", "--trust", day.kid, "--recompute")
     assert code == 0 and "figures: 0 agree, 0 differ, " in out
     assert (
-        "too close to the first pack; export from two days earlier "
-        "(the packs here are enough for figures from 2025-06-22 02:00 on)"
+        "its period begins too soon after the first pack; start the export two days earlier "
+        "(the packs here are enough only for periods that begin at 2025-06-22 02:00 or later)"
     ) in out, out
 
 

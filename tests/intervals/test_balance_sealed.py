@@ -107,4 +107,5 @@ def test_results_that_do_not_say_what_was_known_are_not_repeated(tmp_path: Path)
 
     found = recompute([park(tmp_path / "packs", forge)], None)
     assert (found.agree, found.differ) == (4, [])
-    assert found.unknown[0].endswith("14:15+08:00: no record of the packs that were known at that time")
+    why = "the gateway did not record which packs it knew when it computed this result"
+    assert found.unknown[0].endswith(f"14:15+08:00: {why}")

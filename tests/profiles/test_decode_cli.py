@@ -256,7 +256,7 @@ def test_any_profile_takes_any_dump_or_says_why_not(id: str) -> None:
     ("text", "told"),
     [
         ("{", "is not JSON"),
-        ("[]", "holds no object"),
+        ("[]", "does not contain a JSON object"),
         ("{}", "the dump has no registers"),
         ('{"holding": {"x": 1}}', "holding has the address 'x'; allowed: 0 to 65535"),
         ('{"holding": {"70000": 1}}', "allowed: 0 to 65535"),

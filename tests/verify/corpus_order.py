@@ -129,7 +129,7 @@ def part_left_out() -> Case:
 def birth_missing() -> Case:
     stream = Stream()
     return Case("birth_missing", "the birth never came", feed(stream, stream.run(3)[1:]), "incomplete", {},
-                "2 packs whose birth", 2)  # fmt: skip
+                "the completeness of 2 packs is unknown", 2)  # fmt: skip
 
 
 @case

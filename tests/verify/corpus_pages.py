@@ -144,7 +144,7 @@ def checkpoint_of_what_was_overtaken() -> Case:
     stream.restart(BOOTS[1])
     objects = (*feed(stream, packs + stream.run(4)), (f"{TOPIC}1", checkpoint([head(forgotten)], stream.key)))
     return Case("checkpoint_of_what_was_overtaken", "another boot goes on from before what a checkpoint names", objects,
-                "failed", {}, "rollback or clone: a checkpoint has sequence 5", 7)  # fmt: skip
+                "failed", {}, "rollback or clone: a checkpoint names sequence 5", 7)  # fmt: skip
 
 
 @case
@@ -154,7 +154,7 @@ def checkpoint_of_a_clone() -> Case:
     clone.run(4)
     objects = (*feed(stream, stream.run(6)), (f"{TOPIC}1", checkpoint([head(clone)], stream.key)))
     return Case("checkpoint_of_a_clone", "a checkpoint of a boot that is not here, beside one that is", objects,
-                "failed", {}, "sequence 4 in boot b1946ac92492d234, which is missing here", 6)  # fmt: skip
+                "failed", {}, "sequence 4 of boot b1946ac92492d234, but this pack is missing here", 6)  # fmt: skip
 
 
 @case
@@ -164,4 +164,4 @@ def checkpoint_of_a_lost_database() -> Case:
     lost.run(4)
     objects = (*feed(stream, stream.run(6)), (f"{TOPIC}1", checkpoint([head(lost)], stream.key)))
     return Case("checkpoint_of_a_lost_database", "a checkpoint from before a stream began anew", objects, "incomplete",
-                {}, "the history begins anew: a checkpoint has sequence 4", 6)  # fmt: skip
+                {}, "the history begins anew: a checkpoint names the pack with sequence 4", 6)  # fmt: skip

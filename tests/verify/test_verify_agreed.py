@@ -99,7 +99,7 @@ def test_a_gateway_of_which_only_checkpoints_came_is_found(verdict: Judge) -> No
 def test_foreign_streams_are_stated_and_judged_like_any_other(verdict: Judge) -> None:
     report = verdict(WHOLE, "inv1")
     assert report.ok and not report.streams[METER].asked and report.streams[METER].packs == 19
-    assert f"{METER}: not asked for, 19 packs came" in as_text(report).splitlines()
+    assert f"{METER}: 19 packs arrived, although this stream was not asked for" in as_text(report).splitlines()
     forged = WHOLE[packs_of("gate-meter")][2].replace(b'"seq":3', b'"seq":4')
     broken = {**WHOLE, packs_of("gate-meter"): [*WHOLE[packs_of("gate-meter")][:2], forged]}
     assert verdict(broken, "inv1").verdict.value == "failed"

@@ -110,11 +110,13 @@ def test_the_report_in_chinese_and_its_json_in_english(folder: Path, monkeypatch
 @pytest.mark.parametrize(
     ("text", "chinese"),
     [
-        ("not complete: park7/gw01/inv1: 96 readings are in gaps", "不完整：park7/gw01/inv1：缺数 96 个"),
-        ("13 streams: packs begin with sequence 3 to 9", "13 个数据流：数据包从序号 3 至 9 开始"),
-        ("park7/gw01: 2026-11-24T00:00:00Z handover by Li, 5 devices, 3 compared with their displays, 1 differ: inv1; "
-         "sequence 4, hash ab",
-         "park7/gw01：2026-11-24T00:00:00Z 由 Li 交接，5 台设备，3 台与显示值核对，1 台不符: inv1；序号 4，哈希 ab"),
+        ("not complete: park7/gw01/inv1: the gateway reported 96 readings as missing (gaps)",
+         "不完整：park7/gw01/inv1：缺数 96 个"),
+        ("13 streams: the first packs have sequences from 3 to 9", "13 个数据流：首个数据包的序号在 3 至 9 之间"),
+        ("park7/gw01: handover at 2026-11-24T00:00:00Z by Li; devices: 5, compared with their displays: 3, with a "
+         "difference: 1 (inv1); recorded in the pack with sequence 4 and hash ab",
+         "park7/gw01：2026-11-24T00:00:00Z 由 Li 交接；设备 5 台，与显示值核对 3 台，不符：1 (inv1)；"
+         "记录在序号为 4、哈希为 ab 的数据包中"),
         ("not verified: park7/gw01: page 3 of 5 is missing in checkpoint 9",
          "未通过验证：park7/gw01：检查点 9 缺少第 3 页（共 5 页）"),
     ],
@@ -188,7 +190,10 @@ def test_expect_complete(tmp_path: Path) -> None:
     result = run(tmp_path, "--trust", PIN, "--expect-complete", "--json")
     assert result.exit_code == 6
     facts = json.loads(result.output)
-    assert facts["shortfalls"] == ["park7/gw01/inv1: 4 readings are in gaps"] and facts["verdict"] == "verified"
+    assert (
+        facts["shortfalls"] == ["park7/gw01/inv1: the gateway reported 4 readings as missing (gaps)"]
+        and facts["verdict"] == "verified"
+    )
     assert (facts["gaps"], facts["asleep"]) == (8, 4)
 
 
@@ -374,8 +379,9 @@ def test_remarks_are_grouped_by_kind() -> None:
     streams["p/g/d8"].reordered = 2
     lines = as_text(Report(Verdict.VERIFIED, [], {}, streams)).splitlines()
     assert "30 streams: the clock was not synchronised in 270 packs" in lines
-    assert "29 streams: packs begin with sequence 2 to 30" in lines
-    assert "p/g/d7: readings in gaps, by reason: timeout 4" in lines and "p/g/d8: 2 packs arrived out of order" in lines
+    assert "29 streams: the first packs have sequences from 2 to 30" in lines
+    assert "p/g/d7: readings that the gateway reported as missing (gaps), by reason: timeout 4" in lines
+    assert "p/g/d8: 2 packs arrived out of order" in lines
     assert not any("more remarks" in line for line in lines)
 
 

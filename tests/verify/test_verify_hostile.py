@@ -641,6 +641,6 @@ def test_nothing_is_computed_from_files_in_which_something_was_refused(tmp_path:
     deep = b'{"stream":"park7/gw01/inv1","from":' + b"[" * 100_000
     (tmp_path / "a.jsonl").write_bytes(b"\n".join([keys(OWNER), *Stream(key=OWNER).run(3), deep]))
     done = CliRunner().invoke(verify, [str(tmp_path), "--trust", OWNER.kid, "--recompute"])
-    assert done.exit_code == 6 and "not recomputed, because an object in the files was refused" in done.output
+    assert done.exit_code == 6 and "not recomputed, because an object (pack, key or checkpoint) in" in done.output
     as_json = CliRunner().invoke(verify, [str(tmp_path), "--trust", OWNER.kid, "--recompute", "--json"])
     assert json.loads(as_json.output)["recomputed"] is None

@@ -192,7 +192,7 @@ def test_torn_checkpoints_without_end_cost_no_more_than_the_cap(monkeypatch: pyt
     verifier = fed(objects + [pages(heads, 2 * counter)[0] for counter in range(1, 41)], topics=False)
     report = verifier.finish()
     assert len(report.torn_checkpoints) == 20 and report.verdict.value == "incomplete"
-    assert "pages of 37 more checkpoints are missing" in report.reasons
+    assert "further checkpoints with missing pages: 37" in report.reasons
 
 
 def folder(path: Path, objects: list[Object]) -> Path:

@@ -38,7 +38,7 @@ def test_bare_thumbprints_fail_where_there_are_two_gateways(two: Path) -> None:
     """It was exit code 0, without a remark: B could sign for A."""
     done = judge(two, *BARE)
     assert done.exit_code == 6 and "park7/gw01, park7/gw02" in done.output
-    assert "pin each as SITE/GATEWAY=THUMBPRINT" in done.output and "first fault: : " not in done.output
+    assert "pin each thumbprint as SITE/GATEWAY=THUMBPRINT" in done.output and "first fault: : " not in done.output
     facts = json.loads(judge(two, *BARE, "--json").output)
     assert facts["verdict"] == "failed" and "SITE/GATEWAY=" in facts["reasons"][0]
     assert facts["first_bad"]["code"] == "pin" and facts["failed"] == 0
