@@ -66,7 +66,7 @@ def remarks(report: Report) -> list[str]:
     notes = [note for stream in streams for note in _notes(stream)] + list(_doubts(streams))
     lines += notes[:MAX_NOTES]
     if len(notes) > MAX_NOTES:
-        lines.append(f"... and {len(notes) - MAX_NOTES} more remarks; see --json")
+        lines.append(f"further remarks: {len(notes) - MAX_NOTES}; see --json")
     if report.first_bad:
         lines.append(f"first fault: {report.first_bad}")
     if report.failures:

@@ -66,7 +66,7 @@ def decide(total: Report, unread: Mapping[str, int], forgotten: int, proven: boo
     left += map(str, total.torn_checkpoints[:LISTED])
     if more := max(0, len(total.torn_checkpoints) - LISTED) + forgotten:
         left.append(f"further checkpoints with missing pages: {more}")
-    left += [f"{count} objects or files were not read: {why}" for why, count in unread.items()]
+    left += [f"objects or files that were not read: {count} ({why})" for why, count in unread.items()]
     if total.held:
         left.append(f"the key record of {total.held} packs is missing")
     if broken:

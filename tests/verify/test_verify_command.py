@@ -382,7 +382,7 @@ def test_remarks_are_grouped_by_kind() -> None:
     assert "29 streams: the first packs have sequences from 2 to 30" in lines
     assert "p/g/d7: readings that the gateway reported as missing (gaps), by reason: timeout 4" in lines
     assert "p/g/d8: 2 packs arrived out of order" in lines
-    assert not any("more remarks" in line for line in lines)
+    assert not any("further remarks" in line for line in lines)
 
 
 def test_a_monstrous_line_is_cut_and_refused(tmp_path: Path) -> None:

@@ -337,7 +337,7 @@ def test_keys_of_strangers_do_not_end_a_file(kind: str, tmp_path: Path) -> None:
     report = verifier.finish()
     assert report.verified == report.packs == 4 and set(report.failures) == {"key-chain"}, report.reasons
     unread = 1300 - report.failures["key-chain"]
-    said = f"{unread} objects or files were not read: one file has too many `keys` objects"
+    said = f"objects or files that were not read: {unread} (one file has too many `keys` objects"
     assert unread > 700 and said in str(report.reasons)
 
 
@@ -351,7 +351,7 @@ def test_without_pins_many_keys_do_not_end_a_file(tmp_path: Path) -> None:
     report = verifier.finish()
     assert report.verified == 4 and not report.failed and report.verdict.value == "incomplete", report.reasons
     unread = 1301 - len(report.trust)
-    said = f"{unread} objects or files were not read: one file has too many `keys`"
+    said = f"objects or files that were not read: {unread} (one file has too many `keys`"
     assert unread > 600 and report.reasons[0].startswith(said)
 
 

@@ -155,7 +155,7 @@ def test_what_needs_a_package_that_is_missing_says_so(installed: Path, tmp_path:
     plain, compressed, live = json.loads(said[-1])
     assert plain == ["verified", [], 10]
     why = "compressed with zstd, and the package zstandard is not installed"
-    assert compressed == ["incomplete", [f"2 objects or files were not read: {why}"], 0]
+    assert compressed == ["incomplete", [f"objects or files that were not read: 2 ({why})"], 0]
     assert live == "the package paho-mqtt is not installed"
 
 
