@@ -90,7 +90,7 @@ platform.add_command(page_command)
 @db_option
 @json_option
 def work_command(source: str, name: str | None, readings: bool, dsns: tuple[str, ...], as_json: bool) -> None:
-    """Take packs from a broker, check each pack by itself and store it. Runs until it is stopped.
+    """Take packs from a broker, check each pack separately and store it. Runs until it is stopped.
 
     A pack is acknowledged after it is committed, never before. Workers may be killed and added at any time.
     The broker keeps a session under the worker's name: give each worker a different name, and do not change it.
@@ -143,7 +143,7 @@ def work_command(source: str, name: str | None, readings: bool, dsns: tuple[str,
 @click.option(
     "--clickhouse",
     metavar="URL",
-    help="Also send readings and figures to this ClickHouse: http://user@host:8123/DATABASE.",
+    help="Also send readings and computed figures to this ClickHouse database: http://user@host:8123/DATABASE.",
 )
 @click.option(
     "--latest", is_flag=True, help="Publish the newest values of each device as retained messages. Needs --broker."
@@ -202,7 +202,9 @@ def keep_command(
 
 @platform.command("status")
 @click.argument("like", metavar="[SITE[/GATEWAY]]", required=False)
-@click.option("--since", default=None, metavar="DAY", help="First UTC day of the counted readings; default: today.")
+@click.option(
+    "--since", default=None, metavar="DAY", help="Count packs and readings from this UTC day on; default: today."
+)
 @db_option
 @lang_option
 @json_option
@@ -289,7 +291,7 @@ def audit_command(
         sys.exit(1 if damaged else 0)
     click.echo(say(f"{folder}: {total['packs']} packs of {total['streams']} streams of {total['gateways']} gateways"))
     if agreed:  # print the list and do not write it to the folder, because a verifier must get it from a trusted source
-        click.echo(say("For the agreed streams, run `meterhouse verify` with these options:"))
+        click.echo(say("For the streams that were agreed at enrolment, run `meterhouse verify` with these options:"))
         click.echo("".join(f' --streams "{entry}"' for entry in agreed).strip())
     for one in damaged[:MOST_DAMAGED]:
         text = f"{one['stream']}: pack {one['seq']} is damaged in the database and was not written"

@@ -92,9 +92,9 @@ def why(one: GatewayState) -> str:
         last = f" ({shorten(one.refused_why, CUT, placeholder=' ...')})" if one.refused_why else ""
         reasons.append(f"{word('refused')} {one.refused}{last}")
     reasons += [f"{word('withheld')} {one.withheld}"] if one.withheld else []
-    reasons += [say(f"packs without their birth or other parts: {one.unsettled}")] if one.unsettled else []
+    reasons += [say(f"packs whose birth or other parts have not arrived: {one.unsettled}")] if one.unsettled else []
     reasons += [say(f"restarts of streams at sequence 1: {one.restarts}")] if one.restarts else []
-    reasons += [say(f"pages of the newest checkpoint not received: {one.torn}")] if one.torn else []
+    reasons += [say(f"missing pages of the newest checkpoint: {one.torn}")] if one.torn else []
     reasons += (
         [say(f"agreed streams that appear in no pack or checkpoint: {' '.join(one.unnamed[:NAMED])}")]
         if one.unnamed

@@ -24,9 +24,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @config_options
-@click.option("--plan", is_flag=True, help="Also show requests, registers and line time of each device and pace.")
+@click.option(
+    "--plan",
+    is_flag=True,
+    help="Also show the number of requests and registers, and the line time, for each pace of each device.",
+)
 @click.option("--online", "try_online", is_flag=True, help="Also contact every device and destination.")
-@click.option("--certificates", is_flag=True, help="Only list the certificates, and warn 30 days before they expire.")
+@click.option(
+    "--certificates",
+    is_flag=True,
+    help="Only list the certificates, with a warning for each one that has expired or expires within 30 days.",
+)
 @lang_option
 @json_option
 def check(options: ConfigOptions, plan: bool, try_online: bool, certificates: bool, lang: str, as_json: bool) -> None:
@@ -48,10 +56,10 @@ def check(options: ConfigOptions, plan: bool, try_online: bool, certificates: bo
       meterhouse check --json | jq .complaints
 
     \b
-    Exit codes: 0 good (warnings included), 1 internal error, 3 bad configuration or profile,
-    4 with --online: a device does not answer, or points are missing,
-    5 with --online: a destination is not usable; with --certificates: a certificate expires soon, has expired or
-    cannot be read.
+    Exit codes: 0 good (warnings included); 1 internal error; 3 bad configuration or profile;
+    4 with --online: a device does not answer, or points are missing;
+    5 with --online: a destination is not usable, or with --certificates: a certificate expires soon, has expired
+    or cannot be read.
     """
     from agent.cli.online import online
     from agent.config import load_profiles, memory_notes, ring_notes

@@ -119,7 +119,7 @@ class NoAgent(GatewayError):
         what = "no agent is running here"
         with contextlib.suppress(OSError, ValueError):
             ended = read_plain(runtime_dir / LAST_ERROR, 1 << 16).decode("utf-8", "replace")
-            what += f". The last agent ended at {clean_text(ended, 600)}"
+            what += f". The agent's previous run ended at {clean_text(ended, 600)}"
         super().__init__(what, where=str(runtime_dir), hint=hint)
 
 

@@ -27,7 +27,11 @@ from drivers.model import UsageError
 )
 @click.option("--to", "to_text", metavar="DATE", help="For amounts: the day after the last day of the period.")
 @click.option("--who", help="Name of the person who attests the value.")
-@click.option("--document", default="", help="Source of the value, such as the number of a certificate or a ticket.")
+@click.option(
+    "--document",
+    default="",
+    help="Source of the value, such as the number of a certificate or of a weighbridge ticket.",
+)
 @click.option(
     "--replaces", default="", metavar="ID", help="The entry to replace. Without a new value, the entry is withdrawn."
 )

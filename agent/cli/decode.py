@@ -70,11 +70,11 @@ def _command(explainer: Explainer) -> click.Command:
 
 @click.group(cls=DecodeGroup)
 def decode() -> None:
-    """Explain bytes and registers without hardware.
+    """Explain bytes and registers; no hardware is needed.
 
     HEX may be written in any usual way (68 61, 6861, 68:61, 0x68 0x61, 68h 61h). If HEX is -, the bytes are read from
     stdin. With --json, every subcommand prints one JSON object. After success it contains ok, frame and readings; after
-    an error it contains ok, error, a hint and the valid prefix.
+    an error it contains ok, error, a hint and the part that could be decoded.
 
     \b
     Examples:

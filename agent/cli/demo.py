@@ -95,7 +95,7 @@ def demo(
     lang: str,
     as_json: bool,
 ) -> None:
-    """Read, seal, store, publish and verify a simulated park, live in this terminal.
+    """Show live how the readings of a simulated park are taken, sealed, stored, published and verified.
 
     Starts a broker on loopback, simulated devices of five protocols, the agent, and behind the broker a verifier that
     knows only the thumbprint of the gateway's key. Does not touch anything outside this machine; everything stops with

@@ -45,15 +45,19 @@ _FILE = re.compile(
 @click.option("--to", "to_text", metavar="TIME", help="End of the range, not included.")
 @click.option("--stream", "streams", multiple=True, metavar="NAME", help="Export only this device; may be repeated.")
 @click.option("--zstd", is_flag=True, help="Compress the packs.")
-@click.option("--csv", "csv_file", type=FILE, help="Write the readings to this CSV file, for people.")
+@click.option("--csv", "csv_file", type=FILE, help="Write the readings to this CSV file, in a form for people to read.")
 @click.option(
-    "--intervals", "interval_file", type=FILE, help="Write the energy of each interval to this CSV file, for people."
+    "--intervals",
+    "interval_file",
+    type=FILE,
+    help="Write the energy of each interval to this CSV file, in a form for people to read.",
 )
 @click.option(
     "--intervals-flat",
     "flat_file",
     type=FILE,
-    help="Write the energy of each interval to this CSV file, with all columns and times in UTC and local time.",
+    help="Write the energy of each interval to this CSV file, with all columns, and with times both in UTC and "
+    "in local time.",
 )
 @config_options
 @json_option

@@ -109,7 +109,7 @@ def identify(
       meterhouse identify inv1
 
     \b
-    Exit codes: 0 a profile fits, 2 wrong usage, 3 bad configuration, 4 no answer, or no profile fits.
+    Exit codes: 0 a profile fits; 2 wrong usage; 3 bad configuration; 4 no answer, or no profile fits.
     """
     from agent.cli.lease import borrow_line, line_factory
     from agent.cli.read import Round, read_rounds, show_hints

@@ -43,7 +43,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
         "site": "Site (the park, such as park7)",
         "gateway": "Gateway (this box, such as gw01)",
         "timezone": "Time zone",
-        "label": "Name of the park, for people (empty: none)",
+        "label": "Name of the park as free text (empty: none)",
         "location": "Latitude,longitude, such as 31.23,121.47: tells when inverters sleep (empty: unknown)",
         "broker": "Broker (mqtts://HOST:8883; empty: none yet)",
         "username": "User name at the broker (empty: none)",
@@ -157,7 +157,7 @@ def init(
           --username park7/gw01 --password-file pw --ca-file ca.pem --yes
 
     \b
-    Exit codes: 0 created, 2 wrong usage, the file exists or cannot be written, 3 the result would be invalid,
+    Exit codes: 0 created; 2 wrong usage, or the file exists or cannot be written; 3 the result would be invalid;
     130 not confirmed.
     """
     from agent.config import load_config

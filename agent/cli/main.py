@@ -42,14 +42,16 @@ COMMANDS: Mapping[str, CommandEntry] = {
     "identify": CommandEntry("agent.cli.identify", "Identify one device and the profile that fits it."),
     "read": CommandEntry("agent.cli.read", "Read one device once and print its values."),
     "watch": CommandEntry("agent.cli.watch.command", "Show live values or frames of the agent, without disturbing it."),
-    "web": CommandEntry("agent.web.command", "The gateway's page in a browser: live values, gaps, figures, frames."),
+    "web": CommandEntry(
+        "agent.web.command", "Serve the gateway's web page: live values, gaps, computed figures and frames."
+    ),
     "status": CommandEntry("agent.cli.status", "Show the state of the running agent, its lines and devices."),
     "doctor": CommandEntry(
         "agent.cli.doctor.command", "Examine this machine and the agent; write an archive for support."
     ),
     "reload": CommandEntry("agent.cli.reload", "Reload the configuration of the running agent."),
     "profiles": CommandEntry("agent.cli.profiles", "List, show and check profiles of device families."),
-    "decode": CommandEntry("agent.cli.decode", "Explain bytes and registers without hardware."),
+    "decode": CommandEntry("agent.cli.decode", "Explain bytes and registers; no hardware is needed."),
     "keys": CommandEntry("agent.cli.keys.commands", "Create, show and publish the key that signs readings."),
     "verify": CommandEntry("agent.cli.verify", "Check signatures, chains and completeness of packs."),
     "export": CommandEntry("agent.cli.export", "Export packs, readings and intervals of a time range to files."),
@@ -57,8 +59,10 @@ COMMANDS: Mapping[str, CommandEntry] = {
     "handover": CommandEntry(
         "agent.cli.handover.command", "Sign a record of the commissioning: readings and displayed values."
     ),
-    "declare": CommandEntry("agent.cli.declare", "Enter values that no meter measures: areas, certificates, tickets."),
-    "replay": CommandEntry("agent.cli.replay", "Ask a gateway, as its platform, to send packs again."),
+    "declare": CommandEntry(
+        "agent.cli.declare", "Enter values that no meter measures, such as areas and green certificates."
+    ),
+    "replay": CommandEntry("agent.cli.replay", "For the platform: ask a gateway to send packs again."),
     "platform": CommandEntry("receiver.commands", "Platform side: receive, verify and store the packs of a fleet."),
     "simulate": CommandEntry("agent.cli.simulate", "Simulate devices from profiles or a recorded dump."),
     "bench": CommandEntry("agent.cli.bench", "Measure how many devices this machine can read."),
@@ -151,8 +155,8 @@ def cli() -> None:
       meterhouse watch                                  live values of the running agent
 
     \b
-    Exit codes: 0 good, 1 internal error, 2 wrong usage, 3 bad configuration or profile,
-    4 a device, line or frame failed, 5 a broker failed, 6 verification failed or is unproven.
+    Exit codes: 0 good; 1 internal error; 2 wrong usage; 3 bad configuration or profile;
+    4 a device, line or frame failed; 5 a broker failed; 6 verification failed or is unproven.
     """
 
 

@@ -98,7 +98,7 @@ def profiles() -> None:
 @profiles_option
 @json_option
 def list_(lang: str, dirs: tuple[Path, ...], as_json: bool) -> None:
-    """List all families with id, kind, protocol, points and evidence."""
+    """List all families with id, kind, protocol, number of points, and the evidence that the profile is correct."""
     broken: list[ProfileError] = []
     rows: list[Json] = []
     for id, path in list_profiles(dirs).items():
@@ -159,7 +159,9 @@ def _summary(profile: Profile) -> Json:
 def show(
     id: str, lang: str, firmware: str | None, params: tuple[str, ...], dirs: tuple[Path, ...], as_json: bool
 ) -> None:
-    """Show one family: its sources, its limits, and its points with unit, pace, register and meaning."""
+    """Show one family: its sources, its limits, and its points with unit, pace (how often they are read), register and
+    meaning.
+    """
     profile = load_profile(find_profile(id, dirs), dirs)
     resolved = profile.resolve(parse_params(params), firmware)
     points = [_point(p) for p in sorted(resolved.points, key=lambda p: (p.function, p.address))]
@@ -292,12 +294,12 @@ def names(pattern: str, lang: str, as_json: bool) -> None:
 @click.option(
     "--function",
     type=click.IntRange(1, 4),
-    help="With --from: function of the points for which the list states none.",
+    help="With --from: function code of the points that have none in the list.",
 )
 @click.option(
     "--order",
     default="",
-    help="With --from: byte order, such as CDAB, of the 32 and 64 bit values for which the list states none.",
+    help="With --from: byte order, such as CDAB, of the 32 and 64 bit values that have none in the list.",
 )
 @click.option("--4x", "is_4x", is_flag=True, help="With --from: addresses count from 40001 or 30001.")
 @lang_option
@@ -308,8 +310,8 @@ def new(
 
     FILE is VENDOR/FAMILY.toml and must not exist yet; without FILE, the profile is printed. A list needs the columns
     name, address and type, and may have unit, factor (or gain), function, order, count, offset, pace, en, zh; other
-    common names of these columns are understood, English or Chinese. The names of points are those that
-    `profiles names` lists, or their meanings.
+    common names of these columns are understood, English or Chinese. In the column "name", write the name of each point
+    as `profiles names` lists it, or its meaning.
 
     \b
     Examples:
@@ -341,11 +343,11 @@ def new(
 @lang_option
 @profiles_option
 def copy(id: str, file: Path | None, lang: str, dirs: tuple[Path, ...]) -> None:
-    """Copy a profile, with its comments, to a file of the site, where you can change the copy.
+    """Copy a profile, with its comments, to a file of your own, which you can then change.
 
     Without FILE, the copy is written to VENDOR/FAMILY.toml in the configured folder of profiles, where it replaces the
-    shipped profile. Under another name, the copy is a separate family. The evidence of the copy is "derived", without a
-    second source.
+    shipped profile. Under another name, the copy is a separate family. The copy contains evidence = "derived" and no
+    second source, because nobody has checked it yet.
     """
     source = find_profile(id, dirs)
     target = file if file is not None else next(one for one in dirs if one != shipped_dir()) / f"{id}.toml"

@@ -113,7 +113,7 @@ class Round:
     "ranges",
     multiple=True,
     metavar="F:START+COUNT",
-    help="Read registers instead of points, such as 3:0x100+20; needs no profile. F is the function, 1 to 4. "
+    help="Read registers, such as 3:0x100+20, instead of points; needs no profile. F is the function code, 1 to 4. "
     "May be repeated.",
 )
 @click.option(
@@ -129,7 +129,7 @@ class Round:
     "--lang",
     type=LANGUAGE,
     is_eager=True,
-    help="Show what each point means, in English or Chinese. In a Chinese terminal this is the default.",
+    help="Show what each point means, in English or Chinese. In a Chinese terminal, the meanings are shown by default.",
 )
 @click.option("--raw", is_flag=True, help="Also show the raw bytes.")
 @click.option(
@@ -177,7 +177,7 @@ def read(
       meterhouse read inv1 --sample profiles/acme/x1.noon.json
 
     \b
-    Exit codes: 0 good, 2 wrong usage, 3 bad configuration or profile, 4 no answer from the device, or points missing.
+    Exit codes: 0 good; 2 wrong usage; 3 bad configuration or profile; 4 no answer from the device, or points missing.
     """
     from agent.cli.read_registers import check_repeat, read_registers
 

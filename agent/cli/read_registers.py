@@ -158,7 +158,9 @@ def check_repeat(repeat: int, pause_s: float) -> None:
     if (repeat - 1) * pause_s > MOST_REPEAT_S:
         what = f"{repeat} readings at an interval of {pause_s:g} s take more than {MOST_REPEAT_S:g} s"
         raise UsageError(
-            what, where="--repeat", hint="The agent would miss its own readings during this time. Use a lower number"
+            what,
+            where="--repeat",
+            hint="During this time, the agent's own readings would be missing. Use a lower number",
         )
 
 

@@ -46,7 +46,7 @@ def reload(lang: str, options: ConfigOptions, as_json: bool) -> None:
       meterhouse reload
 
     \b
-    Exit codes: 0 the configuration is in effect, 1 no agent, no answer or an internal error,
+    Exit codes: 0 the configuration is in effect; 1 no agent, no answer or an internal error;
     3 the agent rejected the configuration.
     """
     from agent.cli.control import ask_running

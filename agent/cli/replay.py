@@ -74,7 +74,7 @@ def replay(
       meterhouse replay park7/gw01/inv1 --broker mqtt://127.0.0.1 --first 800 --last 812 --out again.jsonl
 
     \b
-    Exit codes: 0 all packs arrived, 2 wrong usage, 5 no broker or no answer, 6 some packs are expired, lost or refused.
+    Exit codes: 0 all packs arrived; 2 wrong usage; 5 no broker or no answer; 6 some packs are expired, lost or refused.
     """
     if stream.count("/") != 2 or not all(stream.split("/")) or set(stream) & set("+#"):
         raise UsageError(

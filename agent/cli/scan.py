@@ -116,7 +116,11 @@ def _search_options(command: F) -> F:
     help='Serial setting to try, such as "9600 8N1". May be repeated.  [default: the usual setting of each protocol]',
 )
 @click.option("--all-settings", is_flag=True, help="Try twelve common serial settings.")
-@click.option("--addresses", metavar="LIST", help="Units or primary addresses, such as 1-32,100.  [default: all]")
+@click.option(
+    "--addresses",
+    metavar="LIST",
+    help="Addresses of devices (unit ids, primary addresses), such as 1-32,100.  [default: all]",
+)
 @_search_options
 @click.option(
     "--timeout",
@@ -178,7 +182,7 @@ def scan(
       meterhouse scan --line modbus-tcp://192.0.2.10-40 --addresses 1
 
     \b
-    Exit codes: 0 something found, 2 wrong usage, 4 nothing found, another master, or line not available,
+    Exit codes: 0 something found; 2 wrong usage; 4 nothing found, another master, or line not available;
     130 interrupted.
     """
     from agent.cli.lease import borrow_line, line_factory

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     "--park",
     type=FOLDER,
     metavar="DIR",
-    help="Simulate the demo park; write DIR/agent.toml and the plan of its figures.",
+    help="Simulate the demo park; write its configuration to DIR/agent.toml, and the plan of its computed figures to "
+    "DIR/indicators.toml.",
 )
 @click.option(
     "--listen", metavar="HOST:PORT", help="Listen on this TCP port; 0 takes a free port.  [default: 127.0.0.1:0]"
@@ -76,7 +77,11 @@ if TYPE_CHECKING:
     "The default depends on the kind of device.",
 )
 @param_option
-@click.option("--turnaround", type=Duration(0, 60), help="Time to answer, such as 20ms. Default: the profile's.")
+@click.option(
+    "--turnaround",
+    type=Duration(0, 60),
+    help="Time that a simulated device takes to answer, such as 20ms. Default: from the profile; 0 with --dump.",
+)
 @click.option(
     "--fault",
     "faults",
@@ -117,8 +122,8 @@ def simulate(**options: Any) -> None:
       echo "inv1 late=0.5*3" > /tmp/park/control
 
     \b
-    Faults: KIND[=VALUE][*TIMES][/EVERY][+SKIP]; kinds are silence late crc exception busy gateway echo bytewise
-    short cut unit tag stray stale blank zero freeze spill reset close reboot.
+    Faults: KIND[=VALUE][*TIMES][/EVERY][+SKIP]; the kinds are silence, late, crc, exception, busy, gateway, echo,
+    bytewise, short, cut, unit, tag, stray, stale, blank, zero, freeze, spill, reset, close and reboot.
     The command `LINE unplug [SECONDS]` disconnects a line; `help` on --stdin lists all commands.
 
     \b

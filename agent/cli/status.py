@@ -39,9 +39,9 @@ def status(options: ConfigOptions, points: bool, lang: str, as_json: bool) -> No
       meterhouse status --json | jq .devices.inv1.recent
 
     \b
-    Exit codes: 0 all is well, else the first that applies: 1 a fault of the agent, store, disk, clock, key or
-    certificate, 3 the configuration is bad or a reload rejected it, 4 a device is silent, swapped, doubtful, or
-    delivered less than 0.9 of its readings in ten minutes, 5 a destination has no connection or subscriber, or
+    Exit codes: 0 all is well; otherwise the first that applies: 1 a fault of the agent, store, disk, clock, key or
+    certificate; 3 the configuration is bad or a reload rejected it; 4 a device is silent, swapped, doubtful, or
+    delivered less than 0.9 of its readings in ten minutes; 5 a destination has no connection or subscriber, or
     refuses packs.
     """
     try:
@@ -107,7 +107,7 @@ def interval_notes(facts: Mapping[str, Any]) -> list[str]:
         notes.append(
             say(
                 f"intervals: comparing the intervals of {count} devices with their packs, newest first;"
-                f" done back to {done} UTC, packs reach back to {packs} UTC. Daily figures wait for this"
+                f" compared back to {done} UTC, but the packs reach back to {packs} UTC. Daily figures wait for this"
             )
         )
     return notes

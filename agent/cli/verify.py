@@ -126,7 +126,7 @@ def verify(
       meterhouse verify evidence/ --trust pVa0...Q3k --streams "main-meter,inv*,_indicators"
 
     \b
-    Exit codes: 0 verified, 2 wrong usage, 5 broker error, 6 failed, incomplete, origin unproven or nothing to verify.
+    Exit codes: 0 verified; 2 wrong usage; 5 broker error; 6 failed, incomplete, origin unproven or nothing to verify.
     """
     from agent.verify.keyring import is_pin
 

@@ -262,8 +262,8 @@ class Reloader:
                     log.error("reload: internal error", exc_info=error)
                     what = f"the reload failed ({error}), and so did the return to the previous configuration ({more})"
                     hint = (
-                        "A restart reads the files anew and seals the readings in the ring; "
-                        "systemd restarts the agent by itself"
+                        "A restart reads the configuration files again and seals the readings that are still in the "
+                        "ring; systemd restarts the agent automatically"
                     )
                     raise HalfReloaded(what, where=str(config.path), hint=hint) from more
                 service.loaded_ms = loaded_ms

@@ -23,11 +23,11 @@ from agent.cli.options import DEFAULT_CONFIG, EXISTING_FILE, FOLDER, lang_option
     default=DEFAULT_CONFIG,
     envvar="MH_CONFIG",
     show_default=True,
-    help="The configuration; its table [web] sets the address to listen at.",
+    help="The configuration; its table [web] sets the address to listen on.",
 )
 @click.option("--runtime-dir", type=FOLDER, help="The runtime directory of the agent that the page shows.")
 @click.option(
-    "--listen", metavar="ADDRESS:PORT", help="Address to listen at; default: [web] listen, else 127.0.0.1:8080."
+    "--listen", metavar="ADDRESS:PORT", help="Address to listen on; default: [web] listen, else 127.0.0.1:8080."
 )
 @click.option("--setup", is_flag=True, help="Create certificate, password and [web] for access from other machines.")
 @click.option(
@@ -59,7 +59,7 @@ def web(
     yes: bool,
     lang: str,
 ) -> None:
-    """Serve the gateway's page: live values, gaps, figures and frames, in a browser.
+    """Serve the gateway's web page: live values, gaps, computed figures and frames.
 
     The page is read-only and a separate process: it reads shared memory and queries the running agent. By default only
     this machine can connect; other machines need TLS and a password, which --setup creates.
@@ -72,7 +72,8 @@ def web(
       sudo systemctl enable --now meterhouse-web
 
     \b
-    Exit codes: 0 stopped by a signal, 1 cannot listen, 2 wrong usage, 3 bad configuration, certificate or password.
+    Exit codes: 0 stopped by a signal; 1 the web server cannot listen on its address; 2 wrong usage; 3 bad
+    configuration, certificate or password.
     """
     if setup:
         from agent.web.setup import set_up

@@ -250,7 +250,7 @@ def _show_earlier(before: str, listen: str, names: Sequence[str]) -> None:
     elif before:
         click.echo(say(f"--setup will change the address from {before} to {listen}"), err=True)
     else:
-        click.echo(say(f"the page will listen at {listen}"), err=True)
+        click.echo(say(f"the web server will listen on {listen}"), err=True)
     if names:
         click.echo(say(f"--setup will keep these names of the earlier certificate: {', '.join(names)}"), err=True)
 

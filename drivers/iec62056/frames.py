@@ -215,7 +215,7 @@ def broken(stream: bytes) -> tuple[bytes, int, str]:
     return (
         stream[offset : end + 2],
         offset,
-        "no frame: the data has no identification before it" if seen == computed else what,
+        "no frame: there is no identification message before the data" if seen == computed else what,
     )
 
 

@@ -142,7 +142,7 @@ EXPLAINERS = (
       meterhouse decode mbus '10 5B 01 5C 16'
 
     \b
-    Exit codes: 0 decoded, 2 wrong usage, 4 no valid frame, or records that
+    Exit codes: 0 decoded; 2 wrong usage; 4 no valid frame, or records that
       are truncated (the complete records are printed).
     """,
         explain=explain,

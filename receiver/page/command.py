@@ -51,7 +51,7 @@ def page_command(
       meterhouse platform page --db DSN --name fleet.example --root-path /fleet
 
     \b
-    Exit codes: 0 stopped, 1 the page cannot listen at its address, 2 wrong usage, 3 a database cannot be used.
+    Exit codes: 0 stopped, 1 the web server cannot listen on its address, 2 wrong usage, 3 a database cannot be used.
     """
     from agent.web.server import open_socket, serve
     from receiver.database import parse_shards

@@ -40,7 +40,7 @@ from drivers.model import Reason
         (["--csv", "LOCKED"], "locked.csv:2: 'inv1' is given twice"),  # an empty value is not the name of a column
         (["--display", "inv9=1"], 'error: --display: the running agent has no device "inv9"'),
         (["--display", "inv1/ac.energy.imp=1"], "inv1 has no point 'ac.energy.imp'"),
-        (["inv2", "--display", "inv1=1"], "--display: 'inv1' is not one of the selected devices. Give the device as"),
+        (["inv2", "--display", "inv1=1"], "--display: 'inv1' is not one of the selected devices. Name this device"),
         (["--who", " "], "--who: is missing"),
         (["--remarks", "a\nb"], "--remarks: must be one line of at most 2000 characters"),
         (["--csv", "GBK"], "gbk.csv:2: 'ten' is not a number"),

@@ -385,7 +385,7 @@ def test_users_together_leave_room_for_root(running: Park) -> None:
             process = running.town.start(user, hold, running.run)
             stack.callback(process.communicate, "")
         done = running.town.python(ANNA, CONNECT + refused, running.run)
-        assert "12 connections of users are open" in done.stdout, done
+        assert "12 user connections are open" in done.stdout, done
         assert running.mh(ROOT, "export", place(running, ROOT, "crowd")).returncode == 0
 
 

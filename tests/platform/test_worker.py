@@ -191,7 +191,7 @@ def test_a_gateway_whose_birth_never_comes_is_incomplete(dsn: str) -> None:
         connection.execute("UPDATE lots SET stored = now() - interval '2 minutes'")
         (state,) = fleet_state(connection, b.gateway.name).gateways
         assert (state.verdict, state.unsettled, state.completeness) == ("incomplete", 11, None)
-        assert "packs without their birth or other parts: 11" in why(state)
+        assert "packs whose birth or other parts have not arrived: 11" in why(state)
 
 
 def test_packs_that_wait_for_their_birth_do_not_ask_about_the_keeper(

@@ -256,7 +256,7 @@ def test_a_step_waits_the_time_of_the_meters_maker() -> None:
         (b"", "no frame"), (b"hello", "no frame"), (b"/ABC5X\r\n", "no data follows the identification"),
         (E350[:-30], "no ETX"), (E350[:-1], "no check character"), (E350[:-1] + b"\x55", "check character is 55h"),
         (bytes(b | (b.bit_count() % 2) << 7 for b in E350), "instead of 7E1"), (b"\xff\xfe\x81", "the speed is wrong"),
-        (E350[E350.index(2):], "the data has no identification"),
+        (E350[E350.index(2):], "no identification message before the data"),
     ],
 )  # fmt: skip
 def test_why_bytes_are_no_readout(raw: bytes, what: str) -> None:

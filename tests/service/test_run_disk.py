@@ -187,5 +187,5 @@ def test_a_disk_that_is_full_at_the_start(played: dict[str, Any]) -> None:
         last.startswith("error: ") and "no space left on the disk. Free some space there, then start the agent" in last
     )
     assert played["status"].returncode == 1
-    assert "no agent is running here. The last agent ended at 20" in played["status"].stderr
+    assert "no agent is running here. The agent's previous run ended at 20" in played["status"].stderr
     assert "no space left on the disk" in played["status"].stderr

@@ -412,9 +412,9 @@ def test_an_unusable_state_directory_is_a_plain_error_that_status_repeats(
     why = "/dev/null/x: cannot be created: Not a directory. Set another directory under [paths] in agent.toml"
     assert run.stderr.splitlines()[-1] == f"error: {why}"
     status = subprocess.run([*words, "status", "-c", config], check=False, capture_output=True, text=True, timeout=240)
-    assert status.returncode == 1 and "no agent is running here. The last agent ended at 20" in status.stderr
+    assert status.returncode == 1 and "no agent is running here. The agent's previous run ended at 20" in status.stderr
     assert why in status.stderr
-    (ended,) = re.findall(r"The last agent ended at ([-0-9]+ [:0-9]+): ", status.stderr)
+    (ended,) = re.findall(r"The agent's previous run ended at ([-0-9]+ [:0-9]+): ", status.stderr)
     moment = datetime.fromisoformat(ended).replace(tzinfo=ZoneInfo("Pacific/Kiritimati"))
     assert before <= moment.timestamp() <= time.time(), "the site's time, as everywhere"
 
@@ -424,7 +424,7 @@ def test_a_failed_start_is_visible_although_a_killed_agent_left_its_snapshot(tmp
     for name in ("snapshot.json", "metrics.prom"):
         (tmp_path / name).write_text("{}")
     note_end(tmp_path, GatewayError("the store is broken", where="store.db"), "UTC")
-    with pytest.raises(NoAgent, match=r"The last agent ended at .*store\.db: the store is broken"):
+    with pytest.raises(NoAgent, match=r"The agent's previous run ended at .*store\.db: the store is broken"):
         read_snapshot(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["last-error"]
 

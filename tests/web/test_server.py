@@ -136,7 +136,7 @@ def test_setup_again_keeps_address_and_names_and_says_so(config, tmp_path, capsy
     """Else a new password would open a page of this machine alone to the network."""
     table = tmp_path / "conf.d/web.toml"
     assert setup(config, "--name", "192.0.2.77") == 0
-    assert "will listen at 127.0.0.1:8443" in capsys.readouterr().err
+    assert "will listen on 127.0.0.1:8443" in capsys.readouterr().err
     assert again(config) == 0
     said = capsys.readouterr().err
     assert 'listen = "127.0.0.1:8443"' in table.read_text() and "will keep the address 127.0.0.1:8443" in said

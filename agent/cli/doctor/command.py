@@ -40,8 +40,8 @@ def doctor(options: ConfigOptions, offline: bool, bundle_file: Path | None, lang
     """Examine this machine, the configuration and the running agent, and say what to do.
 
     Checks versions, clock, disks, serial adapters, permissions, the configuration, the findings of `status`, and the
-    last errors in the agent's journal; connects once to each destination, as `check --online` does. Changes nothing.
-    Opens no line, unlike `check --online`.
+    last errors in the agent's journal. Like `check --online`, connects once to each destination; unlike
+    `check --online`, opens no line. Changes nothing.
 
     The archive of --bundle contains all these results, the configuration and the status. Passwords and keys are
     removed; check the archive before you send it.
@@ -53,8 +53,8 @@ def doctor(options: ConfigOptions, offline: bool, bundle_file: Path | None, lang
       meterhouse doctor --bundle gw01.tar.gz
 
     \b
-    Exit codes: 0 no fault found, else the first that applies: 1 a fault of the agent, store, disk, clock, key
-    or certificate, 2 wrong usage, 3 bad configuration, 4 a fault of a device, line or adapter, 5 a fault of a
+    Exit codes: 0 no fault found; otherwise the first that applies: 1 a fault of the agent, store, disk, clock, key
+    or certificate; 2 wrong usage; 3 bad configuration; 4 a fault of a device, line or adapter; 5 a fault of a
     destination.
     """
     if as_json:

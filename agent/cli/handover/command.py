@@ -62,7 +62,7 @@ class Shown:
     "--csv",
     "csv_file",
     type=EXISTING_FILE,
-    help="Read the values on the displays from this file; each line is DEVICE[/POINT],VALUE[,REMARK].",
+    help="Take the displayed values from this file; each line is DEVICE[/POINT],VALUE[,REMARK].",
 )
 @click.option("--who", help="Name of the person who makes the record.")
 @click.option("--remarks", default="", help="Remark for the other party.")
@@ -88,8 +88,8 @@ def handover(
       meterhouse handover --who "Li Wei" --csv displays.csv --yes --json
 
     \b
-    Exit codes: 0 signed, 1 no agent runs or it cannot sign now, 2 wrong usage, 3 bad configuration, 4 signed, but a
-    display differs, or a device has no reading or does not answer, 130 not confirmed.
+    Exit codes: 0 signed; 1 no agent runs or it cannot sign now; 2 wrong usage; 3 bad configuration; 4 signed, but a
+    display differs, or a device has no reading or does not answer; 130 not confirmed.
     """
     from agent.cli.control import ask_running
     from agent.cli.handover.labels import WORDS, verdict
@@ -148,7 +148,7 @@ def _check_selected(shown: Iterable[str], devices: Sequence[str]) -> None:
     """Raise UsageError if an option gives a value for a device that is not selected."""
     others = [name for name in shown if name not in devices]
     if devices and others:
-        hint = "Give the device as DEVICE too, or leave out its --display"
+        hint = "Name this device among the DEVICE arguments as well, or leave out its --display"
         what = f"{clean_text(others[0], 40)!r} is not one of the selected devices"
         raise UsageError(what, where="--display", hint=hint)
 

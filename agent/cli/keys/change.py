@@ -102,7 +102,7 @@ def rotate(
 @click.option(
     "--until",
     metavar="TIME",
-    help="Trust only packs up to this time; the gateway's database contains the time of each pack.",
+    help="Trust only packs up to this time, according to the gateway's database.",
 )
 @alg_option
 @token_option
@@ -124,9 +124,9 @@ def revoke(
 ) -> None:
     """Revoke the key KID, which may be stolen, and replace the current signing key with a new one.
 
-    KID is a thumbprint or its beginning; `keys show` lists the thumbprints. In each stream, packs that KID signed stay
-    trusted up to and including one sequence number. By default, this is the sequence number of the last pack that this
-    gateway itself sealed with KID.
+    KID is a thumbprint or its beginning; `keys show` lists the thumbprints. For each stream, packs that KID signed stay
+    trusted up to and including a certain sequence number. By default, this is the number of the last pack of the stream
+    that this gateway itself sealed with KID.
 
     \b
     Examples:

@@ -93,8 +93,8 @@ def create(
       meterhouse keys create --lost pVa0zQ3kT5n0y1rY2a7kq3m1x0cB8vQ9sKfJ6hLwE4d
 
     \b
-    Exit codes: 0 created, 2 wrong usage, or this gateway has signed with another key, 3 the file exists or cannot be
-    written, 4 the token does not respond.
+    Exit codes: 0 created; 2 wrong usage, or this gateway has signed with another key; 3 the file exists or cannot be
+    written; 4 the token does not respond.
     """
     from agent.cli.keys.worker import CreateKey, work_on_key
 
@@ -200,7 +200,7 @@ def show(file: Path | None, qr: bool, options: ConfigOptions, as_json: bool) -> 
       meterhouse keys show --qr
 
     \b
-    Exit codes: 0 good, 3 the file is missing, readable by others, or not a key, 4 the token does not respond.
+    Exit codes: 0 good; 3 the file is missing, readable by others, or not a key; 4 the token does not respond.
     """
     from agent.cli.keys.worker import ReadKey, work_on_key
 

@@ -39,7 +39,7 @@ LOOK_EVERY_S = 0.2
     "--point", "patterns", multiple=True, metavar="GLOB", help='Only matching points, such as "ac.*". May be repeated.'
 )
 @click.option("--frames", "line", metavar="LINE", help="Show the raw frames of a line instead.")
-@click.option("--plain", is_flag=True, help="One table instead of the full screen: for small machines.")
+@click.option("--plain", is_flag=True, help="Print one table instead of filling the screen; this takes less memory.")
 @click.option("--for", "seconds", type=Duration(), metavar="TIME", help="Stop after this time, such as 20s.")
 @lang_option
 @json_option
@@ -67,7 +67,8 @@ def watch(
       meterhouse watch --frames cabinet-2
 
     \b
-    Exit codes: 0 good, 1 no agent runs here or it ended, 2 unknown device or line, 3 bad configuration, 130 Ctrl-C.
+    Exit codes: 0 good, 1 no agent runs here or the agent ended, 2 unknown device or line, 3 bad configuration,
+    130 Ctrl-C.
     """
     found = options.find_agent()
     folder, complaints = found.folder, found.complaints

@@ -75,7 +75,7 @@ async def handover(access: Access, request: Handover, reply: Reply) -> dict[str,
         if not await service.sealing.seal(service.clock.now_ms() + 1, [gateway]):
             why = service.sealing.trouble or "the store could not commit"
             what = f"the handover record was accepted, but is not signed yet ({why})"
-            hint = "The agent signs the record as soon as possible; `meterhouse status` shows what to do"
+            hint = "The agent signs the record as soon as it can; `meterhouse status` shows the fault and what to do"
             raise GatewayError(what, where="handover", hint=hint)
     found = await access.call(lambda store: _sealed(store, gateway.name, before, number))
     if len(found) != len(pieces):
@@ -267,8 +267,8 @@ def check_against(made: Declaration, entries: list[Declaration], access: Access)
         raise UsageError(f"input {made.name} cannot be given in the unit {made.unit}", where="declare", hint=hint)
     if (made.to_ms is None) != (wanted.kind == "state"):
         what = (
-            f"input {made.name} is a state without an end date: omit --to"
+            f"input {made.name} holds until a new value replaces it, so it has no end date: omit --to"
             if wanted.kind == "state"
-            else f"input {made.name} is an amount of a period: add the end of the period with --to"
+            else f"input {made.name} is an amount for a period: give the day after the last day of the period with --to"
         )
         raise UsageError(what, where="declare")

@@ -139,7 +139,7 @@ async def signed(access: Access, request: Birth | Pack, reply: Reply) -> dict[st
             "the newest birth pack is never deleted"
             if is_birth
             else "The agent deletes delivered packs after the time set by keep_delivered; "
-            "the platform has received the deleted packs"
+            "ask the platform for these packs"
         )
         raise GatewayError(what, where=clean_text(request.stream, 80), hint=hint)
     for at in range(0, len(data), PART_BYTES):
