@@ -96,13 +96,16 @@ def pytest_sessionfinish() -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_log_handler_left() -> Iterator[None]:
-    """A command that ran in this process may log to a stream that is closed by now: the next test would see that."""
+def no_log_setting_left() -> Iterator[None]:
+    """A command that ran in this process may log to a stream that is closed by now, and lets more be logged: the next
+    test would see that.
+    """
     loggers = [logging.getLogger(), logging.getLogger("meterhouse")]
-    before = [logger.handlers[:] for logger in loggers]
+    before = [(logger.handlers[:], logger.level) for logger in loggers]
     yield
-    for logger, handlers in zip(loggers, before, strict=True):
+    for logger, (handlers, level) in zip(loggers, before, strict=True):
         logger.handlers[:] = [one for one in logger.handlers if one in handlers]
+        logger.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,12 +21,10 @@ def edited(agent: Agent, change: tuple[str, str]) -> None:
 
 
 @pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """``meterhouse run``, or another command, that must end by itself: code, stdout, stderr."""
     for name in [name for name in os.environ if name.endswith("_DIRECTORY")]:  # of a unit that runs the tests
         monkeypatch.delenv(name)
-    ours, root = logging.getLogger("meterhouse"), logging.getLogger()
-    before = ours.level, root.level, root.handlers[:]
 
     def played(agent: Agent, *more: str, command: str = "run") -> tuple[int, str, str]:
         capfd.readouterr()
@@ -36,10 +33,7 @@ def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> I
         assert "Traceback" not in out + err
         return code, out, err
 
-    yield played
-    ours.setLevel(before[0])
-    root.setLevel(before[1])
-    root.handlers[:] = before[2]
+    return played
 
 
 @pytest.fixture
