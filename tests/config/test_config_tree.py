@@ -17,6 +17,7 @@ from agent.verify.strict import MAX_PACK_BYTES
 from drivers.line.config import LineConfig
 from drivers.model import ConfigError, Limits, ProfileError
 from drivers.night import Night
+from drivers.toml.lines import key_lines
 from tests.kits.specs import device_specs
 
 MINIMAL = """[site]
@@ -500,3 +501,17 @@ def test_streams_of_a_destination(site, good) -> None:
         "The agent deletes the packs of these streams after the time set by keep_delivered in [store]. To send "
         "these streams, add them to the key streams of an [[uplink]]",
     ], notes
+
+
+def test_lines_of_the_file_are_looked_for_only_when_a_message_names_one(site, monkeypatch) -> None:
+    """To find the lines takes as long as to parse the file; a start of 3,000 devices needs none of them."""
+    looked: list[str] = []
+    monkeypatch.setattr("drivers.toml.table.key_lines", lambda text: looked.append(text) or key_lines(text))
+    line = '[[line]]\nname = "roof"\nurl = "modbus-tcp://192.0.2.10"\n'
+    site.write(f'{MINIMAL}{line}[[device]]\nname = "m1"\nline = "roof"\naddress = "1"\nprofile = "eastron/sdm630"\n')
+    config = site.load()
+    assert not looked
+    assert config.at("line.roof") == "agent.toml:5: line.roof"
+    assert config.at("device.m1") == "agent.toml:8: device.m1"
+    assert config.at("device.m2") == "device.m2"
+    assert len(looked) == 1

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from drivers.model import DeviceSpec, Kind, Point, ProfileError, Quality, Reason, RegisterPart
 from drivers.plan import (
     Block,
+    block_decoder,
     compile_block,
     decimal_plan,
     exact,
@@ -213,3 +214,18 @@ def test_digits_that_are_a_reading_and_those_that_are_not(raw: str, keys: dict[s
     point = Point("x.a", Kind.STATE if "bit" in keys or "mask" in keys else Kind.GAUGE, key="A", **keys)
     ((_, mantissa, exponent, quality),) = decimal_plan(0, point, SPEC).values(pack_decimal(Decimal(raw)))
     assert (None if quality == Reason.SENTINEL else Decimal(mantissa).scaleb(exponent)) == (value and Decimal(value))
+
+
+def test_devices_with_the_same_points_share_their_decoders() -> None:
+    """A start of 3,000 devices of one family compiles a block once. Another ratio needs another plan."""
+    energy = Point("energy.active.import", Kind.COUNTER, "kWh", address=1, count=2, type="u32", ratio="apply")
+    points = (Point("ac.voltage", Kind.GAUGE, "V", address=0), energy, Point("device.model", Kind.TEXT, address=3))
+    (block,) = plan_blocks(points)
+    first = block_decoder(block, points, SPEC)
+    assert block_decoder(block, points, replace(SPEC, name="m2", address="2")) is first
+    assert first.plan is not None and first.plan.points == (0, 1)
+    assert first.counters is not None and first.counters.points == (1,)
+    assert [slot.point for slot in first.texts] == [2] and list(first.points) == [0, 1, 2]
+    other = block_decoder(block, points, replace(SPEC, ratio_ct=Decimal(80)))
+    assert other.plan is not first.plan and other.plan is not None
+    assert [value[1:3] for value in other.plan.values(bytes(5) + b"\x01" + bytes(2))][1] == (8, 1)
