@@ -91,7 +91,7 @@ async def serve(config: Config, load: Callable[[], Config]) -> None:
         loop.add_signal_handler(number, on_signal)
 
     def ready() -> None:
-        gc.collect()
+        gc.collect(1)  # not the oldest objects: they have survived collections, and with 3,000 devices take 0.2 s
         ext.memory.give_back()
         gc.freeze()  # the objects that exist now are permanent, so the garbage collector need not check them again
         notify("READY=1")
