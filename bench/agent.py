@@ -147,9 +147,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     columns = {
         "agent": lambda r: r["who"],
         "devices": lambda r: r["devices"],
-        "packs": lambda r: "-" if r["pack_s"] is None else f"{r['pack_s']} s",
-        "readings/s": lambda r: f"{r['readings_per_s']:,} of {r['wanted_per_s']:,}",
-        "CPU-s per million": lambda r: r["cpu_s_per_million"],
+        "pack interval": lambda r: "-" if r["pack_s"] is None else f"{r['pack_s']} s",
+        "readings/s (delivered of due)": lambda r: f"{r['readings_per_s']:,} of {r['wanted_per_s']:,}",
+        "CPU-s per million readings": lambda r: r["cpu_s_per_million"],
         "times the floor": lambda r: f"{r['cpu_s_per_million'] / unit:.2f}",
         "RSS MB (peak)": lambda r: f"{r['rss_mb']} ({r['peak_mb']})",
         "first verified s": lambda r: r["first_verified_s"],
