@@ -172,7 +172,7 @@ def keep_command(
 
     if latest and not broker:
         raise UsageError(
-            "--latest publishes, but no broker is given", where="--latest", hint="Add --broker mqtt://HOST"
+            "--latest publishes to a broker, but no broker is given", where="--latest", hint="Add --broker mqtt://HOST"
         )
     shards, away = open_some(dsns)
     start_log()

@@ -139,8 +139,8 @@ def check_place(connection: Connection, dsn: str, place: int, shards: int, *, no
             return
         connection.execute("INSERT INTO shard (place, shards) VALUES (%s, %s)", [place, shards])
     elif row != (place, shards):
-        made = f"it was created as database {row[0] + 1} of {row[1]}"
-        seen = f"according to --db, this is database {place + 1} of {shards}, but {made}"
+        made = f"it was created as database number {row[0] + 1} of {row[1]}"
+        seen = f"according to --db, this is database number {place + 1} of {shards}, but {made}"
         hint = "Give all --db options, always in the same order: the name of a gateway decides which database it is in"
         raise DatabaseError(seen, where=show_dsn(dsn), hint=hint)
 

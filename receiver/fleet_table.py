@@ -64,7 +64,7 @@ def print_state(state: FleetState, *, only_bad: bool = False) -> None:
             say(f"batches that are not checked yet: {s['lots_waiting']}. Is `meterhouse platform keep` running?")
         )
     if s["unsettled"]:
-        console.print(say(f"packs whose birth or other parts have not arrived: {s['unsettled']}"))
+        console.print(say(f"packs that wait for their birth pack, or for the rest of a split pack: {s['unsettled']}"))
 
 
 def totals_in_words(s: dict[str, Any]) -> str:
@@ -72,7 +72,7 @@ def totals_in_words(s: dict[str, Any]) -> str:
     return say(
         f"{s['gateways']} gateways: {s['verified']} verified, {s['incomplete']} incomplete, {s['failed']} failed, "
         f"{s['silent']} silent, {s['late']} late; {s['packs']} packs with {s['received']} "
-        f"of {s['due'] + s['due_missing']} due readings ({s['gaps']} are in stated gaps); "
+        f"of {s['due'] + s['due_missing']} due readings (missing readings in stated gaps: {s['gaps']}); "
         f"{s['missing_packs']} packs missing, {s['lost_packs']} lost"
     )
 
@@ -92,7 +92,8 @@ def why(one: GatewayState) -> str:
         last = f" ({shorten(one.refused_why, CUT, placeholder=' ...')})" if one.refused_why else ""
         reasons.append(f"{word('refused')} {one.refused}{last}")
     reasons += [f"{word('withheld')} {one.withheld}"] if one.withheld else []
-    reasons += [say(f"packs whose birth or other parts have not arrived: {one.unsettled}")] if one.unsettled else []
+    if one.unsettled:
+        reasons.append(say(f"packs that wait for their birth pack, or for the rest of a split pack: {one.unsettled}"))
     reasons += [say(f"restarts of streams at sequence 1: {one.restarts}")] if one.restarts else []
     reasons += [say(f"missing pages of the newest checkpoint: {one.torn}")] if one.torn else []
     reasons += (

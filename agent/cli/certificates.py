@@ -53,7 +53,7 @@ def report(config: Config, as_json: bool) -> int:
             left = "-" if days is None else say(f"{days:.0f} days")
             click.echo(f"{expiry.destination or '[web]'}  {expiry.file}  {left}")
         if not found:
-            click.echo(say("Neither a destination nor the page has a certificate that this user can check."))
+            click.echo(say("There is no certificate that this user can check, for any destination or for the page."))
     journal = "JOURNAL_STREAM" in os.environ and not sys.stderr.isatty()
     for text in complaints:
         click.echo(f"<4>{text}" if journal else as_complaint("warning", text), err=True)

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 @click.option(
     "--plan",
     is_flag=True,
-    help="Also show the number of requests and registers, and the line time, for each pace of each device.",
+    help="Also show the number of requests and registers, and how long they occupy the line, for each pace of each "
+    "device.",
 )
 @click.option("--online", "try_online", is_flag=True, help="Also contact every device and destination.")
 @click.option(
@@ -202,8 +203,8 @@ def find_notes(config: Config) -> list[ConfigWarning]:
         notes.append(ConfigWarning("key", f"{file} does not exist", hint))
     if config.control != ControlConfig() and gid_of(config.control.group) is None:
         hint = (
-            "Until this group exists, only root and the agent's user may enter declarations, use a line of the running "
-            "agent (such as `read` and `scan`), and reload the configuration"
+            "Until this group exists, only root and the agent's user may enter declarations, run commands that use a "
+            "line of the running agent (such as `read` and `scan`), and reload the configuration"
         )
         notes.append(ConfigWarning("control", f"group {config.control.group} does not exist on this machine", hint))
     return [*notes, *_disk_notes(config)]
@@ -377,7 +378,7 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
     for cost in costs:
         share = f"{cost.share:.1%}" if cost.share else "-"
         requests.add_row(cell(cost.device), cost.pace, _duration(cost.period_ms), say(str(cost)), share)
-    shares = plain_table("line time", "line", "in use", right=("in use",))
+    shares = plain_table("use of the lines", "line", "in use", right=("in use",))
     for name, busy in line_shares(costs).items():
         shares.add_row(cell(name), f"{busy:.1%}")
     for table in (facts, uplinks, lines, devices, *((requests, shares) if plan else ())):

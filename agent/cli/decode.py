@@ -98,7 +98,8 @@ def decode() -> None:
 @click.argument("hex_text", metavar="HEX", nargs=-1, required=True)
 @json_option
 def registers(type_: str, order: str, scale: str, bit: int | None, hex_text: tuple[str, ...], as_json: bool) -> None:
-    """Decode values from register bytes. HEX longer than one value gives several readings.
+    """Decode values from register bytes. If HEX is longer than one value, it is decoded as several values, one after
+    the other.
 
     Only NaN, infinity, doubles of 1E+308 or more and invalid BCD digits count as "not available"; every other value is
     shown as it is.

@@ -20,6 +20,7 @@ T = TypeVar("T")
 Purpose = Literal["read", "identify", "scan"]
 # longest wait for the line, in seconds; if the line is not free, the agent refuses ten seconds before this
 GRANT_S: Final = 40.0
+_KEPT: Final = "the running agent did not release the line for this command"
 
 
 def borrow_line(folder: Path, url: str, purpose: Purpose, seconds: float) -> BorrowedLine:
@@ -129,7 +130,5 @@ class BorrowedLine:
 
     def _refused(self, error: GatewayError) -> GatewayError:
         if isinstance(error, LineLent):
-            return LineLent("the running agent did not lend the line", where=error.where, hint=error.what)
-        return LineDown(
-            f"the running agent did not lend the line: {error.what}", where=f"line {self._line}", hint=error.hint
-        )
+            return LineLent(_KEPT, where=error.where, hint=error.what)
+        return LineDown(f"{_KEPT}: {error.what}", where=f"line {self._line}", hint=error.hint)

@@ -50,7 +50,7 @@ class PaceCost:
         cost = self.cost
         return (
             f"{cost.requests} {_many('request', cost.requests)}, {cost.registers} {_many('register', cost.registers)} "
-            f"for {cost.points} {_many('point', cost.points)}, {show_time(cost.line_time_s)} of line time"
+            f"for {cost.points} {_many('point', cost.points)}; line busy for {show_time(cost.line_time_s)}"
         )
 
 

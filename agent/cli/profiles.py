@@ -294,12 +294,13 @@ def names(pattern: str, lang: str, as_json: bool) -> None:
 @click.option(
     "--function",
     type=click.IntRange(1, 4),
-    help="With --from: function code of the points that have none in the list.",
+    help="With --from: function code of the points for which the list gives no function code.",
 )
 @click.option(
     "--order",
     default="",
-    help="With --from: byte order, such as CDAB, of the 32 and 64 bit values that have none in the list.",
+    help="With --from: byte order, such as CDAB, of the 32-bit and 64-bit values for which the list gives no byte "
+    "order.",
 )
 @click.option("--4x", "is_4x", is_flag=True, help="With --from: addresses count from 40001 or 30001.")
 @lang_option
@@ -310,8 +311,8 @@ def new(
 
     FILE is VENDOR/FAMILY.toml and must not exist yet; without FILE, the profile is printed. A list needs the columns
     name, address and type, and may have unit, factor (or gain), function, order, count, offset, pace, en, zh; other
-    common names of these columns are understood, English or Chinese. In the column "name", write the name of each point
-    as `profiles names` lists it, or its meaning.
+    common names of these columns are understood, English or Chinese. In the column "name", write the name of each
+    point, or its meaning in English or Chinese, as `profiles names` lists them.
 
     \b
     Examples:

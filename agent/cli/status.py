@@ -107,7 +107,8 @@ def interval_notes(facts: Mapping[str, Any]) -> list[str]:
         notes.append(
             say(
                 f"intervals: comparing the intervals of {count} devices with their packs, newest first;"
-                f" compared back to {done} UTC, but the packs reach back to {packs} UTC. Daily figures wait for this"
+                f" the comparison has gone back to {done} UTC so far, and the oldest pack is from {packs} UTC."
+                " Daily figures wait until the comparison is finished"
             )
         )
     return notes

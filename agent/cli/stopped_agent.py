@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # the tool must receive a part within this time, in seconds; it may be writing to a slow USB stick
 SEND_S: Final = 600.0
-_RUNS: Final = "an agent runs with this runtime directory"
+_RUNS: Final = "an agent is running with this runtime directory"
 
 
 class AgentRunning(GatewayError):
@@ -153,8 +153,8 @@ def _opened(config: Config) -> Iterator[Store]:
         store = Store.open(path, config.store.max_size_bytes, config.store.keep_delivered_s, rescue=False)
     except StoreBusy as error:
         hint = (
-            "A meterhouse command or another agent has opened the database; for another agent, give its runtime_dir "
-            "with --runtime-dir"
+            "A meterhouse command or another agent has opened the database; if it is another agent, give its "
+            "runtime_dir with --runtime-dir"
         )
         what = "the database is in use by another process"
         raise GatewayError(what, where=str(path), hint=f"{hint}. {error.what}") from error

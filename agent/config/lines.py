@@ -150,8 +150,8 @@ def _check_framing(ports: dict[str, TomlTable], table: TomlTable, url: str, note
         return
     first = ports.setdefault(port, table)
     if first is not table:
-        hint = "A port of a gateway or serial server usually has one framing: correct the url of one of the lines"
-        what = f"opens the port {port}, which {_line_place(first)} opens with another scheme"
+        hint = "A port of a TCP gateway or serial server usually has one framing: correct the url of one of the lines"
+        what = f"opens the port {port}, but {_line_place(first)} opens the same port with another URL scheme"
         notes.append(ConfigWarning(place_of(table, "url"), what, hint))
 
 
@@ -168,7 +168,9 @@ def _check_port(ports: dict[str, TomlTable], table: TomlTable, url: str, notes: 
         return
     place = _line_place(first)
     if url.partition(":")[0] not in BYTE_SCHEMES:
-        hint = "Put all devices of this gateway on one line: many gateways accept only one or two connections"
+        hint = (
+            "Put all devices of this TCP gateway on one [[line]]: many TCP gateways accept only one or two connections"
+        )
         notes.append(
             ConfigWarning(place_of(table, "url"), f"opens a second connection to the TCP gateway of {place}", hint)
         )
@@ -177,5 +179,5 @@ def _check_port(ports: dict[str, TomlTable], table: TomlTable, url: str, notes: 
             None,
             "url",
             f"uses the same port as {place}",
-            "Only one line may use a port; each device of this line may have its own serial setting (key serial)",
+            'Only one line may use a port; each device of this line may have its own serial setting (key "serial")',
         )

@@ -482,8 +482,8 @@ def _demand(table: TomlTable, default: IntervalConfig) -> tuple[int, int]:
         ms = p.duration_ms(1_000, 3_600_000, "1 min")(value)
         if period_ms % ms or period_ms // ms > MAX_SLIPS:
             what = (
-                f"{p.show(value)} is not a valid slip: the period {p.show_ms(period_ms)} must be a whole multiple of "
-                f"the slip, at most {MAX_SLIPS} times as long"
+                f"{p.show(value)} is not a valid sliding step: the demand period {p.show_ms(period_ms)} must be a "
+                f"whole multiple of the step, and at most {MAX_SLIPS} times the step"
             )
             raise p.InvalidValue(what, 'Write for example slip = "1 min" for a period of 15 min')
         return ms
@@ -493,8 +493,9 @@ def _demand(table: TomlTable, default: IntervalConfig) -> tuple[int, int]:
         demand.complain(
             None,
             "period",
-            f"the demand period {p.show_ms(period_ms)} is not a whole multiple of the slip",
-            "Set slip too, so that the period is a multiple of the slip",
+            f"the demand period {p.show_ms(period_ms)} is not a whole multiple of the sliding step "
+            f'{p.show_ms(slip_ms)} (key "slip")',
+            'Set the key "slip" too, so that the period is a whole multiple of the sliding step',
         )
         period_ms, slip_ms = default.demand_period_ms, default.demand_slip_ms
     demand.done()

@@ -66,9 +66,10 @@ def check_tree(devices: Sequence[DeviceRead], notes: list[ConfigWarning]) -> Non
             other = entries.get(name)
             if other is not None and not inner and len(other.entry.roles) > 1:
                 choices = ", ".join(f'"{name}/{one}"' for one in other.entry.roles if one)
-                device.table.complain(
-                    None, key, f"{name} has several parts with a role", f"Write one of these parts: {choices}"
+                what = (
+                    f"the device {name} has roles for several parts, so its name alone does not say which part is meant"
                 )
+                device.table.complain(None, key, what, f"Write one of these parts: {choices}")
             elif inner and (other is None or inner not in other.entry.roles):
                 what = (
                     f"device {name} has no role for its part {p.show(inner)}"
@@ -141,7 +142,7 @@ def read_derived(
         heat = _heat(table, points) if heats else ("", "", "", "")
         for device, point in dict.fromkeys(points.unread):
             what = f"the point {point} of {device} is not read, so this derived point gets no values"
-            hint = f"Add {point} to points of the device {device}"
+            hint = f'Add {point} to the key "points" of the device {device}'
             notes.append(ConfigWarning(place_of(table, "sum" if sums else "heat"), what, hint))
         role = table.take("role", _heat_role, "")
         if role and not heats:
@@ -149,7 +150,7 @@ def read_derived(
                 None,
                 "role",
                 "has no effect on a sum",
-                "To use this sum in figures, write a formula in the park's plan",
+                "To use this sum in the park's figures, write a formula in the park's plan",
             )
         table.done({"formula": _HOW, "points": _HOW})
         if is_first(names, table, name):

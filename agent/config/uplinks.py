@@ -101,7 +101,7 @@ def _unsent_streams(uplinks: Sequence[UplinkConfig], devices: Sequence[str]) -> 
     names = ", ".join(unsent[:5]) + (f" and {len(unsent) - 5} more" if len(unsent) > 5 else "")
     hint = (
         "The agent deletes the packs of these streams after the time set by keep_delivered in [store]. To send "
-        "these streams, add them to the key streams of an [[uplink]]"
+        'these streams, add them to the key "streams" of an [[uplink]]'
     )
     return [ConfigWarning("uplink", f"these streams are not sent to any destination: {names}", hint)]
 

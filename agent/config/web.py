@@ -21,8 +21,8 @@ _SECRETS = {
     "certificate": "Write certificate_file, or certificate_credential (a systemd credential)",
     "key": "Write key_file, or key_credential (a systemd credential)",
     "password": f"Do not write secrets here; use password_file or password_credential. {_SETUP}",
-    "port": "Give address and port together in the key listen",
-    "host": "Give address and port together in the key listen",
+    "port": 'Give the address and the port together in the key "listen"',
+    "host": 'Give the address and the port together in the key "listen"',
 }
 
 

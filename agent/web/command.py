@@ -29,7 +29,11 @@ from agent.cli.options import DEFAULT_CONFIG, EXISTING_FILE, FOLDER, lang_option
 @click.option(
     "--listen", metavar="ADDRESS:PORT", help="Address to listen on; default: [web] listen, else 127.0.0.1:8080."
 )
-@click.option("--setup", is_flag=True, help="Create certificate, password and [web] for access from other machines.")
+@click.option(
+    "--setup",
+    is_flag=True,
+    help="Create a certificate, a password and the table [web], for access from other machines.",
+)
 @click.option(
     "--name",
     "names",

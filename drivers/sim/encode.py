@@ -190,7 +190,7 @@ def encode_text(point: Point, text: str) -> bytes:
         return b"".join(number.to_bytes(width, "big") for number in _numbers_of(point, text))
     if point.type != "str":
         if not text.isdigit():
-            raise EncodeError(f"{text!r} is not a number, but the registers hold one", where=where)
+            raise EncodeError(f"{text!r} is not a whole number, but the registers hold a whole number", where=where)
         size = size_of(point.type, point.count)
         return to_wire(pack_raw(point.type, int(text), size, where=where), size, point.order, where=where)
     raw = text.encode("utf-8")

@@ -13,7 +13,7 @@ from drivers.toml import did_you_mean, show
 KINDS: dict[str, str] = {  # kind -> what the fault does, and the meaning of its value
     "silence": "no answer",
     "late": "answer VALUE seconds later (default 1)",
-    "crc": "wrong CRC (over MBAP: wrong protocol identifier)",
+    "crc": "wrong CRC (frames with an MBAP header: wrong protocol identifier)",
     "exception": "exception code VALUE (default 4)",
     "busy": "exception 6",
     "gateway": "exception 0A or 0B of a gateway (default 0B)",
@@ -27,7 +27,7 @@ KINDS: dict[str, str] = {  # kind -> what the fault does, and the meaning of its
     "stale": "the previous answer again",
     "blank": "all registers FFFF",
     "zero": "all registers 0",
-    "freeze": "register values do not change, as behind a master that answers from its cache",
+    "freeze": "register values do not change, as when a gateway answers from its cache",
     "spill": "the answer after an illegal address is shifted by one register",
     "reset": "the connection is reset, and no answer is sent",
     "close": "the connection is closed, and no answer is sent",

@@ -81,8 +81,8 @@ def test_a_group_that_is_not_there_is_named(mh, park) -> None:
 def test_the_plan_says_requests_registers_points_and_line_time(mh, park) -> None:
     said = mh("check", "--plan", "-c", park(more='limits = { turnaround = "10 ms" }\n'))
     lines = [" ".join(line.split()) for line in said.out.splitlines()]
-    assert "inv1 fast 1 s 1 request, 2 registers for 1 point, 10.0 ms of line time 1.0%" in lines
-    assert "inv1 normal 5 s 1 request, 2 registers for 2 points, 10.0 ms of line time 0.2%" in lines
+    assert "inv1 fast 1 s 1 request, 2 registers for 1 point; line busy for 10.0 ms 1.0%" in lines
+    assert "inv1 normal 5 s 1 request, 2 registers for 2 points; line busy for 10.0 ms 0.2%" in lines
     assert "Reading each point once occupies the lines for " in said.out
 
 

@@ -84,9 +84,9 @@ def test_it_starts_without_an_agent_and_sees_one_come_and_go(traces: Traces, ter
     ("args", "environ", "told"),
     [
         (("inv9",), {}, 'error: watch: the running agent has no device "inv9"'),
-        (("--plain", "--for", "100ms"), {}, "park7/gw01  agent's status"),
-        (("--for", "100ms"), {"TERM": "dumb"}, "park7/gw01  agent's status"),
-        (("--for", "100ms"), {"PYTHONIOENCODING": "latin-1"}, "park7/gw01  agent's status"),
+        (("--plain", "--for", "100ms"), {}, "park7/gw01  the agent's status"),
+        (("--for", "100ms"), {"TERM": "dumb"}, "park7/gw01  the agent's status"),
+        (("--for", "100ms"), {"PYTHONIOENCODING": "latin-1"}, "park7/gw01  the agent's status"),
     ],
     ids=["wrong device", "plain", "dumb", "no UTF-8"],
 )

@@ -106,7 +106,7 @@ def test_a_derived_point_of_points_that_are_not_read_is_told(site: Any, good: st
     (note,) = [str(note) for note in site.load().notes if "derived" in str(note)]
     assert (
         "derived.hall-2.sum: the point ac.energy.import of third is not read, so this derived point gets no values. "
-        "Add ac.energy.import to points of the device third" in note
+        'Add ac.energy.import to the key "points" of the device third' in note
     )
 
 

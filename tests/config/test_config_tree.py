@@ -152,13 +152,13 @@ def test_a_ratio_that_the_device_applied_is_a_note(site) -> None:
 def test_one_tcp_port_with_two_schemes_is_told(site, good, url: str, told: bool) -> None:
     """One of the two lines is almost always written wrong, and nothing was said."""
     site.write(good.replace("tcp://192.0.2.11:4196", url))
-    notes = [str(note) for note in site.load().notes if "with another scheme" in str(note)]
+    notes = [str(note) for note in site.load().notes if "with another URL scheme" in str(note)]
     assert (
         notes
         == [
-            "agent.toml:50: line.server.url: opens the port 192.0.2.10:502, which line.roof (agent.toml:44) opens with "
-            "another scheme. A port of a gateway or serial server usually has one framing: correct the url of one of "
-            "the lines"
+            "agent.toml:50: line.server.url: opens the port 192.0.2.10:502, but line.roof (agent.toml:44) opens the "
+            "same port with another URL scheme. A port of a TCP gateway or serial server usually has one framing: "
+            "correct the url of one of the lines"
         ]
         * told
     )
@@ -194,7 +194,7 @@ def test_notes_tell_what_works_and_still_deserves_a_look(site, good) -> None:
         "agent.toml:39: line.cabinet-2.url: /dev/ttyUSB3 may refer to another adapter after a restart or replug. "
         "Take the stable name from /dev/serial/by-id/",
         "agent.toml:50: line.server.url: opens a second connection to the TCP gateway of line.roof (agent.toml:44). "
-        "Put all devices of this gateway on one line: many gateways accept only one or two connections",
+        "Put all devices of this TCP gateway on one [[line]]: many TCP gateways accept only one or two connections",
         "agent.toml:80: device.third.address: has the same address as device.main on the same line. "
         "Two [[device]] entries may have the same address only if they describe one physical device with two profiles",
         "agent.toml:70: device.second.line: 9600 8N1 is not the factory setting of test/meter (9600 8E1). "
@@ -499,7 +499,7 @@ def test_streams_of_a_destination(site, good) -> None:
         '.platform.streams: "secnd" matches no stream of this gateway. Did you mean "second"?',
         ": these streams are not sent to any destination: second. "
         "The agent deletes the packs of these streams after the time set by keep_delivered in [store]. To send "
-        "these streams, add them to the key streams of an [[uplink]]",
+        'these streams, add them to the key "streams" of an [[uplink]]',
     ], notes
 
 

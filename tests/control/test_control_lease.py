@@ -81,7 +81,7 @@ def test_a_lease_ends_with_its_process(lending: Lending) -> None:
 
 def test_a_second_tool_hears_who_has_the_line(lending: Lending) -> None:
     with lending.borrow():
-        with pytest.raises(LineLent, match=r"the line\. the line is lent to read by .*uid"), lending.borrow():
+        with pytest.raises(LineLent, match=r"for this command\. the line is lent to read by .*uid"), lending.borrow():
             pass
         assert lending.line.lent
     with pytest.raises(LineDown, match=r"no line 'x'.*Lines: l0"), BorrowedLine(lending.runtime, "x", "read", 60):

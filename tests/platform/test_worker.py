@@ -191,7 +191,7 @@ def test_a_gateway_whose_birth_never_comes_is_incomplete(dsn: str) -> None:
         connection.execute("UPDATE lots SET stored = now() - interval '2 minutes'")
         (state,) = fleet_state(connection, b.gateway.name).gateways
         assert (state.verdict, state.unsettled, state.completeness) == ("incomplete", 11, None)
-        assert "packs whose birth or other parts have not arrived: 11" in why(state)
+        assert "packs that wait for their birth pack, or for the rest of a split pack: 11" in why(state)
 
 
 def test_packs_that_wait_for_their_birth_do_not_ask_about_the_keeper(
@@ -209,7 +209,7 @@ def test_packs_that_wait_for_their_birth_do_not_ask_about_the_keeper(
             clock.now += 100.0
     with connect(dsn) as connection:
         connection.execute("UPDATE lots SET stored = now() - interval '2 minutes'")
-    waiting = "packs whose birth or other parts have not arrived: 11"
+    waiting = "packs that wait for their birth pack, or for the rest of a split pack: 11"
     batches = "batches that are not checked yet: 1. Is `meterhouse platform keep` running?"
     for keeps in (False, True):
         for like, expected in (([], True), (["site00"], True), (["site01/gw00021"], False)):
@@ -1010,7 +1010,7 @@ def test_databases_in_another_order_are_refused(postgres: PrivatePostgres, dsn: 
     other = postgres.dsn
     migrate(other)
     result = runner.invoke(platform, ["status", "--db", dsn, "--db", other])
-    assert "created as database 1 of 1" in str(result.exception)
+    assert "created as database number 1 of 1" in str(result.exception)
 
 
 def test_a_role_without_rights_is_told_so(

@@ -233,7 +233,9 @@ def _from_options(displays: Iterable[str], devices: Sequence[str]) -> dict[str, 
 def _once(given: Mapping[str, Shown], device: str, where: str) -> None:
     if device in given:
         raise UsageError(
-            f"{clean_text(device, 40)!r} is given twice", where=where, hint="Keep only the right value of this device"
+            f"{clean_text(device, 40)!r} is given twice",
+            where=where,
+            hint="Keep only the value that is correct for this device",
         )
 
 

@@ -162,7 +162,7 @@ def _live(watched: LiveView, end: float | None) -> None:
             f", {len(rows) - room} more rows do not fit: choose rows with DEVICE or --point" if len(rows) > room else ""
         )
         age = show_age(time.time() - float(watched.snapshot.get("time", 0)), "zh" if speaks_chinese() else "en")
-        since = say(f"agent's status {age} old{more}")
+        since = say(f"the agent's status is {age} old{more}")
         head = f"{watched.snapshot.get('site')}/{watched.snapshot.get('gateway')}  {since}"
         return Group(Text(head), point_table(rows[:room], time.time_ns()))
 

@@ -28,7 +28,7 @@ def frames_path(folder: Path, line: str, snapshot: Mapping[str, Any]) -> Path:
     if line not in lines:
         from drivers.toml.parsers import did_you_mean
 
-        hint = did_you_mean(line, lines, "Lines of the agent") if lines else "The agent has no line"
+        hint = did_you_mean(line, lines, "Lines that the agent polls") if lines else "The agent has no line"
         raise UsageError(f'the running agent has no line "{line[:40]}"', where="watch", hint=hint)
     return folder / f"frames.{line}"
 

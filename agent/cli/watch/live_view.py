@@ -28,7 +28,7 @@ def check_devices(snapshot: Mapping[str, Any], names: Iterable[str], where: str)
         if name not in known:
             from drivers.toml.parsers import did_you_mean
 
-            hint = did_you_mean(name, known, "Devices of the agent") if known else "The agent has no device"
+            hint = did_you_mean(name, known, "Devices that the agent polls") if known else "The agent has no device"
             raise UsageError(f'the running agent has no device "{name[:40]}"', where=where, hint=hint)
 
 

@@ -35,7 +35,7 @@ WORDS: Final[Mapping[str, tuple[str, str]]] = {
     "answering": ("{alive} of {count} devices answer", "{count} 台设备，{alive} 台应答"),
     "dozing": (", {count} asleep", "，{count} 台休眠"),
     "faults": ("{count} faults", "{count} 个故障"), "no faults": ("no fault", "无故障"),
-    "heard": ("agent's status {age} old", "状态更新于 {age}前"),
+    "heard": ("the agent's status is {age} old", "状态更新于 {age}前"),
     "stale": ("no status from the agent for {age}", "采集程序已 {age}未更新状态"),
     "no agent": ("no agent is running in {folder}: waiting for one", "{folder} 没有运行中的采集程序，等待启动"),
     "ended": ("the agent has ended: waiting for the next one. What is shown is old",

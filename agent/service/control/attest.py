@@ -49,7 +49,7 @@ async def handover(access: Access, request: Handover, reply: Reply) -> dict[str,
     """
     service = access.service
     if service is None:
-        hint = "Start the agent: the handover record contains readings of the running agent"
+        hint = "Start the agent: the readings in the handover record come from the running agent"
         raise GatewayError("only a running agent can sign a handover", where="handover", hint=hint)
     running = {device.config.name: device for device in service.devices}
     for one in request.devices:
@@ -113,7 +113,10 @@ async def _entry(access: Access, device: RunningDevice, one: ComparedDevice) -> 
         entry["reading"] = await _reading(access, device, one)
     if one.display:
         if not one.n:
-            what = f"a display value of {config.name} is given, but there is no reading to compare with this value"
+            what = (
+                f"a display value is given for the device {config.name}, but there is no reading to compare with this "
+                "value"
+            )
             raise UsageError(what, where="handover", hint="Leave out the display value")
         entry["display"] = one.display
         if one.resolution:
@@ -269,6 +272,7 @@ def check_against(made: Declaration, entries: list[Declaration], access: Access)
         what = (
             f"input {made.name} holds until a new value replaces it, so it has no end date: omit --to"
             if wanted.kind == "state"
-            else f"input {made.name} is an amount for a period: give the day after the last day of the period with --to"
+            else f"input {made.name} is an amount for a period: with --to, give the day after the last day of the "
+            "period"
         )
         raise UsageError(what, where="declare")

@@ -57,4 +57,4 @@ async def lease(access: Access, request: Lease, reply: Reply) -> dict[str, Any]:
         return {"ended": f"the requested lease of {request.seconds:g} s has ended"}
     finally:
         granted.end()
-    return {"ended": "the agent closed the lent line"}
+    return {"ended": "the agent closed the line that it had lent to this command"}
