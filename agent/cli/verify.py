@@ -211,9 +211,8 @@ _EXPORT = (
 _BEFORE = "listen again: the broker retains birth packs and key records and sends them first"
 _PIN = "pin the key: give --trust with the thumbprint that `meterhouse keys show` prints at the gateway"
 _OTHER_KEY = (
-    "compare the thumbprint after --trust with the one that `meterhouse keys show` prints at the gateway, because the"
-    " packs are signed by a key other than the one after --trust. If the gateway shows the thumbprint after --trust,"
-    " the packs are not from this gateway"
+    "compare the thumbprint that you gave as --trust with the one that `meterhouse keys show` prints at the gateway,"
+    " because another key signed the packs. If both thumbprints are the same, the packs are not from this gateway"
 )
 _FAULTY = "save the refused packs with `--json`, and find out where they were changed after the gateway had sent them"
 

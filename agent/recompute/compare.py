@@ -384,7 +384,11 @@ def _compare(
         if indicator is None or indicator.hash != signed["formula"]["hash"]:
             known = "different formula" if indicator else "unknown figure"
             sets = ", ".join(shipped_sets())
-            out.add("unknown", f"{_name(signed)}: {known} in this plan and version; available sets: {sets}")
+            out.add(
+                "unknown",
+                f"{_name(signed)}: {known} in this plan and this version of meterhouse; available sets of indicators: "
+                f"{sets}",
+            )
             return
         known_entries = [entry for entry in entries if entry.at_ms < period.until_ms]
         supply = sums.tally(period).supply(known_entries, period)

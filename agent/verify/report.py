@@ -87,8 +87,9 @@ class IncompleteCheckpoint:
 
     def __str__(self) -> str:
         some = ", ".join(map(str, self.missing[:5])) + (", ..." if len(self.missing) > 5 else "")
-        gone = f"page {some} of {self.pages} is" if len(self.missing) == 1 else f"pages {some} of {self.pages} are"
-        return f"{self.gateway}: {gone} missing in checkpoint {self.counter}"
+        if len(self.missing) == 1:
+            return f"{self.gateway}: page {some} of {self.pages} is missing in checkpoint {self.counter}"
+        return f"{self.gateway}: pages {some} of {self.pages} are missing in checkpoint {self.counter}"
 
 
 @dataclass(frozen=True, slots=True)

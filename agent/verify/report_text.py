@@ -26,8 +26,8 @@ def as_text(report: Report) -> str:
 def verdict_line(report: Report) -> str:
     """Return the verdict in one line, with numbers."""
     return clean(
-        f"{report.verdict.value}: {report.packs} packs, {report.readings} readings, {report.gaps} readings in gaps, "
-        f"{report.redelivered} redelivered, {report.missing} missing, {report.failed} failed",
+        f"{report.verdict.value}: packs: {report.packs}, readings: {report.readings}, readings in gaps: {report.gaps}, "
+        f"redelivered packs: {report.redelivered}, missing packs: {report.missing}, faulty objects: {report.failed}",
         MAX_LINE,
     )
 
@@ -48,14 +48,14 @@ def remarks(report: Report) -> list[str]:
     for stream in report.streams.values():
         gateway = stream.stream.rpartition("/")[0]
         lines += [
-            f"{gateway}: handover at {_time(record.time_ms)} by {record.who}; {record.counts}; "
+            f"{gateway}: handover of devices at {_time(record.time_ms)} by {record.who}; {record.counts}; "
             f"recorded in the pack with sequence {record.seq} and hash {record.hash}"
             for record in stream.handovers[-MAX_HANDOVERS:]
         ]
     if report.only:
         lines.append(f"the files contain only {', '.join(report.only)}, as requested")
     if report.agreed:
-        lines.append(f"agreed streams: {', '.join(report.agreed)} (and always _gateway)")
+        lines.append(f"streams that were agreed with the operator: {', '.join(report.agreed)} (and always _gateway)")
         lines += _unasked(report)
     lines += [
         f"{count} messages came with the content type {kind!r}, not with application/json or application/json+zstd; "
@@ -204,7 +204,7 @@ def _doubts(streams: Collection[StreamReport]) -> Iterator[str]:
         yield (
             f"{where}: packs begin with sequence {low}"
             if low == high
-            else f"{where}: the first packs have sequences from {low} to {high}"
+            else f"{where}: the first pack of each stream has a sequence from {low} to {high}"
         )
     for member, text in _DOUBTS:
         found = {s.stream: getattr(s, member) for s in streams if getattr(s, member)}

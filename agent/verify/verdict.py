@@ -90,9 +90,11 @@ def _without_packs(total: Report) -> list[str]:
         found.append(f"{name}: no pack is present, but a checkpoint says that packs up to sequence {seq} exist")
     if more := max(0, len(total.withheld) - LISTED):
         found.append(f"further streams without packs: {more}")
-    found += [f"{name}: agreed, but neither a pack nor a checkpoint names it" for name in total.unknown[:LISTED]]
+    found += [
+        f"{name}: this stream was agreed, but it appears in no pack or checkpoint" for name in total.unknown[:LISTED]
+    ]
     if more := max(0, len(total.unknown) - LISTED):
-        found.append(f"further agreed streams that neither a pack nor a checkpoint names: {more}")
+        found.append(f"further agreed streams that appear in no pack or checkpoint: {more}")
     return found
 
 

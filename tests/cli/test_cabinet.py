@@ -103,7 +103,7 @@ def test_from_an_unknown_cabinet_to_a_signed_handover(tmp_path: Path, cabinet: C
         until(lambda: streams <= delivered(listener), 300, lambda: streams - delivered(listener))
         walk.times.append(("run, until all devices have delivered", time.monotonic() - began))
         verified = walk("verify", "--broker", broker.url, "--trust", trust, "--for", "10s", step="verify --for 10s")
-        assert " 0 failed" in verified.stdout
+        assert " faulty objects: 0" in verified.stdout
         walk.times.append(("in all, to verified readings", sum(seconds for _, seconds in walk.times)))
         html = tmp_path / "handover.html"  # it waits for counters that are due each minute
         signed = walk("handover", "--who", "A. Technician", "--yes", "--html", html)

@@ -76,7 +76,7 @@ def test_a_record_is_signed_and_found_by_a_stranger(tmp_path: Path, house: House
     assert mh("export", tmp_path / "given", "-c", agent.config)[0] == 0
     code, out, err = mh("verify", tmp_path / "given", "--trust", record["trust"])
     assert code == 0, out + err
-    (line,) = [line for line in out.splitlines() if ": handover at " in line]
+    (line,) = [line for line in out.splitlines() if ": handover of devices at " in line]
     assert "by 李伟; devices: 3, compared with their displays: 2, with a difference: 0;" in line
     assert record["packs"][0]["hash"] in line
     code, out, _ = mh("verify", tmp_path / "given", "--trust", record["trust"], "--json")

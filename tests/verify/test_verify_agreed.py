@@ -80,7 +80,7 @@ def test_a_stream_that_nothing_names_is_found_if_it_was_agreed(verdict: Judge) -
     """A gateway that leaves a stream out of its checkpoints as well: the verifier's list still has it."""
     report = verdict(WHOLE, "inv1", "inv2", "spare-*")
     assert report.verdict.value == "incomplete" and report.unknown == [f"{GATEWAY}/inv2"]
-    assert report.reasons == [f"{GATEWAY}/inv2: agreed, but neither a pack nor a checkpoint names it"]
+    assert report.reasons == [f"{GATEWAY}/inv2: this stream was agreed, but it appears in no pack or checkpoint"]
     report = verdict(WHOLE, f"{GATEWAY}=inv1", "park7/gw02=inv1")
     assert report.unknown == ["park7/gw02/inv1"] and report.verdict.value == "incomplete", "a whole gateway"
 

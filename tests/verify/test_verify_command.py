@@ -80,7 +80,7 @@ def test_the_table_for_people(folder: Path) -> None:
     result = run(folder, "--trust", PIN)
     assert result.exit_code == 0
     assert "park7/gw01/inv1" in result.output and "100 %" in result.output
-    assert result.output.splitlines()[-1].startswith("verified: 9 packs, 30 readings, 0 readings in gaps")
+    assert result.output.splitlines()[-1].startswith("verified: packs: 9, readings: 30, readings in gaps: 0")
 
 
 def test_the_last_line_is_the_verdict_and_what_to_do_stands_above_it(folder: Path, tmp_path: Path) -> None:
@@ -90,10 +90,12 @@ def test_the_last_line_is_the_verdict_and_what_to_do_stands_above_it(folder: Pat
     (cut / "inv1.jsonl").write_bytes(b"\n".join((keys(Key()), packs[0], packs[1], packs[3])))
     result = run(cut, "--trust", PIN, "--expect-complete")
     said = result.output.splitlines()
-    assert result.exit_code == 6 and re.match(r"incomplete: 3 packs, .* 1 missing, 0 failed$", said[-1]), said
+    assert result.exit_code == 6 and re.match(
+        r"incomplete: packs: 3, .* missing packs: 1, faulty objects: 0$", said[-1]
+    ), said
     assert said[-2].startswith("what to do: give all files of the export") and "not verified: " in result.output
     unproven = run(folder).output.splitlines()
-    assert unproven[-1].startswith("consistent, origin unproven: 9 packs") and "keys show" in unproven[-2]
+    assert unproven[-1].startswith("consistent, origin unproven: packs: 9,") and "keys show" in unproven[-2]
 
 
 def test_the_report_in_chinese_and_its_json_in_english(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,10 +114,11 @@ def test_the_report_in_chinese_and_its_json_in_english(folder: Path, monkeypatch
     [
         ("not complete: park7/gw01/inv1: the gateway reported 96 readings as missing (gaps)",
          "不完整：park7/gw01/inv1：缺数 96 个"),
-        ("13 streams: the first packs have sequences from 3 to 9", "13 个数据流：首个数据包的序号在 3 至 9 之间"),
-        ("park7/gw01: handover at 2026-11-24T00:00:00Z by Li; devices: 5, compared with their displays: 3, with a "
-         "difference: 1 (inv1); recorded in the pack with sequence 4 and hash ab",
-         "park7/gw01：2026-11-24T00:00:00Z 由 Li 交接；设备 5 台，与显示值核对 3 台，不符：1 (inv1)；"
+        ("13 streams: the first pack of each stream has a sequence from 3 to 9",
+         "13 个数据流：各数据流首个数据包的序号在 3 至 9 之间"),
+        ("park7/gw01: handover of devices at 2026-11-24T00:00:00Z by Li; devices: 5, compared with their displays: 3, "
+         "with a difference: 1 (inv1); recorded in the pack with sequence 4 and hash ab",
+         "park7/gw01：2026-11-24T00:00:00Z 由 Li 交接设备；设备 5 台，与显示值核对 3 台，不符：1 (inv1)；"
          "记录在序号为 4、哈希为 ab 的数据包中"),
         ("not verified: park7/gw01: page 3 of 5 is missing in checkpoint 9",
          "未通过验证：park7/gw01：检查点 9 缺少第 3 页（共 5 页）"),
@@ -379,7 +382,7 @@ def test_remarks_are_grouped_by_kind() -> None:
     streams["p/g/d8"].reordered = 2
     lines = as_text(Report(Verdict.VERIFIED, [], {}, streams)).splitlines()
     assert "30 streams: the clock was not synchronised in 270 packs" in lines
-    assert "29 streams: the first packs have sequences from 2 to 30" in lines
+    assert "29 streams: the first pack of each stream has a sequence from 2 to 30" in lines
     assert "p/g/d7: readings that the gateway reported as missing (gaps), by reason: timeout 4" in lines
     assert "p/g/d8: 2 packs arrived out of order" in lines
     assert not any("further remarks" in line for line in lines)
@@ -423,4 +426,4 @@ def test_keys_are_read_first_whatever_their_file_is_called(tmp_path: Path) -> No
     (tmp_path / "records.json").write_bytes(keys(Key()))
     assert [path.name for path in find_files([tmp_path])] == ["records.json", "all.jsonl"]
     result = run(tmp_path, "--trust", PIN)
-    assert result.exit_code == 0 and "verified: 1100 packs" in result.output, result.output
+    assert result.exit_code == 0 and "verified: packs: 1100," in result.output, result.output

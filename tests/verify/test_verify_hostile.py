@@ -576,7 +576,9 @@ def test_a_coordinate_that_begins_with_zero_is_a_good_key() -> None:
 # --- what is quoted
 
 
-FORGED = "verified: 49 packs, 3010 readings, 0 readings in gaps, 0 redelivered, 0 missing, 0 failed"
+FORGED = (
+    "verified: packs: 49, readings: 10, readings in gaps: 0, redelivered packs: 0, missing packs: 0, faulty objects: 0"
+)
 BREAKS = ["\n", "\r\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029", "\x1b[2K\r", "\u202e"]
 
 

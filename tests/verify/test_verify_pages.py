@@ -220,7 +220,7 @@ def test_the_command_says_which_page(tmp_path: Path) -> None:
         page, counter = (json.loads(gone[1])[name] for name in ("page", "counter"))
         text = f"park7/gw01: page {page} of 2 is missing in checkpoint {counter}"
         assert done.exit_code == 6 and f"not verified: {text}\n" in done.output, done.output
-        assert "incomplete: 6 packs" in done.output
+        assert "incomplete: packs: 6," in done.output
         facts = json.loads(CliRunner().invoke(verify, [str(part), "--trust", PIN, "--json"]).output)
         told = {
             "counter": counter,

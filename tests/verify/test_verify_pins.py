@@ -63,7 +63,9 @@ def test_a_wrong_thumbprint_is_told_from_changed_packs(tmp_path: Path, monkeypat
     (tmp_path / "a.jsonl").write_bytes(b"\n".join([keys(ONE), *packs]))
     for pin in (TWO.kid, f"park7/gw01={TWO.kid}"):
         done = judge(tmp_path, "--trust", pin)
-        assert done.exit_code == 6 and "what to do: compare the thumbprint after --trust" in done.output, done.output
+        assert done.exit_code == 6 and "what to do: compare the thumbprint that you gave as --trust" in done.output, (
+            done.output
+        )
         assert "`meterhouse keys show`" in done.output and "find out where they were changed" not in done.output
     changed = packs[1].replace(b'"sig":"', b'"sig":"A', 1)
     assert changed != packs[1]
@@ -71,7 +73,7 @@ def test_a_wrong_thumbprint_is_told_from_changed_packs(tmp_path: Path, monkeypat
     assert "find out where they were changed" in judge(tmp_path, "--trust", ONE.kid).output
     (tmp_path / "a.jsonl").write_bytes(b"\n".join([keys(ONE), *packs]))
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
-    assert "请核对 --trust 后的指纹" in judge(tmp_path, "--trust", TWO.kid).output
+    assert "请核对 --trust 给出的指纹" in judge(tmp_path, "--trust", TWO.kid).output
 
 
 def test_an_owner_cannot_sign_for_anothers_gateway(two: Path) -> None:
