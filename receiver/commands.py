@@ -307,7 +307,7 @@ def audit_command(
     "--map",
     "mapping",
     type=EXISTING_FILE,
-    help="Your mapping file, which states for each value of the format the point that provides it.",
+    help="Your mapping file: for each value of the format, it names the point that provides this value.",
 )
 @click.option("--from", "from_text", metavar="TIME", help="UTC, 2026-11-01 or 2026-11-01T08:00.")
 @click.option("--to", "to_text", metavar="TIME", help="End of the range, not included; default: now.")

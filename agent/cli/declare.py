@@ -49,7 +49,8 @@ def declare(
     options: ConfigOptions,
     as_json: bool,
 ) -> None:
-    """Attest an input of the indicators: NAME VALUE UNIT, for the days --from to --to. Without NAME: list all inputs.
+    """Attest an input value of the indicators: NAME VALUE UNIT, for the days --from to --to. Without NAME: list all
+    values.
 
     An entry is never changed. The agent signs it, with the person's name and the time, in the stream _indicators.
     A later entry may replace it. An amount belongs to a period. A value such as an area applies from a given day on.

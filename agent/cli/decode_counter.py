@@ -108,7 +108,10 @@ def _resolution(content: dict[str, Any], values: list[Decimal]) -> Decimal:
                 raise BrokenInput(f"{key} must be above 0, got {found}")
             least = min((v for v in values if v), default=found)
             if found < Decimal("1e-9") and least / found >= MOST_COUNTS:
-                most = f"{least} would be {least / found:.2E} steps, and no counter has more than {MOST_COUNTS:.2E}"
+                most = (
+                    f"{least} would be {least / found:.2E} steps of the counter, but no counter has more than "
+                    f"{MOST_COUNTS:.2E} steps"
+                )
                 raise BrokenInput(f"{key} must be the value of one step of the counter, got {found}: {most}")
             return found
     places = [-int(v.normalize().as_tuple().exponent) for v in values]
@@ -168,10 +171,14 @@ def _order(times: list[Any], values: list[Decimal | None]) -> tuple[list[int], l
     where = f"points[{first}] at {clean_text(str(times[first]), 40)} is earlier than the point before it"
     if late:
         places.sort(key=seconds.__getitem__)
-        note = f"{where}, and its value is lower. So it arrived late, and this command has sorted the readings by time"
+        note = (
+            f"{where}, and its value is lower than the value of that point. So it arrived late, and this command has "
+            "sorted the points by time"
+        )
         return places, sorted(seconds), [note]
     note = (
-        f"{where}, but its value is not lower. So the clock was set back, and the readings keep the order of the input"
+        f"{where}, but its value is not lower than the value of that point. So the clock was set back, and the points "
+        "keep the order of the input"
     )
     return places, None, [note]
 

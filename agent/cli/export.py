@@ -75,9 +75,9 @@ def export(
 ) -> None:
     """Write packs, keys and checkpoints of a time range into FOLDER, which must not exist yet.
 
-    `meterhouse verify FOLDER --trust THUMBPRINT` checks the files like messages from a broker. Writes all packs that
-    overlap the range. Times without Z or an offset are local times of the site. The packs come from the running agent,
-    which continues to work, or from the database of a stopped agent.
+    This command writes all packs that overlap the range. `meterhouse verify FOLDER --trust THUMBPRINT` checks the files
+    in the same way as messages from a broker. Times without Z or an offset are local times of the site. The packs come
+    from the running agent, which continues to work, or from the database of a stopped agent.
 
     \b
     Examples:

@@ -70,7 +70,7 @@ WORDS: Final[Mapping[str, Mapping[str, str]]] = {
 EXCEPTIONS_ZH: Final = {1: "功能码不支持", 2: "地址不存在", 3: "数量或数值非法", 4: "设备故障", 6: "设备忙"}
 OTHER_TABLE: Final = {3: 4, 4: 3, 1: 2, 2: 1}
 ELSEWHERE: Final = "Take an address from the device's manual, or let `meterhouse identify` try the known profiles"
-NO_REGISTERS = "Read a meter without registers with --profile; `meterhouse profiles list` shows the profiles"
+NO_REGISTERS = "To read a meter that has no registers, use --profile; `meterhouse profiles list` shows the profiles"
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,7 +178,7 @@ class TokenKey:
             )
             self._private = params.generate_keypair(store=True, **wanted)[1]
         except pkcs11.exceptions.MultipleObjectsReturned as error:
-            hint = "Add the id of one key to the URI, as ;id=%.."
+            hint = "Add the id of one key to the URI, for example ;id=%01"
             raise self._error("several keys of the token have this name", None, hint, NoUsableKey) from error
         public = self._session.get_key(object_class=pkcs11.ObjectClass.PUBLIC_KEY, **wanted)
         point = bytes(public[pkcs11.Attribute.EC_POINT])

@@ -105,7 +105,7 @@ EXPLAINERS = (
     Explainer(
         name="iec62056",
         title="IEC 62056-21",
-        help="""Explain bytes of IEC 62056-21 (IEC 1107, D0): a readout, or one of its messages.
+        help="""Explain bytes of IEC 62056-21 (IEC 1107, D0): a readout, or a single message of this protocol.
 
     \b
     Example:

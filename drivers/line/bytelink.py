@@ -275,7 +275,7 @@ class ByteLink:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._break(down(self.port.where, error, "the port was lost"))
+            self._break(down(self.port.where, error, "receiving failed"))
             return
         if not data:
             self._break(down(self.port.where, None, "connection lost"))

@@ -90,10 +90,10 @@ class ModbusRequest:
         """
         what = EXCEPTIONS.get(code, "unknown exception")
         if code in (10, 11):
-            return GatewayTimeout(f"the gateway answers exception {code:02X}h, {what}", where=self.where)
+            return GatewayTimeout(f"the gateway answers with exception {code:02X}h, {what}", where=self.where)
         busy = code in BUSY
         return DeviceException(
-            f"the device answers exception {code:02X}h, {what}", where=self.where, code=code, busy=busy
+            f"the device answers with exception {code:02X}h, {what}", where=self.where, code=code, busy=busy
         )
 
     def judge_from(self, unit: int, pdu: bytes) -> bytes | LineError:

@@ -137,7 +137,7 @@ class KnownHoles:
             parts.append(f"the device has no registers {', '.join(str(a) for _, a, _ in sorted(self.absent)[:8])}")
         if self.absent_points:
             addresses = ", ".join(str(a) for a in sorted({a for _, a, _ in self.absent_points})[:8])
-            parts.append(f"the device refuses the multi-register values at {addresses}")
+            parts.append(f"the device refuses reads of the multi-register values at {addresses}")
         if self.max_words:
             parts.append(f"a read returns at most {self.max_words} registers")
         return "; ".join(parts)

@@ -171,7 +171,7 @@ def read_limits(table: TomlTable) -> Limits:
         table.add(
             "max_gap",
             "max_gap and holes = false cannot be used together",
-            "Remove max_gap, which allows reads across unused registers, or holes = false, which forbids them",
+            "Remove max_gap or holes = false: max_gap allows reads across unused registers, holes = false forbids them",
         )
     if gap and holes is None:
         holes = True

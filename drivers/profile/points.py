@@ -350,7 +350,11 @@ class _Reader:
     def _states(self, kind: Kind) -> Mapping[int, str]:
         states = self.table.keyed("states")
         if states and not self.name.endswith("device.state"):
-            self.table.add("states", 'the key "states" is allowed only for device.state', "Use labels for other states")
+            self.table.add(
+                "states",
+                'the key "states" is allowed only for device.state',
+                'For the states of other points, use the key "labels"',
+            )
         for number, state in states.items():
             if not isinstance(state, str) or state not in self.vocabulary.states:
                 hint = suggestion(str(state), self.vocabulary.states)
@@ -402,8 +406,8 @@ class _Reader:
                 if key in self.given:
                     self.table.add(
                         key,
-                        f'the key "{key}" does not apply to a {kind.value}',
-                        "The value of a state or text is always the raw value",
+                        f'the key "{key}" does not apply to a point of kind "{kind.value}"',
+                        'The value of a point of kind "state" or "text" is always the raw value',
                     )
         elif type_ == "str" and "clock" not in self.given:
             self.table.add("type", f'a point of kind "{kind.value}" cannot have the type str')

@@ -58,7 +58,9 @@ class Bus:
     def add(self, device: SimDevice) -> None:
         """Put a device on the line. Raises UsageError if another device has its unit id."""
         if device.unit in self.devices:
-            raise UsageError(f"unit {device.unit} already exists", where=f"simulated line {self.name}")
+            raise UsageError(
+                f"a device with unit id {device.unit} is already on this line", where=f"simulated line {self.name}"
+            )
         self.devices[device.unit] = device
 
     def remove(self, unit: int) -> SimDevice:

@@ -187,7 +187,7 @@ def read_map(path: Path, now: datetime | None = None) -> Hj212:
     except (OSError, ValueError, KeyError):
         hint = "Expected a time zone such as Asia/Shanghai"
         raise ConfigError(f"timezone {value.get('timezone')!r}", where=str(path), hint=hint) from None
-    password_file = _text(path, value, "password_file", r".+", "the path of a file that contains only PW")
+    password_file = _text(path, value, "password_file", r".+", "the path of a file that contains only the password")
     head = {
         "st": _text(path, value, "st", r"\d{2}", "two digits"),
         "mn": _text(path, value, "mn", r"[A-Za-z0-9]{1,24}", "up to 24 letters and digits"),
@@ -270,7 +270,7 @@ def _password(path: Path, name: str) -> str:
         text = file.read_text().strip()
     except (OSError, ValueError) as error:
         raise ConfigError(
-            str(error), where=f"{path}, password_file", hint="Expected a file that contains only PW"
+            str(error), where=f"{path}, password_file", hint="Expected a file that contains only the password"
         ) from None
     if not re.fullmatch(r"[!-:<-~]{6}", text) or "&&" in text:
         hint = 'Expected six ASCII characters, with no space, no ";" and no "&&"'

@@ -138,7 +138,7 @@ def test_malformed_arguments_say_what_is_right(raw, served, args: list[str], say
 def test_addresses_of_other_meters_are_told_what_to_use(mh, address: str) -> None:
     said = mh("read", "--line", "serial:/dev/null", "--address", address, "--registers", "3:0")
     assert said.code == 2
-    assert "Read a meter without registers with --profile" in said.err
+    assert "To read a meter that has no registers, use --profile" in said.err
 
 
 def test_a_device_that_refuses_all_is_told_with_what_to_try(raw, served) -> None:
@@ -169,7 +169,7 @@ def test_a_configured_meter_without_registers_is_told_what_to_use(mh, park, tmp_
     said = mh("read", "inv1", "-c", config, "--registers", "3:0")
     assert (
         said.code == 2
-        and "inv1 is a device with protocol dlt645, which has no registers. Read a meter without registers with"
+        and "inv1 is a device with protocol dlt645, which has no registers. To read a meter that has no registers, use"
         in said.err
     )
 

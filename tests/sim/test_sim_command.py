@@ -188,7 +188,7 @@ def test_it_ends_by_itself(here: Callable[..., tuple[int, str, str]]) -> None:
         (("--profile", "eastron/sdm360"), 3, 'Did you mean "eastron/sdm630"'),
         (("--profile", "eastron/sdm630", "--listen", "here"), 2, "'here' is not HOST:PORT"),
         (("--profile", "eastron/sdm630", "--fault", "gone"), 2, 'unknown fault "gone"'),
-        (("--profile", "eastron/sdm630", "--unit", "1", "--unit", "1"), 2, "unit 1 already exists"),
+        (("--profile", "eastron/sdm630", "--unit", "1", "--unit", "1"), 2, "unit id 1 is already on this line"),
         (("--profile", "eastron/sdm630", "--role", "sun"), 2, "has no role 'sun'"),
         (("--profile", "eastron/sdm630", "--param", "racks"), 2, '"racks" is not NAME=VALUE'),
         (("--dump", "/nowhere.json"), 3, "/nowhere.json: cannot be read: No such file"),

@@ -136,7 +136,7 @@ async def test_a_taken_port_is_named() -> None:
 
 
 def test_two_devices_cannot_have_one_unit() -> None:
-    with pytest.raises(UsageError, match="unit 1 already exists"):
+    with pytest.raises(UsageError, match="unit id 1 is already on this line"):
         Bus([device(1), device(1)])
 
 

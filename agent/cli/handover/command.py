@@ -57,7 +57,7 @@ class Shown:
 @click.command()
 @click.argument("devices", nargs=-1, metavar="[DEVICE]...")
 @click.option("--display", "displays", multiple=True, metavar="DEVICE[/POINT]=VALUE",
-              help="The value on a display, such as inv1=12345.6. May be repeated.")  # fmt: skip
+              help="The value that a device shows on its display, such as inv1=12345.6. May be repeated.")  # fmt: skip
 @click.option(
     "--csv",
     "csv_file",

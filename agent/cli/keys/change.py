@@ -97,12 +97,13 @@ def rotate(
     "lasts",
     multiple=True,
     metavar="STREAM=SEQ",
-    help="Trust packs of STREAM up to SEQ. May be repeated; packs of all other streams are then not trusted.",
+    help="Trust packs of STREAM up to the sequence number SEQ. With this option, packs of all other streams are not "
+    "trusted. May be repeated.",
 )
 @click.option(
     "--until",
     metavar="TIME",
-    help="Trust only packs up to this time, according to the gateway's database.",
+    help="Trust only packs that ended by this time, as the gateway's database shows.",
 )
 @alg_option
 @token_option
@@ -251,10 +252,10 @@ def check_lasts(key_file: KeyFile, kid: str, given: LastSequences, before: Seque
         if seq > known.get(stream, 0):
             signed = known.get(stream)
             how_many = "no packs of this stream" if signed is None else f"only packs up to sequence number {signed}"
+            do = "Leave out this stream" if signed is None else f"Give at most {signed}"
             what = f"the key {kid[:8]}... has signed {how_many}"
-            raise UsageError(
-                what, where=f"--last {clean_text(stream)}={seq}", hint="Only a thief can have signed later packs"
-            )
+            hint = f"{do}. If other packs with the signature of this key exist, the key was stolen"
+            raise UsageError(what, where=f"--last {clean_text(stream)}={seq}", hint=hint)
 
 
 def _whole(kid: str, known: tuple[str, ...]) -> str:

@@ -33,9 +33,7 @@ def lasts_of(texts: Sequence[str], gateway: str) -> dict[str, int]:
         stream, _, seq = text.rpartition("=")
         if not stream or not seq.isascii() or not seq.isdigit():
             hint = "Write STREAM=SEQUENCE, such as inv1=812; repeat the option for more streams"
-            raise UsageError(
-                f"{clean_text(text)!r} is not a stream with its last sequence number", where="--last", hint=hint
-            )
+            raise UsageError(f"{clean_text(text)!r} does not have the form STREAM=SEQUENCE", where="--last", hint=hint)
         found[stream if "/" in stream else f"{gateway}/{stream}"] = int(seq)
     return found
 
@@ -110,8 +108,8 @@ def read_lasts(data: bytes, key_file: KeyFile, most: int) -> dict[str, int]:
             )
         if not 0 < seq <= most:
             hint = (
-                f"Since its first key was created, this gateway cannot have sealed more than {most} packs of any one "
-                "stream. Nothing was changed"
+                f"In the time since its first key was created, this gateway cannot have sealed more than {most} packs "
+                "of any one stream. Nothing was changed"
             )
             what = f"the answer contains the implausible sequence number {seq} of the stream {clean_text(stream)}"
             raise GatewayError(what, where="keys", hint=hint)
