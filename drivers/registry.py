@@ -164,7 +164,7 @@ def check_address(name: str, address: str, scheme: str = "") -> InvalidAddress |
         return wrong
     if not scheme or scheme in protocol.schemes:
         return None
-    hint = "Use a line with tcp://HOST:PORT (raw bytes) or a serial port"
+    hint = "Use a serial port or a connection tcp://HOST:PORT (raw bytes)"
     return InvalidAddress("line", f"{protocol.title} cannot be used over {scheme}", hint)
 
 

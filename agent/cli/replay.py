@@ -78,7 +78,9 @@ def replay(
     """
     if stream.count("/") != 2 or not all(stream.split("/")) or set(stream) & set("+#"):
         raise UsageError(
-            f"invalid stream {clean_text(stream)!r}", where="replay", hint="Write a stream such as park7/gw01/inv1"
+            f"invalid stream {clean_text(stream)!r}",
+            where="replay",
+            hint="Give the full name of a stream, such as park7/gw01/inv1",
         )
     name = secrets.token_hex(8)
     request: dict[str, Any] = {"id": name, "stream": stream, "first": first, "last": last}

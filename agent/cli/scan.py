@@ -106,7 +106,7 @@ def _search_options(command: F) -> F:
     "protocols",
     multiple=True,
     type=click.Choice([*(protocol.name for protocol in searchable()), "all"]),
-    help=f"May be repeated.  [default: those of the protocols {', '.join(_DEFAULTS)} that the line can carry]",
+    help=f"May be repeated.  [default: all of these protocols that the line can carry: {', '.join(_DEFAULTS)}]",
 )
 @click.option(
     "--serial",

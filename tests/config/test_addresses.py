@@ -43,7 +43,13 @@ WRONG = (  # name, line, profile, address, what is said of it
     ("f", "bus", "cjt188/water", "BCDEF", '"BCDEF" is not a CJ/T 188 address.'),
     ("g", "bus", "dlt645/2007", "0000000001612", '"0000000001612" is not a DL/T 645 address.'),
     ("h", "bus", "dlt645/1997", "12-34", '"12-34" is not a DL/T 645 address.'),
-    ("i", "roof", "dlt645/2007", "161", "DL/T 645 cannot be used over modbus-tcp. Use a line with tcp://HOST:PORT"),
+    (
+        "i",
+        "roof",
+        "dlt645/2007",
+        "161",
+        "DL/T 645 cannot be used over modbus-tcp. Use a serial port or a connection tcp://HOST:PORT",
+    ),
 )
 TRIED = st.one_of(
     st.text("0123456789ABCDEFabcdef", min_size=1, max_size=17),
