@@ -39,9 +39,9 @@ LABELS: Final[Mapping[str, Texts]] = {
         "采集程序没有应答，以下为其上次应答的内容，可能已过时。",
     ),
     "hangs": (
-        "The agent has stopped reporting: it hangs, or this machine is overloaded. Its last state is shown; "
+        "The agent has stopped reporting: it hangs, or this machine is overloaded. The values are its last ones; "
         "`meterhouse status` says more.",
-        "采集程序已停止上报：可能卡住，或本机过载。以下为其最后的状态；详情见 `meterhouse status`。",
+        "采集程序已停止上报：可能卡住，或本机过载。以下为其最后上报的数值；详情见 `meterhouse status`。",
     ),
     "readonly": (
         "This page is read-only. It shows the data that the agent of this gateway reads and keeps.",
