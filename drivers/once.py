@@ -74,8 +74,8 @@ async def read_once_async(
         profile: an id (``eastron/sdm630``), or the path of a file that ends in ``.toml``.
         address: the device's address on its line: a unit number, or a meter's digits. As text it keeps leading zeros.
         points: names or patterns (``ac.power.*``); empty: all points of the profile.
-        serial: the port's setting, such as ``9600 8N1``; "": the profile's, else 9600 8N1. For ``tcp://`` and
-            ``udp://`` it gives the speed of the bus behind the converter.
+        serial: the port's setting, such as ``9600 8N1``; "": the setting in the profile, else 9600 8N1. For ``tcp://``
+            and ``udp://`` it gives the speed of the bus behind the converter.
         params: parameters of the profile.
         ct, pt: transformer ratios, for profiles whose points must be multiplied by them.
         timeout_s: time to the start of an answer, in seconds; None: as the profile says.

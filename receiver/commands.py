@@ -289,7 +289,7 @@ def audit_command(
     if as_json:
         click.echo(json.dumps({**total, "agreed": agreed, "damaged": damaged}, sort_keys=True))
         sys.exit(1 if damaged else 0)
-    click.echo(say(f"{folder}: {total['packs']} packs of {total['streams']} streams of {total['gateways']} gateways"))
+    click.echo(say(f"{folder}: {total['packs']} packs from {total['streams']} streams of {total['gateways']} gateways"))
     if agreed:  # print the list and do not write it to the folder, because a verifier must get it from a trusted source
         click.echo(say("For the streams that were agreed at enrolment, run `meterhouse verify` with these options:"))
         click.echo("".join(f' --streams "{entry}"' for entry in agreed).strip())

@@ -197,7 +197,7 @@ def _say(result: dict[str, object], as_json: bool) -> None:
     if "folder" in result:
         streams = result["streams"]
         assert isinstance(streams, list)
-        text = f"{result['folder']}: {result['packs']} packs of {len(streams)} streams, {result['bytes']} bytes"
+        text = f"{result['folder']}: {result['packs']} packs from {len(streams)} streams, {result['bytes']} bytes"
         click.echo(say(text))
     if "csv" in result:
         click.echo(say(f"{result['csv']}: {result['readings']} readings"))

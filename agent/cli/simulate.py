@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 @click.option(
     "--baud",
     type=click.IntRange(300, 921600),
-    help="With --pty: simulate byte times at this baud rate.  [default: the profile's, else 9600]",
+    help="With --pty: simulate byte times at this baud rate.  [default: the baud rate in the profile, else 9600]",
 )
 @click.option(
     "--unit", "units", multiple=True, type=click.IntRange(1, 255), help="Unit id; repeat for more devices on the line."
@@ -309,7 +309,7 @@ def _announce(options: dict[str, Any], lines: dict[str, SimLine], devices: Mappi
         if options["as_json"]:
             click.echo(as_line({"config": str(path)}))
         else:
-            click.echo(say(f"to read the park: meterhouse run -c {shlex.quote(str(path))}"))
+            click.echo(say(f"to read the devices of the park: meterhouse run -c {shlex.quote(str(path))}"))
     else:
         profile = options["profile"] or str(options["dump"])
         (line,) = lines.values()

@@ -183,7 +183,7 @@ class ByteLink:
             return LineDown(
                 f"cannot switch to the serial setting {setting}",
                 where=self.port.where,
-                hint="The setting can be switched only on a serial port of this machine",
+                hint="The serial setting can be changed only if the line is a serial port of this machine",
             )
         rest_s = len(step.frame) * char_s
         give_up_ns = self._clock()[1] + int((rest_s + LONGEST_NOISE_S) * 1e9)
@@ -407,7 +407,7 @@ class ByteLink:
         else:
             self._silent_step_ns = now_ns
             if is_sending:
-                size = f"bytes so far: {len(self._buffer)}, time needed without pauses: {needed_s:.1f} s"
+                size = f"bytes so far: {len(self._buffer)}, transmission time without pauses: {needed_s:.1f} s"
                 what = f"bytes still arrive after a minute, with pauses ({size})"
                 verdict = FrameError(what, where=request.where, hint="Is there interference, or another master?")
         self._active_ns = max(self._active_ns, now_ns - 1)

@@ -163,7 +163,7 @@ class Line:
             async with self._turn:
                 self._drop()
             if lease.over.is_set():
-                what = "the line was not lent, because the agent closed it in the meantime"
+                what = "the line could not be borrowed, because the agent closed it in the meantime"
                 raise LineDown(what, where=self.where, hint="Try again")
         except BaseException:
             if self._lease is lease:

@@ -101,8 +101,8 @@ def _check_coils(block: Block, points: Sequence[Point]) -> None:
     for point in (points[n] for n in block.points):
         if not point.is_decodable_from(block.address):
             raise ProfileError(
-                f"{point.name} has {point.count} coils from bit {(point.address - block.address) % 8} of a byte on, so "
-                "it takes 9 bytes of the answer, but a point can take at most 8",
+                f"{point.name} has {point.count} coils and begins at bit {(point.address - block.address) % 8} of a "
+                "byte, so it takes 9 bytes of the answer, but a point can take at most 8",
                 where=f"function {block.function} address {block.address}",
                 hint='Leave the point out of its group, or give all points of the group the same "pace"',
             )

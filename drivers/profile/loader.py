@@ -334,8 +334,8 @@ def _check_groups(layer: _Layer, points: Sequence[Point], limits: Limits) -> Non
             layer.complaints.at(
                 (),
                 f"the points with together = {show(name)} cannot be read in one request that begins with "
-                f"{wrong[1].name}: {wrong[0].name} has {wrong[0].count} coils from bit "
-                f"{(wrong[0].address - wrong[1].address) % 8} of a byte on, so it takes 9 bytes of the answer, but a "
+                f"{wrong[1].name}: {wrong[0].name} has {wrong[0].count} coils and begins at bit "
+                f"{(wrong[0].address - wrong[1].address) % 8} of a byte, so it takes 9 bytes of the answer, but a "
                 "point can take at most 8",
                 f'Leave {wrong[0].name} out of the group, or give all points of the group the same "pace"',
             )

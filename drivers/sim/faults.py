@@ -12,7 +12,7 @@ from drivers.toml import did_you_mean, show
 
 KINDS: dict[str, str] = {  # kind -> what the fault does, and the meaning of its value
     "silence": "no answer",
-    "late": "answer VALUE seconds later (default 1)",
+    "late": "the answer is delayed by VALUE seconds (default 1)",
     "crc": "wrong CRC (frames with an MBAP header: wrong protocol identifier)",
     "exception": "exception code VALUE (default 4)",
     "busy": "exception 6",
@@ -24,7 +24,7 @@ KINDS: dict[str, str] = {  # kind -> what the fault does, and the meaning of its
     "unit": "the answer has the unit number VALUE (default: the requested unit number + 1)",
     "tag": "MBAP transaction id off by VALUE (default 1)",
     "stray": "the bytes VALUE (hex) are sent before the answer (default 00)",
-    "stale": "the previous answer again",
+    "stale": "the previous answer is sent again",
     "blank": "all registers FFFF",
     "zero": "all registers 0",
     "freeze": "register values do not change, as when a gateway answers from its cache",

@@ -441,7 +441,7 @@ def test_the_files_are_short_enough_to_read() -> None:
         ("3 packs, 40 readings, 0 failed packs", "数据包 3，读数 40，失败的数据包 0"),
         ("3 packs verified, 1,440 readings, 0 failed", "已验证数据包 3，读数 1,440，失败 0"),
         ("model 103 at 40069, 50 registers", "模型 103，地址 40069，50 个寄存器"),
-        ("/out: 30 packs of 2 streams of 1 gateways", "/out：1 个网关、2 个数据流的 30 个数据包"),
+        ("/out: 30 packs from 2 streams of 1 gateways", "/out：1 个网关、2 个数据流的 30 个数据包"),
     ],
 )
 def test_the_words_of_a_progress_bar_are_chinese(english: str, chinese: str) -> None:

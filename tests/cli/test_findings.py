@@ -328,7 +328,7 @@ def test_broken_answers_warn_and_name_the_device_and_the_wire() -> None:
         ("1 faults; exit code 4.", "1 fault; exit code 4."),
         ("1 exceptions, 11 timeouts", "1 exception, 11 timeouts"),
         ("1 of 1 devices answer", "1 of 1 devices answer"),
-        ("12 packs of 1 streams of 1 gateways", "12 packs of 1 stream of 1 gateway"),
+        ("12 packs from 1 streams of 1 gateways", "12 packs from 1 stream of 1 gateway"),
         ("1 gateways are no longer trusted", "1 gateway is no longer trusted"),
         ("21 packs, 0.1 values, 1,001 readings, gw-1 packs", "21 packs, 0.1 values, 1,001 readings, gw-1 packs"),
     ],

@@ -124,7 +124,9 @@ async def test_paces_that_leave_no_plan_are_refused_before_the_first_tick(field:
     coils = [(0, 1, "slow"), (4, 1, "fast"), (8, 61, "fast")]
     points = [gauge(a, function=1, count=count, type="bits", together="g", pace=pace) for a, count, pace in coils]
     line = field.line(await field.tcp(sim_device()))
-    with pytest.raises(ProfileError, match="has 61 coils from bit 4 of a byte on, so it takes 9 bytes of the answer"):
+    with pytest.raises(
+        ProfileError, match="has 61 coils and begins at bit 4 of a byte, so it takes 9 bytes of the answer"
+    ):
         ModbusDevice(spec_of(points), line, ring, 0)
 
 

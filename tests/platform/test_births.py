@@ -239,7 +239,7 @@ def test_a_damaged_row_keeps_no_other_pack_from_being_exported(dsn: str, tmp_pat
     Worker(Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent]), [Store(dsn)], Clock()).step(0)
     damage(dsn, b, 5, "frame")
     done = CliRunner().invoke(platform, ["audit", str(folder), "--of", b.gateway.name, "--db", dsn])
-    assert done.exit_code == 1 and "11 packs of 1 stream" in done.stdout
+    assert done.exit_code == 1 and "11 packs from 1 stream" in done.stdout
     assert f"{b.stream.name}: pack 5 is damaged in the database and was not written" in done.stderr
     done = CliRunner().invoke(cli, ["verify", str(folder), "--trust", b.gateway.signer.kid, "--json"])
     assert json.loads(done.output)["packs"] == 11

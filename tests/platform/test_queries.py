@@ -340,7 +340,7 @@ def test_a_site_that_lies_in_one_of_two_databases_is_exported(
     assert "no stream matches" in str(result.exception) and not folder.exists()
     result = CliRunner().invoke(platform, [*arguments, b.gateway.name.partition("/")[0]])
     assert result.exit_code == 0, (result.output, result.exception)
-    assert "12 packs of 1 stream of 1 gateway" in result.output
+    assert "12 packs from 1 stream of 1 gateway" in result.output
     assert [part.name for part in folder.iterdir()] == [f"shard{place}"]
 
 

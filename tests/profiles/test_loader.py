@@ -366,7 +366,7 @@ def test_a_group_of_coils_that_some_paces_cannot_decode_is_refused(write: Write)
     (said,) = complaints(write, HEAD + "".join(COILS.format(*one) for one in coils))
     assert (
         'the points with together = "all" cannot be read in one request that begins with x.coil.3: x.coil.8 has 60 '
-        "coils from bit 5 of a byte on, so it takes 9 bytes of the answer, but a point can take at most 8. "
+        "coils and begins at bit 5 of a byte, so it takes 9 bytes of the answer, but a point can take at most 8. "
         'Leave x.coil.8 out of the group, or give all points of the group the same "pace"'
     ) in said
     sound = [(0, 1, "normal"), (3, 1, "normal"), (8, 60, "normal")]

@@ -372,7 +372,7 @@ def test_a_wide_point_of_coils_inside_a_group_is_refused_with_its_place() -> Non
     ends = [replace(point, together="g") for point in points_at((0, 1), (100, 1), function=1)]
     points = [*ends, replace(points_at((7, 58), function=1)[0], name="x.wide")]
     with pytest.raises(
-        ProfileError, match=r"x\.wide has 58 coils from bit 7 of a byte on, so it takes 9 bytes of the answer"
+        ProfileError, match=r"x\.wide has 58 coils and begins at bit 7 of a byte, so it takes 9 bytes of the answer"
     ):
         plan_blocks(points, Limits(), TCP)
     assert spans_of(plan_blocks(points, Limits(), TCP, [2])) == [(7, 58)]

@@ -253,7 +253,7 @@ def test_faults_count_skip_and_repeat() -> None:
     [
         ("silense", 'Did you mean "silence"'),
         ("nothing-like-it", "Known: blank, busy"),
-        ("late=soon", "'soon' is not a valid value: answer VALUE seconds later"),
+        ("late=soon", "'soon' is not a valid value: the answer is delayed by VALUE seconds"),
         ("exception=80", "out of range"),
         ("silence=3", "is not a valid value: no answer"),
         ("busy*0", 'after "[*]" must be a whole number above 0, not .0.'),
