@@ -283,7 +283,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "config-invalid": FindingWords(
         3,
         (
-            "the configuration on disk is invalid, a start or reload would fail: {what}",
+            "the configuration on disk is invalid, so a start or reload would fail: {what}",
             "磁盘上的配置有误，启动或重新加载会失败：{what}",
         ),
         _CORRECT,
@@ -291,7 +291,7 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     "config-rejected": FindingWords(
         3,
         (
-            "configuration rejected, the previous one stays in effect: {what}",
+            "the configuration was rejected, so the previous one stays in effect: {what}",
             "配置被拒绝，仍使用之前的配置：{what}",
         ),
         _CORRECT,

@@ -124,7 +124,7 @@ def _by(found: Any) -> EnteredBy | None:
 def _ms(plain: Mapping[str, Any], key: str) -> int:
     found = plain.get(key)
     if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 <= found < 1e11:
-        raise UsageError(f"{key} must be a time in seconds", where="declare")
+        raise UsageError(f"{key} must be a Unix time in seconds", where="declare")
     return round(found * 1000)
 
 

@@ -263,7 +263,7 @@ class Reloader:
                     what = f"the reload failed ({error}), and so did the return to the previous configuration ({more})"
                     hint = (
                         "A restart reads the configuration files again and seals the readings that are still in the "
-                        "ring; systemd restarts the agent automatically"
+                        "ring buffer; systemd restarts the agent automatically"
                     )
                     raise HalfReloaded(what, where=str(config.path), hint=hint) from more
                 service.loaded_ms = loaded_ms

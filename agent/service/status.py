@@ -167,7 +167,7 @@ def summary(service: Service) -> str:
         what = "signing key" if service.sealing.key_trouble else "store error"
         parts.append(f"{what}: {service.sealing.trouble}")
     if service.complaints:
-        parts.append("the configuration on disk was rejected, the previous one stays in effect")
+        parts.append("the configuration on disk was rejected, so the previous one stays in effect")
     return "; ".join(parts)[:400]
 
 

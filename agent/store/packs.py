@@ -222,8 +222,8 @@ class PackTable:
             raise StoreFull(
                 f"the disk is full ({free >> 10} KiB free)",
                 where=str(directory),
-                hint="Free some space on this disk; readings wait in the ring meanwhile, and the agent resumes "
-                "by itself",
+                hint="Free some space on this disk; readings wait in the ring buffer meanwhile, and the agent "
+                "resumes by itself",
             )
 
     def _confirm(self, destination: int, numbers: Sequence[int]) -> int:

@@ -69,7 +69,7 @@ def test_a_record_is_signed_and_found_by_a_stranger(tmp_path: Path, house: House
     assert record["counts"] == {"agree": 2, "differ": 0, "open": 1, "silent": 0} and "wrote" in err
 
     lie = ComparedDevice(device="m1", n="ac.energy.import", t_ms=round(found["m1"]["reading"]["t"] * 1000), v="9")
-    what = r"m1: the agent has recorded no reading ac\.energy\.import = 9 at the time in the handover record"
+    what = r"m1: the agent has recorded no reading ac\.energy\.import = 9 at the time that the handover record states"
     with pytest.raises(UsageError, match=what):
         ask_running(agent.runtime, Handover(who="x", devices=[lie]))
     assert agent.stop() == 0  # then all that was read is sealed

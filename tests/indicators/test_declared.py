@@ -66,7 +66,7 @@ def test_the_form_in_a_pack_comes_back() -> None:
         ({"who": " "}, "is not named"),
         ({"who": "a\nb"}, "on one line"),
         ({"who": "a" * 201}, "at most 200"),
-        ({"from": True}, "time in seconds"),
+        ({"from": True}, "Unix time in seconds"),
         ({"id": "12"}, "16 hex digits"),
         ({"v": None}, "v must be a text"),
         ({"by": "anna"}, "by must be"),

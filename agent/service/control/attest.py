@@ -160,7 +160,7 @@ async def _reading(access: Access, device: RunningDevice, one: ComparedDevice) -
     if found is None:
         what = (
             f"{device.config.name}: the agent has recorded no reading {one.n} = {one.v} "
-            "at the time in the handover record"
+            "at the time that the handover record states"
         )
         raise UsageError(what, where="handover", hint="Was the agent restarted meanwhile? Repeat the command")
     units = {name: unit for name, unit, _ in stream.table_version.table.points.names}

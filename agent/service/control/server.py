@@ -79,7 +79,10 @@ class ConnectionLimits:
         if self._of_user[uid] >= MAX_OF_USER:
             return f"this user has {MAX_OF_USER} open connections"
         if others >= MAX_CONNECTIONS - KEPT:
-            return f"{others} user connections are open; all others are reserved for root and the agent's user"
+            return (
+                f"{others} user connections are open; the remaining connections are reserved for root and the agent's "
+                "user"
+            )
         return ""
 
     def enter(self, uid: int, privileged: bool) -> None:
