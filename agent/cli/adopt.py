@@ -141,7 +141,7 @@ class Draft:
               "of a configured line.")  # fmt: skip
 @click.option("--address", required=True, metavar="TEXT", help="The device's address on the line, such as 1.")
 @click.option(
-    "--profile", metavar="ID", help="The device's profile.  [default: the best profile that fits the device's answers]"
+    "--profile", metavar="ID", help="The device's profile.  [default: the profile that best fits the device's answers]"
 )
 @click.option("--protocol", type=click.Choice(named_on_lines()), default=DEFAULT,
               show_default=True, help="The device's protocol, if no profile is given.")  # fmt: skip

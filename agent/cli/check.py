@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 @click.option(
     "--plan",
     is_flag=True,
-    help="Also show the number of requests and registers, and how long they occupy the line, for each pace of each "
-    "device.",
+    help="For each pace of each device, also show the number of requests and registers, and how long the requests "
+    "occupy the line.",
 )
 @click.option("--online", "try_online", is_flag=True, help="Also contact every device and destination.")
 @click.option(

@@ -92,7 +92,10 @@ def decode() -> None:
     "--order", default="", help="Order of the bytes on the wire; A is the most significant: AB BA ABCD CDAB ..."
 )
 @click.option(
-    "--scale", default="1", show_default=True, help="Decimal factor for each value; the table shows all digits."
+    "--scale",
+    default="1",
+    show_default=True,
+    help="Multiply each value by this decimal number; the table shows all digits of the result.",
 )
 @click.option("--bit", type=click.IntRange(0, 63), help="Show only this bit of each value.")
 @click.argument("hex_text", metavar="HEX", nargs=-1, required=True)

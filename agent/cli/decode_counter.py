@@ -239,8 +239,8 @@ def command(file: Path, as_json: bool) -> None:
     """Explain a counter's readings: growth, rollover, reset, back step, glitch, swap.
 
     FILE is {"unit": "kWh", "bits": 32, "resolution": 0.1, "points": [["2026-11-24T00:00:00Z", 1.0], ...]};
-    "digits" may replace "bits". Instead of a number, null means that the reading is missing, and text means that its
-    value is unknown. If FILE is -, stdin is read.
+    "digits" may replace "bits". A point may have null instead of a number if the reading is missing, or a text if the
+    value of the reading is unknown. If FILE is -, stdin is read.
 
     \b
     Example:

@@ -99,7 +99,7 @@ def demo(
 
     Starts a broker on loopback, simulated devices of five protocols, the agent, and behind the broker a verifier that
     knows only the thumbprint of the gateway's key. Does not touch anything outside this machine; everything stops with
-    the demo. The first figures of the park appear after one to three minutes (intervals of one minute).
+    the demo. The demo uses intervals of one minute, so the first figures of the park appear after one to three minutes.
 
     \b
     Examples:

@@ -265,8 +265,8 @@ def _register(point: Point) -> str:
 def names(pattern: str, lang: str, as_json: bool) -> None:
     """Show the names that a profile may use, with units and meaning. PATTERN selects names, such as "ac.energy.*".
 
-    {l} means l1, l2 or l3; {ll} means l12, l23 or l31; other letters in braces are numbers. Prefixes such as meter.,
-    circuit.3. or load. may precede any name; names private to a profile begin with x.
+    {l} means l1, l2 or l3; {ll} means l12, l23 or l31; other letters in braces are numbers. Prefixes such as
+    "meter.", "circuit.3." or "load." may precede any name; names private to a profile begin with "x.".
     """
     entries = [e for e in vocabulary().entries() if fnmatchcase(e.pattern, pattern)]
     if not entries:
@@ -302,7 +302,12 @@ def names(pattern: str, lang: str, as_json: bool) -> None:
     help="With --from: byte order, such as CDAB, of the 32-bit and 64-bit values for which the list gives no byte "
     "order.",
 )
-@click.option("--4x", "is_4x", is_flag=True, help="With --from: addresses count from 40001 or 30001.")
+@click.option(
+    "--4x",
+    "is_4x",
+    is_flag=True,
+    help="With --from: the addresses in the list are in 4x notation: the first register is 40001 or 30001.",
+)
 @lang_option
 def new(
     file: Path | None, kind: str, listed: Path | None, function: int | None, order: str, is_4x: bool, lang: str

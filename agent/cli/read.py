@@ -89,7 +89,8 @@ class Round:
 @click.option(
     "--serial",
     metavar="TEXT",
-    help='For a device that is not configured: the serial setting.  [default: the profile\'s, else "9600 8N1"]',
+    help="For a device that is not configured: the serial setting.  "
+    '[default: the setting in the profile, else "9600 8N1"]',
 )
 @click.option(
     "--param",

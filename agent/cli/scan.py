@@ -106,7 +106,8 @@ def _search_options(command: F) -> F:
     "protocols",
     multiple=True,
     type=click.Choice([*(protocol.name for protocol in searchable()), "all"]),
-    help=f"May be repeated.  [default: all of these protocols that the line can carry: {', '.join(_DEFAULTS)}]",
+    help="May be repeated.  [default: of the following protocols, all that the line can carry: "
+    f"{', '.join(_DEFAULTS)}]",
 )
 @click.option(
     "--serial",
