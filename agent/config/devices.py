@@ -133,7 +133,7 @@ def _device(table: TomlTable, lines: Mapping[str, LineRead]) -> DeviceRead:
                 if lines
                 else "The configuration has no [[line]] yet: add one"
             )
-            raise p.InvalidValue(f"there is no line {p.show(out)}", hint)
+            raise p.InvalidValue(f"no [[line]] is named {p.show(out)}", hint)
         return out
 
     name = table.need("name", v.device_name, "", 'Add this key, for example name = "inv1"')

@@ -179,5 +179,5 @@ def _check_port(ports: dict[str, TomlTable], table: TomlTable, url: str, notes: 
             None,
             "url",
             f"uses the same port as {place}",
-            'Only one line may use a port; each device of this line may have its own serial setting (key "serial")',
+            'Put all devices of this port on one [[line]]; each device may have its own serial setting (key "serial")',
         )

@@ -495,7 +495,7 @@ def _demand(table: TomlTable, default: IntervalConfig) -> tuple[int, int]:
             "period",
             f"the demand period {p.show_ms(period_ms)} is not a whole multiple of the sliding step "
             f'{p.show_ms(slip_ms)} (key "slip")',
-            'Set the key "slip" too, so that the period is a whole multiple of the sliding step',
+            'Also set the key "slip", the sliding step: the period must be a whole multiple of it',
         )
         period_ms, slip_ms = default.demand_period_ms, default.demand_slip_ms
     demand.done()

@@ -94,7 +94,7 @@ def check_tree(devices: Sequence[DeviceRead], notes: list[ConfigWarning]) -> Non
             )
         elif _is_load(place, entries) and (above := next((one for one in seen[1:] if _is_load(one, entries)), "")):
             what = (
-                f"the load {place} is below the load {above} in the metering tree, so the park's figures count the "
+                f"in the metering tree, the load {place} is below the load {above}, so the park's figures count the "
                 f"energy of {place} twice"
             )
             hint = f'Give {place} a custom role, such as "x.{place.partition("/")[0]}", or remove the role of {above}'
@@ -197,7 +197,8 @@ def _heat(table: TomlTable, points: _Points) -> tuple[str, str, str, str]:
     inner = table.table("heat")
     if inner is None:
         return "", "", "", ""
-    device = inner.need("device", v.name, "", "Write the name of the device that measures flow, supply and return")
+    hint = "Write the name of the device that measures the volume flow and the supply and return temperatures"
+    device = inner.need("device", v.name, "", hint)
 
     def point(value: object) -> str:
         out = p.text(value)

@@ -47,7 +47,7 @@ _OFFSET = re.compile(r"(?:etc/)?(?:utc|gmt|z)? *([+-]) *0?([0-9]{1,2})(?::?00)?"
 _ETC_ZONE = re.compile(r"Etc/GMT([+-])([1-9][0-9]?)")
 # entries of the time zone database that can mean another zone on each machine
 MACHINE_ZONES = frozenset({"localtime", "posixrules"})
-_TRAP = "names that begin with Etc/GMT have the reversed sign"
+_TRAP = "in names that begin with Etc/GMT, the sign is reversed"
 
 
 name = matching(NAME, "a name", 'Use a-z, 0-9 and "-", starting with a letter or digit, such as "inv1"')

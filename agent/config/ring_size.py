@@ -212,4 +212,4 @@ def memory_notes(config: Config, plan: RingPlan, machine: int) -> list[ConfigWar
         f"the agent needs about {need >> 20} MiB of memory, but its systemd unit allows only {share >> 20} MiB of the "
         f"{machine >> 20} MiB of this machine"
     )
-    return [ConfigWarning("memory", what, "Use a larger machine, fewer devices, or a smaller [ring] max")]
+    return [ConfigWarning("memory", what, "Use a machine with more memory, fewer devices, or a smaller [ring] max")]

@@ -16,6 +16,7 @@ from drivers.toml.parsers import InvalidValue, show
 _HINT = 'Give an address of this machine and a port, such as "127.0.0.1:8080", "0.0.0.0:8443" or "[::]:8443"'
 _SETUP = "`meterhouse web --setup` makes a certificate and a password"
 _PAGE = "owned by the user that runs `meterhouse web`"
+_NEW_KEY = "make a new private key and certificate with `meterhouse web --setup`"
 _ANOTHER = "set another password with `meterhouse web --setup`"
 _SECRETS = {
     "certificate": "Write certificate_file, or certificate_credential (a systemd credential)",
@@ -64,7 +65,7 @@ def read_web(table: TomlTable, notes: list[ConfigWarning] | None = None) -> WebC
     names = ("certificate", "key", "password")
     certificate, key, password = (read_secret(table, f"{name}_credential", f"{name}_file") for name in names)
     table.done(_SECRETS)
-    remedies = (("key_file", key, "`meterhouse web --setup` makes a new key"), ("password_file", password, _ANOTHER))
+    remedies = (("key_file", key, _NEW_KEY), ("password_file", password, _ANOTHER))
     for name, secret, remedy in remedies:
         if notes is not None and secret is not None and secret.file is not None:
             note = open_secret(table, name, secret.file, remedy, None, _PAGE)

@@ -119,7 +119,7 @@ def test_complaints_are_lines_or_json(mh, park) -> None:
     said = mh("check", "-c", path)
     assert (said.code, said.out) == (3, "")
     one, two, end = said.err.splitlines()
-    assert one == f'error: {path}:25: device.x.line: there is no line "rof". Did you mean "roof"?'
+    assert one == f'error: {path}:25: device.x.line: no [[line]] is named "rof". Did you mean "roof"?'
     assert two.startswith(f'error: {path}:27: device.x.profile: no profile "test/bax" in ') and '"test/box"?' in two
     assert end == "2 errors."
     said = mh("check", "--json", "-c", path)
@@ -130,7 +130,7 @@ def test_complaints_are_lines_or_json(mh, park) -> None:
         "line": 25,
         "key": "device.x.line",
         "where": f"{path}:25: device.x.line",
-        "what": 'there is no line "rof"',
+        "what": 'no [[line]] is named "rof"',
         "hint": 'Did you mean "roof"?',
     }
 

@@ -88,7 +88,7 @@ def test_a_load_below_a_load_is_told(site: Any, good: str) -> None:
     site.write(good + device("third", 3) + device("fourth", 4, 'parent = { "ac" = "third" }'))
     (note,) = [str(note) for note in site.load().notes if "figures" in str(note)]
     assert (
-        "device.fourth.parent.ac: the load fourth is below the load third in the metering tree, so the park's figures "
+        "device.fourth.parent.ac: in the metering tree, the load fourth is below the load third, so the park's figures "
         'count the energy of fourth twice. Give fourth a custom role, such as "x.fourth", or remove the role of third'
     ) in note
 

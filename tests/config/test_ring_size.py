@@ -188,7 +188,7 @@ def test_what_check_prints_of_it() -> None:
             3000, 3000 * 104, 512 * MIB,
             "memory: the agent needs about 473 MiB of memory, but its systemd unit allows only 307 MiB "
             "of the 512 MiB of this machine. "
-            "Use a larger machine, fewer devices, or a smaller [ring] max",
+            "Use a machine with more memory, fewer devices, or a smaller [ring] max",
         ),
     ],
 )  # fmt: skip

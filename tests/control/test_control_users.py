@@ -223,7 +223,7 @@ def test_a_refused_reload_says_why(running: Park) -> None:
     try:
         done = running.mh(LI, "reload", "--runtime-dir", running.run)
         assert done.returncode == 3, done.stderr
-        assert 'there is no line "rof"' in done.stderr and "stays in effect" in done.stderr
+        assert 'no [[line]] is named "rof"' in done.stderr and "stays in effect" in done.stderr
         done = running.mh(LI, "reload", "--runtime-dir", running.run, "--json")
         assert done.returncode == 3 and len(json.loads(done.stdout)["complaints"]) == 1
     finally:

@@ -40,7 +40,7 @@ async def lease(access: Access, request: Lease, reply: Reply) -> dict[str, Any]:
     line = lines.get(request.line)
     if line is None:
         hint = f"Lines: {', '.join(lines)}" if lines else ""
-        raise UsageError(f"there is no line {clean_text(request.line, 60)!r}", where="lease", hint=hint)
+        raise UsageError(f"no [[line]] is named {clean_text(request.line, 60)!r}", where="lease", hint=hint)
     try:
         async with asyncio.timeout(GRANT_S):
             granted = await line.lend(f"{request.purpose} by {access.caller}")
