@@ -80,7 +80,9 @@ def migrate(dsn: str) -> list[int]:
         done = {number for (number,) in connection.execute("SELECT number FROM migrations")}
         if later := done - known.keys():
             hint = "This program is older than the database: install the version that made the database, or a later one"
-            seen = f"its schema has version {max(later)}, but this program knows no version after {max(known)}"
+            seen = (
+                f"the database's schema has version {max(later)}, but this program knows no version after {max(known)}"
+            )
             raise DatabaseError(seen, where=show_dsn(dsn), hint=hint)
         made = sorted(known.keys() - done)
         for number in made:
@@ -111,8 +113,11 @@ def check_schema(connection: Connection, dsn: str) -> None:
         query = "SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = %s"
         if connection.execute(query, [SCHEMA]).fetchone() == (False,):
             raise psycopg.errors.InsufficientPrivilege(f"permission denied for schema {SCHEMA}") from None
-    if row is None or row[0] != newest:
-        seen = "it has no meterhouse tables" if row is None or row[0] is None else f"its schema has version {row[0]}"
+    found = None if row is None else row[0]
+    if found != newest:
+        seen = (
+            "the database has no meterhouse tables" if found is None else f"the database's schema has version {found}"
+        )
         hint = f"Expected version {newest}: run meterhouse platform init --db ..."
         raise DatabaseError(seen, where=show_dsn(dsn), hint=hint)
 

@@ -37,7 +37,7 @@ def find_programs() -> Path:
         return max(found, key=lambda folder: int(folder.parent.name))
     if path := shutil.which("initdb"):
         return Path(path).resolve().parent
-    raise NoPostgres("no PostgreSQL 15 or later", where=str(PROGRAMS), hint="apt-get install postgresql")
+    raise NoPostgres("PostgreSQL 15 or later was not found", where=str(PROGRAMS), hint="apt-get install postgresql")
 
 
 class PrivatePostgres:

@@ -84,7 +84,9 @@ def open_source(url: str, name: str) -> Source:
         from receiver.sources.amqp import AmqpSource
 
         return AmqpSource(parts, name)
-    raise UsageError(f'unknown scheme "{parts.scheme}"', where="--from", hint="mqtt, mqtts, amqp and amqps are known")
+    raise UsageError(
+        f'unknown scheme "{parts.scheme}"', where="--from", hint="Allowed schemes: mqtt, mqtts, amqp and amqps"
+    )
 
 
 def hosts_of(url: SplitResult, default_port: int) -> list[tuple[str, int]]:
@@ -132,7 +134,7 @@ def login_of(url: SplitResult, more: Collection[str] = ()) -> Login:
         raise UsageError("a broker URL must not contain a password", where=f"{url.scheme}://", hint=hint)
     known = sorted(LOGIN | set(more))
     if unknown := options.keys() - known:
-        hint = f"{', '.join(known[:-1])} and {known[-1]} are known"
+        hint = f"Allowed options: {', '.join(known[:-1])} and {known[-1]}"
         raise UsageError(f'unknown option "{min(unknown)}"', where=f"{url.scheme}://", hint=hint)
     try:
         for name in TLS_FILES & options.keys():
