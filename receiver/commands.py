@@ -47,7 +47,7 @@ def platform() -> None:
       meterhouse platform demo
       meterhouse platform init --db DSN                 the tables
       meterhouse platform enrol fleet.csv --db DSN      which gateways are trusted
-      meterhouse platform work --from mqtt://HOST --db DSN    run as many as needed
+      meterhouse platform work --from mqtt://HOST --db DSN    run as many workers as needed
       meterhouse platform keep --broker mqtt://HOST --db DSN
       meterhouse platform page --db DSN                 the fleet in a browser
     """
@@ -373,7 +373,8 @@ def demo_command(gateways: int, lang: str, as_json: bool) -> None:
     """Run the platform on this machine: PostgreSQL, mosquitto, two workers, a keeper and a simulated fleet with faults.
 
     \b
-    Exit codes: 0 the demo is complete, 3 no PostgreSQL here, 5 no broker or not all packs arrived.
+    Exit codes: 0 the demo is complete, 3 there is no PostgreSQL here, 5 there is no broker, or not all packs
+    arrived.
     """
     from receiver.demo import run_demo
     from receiver.fleet_state import as_json as state_as_json

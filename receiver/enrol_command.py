@@ -51,7 +51,8 @@ class _Done:
     "forgotten",
     multiple=True,
     metavar="SITE/GATEWAY",
-    help='Remove this gateway from the list of gateways that are not enrolled; "all": empty the list.',
+    help="Remove this gateway from the list of gateways that are not enrolled; "
+    '"all" removes every gateway from the list.',
 )
 @db_option
 @lang_option

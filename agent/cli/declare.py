@@ -49,8 +49,8 @@ def declare(
     options: ConfigOptions,
     as_json: bool,
 ) -> None:
-    """Attest an input value of the indicators: NAME VALUE UNIT, for the days --from to --to. Without NAME: list all
-    values.
+    """Attest an input value of the indicators: NAME VALUE UNIT. --from and --to give the days for which it
+    applies. Without NAME, all values are listed.
 
     An entry is never changed. The agent signs it, with the person's name and the time, in the stream _indicators.
     A later entry may replace it. An amount belongs to a period. A value such as an area applies from a given day on.

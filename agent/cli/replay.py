@@ -40,9 +40,14 @@ MAX_PACKS: Final = 2_000_000  # limit of the packs, because their hashes are kep
     required=True,
     help="URL of the broker: mqtt://host:1883 or mqtts://host:8883.",
 )
-@click.option("--first", type=click.IntRange(1, LAST), default=1, show_default=True, help="Sequence of the first pack.")
 @click.option(
-    "--last", type=click.IntRange(1, LAST), default=LAST, help="Sequence of the last pack; default: the newest."
+    "--first", type=click.IntRange(1, LAST), default=1, show_default=True, help="Sequence number of the first pack."
+)
+@click.option(
+    "--last",
+    type=click.IntRange(1, LAST),
+    default=LAST,
+    help="Sequence number of the last pack; default: that of the newest pack.",
 )
 @click.option("--boot", help="Request only packs of this boot (16 hex digits).")
 @click.option("--out", type=FILE, help="Append the packs to this file, one per line.")

@@ -104,7 +104,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(0, 100_000),
     help="Simulated seconds in one real second.",
 )
-@click.option("--sleep", is_flag=True, help="Inverters do not respond in the dark, if their profile has `sleeps`.")
+@click.option("--sleep", is_flag=True, help="Inverters whose profile has `sleeps` do not respond in the dark.")
 @click.option("--for", "seconds", metavar="DURATION", type=Duration(), help="Stop after this time, such as 20s.")
 @json_option
 def simulate(**options: Any) -> None:

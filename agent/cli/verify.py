@@ -108,12 +108,12 @@ def verify(
 ) -> None:
     """Check the signatures and the order of packs, and that every due reading is present or accounted for.
 
-    PATHs are exported files or folders (.json, .jsonl, also with .zst appended). The PATH - is stdin, with one pack
-    per line. Only packs signed by the pinned key are trusted: get the thumbprint with `meterhouse keys show` at the
-    gateway, not over the network. With several gateways, put SITE/GATEWAY= before each thumbprint; otherwise the owner
-    of one gateway could sign for another gateway. With --recompute, each signed figure whose packs are all present is
-    computed again and must agree to the last digit. If the packs do not contain the park's plan, because the plan is
-    too long, give its file with --plan.
+    PATHs are exported files or folders (.json, .jsonl, also with .zst appended). If a PATH is -, stdin is read, with
+    one pack per line. Only packs signed by the pinned key are trusted: get the thumbprint with `meterhouse keys show`
+    at the gateway, not over the network. With several gateways, put SITE/GATEWAY= before each thumbprint; otherwise the
+    owner of one gateway could sign for another gateway. With --recompute, each signed figure whose packs are all
+    present is computed again and must agree to the last digit. If the packs do not contain the park's plan, because the
+    plan is too long, give its file with --plan.
 
     --streams is for a platform that receives only some streams. These streams must be present, and other streams are
     not expected, even if the gateway or the files say otherwise.

@@ -88,8 +88,8 @@ def handover(
       meterhouse handover --who "Li Wei" --csv displays.csv --yes --json
 
     \b
-    Exit codes: 0 signed; 1 no agent runs or it cannot sign now; 2 wrong usage; 3 bad configuration; 4 signed, but a
-    display differs, or a device has no reading or does not answer; 130 not confirmed.
+    Exit codes: 0 signed; 1 no agent is running, or the agent cannot sign now; 2 wrong usage; 3 bad configuration;
+    4 signed, but a display differs, or a device has no reading or does not answer; 130 not confirmed.
     """
     from agent.cli.control import ask_running
     from agent.cli.handover.labels import WORDS, verdict

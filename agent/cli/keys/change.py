@@ -103,7 +103,7 @@ def rotate(
 @click.option(
     "--until",
     metavar="TIME",
-    help="Trust only packs that ended by this time, as the gateway's database shows.",
+    help="Trust only packs that ended by this time. The gateway's database shows when each pack ended.",
 )
 @alg_option
 @token_option
@@ -123,7 +123,7 @@ def revoke(
     options: ConfigOptions,
     as_json: bool,
 ) -> None:
-    """Revoke the key KID, which may be stolen, and replace the current signing key with a new one.
+    """Revoke the key KID, which may have been stolen, and replace the current signing key with a new one.
 
     KID is a thumbprint or its beginning; `keys show` lists the thumbprints. For each stream, packs that KID signed stay
     trusted up to and including a certain sequence number. By default, this is the number of the last pack of the stream
