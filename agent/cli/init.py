@@ -205,7 +205,7 @@ def init(
 def _target(folder: Path | None, config_file: Path | None) -> Path:
     source = click.get_current_context().get_parameter_source("config_file")
     if folder is not None and config_file is not None and source is click.core.ParameterSource.COMMANDLINE:
-        raise UsageError("a folder and -c cannot be given together", where="init", hint="Give only one of them")
+        raise UsageError("a folder and -c cannot be given together", where="init", hint="Give either the folder or -c")
     if folder is not None:
         return folder / "agent.toml"
     return config_file or Path(DEFAULT_CONFIG)

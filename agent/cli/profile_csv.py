@@ -113,7 +113,7 @@ def read_list(path: Path, options: ListOptions) -> list[dict[str, Any]]:
         if (first := names.setdefault(str(point.get("name")), line)) != line:
             complaints.at(
                 ("point", n),
-                f"the name {show(point.get('name'))} is already used in line {first}",
+                f"line {first} of the file already uses the name {show(point.get('name'))}",
                 "A name may occur only once",
             )
         points.append(point)

@@ -121,7 +121,7 @@ def _sample(file: Path) -> Sample:
         raise ProfileError(f"cannot be read: {error.strerror}", where=str(file)) from error
     except (ValueError, ArithmeticError, TypeError, KeyError, AttributeError) as error:
         hint = "`meterhouse read --sample FILE` writes a sample"
-        raise ProfileError(f"is not a sample: {error}", where=str(file), hint=hint) from error
+        raise ProfileError(f"is not a sample of a device's registers: {error}", where=str(file), hint=hint) from error
 
 
 def _word(word: Any) -> int:

@@ -244,7 +244,8 @@ def _show(
 def _refuse(useless: Mapping[str, object]) -> None:
     """Raise UsageError if one of these options is given, because they have no effect with --registers."""
     for option in (option for option, given in useless.items() if given):
-        raise UsageError("has no effect with --registers", where=option, hint="Registers are read without a profile")
+        hint = "Omit this option: --registers reads registers without a profile"
+        raise UsageError("has no effect with --registers", where=option, hint=hint)
 
 
 def _target(device: str | None, options: ConfigOptions, adhoc: Mapping[str, Any]) -> Target:

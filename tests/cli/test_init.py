@@ -97,7 +97,11 @@ def test_the_code_and_what_comes_next_are_shown(mh, tmp_path: Path) -> None:
             2,
             '--ca-file: file "/no/ca" does not exist',
         ),
-        ((*FLAGS, "--yes", "-c", "x.toml"), 2, "init: a folder and -c cannot be given together. Give only one of them"),
+        (
+            (*FLAGS, "--yes", "-c", "x.toml"),
+            2,
+            "init: a folder and -c cannot be given together. Give either the folder or -c",
+        ),
     ],
 )
 def test_wrong_usage_leaves_nothing(

@@ -193,7 +193,11 @@ def test_4x_numbers_gains_and_defaults(mh, tmp_path: Path) -> None:
         ("name,address,type\nac.frequency,1,u16\n", 3, "list.csv:2: there is no function. Add a column, or say"),
         ("name,address,type,unit,fc\n\nac.power,1,u16,W,3\n", 3, 'list.csv:3: ac.power: "ac.power" is not in'),
         ("name,address,type,unit,fc\nac.voltage.l1,1,f32,V,3\n", 3, 'ac.voltage.l1: type f32 needs the key "order"'),
-        ("name,address,type,fc\nx.a,1,u16,3\nx.a,2,u16,3\n", 3, 'list.csv:3: the name "x.a" is already used in line 2'),
+        (
+            "name,address,type,fc\nx.a,1,u16,3\nx.a,2,u16,3\n",
+            3,
+            'list.csv:3: line 2 of the file already uses the name "x.a"',
+        ),
         ("name,address,type,fc\nx.a,1,u17,3\n", 3, 'type: unknown value "u17". Did you mean "u16"?'),
         ("name,address,type,fc\nx.a,-1,u16,3\n", 3, 'list.csv:2: address: "-1" is below 0. The first register has'),
         ("name,address,type,fc\nx.a,-0x1,u16,3\n", 3, 'list.csv:2: address: "-0x1" is not a number'),
