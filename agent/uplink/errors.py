@@ -57,7 +57,7 @@ _CONNACK: Final = {
     ),
     0x9C: ("broker redirects to another server", "Set url to the new address"),
     0x9D: ("broker has moved", "Set url to the new address"),
-    0x9F: ("broker limits the connection rate", "The agent retries less often"),
+    0x9F: ("broker limits the connection rate", "The agent waits longer before each new attempt"),
 }
 _PUBACK: Final = {
     NO_SUBSCRIBERS: (

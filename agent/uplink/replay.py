@@ -188,7 +188,7 @@ class ReplayServer:
             self._log_rejected(str(error))
             return
         if wire.first > wire.last:
-            self._send_reply(wire.id, wire.stream, "refused", reason="first is greater than last")
+            self._send_reply(wire.id, wire.stream, "refused", reason='"first" is greater than "last"')
         elif not self._wants(wire.stream):
             reason = "this stream is not sent to this destination ([[uplink]] streams)"
             self._send_reply(wire.id, wire.stream, "refused", reason=reason)

@@ -78,7 +78,7 @@ def parse_acks(payload: bytes, gateway: str) -> list[Ack]:
 
 def _ack(wire: AckWire) -> Ack:
     if wire.first > wire.last:
-        raise ValueError("first is greater than last")
+        raise ValueError('"first" is greater than "last"')
     return Ack(wire.stream, wire.boot, wire.first, wire.last, base64url_decode(wire.hash))
 
 

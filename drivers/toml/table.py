@@ -57,7 +57,7 @@ _SLIPS = tuple(
         ("[\uff1a\uff1d]", "this line has a full-width colon or equals sign",
          'Switch the input method to English and write: name = "inv1"'),
         ("[\uff0c\u3001\uff3b\uff3d\uff5b\uff5d\u3010\u3011\u3000]",
-         "this line has a full-width comma, bracket or blank", "Switch the input method to English"),
+         "this line has a full-width comma, bracket or space", "Switch the input method to English"),
         (r"=\s*[-+]?[0-9]+,[0-9]+\s*(?:[,}]|$)", "this line has a number with a comma",
          "Write a decimal point, such as 0.01"),
         (r"=\s*[0-9.]+\s*/\s*[0-9.]+\s*(?:[,}]|$)",
