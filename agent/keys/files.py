@@ -110,7 +110,10 @@ def rotate_key(
     with _opened_folder(path) as folder, _locked(path, folder) as file:
         old = _signer(*read_open_secret(file, path, any_owner=True), path)
         if old.in_token and not (token or alg):
-            hint = "For another key in the token, add --pkcs11 URI. For a key in the file, add --alg ed25519"
+            hint = (
+                "To change to another key in a token, add --pkcs11 URI. "
+                "To change to a new key in the key file, add --alg ed25519"
+            )
             raise KeyFileError(
                 "the current key is in a token: give --pkcs11 or --alg for the new key", where=str(path), hint=hint
             )
@@ -179,7 +182,7 @@ def _draft(path: Path, folder: int, text: bytes, like: os.stat_result | None) ->
     owner of the folder, because the state directory belongs to the agent's user.
     """
     if len(text) > MAX_BYTES:
-        what = f"the key file would have {len(text)} bytes, at most {MAX_BYTES} are allowed"
+        what = f"the key file would have {len(text)} bytes, but at most {MAX_BYTES} are allowed"
         raise KeyFileError(what, where=str(path), hint="Nothing was changed. The key file lists too many revocations")
     owner = os.fstat(folder) if like is None and os.geteuid() == 0 else like
     mode = 0o600 if like is None else stat.S_IMODE(like.st_mode)
@@ -295,8 +298,8 @@ def _signer(text: bytes, owner: int, path: Path) -> Signer:
                 f"the key file belongs to user {owner} and names a PKCS#11 library: root does not load a library"
                 " that another user chose",
                 where=str(path),
-                hint=f"Run the command as this user, `sudo -u '#{owner}' ...`, or keep the file in a folder of"
-                " this user",
+                hint=f"Run the command as user {owner}, `sudo -u '#{owner}' ...`, or move the file to a folder that "
+                f"belongs to user {owner}",
             )
         from agent.keys.token import TokenKey
 

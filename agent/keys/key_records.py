@@ -120,8 +120,8 @@ def _whole(signer: Signer, gateway: str, counter: int, records: Sequence[Mapping
 
 def _not_recorded(signer: Signer, known: KeyChain, gateway: str) -> KeyFileError:
     hint = (
-        "Only the previous key can record a new key: restore the previous key, then run `meterhouse keys rotate`. "
-        f"Is the previous key lost? Run `meterhouse keys create --lost {known.newest}`; "
+        "A new key is valid only with a record that the previous key has signed: restore the previous key, then run "
+        f"`meterhouse keys rotate`. If the previous key is lost, run `meterhouse keys create --lost {known.newest}`; "
         "every verifier must then pin the new thumbprint"
     )
     what = f"the signing key is {signer.kid}, but the newest recorded key is {known.newest}"

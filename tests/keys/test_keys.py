@@ -190,7 +190,9 @@ def test_a_rotation_is_signed_by_the_key_before(tmp_path: Path) -> None:
     assert (found.counter, found.first, found.newest) == (2, old.kid, new.kid)
     assert json.loads(second)["records"][0] == json.loads(first)["records"][0]
     for wrong in (None, stranger):
-        with pytest.raises(KeyFileError, match="Only the previous key can record a new key"):
+        with pytest.raises(
+            KeyFileError, match="A new key is valid only with a record that the previous key has signed"
+        ):
             key_records(new, GATEWAY, before=first, old=wrong)
     assert check_key_records(second, GATEWAY, trust=new.kid).first == old.kid, "any key of a chain may be pinned"
     with pytest.raises(KeyFileError, match="none of its keys is pinned"):

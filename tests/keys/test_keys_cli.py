@@ -53,11 +53,11 @@ def test_last_without_lost_is_refused(
     path = tmp_path / "signing.key"
     code, out, err = run(capsys, "create", str(path), "--last", "park7/gw01/inv1=5")
     assert (code, out) == (2, "") and not path.exists()
-    assert "--last: has no effect without --lost" in err and "Add --lost KID" in err
+    assert "--last: has no effect without --lost" in err and "add --lost KID" in err
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     code, _, err = run(capsys, "create", str(path), "--last", "park7/gw01/inv1=5")
     assert code == 2 and "没有 --lost 时不起作用" in err and not path.exists()
-    assert "请加 --lost KID（KID 为丢失密钥的指纹）" in err
+    assert "请加 --lost KID（KID 为该密钥的指纹）" in err
 
 
 def test_a_file_that_is_named_needs_no_sound_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

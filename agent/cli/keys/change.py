@@ -152,7 +152,7 @@ def revoke(
     given = lasts_of(lasts, key_file.gateway)
     zone = key_file.config.timezone if key_file.config else "UTC"
     until_ms = parse_time(until, "--until", zone) if until else None
-    question = say(f"Revoke {gone} and replace the key {old.kid} in {key_file.path}?")
+    question = say(f"Revoke the key {gone}, and replace the current key {old.kid} in {key_file.path} with a new one?")
     made: list[KeyFacts] = []
 
     def change(trusted: LastSequences) -> None:
@@ -271,7 +271,7 @@ def _whole(kid: str, known: tuple[str, ...]) -> str:
     if len(found) > 1:
         what = f"{given} is the beginning of several thumbprints"
     elif found:
-        what = f"{given} is too short for the beginning of a thumbprint"
+        what = f"{given} is too short: give at least four characters of the thumbprint"
     else:
         what = f"{given} is not a known key"
     raise UsageError(what, where="KID", hint=hint)

@@ -99,7 +99,7 @@ def create(
     from agent.cli.keys.worker import CreateKey, work_on_key
 
     if lasts and not lost:
-        hint = "Add --lost KID, where KID is the thumbprint of the lost key, or leave out --last"
+        hint = "If a key is lost, add --lost KID, where KID is its thumbprint; if no key is lost, leave out --last"
         raise UsageError("has no effect without --lost", where="--last", hint=hint)
     key_file = find_key_file(file, gateway, options, needs_gateway=bool(lost))
     made: list[KeyFacts] = []
@@ -169,7 +169,7 @@ def _lose(
         return
     what = (
         "there is no database with the last sequence numbers of the lost key, so all packs of this key stay "
-        "trusted; limit these packs with --last"
+        "trusted; use --last to limit which of these packs stay trusted"
     )
     click.echo(as_complaint("warning", what), err=True)
     confirm(())
@@ -180,7 +180,7 @@ def _has_database(config: Config) -> bool:
     try:
         return config.store_path.exists()
     except PermissionError as error:
-        hint = "Only its owner can read the state directory: use sudo"
+        hint = "Only the owner of the state directory can read it: use sudo"
         raise GatewayError(
             f"cannot access the database: {error.strerror}", where=str(config.store_path), hint=hint
         ) from error

@@ -130,7 +130,7 @@ def show_facts(found: Mapping[str, Any], as_json: bool) -> None:
     rows.append(("thumbprint", found["thumbprint"]))
     records = found.get("records", ())
     if records:
-        rows.append(("pinned", f"{records[0]['kid']} (the first key; any key below can be pinned)"))
+        rows.append(("pinned", f"{records[0]['kid']} (key 1; a verifier can pin any of the keys below)"))
     for n, record in enumerate(records, 1):
         rows.append((f"key {n}", f"{record['kid']} {record['alg']}, since {_when(record['not_before'])}"))
         rows += [("", f"revokes {gone['kid']}") for gone in record.get("revokes", ())]
@@ -181,7 +181,10 @@ def ask_first(question: str, yes: bool, odd: Sequence[str] = ()) -> None:
     for text in odd:
         click.echo(as_complaint("warning", text), err=True)
     if yes and odd:
-        hint = "Run the command without --yes and judge the warnings, or give the last sequence numbers with --last"
+        hint = (
+            "Run the command without --yes, read the warnings and answer the question, or give the last sequence "
+            "numbers with --last"
+        )
         raise UsageError("nothing was changed: --yes does not cover these warnings", where="keys", hint=hint)
     confirmed(yes, "keys", "zh" if speaks_chinese() else "en", question)
 
