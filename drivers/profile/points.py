@@ -185,7 +185,8 @@ class _Reader:
             self.table.add(
                 "name",
                 f"invalid point name {show(self.name)}",
-                "Write two or more parts with dots between, each of lowercase letters, digits and _",
+                "Write two or more parts, separated by dots; each part may contain only lowercase letters, digits "
+                "and _",
             )
             return None
         if self.name.startswith("x."):

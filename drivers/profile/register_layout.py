@@ -299,7 +299,7 @@ class _LayoutReader:
             address = table.integer("address", 0, 0xFFFF)
             scale = table.number("scale", Decimal(1))
             if not scale:
-                table.add("scale", "scale is 0, so this part would not change the value")
+                table.add("scale", "scale is 0, so this part would add nothing to the value")
             if address is None and "address" not in given:
                 table.add("address", 'the key "address" is missing')
             if "function" in given:

@@ -86,7 +86,7 @@ def _words(reader: TomlTable, params: Mapping[str, int | str]) -> list[str]:
             reader.add("count", 'the key "count" or "values" is missing')
         return []
     if int(count) > MAX_POINTS:  # check the number before the values are expanded, to limit the memory
-        reader.add("count", f"count is {count}, at most {MAX_POINTS} are allowed", "Is a parameter too large?")
+        reader.add("count", f"count is {count}, but at most {MAX_POINTS} are allowed", "Is a parameter too large?")
         return []
     if int(count) < 0:
         reader.add("count", f"count is {count}, but it cannot be negative")
