@@ -24,7 +24,7 @@ def _complaint(expiry: Expiry, now_s: float) -> str:
         remedy = "replace the certificate; no restart is needed"
     else:
         where = f"the page's certificate {expiry.file}"
-        remedy = "`meterhouse web --setup` makes a new one"
+        remedy = "`meterhouse web --setup` makes a new certificate"
     if days is None:
         return f"{where} cannot be read: {expiry.error}"
     if days <= 0:
@@ -53,7 +53,10 @@ def report(config: Config, as_json: bool) -> int:
             left = "-" if days is None else say(f"{days:.0f} days")
             click.echo(f"{expiry.destination or '[web]'}  {expiry.file}  {left}")
         if not found:
-            click.echo(say("There is no certificate that this user can check, for any destination or for the page."))
+            what = (
+                "No destination has a certificate file, and the page has no certificate file that this user can read."
+            )
+            click.echo(say(what))
     journal = "JOURNAL_STREAM" in os.environ and not sys.stderr.isatty()
     for text in complaints:
         click.echo(f"<4>{text}" if journal else as_complaint("warning", text), err=True)

@@ -358,7 +358,7 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
             cell(uplink.name),
             cell(uplink.url),
             cell(uplink.username or "-"),
-            uplink.confirm or say("subscriber (with MQTT 3.1.1: broker)"),
+            uplink.confirm or say("subscriber (MQTT 5) or broker (MQTT 3.1.1)"),
             *(cell(extra[key], 200) for key in chosen),
         )
     lines = plain_table("lines", "name", "url", "serial", "devices", right=("devices",))
@@ -378,7 +378,7 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
     for cost in costs:
         share = f"{cost.share:.1%}" if cost.share else "-"
         requests.add_row(cell(cost.device), cost.pace, _duration(cost.period_ms), say(str(cost)), share)
-    shares = plain_table("use of the lines", "line", "in use", right=("in use",))
+    shares = plain_table("how busy the lines are", "line", "in use", right=("in use",))
     for name, busy in line_shares(costs).items():
         shares.add_row(cell(name), f"{busy:.1%}")
     for table in (facts, uplinks, lines, devices, *((requests, shares) if plan else ())):

@@ -42,7 +42,8 @@ def _decimal(content: Any, what: str) -> Decimal:
     if not found.is_finite():
         raise BrokenInput(f"{what} must be a finite number, got {content!r}", hint=NO_READING)
     if found and not -60 < found.adjusted() < 400:
-        raise BrokenInput(f"{what} must be a number that a meter can show, got {clean_text(str(content), 40)}")
+        got = clean_text(str(content), 40)
+        raise BrokenInput(f"{what} must be 0, or at least 1e-59 and less than 1e400 in magnitude, got {got}")
     return found
 
 
@@ -55,7 +56,7 @@ def _whole(content: Any, what: str, most: int) -> int:
 def _points(content: Any) -> list[tuple[Any, Any]]:
     if not isinstance(content, list):
         seen = "but there are none" if content is None else f"got {clean_text(repr(content), 40)}"
-        raise BrokenInput(f"points must be a list of [time, value], {seen}", hint=f"Give {WANT}")
+        raise BrokenInput(f"points must be a list of [time, value] pairs, {seen}", hint=f"Give {WANT}")
     for place, point in enumerate(content):
         if not isinstance(point, list) or len(point) != 2:
             raise BrokenInput(f"points[{place}] must be [time, value], got {clean_text(repr(point), 40)}")
@@ -71,16 +72,16 @@ def _value(content: Any, place: int) -> Decimal | str | None:
 
     It is a number, a word for an unknown number, or None if the reading is missing.
     """
-    what = f"points[{place}]"
+    what, value = f"points[{place}]", f"the value of points[{place}]"
     if content is None or (isinstance(content, str) and content.strip().lower() in _NO_READING):
         return None
     if not isinstance(content, str) or _NUMBER.fullmatch(content.strip()):
-        return _decimal(content, what)
+        return _decimal(content, value)
     if _moment(content) is not None:
         raise BrokenInput(f"{what} has the time {clean_text(content, 40)!r} as its value", hint="Write [time, value]")
     if _ALMOST.fullmatch(content.strip()):
         hint = f"Write the value as 1234.5, without unit. {NO_READING}"
-        raise BrokenInput(f"{what} must have a number as value, got {clean_text(content, 40)!r}", hint=hint)
+        raise BrokenInput(f"{value} must be a number, got {clean_text(content, 40)!r}", hint=hint)
     return content
 
 
@@ -168,17 +169,18 @@ def _order(times: list[Any], values: list[Decimal | None]) -> tuple[list[int], l
         return places, seconds, []
     late = [n for n in back if (values[n] or 0) < (values[n - 1] or 0)]
     first = (late or back)[0]
-    where = f"points[{first}] at {clean_text(str(times[first]), 40)} is earlier than the point before it"
+    time, before = clean_text(str(times[first]), 40), clean_text(str(times[first - 1]), 40)
+    where = f"the time of points[{first}], {time}, is earlier than the time of points[{first - 1}], {before}"
     if late:
         places.sort(key=seconds.__getitem__)
         note = (
-            f"{where}, and its value is lower than the value of that point. So it arrived late, and this command has "
-            "sorted the points by time"
+            f"{where}, and the value of points[{first}] is lower too. This means that points[{first}] arrived late; "
+            "this command has therefore sorted the points by time"
         )
         return places, sorted(seconds), [note]
     note = (
-        f"{where}, but its value is not lower than the value of that point. So the clock was set back, and the points "
-        "keep the order of the input"
+        f"{where}, but the value of points[{first}] is not lower. This means that the clock was set back; the points "
+        "therefore keep the order of the input"
     )
     return places, None, [note]
 

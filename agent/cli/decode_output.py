@@ -68,7 +68,7 @@ def _hex_hint(raw: bytes) -> str:
     """Return a hint if a file that should be JSON contains hex; "" if it does not."""
     if not re.fullmatch(rb"[0-9A-Fa-f\s:,xX-]{8,}", raw[:MAX_TEXT]):
         return ""
-    return "It holds hex: give it to the command of its protocol, as `meterhouse decode PROTOCOL - < FILE`"
+    return "The input looks like hex: use the command of its protocol, `meterhouse decode PROTOCOL - < FILE`"
 
 
 def finish(decoded: Json, as_json: bool) -> NoReturn:

@@ -57,7 +57,8 @@ COMMANDS: Mapping[str, CommandEntry] = {
     "export": CommandEntry("agent.cli.export", "Export packs, readings and intervals of a time range to files."),
     "report": CommandEntry("agent.cli.report.command", "Show the park's figures of a day, month or year as a page."),
     "handover": CommandEntry(
-        "agent.cli.handover.command", "Sign a record of the commissioning: readings and displayed values."
+        "agent.cli.handover.command",
+        "Sign a record of the commissioning: the readings and the values on the devices' displays.",
     ),
     "declare": CommandEntry(
         "agent.cli.declare", "Enter values that no meter measures, such as areas and green certificates."

@@ -31,7 +31,8 @@ def configured_target(config: Config, name: str) -> Target:
     """Return the configured device with this name. Raises UsageError, which suggests existing names."""
     found = {device.name: device for device in config.devices}
     if name not in found:
-        hint = p.did_you_mean(name, found, "Configured devices") if found else "The configuration has no device yet"
+        none = "The configuration has no [[device]] table yet"
+        hint = p.did_you_mean(name, found, "Configured devices") if found else none
         raise UsageError(f"unknown device {p.show(name)}", where=str(config.path), hint=hint)
     device = found[name]
     return config, device, site_profiles(config.profiles_dir)(device.profile)
@@ -54,7 +55,9 @@ def line_by_name(config: Config, line: str) -> LineEntry | None:
     found = {one.name: one for one in config.lines}
     if line not in found:
         what = f"the line {p.show(line)} is not in the configuration {config.path}"
-        near = p.did_you_mean(line, found, "Configured lines") if found else "The configuration has no line yet"
+        near = (
+            p.did_you_mean(line, found, "Configured lines") if found else "The configuration has no [[line]] table yet"
+        )
         raise UsageError(what, where="--line", hint=sentences(near, f"Or give a url: {line_urls()}"))
     return found[line]
 

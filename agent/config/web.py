@@ -50,7 +50,7 @@ def _old_certificate(path: Path, place: str) -> list[ConfigWarning]:
         return []
     if not (text := expiry_text(data)):
         return []
-    return [ConfigWarning(place, f"{path} {text}", "`meterhouse web --setup` makes a new one")]
+    return [ConfigWarning(place, f"{path} {text}", "`meterhouse web --setup` makes a new certificate")]
 
 
 def read_web(table: TomlTable, notes: list[ConfigWarning] | None = None) -> WebConfig:

@@ -101,7 +101,10 @@ def web(
     # if the certificate is in a plain file, settings.notes already has a warning about its expiry
     is_credential = certificate is not None and certificate.file is None
     if certificate and is_credential and (text := expiry_text(certificate.path(os.environ).read_bytes())):
-        place, hint = settings.web.places.get("certificate", "[web]"), "`meterhouse web --setup` makes a new one"
+        place, hint = (
+            settings.web.places.get("certificate", "[web]"),
+            "`meterhouse web --setup` makes a new certificate",
+        )
         click.echo(as_complaint("warning", f"{place}: the certificate {text}. {hint}"), err=True)
     set_up_logging(False)
     with open_socket(settings.web) as sock:
@@ -110,6 +113,6 @@ def web(
         if ip_address(settings.web.host).is_unspecified:  # 0.0.0.0 and [::] are not addresses that a browser can open
             address = f"{socket.gethostname()}:{settings.web.port}"
             click.echo(say(f"The page listens on every address of this machine, port {settings.web.port}"), err=True)
-        click.echo(say(f"The page is at {scheme}://{address}/. Stop it with Ctrl-C"), err=True)
+        click.echo(say(f"The page is at {scheme}://{address}/. Press Ctrl-C to stop this command"), err=True)
         sys.stderr.flush()
         serve(app, sock, tls)

@@ -140,7 +140,8 @@ def _broken_rtu(body: bytes) -> BrokenInput:
     what, hint = "", AS_SENT
     if body[1] & 0x7F in {1, 2, 3, 4} and len(body) < expected and len(body) != 8:
         what = (
-            f"; the answer to this function has {expected} bytes, but only {len(body)} are given: is the frame cut off?"
+            f"; a complete answer to this function has {expected} bytes, but only {len(body)} were given: "
+            "is the frame cut off?"
         )
         hint = COPY_WHOLE
     elif crc16(body[:-2]) == int.from_bytes(body[-2:]):

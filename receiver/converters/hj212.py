@@ -243,7 +243,7 @@ def _factor(path: Path, number: int, value: Any, upload: str) -> tuple[Factor, S
         raise ConfigError(f"fields {fields!r}", where=str(where), hint=hint)
     least = value.get("least")
     if not isinstance(least, (int, float)) or isinstance(least, bool) or not 0 <= least <= 1:
-        hint = "Expected a number from 0 to 1: no value is sent if a smaller share of the due readings is present"
+        hint = "Expected a number from 0 to 1: if less than this share of the due readings is present, no value is sent"
         raise ConfigError(f"least {least!r}", where=str(where), hint=hint)
     unit = value.get("unit")
     if not isinstance(unit, str):
@@ -274,7 +274,7 @@ def _password(path: Path, name: str) -> str:
         ) from None
     if not re.fullmatch(r"[!-:<-~]{6}", text) or "&&" in text:
         hint = 'Expected six ASCII characters, with no space, no ";" and no "&&"'
-        raise ConfigError("not a password of HJ 212", where=str(file), hint=hint)
+        raise ConfigError("not a valid HJ 212 password", where=str(file), hint=hint)
     return text
 
 

@@ -80,6 +80,6 @@ def page_command(
         if not web.is_loopback:
             what = "anyone who can reach this address sees the fleet: put a proxy with TLS and a login in front of it"
             click.echo(as_complaint("warning", what), err=True)
-        click.echo(say(f"The page is at http://{web.address}{root}/. Stop it with Ctrl-C"), err=True)
+        click.echo(say(f"The page is at http://{web.address}{root}/. Press Ctrl-C to stop this command"), err=True)
         sys.stderr.flush()
         serve(app, sock, None)

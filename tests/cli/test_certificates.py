@@ -100,7 +100,9 @@ def test_the_certificate_of_the_page_is_checked_too(
     assert (said.code, said.err) == (0, "") and f"[web]  {page}  300 days" in said.out
     page.write_bytes(certificate(-3))
     said = mh("check", "--certificates", "-c", config)
-    told = f"warning: the page's certificate {page} expired 3 days ago; `meterhouse web --setup` makes a new one"
+    told = (
+        f"warning: the page's certificate {page} expired 3 days ago; `meterhouse web --setup` makes a new certificate"
+    )
     assert said.code == 5 and told in said.err
     page.unlink()
     said = mh("check", "--certificates", "-c", config, "--json")

@@ -58,16 +58,20 @@ def test_words_for_no_reading_are_none(tmp_path: Path, word: str) -> None:
         (b'{"points": [["t0", 1]] // of the gate\n}', "line 1 column 24", '"points": [[time, value]'),
         (b"[" * 100_000, "nested too deeply", "points"),
         (b'{"points": [["t0", ' + b"9" * 5000 + b"]]}", "is not JSON", "points"),
-        ({"unit": "kWh"}, "points must be a list of [time, value], but there are none", "points"),
+        ({"unit": "kWh"}, "points must be a list of [time, value] pairs, but there are none", "points"),
         ({"points": [["t0", 1], ["t1"]]}, "points[1] must be [time, value], got ['t1']", ""),
         ({"points": [{"time": "t0", "value": 1}]}, "points[0] must be [time, value], got {'time'", ""),
-        ({"points": [["t0", 1], ["t1", "12345,6"]]}, "points[1] must have a number as value, got '12345,6'", "1234.5"),
-        ({"points": [["t0", "12 345.6 kWh"]]}, "points[0] must have a number as value, got '12 345.6 kWh'", "null"),
-        ({"points": [["t0", "0xFFFF"]]}, "points[0] must have a number as value, got '0xFFFF'", "1234.5"),
+        (
+            {"points": [["t0", 1], ["t1", "12345,6"]]},
+            "the value of points[1] must be a number, got '12345,6'",
+            "1234.5",
+        ),
+        ({"points": [["t0", "12 345.6 kWh"]]}, "the value of points[0] must be a number, got '12 345.6 kWh'", "null"),
+        ({"points": [["t0", "0xFFFF"]]}, "the value of points[0] must be a number, got '0xFFFF'", "1234.5"),
         ({"points": [[1.0, "2026-11-24T00:00:00Z"]]}, "points[0] has the time '2026-11-24T00:00:00Z' as its", "[time"),
         ({"points": [[{"at": 1}, 1]]}, "the time of points[0] must be a string or a number", ""),
-        (b'{"points": [["t0", 1], ["t1", 1e999999999]]}', "points[1] must be a number that a meter can show", ""),
-        (b'{"points": [["t0", 1e-999999]]}', "points[0] must be a number that a meter can show", ""),
+        (b'{"points": [["t0", 1], ["t1", 1e999999999]]}', "the value of points[1] must be 0, or at least 1e-59", ""),
+        (b'{"points": [["t0", 1e-999999]]}', "the value of points[0] must be 0, or at least 1e-59", ""),
         (b'{"points": [["t0", NaN]]}', "points[0] must be a finite number", "null"),
         ({"points": [["t0", 5.0]], "resolution": 1e-30}, "would be 5.00E+30 steps", ""),
         ({"points": [["t0", 5.0]], "resolution": "fine"}, "resolution must be a number, got 'fine'", ""),
@@ -95,7 +99,7 @@ def test_late_readings_are_put_in_their_place(tmp_path: Path) -> None:
         ("01:00", 2000),
         ("01:15", 1000),
     ]
-    assert "points[2] at 2026-11-24T00:15:00Z is earlier" in outcome["warnings"][0]
+    assert "the time of points[2], 2026-11-24T00:15:00Z, is earlier" in outcome["warnings"][0]
 
 
 @pytest.mark.parametrize("minutes", [15, 30, 60])

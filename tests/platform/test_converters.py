@@ -273,7 +273,7 @@ def test_local_days_have_23_and_25_hours_where_clocks_change() -> None:
         ),
         ("Asia/Shanghai", "Mars/Olympus", "timezone"),
         ('code = "w01018"', 'code = ""', "the bureau, such as"),
-        ("least = 0.75", "", "no value is sent if a smaller share of the due readings"),
+        ("least = 0.75", "", "if less than this share of the due readings is present"),
         ('fields = ["Min", "Avg", "Max"]', 'fields = ["Cou"]', "Min, Avg, Max"),
         ('unit = "kW"', "", "unit"),
         ('"pw"', '"nowhere"', "No such file"),

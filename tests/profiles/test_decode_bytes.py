@@ -285,7 +285,7 @@ def test_a_file_of_hex_is_told_where_to_go(tmp_path: Path, command: list[str]) -
     file.write_text("aa55f703fa" + "00" * 250 + "\n")
     found = run(*command, str(file), code=4)
     assert "is not JSON" in found["error"]
-    assert "It holds hex: give it to the command of its protocol" in found["hint"]
+    assert "The input looks like hex: use the command of its protocol" in found["hint"]
 
 
 @pytest.mark.parametrize(

@@ -105,9 +105,9 @@ def test_setup_makes_a_certificate_and_a_hash_that_only_the_user_reads(config, t
 @pytest.mark.parametrize(("listen", "lines"), [
     (
         "0.0.0.0:{}",
-        "The page listens on every address of this machine, port {}\nThe page is at https://gw01:{}/. Stop it",
+        "The page listens on every address of this machine, port {}\nThe page is at https://gw01:{}/. Press Ctrl-C",
     ),
-    ("[::1]:{}", "The page is at https://[::1]:{}/. Stop it"),
+    ("[::1]:{}", "The page is at https://[::1]:{}/. Press Ctrl-C"),
 ])  # fmt: skip
 def test_it_says_an_address_that_a_browser_opens(config, tmp_path, capsys, monkeypatch, listen, lines) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "gw01")

@@ -62,7 +62,7 @@ class Shown:
     "--csv",
     "csv_file",
     type=EXISTING_FILE,
-    help="Take the displayed values from this file; each line is DEVICE[/POINT],VALUE[,REMARK].",
+    help="Take the values on the devices' displays from this file; each line is DEVICE[/POINT],VALUE[,REMARK].",
 )
 @click.option("--who", help="Name of the person who makes the record.")
 @click.option("--remarks", default="", help="Remark for the other party.")
