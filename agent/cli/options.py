@@ -47,7 +47,7 @@ def line_help() -> str:
     """Return the help of ``--line`` for commands that also accept a configured device."""
     from drivers.registry import line_url_help
 
-    return f"Line of a device that is not configured: {line_url_help()}, or the name of a configured line."
+    return f"For a device that is not configured: its line, {line_url_help()}, or the name of a configured line."
 
 
 def configured_folder(config_file: Path, key: str) -> Path | None:
