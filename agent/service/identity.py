@@ -18,7 +18,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from agent.pack import BirthTable, changes, contradicts, seconds
 from agent.service.births import DeviceCatalog, RunningDevice
@@ -325,13 +325,6 @@ def _merged(known: Identity, read: Identity) -> Identity:
 # --- learned register maps
 
 
-@runtime_checkable
-class HasKnownHoles(Protocol):
-    """A driver that learns which registers its device does not have."""
-
-    holes: KnownHoles
-
-
 class MapQuirks:
     """Loads and stores the quirks that drivers have learned about register maps. Used only in the loop.
 
@@ -346,33 +339,32 @@ class MapQuirks:
             if quirks is not None and (plain := _decoded(quirks)) is not None:
                 self._stored[stream] = plain
 
-    def load(
-        self, device: RunningDevice, driver: object, profile_hash: str, identity: Mapping[str, str | None]
-    ) -> None:
+    def load(self, device: RunningDevice, driver: Any, profile_hash: str, identity: Mapping[str, str | None]) -> None:
         """Give a driver the stored quirks of its device, if profile, identity and firmware are still the same."""
-        if not isinstance(driver, HasKnownHoles):
+        learned = _holes_of(driver)
+        if learned is None:
             return
         known = {name: text for name, text in identity.items() if text is not None}
         firmware = known.pop("device.firmware", None)
         key = holes_key(profile_hash, known, firmware)
-        if driver.holes.key == key:
+        if learned.key == key:
             return
         stream = device.stream.name
         holes = KnownHoles.from_json(self._stored.get(stream, {}), key, _now_s())
         if summary := holes.summary():
             log.info("%s: register map learned earlier: %s", device.config.name, summary)
-        elif not driver.holes.key:  # nothing is stored, so the driver keeps what it has learned during this check
-            driver.holes.key = key
+        elif not learned.key:  # nothing is stored, so the driver keeps what it has learned during this check
+            learned.key = key
             return
         driver.holes = holes
 
     async def save(self, devices: Iterable[RunningDevice]) -> None:
         """Store the quirks that have changed since the last call."""
         for device in devices:
-            driver = device.poll.driver
-            if isinstance(driver, HasKnownHoles) and driver.holes.key:
-                driver.holes.expire(_now_s())
-                await self._save(device, driver.holes)
+            holes = _holes_of(device.poll.driver)
+            if holes is not None and holes.key:
+                holes.expire(_now_s())
+                await self._save(device, holes)
 
     async def _save(self, device: RunningDevice, holes: KnownHoles) -> None:
         stream, plain = device.stream.name, holes.to_json()
@@ -393,8 +385,14 @@ class MapQuirks:
 
 def quirks_summary(driver: object) -> str:
     """Describe the quirks that a driver has learned in one line, for a technician; "" if there are none."""
-    holes = getattr(driver, "holes", None)  # ``isinstance(driver, HasKnownHoles)`` would take ten times as long
-    return holes.summary() if isinstance(holes, KnownHoles) else ""
+    holes = _holes_of(driver)
+    return "" if holes is None else holes.summary()
+
+
+def _holes_of(driver: object) -> KnownHoles | None:
+    """What a driver has learned about the registers of its device. None: it learns nothing about them."""
+    holes = getattr(driver, "holes", None)
+    return holes if isinstance(holes, KnownHoles) else None
 
 
 def _decoded(text: bytes) -> dict[str, Any] | None:
