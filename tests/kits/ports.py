@@ -19,10 +19,12 @@ def free_port() -> int:
     """
     ports = _shares.get(os.getpid()) or _shares.setdefault(os.getpid(), itertools.cycle(_share()))
     while True:
-        port = next(ports)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+        for port in itertools.islice(ports, _SHARE):
+            with socket.socket() as probe, contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+        # another program has all of them, such as a bench that simulates thousands of devices
+        ports = _shares[os.getpid()] = itertools.cycle(_share())
 
 
 def _share() -> range:
@@ -41,7 +43,9 @@ def _share() -> range:
         holder.detach()  # open as long as the process lives
         first = _FIRST + number * _SHARE
         return range(first, first + _SHARE)
-    raise RuntimeError(f"{_SHARES} processes use the ports of tests already")
+    raise RuntimeError(
+        f"all ports for tests, {_FIRST} to {_FIRST + _SHARES * _SHARE - 1}, are in use by other programs"
+    )
 
 
 _shares[os.getpid()] = itertools.cycle(_share())  # now: otherwise the first test would seem to leave the socket open
