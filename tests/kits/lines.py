@@ -23,7 +23,7 @@ from drivers.sim.image import Image
 from drivers.sim.rtu import SerialLine
 from drivers.sim.tcp import TcpLine
 from tests.conftest import MadeUpTime
-from tests.kits.ports import free_port
+from tests.kits.ports import free_port, held
 from tests.kits.wires import SerialWire, Wire, clock
 
 PATIENCE_S = 30.0
@@ -32,9 +32,11 @@ FAST = 1  # the bit of the fast pace
 
 
 def open_files() -> set[str]:
-    """Sockets and pseudo-terminals that this process holds."""
+    """Sockets and pseudo-terminals that this process holds, without those that reserve its ports."""
     found = set()
     for fd in os.listdir("/proc/self/fd"):
+        if int(fd) in held:
+            continue
         try:
             name = os.readlink(f"/proc/self/fd/{fd}")
         except OSError:

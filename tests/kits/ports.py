@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 
 _FIRST, _SHARES, _SHARE = 20_000, 20, 600  # below the range of outgoing connections, 32768 and above
+held: set[int] = set()  # descriptors of the sockets that reserve shares; no test has left them open
 _shares: dict[int, Iterator[int]] = {}  # by process id, because a forked process has its own share
 
 
@@ -40,12 +41,9 @@ def _share() -> range:
         except OSError:
             holder.close()
             continue
-        holder.detach()  # open as long as the process lives
+        held.add(holder.detach())  # open as long as the process lives
         first = _FIRST + number * _SHARE
         return range(first, first + _SHARE)
     raise RuntimeError(
         f"all ports for tests, {_FIRST} to {_FIRST + _SHARES * _SHARE - 1}, are in use by other programs"
     )
-
-
-_shares[os.getpid()] = itertools.cycle(_share())  # now: otherwise the first test would seem to leave the socket open
