@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,7 +65,12 @@ def build_simulator(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def process(argv: list[str | Path], log: Path | None = None, **more: object) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a child process while the context is active. At the end it gets SIGTERM, and SIGKILL after another 15 s."""
+    """Run a child process while the context is active. At the end it gets SIGTERM, and SIGKILL after another 15 s.
+
+    The child also ends if this process gets SIGTERM.
+    """
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(log.open("ab")) if log else subprocess.DEVNULL
         child = subprocess.Popen([str(a) for a in argv], stdin=subprocess.DEVNULL, stdout=out, stderr=out, **more)  # type: ignore[call-overload]
