@@ -84,7 +84,10 @@ def test_a_second_tool_hears_who_has_the_line(lending: Lending) -> None:
         with pytest.raises(LineLent, match=r"for this command\. the line is lent to read by .*uid"), lending.borrow():
             pass
         assert lending.line.lent
-    with pytest.raises(LineDown, match=r"no line 'x'.*Lines: l0"), BorrowedLine(lending.runtime, "x", "read", 60):
+    with (
+        pytest.raises(LineDown, match=r"no \[\[line\]\] is named 'x'.*Lines: l0"),
+        BorrowedLine(lending.runtime, "x", "read", 60),
+    ):
         pass
 
 

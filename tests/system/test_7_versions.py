@@ -46,7 +46,7 @@ def test_a_newer_major_version_of_the_database_is_refused_once(gw: Gateway) -> N
     gw.machine.run("systemctl", "start", "meterhouse", ok=1)
     shown = gw.machine.show("meterhouse", "ExecMainStatus", "SubState", "NRestarts")
     assert shown == {"ExecMainStatus": "3", "SubState": "failed", "NRestarts": "0"}
-    assert "Install that version again" in gw.machine.journal("meterhouse", f"--since={since}")
+    assert "Install the newer version again" in gw.machine.journal("meterhouse", f"--since={since}")
     gw.sql(f"PRAGMA user_version = {version}")
 
 
