@@ -324,5 +324,5 @@ def test_work_and_keep_start_while_one_database_is_away(
         assert result.exit_code == 0, result.exception
         assert any("database 2 is unreachable" in text for text in caplog.messages)
     wrong = Store(first, place=(1, 2))
-    with pytest.raises(Exception, match="database 2 of 2"):
+    with pytest.raises(Exception, match="database number 2 of 2"):
         wrong.connection()
