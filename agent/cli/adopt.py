@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -272,9 +271,9 @@ def add_found(options: ConfigOptions, found: Sequence[FoundDevice], yes: bool, l
 def say_next(options: ConfigOptions, config: Config, words: Mapping[str, str]) -> None:
     """Print what to do next, after devices were added."""
     from agent.cli.common import agent_runs
-    from agent.cli.options import DEFAULT_CONFIG
+    from agent.cli.options import config_flag
 
-    flag = "" if str(options.config_file) == DEFAULT_CONFIG else f" -c {shlex.quote(str(options.config_file))}"
+    flag = config_flag(options.config_file)
     then = words["reload"].format(c=flag) if agent_runs(config.runtime_dir) else words["start"]
     click.echo(words["next"].format(c=flag, then=then), err=True)
 

@@ -13,8 +13,8 @@ import click
 
 from agent.cli.common import COLON, as_line
 from agent.cli.options import (
-    DEFAULT_CONFIG,
     ConfigOptions,
+    config_flag,
     config_options,
     json_option,
     lang_option,
@@ -204,8 +204,8 @@ def registers_command(found: FoundDevice, config_file: Path, name: str | None = 
     where = name or f"--line {shlex.quote(found.url)} --address {found.address}"
     if not name and found.serial and found.serial != protocol_of(found.protocol).serial_settings[0]:
         where += f' --serial "{found.serial}"'
-    if str(config_file) != DEFAULT_CONFIG and config_file.is_file():
-        where += f" -c {shlex.quote(str(config_file))}"
+    if config_file.is_file():
+        where += config_flag(config_file)
     return f"meterhouse read {where} --registers {found.block or '3:START+10'}"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ from agent.cli.config_files import (
     toml_text,
     write_new,
 )
-from agent.cli.options import DEFAULT_CONFIG, FOLDER, json_option, lang_option
+from agent.cli.options import DEFAULT_CONFIG, FOLDER, config_flag, json_option, lang_option
 from agent.cli.questions import asked, confirmed, given, is_terminal
 from drivers.model import GatewayError, UsageError, clean_text
 
@@ -426,6 +425,6 @@ def _show(facts: Mapping[str, Any], words: Mapping[str, str], installed: bool) -
     if can_show():
         click.echo(f"\n{terminal_qr(facts['trust'], sys.stdout.isatty())}\n")
     click.echo(words["hand_over"], err=True)
-    flag = "" if installed else f" -c {shlex.quote(facts['file'])}"
+    flag = config_flag(facts["file"])
     start = "`systemctl start meterhouse`" if installed else f"`meterhouse run{flag}`"
     click.echo(words["next"].format(c=flag, start=start), err=True)

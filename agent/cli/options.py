@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -41,6 +42,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="JSON, for sc
 param_option = click.option(
     "--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the profile."
 )
+
+
+def config_flag(file: Path | str) -> str:
+    """Return the option ` -c FILE` for a command that is shown to a person; "" for the default file."""
+    return "" if str(file) == DEFAULT_CONFIG else f" -c {shlex.quote(str(file))}"
 
 
 def line_help() -> str:

@@ -237,13 +237,12 @@ class SelectionMask:
         return self._by_kind() + ([[replace(self, version=n) for n in range(0xFF)]] if self.version == 0xFF else [])
 
     def thorough_ways(self) -> list[list[SelectionMask]]:
-        """Ways to split the group to find a meter that the answer of another one hides. All of them are tried.
+        """Ways to split a group of several numbers, to find a meter that the answer of another hides. All are tried.
 
         The first digit is tried first, because it is the same for meters of one delivery: their parts are searched
         once.
         """
-        at = self.digits.find("F")
-        by_digit = [self._by_digit(at)] if at >= 0 else []
+        by_digit = [self._by_digit(self.digits.index("F"))]
         return by_digit + self._by_kind() if self == SelectionMask() else by_digit
 
     def _by_digit(self, at: int) -> list[SelectionMask]:

@@ -62,10 +62,11 @@ def enrolled(dsn: str, *names: tuple[str, str]) -> None:
         enrol(connection, [Enrolment(gateway, [thumbprint]) for gateway, thumbprint in names])
 
 
-def checked(dsn: str, b: Broken) -> None:
-    """Enrol the gateway, store its packs, and let the keeper check them."""
-    enrolled(dsn, b.gateway.pin)
-    Worker(Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent]), [Store(dsn)], Clock()).step(0)
+def checked(dsn: str, *made: Broken) -> None:
+    """Enrol the gateways, store their packs, and let the keeper check them."""
+    for b in made:
+        enrolled(dsn, b.gateway.pin)
+        Worker(Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent]), [Store(dsn)], Clock()).step(0)
     keeper = Keeper(dsn)
     while keeper.step():
         pass
@@ -867,14 +868,7 @@ def test_a_lot_is_forgotten_with_the_last_of_its_packs(dsn: str, exported: bool)
         if exported:
             connection.execute("INSERT INTO clickhouse DEFAULT VALUES")
         now_ms = round(time.time()) * 1000
-        for n, days in enumerate((100, 100, 1), 1):
-            b = make("whole", n, now_ms - days * 86_400_000)
-            enrolled(dsn, b.gateway.pin)
-            Worker(Feed([(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]), *b.sent]), [Store(dsn)], Clock()).step(0)
-        keeper = Keeper(dsn)
-        while keeper.step():
-            pass
-        keeper.close()
+        checked(dsn, *(make("whole", n, now_ms - days * 86_400_000) for n, days in enumerate((100, 100, 1), 1)))
         lots = [lot for (lot,) in connection.execute("SELECT lot FROM lots ORDER BY lot")]
         first, last = lots[0], lots[-1]
         if exported:
