@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
@@ -59,8 +60,8 @@ _BROKEN = {"en": "broken, see below", "zh": "有误，见下"}
 _SITE = {"en": "site", "zh": "本站"}
 _NAME_HEADS = {"en": ("Name", "Kind", "Units", "Meaning"), "zh": ("名称", "种类", "单位", "含义")}
 _WRITTEN = {
-    "en": "wrote {file}. `meterhouse profiles check {file}` lists what is missing",
-    "zh": "已写入{file}。`meterhouse profiles check {file}`会指出缺少什么",
+    "en": "wrote {file}. `meterhouse profiles check {quoted}` lists what is missing",
+    "zh": "已写入{file}。`meterhouse profiles check {quoted}`会指出缺少什么",
 }
 _COPIED = {"en": "Copied from {id}, hash {hash}.", "zh": "复制自{id}，哈希{hash}。"}
 _COPIED_SOURCE = {"en": "copied from {id}, edited by you. Source there: ", "zh": "复制自 {id}，由您修改。原来源："}
@@ -340,7 +341,7 @@ def new(
         click.echo(text, nl=False)
         return
     write_profile(file, text)
-    click.echo(_WRITTEN[lang].format(file=clean_text(str(file), 200)))
+    click.echo(_written(file, lang))
 
 
 @profiles.command()
@@ -361,7 +362,7 @@ def copy(id: str, file: Path | None, lang: str, dirs: tuple[Path, ...]) -> None:
     own = load_profile(source, dirs)
     begin = _COPIED[lang].format(id=id, hash=own.hash)
     write_profile(target, f"# {begin}\n{_as_copy(source.read_text('utf-8'), id, lang)}")
-    click.echo(_WRITTEN[lang].format(file=clean_text(str(target), 200)))
+    click.echo(_written(target, lang))
 
 
 def _as_copy(text: str, id: str, lang: str) -> str:
@@ -416,3 +417,8 @@ def check(file: Path, lang: str, as_json: bool) -> None:
             text = singular(f"{verdict}. {points} points ({paces}), {samples} samples")
         click.echo(f"{clean_text(str(file))}{COLON[lang]}{text}")
         click.echo(_second_source(profile.second_source, lang))
+
+
+def _written(file: Path, lang: str) -> str:
+    shown = clean_text(str(file), 200)
+    return _WRITTEN[lang].format(file=shown, quoted=shlex.quote(shown))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def read_secret(path: Path, what: str = "signing key", hint: str = "", any_owner
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as error:
-        hint = hint or f"Create a key with `meterhouse keys create {path}`"
+        hint = hint or f"Create a key with `meterhouse keys create {shlex.quote(str(path))}`"
         raise KeyFileError(f"there is no {what}", where=str(path), hint=hint) from error
     except OSError as error:
         raise KeyFileError(
