@@ -4,17 +4,20 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
 # processes that run tests; may exceed the number of CPU cores, because most tests wait most of the time
-WORKERS ?= 4
+WORKERS ?= 5
 SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# tests that need neither a browser nor a database server nor a machine of their own
+HERE = --ignore tests/platform --ignore tests/page --ignore tests/system
 KERNELS = $(wildcard ext/*.pyx ext/*.pxd ext/*.h)
 export PYTHON
 
-.PHONY: demo platform-demo platform-cluster test test-platform test-page test-slow test-system deb wheel bundle release test-bounds soak lint bench clean help
+.PHONY: demo platform-demo platform-cluster test test-process test-platform test-page test-slow test-system deb wheel bundle release test-bounds soak lint bench clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo [ARGS='--for 20s --json']   simulate a park; read, sign, deliver and verify its readings"
-	@echo "make test                             run all fast tests (installs the packages that they need)"
+	@echo "make test                             run the fast tests (installs the packages that they need)"
+	@echo "make test-process                     test the agent and its commands as processes of their own"
 	@echo "make platform-demo [ARGS='--gateways 500']  run the platform: receive, verify and keep packs of a demo fleet"
 	@echo "make platform-cluster                 run three RabbitMQ nodes and two databases on loopback, until Ctrl-C"
 	@echo "make test-platform                    test the platform (installs PostgreSQL and RabbitMQ, and starts its own)"
@@ -46,7 +49,11 @@ demo: $(VENV)/.demo
 	@$(BIN)/meterhouse demo $(ARGS)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not slow and not system and not lint and not platform and not page" $(SIDE_BY_SIDE) $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not lint and not process" $(HERE) $(SIDE_BY_SIDE) $(ARGS)
+
+test-process: WORKERS = 6
+test-process: $(VENV)/.test
+	$(BIN)/python -m pytest -m "process and not slow and not lint" $(HERE) $(SIDE_BY_SIDE) $(ARGS)
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m "slow" --timeout 1200 $(ARGS)

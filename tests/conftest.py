@@ -32,7 +32,13 @@ UPLINK = (
 )
 ENDED_S = 30.0  # for threads and processes that were told to end
 SCENARIOS = ("tests/fault/", "tests/service/test_run_")  # the first test of a file waits until its scenarios have ended
-WAITS = (*SCENARIOS, "tests/service/test_reload_refused", "tests/control/test_control_lease", "tests/web/test_server")
+WAITS = (
+    *SCENARIOS,
+    "tests/service/test_reload_refused",
+    "tests/cli/test_watch_screen",
+    "tests/control/test_control_lease",
+    "tests/web/test_server",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -63,6 +69,7 @@ def keep_bytecode() -> None:
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix  # for the workers, and for what tests start
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects by the markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     files = list(dict.fromkeys(item.path for item in items))
     waiting = [file for file in files if file.relative_to(ROOT).as_posix().startswith(WAITS)]
@@ -73,6 +80,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith(SCENARIOS):
             item.add_marker(pytest.mark.timeout(600))
+            item.add_marker(pytest.mark.process)
 
 
 def pytest_collection_finish() -> None:

@@ -28,6 +28,8 @@ from drivers.sim.park import DEMO
 from drivers.sim.slots import PLAN
 from ext.ring import Ring
 
+pytestmark = pytest.mark.process
+
 pytest.importorskip("iotcore", reason="iotcore is not installed (pip install iotcore)")
 COMMAND = [sys.executable, "-m", "agent.cli.main", "demo"]
 ROOT = Path(__file__).resolve().parents[2]

@@ -241,6 +241,7 @@ def test_a_key_that_is_gone_is_a_fault_and_no_first_start(park: Callable[..., Pa
     assert "签名密钥已不存在" in mh("check", "-c", path, "--lang", "zh").err
 
 
+@pytest.mark.process
 def test_a_user_without_rights_is_told_so(park: Callable[..., Path], tmp_path: Path) -> None:
     """An internal error, "there is no such file" and "no agent runs here": all wrong."""
     if why := why_no_users():

@@ -122,6 +122,7 @@ def test_a_zone_whose_sign_is_reversed_is_taken_with_a_warning(mh, tmp_path: Pat
         assert ("means UTC" in mh("check", "-c", tmp_path / "agent.toml").err) == warns
 
 
+@pytest.mark.process
 def test_a_person_is_asked_until_the_answer_is_right(tmp_path: Path) -> None:
     """In a terminal: a wrong answer is explained and asked again, a password is typed unseen, the last word is yes."""
     answers = ["park 7", "park7", "gw01", "CST", "Asia/Shanghai", "一期", "131,31", "31.2, 121.5", "mqtt://127.0.0.1",

@@ -275,6 +275,7 @@ def test_a_reader_that_goes_away_is_no_fault() -> None:
     assert (process.wait(60), said) == (0, "")
 
 
+@pytest.mark.process
 def test_ctrl_c_ends_without_a_traceback(traces, tmp_path) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     traces.values(2, (0, 15, 0, 0))

@@ -13,6 +13,8 @@ from drivers.model import Reason
 from tests.cli.conftest import Traces
 from tests.kits.terminal import Terminal
 
+pytestmark = pytest.mark.process
+
 Open = Callable[..., Terminal]
 
 

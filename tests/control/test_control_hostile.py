@@ -318,6 +318,7 @@ def test_an_export_of_ever_more_files_is_given_up(
     assert code == 1 and "more than 20 files" in err and not list(tmp_path.glob("*out*")), err
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_an_export_that_is_ended_by_a_signal_leaves_nothing(
     endless: Any, served: Served, tmp_path: Path, number: signal.Signals

@@ -70,6 +70,7 @@ def test_a_lease_lasts_as_long_as_its_connection(lending: Lending) -> None:
         assert lending.line.lent
 
 
+@pytest.mark.process
 def test_a_lease_ends_with_its_process(lending: Lending) -> None:
     """kill -9, and nothing has to be cleaned up by anybody."""
     process = holder(lending.runtime, "l0")
@@ -223,6 +224,7 @@ def one_line(house: House, field: Field | None = None) -> tuple[Agent, str]:
     return agent, bus.url
 
 
+@pytest.mark.process
 def test_tools_borrow_the_port_of_a_running_agent(house: House, mh: Mh) -> None:
     # field pain 19: exactly one owner a port
     agent, url = one_line(house)
@@ -245,6 +247,7 @@ def test_tools_borrow_the_port_of_a_running_agent(house: House, mh: Mh) -> None:
     assert agent.stop() == 0
 
 
+@pytest.mark.process
 def test_what_was_due_while_a_line_was_lent_is_a_gap_lent(house: House, mh: Mh, tmp_path: Path) -> None:
     """A tool that is killed, an agent that is stopped and one that is killed while its line is lent: each is stated."""
     agent, _ = one_line(house)

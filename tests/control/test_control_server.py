@@ -198,6 +198,7 @@ def test_no_answer_is_an_error_and_not_a_wait_for_ever(tmp_path: Path) -> None:
             client.ask(ASK, lambda part: None, lambda done, total: None, pick_up_s=0.2)
 
 
+@pytest.mark.process
 def test_an_agent_that_starts_is_waited_for(tmp_path: Path) -> None:
     """Its lock is held and it does not listen yet: its database is not opened either."""
     (tmp_path / "agent.toml").write_text(CONFIG)

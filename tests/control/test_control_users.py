@@ -17,6 +17,7 @@ from tests.kits.house import Agent, House, Meter, until
 from tests.kits.users import AGENT, ANNA, CHANGE, LI, LOOK, ROOT, STRANGER, Town, User, why_no_users
 
 pytestmark = [
+    pytest.mark.process,
     pytest.mark.skipif(bool(why_no_users()), reason=why_no_users() or "can"),
     pytest.mark.timeout(180),
 ]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.kits.users import ROOT, Town, why_no_users
 
-pytestmark = pytest.mark.skipif(bool(why_no_users()), reason=why_no_users() or "can")
+pytestmark = [pytest.mark.process, pytest.mark.skipif(bool(why_no_users()), reason=why_no_users() or "can")]
 # an /etc of its own with the package's user and folders, and an empty /var/lib, for this process only
 SCRIPT = """
 set -e

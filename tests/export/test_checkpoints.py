@@ -133,6 +133,7 @@ def test_a_failure_between_two_pages_leaves_neither(signer: Signer, tmp_path: Pa
         store.close()
 
 
+@pytest.mark.process
 def test_an_exported_checkpoint_shows_that_the_end_was_cut_off(gateway: Gateway, mh) -> None:
     """Without it nobody could tell that the last packs of a folder were taken out."""
     gateway.seal(20)
@@ -166,6 +167,7 @@ def test_an_exported_checkpoint_shows_that_the_end_was_cut_off(gateway: Gateway,
     assert gateway.folder_report(part).verdict is Verdict.VERIFIED, "a checkpoint after the range is left out"
 
 
+@pytest.mark.process
 def test_an_exported_checkpoint_has_all_its_pages_or_none(gateway: Gateway, mh) -> None:
     """One page that names packs after the range takes the others with it: alone they look held back."""
 
@@ -202,6 +204,7 @@ def test_an_exported_checkpoint_has_all_its_pages_or_none(gateway: Gateway, mh) 
     assert gateway.folder_report(part).verdict is Verdict.VERIFIED
 
 
+@pytest.mark.process
 def test_an_export_of_one_device_says_so(gateway: Gateway, mh) -> None:
     """Without its word the other one would be held back, which a checkpoint names."""
     gateway.seal(10)

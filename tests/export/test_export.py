@@ -17,6 +17,8 @@ from agent.store import Store
 from agent.verify import Verdict
 from tests.kits.exports import T0, Gateway, seqs
 
+pytestmark = pytest.mark.process
+
 Mh = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parent.parent.parent
 

@@ -17,7 +17,7 @@ from tests.export.test_export_intervals import keep, rows_of
 from tests.kits.books import settle
 from tests.kits.house import SITE, House, Listener, Meter, come_home, one_meter, until
 
-pytestmark = pytest.mark.timeout(300)  # of scenarios that wait for packs of a second each
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]  # of scenarios that wait for packs of a second each
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
+import pytest
+
 from agent.intervals.gap_sums import GapRow
 from agent.intervals.query import query
 from agent.intervals.rows import Flag
@@ -16,6 +18,8 @@ from agent.service.results.rebuild import new_pages
 from agent.store import NewGaps, Store
 from tests.kits.exports import BASE, Gateway
 from tests.kits.ledger import START, Book, Packs, point, table
+
+pytestmark = pytest.mark.process
 
 Mh = Callable[..., tuple[int, str, str]]
 

@@ -19,6 +19,8 @@ from agent.service.control.protocol import ComparedDevice, Handover
 from drivers.model import UsageError
 from tests.kits.house import Agent, House, Meter, until
 
+pytestmark = pytest.mark.process
+
 Mh = Callable[..., tuple[int, str, str]]
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "pack.schema.json").read_bytes())
 REMARKS = "key <b>at</b> the gate, 钥匙"

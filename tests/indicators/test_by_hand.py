@@ -21,6 +21,8 @@ from agent.indicators.plan import load_plan
 from bench.timelapse import PLAN, Timelapse
 from tests.kits.lived import HOUR, Lived, mh
 
+pytestmark = pytest.mark.process
+
 PAGE = (Path(__file__).parents[2] / "docs" / "indicators.md").read_text(encoding="utf-8")
 DAY = "2025-06-21"
 COLUMNS = (

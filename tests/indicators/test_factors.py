@@ -56,6 +56,7 @@ def figures(folder: Path) -> list[dict[str, Any]]:
     return [r for line in lines for r in json.loads(line).get("results", ()) if r["kind"] == "figure"]
 
 
+@pytest.mark.process
 def test_a_figure_says_when_its_factors_were_published(lived: Lived) -> None:
     said = {one["id"]: one.get("published") for figure in figures(lived.packs) for one in figure["factors"]}
     assert said["power.average.cn@2023"] == "2025-12-31" and said["heat.co2@2025"] == "2025-06-30"

@@ -25,6 +25,8 @@ from agent.store import Store
 from ext.canon import dumps
 from tests.kits.lived import Lived, mh
 
+pytestmark = pytest.mark.process
+
 DAY_MS = 86_400_000
 D = Decimal
 

@@ -19,6 +19,8 @@ from agent.cli.report.meters import rows
 from bench.timelapse import PLAN, Silence, Timelapse
 from tests.kits.lived import mh
 
+pytestmark = pytest.mark.process
+
 FIRST, NEXT, LAST = date(2025, 6, 21), date(2025, 6, 22), date(2025, 6, 23)
 DAY_MS, HOUR_MS = 86_400_000, 3_600_000
 MORE = f"""{PLAN}

@@ -448,6 +448,7 @@ def test_on_80_columns_no_word_and_no_amount_is_broken(
     (False, "en", "no usable answer since the agent's start"), (False, "zh", "启动或重载起无有效应答"),
     (True, "en", "no usable answer since 20"), (True, "zh", "自 20"),
 ])  # fmt: skip
+@pytest.mark.process
 def test_a_report_says_of_a_device_that_it_does_not_answer(
     tmp_path: Path, answered: bool, language: str, words: str
 ) -> None:

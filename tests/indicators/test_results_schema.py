@@ -43,6 +43,7 @@ def packs(lived: Lived) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.process
 def test_every_pack_of_results(packs: list[dict[str, Any]]) -> None:
     kinds = {result["kind"] for pack in packs for result in pack.get("results", ())}
     assert kinds == {"figure", "declaration", "trace", "balance", "known"}

@@ -464,6 +464,7 @@ async def test_how_far_each_key_signed(gateway: Gateway) -> None:
         store.close()
 
 
+@pytest.mark.process
 def test_a_key_that_never_signed_is_revoked(gateway: Gateway, mh: Mh, monkeypatch: pytest.MonkeyPatch) -> None:
     """Made and stolen while the agent was down: nothing of it counts, and the one before keeps what it signed.
 
@@ -487,6 +488,7 @@ def test_a_key_that_never_signed_is_revoked(gateway: Gateway, mh: Mh, monkeypatc
     assert gateway.broker().verdict is Verdict.VERIFIED
 
 
+@pytest.mark.process
 def test_a_revocation_with_the_agent_stopped(gateway: Gateway, mh: Mh) -> None:
     """Everything that the gateway sealed stays good; cut at a time, what came later is refused for that reason."""
     old = gateway.signer.kid
@@ -515,6 +517,7 @@ def test_a_revocation_with_the_agent_stopped(gateway: Gateway, mh: Mh) -> None:
     assert report.failures["revoked"] == sum(signed_by(p.data) not in (old, gateway.signer.kid) for p in gateway.made)
 
 
+@pytest.mark.process
 def test_where_the_agent_would_not_see_it_it_must_be_stopped(gateway: Gateway, mh: Mh, tmp_path: Path) -> None:
     """The key is a credential: the file that it comes from changes, what the service was given does not."""
     gateway.seal(2)
@@ -532,6 +535,7 @@ def test_where_the_agent_would_not_see_it_it_must_be_stopped(gateway: Gateway, m
     assert code == 0 and "systemctl restart meterhouse" in err, err
 
 
+@pytest.mark.process
 def test_the_numbers_of_a_revocation_are_shown_before_somebody_says_yes(gateway: Gateway, mh: Mh) -> None:
     gateway.seal(5)
     path = gateway.folder / "state" / "signing.key"
@@ -541,6 +545,7 @@ def test_the_numbers_of_a_revocation_are_shown_before_somebody_says_yes(gateway:
     assert all(f"{name} up to 6" in err for name in gateway.names), err
 
 
+@pytest.mark.process
 def test_a_number_beyond_what_the_key_signed_is_not_trusted(gateway: Gateway, mh: Mh) -> None:
     """By --last a person may trust less than the key signed, never more: that would be the thief's."""
     gateway.seal(5)

@@ -15,6 +15,8 @@ from agent.cli.keys import worker
 from agent.keys import KeyFileError, create_key, load_key
 from tests.kits.users import AGENT, ANNA, LOOK, ROOT, Town, User, why_no_users
 
+pytestmark = pytest.mark.process
+
 GATEWAY = ("--gateway", "park7/gw01")
 Mh = Callable[..., tuple[int, str, str]]
 real_users = pytest.mark.skipif(bool(why_no_users()), reason=why_no_users() or "can")

@@ -302,6 +302,7 @@ def test_a_folder_of_others_is_said_before_anything_is_asked(mh, site: Path) -> 
     assert said.code == 2 and "this user cannot write here. Use sudo, or another folder" in said.err
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("room", "file"), [(40, "line-127-0-0-1-1"), (320, "m")])
 def test_a_full_disk_leaves_nothing_behind(mh, site: Path, room: int, file: str) -> None:
     """A limit on the size of files refuses the write as a full disk does."""

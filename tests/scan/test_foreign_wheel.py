@@ -83,6 +83,7 @@ def snail(address: str = "0042", seed: int = 1) -> Any:
     return meter_from_profile(load_profile(find_profile("snail/garden")), address=address, seed=seed)
 
 
+@pytest.mark.process
 def test_it_is_known_by_its_wheel_alone() -> None:
     assert registry.protocols()[-1] == "snail"
     assert registry.protocol_of("snail").frames == {"question": "asks for all values"}

@@ -132,6 +132,7 @@ def test_a_port_is_named_by_its_adapter(tmp_path: Path) -> None:  # field pain 1
     assert stable("tcp://192.0.2.1:4196", by_id) == "tcp://192.0.2.1:4196"
 
 
+@pytest.mark.process
 def test_a_terminal_sees_how_far_it_is(tmp_path: Path) -> None:
     """The bar, what is asked at the moment, and the time that is left; the table comes on stdout all the same.
 

@@ -20,6 +20,8 @@ from drivers.dlt645.frames import Parser, build_read
 from drivers.sim.park import DEMO
 from tests.kits.raw_client import PtyClient, mbap, rtu, rtu_answer
 
+pytestmark = pytest.mark.process
+
 COMMAND = [sys.executable, "-m", "agent.cli.main", "simulate"]
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -297,6 +297,7 @@ while True:
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("rounds", [6, pytest.param(60, marks=pytest.mark.slow)])
 def test_kill_dash_nine_loses_nothing_that_was_committed(path: Path, rounds: int) -> None:
     """All packs for which commit returned are stored once, and the next start continues after them. # field pain 51"""

@@ -21,6 +21,8 @@ from agent.store.sqlite import PAGE_BYTES
 from tests.kits.faults.shim import Shim
 from tests.kits.packs import Maker
 
+pytestmark = pytest.mark.process
+
 CAP = 64 << 20
 HERE = Path(__file__).parent
 PROGRAM = """

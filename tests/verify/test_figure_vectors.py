@@ -99,6 +99,7 @@ def test_figures_of_streams_that_were_not_asked_for_are_not_repeated(tmp_path: P
     assert all(text.endswith(why) for text in found.unknown), found.unknown
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", NAMES)
 def test_javascript_comes_to_the_same_intervals_and_figures(name: str) -> None:
     code, out = node(FIGURES / name)
@@ -178,6 +179,7 @@ def dealt_out(name: str) -> list[dict[int, Callable[[dict[str, Any]], None]]]:
     return rounds
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", NAMES)
 def test_javascript_sees_one_digit_of_a_signed_figure(name: str, tmp_path: Path) -> None:
     """Signed with the right key and in its place in the chain: the signatures hold, the figures do not follow."""
@@ -198,6 +200,7 @@ def test_javascript_sees_one_digit_of_a_signed_figure(name: str, tmp_path: Path)
         assert f" agree, {len(changes)} differ\n" in out and "intervals" in out
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", NAMES)
 def test_javascript_sees_one_digit_of_an_interval_and_of_a_trace(name: str, tmp_path: Path) -> None:
     folder = copied(name, tmp_path)
@@ -220,6 +223,7 @@ def test_javascript_sees_one_digit_of_an_interval_and_of_a_trace(name: str, tmp_
     assert out.count(" agree, 1 differ\n") == (2 if name == "day" else 1), out
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", NAMES)
 def test_javascript_sees_one_digit_of_a_reading(name: str, tmp_path: Path) -> None:
     """A reading at a boundary, changed and signed again: the figures of both sides do not follow any more."""
@@ -253,6 +257,7 @@ def test_a_figure_that_was_made_before_a_device_wrote_its_interval_is_repeated(t
 FEW = {0, 1, 9, 11, 12, 14}  # each kind of counter, silence, restart, pace, pack and interval is among them
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "seed", [seed if seed in FEW else pytest.param(seed, marks=pytest.mark.slow) for seed in range(24)]
 )

@@ -223,6 +223,7 @@ def test_days_that_are_not_complete_are_named(tmp_path: Path) -> None:
     assert [day["due"] - day["got"] - day["gaps"] for day in facts.values()] == [0, 0]
 
 
+@pytest.mark.process
 @pytest.mark.broker
 def test_ctrl_c_ends_with_a_verdict(broker: Any) -> None:
     """An interrupt is the usual way to end a verifier without --for."""

@@ -82,7 +82,7 @@ def take_out(files: Files, rng: random.Random) -> Files:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("with_node", [False, True])
+@pytest.mark.parametrize("with_node", [False, pytest.param(True, marks=pytest.mark.process)])
 def test_whatever_is_taken_out_the_verdict_is_the_slow_one(with_node: bool, seed: int, tmp_path: Path) -> None:
     """The same of the second verifier, which is started for each folder and so gets fewer."""
     if with_node and not shutil.which("node"):

@@ -116,6 +116,7 @@ def node(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., subpro
 Node = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.mark.process
 def test_node_comes_to_the_same_verdict(node: Node, tmp_path: Path) -> None:
     """A second implementation in a second language."""
     good = node(VECTORS / "export", PIN)
@@ -129,6 +130,7 @@ def test_node_comes_to_the_same_verdict(node: Node, tmp_path: Path) -> None:
     assert node(VECTORS / "export").stdout == "consistent, origin unproven: 10 packs of 2 streams\n"
 
 
+@pytest.mark.process
 def test_node_comes_to_the_same_verdict_on_every_case(node: Node) -> None:
     """The negative ones too. Where Node has no zstd, the compressed ones are left out."""
     done = node(VECTORS / "cases.json")

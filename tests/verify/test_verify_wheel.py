@@ -127,6 +127,7 @@ def test_both_packages_have_one_version() -> None:
     assert agent.verify.__version__ == agent.__version__
 
 
+@pytest.mark.process
 def test_an_import_loads_what_it_needs_and_no_more(installed: Path, tmp_path: Path) -> None:
     """60 ms are the bench's (`python -m bench.verify --import`); this is what they are spent on."""
     first, names, where = json.loads(run(installed, IMPORTED, cwd=tmp_path)[-1])
@@ -139,12 +140,14 @@ def test_an_import_loads_what_it_needs_and_no_more(installed: Path, tmp_path: Pa
     assert set(names) <= sys.stdlib_module_names | ours | {"_openssl"}
 
 
+@pytest.mark.process
 def test_the_vectors_get_the_same_verdict(installed: Path, tmp_path: Path) -> None:
     cases = json.loads((VECTORS / "cases.json").read_bytes())
     expect = {case["name"]: [case["expect"][key] for key in ("verdict", "failures", "packs")] for case in cases}
     assert json.loads(run(installed, VERDICTS, str(VECTORS / "cases.json"), cwd=tmp_path)[-1]) == expect
 
 
+@pytest.mark.process
 def test_what_needs_a_package_that_is_missing_says_so(installed: Path, tmp_path: Path) -> None:
     """It is no fault of the gateway."""
     packed = tmp_path / "packed"
@@ -159,6 +162,7 @@ def test_what_needs_a_package_that_is_missing_says_so(installed: Path, tmp_path:
     assert live == "the package paho-mqtt is not installed"
 
 
+@pytest.mark.process
 def test_every_public_name_is_there(installed: Path, tmp_path: Path) -> None:
     version, names = json.loads(run(installed, NAMES, cwd=tmp_path, also="paho")[-1])
     assert (version, names) == (agent.__version__, agent.verify.__all__)
@@ -173,6 +177,7 @@ def blocks(page: str) -> list[str]:
 EXAMPLES = [(page, n) for page in ("api.md", "verify.md") for n in range(len(blocks(page)))]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("page", "number"), EXAMPLES)
 def test_an_example_of_the_pages_runs_as_it_stands(page: str, number: int, installed: Path, tmp_path: Path) -> None:
     """In a folder that has an export, the vectors', and prints what the page says."""

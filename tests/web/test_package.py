@@ -23,6 +23,7 @@ def needed() -> set[str]:
     }
 
 
+@pytest.mark.process
 def test_a_wheel_holds_templates_and_static_files(tmp_path: Path) -> None:
     """By the command that fills a wheel, without compiling kernels."""
     code = (

@@ -34,6 +34,8 @@ from agent.web.views import now_view
 from tests.cli.test_certificates import certificate
 from tests.kits.broker import free_port, until
 
+pytestmark = pytest.mark.process
+
 SITE = '[site]\nid = "park7"\ngateway = "gw01"\ntimezone = "Asia/Shanghai"\n[paths]\nruntime_dir = "run"\n'
 PASSWORD = "a long enough password"
 

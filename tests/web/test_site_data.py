@@ -352,6 +352,7 @@ def test_texts_of_a_hostile_device_hold_nothing_that_a_terminal_obeys(asked: Ask
     assert asked.data.day()["devices"][0]["label"] == "\ufffd[2J<script>"
 
 
+@pytest.mark.process
 def test_a_running_agent_and_its_birth(tmp_path: Path) -> None:
     """Over the real socket: what its packs say of a day, the days since, on which it was stopped, and a birth."""
     if not shutil.which("mosquitto"):
