@@ -212,7 +212,8 @@ _BEFORE = "listen again: the broker retains birth packs and key records and send
 _PIN = "pin the key: give --trust with the thumbprint that `meterhouse keys show` prints at the gateway"
 _OTHER_KEY = (
     "compare the thumbprint that you gave as --trust with the one that `meterhouse keys show` prints at the gateway,"
-    " because another key signed the packs. If both thumbprints are the same, the packs are not from this gateway"
+    " because another key signed the packs. If both thumbprints are the same, --trust is right, and the packs come from"
+    " another gateway"
 )
 _FAULTY = "save the refused packs with `--json`, and find out where they were changed after the gateway had sent them"
 

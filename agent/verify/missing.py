@@ -243,7 +243,7 @@ def _compare_heads(
         is_earlier = (len(lines) > 1 and seq <= last) or head[3] <= lines[-1][0].first.from_ms
         is_earlier = is_earlier and seq >= made.first_seq
         if known:
-            made.conflicts.append(f"a checkpoint names another hash for sequence {seq} of boot {boot}")
+            made.conflicts.append(f"a checkpoint has a different hash for sequence {seq} of boot {boot}")
         elif known is None:
             if over is not None and seq >= over:
                 text = (

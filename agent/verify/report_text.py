@@ -204,7 +204,7 @@ def _doubts(streams: Collection[StreamReport]) -> Iterator[str]:
         yield (
             f"{where}: packs begin with sequence {low}"
             if low == high
-            else f"{where}: the first pack of each stream has a sequence from {low} to {high}"
+            else f"{where}: the sequence of each stream's first pack is between {low} and {high}"
         )
     for member, text in _DOUBTS:
         found = {s.stream: getattr(s, member) for s in streams if getattr(s, member)}

@@ -193,7 +193,7 @@ class StreamState:
             heads.append(self._newest)
         find_missing(self.history, self.tables, self.losses, [named.head for named in heads if not is_cut(named)], made)
         wrong = (named.head for named in self._denied if not is_cut(named))
-        denied = [f"a checkpoint names another hash for sequence {seq} of boot {boot}" for boot, seq, _, _ in wrong]
+        denied = [f"a checkpoint has a different hash for sequence {seq} of boot {boot}" for boot, seq, _, _ in wrong]
         late = [
             f"sequence {seq} is signed by the key {kid}, which was revoked later and is not trusted for this sequence"
             for kid, seq in self._signed.items()

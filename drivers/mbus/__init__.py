@@ -53,7 +53,7 @@ PROTOCOL = Protocol(
             "mbus-by",
             ("secondary", "primary", "both"),
             "How to find M-Bus meters: by secondary address, by primary address, or both."
-            "  [default: both; with --addresses, only primary]",
+            "  [default: both. With --addresses: primary]",
         ),
     ),
     simulate="drivers.mbus.simulate:simulate",

@@ -269,7 +269,7 @@ class _LayoutReader:
         if function is None:
             if "function" not in self.given:
                 hint = (
-                    "Write the function code: 1 coils, 2 inputs, 3 holding registers, 4 input registers, "
+                    "Set the function code: 1 coils, 2 inputs, 3 holding registers, 4 input registers, "
                     "43 identification"
                 )
                 table.add("function", 'the key "function" is missing', hint)

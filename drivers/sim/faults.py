@@ -19,7 +19,7 @@ KINDS: dict[str, str] = {  # kind -> what the fault does, and the meaning of its
     "gateway": "exception 0A or 0B of a gateway (default 0B)",
     "echo": "the request comes back before the answer",
     "bytewise": "one byte at a time, VALUE seconds apart (default 0.005)",
-    "short": "an answer with only VALUE registers (default 1); the frame is valid",
+    "short": "a valid answer, but the number of its registers is VALUE (default 1)",
     "cut": "only the first VALUE bytes of the frame (default 3)",
     "unit": "the answer has the unit number VALUE (default: the requested unit number + 1)",
     "tag": "MBAP transaction id off by VALUE (default 1)",

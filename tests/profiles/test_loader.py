@@ -161,7 +161,7 @@ def test_a_profile_is_assembled_again_only_where_a_file_of_it_is_another(write: 
         (('evidence = "derived"', 'evidence = "sure"'), "Allowed: derived, dump, field"),
         (('vendor = "Example Instruments"', ""), 'the key "vendor" is missing'),
         (("function = 3\n", ""), 'ac.voltage.l1: the key "function" is missing. '
-         "Write the function code: 1 coils, 2 inputs, 3 holding"),
+         "Set the function code: 1 coils, 2 inputs, 3 holding"),
         ((POINT, ""), "the profile has no points"),
     ],
 )  # fmt: skip

@@ -160,7 +160,7 @@ def checkpoint_differs() -> Case:
     packs = stream.run(3)
     head = {"boot": stream.boot, "hash": b64(b"y" * 32), "seq": 3, "stream": stream.stream, "to": stream.at}
     objects = (*feed(stream, packs), ("meterhouse/v1/park7/gw01/checkpoint/1", checkpoint([head], stream.key)))
-    return Case("checkpoint_differs", "a checkpoint with another hash", objects, "failed", {}, "another hash", 3)
+    return Case("checkpoint_differs", "a checkpoint with another hash", objects, "failed", {}, "a different hash", 3)
 
 
 @case

@@ -114,7 +114,7 @@ def test_the_report_in_chinese_and_its_json_in_english(folder: Path, monkeypatch
     [
         ("not complete: park7/gw01/inv1: the gateway reported 96 readings as missing (gaps)",
          "不完整：park7/gw01/inv1：缺数 96 个"),
-        ("13 streams: the first pack of each stream has a sequence from 3 to 9",
+        ("13 streams: the sequence of each stream's first pack is between 3 and 9",
          "13 个数据流：各数据流首个数据包的序号在 3 至 9 之间"),
         ("park7/gw01: handover of devices at 2026-11-24T00:00:00Z by Li; devices: 5, compared with their displays: 3, "
          "with a difference: 1 (inv1); recorded in the pack with sequence 4 and hash ab",
@@ -383,7 +383,7 @@ def test_remarks_are_grouped_by_kind() -> None:
     streams["p/g/d8"].reordered = 2
     lines = as_text(Report(Verdict.VERIFIED, [], {}, streams)).splitlines()
     assert "30 streams: the clock was not synchronised in 270 packs" in lines
-    assert "29 streams: the first pack of each stream has a sequence from 2 to 30" in lines
+    assert "29 streams: the sequence of each stream's first pack is between 2 and 30" in lines
     assert "p/g/d7: readings that the gateway reported as missing (gaps), by reason: timeout 4" in lines
     assert "p/g/d8: 2 packs arrived out of order" in lines
     assert not any("further remarks" in line for line in lines)

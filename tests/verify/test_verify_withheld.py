@@ -231,7 +231,7 @@ def test_of_many_heads_enough_are_kept(last: bool, monkeypatch: pytest.MonkeyPat
     report = verifier.finish()
     assert report.verdict.value == ("verified" if last else "failed"), report.reasons
     if not last:
-        assert "names another hash" in report.reasons[0]
+        assert "has a different hash" in report.reasons[0]
 
 
 def test_a_gateway_that_states_more_than_a_thousand_losses_is_verified() -> None:
