@@ -12,6 +12,7 @@ from array import array
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import IntFlag
+from typing import NamedTuple
 
 from agent.intervals.gap_sums import Gap
 
@@ -147,8 +148,7 @@ QUALITIES = {"suspect": 1, "range": 2, "frozen": 3, "clock": 4, "estimated": 5, 
 RANGE = 2
 
 
-@dataclass(frozen=True, slots=True)
-class PackSpan:
+class PackSpan(NamedTuple):
     """The members of a pack from which intervals are made."""
 
     seq: int

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from operator import attrgetter
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from agent.pack.gaps import gaps_of
 from agent.pack.table import BirthTable, seconds
@@ -18,6 +19,7 @@ from ext.ring import Ring
 
 HEADER_BYTES = 1024  # bytes of a pack that are reserved for its members other than the readings
 HOUR_MS = 3_600_000
+_NO_TALLY: Mapping[int, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +32,7 @@ class Head:
     to_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class SealedPack:
+class SealedPack(NamedTuple):
     """A signed pack. ``data``: the object as it is stored and published, including the signature."""
 
     stream: str
@@ -49,7 +50,7 @@ class SealedPack:
     part: tuple[int, int] | None = None  # (k, n): part k of n of a tick that was too large for one pack
     # if this is the birth of an identified device: its facts, which are stored beside the head; otherwise None
     facts: bytes | None = None
-    tally: Mapping[int, int] = field(default_factory=dict)  # number of due readings by quality (0: good) or gap reason
+    tally: Mapping[int, int] = _NO_TALLY  # number of due readings by quality (0: good) or gap reason
     gaps: Sequence[Mapping[str, Any]] = ()  # the gaps that the pack states, in the form that packs use
 
 

@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from agent.pack import BirthTable, Packer, Savepoint, SealedPack, base64url, seconds
 from agent.service.recent_readings import RecentReadings
@@ -48,8 +48,7 @@ class SealSegment:
     taken: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SealedSegment:
+class SealedSegment(NamedTuple):
     """The packs of one segment, and the ring positions of their records."""
 
     stream: str

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # Interval of the metrics; longer if they take more than this share of the loop's time (30 s with 800 devices)
 METRICS_EVERY_S, METRICS_MOST_S, METRICS_SHARE = 10.0, 30.0, 0.001
+# less than the interval of the status: the metrics begin with the second status, after the first packs
+METRICS_FIRST_S = 1.0
 JUMP_SHOWN_MS = 86_400_000  # a jump of a counter is shown for this long
 FUTURE_MS = 60_000  # if stored packs end further in the future than this, the clock is or was wrong: warn
 
@@ -42,7 +44,7 @@ class StatusFile:
 
     def __init__(self, config: Config, boot: str) -> None:
         self._path = config.snapshot_path
-        self._metrics_path, self._metrics_due = config.runtime_dir / METRICS, 0.0
+        self._metrics_path, self._metrics_due = config.runtime_dir / METRICS, time.monotonic() + METRICS_FIRST_S
         (config.runtime_dir / LAST_ERROR).unlink(missing_ok=True)
         self._named: tuple[int, ...] = ()  # table numbers in ``_tables``
         self._tables = "{}"

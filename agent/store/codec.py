@@ -15,7 +15,7 @@ A body begins with one byte for its form, then
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import zstandard
 
@@ -36,8 +36,7 @@ def prev_of(body: bytes | None) -> bytes | None:
     return body[65:97] if body and body[0] in {1, 2} and len(body) > 97 else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Split:
+class _Split(NamedTuple):
     """A pack, split into its random values and the compressible rest."""
 
     sig: bytes

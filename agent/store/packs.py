@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agent.outbox import Ack, MissingRange, OutboxItem, ReplayPage
 from agent.store.codec import Codec, make_dictionary
@@ -31,8 +30,7 @@ CHUNK = 32  # packs that one query reads
 _ALL: Mapping[str, Sequence[str]] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(NamedTuple):
     """A pack that is being committed."""
 
     id: int

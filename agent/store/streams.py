@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import index
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from agent.store.sqlite import Database
 
@@ -34,8 +34,7 @@ class StreamHead:
     ring_pos: int
 
 
-@dataclass(frozen=True, slots=True)
-class CachedHead:
+class CachedHead(NamedTuple):
     """The facts about a stream that a commit needs."""
 
     id: int  # streams.id

@@ -19,7 +19,8 @@ import struct
 import termios
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, Literal
 
 from paho.mqtt import MQTTException
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
@@ -39,11 +40,16 @@ CONNECT_S: Final = 10.0
 BROKER_CERTIFICATE: Final = "broker certificate"
 MAX_PACKET: Final = 64 << 10  # the largest packet in bytes that the broker may send
 _BYTES_ACKED: Final = 120  # offset of tcpi_bytes_acked in struct tcp_info (linux/tcp.h)
+_PLAIN_PUBACK: Final = 2  # length in bytes of a PUBACK that holds only the packet id, which means success
+_SUCCESS, _NOTHING = ReasonCode(PacketTypes.PUBACK), Properties(PacketTypes.PUBACK)  # type: ignore[no-untyped-call]
 V5, V311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
 
 
 class _BufferedClient(BoundedClient):
-    """Receives many packets at once. paho itself receives three times for each packet."""
+    """Receives many packets at once, and decodes plain PUBACKs itself.
+
+    paho receives three times for each packet, and makes six objects of each PUBACK.
+    """
 
     _buffer = b""
 
@@ -57,6 +63,15 @@ class _BufferedClient(BoundedClient):
             self._buffer = super()._receive(READ)
         part, self._buffer = self._buffer[:most], self._buffer[most:]
         return part
+
+    def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
+        packet = self._in_packet["packet"]
+        if cmd != "PUBACK" or len(packet) != _PLAIN_PUBACK:
+            return super()._handle_pubackcomp(cmd)
+        with self._out_message_mutex:
+            if (number := int.from_bytes(packet, "big")) in self._out_messages:
+                return self._do_on_publish(number, _SUCCESS, _NOTHING)
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
 
 
 class MqttConnection:
@@ -291,10 +306,7 @@ class MqttConnection:
 
     def publish(self, message: OutgoingMessage) -> int:
         """Send a message at QoS 1. Returns the packet id; 0 if the connection is closed."""
-        properties: Properties | None = None
-        if message.content_type and self.protocol == V5:
-            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.ContentType = message.content_type
+        properties = _content(message.content_type) if message.content_type and self.protocol == V5 else None
         info = self._client.publish(
             message.topic, message.data, 1, message.retain and self.retain, properties=properties
         )
@@ -356,6 +368,14 @@ class MqttConnection:
             self.ignored.append(message.topic)
         else:
             self.messages.append((message.topic, bytes(message.payload)))
+
+
+@lru_cache(maxsize=8)
+def _content(content_type: str) -> Properties:
+    """The properties of a message of this type. paho only reads them, so messages share them."""
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    properties.ContentType = content_type
+    return properties
 
 
 def _first_line(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from drivers.backoff import Backoff
 from drivers.base import VisitPlan
@@ -144,10 +145,11 @@ class ModbusDevice(RegisterDevice):
 
     def probe_request(self) -> ModbusRequest:
         """A read of the point that the profile names for probing. If it names none, a read of the shortest point."""
-        points = self.spec.points
-        point = next(
-            (p for p in points if p.name == self.spec.probe), min(points, key=lambda p: (p.is_object, p.count))
-        )
+        points, probe = self.spec.points, self.spec.probe
+        named = (p for p in points if p.name == probe) if probe else ()
+        # the search ends at the first single register, because with thousands of devices it is a part of the start
+        single = (p for p in points if p.count == 1 and not p.is_object)
+        point = next(chain(named, single), None) or min(points, key=lambda p: (p.is_object, p.count))
         if point.is_object:
             return identification_request(self.unit, 0, self.where)
         return read_request(self.unit, point.function, point.address, point.count, self.where)
