@@ -7,8 +7,10 @@ import socket
 import struct
 import termios
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from paho.mqtt import _packet
 
 from agent.uplink.messages import OutgoingMessage
 from agent.uplink.mqtt import V5, MqttConnection
@@ -103,6 +105,27 @@ def test_many_answers_are_received_at_once(
     answer(broker, connection, answers)
     assert connection.pubacks == [(packet, 0) for packet in packets]
     assert len(calls) <= 2, "once for all of them, and once to learn that there is no more"
+
+
+def test_plain_answers_cost_no_objects_of_paho(
+    fake: Callable[..., FakeBroker], connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """paho decodes an answer with a reason code. An answer that nobody waits for, or that comes again, is ignored."""
+    broker = fake(answer=lambda sent: SILENT)
+    connection = connect(broker)
+    plain, accepted, refused = publish_all(connection)[:3]
+    until(lambda: len(broker.heard) == MESSAGES)
+    decode, decoded = _packet.decode_puback, list[bytes]()
+
+    def counted(header: int, packet: bytes, protocol: Any) -> Any:
+        decoded.append(bytes(packet))
+        return decode(header, packet, protocol)
+
+    monkeypatch.setattr(_packet, "decode_puback", counted)
+    reasons = struct.pack(">BBHB", 0x40, 3, accepted, 0x10), struct.pack(">BBHBB", 0x40, 4, refused, 0x87, 0)
+    answer(broker, connection, b"".join((puback(60_000), puback(plain), *reasons, puback(plain), puback(refused))))
+    assert connection.pubacks == [(plain, 0), (accepted, 0x10), (refused, 0x87)]
+    assert decoded == [reason[2:] for reason in reasons]
 
 
 @pytest.mark.parametrize("size", [1, 3, 7])
