@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import shutil
 import signal
@@ -18,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def free_port() -> int:
@@ -111,14 +109,18 @@ class Cost:
 
 
 def cost_of(pid: int) -> Cost:
-    """The CPU time and the memory of a process until now, from /proc. The CPU time has steps of 10 ms."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    """The CPU time and the memory of a process until now, from /proc. Threads that have ended are not counted.
+
+    ``schedstat`` counts nanoseconds. The times in ``stat`` have steps of 10 ms, which is 5 % of what the minimal C
+    program takes in 20 s.
+    """
+    spent = [int(file.read_text().split()[0]) for file in Path(f"/proc/{pid}/task").glob("*/schedstat")]
     status = Path(f"/proc/{pid}/status").read_text()
 
     def kib(name: str) -> float:
         return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(name)) / 1024
 
-    return Cost((int(fields[11]) + int(fields[12])) / TICKS, kib("VmRSS"), kib("VmHWM"))
+    return Cost(sum(spent) / 1e9, kib("VmRSS"), kib("VmHWM"))
 
 
 def pid_of(argument: str) -> int:
