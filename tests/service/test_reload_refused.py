@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import shutil
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -23,7 +24,7 @@ from agent.config import load_config
 from agent.keys import create_key
 from agent.poll import DevicePoll
 from agent.service import devices as devices_module
-from agent.service.app import Service
+from agent.service.app import FIRST_SWITCH_S, SWITCH_S, Service
 from agent.service.births import DeviceCatalog
 from agent.service.db_thread import DatabaseThread
 from agent.service.devices import DeviceManager
@@ -505,6 +506,17 @@ async def test_a_fault_that_cannot_be_undone_ends_the_agent(tmp_path: Path, monk
                 await park.reload(park.large())
     (error,) = caught.value.exceptions
     assert isinstance(error, GatewayError) and "so did the return to the previous configuration" in str(error)
+
+
+async def test_threads_take_turns_often_only_while_first_packs_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path):
+        await until(lambda: sys.getswitchinterval() == SWITCH_S)
+        monkeypatch.setattr(SealScheduler, "first_packs_wait", True)  # as after a reload with new devices
+        await until(lambda: sys.getswitchinterval() == FIRST_SWITCH_S)
+        monkeypatch.undo()
+        await until(lambda: sys.getswitchinterval() == SWITCH_S)
 
 
 async def test_a_start_tells_what_a_reload_tells(tmp_path: Path) -> None:
