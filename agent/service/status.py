@@ -6,6 +6,7 @@ the conventions of Prometheus: base units, ``_total`` for counters, and labels t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -76,8 +77,9 @@ class StatusFile:
 
     def remove(self) -> None:
         """Remove the files at the end of the run, so that tools do not show old values."""
-        self._path.unlink(missing_ok=True)
-        self._metrics_path.unlink(missing_ok=True)
+        for path in (self._path, self._metrics_path):
+            with contextlib.suppress(OSError):  # somebody has put a folder there; nothing of the agent's is lost by it
+                path.unlink()
 
 
 def status(service: Service) -> dict[str, Any]:

@@ -41,6 +41,9 @@ BROKER_CERTIFICATE: Final = "broker certificate"
 MAX_PACKET: Final = 64 << 10  # the largest packet in bytes that the broker may send
 _BYTES_ACKED: Final = 120  # offset of tcpi_bytes_acked in struct tcp_info (linux/tcp.h)
 _PLAIN_PUBACK: Final = 2  # length in bytes of a PUBACK that holds only the packet id, which means success
+_REASONED_PUBACK: Final = 3  # with a reason code; properties may follow
+# reads before the connection sends again; paho processes up to as many packets per read as messages are in flight
+READS: Final = 64
 _SUCCESS, _NOTHING = ReasonCode(PacketTypes.PUBACK), Properties(PacketTypes.PUBACK)  # type: ignore[no-untyped-call]
 V5, V311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
 
@@ -66,7 +69,10 @@ class _BufferedClient(BoundedClient):
 
     def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
         packet = self._in_packet["packet"]
-        if cmd != "PUBACK" or len(packet) != _PLAIN_PUBACK:
+        # paho takes a PUBCOMP for the acknowledgement of a message at QoS 1, and ignores flags and surplus bytes
+        if cmd != "PUBACK" or self._in_packet["command"] & 0x0F or not _has_stated_length(packet):
+            raise ValueError(f"malformed {cmd}")
+        if len(packet) != _PLAIN_PUBACK:
             return super()._handle_pubackcomp(cmd)
         with self._out_message_mutex:
             if (number := int.from_bytes(packet, "big")) in self._out_messages:
@@ -247,13 +253,14 @@ class MqttConnection:
         sock = client.socket()
         if sock is None or self._closed:
             return
-        tls_pending = isinstance(sock, ssl.SSLSocket) and sock.pending()
+        # bytes that have left the socket, so that the system does not report them
+        pending = client.has_input or (isinstance(sock, ssl.SSLSocket) and sock.pending())
         mask = select.POLLIN | (select.POLLOUT if client.want_write() else 0)
         fd = sock.fileno()
         if mask != self._mask:
             self._poll.register(fd, mask)
             self._mask = mask
-        for ready, event in self._poll.poll(0 if tls_pending else wait_s * 1000):
+        for ready, event in self._poll.poll(0 if pending else wait_s * 1000):
             if ready == self._wake_fd:
                 self._on_wake()
             elif ready == fd:
@@ -261,7 +268,7 @@ class MqttConnection:
                     self._read()
                 if event & select.POLLOUT and client.socket() is not None:
                     client.loop_write()
-        if tls_pending and client.socket() is not None:
+        if pending and client.socket() is not None:
             self._read()
         now = time.monotonic()
         if now - self._misc_s >= 1:
@@ -274,7 +281,9 @@ class MqttConnection:
         client = self._client
         try:
             client.loop_read()
-            while client.has_input and client.socket() is not None:
+            for _ in range(READS):  # a broker that sends without end must not keep us from sending
+                if not client.has_input or client.socket() is None:
+                    break
                 client.loop_read()
         # our callbacks raise none of these errors, so the broker's packet is malformed
         except (MQTTException, ValueError, LookupError, struct.error) as error:
@@ -368,6 +377,18 @@ class MqttConnection:
             self.ignored.append(message.topic)
         else:
             self.messages.append((message.topic, bytes(message.payload)))
+
+
+def _has_stated_length(puback: bytes | bytearray) -> bool:
+    """Whether a PUBACK is a packet id, perhaps a reason code, and perhaps properties of exactly the stated length."""
+    if len(puback) <= _REASONED_PUBACK:
+        return len(puback) >= _PLAIN_PUBACK
+    size = 0
+    for n, byte in enumerate(puback[_REASONED_PUBACK : _REASONED_PUBACK + 4]):
+        size |= (byte & 0x7F) << 7 * n
+        if byte < 0x80:
+            return _REASONED_PUBACK + n + 1 + size == len(puback)
+    return False
 
 
 @lru_cache(maxsize=8)

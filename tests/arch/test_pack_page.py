@@ -298,6 +298,7 @@ def test_the_schema_is_strict() -> None:
     assert loose({"type": "object", "required": ["a"]}) and loose({"properties": {"a": True}})
 
 
+@pytest.mark.process
 def test_ajv_compiles_the_schema_in_strict_mode() -> None:
     """ajv's default would only warn; programs that set ``strict: true`` could not use the schema."""
     modules = Path(sys.prefix) / "node" / "node_modules"
@@ -347,6 +348,7 @@ def test_the_page_spells_a_formula_as_its_hash_does() -> None:
     assert digest == found[2] == next(one.hash for one in plan.indicators if one.name == "plain/self_consumption")
 
 
+@pytest.mark.process
 def test_javascript_makes_the_same_hash_of_every_shipped_formula() -> None:
     if not shutil.which("node"):
         pytest.skip("no Node here: apt-get install nodejs")

@@ -39,6 +39,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(args, capture_output=True, text=True, env=env, timeout=200, check=False)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "gbk", "utf-8"])
 def test_a_terminal_of_another_alphabet_is_no_fault_of_ours(encoding: str) -> None:
     """What its encoding has not is shown by its number; in JSON that is the same text."""

@@ -124,6 +124,7 @@ def test_the_door_has_what_it_names_and_opens_without_cost() -> None:
     assert done.stdout.split() == ["drivers"]
 
 
+@pytest.mark.process
 def test_the_example_of_the_page(served: Any, tmp_path: Path) -> None:
     """docs/api.md, with the port of the simulated meter and its profile in place of the page's."""
     page = (Path(__file__).parents[2] / "docs/api.md").read_text("utf-8")

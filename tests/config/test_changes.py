@@ -133,6 +133,7 @@ def mh(*args: object) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
+@pytest.mark.process
 def test_the_command_and_the_log_tell_the_same(tmp_path: Path) -> None:
     """A real agent: nothing, a pace and a new device, a profile's file, a mistake."""
     with House(tmp_path) as house:

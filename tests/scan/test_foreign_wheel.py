@@ -18,6 +18,8 @@ from drivers.sim.families import meter_from_profile
 from drivers.sim.meters import MixedBus
 from tests.kits.scans import Park
 
+pytestmark = pytest.mark.process
+
 PROJECT = Path(__file__).parents[1] / "kits" / "snail"
 FRAME = "02 30 30 34 32 41 4d 3d 47 31 3b 45 3d 37 2e 35 03"
 QUESTION = "02 41 41 41 41 51 03 71"
@@ -83,7 +85,6 @@ def snail(address: str = "0042", seed: int = 1) -> Any:
     return meter_from_profile(load_profile(find_profile("snail/garden")), address=address, seed=seed)
 
 
-@pytest.mark.process
 def test_it_is_known_by_its_wheel_alone() -> None:
     assert registry.protocols()[-1] == "snail"
     assert registry.protocol_of("snail").frames == {"question": "asks for all values"}

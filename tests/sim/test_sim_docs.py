@@ -8,9 +8,12 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import pytest
+
 DOCS = Path(__file__).parents[2] / "docs"
 
 
+@pytest.mark.process
 def test_the_example_in_python_runs(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "simulator.md").read_text(), re.DOTALL)
     assert 'Path("/tmp")' in code

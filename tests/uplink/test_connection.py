@@ -13,9 +13,10 @@ import pytest
 from paho.mqtt import _packet
 
 from agent.uplink.messages import OutgoingMessage
-from agent.uplink.mqtt import V5, MqttConnection
+from agent.uplink.mqtt import READS, V5, MqttConnection
 from agent.uplink.queues import WakePipe
 from agent.verify.mqtt import BoundedClient
+from drivers.model import BrokerError
 from tests.kits.delivery import destination, until
 from tests.kits.fake_broker import SILENT, FakeBroker
 
@@ -126,6 +127,43 @@ def test_plain_answers_cost_no_objects_of_paho(
     answer(broker, connection, b"".join((puback(60_000), puback(plain), *reasons, puback(plain), puback(refused))))
     assert connection.pubacks == [(plain, 0), (accepted, 0x10), (refused, 0x87)]
     assert decoded == [reason[2:] for reason in reasons]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "70 02 {id}",  # PUBCOMP, which belongs to QoS 2
+        "4f 02 {id}",  # flags
+        "40 05 {id} 00 00 00",  # a byte behind the properties
+        "40 04 {id} 00 80",  # the length of the properties goes on
+        "40 00",
+        "40 01 00",
+    ],
+)
+def test_no_malformed_answer_confirms_a_pack(fake: Callable[..., FakeBroker], connect: Connect, data: str) -> None:
+    broker = fake(answer=lambda sent: SILENT)
+    connection = connect(broker)
+    packet = publish_all(connection)[0]
+    until(lambda: len(broker.heard) == MESSAGES)
+    with pytest.raises(BrokerError, match="malformed MQTT"):
+        answer(broker, connection, bytes.fromhex(data.format(id=f"{packet:04x}")))
+    assert connection.pubacks == [] and not connection.alive
+
+
+def test_a_flood_of_answers_leaves_turns_to_send(fake: Callable[..., FakeBroker], connect: Connect) -> None:
+    """Each turn reads a limited number of packets. What is left is read in the next turns, without waiting."""
+    broker = fake(answer=lambda sent: SILENT)
+    connection = connect(broker)
+    packets = publish_all(connection)
+    until(lambda: len(broker.heard) == MESSAGES)
+    flood = puback(60_000) * (3 * READS * MESSAGES) + b"".join(puback(packet) for packet in packets)
+    answer(broker, connection, flood)
+    assert connection.pubacks == []
+    turns = 1
+    while not connection.pubacks:
+        connection.poll(3600)  # it would wait an hour if it waited
+        turns += 1
+    assert connection.pubacks == [(packet, 0) for packet in packets] and 3 <= turns <= 5
 
 
 @pytest.mark.parametrize("size", [1, 3, 7])

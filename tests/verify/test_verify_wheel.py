@@ -110,6 +110,7 @@ def run(installed: Path, program: str, *args: str, cwd: Path, also: str = "zstan
     return done.stdout.splitlines()
 
 
+@pytest.mark.process
 def test_the_wheel_is_small_and_holds_the_folder_only(wheel: Path) -> None:
     assert wheel.stat().st_size <= MOST_BYTES
     assert wheel.name == f"meterhouse_verify-{agent.__version__}-py3-none-any.whl"

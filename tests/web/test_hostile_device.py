@@ -24,6 +24,8 @@ from tests.kits.broker import until
 from tests.kits.house import Agent, House, Meter
 from tests.web.test_live_pages import Tags, is_harmless
 
+pytestmark = pytest.mark.process
+
 MARKUP = "<img src=x onerror=alert(1)>"
 SERIAL = f"{MARKUP}\u202e\u2066\x1b[31m\x9b2J\x07\r\n`</code>{{{{7*7}}}}"
 MODEL = "\x1b]0;owned\x07" + "é" * 105
