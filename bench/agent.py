@@ -73,7 +73,7 @@ def measure(devices: int, every_s: int, seconds: float, who: str = AGENT) -> dic
         wait_port(base + devices - 1)
         if plain:
             trust = None
-            program = [build_floor(folder)] if who == FLOOR else [sys.executable, HERE / "plain_agent.py"]
+            program = [build_floor(folder)] if who == FLOOR else [sys.executable, "-m", "bench.plain_agent"]
             argv = [*program, str(base), str(devices), str(mqtt_port)]
         else:
             runtime = stack.enter_context(runtime_folder())
