@@ -91,11 +91,13 @@ def measure(devices: int, every_s: int, seconds: float, who: str = AGENT) -> dic
         settle = max(10.0, 2.0 * every_s)  # with thousands of devices, the first packs take seconds
         time.sleep(settle)
         window = max(seconds, 2.0 * every_s) // every_s * every_s
-        t0, c0 = time.time(), cost_of(agent.pid)
-        time.sleep(window)
-        t1, c1 = time.time(), cost_of(agent.pid)
-        if agent.poll() is not None:
-            raise RuntimeError("the agent ended:\n" + (folder / "agent.log").read_text()[-3000:])
+        moments = []
+        for pause in (0.0, window):
+            time.sleep(pause)
+            if agent.poll() is not None:
+                raise RuntimeError(f"{who} ended:\n" + (folder / "agent.log").read_text()[-3000:])
+            moments.append((time.time(), cost_of(agent.pid)))
+        (t0, c0), (t1, c1) = moments
         ring = 0.0 if plain else ring_mb(runtime)
         store = sum(p.stat().st_size for p in (folder / "state").glob("*")) if not plain else 0
         time.sleep(1.0)

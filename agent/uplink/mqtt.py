@@ -26,7 +26,7 @@ from paho.mqtt import MQTTException
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
+from paho.mqtt.properties import Properties, VariableByteIntegers
 from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.settings import UplinkConfig
@@ -383,12 +383,11 @@ def _has_stated_length(puback: bytes | bytearray) -> bool:
     """Whether a PUBACK is a packet id, perhaps a reason code, and perhaps properties of exactly the stated length."""
     if len(puback) <= _REASONED_PUBACK:
         return len(puback) >= _PLAIN_PUBACK
-    size = 0
-    for n, byte in enumerate(puback[_REASONED_PUBACK : _REASONED_PUBACK + 4]):
-        size |= (byte & 0x7F) << 7 * n
-        if byte < 0x80:
-            return _REASONED_PUBACK + n + 1 + size == len(puback)
-    return False
+    try:
+        size, used = VariableByteIntegers.decode(puback[_REASONED_PUBACK:])  # type: ignore[no-untyped-call]
+    except (MQTTException, LookupError):  # the length itself is cut off
+        return False
+    return bool(_REASONED_PUBACK + used + size == len(puback))
 
 
 @lru_cache(maxsize=8)
