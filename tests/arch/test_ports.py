@@ -24,3 +24,25 @@ def test_a_share_of_ports_that_another_program_holds_is_given_up(monkeypatch: py
         for port in taken:
             stack.enter_context(socket.create_server(("127.0.0.1", port)))
         assert ports.free_port() in spare
+
+
+def test_a_process_that_starts_meanwhile_holds_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between fork and exec it has copies of all sockets, also of one that is about to be closed."""
+    copies: list[int] = []
+
+    class Copied(socket.socket):
+        def close(self) -> None:
+            copies.append(os.dup(self.fileno()))
+            super().close()
+
+    with ExitStack() as stack:
+        with monkeypatch.context() as patched:
+            ports.free_port()  # this process has its share
+            patched.setattr(socket, "socket", Copied)
+            port = ports.free_port()
+        for copy in copies:
+            stack.callback(os.close, copy)
+        assert copies
+        stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        with pytest.raises(OSError, match="in use"):
+            socket.create_server(("127.0.0.1", port))

@@ -17,11 +17,15 @@ def free_port() -> int:
     """A port on which nothing listens, and which no other process of the tests chooses while this process lives.
 
     A share has more ports than a whole run takes, because a line that was stopped for a while must find its port free.
+
+    A process that another thread is just starting has a copy of the probe until its program begins. With SO_REUSEADDR
+    that copy is in no server's way.
     """
     ports = _shares.get(os.getpid()) or _shares.setdefault(os.getpid(), itertools.cycle(_share()))
     while True:
         for port in itertools.islice(ports, _SHARE):
             with socket.socket() as probe, contextlib.suppress(OSError):
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(("127.0.0.1", port))
                 return port
         # another program has all of them, such as a bench that simulates thousands of devices
