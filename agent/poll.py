@@ -15,11 +15,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from agent.clock import SteadyClock
+from agent.clock import SteadyClock, WakeableSleep
 from agent.line_silence import DEAD_AFTER_FAILURES, LineSilence, NotAsked
 from drivers.backoff import Backoff
 from drivers.freshness import Freshness
-from drivers.line import wake
 from drivers.model import (
     PACES,
     FrameError,
@@ -524,7 +523,7 @@ class LinePoller:
         self._turn = 0
         self._lent_ms = 0  # time at which the line was last found lent; 0: all devices were polled again since then
         self._after_lease: set[DevicePoll] = set()  # devices that were not polled since the last lease
-        self._sleeping: asyncio.Future[None] | None = None
+        self._rest = WakeableSleep()
 
     @property
     def turns(self) -> int:
@@ -544,8 +543,7 @@ class LinePoller:
     def wake(self) -> None:
         """Look for due points now. Call this after the schedule of a device has changed."""
         self._wake_ms = 0
-        if self._sleeping is not None and not self._sleeping.done():
-            self._sleeping.set_result(None)
+        self._rest.wake()
 
     @property
     def busy(self) -> bool:
@@ -578,7 +576,7 @@ class LinePoller:
                 ):  # the lease no longer has an effect, because all devices were polled again
                     self._lent_ms = 0
                 wait_ms = self._wake_ms - now_ms if self._wake_ms else 1000
-                await self._sleep(max(wait_ms, 1) / 1000)
+                await self._rest.sleep(max(wait_ms, 1) / 1000)
                 continue
             self._turn += 1
             chosen.turn = self._turn
@@ -588,17 +586,6 @@ class LinePoller:
                 await self._poll(chosen, tick, paces, clock)
             finally:
                 chosen.visit_ended()
-
-    async def _sleep(self, seconds: float) -> None:
-        """Sleep like ``asyncio.sleep``. ``serve`` and ``wake`` end the sleep early."""
-        loop = asyncio.get_running_loop()
-        self._sleeping = sleeping = loop.create_future()
-        timer = loop.call_later(seconds, wake, sleeping)
-        try:
-            await sleeping
-        finally:
-            timer.cancel()
-            self._sleeping = None
 
     def _answered(self, device: DevicePoll) -> None:
         """Record an answer. If the device has recovered, also try the devices that became silent at the same time."""

@@ -18,7 +18,7 @@ import agent
 import ext.clock
 import ext.memory
 from agent.certificates import Expiry, expiries, stamps
-from agent.clock import STEP_MS, SteadyClock
+from agent.clock import STEP_MS, SteadyClock, sleep_to_multiple
 from agent.config import (
     Config,
     ConfigWarning,
@@ -62,8 +62,9 @@ log = logging.getLogger("meterhouse")
 CLOCK_CHECK_S = 1.0  # interval between two comparisons with the wall clock
 SNAPSHOT_EVERY_S, SNAPSHOT_MOST_S = 2.0, 10.0
 SNAPSHOT_FIRST_TURNS = 5  # the first writes may be skipped during this many turns
-# share of the loop's time for the status file; so it is written every 8 s with 100 devices, every 10 s with 130
-SNAPSHOT_SHARE = 0.0005
+# share of the loop's time for the status file; so it is written every 3 s with two devices, every 10 s with ten
+SNAPSHOT_SHARE = 0.0002
+RELEASE_TURNS = 5  # memory is released after this many turns: not more often, because most of it is soon needed again
 # Time after which a computing thread must give the interpreter to a thread that returns from a system call. With
 # Python's default of 5 ms, the first packs of 1,600 devices took 3 s, because each signature, hash and write waited for
 # the loop, which was connecting the other devices. After the first packs, 1 ms has no use: with 3,000 devices and packs
@@ -364,7 +365,7 @@ class Service:
     async def _watch_clock(self) -> None:
         told_ms, retry_s = 0, 0.0  # the step that was logged last; loop time of the next try after a failure
         while True:
-            await asyncio.sleep(CLOCK_CHECK_S)
+            await sleep_to_multiple(CLOCK_CHECK_S)
             step = self.clock.check_step()
             if step is None:
                 told_ms, retry_s = 0, 0.0
@@ -415,7 +416,7 @@ class Service:
     async def _snapshots(self) -> None:
         due_s = 0.0
         for turn in count():
-            await asyncio.sleep(SNAPSHOT_EVERY_S)
+            await sleep_to_multiple(SNAPSHOT_EVERY_S)
             # at a start with thousands of devices, their first packs are more urgent than the status
             first = self.sealing.first_packs_wait
             sys.setswitchinterval(FIRST_SWITCH_S if first else SWITCH_S)
@@ -425,7 +426,7 @@ class Service:
                 self.write_status()
                 cost_s = time.thread_time() - began
                 due_s = now_s + min(cost_s / SNAPSHOT_SHARE, SNAPSHOT_MOST_S) - SNAPSHOT_EVERY_S / 2
-            if turn % 2:  # not more often, since the pages and the heap are soon needed again
+            if turn % RELEASE_TURNS == RELEASE_TURNS - 1:
                 self._release_memory()
 
     def _release_memory(self) -> None:

@@ -40,7 +40,8 @@ class DatabaseThread:
     ``on_trouble`` is called in the loop:
     - with a text if the store cannot commit
     - with a text and the reason of later gaps if the key cannot sign
-    - with None if packs are sealed again
+
+    Packs can be sealed again when ``seal`` executes all its jobs.
     """
 
     def __init__(self, open_store: Callable[[], Store], clock: Callable[[], Mapping[str, Any]]) -> None:
@@ -319,7 +320,6 @@ class DatabaseThread:
         self._confirmed = {}
         if stated:
             self._losses = [note for note in self._losses if note.id not in stated]
-        self._post_to_loop(self.on_trouble, None)
         self._offer(ids, packs)
         return True
 

@@ -74,6 +74,7 @@ class DeviceManager:
         self.lines: dict[str, Line] = {}
         self.pollers: dict[str, LinePoller] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # tasks that start groups of lines; a reload can begin another one before the first has ended
         self._starters: set[asyncio.Task[None]] = set()
         self._next_table = 0
@@ -159,7 +160,7 @@ class DeviceManager:
         line.apply_options(line.request_options(made.spec.limits, made.spec.serial))
         stream = self._make_stream(made.spec.stream, start_ms)
         stream.switch_table(made.number, made.table, start_ms, self.ring)
-        poll = DevicePoll(made.driver, self.ring, start_ms, stream.record)
+        poll = DevicePoll(made.driver, self.ring, start_ms, partial(self.sealing.record, stream))
         device = RunningDevice(made.entry, self.catalog, line, stream, poll)
         poll.begin_at = stream.begin_at
         # looked up at each call, because a reload may change ``device.line``
@@ -205,6 +206,7 @@ class DeviceManager:
             started += 1
             poller = self.pollers[line] = LinePoller(polls, self.clock)
             self._tasks[line] = asyncio.create_task(_run_in_turn(poller, turns[-1]), name=f"line {line}")
+            self._tasks[line].add_done_callback(self._poller_ended)
         if turns:
             turns[0].set()
         if len(turns) > 1:
@@ -243,11 +245,11 @@ class DeviceManager:
 
         Such an error is always a bug, and the agent must not continue without a line.
         """
-        while True:
-            for task in list(self._tasks.values()):
-                if task.done() and not task.cancelled() and (error := task.exception()):
-                    raise error
-            await asyncio.sleep(1)
+        await self._failure
+
+    def _poller_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None and not self._failure.done():
+            self._failure.set_exception(error)
 
     async def close(self) -> None:
         """Stop polling and close the ports."""

@@ -354,6 +354,7 @@ class Reloader:
         number, table = change.gateway
         start_ms = max(service.clock.now_ms() + 1, service.gateway.sealed_ms)
         service.gateway.switch_table(number, table, start_ms, ring)
+        service.sealing.ring_changed()
         service.publisher.ring = ring
         await move_to_ring(service.device_manager, ring, change.moves)
         begin_ms = max(stream.table_version.start_ms for stream in service.sealing.streams.values())

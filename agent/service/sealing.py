@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import ext.clock
-from agent.clock import SteadyClock, kernel_boot
+from agent.clock import SteadyClock, WakeableSleep, kernel_boot
 from agent.pack import seconds
 from agent.poll import DevicePoll
 from agent.service.db_thread import DatabaseThread
@@ -30,7 +30,9 @@ BURST_MS = 250  # at a boundary, sealing waits at most this long for the answers
 LOOK_MS = 10
 ALL_SETTLED = 1 << 62
 LAST_EVENTS = 3  # a stop seals again at most this many times, because the packs just sealed can lead to new events
-AHEAD_S = 0.25  # interval in s for checking whether half of the ring is unsealed
+# interval in s of the checks for first packs, and for streams to seal ahead while half of the ring is unsealed
+AHEAD_S = 0.25
+AHEAD_STEP = 16  # a record wakes the scheduler again when another sixteenth of the ring is written
 RETRY_S = 5.0  # if the store cannot commit, sealing ahead is tried again after this time
 
 
@@ -63,6 +65,8 @@ class SealScheduler:
         self._gap_reason = Reason.STOPPED  # gap reason for readings that are overwritten while sealing is paused
         # (ring, position): all records of this ring before this position are sealed
         self._unsealed: tuple[Ring, int] | None = None
+        self._wake_at = 0  # a record at or after this ring position wakes ``run``, because half of the ring is unsealed
+        self._rest = WakeableSleep()
         self._ahead_s = 0.0  # after a failure: loop time of the next try to seal ahead
 
     def open(self, gateway: Stream) -> None:
@@ -75,6 +79,16 @@ class SealScheduler:
         self.streams[stream.name] = stream
         self._polls[stream.name] = poll
         self._unsealed_first[stream.name] = None
+
+    def record(self, stream: Stream, number: int, positions: Sequence[int], answered: bool) -> None:
+        """Add ring positions to a stream, see ``Stream.record``. Wake ``run`` if half of the ring is unsealed."""
+        stream.record(number, positions, answered)
+        if positions and positions[-1] >= self._wake_at and not self.trouble:
+            self._rest.wake()
+
+    def ring_changed(self) -> None:
+        """Look at the ring again at the next record, because the streams begin to write into another ring."""
+        self._wake_at = 0
 
     def remove(self, stream: Stream, end_ms: int) -> None:
         """End a stream. The next sealing seals it up to ``end_ms`` and then forgets it."""
@@ -159,7 +173,7 @@ class SealScheduler:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while (left := end - loop.time()) > 0:
-            await asyncio.sleep(min(left, AHEAD_S))
+            await self._rest.sleep(min(left, AHEAD_S) if self._unsealed_first or self._half_is_unsealed() else left)
             await self._seal_first()
             await self.seal_ahead()
 
@@ -184,16 +198,27 @@ class SealScheduler:
         if behind and not await self.seal(self._clock.now_ms(), behind):
             self._ahead_s = loop.time() + RETRY_S
 
+    def _half_is_unsealed(self) -> bool:
+        """Return whether records half a ring back may be unsealed. True if it is not known yet."""
+        if self._gateway is None:
+            return False
+        ring = self._gateway.table_version.ring
+        if self._unsealed is None or self._unsealed[0] is not ring:
+            return True
+        return ring.head - self._unsealed[1] >= ring.slots // 2
+
     def _half_a_ring_back(self) -> list[Stream]:
         if self._gateway is None:
             return []
         ring = self._gateway.table_version.ring
-        half, head = ring.slots // 2, ring.head
-        if self._unsealed is not None and self._unsealed[0] is ring and head - self._unsealed[1] < half:
-            return []
-        oldest = {s.name: position for s in self.streams.values() if (position := s.oldest(ring)) is not None}
-        self._unsealed = (ring, min(oldest.values(), default=head))
-        return [self.streams[name] for name, position in oldest.items() if head - position >= half]
+        half, head, behind = ring.slots // 2, ring.head, list[Stream]()
+        if self._half_is_unsealed():
+            oldest = {s.name: position for s in self.streams.values() if (position := s.oldest(ring)) is not None}
+            self._unsealed = (ring, min(oldest.values(), default=head))
+            behind = [self.streams[name] for name, position in oldest.items() if head - position >= half]
+        assert self._unsealed is not None
+        self._wake_at = max(self._unsealed[1] + half, head + ring.slots // AHEAD_STEP)
+        return behind
 
     def paused(self) -> asyncio.Lock:
         """Return a lock. While it is held (``async with``), sealing is paused, and readings wait in the ring."""
@@ -342,6 +367,8 @@ class SealScheduler:
             job.stream.done(job)
         for job in jobs[done:]:
             job.stream.drop_overwritten()
+        if jobs and done == len(jobs):
+            self.set_trouble(None)
         if cancelled:
             raise asyncio.CancelledError
         return done == len(jobs)

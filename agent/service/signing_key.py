@@ -17,6 +17,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from agent.clock import sleep_to_multiple
 from agent.keys import TYP_PACK, Signer, current_records, is_sound, load_key
 from agent.service.db_thread import DatabaseThread
 from agent.store import Store, StoreError
@@ -136,7 +137,7 @@ class KeyFileWatcher:
         """Check the file every two seconds, until cancelled."""
         while True:
             await self.check()
-            await asyncio.sleep(LOOK_S)
+            await sleep_to_multiple(LOOK_S)
 
     def locked(self) -> asyncio.Lock:
         """Return a lock. While it is held (``async with``), only ``activate`` can change the key."""

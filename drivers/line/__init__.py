@@ -2,7 +2,6 @@
 wait.
 """
 
-from drivers.line.bytelink import wake
 from drivers.line.config import LineConfig, RequestOptions, request_options, target
 from drivers.line.owner import Line, LineFactory, open_line
 from drivers.line.request import Answer, Request
@@ -24,5 +23,4 @@ __all__ = [
     "open_line",
     "request_options",
     "target",
-    "wake",
 ]

@@ -153,7 +153,7 @@ async def test_a_key_that_does_not_sign_loses_nothing(tmp_path: Path) -> None:
         assert [await rounds.round() for _ in range(3)] == [0, 0, 0]
         assert rounds.told[-1] == ("token: the token failed to sign", Reason.STOPPED)
         key.well = True
-        assert await rounds.round() == 2 and rounds.told[-1] == (None,)
+        assert await rounds.round() == 2
         packs = await rounds.packs()
     finally:
         await rounds.db_thread.stop()

@@ -21,7 +21,7 @@ from importlib import import_module
 from typing import Any, Protocol, TypeVar
 
 import ext.clock
-from agent.clock import SteadyClock
+from agent.clock import SteadyClock, sleep_to_multiple
 from agent.config import Config
 from agent.intervals.calendar import Calendar
 from agent.intervals.tracked_points import Rule
@@ -182,12 +182,8 @@ class ResultPublisher:
                 await asyncio.sleep(AFTER_FIRST_S)
                 continue
             try:
-                busy = await self._db_thread.call(self.builder.catch_up)
-                if not busy:
-                    self._followed_s = self._followed_s or time.monotonic()
-                    busy = await self._db_thread.call(self._prepare)
-                    if not busy:
-                        await self._publish()
+                busy = await self._db_thread.call(self._advance)
+                if self.builder.repair.left:
                     busy = await self._db_thread.call(self.builder.repair.step) or busy
                 if time.monotonic() - tidy_s > TIDY_EVERY_S:
                     tidy_s = time.monotonic()
@@ -197,7 +193,23 @@ class ResultPublisher:
                 if str(error) != self._failed:
                     log.warning("computing intervals is postponed: %s", error)
                 self._failed, busy = str(error), False
-            await asyncio.sleep(SLICES_S if busy else LOOK_S)
+            if busy:
+                await asyncio.sleep(SLICES_S)
+            else:
+                await sleep_to_multiple(LOOK_S)
+
+    def _advance(self, store: Store) -> bool:
+        """Read packs for one slice. If all are read, prepare the next interval, or publish what is closed.
+
+        Returns True if more is left to do.
+        """
+        if self.builder.catch_up(store):
+            return True
+        self._followed_s = self._followed_s or time.monotonic()
+        if self._prepare(store):
+            return True
+        self._close(store)
+        return False
 
     def _prepare(self, store: Store) -> bool:
         if self.builder.repair.left:
@@ -229,21 +241,20 @@ class ResultPublisher:
 
     # --- results
 
-    async def _publish(self) -> None:
+    def _close(self, store: Store) -> None:
         """Seal the results of closed intervals."""
-        streams = [f"{self._config.base}/{device.name}" for device in self._config.devices]
-        now_ms = self._clock.now_ms()
-        await self._db_thread.call(lambda store: self._close(store, streams, now_ms))
-
-    def _close(self, store: Store, streams: Sequence[str], now_ms: int) -> None:
         packer, ring = self.packer, self.ring
         if packer is None or ring is None or not self.producers:
             return
-        calendar, settled_ms = self.builder.calendar, self.builder.closed_ms(streams)
+        calendar, start, now_ms = self.builder.calendar, packer.from_ms, self._clock.now_ms()
+        lost = self._db_thread.losses_of(packer.stream)
+        if not lost and calendar.stretch("interval", start)[1] > now_ms:
+            return
+        streams = [f"{self._config.base}/{device.name}" for device in self._config.devices]
+        settled_ms = self.builder.closed_ms(streams)
         late_ms = LATE_MS + LATE_PACKS * self._config.pack.every_ms
         waited_ms = (time.monotonic() - (self._followed_s or time.monotonic())) * 1000
         made: list[tuple[int, Results]] = []
-        start = packer.from_ms
         while len(made) < AT_ONCE:
             end = calendar.stretch("interval", start)[1]
             if end > settled_ms and (now_ms < end + late_ms or waited_ms < late_ms):
@@ -261,7 +272,6 @@ class ResultPublisher:
                     raise
                 break
             start = end
-        lost = self._db_thread.losses_of(packer.stream)
         # the intervals of damaged pages must be rebuilt first
         if (not made and not lost) or store.intervals.damaged_pages:
             return
