@@ -172,7 +172,8 @@ class SealScheduler:
         """Wait. Meanwhile seal the first packs of devices, and the streams that need space in the ring."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        while (left := end - loop.time()) > 0:
+        # uvloop rounds a sleep to ms: without the lower limit, the last half millisecond would be spent in this loop
+        while (left := end - loop.time()) > 0.0005:
             await self._rest.sleep(min(left, AHEAD_S) if self._unsealed_first or self._half_is_unsealed() else left)
             await self._seal_first()
             await self.seal_ahead()
