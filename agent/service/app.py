@@ -64,7 +64,6 @@ SNAPSHOT_EVERY_S, SNAPSHOT_MOST_S = 2.0, 10.0
 SNAPSHOT_FIRST_TURNS = 5  # the first writes may be skipped during this many turns
 # share of the loop's time for the status file; so it is written every 3 s with two devices, every 10 s with ten
 SNAPSHOT_SHARE = 0.0002
-RELEASE_TURNS = 5  # memory is released after this many turns: not more often, because most of it is soon needed again
 # Time after which a computing thread must give the interpreter to a thread that returns from a system call. With
 # Python's default of 5 ms, the first packs of 1,600 devices took 3 s, because each signature, hash and write waited for
 # the loop, which was connecting the other devices. After the first packs, 1 ms has no use: with 3,000 devices and packs
@@ -426,7 +425,7 @@ class Service:
                 self.write_status()
                 cost_s = time.thread_time() - began
                 due_s = now_s + min(cost_s / SNAPSHOT_SHARE, SNAPSHOT_MOST_S) - SNAPSHOT_EVERY_S / 2
-            if turn % RELEASE_TURNS == RELEASE_TURNS - 1:
+            if turn % 2:  # not more often, since the pages and the heap are soon needed again
                 self._release_memory()
 
     def _release_memory(self) -> None:

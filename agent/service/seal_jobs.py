@@ -119,6 +119,10 @@ class SealJob:
         self.packs = [pack for segment in self.sealed for pack in segment.packs]
         self.quiet = packer.quiet
 
+    def forget_packs(self) -> None:
+        """Free the memory of the packs, after they are committed and ``Stream.done`` has counted them."""
+        self.packs, self.sealed = [], []
+
     def undo(self) -> None:
         """Restore the packer, because the packs could not be signed or committed."""
         if self._mark is not None:

@@ -21,6 +21,7 @@ from ext.ring import Ring
 log = logging.getLogger("meterhouse")
 # one call seals at most this many first packs, because identity checks wait for the database thread meanwhile
 FIRST_STREAMS = 100
+JOBS_AT_ONCE = 250  # packs of 10 s of 250 devices with 100 points at 1 Hz have about 7 MB
 FIRST_SEAL_S = 1.5  # at the start, the first packs wait at most this long for the first readings
 # the longest time between two turns of ``run``; it also applies if packs are sealed only every 15 minutes
 TURN_MS = 5_000
@@ -356,17 +357,26 @@ class SealScheduler:
     async def _carry_out(self, jobs: Sequence[SealJob], whole: bool = False) -> bool:
         """Run jobs and apply their results to the streams. Returns True if all jobs are committed.
 
-        If cancelled, this still applies the results before it raises CancelledError, because the database thread runs
-        the jobs in any case.
+        The jobs run in groups, so that the packs of thousands of devices are never in memory at the same time.
+        ``whole``: all jobs are one group.
+
+        If cancelled, this still applies the results of the current group before it raises CancelledError, because the
+        database thread runs these jobs in any case.
         """
-        work = asyncio.ensure_future(self._db_thread.seal(jobs, whole))
-        cancelled = await _to_its_end(work)
-        done = work.result()
-        for job in jobs:
-            job.stream.sealing = False
-        for job in jobs[:done]:
-            job.stream.done(job)
+        done, cancelled, most = 0, False, len(jobs) if whole else JOBS_AT_ONCE
+        while done < len(jobs) and not cancelled:
+            group = jobs[done : done + most]
+            work = asyncio.ensure_future(self._db_thread.seal(group, whole))
+            cancelled = await _to_its_end(work)
+            count = work.result()
+            for job in group[:count]:
+                job.stream.done(job)
+                job.forget_packs()
+            done += count
+            if count < len(group):
+                break
         for job in jobs[done:]:
+            job.stream.sealing = False
             job.stream.drop_overwritten()
         if jobs and done == len(jobs):
             self.set_trouble(None)
