@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from agent.clock import SteadyClock, kernel_boot
+from agent.clock import SteadyClock, WakeableSleep, kernel_boot, sleep_to_multiple
 from agent.store.heads import boot_bytes
+from tests.conftest import MadeUpTime
 
 SECOND_NS = 1_000_000_000
 T0_NS = 1_795_876_440 * SECOND_NS
@@ -58,3 +60,40 @@ def test_a_boot_that_cannot_be_read_is_not_known(tmp_path: Path, content: bytes 
     if content is not None:
         file.write_bytes(content)
     assert kernel_boot(file) is None
+
+
+def test_tasks_that_sleep_to_multiples_share_their_wake_ups(made_up_time: MadeUpTime) -> None:
+    """They begin at different times, and wake together."""
+    woken: dict[float, list[float]] = {1.0: [], 2.0: []}
+
+    async def look(begin_s: float, every_s: float) -> None:
+        await asyncio.sleep(begin_s)
+        for _ in range(4):
+            await sleep_to_multiple(every_s)
+            woken[every_s].append(made_up_time.time())
+
+    async def main() -> None:
+        await asyncio.gather(look(0.3, 1.0), look(0.7, 2.0))
+
+    began = made_up_time.time()
+    made_up_time.run_until_complete(main())
+    assert woken[1.0] == pytest.approx([began + n for n in (1, 2, 3, 4)])
+    assert woken[2.0] == pytest.approx([began + n for n in (2, 4, 6, 8)])
+
+
+def test_a_sleep_can_be_ended_early(made_up_time: MadeUpTime) -> None:
+    """Only while it lasts: a wake before it does nothing."""
+    rest = WakeableSleep()
+
+    async def main() -> list[float]:
+        rest.wake()
+        times = [made_up_time.time()]
+        for wake_s in (3.0, 20.0):
+            waker = made_up_time.call_later(wake_s, rest.wake)
+            await rest.sleep(10)
+            times.append(made_up_time.time())
+            waker.cancel()
+        return times
+
+    began, early, late = made_up_time.run_until_complete(main())
+    assert (early - began, late - early) == pytest.approx((3, 10))

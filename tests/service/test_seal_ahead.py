@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,8 +14,9 @@ import pytest
 from agent.clock import SteadyClock
 from agent.pack import BirthTable, Packer
 from agent.poll import DevicePoll
+from agent.service import sealing
 from agent.service.db_thread import DatabaseThread
-from agent.service.seal_jobs import Stream
+from agent.service.seal_jobs import SealJob, Stream
 from agent.service.sealing import SealScheduler
 from agent.store import Store, StoreFull
 from drivers.model import Reason
@@ -82,7 +85,8 @@ class Site:
         for _ in range(count):
             tick, self.now_ms = self.now_ms, self.now_ms + 1000
             values = [(n, tick // 1000 % 1000, 0, 0) for n in range(62)]
-            stream.record(number, [self.ring.append_values(number, tick, tick * 1_000_000, 1, values)], True)
+            position = self.ring.append_values(number, tick, tick * 1_000_000, 1, values)
+            self.sealing.record(stream, number, [position], True)
 
     async def ahead(self) -> dict[str, int]:
         """One turn; how many readings of each stream it sealed."""
@@ -196,3 +200,77 @@ async def test_an_answer_at_the_boundary_makes_the_next_pack_due(site: Site) -> 
     site.now_ms = T0 + 120_000
     assert await site.sealing.seal(T0 + 120_000, [stream])
     assert stream.quiet and not stream.due(T0 + 180_000), "a device that is silent may wait"
+
+
+async def comes(what: Callable[[], bool]) -> None:
+    """Wait until it is so. A healthy run never waits for long."""
+    async with asyncio.timeout(60):
+        while not what():  # noqa: ASYNC110 - nothing says that it is so
+            await asyncio.sleep(0.005)
+
+
+async def test_the_record_that_fills_half_of_the_ring_wakes_the_sealing(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No timer looks at the ring in between: the next boundary and the next turn are a quarter of an hour away."""
+    monkeypatch.setattr(sealing, "TURN_MS", 900_000)
+    monkeypatch.setattr(sealing, "AHEAD_S", 900.0)
+    site.now_ms += 1000  # past the moment in which the boundary is looked at
+    looks: list[int] = []
+    ahead = site.sealing.seal_ahead
+
+    async def seal_ahead() -> None:
+        looks.append(site.ring.head)
+        await ahead()
+
+    async def turn() -> None:
+        turns.append(site.ring.head)
+
+    turns: list[int] = []
+    site.sealing.on_turn = turn  # the last that ``run`` calls before it sleeps
+    monkeypatch.setattr(site.sealing, "seal_ahead", seal_ahead)
+    running = asyncio.create_task(site.sealing.run())
+    try:
+        await comes(lambda: bool(turns))
+        await asyncio.sleep(0)
+        stream, half = site.streams["a"], RING // 32  # in slots, which have 16 bytes
+        site.read("a")
+        await comes(lambda: len(looks) == 1)
+        site.read("a", half // SLOTS - 1)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert len(looks) == 1 and not stream.readings and site.ring.head == half
+        site.read("a")
+        await comes(lambda: stream.readings == (half // SLOTS + 1) * 62)
+        assert len(looks) == 2
+    finally:
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+
+async def test_many_streams_are_sealed_in_groups(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The packs of thousands of devices were in memory until the last one was committed."""
+    monkeypatch.setattr(sealing, "JOBS_AT_ONCE", 1)
+    groups: list[Sequence[SealJob]] = []
+    seal = site.db_thread.seal
+
+    async def in_turn(jobs: Sequence[SealJob], whole: bool = False) -> int:
+        assert not any(job.packs or job.sealed for group in groups[: full_at - 1] for job in group), "they are freed"
+        groups.append(jobs)
+        site.full = full_at == len(groups)
+        return await seal(jobs, whole)
+
+    monkeypatch.setattr(site.db_thread, "seal", in_turn)
+    streams, full_at = [site.streams["a"], site.streams["b"]], 2
+    site.read("a", 5)
+    site.read("b", 5)
+    assert not await site.sealing.seal(site.now_ms, streams)
+    assert [s.readings // 62 for s in streams] == [5, 0] and not any(s.sealing for s in streams)
+    assert site.sealing.trouble and len(groups) == 2
+    site.read("b", 5)
+    assert await site.sealing.seal(site.now_ms, streams)
+    assert [s.readings // 62 for s in streams] == [5, 10] and not site.sealing.trouble
+    assert [len(group) for group in groups] == [1] * 4
+    assert await site.sealing.cut(site.now_ms, site.now_ms + 3_600_000)
+    assert [len(group) for group in groups[4:]] == [1, 1, 1, 3], "a step is for all streams or for none"
