@@ -62,7 +62,7 @@ log = logging.getLogger("meterhouse")
 CLOCK_CHECK_S = 1.0  # interval between two comparisons with the wall clock
 SNAPSHOT_EVERY_S, SNAPSHOT_MOST_S = 2.0, 10.0
 SNAPSHOT_FIRST_TURNS = 5  # the first writes may be skipped during this many turns
-# share of the loop's time for the status file; so it is written every 3 s with two devices, every 10 s with ten
+# share of the loop's time for the status file; so it is written every 2 to 6 s with two devices, every 10 s with ten
 SNAPSHOT_SHARE = 0.0002
 # Time after which a computing thread must give the interpreter to a thread that returns from a system call. With
 # Python's default of 5 ms, the first packs of 1,600 devices took 3 s, because each signature, hash and write waited for
@@ -178,7 +178,7 @@ class Service:
         rate = reading_rate(config, ((entry, spec) for entry, spec, _ in planned), self.lines, scratch)
         scratch.close()
         plan = plan_ring(config.ring, rate, config.pack.every_ms, file_system_bytes(config.runtime_dir))
-        self.ring_plan = plan
+        self.use_ring_plan(plan)
         file = self.rings.create(plan.size_bytes, tables_hash([table, *(table for _, _, table in planned)]))
         self.rings.use(file)
         ring = file.ring
@@ -335,6 +335,10 @@ class Service:
         if removed := frozenset(self.rings.removed):
             await self.db_thread.call(lambda store: store.documents.delete_tables(removed))
             self.rings.removed -= removed
+
+    def use_ring_plan(self, plan: RingPlan) -> None:
+        """Seal by this plan from now on."""
+        self.ring_plan, self.sealing.seals_early = plan, plan.early_s is not None
 
     # --- another configuration
 

@@ -407,7 +407,7 @@ class Reloader:
         service, config = self._service, prepared.config
         await apply(service.device_manager, prepared.change)
         service.config, service.loaded_ms = config, time.time_ns() // 1_000_000
-        service.ring_plan = prepared.ring_plan
+        service.use_ring_plan(prepared.ring_plan)
         service.sealing.every_ms = config.pack.every_ms
         for packer in service.packers.values():
             packer.limit(config.pack.max_size_bytes)

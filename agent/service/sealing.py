@@ -68,6 +68,9 @@ class SealScheduler:
         self._unsealed: tuple[Ring, int] | None = None
         self._wake_at = 0  # a record at or after this ring position wakes ``run``, because half of the ring is unsealed
         self._rest = WakeableSleep()
+        # True: half of the ring holds less than a pack interval. When it is unsealed, all streams are sealed, because a
+        # burst of visits may need the whole ring.
+        self.seals_early = False
         self._ahead_s = 0.0  # after a failure: loop time of the next try to seal ahead
 
     def open(self, gateway: Stream) -> None:
@@ -189,6 +192,8 @@ class SealScheduler:
     async def seal_ahead(self) -> None:
         """Seal streams whose oldest unsealed record is half a ring old, without waiting for the pack boundary.
 
+        If the ring is small for the pack interval (``seals_early``), seal all streams at this moment.
+
         So a stalled store can catch up before the ring is full. A ring that is small for the pack interval loses no
         reading. The gap reasons of a silent stream are also sealed before they are overwritten.
         """
@@ -217,7 +222,8 @@ class SealScheduler:
         if self._half_is_unsealed():
             oldest = {s.name: position for s in self.streams.values() if (position := s.oldest(ring)) is not None}
             self._unsealed = (ring, min(oldest.values(), default=head))
-            behind = [self.streams[name] for name, position in oldest.items() if head - position >= half]
+            least = 0 if self.seals_early and head - self._unsealed[1] >= half else half
+            behind = [self.streams[name] for name, position in oldest.items() if head - position >= least]
         assert self._unsealed is not None
         self._wake_at = max(self._unsealed[1] + half, head + ring.slots // AHEAD_STEP)
         return behind

@@ -274,3 +274,21 @@ async def test_many_streams_are_sealed_in_groups(site: Site, monkeypatch: pytest
     assert [len(group) for group in groups] == [1] * 4
     assert await site.sealing.cut(site.now_ms, site.now_ms + 3_600_000)
     assert [len(group) for group in groups[4:]] == [1, 1, 1, 3], "a step is for all streams or for none"
+
+
+async def test_a_burst_needs_the_whole_of_a_small_ring(site: Site) -> None:
+    """24 devices, read at once every 10 s, filled 61 % of the ring: what was less than half a ring old stayed unsealed,
+    and the next burst overwrote it.
+    """
+    site.sealing.seals_early = True
+    for _ in range(20):
+        site.read("a", 16)
+        site.read("b", 16)
+        assert await site.ahead() == {"a": 16, "b": 16}
+        site.read("a", 4)
+        site.read("b", 3)
+        assert await site.ahead() == {}
+        site.read("a", 25)
+        assert await site.ahead() == {"a": 29, "b": 3}
+    for stream in (site.streams["a"], site.streams["b"]):
+        assert stream.oldest(site.ring) is None
