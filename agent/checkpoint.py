@@ -57,16 +57,16 @@ def checkpoint(
     Args:
         gateway: such as ``park7/gw01``.
         before: (page, counter, signed object) of the newest stored version of each page. An entry with page 0 means
-            that the store lost newer versions of pages.
+            that the store lost newer versions of pages. A damaged object has the same effect.
         page_heads: the maximum number of heads in a page.
         retired: returns True for a stream that has ended, because its device is no longer configured.
     """
     rows = [_head(head, retired(head.stream)) for head in sorted(heads, key=lambda head: head.stream)]
     counts = [kept for _, kept, _ in before]
-    if not before or any(page == 0 for page, _, _ in before):
+    hashes = {(page, kept): payload_hash(data) for page, kept, data in before}
+    if not before or None in hashes.values():
         counts.append(max(0, time_ms // 1000 - 1))  # higher than any counter that the lost pages can have
     counter = max(counts) + 1
-    known = {page: data for page, kept, data in before if kept == counter - 1}
     pages = max(1, -(-len(rows) // page_heads))
     made = []
     for page in range(1, pages + 1):
@@ -76,7 +76,7 @@ def checkpoint(
             "heads": rows[(page - 1) * page_heads : page * page_heads],
             "page": page,
             "pages": pages,
-            "prev": payload_hash(known[page]) if page in known else None,
+            "prev": hashes.get((page, counter - 1)),
             "time": seconds(time_ms),
             "v": 1,
         }
@@ -84,12 +84,15 @@ def checkpoint(
     return made
 
 
-def payload_hash(data: bytes) -> str:
-    """Return the hash of a page.
+def payload_hash(data: bytes) -> str | None:
+    """Return the hash of a page. The page with the same number in the next checkpoint contains it as ``prev``.
 
-    The page with the same number in the next checkpoint contains this hash as ``prev``.
+    None: ``data`` is not a page, because the disk has changed its bytes, or the store lost it.
     """
-    return base64url(signed.payload_hash(data))
+    try:
+        return base64url(signed.payload_hash(data))
+    except ValueError:
+        return None
 
 
 def _head(head: StreamPosition, retired: bool) -> Mapping[str, Any]:

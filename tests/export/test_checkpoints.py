@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +73,23 @@ def test_a_new_database_counts_on_above_the_one_that_was_lost(signer: Signer) ->
     for page in (old, new):
         verifier.feed(page.data)
     assert new.counter > old.counter and not verifier.finish().failed
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda data: data.replace(b'"sig"', b'"siG"'), lambda data: data[:100], lambda data: b""]
+)
+def test_a_page_that_the_disk_has_changed_counts_as_lost(signer: Signer, spoil: Callable[[bytes], bytes]) -> None:
+    """Each stop of the agent ended with an internal error, since the last checkpoint had no signature."""
+    # field pain 52
+    first, second = checkpoint(signer, BASE, heads(4), [], T0, page_heads=2)
+    before = [(1, first.counter, first.data), (2, second.counter, spoil(second.data))]
+    pages = checkpoint(signer, BASE, heads(4), before, T0 + 600_000, page_heads=2)
+    assert [json.loads(page.data)["prev"] for page in pages] == [None, None]
+    verifier = Verifier([signer.kid])
+    verifier.feed(key_records(signer, BASE))
+    for page in (first, second, *pages):
+        verifier.feed(page.data)
+    assert pages[0].counter > first.counter + 1 and not verifier.finish().failed
 
 
 def keep(store: Store, signer: Signer, time_ms: int, count: int = 3) -> list[CheckpointPage]:
