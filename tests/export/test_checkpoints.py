@@ -76,7 +76,7 @@ def test_a_new_database_counts_on_above_the_one_that_was_lost(signer: Signer) ->
 
 
 @pytest.mark.parametrize(
-    "spoil", [lambda data: data.replace(b'"sig"', b'"siG"'), lambda data: data[:100], lambda data: b""]
+    "spoil", [lambda page: page.replace(b'"sig"', b'"siG"'), lambda page: page[:100], lambda page: b""]
 )
 def test_a_page_that_the_disk_has_changed_counts_as_lost(signer: Signer, spoil: Callable[[bytes], bytes]) -> None:
     """Each stop of the agent ended with an internal error, since the last checkpoint had no signature."""

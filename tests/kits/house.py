@@ -387,7 +387,10 @@ def come_home(agent: Agent, *ears: Listener, already: Set[Name] = frozenset()) -
 
     code = agent.stop()
     sealed, owed = agent.sealed()
+    starts = 0
     while owed:
+        starts += 1
+        assert starts < 20, f"each start leaves packs behind: {agent.said}"
         agent.start()
         until(lambda owed=owed: here(owed), what=lambda: agent.said)  # type: ignore[misc]
         code = agent.stop() or code
