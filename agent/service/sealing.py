@@ -215,18 +215,15 @@ class SealScheduler:
         return ring.head - self._unsealed[1] >= ring.slots // 2
 
     def _half_a_ring_back(self) -> list[Stream]:
-        if self._gateway is None:
+        if self._gateway is None or not self._half_is_unsealed():
             return []
         ring = self._gateway.table_version.ring
-        half, head, behind = ring.slots // 2, ring.head, list[Stream]()
-        if self._half_is_unsealed():
-            oldest = {s.name: position for s in self.streams.values() if (position := s.oldest(ring)) is not None}
-            self._unsealed = (ring, min(oldest.values(), default=head))
-            least = 0 if self.seals_early and head - self._unsealed[1] >= half else half
-            behind = [self.streams[name] for name, position in oldest.items() if head - position >= least]
-        assert self._unsealed is not None
-        self._wake_at = max(self._unsealed[1] + half, head + ring.slots // AHEAD_STEP)
-        return behind
+        half, head = ring.slots // 2, ring.head
+        oldest = {s.name: position for s in self.streams.values() if (position := s.oldest(ring)) is not None}
+        first = min(oldest.values(), default=head)
+        self._unsealed, self._wake_at = (ring, first), max(first + half, head + ring.slots // AHEAD_STEP)
+        least = 0 if self.seals_early and head - first >= half else half
+        return [self.streams[name] for name, position in oldest.items() if head - position >= least]
 
     def paused(self) -> asyncio.Lock:
         """Return a lock. While it is held (``async with``), sealing is paused, and readings wait in the ring."""

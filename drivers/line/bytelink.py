@@ -231,7 +231,7 @@ class ByteLink:
                     hint="Is there another master on the bus?",
                 )
             waiter = self._loop.create_future()
-            timer = self._loop.call_later((free_ns - now) / 1e9, wake, waiter)
+            timer = self._loop.call_later((free_ns - now) / 1e9, _wake, waiter)
             try:
                 await waiter
             finally:
@@ -428,7 +428,7 @@ class ByteLink:
             done.set_result(answer)
 
 
-def wake(waiter: asyncio.Future[None]) -> None:
+def _wake(waiter: asyncio.Future[None]) -> None:
     """End the wait for ``waiter``, unless it has already ended."""
     if not waiter.done():
         waiter.set_result(None)
