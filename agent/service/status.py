@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 # Interval of the metrics; longer if they take more than this share of the loop's time (30 s with 800 devices)
 METRICS_EVERY_S, METRICS_MOST_S, METRICS_SHARE = 10.0, 30.0, 0.001
-# less than the interval of the status: the metrics begin with the second status, after the first packs
-METRICS_FIRST_S = 1.0
 JUMP_SHOWN_MS = 86_400_000  # a jump of a counter is shown for this long
 FUTURE_MS = 60_000  # if stored packs end further in the future than this, the clock is or was wrong: warn
 
@@ -45,7 +44,8 @@ class StatusFile:
 
     def __init__(self, config: Config, boot: str) -> None:
         self._path = config.snapshot_path
-        self._metrics_path, self._metrics_due = config.runtime_dir / METRICS, time.monotonic() + METRICS_FIRST_S
+        self._metrics_path = config.runtime_dir / METRICS
+        self._metrics_due = math.inf
         (config.runtime_dir / LAST_ERROR).unlink(missing_ok=True)
         self._named: tuple[int, ...] = ()  # table numbers in ``_tables``
         self._tables = "{}"
@@ -60,14 +60,17 @@ class StatusFile:
     def write(self, service: Service) -> None:
         """Replace the snapshot. Every 10 to 30 seconds, also replace the metrics.
 
-        The directory is in memory, so no flash card wears out.
+        The metrics begin with the second snapshot, because at a start with thousands of devices the first packs are
+        more urgent. The directory is in memory, so no flash card wears out.
         """
         versions = [(stream.name, s) for stream in service.sealing.streams.values() for s in stream.table_versions]
         if (numbers := tuple(version.number for _, version in versions)) != self._named:
             self._named, self._tables = numbers, point_tables(versions)
         ring = service.rings.current.path.name
         content = {**self._fixed, "ring": ring, "time": seconds(time.time_ns() // 1_000_000), **status(service)}
-        if time.monotonic() >= self._metrics_due:
+        if self._metrics_due == math.inf:
+            self._metrics_due = 0.0
+        elif time.monotonic() >= self._metrics_due:
             began_s = time.thread_time()
             write_atomic(self._metrics_path, metrics_text(content).encode(), 0o640)
             cost_s = time.thread_time() - began_s

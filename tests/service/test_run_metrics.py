@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
+import pytest
 from prometheus_client import parser
 
-from agent.service.status import metrics_text
+from agent.service.status import StatusFile, metrics_text
 from drivers.files import write_atomic
 from tests.kits.house import SECONDLY, House, one_meter, until
+
+if TYPE_CHECKING:
+    from agent.config import Config
+    from agent.service.app import Service
 
 
 def read(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -59,6 +65,21 @@ def test_the_file_is_replaced_whole(tmp_path: Path) -> None:
     write_atomic(path, metrics_text(FACTS).encode(), 0o640)
     assert stat.S_IMODE(path.stat().st_mode) & 0o007 == 0
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.prom"]
+
+
+def test_the_second_status_brings_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the first one, which is written before the packs of a start; and always the next, however soon it comes."""
+    monkeypatch.setattr("agent.service.status.status", lambda service: FACTS)
+    monkeypatch.setattr("time.monotonic", lambda: 7.0)
+    config = SimpleNamespace(runtime_dir=tmp_path, snapshot_path=tmp_path / "snapshot.json", site="p", gateway="g")
+    ring = SimpleNamespace(path=tmp_path / "ring")
+    service = SimpleNamespace(sealing=SimpleNamespace(streams={}), rings=SimpleNamespace(current=ring))
+    file = StatusFile(cast("Config", config), "boot")
+    for there in ({"snapshot.json"}, {"snapshot.json", "metrics.prom"}):
+        file.write(cast("Service", service))
+        assert {path.name for path in tmp_path.iterdir()} == there
+    file.remove()
+    assert not any(tmp_path.iterdir())
 
 
 def play_the_metrics(folder: Path, house: House) -> dict[str, Any]:

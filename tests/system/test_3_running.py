@@ -37,7 +37,7 @@ def test_monitoring_by_one_command_and_one_file(gw: Gateway) -> None:
     assert facts["ok"] is (facts["faults"] == []) and facts["age"] < 15
     assert all(device["age"] < 15 for device in facts["devices"].values())
     assert {"size_bytes", "limit_bytes", "disk_free_bytes", "pending"} <= facts["store"].keys()
-    text = gw.machine.read(f"{RUN}/metrics.prom")
+    text = gw.machine.read(f"{RUN}/metrics.prom")  # there since the status that showed the first packs
     found = {s.name for family in parser.text_string_to_metric_families(text) for s in family.samples}
     assert {"meterhouse_device_up", "meterhouse_uplink_connected", "meterhouse_store_size_bytes"} <= found
     assert {"meterhouse_clock_synchronized", "meterhouse_device_last_answer_timestamp_seconds"} <= found
