@@ -65,7 +65,9 @@ def checkpoint(
     counts = [kept for _, kept, _ in before]
     hashes = {(page, kept): payload_hash(data) for page, kept, data in before}
     if not before or None in hashes.values():
-        counts.append(max(0, time_ms // 1000 - 1))  # higher than any counter that the lost pages can have
+        # Higher than any counter that the lost pages can have. A counter is skipped in any case, because the checkpoint
+        # with the next counter would have to contain the hashes of the lost pages.
+        counts.append(max(0, time_ms // 1000 - 1, *(kept + 1 for kept in counts)))
     counter = max(counts) + 1
     pages = max(1, -(-len(rows) // page_heads))
     made = []

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from agent.keys import TYP_PACK
 from agent.service.db_thread import DatabaseThread
 from agent.store import Store, StoreDamaged
 from drivers.model import GatewayError
@@ -99,7 +100,7 @@ class StoreScrubber:
         """Check the whole store once. Raises GatewayError."""
         began, self.under_way = time.monotonic(), True
         try:
-            inspection = await self._db_thread.call(lambda store: store.start_check(_checker(store)))
+            inspection = await self._db_thread.call(lambda store: store.start_check(signature_checker(store, TYP_PACK)))
             more = True
             while more:
                 start = time.monotonic()
@@ -133,12 +134,12 @@ def _aside(store: Store) -> dict[str, Any] | None:
     }
 
 
-def _checker(store: Store) -> Callable[[bytes], bool]:
-    """Return a function that returns False for a pack with an invalid or missing signature.
+def signature_checker(store: Store, typ: str) -> Callable[[bytes], bool]:
+    """Return a function that returns False for an object of type ``typ`` with an invalid or missing signature.
 
     It returns True for the signature of an unknown (old) key, because it cannot check this signature.
     """
-    from agent.verify.jws import TYP_PACK, check_signature, public_key
+    from agent.verify.jws import check_signature, public_key
     from agent.verify.signed import cut_signature, signature_of
     from agent.verify.strict import Refused
 
@@ -154,7 +155,7 @@ def _checker(store: Store) -> Callable[[bytes], bool]:
         if sig is None or payload is None:
             return False
         try:
-            check_signature(sig, payload, TYP_PACK, keys)
+            check_signature(sig, payload, typ, keys)
         except Refused as error:
             return error.code == "kid"
         return True

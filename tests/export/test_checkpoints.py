@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from agent.checkpoint import CheckpointPage, checkpoint, payload_hash
 from agent.keys import Signer, create_key, key_records
+from agent.service.checkpoints import CheckpointMaker
 from agent.store import Store
 from agent.verify import Verdict, Verifier
 from tests.kits.exports import BASE, T0, Gateway
@@ -183,6 +186,70 @@ def test_an_exported_checkpoint_shows_that_the_end_was_cut_off(gateway: Gateway,
     code, _, err = mh("export", part, "-c", gateway.config, "--to", "2026-11-24T06:00:10Z")
     assert code == 0, err
     assert gateway.folder_report(part).verdict is Verdict.VERIFIED, "a checkpoint after the range is left out"
+
+
+def spoil_newest(store: Store, old: bytes, new: bytes) -> None:
+    """Change bytes of the newest checkpoint in the database, as a disk does."""
+    (page, counter, data), *_ = store.documents.newest_checkpoints()
+    assert old in data
+    spoilt = data.replace(old, new, 1)
+    store.packs._db.execute("UPDATE checkpoints SET body = ? WHERE page = ? AND counter = ?", (spoilt, page, counter))
+
+
+@pytest.mark.parametrize(("old", "new"), [(b'"seq":', b'"sep":'), (b'"sig"', b'"siG"'), (b"}", b"~")])
+async def test_the_next_checkpoint_does_not_follow_a_page_that_the_disk_has_changed(
+    gateway: Gateway, old: bytes, new: bytes
+) -> None:
+    """Also not if it still looks like a signed object: nobody has the object whose hash it would name."""
+    # field pain 52
+    gateway.seal(3)
+    sent: list[bytes] = []
+
+    class Uplink:
+        def retain(self, topic: str, data: bytes) -> None:
+            sent.append(data)
+
+    async def make(spoil: bool) -> None:
+        store = Store.open(gateway.folder / "state" / "store.db", 64 << 20, destinations=["platform"])
+
+        class Thread:
+            async def call(self, job: Callable[[Store], Any]) -> Any:
+                return job(store)
+
+        key = SimpleNamespace(signer=gateway.signer)
+        maker = CheckpointMaker(
+            cast("Any", Thread()), cast("Any", key), BASE, cast("Any", [Uplink()]), lambda: ["inv1"]
+        )
+        assert await maker.make()
+        if spoil:
+            spoil_newest(store, old, new)
+        store.close()
+
+    for spoil in (False, True, False):
+        await make(spoil)
+    counters = [json.loads(data)["counter"] for data in sent]
+    assert [json.loads(data)["prev"] for data in sent] == [None, payload_hash(sent[0]), None]
+    assert counters[1] == counters[0] + 1 < counters[2]
+    verifier = Verifier([gateway.signer.kid])
+    verifier.feed(gateway.keys)
+    for data in sent:
+        verifier.feed(data)
+    assert not verifier.finish().failed
+
+
+@pytest.mark.process
+def test_a_damaged_checkpoint_does_not_stop_an_export(gateway: Gateway, mh) -> None:
+    """It is left out, the command says so, and the rest is verified."""
+    # field pain 52
+    gateway.seal(10)
+    gateway.keep(lambda store: keep(store, gateway.signer, gateway.now_ms - 5000, 1))
+    gateway.keep(lambda store: keep(store, gateway.signer, gateway.now_ms, 1))
+    gateway.keep(lambda store: spoil_newest(store, b'"heads"', b'\x00heads"'))
+    folder = gateway.folder / "out"
+    code, out, err = mh("export", folder, "-c", gateway.config)
+    assert code == 0 and "checkpoints that are damaged in the database, and are left out: 1" in out + err, (out, err)
+    assert len((folder / "checkpoints.jsonl").read_bytes().splitlines()) == 1
+    assert not gateway.folder_report(folder).failed
 
 
 @pytest.mark.process

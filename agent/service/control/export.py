@@ -21,8 +21,9 @@ from typing import Any, Final
 from agent.intervals.calendar import Calendar
 from agent.intervals.query import query
 from agent.intervals.rows import EndReading, Flag, IntervalRow
-from agent.keys import current_records, load_key
+from agent.keys import TYP_CHECKPOINT, current_records, load_key
 from agent.service.control.protocol import Access, Export, Intervals, Reply
+from agent.service.store_check import signature_checker
 from agent.store import Store
 from drivers.encoding import exact_text
 from drivers.model import GatewayError, UsageError, clean_text
@@ -118,7 +119,7 @@ class Archive:
     - all packs in the store that overlap the range
     - for each stream, in a separate file, the birth in effect before these packs. If it were in the file of packs, the
       packs between the birth and the range would look lost.
-    - the checkpoints made in the range, except checkpoints that name later packs
+    - the checkpoints made in the range, except checkpoints that name later packs, and damaged ones
 
     Packs that are sealed after this object was created are not in the archive. If retention deletes packs meanwhile,
     they are missing at the beginning. No database cursor is open between pieces.
@@ -163,12 +164,17 @@ class Archive:
         for stream, (first, last) in self._spans.items():
             if first <= last and (birth := self._store.packs.birth_before(stream, first)):
                 yield ArchivePiece("births.jsonl", (birth,), 0)
+        is_sound, damaged = signature_checker(self._store, TYP_CHECKPOINT), 0
         for _, keys in groupby(self._store.documents.checkpoint_keys(self._from, self._to), lambda key: key[1]):
             pages = [body for key in keys if (body := self._store.documents.checkpoint(*key))]
             # add all pages of a checkpoint or none of them, because a missing page would make a verifier believe that
             # it was withheld
-            if all(map(self._is_within, pages)):
+            if not all(map(is_sound, pages)):
+                damaged += 1
+            elif all(map(self._is_within, pages)):
                 yield ArchivePiece("checkpoints.jsonl", tuple(pages), 0)
+        if damaged:
+            self.warnings.append(f"checkpoints that are damaged in the database, and are left out: {damaged}")
         for stream, (first, last) in self._spans.items():
             file = f"packs/{stream.rpartition('/')[2]}.packs.jsonl"
             after = first - 1
