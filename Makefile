@@ -42,7 +42,7 @@ $(VENV)/.test: pyproject.toml tools/prepare $(KERNELS)
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.platform: $(VENV)/.test
-	@tools/prepare $(VENV) demo,test,lint,hardware,platform mosquitto postgresql rabbitmq-server
+	@tools/prepare $(VENV) "" postgresql rabbitmq-server
 	@touch $@
 
 demo: $(VENV)/.demo

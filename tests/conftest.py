@@ -69,6 +69,14 @@ def keep_bytecode() -> None:
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix  # for the workers, and for what tests start
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`make test-process` imports only the files that have such tests, once for each of its workers."""
+    if not config.option.markexpr.startswith("process") or collection_path.suffix != ".py":
+        return None
+    is_scenario = collection_path.relative_to(ROOT).as_posix().startswith(SCENARIOS)
+    return None if is_scenario or "mark.process" in collection_path.read_text("utf-8") else True
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m selects by the markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     files = list(dict.fromkeys(item.path for item in items))

@@ -55,7 +55,7 @@ def build(folder: Path, flags: list[str]) -> None:
     try:
         made = Distribution({"name": "checked", "ext_modules": cythonize(extensions, quiet=True)})
         command = made.get_command_obj("build_ext")
-        command.inplace = True
+        command.inplace, command.parallel = True, True
         command.ensure_finalized()
         command.run()
     finally:
