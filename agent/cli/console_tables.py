@@ -27,9 +27,9 @@ def plain_table(title: str, *columns: str, right: Iterable[str] = ()) -> Table:
     """Return an empty table without frames. The columns in ``right`` are right-aligned, because they have numbers."""
     from agent.cli.common import say
 
-    table = Table(
-        title=say(title), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
-    )
+    # the title stays on one line, even if the table is narrower
+    heading = Text(say(title), style="bold", no_wrap=True, overflow="ignore") if title else None
+    table = Table(title=heading, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         number = column in right
         table.add_column(say(column), justify="right" if number else "left", no_wrap=number, overflow="fold")

@@ -84,6 +84,7 @@ def test_the_plan_says_requests_registers_points_and_line_time(mh, park) -> None
     assert "inv1 fast 1 s 1 request, 2 registers for 1 point; line busy for 10.0 ms 1.0%" in lines
     assert "inv1 normal 5 s 1 request, 2 registers for 2 points; line busy for 10.0 ms 0.2%" in lines
     assert "Reading each point once occupies the lines for " in said.out
+    assert "how busy the lines are" in lines, "the title is wider than its table"
 
 
 def test_devices_show_on_how_many_sources_their_profile_stands(mh, park) -> None:
