@@ -156,6 +156,16 @@ def _seconds(times: list[Any]) -> list[float] | None:
         return None
 
 
+def _filled(values: list[Decimal | None]) -> list[Decimal | None]:
+    """Return the values, with each missing one replaced by the last value before it."""
+    out: list[Decimal | None] = []
+    last: Decimal | None = None
+    for value in values:
+        last = last if value is None else value
+        out.append(last)
+    return out
+
+
 def _order(times: list[Any], values: list[Decimal | None]) -> tuple[list[int], list[float] | None, list[str]]:
     """Return (indexes in the order of reading, seconds of these readings or None, warnings).
 
@@ -167,10 +177,12 @@ def _order(times: list[Any], values: list[Decimal | None]) -> tuple[list[int], l
     back = [n for n, (a, b) in enumerate(itertools.pairwise(seconds or []), 1) if b < a]
     if seconds is None or not back:
         return places, seconds, []
-    late = [n for n in back if (values[n] or 0) < (values[n - 1] or 0)]
+    # a missing value says nothing: the known values before and after it are compared
+    before, after = _filled(values), _filled(values[::-1])[::-1]
+    late = [n for n in back if (low := after[n]) is not None and (high := before[n - 1]) is not None and low < high]
     first = (late or back)[0]
-    time, before = clean_text(str(times[first]), 40), clean_text(str(times[first - 1]), 40)
-    where = f"the time of points[{first}], {time}, is earlier than the time of points[{first - 1}], {before}"
+    time, time_before = clean_text(str(times[first]), 40), clean_text(str(times[first - 1]), 40)
+    where = f"the time of points[{first}], {time}, is earlier than the time of points[{first - 1}], {time_before}"
     if late:
         places.sort(key=seconds.__getitem__)
         note = (

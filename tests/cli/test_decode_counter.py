@@ -113,6 +113,20 @@ def test_local_times_of_the_end_of_summer_time_stay_in_their_order(tmp_path: Pat
     assert ("clock was set back" in str(outcome.get("warnings"))) is (minutes < 60), "hourly, 02:00 is there twice"
 
 
+@pytest.mark.parametrize(
+    ("levels", "warning", "last"),
+    [((100, None, 102), "clock was set back", "02:01"), ((100, None, 90), "arrived late", "02:59")],
+)
+def test_a_missing_value_where_the_time_goes_back_says_nothing(
+    tmp_path: Path, levels: tuple[int | None, ...], warning: str, last: str
+) -> None:
+    """It does not count as a low value: the known values before and after it decide."""
+    times = ["02:59", "02:00", "02:01"]
+    points = [[f"2026-10-25T{time}:00", level] for time, level in zip(times, levels, strict=True)]
+    outcome = found(tmp_path, {"points": points})
+    assert warning in outcome["warnings"][0] and outcome["steps"][-1]["time"][11:16] == last
+
+
 def test_the_same_time_twice(tmp_path: Path) -> None:
     points = [["2026-11-24T00:00:00Z", v] for v in (10, 10, 12)] + [["2026-11-24T00:15:00Z", 13]]
     assert [s["increment"] for s in found(tmp_path, {"points": points})["steps"]] == [0, 2, 1]
