@@ -123,6 +123,8 @@ class Packer:
     ) -> None:
         self.stream = stream
         self._boot, self._sign, self._max = boot, sign, max(max_bytes, 4 * HEADER_BYTES)
+        # the members of a pack that never change
+        self._boot_member, self._stream_member = b'"boot":"' + boot.encode() + b'"', b',"stream":' + dumps(stream)
         self._table: BirthTable | None = None
         self._at = _State(
             seq=head.seq if head else 0,
@@ -401,8 +403,7 @@ class Packer:
         front: list[bytes] = []
         if table is None and at.birth is not None:
             front.append(b'"birth":"' + at.birth.encode() + b'"')
-        front.append(b'"boot":"' + self._boot.encode() + b'"')
-        front.append(b'"clock":' + dumps(clock))
+        front += [self._boot_member, b'"clock":' + dumps(clock)]
         if e != b"[]":
             front.append(b'"e":' + e)
         if events:
@@ -418,7 +419,7 @@ class Packer:
         if results:
             front.append(b'"results":[' + b",".join(results) + b"]")
         front.append(b'"seq":%d' % at.seq)
-        back = b',"stream":' + dumps(self.stream)
+        back = self._stream_member
         if table is not None:
             back += b',"table":' + table.encoded
         back += b',"to":' + dumps(seconds(to_ms)) + b',"v":1}'

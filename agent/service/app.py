@@ -351,13 +351,10 @@ class Service:
         return [*self.config.notes, *ring_notes(self.config, self.ring_plan)]
 
     def write_status(self) -> None:
-        """Write the status file for local tools."""
-        if self._snapshot is not None:
-            try:
-                self._snapshot.write(self)
-            except OSError as error:  # the agent must continue even if the runtime directory is full
-                text = "%s: the status cannot be written: %s"
-                self._status_log.log(log.warning, text, self.config.snapshot_path, error.strerror)
+        """Write the status and the metrics for local tools."""
+        # the agent must continue even if the runtime directory is full
+        for path, error in self._snapshot.write(self) if self._snapshot is not None else ():
+            self._status_log.log(log.warning, "%s: the status cannot be written: %s", path, error.strerror)
 
     def summary(self) -> str:
         """Return one line about the agent for ``systemctl status``."""

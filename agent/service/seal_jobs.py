@@ -275,10 +275,11 @@ class Stream:
         self.start_ms = None
         self.quiet = job.quiet
         self.packs += len(job.packs)
-        # The sealed events are not always the first ones: after the clock was set back, an older event can have a later
-        # time than the job.
-        sealed = {id(event) for event in job.events}
-        self.events = [event for event in self.events if id(event) not in sealed]
+        if job.events:
+            # The sealed events are not always the first ones: after the clock was set back, an older event can have a
+            # later time than the job.
+            sealed = {id(event) for event in job.events}
+            self.events = [event for event in self.events if id(event) not in sealed]
         for segment in job.segments:
             version = next(v for v in self.table_versions if v.number == segment.number)
             del version.positions[: segment.taken]

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import agent
@@ -57,32 +58,44 @@ class StatusFile:
             "version": agent.__version__,
         }
 
-    def write(self, service: Service) -> None:
+    def write(self, service: Service) -> list[tuple[Path, OSError]]:
         """Replace the snapshot. Every 10 to 30 seconds, also replace the metrics.
 
         The metrics begin with the second snapshot, because at a start with thousands of devices the first packs are
         more urgent. The directory is in memory, so no flash card wears out.
+
+        Returns the files that cannot be written, with the error of each.
         """
         versions = [(stream.name, s) for stream in service.sealing.streams.values() for s in stream.table_versions]
         if (numbers := tuple(version.number for _, version in versions)) != self._named:
             self._named, self._tables = numbers, point_tables(versions)
         ring = service.rings.current.path.name
         content = {**self._fixed, "ring": ring, "time": seconds(time.time_ns() // 1_000_000), **status(service)}
+        failed: list[tuple[Path, OSError]] = []
         if self._metrics_due == math.inf:
             self._metrics_due = 0.0
         elif time.monotonic() >= self._metrics_due:
             began_s = time.thread_time()
-            write_atomic(self._metrics_path, metrics_text(content).encode(), 0o640)
+            _replace(self._metrics_path, metrics_text(content).encode(), failed)
             cost_s = time.thread_time() - began_s
             self._metrics_due = time.monotonic() + min(max(METRICS_EVERY_S, cost_s / METRICS_SHARE), METRICS_MOST_S)
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-        write_atomic(self._path, f'{text[:-1]},"tables":{self._tables}}}'.encode(), 0o640)
+        _replace(self._path, f'{text[:-1]},"tables":{self._tables}}}'.encode(), failed)
+        return failed
 
     def remove(self) -> None:
         """Remove the files at the end of the run, so that tools do not show old values."""
         for path in (self._path, self._metrics_path):
             with contextlib.suppress(OSError):  # somebody has put a folder there; nothing of the agent's is lost by it
                 path.unlink()
+
+
+def _replace(path: Path, data: bytes, failed: list[tuple[Path, OSError]]) -> None:
+    """Replace a file. If that is impossible, add the file and the error to ``failed``."""
+    try:
+        write_atomic(path, data, 0o640)
+    except OSError as error:
+        failed.append((path, error))
 
 
 def status(service: Service) -> dict[str, Any]:

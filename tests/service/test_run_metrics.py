@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from errno import EISDIR
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -76,10 +77,15 @@ def test_the_second_status_brings_the_metrics(tmp_path: Path, monkeypatch: pytes
     service = SimpleNamespace(sealing=SimpleNamespace(streams={}), rings=SimpleNamespace(current=ring))
     file = StatusFile(cast("Config", config), "boot")
     for there in ({"snapshot.json"}, {"snapshot.json", "metrics.prom"}):
-        file.write(cast("Service", service))
+        assert file.write(cast("Service", service)) == []
         assert {path.name for path in tmp_path.iterdir()} == there
     file.remove()
     assert not any(tmp_path.iterdir())
+    # metrics that cannot be written do not keep the status from being written, and the message names the right file
+    (tmp_path / "metrics.prom").mkdir()
+    monkeypatch.setattr("time.monotonic", lambda: 100.0)
+    ((failed, error),) = file.write(cast("Service", service))
+    assert failed.name == "metrics.prom" and error.errno == EISDIR and (tmp_path / "snapshot.json").exists()
 
 
 def play_the_metrics(folder: Path, house: House) -> dict[str, Any]:
