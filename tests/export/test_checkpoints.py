@@ -188,11 +188,11 @@ def test_an_exported_checkpoint_shows_that_the_end_was_cut_off(gateway: Gateway,
     assert gateway.folder_report(part).verdict is Verdict.VERIFIED, "a checkpoint after the range is left out"
 
 
-def spoil_newest(store: Store, old: bytes, new: bytes) -> None:
-    """Change bytes of the newest checkpoint in the database, as a disk does."""
+def spoil_newest(store: Store, old: bytes, new: bytes, whole: bytes | None = None) -> None:
+    """Change bytes of the newest checkpoint's first page in the database, as a disk does."""
     (page, counter, data), *_ = store.documents.newest_checkpoints()
     assert old in data
-    spoilt = data.replace(old, new, 1)
+    spoilt = data.replace(old, new, 1) if whole is None else whole
     store.packs._db.execute("UPDATE checkpoints SET body = ? WHERE page = ? AND counter = ?", (spoilt, page, counter))
 
 
@@ -238,18 +238,20 @@ async def test_the_next_checkpoint_does_not_follow_a_page_that_the_disk_has_chan
 
 
 @pytest.mark.process
-def test_a_damaged_checkpoint_does_not_stop_an_export(gateway: Gateway, mh) -> None:
-    """It is left out, the command says so, and the rest is verified."""
+@pytest.mark.parametrize("spoilt", [None, b""])
+def test_a_damaged_checkpoint_does_not_stop_an_export(gateway: Gateway, mh, spoilt: bytes | None) -> None:
+    """It is left out with all its pages, the command says so, and the rest is verified."""
     # field pain 52
     gateway.seal(10)
-    gateway.keep(lambda store: keep(store, gateway.signer, gateway.now_ms - 5000, 1))
-    gateway.keep(lambda store: keep(store, gateway.signer, gateway.now_ms, 1))
-    gateway.keep(lambda store: spoil_newest(store, b'"heads"', b'\x00heads"'))
+    gateway.keep(lambda store: keep(store, gateway.signer, gateway.now_ms - 5000, 3))
+    gateway.keep(lambda store: keep(store, gateway.signer, gateway.now_ms, 3))
+    gateway.keep(lambda store: spoil_newest(store, b'"heads"', b'\x00heads"', whole=spoilt))
     folder = gateway.folder / "out"
     code, out, err = mh("export", folder, "-c", gateway.config)
     assert code == 0 and "checkpoints that are damaged in the database, and are left out: 1" in out + err, (out, err)
-    assert len((folder / "checkpoints.jsonl").read_bytes().splitlines()) == 1
-    assert not gateway.folder_report(folder).failed
+    assert len((folder / "checkpoints.jsonl").read_bytes().splitlines()) == 2
+    report = gateway.folder_report(folder)
+    assert not report.failed and not report.torn_checkpoints
 
 
 @pytest.mark.process

@@ -166,7 +166,7 @@ class Archive:
                 yield ArchivePiece("births.jsonl", (birth,), 0)
         is_sound, damaged = signature_checker(self._store, TYP_CHECKPOINT), 0
         for _, keys in groupby(self._store.documents.checkpoint_keys(self._from, self._to), lambda key: key[1]):
-            pages = [body for key in keys if (body := self._store.documents.checkpoint(*key))]
+            pages = [body for key in keys if (body := self._store.documents.checkpoint(*key)) is not None]
             # add all pages of a checkpoint or none of them, because a missing page would make a verifier believe that
             # it was withheld
             if not all(map(is_sound, pages)):
