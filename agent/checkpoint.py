@@ -13,6 +13,7 @@ from agent.pack import seconds
 from agent.verify import signed
 from drivers.encoding import base64url
 
+SKIPPED = 100  # after a loss, at least this many counters are skipped; a run makes one checkpoint an hour
 PAGE_HEADS = 200  # heads in a page; such a page has about 40 KiB, less than the smallest packet limit of brokers
 
 
@@ -65,9 +66,9 @@ def checkpoint(
     counts = [kept for _, kept, _ in before]
     hashes = {(page, kept): payload_hash(data) for page, kept, data in before}
     if not before or None in hashes.values():
-        # Higher than any counter that the lost pages can have. A counter is skipped in any case, because the checkpoint
-        # with the next counter would have to contain the hashes of the lost pages.
-        counts.append(max(0, time_ms // 1000 - 1, *(kept + 1 for kept in counts)))
+        # Higher than any counter that the lost pages can have, also if the clock was set back: a checkpoint with a lost
+        # counter would contradict it, and one with the next counter would have to contain its hash.
+        counts.append(max(0, time_ms // 1000 - 1, *(kept + SKIPPED for kept in counts)))
     counter = max(counts) + 1
     pages = max(1, -(-len(rows) // page_heads))
     made = []

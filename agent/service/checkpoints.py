@@ -9,10 +9,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from agent.checkpoint import CheckpointPage, checkpoint
-from agent.keys import TYP_CHECKPOINT
 from agent.service.db_thread import DatabaseThread
 from agent.service.signing_key import ActiveKey
-from agent.service.store_check import signature_checker
+from agent.service.store_check import checkpoint_checker
 from agent.store import Store
 from drivers.model import GatewayError
 
@@ -80,7 +79,6 @@ class CheckpointMaker:
     def _keep(self, store: Store, devices: Collection[str]) -> list[CheckpointPage]:
         heads = store.packs.heads().values()
         made: list[CheckpointPage] = []
-        is_sound = signature_checker(store, TYP_CHECKPOINT)
 
         def is_retired(stream: str) -> bool:
             name = stream.rpartition("/")[2]
@@ -88,11 +86,10 @@ class CheckpointMaker:
 
         def after(before: Sequence[tuple[int, int, bytes]]) -> list[CheckpointPage]:
             now_ms, signer = self._wall_ms(), self._active_key.signer
-            # the hash of a page that the disk has changed would be the hash of an object that nobody has
-            kept = [(page, counter, data if is_sound(data) else b"") for page, counter, data in before]
-            made.extend(checkpoint(signer, self._gateway, heads, kept, now_ms, retired=is_retired))
+            made.extend(checkpoint(signer, self._gateway, heads, before, now_ms, retired=is_retired))
             return made
 
         if heads:
-            store.documents.chain_checkpoint(after)
+            # a checkpoint must not follow a page that the disk has changed: nobody has an object with its hash
+            store.documents.chain_checkpoint(after, checkpoint_checker(store))
         return made

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.keys import TYP_PACK
+from agent.keys import TYP_CHECKPOINT, TYP_PACK
 from agent.service.db_thread import DatabaseThread
 from agent.store import Store, StoreDamaged
 from drivers.model import GatewayError
@@ -100,7 +100,9 @@ class StoreScrubber:
         """Check the whole store once. Raises GatewayError."""
         began, self.under_way = time.monotonic(), True
         try:
-            inspection = await self._db_thread.call(lambda store: store.start_check(signature_checker(store, TYP_PACK)))
+            inspection = await self._db_thread.call(
+                lambda store: store.start_check(_signature_checker(store, TYP_PACK, unknown=True))
+            )
             more = True
             while more:
                 start = time.monotonic()
@@ -134,10 +136,27 @@ def _aside(store: Store) -> dict[str, Any] | None:
     }
 
 
-def signature_checker(store: Store, typ: str) -> Callable[[bytes], bool]:
+def checkpoint_checker(store: Store) -> Callable[[int, int, bytes], bool]:
+    """Return a function that returns False for a stored page of a checkpoint that the disk has changed.
+
+    Its arguments are page, counter and object. The key records of the store name all keys that signed checkpoints, so
+    an object of another key is damaged.
+    """
+    holds = _signature_checker(store, TYP_CHECKPOINT, unknown=False)
+
+    def is_intact(page: int, counter: int, data: bytes) -> bool:
+        if not holds(data):
+            return False
+        body = json.loads(data)
+        return bool(body["page"] == page and body["counter"] == counter)
+
+    return is_intact
+
+
+def _signature_checker(store: Store, typ: str, *, unknown: bool) -> Callable[[bytes], bool]:
     """Return a function that returns False for an object of type ``typ`` with an invalid or missing signature.
 
-    It returns True for the signature of an unknown (old) key, because it cannot check this signature.
+    ``unknown``: its result for the signature of a key that is in no key record, because this cannot be checked.
     """
     from agent.verify.jws import check_signature, public_key
     from agent.verify.signed import cut_signature, signature_of
@@ -157,7 +176,7 @@ def signature_checker(store: Store, typ: str) -> Callable[[bytes], bool]:
         try:
             check_signature(sig, payload, typ, keys)
         except Refused as error:
-            return error.code == "kid"
+            return unknown and error.code == "kid"
         return True
 
     return holds

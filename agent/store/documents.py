@@ -19,6 +19,8 @@ from agent.zstd import read_frame
 # The store keeps the newest 750 checkpoints (about a month, because one is made each hour), and the first checkpoint of
 # each of the newest 400 days.
 KEEP_CHECKPOINTS, KEEP_DAYS = 750, 400
+# counters begin at the time in seconds and grow by 1; a counter above this is damaged (JSON numbers end at 2**53)
+MOST_COUNTER = 1 << 52
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 
 
@@ -141,7 +143,9 @@ class Documents:
         return {stream: (facts, learned) for stream, facts, learned in rows}
 
     def chain_checkpoint(
-        self, make: Callable[[list[tuple[int, int, bytes]]], Iterable[tuple[int, int, int, bytes]]]
+        self,
+        make: Callable[[list[tuple[int, int, bytes]]], Iterable[tuple[int, int, int, bytes]]],
+        is_intact: Callable[[int, int, bytes], bool] = lambda page, counter, body: True,
     ) -> None:
         """Store all pages of the next checkpoint in one transaction.
 
@@ -151,11 +155,16 @@ class Documents:
             make: gets the newest (page, counter, object) of each page, and returns the new rows (page, counter,
                 time_ms, object). If newer checkpoints were lost, each page that it gets has the number 0 and no object.
                 In this case only the counter is useful: no lost page has a lower counter.
+            is_intact: returns False for a (page, counter, object) that the disk has changed. Such checkpoints are
+                deleted, and count as lost.
         """
         with self._db.transaction():
+            deleted = self._delete_damaged(is_intact)
             before = self.newest_checkpoints()
-            if self._db.execute("DELETE FROM meta WHERE name = 'checkpoints_lost' RETURNING value").fetchone():
-                before = [(0, counter, b"") for _, counter, _ in before]  # newer checkpoint pages were lost
+            known = self._db.execute("DELETE FROM meta WHERE name = 'checkpoints_lost' RETURNING value").fetchone()
+            if known or deleted:  # newer checkpoint pages were lost
+                counters = [counter for _, counter, _ in before] + deleted
+                before = [(0, counter, b"") for counter in counters]
             for row in make(before):
                 self._db.execute("INSERT INTO checkpoints (page, counter, time_ms, body) VALUES (?, ?, ?, ?)", row)
             self._db.execute(
@@ -165,6 +174,20 @@ class Documents:
                 " DELETE FROM checkpoints WHERE counter NOT IN (SELECT counter FROM kept)",
                 (KEEP_CHECKPOINTS, KEEP_DAYS),
             )
+
+    def _delete_damaged(self, is_intact: Callable[[int, int, bytes], bool]) -> list[int]:
+        """Delete the newest checkpoints until all their pages are intact.
+
+        Returns the counters of the deleted checkpoints; 0 for a counter that is damaged too.
+        """
+        deleted: list[int] = []
+        while bad := [row[1] for row in self.newest_checkpoints() if not is_intact(*row)]:
+            if not self._db.executemany(
+                "DELETE FROM checkpoints WHERE counter = ?", [(found,) for found in bad]
+            ).rowcount:
+                break
+            deleted += [found if isinstance(found, int) and 0 < found < MOST_COUNTER else 0 for found in bad]
+        return deleted
 
     def checkpoint_keys(self, from_ms: int, to_ms: int) -> list[tuple[int, int]]:
         """Return (page, counter) of each checkpoint page made in ``[from_ms, to_ms)``, oldest first."""
@@ -176,14 +199,15 @@ class Documents:
     def checkpoint(self, page: int, counter: int) -> bytes | None:
         """Return a page of a checkpoint as a signed object; None if it is not stored."""
         row = self._db.execute(
-            "SELECT body FROM checkpoints WHERE page = ? AND counter = ?", (page, counter)
+            "SELECT CAST(body AS BLOB) FROM checkpoints WHERE page = ? AND counter = ?", (page, counter)
         ).fetchone()
         return row[0] if row else None
 
     def newest_checkpoints(self) -> list[tuple[int, int, bytes]]:
         """Return the newest (page, counter, object) of each page."""
+        # without the cast, one bit that the disk has flipped could make the object a text
         return self._db.execute(
-            "SELECT page, max(counter), body FROM checkpoints GROUP BY page ORDER BY page"
+            "SELECT page, max(counter), CAST(body AS BLOB) FROM checkpoints GROUP BY page ORDER BY page"
         ).fetchall()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from agent.keys import Signer, create_key, key_records
 from agent.service.checkpoints import CheckpointMaker
 from agent.store import Store
 from agent.verify import Verdict, Verifier
+from drivers.encoding import base64url, base64url_decode
+from ext.canon import dumps
 from tests.kits.exports import BASE, T0, Gateway
 
 
@@ -188,18 +191,41 @@ def test_an_exported_checkpoint_shows_that_the_end_was_cut_off(gateway: Gateway,
     assert gateway.folder_report(part).verdict is Verdict.VERIFIED, "a checkpoint after the range is left out"
 
 
-def spoil_newest(store: Store, old: bytes, new: bytes, whole: bytes | None = None) -> None:
-    """Change bytes of the newest checkpoint's first page in the database, as a disk does."""
-    (page, counter, data), *_ = store.documents.newest_checkpoints()
-    assert old in data
-    spoilt = data.replace(old, new, 1) if whole is None else whole
-    store.packs._db.execute("UPDATE checkpoints SET body = ? WHERE page = ? AND counter = ?", (spoilt, page, counter))
+def damage_newest(store: Store, how: str) -> None:
+    """Change the newest checkpoint in the database, as a disk does."""
+    (page, counter, data), *others = store.documents.newest_checkpoints()
+    execute = store.packs._db.execute
+    where = f"WHERE page = {page} AND counter = {counter}"
+    bodies = {
+        "digit": data.replace(b'"seq":', b'"sep":', 1),
+        "no signature": data.replace(b'"sig"', b'"siG"'),
+        "no JSON": data.replace(b"}", b"~", 1),
+        "empty": b"",
+        "unknown key": sign_by_another(data),
+        "another page": others[0][2] if others else b"",
+    }
+    if how in bodies:
+        execute(f"UPDATE checkpoints SET body = ? {where}", (bodies[how],))
+    elif how == "counter":
+        execute(f"UPDATE checkpoints SET counter = {(1 << 63) - 1} {where}")
+    elif how == "text":  # one bit in the header of a row; the bytes of the object are the same
+        execute(f"UPDATE checkpoints SET body = CAST(body AS TEXT) {where}")
+    else:
+        execute(f"DELETE FROM checkpoints {where}")
 
 
-@pytest.mark.parametrize(("old", "new"), [(b'"seq":', b'"sep":'), (b'"sig"', b'"siG"'), (b"}", b"~")])
-async def test_the_next_checkpoint_does_not_follow_a_page_that_the_disk_has_changed(
-    gateway: Gateway, old: bytes, new: bytes
-) -> None:
+def sign_by_another(data: bytes) -> bytes:
+    """A page whose signature names another key: the field ``kid`` of its header has one other character."""
+    header = json.loads(data)["sig"].partition(".")[0]
+    fields = json.loads(base64url_decode(header))
+    return data.replace(header.encode(), base64url(dumps({**fields, "kid": fields["kid"][:-1] + "~"})).encode())
+
+
+DAMAGES = ("digit", "no signature", "no JSON", "empty", "unknown key", "another page", "counter")
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+async def test_the_next_checkpoint_does_not_follow_a_page_that_the_disk_has_changed(gateway: Gateway, how: str) -> None:
     """Also not if it still looks like a signed object: nobody has the object whose hash it would name."""
     # field pain 52
     gateway.seal(3)
@@ -209,7 +235,7 @@ async def test_the_next_checkpoint_does_not_follow_a_page_that_the_disk_has_chan
         def retain(self, topic: str, data: bytes) -> None:
             sent.append(data)
 
-    async def make(spoil: bool) -> None:
+    async def make(damage: str = "") -> None:
         store = Store.open(gateway.folder / "state" / "store.db", 64 << 20, destinations=["platform"])
 
         class Thread:
@@ -221,15 +247,16 @@ async def test_the_next_checkpoint_does_not_follow_a_page_that_the_disk_has_chan
             cast("Any", Thread()), cast("Any", key), BASE, cast("Any", [Uplink()]), lambda: ["inv1"]
         )
         assert await maker.make()
-        if spoil:
-            spoil_newest(store, old, new)
+        if damage:
+            damage_newest(store, damage)
         store.close()
 
-    for spoil in (False, True, False):
-        await make(spoil)
+    for damage in ("", how, "", ""):
+        await make(damage)
     counters = [json.loads(data)["counter"] for data in sent]
-    assert [json.loads(data)["prev"] for data in sent] == [None, payload_hash(sent[0]), None]
-    assert counters[1] == counters[0] + 1 < counters[2]
+    prevs = [json.loads(data)["prev"] for data in sent]
+    assert prevs == [None, payload_hash(sent[0]), None, payload_hash(sent[2])]
+    assert counters[1] == counters[0] + 1 < counters[2] == counters[3] - 1
     verifier = Verifier([gateway.signer.kid])
     verifier.feed(gateway.keys)
     for data in sent:
@@ -238,18 +265,21 @@ async def test_the_next_checkpoint_does_not_follow_a_page_that_the_disk_has_chan
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("spoilt", [None, b""])
-def test_a_damaged_checkpoint_does_not_stop_an_export(gateway: Gateway, mh, spoilt: bytes | None) -> None:
+@pytest.mark.parametrize("how", [*DAMAGES, "lost page", "text"])
+def test_a_damaged_checkpoint_does_not_stop_an_export(gateway: Gateway, mh, how: str) -> None:
     """It is left out with all its pages, the command says so, and the rest is verified."""
     # field pain 52
     gateway.seal(10)
     gateway.keep(lambda store: keep(store, gateway.signer, gateway.now_ms - 5000, 3))
     gateway.keep(lambda store: keep(store, gateway.signer, gateway.now_ms, 3))
-    gateway.keep(lambda store: spoil_newest(store, b'"heads"', b'\x00heads"', whole=spoilt))
+    gateway.keep(lambda store: damage_newest(store, how))
     folder = gateway.folder / "out"
     code, out, err = mh("export", folder, "-c", gateway.config)
-    assert code == 0 and "checkpoints that are damaged in the database, and are left out: 1" in out + err, (out, err)
-    assert len((folder / "checkpoints.jsonl").read_bytes().splitlines()) == 2
+    assert code == 0, (out, err)
+    left_out = {"text": 0, "counter": 2}.get(how, 1)  # a page with a wrong counter looks like a checkpoint of its own
+    found = re.findall(r"checkpoints that are damaged in the database, and are left out: (\d+)", out + err)
+    assert found == ([str(left_out)] if left_out else []), (out, err)
+    assert len((folder / "checkpoints.jsonl").read_bytes().splitlines()) == (4 if how == "text" else 2)
     report = gateway.folder_report(folder)
     assert not report.failed and not report.torn_checkpoints
 

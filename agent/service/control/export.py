@@ -21,9 +21,9 @@ from typing import Any, Final
 from agent.intervals.calendar import Calendar
 from agent.intervals.query import query
 from agent.intervals.rows import EndReading, Flag, IntervalRow
-from agent.keys import TYP_CHECKPOINT, current_records, load_key
+from agent.keys import current_records, load_key
 from agent.service.control.protocol import Access, Export, Intervals, Reply
-from agent.service.store_check import signature_checker
+from agent.service.store_check import checkpoint_checker
 from agent.store import Store
 from drivers.encoding import exact_text
 from drivers.model import GatewayError, UsageError, clean_text
@@ -164,12 +164,15 @@ class Archive:
         for stream, (first, last) in self._spans.items():
             if first <= last and (birth := self._store.packs.birth_before(stream, first)):
                 yield ArchivePiece("births.jsonl", (birth,), 0)
-        is_sound, damaged = signature_checker(self._store, TYP_CHECKPOINT), 0
+        is_intact, damaged = checkpoint_checker(self._store), 0
         for _, keys in groupby(self._store.documents.checkpoint_keys(self._from, self._to), lambda key: key[1]):
-            pages = [body for key in keys if (body := self._store.documents.checkpoint(*key)) is not None]
+            rows = [(*key, body) for key in keys if (body := self._store.documents.checkpoint(*key)) is not None]
+            if not rows:
+                continue  # retention has deleted the checkpoint meanwhile
             # add all pages of a checkpoint or none of them, because a missing page would make a verifier believe that
             # it was withheld
-            if not all(map(is_sound, pages)):
+            pages = [body for *_, body in rows]
+            if not all(is_intact(*row) for row in rows) or json.loads(pages[0])["pages"] != len(pages):
                 damaged += 1
             elif all(map(self._is_within, pages)):
                 yield ArchivePiece("checkpoints.jsonl", tuple(pages), 0)
