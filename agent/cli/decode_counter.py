@@ -186,12 +186,12 @@ def _order(times: list[Any], values: list[Decimal | None]) -> tuple[list[int], l
     if late:
         places.sort(key=seconds.__getitem__)
         note = (
-            f"{where}, and the value of points[{first}] is lower too. This means that points[{first}] arrived late; "
-            "this command has therefore sorted the points by time"
+            f"{where}, and the counter goes back there too. This means that points[{first}] arrived late; this "
+            "command has therefore sorted the points by time"
         )
         return places, sorted(seconds), [note]
     note = (
-        f"{where}, but the value of points[{first}] is not lower. This means that the clock was set back; the points "
+        f"{where}, but the counter does not go back there. This means that the clock was set back; the points "
         "therefore keep the order of the input"
     )
     return places, None, [note]

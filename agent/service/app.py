@@ -354,7 +354,8 @@ class Service:
         """Write the status and the metrics for local tools."""
         # the agent must continue even if the runtime directory is full
         for path, error in self._snapshot.write(self) if self._snapshot is not None else ():
-            self._status_log.log(log.warning, "%s: the status cannot be written: %s", path, error.strerror)
+            what = "status" if path == self.config.snapshot_path else "metrics"
+            self._status_log.log(log.warning, "%s: the %s cannot be written: %s", path, what, error.strerror)
 
     def summary(self) -> str:
         """Return one line about the agent for ``systemctl status``."""

@@ -64,7 +64,7 @@ class StatusFile:
         The metrics begin with the second snapshot, because at a start with thousands of devices the first packs are
         more urgent. The directory is in memory, so no flash card wears out.
 
-        Returns the files that cannot be written, with the error of each.
+        Returns the files that cannot be written, with the error of each; the snapshot comes first.
         """
         versions = [(stream.name, s) for stream in service.sealing.streams.values() for s in stream.table_versions]
         if (numbers := tuple(version.number for _, version in versions)) != self._named:
@@ -81,7 +81,7 @@ class StatusFile:
             self._metrics_due = time.monotonic() + min(max(METRICS_EVERY_S, cost_s / METRICS_SHARE), METRICS_MOST_S)
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
         _replace(self._path, f'{text[:-1]},"tables":{self._tables}}}'.encode(), failed)
-        return failed
+        return failed[::-1]
 
     def remove(self) -> None:
         """Remove the files at the end of the run, so that tools do not show old values."""

@@ -370,7 +370,7 @@ def test_the_sequences_up_to_which_a_key_is_trusted_are_told_in_chinese() -> Non
         ('{"points": [[1, 2], [2, 0]]}', "清零"),
         (
             '{"points": [[5, 9], [1, 2]]}',
-            "points[1] 的时间 1 早于 points[0] 的时间 5，且 points[1] 的数值也更小。"
+            "points[1] 的时间 1 早于 points[0] 的时间 5，且此处的计数值也变小。"
             "说明 points[1] 到达较晚，本命令已将各点按时间排序",
         ),
         ('{"points": 3}', "无法解析：points 应为 [时间, 数值] 的列表，得到的是 3"),
