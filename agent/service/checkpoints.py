@@ -89,7 +89,7 @@ class CheckpointMaker:
             made.extend(checkpoint(signer, self._gateway, heads, before, now_ms, retired=is_retired))
             return made
 
-        if heads:
-            # a checkpoint must not follow a page that the disk has changed: nobody has an object with its hash
-            store.documents.chain_checkpoint(after, checkpoint_checker(store))
+        # a checkpoint must not follow a page that the disk has changed: nobody has an object with its hash
+        if heads and (bad := store.documents.chain_checkpoint(after, checkpoint_checker(store))):
+            log.error("deleted checkpoints of the store that the disk had changed: %d", bad)
         return made

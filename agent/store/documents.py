@@ -146,7 +146,7 @@ class Documents:
         self,
         make: Callable[[list[tuple[int, int, bytes]]], Iterable[tuple[int, int, int, bytes]]],
         is_intact: Callable[[int, int, bytes], bool] = lambda page, counter, body: True,
-    ) -> None:
+    ) -> int:
         """Store all pages of the next checkpoint in one transaction.
 
         Also delete old checkpoints (see ``KEEP_CHECKPOINTS``).
@@ -157,6 +157,8 @@ class Documents:
                 In this case only the counter is useful: no lost page has a lower counter.
             is_intact: returns False for a (page, counter, object) that the disk has changed. Such checkpoints are
                 deleted, and count as lost.
+
+        Returns the number of deleted damaged checkpoints.
         """
         with self._db.transaction():
             deleted = self._delete_damaged(is_intact)
@@ -174,6 +176,7 @@ class Documents:
                 " DELETE FROM checkpoints WHERE counter NOT IN (SELECT counter FROM kept)",
                 (KEEP_CHECKPOINTS, KEEP_DAYS),
             )
+        return len(deleted)
 
     def _delete_damaged(self, is_intact: Callable[[int, int, bytes], bool]) -> list[int]:
         """Delete the newest checkpoints until all their pages are intact.
@@ -181,7 +184,7 @@ class Documents:
         Returns the counters of the deleted checkpoints; 0 for a counter that is damaged too.
         """
         deleted: list[int] = []
-        while bad := [row[1] for row in self.newest_checkpoints() if not is_intact(*row)]:
+        while bad := {row[1] for row in self.newest_checkpoints() if not is_intact(*row)}:
             if not self._db.executemany(
                 "DELETE FROM checkpoints WHERE counter = ?", [(found,) for found in bad]
             ).rowcount:

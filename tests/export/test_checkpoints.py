@@ -225,7 +225,9 @@ DAMAGES = ("digit", "no signature", "no JSON", "empty", "unknown key", "another 
 
 
 @pytest.mark.parametrize("how", DAMAGES)
-async def test_the_next_checkpoint_does_not_follow_a_page_that_the_disk_has_changed(gateway: Gateway, how: str) -> None:
+async def test_the_next_checkpoint_does_not_follow_a_page_that_the_disk_has_changed(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
     """Also not if it still looks like a signed object: nobody has the object whose hash it would name."""
     # field pain 52
     gateway.seal(3)
@@ -257,6 +259,8 @@ async def test_the_next_checkpoint_does_not_follow_a_page_that_the_disk_has_chan
     prevs = [json.loads(data)["prev"] for data in sent]
     assert prevs == [None, payload_hash(sent[0]), None, payload_hash(sent[2])]
     assert counters[1] == counters[0] + 1 < counters[2] == counters[3] - 1
+    logged = [record.getMessage() for record in caplog.records]
+    assert logged == ["deleted checkpoints of the store that the disk had changed: 1"]
     verifier = Verifier([gateway.signer.kid])
     verifier.feed(gateway.keys)
     for data in sent:
