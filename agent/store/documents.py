@@ -215,7 +215,10 @@ class Documents:
 
 
 class KeyTable:
-    """The signed key records, as published."""
+    """The signed key records, as published.
+
+    They are read with a cast, because one bit that the disk has flipped could make them texts.
+    """
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -228,7 +231,7 @@ class KeyTable:
     def newest(self) -> tuple[int, bytes] | None:
         """Return (counter, object) of the newest key record; None if there is none."""
         row: tuple[int, bytes] | None = self._db.execute(
-            "SELECT counter, body FROM key_records ORDER BY counter DESC LIMIT 1"
+            "SELECT counter, CAST(body AS BLOB) FROM key_records ORDER BY counter DESC LIMIT 1"
         ).fetchone()
         return row
 
@@ -243,7 +246,7 @@ class KeyTable:
         A key that replaces a lost key begins a new chain. Damaged records are left out.
         """
         chains: dict[str, bytes] = {}
-        for (body,) in self._db.execute("SELECT body FROM key_records ORDER BY counter").fetchall():
+        for (body,) in self._db.execute("SELECT CAST(body AS BLOB) FROM key_records ORDER BY counter").fetchall():
             if is_sound(body):
                 chains[json.loads(body)["records"][0]["kid"]] = body
         return list(chains.values())

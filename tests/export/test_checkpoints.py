@@ -289,6 +289,17 @@ def test_a_damaged_checkpoint_does_not_stop_an_export(gateway: Gateway, mh, how:
 
 
 @pytest.mark.process
+def test_key_records_that_one_bit_has_made_a_text_are_exported(gateway: Gateway, mh) -> None:
+    gateway.seal(3)
+    gateway.keep(lambda store: store.packs._db.execute("UPDATE key_records SET body = CAST(body AS TEXT)"))
+    folder = gateway.folder / "out"
+    code, _, err = mh("export", folder, "-c", gateway.config)
+    assert code == 0, err
+    assert (folder / "keys.json").read_bytes().strip() == gateway.keys
+    assert gateway.folder_report(folder).verdict is Verdict.VERIFIED
+
+
+@pytest.mark.process
 def test_an_exported_checkpoint_has_all_its_pages_or_none(gateway: Gateway, mh) -> None:
     """One page that names packs after the range takes the others with it: alone they look held back."""
 
