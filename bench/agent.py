@@ -33,6 +33,7 @@ from bench.rig import (
     agent_config,
     broker,
     build_simulator,
+    compile_c,
     cost_of,
     free_ports,
     meterhouse,
@@ -49,14 +50,9 @@ FLOOR_DEVICES = 100
 
 
 def build_floor(folder: Path) -> Path:
-    """Compile the minimal C program. Raises CalledProcessError if libmodbus or libmosquitto is missing."""
-    libraries = subprocess.run(
-        ["pkg-config", "--cflags", "--libs", "libmodbus", "libmosquitto"], check=True, capture_output=True, text=True
-    )
-    binary = folder / "floor_agent"
-    source = HERE / "src" / "floor_agent.c"
-    subprocess.run(["cc", "-O2", "-o", binary, source, *libraries.stdout.split()], check=True)
-    return binary
+    """Compile the minimal C program."""
+    packages = "gcc pkg-config libmodbus-dev libmosquitto-dev"
+    return compile_c(folder / "floor_agent", packages, libraries=("libmodbus", "libmosquitto"))
 
 
 def measure(devices: int, every_s: int, seconds: float, who: str = AGENT) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,8 +56,27 @@ def build_simulator(folder: Path) -> Path:
     """Compile the simulator of devices. It is written in C so that it can serve thousands of devices, at 19 us per
     request.
     """
-    binary = folder / "modsim"
-    subprocess.run(["cc", "-O2", "-o", binary, HERE / "src" / "modsim.c", "-lm"], check=True)
+    return compile_c(folder / "modsim", "gcc", "-lm")
+
+
+def compile_c(binary: Path, packages: str, *flags: str, libraries: Sequence[str] = ()) -> Path:
+    """Compile ``src/NAME.c`` to ``binary``, which ends in NAME.
+
+    Args:
+        packages: Debian packages that provide everything it needs; the message names them if it cannot be compiled.
+        libraries: names of libraries as pkg-config knows them.
+    """
+    source = HERE / "src" / f"{binary.name}.c"
+    try:
+        if libraries:
+            found = subprocess.run(
+                ["pkg-config", "--cflags", "--libs", *libraries], check=True, capture_output=True, text=True
+            )
+            flags += tuple(found.stdout.split())
+        subprocess.run(["cc", "-O2", "-o", binary, source, *flags], check=True, stderr=subprocess.PIPE, text=True)
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        said = getattr(error, "stderr", None) or error
+        raise SystemExit(f"{said}\n{source.name} cannot be compiled. Debian: apt install {packages}") from None
     return binary
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from agent.store.errors import damage_error
+from agent.store.schema import PACKED
 from agent.store.sqlite import PAGE_BYTES, Database
 
 WHOLE_BYTES = 16 << 20  # for a file up to this size, SQLite's own check takes only a few milliseconds
@@ -96,7 +97,7 @@ class StoreCheck:
         at = 0
         while True:
             rows = self._db.execute(
-                "SELECT p.id, p.stream, p.seq, p.dictionary, p.body, b.hash FROM packs p"
+                f"SELECT p.id, p.stream, p.seq, {PACKED} FROM packs p"
                 " LEFT JOIN births b ON b.pack = p.birth WHERE p.id > ? ORDER BY p.id LIMIT ?",
                 (at, CHUNK),
             ).fetchall()

@@ -93,7 +93,7 @@ class Documents:
     def tables(self, ring_id: int) -> dict[int, StoredTable]:
         """Return all tables of a ring by number."""
         rows = self._db.execute(
-            "SELECT t.number, t.stream, d.body FROM tables t JOIN documents d ON d.hash = t.document"
+            "SELECT t.number, t.stream, CAST(d.body AS BLOB) FROM tables t JOIN documents d ON d.hash = t.document"
             " WHERE t.ring_id = ?",
             (signed(ring_id),),
         ).fetchall()

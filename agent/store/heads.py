@@ -501,7 +501,10 @@ def _reaches(path: Path, how: str, record: HeadRecord, sound: bool = False) -> b
     try:
         conn = sqlite3.connect(f"file:{path}?{how}", timeout=0, uri=True, isolation_level=None)
         try:
-            heads = {name: (seq, digest) for name, seq, digest in conn.execute("SELECT name, seq, hash FROM streams")}
+            heads = {
+                name: (seq, digest)
+                for name, seq, digest in conn.execute("SELECT name, seq, CAST(hash AS BLOB) FROM streams")
+            }
             last = conn.execute("SELECT max(id) FROM packs").fetchone()[0] or 0
             for name, kept in record.found.items():
                 seq, digest = heads.get(name, (0, b""))

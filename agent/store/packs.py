@@ -13,6 +13,7 @@ from agent.store.documents import Documents
 from agent.store.errors import StoreError, StoreFull
 from agent.store.heads import HeadTracker
 from agent.store.retention import SPARE_BYTES, Retention
+from agent.store.schema import PACKED
 from agent.store.sqlite import PAGE_BYTES, Database, free_bytes
 from agent.store.streams import DAMAGED, LossNote, StoredPack, StreamHead, StreamRegistry, boot_hex
 from agent.verify.agreed import is_asked
@@ -69,7 +70,7 @@ class PackTable:
         # the result is not used; the call makes damage in this table show when the store is opened
         self._retention.losses()
         newest: tuple[int, bytes] | None = None
-        for newest in self._db.execute("SELECT id, body FROM dictionaries ORDER BY id").fetchall():
+        for newest in self._db.execute("SELECT id, CAST(body AS BLOB) FROM dictionaries ORDER BY id").fetchall():
             self._codec.add_dictionary(*newest)
         if newest:
             self._codec.activate(*newest)
@@ -294,7 +295,7 @@ class PackTable:
         self._untrained, self._train_after = 0, RETRAIN_AFTER
         with contextlib.suppress(StoreError, ValueError, KeyError, sqlite3.Error):
             rows = self._db.execute(
-                "SELECT p.stream, p.dictionary, p.body, b.hash FROM packs p LEFT JOIN births b ON b.pack = p.birth"
+                f"SELECT p.stream, {PACKED} FROM packs p LEFT JOIN births b ON b.pack = p.birth"
                 " WHERE p.id >= ? AND NOT p.is_birth ORDER BY p.id",
                 (self._next_id - 512,),
             ).fetchall()
@@ -423,7 +424,7 @@ class PackTable:
         """
         found, last = self._read(
             max_bytes,
-            "SELECT s.name, p.is_birth, p.from_ms + p.span_ms, p.id, p.dictionary, p.body, b.hash FROM outbox o"
+            f"SELECT s.name, p.is_birth, p.from_ms + p.span_ms, p.id, {PACKED} FROM outbox o"
             " JOIN packs p ON p.id = o.pack JOIN streams s ON s.id = p.stream LEFT JOIN births b ON b.pack = p.birth"
             " WHERE o.destination = ? AND o.pack > ? ORDER BY o.pack LIMIT ?",
             *(self._destinations[destination], after_id, limit),
@@ -441,7 +442,7 @@ class PackTable:
         """
         found, last = self._read(
             max_bytes,
-            "SELECT s.name, p.from_ms + p.span_ms, p.id, p.dictionary, p.body, b.hash FROM streams s"
+            f"SELECT s.name, p.from_ms + p.span_ms, p.id, {PACKED} FROM streams s"
             " JOIN packs p ON p.id = s.birth_pack LEFT JOIN births b ON b.pack = p.birth"
             " WHERE s.name > ? ORDER BY s.name LIMIT ?",
             *(after, limit),
@@ -457,7 +458,7 @@ class PackTable:
         """
         found, read = self._read(
             max_bytes,
-            "SELECT t.boot, p.seq, p.from_ms, p.span_ms, p.is_birth, p.id, p.dictionary, p.body, b.hash"
+            f"SELECT t.boot, p.seq, p.from_ms, p.span_ms, p.is_birth, p.id, {PACKED}"
             " FROM packs p JOIN boots t ON t.id = p.boot LEFT JOIN births b ON b.pack = p.birth"
             " WHERE p.stream = ? AND p.seq > ? AND p.seq <= ? ORDER BY p.seq LIMIT ?",
             *(self._streams.cached[stream].id, seq, last, limit),
@@ -478,7 +479,7 @@ class PackTable:
         while limit > 0:
             # each query reads one chunk, because an open cursor would keep the WAL from being reset
             rows = self._db.query(
-                "SELECT p.seq, p.id, p.dictionary, p.body, b.hash FROM packs p LEFT JOIN births b ON b.pack = p.birth"
+                f"SELECT p.seq, p.id, {PACKED} FROM packs p LEFT JOIN births b ON b.pack = p.birth"
                 " WHERE p.stream = ? AND p.seq < ? AND NOT p.is_birth ORDER BY p.seq DESC LIMIT ?",
                 *(head.id, seq, min(CHUNK, limit)),
             )
@@ -492,7 +493,7 @@ class PackTable:
     def birth_before(self, stream: str, seq: int) -> bytes | None:
         """Return the birth in effect before pack ``seq``, as published; None if it is not stored."""
         rows = self._db.query(
-            "SELECT p.id, p.dictionary, p.body, b.hash FROM packs p LEFT JOIN births b ON b.pack = p.birth"
+            f"SELECT p.id, {PACKED} FROM packs p LEFT JOIN births b ON b.pack = p.birth"
             " WHERE p.stream = ? AND p.is_birth AND p.seq < ? ORDER BY p.seq DESC LIMIT 1",
             *(self._streams.cached[stream].id, seq),
         )
@@ -581,7 +582,7 @@ class PackTable:
             return [], "no such stream or boot"
         stream = self._streams.cached[ack.stream].id
         last = self._db.query(
-            "SELECT p.id, p.dictionary, p.body, b.hash FROM packs p LEFT JOIN births b ON b.pack = p.birth"
+            f"SELECT p.id, {PACKED} FROM packs p LEFT JOIN births b ON b.pack = p.birth"
             " WHERE p.stream = ? AND p.seq = ? AND p.boot = ?",
             *(stream, ack.last, boot),
         )
@@ -631,7 +632,7 @@ class PackTable:
         if first > last:
             return []
         rows = self._db.query(
-            "SELECT l.first, l.last, l.from_ms, l.to_ms, l.hash, l.reason, b.boot FROM losses l"
+            "SELECT l.first, l.last, l.from_ms, l.to_ms, CAST(l.hash AS BLOB), l.reason, b.boot FROM losses l"
             " JOIN boots b ON b.id = l.boot WHERE l.stream = ? AND l.first <= ? AND l.last >= ? ORDER BY l.first",
             *(self._streams.cached[stream].id, last, first),
         )

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 
 from agent.store.codec import Codec, prev_of
+from agent.store.schema import PACKED
 from agent.store.sqlite import PAGE_BYTES, WAL_LIMIT_BYTES, Database, DiskReserve
 from agent.store.streams import DAMAGED, SIZE_CAP, LossNote, boot_hex
 from agent.verify.signed import payload_hash
@@ -234,15 +235,15 @@ class Retention:
     def _hash_of(self, number: int, is_damaged: bool) -> bytes:
         if not is_damaged:
             packed = self._db.execute(
-                "SELECT p.dictionary, p.body, b.hash FROM packs p LEFT JOIN births b ON b.pack = p.birth"
-                " WHERE p.id = ?",
+                f"SELECT {PACKED} FROM packs p LEFT JOIN births b ON b.pack = p.birth WHERE p.id = ?",
                 (number,),
             ).fetchone()
             with contextlib.suppress(ValueError):
                 return payload_hash(self._codec.unpack(*packed))
         # the pack is damaged, but its hash is also stored: as ``prev`` in the next pack, or in the head
         successor, head, behind = self._db.execute(
-            "SELECT n.body, s.hash, s.seq - p.seq FROM packs p JOIN streams s ON s.id = p.stream"
+            "SELECT CAST(n.body AS BLOB), CAST(s.hash AS BLOB), s.seq - p.seq"
+            " FROM packs p JOIN streams s ON s.id = p.stream"
             " LEFT JOIN packs n ON n.stream = p.stream AND n.seq = p.seq + 1 WHERE p.id = ?",
             (number,),
         ).fetchone()
@@ -308,7 +309,8 @@ class Retention:
     def losses(self) -> list[LossNote]:
         """Return the losses that no pack states yet, oldest first."""
         rows = self._db.execute(
-            "SELECT l.id, s.name, b.boot, l.first, l.last, l.from_ms, l.to_ms, l.hash, l.reason FROM losses l"
+            "SELECT l.id, s.name, b.boot, l.first, l.last, l.from_ms, l.to_ms, CAST(l.hash AS BLOB), l.reason"
+            " FROM losses l"
             " JOIN streams s ON s.id = l.stream JOIN boots b ON b.id = l.boot WHERE l.stated_in IS NULL ORDER BY l.id"
         )
         return [LossNote(n, name, boot_hex(boot), *rest) for n, name, boot, *rest in rows]

@@ -198,7 +198,7 @@ class Salvage:
         """
         with suppress(*UNREADABLE):
             for ring, key, stream, digest in old.execute("SELECT ring_id, number, stream, document FROM tables"):
-                body = old.execute("SELECT body FROM documents WHERE hash = ?", (digest,)).fetchone()
+                body = old.execute("SELECT CAST(body AS BLOB) FROM documents WHERE hash = ?", (digest,)).fetchone()
                 with suppress(ValueError, TypeError):
                     if hashlib.sha256(read_frame(body[0], MAX_DOCUMENT_BYTES)).digest() != digest:
                         continue
@@ -209,7 +209,9 @@ class Salvage:
 
     def _packs(self, old: sqlite3.Connection) -> None:
         streams = self._streams(old)
-        for row in read_rows(old, "SELECT id, body FROM dictionaries WHERE id > ? ORDER BY id", (), 1 << 31):
+        for row in read_rows(
+            old, "SELECT id, CAST(body AS BLOB) FROM dictionaries WHERE id > ? ORDER BY id", (), 1 << 31
+        ):
             if not isinstance(row, Hole) and isinstance(row[1], bytes):
                 self._codec.add_dictionary(*row)
         owed, unknown = self._owed(old)
@@ -283,11 +285,13 @@ class Salvage:
     def _read(self, old: sqlite3.Connection, key: int) -> tuple[int, bytes] | None:
         """Return (id of the stream in the old database, bytes) of pack ``key``; None if the pack cannot be read."""
         try:
-            row = old.execute("SELECT stream, birth, dictionary, body FROM packs WHERE id = ?", (key,)).fetchone()
+            row = old.execute(
+                "SELECT stream, birth, dictionary, CAST(body AS BLOB) FROM packs WHERE id = ?", (key,)
+            ).fetchone()
             if row is None:
                 return None
             stream, birth, dictionary, body = row
-            named = old.execute("SELECT hash FROM births WHERE pack = ?", (birth,)).fetchone() if birth else None
+            named = old.execute("SELECT CAST(hash AS BLOB) FROM births WHERE pack = ?", (birth,)).fetchone()
             return stream, self._codec.unpack(dictionary, body, named[0] if named else None)
         except (*UNREADABLE, ValueError):
             return None
@@ -403,7 +407,7 @@ class Salvage:
 
 def read_heads(aside: Path) -> Iterator[StreamHead]:
     """Yield the heads that can be read. Reads row by row, so that a bad page does not cost the heads before it."""
-    columns = "s.name, b.boot, s.seq, s.hash, s.to_ms, s.ring_id, s.ring_pos"
+    columns = "s.name, b.boot, s.seq, CAST(s.hash AS BLOB), s.to_ms, s.ring_id, s.ring_pos"
     with suppress(sqlite3.Error, UnicodeDecodeError), closing(open_damaged(aside)) as old:
         rows = old.execute(f"SELECT {columns} FROM streams s JOIN boots b ON b.id = s.boot")
         while (row := rows.fetchone()) is not None:

@@ -13,6 +13,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 SET = "meterhouse"
+# Columns from which ``Codec.unpack`` restores a pack ``p`` with the birth ``b``. The cast reads the bytes as they are,
+# even if one flipped bit on the disk has turned a blob into a text, which Python could not decode.
+PACKED = "p.dictionary, CAST(p.body AS BLOB), CAST(b.hash AS BLOB)"
 
 # A u64 (ring ids, boots) is stored as the signed 64-bit integer with the same bits. Times are UTC milliseconds. For
 # ``body`` of packs, see codec.py, which was called body.py when this step was released.

@@ -103,7 +103,7 @@ class LossNote:
 
 
 _HEADS = (
-    "SELECT s.name, b.boot, s.seq, s.hash, s.to_ms, s.birth, s.ring_id, s.ring_pos"
+    "SELECT s.name, b.boot, s.seq, CAST(s.hash AS BLOB), s.to_ms, CAST(s.birth AS BLOB), s.ring_id, s.ring_pos"
     " FROM streams s JOIN boots b ON b.id = s.boot"
 )
 
@@ -129,7 +129,7 @@ class StreamRegistry:
 
     def refresh(self) -> None:
         """Reload the cache from the database."""
-        rows = self._db.execute("SELECT name, id, seq, birth_pack, birth FROM streams").fetchall()
+        rows = self._db.execute("SELECT name, id, seq, birth_pack, CAST(birth AS BLOB) FROM streams").fetchall()
         boots = self._db.execute("SELECT id, boot FROM boots").fetchall()
         self.cached = {name: CachedHead(number, seq, pack or 0, birth) for name, number, seq, pack, birth in rows}
         self._boots = {boot_hex(boot): number for number, boot in boots}

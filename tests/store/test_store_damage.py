@@ -160,6 +160,46 @@ def test_a_value_whose_type_changed_is_damage(path: Path, change: str) -> None:
     store.close()
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        "packs.body",
+        "births.hash",
+        "streams.hash",
+        "streams.birth",
+        "dictionaries.body",
+        "documents.body",
+        "losses.hash",
+    ],
+)
+def test_bytes_that_became_a_text_are_read_as_they_are(path: Path, column: str) -> None:
+    """One bit of a row is the type of a value. Python cannot decode such a text, but SQLite calls the file sound.
+
+    So each export and each delivery ended with "temporary disk error". # field pain 52
+    """
+    make = filled(path, 100)
+    store = Store.open(path, CAP, destinations=["platform"])
+    store.documents.register_tables(7, [(0, make.stream, {"points": ["é"]})])
+    store.close()
+    table, name = column.split(".")
+    with closing(sqlite3.connect(path)) as conn, conn:
+        if table == "losses":
+            values = (1, 1, 1, 1, 1, 0, 1, bytes(range(200, 232)), "size_cap")
+            conn.execute(f"INSERT INTO losses VALUES ({', '.join('?' * 9)}, NULL)", values)
+        turned = conn.execute(f"UPDATE {table} SET {name} = CAST({name} AS TEXT)").rowcount
+        assert turned > 0
+    store = Store.open(path, CAP, destinations=["platform"])
+    assert store.quarantine is None
+    assert [pack.data for pack in stored(store, make.stream)] == [pack.data for pack in make.made]
+    assert [item.data for item in store.packs.pending("platform", limit=999)] == [pack.data for pack in make.made]
+    assert [item.data for item in store.packs.births()] == [make.made[0].data]
+    assert store.packs.heads()[make.stream].hash == make.made[-1].hash
+    assert store.documents.tables(7)[0].document == {"points": ["é"]}
+    assert [note.hash for note in store.packs.losses()] == ([bytes(range(200, 232))] if table == "losses" else [])
+    store.packs.commit([make()])
+    store.close()
+
+
 def test_an_empty_file_and_an_orphaned_wal_are_a_new_database(path: Path) -> None:
     path.touch()
     path.with_name(path.name + "-wal").write_bytes(b"left by a file that is gone" * 100)
