@@ -83,6 +83,8 @@ class RowBuilder:
 
     def take_late(self) -> list[tuple[PageSchema, list[Row]]]:
         """Take the corrections of written intervals, and the rows of a previous shape."""
+        if not self._cells and not self._done:  # the usual case
+            return []
         late = {key: cells for key, cells in self._cells.items() if key[0] < self.next_ms}
         if late:
             self._cells = {key: cells for key, cells in self._cells.items() if key not in late}

@@ -133,6 +133,44 @@ def test_a_read_error_right_after_a_commit_loses_no_interval_either(
     assert next(calls) > 100 and found[0] and found[1] == found[0]
 
 
+def test_a_bug_stops_the_intervals_of_one_stream_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The other streams have theirs, and a stop stores their states, even if another bug shows only then."""
+    park = Timelapse(tmp_path, date(2025, 1, 31), every_s=600)
+    calls, take_ring, state = count(1), Ledger.take_ring, Ledger.state
+
+    def take(ledger: Ledger, *args: Any) -> bool:
+        if ledger.stream.endswith("/gate") and next(calls) == 20:
+            raise RuntimeError("a bug")
+        return take_ring(ledger, *args)
+
+    def state_or_error(ledger: Ledger) -> bytes:
+        if ledger.stream == first:
+            raise RuntimeError("another bug")
+        return state(ledger)
+
+    monkeypatch.setattr(Ledger, "take_ring", take)
+    for _ in park.until(date(2025, 2, 1)):
+        pass
+    ends = {name: park.store.intervals.end_ms(name) for name in sorted(park.store.packs.heads()) if "/_" not in name}
+    gate = next(name for name in ends if name.endswith("/gate"))
+    first, *others = (name for name in ends if name != gate)
+    newest = max(ends.values())
+    assert len(others) > 3 and ends[gate] < newest - 4 * 3_600_000
+    assert all(ends[name] == newest for name in (first, *others))
+    monkeypatch.setattr(Ledger, "state", state_or_error)
+    park.close()
+    store = Store.open(park.config.store_path)
+    heads = store.packs.heads()
+    kept = {name: (store.intervals.state(name) or (0,))[0] for name in ends}
+    assert all(kept[name] == heads[name].seq for name in others)
+    store.close()
+    told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    text = "internal error: no intervals of %s are computed until the next start: %s"
+    assert told == [text % (gate, "a bug"), text % (first, "another bug")]
+
+
 def stop(gateway: Gateway, rng: random.Random) -> None:
     gateway.builder.save(gateway.store)
     gateway.close()

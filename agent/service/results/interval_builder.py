@@ -13,8 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -128,9 +127,10 @@ class IntervalBuilder:
             if state is None or state.ledger.seq + 1 != segment.packs[0].seq:
                 self._behind[segment.stream] = None
                 continue
-            with self._isolated(segment.stream):
-                if state.table is not segment.table and any(pack.is_birth for pack in segment.packs):
-                    state.ledger.use(json.loads(segment.table.encoded))
+            try:
+                if state.table is not segment.table:
+                    if any(pack.is_birth for pack in segment.packs):
+                        state.ledger.use(json.loads(segment.table.encoded))
                     state.table = segment.table
                 spans = [
                     PackSpan(p.seq, p.boot, p.from_ms, p.to_ms, p.part, gaps_of_pack(p.gaps)) for p in segment.packs
@@ -139,6 +139,8 @@ class IntervalBuilder:
                     self._read_again(segment.stream)  # the ring was overwritten meanwhile
                     continue
                 touched[segment.stream] = state
+            except Exception as error:  # noqa: BLE001 - see ``_give_up``
+                self._give_up(segment.stream, error)
         try:
             self._take_rows(store, touched)
         except GatewayError as error:  # the packs are committed already, and their intervals are made from them later
@@ -177,9 +179,11 @@ class IntervalBuilder:
         end = time.monotonic() + SLICE_S
         while self._behind and time.monotonic() < end:
             stream = next(iter(self._behind))
-            with self._isolated(stream):
+            try:
                 if self._read(store, stream, end):
                     del self._behind[stream]
+            except Exception as error:  # noqa: BLE001 - see ``_give_up``
+                self._give_up(stream, error)
             if stream in self._broken:
                 self._behind.pop(stream, None)
         self._save(store)  # once for all streams, because each transaction waits for the disk
@@ -275,28 +279,32 @@ class IntervalBuilder:
 
     def _take_rows(self, store: Store, by_stream: Mapping[str, _StreamState]) -> None:
         """Take the finished intervals, gaps and events of these streams. The next ``_save`` stores them."""
-        unsaved = self._unsaved
         for stream, state in by_stream.items():
-            with self._isolated(stream):
-                made, gaps = state.ledger.rows(), state.ledger.gap_rows()
-                for counter_event in state.ledger.counter_events:
-                    self._note(stream, event_of(counter_event))
-                state.ledger.counter_events = []
-                # no state is stored yet, because the rebuild must start again after a kill
-                if state.rebuild is not None:
-                    written, made = split_rows(made, state.rebuild.written_ms)
-                    state.rebuild.made += written
-                    state.rebuild.gaps += gaps
-                # this comes first, because it reads the store: after an error, the state must not be stored without
-                # its rows
-                pages = new_pages(
-                    stream, above_written(store, stream, made, state.rebuilt_ms), self.calendar, self.published_ms
-                )
-                if state.rebuild is None and (made or gaps):
-                    unsaved.states[stream] = (state.ledger.seq, state.ledger.state())
-                    self._note_gap_start(stream, state.ledger)
-                    unsaved.gaps.append(NewGaps(stream, gaps))
-                unsaved.pages += pages
+            try:
+                self._take_rows_of(store, stream, state)
+            except Exception as error:  # noqa: BLE001 - see ``_give_up``
+                self._give_up(stream, error)
+
+    def _take_rows_of(self, store: Store, stream: str, state: _StreamState) -> None:
+        unsaved, ledger = self._unsaved, state.ledger
+        made, gaps = ledger.rows(), ledger.gap_rows()
+        for counter_event in ledger.counter_events:
+            self._note(stream, event_of(counter_event))
+        ledger.counter_events = []
+        # no state is stored yet, because the rebuild must start again after a kill
+        if state.rebuild is not None:
+            written, made = split_rows(made, state.rebuild.written_ms)
+            state.rebuild.made += written
+            state.rebuild.gaps += gaps
+        # this comes first, because it reads the store: after an error, the state must not be stored without its rows
+        pages = new_pages(
+            stream, above_written(store, stream, made, state.rebuilt_ms), self.calendar, self.published_ms
+        )
+        if state.rebuild is None and (made or gaps):
+            unsaved.states[stream] = (ledger.seq, ledger.state())
+            self._note_gap_start(stream, ledger)
+            unsaved.gaps.append(NewGaps(stream, gaps))
+        unsaved.pages += pages
 
     def _save(self, store: Store) -> None:
         if self._unsaved.is_empty:
@@ -311,12 +319,14 @@ class IntervalBuilder:
 
     def save(self, store: Store) -> None:
         """Store the state of every stream, so that the next start need not read packs again."""
-        for stream, state in self._states.items():
+        for stream, state in list(self._states.items()):
             is_whole = state.rebuild is None and state.ledger.tracked is not None and state.ledger.to_ms
             if stream not in self._behind and is_whole:
-                with self._isolated(stream):
+                try:
                     self._unsaved.states[stream] = (state.ledger.seq, state.ledger.state())
                     self._note_gap_start(stream, state.ledger)
+                except Exception as error:  # noqa: BLE001 - see ``_give_up``
+                    self._give_up(stream, error)
         self._unsaved.store(store)
         self._unsaved = _Unsaved()
 
@@ -377,25 +387,18 @@ class IntervalBuilder:
             store.intervals.merge_days(self.calendar.stretch("day", now_ms - FOLD_AFTER_MS)[0], self.calendar.day, fold)
             store.intervals.prune(now_ms - self._keep_ms)
 
-    @contextmanager
-    def _isolated(self, stream: str) -> Iterator[None]:
-        """Limit the effect of a bug to one stream.
+    def _give_up(self, stream: str, error: Exception) -> None:
+        """Limit the effect of a bug to one stream. Raises the errors of the store, which the caller handles.
 
         After a bug, this stream gets no more intervals until the next start, but its readings are still sealed.
         """
-        try:
-            yield
-        except GatewayError:
-            raise  # the caller handles errors of the store
-        except Exception as error:
-            log.error(
-                "internal error: no intervals of %s are computed until the next start: %s",
-                stream,
-                error,
-                exc_info=error,
-            )
-            self._broken.add(stream)
-            self._states.pop(stream, None)
+        if isinstance(error, GatewayError):
+            raise error
+        log.error(
+            "internal error: no intervals of %s are computed until the next start: %s", stream, error, exc_info=error
+        )
+        self._broken.add(stream)
+        self._states.pop(stream, None)
 
 
 def event_of(counter_event: CounterEvent) -> dict[str, Any]:
