@@ -145,7 +145,10 @@ class DevicePoll:
 
     def _periods_changed(self) -> None:
         """Recompute what depends on the periods, the next ticks and the driver's points."""
-        self._max_urgency_ms = MAX_WAIT_ROUNDS * min((p for p in self.periods if p), default=1000)
+        shortest_ms = min((p for p in self.periods if p), default=0)
+        self._max_urgency_ms = MAX_WAIT_ROUNDS * (shortest_ms or 1000)
+        # after this time without an answer, in ms, the device counts as dead
+        self.dead_after_ms = max(DEAD_AFTER_MS, DEAD_AFTER_PERIODS * shortest_ms)
         self._next_ms = -1  # the earliest tick in ``next``; -1: ``next`` has changed, and this must be computed again
         self._points: dict[int, array[int]] = {}
 
@@ -418,11 +421,6 @@ class DevicePoll:
         )
         silent = self._may_sleep and (silent or self._has_died(utc_ms))
         return silent and self.driver.spec.silence(Reason.TIMEOUT, utc_ms) is Reason.ASLEEP
-
-    @property
-    def dead_after_ms(self) -> int:
-        """The time without an answer, in ms, after which the device counts as dead."""
-        return max(DEAD_AFTER_MS, DEAD_AFTER_PERIODS * min((p for p in self.periods if p), default=0))
 
     def is_overdue(self, now_ms: int) -> bool:
         """True if the device has been silent for at least ``dead_after_ms``."""

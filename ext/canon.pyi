@@ -97,3 +97,15 @@ def number(mantissa: int, exponent: int) -> bytes:
     """Return the double nearest to mantissa * 10**exponent as RFC 8785 writes it (``-1500``, ``230.1``, ``1e-7``).
 
     Raises ValueError if the number is larger than the largest double."""
+
+def split_pack(data: bytes, birth: bytes | None) -> tuple[bool, bytes, bytes, bytes] | None:
+    """Separate the random values of a pack from the rest, which can be compressed.
+
+    Returns (True if ``birth`` is left out, signature, ``prev``, rest). In the rest, the texts of the signature, of
+    ``prev`` and, if it is left out, the member ``birth`` up to the end of its hash are missing. Returns None if the
+    identical pack could not be restored from these values.
+
+    Args:
+        data: the pack, canonical JSON with its ``sig``.
+        birth: hash of the birth in effect; it is left out if the pack begins with it. None: nothing is left out there.
+    """

@@ -1,13 +1,16 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # distutils: language = c++
-"""Writes ring slices as canonical SenML JSON, and counts due readings by result. ``dumps`` writes any JSON value."""
+"""Writes ring slices as canonical SenML JSON, and counts due readings by result. ``dumps`` writes any JSON value.
+
+``split_pack`` separates the random values of a pack from the rest, for compression.
+"""
 from typing import NamedTuple
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.math cimport INFINITY
-from libc.stdint cimport INT64_MIN, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MIN, int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from ext.decimal cimport isfinite
 from ext.jcs cimport NUMBER_ROOM, Out, put, put_string, reserve, write_double
@@ -19,6 +22,14 @@ from ext.senml cimport (
 cdef size_t MAX_GRID = 64 << 20  # due readings of a slice, one byte for each: enough for a day of 700 points at 1 s
 cdef uint64_t BIGGEST = (<uint64_t>1 << 53) - 1  # a double holds all integers up to this one exactly
 cdef int MAX_DEPTH = 64
+cdef enum:
+    HASH_CHARS = 43  # characters of a hash (32 bytes) in base64url
+    SIGNATURE_CHARS = 86  # and of a signature (64 bytes)
+    BIRTH_END = 10 + HASH_CHARS  # end of the member "birth" at the beginning of a pack
+cdef int8_t[256] SEXTETS  # character of base64url -> its six bits; -1: another character
+memset(SEXTETS, -1, sizeof(SEXTETS))
+for _n, _char in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"):
+    SEXTETS[ord(_char)] = _n
 
 
 class RawJson(bytes):
@@ -366,3 +377,61 @@ cdef list _sorted(dict value):
 
 def _utf16(key):
     return key.encode("utf-16-be", "surrogatepass")
+
+
+cdef bint _decode(const char *text, Py_ssize_t chars, uint8_t *raw) noexcept nogil:
+    """Decode base64url. Returns False if the text is not the one that encoding the bytes would give."""
+    cdef uint32_t bits = 0
+    cdef int held = 0
+    cdef int8_t six
+    cdef Py_ssize_t n
+    for n in range(chars):
+        six = SEXTETS[<uint8_t>text[n]]
+        if six < 0:
+            return False
+        bits = bits << 6 | <uint32_t>six
+        held += 6
+        if held >= 8:
+            held -= 8
+            raw[0] = <uint8_t>(bits >> held)
+            raw += 1
+    return bits & ((1 << held) - 1) == 0
+
+
+cdef Py_ssize_t _after_last(const char *text, Py_ssize_t size, const char *wanted, Py_ssize_t length) noexcept nogil:
+    """Return the position after the last ``wanted`` in a text; -1 if the text does not contain it."""
+    cdef Py_ssize_t at = size - length
+    while at >= 0:
+        if memcmp(text + at, wanted, length) == 0:
+            return at + length
+        at -= 1
+    return -1
+
+
+def split_pack(bytes data, bytes birth):
+    cdef const char *text = data
+    cdef Py_ssize_t size = len(data), start = 0
+    cdef Py_ssize_t prev = _after_last(text, size, b'"prev":"', 8), sig = _after_last(text, size, b"..", 2)
+    cdef uint8_t raw_sig[64]
+    cdef uint8_t raw_prev[32]
+    cdef uint8_t raw_birth[32]
+    cdef bytes rest
+    cdef char *out
+    if prev < 0 or prev + HASH_CHARS >= sig or sig + SIGNATURE_CHARS > size:
+        return None
+    if not _decode(text + prev, HASH_CHARS, raw_prev) or not _decode(text + sig, SIGNATURE_CHARS, raw_sig):
+        return None
+    if birth is not None and len(birth) == 32 and prev > BIRTH_END and memcmp(text, b'{"birth":"', 10) == 0:
+        if _decode(text + 10, HASH_CHARS, raw_birth) and memcmp(raw_birth, <const char *>birth, 32) == 0:
+            start = BIRTH_END
+    rest = PyBytes_FromStringAndSize(NULL, size - start - HASH_CHARS - SIGNATURE_CHARS)
+    out = rest
+    memcpy(out, text + start, prev - start)
+    memcpy(out + prev - start, text + prev + HASH_CHARS, sig - prev - HASH_CHARS)
+    memcpy(out + sig - start - HASH_CHARS, text + sig + SIGNATURE_CHARS, size - sig - SIGNATURE_CHARS)
+    # a reader that restores the pack searches the two places in the same way
+    if _after_last(out, len(rest), b'"prev":"', 8) != prev - start:
+        return None
+    if _after_last(out, len(rest), b"..", 2) != sig - start - HASH_CHARS:
+        return None
+    return start > 0, raw_sig[:64], raw_prev[:32], rest

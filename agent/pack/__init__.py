@@ -5,13 +5,14 @@ Keys and clock are arguments. No module here uses a file, a socket or the databa
 """
 
 from agent.pack.facts import Facts, changes, contradicts
-from agent.pack.packer import Head, Packer, Savepoint, SealedPack
-from agent.pack.table import BirthPoints, BirthTable, seconds, ticks
+from agent.pack.packer import Clock, Head, Packer, Savepoint, SealedPack
+from agent.pack.table import BirthPoints, BirthTable, seconds, seconds_json, ticks
 from drivers.encoding import base64url
 
 __all__ = [
     "BirthPoints",
     "BirthTable",
+    "Clock",
     "Facts",
     "Head",
     "Packer",
@@ -21,5 +22,6 @@ __all__ = [
     "changes",
     "contradicts",
     "seconds",
+    "seconds_json",
     "ticks",
 ]

@@ -11,14 +11,15 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from agent.pack.gaps import gaps_of
-from agent.pack.table import BirthTable, seconds
+from agent.pack.table import BirthTable, seconds, seconds_json
 from drivers.encoding import base64url
 from drivers.model import Reason
-from ext.canon import Slice, dumps, seal
+from ext.canon import RawJson, Slice, dumps, seal
 from ext.ring import Ring
 
 HEADER_BYTES = 1024  # bytes of a pack that are reserved for its members other than the readings
 HOUR_MS = 3_600_000
+Clock = Mapping[str, Any] | RawJson  # the object ``clock`` of packs; RawJson if several packs get the same one
 _NO_TALLY: Mapping[int, int] = MappingProxyType({})
 
 
@@ -193,7 +194,7 @@ class Packer:
         ring: Ring,
         positions: array[int],
         to_ms: int,
-        clock: Mapping[str, Any],
+        clock: Clock,
         events: Sequence[Mapping[str, Any]] = (),
         unknown: Reason = Reason.STOPPED,
     ) -> list[SealedPack]:
@@ -228,7 +229,7 @@ class Packer:
         return out
 
     def absent(
-        self, ring: Ring, to_ms: int, reason: Reason, clock: Mapping[str, Any], events: Sequence[Mapping[str, Any]] = ()
+        self, ring: Ring, to_ms: int, reason: Reason, clock: Clock, events: Sequence[Mapping[str, Any]] = ()
     ) -> list[SealedPack]:
         """Make one pack that states a gap of all points up to ``to_ms``. If a birth is needed, it comes first.
 
@@ -257,7 +258,7 @@ class Packer:
     def results(
         self,
         ring: Ring,
-        clock: Mapping[str, Any],
+        clock: Clock,
         made: Sequence[tuple[int, Sequence[Mapping[str, Any]]]],
         events: Sequence[Mapping[str, Any]] = (),
     ) -> list[SealedPack]:
@@ -315,7 +316,7 @@ class Packer:
         ring: Ring,
         positions: array[int],
         table: BirthTable,
-        clock: Mapping[str, Any],
+        clock: Clock,
         events: Sequence[Mapping[str, Any]],
         to_ms: int,
         unknown: Reason,
@@ -351,7 +352,7 @@ class Packer:
         positions: array[int],
         piece: Slice,
         to_ms: int,
-        clock: Mapping[str, Any],
+        clock: Clock,
         gaps: list[dict[str, Any]],
         events: Sequence[Mapping[str, Any]],
         unknown: Reason,
@@ -385,7 +386,7 @@ class Packer:
         ring: Ring,
         ring_pos: int,
         to_ms: int,
-        clock: Mapping[str, Any],
+        clock: Clock,
         *,
         table: BirthTable | None = None,
         e: bytes = b"[]",
@@ -408,12 +409,12 @@ class Packer:
             front.append(b'"e":' + e)
         if events:
             front.append(b'"events":' + dumps(list(events)))
-        front.append(b'"from":' + dumps(seconds(at.from_ms)))
+        front.append(b'"from":' + seconds_json(at.from_ms))
         if gaps:
             front.append(b'"gaps":' + dumps(list(gaps)))
         if part:
             front.append(b'"part":' + dumps(part))
-        front.append(b'"prev":' + dumps(at.prev))
+        front.append(b'"prev":"' + at.prev.encode() + b'"' if at.prev is not None else b'"prev":null')
         if at.first:
             front.append(b'"prev_boot":' + dumps(at.prev_boot))
         if results:
@@ -422,7 +423,7 @@ class Packer:
         back = self._stream_member
         if table is not None:
             back += b',"table":' + table.encoded
-        back += b',"to":' + dumps(seconds(to_ms)) + b',"v":1}'
+        back += b',"to":' + seconds_json(to_ms) + b',"v":1}'
         head = b"{" + b",".join(front)
         payload = head + back
         digest = hashlib.sha256(payload).digest()

@@ -16,6 +16,14 @@ def seconds(ms: int) -> int | float:
     return ms // 1000 if ms % 1000 == 0 else ms / 1000
 
 
+def seconds_json(ms: int) -> bytes:
+    """Return ``seconds(ms)`` as canonical JSON. Up to 15 digits, a double is written with the digits that it has."""
+    if not 0 <= ms < 10**15:
+        return dumps(seconds(ms))
+    whole, rest = divmod(ms, 1000)
+    return b"%d" % whole if not rest else (b"%d.%03d" % (whole, rest)).rstrip(b"0")
+
+
 class BirthPoints:
     """The ``points`` of a birth, and data derived from them.
 

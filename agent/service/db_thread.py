@@ -18,6 +18,7 @@ from agent.pack import SealedPack
 from agent.service.seal_jobs import SealedSegment, SealJob
 from agent.store import LossNote, Store, StoreDamaged
 from drivers.model import GatewayError, Reason
+from ext.canon import RawJson, dumps
 
 if TYPE_CHECKING:
     from agent.uplink import Uplink
@@ -265,7 +266,7 @@ class DatabaseThread:
     def _seal(self, store: Store, jobs: Sequence[SealJob], whole: bool) -> int:
         if self._damaged is not None:
             raise self._damaged
-        clock = self._clock()
+        clock = RawJson(dumps(self._clock()))  # written once for all packs
         done = size = 0
         batch: list[SealJob] = []
         for job in jobs:
@@ -291,7 +292,7 @@ class DatabaseThread:
 
     def losses_of(self, stream: str) -> list[LossNote]:
         """Return the losses that the next pack of a stream must state. This is called in the database thread."""
-        return [note for note in self._losses if note.stream == stream]
+        return [note for note in self._losses if note.stream == stream] if self._losses else []
 
     def commit_packs(self, store: Store, packs: Sequence[SealedPack], stated: Sequence[LossNote] = ()) -> None:
         """Commit packs of results and offer them to the uplinks. This is called in the database thread.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from agent.pack import BirthTable, Packer, Savepoint, SealedPack, base64url, seconds
+from agent.pack import BirthTable, Clock, Packer, Savepoint, SealedPack, base64url, seconds
 from agent.service.recent_readings import RecentReadings
 from agent.store import LossNote
 from drivers.model import Reason
@@ -79,7 +79,7 @@ class SealJob:
     quiet: bool = False
     _mark: Savepoint | None = None
 
-    def seal(self, clock: Mapping[str, Any], losses: Sequence[LossNote] = ()) -> None:
+    def seal(self, clock: Clock, losses: Sequence[LossNote] = ()) -> None:
         """Make the packs, table by table. A downtime before the first table becomes a pack of its own.
 
         This is called in the database thread.

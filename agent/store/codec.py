@@ -15,20 +15,20 @@ A body begins with one byte for its form, then
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import zstandard
 
 from agent.zstd import read_frame
 from drivers.encoding import base64url_bytes, base64url_decode
+from ext.canon import split_pack
 
 MAX_PACK_BYTES = 64 * 1024 * 1024  # largest decompressed pack; a damaged frame may state any size
 DICTIONARY_BYTES = 32 * 1024
 SAMPLE_BYTES = 12 * 1024  # bytes of one pack that a dictionary may contain: usually enough for every point once
 SMALL_BYTES = 3 * 1024  # up to this size, the better search of zstd is cheap enough, see ``_compressor``
 _PLAIN_LEVEL = 3  # zstd level until a dictionary exists
-_BIRTH, _PREV, _SIG, _DOTS = b'{"birth":"', b'"prev":"', b',"sig":"', b".."
-_PREV_LEN, _SIG_LEN = 43, 86  # lengths of ``prev`` (32 bytes) and the signature (64 bytes) in base64url
+_BIRTH, _PREV, _DOTS = b'{"birth":"', b'"prev":"', b".."
+_HASH_LEN = 43  # length of a hash (32 bytes) in base64url
 
 
 def prev_of(body: bytes | None) -> bytes | None:
@@ -36,38 +36,8 @@ def prev_of(body: bytes | None) -> bytes | None:
     return body[65:97] if body and body[0] in {1, 2} and len(body) > 97 else None
 
 
-class _Split(NamedTuple):
-    """A pack, split into its random values and the compressible rest."""
-
-    sig: bytes
-    prev: bytes
-    rest: bytes
-
-
-def _split(data: bytes, birth: bytes | None) -> _Split | None:
-    """Split a pack. Returns None if ``_join`` would not restore the identical bytes.
-
-    ``birth``: the hash at the beginning of the pack, to be removed from the rest; None: nothing is removed there.
-    """
-    prev = data.rfind(_PREV) + len(_PREV)
-    dots = data.rfind(_DOTS) + len(_DOTS)
-    if not len(_PREV) <= prev < dots - _PREV_LEN:
-        return None
-    prev_end, sig_end, start = prev + _PREV_LEN, dots + _SIG_LEN, 0
-    try:
-        sig_raw = base64url_decode(data[dots:sig_end])
-        prev_raw = base64url_decode(data[prev:prev_end])
-    except ValueError:
-        return None
-    if birth is not None:
-        start = len(_BIRTH) + _PREV_LEN
-    rest = data[start:prev] + data[prev_end:dots] + data[sig_end:]
-    if len(sig_raw) != 64 or len(prev_raw) != 32 or _join(sig_raw, prev_raw, birth, rest) != data:
-        return None
-    return _Split(sig_raw, prev_raw, rest)
-
-
 def _join(sig_raw: bytes, prev_raw: bytes, birth: bytes | None, rest: bytes) -> bytes:
+    """Restore the pack that ``split_pack`` has split. ``birth``: the hash, if it was left out."""
     prev = rest.rfind(_PREV) + len(_PREV)
     dots = rest.rfind(_DOTS) + len(_DOTS)
     return b"".join(
@@ -84,8 +54,8 @@ def _join(sig_raw: bytes, prev_raw: bytes, birth: bytes | None, rest: bytes) -> 
 
 def compressible(data: bytes) -> bytes:
     """The part of a pack that is compressed. Dictionaries are made from it."""
-    split = _split(data, _birth_of(data)) or _split(data, None)
-    return split.rest if split else data
+    found = split_pack(data, _birth_of(data))
+    return found[3] if found else data
 
 
 def _birth_of(data: bytes) -> bytes | None:
@@ -93,7 +63,7 @@ def _birth_of(data: bytes) -> bytes | None:
     if not data.startswith(_BIRTH):
         return None
     try:
-        return base64url_decode(data[len(_BIRTH) : len(_BIRTH) + _PREV_LEN])
+        return base64url_decode(data[len(_BIRTH) : len(_BIRTH) + _HASH_LEN])
     except ValueError:
         return None
 
@@ -170,17 +140,13 @@ class Codec:
             birth: hash of the birth in effect, which is left out of the body if the pack contains it. ``unpack`` must
                 then get the same hash.
         """
-        split = None
-        if birth is not None and birth == _birth_of(data):
-            split = _split(data, birth)
-        form = 2 if split else 1
-        split = split or _split(data, None)
-        rest = split.rest if split else data
+        found = split_pack(data, birth)
+        left_out, sig, prev, rest = found or (False, b"", b"", data)
         number = self.dictionary
         frame = (self._small if len(rest) <= SMALL_BYTES else self._large).compress(rest)
-        if split is None:
+        if found is None:
             return number, False, b"".join((b"\x00", digest, frame))
-        return number, form == 2, b"".join((bytes((form,)), split.sig, split.prev, frame))
+        return number, left_out, b"".join((b"\x02" if left_out else b"\x01", sig, prev, frame))
 
     def unpack(self, number: int, body: bytes, birth: bytes | None) -> bytes:
         """Decode a pack. ``birth``: the hash, if it was left out. Raises ValueError if the body is damaged."""

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.keys import Signer, create_key, key_records, load_key
-from agent.pack import BirthTable, Head, Packer, SealedPack, seconds, ticks
+from agent.pack import BirthTable, Head, Packer, SealedPack, seconds, seconds_json, ticks
 from agent.verify import Verifier
 from drivers.model import PACES, Reason
+from ext.canon import RawJson, dumps
 from ext.ring import Ring
 
 T0 = 1_795_500_000_000
@@ -236,6 +237,22 @@ def test_ticks_are_those_of_the_grid(start: int, length: int, period: int, phase
 
 def test_seconds_have_at_most_three_decimals() -> None:
     assert seconds(1_795_500_900_250) == 1_795_500_900.25 and seconds(5000) == 5 and isinstance(seconds(5000), int)
+
+
+@given(st.integers(-(10**17), 10**17) | st.integers(0, 3000) | st.integers(10**15 - 9, 10**15 + 9))
+def test_seconds_are_written_like_any_other_number(ms: int) -> None:
+    try:
+        wanted = dumps(seconds(ms))
+    except ValueError:  # an integer that a double does not hold exactly
+        with pytest.raises(ValueError, match="beyond"):
+            seconds_json(ms)
+    else:
+        assert seconds_json(ms) == wanted
+
+
+def test_the_clock_of_many_packs_may_be_written_already(signer: Signer, ring: Ring) -> None:
+    made = [packer(signer).seal(ring, array("Q"), T0 + 5000, clock) for clock in (CLOCK, RawJson(dumps(CLOCK)))]
+    assert [pack.data for pack in made[0]] == [pack.data for pack in made[1]]
 
 
 def test_the_paces_have_a_number_each() -> None:
