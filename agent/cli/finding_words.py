@@ -69,6 +69,7 @@ _CLOCK = (
 )
 
 SILENT: Final[Texts] = ("not asked while it is silent", "无应答期间未询问")
+WAS_SILENT: Final[Texts] = ("not asked while it was silent", SILENT[1])  # it answers again
 LINE_DOWN: Final[Texts] = ("its line is not open", "线路未打开")
 STALLED: Final[Texts] = (
     "not asked in time: the line was not busy, so the agent or this machine was paused",

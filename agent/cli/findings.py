@@ -12,7 +12,16 @@ from typing import Any, Final, NamedTuple
 
 from agent.certificates import WARN_DAYS
 from agent.cli.common import age_in_chinese, show_age, singular
-from agent.cli.finding_words import BECAUSE, FINDINGS, LANGUAGES, STALLED, STALLED_ADVICE, Texts, reason_words
+from agent.cli.finding_words import (
+    BECAUSE,
+    FINDINGS,
+    LANGUAGES,
+    STALLED,
+    STALLED_ADVICE,
+    WAS_SILENT,
+    Texts,
+    reason_words,
+)
 from agent.cli.reading_words import QUALITIES
 from drivers.model import clean_text
 
@@ -476,7 +485,7 @@ def _readings(name: str, where: str, device: Facts, line: Facts, now: float) -> 
         return
     elif missing and expected and readings / expected < COMPLETE:
         worst = max(missing, key=missing.__getitem__)
-        why, advice = _because(worst, missing, line)
+        why, advice = _because(worst, missing, recent, line)
         values |= {"share": f"{complete:.0%}", "worst": worst, "why": why, "count": sum(missing.values()),
                    "advice": advice, "again": _again(device, recent, now)}  # fmt: skip
         yield Finding("readings-lost" if worst in BY_GATEWAY else "device-incomplete", where, values)
@@ -491,11 +500,11 @@ def _readings(name: str, where: str, device: Facts, line: Facts, now: float) -> 
         yield from _refused(where, device, values | {"count": missing.get("exception", 0)})
 
 
-def _each_reason(missing: Mapping[str, int], why: Texts, worst: str) -> Texts:
-    """Return a text with each reason and its count of readings. ``why``: words for ``worst``, the most frequent one."""
-    rest = sorted((reason for reason in missing if reason != worst), key=missing.__getitem__, reverse=True)
-    words = [(why, missing[worst]), *((reason_words(reason), missing[reason]) for reason in rest)]
-    return "; ".join(f"{one[0]}: {n}" for one, n in words), "；".join(f"{one[1]} {n}" for one, n in words)
+def _each_reason(missing: Mapping[str, int], words: Mapping[str, Texts], worst: str) -> Texts:
+    """Return a text with each reason and its count of readings, ``worst``, the most frequent one, first."""
+    order = [worst, *sorted(missing.keys() - {worst}, key=lambda reason: (-missing[reason], reason))]
+    counted = [(words[reason], missing[reason]) for reason in order]
+    return "; ".join(f"{one[0]}: {n}" for one, n in counted), "；".join(f"{one[1]} {n}" for one, n in counted)
 
 
 def _again(device: Facts, recent: Facts, now: float) -> Texts:
@@ -519,15 +528,17 @@ def _refused(where: str, device: Facts, values: Mapping[str, object]) -> Iterato
         yield Finding("device-refuses", where, {**values, "names": _names(names), "points": points})
 
 
-def _because(worst: str, missing: Mapping[str, int], line: Facts) -> tuple[Texts, Texts]:
+def _because(worst: str, missing: Mapping[str, int], recent: Facts, line: Facts) -> tuple[Texts, Texts]:
     """Return (text that tells why readings are missing, advice for ``worst``, the most frequent reason).
 
     If a line was late although it was not busy, the text says that the agent or the machine paused.
     """
-    why, advice = reason_words(worst), BECAUSE.get(worst, ("", ""))
+    words, advice = {reason: reason_words(reason) for reason in missing}, BECAUSE.get(worst, ("", ""))
+    if 0 < missing.get("absent", 0) <= (recent.get("not_asked") or 0):
+        words["absent"] = WAS_SILENT
     if worst == "overload" and (line.get("busy_share") or 0.0) <= BUSY / 2:
-        why, advice = STALLED, STALLED_ADVICE
-    return _each_reason(missing, why, worst) if len(missing) > 1 else why, advice
+        words[worst], advice = STALLED, STALLED_ADVICE
+    return _each_reason(missing, words, worst) if len(missing) > 1 else words[worst], advice
 
 
 def _broken_answers(name: str, where: str, device: Facts) -> Iterator[Finding]:

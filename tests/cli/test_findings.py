@@ -290,7 +290,7 @@ def test_points_that_a_device_lacks_are_told_from_its_silence() -> None:
     snapshot = changed("devices/m1", device(recent=recent({"absent": 310}) | {"not_asked": 290}))
     incomplete, lacking = find(snapshot, NOW, True)
     assert (
-        "290 of 1000 are missing (no such value, or not asked)" in incomplete.text()
+        "290 of 1000 are missing (not asked while it was silent)" in incomplete.text()
         and "did not answer" in incomplete.advice()
     )
     assert "no value for 20 of 1000" in lacking.text() and "`points`" in lacking.advice()
