@@ -190,8 +190,9 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "有 {count} 个数据包未送达即丢失，最近一次在 {age}前",
         ),
         (
-            "The loss is recorded in the streams. Restore the connection, or raise [store] max_size",
-            "数据流中已注明该丢失。请恢复连接，或调大 [store] max_size",
+            "The loss is recorded in the streams with its reason. `size_cap`: restore the connection, or raise [store]"
+            " max_size. `damaged`: replace the disk or memory card",
+            "数据流中已注明该丢失及原因。size_cap：请恢复连接，或调大 [store] max_size；damaged：请更换磁盘或存储卡",
         ),
     ),
     "database-set-aside": FindingWords(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +16,7 @@ from agent.store.heads import HeadTracker
 from agent.store.retention import SPARE_BYTES, Retention
 from agent.store.schema import PACKED
 from agent.store.sqlite import PAGE_BYTES, Database, free_bytes
-from agent.store.streams import DAMAGED, LossNote, StoredPack, StreamHead, StreamRegistry, boot_hex
+from agent.store.streams import DAMAGED, LossNote, StoredPack, StreamHead, StreamRegistry, boot_hex, stored_name
 from agent.verify.agreed import is_asked
 from agent.verify.signed import payload_hash
 from drivers.encoding import base64url
@@ -23,6 +24,7 @@ from drivers.encoding import base64url
 if TYPE_CHECKING:
     from agent.pack import SealedPack
 
+log = logging.getLogger("meterhouse.store")
 ROW_BYTES = 128  # estimated bytes that a pack needs besides its body, for row, index and outbox
 TRAIN_AFTER = 64  # the first dictionary is made after this number of packs
 RETRAIN_AFTER = 10_000
@@ -75,6 +77,41 @@ class PackTable:
         if newest:
             self._codec.activate(*newest)
             self._train_after = RETRAIN_AFTER
+        self._restore_births()
+
+    def _restore_births(self) -> None:
+        """Restore the hashes of births in effect that the disk has changed.
+
+        Each is stored twice, and is the hash of the birth pack. All packs after the birth are restored with it, so a
+        changed one would give each of them another signature.
+        """
+        rows = self._db.execute(
+            "SELECT s.birth_pack, CAST(s.birth AS BLOB), CAST(b.hash AS BLOB) FROM streams s"
+            " LEFT JOIN births b ON b.pack = s.birth_pack"
+            " WHERE s.birth_pack IS NOT NULL AND CAST(s.birth AS BLOB) IS NOT CAST(b.hash AS BLOB)"
+        ).fetchall()
+        for number, *hashes in rows:
+            digest = self._hash_of_birth(number)
+            if digest is not None and digest in hashes:
+                log.warning("the disk has changed the hash of birth pack %d; it is restored from the pack", number)
+                self._put_birth(number, digest)
+        if rows:
+            self.refresh()
+
+    def _hash_of_birth(self, number: int) -> bytes | None:
+        """Compute the hash of a birth pack; None if the pack cannot be read."""
+        row = self._db.execute("SELECT dictionary, CAST(body AS BLOB) FROM packs WHERE id = ?", (number,)).fetchone()
+        if row is None:
+            return None
+        dictionary, body = row
+        try:
+            return payload_hash(self._codec.unpack(dictionary, body, None))
+        except ValueError:
+            return None
+
+    def _put_birth(self, number: int, digest: bytes) -> None:
+        self._db.execute("INSERT OR REPLACE INTO births (pack, hash) VALUES (?, ?)", (number, digest))
+        self._db.execute("UPDATE streams SET birth = ? WHERE birth_pack = ?", (digest, number))
 
     def refresh(self) -> None:
         """Reload heads and the next id from the database."""
@@ -104,7 +141,8 @@ class PackTable:
                 " ON CONFLICT DO UPDATE SET seen_ms = excluded.seen_ms",
                 (name, now_ms),
             )
-        known = dict(self._db.execute("SELECT name, id FROM destinations").fetchall())
+        rows = self._db.execute("SELECT name, id FROM destinations").fetchall()
+        known = {stored_name(name): number for name, number in rows}
         self._destinations = {name: known[name] for name in destinations}
         self._asked = {name: tuple(asked.get(name, ())) for name in destinations}
         removed = set(self._retention.active) - set(self._destinations.values())
@@ -354,11 +392,19 @@ class PackTable:
     def drop_if_bad(self, number: int, body: Sequence[Any], is_sealed: Callable[[bytes], bool]) -> bool:
         """Drop a pack if its bytes changed, and note a loss if a destination waits for it.
 
-        Returns True if it was dropped.
+        Returns True if it was dropped. If only the stored hash of its birth has changed, this hash is restored instead.
         """
         with contextlib.suppress(ValueError):
             if is_sealed(self._codec.unpack(*body)):
                 return False
+        (birth,) = self._db.execute("SELECT birth FROM packs WHERE id = ?", (number,)).fetchone()
+        digest = self._hash_of_birth(birth) if birth else None
+        if digest is not None and digest != body[2]:
+            with contextlib.suppress(ValueError):
+                if is_sealed(self._codec.unpack(body[0], body[1], digest)):
+                    with self._db.transaction():
+                        self._put_birth(birth, digest)
+                    return False
         with self._kept_last_id():
             owed = self._db.execute(
                 "SELECT count(*) FROM outbox WHERE destination IN (SELECT id FROM destinations) AND pack = ?", (number,)

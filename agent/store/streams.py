@@ -113,7 +113,14 @@ def _stream_head(
 ) -> StreamHead:
     # ``index`` raises TypeError if a flipped bit made the number a float
     return StreamHead(
-        name, boot_hex(boot), index(seq), digest, index(to_ms), birth, unsigned(ring_id), unsigned(ring_pos)
+        stored_name(name),
+        boot_hex(boot),
+        index(seq),
+        digest,
+        index(to_ms),
+        birth,
+        unsigned(ring_id),
+        unsigned(ring_pos),
     )
 
 
@@ -131,7 +138,9 @@ class StreamRegistry:
         """Reload the cache from the database."""
         rows = self._db.execute("SELECT name, id, seq, birth_pack, CAST(birth AS BLOB) FROM streams").fetchall()
         boots = self._db.execute("SELECT id, boot FROM boots").fetchall()
-        self.cached = {name: CachedHead(number, seq, pack or 0, birth) for name, number, seq, pack, birth in rows}
+        self.cached = {
+            stored_name(name): CachedHead(number, seq, pack or 0, birth) for name, number, seq, pack, birth in rows
+        }
         self._boots = {boot_hex(boot): number for number, boot in boots}
         self.is_stale = False
 
@@ -230,6 +239,13 @@ def boot_number(boot: str) -> int:
 def boot_hex(number: int) -> str:
     """The reverse of ``boot_number``."""
     return f"{unsigned(number):016x}"
+
+
+def stored_name(name: object) -> str:
+    """Return a name from the database. Raises TypeError if a flipped bit has changed its type."""
+    if not isinstance(name, str):
+        raise TypeError(f"a name is stored as {type(name).__name__}, not as a text")
+    return name
 
 
 def signed(number: int) -> int:

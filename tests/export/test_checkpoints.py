@@ -300,6 +300,19 @@ def test_key_records_that_one_bit_has_made_a_text_are_exported(gateway: Gateway,
 
 
 @pytest.mark.process
+def test_an_export_says_how_many_packs_the_disk_has_changed(gateway: Gateway, mh) -> None:
+    """They were left out, and nothing said so; a file of values has no hole that somebody could see."""
+    # field pain 52
+    gateway.seal(10)
+    gateway.keep(lambda store: store.db.execute("UPDATE packs SET body = x'01' WHERE seq IN (3, 4)"))
+    csv, folder = ("--csv", gateway.folder / "out.csv"), (gateway.folder / "out",)
+    for where in (csv, folder):  # the first one drops them, the second one does not find them
+        code, out, err = mh("export", *where, "-c", gateway.config)
+        found = re.findall("packs of this time range that the database no longer has, .*: (\\d+)", out + err)
+        assert (code, found) == (0, ["4"]), (out, err)
+
+
+@pytest.mark.process
 def test_an_exported_checkpoint_has_all_its_pages_or_none(gateway: Gateway, mh) -> None:
     """One page that names packs after the range takes the others with it: alone they look held back."""
 

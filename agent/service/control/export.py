@@ -178,12 +178,19 @@ class Archive:
                 yield ArchivePiece("checkpoints.jsonl", tuple(pages), 0)
         if damaged:
             self.warnings.append(f"checkpoints that are damaged in the database, and are left out: {damaged}")
+        missing = self.total
         for stream, (first, last) in self._spans.items():
             file = f"packs/{stream.rpartition('/')[2]}.packs.jsonl"
             after = first - 1
             while packs := self._store.packs.after(stream, after, last, CHUNK, CHUNK_BYTES):
+                missing -= len(packs)
                 yield ArchivePiece(file, tuple(pack.data for pack in packs), len(packs))
                 after = packs[-1].seq
+        if missing:
+            self.warnings.append(
+                "packs of this time range that the database no longer has, because the disk has changed them or they"
+                f" were dropped: {missing}"
+            )
 
     def _key_chains(self) -> list[bytes]:
         chains = {json.loads(body)["records"][0]["kid"]: body for body in self._store.keys.chains()}
