@@ -34,6 +34,7 @@ ONE_BY_ONE = 2_000
 # (column, table): the last pack id is the highest value of all these together, because each may be unreadable
 NEWEST = (("id", "packs"), ("id", "packs INDEXED BY packs_seq"), ("pack", "outbox"))
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
+MOST_CUT_OFF = 64 << 20  # if more bytes are missing at the end of the file, the size in its header is not believed
 UNREADABLE = (sqlite3.DatabaseError, *VALUE_ERRORS)  # errors of a read from a damaged file
 
 
@@ -104,8 +105,22 @@ class SalvagedStream:
 
 
 def open_damaged(path: Path) -> sqlite3.Connection:
-    """Open the file that was set aside, read-only."""
+    """Open the file that was set aside, read-only. If its end is missing, zeros take its place.
+
+    SQLite refuses a file that is shorter than its header states. With zeros, only the rows of the missing pages are
+    lost.
+    """
+    _extend(path)
     return sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
+
+
+def _extend(path: Path) -> None:
+    with suppress(OSError), path.open("r+b") as file:
+        header = file.read(32)
+        size, page = path.stat().st_size, int.from_bytes(header[16:18], "big")
+        stated = int.from_bytes(header[28:32], "big") * (65_536 if page == 1 else page)
+        if len(header) == 32 and size < stated <= size + MOST_CUT_OFF:
+            file.truncate(stated)
 
 
 def read_rows(

@@ -12,7 +12,15 @@ from agent.mounts import mount_of
 from agent.store.check import StoreCheck
 from agent.store.codec import Codec
 from agent.store.documents import Documents, KeyTable
-from agent.store.errors import VALUE_ERRORS, RetryPolicy, StoreDamaged, StoreError, clear_suspicion, suspicion_count
+from agent.store.errors import (
+    VALUE_ERRORS,
+    RetryPolicy,
+    StoreDamaged,
+    StoreError,
+    WrongType,
+    clear_suspicion,
+    suspicion_count,
+)
 from agent.store.heads import HeadRecord, HeadTracker, head_of, record_file, set_stale_wal_aside
 from agent.store.intervals import IntervalTable
 from agent.store.packs import PackTable
@@ -158,7 +166,7 @@ class Store:
                 if quarantine is not None:
                     raise
                 if not retries.should_retry():
-                    damage = error.what if isinstance(error, StoreDamaged) else f"a value cannot be used: {error}"
+                    damage = error.what if isinstance(error, StoreDamaged) else _what(error)
             except BaseException:
                 conn.close()
                 raise
@@ -339,3 +347,8 @@ class Store:
         """Copy the WAL into the database file and close it."""
         self.db.close()
         self._tracker.record.close()
+
+
+def _what(error: Exception) -> str:
+    """Describe the damage that made a value in the database unusable, without the words of Python."""
+    return str(error) if isinstance(error, WrongType) else "a value in its tables has another type or size"

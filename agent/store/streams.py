@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from operator import index
 from typing import TYPE_CHECKING, NamedTuple
 
+from agent.store.errors import WrongType
 from agent.store.sqlite import Database
 
 if TYPE_CHECKING:
@@ -242,9 +243,9 @@ def boot_hex(number: int) -> str:
 
 
 def stored_name(name: object) -> str:
-    """Return a name from the database. Raises TypeError if a flipped bit has changed its type."""
+    """Return a name from the database. Raises WrongType if a flipped bit has changed its type."""
     if not isinstance(name, str):
-        raise TypeError(f"a name is stored as {type(name).__name__}, not as a text")
+        raise WrongType(f"a name is stored as {type(name).__name__}, not as a text")
     return name
 
 

@@ -300,6 +300,20 @@ def test_key_records_that_one_bit_has_made_a_text_are_exported(gateway: Gateway,
 
 
 @pytest.mark.process
+def test_a_damaged_key_record_is_made_again_from_the_key_file(gateway: Gateway, mh) -> None:
+    """The export had no keys, and blamed the key file. # field pain 52"""
+    gateway.seal(3)
+    changed = gateway.keys.replace(b'"counter":1', b'"counter":3')
+    assert changed != gateway.keys
+    gateway.keep(lambda store: store.db.execute("UPDATE key_records SET body = ?", (changed,)))
+    folder = gateway.folder / "out"
+    code, out, err = mh("export", folder, "-c", gateway.config)
+    assert code == 0 and "key file" not in out + err, (out, err)
+    assert (folder / "keys.json").read_bytes().strip() == gateway.keys
+    assert gateway.folder_report(folder).verdict is Verdict.VERIFIED
+
+
+@pytest.mark.process
 def test_an_export_says_how_many_packs_the_disk_has_changed(gateway: Gateway, mh) -> None:
     """They were left out, and nothing said so; a file of values has no hole that somebody could see."""
     # field pain 52

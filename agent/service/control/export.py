@@ -21,7 +21,7 @@ from typing import Any, Final
 from agent.intervals.calendar import Calendar
 from agent.intervals.query import query
 from agent.intervals.rows import EndReading, Flag, IntervalRow
-from agent.keys import current_records, load_key
+from agent.keys import current_records, is_sound, load_key
 from agent.service.control.protocol import Access, Export, Intervals, Reply
 from agent.service.store_check import checkpoint_checker
 from agent.store import Store
@@ -87,12 +87,11 @@ def _look_at_key_file(store: Store, access: Access, archive: Archive) -> None:
     The store lacks records that were made while no agent ran. A running agent stores new records within seconds.
     """
     kept = store.keys.newest()
-    if kept and access.service is not None:
+    known = kept[1] if kept and is_sound(kept[1]) else None  # the disk may have changed the record
+    if known and access.service is not None:
         return
     try:
-        data = current_records(
-            load_key(access.config.key.path(os.environ)), access.config.base, kept[1] if kept else None
-        )
+        data = current_records(load_key(access.config.key.path(os.environ)), access.config.base, known)
     except GatewayError as error:
         if kept is None:
             raise
