@@ -187,8 +187,8 @@ class Archive:
                 after = packs[-1].seq
         if missing:
             self.warnings.append(
-                "packs of this time range that the database no longer has, because the disk has changed them or they"
-                f" were dropped: {missing}"
+                "packs of this time range that the database no longer has, because the disk has changed them, or they"
+                f" were deleted after delivery or at the size limit: {missing}"
             )
 
     def _key_chains(self) -> list[bytes]:
