@@ -292,7 +292,7 @@ class DatabaseThread:
 
     def losses_of(self, stream: str) -> list[LossNote]:
         """Return the losses that the next pack of a stream must state. This is called in the database thread."""
-        return [note for note in self._losses if note.stream == stream] if self._losses else []
+        return [note for note in self._losses if note.stream == stream]
 
     def commit_packs(self, store: Store, packs: Sequence[SealedPack], stated: Sequence[LossNote] = ()) -> None:
         """Commit packs of results and offer them to the uplinks. This is called in the database thread.

@@ -54,14 +54,13 @@ class StoreNewer(StoreError):
     exit_code = 3
 
 
-# One flipped bit can also cause these errors of Python: it can change the type of a value, or put invalid UTF-8 into
-# SQLite's error message about a table.
-VALUE_ERRORS: Final = (UnicodeDecodeError, TypeError, OverflowError)
-
-
 class WrongType(TypeError):
     """A value in the database has another type than it was stored with. The text says which."""
 
+
+# One flipped bit can also cause these errors of Python: it can change the type of a value, or put invalid UTF-8 into
+# SQLite's error message about a table.
+VALUE_ERRORS: Final = (UnicodeDecodeError, TypeError, OverflowError)
 
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}

@@ -91,23 +91,12 @@ class PackTable:
             " WHERE s.birth_pack IS NOT NULL AND CAST(s.birth AS BLOB) IS NOT CAST(b.hash AS BLOB)"
         ).fetchall()
         for number, *hashes in rows:
-            digest = self._hash_of_birth(number)
+            digest = self._retention.stored_hash(number)
             if digest is not None and digest in hashes:
                 log.warning("the disk has changed the hash of birth pack %d; it is restored from the pack", number)
                 self._put_birth(number, digest)
         if rows:
             self.refresh()
-
-    def _hash_of_birth(self, number: int) -> bytes | None:
-        """Compute the hash of a birth pack; None if the pack cannot be read."""
-        row = self._db.execute("SELECT dictionary, CAST(body AS BLOB) FROM packs WHERE id = ?", (number,)).fetchone()
-        if row is None:
-            return None
-        dictionary, body = row
-        try:
-            return payload_hash(self._codec.unpack(dictionary, body, None))
-        except ValueError:
-            return None
 
     def _put_birth(self, number: int, digest: bytes) -> None:
         self._db.execute("INSERT OR REPLACE INTO births (pack, hash) VALUES (?, ?)", (number, digest))
@@ -398,7 +387,7 @@ class PackTable:
             if is_sealed(self._codec.unpack(*body)):
                 return False
         (birth,) = self._db.execute("SELECT birth FROM packs WHERE id = ?", (number,)).fetchone()
-        digest = self._hash_of_birth(birth) if birth else None
+        digest = self._retention.stored_hash(birth) if birth else None
         if digest is not None and digest != body[2]:
             with contextlib.suppress(ValueError):
                 if is_sealed(self._codec.unpack(body[0], body[1], digest)):

@@ -232,14 +232,19 @@ class Retention:
         self._delete_from_outbox(ids)
         return len(ids)
 
+    def stored_hash(self, number: int) -> bytes | None:
+        """Compute the hash of a stored pack from its bytes; None if the pack is missing or damaged."""
+        packed = self._db.execute(
+            f"SELECT {PACKED} FROM packs p LEFT JOIN births b ON b.pack = p.birth WHERE p.id = ?", (number,)
+        ).fetchone()
+        try:
+            return payload_hash(self._codec.unpack(*packed)) if packed else None
+        except ValueError:
+            return None
+
     def _hash_of(self, number: int, is_damaged: bool) -> bytes:
-        if not is_damaged:
-            packed = self._db.execute(
-                f"SELECT {PACKED} FROM packs p LEFT JOIN births b ON b.pack = p.birth WHERE p.id = ?",
-                (number,),
-            ).fetchone()
-            with contextlib.suppress(ValueError):
-                return payload_hash(self._codec.unpack(*packed))
+        if not is_damaged and (digest := self.stored_hash(number)) is not None:
+            return digest
         # the pack is damaged, but its hash is also stored: as ``prev`` in the next pack, or in the head
         successor, head, behind = self._db.execute(
             "SELECT CAST(n.body AS BLOB), CAST(s.hash AS BLOB), s.seq - p.seq"

@@ -1,4 +1,4 @@
-"""A pack is split into its random values and the rest, and restored to the identical bytes, whatever is in it."""
+"""Splitting a pack and joining the parts again gives the identical bytes, for any content."""
 
 from __future__ import annotations
 
