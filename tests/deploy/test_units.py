@@ -16,6 +16,7 @@ from agent.web.setup import CREDENTIAL_NAMES, CREDENTIALS
 ROOT = Path(__file__).resolve().parent.parent.parent
 UNITS = ROOT / "systemd"
 NEEDS_SYSTEMD = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze here (apt: systemd)")
+COMMAND = f'"{sys.executable}"'  # a program that exists, in the place of ours; its path may have a space
 # exposure by systemd's own count, 0 to 10
 LIMITS = {"meterhouse.service": 1.8, "meterhouse-certificates.service": 1.0, "meterhouse-web.service": 1.2}
 
@@ -45,7 +46,7 @@ def test_systemd_understands_every_line(unit: str, tmp_path: Path) -> None:
     if systemd_version() < 257:
         pytest.skip("the units are written for systemd 257; older ones pass over what they do not know (Debian 13)")
     for path in UNITS.glob("meterhouse*"):
-        text = path.read_text().replace("/usr/bin/meterhouse", sys.executable)
+        text = path.read_text().replace("/usr/bin/meterhouse", COMMAND)
         (tmp_path / path.name).write_text(text)
     said = run("systemd-analyze", "verify", "--man=no", tmp_path / unit)
     about_us = [line for line in said.stderr.splitlines() if "meterhouse" in line]
@@ -60,7 +61,7 @@ def test_the_platforms_units(unit: str, tmp_path: Path) -> None:
     """Templates of docs/platform.md: systemd understands them, and they may do no more than the agent's page."""
     if systemd_version() < 252:
         pytest.skip("older than Debian 12")
-    text = (UNITS / "platform" / unit).read_text().replace("/opt/meterhouse/bin/meterhouse", sys.executable)
+    text = (UNITS / "platform" / unit).read_text().replace("/opt/meterhouse/bin/meterhouse", COMMAND)
     path = tmp_path / unit.replace("@.", "@w1.")
     path.write_text(text)
     said = run("systemd-analyze", "verify", "--man=no", path)
