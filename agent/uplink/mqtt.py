@@ -40,44 +40,108 @@ CONNECT_S: Final = 10.0
 BROKER_CERTIFICATE: Final = "broker certificate"
 MAX_PACKET: Final = 64 << 10  # the largest packet in bytes that the broker may send
 _BYTES_ACKED: Final = 120  # offset of tcpi_bytes_acked in struct tcp_info (linux/tcp.h)
-_PLAIN_PUBACK: Final = 2  # length in bytes of a PUBACK that holds only the packet id, which means success
-_REASONED_PUBACK: Final = 3  # with a reason code; properties may follow
-# reads before the connection sends again; paho processes up to as many packets per read as messages are in flight
-READS: Final = 64
-_SUCCESS, _NOTHING = ReasonCode(PacketTypes.PUBACK), Properties(PacketTypes.PUBACK)  # type: ignore[no-untyped-call]
+# a PUBACK that has nothing but the packet id, which means success: its first two bytes, and its length in bytes
+_PLAIN_PUBACK, _PLAIN_BYTES = b"\x40\x02", 4
+_UNREASONED, _REASONED = 2, 3  # bytes of a PUBACK after its length: only the packet id, and with a reason code
+_PUBLISH, _PUBLISH_RETAINED = b"\x32", b"\x33"  # the first byte of a message at QoS 1
+_SEND_BYTES: Final = 64 << 10  # about this many bytes of messages are passed to the socket at once
 V5, V311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
 
 
 class _BufferedClient(BoundedClient):
-    """Receives many packets at once, and decodes plain PUBACKs itself.
+    """Sends many messages with one system call, receives many packets at once, and handles plain PUBACKs itself.
 
-    paho receives three times for each packet, and makes six objects of each PUBACK.
+    paho receives three times for each packet. It makes six objects of each PUBACK, and five of each message.
+
+    Args:
+        pubacks: this list gets (packet id, reason code 0) for each plain PUBACK.
     """
 
-    _buffer = b""
+    def __init__(
+        self, protocol: MQTTProtocolVersion, most: int, client_id: str, pubacks: list[tuple[int, int]], **more: Any
+    ) -> None:
+        super().__init__(protocol, most, client_id, **more)
+        self._pubacks = pubacks
+        self._buffer = b""  # received bytes
+        self._may_receive = False
+        self._unsent: list[bytes] = []  # parts of the packets that ``flush`` sends
+        self._unsent_bytes = 0
+        # paho ignores the PUBACK of a message that is not in its list. It keeps messages there to send them again on
+        # the next connection, but we use a client for one connection only. So one object stands for all messages.
+        self._any_message = MQTTMessage()
+        self._any_message.qos = 1
+
+    def add(self, topic: bytes, payload: bytes, retain: bool, properties: bytes) -> int:
+        """Add a PUBLISH packet at QoS 1 to those that ``flush`` sends.
+
+        Returns its packet id; 0 if the connection is closed.
+
+        ``properties``: the encoded properties; b"" with MQTT 3.1.1.
+        """
+        if self._sock is None:
+            return 0
+        number = self._mid_generate()
+        while number in self._out_messages:
+            number = self._mid_generate()
+        self._out_messages[number] = self._any_message
+        size = len(topic) + len(properties) + len(payload) + 4
+        length = VariableByteIntegers.encode(size)  # type: ignore[no-untyped-call]
+        self._unsent += (
+            _PUBLISH_RETAINED if retain else _PUBLISH, length, len(topic).to_bytes(2, "big"), topic,
+            number.to_bytes(2, "big"), properties, payload,
+        )  # fmt: skip
+        self._unsent_bytes += size
+        return number
 
     @property
-    def has_input(self) -> bool:
-        """True if received bytes wait to be read. The socket does not show this, because they have left it."""
-        return bool(self._buffer)
+    def is_full(self) -> bool:
+        """True if ``flush`` must be called before the next ``add``."""
+        return self._unsent_bytes >= _SEND_BYTES
+
+    def flush(self) -> None:
+        """Send the added packets. What the socket does not accept now, paho keeps and sends later."""
+        if self._unsent:
+            packets, self._unsent, self._unsent_bytes = b"".join(self._unsent), [], 0
+            self._packet_queue(PacketTypes.PUBLISH << 4, packets, 0, 1)
+
+    def read(self) -> None:
+        """Receive once, and process what has arrived. So a broker that sends without end cannot keep us from sending.
+
+        Raises the errors of paho for a malformed packet.
+        """
+        self._may_receive = True
+        while self.loop_read() == MQTTErrorCode.MQTT_ERR_SUCCESS and self._buffer:
+            continue  # paho processes at most as many packets per call as messages are in flight
 
     def _receive(self, most: int) -> bytes:
         if not self._buffer:
+            if not self._may_receive:
+                raise BlockingIOError
+            self._may_receive = False
             self._buffer = super()._receive(READ)
+        if self._buffer.startswith(_PLAIN_PUBACK) and not self._in_packet["command"]:  # between two packets
+            self._take_pubacks()
+            if not self._buffer:
+                raise BlockingIOError  # paho then knows that there is no more
         part, self._buffer = self._buffer[:most], self._buffer[most:]
         return part
 
+    def _take_pubacks(self) -> None:
+        """Process the plain PUBACKs at the start of the buffer that have arrived completely."""
+        buffer, at = self._buffer, 0
+        while buffer.startswith(_PLAIN_PUBACK, at) and at + _PLAIN_BYTES <= len(buffer):
+            number = int.from_bytes(buffer[at + 2 : at + _PLAIN_BYTES], "big")
+            if self._out_messages.pop(number, None) is not None:
+                self._pubacks.append((number, 0))
+            at += _PLAIN_BYTES
+        self._buffer = buffer[at:]
+        self._last_bytes_received = time.monotonic()  # otherwise paho would send a PINGREQ
+
     def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
-        packet = self._in_packet["packet"]
         # paho takes a PUBCOMP for the acknowledgement of a message at QoS 1, and ignores flags and surplus bytes
-        if cmd != "PUBACK" or self._in_packet["command"] & 0x0F or not _has_stated_length(packet):
+        if cmd != "PUBACK" or self._in_packet["command"] & 0x0F or not _has_stated_length(self._in_packet["packet"]):
             raise ValueError(f"malformed {cmd}")
-        if len(packet) != _PLAIN_PUBACK:
-            return super()._handle_pubackcomp(cmd)
-        with self._out_message_mutex:
-            if (number := int.from_bytes(packet, "big")) in self._out_messages:
-                return self._do_on_publish(number, _SUCCESS, _NOTHING)
-        return MQTTErrorCode.MQTT_ERR_SUCCESS
+        return super()._handle_pubackcomp(cmd)
 
 
 class MqttConnection:
@@ -113,7 +177,8 @@ class MqttConnection:
         self.closed_by_broker = False
         self._misc_s = 0.0
         self._closed = False
-        client = _BufferedClient(protocol, MAX_PACKET, client_id, reconnect_on_failure=False)
+        self._gathers = False  # True: inside of ``together``
+        client = _BufferedClient(protocol, MAX_PACKET, client_id, self.pubacks, reconnect_on_failure=False)
         client.max_inflight_messages_set(0)  # no limit here, because the scheduler limits the packs in flight
         client.connect_timeout = connect_s
         client.on_connect = self._on_connect
@@ -254,7 +319,7 @@ class MqttConnection:
         if sock is None or self._closed:
             return
         # bytes that have left the socket, so that the system does not report them
-        pending = client.has_input or (isinstance(sock, ssl.SSLSocket) and sock.pending())
+        pending = isinstance(sock, ssl.SSLSocket) and sock.pending()
         mask = select.POLLIN | (select.POLLOUT if client.want_write() else 0)
         fd = sock.fileno()
         if mask != self._mask:
@@ -280,11 +345,7 @@ class MqttConnection:
     def _read(self) -> None:
         client = self._client
         try:
-            client.loop_read()
-            for _ in range(READS):  # a broker that sends without end must not keep us from sending
-                if not client.has_input or client.socket() is None:
-                    break
-                client.loop_read()
+            client.read()
         # our callbacks raise none of these errors, so the broker's packet is malformed
         except (MQTTException, ValueError, LookupError, struct.error) as error:
             self.drop()
@@ -300,26 +361,24 @@ class MqttConnection:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Collect the messages that are published meanwhile, and send them in as few TCP segments as possible."""
-        self._cork(True)
+        """Send the messages that are published meanwhile with as few system calls as possible."""
+        self._gathers = True
         try:
             yield
         finally:
-            self._cork(False)
-
-    def _cork(self, on: bool) -> None:
-        sock = self._client.socket()
-        if isinstance(sock, socket.socket) and hasattr(socket, "TCP_CORK"):
-            with contextlib.suppress(OSError):  # the connection broke; the next read reports it
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
+            self._gathers = False
+            self._client.flush()
 
     def publish(self, message: OutgoingMessage) -> int:
         """Send a message at QoS 1. Returns the packet id; 0 if the connection is closed."""
-        properties = _content(message.content_type) if message.content_type and self.protocol == V5 else None
-        info = self._client.publish(
-            message.topic, message.data, 1, message.retain and self.retain, properties=properties
-        )
-        return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else 0
+        if self._closed:
+            return 0
+        properties = _content(message.content_type) if self.protocol == V5 else b""
+        client = self._client
+        packet = client.add(message.topic.encode(), message.data, message.retain and self.retain, properties)
+        if not self._gathers or client.is_full:
+            client.flush()
+        return packet
 
     def subscribe(self, topic: str) -> int:
         """Subscribe at QoS 1, without retained messages. Returns the packet id; 0 if the connection is closed."""
@@ -381,21 +440,22 @@ class MqttConnection:
 
 def _has_stated_length(puback: bytes | bytearray) -> bool:
     """Whether a PUBACK is a packet id, perhaps a reason code, and perhaps properties of exactly the stated length."""
-    if len(puback) <= _REASONED_PUBACK:
-        return len(puback) >= _PLAIN_PUBACK
+    if len(puback) <= _REASONED:
+        return len(puback) >= _UNREASONED
     try:
-        size, used = VariableByteIntegers.decode(puback[_REASONED_PUBACK:])  # type: ignore[no-untyped-call]
+        size, used = VariableByteIntegers.decode(puback[_REASONED:])  # type: ignore[no-untyped-call]
     except (MQTTException, LookupError):  # the length itself is cut off
         return False
-    return bool(_REASONED_PUBACK + used + size == len(puback))
+    return bool(_REASONED + used + size == len(puback))
 
 
 @lru_cache(maxsize=8)
-def _content(content_type: str) -> Properties:
-    """The properties of a message of this type. paho only reads them, so messages share them."""
+def _content(content_type: str) -> bytes:
+    """Encode the properties of a message of this type."""
     properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-    properties.ContentType = content_type
-    return properties
+    if content_type:
+        properties.ContentType = content_type
+    return bytes(properties.pack())  # type: ignore[no-untyped-call]
 
 
 def _first_line(error: Exception) -> str:

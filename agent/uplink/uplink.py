@@ -396,9 +396,9 @@ class Uplink:
         if message is None:
             return
         sent: list[OutgoingMessage] = []
+        self._outbox.before_send()
         with connection.together():
             while message is not None:
-                self._outbox.before_send()
                 if not (packet := connection.publish(message)):
                     break
                 self._scheduler.sent(packet, message)

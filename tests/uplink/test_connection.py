@@ -7,13 +7,18 @@ import socket
 import struct
 import termios
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 
 import pytest
 from paho.mqtt import _packet
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from agent.uplink.messages import OutgoingMessage
-from agent.uplink.mqtt import READS, V5, MqttConnection
+from agent.uplink.mqtt import V5, V311, MqttConnection, _BufferedClient, _content
 from agent.uplink.queues import WakePipe
 from agent.verify.mqtt import BoundedClient
 from drivers.model import BrokerError
@@ -150,14 +155,18 @@ def test_no_malformed_answer_confirms_a_pack(fake: Callable[..., FakeBroker], co
     assert connection.pubacks == [] and not connection.alive
 
 
-def test_a_flood_of_answers_leaves_turns_to_send(fake: Callable[..., FakeBroker], connect: Connect) -> None:
-    """Each turn reads a limited number of packets. What is left is read in the next turns, without waiting."""
+@pytest.mark.parametrize("packet", [b"\xd0\0", puback(60_000)], ids=["PINGRESP", "PUBACK"])
+def test_a_flood_of_answers_leaves_turns_to_send(
+    fake: Callable[..., FakeBroker], connect: Connect, monkeypatch: pytest.MonkeyPatch, packet: bytes
+) -> None:
+    """Each turn receives once. What is left is received in the next turns, without waiting."""
+    flood = packet * 3_000
+    monkeypatch.setattr("agent.uplink.mqtt.READ", len(flood) // 3)
     broker = fake(answer=lambda sent: SILENT)
     connection = connect(broker)
     packets = publish_all(connection)
     until(lambda: len(broker.heard) == MESSAGES)
-    flood = puback(60_000) * (3 * READS * MESSAGES) + b"".join(puback(packet) for packet in packets)
-    answer(broker, connection, flood)
+    answer(broker, connection, flood + b"".join(puback(packet) for packet in packets))
     assert connection.pubacks == []
     turns = 1
     while not connection.pubacks:
@@ -190,3 +199,63 @@ def test_answers_before_the_end_of_the_connection_count(fake: Callable[..., Fake
     answer(broker, connection, last)
     assert connection.pubacks == [(packet, 0) for packet in packets]
     assert (connection.alive, connection.closed_by_broker, connection.reason) == (False, True, 0x8B)
+
+
+SIZES = (0, 1, 100, 127, 128, 16_370, 16_400, 2_097_000, 2_097_200)  # the length of the packet takes 1 to 4 bytes
+
+
+@pytest.mark.parametrize("protocol", [V5, V311])
+def test_messages_have_the_bytes_that_paho_gives_them(protocol: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The packets of the agent are compared with those of paho's own ``publish``."""
+    made: list[bytes] = []
+    monkeypatch.setattr(Client, "_packet_queue", lambda client, command, packet, *more: made.append(bytes(packet)))
+    topic = "meterhouse/v1/Wärmenetz/gw/readings"
+    for size, retain, kind in product(SIZES, (False, True), ("", "application/json+zstd")):
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        if kind and protocol == V5:
+            properties.ContentType = kind
+        ours = _BufferedClient(protocol, 1 << 20, "", [])
+        paho = Client(CallbackAPIVersion.VERSION2, protocol=protocol)
+        with socket.socket() as sock:
+            ours._sock = paho._sock = sock
+            ours.add(topic.encode(), bytes(size), retain, _content(kind) if protocol == V5 else b"")
+            ours.flush()
+            paho.publish(topic, bytes(size), 1, retain, properties)
+            ours._sock = paho._sock = None
+        assert made.pop() == made.pop(), f"{size} bytes, retain {retain}, {kind}"
+
+
+def test_a_packet_id_in_use_is_not_used_again(fake: Callable[..., FakeBroker], connect: Connect) -> None:
+    """After 65,535 messages the ids begin again, and one of the first may still wait for its PUBACK."""
+    broker = fake(answer=lambda sent: SILENT)
+    connection = connect(broker)
+    packets = publish_all(connection)
+    until(lambda: len(broker.heard) == MESSAGES)
+    answer(broker, connection, b"".join(puback(packet) for packet in packets if packet != packets[1]))
+    connection._client._last_mid = 65_534
+    again = publish_all(connection)
+    assert again[:4] == [65_535, 1, 3, 4] and packets[1] == 2
+    until(lambda: len(broker.heard) == 2 * MESSAGES)
+
+
+def test_many_bytes_are_sent_in_parts(
+    fake: Callable[..., FakeBroker], connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Messages wait for each other only up to a limit, so that memory does not hold all of them twice."""
+    broker = fake(answer=lambda sent: SILENT)
+    connection = connect(broker)
+    sent: list[int] = []
+    queue = Client._packet_queue
+
+    def counted(client: Client, command: int, packet: bytes, *more: Any) -> Any:
+        sent.append(len(packet))
+        return queue(client, command, packet, *more)
+
+    monkeypatch.setattr(Client, "_packet_queue", counted)
+    with connection.together():
+        for _ in range(10):
+            connection.publish(OutgoingMessage("t/readings", bytes(30_000)))
+    until(lambda: len(broker.heard) == 10)
+    assert len(sent) == 4 and max(sent) < 91_000
+    connection.drop()
+    assert connection.publish(OutgoingMessage("t/readings", b"")) == 0
