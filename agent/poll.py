@@ -256,10 +256,12 @@ class DevicePoll:
     @property
     def settled_ms(self) -> int:
         """The time in UTC ms before which the ring has an answer or a gap for every tick."""
+        if self.idle:
+            return self.next_ms or 1 << 62
         held = [tick for tick in self.pending if tick]
         if self.working:
             held.append(self.working)
-        return min(held, default=self.next_ms or 1 << 62)
+        return min(held)
 
     def advance(self, now_ms: int, reason: Reason = Reason.OVERLOAD) -> list[int]:
         """Make the ticks up to ``now_ms`` pending. Points that are still pending from an earlier tick become gaps.
@@ -560,7 +562,7 @@ class LinePoller:
                 for device in devices:
                     if 0 < device.next_ms <= now_ms and not device.paused and (late := device.advance(now_ms, why)):
                         device.record(late, False)
-                self._wake_ms = min(filter(None, (device.next_ms for device in devices)), default=0)
+                self._wake_ms = min([ms for device in devices if (ms := device.next_ms)], default=0)
             chosen: DevicePoll | None = None
             best = tick = paces = 0
             for device in devices:
@@ -569,9 +571,8 @@ class LinePoller:
                 if at and (chosen is None or at < best or (at == best and device.turn < chosen.turn)):
                     chosen, best, tick, paces = device, at, t, p
             if chosen is None:
-                if not self._after_lease.intersection(
-                    devices
-                ):  # the lease no longer has an effect, because all devices were polled again
+                # the lease no longer has an effect if all devices were polled again
+                if self._lent_ms and not self._after_lease.intersection(devices):
                     self._lent_ms = 0
                 wait_ms = self._wake_ms - now_ms if self._wake_ms else 1000
                 await self._rest.sleep(max(wait_ms, 1) / 1000)
@@ -649,11 +650,12 @@ class LinePoller:
             tick, paces = reached
         if device.driver.spec.fresh is not None and not await self._source_is_fresh(device, tick, paces, clock):
             return
-        began, began_ms = clock(), self._clock.now_ms()
+        began = clock()
         result = await device.driver.poll(tick, paces)
         device.record(result.positions, result.answered > 0)
         if result.error is not None:
-            self._silence.waited(began_ms, self._clock.now_ms(), result.error)
+            now_ms = self._clock.now_ms()
+            self._silence.waited(now_ms - round((clock() - began) * 1000), now_ms, result.error)
         if result.answered:
             self._answered(device)
             if result.answered == result.asked:

@@ -73,8 +73,8 @@ class DatabaseThread:
         """Offer packs to these destinations from now on."""
         self._uplinks = tuple(uplinks)
 
-    async def call(self, function: Callable[[Store], T]) -> T:
-        """Run ``function`` with the store in the database thread. Returns its result, or raises its exception."""
+    def call(self, function: Callable[[Store], T]) -> asyncio.Future[T]:
+        """Run ``function`` with the store in the database thread. Returns a future for its result, or its exception."""
         future: asyncio.Future[T] = self._loop.create_future()
 
         def run(store: Store) -> None:
@@ -86,16 +86,16 @@ class DatabaseThread:
                 self._post_to_loop(_settle, future, result)
 
         self._queue.put(run)
-        return await future
+        return future
 
-    async def seal(self, jobs: Sequence[SealJob], whole: bool = False) -> int:
+    def seal(self, jobs: Sequence[SealJob], whole: bool = False) -> asyncio.Future[int]:
         """Execute seal jobs and commit their packs, half a megabyte per transaction.
 
-        Returns N: the first N jobs are committed, the rest are not.
+        Returns a future for N: the first N jobs are committed, the rest are not.
 
         ``whole``: commit all jobs in one transaction, or none of them. The jobs must then be small.
         """
-        return await self.call(lambda store: self._seal(store, jobs, whole))
+        return self.call(lambda store: self._seal(store, jobs, whole))
 
     async def prune(self, now_ms: int) -> set[str]:
         """Keep the store within its limits. Returns the names of the streams whose next pack must state a loss."""
@@ -292,7 +292,7 @@ class DatabaseThread:
 
     def losses_of(self, stream: str) -> list[LossNote]:
         """Return the losses that the next pack of a stream must state. This is called in the database thread."""
-        return [note for note in self._losses if note.stream == stream]
+        return [note for note in self._losses if note.stream == stream] if self._losses else []
 
     def commit_packs(self, store: Store, packs: Sequence[SealedPack], stated: Sequence[LossNote] = ()) -> None:
         """Commit packs of results and offer them to the uplinks. This is called in the database thread.

@@ -43,7 +43,8 @@ WATTS: Final[Mapping[str, float]] = {"W": 1, "kW": 1e3, "MW": 1e6}
 WATT_HOURS: Final[Mapping[str, float]] = {"Wh": 1, "kWh": 1e3, "MWh": 1e6}
 
 
-class _Bucket(NamedTuple):
+@dataclass(slots=True)
+class _Bucket:
     from_ms: int
     to_ms: int
     tally: Counter[int]
@@ -72,14 +73,14 @@ class RecentReadings:
             self._settled = True
             self._buckets.clear()
             self._total.clear()
+        _add(self._total, tally)
         window_ms = _window_ms(period_ms)
         if self._buckets and to_ms - self._buckets[-1].from_ms <= window_ms // BUCKETS:
-            from_ms, _, counts = self._buckets.pop()
-            _add(counts, tally)
+            last = self._buckets[-1]
+            last.to_ms = to_ms
+            _add(last.tally, tally)
         else:
-            counts = Counter(tally)
-        self._buckets.append(_Bucket(from_ms, to_ms, counts))
-        _add(self._total, tally)
+            self._buckets.append(_Bucket(from_ms, to_ms, Counter(tally)))
         self._forget(to_ms - window_ms)
 
     def facts(self, now_ms: int, period_ms: int, silent: Mapping[int, int], sealed_ms: int) -> dict[str, Any] | None:

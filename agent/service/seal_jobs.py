@@ -102,13 +102,13 @@ class SealJob:
                     events = []
                 self.start_ms = None
             held = segment.positions[:]
-            is_long = segment.to_ms - packer.from_ms > LONG_MS
-            empty_ms = _empty_until(ring, segment.positions, segment.to_ms) if is_long else packer.from_ms
-            if empty_ms - packer.from_ms > LONG_MS:  # after a long pause of sealing, old records are overwritten
-                overwritten = bool(segment.positions) and segment.positions[0] < ring.tail
-                reason = Reason.RING if overwritten and self.unknown is Reason.STOPPED else self.unknown
-                packs += packer.absent(ring, empty_ms, reason, clock, events)
-                events = []
+            if segment.to_ms - packer.from_ms > LONG_MS:
+                empty_ms = _empty_until(ring, segment.positions, segment.to_ms)
+                if empty_ms - packer.from_ms > LONG_MS:  # after a long pause of sealing, old records are overwritten
+                    overwritten = bool(segment.positions) and segment.positions[0] < ring.tail
+                    reason = Reason.RING if overwritten and self.unknown is Reason.STOPPED else self.unknown
+                    packs += packer.absent(ring, empty_ms, reason, clock, events)
+                    events = []
             packs += packer.seal(ring, segment.positions, segment.to_ms, clock, events, self.unknown)
             segment.taken = len(held) - len(segment.positions)
             self.sealed.append(SealedSegment(self.stream.name, ring, segment.table, held[: segment.taken], packs))
@@ -280,17 +280,17 @@ class Stream:
             # later time than the job.
             sealed = {id(event) for event in job.events}
             self.events = [event for event in self.events if id(event) not in sealed]
-        for segment in job.segments:
-            version = next(v for v in self.table_versions if v.number == segment.number)
+        # the job sealed the first versions; only later ones can have been added meanwhile
+        for segment, version in zip(job.segments, self.table_versions, strict=False):
             del version.positions[: segment.taken]
         while len(self.table_versions) > 1 and self.table_versions[1].start_ms <= job.to_ms:
             self.table_versions.popleft()
         # The tick at the boundary may be answered before the pack is made, but this answer belongs to the next pack.
         number, position = self._newest_answer
-        self.news = any(
-            version.number == number and version.positions and version.positions[-1] >= position
-            for version in self.table_versions
-        )
+        self.news = False
+        for version in self.table_versions:
+            if version.number == number and version.positions and version.positions[-1] >= position:
+                self.news = True
 
 
 def loss_event(note: LossNote) -> dict[str, Any]:

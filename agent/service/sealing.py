@@ -393,9 +393,11 @@ async def _to_its_end(work: asyncio.Future[Any]) -> bool:
     cancelled = False
     while not work.done():
         try:
-            await asyncio.wait([work])
+            await asyncio.shield(work)
         except asyncio.CancelledError:
             cancelled = True
+        except Exception:  # noqa: BLE001 - the caller gets it from the future
+            pass
     return cancelled
 
 

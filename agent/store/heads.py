@@ -50,6 +50,8 @@ _ENTRY = struct.Struct("<Qq32sqQQqqqqQqqB")
 # stored at the end of a slot, before the checksum; the file of an older version has zeros there
 _LOST = struct.Struct("<qq")
 _SUM = struct.Struct("<I")
+# a slot without its checksum: the entry, the name, zeros, and the newest loss
+_SLOT = struct.Struct(f"{_ENTRY.format}{SLOT - _ENTRY.size - _LOST.size - _SUM.size}s{_LOST.format[1:]}")
 
 
 @dataclass(slots=True)
@@ -84,15 +86,16 @@ class RecordedHead:
     def encode(self) -> bytes:
         """Return the bytes of the slot."""
         name = self.stream.encode()
-        front = _ENTRY.pack(
+        body = _SLOT.pack(
             int(self.boot, 16), self.seq, self.hash, self.to_ms, self.ring_id, self.ring_pos, self.ring_seq,
-            self.pack_id, self.sent_seq, self.sent_ms, self.sent_pos, self.owed_seq, self.owed_ms, len(name),
+            self.pack_id, self.sent_seq, self.sent_ms, self.sent_pos, self.owed_seq, self.owed_ms, len(name), name,
+            self.lost_seq, self.lost_ms,
         )  # fmt: skip
-        return _summed(front + name, _LOST.pack(self.lost_seq, self.lost_ms))
+        return body + _SUM.pack(zlib.crc32(body))
 
 
-def _summed(body: bytes, end: bytes = b"") -> bytes:
-    body = body.ljust(SLOT - _SUM.size - len(end), b"\0") + end
+def _summed(body: bytes) -> bytes:
+    body = body.ljust(SLOT - _SUM.size, b"\0")
     return body + _SUM.pack(zlib.crc32(body))
 
 

@@ -57,6 +57,7 @@ class PackTable:
     ) -> None:
         self._db, self._codec, self._streams, self._retention = db, codec, streams, retention
         self._tracker, self._documents = tracker, documents
+        self._directory = db.path.parent
         self._destinations: dict[str, int] = {}  # name -> destinations.id
         # by destination: patterns of the streams that it gets; empty: all streams
         self._asked: dict[str, tuple[str, ...]] = {}
@@ -239,15 +240,14 @@ class PackTable:
         return ids
 
     def _check_disk(self, need: int) -> None:
-        directory = self._db.path.parent
-        free = free_bytes(directory)
+        free = free_bytes(self._directory)
         # a commit needs space in the WAL and in the database file; unused pages of the file count as space too
         if free >= SPARE_BYTES + 2 * need:
             return
         if free < SPARE_BYTES // 2 + need + max(0, need - self._db.free_pages * PAGE_BYTES):
             raise StoreFull(
                 f"the disk is full ({free >> 10} KiB free)",
-                where=str(directory),
+                where=str(self._directory),
                 hint="Free some space on this disk; readings wait in the ring buffer meanwhile, and the agent "
                 "resumes by itself",
             )

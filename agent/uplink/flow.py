@@ -310,17 +310,15 @@ class AckWatchdog:
         self._complete: OutgoingMessage | None = None  # the oldest message, if the broker has received all its bytes
         self._complete_s = 0.0
 
-    def overdue_s(self, oldest: OutgoingMessage | None, now: float, received: int) -> float:
-        """Return how long, in s, the oldest message has made no progress; 0 if no message waits.
+    def overdue_s(self, oldest: OutgoingMessage, now: float, received: int) -> float:
+        """Return how long, in s, the oldest message has made no progress.
 
         Args:
-            oldest: the oldest message without a PUBACK; None if there is none.
+            oldest: the oldest message without a PUBACK.
             received: bytes of this connection that the broker's TCP has acknowledged; 0 if not known.
         """
         if received > self._received:
             self._received, self._progress_s = received, now
-        if oldest is None:
-            return 0.0
         if received < oldest.end_offset:
             return now - max(oldest.sent_s, self._progress_s)
         if self._complete is not oldest:

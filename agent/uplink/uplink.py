@@ -361,7 +361,11 @@ class Uplink:
             enough = len(scheduler.delivered) >= CONFIRM_COUNT or now - self._delivered_s >= CONFIRM_S
             if scheduler.delivered and (enough or not scheduler.in_flight):
                 self._confirm_to_store()
-            if self._watchdog.overdue_s(scheduler.oldest, now, connection.bytes_received()) > self._ack_timeout_s:
+            oldest = scheduler.oldest
+            if (
+                oldest is not None
+                and self._watchdog.overdue_s(oldest, now, connection.bytes_received()) > self._ack_timeout_s
+            ):
                 raise BrokerError(
                     f"no acknowledgement from the broker for {self._ack_timeout_s:.0f} s",
                     where=self.config.url,

@@ -28,6 +28,7 @@ _HEAD = struct.Struct("<QqHBx")
 _COUNT = struct.Struct("<Q")
 _HEAD_BYTES = _HEAD.size
 MOST_SHOWN = SLOT - _HEAD_BYTES  # a longer frame is cut to this number of bytes
+_SLOT = struct.Struct(f"{_HEAD.format}{MOST_SHOWN}s")
 
 
 class TracedFrame(NamedTuple):
@@ -83,13 +84,8 @@ class FrameTrace:
     def put(self, direction: int, data: bytes, time_ns: int) -> None:
         """Add a frame to the trace. A longer frame is cut to 268 bytes."""
         at = HEADER + self._count % self._frames * SLOT
-        size = len(data)
-        if size > MOST_SHOWN:
-            data, size = data[:MOST_SHOWN], MOST_SHOWN
-        view, body = self._map, at + _HEAD_BYTES
-        view[body : body + size] = data
         self._count = count = self._count + 1
-        _HEAD.pack_into(view, at, count, time_ns, size, direction)
+        _SLOT.pack_into(self._map, at, count, time_ns, min(len(data), MOST_SHOWN), direction, data)
         self._header[2] = count
 
     def trim(self) -> None:

@@ -133,7 +133,8 @@ class IntervalBuilder:
                         state.ledger.use(json.loads(segment.table.encoded))
                     state.table = segment.table
                 spans = [
-                    PackSpan(p.seq, p.boot, p.from_ms, p.to_ms, p.part, gaps_of_pack(p.gaps)) for p in segment.packs
+                    PackSpan(p.seq, p.boot, p.from_ms, p.to_ms, p.part, gaps_of_pack(p.gaps) if p.gaps else ())
+                    for p in segment.packs
                 ]
                 if not state.ledger.take_ring(segment.ring, segment.positions, spans):
                     self._read_again(segment.stream)  # the ring was overwritten meanwhile

@@ -42,7 +42,7 @@ LATE_MS = 1_200_000
 LATE_PACKS = 4
 # if an earlier run began to wait for the first results less than this long ago, this run continues that wait
 WAITED_MS = 86_400_000
-LOOK_S = 2.0
+LOOK_S = 5.0
 AFTER_FIRST_S = 0.25  # interval of the checks for first packs that wait
 SLICES_S = 0.05  # pause between two slices of catching up; packs can be sealed in it
 TIDY_EVERY_S = 60.0
