@@ -78,10 +78,42 @@ class WakeableSleep:
             timer.cancel()
             self._sleeping = None
 
+    async def until(self, due_ms: int, timer: TickTimer) -> None:
+        """Sleep until a time in UTC ms, or until ``wake`` is called."""
+        self._sleeping = timer.wait(due_ms)
+        try:
+            await self._sleeping
+        finally:
+            self._sleeping = None
+
     def wake(self) -> None:
         """End the sleep now. Does nothing if the task does not sleep."""
         if self._sleeping is not None and not self._sleeping.done():
             self._sleeping.set_result(None)
+
+
+class TickTimer:
+    """Ends all sleeps that end at the same time with one timer of the loop: the lines poll at the same ticks."""
+
+    def __init__(self, clock: SteadyClock) -> None:
+        self._clock = clock
+        self._waiting: dict[int, list[asyncio.Future[None]]] = {}  # by end of the sleep in UTC ms
+
+    def wait(self, due_ms: int) -> asyncio.Future[None]:
+        """Return a future that is done at a time in UTC ms, or 1 ms from now if this time is past."""
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        if (waiting := self._waiting.get(due_ms)) is not None:
+            waiting.append(future)
+        else:
+            self._waiting[due_ms] = [future]
+            loop.call_later(max(due_ms - self._clock.now_ms(), 1) / 1000, self._wake, due_ms)
+        return future
+
+    def _wake(self, due_ms: int) -> None:
+        for future in self._waiting.pop(due_ms):
+            if not future.done():
+                future.set_result(None)
 
 
 async def sleep_to_multiple(seconds: float) -> None:

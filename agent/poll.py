@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from agent.clock import SteadyClock, WakeableSleep
+from agent.clock import SteadyClock, TickTimer, WakeableSleep
 from agent.line_silence import DEAD_AFTER_FAILURES, LineSilence, NotAsked
 from drivers.backoff import Backoff
 from drivers.freshness import Freshness
@@ -511,10 +511,14 @@ class DevicePoll:
 
 
 class LinePoller:
-    """Polls the devices of one line, the most urgent device first."""
+    """Polls the devices of one line, the most urgent device first.
 
-    def __init__(self, devices: Sequence[DevicePoll], clock: SteadyClock) -> None:
-        self._clock = clock
+    Args:
+        timer: wakes this poller at its ticks, together with the pollers of other lines. None: a timer of its own.
+    """
+
+    def __init__(self, devices: Sequence[DevicePoll], clock: SteadyClock, timer: TickTimer | None = None) -> None:
+        self._clock, self._timer = clock, timer or TickTimer(clock)
         self._silence = LineSilence()
         self._take_up(devices)
         self.stopping = False  # True: ``run`` ends after the current poll
@@ -574,8 +578,7 @@ class LinePoller:
                 # the lease no longer has an effect if all devices were polled again
                 if self._lent_ms and not self._after_lease.intersection(devices):
                     self._lent_ms = 0
-                wait_ms = self._wake_ms - now_ms if self._wake_ms else 1000
-                await self._rest.sleep(max(wait_ms, 1) / 1000)
+                await self._rest.until(self._wake_ms or now_ms + 1000, self._timer)
                 continue
             self._turn += 1
             chosen.turn = self._turn

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from agent.clock import SteadyClock
+from agent.clock import SteadyClock, TickTimer
 from agent.config import Config, DeviceConfig, gathered, line_config, make_driver
 from agent.config.tree import LineEntry
 from agent.pack import BirthTable, changes
@@ -69,6 +69,7 @@ class DeviceManager:
         make_stream: Callable[[str, int], Stream],
     ) -> None:
         self.config, self.clock, self.sealing = config, clock, sealing
+        self._timer = TickTimer(clock)
         self._db_thread, self._make_stream = db_thread, make_stream
         self.devices: list[RunningDevice] = []
         self.lines: dict[str, Line] = {}
@@ -204,7 +205,7 @@ class DeviceManager:
             if started % LINES_AT_ONCE == 0:
                 turns.append(asyncio.Event())
             started += 1
-            poller = self.pollers[line] = LinePoller(polls, self.clock)
+            poller = self.pollers[line] = LinePoller(polls, self.clock, self._timer)
             self._tasks[line] = asyncio.create_task(_run_in_turn(poller, turns[-1]), name=f"line {line}")
             self._tasks[line].add_done_callback(self._poller_ended)
         if turns:

@@ -73,7 +73,7 @@ def _compressor(raw: bytes, strategy: int, log: int, min_match: int) -> zstandar
 
     Size of a body and CPU time per pack, measured with readings that all change:
     - 50 readings: 356 bytes, 28 us with btlazy2 (435 bytes, 12 us with zstd's level 4)
-    - 100 readings: 756 bytes, 13 us with dfast (709 bytes, 79 us with btlazy2; 744 bytes, 26 us with greedy)
+    - 100 readings: 766 bytes, 13 us with dfast (709 bytes, 79 us with btlazy2; 744 bytes, 26 us with greedy)
     - 1000 readings: 5150 bytes, 120 us with dfast (4820 bytes, 840 us with btlazy2; 5140 bytes, 260 us with greedy)
 
     So packs up to ``SMALL_BYTES``, of some 90 readings, get the better search.
@@ -107,7 +107,7 @@ class Codec:
     def activate(self, number: int, raw: bytes) -> None:
         """Encode with this dictionary from now on."""
         self._small = _compressor(raw, zstandard.STRATEGY_BTLAZY2, 13, 6)
-        self._large = _compressor(raw, zstandard.STRATEGY_DFAST, 15, 7)
+        self._large = _compressor(raw, zstandard.STRATEGY_DFAST, 13, 7)
         self.dictionary = number
 
     def add_dictionary(self, number: int, raw: bytes) -> None:

@@ -47,6 +47,21 @@ class Quarantine:
     reason: str
 
 
+class _TranslatedErrors:
+    """See ``Database.translated_errors``. It has no state, so one object serves all blocks."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        """Begin the block."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """End the block."""
+        if isinstance(error, sqlite3.Error):
+            raise self._db.explain(error) from error
+
+
 class Database:
     """The only connection to the database. It belongs to the thread that opened it.
 
@@ -59,18 +74,15 @@ class Database:
         self.execute, self.executemany = conn.execute, conn.executemany
         self.damage_verifier = DamageVerifier(conn, path)
         self._in_transaction = False
+        self._translated_errors = _TranslatedErrors(self)
 
     def explain(self, error: sqlite3.Error) -> StoreError:
         """Return the StoreError for an error of SQLite. If SQLite reports damage, the damage is verified first."""
         return self.damage_verifier.classify(error) if is_damage(error) else explain(error, str(self.path))
 
-    @contextlib.contextmanager
-    def translated_errors(self) -> Iterator[None]:
-        """Translate an error of SQLite into a StoreError."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise self.explain(error) from error
+    def translated_errors(self) -> _TranslatedErrors:
+        """Return a context manager that translates an error of SQLite into a StoreError."""
+        return self._translated_errors
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
