@@ -16,6 +16,7 @@ from pymodbus.pdu import DecodePDU
 
 from drivers.framing import crc_ok
 from drivers.line.config import RequestOptions
+from drivers.line.deadlines import deadlines_of
 from drivers.line.port import CHUNK, Port, down
 from drivers.line.request import Answer, Request
 from drivers.line.stats import LineStats
@@ -56,7 +57,7 @@ class MbapLink:
         self._quiet_s = 0.0
         self._free_at = 0.0  # nothing is sent before this time of the loop's clock: the device needs a pause
         self._deadline = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._watch, self._check = deadlines_of(self._loop).add, self._expire  # bound once, not for each request
         self._loop.add_reader(port.fd, self._received)
 
     def run(
@@ -86,9 +87,6 @@ class MbapLink:
     def close(self) -> None:
         """Close the connection. If a caller waits for an answer, it gets a LineDown."""
         self._loop.remove_reader(self.port.fd)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         self.port.close()
         self._request = None
         self._finish(LineDown("closed", where=self.port.where))
@@ -124,11 +122,7 @@ class MbapLink:
         if self._trace is not None:
             self._trace(SENT, frame, self._clock()[0])
         self._deadline = deadline = self._loop.time() + self._timeout_s
-        if self._timer is None:
-            self._timer = self._loop.call_at(deadline, self._expire)
-        elif deadline < self._timer.when():
-            self._timer.cancel()
-            self._timer = self._loop.call_at(deadline, self._expire)
+        self._watch(deadline, self._check)
 
     def _received(self) -> None:
         utc_ns, mono_ns = self._clock()
@@ -210,12 +204,9 @@ class MbapLink:
             del self._given_up[next(iter(self._given_up))]
 
     def _expire(self) -> None:
-        self._timer = None
         request = self._request
-        if request is None:
-            return
-        if self._loop.time() < self._deadline - 0.0005:
-            self._timer = self._loop.call_at(self._deadline, self._expire)
+        # a later request has a deadline of its own
+        if request is None or self._loop.time() < self._deadline - 0.0005:
             return
         self.silent += 1
         # an RTU refusal is shorter than an MBAP header, so it can only be recognized here

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from agent.clock import SteadyClock, WakeableSleep, kernel_boot, sleep_to_multiple
+from agent.clock import SteadyClock, TickTimer, WakeableSleep, kernel_boot, sleep_to_multiple
 from agent.store.heads import boot_bytes
 from tests.conftest import MadeUpTime
 
@@ -97,3 +98,27 @@ def test_a_sleep_can_be_ended_early(made_up_time: MadeUpTime) -> None:
 
     began, early, late = made_up_time.run_until_complete(main())
     assert (early - began, late - early) == pytest.approx((3, 10))
+
+
+async def test_sleeps_that_end_together_share_a_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines of a gateway wake at the same ticks."""
+    loop, clock = asyncio.get_running_loop(), SteadyClock()
+    timer, made = TickTimer(clock), list[float]()
+    call_later = loop.call_later
+
+    def counted(delay: float, *call: Any) -> Any:
+        made.append(delay)
+        return call_later(delay, *call)
+
+    monkeypatch.setattr(loop, "call_later", counted)
+    sleeps = [WakeableSleep() for _ in range(100)]
+    due_ms = clock.now_ms() + 30
+    tasks = [asyncio.ensure_future(sleep.until(due_ms, timer)) for sleep in sleeps]
+    await asyncio.sleep(0)
+    sleeps[0].wake()
+    tasks[1].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert len([delay for delay in made if delay]) == 1 and tasks[1].cancelled()
+    assert clock.now_ms() >= due_ms - 1
+    await sleeps[0].until(due_ms, timer)  # a time that is past: the sleep ends in the next ms
+    assert len([delay for delay in made if delay]) == 2

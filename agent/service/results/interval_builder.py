@@ -292,6 +292,8 @@ class IntervalBuilder:
         for counter_event in ledger.counter_events:
             self._note(stream, event_of(counter_event))
         ledger.counter_events = []
+        if not made and not gaps:
+            return
         # no state is stored yet, because the rebuild must start again after a kill
         if state.rebuild is not None:
             written, made = split_rows(made, state.rebuild.written_ms)
@@ -301,7 +303,7 @@ class IntervalBuilder:
         pages = new_pages(
             stream, above_written(store, stream, made, state.rebuilt_ms), self.calendar, self.published_ms
         )
-        if state.rebuild is None and (made or gaps):
+        if state.rebuild is None:
             unsaved.states[stream] = (ledger.seq, ledger.state())
             self._note_gap_start(stream, ledger)
             unsaved.gaps.append(NewGaps(stream, gaps))
