@@ -64,7 +64,7 @@ class StoreScrubber:
     async def run(self) -> None:
         """Scrub once a day until cancelled. Raises StoreDamaged."""
         self.warnings, aside, self.last_ms = await self._db_thread.call(
-            lambda store: (store.warnings(), _aside(store), store.checked_ms())
+            lambda store: (store.warnings(), _aside(store), self._checked_ms(store))
         )
         for text in self.warnings:
             log.warning("%s", text)
@@ -86,6 +86,11 @@ class StoreScrubber:
             except GatewayError as error:  # the disk failed; sealing reports this too
                 log.warning("store check postponed: %s", error)
                 await asyncio.sleep(AGAIN_S)
+
+    def _checked_ms(self, store: Store) -> int:
+        """Return when the last check ended; 0: never. A new store has nothing to check yet, so its day begins now."""
+        is_new = not store.checked_ms() and not store.quarantine and not store.packs.heads()
+        return store.mark_checked(self._wall_ms()) if is_new else store.checked_ms()
 
     def _tell_left_behind(self, aside: Mapping[str, Any]) -> None:
         counts = {name: aside[name] for name in ("declarations", "devices")}

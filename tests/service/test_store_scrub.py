@@ -64,6 +64,31 @@ async def test_packs_that_were_really_signed_are_sound_and_the_next_look_is_tomo
         task.cancel()
 
 
+async def test_the_first_check_of_a_new_store_is_a_day_after_it_was_made(tmp_path: Path) -> None:
+    """It has nothing to check before. A restart on its first day does not begin a check either."""
+    checks = list[float]()
+
+    async def start(days: float) -> StoreScrubber:
+        db_thread = DatabaseThread(lambda: Store.open(tmp_path / "store.db", 64 << 20), dict)
+        await db_thread.start()
+        at = StoreScrubber(db_thread, lambda event: None, 0.01, lambda: T0 + int(days * 86_400_000))
+
+        async def scrub() -> None:
+            checks.append(days)
+            await asyncio.Event().wait()
+
+        at.scrub = scrub  # type: ignore[method-assign]
+        task = asyncio.create_task(at.run())
+        await asyncio.sleep(0.1)  # ten times as long as it waits before its first look
+        task.cancel()
+        await db_thread.stop()
+        return at
+
+    for days in (0.0, 0.5, 1.1):
+        assert (await start(days)).last_ms == T0
+    assert checks == [1.1]
+
+
 async def test_a_signature_that_no_longer_holds_is_dropped_stated_and_told(gateway: Gateway) -> None:
     gateway.seal(20)
 
