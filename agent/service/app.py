@@ -427,8 +427,7 @@ class Service:
                 self.write_status()
                 cost_s = time.thread_time() - began
                 due_s = now_s + min(cost_s / SNAPSHOT_SHARE, SNAPSHOT_MOST_S) - SNAPSHOT_EVERY_S / 2
-            if turn % 2:  # not more often, since the pages and the heap are soon needed again
-                self._release_memory()
+                self._release_memory()  # not more often, since the pages and the heap are soon needed again
 
     def _release_memory(self) -> None:
         """Release memory: mapped pages of the ring and trace files, and the free part of the heap."""
