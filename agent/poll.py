@@ -145,7 +145,8 @@ class DevicePoll:
 
     def _periods_changed(self) -> None:
         """Recompute what depends on the periods, the next ticks and the driver's points."""
-        shortest_ms = min((p for p in self.periods if p), default=0)
+        self._used = [(pace, period) for pace, period in enumerate(self.periods) if period]
+        shortest_ms = min((period for _, period in self._used), default=0)
         self._max_urgency_ms = MAX_WAIT_ROUNDS * (shortest_ms or 1000)
         # after this time without an answer, in ms, the device counts as dead
         self.dead_after_ms = max(DEAD_AFTER_MS, DEAD_AFTER_PERIODS * shortest_ms)
@@ -168,7 +169,7 @@ class DevicePoll:
 
     def take(self, tick: int, paces: int) -> None:
         """Record that the points of a tick are being polled now. ``paces``: bit mask of their paces."""
-        for pace in range(len(PACES)):
+        for pace, _ in self._used:
             if paces >> pace & 1:
                 self.pending[pace] = 0
         self.working = tick
@@ -250,7 +251,7 @@ class DevicePoll:
     def next_ms(self) -> int:
         """The next tick that is not pending yet, in UTC ms; 0 if the device has no periods."""
         if self._next_ms < 0:
-            self._next_ms = min(filter(None, self.next), default=0)
+            self._next_ms = min([self.next[pace] for pace, _ in self._used], default=0)
         return self._next_ms
 
     @property
@@ -273,8 +274,8 @@ class DevicePoll:
         late: list[int] = []
         waits = self.awaits_first_record(now_ms)
         self._next_ms = -1
-        for pace, period in enumerate(self.periods):
-            while period and self.next[pace] <= now_ms:
+        for pace, period in self._used:
+            while self.next[pace] <= now_ms:
                 if self.pending[pace]:
                     if waits:
                         break
@@ -312,15 +313,14 @@ class DevicePoll:
         """
         if not any(self.pending):
             return 0, 0, 0
-        best = tick = 0
-        for pace, pending in enumerate(self.pending):
-            if pending:
-                urgent = pending + min(self.periods[pace], self._max_urgency_ms)
+        best = tick = paces = 0
+        for pace, period in self._used:
+            if pending := self.pending[pace]:
+                urgent = pending + min(period, self._max_urgency_ms)
                 if not best or urgent < best:
                     best, tick = urgent, pending
-        paces = 0
-        for pace, pending in enumerate(self.pending):
-            if pending == tick:
+        for pace, _ in self._used:
+            if self.pending[pace] == tick:
                 paces |= 1 << pace
         return best, tick, paces
 

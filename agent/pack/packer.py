@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from agent.pack.gaps import gaps_of
 from agent.pack.table import BirthTable, seconds, seconds_json
-from drivers.encoding import base64url
+from drivers.encoding import base64url_bytes
 from drivers.model import Reason
 from ext.canon import RawJson, Slice, dumps, seal
 from ext.ring import Ring
@@ -60,10 +60,10 @@ class _State:
     """The state of a packer. It is restored if a commit fails."""
 
     seq: int
-    prev: str | None
+    prev: bytes | None  # hash of the last pack, as base64url
     prev_boot: str | None
     first: bool  # True: the next pack is the first of this boot, and contains prev_boot
-    birth: str | None  # hash of the current birth; None: the next pack is a birth
+    birth: bytes | None  # hash of the current birth; None: the next pack is a birth
     from_ms: int
     hour: int  # number of the UTC hour in which all states and texts were last sent again
     quiet: bool  # True: the last pack held no reading
@@ -129,7 +129,7 @@ class Packer:
         self._table: BirthTable | None = None
         self._at = _State(
             seq=head.seq if head else 0,
-            prev=head.hash if head else None,
+            prev=head.hash.encode() if head else None,
             prev_boot=head.boot if head else None,
             first=True,
             birth=None,
@@ -403,7 +403,7 @@ class Packer:
         at.seq += 1
         front: list[bytes] = []
         if table is None and at.birth is not None:
-            front.append(b'"birth":"' + at.birth.encode() + b'"')
+            front.append(b'"birth":"' + at.birth + b'"')
         front += [self._boot_member, b'"clock":' + dumps(clock)]
         if e != b"[]":
             front.append(b'"e":' + e)
@@ -414,7 +414,7 @@ class Packer:
             front.append(b'"gaps":' + dumps(list(gaps)))
         if part:
             front.append(b'"part":' + dumps(part))
-        front.append(b'"prev":"' + at.prev.encode() + b'"' if at.prev is not None else b'"prev":null')
+        front.append(b'"prev":"' + at.prev + b'"' if at.prev is not None else b'"prev":null')
         if at.first:
             front.append(b'"prev_boot":' + dumps(at.prev_boot))
         if results:
@@ -449,7 +449,7 @@ class Packer:
             tally=tally or {},
             gaps=gaps,
         )
-        at.prev = base64url(digest)
+        at.prev = base64url_bytes(digest)
         if table is not None:
             at.birth = at.prev
         at.first = False

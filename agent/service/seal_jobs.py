@@ -86,7 +86,9 @@ class SealJob:
         """
         packer = self.stream.packer
         self._mark, self.losses = packer.savepoint(), losses
-        events = [*(loss_event(note) for note in losses), *(event for _, event in self.events)]
+        events: list[Mapping[str, Any]] = [loss_event(note) for note in losses] if losses else []
+        if self.events:
+            events += [event for _, event in self.events]
         for segment in self.segments:
             packs: list[SealedPack] = []
             ring = segment.ring

@@ -300,7 +300,7 @@ class PackTable:
         counts: dict[str, int] = {}
         for name, destination in self._destinations.items():
             patterns = self._asked[name]
-            owed = [(destination, row.id) for row in rows if _is_asked(row.pack.stream, patterns)]
+            owed = [(destination, row.id) for row in rows if not patterns or _is_asked(row.pack.stream, patterns)]
             counts[name] = len(owed)
             self._db.executemany("INSERT INTO outbox (destination, pack) VALUES (?, ?)", owed)
         return counts

@@ -21,14 +21,18 @@ class Deadlines:
         self._call_at = loop.call_at
         self._waiting: dict[int, set[Callable[[], None]]] = {}  # by end, in steps of ``STEP_S``
 
-    def add(self, at_s: float, check: Callable[[], None]) -> None:
-        """Call ``check`` at a time of the loop's clock. ``check`` finds out itself whether the request is answered."""
+    def add(self, at_s: float, check: Callable[[], None]) -> float:
+        """Call ``check`` at a time of the loop's clock, or up to ``STEP_S`` later. Returns when it will be called.
+
+        ``check`` finds out itself whether the request is answered.
+        """
         end = int(at_s / STEP_S) + 1
         if (waiting := self._waiting.get(end)) is not None:
             waiting.add(check)
         else:
             self._waiting[end] = {check}
             self._call_at(end * STEP_S, self._pass, end)
+        return end * STEP_S
 
     def _pass(self, end: int) -> None:
         for check in self._waiting.pop(end):

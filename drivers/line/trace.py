@@ -15,6 +15,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +29,12 @@ _HEAD = struct.Struct("<QqHBx")
 _COUNT = struct.Struct("<Q")
 _HEAD_BYTES = _HEAD.size
 MOST_SHOWN = SLOT - _HEAD_BYTES  # a longer frame is cut to this number of bytes
-_SLOT = struct.Struct(f"{_HEAD.format}{MOST_SHOWN}s")
+
+
+@cache
+def _slot(size: int) -> struct.Struct:
+    """The layout of a slot with a frame of ``size`` bytes."""
+    return struct.Struct(f"{_HEAD.format}{size}s")
 
 
 class TracedFrame(NamedTuple):
@@ -85,7 +91,8 @@ class FrameTrace:
         """Add a frame to the trace. A longer frame is cut to 268 bytes."""
         at = HEADER + self._count % self._frames * SLOT
         self._count = count = self._count + 1
-        _SLOT.pack_into(self._map, at, count, time_ns, min(len(data), MOST_SHOWN), direction, data)
+        size = min(len(data), MOST_SHOWN)
+        _slot(size).pack_into(self._map, at, count, time_ns, size, direction, data)
         self._header[2] = count
 
     def trim(self) -> None:

@@ -16,7 +16,7 @@ from pymodbus.pdu import DecodePDU
 
 from drivers.framing import crc_ok
 from drivers.line.config import RequestOptions
-from drivers.line.deadlines import deadlines_of
+from drivers.line.deadlines import STEP_S, deadlines_of
 from drivers.line.port import CHUNK, Port, down
 from drivers.line.request import Answer, Request
 from drivers.line.stats import LineStats
@@ -56,7 +56,7 @@ class MbapLink:
         self._timeout_s = 1.0
         self._quiet_s = 0.0
         self._free_at = 0.0  # nothing is sent before this time of the loop's clock: the device needs a pause
-        self._deadline = 0.0
+        self._deadline = self._checked_at = 0.0
         self._watch, self._check = deadlines_of(self._loop).add, self._expire  # bound once, not for each request
         self._loop.add_reader(port.fd, self._received)
 
@@ -122,7 +122,8 @@ class MbapLink:
         if self._trace is not None:
             self._trace(SENT, frame, self._clock()[0])
         self._deadline = deadline = self._loop.time() + self._timeout_s
-        self._watch(deadline, self._check)
+        if not deadline <= self._checked_at < deadline + STEP_S:
+            self._checked_at = self._watch(deadline, self._check)
 
     def _received(self) -> None:
         utc_ns, mono_ns = self._clock()
