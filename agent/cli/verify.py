@@ -135,8 +135,7 @@ def verify(
     for pin in trust:
         if not is_pin(pin):
             hint = (
-                "Give the 43 characters that `meterhouse keys show` prints, or park7/gw01= followed by "
-                "these characters"
+                "Give the 43 characters that `meterhouse keys show` prints, or park7/gw01= followed by these characters"
             )
             raise UsageError(f"invalid thumbprint {clean_text(pin)!r}", where="--trust", hint=hint)
     if broker:

@@ -49,12 +49,14 @@ V5, V311 = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
 
 
 class _BufferedClient(BoundedClient):
-    """Sends many messages with one system call, receives many packets at once, and handles plain PUBACKs itself.
+    """Sends many messages with one system call, receives many packets at once, and handles PUBACKs itself.
 
-    paho receives three times for each packet. It makes six objects of each PUBACK, and five of each message.
+    paho receives three times for each packet. It makes six objects of each PUBACK, and five of each message. It also
+    closes the connection if a PUBACK refuses a message for a reason that the standard does not name for PUBACKs:
+    mosquitto gives the reason 0x95 for a message that is too large.
 
     Args:
-        pubacks: this list gets (packet id, reason code 0) for each plain PUBACK.
+        pubacks: this list gets (packet id, reason code) for each PUBACK.
     """
 
     def __init__(
@@ -66,10 +68,9 @@ class _BufferedClient(BoundedClient):
         self._may_receive = False
         self._unsent: list[bytes] = []  # parts of the packets that ``flush`` sends
         self._unsent_bytes = 0
-        # paho ignores the PUBACK of a message that is not in its list. It keeps messages there to send them again on
-        # the next connection, but we use a client for one connection only. So one object stands for all messages.
+        # paho's list of messages without a PUBACK. paho would send them again on the next connection, but we use a
+        # client for one connection only. So one object stands for all of them.
         self._any_message = MQTTMessage()
-        self._any_message.qos = 1
 
     def add(self, topic: bytes, payload: bytes, retain: bool, properties: bytes) -> int:
         """Add a PUBLISH packet at QoS 1 to those that ``flush`` sends.
@@ -138,10 +139,18 @@ class _BufferedClient(BoundedClient):
         self._last_bytes_received = time.monotonic()  # otherwise paho would send a PINGREQ
 
     def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
-        # paho takes a PUBCOMP for the acknowledgement of a message at QoS 1, and ignores flags and surplus bytes
-        if cmd != "PUBACK" or self._in_packet["command"] & 0x0F or not _has_stated_length(self._in_packet["packet"]):
+        packet = self._in_packet["packet"]
+        # a PUBCOMP acknowledges no message at QoS 1
+        if cmd != "PUBACK" or self._in_packet["command"] & 0x0F or not _has_stated_length(packet):
             raise ValueError(f"malformed {cmd}")
-        return super()._handle_pubackcomp(cmd)
+        code = packet[_UNREASONED] if len(packet) > _UNREASONED else 0
+        # any refusal is a refusal, but an unknown kind of success must not confirm a pack
+        if code < errors.FAILURE and code not in {0, errors.NO_SUBSCRIBERS}:
+            raise ValueError(f"PUBACK with the unknown reason code {code:#04x}")
+        number = int.from_bytes(packet[:_UNREASONED], "big")
+        if self._out_messages.pop(number, None) is not None:
+            self._pubacks.append((number, code))
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
 
 
 class MqttConnection:
@@ -183,7 +192,6 @@ class MqttConnection:
         client.connect_timeout = connect_s
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
-        client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
         # the Last Will (LWT): the broker publishes `offline` if the connection breaks
@@ -419,11 +427,6 @@ class MqttConnection:
         self.closed_by_broker = flags.is_disconnect_packet_from_server or str(reason) != "Keep alive timeout"
         if flags.is_disconnect_packet_from_server:
             self.reason = reason.value
-
-    def _on_publish(
-        self, client: Client, userdata: Any, packet: int, reason: ReasonCode, properties: Properties | None
-    ) -> None:
-        self.pubacks.append((packet, reason.value))
 
     def _on_subscribe(
         self, client: Client, userdata: Any, packet: int, reasons: list[ReasonCode], properties: Properties | None

@@ -413,9 +413,12 @@ class Uplink:
             message.end_offset = end_offset
 
     def _poll(self, connection: MqttConnection, wait_s: float) -> None:
-        connection.poll(wait_s)
-        for packet, code in connection.pubacks:
-            self._on_puback(packet, code)
+        try:
+            connection.poll(wait_s)
+        finally:  # also the PUBACKs that arrived before a malformed packet count
+            for packet, code in connection.pubacks:
+                self._on_puback(packet, code)
+            connection.pubacks.clear()
         for packet, code in connection.subacks:
             if code >= errors.FAILURE and packet in self._subscribed:
                 refused = errors.subscribe_refused(code, self._subscribed[packet], self.config.url)
@@ -430,7 +433,6 @@ class Uplink:
                 "delete it"
             )
             self._rejected_log.log(log.warning, text, self.name, clean_text(topic, 200))
-        connection.pubacks.clear()
         connection.subacks.clear()
         connection.messages.clear()
         connection.ignored.clear()

@@ -313,3 +313,24 @@ def test_a_real_broker_with_a_retained_request(
     there.client.publish(REQUEST, ask % b"now", 1).wait_for_publish(PATIENCE_S)
     until(lambda: any(b'"done"' in reply for reply in replies()))
     assert all(b'"now"' in reply for reply in replies()) and up.state().connects == 1
+
+
+def test_packs_that_were_acknowledged_before_a_malformed_packet_are_confirmed(
+    fake: Callable[..., FakeBroker], outbox: Callable[..., StoreOutbox], uplink: Callable[..., Uplink]
+) -> None:
+    """Otherwise a broker that sends one bad packet now and then gets the same packs again and again."""
+    broker, at, make = fake(answer=lambda sent: SILENT), outbox(), Maker()
+    up = uplink(at, destination(broker.port))
+    until(lambda: up.state().connected)
+    at.commit(*(fresh(make) for _ in range(5)))
+    until(lambda: len(packs_of(broker)) == 5)
+    heard = packs_of(broker)
+    good = b"".join(struct.pack(">BBH", 0x40, 2, sent.packet) for sent in heard[:3])
+    broker.peers[0].sendall(good + struct.pack(">BBH", 0x4F, 2, heard[3].packet))  # flags in a PUBACK
+    until(lambda: at.pending() == 2)
+    until(lambda: len(packs_of(broker)) == 7)
+    assert [sent.payload for sent in packs_of(broker)[5:]] == [pack.data for pack in make.made[3:]]
+
+
+def packs_of(broker: FakeBroker) -> list[Sent]:
+    return [sent for sent in list(broker.heard) if sent.topic.endswith(("/readings", "/backfill"))]
