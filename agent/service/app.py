@@ -425,7 +425,8 @@ class Service:
             first = self.sealing.first_packs_wait
             sys.setswitchinterval(FIRST_SWITCH_S if first else SWITCH_S)
             busy = turn < SNAPSHOT_FIRST_TURNS and first
-            writes, grown = (now_s := time.monotonic()) >= due_s and not busy, self.rings.current.ring.head - released
+            now_s, grown = time.monotonic(), self.rings.current.ring.head - released
+            writes = now_s >= due_s and not busy
             if writes:
                 began = time.thread_time()
                 self.write_status()

@@ -86,9 +86,7 @@ class SealJob:
         """
         packer = self.stream.packer
         self._mark, self.losses = packer.savepoint(), losses
-        events: list[Mapping[str, Any]] = [loss_event(note) for note in losses] if losses else []
-        if self.events:
-            events += [event for _, event in self.events]
+        events = [*map(loss_event, losses), *[event for _, event in self.events]]
         for segment in self.segments:
             packs: list[SealedPack] = []
             ring = segment.ring

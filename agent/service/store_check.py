@@ -89,8 +89,10 @@ class StoreScrubber:
 
     def _checked_ms(self, store: Store) -> int:
         """Return when the last check ended; 0: never. A new store has nothing to check yet, so its day begins now."""
-        is_new = not store.checked_ms() and not store.quarantine and not store.packs.heads()
-        return store.mark_checked(self._wall_ms()) if is_new else store.checked_ms()
+        checked_ms = store.checked_ms()
+        if checked_ms or store.quarantine or store.packs.heads():
+            return checked_ms
+        return store.mark_checked(self._wall_ms())
 
     def _tell_left_behind(self, aside: Mapping[str, Any]) -> None:
         counts = {name: aside[name] for name in ("declarations", "devices")}

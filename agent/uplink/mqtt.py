@@ -123,7 +123,7 @@ class _BufferedClient(BoundedClient):
         if self._buffer.startswith(_PLAIN_PUBACK) and not self._in_packet["command"]:  # between two packets
             self._take_pubacks()
             if not self._buffer:
-                raise BlockingIOError  # paho then knows that there is no more
+                raise BlockingIOError  # tells paho that nothing is left to read
         part, self._buffer = self._buffer[:most], self._buffer[most:]
         return part
 
@@ -140,10 +140,18 @@ class _BufferedClient(BoundedClient):
 
     def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
         packet = self._in_packet["packet"]
-        # a PUBCOMP acknowledges no message at QoS 1
-        if cmd != "PUBACK" or self._in_packet["command"] & 0x0F or not _has_stated_length(packet):
+        # a PUBCOMP acknowledges no message at QoS 1, and a PUBACK of MQTT 3.1.1 has nothing but the packet id
+        is_plain = len(packet) == _UNREASONED
+        if (
+            cmd != "PUBACK"
+            or self._in_packet["command"] & 0x0F
+            or not _has_stated_length(packet)
+            or not (is_plain or self.protocol == V5)
+        ):
             raise ValueError(f"malformed {cmd}")
-        code = packet[_UNREASONED] if len(packet) > _UNREASONED else 0
+        if len(packet) > _REASONED:  # raises an error for properties that a PUBACK cannot have
+            Properties(PacketTypes.PUBACK).unpack(packet[_REASONED:])  # type: ignore[no-untyped-call]
+        code = 0 if is_plain else packet[_UNREASONED]
         # any refusal is a refusal, but an unknown kind of success must not confirm a pack
         if code < errors.FAILURE and code not in {0, errors.NO_SUBSCRIBERS}:
             raise ValueError(f"PUBACK with the unknown reason code {code:#04x}")

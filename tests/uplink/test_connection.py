@@ -121,7 +121,7 @@ def test_each_answer_counts_once(fake: Callable[..., FakeBroker], connect: Conne
     reasons = (
         struct.pack(">BBHB", 0x40, 3, accepted, 0x10),
         struct.pack(">BBHBB", 0x40, 4, refused, 0x87, 0),
-        struct.pack(">BBHB", 0x40, 3, too_large, 0x95),  # mosquitto sends it, although it is no reason of a PUBACK
+        struct.pack(">BBHB", 0x40, 3, too_large, 0x95),  # not a code of a PUBACK, but mosquitto sends it
         struct.pack(">BBHB", 0x40, 3, unknown, 0xFE),
     )
     answer(broker, connection, b"".join((puback(60_000), puback(plain), *reasons, puback(plain), puback(refused))))
@@ -137,6 +137,8 @@ def test_each_answer_counts_once(fake: Callable[..., FakeBroker], connect: Conne
         "40 04 {id} 00 80",  # the length of the properties goes on
         "40 03 {id} 01",  # no success that the standard knows
         "40 03 {id} 7f",
+        "40 06 {id} 00 02 01 00",  # a property that a PUBACK cannot have
+        "40 06 {id} 87 02 7f 00",  # an unknown property
         "40 00",
         "40 01 00",
     ],
@@ -255,3 +257,19 @@ def test_many_bytes_are_sent_in_parts(
     assert len(sent) == 4 and max(sent) < 91_000
     connection.drop()
     assert connection.publish(OutgoingMessage("t/readings", b"")) == 0
+
+
+def test_with_mqtt_3_1_1_an_answer_has_no_reason(fake: Callable[..., FakeBroker]) -> None:
+    broker, pipe = fake(answer=lambda sent: SILENT), WakePipe()
+    will = OutgoingMessage("t/status", b"offline")
+    connection = MqttConnection(destination(broker.port), "gw01", V311, will, pipe.fd, pipe.drain, {})
+    try:
+        connection.connect(lambda: False)
+        plain, reasoned = publish_all(connection)[:2]
+        until(lambda: len(broker.heard) == MESSAGES)
+        with pytest.raises(BrokerError, match="malformed MQTT"):
+            answer(broker, connection, puback(plain) + struct.pack(">BBHB", 0x40, 3, reasoned, 0))
+        assert connection.pubacks == [(plain, 0)]
+    finally:
+        connection.drop()
+        pipe.close()
