@@ -18,7 +18,7 @@ from bench.platform import START_MS, Feed
 from receiver import fleet as made_fleet
 from receiver.clickhouse import ClickHouse
 from receiver.clickhouse_feed import ClickHouseFeed
-from receiver.database import connect, migrate
+from receiver.database import connect, create_tables
 from receiver.fleet import POINTS, MadeStream, make_fleet
 from receiver.keeper import Keeper
 from receiver.private_postgres import PrivatePostgres
@@ -73,7 +73,7 @@ def main() -> int:
 
 def measure(dsn: str, front: Front, gateways: int, rounds: int) -> None:
     """Feed a simulated fleet to ClickHouse. Prints the CPU time of the feed, and the size of tables and columns."""
-    migrate(dsn)
+    create_tables(dsn)
     fleet = make_fleet(gateways, 5, START_MS, faults=False)
     with connect(dsn) as connection:
         enrol(connection, [Enrolment(one.name, [one.signer.kid]) for one in fleet])

@@ -14,7 +14,7 @@ import json
 import time
 from typing import Any
 
-from receiver.database import Connection, connect, migrate
+from receiver.database import Connection, connect, create_tables
 from receiver.private_postgres import PrivatePostgres
 
 MADE = """
@@ -64,7 +64,7 @@ def measure(gateways: int, streams: int, days: int) -> dict[str, Any]:
     server = PrivatePostgres(settings=["fsync=off"])
     server.start()
     try:
-        migrate(server.dsn)
+        create_tables(server.dsn)
         with connect(server.dsn) as connection:
             fill(connection, gateways, streams, days)
         made: dict[str, Any] = {"gateways": gateways, "streams": gateways * streams, "days": days}

@@ -26,7 +26,7 @@ from typing import Any
 
 from bench.publisher import connected, publish
 from bench.rig import cost_of, pid_of
-from receiver.database import connect, migrate
+from receiver.database import connect, create_tables
 from receiver.demo import _spawn, _start_mosquitto
 from receiver.fleet import MadeGateway, make_fleet
 from receiver.private_postgres import PrivatePostgres
@@ -67,7 +67,7 @@ def measure(messages: int) -> dict[str, Any]:
         server = PrivatePostgres()
         server.start()
         stack.callback(server.stop)
-        migrate(server.dsn)
+        create_tables(server.dsn)
         port = _start_mosquitto(stack, folder)
         fleet = make_fleet(10, 1, round(time.time() - 600) * 1000, faults=False)
         honest = [message for number in range(ROUNDS) for one in fleet for message in one.round(number)]

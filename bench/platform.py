@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from receiver.database import connect, migrate
+from receiver.database import connect, create_tables
 from receiver.fleet import make_fleet
 from receiver.keeper import Keeper
 from receiver.private_postgres import PrivatePostgres
@@ -76,7 +76,7 @@ def measure(gateways: int, devices: int, rounds: int) -> dict[str, Any]:
     server = PrivatePostgres()
     server.start()
     try:
-        migrate(server.dsn)
+        create_tables(server.dsn)
         fleet = make_fleet(gateways, devices, START_MS, faults=False)
         with connect(server.dsn) as connection:
             enrol(connection, [Enrolment(one.name, [one.signer.kid]) for one in fleet])

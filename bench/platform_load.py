@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from bench.platform import START_MS, postgres_s
 from bench.publisher import connected, publish
 from bench.rig import broker, cost_of, pid_of, process
-from receiver.database import Connection, connect, migrate
+from receiver.database import Connection, connect, create_tables
 from receiver.fleet import MadeGateway, make_fleet
 from receiver.private_postgres import PrivatePostgres
 from receiver.private_rabbitmq import PrivateRabbit
@@ -48,7 +48,7 @@ def measure(kind: str, gateways: int, rounds: int) -> dict[str, Any]:
         server = PrivatePostgres()
         server.start()
         stack.callback(server.stop)
-        migrate(server.dsn)
+        create_tables(server.dsn)
         fleet = make_fleet(gateways, 2, START_MS, faults=False)
         connection = stack.enter_context(connect(server.dsn))
         enrol(connection, [Enrolment(one.name, [one.signer.kid]) for one in fleet])

@@ -23,7 +23,7 @@ from agent.cli.output_files import writing
 from drivers.model import UsageError, clean_text
 from receiver.database import (
     connect,
-    migrate,
+    create_tables,
     open_database,
     open_shards,
     parse_shards,
@@ -56,16 +56,16 @@ def platform() -> None:
 @platform.command("init")
 @db_option
 def init_command(dsns: tuple[str, ...]) -> None:
-    """Create the tables, or migrate them to this version.
+    """Create the tables.
 
     \b
     Exit codes: 0 done, 3 a database cannot be used.
     """
     shards = parse_shards(dsns)
     for place, dsn in enumerate(shards):
-        made = migrate(dsn)
+        made = create_tables(dsn)
         open_database(dsn, (place, len(shards))).close()
-        done = f"migrations {', '.join(map(str, made))} made" if made else "nothing to do"
+        done = "tables created" if made else "nothing to do"
         click.echo(say_at(show_dsn(dsn), done))
 
 

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL 15 to 17, the schema and its migrations."""
+"""Connections to PostgreSQL 15 to 17, and the tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from drivers.model import ConfigError
 
 SCHEMA: Final = "meterhouse"
 OLDEST: Final = 150_000  # PostgreSQL 15 is the oldest version that is accepted
-MIGRATION_LOCK: Final = 7_235_700  # advisory lock, so that only one process migrates at a time
+SCHEMA_VERSION: Final = 1  # of schema.sql; docs/contributing.md says how a change of the tables will be released
+CREATION_LOCK: Final = 7_235_700  # advisory lock, so that only one process creates the tables at a time
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
@@ -64,32 +65,23 @@ def show_dsn(dsn: str) -> str:
     return f"database {facts.get('dbname', '')} at {facts.get('host', 'the local socket')}:{facts.get('port', 5432)}"
 
 
-def migrate(dsn: str) -> list[int]:
-    """Migrate the schema to this version. Returns the numbers of the migrations that were applied.
+def create_tables(dsn: str) -> bool:
+    """Create the tables. Returns False if the database has them already.
 
     Raises:
-        DatabaseError: the database cannot be used, or its schema is newer than this program.
+        DatabaseError: the database cannot be used, or its tables are of another version.
     """
-    known = {int(path.name[:4]): path.read_text() for path in _folder("migrations") if path.name.endswith(".sql")}
     with connect(dsn) as connection, rights_of(connection, dsn):
-        connection.execute("SELECT pg_advisory_lock(%s)", [MIGRATION_LOCK])
-        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS migrations (number int PRIMARY KEY, made timestamptz DEFAULT now())"
-        )
-        done = {number for (number,) in connection.execute("SELECT number FROM migrations")}
-        if later := done - known.keys():
-            hint = "This program is older than the database: install the version that made the database, or a later one"
-            seen = (
-                f"the database's schema has version {max(later)}, but this program knows no version after {max(known)}"
-            )
-            raise DatabaseError(seen, where=show_dsn(dsn), hint=hint)
-        made = sorted(known.keys() - done)
-        for number in made:
-            with connection.transaction():
-                connection.execute(known[number].encode())
-                connection.execute("INSERT INTO migrations (number) VALUES (%s)", [number])
-    return made
+        connection.execute("SELECT pg_advisory_lock(%s)", [CREATION_LOCK])
+        if (found := _version(connection)) is not None:
+            _check_version(found, dsn)
+            return False
+        with connection.transaction():
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+            connection.execute("CREATE TABLE schema_version (number int NOT NULL)")
+            connection.execute((files(__package__) / "schema.sql").read_bytes())
+            connection.execute("INSERT INTO schema_version VALUES (%s)", [SCHEMA_VERSION])
+    return True
 
 
 @contextlib.contextmanager
@@ -104,21 +96,30 @@ def rights_of(connection: Connection, dsn: str) -> Iterator[None]:
 
 
 def check_schema(connection: Connection, dsn: str) -> None:
-    """Raise DatabaseError if the database has no schema, or a schema of another version."""
-    newest = max(int(path.name[:4]) for path in _folder("migrations") if path.name.endswith(".sql"))
-    try:
-        row = connection.execute("SELECT max(number) FROM migrations").fetchone()
-    except psycopg.errors.UndefinedTable:
-        row = None
+    """Raise DatabaseError if the database has no tables, or tables of another version."""
+    found = _version(connection)
+    if found is None:
         query = "SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = %s"
         if connection.execute(query, [SCHEMA]).fetchone() == (False,):
             raise psycopg.errors.InsufficientPrivilege(f"permission denied for schema {SCHEMA}") from None
-    found = None if row is None else row[0]
-    if found != newest:
-        seen = (
-            "the database has no meterhouse tables" if found is None else f"the database's schema has version {found}"
-        )
-        hint = f"Expected version {newest}: run meterhouse platform init --db ..."
+        hint = "Run meterhouse platform init --db ..."
+        raise DatabaseError("the database has no meterhouse tables", where=show_dsn(dsn), hint=hint)
+    _check_version(found, dsn)
+
+
+def _version(connection: Connection) -> int | None:
+    """The version of the tables; None if there are none."""
+    try:
+        row = connection.execute("SELECT number FROM schema_version").fetchone()
+    except psycopg.errors.UndefinedTable:
+        return None
+    return None if row is None else row[0]
+
+
+def _check_version(found: int, dsn: str) -> None:
+    if found != SCHEMA_VERSION:
+        seen = f"the database's tables have version {found}, but this program needs version {SCHEMA_VERSION}"
+        hint = "Use the version of meterhouse that made the database, or create a new database"
         raise DatabaseError(seen, where=show_dsn(dsn), hint=hint)
 
 
@@ -248,7 +249,3 @@ def parse_shards(dsns: Sequence[str]) -> list[str]:
     if len({re.sub(r"\s+", " ", dsn) for dsn in made}) < len(made):
         raise DatabaseError("the same database is given twice", where="--db", hint="Each shard needs its own database")
     return made
-
-
-def _folder(name: str) -> list[Any]:
-    return sorted((files(__package__) / name).iterdir(), key=lambda path: path.name)

@@ -20,7 +20,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 from drivers.model import GatewayError
-from receiver.database import connect, migrate
+from receiver.database import connect, create_tables
 from receiver.fleet import MadeGateway, make_fleet
 from receiver.fleet_state import FleetState, fleet_state
 from receiver.private_postgres import PrivatePostgres
@@ -57,7 +57,7 @@ def run_demo(gateways: int, say: Callable[[str], None]) -> FleetState:
         began = time.monotonic()
         postgres.start()
         stack.callback(postgres.stop)
-        migrate(postgres.dsn)
+        create_tables(postgres.dsn)
         say(f"private PostgreSQL with our tables, ready after {time.monotonic() - began:.1f} s")
         port = _start_mosquitto(stack, folder)
         say(f"mosquitto on 127.0.0.1:{port}")

@@ -48,7 +48,7 @@ def clickhouse_kills(folder: Path, house: House, rounds: int, seed: int) -> Row:
 
     kills: Counter[str] = Counter()
     try:
-        database.migrate(server.dsn)
+        database.create_tables(server.dsn)
         kit.ClickHouse(front.url).make_tables()
         for number in range(rounds):
             before = readings()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psycopg
 
-from receiver.database import check_place, connect, migrate, shard_of
+from receiver.database import check_place, connect, create_tables, shard_of
 from receiver.private_postgres import PrivatePostgres
 from receiver.trust import Enrolment, enrol
 from tests.kits.broker import DEADLINE_S, until
@@ -37,7 +37,7 @@ class Platform:
     def start(self) -> None:
         for place, server in enumerate(self.servers):
             server.start()
-            migrate(server.dsn)
+            create_tables(server.dsn)
             with connect(server.dsn) as connection:
                 check_place(connection, server.dsn, place, len(self.servers))
         for name in [*self.workers, "keeper"]:

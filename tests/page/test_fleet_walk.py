@@ -38,7 +38,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetScene]:
     pytest.importorskip("psycopg", reason="the extra `platform` is not installed")
     from playwright.sync_api import sync_playwright
 
-    from receiver.database import check_place, connect, migrate
+    from receiver.database import check_place, connect, create_tables
     from receiver.private_postgres import NoPostgres, PrivatePostgres
     from tests.kits.fleet_scene import fill
 
@@ -50,7 +50,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetScene]:
         except NoPostgres as error:
             pytest.skip(str(error))
         stack.callback(server.stop)
-        migrate(server.dsn)
+        create_tables(server.dsn)
         with connect(server.dsn) as connection:
             check_place(connection, server.dsn, 0, 1)
         fill(server.dsn)

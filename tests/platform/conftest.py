@@ -12,7 +12,7 @@ pytest.importorskip("psycopg", reason="the extra `platform` is not installed")
 
 import psycopg
 
-from receiver.database import migrate
+from receiver.database import create_tables
 from receiver.private_postgres import NoPostgres, PrivatePostgres
 
 _NUMBERS = count(1)
@@ -44,5 +44,5 @@ def dsn(postgres: PrivatePostgres) -> str:
     with psycopg.connect(postgres.dsn, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     made = postgres.dsn.replace("dbname=postgres", f"dbname={name}")
-    migrate(made)
+    create_tables(made)
     return made

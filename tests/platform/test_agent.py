@@ -11,7 +11,7 @@ from tempfile import mkdtemp
 
 import pytest
 
-from receiver.database import boot_text, connect, migrate
+from receiver.database import boot_text, connect, create_tables
 from receiver.private_postgres import PrivatePostgres
 from receiver.trust import Enrolment, enrol
 from tests.kits.broker import Broker, Name, until
@@ -79,7 +79,7 @@ def platform(house: House, tmp_path: Path) -> Iterator[Platform]:
     server = PrivatePostgres(Path(mkdtemp(prefix="mh-platform-")))
     server.start()
     try:
-        migrate(server.dsn)
+        create_tables(server.dsn)
         folder = tmp_path / "platform"
         folder.mkdir()
         made = Platform(server, house.broker(), folder)

@@ -10,7 +10,7 @@ from tempfile import mkdtemp
 
 import pytest
 
-from receiver.database import connect, migrate
+from receiver.database import connect, create_tables
 from receiver.private_postgres import PrivatePostgres
 from receiver.store import Store
 from receiver.trust import Enrolment, enrol
@@ -38,7 +38,7 @@ def test_a_full_database_acknowledges_nothing_and_goes_on_by_itself(small_disk: 
     server = PrivatePostgres(small_disk / "pg", ["wal_recycle=off", "max_wal_size=32MB", "min_wal_size=32MB"])
     server.start()
     try:
-        migrate(server.dsn)
+        create_tables(server.dsn)
         made = [make("whole", number) for number in range(40)]
         now = [0.0]
         with connect(server.dsn) as connection:

@@ -21,7 +21,7 @@ from agent.verify.jws import base64url
 from agent.verify.signed import payload_hash
 from drivers.model import GatewayError
 from receiver.commands import platform
-from receiver.database import connect, migrate, statement
+from receiver.database import connect, create_tables, statement
 from receiver.fleet import MadeGateway
 from receiver.keeper import Keeper
 from receiver.page import views
@@ -58,7 +58,7 @@ def scene(postgres: PrivatePostgres) -> Scene:
     with psycopg.connect(postgres.dsn, autocommit=True) as connection:
         connection.execute("CREATE DATABASE page")
     dsn = postgres.dsn.replace("dbname=postgres", "dbname=page")
-    migrate(dsn)
+    create_tables(dsn)
     return Scene(dsn, fill(dsn))
 
 

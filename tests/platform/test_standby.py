@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from receiver.database import connect, migrate
+from receiver.database import connect, create_tables
 from receiver.fleet_state import fleet_state
 from receiver.keeper import Keeper
 from receiver.private_postgres import NoPostgres, PrivatePostgres
@@ -46,7 +46,7 @@ def test_a_server_is_lost_and_its_standby_has_all_that_was_acknowledged(
     both = f"{first.dsn} target_session_attrs=read-write".replace(
         f"host={first.folder}", f"host={second.folder},{first.folder}"
     )
-    migrate(both)
+    create_tables(both)
     made = [make("whole", number) for number in range(8)]
     with connect(both) as connection:
         enrol(connection, [Enrolment(b.gateway.name, [b.gateway.signer.kid]) for b in made])

@@ -45,7 +45,7 @@ def tables_say(dsn: str, case: Case) -> tuple[str, str]:
     """The verdict, and why."""
     with connect(dsn) as connection:
         tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'meterhouse'").fetchall()
-        for table in {name for (name,) in tables} - {"migrations", "trust_changes"}:
+        for table in {name for (name,) in tables} - {"schema_version", "trust_changes"}:
             connection.execute(f"TRUNCATE {table}".encode())
         enrol(connection, pins_of(case))
         clock = Clock()
@@ -80,12 +80,12 @@ def test_case(dsn_of_all: str, case: Case) -> None:
 
 @pytest.fixture(scope="module")
 def dsn_of_all(postgres: object) -> str:
-    from receiver.database import migrate
+    from receiver.database import create_tables
     from receiver.private_postgres import PrivatePostgres
 
     assert isinstance(postgres, PrivatePostgres)
     with psycopg.connect(postgres.dsn, autocommit=True) as connection:
         connection.execute("CREATE DATABASE vectors")
     made = postgres.dsn.replace("dbname=postgres", "dbname=vectors")
-    migrate(made)
+    create_tables(made)
     return made

@@ -22,7 +22,7 @@ from agent.keys.key_records import Revocation, new_root
 from agent.verify import KeyRing, Refusal, check, check_keys
 from receiver.acks import Acknowledger
 from receiver.audit import write_export
-from receiver.database import connect, migrate, month_of, show_dsn, statement
+from receiver.database import connect, create_tables, month_of, show_dsn, statement
 from receiver.fleet import make_fleet
 from receiver.fleet_state import fleet_state
 from receiver.fleet_table import why
@@ -79,7 +79,7 @@ def test_nothing_is_acknowledged_while_the_database_is_away(tmp_path: Path) -> N
     server = PrivatePostgres(folder)
     server.start()
     try:
-        migrate(server.dsn)
+        create_tables(server.dsn)
         made = [make("whole", number) for number in range(10)]
         enrolled(server.dsn, *(b.gateway.pin for b in made))
         keys = [(f"meterhouse/v1/{b.gateway.name}/keys", b.keys[0]) for b in made]
@@ -1002,7 +1002,7 @@ def test_databases_in_another_order_are_refused(postgres: PrivatePostgres, dsn: 
     runner = CliRunner()
     assert runner.invoke(platform, ["status", "--db", dsn]).exit_code == 0
     other = postgres.dsn
-    migrate(other)
+    create_tables(other)
     result = runner.invoke(platform, ["status", "--db", dsn, "--db", other])
     assert "created as database number 1 of 1" in str(result.exception)
 
@@ -1025,8 +1025,8 @@ def test_a_role_without_rights_is_told_so(
         for grant, commands, words in (
             ("", ["init"], "database"),
             ("", ["status", "keep"], "schema meterhouse"),
-            ("GRANT USAGE ON SCHEMA meterhouse TO", ["status", "keep"], "table migrations"),
-            ("GRANT SELECT ON meterhouse.migrations TO", ["status"], "table shard"),
+            ("GRANT USAGE ON SCHEMA meterhouse TO", ["status", "keep"], "table schema_version"),
+            ("GRANT SELECT ON meterhouse.schema_version TO", ["status"], "table shard"),
             ("GRANT SELECT ON ALL TABLES IN SCHEMA meterhouse TO", [f"enrol {file}"], "table trust_changes"),
         ):
             if grant:
