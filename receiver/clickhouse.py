@@ -6,11 +6,9 @@ An insert may be repeated without harm.
 from __future__ import annotations
 
 import http.client
-import logging
 import re
 import ssl
 from collections.abc import Iterable, Iterator, Sequence
-from hashlib import sha256
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
@@ -19,7 +17,6 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from drivers.model import GatewayError, UsageError, clean_text
 
-log = logging.getLogger("meterhouse.platform")
 TIMEOUT_S: Final = 120.0
 DATABASE: Final = "meterhouse"
 # The insert is synchronous and atomic. A repeated block is dropped. The number of partitions (months) is not limited,
@@ -28,9 +25,6 @@ _INSERT: Final = (
     "async_insert = 0, insert_deduplicate = 1, deduplicate_blocks_in_dependent_materialized_views = 1, "
     "max_partitions_per_insert_block = 0, max_insert_threads = 1, insert_deduplication_token = "
 )
-_VIEW: Final = re.compile(r"CREATE VIEW IF NOT EXISTS \w+\.(\w+) ")
-_MARK: Final = "meterhouse"  # the first word of the comments of our views
-_COMMENT: Final = re.compile(rf"{_MARK} ([0-9a-f]{{16}})(?: ([0-9a-f]{{16}}))?")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\0": "\\0"})
 Cell = str | int | float | bool | Sequence[str] | dict[str, int] | None
@@ -67,7 +61,6 @@ class ClickHouse:
             raise UsageError(f'database "{clean_text(self.database, 80)}"', where="--clickhouse", hint=hint)
         self._host, self._port = parts.hostname or "", port or (8443 if parts.scheme == "https" else 8123)
         self._headers: dict[str, str] = {}
-        self._kept: dict[str, str] = {}  # the views that stay as they are, and why
         self._tls: ssl.SSLContext | None = None
         try:
             if parts.username:
@@ -86,60 +79,12 @@ class ClickHouse:
         return f"ClickHouse at {self._host}:{self._port}"
 
     def make_tables(self) -> None:
-        """Create the tables and views that are missing. Existing tables are not changed.
-
-        A view of an earlier version is replaced, unless somebody has changed it.
-        """
+        """Create the tables and views that are missing. Existing ones are not changed."""
         text = (files(__package__) / "sql" / "clickhouse_tables.sql").read_text()
         for statement in re.sub(r"^--.*\n", "", text, flags=re.MULTILINE).split(";\n"):
             made = statement.strip().replace("{db}", self.database)
-            if (view := _VIEW.match(made)) is not None:
-                self._make_view(view[1], made)
-            elif made:
+            if made:
                 self.execute(made)
-
-    def _make_view(self, name: str, statement: str) -> None:
-        """Create or replace a view. Its comment has the hash of its statement, and that of the text that ClickHouse has
-        made of it. Without such a comment, or with another text, it is a view of somebody else.
-        """
-        mark = _short_hash(statement)
-        self.execute(f"{statement} COMMENT '{_MARK} {mark}'")
-        try:
-            comment, text = self._view(name)
-            if not text:
-                return  # this role may not see the view
-            known = _COMMENT.fullmatch(comment)
-            if known is None:
-                self._stays(name, "it was made by somebody else, or by a version that wrote no comment")
-                return
-            if known[2] not in (None, text):
-                if known[1] != mark:
-                    self._stays(name, "its text was changed")
-                return
-            if known[1] != mark:
-                replaced = statement.replace("CREATE VIEW IF NOT EXISTS", "CREATE OR REPLACE VIEW", 1)
-                self.execute(f"{replaced} COMMENT '{_MARK} {mark}'")
-                text = self._view(name)[1]
-                log.info("%s: replaced the view %s by that of this version", self.where, name)
-            elif known[2] is not None:
-                return
-            self.execute(f"ALTER TABLE {self.database}.{name} MODIFY COMMENT '{_MARK} {mark} {text}'")
-        except ClickHouseError as error:  # such as a missing right: the export works with the old view, too
-            self._stays(name, str(error))
-
-    def _stays(self, name: str, why: str) -> None:
-        """Log once that a view stays as it is. The tables are made anew at each retry of the export."""
-        if self._kept.get(name) != why:
-            text = "%s: the view %s.%s is not replaced by that of this version: %s. DROP VIEW lets it be made anew"
-            log.warning(text, self.where, self.database, name, why)
-        self._kept[name] = why
-
-    def _view(self, name: str) -> tuple[str, str]:
-        """The comment of a view, and the hash of its text. ("", "") if it is not visible."""
-        query = "SELECT comment, as_select FROM system.tables WHERE "
-        found = self.execute(f"{query}database = '{self.database}' AND name = '{name}'")
-        comment, _, text = found.rstrip("\n").partition("\t")
-        return comment, _short_hash(text) if text else ""
 
     def execute(self, statement: str) -> str:
         """Run a statement and return the answer as text. Raises ClickHouseError."""
@@ -189,10 +134,6 @@ class ClickHouse:
                 seen, where=self.where, hint="ClickHouse rejected the request; pending batches are retried"
             )
         return text
-
-
-def _short_hash(text: str) -> str:
-    return sha256(text.encode()).hexdigest()[:16]
 
 
 def _cell(value: Cell) -> str:

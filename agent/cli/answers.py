@@ -72,13 +72,10 @@ class Rows(TypedDict):
 
 
 def check_row(line: bytes, columns: int) -> list[Any]:
-    """Return one row of intervals. It has ``columns`` cells, each a text, a whole number or None.
-
-    Older agents omit the last cell.
-    """
-    kind = Annotated[list[str | int | None], Meta(min_length=columns - 1, max_length=columns)]
+    """Return one row of intervals. It has ``columns`` cells, each a text, a whole number or None."""
+    kind = Annotated[list[str | int | None], Meta(min_length=columns, max_length=columns)]
     row: list[Any] = checked(loaded(line, "row of intervals"), kind, "row of intervals")
-    return row + [None] * (columns - len(row))
+    return row
 
 
 class Published(TypedDict):

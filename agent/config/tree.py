@@ -316,18 +316,12 @@ _LEFT_OUT = {
 }
 
 
-# Fields that later versions added, with their defaults. The hash leaves out a field that has its default, so that
-# the configurations of older versions keep their hash.
-_ADDED = {"streams": (), "compress": ""}
-
-
 def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (str, bool, int)):  # first, since most values are of these types
         return value
     out = value
     if is_dataclass(value):
-        given = {f.name: getattr(value, f.name) for f in fields(value) if f.name not in _LEFT_OUT}
-        out = {name: _plain(item) for name, item in given.items() if name not in _ADDED or item != _ADDED[name]}
+        out = {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.name not in _LEFT_OUT}
     elif isinstance(value, Mapping):
         out = {str(key): _plain(item) for key, item in value.items()}
     elif isinstance(value, frozenset):

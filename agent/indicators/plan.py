@@ -149,13 +149,10 @@ def leaves(indicator: Indicator) -> list[str]:
     return list(found)
 
 
-def load_plan(text: str | bytes, where: str, signed: bool = False) -> IndicatorPlan:
-    """Parse and resolve the text of a plan. Raises ConfigError with all complaints, each with its line.
-
-    ``signed``: it is the plan of signed figures. Figures that earlier versions accepted can then be computed again.
-    """
+def load_plan(text: str | bytes, where: str) -> IndicatorPlan:
+    """Parse and resolve the text of a plan. Raises ConfigError with all complaints, each with its line."""
     plan, source = parse_plan(text, where)
-    return _Maker(plan, where, source, signed).make()
+    return _Maker(plan, where, source).make()
 
 
 def make_plan(text: PlanText, where: str = "plan") -> IndicatorPlan:
@@ -164,8 +161,8 @@ def make_plan(text: PlanText, where: str = "plan") -> IndicatorPlan:
 
 
 class _Maker:
-    def __init__(self, text: PlanText, where: str, source: TomlSource | None = None, signed: bool = False) -> None:
-        self._text, self._where, self._source, self._signed = text, where, source, signed
+    def __init__(self, text: PlanText, where: str, source: TomlSource | None = None) -> None:
+        self._text, self._where, self._source = text, where, source
         self._wrong: list[ConfigError] = []
         self._factors: dict[str, Factor] = {}
         self._inputs: dict[str, Input] = {}
@@ -357,7 +354,7 @@ class _Maker:
         own = ("threshold", name) if name in self._text.threshold else (*path, "threshold")
         thresholds = self._thresholds(self._text.threshold.get(name, one.threshold), unit, place, own)
         above, below = self._shown_units(unit, numerator, denominator)
-        if denominator is not None and below is not None and "/" in unit.text and not self._signed:
+        if denominator is not None and below is not None and "/" in unit.text:
             # both are published in their own units, so a check of the quotient is not enough: W/m2 is also J/(m2 s)
             for what, formula, side in (("numerator", numerator, above), ("denominator", denominator, below)):
                 found = expression.dimension(formula.tree, self._dimension)

@@ -344,8 +344,7 @@ class Ledger:
             "fresh": self._fresh,
             "low": min((cell[1] for cell in cells if cell), default=self.to_ms),
             "slots": [[*_identity(w), len(raw)] for w, raw in zip(self.tracked.slots, states, strict=True)],
-            # a good quality is left out, so that an earlier version can read the state after a downgrade
-            "heat": [[slot, *last[: 3 if last[2] else 2]] for slot, last in sorted(self._heat.last.items())],
+            "heat": [[slot, *last] for slot, last in sorted(self._heat.last.items())],
             "judges": [
                 [n, *detector.state()] for n, detector in sorted(self.detectors.items()) if not detector.is_fresh
             ],
@@ -401,16 +400,11 @@ class Ledger:
             if n in slot_of:
                 self._detector(slot_of[n]).restore(*judged)
         self._heat.last = {
-            slot_of[slot]: (time, value, quality[0] if quality else 0)
-            for slot, time, value, *quality in state["heat"]
-            if slot in slot_of
+            slot_of[slot]: (time, value, quality) for slot, time, value, quality in state["heat"] if slot in slot_of
         }
         self.seq, self.to_ms, self.boot, self._fresh = state["seq"], state["to"], state["boot"], state["fresh"]
         self.row_builder.restore(state["closing"], slot_of)
-        if "gaps" in state:
-            self._gaps.restore(state["gaps"])
-        else:  # the state is of a version without gaps: gaps are known from the first interval after the state on
-            self.gaps_from_ms = max(self.row_builder.next_ms, self._calendar.bounds(self.to_ms, self.to_ms)[-1])
+        self._gaps.restore(state["gaps"])
 
 
 def _is_absent(span: PackSpan) -> bool:

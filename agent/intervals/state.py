@@ -35,14 +35,6 @@ class StateError(ValueError):
         self.is_other = is_other
 
 
-def is_of_before(state: bytes) -> bool:
-    """Return True if this state is of an older version, whose states cannot be read.
-
-    Intervals of that version may lack energy.
-    """
-    return not state.startswith(MAGIC)
-
-
 def pack_state(document: Mapping[str, Any], slots: Sequence[bytes]) -> bytes:
     """Encode a state. The last member of each row in the document's ``slots`` must be the length of that slot."""
     text = json.dumps(document, separators=(",", ":")).encode()
@@ -52,8 +44,8 @@ def pack_state(document: Mapping[str, Any], slots: Sequence[bytes]) -> bytes:
 
 def unpack_state(state: bytes) -> tuple[dict[str, Any], list[bytes]]:
     """The reverse of ``pack_state``: returns (document, slots). Raises StateError."""
-    if is_of_before(state):
-        raise StateError("it was written by a version before 3", is_other=True)
+    if not state.startswith(MAGIC):
+        raise StateError(f"it begins with {state[:4]!r}, not with {MAGIC!r}", is_other=True)
     body = state[_FRONT.size :]
     if len(state) < _FRONT.size or _FRONT.unpack_from(state)[1] != zlib.crc32(body):
         raise StateError("the checksum of the saved state is wrong")

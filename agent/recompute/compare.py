@@ -361,7 +361,7 @@ def _plan(birth: Result, plan_file: Path | None) -> IndicatorPlan:
     if hashlib.sha256(raw).hexdigest() != signed.get("hash"):
         hint = "Give the file of the plan with --plan"
         raise ConfigError("the hash of this plan differs from the plan hash in the packs", where=where, hint=hint)
-    return load_plan(raw, where, signed=True)
+    return load_plan(raw, where)
 
 
 def _name(result: Result) -> str:

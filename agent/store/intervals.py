@@ -286,15 +286,6 @@ class IntervalTable:
         )
         return rows[0] if rows else None
 
-    def state_prefixes(self, size: int) -> dict[str, tuple[int, bytes]]:
-        """Return, by stream, the sequence and the first ``size`` bytes of its state."""
-        rows = self._db.query(
-            "SELECT s.name, i.seq, substr(CAST(i.body AS BLOB), 1, ?)"
-            " FROM interval_states i JOIN streams s ON s.id = i.stream",
-            size,
-        )
-        return {name: (seq, prefix) for name, seq, prefix in rows}
-
     def repairs(self) -> dict[str, Repair]:
         """Return the progress of all repairs that have begun, by stream."""
         rows = self._db.query(

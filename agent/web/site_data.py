@@ -84,8 +84,7 @@ class RoleSeries(TypedDict):
     total: float | None
     known: Share
     rows: list[tuple[Time, float | None, float | None, Share, Share, Words]]
-    # an older agent does not send this member
-    gaps: NotRequired[list[tuple[Time, str, Count, list[tuple[str, Count, Count]]]]]
+    gaps: list[tuple[Time, str, Count, list[tuple[str, Count, Count]]]]
 
 
 class Total(TypedDict):

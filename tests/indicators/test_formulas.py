@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from decimal import Decimal as D
 from fractions import Fraction
 
@@ -20,7 +19,6 @@ from agent.indicators.plan import load_plan
 from agent.indicators.supply import Supply
 from agent.indicators.units import parse_unit
 from agent.intervals.rows import Flag, RoleSum
-from agent.recompute.compare import _plan
 from drivers.model import ConfigError
 
 VALUES = {"a": Fraction(3), "b.c": Fraction(-7, 2), "d": Fraction(0)}
@@ -253,18 +251,6 @@ def test_a_quotient_has_the_units_of_its_numerator_and_denominator() -> None:
     plan = load_plan(f'{head}numerator = "grid.import / {time}"\ndenominator = "{area}"', "plan.toml")
     units = plan.indicators[-1].numerator_unit, plan.indicators[-1].denominator_unit
     assert units == (parse_unit("W"), parse_unit("m2"))
-
-
-def test_figures_that_were_signed_in_a_wrong_unit_can_still_be_computed_again() -> None:
-    """Whoever verifies old packs gets the same figures as before, although no new plan may have such a unit."""
-    text = (
-        'schema = 1\nsets = ["seed-criteria"]\n[[indicator]]\nid = "x"\ntitle = {}\nperiods = ["day"]\nunit = "W/m2"\n'
-        'numerator = "grid.import"\ndenominator = "declared.roof_suitable * period.duration"'
-    )
-    with pytest.raises(ConfigError):
-        load_plan(text, "plan.toml")
-    plan = _plan({"plan": {"text": text, "hash": hashlib.sha256(text.encode()).hexdigest()}}, None)
-    assert plan.indicators[-1].numerator_unit == parse_unit("W")
 
 
 @pytest.mark.parametrize(

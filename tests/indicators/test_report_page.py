@@ -79,7 +79,7 @@ def made() -> dict[str, Any]:
     )
     reporter = Reporter(plan(), CUT, period, [cert])
     reporter.add(list(day()))
-    page = reporter.page()
+    page = reporter.page() | {"devices": []}
     return page | {
         "site": "park7", "gateway": "gw01", "label": "<Park> 7", "timezone": "Asia/Shanghai", "config": "x"
     }  # fmt: skip
@@ -184,7 +184,11 @@ def test_what_no_device_has_a_role_for_is_not_a_known_nothing() -> None:
     reporter = Reporter(plan(), CUT, period, [])
     start = period.start_ms
     reporter.add([RoleSum("water.fresh", "volume", start, start + 900_000, D(1), "m3", D(1), D(0), Flag(0), ())])
-    page = reporter.page() | {"site": "park7", "gateway": "gw01", "label": "", "timezone": "Asia/Shanghai"}
+    page = (
+        reporter.page()
+        | {"devices": []}
+        | {"site": "park7", "gateway": "gw01", "label": "", "timezone": "Asia/Shanghai"}
+    )
     consumption = next(one for one in page["figures"] if one["id"] == "plain/consumption")
     assert consumption["v"] == "0" and consumption["unmetered"], "the number itself is as in the pack"
     assert value_of(consumption) == "" and verdict_of(consumption, {"from": 0, "to": 1, "until": 1}) == "no data"
@@ -200,7 +204,7 @@ def test_the_csv_has_no_numbers_of_what_no_device_has_a_role_for() -> None:
     reporter = Reporter(plan(), CUT, period, [])
     start = period.start_ms
     reporter.add([RoleSum("water.fresh", "volume", start, start + 900_000, D(1), "m3", D(1), D(0), Flag(0), ())])
-    page = reporter.page()
+    page = reporter.page() | {"devices": []}
     figures_of = {one["id"]: one for one in page["figures"]}
     rows = {
         name: dict(zip(FIGURE_HEADS, _figure_row(one, page, "en"), strict=True)) for name, one in figures_of.items()
@@ -217,7 +221,7 @@ def test_a_role_whose_first_amount_is_to_come_is_missing_and_not_nobodys(role: s
     period = period_of(CUT, "month", NOON, NOON + 86_400_000)
     reporter = Reporter(plan(), CUT, period, [], roles=["grid", role])
     reporter.add([one for one in day() if one.role == "grid"])
-    page = made() | reporter.page()
+    page = made() | reporter.page() | {"devices": []}
     found = {one["id"]: one for one in page["figures"]}
     figure = found["plain/storage_efficiency" if role == "storage" else "plain/generation"]
     wanted = "Storage, charged (storage.charge)" if role == "storage" else "Generation, energy (generation.*.energy)"
@@ -261,7 +265,7 @@ def test_the_trace_says_how_little_of_the_day_it_knows(
     grid = ("grid", "import", "kWh")
     hour = [one for one in day() if CUT.local(one.start_ms).hour == 12 and (one.role, one.flow, one.unit) != grid]
     reporter.add(hour)
-    page = made() | reporter.page()
+    page = made() | reporter.page() | {"devices": []}
     trace = page["trace"]
     assert trace["at_the_time"] == "1" and trace["incomplete"] == 23
     assert trace["known"].startswith("0.0416")

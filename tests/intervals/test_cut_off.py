@@ -45,7 +45,7 @@ class Gateway:
         self.store = Store.open(self.path)
         self.builder = IntervalBuilder(park.calendar, park.rule, 10**15, lambda stream, event: None)
         if self.store.packs.heads():
-            self.builder.repair.open(self.store, {STREAM})
+            self.builder.repair.open(self.store)
             self.follow()
 
     def commit(self, packs: list[Pack]) -> None:

@@ -64,28 +64,6 @@ def test_the_rows_are_what_the_packs_state(tmp_path: Path, seed: int) -> None:
     gateway.close()
 
 
-def test_a_state_without_gaps_is_of_an_older_version(tmp_path: Path) -> None:
-    """An upgrade, also after a downgrade: the gaps are known from the first whole interval on, and it says so."""
-    park = make(31, 60, HARMLESS, 60)
-    once, cut = Gateway(tmp_path / "once", park), Gateway(tmp_path / "cut", park)
-    once.commit(park.packs)
-    cut.commit(park.packs[:30])
-    cut.builder.save(cut.store)
-    older(cut)
-    cut.close()
-    cut = Gateway(tmp_path / "cut", park)
-    cut.commit(park.packs[30:])
-    from_ms = cut.store.intervals.gaps.starts()[STREAM]
-    assert park.packs[29].to_ms <= from_ms < park.packs[29].to_ms + park.calendar.length_ms
-    assert [row for row in cut.gaps() if row.start_ms >= from_ms] == [r for r in once.gaps() if r.start_ms >= from_ms]
-    cut.builder.save(cut.store)
-    cut.close()
-    cut = Gateway(tmp_path / "cut", park)
-    assert cut.store.intervals.gaps.starts()[STREAM] == from_ms, "another start knows no less"
-    once.close()
-    cut.close()
-
-
 def older(gateway: Gateway) -> None:
     """The state as a version without gaps wrote it."""
     kept = gateway.store.intervals.state(STREAM)

@@ -15,8 +15,8 @@ from agent.intervals.tracked_points import Rule
 from agent.service.results.interval_builder import IntervalBuilder
 from agent.service.results.publisher import corrected_figures
 from agent.service.results.rebuild import new_pages
-from agent.store import NewPage, Repair, Store
-from tests.intervals.test_cut_off import OLD_STATE, Gateway, age
+from agent.store import NewPage, Store
+from tests.intervals.test_cut_off import Gateway, age
 from tests.kits.ledger import LENGTH, STREAM, Book, Packs, point, table
 from tests.kits.made_parks import make
 from tests.kits.metered_days import packs
@@ -128,7 +128,7 @@ def test_a_repair_goes_from_the_newest_day_back_and_on_after_a_kill(tmp_path: Pa
     seen: list[int] = []
     while True:  # each turn is another start, killed after a slice
         builder = IntervalBuilder(park.calendar, park.rule, 10**15, lambda stream, event: None)
-        builder.repair.open(store, {STREAM})
+        builder.repair.open(store)
         builder.add_streams([STREAM])
         while builder.catch_up(store):
             pass
@@ -143,39 +143,6 @@ def test_a_repair_goes_from_the_newest_day_back_and_on_after_a_kill(tmp_path: Pa
     assert len(seen) >= 5 and sorted(seen, reverse=True) == seen, "a day or more at a time"
     assert builder.repair.facts() == {}
     store.close()
-
-
-def test_a_stream_that_is_no_longer_configured_is_repaired_too(tmp_path: Path) -> None:
-    park = make(6001, packs=100, hours=60)
-    gateway = Gateway(tmp_path, park)
-    gateway.commit(park.packs)
-    truth = gateway.rows()
-    age(gateway, random.Random(1))
-    store = Store.open(gateway.path)
-    builder = IntervalBuilder(park.calendar, park.rule, 10**15, lambda stream, event: None)
-    builder.repair.open(store, set())
-    assert builder.repair.left
-    while builder.repair.step(store):
-        pass
-    again = IntervalBuilder(park.calendar, park.rule, 10**15, lambda stream, event: None)
-    again.repair.open(store, set())
-    assert not again.repair.left, "once is enough"
-    store.close()
-    gateway = Gateway(tmp_path, park)
-    assert gateway.rows() == truth
-    gateway.close()
-
-
-def test_an_older_version_that_ran_in_between_is_noticed(tmp_path: Path) -> None:
-    park = make(6001, packs=100, hours=60)
-    gateway = Gateway(tmp_path, park)
-    gateway.commit(park.packs)
-    store, seq = gateway.store, park.packs[-1].seq
-    store.intervals.add([], {STREAM: (seq, OLD_STATE)}, [Repair(STREAM, seq - 40, 0)])
-    builder = IntervalBuilder(park.calendar, park.rule, 10**15, lambda stream, event: None)
-    builder.repair.open(store, set())
-    assert builder.repair.left[STREAM].seq == seq
-    gateway.close()
 
 
 def test_other_settings_make_the_intervals_again(tmp_path: Path) -> None:

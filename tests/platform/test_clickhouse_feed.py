@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from receiver import clickhouse_feed
-from receiver.clickhouse import Cell, ClickHouse, ClickHouseError, _short_hash
+from receiver.clickhouse import Cell, ClickHouse
 from receiver.clickhouse_feed import ClickHouseFeed
 from receiver.database import Connection, connect, stream_id
 from receiver.keeper import drop_months
@@ -201,63 +201,3 @@ def test_clickhouse_is_told_of_losses_in_streams_that_were_not_agreed(dsn: str) 
             told.losses = []
     assert feed.failures == 0
     feed.close()
-
-
-class Views(Told):
-    """It also has the views that it was told to create. It writes their texts in its own way."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.views: dict[str, list[str]] = {}  # comment, text
-        self.refused = "nothing"
-
-    def execute(self, statement: str) -> str:
-        super().execute(statement)
-        if self.refused in statement:
-            raise ClickHouseError("Not enough privileges", where=self.where, hint="")
-        made = re.match(
-            r"CREATE (OR REPLACE )?VIEW (IF NOT EXISTS )?fleet.(\w+) AS\s(.*) COMMENT '(.*)'", statement, re.S
-        )
-        if made and (made[1] or made[3] not in self.views):
-            self.views[made[3]] = [made[5], " ".join(made[4].split())]
-        if noted := re.match(r"ALTER TABLE fleet.(\w+) MODIFY COMMENT '(.*)'", statement):
-            self.views[noted[1]][0] = noted[2]
-        asked = re.search(r"FROM system.tables WHERE database = 'fleet' AND name = '(\w+)'", statement)
-        return "\t".join(self.views[asked[1]]) + "\n" if asked else ""
-
-
-EARLIER = f"meterhouse {'0' * 16}"
-
-
-def test_a_view_of_an_earlier_version_is_replaced_unless_somebody_changed_it(caplog: pytest.LogCaptureFixture) -> None:
-    """Packs with a finding did not count in `completeness` until somebody dropped the view by hand."""
-    told = Views()
-    told.make_tables()
-    made = {name: list(view) for name, view in told.views.items()}
-    assert len(made) == 6 and len({comment for comment, _ in made.values()}) == 6
-    told.statements.clear()
-    told.make_tables()
-    assert not [statement for statement in told.statements if re.match("ALTER|CREATE OR", statement)], "nothing is new"
-    old = f"{EARLIER} {_short_hash('SELECT 1')}"
-    told.views |= {
-        "completeness": [old, "SELECT 1"],
-        "packs": [EARLIER, "SELECT 1"],  # killed before it noted the text
-        "missing_days": [old, "SELECT 2"],
-        "due_days": ["", "SELECT 3"],
-    }
-    told.make_tables()
-    assert told.views == made | {"missing_days": [old, "SELECT 2"], "due_days": ["", "SELECT 3"]}
-    told.make_tables()  # as at each retry of the export
-    found = [re.findall(r"view fleet.(\w+) is not replaced .*: (.*)\. DROP", words) for words in caplog.messages]
-    somebody = "it was made by somebody else, or by a version that wrote no comment"
-    assert found == [[("missing_days", "its text was changed")], [("due_days", somebody)]]
-
-
-def test_a_view_that_may_not_be_replaced_does_not_stop_the_export(caplog: pytest.LogCaptureFixture) -> None:
-    """The role had no right to drop a view, which the export does not need."""
-    told = Views()
-    told.make_tables()
-    old = [f"{EARLIER} {_short_hash('SELECT 1')}", "SELECT 1"]
-    told.views["holes"], told.refused = old, "OR REPLACE"
-    told.make_tables()
-    assert told.views["holes"] == old and "the view fleet.holes is not replaced" in caplog.text

@@ -242,7 +242,7 @@ class _Page(TypedDict):
     derived: NotRequired[list[_Derived]]
     curve: NotRequired[_Curve]
     meters: NotRequired[list[_Meter]]
-    devices: NotRequired[list[_Device]]
+    devices: list[_Device]
 
 
 def check_page(data: bytes) -> dict[str, Any]:

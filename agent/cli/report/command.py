@@ -368,7 +368,7 @@ def _show_meters(page: Mapping[str, Any], language: str) -> None:
     from agent.cli.report.labels import WORDS
 
     console = open_console()
-    heads = meters.heads(page, language)
+    heads = meters.heads(language)
     rows = [tuple(cell(text, 200) for text in row) for row in meters.rows(page, language)]
     print_table(console, WORDS[language]["devices"], heads, rows, right=heads[3:4])
     if text := meters.roleless(page, language):

@@ -218,7 +218,7 @@ def _meters(report: Mapping[str, Any], language: str) -> str:
     found = list(meters.rows(report, language))
     if not found:
         return ""
-    return f"<h2>{WORDS[language]['devices']}</h2>{_table(meters.heads(report, language), found)}"
+    return f"<h2>{WORDS[language]['devices']}</h2>{_table(meters.heads(language), found)}"
 
 
 def _inputs(figures: Iterable[Mapping[str, Any]], language: str) -> str:

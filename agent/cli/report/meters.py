@@ -18,10 +18,9 @@ from drivers.model import clean_text
 MOST_SHOWN: Final = 4  # a row lists at most this many periods with missing readings
 
 
-def heads(page: Mapping[str, Any], language: str) -> tuple[str, ...]:
+def heads(language: str) -> tuple[str, ...]:
     """Return the column heads for ``rows``."""
-    names = ("device", "role", "counted", "known", "gaps", *(["reasons"] if "devices" in page else []))
-    return tuple(WORDS[language][name] for name in names)
+    return tuple(WORDS[language][name] for name in ("device", "role", "counted", "known", "gaps", "reasons"))
 
 
 def rows(page: Mapping[str, Any], language: str) -> Iterator[tuple[str, ...]]:
@@ -31,16 +30,13 @@ def rows(page: Mapping[str, Any], language: str) -> Iterator[tuple[str, ...]]:
     """
     words, zone = WORDS[language], ZoneInfo(page["timezone"])
     at = 0 if language == "en" else 1
-    devices = {one["device"]: one for one in page["devices"]} if "devices" in page else None
+    devices = {one["device"]: one for one in page["devices"]}
     shown = set()
     for one in page.get("meters", ()):
         role = ROLES[one["role"]][at] if one["role"] in ROLES else one["role"] or words["no role"]
         has_amount = any(flow["v"] is not None for flow in one["flows"])
         counted = words["semicolon"].join(_flow(flow, at) for flow in one["flows"]) if has_amount else "–"
         row = one["n"], role, counted, share(one["known"]), _missing(one, page, language, zone)
-        if devices is None:  # the report was sent by an older agent, which gives no reasons
-            yield row
-            continue
         device = devices.get(one["n"].partition("/")[0], {})
         shown.add(device.get("device"))
         why = why_missing(device, page, language)
@@ -52,7 +48,7 @@ def rows(page: Mapping[str, Any], language: str) -> Iterator[tuple[str, ...]]:
             )
             why = words["semicolon"].join(filter(None, (why, unknown)))
         yield _named(row[0], device, language), *row[1:], why
-    for name, device in (devices or {}).items():
+    for name, device in devices.items():
         if name not in shown and (why := why_missing(device, page, language)):
             yield _named(name, device, language), words["not counted"], "–", "–", "–", why
 

@@ -130,7 +130,7 @@ class ResultPublisher:
     def _follow_streams(self, store: Store) -> None:
         wanted = {f"{self._config.base}/{device.name}" for device in self._config.devices}
         self.builder.add_streams(stream for stream in store.packs.heads() if stream in wanted)
-        self.builder.repair.open(store, wanted)
+        self.builder.repair.open(store)
         store.intervals.announced_change()
 
     def prepare(self, config: Config) -> IntervalBuilder | None:

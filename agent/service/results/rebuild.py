@@ -5,7 +5,7 @@ a step. So the replay begins with the packs 26 hours before the first interval t
 reading in this time, the replay begins earlier still. The written intervals tell when the counter was last read.
 
 ``IntervalRepair`` compares written intervals with their packs in the background. This is needed if the intervals were
-written by an older version, which lost energy at restarts, or with other interval settings. One day of one stream is
+written with other interval settings. One day of one stream is
 rebuilt at a time, newest day first. The differences are appended as corrections, because the packs are right. The
 progress of each stream is stored in the same transaction as the corrections.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,7 +25,6 @@ from agent.intervals.contradictions import FOREVER, corrections
 from agent.intervals.gap_sums import GapRow, added
 from agent.intervals.ledger import Ledger, take_body
 from agent.intervals.page_format import DecodedPage, PageReader, PageSchema, Row, encode, end_reading
-from agent.intervals.state import MAGIC, is_of_before
 from agent.intervals.tracked_points import Rule, track
 from agent.pack import seconds
 from agent.store import NewGaps, NewPage, Repair, Store
@@ -261,18 +260,9 @@ class IntervalRepair:
         self.oldest_ms = 0  # start of the oldest pack of the streams in ``left``; 0: all repairs are finished
         self.corrected = 0  # number of intervals corrected since the start
 
-    def open(self, store: Store, followed: Collection[str]) -> None:
-        """Continue unfinished repairs, and begin repairs of streams whose devices are no longer configured.
-
-        Args:
-            followed: the streams of configured devices. ``add`` begins their repair after their packs are read.
-        """
-        begun = store.intervals.repairs()
-        for stream, (seq, front) in store.intervals.state_prefixes(len(MAGIC)).items():
-            is_begun = stream in begun and begun[stream].seq == seq
-            if stream not in followed and is_of_before(front) and not is_begun:
-                begun[stream] = Repair(stream, seq, self._calendar.stretch("day", store.packs.head(stream).to_ms)[1])
-        self.left = {stream: repair for stream, repair in begun.items() if repair.before_ms}
+    def open(self, store: Store) -> None:
+        """Continue unfinished repairs. ``add`` begins the repair of a stream after its packs are read."""
+        self.left = {stream: repair for stream, repair in store.intervals.repairs().items() if repair.before_ms}
         self._look_back(store)
 
     def add(self, store: Store, repair: Repair) -> None:
