@@ -40,6 +40,7 @@ from drivers.model import (
     clean_text,
 )
 from drivers.registry import DEFAULT, find_scheme, line_url_help, named_on_lines, own_schemes, protocol_of
+from drivers.texts import Catalogue
 
 if TYPE_CHECKING:
     from agent.config import Config, DeviceConfig, LineEntry
@@ -58,46 +59,7 @@ LIKELY_ROLES: Final = {"inverter": "generation.pv", "hybrid": "generation.pv", "
                        "pcs": "storage"}  # fmt: skip
 _FRACTION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*/\s*([0-9]+(?:\.[0-9]+)?)")
 
-WORDS: Final[Mapping[str, Mapping[str, str]]] = {
-    "en": {
-        "name": "Name", "profile": "Profile", "label": "Label (empty: none)",
-        "role": "Role of {part} (grid, load, generation.pv, storage, ...; empty: none)",
-        "ct": "Ratio of the current transformers (80, or 400/5; 1: none, or set in the meter)",
-        "will_write": "{file} will be:", "reads": "It reads:", "point": "point", "value": "value", "unit": "unit",
-        "quality": "quality", "silent": "the device does not answer: {error}",
-        "missing": "{missing} of {all} points have no value. Is it the right profile?",
-        "wrote": "wrote {file}", "next": "Next: `meterhouse check --plan{c}`, then {then}.",
-        "reload": "`meterhouse reload{c}` (the agent runs)", "start": "start the agent",
-        "there": "{protocol} {address} is already configured as {name}", "none": "{protocol} {address}: no profile "
-        "fits. `meterhouse adopt --profile ID` adds it with a profile that you choose",
-        "skipped": "{name} was not added", "note": "note: ",
-        "alike": "profile {profile} is {comment}",
-        "head": "Added by `meterhouse adopt` on {when}{identity}.",
-        "head2": "You may edit this file, or delete it to remove the device. `meterhouse reload` puts changes into "
-        "effect.",
-        "line2": "You may edit this file. All devices on this line need it. `meterhouse reload` puts changes into "
-        "effect.",
-        "confirm": "Write it?",
-    },
-    "zh": {
-        "name": "名称", "profile": "设备模板", "label": "标签（留空：无）",
-        "role": "{part} 的角色（grid、load、generation.pv、storage等；留空：无）",
-        "ct": "电流互感器变比（80，或 400/5；1：直接接入，或已在表内设置）",
-        "will_write": "将写入{file}：", "reads": "读到：", "point": "测点", "value": "数值", "unit": "单位",
-        "quality": "质量", "silent": "设备无应答：{error}",
-        "missing": "{all}个测点中有{missing}个没有数值。设备模板是否正确？",
-        "wrote": "已写入 {file}", "next": "下一步：`meterhouse check --plan{c}`，然后{then}。",
-        "reload": " `meterhouse reload{c}`（网关程序正在运行）", "start": "启动网关程序",
-        "there": "{protocol} {address} 已在配置中，名称为 {name}", "none": "{protocol} {address}：没有匹配的设备模板。"
-        "可用 `meterhouse adopt --profile ID` 指定模板后添加",
-        "skipped": "未添加 {name}", "note": "提示：",
-        "alike": "设备模板 {profile}：{comment}",
-        "head": "由 `meterhouse adopt` 添加，{when}{identity}。",
-        "head2": "可以编辑；删除本文件即移除该设备。`meterhouse reload` 使修改生效。",
-        "line2": "可以编辑；使用本线路的设备都需要本文件。`meterhouse reload` 使修改生效。",
-        "confirm": "是否写入？",
-    },
-}  # fmt: skip
+WORDS: Final = Catalogue(__package__, "adopt")
 
 
 @dataclass(slots=True)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
+from drivers.texts import Catalogue
+
 if TYPE_CHECKING:
     from rich.console import Console, Group
     from rich.table import Table
@@ -26,29 +28,7 @@ MOST_SHOWN = 3
 AROUND = 6  # number of lines on the screen that show neither devices nor figures
 WIDE = 100  # width in columns; from this width on, the screen also shows the bus or connection of each device
 RESULTS = "/_indicators/"
-WORDS: Final[Mapping[str, Mapping[str, str]]] = {
-    "en": {
-        "title": "A simulated park, read live. Its clock runs {speed:g} times faster than real time.",
-        "device": "device", "profile": "profile", "line": "line", "values": "values", "age": "age",
-        "not yet": "not read yet", "figures": "figures, {start} to {end}", "value": "value", "known": "known",
-        "no figures": "figures", "wait": "available after the end of an interval (1 min), at about {at}",
-        "verifier": "verifier behind the broker: {packs} packs, {readings:,} readings, {failed} failed, "
-        "{gaps} missing",
-        "key": "pinned key {key}   Ctrl-C quits", "files": "files in {folder}",
-        "end": "{readings:,} readings of {devices} devices in {packs} signed packs, {verified} verified, "
-        "{failed} failed, {gaps} missing and accounted for",
-    },
-    "zh": {
-        "title": "模拟园区，实时采集；园区时钟为实际时间的{speed:g}倍",
-        "device": "设备", "profile": "设备模板", "line": "线路", "values": "实时值", "age": "距今",
-        "not yet": "尚未采集", "figures": "指标（{start}至{end}）", "value": "数值", "known": "数据完整率",
-        "no figures": "指标", "wait": "每1分钟时段结束、数据到齐后给出，约在{at}",
-        "verifier": "验签端（经消息代理）：{packs}个数据包，{readings:,}个读数，失败{failed}，缺失{gaps}",
-        "key": "信任密钥 {key}   按Ctrl-C结束", "files": "文件目录 {folder}",
-        "end": "{devices}台设备共{readings:,}个读数，{packs}个签名数据包，验签通过{verified}个，失败{failed}个，"
-        "缺失并已说明原因的读数{gaps}个",
-    },
-}  # fmt: skip
+WORDS: Final = Catalogue(__package__, "demo")
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from agent.cli.config_files import (
 from agent.cli.options import DEFAULT_CONFIG, FOLDER, config_flag, json_option, lang_option
 from agent.cli.questions import asked, confirmed, given, is_terminal
 from drivers.model import GatewayError, UsageError, clean_text
+from drivers.texts import Catalogue
 
 if TYPE_CHECKING:
     from agent.cli.keys.worker import KeyFacts
@@ -37,64 +38,7 @@ CREDENTIALS: Final = Path("/etc/credstore")  # the systemd unit imports meterhou
 CREDENTIAL: Final = f"meterhouse.{UPLINK}-password"
 MAX_PASSWORD: Final = 4000
 
-WORDS: Final[Mapping[str, Mapping[str, str]]] = {
-    "en": {
-        "site": "Site (the park, such as park7)",
-        "gateway": "Gateway (this box, such as gw01)",
-        "timezone": "Time zone",
-        "label": "Name of the park as free text (empty: none)",
-        "location": "Latitude,longitude, such as 31.23,121.47: tells when inverters sleep (empty: unknown)",
-        "broker": "Broker (mqtts://HOST:8883; empty: none yet)",
-        "username": "User name at the broker (empty: none)",
-        "password": "Password (empty: none)",
-        "ca_file": "CA file of the broker (empty: the CAs of this system)",
-        "will_write": "{file} will be:",
-        "files": "configuration", "key": "key", "thumbprint": "thumbprint", "trust": "trust as",
-        "hand_over": "Give the thumbprint to everyone who verifies, by a channel other than the broker. "
-        "The code contains the line \"trust as\".",
-        "next": "Next: `meterhouse scan --line URL --add{c}` finds devices and adds them; "
-        "then `meterhouse check --plan{c}` and {start}.",
-        "top": "meterhouse: what this gateway is, what it reads, where it sends. All keys: {docs}",
-        "top2": "`meterhouse check` checks this file; `meterhouse reload` puts changes into effect.",
-        "c_site": "every topic and stream name begins with site and gateway: meterhouse/v1/{base}/...",
-        "c_zone": "intervals are aligned to this local time",
-        "c_label": "free text",
-        "c_key": "The key that signs readings is {key}; `meterhouse keys show` prints its thumbprint.",
-        "c_paths": "in this folder; an installed gateway uses /var/lib/meterhouse and /run/meterhouse",
-        "c_uplink": "No destination yet: readings are stored here until there is one.",
-        "c_password": "the password is the first line of the file",
-        "c_devices": "Lines and devices are in conf.d/; `meterhouse scan --add` and `meterhouse adopt` write a file "
-        "for each device.",
-        "c_devices2": "You can also write them by hand, here or there:",
-    },
-    "zh": {
-        "site": "站点（园区编号，如 park7）",
-        "gateway": "网关（本机编号，如 gw01）",
-        "timezone": "时区",
-        "label": "园区名称（留空：无）",
-        "location": "纬度,经度，如 31.23,121.47：逆变器夜间休眠据此判断（留空：未知）",
-        "broker": "消息代理（mqtts://主机:8883；留空：暂无）",
-        "username": "消息代理用户名（留空：无）",
-        "password": "密码（留空：无）",
-        "ca_file": "消息代理的CA证书文件（留空：用系统证书）",
-        "will_write": "将写入{file}：",
-        "files": "配置文件", "key": "密钥", "thumbprint": "指纹", "trust": "验签参数",
-        "hand_over": "请通过消息代理以外的途径把指纹交给所有验签方。二维码内容即“验签参数”。",
-        "next": "下一步：`meterhouse scan --line 地址 --add{c}` 查找并添加设备，"
-        "然后 `meterhouse check --plan{c}`，再 {start}。",
-        "top": "meterhouse 配置：本网关是谁，读取什么，发往何处。全部键的说明：{docs}",
-        "top2": "`meterhouse check` 检查本文件；`meterhouse reload` 使修改生效。",
-        "c_site": "站点和网关是所有主题和数据流的前缀：meterhouse/v1/{base}/...",
-        "c_zone": "时段按当地时间划分",
-        "c_label": "自由文本",
-        "c_key": "签名密钥在 {key}；`meterhouse keys show` 显示其指纹。",
-        "c_paths": "本文件夹内；安装的网关使用 /var/lib/meterhouse 和 /run/meterhouse",
-        "c_uplink": "尚无上行目标：在有目标之前，读数保存在本机。",
-        "c_password": "取文件第一行",
-        "c_devices": "线路和设备在 conf.d/ 中：`meterhouse scan --add` 或 `meterhouse adopt` 每台设备写一个文件。",
-        "c_devices2": "也可手工写在此处或该文件夹：",
-    },
-}  # fmt: skip
+WORDS: Final = Catalogue(__package__, "init")
 
 
 @dataclass(slots=True)

@@ -24,6 +24,7 @@ from drivers.model import (
     Quality,
     clean_text,
 )
+from drivers.texts import Catalogue
 
 if TYPE_CHECKING:
     from agent.cli.findings import Finding
@@ -35,46 +36,7 @@ if TYPE_CHECKING:
 LEASE_S: Final = 300.0
 # number of points that are read from a device; this is enough to show that address and profile are right
 MOST_POINTS: Final = 20
-WORDS: Final[Mapping[str, Mapping[str, str]]] = {
-    "en": {
-        "devices": "devices, tried now", "device": "device", "line": "line", "address": "address", "answer": "answer",
-        "points": "{good} of {count} points", "sample": "{good} of the first {count} of {all} points",
-        "destinations": "destinations, tried now", "name": "name", "url": "url",
-        "connected": "connected, MQTT {mqtt}", "may publish": "may publish its status",
-        "subscriber": "has a subscriber",
-        "unproven": "{name}: not tested: the right to publish {topics}. A test message there would be taken for data; "
-        "once the agent runs, `meterhouse status` shows what the broker refuses",
-        "note": "note",
-        "plain": "packs are sent uncompressed: MQTT 3.1.1 has no content type",
-        "no report": "this broker does not report subscribers", "nobody": "no subscriber",
-        "running": "the agent runs here: see `meterhouse status` for rights and subscriber",
-        "good": "Everything answers.", "failed": "failed", "missing": "no value: {names}",
-        "doubtful": "values out of range: {names}",
-        "doubtful hint": "Wrong word order, type or address? `meterhouse read {name}` shows the values with hints",
-        "missing hint": "Is it the right profile? `meterhouse read {name}` shows each point",
-        "expires": "{what} expires in {days:.0f} days", "expired": "{what} expired {days:.0f} days ago",
-        "expires hint": "Renew it; no restart is needed",
-    },
-    "zh": {
-        "devices": "设备实测", "device": "设备", "line": "线路", "address": "地址", "answer": "应答",
-        "points": "{count}个测点中{good}个正常",
-        "sample": "{all}个测点中的前{count}个，{good}个正常",
-        "destinations": "上行目标实测", "name": "名称", "url": "地址",
-        "connected": "已连接，MQTT {mqtt}", "may publish": "可以发布状态", "subscriber": "有订阅方",
-        "unproven": "{name}：未验证以下主题的发布权限：{topics}。试发的内容会被当作数据；采集程序运行后，"
-        "`meterhouse status` 会指出消息代理拒绝的内容",
-        "note": "提示",
-        "plain": "数据包不压缩发送：MQTT 3.1.1 无法标明内容类型",
-        "no report": "该消息代理不报告订阅方", "nobody": "无人订阅",
-        "running": "本机采集程序正在运行：发布权限与订阅方见 `meterhouse status`",
-        "good": "全部有应答。", "failed": "失败", "missing": "无值：{names}",
-        "doubtful": "数值超出范围：{names}",
-        "doubtful hint": "字序、类型或地址是否有误？用 `meterhouse read {name}` 查看数值和提示",
-        "missing hint": "模板是否选对？用 `meterhouse read {name}` 查看每个测点",
-        "expires": "{what} 将在{days:.0f}天后过期", "expired": "{what} 已过期{days:.0f}天",
-        "expires hint": "请更换证书，无需重启",
-    },
-}  # fmt: skip
+WORDS: Final = Catalogue(__package__, "online")
 
 
 @dataclass(slots=True)

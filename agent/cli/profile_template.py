@@ -14,6 +14,7 @@ from drivers.model import UsageError, clean_text
 from drivers.profile import vocabulary
 from drivers.profile.review import TEMPLATE_SOURCE
 from drivers.registry import DEFAULT
+from drivers.texts import Catalogue
 
 KINDS: Final[Mapping[str, Sequence[str]]] = {  # kind of device -> its usual points, as name, type, scale and unit
     "meter": (
@@ -45,52 +46,7 @@ KINDS: Final[Mapping[str, Sequence[str]]] = {  # kind of device -> its usual poi
 }  # fmt: skip
 REGISTERS: Final[Mapping[str, int]] = {"f32": 2, "u32": 2, "i32": 2, "str": 8}
 SLOW: Final = ("energy", "volume", "temperature", "soh", "state", "level", "soc")
-TEXTS: Final[Mapping[str, Mapping[str, str]]] = {
-    "en": {
-        "head": "A profile of your own. Complete it from top to bottom; `meterhouse profiles check FILE` lists what is "
-        "missing.",
-        "registers": "No manual, or not sure about the byte order? `meterhouse read --line URL --address N "
-        "--registers 3:0+40` shows the registers.",
-        "models": "Patterns of model names as the device reports them; they identify it in a scan.",
-        "source": "The document that you used: title, revision, date. Do not use a number without a source.",
-        "evidence": "derived: from a document. dump: checked with recorded registers. field: checked at a device.",
-        "second": "A second source that was not copied from the first; if you found none, write that.",
-        "limits": "Limits of the device: longest read, pause between requests, ... Delete what does not apply.",
-        "serial": "The factory setting of its RS-485 port.",
-        "ratio": 'If the meter sends secondary values, without the transformer ratios: ratio = "apply"',
-        "defaults": "Defaults for all points. function: 3 holding registers, 4 input registers.",
-        "order": "order: of the bytes on the wire, A is the highest. ABCD: high word first, CDAB: low word first.",
-        "points": "Points. Use the names of `meterhouse profiles names`; a name that is not there begins with x.",
-        "address": "Addresses count from 0 as on the wire: 40001 in a manual is function 3, address 0.",
-        "paces": "pace: fast 1 s, normal 5 s, slow 60 s, cells 5 min, once a day (agent.toml may override this).",
-        "scale": "value = (raw + offset) x scale",
-        "labels": "labels and states give words for the numbers of a state.",
-        "sample": "A sample: registers and the values that the display showed. `meterhouse read --sample` writes one "
-        "beside this file, as FAMILY.NAME.json.",
-        "list": "Created from {file}.",
-    },
-    "zh": {
-        "head": "自编设备模板。请从上到下逐项填写；`meterhouse profiles check FILE`会指出缺少什么。",
-        "registers": "没有点表或不确定字节序时，可直接查看寄存器："
-        "`meterhouse read --line URL --address N --registers 3:0+40`",
-        "models": "设备上报的型号（可用通配符），扫描时据此识别。",
-        "source": "所依据的文件：名称、版本、日期。没有出处的数字请勿使用。",
-        "evidence": "derived：依据文件；dump：用录得的寄存器核对过；field：在现场设备上核对过。",
-        "second": "与第一来源无关的第二来源；若没有，请注明。",
-        "limits": "设备的限制：单次读取的最大长度、请求间隔等。不适用的请删除。",
-        "serial": "RS-485口的出厂设置。",
-        "ratio": '若电表送出的是二次侧值（未乘互感器变比），请写 ratio = "apply"',
-        "defaults": "未另行说明的测点均适用。function：3为保持寄存器，4为输入寄存器。",
-        "order": "order为报文中的字节顺序，A为最高字节。ABCD：高字在前；CDAB：低字在前。",
-        "points": "测点。名称见`meterhouse profiles names`；其中没有的以x.开头。",
-        "address": "地址按报文从0起计：手册中的40001即function 3、address 0。",
-        "paces": "pace：fast 1秒，normal 5秒，slow 60秒，cells 5分钟，once每天一次（agent.toml可另行规定）。",
-        "scale": "值 = (原始值 + offset) × scale",
-        "labels": "labels和states为状态值给出文字。",
-        "sample": "样本：寄存器及当时显示屏上的数值。`meterhouse read --sample`可在本文件旁生成FAMILY.NAME.json。",
-        "list": "由{file}生成。",
-    },
-}  # fmt: skip
+TEXTS: Final = Catalogue(__package__, "template")
 # a profile has no secrets, and the agent's user must be able to read it, whatever the umask
 MODE: Final = 0o644
 FOLDER_MODE: Final = 0o755

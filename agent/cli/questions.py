@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import click
 
 from agent.cli.common import as_complaint
 from drivers.model import UsageError, sentences
+from drivers.texts import Catalogue
 from drivers.toml.parsers import InvalidValue
 
 T = TypeVar("T")
 YES: Final = frozenset({"y", "yes", "是"})
 NO: Final = frozenset({"", "n", "no", "否"})
-WORDS: Final[Mapping[str, Mapping[str, str]]] = {
-    "en": {"write": "Write it?", "again": "Please type y or n", "refused": "nothing was changed"},
-    "zh": {"write": "是否写入？", "again": "请输入 y 或 n", "refused": "未作任何更改"},
-}
+WORDS: Final = Catalogue(__package__, "questions")
 
 
 def is_terminal() -> bool:

@@ -15,6 +15,7 @@ from agent.cli.common import as_line
 from agent.cli.lease import borrow_line, line_factory
 from agent.cli.options import ConfigOptions
 from drivers.model import DeviceException, LineError, LineTimeout, UsageError
+from drivers.texts import Catalogue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,34 +40,7 @@ COLUMNS: Final = (
     ("f64", "ABCDEFGH", 10), ("f64", "GHEFCDAB", 10),
 )  # fmt: skip
 SPACES: Final = {1: "coils", 2: "discrete", 3: "holding", 4: "input"}
-WORDS: Final[Mapping[str, Mapping[str, str]]] = {
-    "en": {
-        "space.1": "coils", "space.2": "discrete inputs", "space.3": "holding registers", "space.4": "input registers",
-        "address": "address", "text": "text", "looks": "looks like", "refused": "not read",
-        "changed": "changed in {n} readings", "set": "1 at", "none set": "all 0",
-        "phase voltage": "phase voltage", "line voltage": "line voltage", "frequency": "frequency",
-        "power factor": "power factor", "growing counter": "growing counter, +{growth}", "is text": "text",
-        "nothing": "Nothing looks like 230 V, 400 V, 50 Hz, a power factor or a text. --repeat 3 finds counters.",
-        "favourite": 'Most of these are {type} {order}: in a profile type = "{type}", order = "{order}".',
-        "registers": "registers",
-        "exception": "exception {code:02X}h, {what}",
-        "other": "{wanted} may be 4x notation, which counts from 40001 or 30001; on the wire that would be {meant}.",
-        "more": "... and {n} more",
-    },
-    "zh": {
-        "space.1": "线圈", "space.2": "离散输入", "space.3": "保持寄存器", "space.4": "输入寄存器",
-        "address": "地址", "text": "文本", "looks": "可能是", "refused": "未读到",
-        "changed": "{n}次读取之间的变化", "set": "值为1的地址", "none set": "全部为0",
-        "phase voltage": "相电压", "line voltage": "线电压", "frequency": "频率",
-        "power factor": "功率因数", "growing counter": "递增的计数器，+{growth}", "is text": "文本",
-        "nothing": "没有发现像230 V、400 V、50 Hz、功率因数或文本的值。用--repeat 3可找出递增的计数器。",
-        "favourite": '其中多数为 {type} {order}：在模板中写 type = "{type}"，order = "{order}"。',
-        "registers": "个寄存器",
-        "exception": "异常码{code:02X}h（{what}）",
-        "other": "{wanted}可能是4x写法（从40001或30001起计）：报文中的地址应为{meant}。",
-        "more": "……另有{n}个",
-    },
-}  # fmt: skip
+WORDS: Final = Catalogue(__package__, "registers")
 EXCEPTIONS_ZH: Final = {1: "功能码不支持", 2: "地址不存在", 3: "数量或数值非法", 4: "设备故障", 6: "设备忙"}
 OTHER_TABLE: Final = {3: 4, 4: 3, 1: 2, 2: 1}
 ELSEWHERE: Final = "Take an address from the device's manual, or let `meterhouse identify` try the known profiles"

@@ -11,23 +11,9 @@ from agent.cli.answers import check_reloaded
 from agent.cli.common import as_complaint, as_line, say
 from agent.cli.options import ConfigOptions, config_options, json_option, lang_option
 from drivers.model import clean_text
+from drivers.texts import Catalogue
 
-WORDS: Final[Mapping[str, Mapping[str, str]]] = {
-    "en": {
-        "in effect": "configuration {config} is in effect", "nothing": "nothing changed",
-        "rejected": "rejected: the previous configuration {config} stays in effect",
-        "added": "added", "removed": "removed", "changed": "changed", "accepted": "accepted", "line": "line",
-        "keys": ": {}",
-        "device": "device", "uplink": "uplink", "derived": "derived point",
-    },
-    "zh": {
-        "in effect": "配置 {config} 已生效", "nothing": "没有变化",
-        "rejected": "未接受：原配置 {config} 继续有效",
-        "added": "已添加", "removed": "已移除", "changed": "已修改", "accepted": "更换已确认", "line": "线路",
-        "keys": "：{}",
-        "device": "设备", "uplink": "上行目标", "derived": "导出量",
-    },
-}  # fmt: skip
+WORDS: Final = Catalogue(__package__, "reload")
 
 
 @click.command()

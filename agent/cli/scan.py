@@ -17,6 +17,7 @@ from agent.cli.common import COLON, SEMICOLON, as_line, complain, progress, show
 from agent.cli.options import ConfigOptions, Duration, config_options, json_option, lang_option, profile_dirs
 from drivers.model import GatewayError, LineDown, ProgressCallback, UsageError
 from drivers.registry import DEFAULT, line_url_help, protocol_of, searchable
+from drivers.texts import Catalogue
 
 if TYPE_CHECKING:
     from agent.config import LineEntry
@@ -27,57 +28,7 @@ MOST_HOSTS = 256
 # Longest wait for an answer in the first pass, in seconds. An answer after this time still shows that a device exists;
 # its address is then tried again.
 TIMEOUT_S, QUICK_TIMEOUT_S = 0.2, 0.1
-WORDS: Final[Mapping[str, tuple[str, str]]] = {
-    "estimate": (
-        "takes at most about {time}, plus up to {each} for each device found",
-        "最多约 {time}，每发现一台设备最多再加 {each}",
-    ),
-    "estimate slow": (" ({slow} if it answers slowly)", "（应答慢的设备最多 {slow}）"),
-    "estimate only": ("takes at most about {time}", "最多约 {time}"),
-    "found": (
-        "found {count}; identifying them takes at most about {time} more",
-        "发现 {count} 台；识别型号最多还需约 {time}",
-    ),
-    "crowd": (
-        "several meters answer at once; searching digit by digit takes about {time} more",
-        "多台表同时应答；逐位搜索还需约 {time}",
-    ),
-    "try raw": (
-        "nothing answered; trying whether the port passes raw bytes takes at most about {time} more",
-        "无任何应答；改按透传原始字节尝试，最多还需约 {time}",
-    ),
-    "try framed": (
-        "nothing answered; trying whether the port uses its own framing takes at most about {time} more",
-        "无任何应答；改按带报文头的协议尝试，最多还需约 {time}",
-    ),
-    "note": ("note", "提示"),
-    "refused": ("{down} of {all} hosts refused the connection", "{all} 台主机中有 {down} 台拒绝连接"),
-    "interrupted": ("interrupted: the list above is incomplete", "已中断：以上列表不完整"),
-    "nothing": (
-        "nothing answered. Check that A and B are not swapped, that the device is powered, and that the "
-        "serial setting is right",
-        "没有任何应答。请检查 A 和 B 是否接反、设备是否通电以及串口参数",
-    ),
-    "nothing over TCP": (
-        "nothing answered over the network. Check that the devices are powered, that their A and B are not swapped, "
-        "and the serial setting of the gateway or serial server",
-        "经网络没有任何应答。请检查其后的设备是否通电、A 和 B 是否接反，以及网关或串口服务器的串口参数",
-    ),
-    "line": ("line", "线路"),
-    "protocol": ("protocol", "协议"),
-    "address": ("address", "地址"),
-    "serial": ("serial", "串口参数"),
-    "identity": ("identity", "设备自报"),
-    "profile": ("profile", "设备模板"),
-    "notes": ("notes", "说明"),
-    "paste": ("for agent.toml:", "可粘贴到 agent.toml："),
-    "certain": ("certain", "确定"),
-    "likely": ("likely", "很可能"),
-    "possible": ("possible", "可能"),
-    "more": (" and {more} more", "，另有{more}个"),
-    "none fits": ("none fits", "无匹配模板"),
-    "not tried": ("not tried yet", "尚未识别"),
-}
+WORDS: Final = Catalogue(__package__, "scan")
 _HOSTS = re.compile(r"([a-z-]+://(?:\d{1,3}\.){3})(\d{1,3})-(\d{1,3})((?::\d+)?)")
 _DEFAULTS = [protocol.name for protocol in searchable() if protocol.searched_by_default]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -246,7 +197,7 @@ def scan(
 
 def say(lang: str, key: str, **names: object) -> str:
     """Return a text of ``WORDS`` in this language."""
-    return WORDS[key][lang == "zh"].format(**names)
+    return WORDS.text(key, lang, **names)
 
 
 def _estimate(scans: Sequence[Scan], lang: str) -> str:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from rich.markup import escape
 
-from agent.cli.common import COLON, learned_maps, show_age, singular
+from agent.cli.common import COLON, learned_maps, show_age
 from agent.cli.console_tables import cell, open_console, plain_table, point_table
-from agent.cli.finding_words import LANGUAGES, Texts, device_reason
+from agent.cli.finding_words import LANGUAGES, device_reason
 from agent.cli.findings import DOUBTFUL, EARLY, EXCUSED, Finding, show_size
 from agent.cli.reading_words import CONFIRM_WORDS, borrower, line_trouble, word_in
 from agent.cli.report.labels import share
+from drivers.texts import Catalogue
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,45 +24,7 @@ if TYPE_CHECKING:
 
 STYLES: Final = {"alive": "green", "dead": "red", "swapped": "red", "unknown": "yellow"}
 WIDE: Final = 110  # urls are shown if the terminal has at least this many columns
-WORDS: Final[Mapping[str, Texts]] = {
-    "devices": ("devices", "设备"), "device": ("device", "设备"), "line": ("line", "线路"), "state": ("state", "状态"),
-    "complete": ("complete", "完整率"), "missing by": ("missing by", "缺失原因"),
-    "doubtful": ("doubtful", "可疑值"), "last answer": ("answered", "上次应答"),
-    "lines": ("lines", "线路"), "url": ("url", "地址"), "busy": ("busy", "占用"), "asked": ("asked", "询问"),
-    "answers": ("answers", "应答"), "trouble": ("trouble", "异常"),
-    "destinations": ("destinations", "上行目标"), "destination": ("destination", "上行目标"),
-    "subscriber": ("subscriber", "接收方"), "waiting": ("waiting", "等待"), "confirmed": ("confirmed", "已确认"),
-    "refused": ("refused", "拒收"), "confirm": ("by", "确认方式"),
-    "alive": ("alive", "正常"), "dead": ("dead", "无应答"), "asleep": ("asleep", "休眠"),
-    "unknown": ("unknown", "未知"), "swapped": ("swapped", "已更换"),
-    "open": ("open", "已打开"), "closed": ("closed", "未打开"),
-    "lent": ("lent to {who}", "借给 {who}"), "connected": ("connected", "已连接"),
-    "not reached": ("not reached", "未连接"),
-    "catching up": ("catching up", "补传中"), "yes": ("yes", "有"), "no": ("no", "无"), "not known": ("?", "?"),
-    "running": ("running for {age}", "已运行 {age}"),
-    "synchronised": ("clock synchronised within {error} ms", "时钟已同步，误差 {error} ms 内"),
-    "not synchronised": ("clock NOT synchronised", "时钟未同步"), "no clock": ("clock: not known", "时钟：未知"),
-    "store": ("store {size} of {limit}, disk {free} free", "存储 {size}／{limit}，磁盘剩余 {free}"),
-    "key": ("key {kid}", "密钥 {kid}"),
-    "learned": (
-        "device {name}: its register map differs from the profile; the agent has learned: {what}",
-        "设备 {name} 的寄存器表与模板不同，程序已学到：{what}",
-    ),
-    "error": ("error", "故障"), "warning": ("warning", "警告"), "note": ("note", "提示"), "do": ("what to do", "处理"),
-    "well": ("All is well.", "一切正常。"),
-    "looked": (
-        "Checked: the readings of {count} devices over {span}; lines, destinations, store, clock, key, certificates.",
-        "检查范围：{count} 台设备{span}的读数；线路、上行目标、存储、时钟、密钥、证书。",
-    ),
-    "since start": ("the time since the start {age} ago", "自 {age}前启动以来"),
-    "window": ("the last {age}", "最近 {age}"),
-    "early": (
-        "No fault so far, but it is too early to say that all is well.",
-        "暂无故障，但现在判断是否正常还为时过早。",
-    ),
-    "warnings": ("No faults, {count} warnings.", "无故障，有 {count} 个警告。"),
-    "faults": ("{count} faults; exit code {code}.", "共 {count} 个故障；退出码 {code}。"),
-}  # fmt: skip
+WORDS: Final = Catalogue(__package__, "status")
 
 
 class StatusScreen:
@@ -76,8 +39,7 @@ class StatusScreen:
         self._language, self._at = language, LANGUAGES.index(language)
 
     def _word(self, key: str, **values: object) -> str:
-        text = WORDS[key][self._at].format(**values)
-        return text if self._at else singular(text)
+        return WORDS.text(key, self._language, **values)
 
     def _table(self, title: str, *columns: str, right: Iterable[str] = ()) -> Table:
         numbers = [self._word(column) for column in right]

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from agent.cli.scan import say
 from drivers.model import GatewayError, ProfileError
 from drivers.registry import find_scheme
+from drivers.texts import Catalogue
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -29,19 +30,7 @@ SLOW_S = 0.1  # an answer time is written into the file if it is longer than thi
 STEPS_S = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300)  # round values for times and periods, as people would choose them
 # the devices may use this share of a line's time; the rest is a reserve for time-outs of dead devices
 COMFORTABLE = 0.7
-WORDS: Final[Mapping[str, tuple[str, str]]] = {
-    "none": ("none of the known profiles fits", "已知设备模板均不匹配"),
-    "cut short": (
-        "none of the profiles tried fits; `meterhouse identify` tries all",
-        "已试的设备模板均不匹配；`meterhouse identify`可试全部",
-    ),
-    "not tried": ("not identified yet: use `meterhouse identify`", "尚未识别：请用`meterhouse identify`"),
-    "or": ("; or {others}", "；或{others}"),
-    "nameplate": (": the nameplate decides", "：以铭牌为准"),
-    "installed": ("as installed", "按实际安装填写"),
-    "answers in": ("from the measured answer times", "按实测应答时间"),
-    "every": ("a shorter period would overload the line", "周期再短则线路占满"),
-}
+WORDS: Final = Catalogue(__package__, "snippet")
 
 
 def tables(
@@ -131,7 +120,7 @@ def say_why_every(lang: str) -> str:
 
 
 def _say(lang: str, key: str, **names: str) -> str:
-    return WORDS[key][lang == "zh"].format(**names)
+    return WORDS.text(key, lang, **names)
 
 
 def stable(url: str, by_id: Path = BY_ID) -> str:

@@ -256,7 +256,7 @@ def _span(start: int, end: int, zone: ZoneInfo) -> str:
 def _flags(flags: Iterable[str], language: str) -> tuple[str, bool]:
     """Return (text of the flags, True if one of them makes the amount doubtful)."""
     found = [clean_text(flag, 30) for flag in flags]
-    words = ", ".join(FLAGS[flag][language == "zh"] if flag in FLAGS else flag for flag in found)
+    words = ", ".join(FLAGS[language].get(flag, flag) for flag in found)
     return words, bool({"suspect", "estimated", "spread", "glitch", "swap", "reset", "clock"} & set(found))
 
 

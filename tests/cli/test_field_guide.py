@@ -249,7 +249,8 @@ def test_it_verifies_its_own_gateway_only(language: str) -> None:
 def test_every_message_is_one_that_is_said(language: str) -> None:
     """The table of messages quotes what the commands say; … stands for what differs."""
     folders = (ROOT / "agent", ROOT / "drivers")
-    sources = " ".join(p.read_text("utf-8") for folder in folders for p in sorted(folder.rglob("*.py")))
+    files = [path for folder in folders for kind in ("*.py", "texts.toml") for path in sorted(folder.rglob(kind))]
+    sources = " ".join(path.read_text("utf-8") for path in files)
     sources = re.sub(r"\s+", " ", re.sub(r'"\s*\n\s*f?"', "", sources))
     page = PAGES[language].read_text("utf-8")
     rows = [row for row in re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE) if " " in row]

@@ -10,107 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
 from agent.cli.common import show_unit
+from drivers.texts import Catalogue
 
 if TYPE_CHECKING:
     from agent.cli.findings import Silence
 
-WORDS: Final[Mapping[str, Mapping[str, str]]] = {
-    "en": {
-        "report": "Energy and carbon report", "wrote": "wrote",
-        "day": "day", "month": "month", "year": "year", "rolling": "365 days",
-        "until": "known until", "figure": "figure", "value": "value", "target": "target", "verdict": "verdict",
-        "trend": "trend", "drags": "main factors", "known": "known", "estimated": "estimated", "worst": "worst",
-        "met": "met", "not met": "not met", "no threshold": "", "no data": "no data", "missing": "missing",
-        "monitoring": "monitoring value: official figures are for a calendar year",
-        "core": "core", "guiding": "guiding", "source": "Source", "excluded": "Left out by the plan",
-        "inputs": "Inputs", "input": "input", "basis": "basis", "amount": "amount", "factors": "Factors",
-        "metered": "metered", "declared": "declared", "assumed": "assumed", "absent": "not in the park",
-        "trace": "Green power, hour by hour", "consumption": "consumption", "own": "on-site generation",
-        "direct": "direct line", "storage": "from storage", "grid": "from the grid",
-        "certified": "covered by certificates", "at_the_time": "green when it was used",
-        "with_certificates": "green with certificates", "incomplete": "hours with incomplete data",
-        "issued": "Certificates that on-site generation earns (1 = 1,000 kWh)", "traded": "for power sold",
-        "held": "for power used on site, not tradable", "rest": "kWh carried over", "label": "month", "note": "note",
-        "own_figures": "The park's own figures", "shared": "{} by its share of time",
-        "zero": "nothing to divide by: {}",
-        "nothing": "There is no data for this period.",
-        "first interval": "Figures are computed from whole intervals of {}: the first one is available at {}.",
-        "status": "status", "formula": "formula",
-        "quoted": "quoted, check against the publication", "official": "official",
-        "factor_assumed": "assumed, no official value found",
-        "not enough": "too little data for a verdict",
-        "unmetered": "no device has a role that this needs",
-        "not in the park": "Counted as zero",
-        "roleless": "Metered, but in no figure, because agent.toml gives no role: {}", "curve": "Power over the day",
-        "unknown time": "incomplete data", "target line": "target", "devices": "Meters and their missing data",
-        "device": "meter", "role": "role",
-        "counted": "counted", "gaps": "amount not known", "none": "none", "and more": "and {} more",
-        "reasons": "why readings are missing", "some points": "{} (some points)", "not counted": "in no figure",
-        "silent since": "no usable answer since {}",
-        "silent since start": "no usable answer since the agent's start or reload at {}",
-        "reasons unknown": "reason not recorded", "reasons since": "before {}: reason not recorded",
-        "no role": "no role", "begin of day": "the whole period",
-        "each hour": "by hour", "each day": "by day", "each month": "by month",
-        "time known": "{} of the time known", "so far known": "{} of the time so far known",
-        "amount estimated": "{} of the amount estimated", "future": "starts at",
-        "colon": ": ", "semicolon": "; ", "comma": ", ",
-    },
-    "zh": {
-        "report": "能源与碳排放报告", "wrote": "已写入",
-        "day": "日", "month": "月", "year": "年", "rolling": "近365天",
-        "until": "数据截至", "figure": "指标", "value": "数值", "target": "目标", "verdict": "判定",
-        "trend": "趋势", "drags": "主要影响因素", "known": "数据完整率", "estimated": "估算占比", "worst": "最差",
-        "met": "达标", "not met": "未达标", "no threshold": "", "no data": "无数据", "missing": "缺少",
-        "monitoring": "监测值：正式指标按自然年核算",
-        "core": "核心指标", "guiding": "引导指标", "source": "依据", "excluded": "方案中排除的指标",
-        "inputs": "输入量", "input": "输入", "basis": "来源", "amount": "数量", "factors": "因子",
-        "metered": "计量", "declared": "申报", "assumed": "假定", "absent": "园区无此项",
-        "trace": "绿电逐时溯源", "consumption": "用电量", "own": "自发自用",
-        "direct": "绿电直连", "storage": "储能放电", "grid": "网购电",
-        "certified": "绿证覆盖", "at_the_time": "同时段绿电占比",
-        "with_certificates": "含绿证绿电占比", "incomplete": "数据不完整的小时数",
-        "issued": "自发电量可核发绿证（1个=1000千瓦时）", "traded": "上网电量", "held": "自用电量（不可交易）",
-        "rest": "结转千瓦时", "label": "月份", "note": "说明",
-        "own_figures": "园区自定义指标", "shared": "{} 按时间分摊", "zero": "分母为零：{}",
-        "nothing": "该时段无数据。",
-        "first interval": "指标按完整的{}时段计算：首个时段在 {} 可用。", "status": "状态", "formula": "公式",
-        "quoted": "引用值，发布前请核对原文", "official": "官方",
-        "factor_assumed": "假定值，未见官方数值",
-        "not enough": "数据不足，不作判定",
-        "unmetered": "没有设备具有所需的计量角色",
-        "not in the park": "按零计入",
-        "roleless": "已计量但未计入任何指标（agent.toml 中未设角色）：{}", "curve": "当日功率曲线",
-        "unknown time": "数据不完整", "target line": "目标值", "devices": "计量点及缺数情况",
-        "device": "计量点", "role": "角色",
-        "counted": "计量值", "gaps": "计量不全时段", "none": "无", "and more": "另有 {} 段",
-        "reasons": "缺数原因", "some points": "{}（部分测点）", "not counted": "未计入指标",
-        "silent since": "自 {} 起无有效应答", "silent since start": "自采集程序 {} 启动或重载起无有效应答",
-        "reasons unknown": "未记录原因", "reasons since": "{} 之前未记录原因",
-        "no role": "无角色", "begin of day": "整个统计期",
-        "each hour": "逐时", "each day": "逐日", "each month": "逐月",
-        "time known": "时间完整率 {}", "so far known": "截至目前的时间完整率 {}",
-        "amount estimated": "估算量占比 {}", "future": "开始时间",
-        "colon": "：", "semicolon": "；", "comma": "，",
-    },
-}  # fmt: skip
-CSV_WORDS: Final[Mapping[str, Mapping[str, str]]] = {  # do not change the English words, because programs read them
-    "en": {
-        "id": "id", "title": "title", "period": "period", "value": "value", "unit": "unit", "target": "target",
-        "verdict": "verdict", "official": "official", "completeness": "completeness", "estimated": "estimated",
-        "numerator": "numerator", "denominator": "denominator", "formula_hash": "formula_hash", "factors": "factors",
-        "from": "from", "to": "to", "consumption_kWh": "consumption_kWh", "own_kWh": "own_kWh",
-        "direct_kWh": "direct_kWh", "storage_kWh": "storage_kWh", "grid_kWh": "grid_kWh",
-        "exported_kWh": "exported_kWh", "complete": "complete", "true": "true", "false": "false",
-    },
-    "zh": {
-        "id": "编号", "title": "指标", "period": "统计期", "value": "数值", "unit": "单位", "target": "目标",
-        "verdict": "判定", "official": "正式指标", "completeness": "数据完整率", "estimated": "估算占比",
-        "numerator": "分子", "denominator": "分母", "formula_hash": "公式哈希", "factors": "因子",
-        "from": "起", "to": "止", "consumption_kWh": "用电量（kWh）", "own_kWh": "自发自用（kWh）",
-        "direct_kWh": "绿电直连（kWh）", "storage_kWh": "储能放电（kWh）", "grid_kWh": "网购电（kWh）",
-        "exported_kWh": "上网电量（kWh）", "complete": "数据完整", "true": "是", "false": "否",
-    },
-}  # fmt: skip
+WORDS: Final = Catalogue(__package__, "report")
+CSV_WORDS: Final = Catalogue(__package__, "report csv")  # do not change the English words, because programs read them
 _SPANS: Final = (
     (86_400_000, 3, "days", "天"), (3_600_000, 1, "h", "小时"), (60_000, 1, "min", "分钟"), (1000, 1, "s", "秒"),
 )  # fmt: skip
@@ -270,32 +176,4 @@ def unit(one: Mapping[str, Any]) -> str:
     return show_unit(one["u"])
 
 
-BALANCE_WORDS: Final[Mapping[str, Mapping[str, str]]] = {
-    "en": {
-        "balance": "Balance of electricity", "derived": "Derived points", "given": "in", "residual": "residual",
-        "allowed": "allowed error", "meter": "meter", "against": "compared with", "own": "this meter",
-        "others": "the others", "verdict": "verdict", "children": "sum of the meters below it",
-        "within": "within the allowed error", "beyond": "beyond the allowed error",
-        "unknown": "not judged, as the accuracy class of a meter is not known",
-        "spread": "not judged, as amounts were spread over time", "incomplete": "not judged, as readings are missing",
-        "short_within": "within", "short_beyond": "beyond", "short_unknown": "class not known",
-        "short_spread": "spread", "short_incomplete": "incomplete",
-        "no_class": "Meters of unknown accuracy class", "inputs": "in", "outputs": "out",
-        "stretches": "stretches", "residual over": "residual", "not reliable":
-        "more goes out than comes in, or almost nothing is explained: a meter is missing, has another role, "
-        "or is wired the other way round",
-    },
-    "zh": {
-        "balance": "电量平衡", "derived": "导出量", "given": "输入", "residual": "不平衡量",
-        "allowed": "计量允差", "meter": "计量点", "against": "对照", "own": "本表",
-        "others": "对照表", "verdict": "判定", "children": "下级计量之和",
-        "within": "在计量允差内", "beyond": "超出计量允差",
-        "unknown": "未判定：有计量器具准确度等级未知",
-        "spread": "未判定：电量按时间分摊", "incomplete": "未判定：缺少读数",
-        "short_within": "允差内", "short_beyond": "超差", "short_unknown": "等级未知",
-        "short_spread": "分摊", "short_incomplete": "不完整",
-        "no_class": "准确度等级未知的计量器具", "inputs": "输入", "outputs": "输出",
-        "stretches": "时段", "residual over": "不平衡量", "not reliable":
-        "流出大于流入，或大部分电量去向不明：可能缺少计量点、角色有误，或互感器接反",
-    },
-}  # fmt: skip
+BALANCE_WORDS: Final = Catalogue(__package__, "report balance")
