@@ -73,6 +73,8 @@ class StoreScrubber:
                       "were salvaged, %(lost)d are lost", aside)  # fmt: skip
             self._tell_left_behind(aside)
             self._note(aside)
+        if found := await self._db_thread.call(lambda store: len(store.db.findings)):
+            self._note({"event": "store_check", "ok": False, "rows": found})
         await asyncio.sleep(self._first_s)
         while True:
             # if the clock was set back, the next check must still begin within a day
