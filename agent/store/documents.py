@@ -19,7 +19,7 @@ from agent.zstd import read_frame
 # The store keeps the newest 750 checkpoints (about a month, because one is made each hour), and the first checkpoint of
 # each of the newest 400 days.
 KEEP_CHECKPOINTS, KEEP_DAYS = 750, 400
-# counters begin at the time in seconds and grow by 1; a counter above this is damaged (JSON numbers end at 2**53)
+# counters begin at the time in milliseconds and grow by 1; a counter above this is damaged (JSON numbers end at 2**53)
 MOST_COUNTER = 1 << 52
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 

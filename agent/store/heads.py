@@ -414,9 +414,12 @@ class HeadTracker:
         return count, lost
 
     def begin(self) -> None:
-        """Begin to record commits. Call this before the first commit."""
+        """Begin to record commits. Call this before the first commit of packs or of a checkpoint."""
         if self.behind:
             self.resume({})
+        if not self.record.exact:  # a power cut may have destroyed checkpoints that were published
+            with self._db.transaction():
+                self._db.set_meta("checkpoints_lost", 1)
         newest = (
             "SELECT s.name, max(p.id) FROM streams s, packs p WHERE p.stream = s.id AND p.seq = s.seq GROUP BY s.id"
         )

@@ -8,8 +8,6 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
 from agent.keys import TYP_PACK
 from agent.outbox import Ack, MissingRange, OutboxItem, ReplayPage
 from agent.store.codec import Codec, make_dictionary
@@ -18,7 +16,7 @@ from agent.store.errors import StoreError, StoreFull
 from agent.store.heads import HeadTracker
 from agent.store.inspection import LIKELY_MAX, count_packs, uncounted_streams
 from agent.store.retention import SPARE_BYTES, Retention
-from agent.store.rows import PackRow, pack_crc
+from agent.store.rows import PackRow, encode_row, pack_crc
 from agent.store.schema import PACK_OF, PACKED, TALLY
 from agent.store.sqlite import PAGE_BYTES, Database, free_bytes
 from agent.store.streams import DAMAGED, LossNote, StoredPack, StreamHead, StreamRegistry, boot_hex, stored_name
@@ -211,10 +209,8 @@ class PackTable:
         if self._streams.is_stale:
             with self._db.translated_errors():
                 self.refresh()
-        if packs and not self._tracker.record.begun:
-            with self._db.translated_errors():
-                self._tracker.begin()
-                self.refresh()
+        if packs:
+            self.begin_record()
         ids = list(range(self._next_id, self._next_id + len(packs)))
         rows = self._encode(packs, ids)
         need = sum(len(row.body) + ROW_BYTES for row in rows)
@@ -242,6 +238,13 @@ class PackTable:
         if self._untrained >= self._train_after:
             self._train_dictionary()
         return ids
+
+    def begin_record(self) -> None:
+        """Begin to record commits, if this was not done yet. Call this before a checkpoint is made."""
+        if not self._tracker.record.begun:
+            with self._db.translated_errors():
+                self._tracker.begin()
+                self.refresh()
 
     def _check_disk(self, need: int) -> None:
         free = free_bytes(self._directory)
@@ -391,25 +394,28 @@ class PackTable:
                     yield data, facts._replace(birth=number if left_out else 0, birth_hash=digest if left_out else None)
 
     def _facts_in(self, row: PackRow, dictionary: int, birth: bytes) -> PackRow | None:
+        """Return the row by what the pack in its body says; None if the body cannot be read, or is of another row."""
         try:
             pack = json.loads(self._codec.unpack(dictionary, row.body, birth))
             stream, boot = self._streams.cached[pack["stream"]].id, self._streams.boot_id(pack["boot"])
             start_ms, end_ms = (round(pack[name] * 1000) for name in ("from", "to"))
-            return row._replace(
+            found = row._replace(
                 stream=stream, boot=boot, seq=pack["seq"], from_ms=start_ms, span_ms=end_ms - start_ms,
                 is_birth=int("table" in pack), dictionary=dictionary,
             )  # fmt: skip
         except (ValueError, KeyError, TypeError):
             return None
+        changed = [a != b for a, b in zip(found[1:5], row[1:5], strict=True)]  # stream, boot, seq, from_ms
+        return found if sum(changed) <= 1 else None
 
     def _rewrite(self, row: PackRow, found: PackRow) -> None:
         """Store the row of a pack as it was before it was changed."""
         number = self._id_of(found)
-        twin = self._db.execute(
+        twins = self._db.execute(
             f"{PACK_OF} WHERE p.stream = ? AND p.seq = ? AND p.id <> ?", (found.stream, found.seq, row.id)
-        ).fetchone()
+        ).fetchall()
         self._db.execute("DELETE FROM packs WHERE id = ?", (row.id,))
-        if twin is None:
+        if not any(PackRow._make(twin).is_sound() for twin in twins):
             facts = (number, *found[1:9])
             crc = pack_crc(facts, found.body, found.birth_hash)
             self._db.execute(
@@ -474,7 +480,7 @@ class PackTable:
             self.pending_counts[name] -= 1
 
     def _set_aside(self, row: PackRow) -> None:
-        body = msgspec.msgpack.encode(row)
+        body = encode_row(row)
         self._db.execute("INSERT INTO set_aside (at, body) VALUES (datetime(), ?)", (body,))
         self._db.execute("DELETE FROM set_aside WHERE id <= (SELECT max(id) FROM set_aside) - ?", (MAX_ASIDE,))
 

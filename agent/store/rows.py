@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
-
-import msgspec
 
 _FACTS = struct.Struct("<9q")
 _SUM = struct.Struct("<I")
@@ -50,15 +49,22 @@ def stream_crc(values: Sequence[object]) -> int:
 
 def encode_copy(table: str, values: Sequence[object]) -> bytes:
     """Return the copy of a row: a checksum, and the values."""
-    body = msgspec.msgpack.encode([table, *values])
+    body = encode_row((table, *values))
     return _SUM.pack(zlib.crc32(body)) + body
+
+
+def encode_row(values: Sequence[object]) -> bytes:
+    """Return the values of a row as JSON."""
+    return json.dumps([{"hex": value.hex()} if isinstance(value, bytes) else value for value in values]).encode()
 
 
 def decode_copy(table: str, key: object, copy: object) -> tuple[Any, ...] | None:
     """Return the values in the copy of a row; None if the copy has changed."""
     if not isinstance(copy, bytes) or copy[: _SUM.size] != _SUM.pack(zlib.crc32(copy[_SUM.size :])):
         return None
-    name, *values = msgspec.msgpack.decode(copy[_SUM.size :])
+    name, *values = (
+        bytes.fromhex(value["hex"]) if isinstance(value, dict) else value for value in json.loads(copy[_SUM.size :])
+    )
     return tuple(values) if name == table and _same(values[0], key) else None
 
 
