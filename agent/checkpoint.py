@@ -68,7 +68,8 @@ def checkpoint(
     if not before or None in hashes.values():
         # Higher than any counter that the lost pages can have, also if the clock was set back: a checkpoint with a lost
         # counter would contradict it, and one with the next counter would have to contain its hash.
-        counts.append(max(0, time_ms // 1000 - 1, *(kept + SKIPPED for kept in counts)))
+        # The milliseconds leave a gap even if a store is lost right after its first checkpoint.
+        counts.append(max(0, time_ms - 1, *(kept + SKIPPED for kept in counts)))
     counter = max(counts) + 1
     pages = max(1, -(-len(rows) // page_heads))
     made = []

@@ -65,6 +65,16 @@ class Exported(TypedDict):
     warnings: list[str]
 
 
+class CheckedStore(TypedDict):
+    """The result of a check of the database."""
+
+    packs: Count
+    rows: Count
+    findings: list[str]
+    count: Count  # number of all findings
+    set_aside: Count  # number of changed packs that the database keeps aside
+
+
 class Rows(TypedDict):
     """The summary that the agent sends after an export of intervals."""
 

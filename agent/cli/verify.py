@@ -9,12 +9,21 @@ import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from agent.cli.common import COLON, as_complaint, as_line, progress, say, say_at, speaks_chinese
-from agent.cli.options import FILE, BrokerLogin, Duration, json_option, login_options, parse_broker
+from agent.cli.options import (
+    FILE,
+    BrokerLogin,
+    ConfigOptions,
+    Duration,
+    config_options,
+    json_option,
+    login_options,
+    parse_broker,
+)
 from drivers.model import BrokerError, UsageError, clean_text
 
 if TYPE_CHECKING:
@@ -85,6 +94,8 @@ def parse_streams(_context: click.Context, _parameter: click.Parameter, values: 
     show_default=True,
     help="With --for: wait at most this long for the first pack.",
 )
+@click.option("--db", "database", is_flag=True, help="Check the database of this gateway instead of packs.")
+@config_options
 @click.option("--recompute", is_flag=True, help="Recompute the figures from the packs.")
 @click.option("--plan", "plan_file", type=FILE, help="File with the park's plan.")
 @click.option(
@@ -104,6 +115,8 @@ def verify(
     recompute: bool,
     plan_file: Path | None,
     expect_complete: bool,
+    database: bool,
+    options: ConfigOptions,
     as_json: bool,
 ) -> None:
     """Check the signatures and the order of packs, and that every due reading is present or accounted for.
@@ -118,26 +131,33 @@ def verify(
     --streams is for a platform that receives only some streams. These streams must be present, and other streams are
     not expected, even if the gateway or the files say otherwise.
 
+    --db checks the database of this gateway: each row against its checksum, and each pack against its signature. The
+    agent may run meanwhile. Changed rows are restored if possible. Packs that cannot be restored are kept aside in the
+    database, and the next pack of their stream states them as lost.
+
     \b
     Example:
       meterhouse verify --broker mqtt://127.0.0.1 --trust pVa0...Q3k --for 20s
       meterhouse verify export/ --trust pVa0...Q3k --json
       meterhouse verify exports/ --trust park7/gw01=pVa0...Q3k --trust park7/gw02=x7Rt...0aE
       meterhouse verify evidence/ --trust pVa0...Q3k --streams "main-meter,inv*,_indicators"
+      meterhouse verify --db
 
     \b
     Exit codes: 0 verified; 2 wrong usage; 5 broker error; 6 failed, incomplete, origin unproven or nothing to verify.
     """
     from agent.verify.keyring import is_pin
 
-    if bool(paths) == bool(broker):
-        raise UsageError("give either --broker or PATHs", where="verify", hint="See `meterhouse verify --help`")
+    if bool(paths) + bool(broker) + database != 1:
+        raise UsageError("give either --broker, PATHs or --db", where="verify", hint="See `meterhouse verify --help`")
     for pin in trust:
         if not is_pin(pin):
             hint = (
                 "Give the 43 characters that `meterhouse keys show` prints, or park7/gw01= followed by these characters"
             )
             raise UsageError(f"invalid thumbprint {clean_text(pin)!r}", where="--trust", hint=hint)
+    if database:
+        _database(options, as_json)
     if broker:
         report = _live(broker, trust, streams, site, gateway, login, duration_s, wait_s)
     else:
@@ -158,6 +178,28 @@ def verify(
             _say_repeated(repeated)
         click.echo(_verdict(report, len(short), repeated.counts["differ"] if repeated else 0))
     raise SystemExit(0 if report.ok and not short and not (repeated and repeated.counts["differ"]) else 6)
+
+
+def _database(options: ConfigOptions, as_json: bool) -> NoReturn:
+    """Check the database of this gateway, and end the command."""
+    from agent.cli.answers import CheckedStore, checked
+    from agent.cli.control import ask
+    from agent.service.control.protocol import CheckStore
+
+    config = options.load()
+    with progress("packs") as update:
+        found: CheckedStore = checked(ask(config, CheckStore(), progress=update), CheckedStore, "check of the database")
+    if as_json:
+        click.echo(as_line(found))
+    else:
+        for text in found["findings"]:
+            click.echo(clean_text(say(f"changed: {text}"), 500))
+        if (more := found["count"] - len(found["findings"])) > 0:
+            click.echo(say(f"further changed rows: {more}"))
+        if found["set_aside"]:
+            click.echo(say(f"packs that are kept aside in the database: {found['set_aside']}"))
+        click.echo(say(f"database: {found['packs']} packs, {found['rows']} rows, {found['count']} changed"))
+    raise SystemExit(6 if found["count"] else 0)
 
 
 def _repeat(paths: tuple[Path, ...], plan_file: Path | None, streams: list[str]) -> Recomputed:

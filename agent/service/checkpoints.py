@@ -77,6 +77,7 @@ class CheckpointMaker:
                 uplink.retain(f"checkpoint/{page.page}", page.data)
 
     def _keep(self, store: Store, devices: Collection[str]) -> list[CheckpointPage]:
+        store.packs.begin_record()
         heads = store.packs.heads().values()
         made: list[CheckpointPage] = []
 

@@ -73,6 +73,8 @@ class StoreScrubber:
                       "were salvaged, %(lost)d are lost", aside)  # fmt: skip
             self._tell_left_behind(aside)
             self._note(aside)
+        if found := await self._db_thread.call(lambda store: len(store.db.findings)):
+            self._note({"event": "store_check", "ok": False, "rows": found})
         await asyncio.sleep(self._first_s)
         while True:
             # if the clock was set back, the next check must still begin within a day
@@ -108,7 +110,7 @@ class StoreScrubber:
         began, self.under_way = time.monotonic(), True
         try:
             inspection = await self._db_thread.call(
-                lambda store: store.start_check(_signature_checker(store, TYP_PACK, unknown=True))
+                lambda store: store.start_check(pack_checker(store))
             )
             more = True
             while more:
@@ -143,13 +145,18 @@ def _aside(store: Store) -> dict[str, Any] | None:
     }
 
 
+def pack_checker(store: Store) -> Callable[[bytes], bool]:
+    """Return a function that returns False for a pack whose signature is invalid."""
+    return store.keys.checker(TYP_PACK, unknown=True)
+
+
 def checkpoint_checker(store: Store) -> Callable[[int, int, bytes], bool]:
     """Return a function that returns False for a stored page of a checkpoint that the disk has changed.
 
     Its arguments are page, counter and object. The key records of the store name all keys that signed checkpoints, so
     an object of another key is damaged.
     """
-    holds = _signature_checker(store, TYP_CHECKPOINT, unknown=False)
+    holds = store.keys.checker(TYP_CHECKPOINT, unknown=False)
 
     def is_intact(page: int, counter: int, data: bytes) -> bool:
         if not holds(data):
@@ -158,32 +165,3 @@ def checkpoint_checker(store: Store) -> Callable[[int, int, bytes], bool]:
         return bool(body["page"] == page and body["counter"] == counter)
 
     return is_intact
-
-
-def _signature_checker(store: Store, typ: str, *, unknown: bool) -> Callable[[bytes], bool]:
-    """Return a function that returns False for an object of type ``typ`` with an invalid or missing signature.
-
-    ``unknown``: its result for the signature of a key that is in no key record, because this cannot be checked.
-    """
-    from agent.verify.jws import check_signature, public_key
-    from agent.verify.signed import cut_signature, signature_of
-    from agent.verify.strict import Refused
-
-    keys = {}
-    for chain in store.keys.chains():
-        for record in json.loads(chain)["records"]:
-            key = public_key(record.get("alg"), record.get("jwk"))
-            keys[key.kid] = key
-
-    def holds(data: bytes) -> bool:
-        sig = signature_of(data)
-        payload = cut_signature(data, sig) if sig is not None else None
-        if sig is None or payload is None:
-            return False
-        try:
-            check_signature(sig, payload, typ, keys)
-        except Refused as error:
-            return unknown and error.code == "kid"
-        return True
-
-    return holds

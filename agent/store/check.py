@@ -13,10 +13,10 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from agent.store.errors import damage_error
-from agent.store.schema import PACKED
+from agent.store.rows import PackRow
+from agent.store.schema import PACK_OF
 from agent.store.sqlite import PAGE_BYTES, Database
 
 WHOLE_BYTES = 16 << 20  # for a file up to this size, SQLite's own check takes only a few milliseconds
@@ -28,11 +28,11 @@ class StoreCheck:
     """One check of the whole store, created by ``Store.start_check``. Use it only in the database thread.
 
     Args:
-        drop_if_bad: gets the id of a pack and (dictionary, body, hash of the birth). It verifies the pack, and deletes
-            it if its bytes changed. It returns True if it deleted the pack.
+        drop_if_bad: gets the row of a pack. It verifies the pack, and restores or deletes it if its row was changed.
+            It returns True if it deleted the pack.
     """
 
-    def __init__(self, db: Database, drop_if_bad: Callable[[int, list[Any]], bool]) -> None:
+    def __init__(self, db: Database, drop_if_bad: Callable[[PackRow], bool]) -> None:
         self._db, self._drop_if_bad = db, drop_if_bad
         self._walk = self._all()
         self.rows = 0
@@ -96,21 +96,18 @@ class StoreCheck:
     def _packs(self) -> Iterator[None]:
         at = 0
         while True:
-            rows = self._db.execute(
-                f"SELECT p.id, p.stream, p.seq, {PACKED} FROM packs p"
-                " LEFT JOIN births b ON b.pack = p.birth WHERE p.id > ? ORDER BY p.id LIMIT ?",
-                (at, CHUNK),
-            ).fetchall()
-            for number, stream, seq, *body in rows:
-                at = number
+            with self._db.lenient_texts():
+                rows = self._db.execute(f"{PACK_OF} WHERE p.id > ? ORDER BY p.id LIMIT ?", (at, CHUNK)).fetchall()
+            for row in map(PackRow._make, rows):
+                at = row.id
                 self.packs += 1
                 found = self._db.execute(
-                    "SELECT count(*) FROM packs INDEXED BY packs_seq WHERE stream = ? AND seq = ? AND id = ?",
-                    (stream, seq, number),
+                    "SELECT count(*) FROM packs INDEXED BY packs_seq WHERE stream IS ? AND seq IS ? AND id = ?",
+                    (row.stream, row.seq, row.id),
                 ).fetchone()[0]
                 if not found:
-                    raise damage_error(f"pack {number} is not in its index")
-                self.bad_packs += self._drop_if_bad(number, body)
+                    raise damage_error(f"pack {row.id} is not in its index")
+                self.bad_packs += self._drop_if_bad(row)
             self.rows += len(rows)
             yield
             if len(rows) < CHUNK:

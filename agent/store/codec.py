@@ -14,10 +14,11 @@ A body begins with one byte for its form, then
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import zstandard
 
+from agent.store.rows import PackRow
 from agent.zstd import read_frame
 from drivers.encoding import base64url_bytes, base64url_decode
 from ext.canon import split_pack
@@ -116,6 +117,11 @@ class Codec:
         self._readers[number] = zstandard.ZstdDecompressor(dict_data=content)
 
     @property
+    def dictionaries(self) -> Collection[int]:
+        """The numbers of all known dictionaries."""
+        return self._readers.keys()
+
+    @property
     def newest_dictionary(self) -> int:
         """The highest known dictionary number; 0: none."""
         return max(self._readers, default=0)
@@ -147,6 +153,12 @@ class Codec:
         if found is None:
             return number, False, b"".join((b"\x00", digest, frame))
         return number, left_out, b"".join((b"\x02" if left_out else b"\x01", sig, prev, frame))
+
+    def restore(self, row: PackRow) -> bytes:
+        """Return the pack of a row. Raises ValueError if the row was changed."""
+        if not row.is_sound():
+            raise ValueError("the row of a pack was changed")
+        return self.unpack(row.dictionary, row.body, row.birth_hash)
 
     def unpack(self, number: int, body: bytes, birth: bytes | None) -> bytes:
         """Decode a pack. ``birth``: the hash, if it was left out. Raises ValueError if the body is damaged."""

@@ -19,7 +19,7 @@ from agent.zstd import read_frame
 # The store keeps the newest 750 checkpoints (about a month, because one is made each hour), and the first checkpoint of
 # each of the newest 400 days.
 KEEP_CHECKPOINTS, KEEP_DAYS = 750, 400
-# counters begin at the time in seconds and grow by 1; a counter above this is damaged (JSON numbers end at 2**53)
+# counters begin at the time in milliseconds and grow by 1; a counter above this is damaged (JSON numbers end at 2**53)
 MOST_COUNTER = 1 << 52
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 
@@ -250,3 +250,31 @@ class KeyTable:
             if is_sound(body):
                 chains[json.loads(body)["records"][0]["kid"]] = body
         return list(chains.values())
+
+    def checker(self, typ: str, *, unknown: bool) -> Callable[[bytes], bool]:
+        """Return a function that returns False for an object of type ``typ`` with an invalid or missing signature.
+
+        ``unknown``: its result for the signature of a key that is in no key record, because this cannot be checked.
+        """
+        from agent.verify.jws import check_signature, public_key
+        from agent.verify.signed import cut_signature, signature_of
+        from agent.verify.strict import Refused
+
+        keys = {}
+        for chain in self.chains():
+            for record in json.loads(chain)["records"]:
+                key = public_key(record.get("alg"), record.get("jwk"))
+                keys[key.kid] = key
+
+        def holds(data: bytes) -> bool:
+            sig = signature_of(data)
+            payload = cut_signature(data, sig) if sig is not None else None
+            if sig is None or payload is None:
+                return False
+            try:
+                check_signature(sig, payload, typ, keys)
+            except Refused as error:
+                return unknown and error.code == "kid"
+            return True
+
+        return holds

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Final
 from agent.clock import kernel_boot
 from agent.store.errors import VALUE_ERRORS, add_suspicion, is_small
 from agent.store.retention import Retention
+from agent.store.schema import TALLY
 from agent.store.sqlite import Database, file_bytes, quarantine_name, unchanged_damage
 from agent.store.streams import DAMAGED, LaggingStream, Resume, StreamHead, StreamRegistry
 from drivers.files import sync_directory
@@ -348,7 +349,6 @@ class HeadTracker:
         Args:
             is_salvaged: True if the database is new, with data salvaged from a damaged one. It is consistent then.
         """
-        self._restore_hashes()
         heads, last = self._streams.heads(), self._streams.last_pack_id()
         row = self._db.execute("SELECT from_ms + span_ms FROM packs ORDER BY id DESC LIMIT 1").fetchone()
         newest_ms = row[0] if row else 0
@@ -369,15 +369,6 @@ class HeadTracker:
         if is_consistent and any(name in heads for name in self.behind):
             return self._tables_match()
         return is_consistent
-
-    def _restore_hashes(self) -> None:
-        """Restore the hashes of heads that the disk has changed. The record has a checksum for each head."""
-        for name, head in self._streams.heads().items():
-            kept = self.record.found.get(name)
-            if kept is not None and (kept.boot, kept.seq) == (head.boot, head.seq) and kept.hash != head.hash:
-                log.warning("the disk has changed the hash of the head of %s; it is restored from the record", name)
-                with self._db.transaction():
-                    self._db.execute("UPDATE streams SET hash = ? WHERE name = ?", (kept.hash, name))
 
     def _tables_match(self) -> bool:
         """Return True if tables and indexes match, and no stored pack comes after the head of its stream."""
@@ -423,9 +414,12 @@ class HeadTracker:
         return count, lost
 
     def begin(self) -> None:
-        """Begin to record commits. Call this before the first commit."""
+        """Begin to record commits. Call this before the first commit of packs or of a checkpoint."""
         if self.behind:
             self.resume({})
+        if not self.record.exact:  # a power cut may have destroyed checkpoints that were published
+            with self._db.transaction():
+                self._db.set_meta("checkpoints_lost", 1)
         newest = (
             "SELECT s.name, max(p.id) FROM streams s, packs p WHERE p.stream = s.id AND p.seq = s.seq GROUP BY s.id"
         )
@@ -448,7 +442,9 @@ class HeadTracker:
         A stream is left out if a quick search does not find this pack.
         """
         firsts = [
-            self._db.execute("SELECT min(pack) FROM outbox WHERE destination = ?", (number,)).fetchone()[0]
+            self._db.execute(
+                "SELECT min(pack) FROM outbox WHERE destination = ? AND pack < ?", (number, TALLY)
+            ).fetchone()[0]
             for number in self._retention.active
         ]
         first = min((number for number in firsts if number is not None), default=None)

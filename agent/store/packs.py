@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-import logging
+import json
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from agent.keys import TYP_PACK
 from agent.outbox import Ack, MissingRange, OutboxItem, ReplayPage
 from agent.store.codec import Codec, make_dictionary
-from agent.store.documents import Documents
+from agent.store.documents import Documents, KeyTable
 from agent.store.errors import StoreError, StoreFull
 from agent.store.heads import HeadTracker
+from agent.store.inspection import LIKELY_MAX, count_packs, uncounted_streams
 from agent.store.retention import SPARE_BYTES, Retention
-from agent.store.schema import PACKED
+from agent.store.rows import PackRow, encode_row, pack_crc
+from agent.store.schema import PACK_OF, PACKED, TALLY
 from agent.store.sqlite import PAGE_BYTES, Database, free_bytes
 from agent.store.streams import DAMAGED, LossNote, StoredPack, StreamHead, StreamRegistry, boot_hex, stored_name
 from agent.verify.agreed import is_asked
 from agent.verify.signed import payload_hash
-from drivers.encoding import base64url
+from drivers.encoding import base64url, base64url_decode
 
 if TYPE_CHECKING:
     from agent.pack import SealedPack
 
-log = logging.getLogger("meterhouse.store")
 ROW_BYTES = 128  # estimated bytes that a pack needs besides its body, for row, index and outbox
 TRAIN_AFTER = 64  # the first dictionary is made after this number of packs
 RETRAIN_AFTER = 10_000
 SAMPLES = 64  # number of samples for a dictionary; each is a pack of another stream
 CHUNK = 32  # packs that one query reads
+MAX_ASIDE = 100  # number of changed rows that are kept
+MAX_TRIED = 10_000  # number of ids that are tried for a pack whose id was changed
+CHECKED_PACKS = 20_000  # number of packs that a destination waits for, and that each start reads
+_COLUMNS = len(PackRow._fields)
 _ALL: Mapping[str, Sequence[str]] = {}
 
 
@@ -39,6 +45,7 @@ class _Row(NamedTuple):
     id: int
     pack: SealedPack
     birth: int  # ``births.pack`` of the birth whose hash the body leaves out; 0: it leaves no hash out
+    birth_hash: bytes | None  # that hash; None: it leaves no hash out
     dictionary: int
     body: bytes
 
@@ -54,10 +61,12 @@ class PackTable:
         retention: Retention,
         tracker: HeadTracker,
         documents: Documents,
+        keys: KeyTable,
     ) -> None:
         self._db, self._codec, self._streams, self._retention = db, codec, streams, retention
-        self._tracker, self._documents = tracker, documents
+        self._tracker, self._documents, self._keys = tracker, documents, keys
         self._directory = db.path.parent
+        retention.mend = self._decode
         self._destinations: dict[str, int] = {}  # name -> destinations.id
         # by destination: patterns of the streams that it gets; empty: all streams
         self._asked: dict[str, tuple[str, ...]] = {}
@@ -67,41 +76,32 @@ class PackTable:
         self._train_after = TRAIN_AFTER
 
     def load(self, destinations: Sequence[str], now_ms: int, asked: Mapping[str, Sequence[str]] = _ALL) -> None:
-        """Load destinations, heads and dictionaries into memory. Runs in the caller's transaction."""
+        """Load destinations and heads into memory. Runs in the caller's transaction."""
         self.set_destinations(destinations, now_ms, asked)
         self.refresh()
         # the result is not used; the call makes damage in this table show when the store is opened
         self._retention.losses()
+
+    def read_head(self, row: PackRow) -> StreamHead | None:
+        """Return the head that a pack makes, without the position in the ring; None if its row was changed."""
+        if not row.is_sound():
+            return None
+        try:
+            data = self._codec.unpack(row.dictionary, row.body, row.birth_hash)
+            pack = json.loads(data)
+            return StreamHead(pack["stream"], pack["boot"], pack["seq"], payload_hash(data), row.from_ms + row.span_ms,
+                              None, 0, 0)  # fmt: skip
+        except (ValueError, KeyError):
+            return None
+
+    def load_dictionaries(self) -> None:
+        """Load the dictionaries into memory. Call this before packs are read."""
         newest: tuple[int, bytes] | None = None
         for newest in self._db.execute("SELECT id, CAST(body AS BLOB) FROM dictionaries ORDER BY id").fetchall():
             self._codec.add_dictionary(*newest)
         if newest:
             self._codec.activate(*newest)
             self._train_after = RETRAIN_AFTER
-        self._restore_births()
-
-    def _restore_births(self) -> None:
-        """Restore the hashes of births in effect that the disk has changed.
-
-        Each is stored twice, and is the hash of the birth pack. All packs after the birth are restored with it, so a
-        changed one would give each of them another signature.
-        """
-        rows = self._db.execute(
-            "SELECT s.birth_pack, CAST(s.birth AS BLOB), CAST(b.hash AS BLOB) FROM streams s"
-            " LEFT JOIN births b ON b.pack = s.birth_pack"
-            " WHERE s.birth_pack IS NOT NULL AND CAST(s.birth AS BLOB) IS NOT CAST(b.hash AS BLOB)"
-        ).fetchall()
-        for number, *hashes in rows:
-            digest = self._retention.stored_hash(number)
-            if digest is not None and digest in hashes:
-                log.warning("the disk has changed the hash of birth pack %d; it is restored from the pack", number)
-                self._put_birth(number, digest)
-        if rows:
-            self.refresh()
-
-    def _put_birth(self, number: int, digest: bytes) -> None:
-        self._db.execute("INSERT OR REPLACE INTO births (pack, hash) VALUES (?, ?)", (number, digest))
-        self._db.execute("UPDATE streams SET birth = ? WHERE birth_pack = ?", (digest, number))
 
     def refresh(self) -> None:
         """Reload heads and the next id from the database."""
@@ -175,7 +175,9 @@ class PackTable:
     def count_pending(self) -> None:
         """Set ``pending_counts`` from the database."""
         self.pending_counts = {
-            name: self._db.execute("SELECT count(*) FROM outbox WHERE destination = ?", (number,)).fetchone()[0]
+            name: self._db.execute(
+                "SELECT packs FROM outbox WHERE destination = ? AND pack = ?", (number, TALLY)
+            ).fetchone()[0]
             for name, number in self._destinations.items()
         }
 
@@ -207,10 +209,8 @@ class PackTable:
         if self._streams.is_stale:
             with self._db.translated_errors():
                 self.refresh()
-        if packs and not self._tracker.record.begun:
-            with self._db.translated_errors():
-                self._tracker.begin()
-                self.refresh()
+        if packs:
+            self.begin_record()
         ids = list(range(self._next_id, self._next_id + len(packs)))
         rows = self._encode(packs, ids)
         need = sum(len(row.body) + ROW_BYTES for row in rows)
@@ -238,6 +238,13 @@ class PackTable:
         if self._untrained >= self._train_after:
             self._train_dictionary()
         return ids
+
+    def begin_record(self) -> None:
+        """Begin to record commits, if this was not done yet. Call this before a checkpoint is made."""
+        if not self._tracker.record.begun:
+            with self._db.translated_errors():
+                self._tracker.begin()
+                self.refresh()
 
     def _check_disk(self, need: int) -> None:
         free = free_bytes(self._directory)
@@ -273,7 +280,8 @@ class PackTable:
             if pack.seq <= seq:
                 raise ValueError(f"the stream {pack.stream} already has pack {seq}, so pack {pack.seq} cannot follow")
             dictionary, left_out, body = self._codec.pack(pack.data, pack.hash, birth)
-            rows.append(_Row(number, pack, birth_pack if left_out else 0, dictionary, body))
+            left = (birth_pack, birth) if left_out else (0, None)
+            rows.append(_Row(number, pack, *left, dictionary, body))
             latest[pack.stream] = (pack.seq, *((number, pack.hash) if pack.is_birth else (birth_pack, birth)))
         return rows
 
@@ -282,17 +290,10 @@ class PackTable:
         births = {row.pack.stream: (row.id, row.pack.hash) for row in rows if row.pack.is_birth}
         self._streams.advance({row.pack.stream: row.pack for row in rows}.values(), births)
         self._db.executemany(
-            "INSERT INTO packs (id, stream, boot, seq, from_ms, span_ms, is_birth, birth, dictionary, body)"
-            " VALUES (?,?,?,?,?,?,?,?,?,?)",
-            [
-                (
-                    row.id, self._streams.cached[row.pack.stream].id, self._streams.boot_id(row.pack.boot),
-                    row.pack.seq, row.pack.from_ms, row.pack.to_ms - row.pack.from_ms, int(row.pack.is_birth),
-                    row.birth, row.dictionary, row.body,
-                )
-                for row in rows
-            ],
-        )  # fmt: skip
+            "INSERT INTO packs (id, stream, boot, seq, from_ms, span_ms, is_birth, birth, dictionary, crc, body)"
+            " VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+            map(self._columns, rows),
+        )
         self._db.executemany(
             "INSERT INTO births (pack, hash) VALUES (?, ?)",
             [(row.id, row.pack.hash) for row in rows if row.pack.is_birth],
@@ -304,6 +305,14 @@ class PackTable:
             counts[name] = len(owed)
             self._db.executemany("INSERT INTO outbox (destination, pack) VALUES (?, ?)", owed)
         return counts
+
+    def _columns(self, row: _Row) -> tuple[Any, ...]:
+        pack = row.pack
+        facts = (
+            row.id, self._streams.cached[pack.stream].id, self._streams.boot_id(pack.boot), pack.seq, pack.from_ms,
+            pack.to_ms - pack.from_ms, int(pack.is_birth), row.birth, row.dictionary,
+        )  # fmt: skip
+        return (*facts, pack_crc(facts, row.body, row.birth_hash), row.body)
 
     def _mark_stated(self, rows: Sequence[_Row], stated: Sequence[int]) -> None:
         first: dict[int, int] = {}
@@ -322,12 +331,10 @@ class PackTable:
         self._untrained, self._train_after = 0, RETRAIN_AFTER
         with contextlib.suppress(StoreError, ValueError, KeyError, sqlite3.Error):
             rows = self._db.execute(
-                f"SELECT p.stream, {PACKED} FROM packs p LEFT JOIN births b ON b.pack = p.birth"
-                " WHERE p.id >= ? AND NOT p.is_birth ORDER BY p.id",
-                (self._next_id - 512,),
+                f"{PACK_OF} WHERE p.id >= ? AND NOT p.is_birth ORDER BY p.id", (self._next_id - 512,)
             ).fetchall()
-            newest = {stream: rest for stream, *rest in rows}
-            samples = [self._codec.unpack(*row) for row in list(newest.values())[:SAMPLES]]
+            newest = {row.stream: row for row in map(PackRow._make, rows)}
+            samples = [self._codec.restore(row) for row in list(newest.values())[:SAMPLES]]
             raw = make_dictionary(samples)
             if not self._codec.is_better(raw, samples):
                 return
@@ -341,29 +348,141 @@ class PackTable:
 
     # --- damage
 
-    def _decode(self, number: int, dictionary: int, body: bytes, birth: bytes | None) -> bytes | None:
-        """Return the bytes of a pack.
-
-        If it is damaged, drop it, note a loss with the reason ``damaged``, and return None.
-        """
+    def _decode(self, row: PackRow) -> bytes | None:
+        """Return the bytes of a pack, or None if its row was changed and could not be restored."""
         try:
-            return self._codec.unpack(dictionary, body, birth)
+            return self._codec.restore(row)
         except ValueError:
-            self._drop_damaged(number)
-            return None
+            return self._mend(row)
 
-    def _drop_damaged(self, number: int) -> None:
+    def _mend(self, row: PackRow, is_sealed: Callable[[bytes], bool] | None = None) -> bytes | None:
+        """Restore a pack whose row was changed, and return its bytes. If that is impossible, drop it and return None.
+
+        The signature proves that a restored pack is what was sealed. A dropped pack is set aside, and noted as a loss
+        with the reason ``damaged`` if a destination waits for it.
+        """
+        stored = self._db.execute(f"{PACK_OF} WHERE p.id = ?", (row.id,)).fetchone()
+        if stored is None:
+            return None
+        row = PackRow._make(stored)
+        is_sealed = is_sealed or self._keys.checker(TYP_PACK, unknown=False)
+        with self._db.transaction():
+            for data, found in self._readings_of(row):
+                if is_sealed(data):
+                    self._rewrite(row, found)
+                    return data
         with self._kept_last_id():
-            owed = [
-                name
-                for name, destination in self._destinations.items()
-                if self._db.execute(
-                    "SELECT 1 FROM outbox WHERE destination = ? AND pack = ?", (destination, number)
-                ).fetchone()
-            ]
-            self._retention.lost_packs += self._retention.evict([number], DAMAGED)
+            self._drop_damaged(row, next((found for _, found in self._readings_of(row)), row))
+        return None
+
+    def _readings_of(self, row: PackRow) -> Iterator[tuple[bytes, PackRow]]:
+        """Yield what the body of a changed row may be: the bytes of a pack, and its row by what the pack says."""
+        for dictionary in dict.fromkeys((row.dictionary, 0, *self._codec.dictionaries)):
+            facts = self._facts_in(row, dictionary, bytes(32))
+            if facts is None:
+                continue
+            births: dict[bytes | None, int] = {row.birth_hash: row.birth} if isinstance(row.birth, int) else {}
+            if birth := self._db.execute(
+                "SELECT id FROM packs WHERE stream = ? AND is_birth AND seq < ? AND id <> ? ORDER BY seq DESC LIMIT 1",
+                (facts.stream, facts.seq, row.id),
+            ).fetchone():
+                births.setdefault(self._retention.stored_hash(birth[0]), birth[0])
+            for digest, number in births.items():
+                with contextlib.suppress(ValueError):
+                    data = self._codec.unpack(dictionary, row.body, digest)
+                    left_out = row.body[:1] == b"\x02"
+                    yield data, facts._replace(birth=number if left_out else 0, birth_hash=digest if left_out else None)
+
+    def _facts_in(self, row: PackRow, dictionary: int, birth: bytes) -> PackRow | None:
+        """Return the row by what the pack in its body says; None if the body cannot be read, or is of another row."""
+        try:
+            pack = json.loads(self._codec.unpack(dictionary, row.body, birth))
+            stream, boot = self._streams.cached[pack["stream"]].id, self._streams.boot_id(pack["boot"])
+            start_ms, end_ms = (round(pack[name] * 1000) for name in ("from", "to"))
+            found = row._replace(
+                stream=stream, boot=boot, seq=pack["seq"], from_ms=start_ms, span_ms=end_ms - start_ms,
+                is_birth=int("table" in pack), dictionary=dictionary,
+            )  # fmt: skip
+        except (ValueError, KeyError, TypeError):
+            return None
+        changed = [a != b for a, b in zip(found[1:5], row[1:5], strict=True)]  # stream, boot, seq, from_ms
+        return found if sum(changed) <= 1 else None
+
+    def _rewrite(self, row: PackRow, found: PackRow) -> None:
+        """Store the row of a pack as it was before it was changed."""
+        number = self._id_of(found)
+        twins = self._db.execute(
+            f"{PACK_OF} WHERE p.stream = ? AND p.seq = ? AND p.id <> ?", (found.stream, found.seq, row.id)
+        ).fetchall()
+        self._db.execute("DELETE FROM packs WHERE id = ?", (row.id,))
+        if not any(PackRow._make(twin).is_sound() for twin in twins):
+            facts = (number, *found[1:9])
+            crc = pack_crc(facts, found.body, found.birth_hash)
+            self._db.execute(
+                "INSERT INTO packs (id, stream, boot, seq, from_ms, span_ms, is_birth, birth, dictionary, crc, body)"
+                " VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+                (*facts, crc, found.body),
+            )
+            if found.is_birth:
+                digest = payload_hash(self._codec.unpack(found.dictionary, found.body, found.birth_hash))
+                self._db.execute("INSERT OR REPLACE INTO births (pack, hash) VALUES (?, ?)", (number, digest))
+            elif found.birth_hash is not None:
+                birth = (found.birth, found.birth_hash)
+                if not self._db.execute("SELECT 1 FROM births WHERE (pack, hash) = (?, ?)", birth).fetchone():
+                    self._db.execute("INSERT OR REPLACE INTO births (pack, hash) VALUES (?, ?)", birth)
+        for stream in {row.stream, found.stream}:
+            count_packs(self._db, stream)
+        self._db.note_damage(f"the row of pack {found.seq} of {self._name(found.stream)} was changed; it is restored")
+
+    def _id_of(self, found: PackRow) -> int:
+        """Return the id of a pack whose other columns are known. In a stream, ids grow with the sequence."""
+        if found.crc == pack_crc(found[:9], found.body, found.birth_hash):
+            return found.id
+        low, high = self._db.execute(
+            "SELECT (SELECT id FROM packs WHERE stream = ?1 AND seq < ?2 AND id <> ?3 ORDER BY seq DESC LIMIT 1),"
+            " (SELECT id FROM packs WHERE stream = ?1 AND seq > ?2 AND id <> ?3 ORDER BY seq LIMIT 1)",
+            (found.stream, found.seq, found.id),
+        ).fetchone()
+        low = low or 0
+        for number in range(low + 1, min(high or low + MAX_TRIED, low + MAX_TRIED)):
+            if found.crc == pack_crc((number, *found[1:9]), found.body, found.birth_hash):
+                return number
+        return found.id
+
+    def _name(self, stream: int) -> str:
+        return next((name for name, head in self._streams.cached.items() if head.id == stream), "")
+
+    def _drop_damaged(self, row: PackRow, found: PackRow) -> None:
+        """Delete a pack. ``found``: its row, as far as it is known what it was."""
+        self._set_aside(row)
+        self._db.note_damage(f"pack {found.seq} of {self._name(found.stream)} was changed; it is deleted")
+        owed = [
+            name
+            for name, destination in self._destinations.items()
+            if self._db.execute(
+                "SELECT 1 FROM outbox WHERE destination = ? AND pack = ?", (destination, row.id)
+            ).fetchone()
+        ]
+        is_owed = (
+            owed
+            or self._db.execute(
+                "SELECT 1 FROM outbox WHERE pack = ? AND destination IN (SELECT id FROM destinations)", (row.id,)
+            ).fetchone()
+        )
+        if is_owed and all(isinstance(value, int) for value in found[:9]):
+            self._db.execute("DELETE FROM packs WHERE id = ?", (row.id,))
+            self._retention.lost_packs += self._retention.evict([row.id], DAMAGED, [found])
+        else:
+            self._db.execute("DELETE FROM packs WHERE id = ?", (row.id,))
+        for stream in {row.stream, found.stream}:
+            count_packs(self._db, stream)
         for name in owed:
             self.pending_counts[name] -= 1
+
+    def _set_aside(self, row: PackRow) -> None:
+        body = encode_row(row)
+        self._db.execute("INSERT INTO set_aside (at, body) VALUES (datetime(), ?)", (body,))
+        self._db.execute("DELETE FROM set_aside WHERE id <= (SELECT max(id) FROM set_aside) - ?", (MAX_ASIDE,))
 
     @contextlib.contextmanager
     def _kept_last_id(self) -> Iterator[None]:
@@ -373,35 +492,89 @@ class PackTable:
         believe that the newest transactions are missing.
         """
         with self._db.transaction():
-            last = self._streams.last_pack_id()
+            owed = self._db.execute("SELECT max(pack) FROM outbox WHERE pack < ?", (LIKELY_MAX,)).fetchone()[0]
+            last = max(self._streams.last_pack_id(), owed or 0)
             yield
             if self._streams.last_pack_id() < last:
                 self._db.set_meta("last_id", last)
 
-    def drop_if_bad(self, number: int, body: Sequence[Any], is_sealed: Callable[[bytes], bool]) -> bool:
-        """Drop a pack if its bytes changed, and note a loss if a destination waits for it.
-
-        Returns True if it was dropped. If only the stored hash of its birth has changed, this hash is restored instead.
-        """
+    def drop_if_bad(self, row: PackRow, is_sealed: Callable[[bytes], bool]) -> bool:
+        """Restore or drop a pack if its row was changed, or if its signature is invalid. True: it was dropped."""
         with contextlib.suppress(ValueError):
-            if is_sealed(self._codec.unpack(*body)):
+            if is_sealed(self._codec.restore(row)):
                 return False
-        (birth,) = self._db.execute("SELECT birth FROM packs WHERE id = ?", (number,)).fetchone()
-        digest = self._retention.stored_hash(birth) if birth else None
-        if digest is not None and digest != body[2]:
-            with contextlib.suppress(ValueError):
-                if is_sealed(self._codec.unpack(body[0], body[1], digest)):
-                    with self._db.transaction():
-                        self._put_birth(birth, digest)
-                    return False
-        with self._kept_last_id():
-            owed = self._db.execute(
-                "SELECT count(*) FROM outbox WHERE destination IN (SELECT id FROM destinations) AND pack = ?", (number,)
-            ).fetchone()[0]
-            if owed:
-                self._drop_damaged(number)
-            else:
-                self._db.execute("DELETE FROM packs WHERE id = ?", (number,))
+        return self._mend(row, is_sealed) is None
+
+    def inspect(self) -> None:
+        """Find and mend the packs whose rows were changed, as far as this is quick. Runs in the caller's transaction.
+
+        The tallies of the streams show changes of ``id``, ``stream`` and ``seq``, and rows that are missing. Of the
+        packs that a destination waits for, the first ones are read.
+        """
+        before = len(self._db.findings)
+        if bad := uncounted_streams(self._db):
+            for stream in bad:
+                for row in self._rows_of("p.stream IS ?", stream):
+                    self._decode(row)
+            mended = len(self._db.findings) > before
+            for stream, missing in uncounted_streams(self._db).items():
+                count_packs(self._db, stream)
+                if not mended and (name := self._name(stream)):
+                    self._db.note_damage(f"the packs of {name} are counted again: {missing} of them are missing")
+            with self._kept_last_id():
+                self._note_missing(bad)
+        for row in self._rows_of(
+            "p.id IN (SELECT DISTINCT pack FROM outbox WHERE pack < ? ORDER BY pack LIMIT ?)", TALLY, CHECKED_PACKS
+        ):
+            self._decode(row)
+        for (number,) in self._db.execute("SELECT birth_pack FROM streams UNION SELECT max(id) FROM packs").fetchall():
+            for row in self._rows_of("p.id = ?", number):
+                self._decode(row)
+        self.refresh()
+        self.count_pending()
+
+    def _rows_of(self, where: str, *values: object) -> Iterator[PackRow]:
+        numbers = [number for (number,) in self._db.execute(f"SELECT p.id FROM packs p WHERE {where}", values)]
+        for number in numbers:
+            with self._db.lenient_texts():
+                row = self._db.execute(f"{PACK_OF} WHERE p.id = ?", (number,)).fetchone()
+            if row is not None:
+                yield PackRow._make(row)
+
+    def _note_missing(self, streams: Iterable[object]) -> None:
+        """Note the packs of these streams that destinations wait for, but that are not stored, as losses."""
+        owed = self._db.execute(
+            "SELECT DISTINCT pack FROM outbox WHERE pack < ? AND pack NOT IN (SELECT id FROM packs)", (TALLY,)
+        ).fetchall()
+        for (number,) in owed:
+            for name, head in self._streams.cached.items():
+                if head.id in streams and self._note_hole(name, head.id, number):
+                    break
+            self._db.note_damage(f"the row of the pack with the id {number} is missing")
+            self._retention.delete_from_outbox([number])
+
+    def _note_hole(self, name: str, stream: int, number: int) -> bool:
+        """Note the packs between the neighbours of a missing id as a loss. Returns False if none is missing there."""
+        before, after = (
+            self._db.execute(
+                f"{PACK_OF} WHERE p.stream = ? AND p.id {sign} ? ORDER BY p.seq {order} LIMIT 1", (stream, number)
+            ).fetchone()
+            for sign, order in (("<", "DESC"), (">", ""))
+        )
+        head = self._streams.head(name)
+        first, from_ms = (before[3] + 1, before[4] + before[5]) if before else (1, 0)
+        last = after[3] - 1 if after else head.seq
+        if last < first:
+            return False
+        to_ms, digest = head.to_ms, head.hash
+        boot = self._streams.boot_id(head.boot)
+        if after:
+            row = PackRow._make(after)
+            pack = json.loads(self._codec.restore(row))
+            boot, to_ms = self._streams.boot_id(pack.get("prev_boot") or pack["boot"]), row.from_ms
+            digest = base64url_decode(pack["prev"]) if pack["prev"] else bytes(32)
+        self._retention.note_loss(stream, boot, first, last, from_ms or to_ms, to_ms, digest, DAMAGED)
+        self._retention.lost_packs += last - first + 1
         return True
 
     def losses(self) -> list[LossNote]:
@@ -426,28 +599,28 @@ class PackTable:
 
         Args:
             max_bytes: limit for all packs together; the first pack may be larger.
-            sql: its last columns must be id, dictionary, body and the birth's hash. In the returned rows, the bytes of
-                the pack replace the last three.
+            sql: its last columns must be those of a ``PackRow``. In the returned rows, the id and the bytes of the pack
+                replace them.
         """
         found: list[tuple[Any, ...]] = []
-        bad: list[int] = []
+        bad: list[PackRow] = []
         last: tuple[Any, ...] = ()
         size = 0
         with self._db.translated_errors(), contextlib.closing(self._db.execute(sql, values)) as rows:
-            for row in rows:
-                *front, dictionary, body, birth = row
+            for columns in rows:
+                front, row = columns[:-_COLUMNS], PackRow._make(columns[-_COLUMNS:])
                 try:
-                    data = self._codec.unpack(dictionary, body, birth)
+                    data = self._codec.restore(row)
                 except ValueError:
-                    bad.append(front[-1])
+                    bad.append(row)
                 else:
                     size += len(data)
                     if found and size > max_bytes:
                         break
-                    found.append((*front, data))
-                last = row
-        for number in bad:
-            self._drop_damaged(number)
+                    found.append((*front, row.id, data))
+                last = (*front, row.id)
+        if any([self._mend(row) is not None for row in bad]):
+            return self._read(max_bytes, sql, *values)  # some of them are restored
         return found, last
 
     def pending(
@@ -459,8 +632,9 @@ class PackTable:
         """
         found, last = self._read(
             max_bytes,
-            f"SELECT s.name, p.is_birth, p.from_ms + p.span_ms, p.id, {PACKED} FROM outbox o"
-            " JOIN packs p ON p.id = o.pack JOIN streams s ON s.id = p.stream LEFT JOIN births b ON b.pack = p.birth"
+            f"SELECT s.name, p.is_birth, p.from_ms + p.span_ms, {PACKED} FROM outbox o"
+            " JOIN packs p ON p.id = o.pack LEFT JOIN streams s ON s.id = p.stream"
+            " LEFT JOIN births b ON b.pack = p.birth"
             " WHERE o.destination = ? AND o.pack > ? ORDER BY o.pack LIMIT ?",
             *(self._destinations[destination], after_id, limit),
         )
@@ -477,7 +651,7 @@ class PackTable:
         """
         found, last = self._read(
             max_bytes,
-            f"SELECT s.name, p.from_ms + p.span_ms, p.id, {PACKED} FROM streams s"
+            f"SELECT s.name, p.from_ms + p.span_ms, {PACKED} FROM streams s"
             " JOIN packs p ON p.id = s.birth_pack LEFT JOIN births b ON b.pack = p.birth"
             " WHERE s.name > ? ORDER BY s.name LIMIT ?",
             *(after, limit),
@@ -493,8 +667,8 @@ class PackTable:
         """
         found, read = self._read(
             max_bytes,
-            f"SELECT t.boot, p.seq, p.from_ms, p.span_ms, p.is_birth, p.id, {PACKED}"
-            " FROM packs p JOIN boots t ON t.id = p.boot LEFT JOIN births b ON b.pack = p.birth"
+            f"SELECT t.boot, p.seq, p.from_ms, p.span_ms, p.is_birth, {PACKED}"
+            " FROM packs p LEFT JOIN boots t ON t.id = p.boot LEFT JOIN births b ON b.pack = p.birth"
             " WHERE p.stream = ? AND p.seq > ? AND p.seq <= ? ORDER BY p.seq LIMIT ?",
             *(self._streams.cached[stream].id, seq, last, limit),
         )
@@ -514,25 +688,24 @@ class PackTable:
         while limit > 0:
             # each query reads one chunk, because an open cursor would keep the WAL from being reset
             rows = self._db.query(
-                f"SELECT p.seq, p.id, {PACKED} FROM packs p LEFT JOIN births b ON b.pack = p.birth"
-                " WHERE p.stream = ? AND p.seq < ? AND NOT p.is_birth ORDER BY p.seq DESC LIMIT ?",
+                f"{PACK_OF} WHERE p.stream = ? AND p.seq < ? AND NOT p.is_birth ORDER BY p.seq DESC LIMIT ?",
                 *(head.id, seq, min(CHUNK, limit)),
             )
-            for _, *row in rows:
-                if (data := self._decode(*row)) is not None:
+            for row in map(PackRow._make, rows):
+                if (data := self._decode(row)) is not None:
                     yield data
+                seq = row.seq
             if not rows:
                 return
-            seq, limit = rows[-1][0], limit - len(rows)
+            limit -= len(rows)
 
     def birth_before(self, stream: str, seq: int) -> bytes | None:
         """Return the birth in effect before pack ``seq``, as published; None if it is not stored."""
         rows = self._db.query(
-            f"SELECT p.id, {PACKED} FROM packs p LEFT JOIN births b ON b.pack = p.birth"
-            " WHERE p.stream = ? AND p.is_birth AND p.seq < ? ORDER BY p.seq DESC LIMIT 1",
+            f"{PACK_OF} WHERE p.stream = ? AND p.is_birth AND p.seq < ? ORDER BY p.seq DESC LIMIT 1",
             *(self._streams.cached[stream].id, seq),
         )
-        return self._decode(*rows[0]) if rows else None
+        return self._decode(PackRow._make(rows[0])) if rows else None
 
     def birth_seq_before(self, stream: str, seq: int) -> int:
         """Return the sequence of the birth in effect before pack ``seq``; 0 if this birth is not stored.
@@ -550,13 +723,27 @@ class PackTable:
 
         A birth at the beginning of a stream does not count if retention deleted the packs that followed it.
         """
-        rows = self._db.query(
+        sql = (
             "SELECT s.name, s.id, min(p.seq), max(p.seq) FROM packs p JOIN streams s ON s.id = p.stream"
             " WHERE p.from_ms < ? AND (p.from_ms + p.span_ms > ? OR p.span_ms = 0 AND p.from_ms >= ?)"
-            " GROUP BY s.id ORDER BY s.name",
-            *(to_ms, from_ms, from_ms),
+            " GROUP BY s.id ORDER BY s.name"
         )
+        rows = self._db.query(sql, to_ms, from_ms, from_ms)
+        if self._mend_around([row[1:] for row in rows]):
+            rows = self._db.query(sql, to_ms, from_ms, from_ms)
         return {name: (self._skip_births(stream, first, last), last) for name, stream, first, last in rows}
+
+    def _mend_around(self, ranges: Sequence[tuple[int, int, int]]) -> bool:
+        """Mend the packs at the ends of ranges and next to them, because a changed time hides a pack from a range.
+
+        Returns True if a row was changed.
+        """
+        before = len(self._db.findings)
+        for stream, first, last in ranges:
+            for seq in {first - 1, first, last, last + 1}:
+                for row in self._db.query(f"{PACK_OF} WHERE p.stream = ? AND p.seq = ?", stream, seq):
+                    self._decode(PackRow._make(row))
+        return len(self._db.findings) > before
 
     def _skip_births(self, stream: int, first: int, last: int) -> int:
         """Return ``first``.
@@ -616,14 +803,10 @@ class PackTable:
         if ack.stream not in self._streams.cached or boot is None:
             return [], "no such stream or boot"
         stream = self._streams.cached[ack.stream].id
-        last = self._db.query(
-            f"SELECT p.id, {PACKED} FROM packs p LEFT JOIN births b ON b.pack = p.birth"
-            " WHERE p.stream = ? AND p.seq = ? AND p.boot = ?",
-            *(stream, ack.last, boot),
-        )
+        last = self._db.query(f"{PACK_OF} WHERE p.stream = ? AND p.seq = ? AND p.boot = ?", *(stream, ack.last, boot))
         if not last:
             return [], "pack `last` is not in the store"
-        data = self._decode(*last[0])
+        data = self._decode(PackRow._make(last[0]))
         if data is None or payload_hash(data) != ack.hash:
             return [], "the hash does not match pack `last`"
         rows = self._db.query(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from agent.store.codec import Codec, prev_of
-from agent.store.schema import PACKED
+from agent.store.rows import PackRow
+from agent.store.schema import PACK_OF
 from agent.store.sqlite import PAGE_BYTES, WAL_LIMIT_BYTES, Database, DiskReserve
 from agent.store.streams import DAMAGED, SIZE_CAP, LossNote, boot_hex
 from agent.verify.signed import payload_hash
@@ -45,6 +46,7 @@ class Retention:
         # confirmed pack is left.
         self._old_up_to = self._confirmed_up_to = 0
         self.active: tuple[int, ...] = ()  # ``destinations.id`` of the destinations that must confirm packs
+        self.mend: Callable[[PackRow], bytes | None]  # restores or drops a pack whose row was changed
         # number of packs that were damaged, or evicted before they were confirmed, since the store was opened
         self.lost_packs = 0
 
@@ -182,7 +184,7 @@ class Retention:
                 (cutoff_ms, *self.active),
             )
         ]
-        self._delete_from_outbox(ids)
+        self.delete_from_outbox(ids)
         return len(ids)
 
     def _oldest_packs(self, count: int) -> list[int]:
@@ -206,51 +208,59 @@ class Retention:
         # a loss that one of these packs states was delivered with the pack
         self._db.executemany("DELETE FROM losses WHERE stated_in = ?", [(number,) for number in ids])
         self._db.executemany("DELETE FROM packs WHERE id = ?", [(number,) for number in ids])
-        self._delete_from_outbox(ids)
+        self.delete_from_outbox(ids)
 
-    def evict(self, ids: Sequence[int], reason: str) -> int:
-        """Delete packs that a destination still waits for, and note them as lost. Returns their number."""
+    def evict(self, ids: Sequence[int], reason: str, rows: Sequence[PackRow] = ()) -> int:
+        """Delete packs that a destination still waits for, and note them as lost. Returns their number.
+
+        ``rows``: what is known of them; by default their stored rows.
+        """
         runs: dict[tuple[int, int], list[tuple[int, int, int, int]]] = {}
-        for number in ids:
-            stream, boot, seq, from_ms, span_ms = self._db.execute(
-                "SELECT stream, boot, seq, from_ms, span_ms FROM packs WHERE id = ?", (number,)
-            ).fetchone()
-            runs.setdefault((stream, boot), []).append((seq, number, from_ms, from_ms + span_ms))
+        for row in rows or self._sound_rows(ids):
+            end_ms = row.from_ms + row.span_ms
+            runs.setdefault((row.stream, row.boot), []).append((row.seq, row.id, row.from_ms, end_ms))
             # a later pack must again state the losses that this pack states
-            self._db.execute("UPDATE losses SET stated_in = NULL WHERE stated_in = ?", (number,))
+            self._db.execute("UPDATE losses SET stated_in = NULL WHERE stated_in = ?", (row.id,))
         for (stream, boot), packs in runs.items():
             packs.sort()
             start = 0
             for n in range(1, len(packs) + 1):
                 if n == len(packs) or packs[n][0] != packs[n - 1][0] + 1:
                     run = packs[start:n]
-                    digest = self._hash_of(run[-1][1], is_damaged=reason == DAMAGED)
+                    digest = self._hash_of(stream, *run[-1][:2], is_damaged=reason == DAMAGED)
                     from_ms, to_ms = min(p[2] for p in run), max(p[3] for p in run)
                     self.note_loss(stream, boot, run[0][0], run[-1][0], from_ms, to_ms, digest, reason)
                     start = n
         self._db.executemany("DELETE FROM packs WHERE id = ?", [(number,) for number in ids])
-        self._delete_from_outbox(ids)
+        self.delete_from_outbox(ids)
         return len(ids)
+
+    def _sound_rows(self, ids: Sequence[int]) -> Iterator[PackRow]:
+        """Yield the rows of packs. A changed row is restored first, or dropped and noted as a loss."""
+        for number in ids:
+            row = PackRow._make(self._db.execute(f"{PACK_OF} WHERE p.id = ?", (number,)).fetchone())
+            if row.is_sound():
+                yield row
+            elif self.mend(row) is not None:
+                yield PackRow._make(self._db.execute(f"{PACK_OF} WHERE p.id = ?", (number,)).fetchone())
 
     def stored_hash(self, number: int) -> bytes | None:
         """Compute the hash of a stored pack from its bytes; None if the pack is missing or damaged."""
-        packed = self._db.execute(
-            f"SELECT {PACKED} FROM packs p LEFT JOIN births b ON b.pack = p.birth WHERE p.id = ?", (number,)
-        ).fetchone()
+        found = self._db.execute(f"{PACK_OF} WHERE p.id = ?", (number,)).fetchone()
+        row = PackRow._make(found) if found else None
         try:
-            return payload_hash(self._codec.unpack(*packed)) if packed else None
+            return payload_hash(self._codec.unpack(row.dictionary, row.body, row.birth_hash)) if row else None
         except ValueError:
             return None
 
-    def _hash_of(self, number: int, is_damaged: bool) -> bytes:
+    def _hash_of(self, stream: int, seq: int, number: int, is_damaged: bool) -> bytes:
         if not is_damaged and (digest := self.stored_hash(number)) is not None:
             return digest
         # the pack is damaged, but its hash is also stored: as ``prev`` in the next pack, or in the head
         successor, head, behind = self._db.execute(
-            "SELECT CAST(n.body AS BLOB), CAST(s.hash AS BLOB), s.seq - p.seq"
-            " FROM packs p JOIN streams s ON s.id = p.stream"
-            " LEFT JOIN packs n ON n.stream = p.stream AND n.seq = p.seq + 1 WHERE p.id = ?",
-            (number,),
+            "SELECT (SELECT CAST(body AS BLOB) FROM packs WHERE stream = s.id AND seq = ?1 + 1),"
+            " CAST(s.hash AS BLOB), s.seq - ?1 FROM streams s WHERE s.id = ?2",
+            (seq, stream),
         ).fetchone()
         return bytes(head) if behind == 0 else prev_of(successor) or bytes(32)
 
@@ -280,7 +290,8 @@ class Retention:
             (stream, boot, first, last, from_ms, to_ms, digest, reason),
         )
 
-    def _delete_from_outbox(self, ids: Sequence[int]) -> None:
+    def delete_from_outbox(self, ids: Sequence[int]) -> None:
+        """Delete packs from the outboxes of all destinations."""
         self._db.executemany(
             "DELETE FROM outbox WHERE destination = ? AND pack = ?",
             [(row[0], number) for row in self._db.execute("SELECT id FROM destinations").fetchall() for number in ids],

@@ -21,6 +21,8 @@ from typing import Any
 from agent.store.codec import Codec
 from agent.store.errors import VALUE_ERRORS
 from agent.store.heads import RecordedHead, head_of
+from agent.store.rows import PackRow, pack_crc
+from agent.store.schema import PACK_OF, TALLY
 from agent.store.sqlite import Database
 from agent.store.streams import DAMAGED, StreamHead, StreamRegistry, boot_hex, unsigned
 from agent.verify.signed import payload_hash
@@ -32,7 +34,7 @@ MAX_PACKS = 100_000  # at most this many packs are copied; further packs stay in
 # after a bad page, this number of keys is tried one by one; after that, the distances between tried keys grow
 ONE_BY_ONE = 2_000
 # (column, table): the last pack id is the highest value of all these together, because each may be unreadable
-NEWEST = (("id", "packs"), ("id", "packs INDEXED BY packs_seq"), ("pack", "outbox"))
+NEWEST = (("id", "packs"), ("id", "packs INDEXED BY packs_seq"), ("pack", f"outbox WHERE pack < {TALLY}"))
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 MOST_CUT_OFF = 64 << 20  # if more bytes are missing at the end of the file, the size in its header is not believed
 UNREADABLE = (sqlite3.DatabaseError, *VALUE_ERRORS)  # errors of a read from a damaged file
@@ -277,7 +279,7 @@ class Salvage:
                 names[row[0]] = row[1]
         for key, name in names.items():
             mine = self._destination(name)
-            sql = "SELECT pack FROM outbox WHERE destination = ? AND pack > ? ORDER BY pack"
+            sql = f"SELECT pack FROM outbox WHERE destination = ? AND pack < {TALLY} AND pack > ? ORDER BY pack"
             for row in read_rows(old, sql, (key,), last):
                 if isinstance(row, Hole):
                     torn = True
@@ -300,14 +302,8 @@ class Salvage:
     def _read(self, old: sqlite3.Connection, key: int) -> tuple[int, bytes] | None:
         """Return (id of the stream in the old database, bytes) of pack ``key``; None if the pack cannot be read."""
         try:
-            row = old.execute(
-                "SELECT stream, birth, dictionary, CAST(body AS BLOB) FROM packs WHERE id = ?", (key,)
-            ).fetchone()
-            if row is None:
-                return None
-            stream, birth, dictionary, body = row
-            named = old.execute("SELECT CAST(hash AS BLOB) FROM births WHERE pack = ?", (birth,)).fetchone()
-            return stream, self._codec.unpack(dictionary, body, named[0] if named else None)
+            found = old.execute(f"{PACK_OF} WHERE p.id = ?", (key,)).fetchone()
+            return (found[1], self._codec.restore(PackRow._make(found))) if found else None
         except (*UNREADABLE, ValueError):
             return None
 
@@ -343,12 +339,13 @@ class Salvage:
             return False
         dictionary, _, body = self._new.pack(data, digest)
         span = edges.to_ms - edges.from_ms
-        row = (self._next, stream.id, boot, pack["seq"], edges.from_ms, span, int(is_birth), 0, dictionary, body)
-        self._db.execute("INSERT INTO packs VALUES (?,?,?,?,?,?,?,?,?,?)", row)
+        row = (self._next, stream.id, boot, pack["seq"], edges.from_ms, span, int(is_birth), 0, dictionary)
+        marks = ", ".join("?" * (len(row) + 2))
+        self._db.execute(f"INSERT INTO packs VALUES ({marks})", (*row, pack_crc(row, body, None), body))
         if is_birth:
             self._db.execute("INSERT INTO births VALUES (?, ?)", (self._next, digest))
         for destination in owed:
-            self._db.execute("INSERT INTO outbox VALUES (?, ?)", (destination, self._next))
+            self._db.execute("INSERT INTO outbox (destination, pack) VALUES (?, ?)", (destination, self._next))
         stream.saved[pack["seq"]] = edges
         self._next += 1
         self.packs += 1

@@ -12,10 +12,17 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
+from agent.store.rows import encode_copy
+
 SET = "meterhouse"
-# Columns from which ``Codec.unpack`` restores a pack ``p`` with the birth ``b``. The cast reads the bytes as they are,
-# even if one flipped bit on the disk has turned a blob into a text, which Python could not decode.
-PACKED = "p.dictionary, CAST(p.body AS BLOB), CAST(b.hash AS BLOB)"
+# The members of ``rows.PackRow``, of a pack ``p`` with the birth ``b``. The cast reads the bytes as they are, even if
+# one flipped bit on the disk has turned a blob into a text, which Python could not decode.
+PACKED = (
+    "p.id, p.stream, p.boot, p.seq, p.from_ms, p.span_ms, p.is_birth, p.birth, p.dictionary, p.crc,"
+    " CAST(p.body AS BLOB), CAST(b.hash AS BLOB)"
+)
+PACK_OF = f"SELECT {PACKED} FROM packs p LEFT JOIN births b ON b.pack = p.birth"
+TALLY = 1 << 62  # ``outbox.pack`` of the row that counts the other rows of its destination
 
 # A u64 (ring ids, boots) is stored as the signed 64-bit integer with the same bits. Times are UTC milliseconds. For
 # ``body`` of packs, see codec.py, which was called body.py when this step was released.
@@ -24,7 +31,8 @@ CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
 CREATE TABLE boots (id INTEGER PRIMARY KEY, boot INTEGER NOT NULL UNIQUE);
 
--- one row a stream: its head, and up to where its ring is sealed
+-- one row a stream: its head, and up to where its ring is sealed. The last three columns are the number of stored
+-- packs, and the sums of their seq and id; ``crc`` is of the other columns (``rows.stream_crc``)
 CREATE TABLE streams (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
@@ -35,7 +43,11 @@ CREATE TABLE streams (
     birth BLOB,               -- hash of the birth in force
     birth_pack INTEGER,       -- and its id: never pruned
     ring_id INTEGER NOT NULL,
-    ring_pos INTEGER NOT NULL
+    ring_pos INTEGER NOT NULL,
+    crc INTEGER NOT NULL,
+    packs INTEGER NOT NULL DEFAULT 0,
+    seqs INTEGER NOT NULL DEFAULT 0,
+    ids INTEGER NOT NULL DEFAULT 0
 );
 
 -- ids grow by one in the order of commits and are never used twice
@@ -49,6 +61,7 @@ CREATE TABLE packs (
     is_birth INTEGER NOT NULL,
     birth INTEGER NOT NULL,   -- births.pack, if the body leaves that hash out; else 0
     dictionary INTEGER NOT NULL, -- 0: none
+    crc INTEGER NOT NULL,     -- of all other columns and the hash of the birth, see ``rows.pack_crc``
     body BLOB NOT NULL        -- see body.py
 );
 -- the hash of a birth pack, which all packs after it carry
@@ -60,9 +73,15 @@ CREATE INDEX packs_birth ON packs (stream, seq) WHERE is_birth;
 CREATE TABLE dictionaries (id INTEGER PRIMARY KEY, first_pack INTEGER NOT NULL, body BLOB NOT NULL);
 
 CREATE TABLE destinations (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, seen_ms INTEGER NOT NULL);
+-- the row with the pack TALLY has the number of the other rows of its destination, and the sum of their ``pack``
 CREATE TABLE outbox (
-    destination INTEGER NOT NULL, pack INTEGER NOT NULL, PRIMARY KEY (destination, pack)
+    destination INTEGER NOT NULL, pack INTEGER NOT NULL, packs INTEGER, ids INTEGER, PRIMARY KEY (destination, pack)
 ) WITHOUT ROWID;
+
+-- copies of all rows of small tables, with a checksum (``rows.encode_copy``)
+CREATE TABLE row_copies (tbl TEXT NOT NULL, key NOT NULL, body BLOB NOT NULL, PRIMARY KEY (tbl, key)) WITHOUT ROWID;
+-- the newest packs that were deleted because their row was changed, as they were found
+CREATE TABLE set_aside (id INTEGER PRIMARY KEY, at TEXT NOT NULL, body BLOB NOT NULL);
 
 -- the point tables that ring records were written with
 CREATE TABLE documents (hash BLOB PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
@@ -162,6 +181,45 @@ CREATE TABLE interval_gaps (
 CREATE TABLE interval_gap_starts (stream INTEGER PRIMARY KEY, from_ms INTEGER NOT NULL);
 """
 
+# The tables whose rows are copied to ``row_copies``: nothing else could restore them. The first column is the key.
+COPIED = {
+    "meta": ("name", "value"),
+    "boots": ("id", "boot"),
+    "births": ("pack", "hash"),
+    "dictionaries": ("id", "first_pack", "body"),
+    "destinations": ("id", "name", "seen_ms"),
+    "losses": ("id", "stream", "boot", "first", "last", "from_ms", "to_ms", "hash", "reason", "stated_in"),
+}
+# The triggers belong to the connection of the agent, so whoever else changes the file is noticed.
+_TALLIES = """
+CREATE TEMP TRIGGER outbox_added AFTER INSERT ON main.outbox WHEN NEW.packs IS NULL BEGIN
+    UPDATE outbox SET packs = packs + 1, ids = ids + NEW.pack WHERE destination = NEW.destination AND pack = {tally};
+END;
+CREATE TEMP TRIGGER outbox_removed AFTER DELETE ON main.outbox BEGIN
+    UPDATE outbox SET packs = packs - 1, ids = ids - OLD.pack WHERE destination = OLD.destination AND pack = {tally};
+END;
+CREATE TEMP TRIGGER destinations_added AFTER INSERT ON main.destinations BEGIN
+    INSERT OR IGNORE INTO outbox (destination, pack, packs, ids) VALUES (NEW.id, {tally}, 0, 0);
+END;
+CREATE TEMP TRIGGER packs_added AFTER INSERT ON main.packs BEGIN
+    UPDATE streams SET packs = packs + 1, seqs = seqs + NEW.seq, ids = ids + NEW.id WHERE id = NEW.stream;
+END;
+CREATE TEMP TRIGGER packs_removed AFTER DELETE ON main.packs BEGIN
+    UPDATE streams SET packs = packs - 1, seqs = seqs - OLD.seq, ids = ids - OLD.id WHERE id = OLD.stream;
+END;
+"""
+_COPY = """
+CREATE TEMP TRIGGER {table}_{event} AFTER {event} ON main.{table} BEGIN
+    DELETE FROM row_copies WHERE tbl = '{table}' AND key = NEW.{key};
+    INSERT INTO row_copies (tbl, key, body) VALUES ('{table}', NEW.{key}, row_copy('{table}', {values}));
+END;
+"""
+_UNCOPY = """
+CREATE TEMP TRIGGER {table}_DELETE AFTER DELETE ON main.{table} BEGIN
+    DELETE FROM row_copies WHERE tbl = '{table}' AND key = OLD.{key};
+END;
+"""
+
 Steps = tuple[tuple[str, str], ...]  # name, SQL
 # Steps may be appended, but a released step must never be edited.
 STEPS: Steps = (
@@ -205,6 +263,17 @@ def create(conn: sqlite3.Connection, steps: Steps = STEPS) -> None:
         )
     conn.execute(f"PRAGMA user_version = {MAJOR * MAJOR_STEP + len(steps)}")
     conn.execute("COMMIT")
+
+
+def add_triggers(conn: sqlite3.Connection) -> None:
+    """Keep the tallies and the copies of rows up to date, for all statements of this connection."""
+    conn.create_function("row_copy", -1, lambda table, *values: encode_copy(table, values), deterministic=True)
+    _run(conn, _TALLIES.format(tally=TALLY))
+    for table, (key, *more) in COPIED.items():
+        values = ", ".join(f"NEW.{name}" for name in (key, *more))
+        for event in ("INSERT", "UPDATE"):
+            _run(conn, _COPY.format(table=table, event=event, key=key, values=values))
+        _run(conn, _UNCOPY.format(table=table, key=key))
 
 
 def missing_columns(conn: sqlite3.Connection) -> str:

@@ -35,6 +35,7 @@ PAGE_BYTES = 4096  # small, because a gateway commits a few kilobytes at a time,
 CHECKPOINT_PAGES = 64
 WAL_LIMIT_BYTES = 4 * 1024 * 1024  # after a large transaction, the WAL file is truncated to this size
 BUSY_MS = 2_000
+MAX_FINDINGS = 1000
 MODE = 0o600  # other users must not open the file, because a reader can lock it
 OLDEST_SQLITE = (3, 40, 1)  # SQLite version of the oldest system on which the tests run
 
@@ -45,6 +46,10 @@ class Quarantine:
 
     path: str  # where the file is now
     reason: str
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")
 
 
 class _TranslatedErrors:
@@ -73,12 +78,28 @@ class Database:
         self._conn, self.path = conn, path
         self.execute, self.executemany = conn.execute, conn.executemany
         self.damage_verifier = DamageVerifier(conn, path)
+        self.findings: list[str] = []  # rows that were changed in the file, in words, since it was opened
         self._in_transaction = False
         self._translated_errors = _TranslatedErrors(self)
 
     def explain(self, error: sqlite3.Error) -> StoreError:
         """Return the StoreError for an error of SQLite. If SQLite reports damage, the damage is verified first."""
         return self.damage_verifier.classify(error) if is_damage(error) else explain(error, str(self.path))
+
+    def note_damage(self, what: str) -> None:
+        """Log that a row was changed in the file, and remember it for a report."""
+        log.error("%s: %s", self.path.name, what)
+        if len(self.findings) < MAX_FINDINGS:
+            self.findings.append(what)
+
+    @contextlib.contextmanager
+    def lenient_texts(self) -> Iterator[None]:
+        """Return a context manager in which texts with bytes that are not UTF-8 can be read."""
+        self._conn.text_factory = _text
+        try:
+            yield
+        finally:
+            self._conn.text_factory = str
 
     def translated_errors(self) -> _TranslatedErrors:
         """Return a context manager that translates an error of SQLite into a StoreError."""
@@ -237,6 +258,7 @@ def _configure(conn: sqlite3.Connection, path: Path) -> None:
                 where=str(path),
                 hint="Is the state directory on a network or overlay file system? Put it on a local disk",
             )
+    schema.add_triggers(conn)
     conn.execute("BEGIN IMMEDIATE")  # take the lock now, so that a second agent fails here and not at its first commit
     conn.execute(
         "INSERT INTO meta (name, value) VALUES ('opened', datetime()) ON CONFLICT DO UPDATE SET value = excluded.value"

@@ -22,6 +22,7 @@ from agent.store.errors import (
     suspicion_count,
 )
 from agent.store.heads import HeadRecord, HeadTracker, head_of, record_file, set_stale_wal_aside
+from agent.store.inspection import restore_copied_rows, restore_outboxes, restore_streams
 from agent.store.intervals import IntervalTable
 from agent.store.packs import PackTable
 from agent.store.retention import SPARE_BYTES, Retention
@@ -87,7 +88,7 @@ class Store:
         self._tracker = HeadTracker(db, self._streams, self.retention, record)
         self.documents, self.keys = Documents(db), KeyTable(db)
         self.intervals = IntervalTable(db, self._streams)
-        self.packs = PackTable(db, self._codec, self._streams, self.retention, self._tracker, self.documents)
+        self.packs = PackTable(db, self._codec, self._streams, self.retention, self._tracker, self.documents, self.keys)
 
     @classmethod
     def open(
@@ -175,7 +176,12 @@ class Store:
         with self.db.transaction():
             if self.quarantine:
                 self._salvage(self.quarantine, destinations, torn)
+            restore_copied_rows(self.db)
+            self.packs.load_dictionaries()
+            restore_streams(self.db, self._tracker.record.found, self.packs.read_head)
+            restore_outboxes(self.db)
             self.packs.load(destinations, now_ms, asked)
+            self.packs.inspect()
         if self.quarantine:
             finish_salvage(self.db.path)
         self.retention.apply_limits()
@@ -300,7 +306,7 @@ class Store:
         ``is_sealed`` returns True if a pack, given as bytes, has a valid signature.
         """
         self.db.release_memory()
-        return StoreCheck(self.db, lambda number, body: self.packs.drop_if_bad(number, body, is_sealed))
+        return StoreCheck(self.db, lambda row: self.packs.drop_if_bad(row, is_sealed))
 
     def checked_ms(self) -> int:
         """Return the time in UTC ms when the last check ended; 0: there was no check yet, or a check is due now."""

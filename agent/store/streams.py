@@ -13,6 +13,7 @@ from operator import index
 from typing import TYPE_CHECKING, NamedTuple
 
 from agent.store.errors import WrongType
+from agent.store.rows import stream_crc
 from agent.store.sqlite import Database
 
 if TYPE_CHECKING:
@@ -191,43 +192,42 @@ class StreamRegistry:
 
     def put_head(self, head: StreamHead) -> int:
         """Set the head of a stream whose newest packs are not in this database. Returns its row id (``streams.id``)."""
+        found = self._db.execute("SELECT id FROM streams WHERE name = ?", (head.stream,)).fetchone()
+        number = found[0] if found else self._new_id()
         values = (
-            self.boot_id(head.boot), head.seq, head.hash, head.to_ms, signed(head.ring_id), signed(head.ring_pos),
+            number, head.stream, self.boot_id(head.boot), head.seq, head.hash, head.to_ms, None, None,
+            signed(head.ring_id), signed(head.ring_pos),
         )  # fmt: skip
-        row = self._db.execute(
-            "INSERT INTO streams (name, boot, seq, hash, to_ms, ring_id, ring_pos) VALUES (?,?,?,?,?,?,?)"
-            " ON CONFLICT (name) DO UPDATE SET boot = excluded.boot, seq = excluded.seq, hash = excluded.hash,"
-            " to_ms = excluded.to_ms, ring_id = excluded.ring_id, ring_pos = excluded.ring_pos, birth = NULL,"
-            " birth_pack = NULL RETURNING id",
-            (head.stream, *values),
-        ).fetchone()
-        return int(row[0])
+        self._put(values)
+        return number
+
+    def _new_id(self) -> int:
+        return int(self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM streams").fetchone()[0])
+
+    def _put(self, *rows: tuple[object, ...]) -> None:
+        self._db.executemany(
+            "INSERT INTO streams (id, name, boot, seq, hash, to_ms, birth, birth_pack, ring_id, ring_pos, crc)"
+            " VALUES (?,?,?,?,?,?,?,?,?,?,?)"
+            " ON CONFLICT (id) DO UPDATE SET boot = excluded.boot, seq = excluded.seq, hash = excluded.hash,"
+            " to_ms = excluded.to_ms, birth = excluded.birth, birth_pack = excluded.birth_pack,"
+            " ring_id = excluded.ring_id, ring_pos = excluded.ring_pos, crc = excluded.crc",
+            [(*row, stream_crc(row)) for row in rows],
+        )
 
     def advance(self, newest: Iterable[SealedPack], births: Mapping[str, tuple[int, bytes]]) -> None:
         """Make each pack the head of its stream. ``births``: by stream, (id, hash) of the newest committed birth."""
-        known: list[tuple[object, ...]] = []
+        rows, last = [], max((head.id for head in self.cached.values()), default=0)
         for pack in newest:
             head = self.cached.get(pack.stream)
             birth_pack, digest = births.get(pack.stream) or ((head.birth_pack, head.birth) if head else (0, None))
-            values = (
-                self.boot_id(pack.boot), pack.seq, pack.hash, pack.to_ms, digest, birth_pack or None,
-                signed(pack.ring_id), signed(pack.ring_pos),
-            )  # fmt: skip
-            if head:
-                number = head.id
-                known.append((*values, number))
-            else:
-                number = self._db.execute(
-                    "INSERT INTO streams (boot, seq, hash, to_ms, birth, birth_pack, ring_id, ring_pos, name)"
-                    " VALUES (?,?,?,?,?,?,?,?,?) RETURNING id",
-                    (*values, pack.stream),
-                ).fetchone()[0]
+            last += head is None
+            number = head.id if head else last
+            rows.append((
+                number, pack.stream, self.boot_id(pack.boot), pack.seq, pack.hash, pack.to_ms, digest,
+                birth_pack or None, signed(pack.ring_id), signed(pack.ring_pos),
+            ))  # fmt: skip
             self.cached[pack.stream] = CachedHead(number, pack.seq, birth_pack, digest)
-        self._db.executemany(
-            "UPDATE streams SET boot = ?, seq = ?, hash = ?, to_ms = ?, birth = ?, birth_pack = ?, ring_id = ?,"
-            " ring_pos = ? WHERE id = ?",
-            known,
-        )
+        self._put(*rows)
 
 
 def boot_number(boot: str) -> int:

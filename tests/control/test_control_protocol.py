@@ -66,7 +66,7 @@ def test_who_may_what() -> None:
     rights = {kind_of_type(kind): kind.right for kind in get_args(Request)}
     look = {"export", "intervals", "report", "day", "days", "birth", "pack", "declarations", "key"}
     assert {name for name, right in rights.items() if right is Right.LOOK} == look
-    changes = {"declare", "handover", "keys", "lease", "reload"}
+    changes = {"check_store", "declare", "handover", "keys", "lease", "reload"}
     assert {name for name, right in rights.items() if right is Right.CHANGE} == changes
     for kind in get_args(Request):
         assert callable(import_module(kind.module).answer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,10 @@ from hypothesis import strategies as st
 from agent.checkpoint import CheckpointPage, checkpoint, payload_hash
 from agent.keys import Signer, create_key, key_records
 from agent.service.checkpoints import CheckpointMaker
+from agent.service.db_thread import DatabaseThread
+from agent.service.signing_key import ActiveKey
 from agent.store import Store
+from agent.uplink import Uplink
 from agent.verify import Verdict, Verifier
 from drivers.encoding import base64url, base64url_decode
 from ext.canon import dumps
@@ -79,6 +83,54 @@ def test_a_new_database_counts_on_above_the_one_that_was_lost(signer: Signer) ->
     for page in (old, new):
         verifier.feed(page.data)
     assert new.counter > old.counter and not verifier.finish().failed
+
+
+@pytest.mark.parametrize("later_ms", [1, 400, 1000])
+def test_a_database_that_is_lost_within_a_second_of_its_first_checkpoint_breaks_no_chain(
+    signer: Signer, later_ms: int
+) -> None:
+    """The counter was the time in seconds, so the next database used it again, or the next one without its hash."""
+    pages = checkpoint(signer, BASE, heads(3), [], T0) + checkpoint(signer, BASE, heads(3), [], T0 + 1 + later_ms)
+    verifier = Verifier([signer.kid])
+    verifier.feed(key_records(signer, BASE))
+    for page in pages:
+        verifier.feed(page.data)
+    assert not verifier.finish().failed
+
+
+async def test_a_checkpoint_that_a_power_cut_destroyed_after_it_was_published_breaks_no_chain(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next start used its counter for another checkpoint. The disk had acknowledged the commit. # field pain 51"""
+    gateway.seal(3)
+    state, platter = gateway.folder / "state", gateway.folder / "platter"
+    published: list[bytes] = []
+    uplink = cast(Uplink, SimpleNamespace(retain=lambda topic, data: published.append(data)))
+
+    async def run(now_ms: int, cut: bool) -> None:
+        path = state / "store.db"
+        db_thread = DatabaseThread(lambda: Store.open(path, 64 << 20, destinations=["platform"]), dict)
+        await db_thread.start()
+        key = cast(ActiveKey, SimpleNamespace(signer=gateway.signer))
+        maker = CheckpointMaker(db_thread, key, BASE, [uplink], lambda: ["inv1"], lambda: now_ms)
+        assert await maker.make()
+        if cut:
+            shutil.copytree(state, platter)  # what is on the disk when the power goes
+            assert await maker.make()
+        await db_thread.stop()
+
+    await run(T0, cut=True)
+    shutil.rmtree(state)
+    shutil.move(platter, state)
+    monkeypatch.setattr("agent.store.heads.boot_bytes", lambda: b"after the cut 16")
+    await run(T0 + 5000, cut=False)
+
+    verifier = Verifier([gateway.signer.kid])
+    verifier.feed(gateway.keys)
+    for page in published:
+        verifier.feed(page)
+    report = verifier.finish()
+    assert report.checkpoints == 3 and not report.failed, report.faults
 
 
 @pytest.mark.parametrize(

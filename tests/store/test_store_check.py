@@ -116,16 +116,13 @@ def test_a_pack_that_is_not_what_was_sealed_is_dropped_and_stated_where_it_is_ow
     """SQLite does not notice a bit that flipped inside a signature: the pack would be delivered forever."""
     path = tmp_path / "store.db"
     make = filled(path, 30, 1)[0]
-    conn = sqlite3.connect(path)
-    for seq in (5, 6, 20):
-        (body,) = conn.execute("SELECT body FROM packs WHERE seq = ?", (seq,)).fetchone()
-        assert body[0] in {1, 2}, "the signature lies as it is"
-        conn.execute("UPDATE packs SET body = ? WHERE seq = ?", (bytes([body[0], body[1] ^ 16]) + body[2:], seq))
-    conn.execute("DELETE FROM outbox WHERE pack = 20")
-    conn.commit()
-    conn.close()
-    good = {pack.data for pack in make.made}
     store = Store.open(path, CAP, destinations=["platform", "other"])
+    for seq in (5, 6, 20):
+        (body,) = store.db.execute("SELECT body FROM packs WHERE seq = ?", (seq,)).fetchone()
+        assert body[0] in {1, 2}, "the signature lies as it is"
+        store.db.execute("UPDATE packs SET body = ? WHERE seq = ?", (bytes([body[0], body[1] ^ 16]) + body[2:], seq))
+    store.packs.commit((), {"platform": [20], "other": [20]})
+    good = {pack.data for pack in make.made}
     assert whole(store, good.__contains__).bad_packs == 3
     notes = [(n.first, n.last, n.hash, n.reason) for n in store.packs.losses()]
     assert notes == [(5, 6, make.made[5].hash, "damaged")], "20 had been delivered to all"

@@ -183,6 +183,13 @@ class Handover(RequestBase, frozen=True, tag="handover"):
     remarks: Annotated[str, Meta(max_length=2000)] = ""
 
 
+class CheckStore(RequestBase, frozen=True, tag="check_store"):
+    """Check the whole database. Packs that were changed in it are restored, or deleted and stated as lost."""
+
+    right: ClassVar[Right] = Right.CHANGE
+    module: ClassVar[str] = "agent.service.control.store"
+
+
 class PublishedKey(RequestBase, frozen=True, tag="key"):
     """Get the thumbprint of the newest key that this gateway has published."""
 
@@ -234,6 +241,7 @@ Request: TypeAlias = (
     | Declarations
     | Declare
     | Handover
+    | CheckStore
     | PublishedKey
     | Keys
     | Lease
