@@ -240,7 +240,7 @@ class MeterDevice(Device[MeterQuery, Response]):
             lead_s = offset_s(seconds, point.clock, self.spec.zone, answer.time_ns)
             return lead_s, Reason.SENTINEL if lead_s is None else quality
         if point.kind is Kind.TEXT:
-            return str(value), quality
+            return (str(value), quality) if str(value) not in point.no_texts else (None, Reason.SENTINEL)
         if isinstance(value, str):
             return None, Reason.MISMATCH
         factor = Decimal(1) if point.kind is Kind.STATE else unit_factor(found.unit, point.unit)

@@ -224,6 +224,7 @@ class Point:
     share: bool = False
     offset: Decimal = Decimal(0)  # added to the raw integer before it is multiplied by ``scale``
     sentinels: tuple[int, ...] | None = None  # raw values that mean "no reading"; None: the type's default
+    no_texts: tuple[str, ...] = ()  # texts that mean "no reading"
     low: Decimal | None = None
     high: Decimal | None = None
     bits: int | None = None  # the raw value rolls over to 0 at 2**bits; None: unknown

@@ -15,10 +15,10 @@ from decimal import Decimal
 from drivers.model import FIRST_REASON, FLOATS, DeviceSpec, Kind, Point, Quality, Reading
 from drivers.plan import ratio_of
 from drivers.plan.image import plain
-from drivers.profile.register_layout import ORDERS, REGISTERS
+from drivers.profile.register_layout import REGISTERS, orders_of
 from drivers.registry import find_protocol
 from drivers.units import unit_factor
-from ext.decode import Plan
+from ext.decode import ORDERS_24, Plan
 
 PHASES = ("l1", "l2", "l3")
 LEAST_VA, LEAST_W = 50.0, 200.0  # smaller loads (in VA and in W) give no hints
@@ -30,7 +30,7 @@ _SENSIBLE: Mapping[str, tuple[str, str]] = {
     "Hz": ("45", "65"), "V": ("20", "40000"), "A": ("0.01", "20000"), "W": ("1", "1e9"), "VA": ("1", "1e9"),
     "var": ("1", "1e9"), "Cel": ("-50", "1500"), "%": ("0.1", "120"), "Wh": ("1", "1e13"), "varh": ("1", "1e13"),
 }  # fmt: skip
-_ORDER_OF_TRIAL = ("CDAB", "ABCD", "BADC", "DCBA", "GHEFCDAB", "ABCDEFGH", "BADCFEHG", "HGFEDCBA")
+_ORDER_OF_TRIAL = ("CDAB", "ABCD", "BADC", "DCBA", "GHEFCDAB", "ABCDEFGH", "BADCFEHG", "HGFEDCBA", *ORDERS_24)
 
 _TEXTS: Mapping[str, tuple[str, str]] = {  # text of each hint, in English and in Chinese
     "order": (
@@ -225,7 +225,7 @@ def order_that_fits(spec: DeviceSpec, readings: Mapping[str, Reading]) -> tuple[
         if reading is None or not _is_absurd(point, reading):
             continue
         for order in _ORDER_OF_TRIAL:
-            if order != point.order and order in ORDERS.get(point.count, ()):
+            if order != point.order and order in orders_of(point.type, point.count):
                 value = _in_order(point, reading.raw, order, spec)
                 if value is not None and _is_sensible(value, point.unit):
                     found.setdefault(order, []).append((point, reading, value))
@@ -268,7 +268,7 @@ def _plain(value: float, digits: int = 4) -> str:
 def _is_absurd(point: Point, reading: Reading) -> bool:
     if point.kind not in (Kind.GAUGE, Kind.COUNTER) or not isinstance(reading.value, (Decimal, int)) or not reading.raw:
         return False
-    if point.parts or point.count not in ORDERS or point.count < 2 or point.type not in REGISTERS:
+    if point.parts or point.count < 2 or not REGISTERS.get(point.type):
         return False
     tiny = point.type in FLOATS and 0 < abs(Decimal(reading.value)) < TINY
     return reading.quality == Quality.RANGE or tiny

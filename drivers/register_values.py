@@ -6,6 +6,7 @@ register contains.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,24 +15,33 @@ from functools import lru_cache
 from itertools import pairwise
 
 from drivers.model import FIRST_REASON
+from drivers.plan.compiled import in_text_order
 from drivers.plan.image import plain
 from drivers.profile.register_layout import REGISTERS
-from ext.decode import Plan
+from ext.decode import ORDERS_24, Plan
 
 Words = Mapping[int, int]  # address -> word
 # (type, order, scale, address modulo the number of registers, kind). The kind is "voltage" for voltages in one
 # register, else "".
 Habit = tuple[str, str, Decimal, int, str]
-ORDERS: Mapping[int, tuple[str, ...]] = {
-    1: ("AB",),
-    2: ("ABCD", "CDAB", "BADC", "DCBA"),
-    4: ("ABCDEFGH", "GHEFCDAB", "BADCFEHG", "HGFEDCBA"),
+TYPES = ("u16", "i16", "u24", "i24", "u32", "i32", "f32", "u64", "i64", "f64")
+ORDERS: Mapping[str, tuple[str, ...]] = {  # type -> the orders that are shown
+    **dict.fromkeys(("u16", "i16"), ("AB",)),
+    **dict.fromkeys(("u24", "i24"), ORDERS_24),
+    **dict.fromkeys(("u32", "i32", "f32"), ("ABCD", "CDAB", "BADC", "DCBA")),
+    **dict.fromkeys(("u64", "i64", "f64"), ("ABCDEFGH", "GHEFCDAB", "BADCFEHG", "HGFEDCBA")),
 }
-TYPES = ("u16", "i16", "u32", "i32", "f32", "u64", "i64", "f64")
 FLOATS = ("f32", "f64")
 MOST_ACCIDENTS = 3  # if this many plausible values have the same type, order and alignment, this is not a coincidence
 TEXT_RUN = 8  # if this many printable characters follow each other, they are a text and not a coincidence
-GUESSED = ("f64", "f32", "u32", "u16", "i16")  # tried in this order: a match of a wide type explains several registers
+GUESSED = (
+    "f64",
+    "f32",
+    "u32",
+    "u24",
+    "u16",
+    "i16",
+)  # tried in this order: a match of a wide type explains several registers
 _TENTH, _THOUSANDTH = Decimal("0.1"), Decimal("0.001")
 _LOOKS: tuple[tuple[str, str, str], ...] = (  # (quantity, lowest value, highest value)
     ("phase voltage", "200", "250"),
@@ -39,6 +49,7 @@ _LOOKS: tuple[tuple[str, str, str], ...] = (  # (quantity, lowest value, highest
     ("frequency", "49.8", "50.2"),
     ("frequency", "59.8", "60.2"),
 )
+_UNPRINTABLE = re.compile(r"[^ -~].*", re.DOTALL)  # from the first unprintable character on
 UNITS: Mapping[str, str] = {"phase voltage": "V", "line voltage": "V", "frequency": "Hz"}
 
 
@@ -156,9 +167,9 @@ def favourite(found: Sequence[Look]) -> Look | None:
 
 
 def _guess(words: Words, address: int, type_: str) -> Look | None:
-    for order in ORDERS[REGISTERS[type_]]:
+    for order in ORDERS[type_]:
         value = value_at(words, address, type_, order)
-        if not value or _is_padded(words, address, type_):
+        if not value or _is_padded(words, address, type_) or (type_ == "u24" and not _is_u24(words, address, order)):
             continue
         for scale in (Decimal(1),) if type_ in FLOATS else (_TENTH, Decimal("0.01"), _THOUSANDTH):
             if quantity := _quantity(value * scale, type_, scale):
@@ -174,6 +185,14 @@ def _is_padded(words: Words, address: int, type_: str) -> bool:
     return wide > 1 and type_ not in FLOATS and bool({words[address], words[address + wide - 1]} & {0, 0xFFFF})
 
 
+def _is_u24(words: Words, address: int, order: str) -> bool:
+    """Whether the unused byte of a value of 24 bits is 0 and the lowest byte. If it is the highest, a value of 32 bits
+    is the same.
+    """
+    raw = words[address].to_bytes(2) + words[address + 1].to_bytes(2)
+    return order in ("ABC-", "C-AB", "BA-C", "-CBA") and raw[order.index("-")] == 0
+
+
 def _quantity(value: Decimal, type_: str, scale: Decimal) -> str:
     for quantity, low, high in _LOOKS:
         if Decimal(low) <= value <= Decimal(high):
@@ -185,26 +204,33 @@ def _quantity(value: Decimal, type_: str, scale: Decimal) -> str:
 
 
 def _texts(words: Words) -> list[Look]:
-    """Find runs of printable characters in neighbouring registers. A text may end in the high byte of its last
+    """Find runs of printable characters in neighbouring registers. A text may end in the first byte of its last
     register.
+
+    Only a text with such an end shows whether the bytes of the registers are swapped. Without it, they are not.
     """
+    found = [look for order in ("AB", "BA") for look in _runs(words, order)]
+    return sorted(found, key=lambda one: -len(str(one.value)))
+
+
+def _runs(words: Words, order: str) -> list[Look]:
     out: list[Look] = []
     run, begin, is_open = "", 0, False
     for address in [*sorted(words), -1]:
-        pair = text_of_word(words[address]) if address in words else ".."
+        pair = in_text_order(words.get(address, 0).to_bytes(2), order).decode("latin-1")
         if not is_open or address != begin + len(run) // 2:
-            out += _text(run, begin)
+            out += _text(run, begin, order)
             run, begin, is_open = "", address, True
-        printable = pair.partition(".")[0]
+        printable = _UNPRINTABLE.sub("", pair)
         if printable:
             run += printable
         is_open = len(printable) == 2
     return out
 
 
-def _text(run: str, begin: int) -> list[Look]:
+def _text(run: str, begin: int, order: str) -> list[Look]:
     is_word = len(run) >= TEXT_RUN and sum(c.isalnum() or c == " " for c in run) >= 0.8 * len(run)
-    return [Look(begin, "str", "", Decimal(1), run, "text")] if is_word else []
+    return [Look(begin, "str", "" if order == "AB" else order, Decimal(1), run, "text")] if is_word else []
 
 
 def _counters(rounds: Sequence[Words]) -> list[Look]:
@@ -217,11 +243,11 @@ def _counters(rounds: Sequence[Words]) -> list[Look]:
     last = rounds[-1]
     changed = {at for at in last if any(one.get(at) != last[at] for one in rounds)}
     found: list[Look] = []
-    for type_ in ("f64", "f32", "u64", "u32", *(("u16",) if len(rounds) > 2 else ())):
+    for type_ in ("f64", "f32", "u64", "u32", "u24", *(("u16",) if len(rounds) > 2 else ())):
         wide = REGISTERS[type_]
         for address in sorted(last):
             if changed.intersection(range(address, address + wide)):
-                found += [look for order in ORDERS[wide] if (look := _growing(rounds, address, type_, order))]
+                found += [look for order in ORDERS[type_] if (look := _growing(rounds, address, type_, order))]
 
     def rank(one: Look) -> tuple[bool, Decimal, int]:
         mine = changed.intersection(range(one.address, one.address + one.registers))
@@ -234,6 +260,8 @@ def _growing(rounds: Sequence[Words], address: int, type_: str, order: str) -> L
     values = [value_at(one, address, type_, order) for one in rounds]
     known = [value for value in values if value is not None]
     if len(known) < len(rounds) or any(b < a for a, b in pairwise(known)):
+        return None
+    if type_ == "u24" and not all(_is_u24(one, address, order) for one in rounds):
         return None
     last, growth = known[-1], known[-1] - known[0]
     sensible = Decimal(1) <= last < Decimal("1e10") if type_ in FLOATS else last < 1 << 48

@@ -4,14 +4,17 @@ from typing_extensions import Buffer
 from ext.ring import Ring
 
 TYPES: tuple[str, ...]
-# The types of registers: u16 i16 u8h u8l i8h i8l u32 i32 u64 i64 f16 f32 f64 bcd16 bcd32 mod10k bits. There is also the
-# type "decimal", which is not in TYPES: 12 bytes with the digits that a device sent, as ``drivers.plan.pack_decimal``
-# packs them.
+# The types of registers: u16 i16 u8h u8l i8h i8l u24 i24 u32 i32 u64 i64 f16 f32 f64 bcd16 bcd32 mod10k bits. There is
+# also the type "decimal", which is not in TYPES: 12 bytes with the digits that a device sent, as
+# ``drivers.plan.pack_decimal`` packs them.
 ORDERS: dict[str, int]
 # AB BA ABCD CDAB BADC DCBA ABCDEFGH GHEFCDAB CDABGHEF BADCFEHG HGFEDCBA -> size in bytes.
 # The letters show in which order the bytes come on the wire; A is the most significant byte. For 8 bytes, the short
 # names ABCD, CDAB, BADC and DCBA mean ABCDEFGH, GHEFCDAB, BADCFEHG and HGFEDCBA. For 6 bytes (mod10k, bits) they mean
-# the same orders with 6 bytes.
+# the same orders with 6 bytes. For mod10k, AB and BA are the order in each register.
+ORDERS_24: tuple[str, ...]
+# -ABC BC-A A-CB CBA- ABC- C-AB BA-C -CBA, only for u24 and i24: "-" is the byte that does not belong to the value. The
+# types u24 and i24 also accept the orders of 4 bytes: the value is then the lower 24 bits of the 32 bits.
 
 class Plan:
     def __init__(self, length: int) -> None:

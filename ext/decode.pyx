@@ -39,7 +39,7 @@ cdef struct PlanField:
     uint8_t order
     uint8_t width  # bits of the raw integer
     uint8_t shift
-    uint8_t pick  # 0: the value is the whole register, 1: its high byte, 2: its low byte
+    uint8_t pick  # 0: the value is all bytes, 1: all but the lowest byte, 2: all but the highest byte
     uint8_t flags
     int16_t scale_e
     int16_t add_e
@@ -65,11 +65,18 @@ _LAYOUTS = {
     "BA": O_DCBA, "DCBA": O_DCBA, "HGFEDCBA": O_DCBA,
     "CDABGHEF": O_CDABGHEF,
 }  # fmt: skip
+# order of 24 bits in two registers -> (order of the 32 bits, pick). "-" is the byte that does not belong to the value.
+_LAYOUTS_24 = {
+    "-ABC": (O_ABCD, 2), "BC-A": (O_CDAB, 2), "A-CB": (O_BADC, 2), "CBA-": (O_DCBA, 2),
+    "ABC-": (O_ABCD, 1), "C-AB": (O_CDAB, 1), "BA-C": (O_BADC, 1), "-CBA": (O_DCBA, 1),
+}  # fmt: skip
+ORDERS_24 = tuple(_LAYOUTS_24)
 # type -> (class, number of bytes, number of bits, default sentinel); 0 bytes: ``size`` gives the number
 _TYPES = {
     "u16": (T_UNSIGNED, 2, 16, 0xFFFF), "i16": (T_SIGNED, 2, 16, 0x8000),
     "u8h": (T_UNSIGNED, 2, 8, None), "u8l": (T_UNSIGNED, 2, 8, None),
     "i8h": (T_SIGNED, 2, 8, None), "i8l": (T_SIGNED, 2, 8, None),
+    "u24": (T_UNSIGNED, 4, 24, 0xFFFFFF), "i24": (T_SIGNED, 4, 24, 0x800000),
     "u32": (T_UNSIGNED, 4, 32, 0xFFFFFFFF), "i32": (T_SIGNED, 4, 32, 0x80000000),
     "u64": (T_UNSIGNED, 8, 64, 0xFFFFFFFFFFFFFFFF), "i64": (T_SIGNED, 8, 64, 0x8000000000000000),
     "f16": (T_F16, 2, 16, None), "f32": (T_F32, 4, 32, None), "f64": (T_F64, 8, 64, None),
@@ -142,6 +149,8 @@ cdef void _value(const PlanField *f, const uint64_t *sentinels, const uint8_t *p
             return
     elif f.size == 4:
         raw = load32(p, f.order)
+        if f.pick:
+            raw = raw >> 8 if f.pick == 1 else raw & 0xFFFFFF
     elif f.size == 2:
         raw = load16(p, f.order)
         if f.pick:
@@ -278,7 +287,7 @@ cdef class Plan:
         kind, natural, width, default = _TYPES[type]
         memset(&f, 0, sizeof(f))
         size, width = _check_size(where, type, natural, width, size)
-        layout = _check_order(where, type, order, size)
+        layout, pick = _check_order(where, type, order, size)
         if not 0 <= offset <= self.length - size:
             raise ValueError(f"{where}: {size} bytes lie beyond the payload of {self.length}")
         if not (scale_offset == -1 or 0 <= scale_offset <= self.length - 2):
@@ -294,7 +303,7 @@ cdef class Plan:
                 raise ValueError(f"{where}: sentinel {raw:#x} does not fit {width} bits")
         f.point, f.offset, f.scale_offset = point, offset, scale_offset
         f.type, f.size, f.order, f.width, f.shift, f.mask = kind, size, layout, width, shift, kept
-        f.pick = 1 if type in ("u8h", "i8h") else 2 if type in ("u8l", "i8l") else 0
+        f.pick = pick
         f.scale_m, f.scale_e, f.add_m, f.add_e = scale_m, scale_e, add_m, add_e
         f.flags = (F_NEGATE if negate else 0) | (F_PART if part else 0) | (F_SHARE if share else 0)
         if scale_m == 1 and add_m == 0:
@@ -399,13 +408,19 @@ def _check_size(where, type, natural, width, size):
 
 
 def _check_order(where, type, order, size):
+    """Return (order of the bytes, pick)."""
+    pick = 1 if type in ("u8h", "i8h") else 2 if type in ("u8l", "i8l", "u24", "i24") else 0
     if not order:
-        return O_ABCD
+        return O_ABCD, pick
+    if order in _LAYOUTS_24 and type in ("u24", "i24"):
+        return _LAYOUTS_24[order]
     if order not in _LAYOUTS:
         raise ValueError(f"{where}: unknown order {order!r}; known are {' '.join(ORDERS)}")
-    # the names with 4 letters also stand for the same order of 6 or 8 bytes
-    if size == ORDERS[order] or (size in (6, 8) and ORDERS[order] == 4):
-        return _LAYOUTS[order]
+    if type == "mod10k" and order == "BA":  # in each register
+        return O_BADC, pick
+    # the names with 4 letters also stand for the same order of 6 or 8 bytes, and AB for registers without another order
+    if size == ORDERS[order] or (size in (6, 8) and ORDERS[order] == 4) or (type == "mod10k" and order == "AB"):
+        return _LAYOUTS[order], pick
     raise ValueError(f"{where}: order {order} is for {ORDERS[order]} bytes, {type} has {size} here")
 
 

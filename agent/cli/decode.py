@@ -15,12 +15,12 @@ from agent.cli.options import json_option, param_option, parse_params, profiles_
 from drivers.explain import BrokenInput, Explainer, Json, by_address, reading_json, register_words, show_quality
 from drivers.model import FIRST_REASON, FrameError, Kind, Point, Quality, Reading, Reason, UsageError
 from drivers.plan import read_image
-from drivers.plan.compiled import decoded
+from drivers.plan.compiled import characters, in_text_order
 from drivers.plan.image import image_spec, plain, resolve_image
 from drivers.profile import Profile
 from drivers.profile.register_layout import REGISTERS
 from drivers.registry import DEFAULT, has_registers
-from ext.decode import ORDERS, TYPES, Plan
+from ext.decode import ORDERS, ORDERS_24, TYPES, Plan
 
 MAX_POWER = 100  # limit of the power of ten in a scale
 MAX_DIGITS = 20  # a value has at most this many digits before it is scaled: those of the largest u64
@@ -114,8 +114,8 @@ def registers(type_: str, order: str, scale: str, bit: int | None, hex_text: tup
     """
     factor = _scale(scale)
     order = order.upper()
-    if order and order not in ORDERS:
-        raise UsageError(f"unknown order {order!r}", where="--order", hint=f"Choose one of {', '.join(ORDERS)}")
+    if order and order not in (orders := (*ORDERS, *ORDERS_24)):
+        raise UsageError(f"unknown order {order!r}", where="--order", hint=f"Choose one of {', '.join(orders)}")
     run(lambda: _registers(type_, order, factor, bit, hex_bytes(hex_text)), as_json)
 
 
@@ -140,8 +140,10 @@ def _registers(type_: str, order: str, factor: Decimal, bit: int | None, raw: by
         if bit is not None or factor != 1:
             what = "--bit" if bit is not None else "--scale"
             raise UsageError(f"{what} has no effect on {type_}", where=what, hint="Leave this setting out")
-        swapped = _in_text_order(raw, order)
-        values: Sequence[str | bool] = [_text(swapped)] if type_ == "str" else _bits(swapped)
+        if order in ORDERS_24:
+            raise UsageError(f"order {order} is for u24 and i24", where="--order", hint="Write for example BA or CDAB")
+        swapped = in_text_order(raw, order)
+        values: Sequence[str | bool] = [characters(swapped) or ""] if type_ == "str" else _bits(swapped)
         return {"frame": frame, "readings": [_plain(i, value, raw) for i, value in enumerate(values)]}
     size = _size(type_, len(raw))
     if len(raw) % size:
@@ -181,23 +183,6 @@ def _number(type_: str, order: str, factor: Decimal, bit: int | None, piece: byt
         return None
     value = plain(mantissa, exponent)
     return Context(prec=len(factor.as_tuple().digits) + MAX_DIGITS).multiply(factor, value)
-
-
-def _in_text_order(raw: bytes, order: str) -> bytes:
-    """Return the bytes of a text or of flags in reading order.
-
-    In an order such as BA, the two bytes of each register are swapped. In an order such as CDAB, the registers are in
-    reverse order.
-    """
-    if order in {"BA", "BADC", "DCBA", "BADCFEHG", "HGFEDCBA"}:
-        return bytes(raw[i ^ 1] for i in range(len(raw)))
-    if order in {"CDAB", "GHEFCDAB", "CDABGHEF"}:
-        return b"".join(raw[i : i + 2] for i in range(len(raw) - 2, -1, -2))
-    return raw
-
-
-def _text(raw: bytes) -> str:
-    return decoded(raw.split(b"\0", 1)[0])
 
 
 def _bits(raw: bytes) -> list[bool]:

@@ -37,7 +37,7 @@ COLUMNS: Final = (
     ("u16", "AB", 5), ("i16", "AB", 6), ("f32", "ABCD", 10), ("f32", "CDAB", 10), ("u32", "ABCD", 10),
     ("u32", "CDAB", 10), ("i32", "ABCD", 11), ("i32", "CDAB", 11), ("f32", "BADC", 10), ("f32", "DCBA", 10),
     ("u32", "BADC", 10), ("u32", "DCBA", 10), ("u64", "ABCDEFGH", 20), ("u64", "GHEFCDAB", 20),
-    ("f64", "ABCDEFGH", 10), ("f64", "GHEFCDAB", 10),
+    ("f64", "ABCDEFGH", 10), ("f64", "GHEFCDAB", 10), ("u24", "ABC-", 8), ("i24", "ABC-", 8),
 )  # fmt: skip
 SPACES: Final = {1: "coils", 2: "discrete", 3: "holding", 4: "input"}
 WORDS: Final = Catalogue(__package__, "registers")
@@ -238,7 +238,7 @@ def _print_json(rounds: Sequence[RawRegisters]) -> None:
                 facts["hex"] = f"{words[address]:04X}"
                 for type_ in TYPES:
                     size = REGISTERS[type_]
-                    read = {order: value_at(words, address, type_, order) for order in ORDERS[size]}
+                    read = {order: value_at(words, address, type_, order) for order in ORDERS[type_]}
                     if size == 1:
                         facts[type_] = number(read["AB"])
                     elif known := {order: _json_number(value) for order, value in read.items() if value is not None}:

@@ -173,7 +173,7 @@ class ModbusDevice(RegisterDevice):
             if isinstance(error, LineDown | LineLent) or (alone and isinstance(error, LineTimeout)):
                 raise
             return {name: Reading(name, None, "", error.reason) for name in objects}
-        texts = {name: identification.get(point.address) or None for name, point in objects.items()}
+        texts = {name: _object(point, identification) for name, point in objects.items()}
         return {name: Reading(name, text, "", Quality.GOOD if text else Reason.ABSENT) for name, text in texts.items()}
 
     async def read_identification(self) -> dict[int, str]:
@@ -202,7 +202,7 @@ class ModbusDevice(RegisterDevice):
                 result.answered += 1
             result.asked += 1
         for n in due:
-            point, text = self.spec.points[n], identification.get(self.spec.points[n].address, "")
+            point, text = self.spec.points[n], _object(self.spec.points[n], identification)
             if text:
                 stamp = (tick_ms, *self._line.clock())
                 result.positions.append(self.append_text(n, Quality.GOOD, stamp, text))
@@ -214,3 +214,9 @@ class ModbusDevice(RegisterDevice):
 
     def _now_s(self) -> int:
         return self._line.clock()[0] // 1_000_000_000
+
+
+def _object(point: Point, identification: Mapping[int, str]) -> str | None:
+    """The text of a point of function 43/14. None if the device does not have it, or if it means "no reading"."""
+    text = identification.get(point.address)
+    return None if text in point.no_texts else text or None

@@ -12,7 +12,8 @@ from pymodbus.pdu.register_message import ReadHoldingRegistersRequest, ReadInput
 
 from drivers.line import Line, RequestOptions
 from drivers.modbus.frames import ModbusRequest
-from drivers.model import MismatchError, clean_text
+from drivers.model import MismatchError
+from drivers.plan.compiled import characters
 
 _READS: dict[int, type[ModbusPDU]] = {
     1: ReadCoilsRequest,
@@ -54,7 +55,7 @@ async def read_identification(line: Line, unit: int, options: RequestOptions, wh
         more, following, at = payload[3], payload[4], 6
         for _ in range(payload[5]):
             size = payload[at + 1]
-            found[payload[at]] = clean_text(payload[at + 2 : at + 2 + size].decode("utf-8", "replace").strip())
+            found[payload[at]] = characters(payload[at + 2 : at + 2 + size]) or ""
             at += 2 + size
         if more != 0xFF:
             return found

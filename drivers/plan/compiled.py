@@ -4,16 +4,19 @@ answer.
 
 from __future__ import annotations
 
+import codecs
 import struct
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
+from functools import lru_cache
 from typing import NamedTuple
 
-from drivers.model import DeviceSpec, Kind, Point, ProfileError, RegisterPart, clean_text
+from drivers.model import FIRST_REASON, DeviceSpec, Kind, Point, ProfileError, RegisterPart, clean_text
 from drivers.plan.timing import Block
 from drivers.profile import concerned
+from drivers.profile.register_layout import REGISTERS
 from ext.decode import Plan
 
 # unit -> (c, v). The primary value is the secondary value times (current ratio)**c * (voltage ratio)**v.
@@ -99,12 +102,31 @@ def text_slots(block: Block, points: Sequence[Point]) -> tuple[TextSlot, ...]:
     )
 
 
+def in_text_order(raw: bytes, order: str) -> bytes:
+    """The bytes of several registers, reordered from the order of the frame to the order of reading, or back.
+
+    BA swaps the bytes of each register; BADC and DCBA do the same, because this is what other software means by DCBA
+    for a text. CDAB reverses the registers, HGFEDCBA reverses all bytes, and CDABGHEF swaps each pair of registers; a
+    last register alone stays in its place.
+    """
+    if order == "HGFEDCBA":
+        return raw[::-1]
+    words = [raw[i : i + 2] for i in range(0, len(raw), 2)]
+    if order in ("BA", "BADC", "BADCFEHG", "DCBA"):
+        words = [word[::-1] for word in words]
+    elif order in ("CDAB", "GHEFCDAB"):
+        words.reverse()
+    elif order == "CDABGHEF":
+        words = [word for i in range(0, len(words), 2) for word in reversed(words[i : i + 2])]
+    return b"".join(words)
+
+
 # value of ``Point.text`` -> index of the byte, in each register, that contains the character
 BYTE_OF_REGISTER = {"high": 0, "low": 1}
 
 
 def text_of(point: Point, raw: bytes) -> str | None:
-    """The text in the bytes of a text point. None if the text is empty, or if all bytes are FF.
+    """The text in the bytes of a text point. None if the text is empty or means "no reading", or if all bytes are FF.
 
     There are four cases:
 
@@ -115,32 +137,59 @@ def text_of(point: Point, raw: bytes) -> str | None:
     """
     if not raw or raw.count(0xFF) == len(raw):
         return None
+    text = _text(point, raw)
+    return None if text in point.no_texts else text
+
+
+def _text(point: Point, raw: bytes) -> str | None:
+    if point.type != "str" and not point.text:
+        plan = _integer_plan(point.type, point.order, point.bit, point.mask, point.sentinels)
+        ((_, mantissa, exponent, quality),) = plan.values(raw)
+        return None if quality >= FIRST_REASON else str(mantissa * 10**exponent)
+    raw = in_text_order(raw, point.order)
     if point.text in BYTE_OF_REGISTER:
         return characters(raw[BYTE_OF_REGISTER[point.text] :: 2])
     if point.text:
         numbers = raw if point.type == "u8h" else [int.from_bytes(raw[i : i + 2]) for i in range(0, len(raw), 2)]
         return point.text.format(*numbers)
-    if point.type != "str":
-        return str(int.from_bytes(_in_order(raw, point.order)))
-    if point.order == "BA":
-        raw = bytes(raw[i ^ 1] for i in range(len(raw) // 2 * 2))
     return characters(raw)
 
 
+@lru_cache(maxsize=256)
+def _integer_plan(type_: str, order: str, bit: int | None, mask: int | None, sentinels: tuple[int, ...] | None) -> Plan:
+    plan = Plan(2 * REGISTERS[type_])
+    plan.add(0, 0, type_, order, bit=_or(bit, -1), mask=mask or 0, sentinels=sentinels)
+    return plan
+
+
 def characters(raw: bytes) -> str | None:
-    """The text up to the first NUL, without blanks around it, and safe to show. None if it is empty."""
-    return clean_text(decoded(raw.split(b"\0", 1)[0].rstrip(b"\xff")).strip(), 250) or None
+    """The text without padding around it, and safe to show. None if it is empty.
+
+    Padding is NUL, FF and blanks. A text ends at its first NUL. NULs before it are padding only if it extends to the
+    last byte; otherwise the device has cleared the text, and the bytes after the first NUL are left over from an older
+    one.
+    """
+    if raw.startswith(b"\0") and b"\0" not in (aligned := raw.lstrip(b"\0")):
+        raw = aligned
+    return clean_text(decoded(raw.split(b"\0", 1)[0].strip(b"\xff \t\r\n")).strip(), 250) or None
 
 
 def decoded(raw: bytes) -> str:
     """Decode a text from a device: UTF-8, else GB 18030 (Chinese firmware), else code page 437 (which accepts any
     byte).
+
+    Registers have room for a fixed number of bytes, so the last character of a text may be cut. It is then left out,
+    if an earlier character shows which encoding the text has.
     """
     for encoding in ("utf-8", "gb18030"):
+        decoder = codecs.getincrementaldecoder(encoding)()
         try:
-            return raw.decode(encoding)
+            text = decoder.decode(raw)
         except UnicodeDecodeError:
             continue
+        is_cut = decoder.getstate()[0] != b""
+        if not is_cut or not text.isascii():
+            return text
     return raw.decode("cp437")
 
 
@@ -249,12 +298,3 @@ def _coils(point: Point, shift: int) -> tuple[int, int, int]:
 
 def _or(value: int | None, default: int) -> int:
     return default if value is None else value
-
-
-def _in_order(raw: bytes, order: str) -> bytes:
-    """Reorder the bytes of an integer: the most significant byte comes first."""
-    if not order or len(order) > len(raw):
-        return raw
-    if len(raw) == 8 and len(order) == 4:
-        order = {"ABCD": "ABCDEFGH", "CDAB": "GHEFCDAB", "BADC": "BADCFEHG", "DCBA": "HGFEDCBA"}[order]
-    return bytes(byte for _, byte in sorted(zip(order, raw, strict=True)))

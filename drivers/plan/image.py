@@ -34,10 +34,11 @@ def image_bytes(point: Point, image: Image) -> bytes | None:
     """The bytes that a device with this image would send for a point. None if the image does not have all its words."""
     words = image.get(point.function, {})
     found = [words.get(a) for a in range(point.address, point.address + point.count)]
-    if point.type == "str" and not point.text:  # the image may end where the text ends
+    # the image may end where the text ends, if the registers are in the order of reading
+    if None in found and point.type == "str" and not point.text and point.order in ("", "AB", "BA"):
         # a NUL in either byte ends the text: which byte comes first depends on the order
-        end = next((i for i, w in enumerate(found) if w is None or 0 in w.to_bytes(2)), len(found))
-        if end < len(found) and found[end] is not None:
+        end = next(i for i, w in enumerate(found) if w is None or 0 in w.to_bytes(2))
+        if found[end] is not None:
             found[end + 1 :] = [0] * (len(found) - end - 1)
     if any(w is None for w in found):
         return None

@@ -124,7 +124,9 @@ class _Reader:
         low, high = self._range(entry, unit)
         if kind in {Kind.GAUGE, Kind.COUNTER}:
             low, high = self._bounded(low, high, unit if entry else "", reach(layout, scale, offset, mask))
-        sentinels = self._sentinels(type_, bit, mask)
+        is_characters = type_ == "str" or "text" in self.given or (kind is Kind.TEXT and not self.maps_registers)
+        no_texts = self._no_texts() if is_characters else ()
+        sentinels = None if is_characters else self._sentinels(type_, bit, mask)
         if kind is Kind.GAUGE and entry and entry.dimension in MEASURED and sentinels is None and mask is None:
             low, high = _below_full(layout, scale, offset, low, high)
         bits, digits = self._width(kind, type_, bool(layout.parts), mask)
@@ -156,6 +158,7 @@ class _Reader:
             scale=scale,
             offset=offset,
             sentinels=sentinels,
+            no_texts=no_texts,
             low=low,
             high=high,
             bits=bits,
@@ -300,6 +303,16 @@ class _Reader:
         if not width and not digits and type_.startswith("bcd"):
             digits = REGISTERS[type_] * 4
         return width, digits
+
+    def _no_texts(self) -> tuple[str, ...]:
+        """The texts that mean "no reading", for a point whose value is a text that is not made from one number."""
+        value = self.table.of_types("sentinel", (str, list, bool), "a text, a list of texts, or false", False)
+        items = value if isinstance(value, list) else [value] if isinstance(value, str) else []
+        if value is True or not all(isinstance(i, str) and i.strip() for i in items):
+            what = "sentinel of a text must be a text, a list of texts, or false if there is none"
+            self.table.add("sentinel", what, 'Write for example "N/A". An empty text always means "no reading"')
+            return ()
+        return tuple(i.strip() for i in items)
 
     def _sentinels(self, type_: str, bit: int | None, mask: int | None) -> tuple[int, ...] | None:
         if "sentinel" in self.given:

@@ -10,6 +10,7 @@ from typing import Any
 from drivers.model import IDENTIFICATION, RegisterPart
 from drivers.toml import TomlTable, show, suggestion
 from drivers.toml.parsers import nearest
+from ext.decode import ORDERS_24
 
 OBJECTS = 3  # number of objects in a basic identification: vendor, product code, revision
 
@@ -17,7 +18,7 @@ OBJECTS = 3  # number of objects in a basic identification: vendor, product code
 # bits).
 REGISTERS: Mapping[str, int] = {
     **dict.fromkeys(("u16", "i16", "u8h", "u8l", "i8h", "i8l", "f16", "bcd16"), 1),
-    **dict.fromkeys(("u32", "i32", "f32", "bcd32"), 2),
+    **dict.fromkeys(("u24", "i24", "u32", "i32", "f32", "bcd32"), 2),
     **dict.fromkeys(("u64", "i64", "f64"), 4),
     **dict.fromkeys(("mod10k", "str", "bits"), 0),
 }
@@ -26,15 +27,20 @@ ORDERS: Mapping[int, tuple[str, ...]] = {  # number of registers -> valid byte o
     2: ("ABCD", "CDAB", "BADC", "DCBA"),
     4: ("ABCDEFGH", "GHEFCDAB", "BADCFEHG", "HGFEDCBA", "CDABGHEF", "ABCD", "CDAB", "BADC", "DCBA"),
 }
-INTEGERS = frozenset({"u16", "i16", "u8h", "u8l", "i8h", "i8l", "u32", "i32", "u64", "i64"})
+BITS: Mapping[str, int] = {
+    **dict.fromkeys(("u8h", "u8l", "i8h", "i8l"), 8),
+    **{f"{sign}{wide}": wide for sign in "ui" for wide in (16, 24, 32, 64)},
+}
+INTEGERS = frozenset(BITS)
 HALVES = frozenset({"u8h", "u8l", "i8h", "i8l"})
-BITS: Mapping[str, int] = {"u16": 16, "u8h": 8, "u8l": 8, "u32": 32, "u64": 64, "i16": 16, "i32": 32, "i64": 64}
 
 TYPE_WORDS: Mapping[str, str] = {  # name of a type in manuals and other tools -> our type
     **dict.fromkeys(("float", "float32", "real", "single", "ieee754", "f", "fp32"), "f32"),
     **dict.fromkeys(("double", "float64", "lreal"), "f64"),
     **dict.fromkeys(("int", "int16", "short", "signed", "s16", "sint16", "integer"), "i16"),
     **dict.fromkeys(("uint", "uint16", "word", "unsigned", "ushort"), "u16"),
+    **dict.fromkeys(("int24", "s24", "sint24"), "i24"),
+    **dict.fromkeys(("uint24",), "u24"),
     **dict.fromkeys(("int32", "dint", "long", "s32", "sint32"), "i32"),
     **dict.fromkeys(("uint32", "dword", "udint", "ulong"), "u32"),
     **dict.fromkeys(("int64", "lint", "s64"), "i64"),
@@ -54,6 +60,8 @@ TYPE_WORDS: Mapping[str, str] = {  # name of a type in manuals and other tools -
     ),
     **dict.fromkeys(("长整型", "长整数", "有符号长整型", "32位有符号", "32位有符号整数"), "i32"),
     **dict.fromkeys(("无符号长整型", "无符号长整数", "32位无符号", "32位无符号整数", "双字"), "u32"),
+    **dict.fromkeys(("24位有符号", "24位有符号整数"), "i24"),
+    **dict.fromkeys(("24位无符号", "24位无符号整数"), "u24"),
     **dict.fromkeys(("64位有符号", "64位有符号整数"), "i64"),
     **dict.fromkeys(("64位无符号", "64位无符号整数"), "u64"),
     **dict.fromkeys(("字符串", "字符", "文本"), "str"),
@@ -111,6 +119,18 @@ def read_type(table: TomlTable, default: str = "") -> tuple[str, bool]:
     return (meant if meant and meant != "bits" else default or "u16"), False
 
 
+def orders_of(type_: str, count: int) -> tuple[str, ...]:
+    """The orders that a value of this type and this number of registers can have."""
+    if type_ == "bits" or type_ in HALVES:
+        return ()
+    if BITS.get(type_) == 24:
+        return (*ORDERS_24, *ORDERS[2])
+    if type_ in REGISTERS and not REGISTERS[type_]:  # AB and BA: the registers are in their natural order
+        words = ("CDAB", "CDABGHEF", "HGFEDCBA") if type_ == "str" else ORDERS[2]
+        return (*ORDERS[1], *(words if count > 1 else ()))
+    return ORDERS[count]
+
+
 def order_hint(order: str, allowed: Iterable[str]) -> str:
     """A hint that names the order that was probably meant."""
     meant = ORDER_WORDS.get(order.strip().lower(), "")
@@ -149,8 +169,7 @@ class RegisterLayout:
 
 def raw_range(type_: str, count: int) -> tuple[int, int] | None:
     """The (lowest, highest) raw value of a type. None for floats and texts."""
-    if type_ in BITS or type_ in HALVES:
-        wide = BITS.get(type_, 8)
+    if wide := BITS.get(type_):
         return (-(1 << wide - 1), (1 << wide - 1) - 1) if type_.startswith("i") else (0, (1 << wide) - 1)
     if type_.startswith("bcd"):
         return 0, 10 ** (4 * REGISTERS[type_]) - 1
@@ -238,29 +257,31 @@ class _LayoutReader:
 
     def _order(self, type_: str, count: int) -> str:
         own = self.table.text("order")
-        if type_ == "bits" or type_ in HALVES:
+        allowed = ORDERS[1] if "text" in self.given else orders_of(type_, count)
+        if not allowed or type_ in HALVES:
             if own:
                 self.table.add(
                     "order", f'the key "order" does not apply to type {type_}', "Leave this setting out"
                 )  # field pain 37
             return ""
-        size = 1 if type_ in {"str", "mod10k"} or "text" in self.given else count
-        allowed = ORDERS[size] if size in ORDERS else ORDERS[1]
         if own and own not in allowed:
-            if size == 1:  # field pain 37: other software silently accepted an order of words for a single register
+            if (
+                allowed == ORDERS[1]
+            ):  # field pain 37: other software silently accepted an order of words for a single register
                 what = f"order {show(own)} does not apply to the 16-bit registers of type {type_}"
                 self.table.add("order", what, 'Write AB or BA, or leave the key "order" out')
             else:
                 self.table.add("order", f"order {show(own)} does not fit {type_}", order_hint(own, allowed))
             return ""
         default = str(self.defaults.values.get("order", ""))
-        if size == 1:
+        if own or "parts" in self.given:
             return own
-        if not own and "parts" not in self.given:
-            if default and len(default) <= 2 * size and size in ORDERS and default in allowed:
-                return default
+        if allowed[:2] == ORDERS[1]:  # one register, or several without an order of registers unless the point sets it
+            return default if default in ORDERS[1] else ""
+        if default not in allowed:
             self.table.add("order", f'type {type_} needs the key "order"', f"Choose one of {', '.join(allowed)}")
-        return own
+            return ""
+        return default
 
     def _place(self, type_: str, count: int) -> tuple[int, int]:
         table = self.table
@@ -317,11 +338,11 @@ class _LayoutReader:
         return tuple(parts)
 
     def _part_order(self, table: TomlTable, type_: str) -> str:
-        allowed = ORDERS[REGISTERS[type_]]
-        order = table.choice("order", () if type_ in HALVES else allowed)
+        allowed = orders_of(type_, REGISTERS[type_])
+        order = table.choice("order", allowed)
         default = str(self.defaults.values.get("order", ""))
+        if not order and default in allowed:
+            return default
         if not order and REGISTERS[type_] > 1:
-            if default in allowed:
-                return default
             table.add("order", f'type {type_} needs the key "order"', f"Choose one of {', '.join(allowed)}")
         return order

@@ -11,17 +11,20 @@ import struct
 from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 
 from drivers.model import GatewayError, Point, RegisterPart
-from drivers.plan.compiled import BYTE_OF_REGISTER
+from drivers.plan.compiled import BYTE_OF_REGISTER, in_text_order
+from drivers.profile.register_layout import BITS, raw_range
 
 Value = Decimal | int | float | str
 
-INTEGER_TYPES: dict[str, tuple[int, bool]] = {  # type -> (number of bytes, whether it is signed)
+INTEGER_TYPES: dict[str, tuple[int, bool]] = {  # type -> (number of bytes on the wire, whether it is signed)
     "u8h": (1, False),
     "u8l": (1, False),
     "i8h": (1, True),
     "i8l": (1, True),
     "u16": (2, False),
     "i16": (2, True),
+    "u24": (4, False),
+    "i24": (4, True),
     "u32": (4, False),
     "i32": (4, True),
     "u64": (8, False),
@@ -69,9 +72,8 @@ def pack_raw(type_name: str, raw: Decimal | int, size: int, *, where: str) -> in
             raise EncodeError(f"{raw} is too large for {type_name}", where=where) from None
     whole = int(Decimal(raw).to_integral_value(ROUND_HALF_EVEN))
     if type_name in INTEGER_TYPES:
-        signed = INTEGER_TYPES[type_name][1]
-        low, high = (-(1 << (8 * size - 1)), (1 << (8 * size - 1)) - 1) if signed else (0, (1 << (8 * size)) - 1)
-        pattern = whole & ((1 << (8 * size)) - 1)
+        low, high = raw_range(type_name, 1) or (0, 0)
+        pattern = whole & ((1 << BITS[type_name]) - 1)
     elif type_name in BCD_TYPES:
         low, high = 0, 10 ** (2 * size) - 1
         pattern = int(str(max(whole, 0)), 16)
@@ -110,6 +112,9 @@ def _letters(order: str, size: int, where: str) -> str:
 
 def to_wire(pattern: int, size: int, order: str, *, where: str) -> bytes:
     """The bytes of a bit pattern, in the order that the letters give. A is the most significant byte."""
+    if "-" in order:  # three bytes, and one that does not belong to the value
+        big = pattern.to_bytes(size - 1, "big")
+        return bytes(0 if letter == "-" else big[ord(letter) - ord("A")] for letter in order)
     big = pattern.to_bytes(size, "big")
     return bytes(big[ord(letter) - ord("A")] for letter in _letters(order, size, where)) if order else big
 
@@ -118,8 +123,8 @@ def from_wire(wire: bytes, order: str, *, where: str) -> int:
     """The bit pattern of bytes from the wire. Inverse of ``to_wire``."""
     if not order:
         return int.from_bytes(wire, "big")
-    letters = _letters(order, len(wire), where)
-    return int.from_bytes(bytes(wire[letters.index(letter)] for letter in sorted(letters)), "big")
+    letters = order if "-" in order else _letters(order, len(wire), where)
+    return int.from_bytes(bytes(wire[letters.index(letter)] for letter in sorted(letters.replace("-", ""))), "big")
 
 
 def served_value(point: Point, value: Value) -> Decimal:
@@ -164,7 +169,8 @@ def missing_pattern(type_name: str, size: int, sentinels: tuple[int, ...] | None
         return (1 << (8 * size)) - 1
     if sentinels is not None or size == 1 or type_name not in INTEGER_TYPES:
         return None
-    return 1 << (8 * size - 1) if INTEGER_TYPES[type_name][1] else (1 << (8 * size)) - 1
+    wide = BITS[type_name]
+    return 1 << wide - 1 if INTEGER_TYPES[type_name][1] else (1 << wide) - 1
 
 
 def text_width(point: Point) -> int:
@@ -173,9 +179,7 @@ def text_width(point: Point) -> int:
 
 
 def encode_text(point: Point, text: str) -> bytes:
-    """Encode the registers of a text point: characters padded with NUL, a number, or the numbers in the point's
-    ``text`` form.
-    """
+    """Encode the registers of a text point: characters padded with NUL, or the numbers in the point's ``text`` form."""
     where = where_of(point)
     if point.text in BYTE_OF_REGISTER:
         raw = text.encode("utf-8")
@@ -184,25 +188,16 @@ def encode_text(point: Point, text: str) -> bytes:
             raise EncodeError(what, where=where)
         registers = bytearray(2 * point.count)
         registers[BYTE_OF_REGISTER[point.text] : 2 * len(raw) : 2] = raw
-        return bytes(registers)
+        return in_text_order(bytes(registers), point.order)
     if point.text:
         width = text_width(point)
-        return b"".join(number.to_bytes(width, "big") for number in _numbers_of(point, text))
-    if point.type != "str":
-        if not text.isdigit():
-            raise EncodeError(f"{text!r} is not a whole number, but the registers hold a whole number", where=where)
-        size = size_of(point.type, point.count)
-        return to_wire(pack_raw(point.type, int(text), size, where=where), size, point.order, where=where)
+        numbers = b"".join(number.to_bytes(width, "big") for number in _numbers_of(point, text))
+        return in_text_order(numbers, point.order)
     raw = text.encode("utf-8")
     if len(raw) > 2 * point.count:
         what = f"{text!r} needs {len(raw)} bytes, but the registers of the point hold only {2 * point.count} bytes"
         raise EncodeError(what, where=where)
-    raw = raw.ljust(2 * point.count, b"\x00")
-    if point.order != "BA":
-        return raw
-    swapped = bytearray(raw)
-    swapped[0::2], swapped[1::2] = raw[1::2], raw[0::2]
-    return bytes(swapped)
+    return in_text_order(raw.ljust(2 * point.count, b"\x00"), point.order)
 
 
 def _numbers_of(point: Point, text: str) -> list[int]:

@@ -5,6 +5,7 @@ gets.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ from drivers.model import Kind, Point
 from drivers.plan.holes import ILLEGAL_ADDRESS, ILLEGAL_FUNCTION, ILLEGAL_VALUE
 from drivers.registry import DEFAULT, has_registers
 from drivers.sim.encode import (
+    INTEGER_TYPES,
     EncodeError,
     Value,
     encode_text,
@@ -150,7 +152,13 @@ class Image:
         if table.width == 1:
             self._set_coils(point, value)
             return
-        if point.kind is Kind.TEXT or point.type == "str":
+        if point.kind is Kind.TEXT and point.type in INTEGER_TYPES and not point.text:
+            if value is not None and not re.fullmatch("-?[0-9]+", str(value)):
+                raise EncodeError(
+                    f"{value!r} is not a whole number, but the registers hold a whole number", where=where
+                )
+            value = None if value is None else int(value)
+        elif point.kind is Kind.TEXT or point.type == "str":
             wire = bytes(2 * point.count) if value is None else encode_text(point, str(value))
             self._put(point.function, point.address, wire)
             return

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ext.decode
-from ext.decode import ORDERS, Plan
+from ext.decode import ORDERS, ORDERS_24, Plan
 from ext.ring import ANSWER, Ring
 from tests.kits.kernel_reference import RANGE, SENTINEL, TYPES, Field, decode, exact, in_range
 from tests.kits.recorded import cases
@@ -52,6 +52,7 @@ def fields(draw: st.DrawFn) -> Field:
     size = draw(st.sampled_from([2, 4, 6, 8] if kind == "mod10k" else range(1, 9))) if kind in ("mod10k", "bits") else 0
     f = Field(0, kind, size=size)
     orders = [""] + [o for o, n in ORDERS.items() if n == sizes(f) or (n == 4 and sizes(f) in (6, 8))]
+    orders += {"u24": ORDERS_24, "i24": ORDERS_24, "mod10k": ("AB", "BA")}.get(kind, ())
     bits = TYPES[kind][1] if kind in TYPES else size * 8
     chosen: dict[str, object] = {}
     if kind[0] in "ui" or kind == "bits":
@@ -189,6 +190,33 @@ def test_orders_of_64_bits(order: str, wire: str) -> None:
     assert value(Field(0, "u64", order), wire) == 0x0102030405060708
 
 
+# 24 bits in two registers: the byte that does not belong to the value can be anything
+@pytest.mark.parametrize(
+    ("order", "wire"),
+    [
+        ("-ABC", "ee123456"),
+        ("BC-A", "3456ee12"),
+        ("A-CB", "12ee5634"),
+        ("CBA-", "563412ee"),
+        ("ABC-", "123456ee"),
+        ("C-AB", "56ee1234"),
+        ("BA-C", "3412ee56"),
+        ("-CBA", "ee563412"),
+        ("ABCD", "ee123456"),
+        ("CDAB", "3456ee12"),
+        ("BADC", "12ee5634"),
+        ("DCBA", "563412ee"),
+        ("", "ee123456"),
+    ],
+)
+def test_orders_of_24_bits(order: str, wire: str) -> None:
+    assert value(Field(0, "u24", order), wire) == 0x123456
+    assert value(Field(0, "i24", order), wire.replace("12", "92")) == 0x923456 - (1 << 24)
+    for kind, missing in (("u24", "ffffff"), ("i24", "800000")):
+        gone = wire.replace("12", missing[:2]).replace("34", missing[2:4]).replace("56", missing[4:])
+        assert value(Field(0, kind, order), gone) is None
+
+
 @pytest.mark.parametrize(
     ("f", "wire", "want"),
     [
@@ -205,6 +233,10 @@ def test_orders_of_64_bits(order: str, wire: str) -> None:
         (Field(0, "mod10k", size=4), "04d2162e", "12345678"),
         (Field(0, "mod10k", "CDAB", size=8), "270f270f270f270f", "9999999999999999"),
         (Field(0, "mod10k", "CDAB", size=6), "000300020001", "100020003"),
+        (Field(0, "mod10k", "BA", size=6), "010002000300", "100020003"),
+        (Field(0, "mod10k", "AB", size=4), "04d2162e", "12345678"),
+        (Field(0, "u24", "ABC-", bit=23), "80000000", "1"),
+        (Field(0, "i24", "-CBA", mask=0xFF0000), "00001280", "128"),
         (Field(0, "f16", "BA"), "14b8", "-0.509765625"),
         (Field(0, "u64"), "fffffffffffffffe", "18446744073709551614"),
         (Field(0, "u64", scale=(1, 3)), "fffffffffffffffe", "18446744073709551614000"),
@@ -335,6 +367,10 @@ def test_an_integer_beyond_64_bits_is_no_reading() -> None:
         ({"type": "u17"}, "unknown type; known are u16"),
         ({"type": "u16", "order": "ABCD"}, "order ABCD is for 4 bytes, u16 has 2 here"),
         ({"type": "u32", "order": "AB"}, "order AB is for 2 bytes"),
+        ({"type": "u32", "order": "ABC-"}, "unknown order 'ABC-'"),
+        ({"type": "u24", "order": "AB"}, "order AB is for 2 bytes"),
+        ({"type": "u24", "sentinels": [0x1000000]}, "does not fit 24 bits"),
+        ({"type": "i24", "bit": 24}, "bits 0 to 23"),
         ({"type": "u32", "order": "ABDC"}, "unknown order 'ABDC'"),
         ({"type": "bits", "size": 1, "order": "AB"}, "bits has 1 here"),
         ({"type": "bits"}, "size 1 to 8"),

@@ -23,6 +23,8 @@ TYPES: dict[str, tuple[int, int, int | None]] = {
     "u8l": (2, 8, None),
     "i8h": (2, 8, None),
     "i8l": (2, 8, None),
+    "u24": (4, 24, 0xFFFFFF),
+    "i24": (4, 24, 0x800000),
     "u32": (4, 32, 0xFFFFFFFF),
     "i32": (4, 32, 0x80000000),
     "u64": (8, 64, 0xFFFFFFFFFFFFFFFF),
@@ -37,11 +39,15 @@ LONG = {"": "ABCDEFGH", "ABCD": "ABCDEFGH", "CDAB": "GHEFCDAB", "BADC": "BADCFEH
 
 
 def big_endian(wire: bytes, order: str) -> bytes:
-    """Bytes in order from the most to the least significant. The letters show their order on the wire."""
+    """Bytes in order from the most to the least significant. The letters show their order on the wire; a byte with the
+    sign - is not a part of the value.
+    """
+    if order in ("AB", "BA"):  # in each register
+        return b"".join(wire[i : i + 2] if order == "AB" else wire[i : i + 2][::-1] for i in range(0, len(wire), 2))
     letters = LONG.get(order, order) if len(wire) == 8 else order or "ABCDEFGH"[: len(wire)]
     if len(wire) == 6 and order:
         letters = {"ABCD": "ABCDEF", "CDAB": "EFCDAB", "BADC": "BADCFE", "DCBA": "FEDCBA"}[order]
-    return bytes(wire[letters.index(letter)] for letter in sorted(letters))
+    return bytes(wire[letters.index(letter)] for letter in sorted(letters.replace("-", "")))
 
 
 def shortest(value: float, bits: int) -> Fraction:
@@ -101,7 +107,8 @@ def raw_integer(f: Field, wire: bytes) -> int | None:
         words = struct.unpack(f">{len(wire) // 2}H", big_endian(wire, f.order))
         return int("".join(f"{w:04d}" for w in words)) if max(words) <= 9999 else None
     raw = int.from_bytes(big_endian(wire, f.order))
-    return raw >> 8 if f.type[1:] == "8h" else raw & 0xFF if f.type[1:] == "8l" else raw
+    masks = {"8l": 0xFF, "24": 0xFFFFFF}
+    return raw >> 8 if f.type[1:] == "8h" else raw & masks.get(f.type[1:], raw)
 
 
 def unscaled(f: Field, raw: int, bits: int) -> Fraction | None:

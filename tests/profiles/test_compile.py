@@ -26,6 +26,8 @@ from drivers.plan import (
     text_slots,
 )
 from drivers.plan.image import plain
+from drivers.profile.register_layout import orders_of
+from drivers.sim.image import Image
 
 SPEC = DeviceSpec("m1", "park7/gw01/m1", "1", "modbus", "example/x", (), (0, 0, 0, 0, 0))
 SCALES = st.decimals(min_value=Decimal("-1000"), max_value=Decimal("1000"), places=4).filter(bool)
@@ -152,11 +154,79 @@ def test_an_image_may_end_where_a_text_ends(order: str, words: tuple[int, ...], 
         (b"\x00\x0f\x00\x10", {"type": "u16", "text": "{0}.{1:02x}"}, "15.10"),
         (b"\x15\x08", {"type": "u8h", "text": "20{0}-{1:02d}"}, "2021-08"),
         (b"\x86\xa1\x00\x01", {"type": "u32", "order": "CDAB"}, "100001"),
+        (b"AB", {}, "AB"),  # a text in one register
+        (b"BA", {"order": "BA"}, "AB"),
+        (b"\0A", {"order": "BA"}, "A"),
+        (b"A\0", {"order": "AB"}, "A"),
+        (b"\x0f\x00\x10\x00", {"type": "u16", "order": "BA", "text": "{0}.{1:02x}"}, "15.10"),
+        (b"E\0X\0", {"type": "u16", "order": "BA", "text": "low"}, "EX"),
+        (b"\0E\0X", {"type": "u16", "order": "BA", "text": "high"}, "EX"),
+        (b"\x12\x07", {"type": "u8h"}, "18"),
+        (b"\x12\x07", {"type": "u8l"}, "7"),
+        (b"\xff\xfe", {"type": "i16"}, "-2"),
+        (b"\x12\x34\x56\x00", {"type": "u24", "order": "ABC-"}, str(0x123456)),
+        (b"\x12\x34", {"type": "u16", "mask": 0x0FF0}, str(0x23)),
+        (b"\x00\x2a", {"type": "u16", "sentinels": (42,)}, None),
+        (b"\0\0\0EX-630", {}, "EX-630"),  # aligned to the right
+        (b"\0\0EX\0\0", {}, None),  # a text that was cleared: what follows is left over from an older one
+        (b"\xff\xffEX\xff\xff", {}, "EX"),
+        (b"  EX\xff\xff\0\0", {}, "EX"),
+        (b"    ", {}, None),
+        (b"N/A\0", {"no_texts": ("N/A", "--")}, None),
+        (b"20-1", {"type": "u16", "text": "{0:x}-{1:x}", "no_texts": ("3230-2d31",)}, None),
+        ("温度".encode()[:4], {}, "温"),  # the field ends in the middle of a character
+        ("型号A1温".encode()[:10], {}, "型号A1"),
+        ("温度计".encode("gbk")[:-1] + b"\0", {}, "温度"),
+        (b"25 \xb0\0", {}, "25 \N{LIGHT SHADE}"),  # nothing shows the encoding
     ],
 )
-def test_texts(raw: bytes, options: dict[str, str], text: str | None) -> None:
+def test_texts(raw: bytes, options: dict[str, Any], text: str | None) -> None:
     kind = {"type": "str", **options}
-    assert text_of(Point("device.model", Kind.TEXT, count=len(raw) // 2, **kind), raw) == text  # type: ignore[arg-type]
+    assert text_of(Point("device.model", Kind.TEXT, count=len(raw) // 2, **kind), raw) == text
+
+
+def in_order(text: bytes, order: str) -> bytes:
+    """The bytes of a text in the order of the frame, one register at a time."""
+    words = [text[i : i + 2] for i in range(0, len(text), 2)]
+    places = list(range(len(words)))
+    if order in ("CDAB", "HGFEDCBA"):
+        places.reverse()
+    elif order == "CDABGHEF":
+        places = [n ^ 1 if n ^ 1 < len(words) else n for n in places]
+    swapped = order in ("BA", "HGFEDCBA")
+    return b"".join(bytes((words[n][1], words[n][0])) if swapped else words[n] for n in places)
+
+
+@given(
+    st.text(st.sampled_from("AZ09-. 逆变器é"), max_size=12),
+    st.integers(0, 4),
+    st.sampled_from([b"\0", b"\xff", b" "]),
+    st.sampled_from(["utf-8", "gb18030"]),
+    st.data(),
+)
+def test_a_text_is_read_in_every_order_and_with_every_padding(
+    text: str, spare: int, padding: bytes, encoding: str, data: st.DataObject
+) -> None:
+    text = text.strip()
+    raw = text.encode(encoding)
+    if encoding != "utf-8":
+        try:
+            raw.decode("utf-8")
+            text = raw.decode("utf-8")  # nothing shows that it is not UTF-8
+        except UnicodeDecodeError:
+            pass
+    raw = raw.ljust(max(2, len(raw) + len(raw) % 2 + 2 * spare), padding)
+    count = len(raw) // 2
+    order = data.draw(st.sampled_from(["", *orders_of("str", count)]))
+    point = Point("device.model", Kind.TEXT, type="str", count=count, order=order)
+    assert text_of(point, in_order(raw, order)) == (text or None)
+    if encoding == "utf-8":
+        image = Image()
+        image.set(point, text)
+        wire = image.read(3, 0, count)
+        assert wire == in_order(text.encode().ljust(2 * count, b"\0"), order)
+        words = dict(enumerate(image.words(0, count)))
+        assert [r.value for r in read_image({3: words}, [point], SPEC)[0]] == [text or None]
 
 
 def test_a_point_that_the_kernel_refuses_is_named() -> None:

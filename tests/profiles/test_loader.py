@@ -183,6 +183,60 @@ def test_a_word_swap_on_one_register_is_refused(write: Write) -> None:
     assert 'type u32 needs the key "order". Choose one of ABCD, CDAB, BADC, DCBA' in said
 
 
+@pytest.mark.parametrize(
+    ("keys", "order"),
+    [
+        ('type = "str"\ncount = 1\norder = "BA"', "BA"),
+        ('type = "str"\ncount = 3\norder = "HGFEDCBA"', "HGFEDCBA"),
+        ('type = "str"\ncount = 6\norder = "CDABGHEF"', "CDABGHEF"),
+        ('type = "u24"\norder = "C-AB"', "C-AB"),
+        ('type = "u24"\norder = "CDAB"', "CDAB"),
+        ('type = "str"\ncount = 1\norder = "CDAB"', 'order "CDAB" does not apply to the 16-bit registers of type str'),
+        ('type = "str"\ncount = 4\norder = "DCBA"', 'order "DCBA" does not fit str. '),
+        ('type = "u24"\norder = "ABC"', 'order "ABC" does not fit u24. Did you mean "'),
+        ('type = "u24"', 'type u24 needs the key "order". Choose one of -ABC, BC-A, A-CB, CBA-, ABC-, '),
+        ('type = "s24"', 'type: unknown value "s24". Did you mean "i24"?'),
+        ('type = "u32"\norder = "ABC-"', 'order "ABC-" does not fit u32. '),
+    ],
+)
+def test_orders_of_texts_and_of_24_bits(write: Write, keys: str, order: str) -> None:
+    text = POINT.replace('"ac.voltage.l1"', '"device.model"').replace('scale = 0.1\nunit = "V"\n', "")
+    text = HEAD + text.replace('type = "u16"', keys)
+    if " " in order:
+        (said,) = complaints(write, text)
+        assert order in said
+    else:
+        assert load_profile(write(text)).points[0].order == order
+
+
+def test_the_order_ba_in_the_defaults_applies_to_each_register_and_text(write: Write) -> None:
+    text = '[[point]]\nname = "device.model"\ntype = "str"\ncount = 2\nfunction = 3\naddress = 0x20\n'
+    orders = {"BA": ["BA", "BA"], "CDAB": ["", ""], "AB": ["AB", "AB"]}
+    for default, wanted in orders.items():
+        points = load_profile(write(f'{HEAD}[defaults]\norder = "{default}"\n{POINT}{text}')).points
+        assert [point.order for point in points] == wanted
+
+
+@pytest.mark.parametrize(
+    ("sentinel", "wanted"),
+    [
+        ('"N/A"', ("N/A",)),
+        ('["--", "0000"]', ("--", "0000")),
+        ("false", ()),
+        ("0", "is not a text, a list of texts, or"),
+    ]
+    + [('""', "sentinel of a text must be a text, a list of texts, or false"), ("[0]", "sentinel of a text must be")],
+)
+def test_a_text_that_means_no_reading(write: Write, sentinel: str, wanted: object) -> None:
+    text = POINT.replace('"ac.voltage.l1"', '"device.model"').replace('scale = 0.1\nunit = "V"\n', "")
+    text = HEAD + text.replace('type = "u16"', f'type = "str"\ncount = 2\nsentinel = {sentinel}')
+    if isinstance(wanted, str):
+        (said,) = complaints(write, text)
+        assert wanted in said
+    else:
+        assert load_profile(write(text)).points[0].no_texts == wanted
+
+
 def test_blocks_beyond_125_are_refused_at_load_time(write: Write) -> None:
     """A range of 177 registers broke the protocol's limit at run time."""  # field pain 28
     (said,) = complaints(write, HEAD + "limits = { max_words = 177 }\n" + POINT)

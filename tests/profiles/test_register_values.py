@@ -56,6 +56,24 @@ def test_whole_numbers_with_a_scale_texts_and_power_factors_are_found() -> None:
     assert found[6].registers == 7
 
 
+@pytest.mark.parametrize(
+    ("order", "text"), [("", b"SUN2000-50KTL\0"), ("BA", b"US2N00-005TK\0L"), ("", b"SUN2000-50KT")]
+)
+def test_a_text_is_found_in_both_orders_of_bytes(order: str, text: bytes) -> None:
+    (found,) = looks(registers(text))
+    assert (found.type, found.order) == ("str", order)
+
+
+# three bytes and a 0: in the order in which the 0 is the highest byte, a value of 32 bits is the same
+@pytest.mark.parametrize(("order", "turned"), [("ABC-", "ABCD"), ("C-AB", "CDAB"), ("BA-C", "BADC"), ("-CBA", "DCBA")])
+def test_numbers_of_24_bits_are_found_in_every_order(order: str, turned: str) -> None:
+    found = looks(registers(wire("I", turned, *(value << 8 for value in (230_100, 231_200, 229_500)))))
+    assert brief(found) == [(2 * n, "u24", order, "phase voltage") for n in range(3)]
+    rounds = [registers(wire("I", turned, 0x18FE + 3 * n << 8)) for n in range(3)]
+    (found,) = looks(rounds[-1], rounds[:-1])
+    assert (found.address, found.type, found.order, found.growth) == (0, "u24", order, 6)
+
+
 def test_between_floats_the_halves_of_others_are_not_taken_for_values() -> None:
     """The low words of three currents happen to be 2300, 5000 and 0.98; only what is read as all the others counts."""
     raw = wire("f", "ABCD", *FLOATS[:3])

@@ -22,6 +22,7 @@ ORDERS = {
     8: ("", "ABCD", "CDAB", "BADC", "DCBA", "ABCDEFGH", "GHEFCDAB", "CDABGHEF", "BADCFEHG", "HGFEDCBA"),
 }
 LETTERS = {"ABCD": "ABCDEFGH", "CDAB": "GHEFCDAB", "BADC": "BADCFEHG", "DCBA": "HGFEDCBA"}
+ORDERS_24 = (*ORDERS[4], "-ABC", "BC-A", "A-CB", "CBA-", "ABC-", "C-AB", "BA-C", "-CBA")
 WHOLE = {"u16": "H", "i16": "h", "u32": "I", "i32": "i", "u64": "Q", "i64": "q"}
 FLOATS = {"f16": "e", "f32": "f", "f64": "d"}
 
@@ -248,10 +249,15 @@ def test_the_decode_kernel_agrees(drawn: tuple[Point, int]) -> None:
 @st.composite
 def any_points(draw: st.DrawFn) -> tuple[Point, Decimal | float]:
     """A point of any type, and a value that fits it."""
-    kind = draw(st.sampled_from(["u8h", "u8l", "i8h", "i8l", "bcd16", "bcd32", "mod10k", *WHOLE, *FLOATS]))
-    sizes = {"bcd16": 2, "bcd32": 4, "mod10k": draw(st.sampled_from([2, 4, 6, 8]))}
+    kinds = ["u8h", "u8l", "i8h", "i8l", "u24", "i24", "bcd16", "bcd32", "mod10k", *WHOLE, *FLOATS]
+    kind = draw(st.sampled_from(kinds))
+    sizes = {"bcd16": 2, "bcd32": 4, "mod10k": draw(st.sampled_from([2, 4, 6, 8])), "u24": 4, "i24": 4}
     size = sizes.get(kind, int(kind[1:]) // 8 if kind[1:].isdigit() else 1)
-    orders = ("",) if size in (1, 6) or kind == "mod10k" else ORDERS[size]
+    orders: tuple[str, ...] = ("",) if size == 1 else ORDERS.get(size, ("",))
+    if kind == "mod10k":
+        orders = ("", "AB", "BA", *(("ABCD", "CDAB", "BADC", "DCBA") if size > 2 else ()))
+    if kind in ("u24", "i24"):
+        orders = ORDERS_24
     scale, offset = Decimal(draw(st.sampled_from(["1", "0.1", "100"]))), Decimal(0)
     value: Decimal | float
     if kind in FLOATS:
@@ -259,9 +265,11 @@ def any_points(draw: st.DrawFn) -> tuple[Point, Decimal | float]:
         value = draw(st.floats(width={"f16": 16, "f32": 32, "f64": 64}[kind], allow_nan=False, allow_infinity=False))
     else:
         top = {"bcd16": 9999, "bcd32": 99_999_999, "mod10k": 10_000 ** (size // 2) - 1}.get(kind, (1 << (8 * size)) - 1)
-        low = 0
+        low, wide = 0, 24 if kind.endswith("24") else 8 * size
         if kind[0] == "i":
-            low, top = -(1 << (8 * size - 1)), (1 << (8 * size - 1)) - 1
+            low, top = -(1 << wide - 1), (1 << wide - 1) - 1
+        elif kind == "u24":
+            top = (1 << wide) - 1
         offset = Decimal(draw(st.sampled_from([0, -40])))
         value = (draw(st.integers(low, top)) + offset) * scale
     count = max(1, size // 2)
