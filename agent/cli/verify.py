@@ -165,6 +165,8 @@ def verify(
     short = report.shortfalls() if expect_complete else []
     # after a refused object, no figures are recomputed, because it may contain anything
     repeated = _repeat(paths, plan_file, streams) if recompute and not report.failures else None
+    if expect_complete and repeated and repeated.undecidable:
+        short.append(f"{repeated.undecidable} figures are not decidable, because declarations are missing")
     if as_json:
         facts = report.as_dict()
         if recompute:
@@ -309,6 +311,8 @@ def _say_repeated(repeated: Recomputed | None) -> None:
     click.echo(say(text))
     if count := repeated.not_asked:
         click.echo(say(f"{count} of the figures that could not be recomputed need streams that are not in --streams"))
+    if count := repeated.undecidable:
+        click.echo(say(f"{count} figures are not decidable from this export, because it lacks declarations"))
 
 
 def _about(label: str, text: str) -> str:

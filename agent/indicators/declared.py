@@ -5,6 +5,7 @@ Entries can be added and replaced, but never changed.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any, Final
 from agent.indicators.definitions import decimal
 from agent.indicators.figure import Amount, Period
 from agent.indicators.units import Unit, parse_unit
-from agent.pack import seconds
+from agent.pack import base64url, seconds
 from drivers.model import UsageError, clean_text
 
 MAX_TEXT: Final = 200
@@ -133,6 +134,19 @@ def in_force(entries: Iterable[Declaration]) -> list[Declaration]:
     entries = list(entries)
     replaced = {entry.replaces for entry in entries if entry.replaces}
     return [entry for entry in entries if entry.id not in replaced and entry.value]
+
+
+def countable(entries: Iterable[Declaration], from_ms: int) -> list[Declaration]:
+    """Return the entries in effect that can count in a period from ``from_ms`` on: states, and amounts that end later.
+
+    Figures belong to a day, a month or a year. So for the figures of one moment, ``from_ms`` is the start of its year.
+    """
+    return [entry for entry in in_force(entries) if entry.to_ms is None or entry.to_ms > from_ms]
+
+
+def hash_of_ids(entries: Iterable[Declaration]) -> str:
+    """Return the hash of the ids of entries: SHA-256, base64url, of the sorted ids joined by spaces."""
+    return base64url(hashlib.sha256(" ".join(sorted(entry.id for entry in entries)).encode()).digest())
 
 
 def amount(entries: Iterable[Declaration], name: str, unit: Unit, kind: str, period: Period) -> Amount | None:

@@ -149,6 +149,17 @@ def leaves(indicator: Indicator) -> list[str]:
     return list(found)
 
 
+def rests_on_declared(plan: IndicatorPlan, indicator: Indicator) -> bool:
+    """Return True if declared values can change the figure: through its formulas, or the condition of a threshold."""
+    found, terms = leaves(indicator), [one.where[0] for one in indicator.thresholds if one.where is not None]
+    while terms:
+        name = terms.pop()
+        (terms if name in plan.terms else found).extend(
+            expression.names(plan.terms[name].formula.tree) if name in plan.terms else [name]
+        )
+    return any(name in plan.inputs for name in found)
+
+
 def load_plan(text: str | bytes, where: str) -> IndicatorPlan:
     """Parse and resolve the text of a plan. Raises ConfigError with all complaints, each with its line."""
     plan, source = parse_plan(text, where)

@@ -26,6 +26,7 @@ MAIN_COUNTERS = (".energy.import", ".energy.export", ".energy.generation", ".ene
 # A result of this kind is sealed with other results. For each stream, it names the last pack whose intervals were known
 # when the other results were made.
 KNOWN = "known"
+RESTATED = "restated"  # a declaration of an earlier pack, again
 
 
 class SiteResults:

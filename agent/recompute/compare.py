@@ -10,18 +10,18 @@ from datetime import date
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from agent.indicators.compute import slots_of
-from agent.indicators.declared import Declaration, from_dict
+from agent.indicators.declared import Declaration, countable, from_dict, hash_of_ids
 from agent.indicators.definitions import PlanText, shipped_sets
 from agent.indicators.evaluate import evaluate
 from agent.indicators.factors import shipped
 from agent.indicators.figure import Period
-from agent.indicators.plan import IndicatorPlan, load_plan, make_plan
+from agent.indicators.plan import IndicatorPlan, load_plan, make_plan, rests_on_declared
 from agent.indicators.report import trace_result
 from agent.indicators.site import KINDS as SITE_KINDS
-from agent.indicators.site import KNOWN, SiteResults
+from agent.indicators.site import KNOWN, RESTATED, SiteResults
 from agent.intervals.calendar import Calendar
 from agent.intervals.ledger import rows_of_packs
 from agent.intervals.meters import MeterSums
@@ -34,6 +34,10 @@ from drivers.model import ConfigError, UsageError
 
 MAX_LISTED = 100
 LEAD_MS = 26 * 3_600_000  # within this time, later readings accept or reject a suspicious counter step
+UNDECIDABLE = (
+    "not decidable from this export, because it lacks a declaration that was in effect, or the gateway no longer had a "
+    "declaration that is here; the pack of the first interval of each day restates them"
+)
 Result = Mapping[str, Any]
 
 
@@ -41,11 +45,12 @@ Result = Mapping[str, Any]
 class Lack:
     """The reason why a result cannot be recomputed.
 
-    ``not_asked``: it needs a stream that is not among the agreed streams.
+    ``kind``: ``not_asked``: it needs a stream that is not among the agreed streams. ``undecidable``: it rests on
+    declarations, and the packs lack some of those that were in effect.
     """
 
     text: str
-    not_asked: bool = False
+    kind: Literal["", "not_asked", "undecidable"] = ""
 
 
 @dataclass(slots=True)
@@ -60,10 +65,12 @@ class Recomputed:
     unknown: list[str] = field(default_factory=list)  # results that could not be recomputed, with the reason
     counts: dict[str, int] = field(default_factory=lambda: {"differ": 0, "unknown": 0})
     not_asked: int = 0  # number of unknown results that need a stream outside the agreed ones
+    undecidable: int = 0  # number of unknown results that rest on declarations which the packs lack
 
     def add_lack(self, name: str, lack: Lack) -> None:
         """Count a result that cannot be recomputed."""
-        self.not_asked += lack.not_asked
+        self.not_asked += lack.kind == "not_asked"
+        self.undecidable += lack.kind == "undecidable"
         self.add("unknown", f"{name}: {lack.text}")
 
     def add(self, what: str, text: str) -> None:
@@ -76,7 +83,8 @@ class Recomputed:
     def as_dict(self) -> dict[str, Any]:
         """Return the outcome as ``--json`` prints it."""
         lists = {"differing": self.differ, "not_repeated": self.unknown}
-        return {"agree": self.agree, **self.counts, "not_asked": self.not_asked, **lists}
+        counts = {**self.counts, "not_asked": self.not_asked, "undecidable": self.undecidable}
+        return {"agree": self.agree, **counts, **lists}
 
 
 @dataclass(slots=True)
@@ -86,7 +94,7 @@ class _Results:
     stream: str
     files: list[Path] = field(default_factory=list)
     births: list[Result] = field(default_factory=list)
-    entries: list[Declaration] = field(default_factory=list)
+    entries: dict[str, Declaration] = field(default_factory=dict)  # by id
 
     def read(self, out: Recomputed) -> Iterator[tuple[int, Result]]:
         """Yield (index in ``births`` of the birth in effect, result), in order. Declarations go into ``entries``."""
@@ -108,11 +116,15 @@ class _Results:
                 out.add("differ", f"{where}: {what}")
             elif result.get("kind") in ("figure", "trace", KNOWN, *SITE_KINDS) and self.births:
                 yield len(self.births) - 1, result
-            elif result.get("kind") == "declaration":
+            elif result.get("kind") in ("declaration", RESTATED):
                 try:
-                    self.entries.append(from_dict(_numbers(result)))
+                    entry = from_dict(_numbers(result))
                 except (UsageError, TypeError, ValueError) as error:
                     out.add("unknown", f"declaration {result.get('id')}: {error}")
+                    continue
+                if self.entries.setdefault(entry.id, entry) != entry:
+                    where, what = f"declaration {entry.id}", "two packs state it differently"
+                    out.add("differ", f"{where}: {what}")
 
 
 Births = dict[str, dict[int, Result]]
@@ -124,6 +136,7 @@ class _KnownAt:
 
     last: dict[str, int]
     configured: frozenset[str] | None  # None: the result is of a version that did not record them
+    declared: str  # the hash of the ids of the declarations in effect
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +283,7 @@ def _repeat(base: str, signed: _Results, source: _Source, plan_file: Path | None
             if lack := _missing_pack(result, here, book, agreed):
                 out.add_lack(_name(result), lack)
                 continue
-            _compare(result, plan, sums, book, signed.entries, out)
+            _compare(result, plan, sums, book, list(signed.entries.values()), moment.declared, out)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             out.add("differ", f"{_name(result)}: malformed ({error!r})")
 
@@ -285,7 +298,8 @@ def _with_known(computed: Iterable[tuple[int, Result]]) -> Iterator[tuple[int, R
         signed = [result for _, result in results if result["kind"] == KNOWN]
         packs = [pack for one in signed for pack in _well_formed(one.get("packs", ()))]
         streams = frozenset(pack["stream"] for pack in packs) if any(one.get("configured") for one in signed) else None
-        moment = _KnownAt({pack["stream"]: pack["last"] for pack in packs}, streams) if signed else None
+        declared = str(signed[0].get("declared")) if signed else ""
+        moment = _KnownAt({pack["stream"]: pack["last"] for pack in packs}, streams, declared) if signed else None
         for number, result in results:
             if result["kind"] != KNOWN:
                 yield number, result, moment
@@ -374,6 +388,7 @@ def _compare(
     sums: PeriodSums,
     book: IntervalsAsOf,
     entries: Sequence[Declaration],
+    declared: str,
     out: Recomputed,
 ) -> None:
     period = _period(signed["period"], book.calendar)
@@ -391,6 +406,10 @@ def _compare(
             )
             return
         known_entries = [entry for entry in entries if entry.at_ms < period.until_ms]
+        year_ms, _ = book.calendar.stretch("year", period.start_ms)
+        if rests_on_declared(plan, indicator) and hash_of_ids(countable(known_entries, year_ms)) != declared:
+            out.add_lack(_name(signed), Lack(UNDECIDABLE, "undecidable"))
+            return
         supply = sums.tally(period).supply(known_entries, period)
         computed = evaluate(plan, period, supply, [indicator])[0].as_dict(signed["config"])
         _ignore_reworded(signed["factors"], computed["factors"])
@@ -445,7 +464,7 @@ def _missing_pack(
     def lack(stream: str, pack: int) -> Lack:
         if agreed.asked(stream):
             return Lack(f"pack {pack} of {stream} is not here")
-        return Lack(f"needs {stream}, which was not asked for", not_asked=True)
+        return Lack(f"needs {stream}, which was not asked for", "not_asked")
 
     for source in _sources(signed):
         runs = here.get(source["stream"])

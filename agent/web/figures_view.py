@@ -176,20 +176,17 @@ def _balance(balance: Mapping[str, Any] | None, language: str) -> dict[str, Any]
     def title(name: str) -> str:
         return clean_text(title_of(name)[language], 80)
 
-    text = clean_text(balance_rows.site_row(balance, language), 400)
     odd = BALANCE_WORDS[language]["not reliable"] if balance_rows.is_odd(balance) else ""
     kind = {"within": "good", "beyond": "bad"}.get(balance.get("verdict", ""), "soft")
     return {
-        "text": text,
+        "text": balance_rows.site_row(balance, language),
         "odd": odd,
         "kind": kind,
-        "flows": [
-            tuple(clean_text(cell, 80) for cell in row) for row in balance_rows.flow_rows(balance, language, title)
-        ],
+        "flows": balance_rows.flow_rows(balance, language, title),
         "heads": balance_rows.node_heads(language),
-        "nodes": [tuple(clean_text(cell, 80) for cell in row) for row in balance_rows.node_rows(balance, language)],
-        "counts": clean_text(balance_rows.counts_row(balance, language), 300),
-        "unknown": clean_text(balance_rows.unknown_row(balance, language), 400),
+        "nodes": balance_rows.node_rows(balance, language),
+        "counts": balance_rows.counts_row(balance, language),
+        "unknown": balance_rows.unknown_row(balance, language),
     }
 
 

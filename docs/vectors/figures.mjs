@@ -561,7 +561,8 @@ export const recompute = (folder, objects) => {
   const groups = [] // the results of one moment may lie in several packs, and only one of these packs has `known`
   for (const result of results.flatMap((pack) => pack.results ?? [])) {
     const until = result.period?.until
-    if (result.kind === 'declaration') entries.push(result)
+    const isEntry = result.kind === 'declaration' || result.kind === 'restated'
+    if (isEntry && !entries.some((e) => e.id === result.id)) entries.push(result)
     if (until === undefined) continue
     if (groups.at(-1)?.until !== until) groups.push({ until, group: [] })
     groups.at(-1).group.push(result)

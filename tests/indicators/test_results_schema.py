@@ -46,7 +46,7 @@ def packs(lived: Lived) -> list[dict[str, Any]]:
 @pytest.mark.process
 def test_every_pack_of_results(packs: list[dict[str, Any]]) -> None:
     kinds = {result["kind"] for pack in packs for result in pack.get("results", ())}
-    assert kinds == {"figure", "declaration", "trace", "balance", "known"}
+    assert kinds == {"figure", "declaration", "restated", "trace", "balance", "known"}
     assert [error.message for pack in packs for error in VALIDATOR.iter_errors(pack)] == []
     assert sum("table" in pack for pack in packs) == 2, "births with interval and plan"
 

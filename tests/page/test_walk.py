@@ -62,6 +62,7 @@ def look(page: Any, scene: Scene, path: str, name: str, shots: Path | None, *sta
     if page.query_selector("figure"):
         page.wait_for_function("document.documentElement.dataset.charts !== undefined")
         assert page.query_selector(".uplot canvas"), path
+    assert "\ufffd" not in page.content(), path
     wide = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert wide[0] <= wide[1], f"{path} is {wide[0]} wide on {wide[1]}"
     if shots is not None:

@@ -527,6 +527,25 @@ def test_figures(viewer, period: str) -> None:
     assert viewer.get("/figures?date=nonsense").status_code == 404
 
 
+@pytest.mark.parametrize("period", ["day", "month", "year"])
+def test_amounts_of_a_thousand_and_more_in_the_balance_are_whole_numbers(viewer, park, period: str) -> None:
+    compared = {"own": "345152", "others": "344000", "residual": "1152", "allowed": "4000"}
+    node = {"n": "gate\x1b/ac", "against": "children", "u": "kWh", "verdict": "within", **compared}
+    flows = [{"n": "grid.import", "v": "2150791"}]
+    balance = {
+        "u": "kWh", "given": "2150791", "residual": "1152", "allowed": "40846", "verdict": "within", "trend": [],
+        "counts": {"within": 1200}, "inputs": flows, "outputs": flows, "nodes": [node], "unknown": ["gate\x1b/ac"],
+    }  # fmt: skip
+    park.spoil = lambda page: page | {"balance": balance} if "sets" in page else page
+
+    pages = [viewer.get(f"/figures?period={period}&date=2026-11-25&lang={lang}").text for lang in ("en", "zh")]
+
+    for page in pages:
+        assert "2\u2009150\u2009791 kWh" in page and "345\u2009152 kWh" in page
+        assert page.count("\ufffd") == 2, "only the name of the meter has a character that nobody may see"
+        assert "gate\ufffd/ac" in page
+
+
 def test_a_share_says_of_what_it_is(viewer) -> None:
     """Today is known of the time so far; the known share is of time, the estimated one of the amount."""
     over, today = (text_of(viewer.get(f"/day{query}").text) for query in ("?date=2026-11-24", ""))

@@ -1,4 +1,7 @@
-"""Makes the rows of the energy balance for terminal and HTML: flows, and the residual of the site and of each node."""
+"""Makes the rows of the energy balance for terminal and HTML: flows, and the residual of the site and of each node.
+
+Names and units are cleaned before they become part of a row: an amount has thin spaces, which ``clean_text`` replaces.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 
 from agent.cli.common import COLON
 from agent.cli.report.labels import BALANCE_WORDS, WORDS, number, percent, share, unit
+from drivers.model import clean_text
 
 ODD = Decimal("0.5")  # if the residual is a larger share of the total input, it is too large for losses
 JUDGED_WHOLE = ("within", "beyond", "unknown")  # the verdicts that are given if no reading is missing
@@ -16,9 +20,9 @@ JUDGED = ("within", "beyond", "unknown", "spread", "incomplete")
 
 def site_row(balance: Mapping[str, Any], language: str) -> str:
     """Return the balance of the site as one sentence; "" if the site has no balance."""
-    words, unit = BALANCE_WORDS[language], balance["u"]
+    words, unit = BALANCE_WORDS[language], clean_text(balance["u"], 20)
     if balance.get("missing"):
-        return f"{words[balance['verdict']]}{WORDS[language]['colon']}{', '.join(balance['missing'])}"
+        return f"{words[balance['verdict']]}{WORDS[language]['colon']}{_names(balance['missing'])}"
     if "residual" not in balance:
         return ""
     amounts = [f"{words[name]} {number(balance[name])} {unit}" for name in ("given", "residual", "allowed")]
@@ -53,7 +57,11 @@ def counts_row(balance: Mapping[str, Any], language: str) -> str:
 def unknown_row(balance: Mapping[str, Any], language: str) -> str:
     """Return a text that lists the meters of unknown accuracy class; "" if there are none."""
     names = sorted({name for one in (balance, *balance.get("nodes", ())) for name in one.get("unknown", ())})
-    return f"{BALANCE_WORDS[language]['no_class']}{COLON[language]}{', '.join(names)}" if names else ""
+    return f"{BALANCE_WORDS[language]['no_class']}{COLON[language]}{_names(names)}" if names else ""
+
+
+def _names(names: Sequence[str]) -> str:
+    return clean_text(", ".join(names), 400)
 
 
 def node_heads(language: str) -> tuple[str, ...]:
@@ -69,10 +77,10 @@ def node_rows(balance: Mapping[str, Any], language: str) -> Iterator[tuple[str, 
     """
     words = BALANCE_WORDS[language]
     for node in balance.get("nodes", ()):
-        against = words["children"] if node["against"] == "children" else node["against"]
+        against = words["children"] if node["against"] == "children" else clean_text(node["against"])
         names = ("own", "others", "residual", "allowed")
-        figures = (f"{number(node[name])} {node['u']}" if name in node else "–" for name in names)
-        yield (node["n"], against, *figures, words[node["verdict"]])
+        figures = (f"{number(node[name])} {clean_text(node['u'], 20)}" if name in node else "–" for name in names)
+        yield (clean_text(node["n"]), against, *figures, words[node["verdict"]])
 
 
 def flow_rows(balance: Mapping[str, Any], language: str, title: Any) -> Iterator[tuple[str, str, str]]:
@@ -80,7 +88,7 @@ def flow_rows(balance: Mapping[str, Any], language: str, title: Any) -> Iterator
     words = BALANCE_WORDS[language]
     for side in ("inputs", "outputs"):
         for one in balance.get(side, ()):
-            yield words[side], title(one["n"]), f"{number(one['v'], 6)} {balance['u']}"
+            yield words[side], title(one["n"]), f"{number(one['v'], 6)} {clean_text(balance['u'], 20)}"
 
 
 def derived_rows(derived: Sequence[Mapping[str, Any]], language: str) -> Iterator[tuple[str, str, str]]:

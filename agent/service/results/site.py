@@ -17,11 +17,11 @@ from typing import Any
 
 from agent.config import Config
 from agent.indicators.compute import PeriodTotals, intervals_of, period_of, slots_of
-from agent.indicators.declared import Declaration, from_dict
+from agent.indicators.declared import Declaration, countable, from_dict, hash_of_ids
 from agent.indicators.definitions import PeriodKind, read_plan
 from agent.indicators.plan import IndicatorPlan, load_plan, make_plan
 from agent.indicators.report import trace_result
-from agent.indicators.site import KNOWN, SiteResults
+from agent.indicators.site import KNOWN, RESTATED, SiteResults
 from agent.intervals.calendar import Calendar
 from agent.intervals.page_format import Column
 from agent.intervals.rows import RoleSum
@@ -81,7 +81,8 @@ class KnownPacks:
     For each configured stream, it names the last pack that the written intervals contain.
 
     ``last`` is the sequence of this pack; 0: the stream has no written intervals. ``configured`` is always True: it
-    states that the list has all configured streams that have packs.
+    states that the list has all configured streams that have packs. ``declared`` is the hash of the ids of the
+    declarations that can count in the figures of this moment, so that a verifier notices if it lacks one of them.
     """
 
     def __init__(self, config: Config) -> None:
@@ -93,7 +94,9 @@ class KnownPacks:
         heads, seqs = store.packs.heads(), store.intervals.seqs()
         packs = [{"stream": stream, "last": seqs.get(stream, 0)} for stream in self._streams if stream in heads]
         period = period_of(self._calendar, "interval", start_ms, end_ms).as_dict()
-        return [{"kind": KNOWN, "period": period, "packs": packs, "configured": True}]
+        year_ms, _ = self._calendar.stretch("year", start_ms)
+        entries = countable((entry for entry in _entries(store) if entry.at_ms < end_ms), year_ms)
+        return [{"kind": KNOWN, "period": period, "packs": packs, "configured": True, "declared": hash_of_ids(entries)}]
 
 
 class BalanceResults:
@@ -145,6 +148,9 @@ class IndicatorResults:
     def __call__(self, store: Store, start_ms: int, end_ms: int) -> list[Mapping[str, Any]]:
         """Return new declarations, then the figures of the interval.
 
+        The first interval of a day restates the declarations that can still count. So an export has them even if it
+        begins long after they were entered, or if retention has deleted the packs of that time.
+
         At the end of a day, also return the figures of the day and of longer periods.
         """
         entries = [
@@ -154,12 +160,17 @@ class IndicatorResults:
         made: list[Mapping[str, Any]] = [
             {"kind": "declaration", **entry.as_dict()} for entry in entries if new_ms <= entry.at_ms
         ]
+        day_start, day_end = self._calendar.stretch("day", start_ms)
+        if start_ms == day_start:
+            year_ms, _ = self._calendar.stretch("year", start_ms)
+            made += [
+                {"kind": RESTATED, **entry.as_dict()} for entry in countable(entries, year_ms) if entry.at_ms < new_ms
+            ]
         if self._plan.of_period("interval"):
             period = period_of(self._calendar, "interval", start_ms, end_ms)
             tally = PeriodTotals()
             tally.add(self._parts(store, start_ms, end_ms))
             made += [figure.as_dict(self._config_hash) for figure in tally.figures(self._plan, period, entries)]
-        day_start, day_end = self._calendar.stretch("day", start_ms)
         if end_ms == day_end:
             made += self._day(store, day_start, day_end, entries)
         return made
