@@ -46,7 +46,10 @@ def restore_copied_rows(db: Database) -> None:
                     db.note_damage(f"row {key!r} of the table {table} is a copy of another row; it is deleted")
                 rows.pop(key)
             else:  # nothing contradicts the row
-                db.execute("INSERT OR REPLACE INTO row_copies (tbl, key, body) VALUES (?, ?, ?)", (table, key, encode_copy(table, row)))
+                db.execute(
+                    "INSERT OR REPLACE INTO row_copies (tbl, key, body) VALUES (?, ?, ?)",
+                    (table, key, encode_copy(table, row)),
+                )
         for key, values in copies.items():
             if key not in rows:
                 marks = ", ".join("?" * len(values))
@@ -76,17 +79,11 @@ def _restore_outbox(db: Database, destination: int) -> None:
     tally = db.execute(f"SELECT packs, ids FROM outbox WHERE {where} AND pack = {TALLY}").fetchone()
     valid = tally is not None and all(type(value) is int for value in tally)
     found = _outbox_sums(db, where)
-    if (
-        valid
-        and tally == found
-        and not db.execute(
-            f"SELECT 1 FROM outbox WHERE {where} AND (pack > {TALLY} OR (packs IS NOT NULL AND pack < {TALLY})) LIMIT 1"
-        ).fetchone()
-    ):
+    if valid and tally == found:
         return
     db.execute(
         f"DELETE FROM outbox WHERE {where} AND pack IS NOT {TALLY}"
-        " AND (packs IS NOT NULL OR ids IS NOT NULL OR NOT EXISTS (SELECT 1 FROM packs p WHERE p.id = pack))"
+        " AND (packs IS NOT NULL OR NOT EXISTS (SELECT 1 FROM packs p WHERE p.id = pack))"
     )
     packs, ids = _outbox_sums(db, where)
     if valid:
@@ -114,9 +111,10 @@ def _restore_outbox(db: Database, destination: int) -> None:
 
 
 def _outbox_sums(db: Database, where: str) -> tuple[int, int]:
+    """Return the number of packs in an outbox and the sum of their ids. A row that cannot be right counts as -1."""
     packs, ids = db.execute(
-        f"SELECT count(*), coalesce(sum(CASE WHEN pack BETWEEN 0 AND {LIKELY_MAX} THEN pack ELSE -1 END), 0)"
-        f" FROM outbox WHERE {where} AND packs IS NULL AND pack IS NOT {TALLY}"
+        f"SELECT count(*), coalesce(sum(CASE WHEN packs IS NULL AND pack BETWEEN 0 AND {LIKELY_MAX} THEN pack"
+        f" ELSE -1 END), 0) FROM outbox WHERE {where} AND pack IS NOT {TALLY}"
     ).fetchone()
     return packs, ids
 

@@ -361,10 +361,14 @@ class PackTable:
         The signature proves that a restored pack is what was sealed. A dropped pack is set aside, and noted as a loss
         with the reason ``damaged`` if a destination waits for it.
         """
-        stored = self._db.execute(f"{PACK_OF} WHERE p.id = ?", (row.id,)).fetchone()
+        with self._db.lenient_texts():
+            stored = self._db.execute(f"{PACK_OF} WHERE p.id = ?", (row.id,)).fetchone()
         if stored is None:
             return None
         row = PackRow._make(stored)
+        if is_sealed is None and row.is_sound():  # another row of its birth has restored the birth's hash
+            with contextlib.suppress(ValueError):
+                return self._codec.restore(row)
         is_sealed = is_sealed or self._keys.checker(TYP_PACK, unknown=False)
         with self._db.transaction():
             for data, found in self._readings_of(row):
@@ -514,8 +518,7 @@ class PackTable:
         before = len(self._db.findings)
         if bad := uncounted_streams(self._db):
             for stream in bad:
-                for row in self._rows_of("p.stream IS ?", stream):
-                    self._decode(row)
+                self._mend_all("p.stream IS ?", stream)
             mended = len(self._db.findings) > before
             for stream, missing in uncounted_streams(self._db).items():
                 count_packs(self._db, stream)
@@ -523,23 +526,22 @@ class PackTable:
                     self._db.note_damage(f"the packs of {name} are counted again: {missing} of them are missing")
             with self._kept_last_id():
                 self._note_missing(bad)
-        for row in self._rows_of(
-            "p.id IN (SELECT DISTINCT pack FROM outbox WHERE pack < ? ORDER BY pack LIMIT ?)", TALLY, CHECKED_PACKS
-        ):
-            self._decode(row)
-        for (number,) in self._db.execute("SELECT birth_pack FROM streams UNION SELECT max(id) FROM packs").fetchall():
-            for row in self._rows_of("p.id = ?", number):
-                self._decode(row)
+        for destination in self._destinations.values():
+            self._mend_all(
+                "p.id IN (SELECT pack FROM outbox WHERE destination = ? AND pack < ? ORDER BY pack LIMIT ?)",
+                *(destination, TALLY, CHECKED_PACKS),
+            )
+        self._mend_all("p.id IN (SELECT birth_pack FROM streams UNION SELECT max(id) FROM packs)")
         self.refresh()
         self.count_pending()
 
-    def _rows_of(self, where: str, *values: object) -> Iterator[PackRow]:
-        numbers = [number for (number,) in self._db.execute(f"SELECT p.id FROM packs p WHERE {where}", values)]
-        for number in numbers:
-            with self._db.lenient_texts():
-                row = self._db.execute(f"{PACK_OF} WHERE p.id = ?", (number,)).fetchone()
-            if row is not None:
-                yield PackRow._make(row)
+    def _mend_all(self, where: str, *values: object) -> None:
+        """Mend the changed ones among the packs that ``where`` selects."""
+        with self._db.lenient_texts():
+            rows = self._db.execute(f"{PACK_OF} WHERE {where}", values)
+            bad = [row for row in map(PackRow._make, rows) if not row.is_sound()]
+        for row in bad:
+            self._mend(row)
 
     def _note_missing(self, streams: Iterable[object]) -> None:
         """Note the packs of these streams that destinations wait for, but that are not stored, as losses."""
