@@ -12,7 +12,7 @@ from pymodbus.pdu.register_message import ReadHoldingRegistersRequest, ReadInput
 
 from drivers.line import Line, RequestOptions
 from drivers.modbus.frames import ModbusRequest
-from drivers.model import MismatchError
+from drivers.model import MismatchError, clean_text
 from drivers.plan.compiled import characters
 
 _READS: dict[int, type[ModbusPDU]] = {
@@ -55,7 +55,7 @@ async def read_identification(line: Line, unit: int, options: RequestOptions, wh
         more, following, at = payload[3], payload[4], 6
         for _ in range(payload[5]):
             size = payload[at + 1]
-            found[payload[at]] = characters(payload[at + 2 : at + 2 + size]) or ""
+            found[payload[at]] = clean_text(characters(payload[at + 2 : at + 2 + size]) or "")
             at += 2 + size
         if more != 0xFF:
             return found

@@ -95,7 +95,8 @@ def store(tmp_path: Path) -> Any:
     found.db.execute("INSERT INTO boots (boot) VALUES (1)")
     for name in (STREAM, "park7/gw01/m2"):
         found.db.execute(
-            "INSERT INTO streams (name, boot, seq, hash, to_ms, ring_id, ring_pos) VALUES (?,1,1,x'00',0,0,0)", (name,)
+            "INSERT INTO streams (name, boot, seq, hash, to_ms, ring_id, ring_pos, crc) VALUES (?,1,1,x'00',0,0,0,0)",
+            (name,),
         )
     found.packs.refresh()
     yield found
