@@ -274,7 +274,8 @@ class Salvage:
         """
         owed: dict[int, set[int]] = {}
         torn = lost_names = self._torn
-        last = max(self._recorded.first_id - 1 if torn else 0, *(read_number(old, f"SELECT max({key}) FROM {source}") for key, source in NEWEST))
+        stored = (read_number(old, f"SELECT max({key}) FROM {source}") for key, source in NEWEST)
+        last = max(self._recorded.first_id - 1 if torn else 0, *stored)
         names: dict[int, str] = {}
         for row in read_rows(old, "SELECT id, name FROM destinations WHERE id > ? ORDER BY id", (), 1 << 31):
             if isinstance(row, Hole) or not isinstance(row[1], str):
