@@ -109,9 +109,7 @@ class StoreScrubber:
         """Check the whole store once. Raises GatewayError."""
         began, self.under_way = time.monotonic(), True
         try:
-            inspection = await self._db_thread.call(
-                lambda store: store.start_check(pack_checker(store))
-            )
+            inspection = await self._db_thread.call(lambda store: store.start_check(pack_checker(store)))
             more = True
             while more:
                 start = time.monotonic()

@@ -14,7 +14,7 @@ from agent.store.codec import Codec, make_dictionary
 from agent.store.documents import Documents, KeyTable
 from agent.store.errors import StoreError, StoreFull
 from agent.store.heads import HeadTracker
-from agent.store.inspection import LIKELY_MAX, count_packs, uncounted_streams
+from agent.store.inspection import count_packs, uncounted_streams
 from agent.store.retention import SPARE_BYTES, Retention
 from agent.store.rows import PackRow, encode_row, pack_crc
 from agent.store.schema import PACK_OF, PACKED, TALLY
@@ -496,8 +496,7 @@ class PackTable:
         believe that the newest transactions are missing.
         """
         with self._db.transaction():
-            owed = self._db.execute("SELECT max(pack) FROM outbox WHERE pack < ?", (LIKELY_MAX,)).fetchone()[0]
-            last = max(self._streams.last_pack_id(), owed or 0)
+            last = self._streams.last_pack_id()
             yield
             if self._streams.last_pack_id() < last:
                 self._db.set_meta("last_id", last)

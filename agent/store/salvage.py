@@ -191,6 +191,7 @@ class Salvage:
         self._destinations, self._recorded = destinations, recorded
         self._codec = Codec()
         self._next = recorded.first_id
+        self._torn = recorded.torn
         self.packs = 0
         self.lost = 0
         self.left_behind = LeftBehind()
@@ -231,6 +232,9 @@ class Salvage:
         ):
             if not isinstance(row, Hole) and isinstance(row[1], bytes):
                 self._codec.add_dictionary(*row)
+        # without the newest packs, the outbox may be older than the other tables
+        newest = [kept.pack_id for kept in self._recorded.heads.values() if kept.pack_id]
+        self._torn = self._recorded.torn or any(self._read(old, number) is None for number in newest)
         owed, unknown = self._owed(old)
         bad: set[int] = set()
         for key in sorted(owed):
@@ -269,8 +273,9 @@ class Salvage:
         does no harm.
         """
         owed: dict[int, set[int]] = {}
-        torn = lost_names = self._recorded.torn
-        last = max(read_number(old, f"SELECT max({key}) FROM {source}") for key, source in NEWEST)
+        torn = lost_names = self._torn
+        stored = (read_number(old, f"SELECT max({key}) FROM {source}") for key, source in NEWEST)
+        last = max(self._recorded.first_id - 1 if torn else 0, *stored)
         names: dict[int, str] = {}
         for row in read_rows(old, "SELECT id, name FROM destinations WHERE id > ? ORDER BY id", (), 1 << 31):
             if isinstance(row, Hole) or not isinstance(row[1], str):
@@ -328,7 +333,7 @@ class Salvage:
             pack = json.loads(data)
             stream = streams.get(found[0]) or self._by_name(pack["stream"], found[0], streams)
             kept = self._recorded.heads.get(stream.name)
-            if self._recorded.torn and kept is not None and pack["seq"] < kept.owed_seq:
+            if self._torn and kept is not None and pack["seq"] < kept.owed_seq:
                 return True  # no destination waits for this pack, so it is neither copied nor lost
             if pack["stream"] != stream.name or not 0 < pack["seq"] <= stream.seq or pack["seq"] in stream.saved:
                 return False

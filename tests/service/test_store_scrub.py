@@ -92,12 +92,13 @@ async def test_the_first_check_of_a_new_store_is_a_day_after_it_was_made(tmp_pat
 async def test_a_signature_that_no_longer_holds_is_dropped_stated_and_told(gateway: Gateway) -> None:
     gateway.seal(20)
 
-    with sqlite3.connect(gateway.folder / "state" / "store.db") as card:  # that turns a bit
-        (number, body) = card.execute("SELECT id, body FROM packs WHERE seq = 7").fetchone()
-        card.execute("UPDATE packs SET body = ? WHERE id = ?", (bytes([body[0], body[1] ^ 1]) + body[2:], number))
-    card.close()
+    def turn_a_bit(store: Store) -> None:
+        (number, body) = store.db.execute("SELECT id, body FROM packs WHERE seq = 7").fetchone()
+        store.db.execute("UPDATE packs SET body = ? WHERE id = ?", (bytes([body[0], body[1] ^ 1]) + body[2:], number))
+
     notes: list[Any] = []
     async with rounds(gateway, notes) as (db_thread, at):
+        await db_thread.call(turn_a_bit)
         task = asyncio.create_task(at.run())
         await until(lambda: notes)
         task.cancel()
@@ -105,6 +106,19 @@ async def test_a_signature_that_no_longer_holds_is_dropped_stated_and_told(gatew
         assert [(n.first, n.last, n.reason) for n in await db_thread.call(lambda store: store.packs.losses())] == [
             (7, 7, "damaged")
         ]
+
+
+async def test_a_row_that_was_changed_while_the_agent_was_stopped_is_told_at_the_start(gateway: Gateway) -> None:
+    gateway.seal(20)
+    with closing(sqlite3.connect(gateway.folder / "state" / "store.db")) as card, card:
+        card.execute("UPDATE packs SET stream = 99 WHERE id = 7")
+    notes: list[Any] = []
+    async with rounds(gateway, notes) as (db_thread, at):
+        task = asyncio.create_task(at.run())
+        await until(lambda: notes)
+        task.cancel()
+        assert notes == [{"event": "store_check", "ok": False, "rows": 1}]
+        assert not await db_thread.call(lambda store: store.packs.losses()), "the pack is restored"
 
 
 async def test_a_damaged_record_of_an_old_key_does_not_end_the_look(gateway: Gateway) -> None:
