@@ -174,12 +174,23 @@ def closed_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away (run as root)")
 @pytest.mark.parametrize("words", [("keys", "show"), ("keys", "rotate", "--yes"), ("export", "out")])
-@pytest.mark.parametrize(("lang", "says", "do"), [("en", "the user 61001 cannot use", "Use the meterhouse of the Debian package"),
-                                                  ("zh", "用户 61001 无法使用", "请使用 Debian")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("lang", "says", "do"),
+    [
+        ("en", "the user 61001 cannot use", "Use the meterhouse of the Debian package"),
+        ("zh", "用户 61001 无法使用", "请使用 Debian"),
+    ],
+)
 def test_a_python_that_the_agents_user_may_not_start_is_one_error_with_its_cure(
-    tmp_path: Path, mh: Mh, closed_python: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...],
-    lang: str, says: str, do: str,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    mh: Mh,
+    closed_python: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    lang: str,
+    says: str,
+    do: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LC_ALL", f"{lang}.UTF-8")
     state, config = tmp_path / "state", tmp_path / "agent.toml"
@@ -189,7 +200,8 @@ def test_a_python_that_the_agents_user_may_not_start_is_one_error_with_its_cure(
     for path in (state, *state.iterdir()):
         os.chown(path, AGENT.uid, AGENT.gid)
     config.write_text(
-        f'[site]\nid = "park7"\ngateway = "gw01"\ntimezone = "Asia/Shanghai"\n[paths]\nstate_dir = "{state}"\nruntime_dir = "{tmp_path}/run"\n'
+        f'[site]\nid = "park7"\ngateway = "gw01"\ntimezone = "Asia/Shanghai"\n'
+        f'[paths]\nstate_dir = "{state}"\nruntime_dir = "{tmp_path}/run"\n'
         f'[key]\nfile = "{state}/signing.key"\n'
     )
 
@@ -202,9 +214,12 @@ def test_a_python_that_the_agents_user_may_not_start_is_one_error_with_its_cure(
 def test_code_that_the_agents_user_may_not_read_is_one_error_with_its_cure(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
 
-    with ours, pytest.raises(GatewayError, match=r"cannot use this file or folder.*Debian package") as error:
-        with owner_process.child(tmp_path.stat(), "agent.not_readable", theirs, None):
-            assert ours.recv(1) == b""
+    with (
+        ours,
+        pytest.raises(GatewayError, match=r"cannot use this file or folder.*Debian package") as error,
+        owner_process.child(tmp_path.stat(), "agent.not_readable", theirs, None),
+    ):
+        assert ours.recv(1) == b""
 
     assert error.value.where == str(Path(agent.__file__).parent.parent)
 
