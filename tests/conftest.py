@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -46,18 +47,29 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # so nohup starts it; what tests start would inherit it
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):  # tests compare English texts
-        if os.environ.get(name, "").startswith("zh"):
-            os.environ[name] = "C.UTF-8"
-    os.umask(0o022)  # tests compare modes of files, and systemd complains of files that everybody may change
-    # with these, commands would say more than the tests expect, or in other lines
-    for name in ("PYTHONDEVMODE", "PYTHONASYNCIODEBUG", "COLUMNS", "LINES"):
-        os.environ.pop(name, None)
+    pin_surroundings()
     places = os.environ.get("PATH", os.defpath).split(os.pathsep)
     missing = [place for place in ("/usr/sbin", "/sbin") if place not in places]  # Debian keeps mosquitto there
     os.environ["PATH"] = os.pathsep.join([*places, *missing])
     if sys.dont_write_bytecode:
         keep_bytecode()
+
+
+# With these, commands would say more than the tests expect, in other lines or in another language, or would take the
+# configuration and folders of an agent that is installed on this machine.
+FOREIGN = re.compile(
+    "PYTHONDEVMODE|PYTHONASYNCIODEBUG|COLUMNS|LINES|LANGUAGE|LC_.*|XDG_.*|MH_CONFIG|MH_DEBUG|MH_LOG|.*_DIRECTORY"
+    "|NOTIFY_SOCKET|WATCHDOG_USEC|JOURNAL_STREAM"
+)
+
+
+def pin_surroundings() -> None:
+    """Give all tests the same language, time zone, umask and folders, whoever runs them on whatever machine."""
+    for name in filter(FOREIGN.fullmatch, list(os.environ)):
+        del os.environ[name]
+    os.environ |= {"LANG": "C.UTF-8", "TZ": "UTC"}
+    time.tzset()
+    os.umask(0o022)  # tests compare modes of files, and systemd complains of files that everybody may change
 
 
 def keep_bytecode() -> None:

@@ -19,16 +19,24 @@ from pathlib import Path
 from typing import Any, Final
 
 import agent
+from agent.service.control.peer import login_of
 from drivers.model import GatewayError
 
 END_S: Final = 10.0  # time in seconds that the child has to close its files and end; after this time, it is killed
 MAX_LINKS: Final = 40  # limit of the links in one path, as in the Linux kernel
 # the only variables of the tool's environment that the child gets; SOFTHSM2_CONF locates the tokens of SoftHSM2
 _ENVIRONMENT: Final = ("PATH", "LANG", "CREDENTIALS_DIRECTORY", "SOFTHSM2_CONF")
-_CHILD: Final = (
-    "import sys; sys.path.insert(0, sys.argv[2]); from importlib import import_module; "
-    "import_module(sys.argv[3]).main(int(sys.argv[1]))"
-)
+NO_IMPORT: Final = 70  # exit code of a child that cannot import its module
+_CHILD: Final = f"""
+import sys
+from importlib import import_module
+sys.path.insert(0, sys.argv[2])
+try:
+    module = import_module(sys.argv[3])
+except (ImportError, OSError):
+    sys.exit({NO_IMPORT})
+module.main(int(sys.argv[1]))
+"""
 
 
 def path_owner(path: Path) -> os.stat_result | None:
@@ -90,17 +98,24 @@ def child(owner: os.stat_result, module: str, sock: socket.socket, argument: obj
 
     ``main`` gets the number of the socket. ``argument`` is pickled on standard input. Standard input is a file in
     memory and not a pipe, because with a pipe the parent would wait forever if the user stops the child.
+
+    Raises:
+        GatewayError: the user ``owner`` may not start the Python interpreter of this command, or not read its files.
     """
     with sock, os.fdopen(os.memfd_create("argument", os.MFD_CLOEXEC), "r+b") as stdin:
         pickle.dump(argument, stdin)
         stdin.seek(0)
         home = Path(agent.__file__).resolve().parent.parent
         compiled = ["-X", f"pycache_prefix={sys.pycache_prefix}"] if sys.pycache_prefix else []
-        process = subprocess.Popen(
-            [sys.executable, "-I", *compiled, "-c", _CHILD, str(sock.fileno()), str(home), module],
-            stdin=stdin, stdout=subprocess.DEVNULL, pass_fds=(sock.fileno(),), start_new_session=True,
-            cwd="/", umask=0o077, **_identity(owner),
-        )  # fmt: skip
+        identity = _identity(owner)
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-I", *compiled, "-c", _CHILD, str(sock.fileno()), str(home), module],
+                stdin=stdin, stdout=subprocess.DEVNULL, pass_fds=(sock.fileno(),), start_new_session=True,
+                cwd="/", umask=0o077, **identity,
+            )  # fmt: skip
+        except (PermissionError, FileNotFoundError) as error:
+            raise _unusable(owner, sys.executable) from error
     try:
         yield
     finally:
@@ -109,6 +124,20 @@ def child(owner: os.stat_result, module: str, sock: socket.socket, argument: obj
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if process.returncode == NO_IMPORT:  # the caller only knows that there was no answer
+            raise _unusable(owner, str(home))
+
+
+def _unusable(owner: os.stat_result, path: str) -> GatewayError:
+    """Return the error for a Python interpreter or a folder of code that the user ``owner`` may not use."""
+    user = login_of(owner.st_uid) or str(owner.st_uid)
+    hint = (
+        "Use the meterhouse of the Debian package (/usr/bin/meterhouse), or install Python and meterhouse in a folder "
+        "that every user can read, such as /opt"
+    )
+    return GatewayError(
+        f"the user {user} cannot use this file or folder, but the command must run as this user", where=path, hint=hint
+    )
 
 
 def _identity(owner: os.stat_result) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import click
 
 import ext.memory
+from agent.cli import EARLY_SIGNALS
 from agent.cli.logs import set_up_logging
 from agent.cli.options import ConfigOptions, config_options
 from agent.config import Config
@@ -83,7 +84,9 @@ async def serve(config: Config, load: Callable[[], Config]) -> None:
 
     def on_signal() -> None:
         if stop.is_set():
-            os._exit(1)  # no reading is lost, because sealed readings are on the disk and all others are in the ring
+            # No reading is lost: sealed readings are on the disk, all others in the ring. With another code than 0,
+            # systemd would count a stop by an impatient operator as a failure.
+            os._exit(0)
         stop.set()
         notify("STOPPING=1\nSTATUS=sealing and sending pending readings")
 
@@ -98,6 +101,7 @@ async def serve(config: Config, load: Callable[[], Config]) -> None:
 
     service = Service(config, ready, load)
     loop.add_signal_handler(signal.SIGHUP, service.reload)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, EARLY_SIGNALS)
     await service.run(stop)
 
 
@@ -109,7 +113,8 @@ def run(options: ConfigOptions, create_key: bool, verbose: bool) -> None:
     """Run the agent until it is stopped.
 
     SIGTERM or Ctrl-C stops polling; the agent then seals, stores and sends pending readings for a few seconds, and
-    exits with 0. A second signal ends the agent at once; the next start seals the readings left in the ring buffer.
+    exits with 0. A second signal ends the agent at once, also with 0; the next start seals the readings left in the
+    ring buffer.
     SIGHUP reloads the configuration; if it has errors, they are logged, and the previous configuration stays in
     effect.
 

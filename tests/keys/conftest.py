@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -39,8 +40,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture
-def mh(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """(exit code, stdout, stderr) of a command line."""
+def mh(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    """(exit code, stdout, stderr) of a command line, without the configuration of an agent installed here."""
+    monkeypatch.setenv("MH_CONFIG", str(tmp_path / "none.toml"))
 
     def run(*args: object) -> tuple[int, str, str]:
         capsys.readouterr()

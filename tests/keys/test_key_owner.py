@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import agent
 from agent.cli import owner_process
 from agent.cli.keys import worker
 from agent.keys import KeyFileError, create_key, load_key
+from drivers.model import GatewayError
 from tests.kits.users import AGENT, ANNA, LOOK, ROOT, Town, User, why_no_users
 
 pytestmark = pytest.mark.process
@@ -155,6 +159,69 @@ def test_nobody_works_on_a_key_where_several_could_lead_to_another(tmp_path: Pat
     )
     shared.chmod(0o1777)
     assert mh("keys", "rotate", shared / "signing.key", *GATEWAY, "--yes")[0] == 0
+
+
+@pytest.fixture
+def closed_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The interpreter of these tests, in a folder that only root may enter."""
+    folder = tmp_path / "root-only"
+    folder.mkdir(mode=0o700)
+    python = folder / "python"
+    python.symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(python))
+    return python
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away (run as root)")
+@pytest.mark.parametrize("words", [("keys", "show"), ("keys", "rotate", "--yes"), ("export", "out")])
+@pytest.mark.parametrize(
+    ("lang", "says", "do"),
+    [
+        ("en", "the user 61001 cannot use", "Use the meterhouse of the Debian package"),
+        ("zh", "用户 61001 无法使用", "请使用 Debian"),
+    ],
+)
+def test_a_python_that_the_agents_user_may_not_start_is_one_error_with_its_cure(
+    tmp_path: Path,
+    mh: Mh,
+    closed_python: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    lang: str,
+    says: str,
+    do: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LC_ALL", f"{lang}.UTF-8")
+    state, config = tmp_path / "state", tmp_path / "agent.toml"
+    state.mkdir()
+    create_key(state / "signing.key", 1)
+    (state / "store.db").touch()
+    for path in (state, *state.iterdir()):
+        os.chown(path, AGENT.uid, AGENT.gid)
+    config.write_text(
+        f'[site]\nid = "park7"\ngateway = "gw01"\ntimezone = "Asia/Shanghai"\n'
+        f'[paths]\nstate_dir = "{state}"\nruntime_dir = "{tmp_path}/run"\n'
+        f'[key]\nfile = "{state}/signing.key"\n'
+    )
+
+    code, out, err = mh(*words, "-c", config)
+
+    assert (code, out) == (1, "") and err.count("\n") == 1, err
+    assert str(closed_python) in err and says in err and do in err
+
+
+def test_code_that_the_agents_user_may_not_read_is_one_error_with_its_cure(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+
+    with (
+        ours,
+        pytest.raises(GatewayError, match=r"cannot use this file or folder.*Debian package") as error,
+        owner_process.child(tmp_path.stat(), "agent.not_readable", theirs, None),
+    ):
+        assert ours.recv(1) == b""
+
+    assert error.value.where == str(Path(agent.__file__).parent.parent)
 
 
 # --- what the process of that user says
