@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
-from collections.abc import Awaitable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar
@@ -35,7 +35,7 @@ from drivers.model import (
     Reason,
     UsageError,
 )
-from drivers.plan import LineTiming
+from drivers.plan import LineTiming, ZeroGuard
 from drivers.registry import demand_address
 from drivers.toml import show, suggestion
 from ext.ring import Ring
@@ -120,6 +120,7 @@ class Device(ABC, Generic[Q, A]):
         self._options = line.request_options(spec.limits, spec.serial)
         self._timing = _timing(line, spec, self._limits)
         self._guard = CounterGuard(spec)
+        self._zeros = ZeroGuard(spec.points, spec.impossible)
         self._used = 0  # bit mask of the paces that the points have
         for point in spec.points:
             self._used |= 1 << PACES.index(point.pace)
@@ -151,6 +152,14 @@ class Device(ABC, Generic[Q, A]):
     @abstractmethod
     def decoded(self, query: Q, answer: A) -> Iterable[Decoded]:
         """The readings in an answer, for a person."""
+
+    @abstractmethod
+    def zeros(self, query: Q, answer: A) -> frozenset[int]:
+        """The points of which the answer contains only zeros, as the device sends them."""
+
+    @abstractmethod
+    def without(self, query: Q, numbers: Set[int]) -> Q:
+        """The same query, without some of its points. ``take`` then writes nothing for them."""
 
     @property
     def is_prepared(self) -> bool:
@@ -255,6 +264,7 @@ class Device(ABC, Generic[Q, A]):
         numbers = self.numbers_of(names)
         found: dict[int, Reading] = {}
         tries: Counter[tuple[int, ...]] = Counter()
+        zeros: set[int] = set()
         alive = False
         for _ in range(_ROUNDS):
             queries = self.plan([n for n in numbers if n not in found])
@@ -266,6 +276,7 @@ class Device(ABC, Generic[Q, A]):
                     alive = True
                     self.on_answered(query)
                     found.update(self.readings(query, answer))
+                    zeros |= self.zeros(query, answer) if self._zeros.rules else frozenset()
                     continue
                 learned = self.learn(query, answer)
                 if learned:
@@ -277,7 +288,13 @@ class Device(ABC, Generic[Q, A]):
                 refused = isinstance(answer, DeviceException)
                 if not learned and not (refused and tries[tuple(query.points)] < self.TRIES):
                     found.update({n: self.no_reading(n, answer.reason) for n in query.points})
+        self.drop_zeros(found, zeros)
         return {self.spec.points[n].name: found.get(n) or self.no_reading(n, self.UNPLANNED) for n in numbers}
+
+    def drop_zeros(self, found: dict[int, Reading], zeros: Set[int]) -> None:
+        """Remove the values that are impossible together from ``found``, which was read at one time."""
+        for number in self._zeros.lost(zeros):
+            found[number] = self.no_reading(number, Reason.SENTINEL)
 
     @abstractmethod
     def read_sample(self, words: Mapping[int, Mapping[int, int]], frames: Mapping[str, str]) -> dict[str, Reading]:
@@ -356,6 +373,8 @@ class Device(ABC, Generic[Q, A]):
             The queries that were not answered in time.
         """
         silent: list[Q] = []
+        # answers that are written at the end of the visit, because only then it is known which zeros are readings
+        held: list[tuple[Q, A]] | None = [] if self._zeros.rules else None
         at = streak = 0
         while at < len(queries):
             some = queries[at:] if at else queries
@@ -367,7 +386,10 @@ class Device(ABC, Generic[Q, A]):
                     result.answered += 1
                     streak = 0
                     self.on_answered(query)
-                    self.take(query, answer, tick_ms, result.positions)
+                    if held is None:
+                        self.take(query, answer, tick_ms, result.positions)
+                    else:
+                        held.append((query, answer))
                     continue
                 queries[at:at] = self.failed(query, answer, tick_ms, result)
                 if isinstance(answer, LineTimeout):
@@ -379,10 +401,21 @@ class Device(ABC, Generic[Q, A]):
                     streak = 2 if isinstance(answer, LineDown | LineLent) else 0
             if streak > 1 or (streak and not result.answered):
                 break
+        if held:
+            self._take_held(held, tick_ms, result.positions)
         if result.error is not None:
             for query in queries[at:]:
                 self.miss(query.points, result.error, tick_ms, result)
         return silent
+
+    def _take_held(self, held: Sequence[tuple[Q, A]], tick_ms: int, positions: list[int]) -> None:
+        """Write the answers of one visit. Zeros that are impossible together become gaps."""
+        zeros = [self.zeros(query, answer) for query, answer in held]
+        lost = self._zeros.lost(frozenset().union(*zeros))
+        for (query, answer), mine in zip(held, zeros, strict=True):
+            if gone := mine & lost:
+                positions.append(self.gap(tick_ms, self.spec.lack(tick_ms), sorted(gone)))
+            self.take(self.without(query, gone) if gone else query, answer, tick_ms, positions)
 
     def failed(self, query: Q, error: LineError, tick_ms: int, result: PollResult) -> Sequence[Q]:
         """Record a failed query. Returns the queries that replace it in the same visit."""

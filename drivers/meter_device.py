@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Generic, TypeVar
 
@@ -175,10 +175,14 @@ class MeterDevice(Device[MeterQuery, Response]):
     def read_frames(self, frames: Mapping[str, Sequence[bytes]]) -> dict[str, Reading]:
         """The readings in recorded answers (query -> frames), by point name. Sends nothing. Raises LineError."""
         found: dict[int, Reading] = {}
+        zeros: set[int] = set()
         for query_id, raw in frames.items():
             numbers = [n for n, point in enumerate(self.spec.points) if self.brings(point, query_id)]
             response = Response(self.explain(query_id, raw), 0, 0)
-            found.update(self.readings(MeterQuery(query_id, tuple(numbers)), response))
+            query = MeterQuery(query_id, tuple(numbers))
+            found.update(self.readings(query, response))
+            zeros |= self.zeros(query, response)
+        self.drop_zeros(found, zeros)
         return {reading.name: reading for reading in found.values()}
 
     def read_sample(self, words: Mapping[int, Mapping[int, int]], frames: Mapping[str, str]) -> dict[str, Reading]:
@@ -210,6 +214,13 @@ class MeterDevice(Device[MeterQuery, Response]):
 
     def take(self, query: MeterQuery, answer: Response, tick_ms: int, positions: list[int]) -> None:
         self.write(self.decoded(query, answer), (tick_ms, answer.time_ns, answer.mono_ns), positions)
+
+    def zeros(self, query: MeterQuery, answer: Response) -> frozenset[int]:
+        values = self.decoded(query, answer)
+        return frozenset(one.number for one in values if isinstance(one.value, tuple) and not one.value[0])
+
+    def without(self, query: MeterQuery, numbers: Set[int]) -> MeterQuery:
+        return replace(query, points=tuple(n for n in query.points if n not in numbers))
 
     def decoded(self, query: MeterQuery, answer: Response) -> Iterator[Decoded]:
         for number in query.points:

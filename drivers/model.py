@@ -350,6 +350,17 @@ class FreshnessRule:
 
 
 @dataclass(frozen=True, slots=True)
+class ImpossibleZeros:
+    """Values that cannot all be 0 in one visit, as patterns of point names.
+
+    If they are, as while a device starts, all values that match ``gaps`` and are 0 are no readings.
+    """
+
+    zeros_together: tuple[str, ...]
+    gaps: tuple[str, ...] = ("*",)
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceSpec:
     """Everything a driver needs to know about one configured device. The index of a point in ``points`` is its number
     in the ring.
@@ -377,6 +388,7 @@ class DeviceSpec:
     caching: bool = False
     # the rule that proves that the device behind a cache is alive; None: there is none
     fresh: FreshnessRule | None = None
+    impossible: tuple[ImpossibleZeros, ...] = ()
     # the nights at the device's site, for a device that sleeps in the dark; None: it does not sleep
     night: Night | None = None
 

@@ -123,6 +123,7 @@ async def read_once_async(
             probe=found.probe,
             variant=resolved.variant,
             zone=zone,
+            impossible=found.impossible,
             caching=found.caching or found.fresh is not None,
         )
 

@@ -28,7 +28,10 @@ def read_sample(
     if the driver cannot read samples.
     """
     address = protocol_of(profile.protocol).any_address
-    spec = DeviceSpec("sample", "", address, profile.protocol, profile.id, points, (0,) * len(PACES))
+    periods = (0,) * len(PACES)
+    spec = DeviceSpec(
+        "sample", "", address, profile.protocol, profile.id, points, periods, impossible=profile.impossible
+    )
     line = open_line(LineConfig("sample", "serial:/dev/null"))  # the line is never opened, because nothing is sent
     device = driver_class(profile.protocol)(spec, line, cast(Ring, None), 0)
     return device.read_sample(words or {}, frames or {})

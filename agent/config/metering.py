@@ -246,8 +246,11 @@ class _Points:
             self.unread.append((device, point))
 
     def _is_read(self, device: DeviceConfig, point: str) -> bool:
-        fresh = self._profiles(device.profile).fresh  # its point is read in any case
-        return any(fnmatchcase(point, glob) for glob in device.points) or (fresh is not None and fresh.point == point)
+        profile = self._profiles(device.profile)
+        # these points are read in any case
+        always = [profile.fresh.point] if profile.fresh is not None else []
+        always += [glob for rule in profile.impossible for glob in rule.zeros_together]
+        return any(fnmatchcase(point, glob) for glob in (*device.points, *always))
 
     def unit(self, device: str, point: str) -> str:
         """Return the unit of amounts that are computed from a point. For example, a power in kW gives kWh."""

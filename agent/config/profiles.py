@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -334,6 +335,11 @@ def device_spec(
     # this point shows whether the other values are fresh, so it is read even if the device's patterns do not match it
     if profile.fresh and all(point.name != profile.fresh.point for point in points):
         points = (*points, *(point for point in resolved.points if point.name == profile.fresh.point))
+    # these points show whether the zeros of other points are readings
+    names = {point.name for point in points}
+    globs = [glob for rule in profile.impossible for glob in rule.zeros_together]
+    more = [point for point in resolved.points if any(fnmatchcase(point.name, glob) for glob in globs)]
+    points = (*points, *(point for point in more if point.name not in names))
     line = config.line(device.line)
     return DeviceSpec(
         name=device.name,
@@ -355,6 +361,7 @@ def device_spec(
         serial=device.serial,
         zone=config.timezone,
         night=config.place if sleeps(device, profile) else None,
+        impossible=profile.impossible,
         caching=profile.caching or profile.fresh is not None,
         fresh=profile.fresh if profile.fresh and any(x.name == profile.fresh.point for x in points) else None,
     )

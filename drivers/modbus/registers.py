@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Awaitable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Iterator, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from drivers.base import Decoded, Device, decimal_of
@@ -136,6 +136,13 @@ class RegisterDevice(Device[Read, Answer]):
             positions.append(query.plan.decode_into(self._ring, payload, self.table, *stamp, quality, why))
         if query.texts:
             self.write(self._texts_of(query, answer, quality, why), stamp, positions)
+
+    def zeros(self, query: Read, answer: Answer) -> frozenset[int]:
+        return frozenset(n for n in query.points if not any(self._raw_of(query, n, answer.payload)))
+
+    def without(self, query: Read, numbers: Set[int]) -> Read:
+        block = replace(query.block, points=tuple(n for n in query.block.points if n not in numbers))
+        return Read(block, query.request, *block_decoder(block, self.points, self.spec))
 
     def decoded(self, query: Read, answer: Answer) -> Iterator[Decoded]:
         quality: int = Quality.SUSPECT if answer.suspect else Quality.GOOD

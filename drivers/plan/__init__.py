@@ -16,6 +16,7 @@ from drivers.plan.compiled import (
 from drivers.plan.holes import KnownHoles
 from drivers.plan.image import Image, read_image
 from drivers.plan.timing import Block, LineTiming
+from drivers.plan.zeros import ZeroGuard
 
 __all__ = [
     "Block",
@@ -23,6 +24,7 @@ __all__ = [
     "KnownHoles",
     "LineTiming",
     "TextSlot",
+    "ZeroGuard",
     "block_decoder",
     "compile_block",
     "decimal_plan",

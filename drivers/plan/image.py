@@ -5,12 +5,14 @@ file.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 
 from drivers.clocks import time_ms
 from drivers.model import FIRST_REASON, PACES, DeviceSpec, Kind, Point, Quality, Reading, Reason
 from drivers.plan.compiled import compile_block, text_of
 from drivers.plan.timing import Block
+from drivers.plan.zeros import ZeroGuard
 from drivers.profile import Profile, Resolved
 
 Image = Mapping[int, Mapping[int, int]]  # function (1 coils, 2 inputs, 3 holding, 4 input registers) -> address -> word
@@ -27,6 +29,7 @@ def image_spec(profile: Profile, points: Sequence[Point], reversed: frozenset[st
         points=tuple(points),
         periods_ms=(0,) * len(PACES),
         reversed=reversed,
+        impossible=profile.impossible,
     )
 
 
@@ -52,15 +55,20 @@ def read_image(image: Image, points: Sequence[Point], spec: DeviceSpec) -> tuple
     """Return (readings of the points whose registers are in the image, names of all other points), in the order of the
     points.
     """
-    readings: list[Reading] = []
+    readings: dict[int, Reading] = {}
     missing: list[str] = []
+    zeros: set[int] = set()
     for number, point in enumerate(points):
         raw = image_bytes(point, image)
         if raw is None:
             missing.append(point.name)
             continue
-        readings.append(_reading(number, point, raw, points, spec))
-    return readings, missing
+        readings[number] = _reading(number, point, raw, points, spec)
+        if not any(raw):
+            zeros.add(number)
+    for number in ZeroGuard(points, spec.impossible).lost(zeros):
+        readings[number] = replace(readings[number], value=None, quality=Reason.SENTINEL)
+    return list(readings.values()), missing
 
 
 def _reading(number: int, point: Point, raw: bytes, points: Sequence[Point], spec: DeviceSpec) -> Reading:

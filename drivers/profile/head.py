@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from drivers.model import ConfigError, FreshnessRule, Limits
+from drivers.model import ConfigError, FreshnessRule, ImpossibleZeros, Limits
 from drivers.profile.complaints import ProfileComplaints
 from drivers.profile.register_layout import MAX_WORDS
 from drivers.profile.types import Param, ProfileHead, SecondSource
@@ -56,6 +56,7 @@ HEAD_KEYS = [
     "sleeps",
     "caching",
     "fresh",
+    "impossible",
     "serial",
     "identity",
     "notes",
@@ -104,6 +105,7 @@ def read_head(document: Mapping[str, Any], complaints: ProfileComplaints, base: 
         sleeps=table.flag("sleeps", base.sleeps if base else False),
         caching=table.flag("caching", base.caching if base else False),
         fresh=_fresh(table) or (base.fresh if base else None),
+        impossible=(*(base.impossible if base else ()), *_impossible(table)),
         serial=_serial(table) or (base.serial if base else ""),
         identity=table.texts("identity") or (base.identity if base else ()),
         notes={k: v for k, v in table.mapping("notes").items() if isinstance(v, str)},
@@ -240,3 +242,25 @@ def _fresh(table: TomlTable) -> FreshnessRule | None:
             'Write for example changes_within = "60 s" or equals = 1',
         )
     return FreshnessRule(fresh.text("point", required=True), within, equals)
+
+
+def _impossible(table: TomlTable) -> tuple[ImpossibleZeros, ...]:
+    found = []
+    for rule in table.tables("impossible"):
+        rule.unknown(("zeros_together", "gaps"))
+        together, gaps = rule.texts("zeros_together"), rule.texts("gaps")
+        if not together:
+            rule.add(
+                "zeros_together",
+                'the key "zeros_together" is missing',
+                'Write the points that cannot all be 0, such as ["ac.voltage.l1", "ac.frequency"]',
+            )
+        elif len(together) == 1 and "*" not in together[0]:
+            rule.add(
+                "zeros_together",
+                f"only {show(together[0])} is named, but it needs several points",
+                "If a single point cannot be 0, write sentinel = 0 at the point",
+            )
+        else:
+            found.append(ImpossibleZeros(together, gaps or ("*",)))
+    return tuple(found)

@@ -226,7 +226,9 @@ def _assemble(path: Path, layers: list[_Layer]) -> Profile:
         more, _ = expand(params, frozenset({number}))
         names.update(p.name for p in more)
         _check_groups(variants[number][0], more, limits)
+        _check_zeros(variants[number][0], more)
     _check_groups(last, points, limits)
+    _check_zeros(last, points)
     _check_names(last, points, names)
     for chosen in _sample_params(last.document, head.params):  # these parameters may produce more points
         names.update(p.name for p in expand({**params, **chosen}, frozenset())[0])
@@ -341,6 +343,22 @@ def _check_groups(layer: _Layer, points: Sequence[Point], limits: Limits) -> Non
             )
 
 
+def _check_zeros(layer: _Layer, points: Sequence[Point]) -> None:
+    """Add a complaint for each rule of zeros whose points cannot be compared."""
+    for table in layer.complaints.table(layer.document).tables("impossible"):
+        globs = table.texts("zeros_together")
+        members = [p for p in points if any(fnmatch.fnmatchcase(p.name, glob) for glob in globs)]
+        for point in members:
+            if point.is_text:
+                table.add("zeros_together", f"{point.name} is a text, which cannot be 0", "Name points with numbers")
+            elif point.pace != members[0].pace:
+                table.add(
+                    "zeros_together",
+                    f'{members[0].name} has the pace "{members[0].pace}", but {point.name} has "{point.pace}"',
+                    "Only values of one visit are compared, so give the points the same pace",
+                )
+
+
 def _undecodable(members: Sequence[Point]) -> tuple[Point, Point] | None:
     """Return (point of coils, first point of a request) if a request for some paces cannot be decoded; else None."""
     paces = sorted({point.pace for point in members})
@@ -360,6 +378,11 @@ def _check_names(layer: _Layer, points: Sequence[Point], names: set[str]) -> Non
     for path, name in ((("probe", "point"), head.probe), (("fresh", "point"), head.fresh.point if head.fresh else "")):
         if name and name not in names:
             complaints.at(path, f"{path[0]}: unknown point {show(name)}", suggestion(name, names))
+    for rule in complaints.table(layer.document).tables("impossible"):
+        for key in ("zeros_together", "gaps"):
+            for glob in rule.texts(key):
+                if not any(fnmatch.fnmatchcase(name, glob) for name in names):
+                    rule.add(key, f"{key}: unknown point {show(glob)}", suggestion(glob, names))
     for name in head.identity:
         if name not in names:
             complaints.at(("identity",), f"identity: unknown point {show(name)}", suggestion(name, names))

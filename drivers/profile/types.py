@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from drivers.model import FreshnessRule, Limits, Point, ProfileError
+from drivers.model import FreshnessRule, ImpossibleZeros, Limits, Point, ProfileError
 from drivers.profile.vocabulary import vocabulary
 from drivers.toml import show, suggestion
 
@@ -87,6 +87,7 @@ class ProfileHead:
     sleeps: bool  # whether the device is silent in the dark
     caching: bool  # whether answers come from the cache of a master, so that they prove nothing about the device
     fresh: FreshnessRule | None
+    impossible: tuple[ImpossibleZeros, ...]
     serial: str  # the factory setting of the device's port, such as "9600 8N1"; "" if unknown
     identity: tuple[str, ...]  # points that identify a single device, added to the usual ones
     notes: Mapping[str, str]  # notes for the installer: {"en": ..., "zh": ...}

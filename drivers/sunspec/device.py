@@ -182,9 +182,13 @@ class SunSpecDevice(RegisterDevice):
         registers = [words.get(address, 0) for address in range(first, max(words, default=0) + 1)]
         self._adopt(decode_image(first, registers))
         found = {n: self.no_reading(n, Reason.ABSENT) for n in range(len(self.spec.points)) if n not in self._known}
+        zeros: set[int] = set()
         for read in self.reads([n for n, point in self._known.items() if _is_whole(point, words)], self._reading):
             payload = b"".join(words.get(read.block.address + n, 0).to_bytes(2) for n in range(read.block.count))
-            found.update(self.readings(read, Answer(payload, 0, 0, False)))
+            answer = Answer(payload, 0, 0, False)
+            found.update(self.readings(read, answer))
+            zeros |= self.zeros(read, answer)
+        self.drop_zeros(found, zeros)
         return {reading.name: reading for reading in found.values()}
 
     def _adopt(self, device: ModelChain) -> None:

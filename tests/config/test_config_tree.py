@@ -15,7 +15,7 @@ from agent.cli.options import configured_folder
 from agent.config import RingConfig, Secret, device_spec, line_config, load_config, load_profiles, site_profiles
 from agent.verify.strict import MAX_PACK_BYTES
 from drivers.line.config import LineConfig
-from drivers.model import ConfigError, Limits, ProfileError
+from drivers.model import ConfigError, ImpossibleZeros, Limits, ProfileError
 from drivers.night import Night
 from drivers.toml.lines import key_lines
 from tests.kits.specs import device_specs
@@ -162,6 +162,20 @@ def test_one_tcp_port_with_two_schemes_is_told(site, good, url: str, told: bool)
         ]
         * told
     )
+
+
+def test_points_that_show_which_zeros_are_readings_are_read_whatever_points_a_device_selects(site) -> None:
+    meter = (site.folder / "profiles/test/meter.toml").read_text()
+    meter = meter.replace('"slow"', '"fast"')
+    rule = '[[impossible]]\nzeros_together = ["ac.power.active", "ac.energy.import"]\n[[sample]]'
+    (site.folder / "profiles/test/zeros.toml").write_text(meter.replace("[[sample]]", rule, 1))
+    text = MINIMAL + '[paths]\nprofiles_dir = "profiles"\n[[line]]\nname = "bus"\nurl = "tcp://192.0.2.11:4196"\n'
+    text += '[[device]]\nname = "m"\nline = "bus"\naddress = "3"\nprofile = "test/zeros"\npoints = ["ac.power.active"]'
+    site.write(text)
+    config = site.load()
+    spec = device_spec(config, config.devices[0], load_profiles(config)["test/zeros"])
+    assert {point.name for point in spec.points} == {"ac.power.active", "ac.energy.import"}
+    assert spec.impossible == (ImpossibleZeros(("ac.power.active", "ac.energy.import")),)
 
 
 @pytest.mark.parametrize(("points", "noted"), [("", True), ('points = ["*.active"]\n', False)])

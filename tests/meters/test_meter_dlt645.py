@@ -10,7 +10,7 @@ import pytest
 from drivers.dlt645 import PROTOCOL
 from drivers.dlt645.device import block_of
 from drivers.dlt645.simulate import Dlt645Meter, simulate
-from drivers.model import ConfigError, Kind, LineTimeout, Point, Quality, Reason
+from drivers.model import ConfigError, ImpossibleZeros, Kind, LineTimeout, Point, Quality, Reason
 from drivers.profile import load_profile
 from drivers.scan.caching_line import CachingLine
 from drivers.sim.faults import parse_fault
@@ -76,6 +76,21 @@ async def test_a_meter_is_read_over_a_pty(cabinet: Cabinet) -> None:
     assert cabinet.since(POINTS) == WANTED
     assert (result.asked, result.answered, result.error) == (6, 6, None)  # two blocks, four singles
     assert device.plan_summary(ALL).requests == 6
+
+
+async def test_zeros_that_are_impossible_together_are_gaps_across_several_answers(cabinet: Cabinet) -> None:
+    booting = meter()
+    booting.values |= {"0201FF00": bytes(6), "02800002": bytes(2), "00010000": bytes(4)}
+    rules = (ImpossibleZeros(("ac.voltage.*", "ac.frequency")),)
+    device = cabinet.device(await cabinet.pty(bus_of(booting)), "dlt645", A, POINTS, impossible=rules)
+    zeros = ("ac.voltage.l1", "ac.voltage.l2", "ac.voltage.l3", "ac.frequency", "ac.energy.import")
+    await device.poll(TICK, ALL)
+    assert cabinet.since(POINTS) == WANTED | dict.fromkeys(zeros, f"gap {Reason.SENTINEL}")
+    shown = await device.read_points(zeros)
+    assert all(reading.value is None for reading in shown.values())
+    booting.values |= {"02800002": bcd("4998")}
+    await device.poll(TICK + 1000, ALL)
+    assert cabinet.since(POINTS) == WANTED | dict.fromkeys(zeros, 0) | {"ac.frequency": Decimal("49.98")}
 
 
 async def test_the_same_meter_over_raw_tcp(cabinet: Cabinet) -> None:

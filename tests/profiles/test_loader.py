@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from decimal import Decimal
 from pathlib import Path
@@ -10,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.model import Kind, Limits, ProfileError
+from drivers.model import ImpossibleZeros, Kind, Limits, ProfileError, Reason
 from drivers.plan import read_image, text_of
 from drivers.plan.image import image_spec
 from drivers.profile import SecondSource, load_profile
+from drivers.samples import read_sample
 from drivers.sim.encode import EncodeError, encode_text
 from drivers.toml.lines import key_lines
 from tests.kits.example_profile import HEAD, POINT, Write, complaints
@@ -224,8 +226,9 @@ def test_the_order_ba_in_the_defaults_applies_to_each_register_and_text(write: W
         ('["--", "0000"]', ("--", "0000")),
         ("false", ()),
         ("0", "is not a text, a list of texts, or"),
-    ]
-    + [('""', "sentinel of a text must be a text, a list of texts, or false"), ("[0]", "sentinel of a text must be")],
+        ('""', "sentinel of a text must be a text, a list of texts, or false"),
+        ("[0]", "sentinel of a text must be"),
+    ],
 )
 def test_a_text_that_means_no_reading(write: Write, sentinel: str, wanted: object) -> None:
     text = POINT.replace('"ac.voltage.l1"', '"device.model"').replace('scale = 0.1\nunit = "V"\n', "")
@@ -235,6 +238,55 @@ def test_a_text_that_means_no_reading(write: Write, sentinel: str, wanted: objec
         assert wanted in said
     else:
         assert load_profile(write(text)).points[0].no_texts == wanted
+
+
+FREQUENCY = '[[point]]\nname = "ac.frequency"\nfunction = 3\naddress = 0x11\ntype = "u16"\nunit = "Hz"\n'
+IMPOSSIBLE = '[[impossible]]\nzeros_together = ["ac.voltage.l1", "ac.frequency"]\n'
+SAMPLE = '[[sample]]\nname = "starting"\nholding = { 0x10 = [0, 0] }\nmissing = ["ac.voltage.l1", "ac.frequency"]\n'
+
+
+def test_zeros_that_are_impossible_together_are_declared_inherited_and_checked_by_samples(
+    write: Write, tmp_path: Path
+) -> None:
+    profile = load_profile(write(HEAD + POINT + FREQUENCY + IMPOSSIBLE + SAMPLE, "base"))
+    assert profile.impossible == (ImpossibleZeros(("ac.voltage.l1", "ac.frequency"), ("*",)),)
+    readings = read_sample(profile, profile.points, profile.samples[0].words)
+    assert [reading.value for reading in readings.values()] == [None, None]
+    own = 'schema = 1\nextends = "example/base"\nsource = "paper"\nevidence = "derived"\n'
+    own += '[[impossible]]\nzeros_together = "ac.*"\ngaps = ["ac.voltage.*"]\n'
+    rules = load_profile(write(own, "own"), [tmp_path]).impossible
+    assert rules == (*profile.impossible, ImpossibleZeros(("ac.*",), ("ac.voltage.*",)))
+    shown, _ = read_image({3: {0x10: 0, 0x11: 0}}, profile.points, image_spec(profile, profile.points))
+    assert [(r.value, r.quality) for r in shown] == [(None, Reason.SENTINEL)] * 2
+    shown, _ = read_image({3: {0x10: 0, 0x11: 50}}, profile.points, image_spec(profile, profile.points))
+    assert [r.value for r in shown] == [0, 50]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (('"ac.frequency"]', '"ac.frequenzy"]'), 'zeros_together: unknown point "ac.frequenzy". Did you mean "ac.freq'),
+        (('"ac.frequency"]', '"ac.current.*"]'), 'zeros_together: unknown point "ac.current.*"'),
+        (
+            ('["ac.voltage.l1", "ac.frequency"]', '["ac.frequency"]'),
+            "it needs several points. If a single point cannot",
+        ),
+        (('zeros_together = ["ac.voltage.l1", "ac.frequency"]', ""), 'the key "zeros_together" is missing. Write the'),
+        (("zeros_together", "zero_together"), 'zero_together: unknown key. Did you mean "zeros_together"?'),
+        (('"Hz"\n', '"Hz"\npace = "slow"\n'), 'ac.voltage.l1 has the pace "normal", but ac.frequency has "slow"'),
+        (('"ac.frequency"]\n', '"ac.frequency"]\ngaps = ["dc.*"]\n'), 'gaps: unknown point "dc.*"'),
+        (('"ac.frequency"]', '"ac.frequency", "device.model"]'), "device.model is a text, which cannot be 0"),
+    ],
+)
+def test_a_wrong_rule_of_zeros_is_told_with_file_line_and_cure(
+    write: Write, change: tuple[str, str], told: str
+) -> None:
+    model = '[[point]]\nname = "device.model"\ntype = "str"\ncount = 2\nfunction = 3\naddress = 0x20\npace = "normal"\n'
+    text = HEAD + POINT + FREQUENCY + model + IMPOSSIBLE
+    assert change[0] in text
+    said = complaints(write, text.replace(*change))
+    assert len(said) == (2 if "zero_together" in told else 1), said
+    assert told in " ".join(said) and re.search(r"example/ex630\.toml:\d+: ", said[0])
 
 
 def test_blocks_beyond_125_are_refused_at_load_time(write: Write) -> None:
