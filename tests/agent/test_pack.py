@@ -106,6 +106,18 @@ def test_only_the_birth_of_an_identified_device_states_its_identity(signer, ring
         assert [pack.facts is not None for pack in packs] == [stated, False]
 
 
+def test_a_stream_is_quiet_after_a_pack_without_readings_and_not_after_its_birth(signer, ring) -> None:
+    """A quiet stream is sealed less often."""
+    one, heard = packer(signer), list[tuple[int, bool]]()
+
+    for n, values in enumerate([(), ((0, 5), (2, 9), (3, 1)), ()]):
+        positions = array("Q", [record(ring, T0 + 1000 * n, *values)] if values else [])
+        packs = one.seal(ring, positions, T0 + 1000 * (n + 1), CLOCK)
+        heard.append((len(packs), one.quiet))
+
+    assert heard == [(2, True), (1, False), (1, True)]
+
+
 def test_a_later_boot_continues_the_chain_and_names_the_boot_before(signer, ring) -> None:
     one = packer(signer)
     packs = one.seal(ring, array("Q"), T0 + 10_000, CLOCK)

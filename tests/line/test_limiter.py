@@ -188,3 +188,13 @@ async def test_who_listens_lets_go_afterwards(field: Field) -> None:
 
 def test_limits_of_a_device_beat_those_of_its_line() -> None:
     assert Limits(connections=2).over(Limits(connections=1)).connections == 2
+
+
+async def test_who_listens_does_so_for_as_long_as_asked(field: Field) -> None:
+    line, _ = await both(field, connections=1)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+
+    await line.listen(3600)
+
+    assert loop.time() - began >= 3600

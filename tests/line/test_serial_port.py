@@ -12,6 +12,8 @@ import pytest
 import serial.serialposix
 
 from drivers.line import SerialSetting
+from drivers.line.config import LineConfig, target
+from drivers.line.port import open_port
 from drivers.model import LineDown
 from tests.kits.lines import Ports, ask, ask_while, sim_device, words
 
@@ -108,3 +110,13 @@ async def test_a_change_to_a_speed_that_an_adapter_cannot_set_is_an_error_of_the
     with pytest.raises(OSError, match="custom baud rate") as caught:
         line._link.port.apply(SerialSetting(28800, 8, "N", 1))
     assert caught.value.errno == code
+
+
+async def test_a_port_counts_the_bytes_that_it_has_not_sent_yet(ports: Ports) -> None:
+    """A change of the serial setting waits until there are none."""
+    config = LineConfig("hall", (await ports.pty(sim_device())).url)
+
+    port = await open_port(config, target(config), SerialSetting(9600))
+
+    assert port.unsent() == 0
+    port.close()

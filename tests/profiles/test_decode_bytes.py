@@ -147,6 +147,13 @@ def test_a_sound_frame_behind_noise_is_pointed_at(noise: str) -> None:
     assert found["hint"] == hint
 
 
+@pytest.mark.parametrize("unit", [0, 248])
+def test_bytes_of_a_unit_that_no_device_can_have_are_not_called_a_valid_frame(unit: int) -> None:
+    found = run("modbus-rtu", "00" + rtu(unit, 3, 2, 0, 7).hex(), code=4)
+
+    assert "valid frame" not in found["hint"]
+
+
 def test_thousands_of_frames_in_a_row() -> None:
     request, answer = rtu(1, 3, 0, 0, 0, 2), bytes.fromhex(ANSWER)
     found = run("modbus-rtu", (request + answer).hex() * 1500)

@@ -386,3 +386,17 @@ def test_a_long_stream_in_pieces_loses_no_frame() -> None:
     stream = bytes.fromhex("FEFEFE" + WATER_REPLY.replace(" ", "")) * 4_000
     parser = cjt188.Parser()
     assert sum(len(parser.feed(stream[at : at + 240])) for at in range(0, len(stream), 240)) == 4_000
+
+
+def test_the_frozen_data_of_a_water_meter_are_read_field_by_field() -> None:
+    payload = "00000001122620" + "563412002C" + "4523010035" + "002500" + "120300"
+
+    found = cjt188_values.decode(0xD301, 0x10, bytes.fromhex(payload))
+
+    assert [(one.name, one.value, one.unit) for one in found] == [
+        ("x.freeze.time", "2026-12-01T00:00:00", ""),
+        ("water.volume", Decimal("1234.56"), "m3"),
+        ("water.flow", Decimal("1.2345"), "m3/h"),
+        ("water.temperature", Decimal("25.00"), "Cel"),
+        ("water.pressure", Decimal("3.12"), ""),
+    ]

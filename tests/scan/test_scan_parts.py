@@ -151,3 +151,11 @@ def test_who_answers_late_is_identified_with_patience(mh, field: Park) -> None:
     said = mh("identify", "--line", line.url, "--serial", line.serial, "--address", "3", "--json")
     assert said.code == 0, said.err
     assert said.lines[0]["profiles"][0]["profile"] == "abb/b23"
+
+
+@pytest.mark.parametrize(("unit", "heard"), [(247, [247]), (248, [])])
+def test_a_reserved_unit_is_no_device_on_the_line(unit: int, heard: list[int]) -> None:
+    traffic = TrafficTrace()
+    traffic.put(RECEIVED, _answer(unit), 0)
+
+    assert [frame.unit for frame in take_frames(traffic, is_bus=True)] == heard

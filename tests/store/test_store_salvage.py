@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.store import Store, salvage
-from agent.store.errors import suspicion_file
+from agent.store.errors import StoreError, suspicion_file
 from agent.store.salvage import LeftBehind
 from agent.store.sqlite import PAGE_BYTES, file_bytes, open_or_quarantine, salvage_file
 from tests.kits.packs import Maker
@@ -280,3 +280,38 @@ def test_a_lost_run_begins_where_the_delivered_pack_before_it_ended(
     before, last = makers[0].made[39], makers[0].made[42]
     assert (note.last, note.hash, note.from_ms, note.to_ms) == (43, last.hash, before.to_ms, last.to_ms)
     store.close()
+
+
+def test_of_a_file_that_is_no_database_any_more_nothing_is_counted_as_left_behind(
+    full: tuple[Path, list[Maker]], tmp_path: Path
+) -> None:
+    path = copy_of(full[0], tmp_path)
+    path.write_bytes(random.Random(38).randbytes(path.stat().st_size))
+
+    store = Store.open(path, CAP, destinations=["platform"])
+
+    assert store.quarantine is not None and store.left_behind == LeftBehind(None, None)
+    store.close()
+
+
+def test_a_declaration_is_stored_once(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store.db", CAP, destinations=["platform"])
+    store.documents.declare("a" * 16, 1, {"name": "declared.area"})
+
+    with pytest.raises(ValueError, match=f"the declaration {'a' * 16} already exists"):
+        store.documents.declare("a" * 16, 2, {"name": "declared.trees"})
+
+    assert store.documents.declarations() == [{"name": "declared.area"}]
+    store.close()
+
+
+def test_a_database_that_was_compacted_without_auto_vacuum_is_refused(tmp_path: Path) -> None:
+    """Its file could never shrink again, so the limit of its size could not be kept."""
+    path = tmp_path / "store.db"
+    Store.open(path, CAP, destinations=["platform"]).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        for statement in ("PRAGMA journal_mode = delete", "PRAGMA auto_vacuum = none", "VACUUM"):
+            conn.execute(statement)
+
+    with pytest.raises(StoreError, match="SQLite uses auto_vacuum = 0, but 2 is needed"):
+        Store.open(path, CAP, destinations=["platform"])

@@ -595,3 +595,18 @@ def test_a_list_of_acks_counts_as_a_whole_or_not_at_all() -> None:
     ):  # fmt: skip
         with pytest.raises(ValueError):
             parse_acks(wrong, "park7/gw01")
+
+
+def test_a_requested_pack_that_is_larger_than_the_broker_accepts_is_refused_and_the_next_one_sent() -> None:
+    said: list[dict[str, Any]] = []
+    replay = ReplayServer(
+        "x", Shelf(set()), "p/g", lambda data: said.append(json.loads(data)), lambda: None, lambda: 1.0
+    )  # type: ignore[arg-type]
+    replay.on_request(json.dumps({"id": "a", "stream": "p/g/inv1", "first": 20, "last": 20}).encode())
+    replay.on_request(json.dumps({"id": "b", "stream": "p/g/inv1", "first": 9, "last": 9}).encode())
+
+    sent = [item.id for _ in range(10) if (item := replay.next(1)) is not None]  # the pack 20 has two bytes
+
+    assert sent == [9]
+    refused = [(reply["id"], reply["reason"]) for reply in said if reply["verdict"] == "refused"]
+    assert refused == [("a", "a pack is larger than this broker accepts")]

@@ -655,3 +655,12 @@ class AnyOrder(RuleBasedStateMachine):
 
 AnyOrder.TestCase.settings = settings(stateful_step_count=40)
 TestAnyOrder: Any = AnyOrder.TestCase
+
+
+def test_the_backlog_ends_before_the_first_pack_that_was_offered_however_many_follow() -> None:
+    inbound = InboundQueue(1 << 20, lambda: 0.0, lambda: None)
+
+    for numbers in ((4, 5), (6,), (7, 8)):
+        inbound.offer([OutboxItem(number, STREAMS[0], b"x", False, 0) for number in numbers])
+
+    assert (inbound.first_offered, inbound.last_offered) == (4, 8)
