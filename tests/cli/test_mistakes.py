@@ -66,7 +66,7 @@ decode registers --type u16 zz | 4 | cannot decode: | Character 1, 'z', is not a
 decode registers --type uint16 0001 | 2 | --type | 'uint16' is not one of | 'u16'
 decode modbus-rtu 0103020007 | 4 | cannot decode: | CRC is 0007 | Copy the complete
 decode dlt645 68AA | 4 | cannot decode: | cut short inside its header | Copy the complete
-verify | 2 | verify: | give either --broker or PATHs | verify --help
+verify | 2 | verify: | give either --broker, PATHs or --db | verify --help
 verify HERE/nothing | 2 | nothing: | no such file or folder | `meterhouse export` wrote
 verify --broker http://x --trust a=b | 2 | --broker: | 'http://x' | Write mqtt://host:1883
 verify --broker mqtt://127.0.0.1:FREE --for 1s | 5 | 127.0.0.1:FREE: | Connection refused | Check that the broker runs

@@ -245,8 +245,8 @@ def test_ctrl_c_ends_with_a_verdict(broker: Any) -> None:
 @pytest.mark.parametrize(
     ("args", "text"),
     [
-        ((), "give either --broker or PATHs"),
-        (("a", "--broker", "mqtt://127.0.0.1"), "give either --broker or PATHs"),
+        ((), "give either --broker, PATHs or --db"),
+        (("a", "--broker", "mqtt://127.0.0.1"), "give either --broker, PATHs or --db"),
         (("/no/such/place",), "no such file or folder"),
         (("-", "--trust", "short"), "43 characters"),
     ],
