@@ -112,6 +112,12 @@ def retained_too_large(topic: str, url: str) -> BrokerError:
     return BrokerError("retained message too large for the broker", where=url, hint=hint)
 
 
+def disconnects_at(topic: str, url: str) -> BrokerError:
+    """Return the error for a message at which the broker closes the connection."""
+    hint = f"Lower [pack] max_size, or ask the broker's operator for a larger limit and for write access to {topic}"
+    return BrokerError("broker disconnects whenever it gets a certain message", where=url, hint=hint)
+
+
 def subscribe_refused(code: int, topic: str, url: str) -> BrokerError:
     """Return the error for a SUBACK that is not a success."""
     if code in (NOT_AUTHORIZED, FAILURE):  # 0x80 is the only failure code of MQTT 3.1.1

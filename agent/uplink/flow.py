@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from enum import Enum
 from typing import Final
 
-from agent.uplink.messages import BACKFILL, LIVE, OutgoingMessage
+from agent.uplink.messages import BACKFILL, BIRTH, LIVE, OutgoingMessage
 from drivers.backoff import Backoff
 
 RETRY_MOST_S: Final = 60.0
-SHORT_MOST_S, SHORT_FOR_S = 10.0, 600.0  # the longest delay is 10 s in the first ten minutes of an outage
+# In the first ten minutes of an outage no delay is longer than this, so that the first value arrives within 10 s
+SHORT_MOST_S, SHORT_FOR_S = 8.0, 600.0
 # first and longest delay after another client with our id took over our session
 TAKEN_OVER_S, TAKEN_OVER_MOST_S = 60.0, 900.0
 STABLE_S: Final = 30.0  # a connection counts as stable if it lasted this long
@@ -29,12 +30,17 @@ PROBE_FIRST_S: Final = 1.0
 PROBE_MOST_S: Final = 60.0
 # if only a subscriber is missing, the pause between probes is at most this, because the subscriber may come soon
 NO_READER_MOST_S: Final = 10.0
-# A message is poison if the broker disconnected this number of times while it was the only message in flight.
+# A message is poison if the broker disconnected at it this number of times: it was the only message or the only probe
+# in flight.
 STRIKES: Final = 3
+MOST_STRUCK: Final = 1_000  # at most this number of messages are remembered, because the store may drop them unsent
 # After this time in s without a probe by a live pack, streams that have had their turn get another one: the streams
 # whose turn it is may have no live packs, because their device was removed or is silent.
 LIVE_TURN_S: Final = 300.0
 SKIPS: Final = 2_000  # between two probes, the backlog may skip at most this number of packs of blocked topics
+
+# A connection is given up if nothing came from the broker's machine for this time in s, although bytes wait for it.
+STALL_S: Final = 10.0
 
 TopicKey = tuple[str, str]  # stream, kind
 
@@ -66,7 +72,7 @@ class Admission(Enum):
 
 
 class BlockedTopics:
-    """Blocks topics without a subscriber or without write permission, as a circuit breaker does.
+    """Blocks topics on which the broker refuses packs, or disconnects at them, as a circuit breaker does.
 
     A probe is one pack that is sent on a blocked topic. There is one probe at a time, and the pauses between probes
     grow (exponential backoff). When the broker accepts a probe, all topics are unblocked.
@@ -81,6 +87,7 @@ class BlockedTopics:
         self._probed: set[TopicKey] = set()  # topics that have had their probe, until the others have had theirs too
         self._backoff = Backoff(first_s, PROBE_MOST_S)
         self._most_s = PROBE_MOST_S
+        self._since_s = 0.0  # when the first topic was blocked
         self._probe_at_s = 0.0
         # From this time on, a live pack may be a probe, even if the previous probe was refused only just now. Otherwise
         # the backlog, which always has packs, would take each probe as soon as it is due.
@@ -93,6 +100,10 @@ class BlockedTopics:
 
     def __len__(self) -> int:
         return len(self._lowest)
+
+    def has_stream(self, stream: str) -> bool:
+        """Return True if the broker disconnected at a pack of this stream."""
+        return (stream, BIRTH) in self._lowest
 
     @property
     def search_from(self) -> int:
@@ -111,6 +122,7 @@ class BlockedTopics:
         first = not self._lowest
         if first:
             self._backoff.reset()
+            self._since_s = now
         self._most_s = most_s
         self._lowest[key] = min(number, self._lowest.get(key, number))
         if was_probe or first:
@@ -121,6 +133,15 @@ class BlockedTopics:
             self._live_at_s = self._probe_at_s + (self._probe_at_s - now)  # the backlog may have a probe in between
         if was_probe:
             self._end_turn(key)
+
+    def block_stream(self, stream: str, number: int, now: float) -> None:
+        """Block a stream, because its pack with id ``number`` made the broker disconnect.
+
+        Only the backlog probes it: it is sent after the live packs of all other streams.
+        """
+        short = not self._lowest or now - self._since_s < SHORT_FOR_S
+        self.block((stream, BACKFILL), number, now, True, SHORT_MOST_S if short else PROBE_MOST_S)
+        self._lowest[stream, BIRTH] = self._lowest[stream, BACKFILL]
 
     def _end_turn(self, key: TopicKey) -> None:
         self._probed.add(key)
@@ -145,7 +166,7 @@ class BlockedTopics:
     def allow(self, key: TopicKey, number: int, now: float) -> Admission:
         """Return whether the pack with id ``number`` may be sent on this topic now."""
         if key not in self._lowest:
-            return Admission.OPEN
+            return Admission.BLOCKED if self.has_stream(key[0]) else Admission.OPEN
         if key[1] == LIVE:
             due = now >= self._live_at_s and not self.half_open
             if due and now >= self._live_at_s + LIVE_TURN_S:
@@ -177,8 +198,8 @@ class BlockedTopics:
         self.half_open = False
         return lowest
 
-    def on_connect(self, now: float) -> None:
-        """Begin a new connection: the next probe is due at once."""
+    def on_disconnect(self, now: float) -> None:
+        """Note that the connection ended, and not because of a probe: the next connection may begin with a probe."""
         self._backoff.reset()
         self._new_round(LIVE)
         self._probe_at_s = self._live_at_s = now
@@ -231,39 +252,60 @@ class PoisonDetector:
     """Finds a poison message: the message in flight that makes the broker disconnect."""
 
     def __init__(self) -> None:
-        self._strikes: dict[int, int] = {}  # by ref
+        self._suspects: set[int] = set()  # refs of messages that were in flight together when the broker disconnected
+        self._strikes: dict[int, int] = {}  # ref -> how often the broker disconnected at this message
 
-    def __bool__(self) -> bool:
-        return bool(self._strikes)
+    @property
+    def isolates(self) -> bool:
+        """True while messages must be sent one at a time, to find the one at which the broker disconnects."""
+        return bool(self._suspects)
 
-    def on_disconnect(self, refs: Sequence[int], alone: bool) -> int:
-        """Note that the broker disconnected while the messages ``refs`` were in flight.
+    def suspect(self, refs: Iterable[int]) -> None:
+        """Note that the broker disconnected while all messages ``refs`` were in flight."""
+        self._suspects.update(refs)
 
-        ``alone``: only one message was in flight. Returns the ref of the poison message; 0 if it is not known yet.
-        """
-        for ref in refs:
-            self._strikes[ref] = self._strikes.get(ref, 0) + alone
-        return next((ref for ref in refs if self._strikes[ref] >= STRIKES), 0)
+    def strike(self, ref: int) -> int:
+        """Note that the broker disconnected at this message. Returns how often it did so."""
+        self._suspects.clear()
+        strikes = self._strikes[ref] = self._strikes.get(ref, 0) + 1
+        if len(self._strikes) > MOST_STRUCK:
+            del self._strikes[next(iter(self._strikes))]
+        return strikes
+
+    def is_struck(self, ref: int) -> bool:
+        """Return True if the broker disconnected at this message before."""
+        return ref in self._strikes
 
     def clear(self, ref: int) -> None:
         """Forget a message that was acknowledged or quarantined."""
+        self._suspects.discard(ref)
         self._strikes.pop(ref, None)
 
     def keep_only(self, refs: Collection[int]) -> None:
-        """Forget all messages except ``refs``.
+        """End the suspicion of all messages except ``refs``.
 
         The other messages were acknowledged, or dropped because the store has a size limit.
         """
-        self._strikes = {ref: strikes for ref, strikes in self._strikes.items() if ref in refs}
+        self._suspects.intersection_update(refs)
+
+
+class Attempt(Enum):
+    """How an attempt to connect ended, with the connection that it made."""
+
+    UNREACHABLE = "unreachable"  # no broker answered
+    REFUSED = "refused"  # the broker answered and refused the connection
+    USELESS = "useless"  # the connection ended before the broker accepted a pack
+    SERVED = "served"  # the broker accepted packs, or disconnected at a pack, which waits from now on
+    TAKEN_OVER = "taken over"  # another client with our id took over the session
 
 
 class ReconnectBackoff:
     """The delays between attempts to connect.
 
-    A delay is twice as long as the previous delay, up to a limit. The limit is usually a minute. It is 10 s in two
-    cases:
-    - after a connection that delivered packs, because an unstable modem may end connections early
-    - in the first ten minutes in which the broker cannot be reached
+    A delay is twice as long as the previous delay, up to a limit. The limit is a minute. In the first ten minutes after
+    the last connection that was stable or delivered packs, it is 8 s, unless the broker refuses us. After a connection
+    that delivered packs, the delays begin anew: an unstable modem, or a pack at which the broker disconnects, may end
+    connections early.
 
     If another client took over the session, a separate, longer backoff applies.
     """
@@ -274,27 +316,26 @@ class ReconnectBackoff:
         self._taken_over = Backoff(TAKEN_OVER_S, TAKEN_OVER_MOST_S, JITTER)
         self._healthy_s = monotonic()  # when a connection last delivered packs, or was stable
 
-    def next(self, *, lived_s: float, answered: bool, taken_over: bool, served: bool = False) -> float:
+    def next(self, end: Attempt, lived_s: float) -> float:
         """Return the seconds to wait before the next attempt.
 
         Args:
+            end: how the last attempt ended.
             lived_s: duration in seconds of the last attempt, with the connection that it made.
-            answered: True if the attempt received a CONNACK.
-            taken_over: True if another client with our id ended the connection.
-            served: True if the broker accepted packs on the connection.
         """
         now = self._monotonic()
-        if served:
-            self._healthy_s = now
-        if lived_s > STABLE_S and answered:
+        connected = end not in {Attempt.UNREACHABLE, Attempt.REFUSED}
+        if end is Attempt.SERVED or (connected and lived_s > STABLE_S):
             self._backoff.reset()
             self._healthy_s = now
-        if lived_s > TAKEN_OVER_MOST_S and answered:
+        if connected and lived_s > TAKEN_OVER_MOST_S:
             self._taken_over.reset()
-        if taken_over:
+        if end is Attempt.TAKEN_OVER:
             return self._taken_over.next_s()
-        short = (served or not answered) and now - self._healthy_s < SHORT_FOR_S
-        return self._backoff.next_s(SHORT_MOST_S if short else RETRY_MOST_S)
+        short = end is not Attempt.REFUSED and now - self._healthy_s < SHORT_FOR_S
+        delay_s = self._backoff.next_s(SHORT_MOST_S if short else RETRY_MOST_S)
+        # in a network that drops packets, the attempt itself waits for seconds
+        return max(delay_s - lived_s, delay_s / 2) if end is Attempt.UNREACHABLE else delay_s
 
 
 class AckWatchdog:
@@ -309,6 +350,16 @@ class AckWatchdog:
         self._received, self._progress_s = 0, 0.0
         self._complete: OutgoingMessage | None = None  # the oldest message, if the broker has received all its bytes
         self._complete_s = 0.0
+
+    def stalled(self, oldest: OutgoingMessage, now: float, received: int, silent_s: float) -> bool:
+        """Return True if bytes of the oldest message wait, and the broker's machine has not answered for ``STALL_S``.
+
+        TCP itself would wait twice as long after each attempt, and so for a minute after the network is whole again.
+
+        Args:
+            silent_s: how long ago the last packet of the broker's TCP arrived, in seconds.
+        """
+        return received < oldest.end_offset and min(silent_s, now - oldest.sent_s) > STALL_S
 
     def overdue_s(self, oldest: OutgoingMessage, now: float, received: int) -> float:
         """Return how long, in s, the oldest message has made no progress.

@@ -39,7 +39,8 @@ from drivers.model import BrokerError
 CONNECT_S: Final = 10.0
 BROKER_CERTIFICATE: Final = "broker certificate"
 MAX_PACKET: Final = 64 << 10  # the largest packet in bytes that the broker may send
-_BYTES_ACKED: Final = 120  # offset of tcpi_bytes_acked in struct tcp_info (linux/tcp.h)
+# offsets of tcpi_last_ack_recv and tcpi_bytes_acked in struct tcp_info (linux/tcp.h)
+_LAST_ACK, _BYTES_ACKED = 56, 120
 # a PUBACK that has nothing but the packet id, which means success: its first two bytes, and its length in bytes
 _PLAIN_PUBACK, _PLAIN_BYTES = b"\x40\x02", 4
 _UNREASONED, _REASONED = 2, 3  # bytes of a PUBACK after its length: only the packet id, and with a reason code
@@ -289,14 +290,20 @@ class MqttConnection:
 
         Returns 0 if the system does not report it.
         """
+        return self.progress()[0]
+
+    def progress(self) -> tuple[int, float]:
+        """Return the result of ``bytes_received``, and how many seconds ago the broker's TCP last answered."""
         sock = self._client.socket()
         if not isinstance(sock, socket.socket) or not hasattr(socket, "TCP_INFO"):
-            return 0
+            return 0, 0.0
         try:
             info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
         except OSError:
-            return 0
-        return int(struct.unpack_from("Q", info, _BYTES_ACKED)[0]) if len(info) >= _BYTES_ACKED + 8 else 0
+            return 0, 0.0
+        if len(info) < _BYTES_ACKED + 8:
+            return 0, 0.0
+        return struct.unpack_from("Q", info, _BYTES_ACKED)[0], struct.unpack_from("I", info, _LAST_ACK)[0] / 1000
 
     def bytes_sent(self) -> int:
         """Return how many bytes the broker's TCP will have acknowledged when all queued messages have arrived.

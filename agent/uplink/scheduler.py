@@ -29,6 +29,7 @@ from agent.uplink.errors import (
 from agent.uplink.flow import (
     NO_READER_MOST_S,
     PROBE_MOST_S,
+    STRIKES,
     Admission,
     BlockedTopics,
     InflightWindow,
@@ -127,6 +128,8 @@ class SendScheduler:
         self.window, self.max_payload = window, NO_LIMIT
         # topic of the last pack that was quarantined for its size; None after this was reported
         self.too_large: str | None = None
+        # topic of the last message at which the broker disconnected; None after this was reported
+        self.disconnects_at: str | None = None
         self._rejected = RejectedRetained()
         self.delivered: list[int] = []  # ids that are to be confirmed to the store
         self.accepted = self.refused = self.sent_bytes = 0
@@ -169,7 +172,6 @@ class SendScheduler:
         self._backlog.restart(0)
         self._births.restart(0)
         self._rejected.clear()
-        self.blocked.on_connect(now)
         self._accepts = False
         self._looking_for_probe = False
         self._paused_until_s = 0.0
@@ -177,17 +179,26 @@ class SendScheduler:
         if mode == "platform":
             self._resend_at_s = now + self._resend_backoff.delay_s
 
-    def end(self, by_broker: bool) -> None:
+    def end(self, by_broker: bool) -> bool:
         """End a connection. The packs in flight become backlog again.
 
         Args:
             by_broker: True if the broker closed the connection. A poison message may be the reason.
+
+        Returns:
+            True if a message was the reason.
         """
         self.inbound.close()
-        if by_broker:
-            refs = [message.ref for message in self._in_flight.values() if message.ref]
-            if poison := self._poison.on_disconnect(refs, len(self._in_flight) == 1):
-                self._quarantine(poison)
+        now = self._monotonic()
+        # if a probe was in flight, it is the reason, and the other messages are not
+        suspects = [message for message in self._in_flight.values() if message.probe] or [*self._in_flight.values()]
+        if struck := by_broker and len(suspects) == 1 and bool(suspects[0].ref):
+            self._strike(suspects[0], now)
+        else:
+            self.blocked.on_disconnect(now)
+            if by_broker:
+                self._poison.suspect(message.ref for message in suspects if message.ref)
+        self.blocked.half_open = False
         self._in_flight.clear()
         self._live.clear()
         self._control.clear()
@@ -195,6 +206,22 @@ class SendScheduler:
         self._in_flight_bytes = 0
         for cursor in (self._overflow, self._backlog, self._births):
             cursor.stop()
+        return struck
+
+    def _strike(self, message: OutgoingMessage, now: float) -> None:
+        """Note that the broker disconnected at this message.
+
+        Once may be chance. After the second time its stream waits for a probe, and the other streams do not.
+        """
+        strikes = self._poison.strike(message.ref)
+        if strikes > 1:
+            self.disconnects_at = message.topic
+        if message.id and (strikes > 1 or self.blocked.has_stream(message.stream)):
+            self.blocked.block_stream(message.stream, message.id, now)
+        else:
+            self.blocked.on_disconnect(now)
+        if strikes >= STRIKES:
+            self._quarantine(message.ref)
 
     # --- sending
 
@@ -244,7 +271,7 @@ class SendScheduler:
 
     @property
     def _window_full(self) -> bool:
-        window = 1 if self._poison else self.window
+        window = 1 if self._poison.isolates else self.window
         return len(self._in_flight) >= window or self._in_flight_bytes >= self._inflight_window.limit_bytes
 
     def next(self) -> OutgoingMessage | None:
@@ -290,13 +317,16 @@ class SendScheduler:
 
     def _next_birth(self) -> OutgoingMessage | None:
         while (item := self._births.pop()) is not None:
-            if -item.id not in self.quarantined and not self._too_large(item, -item.id):
-                topic, (data, content_type) = self._topic(item.stream, BIRTH), self._compressor.payload(item)
-                return OutgoingMessage(topic, data, BIRTH, ref=-item.id, stream=item.stream, content_type=content_type)
+            ref, topic = -item.id, self._topic(item.stream, BIRTH)
+            if self.blocked.has_stream(item.stream):
+                self.reject_retained(topic)
+            elif ref not in self.quarantined and not self._too_large(item, ref):
+                (data, content_type), probe = self._compressor.payload(item), self._poison.is_struck(ref)
+                return OutgoingMessage(topic, data, BIRTH, True, 0, ref, item.stream, probe, content_type=content_type)
         return None
 
     def _next_backlog(self, now: float) -> OutgoingMessage | None:
-        if self._poison and self._backlog.exhausted and not self._backlog.queue:
+        if self._poison.isolates and self._backlog.exhausted and not self._backlog.queue:
             self._poison.keep_only(self._active)
         if now >= self._resend_at_s:
             self._resend(now)
@@ -342,7 +372,7 @@ class SendScheduler:
 
     def _pack_message(self, item: OutboxItem, kind: str, admission: Admission) -> OutgoingMessage:
         self._active.add(item.id)
-        topic, probe = self._topic(item.stream, kind), admission is Admission.PROBE
+        topic, probe = self._topic(item.stream, kind), admission is Admission.PROBE or self._poison.is_struck(item.id)
         data, content_type = self._compressor.payload(item)
         return OutgoingMessage(
             topic, data, kind, False, item.id, item.id, item.stream, probe, content_type=content_type

@@ -18,7 +18,7 @@ from agent.outbox import Outbox, OutboxItem
 from agent.settings import UplinkConfig
 from agent.uplink import errors
 from agent.uplink.errors import FaultLog
-from agent.uplink.flow import AckWatchdog, ReconnectBackoff
+from agent.uplink.flow import STALL_S, AckWatchdog, Attempt, ReconnectBackoff
 from agent.uplink.messages import OutgoingMessage, PackCompressor, UplinkState, client_id, status_bytes
 from agent.uplink.mqtt import BROKER_CERTIFICATE, CONNECT_S, V5, V311, MqttConnection
 from agent.uplink.queues import WakePipe
@@ -127,8 +127,7 @@ class Uplink:
         self._stop_at_s: float | None = None
         self._protocol = V5
         self._v311_since_s = 0.0
-        self._answered = False  # True: the broker answered the last attempt to connect with a CONNACK
-        self._accepted_before = 0  # number of packs that the broker had accepted before the last attempt to connect
+        self._attempt = Attempt.UNREACHABLE  # how the current attempt to connect ends if it ends now
         self._taken_over = 0  # how often another client took over the session
         self._connected = False
         self._connects = 0
@@ -251,9 +250,8 @@ class Uplink:
             # if a second signal has ended the service, the event loop is closed
             with contextlib.suppress(RuntimeError):
                 self._on_event({"event": "taken_over", "times": self._taken_over, "uplink": self.name})
-        served = self._scheduler.accepted > self._accepted_before
-        delay_s = self._backoff.next(lived_s=lived_s, answered=self._answered, taken_over=taken_over, served=served)
-        until = time.monotonic() + delay_s
+            self._attempt = Attempt.TAKEN_OVER
+        until = time.monotonic() + self._backoff.next(self._attempt, lived_s)
         while not self._stopping and (left := until - time.monotonic()) > 0:
             self._wake_pipe.wait(left)
 
@@ -261,11 +259,12 @@ class Uplink:
         """Serve one connection. Raises BrokerError when it ends, unless ``stop`` ends it."""
         if self._protocol == V311 and time.monotonic() - self._v311_since_s > TRY_V5_AGAIN_S:
             self._protocol = V5
-        connection, self._answered, self._accepted_before = self._connection(), False, self._scheduler.accepted
+        connection, self._attempt, accepted = self._connection(), Attempt.UNREACHABLE, self._scheduler.accepted
         try:
             connection.connect(lambda: self._stopping)
         except BrokerError as error:
-            self._answered = connection.connack is not None
+            if connection.connack is not None:
+                self._attempt = Attempt.REFUSED
             if self._protocol == V5 and connection.connack == errors.UNSUPPORTED_VERSION:
                 log.info("%s: broker does not support MQTT 5, using 3.1.1", self.name)
                 self._protocol, self._v311_since_s = V311, time.monotonic()
@@ -273,7 +272,7 @@ class Uplink:
                 connection.connect(lambda: self._stopping)
             else:
                 raise error
-        self._answered = True
+        self._attempt = Attempt.USELESS
         try:
             self._on_connected(connection)
             self._serve(connection)
@@ -282,8 +281,10 @@ class Uplink:
             # set here, because ``_on_failure`` keeps the times if there was a fault before the connection ended
             self._since, self._since_mono = time.time(), time.monotonic()
             self._connected = False
-            self._scheduler.end(connection.closed_by_broker and not connection.limit_exceeded)
-            self._replay.end(connection.closed_by_broker)
+            struck = self._scheduler.end(connection.closed_by_broker and not connection.limit_exceeded)
+            self._replay.end(connection.closed_by_broker and not struck)
+            if struck or self._scheduler.accepted > accepted:
+                self._attempt = Attempt.SERVED
             self._confirm_to_store()
 
     def _connection(self) -> MqttConnection:
@@ -361,16 +362,7 @@ class Uplink:
             enough = len(scheduler.delivered) >= CONFIRM_COUNT or now - self._delivered_s >= CONFIRM_S
             if scheduler.delivered and (enough or not scheduler.in_flight):
                 self._confirm_to_store()
-            oldest = scheduler.oldest
-            if (
-                oldest is not None
-                and self._watchdog.overdue_s(oldest, now, connection.bytes_received()) > self._ack_timeout_s
-            ):
-                raise BrokerError(
-                    f"no acknowledgement from the broker for {self._ack_timeout_s:.0f} s",
-                    where=self.config.url,
-                    hint="Does a network device between this box and the broker drop packets?",
-                )
+            self._check_progress(connection, now)
             if now - self._status_s >= STATUS_S:
                 self._status_s = now
                 scheduler.publish(f"{self._base}/status", self._status("online"))
@@ -378,9 +370,7 @@ class Uplink:
                 self._subscribe_to_requests(connection)
             if scheduler.take_retained_retry():
                 self._publish_all_retained()
-            if (topic := scheduler.too_large) is not None:
-                scheduler.too_large = None
-                self._on_refused(errors.TOO_LARGE, topic)
+            self._report_misfits()
             if not scheduler.has_fault:
                 self._fault = self._ack_fault
             # quarantined packs do not count here: they stay until the next start, and the log must report later faults
@@ -389,6 +379,28 @@ class Uplink:
             stop_s = math.inf if self._stop_at_s is None else max(0.0, self._stop_at_s - DISCONNECT_S - now)
             wait_s = min(scheduler.wait_s(), self._ack_timeout_s / 4, stop_s)
             self._poll(connection, min(wait_s, CONFIRM_S) if scheduler.delivered else wait_s)
+
+    def _check_progress(self, connection: MqttConnection, now: float) -> None:
+        """Raise BrokerError if the network drops our packets, or the broker does not answer."""
+        if (oldest := self._scheduler.oldest) is None:
+            return
+        received, silent_s = connection.progress()
+        stalled = self._watchdog.stalled(oldest, now, received, silent_s)
+        if stalled or self._watchdog.overdue_s(oldest, now, received) > self._ack_timeout_s:
+            raise BrokerError(
+                f"no acknowledgement from the broker for {STALL_S if stalled else self._ack_timeout_s:.0f} s",
+                where=self.config.url,
+                hint="Does a network device between this box and the broker drop packets?",
+            )
+
+    def _report_misfits(self) -> None:
+        scheduler = self._scheduler
+        if (topic := scheduler.too_large) is not None:
+            scheduler.too_large = None
+            self._on_refused(errors.TOO_LARGE, topic)
+        if (topic := scheduler.disconnects_at) is not None:
+            scheduler.disconnects_at = None
+            self._report(errors.disconnects_at(topic, self.config.url))
 
     def _send(self, connection: MqttConnection) -> None:
         """Send all messages that may be sent now.

@@ -8,14 +8,28 @@ import json
 import random
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from agent.verify.signed import payload_of
-from tests.fault.play_brokers import broker_at, uplinks
+from tests.fault.play_brokers import broker_at, tap_to, uplinks
+from tests.kits.books import counted
 from tests.kits.faults.books import balance, came, ended, figures
 from tests.kits.faults.rows import Row, scenario
-from tests.kits.house import SECONDLY, SITE, Broker, House, Listener, Meter, come_home, until, whole
+from tests.kits.house import (
+    SECONDLY,
+    SITE,
+    Agent,
+    Broker,
+    House,
+    Listener,
+    Meter,
+    come_home,
+    devices_on,
+    until,
+    whole,
+)
 
 KEPT = ("persistence true", "persistence_file kept.db", "autosave_interval 1")
 
@@ -91,3 +105,52 @@ def broker_kills(folder: Path, house: House, rounds: int, seed: int) -> Row:
     until(lambda: ended(platform), 30, lambda: agent.said)
     report = balance(platform.heard, agent.kid, {"m1": meter})
     return figures(report, code=code)
+
+
+def stages(agent: Agent, ear: Listener, meters: Iterable[Meter]) -> dict[str, set[int]]:
+    """At which stage each answer of the meters is. The agent was killed."""
+    _, owed = agent.sealed()
+    heard = ear.names()
+    found: dict[str, set[int]] = {"delivered": set(), "in_flight": set(), "in_the_outbox": set()}
+    for name, data in agent.bodies().items():
+        stage = "delivered" if name not in owed else "in_flight" if name in heard else "in_the_outbox"
+        found[stage].update(record["v"] for record in counted(json.loads(data)))
+    served = set[int]().union(*(meter.served for meter in meters))
+    return found | {"not_sealed": served.difference(*found.values())}
+
+
+@scenario(rounds=1, about_s=25, long=3, chunk=3)
+def runs_that_end_after_a_cut(folder: Path, house: House, rounds: int, seed: int) -> Row:
+    """A minute after a cut, kill -9 ends the run while the backlog leaves. Other programs have the processor first."""
+    rng = random.Random(seed)
+    broker = house.broker()
+    ear, tap = house.listen(broker), tap_to(house, broker)
+    meters = [Meter(unit) for unit in range(1, 9 if rounds == 1 else 51)]
+    agent = house.agent(None, {"roof": house.field.tcp(*meters)}, devices_on("roof", meters), every=SECONDLY,
+                        more=uplinks({"platform": tap.url}, f"backfill_rate = {len(meters)}"),
+                        before=("nice", "-n", "19"))  # fmt: skip
+    agent.start()
+    until(lambda: all(ear.packs(f"m{meter.unit}") for meter in meters), 60, lambda: agent.said)
+    ends: list[dict[str, set[int]]] = []
+    for _ in range(rounds):
+        tap.mode = "refuse"
+        threading.Event().wait(5 if rounds == 1 else 60)  # the cut itself
+        came = len(ear.packs("", "backfill"))
+        tap.mode = "pass"
+        until(lambda came=came: len(ear.packs("", "backfill")) > came, 60, lambda: agent.said)
+        threading.Event().wait(rng.uniform(0, 1))  # the moment at which the run ends
+        agent.kill()
+        ends.append(stages(agent, ear, meters))
+        agent.start()
+        until(lambda: agent.snapshot()["uplinks"]["platform"]["connected"], 60, lambda: agent.said)
+    code = come_home(agent, ear)
+    report = balance(ear.heard, agent.kid, {f"m{meter.unit}": meter for meter in meters})
+    home = {number for meter in meters for number in ear.numbers(f"m{meter.unit}")}
+    held = {stage: sum(len(end[stage] & home) for end in ends) for stage in ("delivered", "in_flight", "in_the_outbox")}
+    return figures(
+        report, code=code, answers=sum(len(numbers) for end in ends for numbers in end.values()), **held,
+        in_the_ring=sum(len(end["not_sealed"] & home) for end in ends),
+        # no reading was made of them, because they came too late; the balance asserts that a gap states each
+        in_stated_gaps=sum(len(end["not_sealed"] - home) for end in ends),
+        sealed_and_lost=sum(len(end[stage] - home) for end in ends for stage in held),
+    )  # fmt: skip

@@ -201,6 +201,46 @@ def test_a_thin_link_is_not_taken_for_a_silent_one() -> None:
     assert row["code"] == 0 and row["connections"] <= 3
 
 
+@pytest.mark.plays("runs_that_end_after_a_cut")
+def test_an_answer_that_is_not_delivered_when_a_run_ends_is_in_the_ring_in_the_outbox_or_in_flight(row: Row) -> None:
+    """Of 8,080 answers, 100 had not arrived when a run ended after a cut. Each has its stage, and none was at risk:
+
+    the next start delivers it. An answer that came too late to be a reading is stated in a gap.
+    """
+    assert row["code"] == 0 and row["verdict"] == "verified" and set(row["gaps"]) <= BUSY
+    assert not row["sealed_and_lost"] and row["in_the_outbox"], "the run ended while the backlog left"
+    held = ("delivered", "in_flight", "in_the_outbox", "in_the_ring", "in_stated_gaps")
+    assert row["answers"] == sum(row[stage] for stage in held)
+
+
+# Links that die oddly: the port is open, and no pack gets through. Nothing is lost or doubled.
+
+
+def check_recovery(row: Row) -> None:
+    assert row["code"] == 0 and set(row["gaps"]) <= BUSY and not row["lost_packs"]
+    assert row["most_log_lines"] < 100
+
+
+@pytest.mark.plays("closes_before_it_acknowledges")
+def test_a_broker_that_closes_each_connection_before_it_acknowledges_anything(row: Row) -> None:
+    """Nothing is lost or doubled. (``tests/fault/soak.py`` measures how soon the first value is there.)"""
+    check_recovery(row)
+
+
+@pytest.mark.plays("disconnects_at_large_packs")
+def test_a_broker_that_disconnects_at_large_packs_delays_only_their_stream(row: Row) -> None:
+    """The other stream had no value for a minute, since each disconnect doubled the delay for all."""
+    check_recovery(row)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(WHY_NOT != "", reason=WHY_NOT)
+def test_a_black_hole_of_a_minute() -> None:
+    """The kernel drops all packets and resets nothing."""
+    check_recovery(play("black_holes", 1, int(time.time())))
+
+
 # Two gateways with one name: no war over the session, an event, and a verifier that sees two histories.
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -536,6 +537,88 @@ def test_a_resend_that_must_wait_does_not_keep_the_uplink_awake(why: str) -> Non
         rig.scheduler.draining = True
     rig.tick(0.6)
     assert rig.send() == 0 and rig.scheduler.wait_s() > 0.05
+
+
+class DyingBroker:
+    """Answers all packs but those for which ``dies`` is true: at these it closes the connection.
+
+    The uplink is connected again a second later.
+    """
+
+    def __init__(self, rig: Rig, dies: Callable[[OutgoingMessage], bool]) -> None:
+        self.rig, self.dies = rig, dies
+        self.disconnects: list[float] = []
+        self.came: list[tuple[float, OutgoingMessage]] = []
+
+    def tenth(self) -> None:
+        """Let a tenth of a second pass, in which all that is sent is answered in its order."""
+        rig = self.rig
+        if not rig.connected and rig.now >= self.disconnects[-1] + 1.0:
+            rig.connect()
+        while rig.connected and (rig.outbox.asked or rig.send() or rig.in_flight):
+            rig.outbox.serve()
+            if not rig.in_flight:
+                continue
+            message = next(iter(rig.in_flight.values()))
+            if self.dies(message):
+                self.disconnects.append(rig.now)
+                rig.cut(by_broker=True)
+                break
+            self.came.append((rig.now, message))
+            rig.answer()
+        rig.tick(0.1)
+
+    def seconds(self, count: int, sizes: Sequence[int]) -> None:
+        """Let seconds pass, in each of which every stream seals a pack of its size."""
+        for _ in range(count):
+            for stream, size in enumerate(sizes):
+                self.rig.commit(1, size=size, stream=stream)
+            for _ in range(10):
+                self.tenth()
+
+
+def test_a_broker_that_disconnects_at_each_large_pack_delays_no_other_stream() -> None:
+    """Each large pack cost four connections with delays of up to a minute, and all streams waited for them."""
+    rig = Rig(live_bytes=100_000, window=20)
+    rig.connect()
+    broker = DyingBroker(rig, lambda message: len(message.data) > 1000)
+
+    broker.seconds(120, sizes=(2000, 50))
+    small = [at for at, message in broker.came if message.stream == STREAMS[1]]
+    whole_s, broker.dies = rig.now, lambda message: False
+    broker.seconds(30, sizes=(2000, 50))
+
+    assert max(b - a for a, b in pairwise(small)) <= 3.0, "at most two disconnects in succession"
+    assert len(broker.disconnects) <= 120 / 8 + 5, "one each time that a large pack is tried again"
+    large = [at for at, message in broker.came if message.stream == STREAMS[0]]
+    assert large[0] - whole_s <= 8.5
+    left = set(rig.outbox.open)
+    assert left == rig.scheduler.quarantined and 0 < len(left) <= 10, "tried three times each, kept for the next start"
+    assert sorted([*rig.delivered, *left]) == list(range(1, rig.next_id)), "nothing lost, nothing confirmed twice"
+
+
+def test_after_ten_minutes_a_broker_that_disconnects_at_a_pack_is_tried_once_a_minute() -> None:
+    rig = Rig(live_bytes=100_000, window=20)
+    rig.connect()
+    broker = DyingBroker(rig, lambda message: len(message.data) > 1000)
+
+    broker.seconds(1800, sizes=(2000, 50))
+
+    late = [at for at in broker.disconnects if at >= 1000.0 + 700]
+    assert 15 <= len(late) <= 20 and min(b - a for a, b in pairwise(late)) >= 55.0
+
+
+def test_one_pack_that_makes_the_broker_disconnect_holds_back_its_stream_for_seconds() -> None:
+    """The other packs of its stream arrive as soon as it is set aside, after three disconnects at this pack alone."""
+    rig = Rig(live_bytes=100_000, window=20)
+    rig.connect()
+    broker = DyingBroker(rig, lambda message: message.id == 5)
+
+    broker.seconds(30, sizes=(50, 50))
+
+    assert rig.scheduler.quarantined == {5} == set(rig.outbox.open) and len(broker.disconnects) <= 5
+    assert not rig.scheduler.blocked
+    assert broker.disconnects[-1] - broker.disconnects[0] <= 15.0
 
 
 def test_a_pack_larger_than_the_broker_accepts_is_quarantined() -> None:

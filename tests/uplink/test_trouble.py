@@ -18,7 +18,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from agent.settings import UplinkConfig
 from agent.uplink import Uplink, errors
 from agent.uplink.messages import OutgoingMessage
-from agent.uplink.mqtt import V5, MqttConnection
+from agent.uplink.mqtt import V5, V311, MqttConnection
 from agent.uplink.queues import WakePipe
 from agent.uplink.uplink import backlog_rate
 from agent.verify.mqtt import hang_up
@@ -170,6 +170,25 @@ def test_a_pack_that_makes_the_broker_disconnect_is_quarantined(fake: Fake, outb
     assert {s.payload for s in packs(broker)} - bad == {p.data for p in make.made[1:]}
     assert len([s for s in packs(broker) if s.payload in bad]) <= 5
     until(lambda: up.state().connected)
+
+
+def test_mosquitto_that_disconnects_at_large_packs_gets_all_others_and_status_names_the_topic(
+    broker: Broker, listen: Callable[..., Listener], outbox: Outboxes, uplink: Uplinks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With MQTT 3.1.1, mosquitto closes the connection at a packet above its limit, and tells no reason."""
+    monkeypatch.setattr("agent.uplink.uplink.V5", V311)
+    port = broker("max_packet_size 3000").port
+    heard, at = listen(port, v5=False), outbox()
+    large, small = Maker("park7/gw01/inv1", pad=5000), Maker("park7/gw01/inv2")
+    up = uplink(at, destination(port))
+
+    for _ in range(10):
+        at.commit(fresh(large), fresh(small))
+
+    until(lambda: sorted(heard.seqs("inv2")) == list(range(1, 11)), "the other stream")
+    until(lambda: "disconnects" in str((state := up.state()).error) and f"{BASE}/inv1/" in str(state.hint))
+    until(lambda: up.state().set_aside)
+    assert not heard.seqs("inv1") and at.pending() == 10
 
 
 def test_the_log_reports_a_recovery_while_a_pack_is_quarantined(
