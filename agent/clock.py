@@ -7,9 +7,17 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 STEP_MS = 500  # a larger difference between wall and monotonic clock means that somebody set the wall clock
 MAX_SLOWING_NS = 50_000_000  # one comparison moves the clock back by at most this; the agent compares once a second
+
+
+class ClockSet(NamedTuple):
+    """A step of the wall clock: by how many seconds, and when, in monotonic seconds."""
+
+    by_s: float
+    at_s: float
 
 
 class SteadyClock:

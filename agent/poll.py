@@ -99,6 +99,7 @@ class DevicePoll:
         # time of the first answer after the last long silence; 0: the device has not answered yet
         self.answering_since_ms = 0
         self.added_ms = start_ms
+        self._skipped_ms = 0  # time by which the clock was set since the last answer: it did not pass
         self.is_silent = False  # True: its last request was not answered, so the next try is one short request
         self.answer_s = 0.0  # the longest recent time from a request to its answer, including the time on the wire
         self._tries = 0  # consecutive tries of the silent device
@@ -127,6 +128,17 @@ class DevicePoll:
         self._doubt_ms = 0  # before this tick, hints that another device answers are ignored
         self.freshness: Freshness | None = None  # not None if the device is read through a caching master
         self.align(start_ms)
+
+    def step(self, old_ms: int, new_ms: int) -> None:
+        """Begin the schedule again after the clock was set. The duration of a silence is not changed by this."""
+        silent_ms = self.silent_ms(old_ms)
+        self.align(new_ms)
+        self._skipped_ms = 0
+        self._skipped_ms = self.silent_ms(new_ms) - silent_ms
+
+    def silent_ms(self, now_ms: int) -> int:
+        """Return the time that has passed since the last answer; without an answer, since polling began."""
+        return now_ms - (self.last_answer_ms or self.added_ms) - self._skipped_ms
 
     def align(self, start_ms: int) -> None:
         """Begin the schedule at ``start_ms``. Nothing is pending; points of pace ``once`` are due at the first tick."""
@@ -495,7 +507,7 @@ class DevicePoll:
         """Record an answer of the device."""
         if self._logged_dead:
             self._logged_dead = False
-            since = f" again after {(now_ms - self.last_answer_ms) / 1000:.0f} s" if self.last_answer_ms else ""
+            since = f" again after {self.silent_ms(now_ms) / 1000:.0f} s" if self.last_answer_ms else ""
             log.info("%s responds%s", self.driver.spec.name, since)
         if not self.last_answer_ms or (
             self.is_overdue(now_ms) and (self.failures or self.availability is not Availability.ALIVE)
@@ -506,7 +518,7 @@ class DevicePoll:
         self.is_silent, self._tries, self.probe_at = False, 0, 0.0
         self.is_called, self._may_sleep = False, True
         self._backoff.reset()
-        self.last_answer_ms = now_ms
+        self.last_answer_ms, self._skipped_ms = now_ms, 0
         self.last_error, self.line_down = "", False
 
 

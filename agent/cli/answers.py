@@ -18,6 +18,7 @@ from agent.cli.common import clean
 from drivers.model import GatewayError, clean_text
 
 Time = Annotated[float, Meta(ge=-62_000_000_000, le=253_000_000_000)]  # UTC seconds, in the years 5 to 9987
+Seconds = Annotated[float, Meta(ge=-62_000_000_000, le=253_000_000_000)]  # a duration
 Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
@@ -273,6 +274,7 @@ class _Device(TypedDict, total=False):
     life: str
     added: Time
     last_answer: Time | None
+    silent_for: Seconds
     answering_since: Time | None
     dead_after: float
     may_sleep: bool
@@ -317,6 +319,11 @@ class _SetAside(TypedDict, total=False):
     devices: Count | None
 
 
+class _Damaged(TypedDict):
+    at: Time
+    file: str
+
+
 class _Store(TypedDict, total=False):
     trouble: str | None
     path: str
@@ -330,6 +337,7 @@ class _Store(TypedDict, total=False):
     lost_at: Time | None
     warnings: list[str]
     set_aside: _SetAside | None
+    damaged: _Damaged | None
 
 
 class _Certificate(TypedDict):
@@ -354,10 +362,16 @@ class _Uplink(TypedDict, total=False):
     certificates: list[_Certificate]
 
 
+class _ClockSet(TypedDict):
+    by: Seconds
+    age: Seconds
+
+
 class _Clock(TypedDict, total=False):
     synced: bool | None
     error_ms: float | None
     behind_store: float | None
+    set: _ClockSet | None
 
 
 class _Repair(TypedDict):
@@ -386,6 +400,7 @@ class _Snapshot(TypedDict, total=False):
     boot: str
     time: Time
     started: Time
+    running_for: Seconds
     pid: int
     ring: Annotated[str, Meta(pattern=r"^ring[A-Za-z0-9._-]{0,100}\Z")]
     key: _Key

@@ -61,6 +61,11 @@ _CERTIFICATE = (
     "请向消息代理的运维方索取新证书并替换该文件，无需重启",
 )
 _BROKER_CERTIFICATE = ("Ask the broker's operator to renew it", "请让消息代理的运维方更换证书")
+_CLOCK_SET = (
+    "Find out who sets the clock: `timedatectl` shows whether a time server does. The page Days shows the time that it"
+    " jumped over with its reason",
+    "请查明是谁调整了时钟：`timedatectl` 可显示是否由时间服务器校时。“日曲线”页将跳过的时间连同原因标出",
+)
 _CLOCK = (
     "Readings go on and are marked. Can this gateway reach a time server? See `timedatectl`. Without internet access,"
     " set one in this network: NTP= in /etc/systemd/timesyncd.conf, then `systemctl restart systemd-timesyncd`",
@@ -219,6 +224,24 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
     ),
     "clock-not-synchronised": FindingWords(
         1, ("the clock of this gateway is not synchronised", "本网关的时钟未同步"), _CLOCK
+    ),
+    "clock-set-forward": FindingWords(
+        0,
+        (
+            "the clock was set forward by {span}, {age} ago: there are no readings of the time that it jumped over",
+            "{age}前时钟被拨快 {span}：跳过的时间没有读数",
+        ),
+        _CLOCK_SET,
+        warns=True,
+    ),
+    "clock-set-back": FindingWords(
+        0,
+        (
+            "the clock was set back by {span}, {age} ago: the readings of this time occur twice",
+            "{age}前时钟被拨慢 {span}：这段时间的读数出现两次",
+        ),
+        _CLOCK_SET,
+        warns=True,
     ),
     "clock-behind": FindingWords(
         1,

@@ -233,6 +233,10 @@ def not_durable(reasons: Iterable[object]) -> Iterator[Finding]:
 def _clock(clock: Facts, now: float) -> Iterator[Finding]:
     if clock.get("synced") is False:
         yield Finding("clock-not-synchronised", "clock")
+    if (step := _part(clock, "set")) and float(step["age"]) < LOSS_SHOWN_S:
+        by_s = float(step["by"])
+        code = "clock-set-forward" if by_s > 0 else "clock-set-back"
+        yield Finding(code, "clock", {"span": show_age(abs(by_s)), "age": show_age(float(step["age"]))})
     if (behind := clock.get("behind_store")) and clock.get("synced") is not True:
         yield Finding("clock-behind", "clock", {"age": show_age(behind)})
 
@@ -379,7 +383,7 @@ def _device(name: str, device: Facts, line: Facts, now: float) -> Iterator[Findi
         }
         yield Finding("device-swapped", where, values)
     why = f": {_cut(device['error'], 160)}" if device.get("error") else ""
-    silent_s = now - float(device.get("last_answer") or device.get("added") or 0)
+    silent_s = silent_for(device, now)
     values = {"name": name, "why": why, "age": show_age(silent_s), "line": str(device.get("line"))}
     is_line_down = device.get("line_down") or life == "unknown"
     if life == "dead" and not is_line_down:
@@ -423,6 +427,12 @@ class Silence(NamedTuple):
 
     since_s: float
     answered: bool
+
+
+def silent_for(device: Facts, now: float) -> float:
+    """Return for how many seconds a device has been silent. A step of the clock does not count."""
+    since = device.get("silent_for")
+    return float(now - float(device.get("last_answer") or device.get("added") or 0)) if since is None else float(since)
 
 
 def silent_devices(snapshot: Facts, before_s: float) -> dict[str, Silence]:

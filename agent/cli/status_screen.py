@@ -69,12 +69,8 @@ class StatusScreen:
     def head(self) -> list[str]:
         """Return the lines above the tables: name, clock, store and key of the gateway."""
         facts, store, clock = self._snapshot, self._snapshot.get("store", {}), self._snapshot.get("clock", {})
-        started = facts.get("started")
-        since = (
-            f", {self._word('running', age=show_age(self._now - started, self._language))}"
-            if started is not None
-            else ""
-        )
+        running_s = facts.get("running_for")
+        since = f", {self._word('running', age=show_age(running_s, self._language))}" if running_s is not None else ""
         who = f"{facts.get('site', '?')}/{facts.get('gateway', '?')}"
         head = f"{who}  meterhouse {facts.get('version', '?')}, boot {facts.get('boot', '?')}{since}"
         synced = {True: "synchronised", False: "not synchronised"}.get(clock.get("synced"), "no clock")

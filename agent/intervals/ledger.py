@@ -19,7 +19,7 @@ from typing import Any
 
 from agent.intervals.anomalies import TOO_LARGE, AnomalyDetector, Finding, PendingReading
 from agent.intervals.calendar import DAY_MS, Calendar
-from agent.intervals.gap_sums import GapRow, GapSums, gaps_of_pack
+from agent.intervals.gap_sums import Gap, GapRow, GapSums, gaps_of_pack
 from agent.intervals.heat import HeatFlows
 from agent.intervals.page_format import PageSchema, Row
 from agent.intervals.row_builder import RowBuilder
@@ -34,6 +34,7 @@ _QUALITY_FLAGS = (
 )  # fmt: skip
 # after a longer silence the counter begins anew, and the growth during the silence is not counted
 LONGEST_MS = 400 * DAY_MS
+MOST_JUMP_MS = 7 * DAY_MS  # a longer jump of the clock forward makes no rows of missing time
 COUNTER, GAUGE = 1, 2
 # the first packs of a boot: one with records kept in the ring, one for the downtime, one with the first readings
 FIRST_PACKS = 3
@@ -179,6 +180,10 @@ class Ledger:
         is_later_part = span.part is not None and span.part[0] > 1
         if self.to_ms and span.from_ms != self.to_ms and not is_later_part:
             self._step(span.from_ms - self.to_ms)
+            # nothing was due in the time that the clock jumped over, so the packs state no gap; a clock that was never
+            # set may jump by decades
+            if span.seq == self.seq + 1 and 0 < span.from_ms - self.to_ms <= MOST_JUMP_MS:
+                self._gaps.add([Gap(self.to_ms, span.from_ms, "clock", True)])
         if span.boot != self.boot:
             self.boot, self._fresh = span.boot, FIRST_PACKS
         if self._fresh and span.from_ms < span.to_ms:

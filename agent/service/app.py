@@ -18,7 +18,7 @@ import agent
 import ext.clock
 import ext.memory
 from agent.certificates import Expiry, expiries, stamps
-from agent.clock import STEP_MS, SteadyClock, sleep_to_multiple
+from agent.clock import STEP_MS, ClockSet, SteadyClock, sleep_to_multiple
 from agent.config import (
     Config,
     ConfigWarning,
@@ -93,7 +93,8 @@ class Service:
         self._ready = ready
         self.boot = secrets.token_bytes(8).hex()
         self.clock = SteadyClock()
-        self.started_ms = self.clock.now_ms()
+        self.started_ms, self.started_s = self.clock.now_ms(), time.monotonic()
+        self.clock_set: ClockSet | None = None  # the last step of the clock
         self.uplinks: list[Uplink] = []
         self.packers: dict[str, Packer] = {}
         self.rings = RingFiles(config.runtime_dir, self.boot)
@@ -393,8 +394,10 @@ class Service:
             done = step is None or await self.sealing.cut(*step)
             if step and done:
                 self.clock.take_step()
+                now_ms = self.clock.now_ms()
+                self.clock_set = ClockSet((step[1] - step[0]) / 1000, time.monotonic())
                 for device in self.devices:
-                    device.poll.align(self.clock.now_ms())
+                    device.poll.step(step[0], now_ms)
             self.device_manager.start_pollers()
         return done
 

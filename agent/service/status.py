@@ -101,9 +101,10 @@ def _replace(path: Path, data: bytes, failed: list[tuple[Path, OSError]]) -> Non
 def status(service: Service) -> dict[str, Any]:
     """The current state of devices, lines, uplinks, store and clock, in the form of ``snapshot.json``."""
     clock, now_ms = ext.clock.state(), service.clock.now_ms()
-    behind_ms = service.newest_stored_ms - now_ms
+    behind_ms, clock_set = service.newest_stored_ms - now_ms, service.clock_set
     return {
         "started": seconds(service.started_ms),
+        "running_for": round(time.monotonic() - service.started_s, 3),
         "key": _key_facts(service),
         "config": {
             "hash": service.config.hash(),
@@ -120,6 +121,7 @@ def status(service: Service) -> dict[str, Any]:
             "synced": clock.synced,
             "error_ms": None if clock.error_us is None else clock.error_us / 1000,
             "behind_store": behind_ms // 1000 if behind_ms > FUTURE_MS else None,
+            "set": clock_set and {"by": clock_set.by_s, "age": round(time.monotonic() - clock_set.at_s, 3)},
         },
     }
 
@@ -227,6 +229,7 @@ def _device_facts(device: RunningDevice, now_ms: int, loaded_ms: int) -> dict[st
         "life": life,
         "added": seconds(poll.added_ms),
         "last_answer": seconds(poll.last_answer_ms) if poll.last_answer_ms else None,
+        "silent_for": poll.silent_ms(now_ms) / 1000,
         "answering_since": seconds(poll.answering_since_ms) if poll.answering_since_ms else None,
         "dead_after": poll.dead_after_ms / 1000,
         "may_sleep": poll.driver.spec.night is None and sleeps(device.config, device.profile),

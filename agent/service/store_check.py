@@ -14,12 +14,13 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from agent.keys import TYP_CHECKPOINT, TYP_PACK
 from agent.service.db_thread import DatabaseThread
-from agent.store import Store, StoreDamaged
+from agent.store import Store, StoreDamaged, newest_damaged
 from drivers.model import GatewayError
 
 log = logging.getLogger("meterhouse")
@@ -49,6 +50,7 @@ class StoreScrubber:
         self.last_ms = 0  # when the last check ended, in UTC ms; 0: there was no check yet
         self.bad_packs = 0  # number of bad packs found since the start
         self.under_way = False
+        self._damaged: Path | None = None  # the newest database that any start set aside
         self._set_aside: dict[str, Any] | None = None  # what is only in the database that this start set aside
 
     def facts(self) -> dict[str, Any]:
@@ -59,13 +61,22 @@ class StoreScrubber:
             "inspecting": self.under_way,
             "bad_packs": self.bad_packs,
             "set_aside": self._set_aside,
+            "damaged": self._damaged_facts(),
         }
+
+    def _damaged_facts(self) -> dict[str, Any] | None:
+        """Return the newest damaged database that was set aside, while its file lies beside the new one."""
+        if self._damaged is None or not self._damaged.exists():
+            return None
+        at = datetime.strptime(self._damaged.name.rpartition(".damaged-")[2][:16], "%Y%m%dT%H%M%SZ")
+        return {"file": str(self._damaged), "at": at.replace(tzinfo=UTC).timestamp()}
 
     async def run(self) -> None:
         """Scrub once a day until cancelled. Raises StoreDamaged."""
         self.warnings, aside, self.last_ms = await self._db_thread.call(
             lambda store: (store.warnings(), _aside(store), self._checked_ms(store))
         )
+        self._damaged = await self._db_thread.call(lambda store: newest_damaged(store.db.path))
         for text in self.warnings:
             log.warning("%s", text)
         if aside:

@@ -3,7 +3,7 @@
 from agent.store.documents import StoredTable
 from agent.store.errors import StoreBusy, StoreDamaged, StoreError, StoreFull, StoreNewer
 from agent.store.intervals import NewGaps, NewPage, Repair
-from agent.store.sqlite import Quarantine
+from agent.store.sqlite import Quarantine, newest_damaged
 from agent.store.store import Store, Usage
 from agent.store.streams import LaggingStream, LossNote, Resume, StoredPack, StreamHead
 
@@ -25,4 +25,5 @@ __all__ = [
     "StoredTable",
     "StreamHead",
     "Usage",
+    "newest_damaged",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sqlite3
 import stat
 from collections.abc import Collection, Iterator
@@ -381,6 +382,12 @@ def quarantine_name(path: Path) -> Path:
         n += 1
         free = aside.with_name(f"{aside.name}-{n}")
     return free
+
+
+def newest_damaged(path: Path) -> Path | None:
+    """Return the newest file that ``quarantine_name`` named; None if there is none."""
+    named = re.compile(re.escape(path.name) + r"\.damaged-\d{8}T\d{6}Z(-\d+)?")  # not its -wal and -shm
+    return max((file for file in path.parent.glob("*.damaged-*") if named.fullmatch(file.name)), default=None)
 
 
 def _set_aside(path: Path) -> Path:

@@ -144,6 +144,21 @@ class Page:
         at = datetime.fromtimestamp(now - age_s, ZoneInfo(self.config.timezone))
         return label("as_of.time", language, time=f"{at:%Y-%m-%d %H:%M:%S}", age=show_age(age_s, language))
 
+    def _aside(self, moment: Moment, from_s: float, language: str) -> str:
+        """Return a text about the damaged database that has the data from before it was set aside.
+
+        Returns "" if there is none, or if the period that begins at ``from_s`` (UTC s) has no data of it.
+        """
+        damaged = (moment.snapshot.get("store") or {}).get("damaged")
+        if not damaged or from_s >= float(damaged["at"]):
+            return ""
+        at = datetime.fromtimestamp(float(damaged["at"]), ZoneInfo(self.config.timezone))
+        return label("aside", language, time=f"{at:%Y-%m-%d %H:%M:%S}", file=clean_text(str(damaged["file"]), 300))
+
+    def _begin(self, day: date) -> float:
+        """Return the start of a day in UTC s."""
+        return datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(self.config.timezone)).timestamp()
+
     async def live_page(
         self, request: Request, template: str, view: Callable[[Moment, str], dict[str, Any]]
     ) -> Response:
@@ -224,10 +239,12 @@ class Page:
         labels = {name: own_text(text, language) for name, text in self.live.labels.items()}
 
         def page(view: Mapping[str, Any], shown_day: date, answer: Mapping[str, Any] | None = None) -> Response:
+            aside = self._aside(moment, self._begin(shown_day), language)
             return self.render(
                 request,
                 "day.html",
                 answer=answer,
+                aside=aside,
                 day=view,
                 before_start=before_start(answer, days[0][0] if days[0] else "", device, language) if answer else "",
                 date=str(shown_day),
@@ -237,7 +254,7 @@ class Page:
                     (name, labels.get(name, "")) for name in (*names, *([device] if device not in ("", *names) else ()))
                 ],
                 links=day_links(shown_day, *days, {"device": device} if device else {}),
-                nothing=self._why_nothing(moment, shown_day, *days, language),
+                nothing="" if aside else self._why_nothing(moment, shown_day, *days, language),
             )
 
         if wanted is not None and not _is_within(wanted, 10, *days):
@@ -321,14 +338,26 @@ class Page:
         moment = await self.live.now()  # this state tells whether the agent runs
         if wanted is not None and not _is_within(wanted, {"day": 10, "month": 7}.get(period, 4), days, today):
             nothing = no_figures(wanted, period, days[0], today)
-            why = self._why_nothing(moment, wanted, days, today, language, "period")
-            return self.render(request, "figures.html", **nothing, nothing=why, period=period, periods=PERIODS)
+            aside = self._aside(moment, self._begin(wanted), language)
+            why = "" if aside else self._why_nothing(moment, wanted, days, today, language, "period")
+            return self.render(
+                request, "figures.html", **nothing, nothing=why, aside=aside, period=period, periods=PERIODS
+            )
         page = await self._ask(self.data.report, period, _unless_today(wanted, days, today))
         view = figures(page, period, language, _silent(moment, page["period"]["to"]))
         links = neighbours(page, period, days[0] if days else today, today)
-        why = self._why_nothing(moment, wanted or day_of(today), days, today, language, "period")
+        aside = self._aside(moment, page["period"]["from"], language)
+        why = "" if aside else self._why_nothing(moment, wanted or day_of(today), days, today, language, "period")
         return self.render(
-            request, "figures.html", answer=page, **view, nothing=why, period=period, periods=PERIODS, links=links
+            request,
+            "figures.html",
+            answer=page,
+            **view,
+            nothing=why,
+            aside=aside,
+            period=period,
+            periods=PERIODS,
+            links=links,
         )
 
     async def source(self, request: Request) -> Response:
@@ -431,9 +460,11 @@ class Page:
     async def gateway_error(self, request: Request, error: Exception) -> Response:
         """Return the page for an error of the agent: it does not answer, or it refuses a query."""
         assert isinstance(error, GatewayError)
-        await self.live.now()
-        text = in_language(error, language_of(request))
-        return self.render(request, "error.html", 400 if isinstance(error, UsageError) else 503, text=text)
+        moment, language = await self.live.now(), language_of(request)
+        text, status = in_language(error, language), 400 if isinstance(error, UsageError) else 503
+        # the pack may be in a database that was set aside
+        aside = self._aside(moment, 0.0, language) if request.url.path.startswith("/pack/") else ""
+        return self.render(request, "error.html", status, text=text, aside=aside)
 
     async def bug(self, request: Request, error: Exception) -> Response:
         """Return the page for an internal error. It has one sentence for the viewer; the details go to the log."""
@@ -444,9 +475,9 @@ class Page:
 def _silent(moment: Moment, before_s: float) -> Mapping[str, Silence]:
     """Return the silent devices (see ``agent.cli.findings.silent_devices``).
 
-    Returns {} if the agent does not run, because the states in its snapshot are outdated.
+    If the agent has stopped, these are the devices that were silent then: the kept answers lack their gaps.
     """
-    return {} if moment.stopped else silent_devices(moment.snapshot, before_s)
+    return silent_devices(moment.snapshot, before_s)
 
 
 def _unless_today(wanted: date | None, days: Sequence[str], today: str) -> date | None:

@@ -55,7 +55,7 @@ def now_view(
     moment: Moment, language: str, labels: Mapping[str, str], certificate_ends: float | None = None
 ) -> dict[str, Any]:
     """Return the values for the first page. ``certificate_ends``: expiry of the page's certificate in UTC seconds."""
-    snapshot, now, outdated = moment.snapshot, moment.time, moment.outdated
+    snapshot, outdated = moment.snapshot, moment.outdated
     devices = [
         _device_row(name, facts, moment, language, labels) for name, facts in snapshot.get("devices", {}).items()
     ]
@@ -69,7 +69,7 @@ def now_view(
         + own,
         "verdict": _verdict(moment, language, [str(one["level"]) for one in own]),
         "age": "" if moment.stopped or not snapshot else show_age(moment.age_s, language),
-        "head": [] if moment.stopped else _head(snapshot, language, now),
+        "head": [] if moment.stopped else _head(snapshot, language),
         "devices": devices,
         "lines": [_line_row(name, facts, outdated, language) for name, facts in snapshot.get("lines", {}).items()],
         "uplinks": [
@@ -110,15 +110,15 @@ def _verdict(moment: Moment, language: str, own: Sequence[str]) -> tuple[str, st
     return "good", label("verdict.well", language)
 
 
-def _head(snapshot: Mapping[str, Any], language: str, now: float) -> list[tuple[str, str]]:
+def _head(snapshot: Mapping[str, Any], language: str) -> list[tuple[str, str]]:
     """Return (name, value) pairs about the gateway itself."""
     if not snapshot:
         return []
     store, clock, key = (snapshot.get(name, {}) for name in ("store", "clock", "key"))
     synced = {True: "clock.synced", False: "clock.not"}.get(clock.get("synced"), "clock.unknown")
     rows = [("head.clock", label(synced, language, error=round(clock.get("error_ms") or 0)))]
-    if (started := snapshot.get("started")) is not None:
-        rows.insert(0, ("head.running", show_age(now - float(started), language)))
+    if (running_s := snapshot.get("running_for")) is not None:
+        rows.insert(0, ("head.running", show_age(float(running_s), language)))
     if store.get("size_bytes") is not None:
         size, limit, free = (
             show_size(store.get(name) or 0) for name in ("size_bytes", "limit_bytes", "disk_free_bytes")

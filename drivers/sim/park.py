@@ -132,7 +132,10 @@ class Park:
     def write_config(self, folder: Path) -> Path:
         """Write agent.toml, with intervals of one minute, and the plan for the park's figures. Raises OSError."""
         path = folder / "agent.toml"
-        text = self.agent_toml() + '\n[interval]\nlength = "1 min"\n\n[indicators]\nplan = "indicators.toml"\n'
+        text = (
+            self.agent_toml()
+            + '\n[interval]\nlength = "1 min"\nmax_gap = "1 min"\n\n[indicators]\nplan = "indicators.toml"\n'
+        )
         (folder / "indicators.toml").write_text(PLAN, encoding="utf-8")
         path.write_text(text, encoding="utf-8")
         return path

@@ -653,6 +653,20 @@ def test_the_grid_follows_drift_and_reports_a_step() -> None:
     assert clock.now_ms() == EPOCH_MS + 3_601_000
 
 
+@pytest.mark.parametrize("by_ms", [1_800_000, -1_800_000, -86_400_000])
+def test_a_step_of_the_clock_does_not_change_how_long_a_device_has_been_silent(made_up_time, ring, by_ms: int) -> None:
+    poll = Bench(made_up_time, ring, FakeDriver(spec("a", 1000), 1)).devices[0]
+    assert poll.silent_ms(EPOCH_MS + 5000) == 5000, "without an answer, since polling began"
+    poll.mark_alive(EPOCH_MS + 7000)
+
+    poll.step(EPOCH_MS + 12_000, EPOCH_MS + 12_000 + by_ms)
+    poll.step(EPOCH_MS + 13_000 + by_ms, EPOCH_MS + 13_000)
+
+    assert poll.silent_ms(EPOCH_MS + 14_000) == 7000
+    poll.mark_alive(EPOCH_MS + 20_000)
+    assert poll.silent_ms(EPOCH_MS + 21_000) == 1000
+
+
 def test_a_line_asked_for_too_much_serves_all_alike(made_up_time, ring) -> None:
     """Five devices want 0.4 s each of every second: nobody starves for standing last in the list."""
     drivers = [FakeDriver(spec(f"d{n}"), n, cost_s=0.4) for n in range(5)]

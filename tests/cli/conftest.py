@@ -160,6 +160,7 @@ class Traces:
             "ring": f"ring.{BOOT}",
             "version": "0.1.0",
             "started": time.time() - 100,
+            "running_for": 100.0,
             "devices": {
                 "inv1": {"line": "roof", "life": "alive", "last_answer": time.time(), "error": None, "readings": 10},
                 "inv2": {"line": "roof", "life": "alive", "last_answer": time.time(), "error": None, "readings": 10},

@@ -257,6 +257,21 @@ def test_a_damaged_database_with_one_device_is_good_english() -> None:
     assert one.text().endswith(". Only that file has its declarations (3) and its facts about devices (1)")
 
 
+def test_a_recent_step_of_the_clock_is_a_warning_and_an_old_one_is_not_shown() -> None:
+    (one,) = find(changed("clock", {"set": {"by": 1800.0, "age": 300.0}}), NOW, True)
+    assert (one.code, one.level, one.exit_code) == ("clock-set-forward", "warning", 0)
+    assert "set forward by 30 min, 5 min ago" in one.text() and "拨快 30 分钟" in one.text("zh")
+    (one,) = find(changed("clock", {"set": {"by": -1200.0, "age": 300.0}}), NOW, True)
+    assert one.code == "clock-set-back" and "20 min" in one.text()
+    assert not find(changed("clock", {"set": {"by": 1800.0, "age": 90_000.0}}), NOW, True)
+
+
+def test_a_silence_is_as_long_as_the_monotonic_clock_says() -> None:
+    silent = {"life": "dead", "last_answer": NOW - 2100, "silent_for": 300.0}
+    (one,) = find(changed("devices/inv1", silent), NOW, True)
+    assert "5 min" in one.text() and "35 min" not in one.text()
+
+
 def test_a_clock_that_begins_in_1970_makes_no_damaged_database() -> None:
     """A box without a battery has such a clock before its first synchronisation."""
     snapshot = changed("store", {"set_aside": None})

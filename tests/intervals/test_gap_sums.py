@@ -30,8 +30,12 @@ def by_hand(park: Park) -> dict[tuple[int, str], tuple[int, int]]:
     """(ms, whole_ms) by interval and reason, second by second."""
     missing: dict[tuple[int, str, str], int] = defaultdict(int)  # second, reason, how much: in how many ticks
     tick: set[tuple[int, str, str]] = set()
+    to_s: int | None = None
     for pack in park.packs:
         body = json.loads(pack.data)
+        for second in range(int(to_s or body["from"]), int(body["from"])):  # the clock jumped over it
+            tick |= {(second, "clock", "some"), (second, "clock", "all")}
+        to_s = body["to"]
         for gap in body.get("gaps", ()):
             for second in range(gap["from"], gap["to"]):
                 tick.add((second, gap["reason"], "some"))
@@ -132,6 +136,35 @@ def test_a_clock_that_was_set_back_adds_up() -> None:
         rows += book.ledger.gap_rows()
     assert rows == [GapRow(START, "crc", 60_000, 60_000)] * 2
     assert isinstance(book.ledger, Ledger)
+
+
+def test_time_that_a_clock_jumped_over_is_missing_because_of_the_clock() -> None:
+    packs, book = Packs(table(point("ac.energy.import", source={"scale": "0.1"}))), Book()
+    for n in range(10):
+        packs.pack([(packs.to_ms + 200, "ac.energy.import", 1000 + n, "")])
+    before_ms = packs.to_ms
+    packs.step(20 * 60_000)
+    for n in range(20):
+        packs.pack([(packs.to_ms + 200, "ac.energy.import", 1010 + n, "")])
+
+    book.read(packs.bodies)
+    rows = book.ledger.gap_rows()
+
+    assert {row.reason for row in rows} == {"clock"}
+    assert sum(row.ms for row in rows) == sum(row.whole_ms for row in rows) == 20 * 60_000
+    assert rows[0].start_ms == CUT.floor(before_ms)
+
+
+def test_a_clock_that_was_never_set_before_makes_no_missing_time_of_decades() -> None:
+    packs, book = Packs(table(point("ac.energy.import", source={"scale": "0.1"}))), Book()
+    packs.pack([(packs.to_ms + 200, "ac.energy.import", 1000, "")])
+    packs.step(40 * 365 * 96 * LENGTH)
+    for n in range(20):
+        packs.pack([(packs.to_ms + 200, "ac.energy.import", 1010 + n, "")])
+
+    book.read(packs.bodies)
+
+    assert book.ledger.gap_rows() == []
 
 
 def test_rows_go_with_the_pages_of_their_time(tmp_path: Path) -> None:

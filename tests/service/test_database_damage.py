@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import sqlite3
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +14,7 @@ import pytest
 
 from agent.outbox import OutboxItem
 from agent.service.db_thread import DatabaseThread
+from agent.service.store_check import StoreScrubber
 from agent.store import Store, StoreDamaged
 from agent.store.errors import suspicion_file
 from agent.store.sqlite import PAGE_BYTES
@@ -106,3 +109,33 @@ def test_a_table_whose_text_is_spoilt_names_nothing(path: Path) -> None:
     store = Store.open(path, CAP, destinations=["platform"])
     assert store.documents.tables(RING) == {}
     store.close()
+
+
+@pytest.fixture
+def aside(path: Path) -> Path:
+    """The damaged database that an earlier start set aside."""
+    damaged(path, "streams")
+    store = Store.open(path, CAP, destinations=["platform"])
+    assert store.quarantine is not None
+    store.close()
+    made = Path(store.quarantine.path)
+    made.with_name(f"{made.name}-wal").touch()
+    return made
+
+
+async def test_the_status_names_a_database_that_an_earlier_start_set_aside(
+    aside: Path, db_thread: DatabaseThread
+) -> None:
+    await db_thread.start()
+    scrubber = StoreScrubber(db_thread, lambda event: None)
+
+    task = asyncio.create_task(scrubber.run())
+    while scrubber.facts()["damaged"] is None and not task.done():  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    task.cancel()
+
+    found = scrubber.facts()
+    assert found["damaged"]["file"] == str(aside) and found["set_aside"] is None
+    assert f"{datetime.fromtimestamp(found['damaged']['at'], UTC):%Y%m%dT%H%M%SZ}" in aside.name
+    aside.rename(aside.with_name("elsewhere"))  # noqa: ASYNC240
+    assert scrubber.facts()["damaged"] is None

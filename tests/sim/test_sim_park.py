@@ -11,11 +11,15 @@ from pathlib import Path
 import pytest
 
 from agent.config import load_config
+from agent.intervals.calendar import Calendar
+from agent.intervals.rows import Flag
+from agent.intervals.tracked_points import Rule
 from drivers.model import Kind, UsageError
 from drivers.sim.display import ParkClock
 from drivers.sim.park import DEMO, METERS, ParkSlot, make_park
 from drivers.sim.rtu import SerialLine
 from drivers.sim.tcp import TcpLine
+from tests.kits.ledger import Book, Packs, point, table
 from tests.kits.raw_client import PtyClient, TcpClient, mbap, rtu
 from tests.kits.simulated import keep_journal, park_truth
 
@@ -46,6 +50,24 @@ async def test_lines_of_both_kinds_serve_one_park(tmp_path: Path) -> None:
     master.close()
     await client.close()
     await park.stop()
+
+
+async def test_an_outage_longer_than_an_interval_of_the_demo_is_marked_as_spread(tmp_path: Path) -> None:
+    park = make_park(tmp_path, slots=THREE)
+    await park.start()
+    entry = load_config(park.write_config(tmp_path)).interval
+    await park.stop()
+    calendar = Calendar("Asia/Shanghai", entry.length_ms)
+    packs = Packs(table(point("ac.energy.import", period=10, source={"scale": "0.1"})), every_ms=10_000)
+    book = Book(calendar, Rule(entry.max_gap_ms, entry.demand_period_ms, entry.demand_slip_ms))
+    for n in range(90):
+        silent = 30 <= n < 48  # three minutes
+        packs.pack([] if silent else [(packs.to_ms + 200, "ac.energy.import", 1000 + n, "")])
+
+    book.read(packs.bodies)
+
+    spread = [bool(row.flags & Flag.SPREAD) for row in book.rows()]
+    assert spread.count(True) == 5 and not spread[0] and not spread[-1], spread
 
 
 async def test_the_configuration_it_writes_is_sound_and_reads_it(tmp_path: Path) -> None:

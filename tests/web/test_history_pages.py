@@ -10,7 +10,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -377,6 +377,47 @@ def test_after_a_stop_days_that_were_seen_say_how_old_they_are(viewer, park, tra
         assert page.status_code == 200 and "The agent is not running." in page.text, path
         assert "5 min before" in page.text, path
     assert "载入前 5 分钟）" in viewer.get("/day?lang=zh").text
+
+
+def test_a_device_silent_when_the_agent_stopped_keeps_its_gap(viewer, park, traces, monkeypatch) -> None:
+    monkeypatch.setattr("agent.web.live.FRESH_S", 0.0)
+    noon = park.noon_ms // 1000
+    silent = {"line": "roof", "life": "dead", "added": noon - 86_400, "last_answer": noon}
+    traces.write(devices={"m1": silent}, time=noon + 900)
+    paths = ("/day", "/day?device=m1")
+    band, words = f'data-t="{noon}" data-e="{noon + 900}" data-g="timeout:900000:900000"', "no usable answer since"
+    for path in paths:
+        assert band in (page := viewer.get(path).text) and words in page, path
+
+    def gone(*_: object) -> dict[str, Any]:
+        raise NoAgent(Path("run"))
+
+    monkeypatch.setattr(park, "hangs", gone)
+    (traces.folder / "snapshot.json").unlink()
+
+    for path in paths:
+        page = viewer.get(path).text
+        assert "The agent is not running." in page and band in page and words in page, path
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_database_that_was_set_aside_is_named_where_its_data_is_missing(
+    viewer, park, traces, monkeypatch, language: str
+) -> None:
+    monkeypatch.setattr("agent.web.live.FRESH_S", 0.0)
+    file = "/var/lib/meterhouse/store.db.damaged-20261124T020304Z"
+    at = datetime(2026, 11, 24, 2, 3, 4, tzinfo=UTC).timestamp()
+    traces.write(store={"path": "/x", "damaged": {"file": file, "at": at}})
+    for path in ("/day?date=2026-11-20", "/day?date=2026-11-24", "/figures?date=2026-11-20", "/figures?period=year",
+                 "/pack/m1/99999"):  # fmt: skip
+        page = viewer.get(f"{path}{'&' if '?' in path else '?'}lang={language}").text
+        assert re.search(rf'<p class="finding bad">[^<]*2026-11-24 10:03:04.*{file}', page), path
+        assert "No intervals are stored yet" not in page and "The first day with intervals" not in page
+
+    page = viewer.get(f"/day?date=2026-11-25&lang={language}").text
+    assert file not in page, "nothing of this day is in that file"
+    traces.write(store={"path": "/x", "damaged": None})
+    assert file not in viewer.get(f"/day?date=2026-11-20&lang={language}").text
 
 
 def test_a_viewer_does_not_wait_for_ever_for_an_agent_that_is_working(viewer, park, monkeypatch) -> None:
