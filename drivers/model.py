@@ -353,7 +353,7 @@ class FreshnessRule:
 class ImpossibleZeros:
     """Values that cannot all be 0 in one visit, as patterns of point names.
 
-    If they are, as while a device starts, all values that match ``gaps`` and are 0 are no readings.
+    If they are, as while a device starts, all values that match ``gaps`` and are 0 are not readings.
     """
 
     zeros_together: tuple[str, ...]

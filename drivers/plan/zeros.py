@@ -1,4 +1,4 @@
-"""Decides which zeros of a visit are no readings, because a profile declares that they are impossible together."""
+"""Decides which zeros of a visit are not readings, because a profile declares that they are impossible together."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ class ZeroGuard:
         ]
 
     def lost(self, zeros: Set[int]) -> frozenset[int]:
-        """The points whose values are no readings. ``zeros``: all points that were 0 in the same visit."""
+        """The points whose values are not readings. ``zeros``: all points that were 0 in the same visit."""
         return frozenset(n for needed, gaps in self.rules if needed <= zeros for n in gaps & zeros)
