@@ -245,7 +245,7 @@ def damaged_databases(folder: Path, house: House, rounds: int, seed: int) -> Row
     undelivered = owed - names(before)
     if seed % 2 == 0:
         park.broker.start()
-    # where the database is lost, checkpoints count on from the millisecond: one made in the very next would seem to follow
+    # where the database is lost, checkpoints count on from the millisecond: one of the very next would seem to follow
     newest = max((json.loads(m.payload)["counter"] for m in before if "/checkpoint/" in m.topic), default=0)
     until(lambda: time.time() * 1000 > newest + 2, what="the millisecond after the last checkpoint is over")
     kinds: Counter[str] = Counter()
