@@ -133,7 +133,7 @@ def test_a_meter_that_was_never_heard_counted_no_zero(no_direct: Day) -> None:
 def test_a_flow_of_which_nothing_is_known_has_no_number() -> None:
     flows = [{"n": "import", "v": "5", "u": "kWh"}, {"n": "export", "v": None, "u": "kWh"}]
     meter = {"n": "gate", "role": "grid", "flows": flows, "known": "0", "missing": []}
-    page = {"timezone": "UTC", "period": {"kind": "day"}, "meters": [meter], "devices": []}
+    page = {"timezone": "UTC", "period": {"kind": "day", "from": 0}, "meters": [meter], "devices": []}
     assert [next(rows(page, language))[2] for language in ("en", "zh")] == [
         "imported 5 kWh; exported –", "正向 5 kWh；反向 –"
     ]  # fmt: skip
