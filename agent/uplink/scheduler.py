@@ -209,14 +209,11 @@ class SendScheduler:
         return struck
 
     def _strike(self, message: OutgoingMessage, now: float) -> None:
-        """Note that the broker disconnected at this message.
-
-        Once may be chance. After the second time its stream waits for a probe, and the other streams do not.
-        """
+        """Note that the broker disconnected at this message. Its stream waits for a probe, and other streams do not."""
         strikes = self._poison.strike(message.ref)
-        if strikes > 1:
+        if strikes > 1:  # once may be chance
             self.disconnects_at = message.topic
-        if message.id and (strikes > 1 or self.blocked.has_stream(message.stream)):
+        if message.id:
             self.blocked.block_stream(message.stream, message.id, now)
         else:
             self.blocked.on_disconnect(now)
