@@ -35,6 +35,11 @@ class FrameScanner(ABC, Generic[F]):
         self._base = 0  # offset in the stream of the first byte in the buffer
         self._wanted = 0  # as long as the buffer has fewer bytes than this, no frame can be complete
 
+    @property
+    def is_inside_frame(self) -> bool:
+        """Whether the bytes fed so far end in what may be the beginning of a frame."""
+        return self._wanted > 0
+
     @abstractmethod
     def frame_end(self, buffer: bytearray, start: int, size: int) -> int:
         """The index after the last byte of the frame that begins at ``start``. ``REJECT`` if no frame begins there.

@@ -92,6 +92,12 @@ class MeterRequest(Generic[F]):
             return FrameError(self._broken(response)[2], where=self.where)
         return seen  # only an echo, or frames of other meters, were received: this meter was silent
 
+    def noise(self, received: bytes) -> int | None:
+        """See ``drivers.line.Request``."""
+        parser = self._parser()
+        size = sum(len(frame.raw) for frame in parser.feed(received))
+        return None if parser.is_inside_frame else len(received) - size
+
 
 @dataclass(frozen=True, slots=True)
 class MeterQuery:

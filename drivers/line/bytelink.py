@@ -293,7 +293,7 @@ class ByteLink:
             else:
                 self._trace_piece(data, utc_ns)
         if self._echo_due:
-            data = self._without_echo(data)
+            data = self._without_echo(data, request.frame)
         most, whole = (step.most_bytes, step.most_bytes) if step else (_MOST_BUFFERED, request.expect)
         self._buffer = received = (self._buffer + data)[-most:]
         verdict = request.find(received, False)
@@ -326,7 +326,7 @@ class ByteLink:
                 self._trace.put(RECEIVED, self._untraced[at : at + MOST_SHOWN], self._untraced_ns)
         self._untraced = b""
 
-    def _without_echo(self, data: bytes) -> bytes:
+    def _without_echo(self, data: bytes, sent: bytes) -> bytes:
         """Remove our own echo, whose length is known. If bytes differ from the request, there was a collision: they are
         kept.
         """
@@ -335,7 +335,8 @@ class ByteLink:
         if data[:size] != due[:size]:
             self._stats.notes["echo"] = "the adapter's echo of the request is missing, or differs from the request"
             self._echo_due = b""
-            return data
+            # the bytes that were removed as the beginning of the echo are the beginning of something else
+            return sent[: len(sent) - len(due)] + data
         self._echo_due = due[size:]
         return data[size:]
 
@@ -360,6 +361,9 @@ class ByteLink:
         self._settling = None
         if done is not self._done or done.done():
             return
+        noise = request.noise(self._buffer)
+        if noise is None or noise < request.expect:
+            return  # the answer may still come. The next bytes start this timer again
         rest_s = _SETTLED_S - (self._clock()[1] - self._active_ns) / 1e9
         if rest_s > 0.001:
             self._settling = self._loop.call_later(rest_s, self._settle, done, request)
@@ -388,7 +392,9 @@ class ByteLink:
             return
         now_ns = self._clock()[1]
         step = request if isinstance(request, StepRequest) else None
-        gap_ns = int(step.gap_s * 1e9) if step else _ONE_FRAME_NS
+        # a gateway may pause inside a frame for longer than a bus does
+        is_inside_frame = step is None and bool(self._buffer) and request.noise(self._buffer) is None
+        gap_ns = int(step.gap_s * 1e9) if step else int(_SETTLED_S * 1e9) if is_inside_frame else _ONE_FRAME_NS
         needed_s = len(self._buffer) * self._answer_char_s if step else 0.0
         is_sending = bool(self._buffer) and now_ns - self._active_ns < gap_ns
         if is_sending and now_ns < self._give_up_ns + int(needed_s * 1e9):

@@ -49,3 +49,8 @@ class Request(Protocol):
 
         ``final`` means that no more bytes will come. Then None means that no answer was received.
         """
+
+    def noise(self, received: bytes) -> int | None:
+        """The number of bytes that belong to no frame: not to the echo of the request, nor to a frame of another
+        device. None: the last bytes are the beginning of a frame, so the rest of it is still to come.
+        """

@@ -57,6 +57,10 @@ class StepRequest(ABC):
     def find(self, received: bytes, final: bool) -> bytes | LineError | None:
         """See ``Request.find``."""
 
+    def noise(self, received: bytes) -> int | None:
+        """See ``Request.noise``. Only a silence of ``gap_s`` ends an answer, so no bytes are looked at."""
+        return len(received)
+
     def then(self, payload: bytes) -> StepRequest | None:
         """The next step after this answer. None if this was the last step; then ``payload`` is the answer to the whole
         query.

@@ -117,7 +117,7 @@ class ModbusRequest:
             need = self._length(received, at)
             if at + need > size:
                 if not final and self._is_wanted(received, at):
-                    return None
+                    return self._after_incomplete(received, at)
                 at += 1
                 continue
             frame = received[at : at + need]
@@ -135,6 +135,42 @@ class ModbusRequest:
         if not final or not received:
             return None
         return seen or FrameError(f"received {size} bytes, but no frame from unit {self.unit}", where=self.where)
+
+    def _after_incomplete(self, received: bytes, at: int) -> bytes | LineError | None:
+        """A shorter answer after ``at``, where an incomplete answer seems to begin: these bytes may be noise."""
+        heads = [bytes((self.unit, self.function | 0x80)), *([] if self._sized else [received[at : at + 2]])]
+        for head in heads:
+            start = received.find(head, at + 1)
+            while start >= 0:
+                end = start + self._length(received, start)
+                if end <= len(received) and crc_ok(received[start:end]):
+                    is_refusal = received[start + 1] & 0x80
+                    return self.refusal(received[start + 2]) if is_refusal else received[start + 2 : end - 2]
+                start = received.find(head, start + 1)
+        return None
+
+    def noise(self, received: bytes) -> int | None:
+        """See ``drivers.line.Request``."""
+        size, at, noise = len(received), 0, 0
+        while at + 1 < size:
+            end = at + len(self.frame) if received.startswith(self.frame, at) else self._past_foreign(received, at)
+            if received[at] == self.unit and received[at + 1] & 0x7F == self.function:
+                need = self._length(received, at)
+                if at + need > size and self._is_wanted(received, at):
+                    return None
+                if at + need <= size and crc_ok(received[at : at + need]):
+                    end = max(end, at + need)
+            elif not noise and self._begins_foreign(received, at):
+                return None
+            noise += end == at + 1
+            at = end
+        return noise + size - at
+
+    @staticmethod
+    def _begins_foreign(received: bytes, at: int) -> bool:
+        """Whether an incomplete answer of another unit may begin here."""
+        is_read = 0 < received[at] <= 247 and received[at + 1] in (1, 2, 3, 4)
+        return is_read and (at + 2 >= len(received) or at + 5 + received[at + 2] > len(received))
 
     def _is_wanted(self, received: bytes, at: int) -> bool:
         if received[at + 1] & 0x80 or not self._sized:
