@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from drivers.backoff import Backoff
 from drivers.base import Decoded, Device
@@ -39,7 +39,16 @@ from drivers.units import unit_factor
 from ext.ring import Ring
 
 _log = logging.getLogger("meterhouse.meters")
-F = TypeVar("F")
+
+
+class RawFrame(Protocol):
+    """A frame of any protocol."""
+
+    @property
+    def raw(self) -> bytes: ...
+
+
+F = TypeVar("F", bound=RawFrame)
 REFUSALS = 2  # after this many refusals in a row, a query rests
 # How long it rests, in seconds. If a single answer has all points, the first rest is short and each further one longer,
 # because during a rest the meter has no readings at all.
