@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from rich.text import Text
 
-from agent.cli.common import say, speaks_chinese
+from agent.cli.common import say, show_age, speaks_chinese
 from agent.cli.console_tables import cell, open_console, plain_table
 from receiver.finding_texts import finding_word
 from receiver.fleet_state import FleetState, GatewayState
@@ -38,7 +38,7 @@ def print_state(state: FleetState, *, only_bad: bool = False) -> None:
     )  # fmt: skip
     for one in shown:
         complete = "" if one.completeness is None else _percent(one.completeness)
-        age = "" if one.newest_ms is None else _age(one.late_s(now_s))
+        age = "" if one.newest_ms is None else show_age(one.late_s(now_s), "zh" if speaks_chinese() else "en")
         reasons = ", ".join(filter(None, [say("late") if one.is_late(now_s) else "", why(one)]))
         table.add_row(
             cell(one.name), Text(say(one.verdict), style=_STYLES[one.verdict]), str(one.packs), str(one.readings),
@@ -111,15 +111,3 @@ def why(one: GatewayState) -> str:
 def _percent(completeness: float) -> str:
     """Return a share from 0 to 1 as a percentage, which is never rounded up to 100 %."""
     return f"{100 if completeness >= 1 else min(100 * completeness, 99.99):.2f} %"
-
-
-def _age(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return (
-        f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.0f} h"
-        if seconds < 172_800
-        else f"{seconds / 86_400:.0f} d"
-    )

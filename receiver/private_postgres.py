@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import tempfile
@@ -15,9 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from drivers.model import GatewayError
+from drivers.model import GatewayError, clean_text
 
 PROGRAMS: Final = Path("/usr/lib/postgresql")
+OLDEST: Final = 15  # oldest major version that the platform's queries need
+VERSION_S: Final = 30.0  # time limit of `initdb --version`
 # The server refuses to run as root. If we are root, it runs as this user, which Debian's package creates.
 USER: Final = "postgres"
 
@@ -29,15 +32,37 @@ class NoPostgres(GatewayError):
 
 
 def find_programs() -> Path:
-    """The folder with ``initdb`` and ``postgres`` of the newest usable version. Raises NoPostgres."""
-    found = [
-        folder for folder in PROGRAMS.glob("*/bin") if folder.parent.name.isdigit() and int(folder.parent.name) >= 15
-    ]
-    if found:
-        return max(found, key=lambda folder: int(folder.parent.name))
+    """The folder with ``initdb`` and ``postgres`` of the newest version whose ``initdb`` runs. Raises NoPostgres."""
+    found = [folder / "initdb" for folder in PROGRAMS.glob("*/bin") if folder.parent.name.isdigit()]
+    found.sort(key=lambda initdb: -int(initdb.parent.parent.name))
     if path := shutil.which("initdb"):
-        return Path(path).resolve().parent
-    raise NoPostgres("PostgreSQL 15 or later was not found", where=str(PROGRAMS), hint="apt-get install postgresql")
+        found.append(Path(path).resolve())
+    broken: NoPostgres | None = None
+    for initdb in filter(Path.exists, found):  # the package of the client alone has such a folder without initdb
+        try:
+            if _version(initdb) >= OLDEST:
+                return initdb.parent
+        except NoPostgres as error:
+            broken = broken or error
+    raise broken or NoPostgres(
+        f"PostgreSQL {OLDEST} or later was not found", where=str(PROGRAMS), hint="apt-get install postgresql"
+    )
+
+
+def _version(initdb: Path) -> int:
+    """The major version of an ``initdb``. Raises NoPostgres if the program does not run."""
+    try:
+        done = subprocess.run([initdb, "--version"], capture_output=True, text=True, check=False, timeout=VERSION_S)
+        answer = done.stdout if done.returncode == 0 else done.stderr
+    except (OSError, subprocess.TimeoutExpired) as error:
+        answer = str(error)
+    if version := re.match(r"initdb \(PostgreSQL\) (\d+)", answer):
+        return int(version[1])
+    why = " ".join(answer.strip().splitlines()[-1:])
+    raise NoPostgres(
+        f"this program does not run: {clean_text(why, 200)}", where=str(initdb),
+        hint="apt-get install --reinstall postgresql",
+    )  # fmt: skip
 
 
 class PrivatePostgres:

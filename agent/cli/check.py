@@ -310,10 +310,9 @@ def to_json(
 
 
 def _duration(ms: int) -> str:
-    from agent.cli.common import age_in_chinese
     from drivers.toml.parsers import show_ms
 
-    return age_in_chinese(show_ms(ms)) if speaks_chinese() else show_ms(ms)
+    return say(show_ms(ms))
 
 
 def _ring_time(ring: RingPlan) -> str:
@@ -328,7 +327,6 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
     from agent.cli.line_load import line_shares, show_time
     from agent.config import memory_bytes
     from agent.config.parsers import show_bytes
-    from drivers.toml.parsers import show_ms
 
     console = open_console()
     store = config.store
@@ -370,7 +368,7 @@ def _print(config: Config, profiles: Mapping[str, Profile], costs: list[PaceCost
     for device in config.devices:
         profile = profiles[device.profile]
         own = [cost for cost in costs if cost.device == device.name]
-        paces = ", ".join(f"{cost.pace} {show_ms(cost.period_ms)} ({cost.cost.points})" for cost in own)
+        paces = ", ".join(f"{cost.pace} {_duration(cost.period_ms)} ({cost.cost.points})" for cost in own)
         devices.add_row(
             cell(device.name), cell(device.line), cell(device.address), profile.id, _evidence(profile), paces
         )

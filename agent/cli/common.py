@@ -28,7 +28,6 @@ MAX_SNAPSHOT = 64 << 20
 show_quality = explain.show_quality  # returns the word for a quality, which `decode` prints too
 COLON: Final = {"en": ": ", "zh": "："}
 SEMICOLON: Final = {"en": "; ", "zh": "；"}
-AGE_UNITS: Final = {"s": "秒", "min": "分钟", "h": "小时", "d": "天"}
 LAST_ERROR: Final = "last-error"  # name of the file in the runtime directory that states why the agent ended
 # characters that must not reach a terminal: control characters, line separators, surrogates, and those that have no
 # width or change the writing direction
@@ -219,13 +218,16 @@ def show_age(seconds: float | None, language: str = "en") -> str:
             break
     else:
         text = f"{seconds / 86400:.0f} d"
-    return age_in_chinese(text) if language == "zh" else text
+    return measure(text, language)
 
 
-def age_in_chinese(text: str) -> str:
-    """Return an age in the form of ``show_age`` with the unit in Chinese."""
-    number, _, unit = text.partition(" ")
-    return f"{number} {AGE_UNITS[unit]}" if unit in AGE_UNITS else text
+def measure(text: str, language: str) -> str:
+    """Return a number with a unit of time, such as ``3 min``, in this language."""
+    if language != "zh":
+        return text
+    from agent.cli.chinese import translate_measure
+
+    return translate_measure(text)
 
 
 def columns(text: str) -> int:

@@ -143,6 +143,8 @@ class DemoScreen:
     def _devices(self, follower: Follower, most: int, wide: bool) -> Table:
         from rich.text import Text
 
+        from agent.cli.common import measure
+
         words = WORDS[self.language]
         table = self._table(words["device"], words["profile"], *([words["line"]] if wide else []), words["values"])
         table.add_column(words["age"], justify="right", no_wrap=True)
@@ -152,7 +154,7 @@ class DemoScreen:
             parts = self._values(mine)[:most]
             ages = [age for latest in mine.values() if (age := latest.age_s(now)) is not None]
             shown = Text("\n".join(parts)) if parts else Text(words["not yet"], style="dim")
-            newest = (f"{min(ages):.0f} 秒" if self.language == "zh" else f"{min(ages):.0f} s") if ages else "-"
+            newest = measure(f"{min(ages):.0f} s", self.language) if ages else "-"
             table.add_row(name, facts["profile"], *([facts["line"]] if wide else []), shown, newest)
         return table
 

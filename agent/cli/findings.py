@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from agent.certificates import WARN_DAYS
-from agent.cli.common import age_in_chinese, show_age, singular
+from agent.cli.common import measure, show_age, singular
 from agent.cli.finding_words import (
     BECAUSE,
     FINDINGS,
@@ -120,7 +120,7 @@ def _in_chinese(name: str, value: object) -> object:
     from agent.cli.chinese import translate
 
     if name in ("age", "span"):
-        return age_in_chinese(str(value))
+        return measure(str(value), "zh")
     if name not in OWN_TEXTS or not isinstance(value, str):
         return value
     if name == "change":

@@ -283,7 +283,7 @@ def _advice(report: Report, is_live: bool) -> str:
 
 def _is_other_key(report: Report) -> bool:
     """True if the only fault is that another key signed the packs. Usually the given thumbprint is wrong then."""
-    foreign = (fault.code == "kid" or fault.reason.startswith("unknown key chain") for fault in report.faults)
+    foreign = (fault.code == "kid" or fault.unpinned for fault in report.faults)
     return bool(report.faults) and set(report.failures) <= {"key-chain", "kid"} and all(foreign)
 
 

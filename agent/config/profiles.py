@@ -288,7 +288,7 @@ def _periods(
             continue
         if pace in device.given_paces:
             what = f"{p.show_ms(periods[number])} is faster than profile {profile.id} allows"
-            device.table.complain(None, single, what, f"Write at least {p.show_ms(floor_ms)}")
+            device.table.complain(None, single, what, f'Write at least "{p.show_ms(floor_ms)}"')
         periods[number] = floor_ms
     return tuple(periods)
 

@@ -36,6 +36,7 @@ class Fault:
     boot: str = ""
     seq: int = 0
     where: str = ""  # topic, or file and line
+    unpinned: bool = False  # True if the only reason is that none of the gateway's keys is pinned
 
     def __str__(self) -> str:
         name = f"{self.stream} seq {self.seq} boot {self.boot}" if self.seq else self.stream

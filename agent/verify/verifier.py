@@ -460,8 +460,10 @@ class Verifier:
         if isinstance(error, MissingPackage):
             self._unread[error.text] = self._unread.get(error.text, 0) + 1
             return
-        fault = Fault(error.code, clean(error.text, MAX_REASON), *identity_of(value), clean(where, MAX_WHERE))
-        self._charge(REFUSAL, isinstance(error, Unpinned))
+        unpinned = isinstance(error, Unpinned)
+        text, place = clean(error.text, MAX_REASON), clean(where, MAX_WHERE)
+        fault = Fault(error.code, text, *identity_of(value), place, unpinned)
+        self._charge(REFUSAL, unpinned)
         self.bad_signatures += error.code in _SIGNATURE_CODES
         self._first_bad = self._first_bad or fault
         self._faults.add(fault)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -13,17 +15,20 @@ import pytest
 from agent.cli.bench import _show as show_measured
 from agent.cli.bench_agent import capacity_of
 from agent.cli.chinese import MARKS, MOST_SENTENCES, PART, VALUE, Pair, describe, find, read_pairs, translate
+from agent.cli.common import show_age
 from agent.cli.declare import _show
 from agent.cli.help import EXTRA
 from agent.cli.keys.last_trusted import lasts_rows
 from agent.cli.main import COMMANDS, outcome
 from agent.cli.questions import asked
 from agent.cli.replay import _outcome
+from agent.cli.report.labels import duration
 from agent.cli.simulate import _in_language
 from agent.config.devices import role
 from drivers.sim.control import HELP
 from tests.kits.message_templates import Message, messages, written
 
+ROOT = Path(__file__).resolve().parents[2]
 PAIRS = list(read_pairs())
 FOREIGN = {"system.txt"}  # texts of the system and of click
 # rooms whose texts a technician meets; others may stay English
@@ -58,6 +63,38 @@ def test_every_english_text_is_in_the_source() -> None:
         f"{pair.file}: {pair.english}" for pair in PAIRS if Path(pair.file).name not in FOREIGN and not exists(pair)
     ]
     assert not lost, "no longer in the source:\n" + "\n".join(lost)
+
+
+@pytest.mark.parametrize(
+    ("shown", "wanted"),
+    [
+        (lambda: duration(500, "zh"), "500 毫秒"),
+        (lambda: duration(90_000, "zh"), "1.5 分钟"),
+        (lambda: show_age(3.25, "zh"), "3.2 秒"),
+        (lambda: translate("100 ms"), "100 毫秒"),
+        (lambda: translate("reading all points of inv1 takes 12.5 ms"), "采集 inv1 的全部测点一次需 12.5 毫秒"),
+        (lambda: translate("100 ms is faster than profile a/b allows"), "100 毫秒快于设备模板 a/b 允许的周期"),
+        (lambda: translate('Write at least "200 ms"'), '请至少写 "200 ms"'),  # what to write in the file
+    ],
+)
+def test_durations_in_chinese_have_chinese_units(shown: Callable[[], str], wanted: str) -> None:
+    assert shown() == wanted
+
+
+def test_chinese_texts_have_chinese_units_after_a_duration() -> None:
+    unit = re.compile(r"\{[^}]*\} ?(ms|s|min|d)(?![a-zA-Z])|\{[^}]*\} h(?![a-zA-Z])")
+    tables = [
+        (str(path), words["zh"])
+        for path in (*ROOT.glob("agent/**/texts.toml"), *ROOT.glob("receiver/**/texts.toml"))
+        for table in tomllib.loads(path.read_text("utf-8")).values()
+        for words in table.values()
+        if "zh" in words
+    ]
+    assert len(tables) > 500
+    wrong = [
+        f"{where}: {text}" for where, text in [*tables, *((p.file, p.chinese) for p in PAIRS)] if unit.search(text)
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_both_sides_hold_the_same_values() -> None:
@@ -132,7 +169,7 @@ def test_what_a_technician_meets_is_translated() -> None:
         ("Nobody wrote this. Nor that", "Nobody wrote this. Nor that"),
         ("reading all points of m1 takes 7.02 s; during this time, inv3 cannot be read every 1 s, so some of its "
          "readings will be missing (overload)",
-         "采集 m1 的全部测点一次需 7.02 s；其间 inv3 无法每 1 s 采集一次，部分读数会缺失（overload）"),
+         "采集 m1 的全部测点一次需 7.02 秒；其间 inv3 无法每 1 秒采集一次，部分读数会缺失（overload）"),
         ("cannot decode: not hex: 'zz'. Character 1, 'z', is not a hex digit. Give only the bytes of the valid frame",
          "无法解析：不是十六进制：'zz'。第 1 个字符 'z' 不是十六进制数字。请只给出有效报文的字节"),
         ("mqtt://127.0.0.1:1: [Errno 111] Connection refused", "mqtt://127.0.0.1:1：[错误码 111] 连接被拒绝"),

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from agent.cli.verify import verify
-from agent.verify import Verdict, Verifier
+from agent.verify import Verdict, Verifier, keyring
 from agent.verify.live import Live
 from tests.kits.signed import Key, Stream, key_record, keys, keys_object
 from tests.verify.corpus_bounds import two_gateways
@@ -74,6 +74,21 @@ def test_a_wrong_thumbprint_is_told_from_changed_packs(tmp_path: Path, monkeypat
     (tmp_path / "a.jsonl").write_bytes(b"\n".join([keys(ONE), *packs]))
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     assert "请核对 --trust 给出的指纹" in judge(tmp_path, "--trust", TWO.kid).output
+
+
+def test_the_advice_for_a_wrong_thumbprint_does_not_depend_on_the_words_of_the_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Reworded(keyring.Unpinned):
+        def __init__(self, code: str, text: str) -> None:
+            super().__init__(code, "other words")
+
+    monkeypatch.setattr(keyring, "Unpinned", Reworded)
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join([keys(ONE), *Stream(key=ONE).run(3)]))
+
+    done = judge(tmp_path, "--trust", TWO.kid)
+
+    assert "other words" in done.output and "what to do: compare the thumbprint that you gave as --trust" in done.output
 
 
 def test_an_owner_cannot_sign_for_anothers_gateway(two: Path) -> None:

@@ -22,9 +22,12 @@ LETTERS: Final = re.compile("[A-Za-z]")
 ADDRESS: Final = re.compile(r"(.+?),? (unit|address) (\S+)")
 PROFILE_ON: Final = re.compile(r"(\S+) on (\S+)")  # PROFILE on DEVICE, as drivers/plan/compiled.py writes it
 OF_PERIOD: Final = re.compile(r"(\S+) of (\d.*)")  # FIGURE of PERIOD, as `verify --recompute` writes it
+MEASURES: Final = {
+    "ms": "毫秒", "s": "秒", "min": "分钟", "h": "小时", "d": "天", "days": "天",
+    "packs": "个数据包", "streams": "个数据流",
+}  # fmt: skip
 # texts such as "3 packs"; they have no template, because "{} packs" would also match sentences that end with "packs"
-COUNTED: Final = re.compile(r"(-?[\d,]+) (days|packs|streams)")
-MEASURES: Final = {"days": "天", "packs": "个数据包", "streams": "个数据流"}
+COUNTED: Final = re.compile(rf"(-?\d[\d,.]*) ({'|'.join(MEASURES)})")
 VALUE: Final = re.compile(r"\{(\d?)\}")
 MOST_SENTENCES: Final = 6  # a template has at most this many sentences
 MOST_PLACES: Final = 6  # only this many colons of a text are tried as the end of WHERE in `WHERE: WHAT`
@@ -108,17 +111,26 @@ def find(text: str, depth: int = DEPTH, anything: bool = False) -> str | None:
     ``anything``: True if values may contain several sentences. Then templates with fewer sentences than ``text`` match
     too.
     """
-    if counted := COUNTED.fullmatch(text):
-        return f"{counted[1]} {MEASURES[counted[2]]}"
+    if (counted := translate_measure(text)) != text:
+        return counted
     sentences = len(PART.findall(text))
     for template in _catalogue():
         if template.sentences != sentences and not anything:
             continue
         values = template.values(text)
         if values is not None:
-            shown = [translate(value, depth - 1) if depth and " " in value else value for value in values]
+            shown = [  # what stands between quotes is written so in a file
+                translate(value, depth - 1) if depth and " " in value and not before.endswith('"') else value
+                for before, value in zip(template.literals, values, strict=False)
+            ]
             return _insert(shown, template.chinese)
     return None
+
+
+def translate_measure(text: str) -> str:
+    """Return a duration or another number with a unit of ``MEASURES`` in Chinese; any other text unchanged."""
+    counted = COUNTED.fullmatch(text)
+    return f"{counted[1]} {MEASURES[counted[2]]}" if counted else text
 
 
 def _insert(values: Sequence[str], template: str) -> str:

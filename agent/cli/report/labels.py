@@ -9,7 +9,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
-from agent.cli.common import show_unit
+from agent.cli.common import measure, show_unit
 from drivers.texts import Catalogue
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 WORDS: Final = Catalogue(__package__, "report")
 CSV_WORDS: Final = Catalogue(__package__, "report csv")  # do not change the English words, because programs read them
 _SPANS: Final = (
-    (86_400_000, 3, "days", "天"), (3_600_000, 1, "h", "小时"), (60_000, 1, "min", "分钟"), (1000, 1, "s", "秒"),
+    (86_400_000, 3, "days"), (3_600_000, 1, "h"), (60_000, 1, "min"), (1000, 1, "s"),
 )  # fmt: skip
 _SIGNS = {"at_most": "≤", "at_least": "≥", "above": ">", "below": "<"}
 
@@ -125,10 +125,10 @@ def percent(text: str) -> str:
 
 def duration(ms: float, language: str) -> str:
     """Return a duration as text, such as ``12 s``, ``3 min``, ``2.5 h`` or ``31 days``."""
-    for unit_ms, least, english, chinese in _SPANS:
+    for unit_ms, least, unit in _SPANS:
         if ms >= unit_ms * least:
-            return f"{number(str(Decimal(ms) / unit_ms), 3)} {chinese if language == 'zh' else english}"
-    return f"{ms:.0f} ms"
+            return measure(f"{number(str(Decimal(ms) / unit_ms), 3)} {unit}", language)
+    return measure(f"{ms:.0f} ms", language)
 
 
 def silent_since(silence: Silence, timezone: str, language: str) -> str:
