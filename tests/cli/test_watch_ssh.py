@@ -22,7 +22,7 @@ WORDS = {  # English, Chinese
     "answer": ("99 of 100 devices answer", "100 台设备，99 台应答"),
     "keys": ("q quit", "q 退出"),
     "trouble": ("trouble only", "仅看异常"),
-    "never": ("has never answered", "启动后从未应答"),
+    "never": ("has not answered since the start", "以来从未应答"),
     "energy": ("ac.energy.import", "正向有功电能"),
 }
 
@@ -85,7 +85,7 @@ def test_all_pages_of_a_hundred_devices(login: Callable[..., Terminal], language
     one.until(lambda: "25/25" in one.text and all("workshop-3" in row for row in rows(one)))
     one.type("\x1b")
     one.until(lambda: "/100" in one.text)
-    one.type("t")
+    one.type("t\x1b[H")  # Home, because on a busy machine the other devices of the line have gaps too
     one.until(lambda: any(row.startswith("inv-1-04 ") for row in rows(one)) and said["trouble"] in one.text)
     assert said["keys"] in one.text, "with a filter, too"
     one.type("t2")
@@ -96,8 +96,10 @@ def test_all_pages_of_a_hundred_devices(login: Callable[..., Terminal], language
     one.until(lambda: "1/5" in one.text and "› inv-0-09" in one.text)
     one.type("3\x1b[B\r")
     one.until(lambda: "› hall-1" in one.text and len(rows(one)) == 19 and "->" in one.text)
-    one.type("5")
+    one.type("5/inv-1-04\r")
     one.until(lambda: said["never"] in one.text and "inv-1-04" in one.text)
+    one.type("\x1b")
+    one.until(lambda: "inv-1-04" not in one.text.splitlines()[-1])
     for columns, lines in ((60, 15), (132, 43), (80, 24)):
         one.resize(columns, lines)
         one.type("1")

@@ -248,6 +248,8 @@ def test_orders_of_24_bits(order: str, wire: str) -> None:
         (Field(0, "f32"), "80000000", "0"),
         (Field(0, "u16", negate=True), "0005", "-5"),
         (Field(0, "u16", scale_offset=2, scale=(1, 0)), "0905fffe", "23.09"),
+        (Field(0, "u16", scale_offset=2), "0005000a", "50000000000"),  # the largest and the smallest factor
+        (Field(0, "u16", scale_offset=2), "0005fff6", "0.0000000005"),
     ],
     ids=str,
 )
@@ -337,6 +339,18 @@ def test_parts_add_up(mwh: int, kwh: int, big: tuple[int, int], small: tuple[int
         assert (mantissa, quality) == (0, SENTINEL)
     else:
         assert (mantissa * Fraction(10) ** exponent, quality) == (want, 0)
+
+
+@pytest.mark.parametrize("is_float_first", [True, False])
+def test_a_sum_with_a_float_is_rounded_to_64_bits_in_either_order_of_its_parts(is_float_first: bool) -> None:
+    whole, tenth = (1 << 63 | 1).to_bytes(8), struct.pack(">f", 0.1)
+    made = Plan(12)
+    made.add(0, 0, "f32" if is_float_first else "u64", part=True)
+    made.add(0, 4 if is_float_first else 8, "u64" if is_float_first else "f32")
+
+    found = made.values(tenth + whole if is_float_first else whole + tenth)
+
+    assert found == [(0, 1 << 63 | 1, 0, 0)]
 
 
 def test_a_sentinel_in_any_part_wins() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from drivers.cjt188.simulate import Cjt188Meter
+from drivers.framing import crc16
 from drivers.line.trace import BROKEN, RECEIVED, SENT
 from drivers.modbus.requests import read_request
 from drivers.modbus.search import take_frames
@@ -22,8 +23,6 @@ MINE = ("--listen", "0", "--bus-is-mine")
 
 def _answer(unit: int) -> bytes:
     body = bytes((unit, 3, 2, 0, 7))
-    from drivers.framing import crc16
-
     return body + crc16(body).to_bytes(2, "little")
 
 
@@ -153,9 +152,11 @@ def test_who_answers_late_is_identified_with_patience(mh, field: Park) -> None:
     assert said.lines[0]["profiles"][0]["profile"] == "abb/b23"
 
 
+@pytest.mark.parametrize("pdu", ["03020007", "8302", "060001000A"], ids=["answer", "exception", "request to write"])
 @pytest.mark.parametrize(("unit", "heard"), [(247, [247]), (248, [])])
-def test_a_reserved_unit_is_no_device_on_the_line(unit: int, heard: list[int]) -> None:
+def test_a_reserved_unit_is_no_device_on_the_line(unit: int, heard: list[int], pdu: str) -> None:
+    frame = bytes([unit]) + bytes.fromhex(pdu)
     traffic = TrafficTrace()
-    traffic.put(RECEIVED, _answer(unit), 0)
+    traffic.put(RECEIVED, frame + crc16(frame).to_bytes(2, "little"), 0)
 
     assert [frame.unit for frame in take_frames(traffic, is_bus=True)] == heard

@@ -282,12 +282,16 @@ def test_a_lost_run_begins_where_the_delivered_pack_before_it_ended(
     store.close()
 
 
-def test_of_a_file_that_is_no_database_any_more_nothing_is_counted_as_left_behind(
-    full: tuple[Path, list[Maker]], tmp_path: Path
+def test_of_a_damaged_file_that_cannot_be_opened_nothing_is_counted_as_left_behind(
+    full: tuple[Path, list[Maker]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = copy_of(full[0], tmp_path)
-    path.write_bytes(random.Random(38).randbytes(path.stat().st_size))
+    scribble(path, pages_of(path, "packs")[-4:], random.Random(38))
 
+    def unreadable(path: Path) -> sqlite3.Connection:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    monkeypatch.setattr(salvage, "open_damaged", unreadable)
     store = Store.open(path, CAP, destinations=["platform"])
 
     assert store.quarantine is not None and store.left_behind == LeftBehind(None, None)
