@@ -37,7 +37,7 @@ $(VENV)/.demo: pyproject.toml tools/prepare $(KERNELS)
 
 $(VENV)/.test: pyproject.toml tools/prepare $(KERNELS)
 	@tools/prepare $(VENV) demo,test,lint,hardware,platform mosquitto socat faketime softhsm2
-	@npm install --silent --no-audit --no-fund --fetch-retries 0 --fetch-timeout 20000 --prefix $(VENV)/node jose canonicalize ajv uplot@1.6.32 2>/dev/null || \
+	@npm install --silent --no-audit --no-fund --fetch-retries 0 --fetch-timeout 20000 --prefix $(VENV)/node jose canonicalize ajv aedes@0.51 uplot@1.6.32 2>/dev/null || \
 	  echo "without npm some tests with packages of Node are skipped"
 	@touch $@ $(VENV)/.demo
 
