@@ -11,21 +11,22 @@ from pathlib import Path
 
 import pytest
 
+from agent.keys import create_key
 from tests.kits.broker import free_port, until
 
 ROOT = Path(__file__).resolve().parents[2]
 # modules that only other commands, rare messages or hints need; together they would take 20 MB
 UNUSED = {
-    "bz2", "email", "http", "importlib.metadata", "jinja2", "lzma", "msgspec", "multiprocessing", "pika",
-    "pkcs11", "psycopg", "pymodbus.client", "pymodbus.server", "pymodbus.transport", "rich", "segno", "serial",
-    "shutil", "sqlite_utils", "starlette", "statistics", "sunspec2", "tempfile", "textual", "urllib.error",
-    "uvicorn", "xml",
+    "bz2", "cryptography.hazmat.primitives.serialization", "cryptography.x509", "email", "http", "importlib.metadata",
+    "jinja2", "lzma", "msgspec", "multiprocessing", "pika", "pkcs11", "psycopg", "pymodbus.client", "pymodbus.server",
+    "pymodbus.transport", "rich", "segno", "serial", "shutil", "sqlite_utils", "starlette", "statistics", "sunspec2",
+    "tempfile", "textual", "urllib.error", "uvicorn", "xml",
 }  # fmt: skip
 RUN = """
 import json, sys
 from agent.cli.main import main
 try:
-    main(["run", "--create-key", "-c", sys.argv[1]])
+    main(["run", "-c", sys.argv[1]])
 except SystemExit:
     pass
 print("MODULES", json.dumps(sorted(sys.modules)))
@@ -43,6 +44,7 @@ def python(code: str) -> str:
 @pytest.mark.process
 def test_a_running_agent_has_imported_nothing_that_only_others_need(tmp_path: Path) -> None:
     """With a device and a broker that are both out of reach, so that it has tried both and has stated the gaps."""
+    create_key(tmp_path / "signing.key", 0)
     config = tmp_path / "agent.toml"
     config.write_text(
         '[site]\nid = "park7"\ngateway = "gw01"\ntimezone = "UTC"\n[key]\nfile = "signing.key"\n'
