@@ -6,7 +6,6 @@ import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from statistics import median
 
 FEW = 10  # a step is still usual up to 10 counts, or up to 10 times the usual step
 HUGE = 1000  # a step of more than 1000 times the usual step is not growth
@@ -30,6 +29,8 @@ class GrowthRates:
         seconds: Sequence[float] | None,
         is_none: Callable[[Decimal, Decimal, int], bool],
     ) -> None:
+        from statistics import median  # imported here because few counters need it, and it takes 100 KB
+
         self._seconds = seconds
         self.of = self._growths(values, resolution, is_none)
         self._ranked = _without_outliers(sorted(self.of.values()))

@@ -7,18 +7,18 @@ them, and a rotation replaces key and records atomically.
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import math
 import os
+import re
 import stat
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from agent.keys.key_records import Revocation, check_key_records, current_records, key_records, new_root
 from agent.keys.secret import MAX_BYTES, read_open_secret, read_secret
@@ -27,6 +27,9 @@ from agent.verify.jws import thumbprint
 from drivers.files import remove, try_lock, write_draft
 
 ED25519, ES256 = "Ed25519", "ES256"
+# an Ed25519 key as PKCS 8 (RFC 8410): 48 bytes, of which the last 32 are the secret
+_OWN_HEAD = bytes.fromhex("302e020100300506032b657004220420")
+_OWN_PEM = re.compile(rb"-----BEGIN PRIVATE KEY-----\n([A-Za-z0-9+/]{64})\n-----END PRIVATE KEY-----\n?")
 _SINCE, _RECORDS, _TOKEN = b"not_before: ", b"records: ", b"pkcs11:"
 
 LOST = "the signing key is missing, although this gateway has signed with it"
@@ -156,6 +159,8 @@ def _new(alg: str, token: str) -> tuple[SecretKey, bytes]:
 
 
 def _new_soft(alg: str) -> tuple[SecretKey, bytes]:
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
     how = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     if alg == ES256:
         from cryptography.hazmat.primitives.asymmetric import ec
@@ -310,6 +315,20 @@ def _signer(text: bytes, owner: int, path: Path) -> Signer:
 
 
 def _soft_key(text: bytes, path: Path) -> SecretKey:
+    # what `meterhouse keys create` writes is read here: the library would import its modules for keys of all kinds,
+    # which take 1.5 MB in a running agent
+    if form := _OWN_PEM.fullmatch(text, max(0, text.find(b"-----BEGIN"))):
+        der = binascii.a2b_base64(form[1])
+        if der.startswith(_OWN_HEAD):
+            return SoftEd25519(Ed25519PrivateKey.from_private_bytes(der[len(_OWN_HEAD) :]))
+    return _foreign_key(text, path)
+
+
+def _foreign_key(text: bytes, path: Path) -> SecretKey:
+    """Read a PEM that another tool may have made, or a key on P-256."""
+    from cryptography.exceptions import InternalError, UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
     try:
         key: object = load_pem_private_key(text, password=None)
     except TypeError as error:
@@ -318,7 +337,7 @@ def _soft_key(text: bytes, path: Path) -> SecretKey:
             where=str(path),
             hint="Use a systemd credential (LoadCredentialEncrypted=) to keep the key encrypted on disk",
         ) from error
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, InternalError, UnsupportedAlgorithm) as error:
         raise KeyFileError(
             "this is not a private key in PEM form", where=str(path), hint="Create a key with `meterhouse keys create`"
         ) from error

@@ -271,7 +271,7 @@ class Reloader:
                 raise
             try:
                 self._announce(prepared)
-                await service.key_watcher.announce(kid)
+                await service.key_watcher.log_change(kid)
             except Exception as error:  # a bug raised it, but the new configuration is in effect
                 log.error(
                     "reload: the new configuration is in effect, but was not announced everywhere", exc_info=error

@@ -8,8 +8,8 @@ before that, both files stay. The next start then seals their records, those of 
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
-import shutil
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +78,8 @@ class RingFiles:
         try:
             ring = Ring.create(str(path), size_bytes, secrets.randbits(63), int(self._boot, 16), table_hash)
         except OSError as error:
-            free = show_bytes(shutil.disk_usage(self._runtime_dir).free)
+            disk = os.statvfs(self._runtime_dir)
+            free = show_bytes(disk.f_bavail * disk.f_frsize)
             size = show_bytes(size_bytes)
             what = f"a ring buffer of {size} cannot be created: {error.strerror}; {free} are free on this disk"
             hint = "Free some space in this directory, or set a smaller [ring] max in agent.toml"

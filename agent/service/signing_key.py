@@ -153,7 +153,7 @@ class KeyFileWatcher:
         return PreparedKey(path, stamp, signer, records)
 
     async def activate(self, key: PreparedKey) -> None:
-        """Sign with a prepared key from now on. Its records must be durable already. Call ``announce`` afterwards."""
+        """Sign with a prepared key from now on. Its records must be durable already. Call ``log_change`` afterwards."""
 
         def switch(store: Store) -> None:
             if key.signer is not None:
@@ -202,9 +202,9 @@ class KeyFileWatcher:
             self._publish(self._active_key.activate(store, signer))
 
         await self._db_thread.call(take_up)
-        await self.announce(before)
+        await self.log_change(before)
 
-    async def announce(self, before: str) -> None:
+    async def log_change(self, before: str) -> None:
         """Log and record the change of key.
 
         ``before``: thumbprint of the previous key. If this key is still in use, nothing is done.

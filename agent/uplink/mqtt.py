@@ -80,7 +80,7 @@ class _BufferedClient(BoundedClient):
 
         ``properties``: the encoded properties; b"" with MQTT 3.1.1.
         """
-        if self._sock is None:
+        if self.socket() is None:
             return 0
         number = self._mid_generate()
         while number in self._out_messages:

@@ -97,8 +97,9 @@ class BoundedClient(Client):
         self.fault = fault
         # False if a packet was only partly sent, so that DISCONNECT would become a part of this packet
         between = not self._out_packet or not self._out_packet[0]["pos"]
-        if self.protocol == MQTTProtocolVersion.MQTTv5 and self._sock is not None and between:
+        sock = self.socket()
+        if self.protocol == MQTTProtocolVersion.MQTTv5 and sock is not None and between:
             with contextlib.suppress(OSError):
                 # DISCONNECT with a reason code, after which the broker still publishes our will
-                self._sock.send(bytes((0xE0, 1, code)))
+                sock.send(bytes((0xE0, 1, code)))
         raise LimitExceeded(fault)

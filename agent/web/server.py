@@ -12,10 +12,12 @@ import os
 import signal
 import socket
 import ssl
+import sys
 from asyncio import sslproto
 from collections import OrderedDict
 from collections.abc import Callable, Generator
 from pathlib import Path
+from platform import python_version
 from typing import Any, Final
 
 import uvicorn
@@ -37,6 +39,13 @@ KEEP_ALIVE_S: Final = 15
 LARGEST_HEAD: Final = 16 << 10
 # buffer of a connection, for one TLS record; asyncio would allocate 256 KiB before the first byte arrives
 TLS_BUFFER: Final = 16 << 10
+# what the TLS layer uses of asyncio beyond its documentation; tests/arch/test_borrowed.py says what each is for
+_OF_ASYNCIO: Final = (
+    (sslproto.SSLProtocol, ("max_size", "_on_handshake_complete", "_wakeup_waiter")),
+    (asyncio.SelectorEventLoop, ("_make_ssl_transport", "_make_socket_transport")),
+)
+# open connections by the number of their file; asyncio wraps a socket in an object that has this number
+_open: dict[int, CountedSocket] = {}
 
 
 class CountedSocket(socket.socket):
@@ -52,6 +61,7 @@ class CountedSocket(socket.socket):
         """Close the connection and stop counting it."""
         listener, self.listener = self.listener, None
         if listener is not None:
+            _open.pop(self.fileno(), None)
             listener.forget(self)
         super().close()
 
@@ -79,13 +89,14 @@ class BoundedListener(socket.socket):
         """
         if self._ending >= MOST_ENDING:
             raise BlockingIOError  # the loop first finishes closing connections, then accepts again
-        fd, address = self._accept()  # type: ignore[attr-defined]
+        plain, address = super().accept()
         client = network_of(str(address[0]))
         if not self._has_room(client):
-            os.close(fd)
+            plain.close()
             raise ConnectionAbortedError
-        made = CountedSocket(self.family, self.type, self.proto, fileno=fd)
+        made = CountedSocket(self.family, self.type, self.proto, fileno=plain.detach())
         made.listener, made.client = self, client
+        _open[made.fileno()] = made
         self._of.setdefault(client, OrderedDict())[made] = None
         self._count += 1
         return made, address
@@ -196,20 +207,20 @@ class BoundedConnection(H11Protocol):
     """
 
     _waits: asyncio.TimerHandle | None = None
-    _socket: object = None
+    _socket: CountedSocket | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the time limit of the first request."""
         super().connection_made(transport)
-        self._socket = getattr(transport.get_extra_info("socket"), "_sock", None)
-        if isinstance(self._socket, CountedSocket):
+        self._socket = _open.get(transport.get_extra_info("socket").fileno())
+        if self._socket is not None:
             self._socket.served = self._is_served
         self._expect()
 
     def data_received(self, data: bytes) -> None:
         """Start the time limit of a request when its first byte arrives. The first request has its limit already."""
         super().data_received(data)
-        if self._is_served() and isinstance(self._socket, CountedSocket) and self._socket.listener is not None:
+        if self._is_served() and self._socket is not None and self._socket.listener is not None:
             self._socket.listener.used(self._socket)
         if self._waits is None and not self._is_served():
             self._expect()
@@ -218,7 +229,7 @@ class BoundedConnection(H11Protocol):
         """Cancel the time limit."""
         if self._waits is not None:
             self._waits.cancel()
-        if isinstance(self._socket, CountedSocket):
+        if self._socket is not None:
             self._socket.served = None
         super().connection_lost(exc)
 
@@ -283,9 +294,12 @@ def open_socket(web: WebConfig, setting: str = "[web] listen") -> socket.socket:
 
 
 def tls_context(web: WebConfig) -> ssl.SSLContext | None:
-    """Return a context for TLS 1.2 or newer with the configured certificate; None without one. Raises ConfigError."""
+    """Return a context for TLS 1.2 or newer with the configured certificate; None without one. Raises GatewayError."""
     if web.certificate is None or web.key is None:
         return None
+    if missing := [name for owner, names in _OF_ASYNCIO for name in names if not hasattr(owner, name)]:
+        what = f"the page does not serve TLS with Python {python_version()}: its asyncio has no {', '.join(missing)}"
+        raise GatewayError(what, where=sys.executable, hint="Use Python 3.11, 3.12 or 3.13")
     certificate, key = web.certificate.path(os.environ), web.key.path(os.environ)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

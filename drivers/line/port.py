@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import os
@@ -188,7 +189,8 @@ class _SerialPort(Port):
             except (ValueError, OSError) as error:
                 self.notes["rs485"] = f"refused: {error}"
                 # otherwise pyserial would try RS-485 mode again at every later change of speed, and fail
-                self._serial._rs485_mode = None
+                with contextlib.suppress(OSError):  # the mode is off, and an error of the port shows at its next use
+                    self._serial.rs485_mode = None
             else:
                 self.notes["rs485"] = f"on, RTS {'high' if level else 'low'} while sending"
                 return

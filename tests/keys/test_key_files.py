@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -86,6 +87,40 @@ def test_any_row_of_rotations_is_a_chain_that_every_verifier_goes_on_with(
         ring.update(last, parse_object(last))
         assert list(ring.keys) == list(late.keys) == kids
         assert check_key_records(last, GATEWAY, trust=kids[0]).kids == tuple(kids)
+
+
+@settings(max_examples=50, deadline=None)
+@given(secret=st.binary(min_size=32, max_size=32), shape=st.sampled_from(["made", "bare", "dos", "short", "longer"]))
+def test_a_key_file_is_read_as_the_library_reads_it(secret: bytes, shape: str) -> None:
+    """What `keys create` writes is read without the library, what differs from it by a character is not."""
+    key = Ed25519PrivateKey.from_private_bytes(secret)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    text = {
+        "made": b"meterhouse signing key of 2026-12-07T00:00:00Z.\nnot_before: 1\nrecords: a-b\n" + pem,
+        "bare": pem, "dos": pem.replace(b"\n", b"\r\n"), "short": pem.rstrip(), "longer": pem + b"more\n",
+    }[shape]  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "signing.key"
+        file.touch(0o600)
+        file.write_bytes(text)
+        assert load_key(file).kid == thumbprint(SoftEd25519(key).jwk)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda pem: pem.replace(b"MC4CAQAwBQYDK2Vw", b"MC4CAQAwBQYDK2Vv"),  # X448
+        lambda pem: pem.replace(b"MC4CAQ", b"MC4CAg"),  # version 2
+        lambda pem: pem.replace(b"BCIEI", b"BCIEH"),  # a secret of 31 bytes, and one byte more
+        lambda pem: pem[:-40] + pem[-36:],
+        lambda pem: pem.replace(b"PRIVATE KEY", b"PUBLIC KEY"),
+    ],
+    ids=["another kind", "another version", "another length", "cut", "public"],
+)
+def test_a_damaged_key_is_no_key(path: Path, change: Callable[[bytes], bytes]) -> None:
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(KeyFileError, match="this is not a private key in PEM form"):
+        load_key(path)
 
 
 def test_the_new_file_is_like_the_old_one(path: Path) -> None:

@@ -17,6 +17,7 @@ import stat
 import subprocess
 import sys
 import weakref
+from asyncio import sslproto
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -542,3 +543,13 @@ def test_logins_leave_no_memory_behind(config: Path) -> None:
     """The 16 MB of a check go back to the kernel; glibc keeps them otherwise, in an arena of each thread."""
     done = subprocess.run([sys.executable, "-c", LOGINS, config, str(free_port())], stdout=subprocess.PIPE, check=True)
     assert int(done.stdout) < 4096
+
+
+def test_a_python_whose_asyncio_has_changed_is_refused_before_the_page_serves(config, monkeypatch, capsys) -> None:
+    assert setup(config) == 0
+    monkeypatch.delattr(sslproto.SSLProtocol, "_wakeup_waiter")
+    capsys.readouterr()
+    assert outcome(["web", "-c", str(config)]) == 1
+    said = capsys.readouterr().err
+    assert "its asyncio has no _wakeup_waiter" in said and "Use Python 3.11, 3.12 or 3.13" in said
+    assert "Traceback" not in said
