@@ -140,7 +140,7 @@ def test_a_counter_that_was_not_read_yet_is_waited_for(
     said = capsys.readouterr().err
     told = "not read yet, next reading in" if language == "en" else "尚未读到"
     assert told in said and "inv1" in said and "inv2" not in said
-    assert 1 <= int(re.search(r"(\d+) s", said)[1]) <= 60, "of its pace"
+    assert 1 <= int(re.search(r"(\d+) (?:s|秒)", said)[1]) <= 60, "of its pace"
 
 
 @pytest.mark.parametrize("why", ["silent", "refused"])

@@ -43,6 +43,9 @@ set -e
 mount --bind "$1/passwd" /etc/passwd
 mount --bind "$1/group" /etc/group
 . "$1/reach"
+for folder in /etc/meterhouse /run/meterhouse /var/lib/meterhouse; do  # of an agent installed on this machine
+    [ ! -d "$folder" ] || mount -t tmpfs -o mode=755 none "$folder"
+done
 shift
 exec "$@"
 """
