@@ -10,7 +10,7 @@ import click
 from agent.cli.answers import check_reloaded
 from agent.cli.common import as_complaint, as_line, say
 from agent.cli.options import ConfigOptions, config_options, json_option, lang_option
-from drivers.model import clean_text
+from drivers.model import GatewayError, clean_text
 from drivers.texts import Catalogue
 
 WORDS: Final = Catalogue(__package__, "reload")
@@ -38,7 +38,13 @@ def reload(lang: str, options: ConfigOptions, as_json: bool) -> None:
     from agent.cli.control import ask_running
     from agent.service.control.protocol import Reload
 
-    found = check_reloaded(ask_running(options.find_runtime_dir(warn=False), Reload()))
+    try:
+        found = check_reloaded(ask_running(options.find_runtime_dir(warn=False), Reload()))
+    except GatewayError as error:
+        if as_json:
+            facts = {"ok": False, "config": None, "changed": "", "complaints": [clean_text(str(error), 1000)]}
+            click.echo(as_line(facts | {"changes": [], "warnings": []}))
+        raise
     complaints, config, changed = (
         [clean_text(text, 1000) for text in found["complaints"]],
         found["config"],

@@ -15,7 +15,7 @@ import click
 
 from agent.cli.common import COLON, SEMICOLON, as_line, complain, progress, show_age
 from agent.cli.options import ConfigOptions, Duration, config_options, json_option, lang_option, profile_dirs
-from drivers.model import GatewayError, LineDown, ProgressCallback, UsageError
+from drivers.model import GatewayError, LineDown, LineLent, ProgressCallback, UsageError
 from drivers.registry import DEFAULT, line_url_help, protocol_of, searchable
 from drivers.texts import Catalogue
 
@@ -134,7 +134,7 @@ def scan(
       meterhouse scan --line modbus-tcp://192.0.2.10-40 --addresses 1
 
     \b
-    Exit codes: 0 something found; 2 wrong usage; 4 nothing found, another master, or line not available;
+    Exit codes: 0 something found; 2 wrong usage; 4 nothing found, incomplete, another master, or line not available;
     130 interrupted.
     """
     from agent.cli.lease import borrow_line, line_factory
@@ -224,14 +224,17 @@ def _exit_code(scans: Sequence[Scan], found: Sequence[FoundDevice], trouble: Seq
 
 
 async def _bounded(scan: Scan, limit_s: float | None, progress: ProgressCallback, announce: Announce) -> None:
-    """Run a scan, but stop it ten seconds before its lease of the line ends. ``limit_s``: None without a lease."""
-    from drivers.scan import note
+    """Run a scan, but stop it ten seconds before its lease of the line ends. ``limit_s``: None without a lease.
 
+    Raises LineLent if the scan was stopped; then ``scan.found`` has what it found until then.
+    """
     try:
         async with asyncio.timeout(None if limit_s is None else limit_s - 10):
             await scan.run(progress, announce)
     except TimeoutError:
-        scan.notes.append(note("too long"))
+        what = f"the scan is incomplete: the agent lends the line for {LEASE_S / 60:.0f} minutes at most"
+        hint = "Scan fewer addresses or settings at a time"
+        raise LineLent(what, where=scan.options.url, hint=hint) from None
 
 
 def _expanded(lines: Sequence[str]) -> list[str]:

@@ -269,6 +269,7 @@ class Service:
             log.info("%s", text)
         self.device_manager.start_pollers()
         self.sealing.on_turn = self._turn
+        await self._turn()  # reads the usage of the store, which the first status shows
         self._snapshot = StatusFile(self.config, self.boot)
         self.write_status()
         self._ready()

@@ -80,10 +80,6 @@ NOTES: Final[Mapping[str, tuple[str, str]]] = {
         "若字节序为 {order}，则 {profile} 符合：先 `meterhouse profiles copy {profile}`，"
         '再在副本中写 order = "{order}"',
     ),
-    "too long": (
-        "stopped after 15 minutes: scan fewer addresses or settings at a time",
-        "15分钟后停止：请减少一次扫描的地址或串口参数",
-    ),
 }
 
 

@@ -91,9 +91,15 @@ def test_each_wrong_member_is_refused_or_harmless(
 @pytest.mark.parametrize("end", [{}, {"ok": True}, RELOADED | {"complaints": ["no"]}, RELOADED | {"ok": False},
                                  RELOADED | {"fault": True}])  # fmt: skip
 def test_a_reload_that_says_nothing_clear_is_no_success(hostile: Any, end: dict[str, Any]) -> None:
-    for more in ((), ("--json",)):
-        code, out, err = hostile("reload", *more, end=end)
-        assert (code, out) == (1, "") and "is not a valid outcome of a reload" in err, err
+    code, out, err = hostile("reload", end=end)
+    assert (code, out) == (1, "") and "is not a valid outcome of a reload" in err, err
+
+
+def test_reload_with_json_prints_its_object_if_the_answer_is_invalid(hostile: Any) -> None:
+    code, out, err = hostile("reload", "--json", end={"ok": True})
+    found = json.loads(out)
+    assert code == 1 and "is not a valid outcome of a reload" in err, err
+    assert not found["ok"] and "is not a valid outcome of a reload" in found["complaints"][0]
 
 
 def test_how_many_complaints_were_left_out_is_a_number(hostile: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import json
 import logging
 import os
 import random
@@ -280,6 +281,15 @@ def test_reload_without_an_agent_says_so(tmp_path: Path, mh: Any) -> None:
     (tmp_path / "agent.toml").write_text(CONFIG)
     code, out, err = mh("reload", "-c", tmp_path / "agent.toml")
     assert (code, out) == (1, "") and "no agent is running here" in err
+
+
+def test_reload_with_json_prints_its_object_if_no_agent_runs(tmp_path: Path, mh: Any) -> None:
+    (tmp_path / "agent.toml").write_text(CONFIG)
+    code, out, err = mh("reload", "-c", tmp_path / "agent.toml", "--json")
+    found = json.loads(out)
+    assert code == 1 and "no agent is running here" in err
+    assert (found["ok"], found["config"], found["changes"], found["warnings"]) == (False, None, [], [])
+    assert len(found["complaints"]) == 1 and "no agent is running here" in found["complaints"][0]
 
 
 # --- clients that behave as nobody should

@@ -179,6 +179,8 @@ def test_a_member_of_the_group_that_looks_cannot_change_anything(running: Park) 
     for words, code in ((("read", "m1"), 4), (("reload",), 1)):
         done = running.mh(ANNA, *words)
         assert done.returncode == code and "group mh-change may" in done.stderr, done.stderr
+    refused = json.loads(running.mh(ANNA, "reload", "--json").stdout)
+    assert not refused["ok"] and "group mh-change may" in refused["complaints"][0]
     assert not running.agent.snapshot()["lines"]["roof"]["lent"]
     assert "control: lease refused to anna (uid 61002)" in running.agent.said
 

@@ -118,6 +118,24 @@ def test_an_overloaded_line_after_the_first_minute(played: dict[str, Any]) -> No
     assert min(begins) >= played["snapshot"]["started"] + 50, "the first minute does not count"
 
 
+# --- the first status of a run
+
+
+def play_the_first_status_of_a_run_has_the_sizes_of_the_store(folder: Path, house: House) -> dict[str, Any]:
+    _, _, _, agent = one_meter(folder, house, every=SECONDLY)
+    agent.config.write_text(agent.config.read_text().replace('every = "1 s"', 'every = "1 min"', 1))
+    agent.start()
+    first, (_, text) = agent.snapshot(), told(agent, "--json")
+    return {"first": first, "told": json.loads(text), "code": agent.stop()}
+
+
+def test_the_first_status_of_a_run_has_the_sizes_of_the_store(played: dict[str, Any]) -> None:
+    for facts in (played["first"], played["told"]):
+        store = facts["store"]
+        assert store["size_bytes"] > 0 and store["limit_bytes"] > store["size_bytes"] and store["disk_free_bytes"] > 0
+        assert set(store["pending"]) == {"platform"} and store["lost_packs"] == 0
+
+
 # --- D1b: a device that answers zeros
 
 
