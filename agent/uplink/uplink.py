@@ -186,16 +186,20 @@ class Uplink:
         self._scheduler.draining = True
 
     def stop(self, deadline_s: float) -> None:
-        """Send the live packs, disconnect and end the thread, within ``deadline_s`` seconds."""
+        """Send the live packs, disconnect and end the thread, within ``deadline_s`` seconds.
+
+        If the thread waits for the network for longer than that, it ends later.
+        """
         self._stop_at_s = time.monotonic() + deadline_s
+        has_begun = self._begin.is_set()  # if not, the thread does not wait for the network, so it ends at once
         self._begin.set()
         self._wake_pipe.wake()
-        if self._thread.ident is not None:
-            self._thread.join(deadline_s + 0.5)
-            if self._thread.is_alive():
-                log.warning("%s: the uplink still waits for the network and did not stop in time", self.name)
-                return
-        self._wake_pipe.close()
+        if self._thread.ident is None:
+            self._wake_pipe.close()
+            return
+        self._thread.join(deadline_s + 0.5 if has_begun else None)
+        if self._thread.is_alive():
+            log.warning("%s: the uplink still waits for the network and did not stop in time", self.name)
 
     def state(self) -> UplinkState:
         """Return the current state."""
@@ -226,6 +230,12 @@ class Uplink:
 
     def _run(self) -> None:
         self._begin.wait()
+        try:
+            self._serve_until_stopped()
+        finally:
+            self._wake_pipe.close()
+
+    def _serve_until_stopped(self) -> None:
         while not self._stopping:
             began = time.monotonic()
             try:

@@ -174,7 +174,7 @@ class Park:
                 "threads": sorted(
                     thread.name for thread in threading.enumerate() if not thread.name.startswith("asyncio")
                 ),
-                "descriptors": descriptors(),
+                "descriptors": descriptors(self.folder),
                 "files": {
                     path.name: path.stat().st_ino
                     for path in sorted((self.folder / "run").iterdir())
@@ -202,13 +202,17 @@ class Park:
         }
 
 
-def descriptors() -> list[str]:
-    """What is open, but for sockets: a destination that is not there is tried again and again."""
+def descriptors(folder: Path) -> list[str]:
+    """What is open in the agent's folder, and what has no path, but for sockets: a destination is tried again and again.
+
+    Other files are of Python and the system: a thread that imports a module has it open for a moment.
+    """
     found = []
     for fd in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):  # the one that lists them
             found.append(os.readlink(f"/proc/self/fd/{fd}"))
-    return sorted(name.partition("[")[0] for name in found if not name.startswith(("socket:", "/proc/")))
+    mine = [name for name in found if name.startswith(f"{folder}/") or not name.startswith(("/", "socket:"))]
+    return sorted(name.partition("[")[0] for name in mine)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:

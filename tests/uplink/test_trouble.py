@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import resource
 import socket
 import threading
@@ -358,6 +360,61 @@ def test_stopping_is_bounded_when_the_broker_hangs(
     up.stop(deadline_s)
     until(lambda: ended(up))
     assert at.pending() == 5
+
+
+def pipes() -> int:
+    """How many ends of pipes are open."""
+    found = 0
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the one that lists them
+            found += os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:")
+    return found
+
+
+def test_an_uplink_that_ends_after_its_deadline_leaves_no_descriptors(
+    outbox: Outboxes, uplink: Uplinks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reload that replaces a destination whose network hangs does this again and again."""
+    at, before, begun, hold = outbox(), pipes(), threading.Event(), threading.Event()
+
+    def hang(up: Uplink) -> None:
+        begun.set()
+        hold.wait(PATIENCE_S)
+
+    monkeypatch.setattr(Uplink, "_connect_and_serve", hang)
+    up = uplink(at, destination(1883))
+    assert begun.wait(PATIENCE_S)
+    up.stop(0.0)
+    late = not ended(up)
+    hold.set()
+    until(lambda: ended(up))
+    assert late and pipes() == before
+
+
+def test_a_destination_that_was_prepared_in_vain_has_ended_however_slow_the_machine(
+    outbox: Outboxes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine its thread was still there after a rejected reload, and its pipe for ever."""
+    real, hold, before = threading.Thread.join, threading.Event(), pipes()
+
+    def slow(up: Uplink) -> None:
+        hold.wait(PATIENCE_S)  # only who waits without a limit sees its end
+
+    def join(thread: threading.Thread, timeout: float | None = None) -> None:
+        if timeout is None:
+            hold.set()
+        real(thread, timeout)
+
+    up = Uplink(destination(1883), site="park7", gateway="gw01", outbox=outbox(), keys=b'{"v":1}', version="0.1",
+                pack_every_ms=1000)  # fmt: skip
+    monkeypatch.setattr(up, "_thread", threading.Thread(target=lambda: (slow(up), up._run()), name=f"uplink {up.name}"))
+    monkeypatch.setattr(threading.Thread, "join", join)
+    up.prepare()
+    up.stop(0.0)
+    there = not ended(up)
+    hold.set()
+    until(lambda: ended(up))
+    assert not there and pipes() == before
 
 
 def test_stopping_does_not_wait_for_the_next_attempt(fake: Fake, outbox: Outboxes, uplink: Uplinks) -> None:
