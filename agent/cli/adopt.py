@@ -357,7 +357,6 @@ def _refine(draft: Draft, config: Config, choices: Mapping[str, Any]) -> None:
     """Apply the remaining options to the draft. Raises UsageError, which names the invalid option."""
     from agent.config import parsers as v
     from agent.config import site_profiles
-    from agent.config.devices import role
     from drivers.toml import parsers as p
 
     device = draft.device
@@ -376,14 +375,17 @@ def _refine(draft: Draft, config: Config, choices: Mapping[str, Any]) -> None:
         profile = site_profiles(config.profiles_dir)(device["profile"])
         pairs = [text.rpartition("=") for text in choices["roles"]]
         parts = _parts(profile, device.get("params", {}))
-        device["roles"] = {part or parts[0]: given("--role", role, name) for part, _, name in pairs}
+        points = _points(profile, device.get("params", {}))
+        device["roles"] = {
+            part or parts[0]: given("--role", partial(_role, profile.id, points, part or parts[0]), name)
+            for part, _, name in pairs
+        }
 
 
 def _ask(draft: Draft, config: Config, words: Mapping[str, str], named: bool, choices: Mapping[str, Any]) -> None:
     """Ask the user for facts that only a person at the cabinet knows, and write the answers to the draft."""
     from agent.config import parsers as v
     from agent.config import site_profiles
-    from agent.config.devices import role
     from drivers.toml import parsers as p
 
     device = draft.device
@@ -417,12 +419,28 @@ def _ask(draft: Draft, config: Config, words: Mapping[str, str], named: bool, ch
     parts = _parts(profile, device.get("params", {}))
     if "roles" not in device and parts[0]:
         question, likely = words["role"].format(part=parts[0]), LIKELY_ROLES.get(profile.kind, "")
-        if chosen := asked(question, lambda text: role(text) if text else "", likely):
+        fitting = partial(_role, profile.id, _points(profile, device.get("params", {})), parts[0])
+        if chosen := asked(question, lambda text: fitting(text) if text else "", likely):
             device["roles"] = {parts[0]: chosen}
     if "ratio" not in device and _multiplies(profile, device.get("params", {})):
         ct = asked(words["ct"], lambda text: v.factor(_ratio(text)), "1")
         if ct != 1:
             device["ratio"] = {"ct": ct}
+
+
+def _role(profile: str, points: Sequence[Point], part: str, value: object) -> str:
+    """Return a role that fits the part of a device. Raises InvalidValue."""
+    from agent.config.devices import role
+    from agent.roles import ROLES, fits, measured_by
+    from drivers.toml.parsers import InvalidValue
+
+    found = role(value)
+    measured = measured_by(point.name for point in points if not part or point.name.startswith(f"{part}."))
+    if not fits(found, measured):
+        what = f'the role "{found}" does not fit, because {profile} measures {", ".join(sorted(measured))}'
+        roles = ", ".join(one for one in ROLES if fits(one, measured))
+        raise InvalidValue(what, f'Roles that fit: {roles}, or one of your own, such as "x.board"')
+    return found
 
 
 def _limit(value: object) -> tuple[str, Any]:

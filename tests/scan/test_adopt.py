@@ -245,6 +245,12 @@ def test_a_ratio_without_an_end_is_rounded_and_the_nameplate_stays(mh, site: Pat
     [
         (("--ct", "400:5"), 2, "--ct: 400:5 is not a ratio. Write 80 or 400/5 for a 400/5 A transformer"),
         (("--role", "gird"), 2, '--role: "gird" is not a role. Did you mean "grid"?'),
+        (
+            ("--role", "gas"),
+            2,
+            '--role: the role "gas" does not fit, because chint/dtsu666 measures electricity. Roles',
+        ),
+        (("--role", "ac=water.fresh"), 2, "Roles that fit: generation.pv, generation.wind, generation.hydro,"),
         (("--role", "dc=load"), 3, "the profile chint/dtsu666 has no points with the prefix"),
         (("--limit", "timeout"), 2, "--limit: timeout is not NAME=VALUE"),
         (("--limit", "time_out=2 s"), 3, 'limits.time_out: unknown key. Did you mean "timeout"?'),
