@@ -5,9 +5,16 @@ It is a separate module so that store and uplink need not import each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
+NOWHERE = ""  # the name of the outbox in which packs wait while no destination is configured
+
+
+def outbox_names(destinations: Iterable[str]) -> list[str]:
+    """Return the names of the outboxes of a gateway with these destinations. It has one even without a destination."""
+    return list(destinations) or [NOWHERE]
 
 
 class OutboxItem(NamedTuple):

@@ -48,8 +48,8 @@ _SEGMENTS: Final[Mapping[str, frozenset[str]]] = {
     "gas": frozenset({"gas"}),
     "compressed air": frozenset({"air"}),
 }
-# First word of a role -> what its meter can measure. Steam is often measured by a heat meter, and what is recovered from
-# heat, cold or pressure often as the electricity that it generates. Roles that are missing here fit every meter.
+# First word of a role -> what its meter can measure. Steam is often measured by a heat meter, and what is recovered
+# from heat, cold or pressure often as the electricity that it generates. Roles that are missing here fit every meter.
 _MEASURED: Final[Mapping[str, frozenset[str]]] = {
     **dict.fromkeys(("generation", "grid", "direct", "storage", "load", "transformer"), frozenset({"electricity"})),
     "heat": frozenset({"heat or cold", "steam"}),

@@ -333,6 +333,7 @@ class _Store(TypedDict, total=False):
     unused_bytes: Count
     packs: Count
     pending: dict[str, Count]
+    undelivered: Count | None
     lost_packs: Count
     lost_at: Time | None
     warnings: list[str]

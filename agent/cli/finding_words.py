@@ -188,6 +188,25 @@ FINDINGS: Final[Mapping[str, FindingWords]] = {
             "达到上限后最早的数据包会丢失。请恢复连接，或调大 [store] max_size",
         ),
     ),
+    "store-full-of-undelivered": FindingWords(
+        1,
+        (
+            "the store is {share} full: {count} packs wait for a destination, and none is configured",
+            "存储已用 {share}：{count} 个数据包等待上行目标，但未配置任何上行目标",
+        ),
+        (
+            "At the limit the oldest packs are lost. Add an [[uplink]], or raise [store] max_size",
+            "达到上限后最早的数据包会丢失。请添加 [[uplink]]，或调大 [store] max_size",
+        ),
+    ),
+    "no-destination": FindingWords(
+        0,
+        (
+            "no [[uplink]] is configured: {count} packs are kept, and none counts as confirmed",
+            "未配置 [[uplink]]：已保留 {count} 个数据包，均不视为已确认",
+        ),
+        ("The first [[uplink]] that you add gets them", "添加第一个 [[uplink]] 后，它们会发送给它"),
+    ),
     "packs-lost": FindingWords(
         1,
         (

@@ -195,13 +195,16 @@ def _store(store: Facts, now: float, key_fails: bool) -> Iterator[Finding]:
     limit, free = store.get("limit_bytes") or 0, store.get("disk_free_bytes")
     if free is not None:
         yield from find_in_disk(free, limit, store.get("path", "?"))
-    packs, pending = store.get("packs") or 0, _part(store, "pending")
+    packs, pending, undelivered = store.get("packs") or 0, _part(store, "pending"), store.get("undelivered")
     name = max(pending, key=pending.__getitem__, default="")
-    if packs and limit and name:
-        used = (store.get("size_bytes") or 0) - (store.get("unused_bytes") or 0)
-        if used * min(pending[name] / packs, 1) > STORE_FULL * limit:
-            share = f"{used / limit:.0%}"
-            yield Finding("store-nearly-full", "store", {"share": share, "count": pending[name], "name": _cut(name)})
+    count = undelivered if undelivered is not None else pending.get(name, 0)
+    used = (store.get("size_bytes") or 0) - (store.get("unused_bytes") or 0)
+    values = {"share": f"{used / limit:.0%}" if limit else "", "count": count, "name": _cut(name)}
+    is_full = packs and limit and used * min(count / packs, 1) > STORE_FULL * limit
+    if undelivered is not None:
+        yield Finding("store-full-of-undelivered" if is_full else "no-destination", "store", values)
+    elif is_full:
+        yield Finding("store-nearly-full", "store", values)
     lost_at = store.get("lost_at")
     if store.get("lost_packs") and lost_at is not None and now - lost_at < LOSS_SHOWN_S:
         yield Finding("packs-lost", "store", {"count": store["lost_packs"], "age": show_age(now - lost_at)})

@@ -30,6 +30,7 @@ from agent.config import (
     ring_notes,
 )
 from agent.keys import load_own_key
+from agent.outbox import outbox_names
 from agent.pack import Head, Packer, base64url
 from agent.service.births import DeviceCatalog, RunningDevice, known_devices
 from agent.service.checkpoints import CheckpointMaker
@@ -147,7 +148,7 @@ class Service:
             self.config.store_path,
             max_size_bytes=store.max_size_bytes,
             keep_delivered_s=store.keep_delivered_s,
-            destinations=[uplink.name for uplink in self.config.uplinks],
+            destinations=outbox_names(uplink.name for uplink in self.config.uplinks),
             now_ms=time.time_ns() // 1_000_000,
             asked={uplink.name: uplink.streams for uplink in self.config.uplinks},
         )

@@ -23,6 +23,7 @@ import agent
 from agent.certificates import expiries
 from agent.config import Config, RingPlan, file_system_bytes, gathered, plan_ring, reading_rate
 from agent.config.changes import ACCEPTED, ConfigChange, config_changes
+from agent.outbox import outbox_names
 from agent.pack import BirthTable
 from agent.service.births import DeviceCatalog
 from agent.service.devices import DeviceChanges, RingMove, apply, move_to_ring, prepare
@@ -398,7 +399,7 @@ class Reloader:
         now_ms = time.time_ns() // 1_000_000
         await self._service.db_thread.reconfigure(
             lambda store: store.change_limits(
-                bounds.max_size_bytes, bounds.keep_delivered_s, list(asked), now_ms, lambda: also(store), asked
+                bounds.max_size_bytes, bounds.keep_delivered_s, outbox_names(asked), now_ms, lambda: also(store), asked
             )
         )
 

@@ -20,6 +20,7 @@ import agent
 import ext.clock
 from agent.config import Config
 from agent.config.profiles import sleeps
+from agent.outbox import NOWHERE
 from agent.pack import seconds
 from agent.service.births import RunningDevice
 from agent.service.identity import quirks_summary
@@ -167,7 +168,8 @@ def _store_facts(service: Service) -> dict[str, Any]:
             "disk_free_bytes": usage.free_disk_bytes,
             "packs": usage.packs,
             "unused_bytes": usage.unused_bytes,
-            "pending": usage.pending,
+            "pending": {name: count for name, count in usage.pending.items() if name != NOWHERE},
+            "undelivered": usage.pending.get(NOWHERE),  # None: there is a destination
             "lost_packs": service.watchdog.lost_packs,
             "lost_at": service.watchdog.lost_s,
         }

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agent.keys import TYP_PACK
-from agent.outbox import Ack, MissingRange, OutboxItem, ReplayPage
+from agent.outbox import NOWHERE, Ack, MissingRange, OutboxItem, ReplayPage
 from agent.store.codec import Codec, make_dictionary
 from agent.store.documents import Documents, KeyTable
 from agent.store.errors import StoreError, StoreFull
@@ -125,6 +125,8 @@ class PackTable:
                 streams. Packs of other streams are removed from its outbox. If a stream is newly selected, its existing
                 packs are not added.
         """
+        if NOWHERE in destinations:
+            self._keep_undelivered()
         for name in destinations:
             self._db.execute(
                 "INSERT INTO destinations (name, seen_ms) VALUES (?, ?)"
@@ -135,12 +137,34 @@ class PackTable:
         known = {stored_name(name): number for name, number in rows}
         self._destinations = {name: known[name] for name in destinations}
         self._asked = {name: tuple(asked.get(name, ())) for name in destinations}
+        if destinations and NOWHERE in known.keys() - destinations:
+            self._hand_over(known[NOWHERE])
         removed = set(self._retention.active) - set(self._destinations.values())
         self._retention.active = tuple(self._destinations.values())
         if removed:  # packs that only these destinations had not confirmed are now confirmed
             self._retention.on_confirmed(1)
         self._drop_unasked()
         self.count_pending()
+
+    def _keep_undelivered(self) -> None:
+        """Without a destination, keep what the destinations that were configured last have not confirmed."""
+        self._db.execute("INSERT OR IGNORE INTO destinations (name, seen_ms) VALUES (?, -1)", (NOWHERE,))
+        self._db.execute(
+            "INSERT OR IGNORE INTO outbox (destination, pack) SELECT DISTINCT n.id, o.pack FROM outbox o, destinations n"
+            " WHERE n.name = ? AND o.pack < ? AND o.destination IN"
+            " (SELECT id FROM destinations WHERE seen_ms = (SELECT max(seen_ms) FROM destinations))",
+            (NOWHERE, TALLY),
+        )
+
+    def _hand_over(self, nowhere: int) -> None:
+        """Move the packs that waited for a destination to the outboxes of all destinations."""
+        for number in self._destinations.values():
+            self._db.execute(
+                "INSERT OR IGNORE INTO outbox (destination, pack)"
+                " SELECT ?, pack FROM outbox WHERE destination = ? AND pack < ?",
+                (number, nowhere, TALLY),
+            )
+        self._db.execute("DELETE FROM outbox WHERE destination = ? AND pack < ?", (nowhere, TALLY))
 
     def _drop_unasked(self) -> None:
         """Remove packs from the outboxes of destinations that do not get their stream.

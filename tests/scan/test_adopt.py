@@ -248,7 +248,7 @@ def test_a_ratio_without_an_end_is_rounded_and_the_nameplate_stays(mh, site: Pat
         (
             ("--role", "gas"),
             2,
-            '--role: the role "gas" does not fit, because chint/dtsu666 measures electricity. Roles',
+            '--role: the role "gas" does not fit, because chint/dtsu666 measures electricity',
         ),
         (("--role", "ac=water.fresh"), 2, "Roles that fit: generation.pv, generation.wind, generation.hydro,"),
         (("--role", "dc=load"), 3, "the profile chint/dtsu666 has no points with the prefix"),

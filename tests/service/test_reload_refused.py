@@ -203,7 +203,7 @@ class Park:
 
 
 def descriptors(folder: Path) -> list[str]:
-    """What is open in the agent's folder, and what has no path, but for sockets: a destination is tried again and again.
+    """What is open in the agent's folder, and what has no path, but for sockets, as uplinks try again and again.
 
     Other files are of Python and the system: a thread that imports a module has it open for a moment.
     """

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from agent.cli.findings import find
 from tests.kits.books import boots, busy_only, settle
 from tests.kits.house import SECONDLY, SITE, Agent, Broker, House, Listener, Meter, come_home, devices_on, until
 
@@ -33,6 +34,38 @@ def tables(listener: Listener, device: str) -> list[dict[str, Any]]:
 
 def served(listener: Listener, name: str, count: int) -> bool:
     return len(listener.packs(name)) >= count
+
+
+def play_a_gateway_that_gets_its_first_destination(folder: Path, house: House) -> dict[str, Any]:
+    meter = Meter(1)
+    agent = house.agent(None, {"roof": house.field.tcp(meter)}, {"m1": ("roof", 1)}, every=SECONDLY)
+    agent.start()
+    until(lambda: agent.snapshot()["devices"]["m1"]["packs"] >= PAST_S, 20, lambda: agent.said)
+    until(lambda: (agent.snapshot()["store"]["undelivered"] or 0) >= PAST_S, 30, agent.snapshot)
+    alone = agent.snapshot()
+    agent.broker = house.broker()
+    listener = house.listen(agent.broker)
+    agent.configure()
+    reload(agent)
+    until(lambda: served(listener, "m1", alone["devices"]["m1"]["packs"] + PAST_S), 20, lambda: agent.said)
+    code = come_home(agent, listener)
+    return {
+        "code": code,
+        "alone": alone,
+        "packs": listener.packs("m1"),
+        "sealed": agent.sealed()[0],
+        "names": listener.names(),
+    }
+
+
+def test_a_gateway_that_gets_its_first_destination(played: dict[str, Any]) -> None:
+    """It delivers all packs since its first start, and until then says that none counts as confirmed."""
+    assert played["code"] == 0
+    store, alone = played["alone"]["store"], played["alone"]
+    assert store["pending"] == {} and store["undelivered"] >= PAST_S
+    assert "no-destination" in {one.code for one in find(alone, alone["time"], True)}
+    assert played["sealed"] <= played["names"]
+    assert min(pack["seq"] for pack in played["packs"]) == 1
 
 
 def play_a_reload(folder: Path, house: House) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.outbox import NOWHERE, outbox_names
 from agent.store import Store, StoreError, StoreFull
 from agent.store.packs import PackTable
 from agent.store.retention import Retention
@@ -443,3 +444,49 @@ def test_there_is_no_shared_memory_file(tmp_path: Path) -> None:
         store.documents.register_tables(1, [(0, "park7/gw01/m1", {"points": []})])
         assert {path.name for path in tmp_path.iterdir()} == {"store.db", "store.db-wal", "store.db.ballast"}
         store.close()
+
+
+def test_without_a_destination_nothing_counts_as_confirmed(path: Path) -> None:
+    """Packs do not go after ``keep_delivered``, and at the size limit each lost one is stated."""
+    store, make = Store.open(path, CAP, 86_400, outbox_names([])), Maker(step_ms=3_600_000)
+    store.packs.commit([noise(make, 60_000) for _ in range(30)])
+    store.prune(START_MS + 1000 * 3_600_000)
+    assert len(list(stored(store, make.stream))) == 30
+
+    while not store.lost_packs:
+        store.packs.commit([noise(make, 60_000)])
+
+    (note,) = store.packs.losses()
+    assert (note.first, note.last, note.reason) == (1, store.lost_packs, "size_cap")
+    assert [pack.seq for pack in stored(store, make.stream)] == list(range(note.last + 1, make.seq + 1))
+    store.close()
+
+
+@pytest.mark.parametrize("restart", [True, False], ids=["by a restart", "by a reload"])
+def test_the_first_destinations_get_what_was_stored_before(path: Path, restart: bool) -> None:
+    store, make = Store.open(path, CAP, 86_400, outbox_names([]), START_MS), Maker()
+    ids = store.packs.commit([make() for _ in range(5)])
+
+    for destinations, at_ms in ((["one", "two"], START_MS + 1), ([], START_MS + 2), (["three"], START_MS + 3)):
+        if destinations == []:
+            store.packs.commit((), {"one": ids, "two": ids[:2]})
+        if restart:
+            store.close()
+            store = Store.open(path, CAP, 86_400, outbox_names(destinations), at_ms)
+        else:
+            store.change_limits(CAP, 86_400, outbox_names(destinations), at_ms)
+        wanted = ids if "one" in destinations else ids[2:]  # what "two" has not confirmed waits for the next one
+        for name in outbox_names(destinations):
+            assert [item.id for item in store.packs.pending(name)] == wanted
+        assert store.usage().pending == dict.fromkeys(outbox_names(destinations), len(wanted))
+    store.close()
+
+
+def test_removing_the_last_destination_does_not_bring_back_what_it_confirmed(path: Path) -> None:
+    store, make = Store.open(path, CAP, 86_400, ["gone", "platform"], START_MS), Maker()
+    ids = store.packs.commit([make() for _ in range(5)])
+    store.change_limits(CAP, 86_400, ["platform"], START_MS + 1)
+    store.packs.commit((), {"platform": ids})
+    store.change_limits(CAP, 86_400, outbox_names([]), START_MS + 2)
+    assert store.usage().pending == {NOWHERE: 0}
+    store.close()
