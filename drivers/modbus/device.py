@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 
 from drivers.backoff import Backoff
@@ -28,13 +29,16 @@ from drivers.model import (
     Reason,
 )
 from drivers.plan import KnownHoles, read_image
-from drivers.plan.holes import ILLEGAL_ADDRESS, STRIKES
+from drivers.plan.holes import STRIKES
 from ext.ring import Ring
 
 # A read that times out while other reads are answered is split, or sent less often, after this many such visits in a
 # row.
 SILENT_VISITS = 8
 FIRST_REST_S, LONGEST_REST_S = 60.0, 3600.0
+# A read that was split because it got no answer is tried again as a whole after this time, when all other reads are
+# answered, and less and less often if it fails. It may have been noise.
+FIRST_TRIAL_S, LONGEST_TRIAL_S = 600.0, 86_400.0
 _EXPIRE_EVERY = 1024  # number of visits between two checks of the age of learned facts
 _log = logging.getLogger("meterhouse.modbus")
 
@@ -58,6 +62,9 @@ class ModbusDevice(RegisterDevice):
         self._holes = holes or KnownHoles()
         self._version = self.holes.version
         self._polls = 0
+        self._trial_backoff = Backoff(FIRST_TRIAL_S, LONGEST_TRIAL_S)
+        self._next_trial_s: float | None = None  # None: no read was split because it got no answer
+        self._trials = 0  # number of trials; each one reads another block, the largest first
         self._objects = tuple(n for n, point in enumerate(spec.points) if point.is_object)
         self.visit_plan(self._used)  # raise a ProfileError now, not at the first tick
         if any(not point.is_decodable_from(point.address + 1) for point in spec.points):
@@ -105,6 +112,8 @@ class ModbusDevice(RegisterDevice):
             self._version = self.holes.version
             self.replan()
         result = await super().poll(tick_ms, paces)
+        if self.holes.unanswered and result.answered and result.error is None:
+            await self._try_whole()
         if self._objects:
             await self._ask_objects(paces, tick_ms, result)
         return result
@@ -136,12 +145,32 @@ class ModbusDevice(RegisterDevice):
             failures = self.count_failure(read)
             if failures.count < SILENT_VISITS:
                 continue
-            for _ in range(STRIKES if len(read.block.points) > 1 else 0):
-                if self.holes.refused(read.block, self.spec.points, ILLEGAL_ADDRESS, self._now_s()):
-                    _log.info("%s: a read that gets no answer was split: %s", self.where, self.holes.summary())
-                    return
+            if self.holes.silent(read.block, self.spec.points, self._now_s()):
+                _log.info("%s: a read that gets no answer was split: %s", self.where, self.holes.summary())
+                return
             failures.backoff = failures.backoff or Backoff(FIRST_REST_S, LONGEST_REST_S)
             self.rest(failures, failures.backoff.next_s(), Reason.TIMEOUT)
+
+    async def _try_whole(self) -> None:
+        """Try a read that was split because it got no answer, if it is time. An answer drops the cuts."""
+        now_s = self.mono_s()
+        if self._next_trial_s is None:
+            self._next_trial_s = now_s + self._trial_backoff.next_s()
+        if now_s < self._next_trial_s:
+            return
+        reads = sorted(self.holes.unanswered, key=lambda read: (-read[2], read))
+        read = reads[self._trials % len(reads)]
+        try:
+            await self._line.exchange(read_request(self.unit, *read, self.where), replace(self._options, retries=0))
+        except (LineDown, LineLent):
+            return
+        except LineError:
+            self._trials += 1
+            self._next_trial_s = now_s + self._trial_backoff.next_s()
+            return
+        self.holes.whole(*read)
+        _log.info("%s: a read of %d registers at %d is answered again; it is no longer split", self.where, *read[:0:-1])
+        self._trial_backoff, self._next_trial_s, self._trials = Backoff(FIRST_TRIAL_S, LONGEST_TRIAL_S), None, 0
 
     def probe_request(self) -> ModbusRequest:
         """A read of the point that the profile names for probing. If it names none, a read of the shortest point."""

@@ -37,6 +37,8 @@ class KnownHoles:
         # (function, address, count): the device lacks the points that need exactly these registers, but it may have
         # points that need only some of them
         self.absent_points: set[tuple[int, int, int]] = set()
+        # (function, address, count): reads that were split because they got no answer, perhaps because of noise
+        self.unanswered: set[tuple[int, int, int]] = set()
         # longest read that the device accepts (field pain 27), in registers; None: no limit was found
         self.max_words: int | None = None
         self._since: int | None = None
@@ -79,9 +81,33 @@ class KnownHoles:
         else:
             return False
         del self._strikes[key]
+        self._learned(now_s)
+        return True
+
+    def silent(self, block: Block, points: Sequence[Point], now_s: int) -> bool:
+        """Split a read that gets no answer. Returns False if it cannot be split."""
+        pieces = _pieces(block, points)
+        if len(pieces) < 2:
+            return False
+        self.cuts.update((block.function, address) for address in _cuts(block, pieces))
+        self.unanswered.add((block.function, block.address, block.count))
+        self._learned(now_s)
+        return True
+
+    def whole(self, function: int, address: int, count: int) -> None:
+        """Forget the cuts in a read that was split because it got no answer: it was answered as a whole."""
+        end = address + count
+        self.cuts = {cut for cut in self.cuts if cut[0] != function or not address < cut[1] < end}
+        self.unanswered = {
+            read for read in self.unanswered if read[0] != function or read[1] < address or read[1] + read[2] > end
+        }
+        if not (self.cuts or self.absent or self.absent_points or self.max_words):
+            self._since = None
+        self.version += 1
+
+    def _learned(self, now_s: int) -> None:
         self._since = now_s if self._since is None else self._since
         self.version += 1
-        return True
 
     def _lose(self, block: Block, points: Sequence[Point]) -> None:
         """Note that the device lacks those points of a block that need all its registers. The other points of the block
@@ -110,6 +136,7 @@ class KnownHoles:
     def forget(self) -> None:
         """Forget all facts, so that the reads must be planned again."""
         self.cuts.clear()
+        self.unanswered.clear()
         self.absent.clear()
         self.absent_points.clear()
         self.max_words, self._since = None, None
@@ -150,6 +177,7 @@ class KnownHoles:
             "key": self.key,
             "max_words": self.max_words,
             "since": self._since,
+            "unanswered": sorted(list(a) for a in self.unanswered),
         }
         if self.absent_points:
             facts["absent_points"] = sorted(list(a) for a in self.absent_points)
@@ -166,6 +194,7 @@ class KnownHoles:
             if stored["key"] != key or stored["since"] is None:
                 return holes
             holes.cuts = {(int(f), int(a)) for f, a in stored["cuts"]}
+            holes.unanswered = {(int(f), int(a), int(n)) for f, a, n in stored["unanswered"]}
             holes.absent = {(int(f), int(a), int(n)) for f, a, n in stored["absent"]}
             holes.absent_points = {(int(f), int(a), int(n)) for f, a, n in stored.get("absent_points", ())}
             holes.max_words = None if stored["max_words"] is None else int(stored["max_words"])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
-from drivers.modbus.device import ModbusDevice
+from drivers.modbus.device import FIRST_TRIAL_S, LONGEST_REST_S, ModbusDevice
 from drivers.model import PACES, Kind, Point, ProfileError, Quality, Reason
 from drivers.plan import KnownHoles
 from ext.ring import Ring
@@ -158,6 +159,65 @@ async def test_what_is_silent_about_one_register_is_cut_too(field: Field, ring: 
         assert values() == {n: n for n in range(8) if n != 6} | {6: TIMEOUT, 8: 50}
         assert result.error is None
     assert line.stats.timeouts == before, "it has a rest"
+
+
+async def test_reads_that_noise_has_split_are_joined_when_the_line_is_well(
+    field: Field, ring: Ring, values: Values
+) -> None:
+    """Long frames are lost on a noisy line, short ones are not."""
+    noisy = [True]
+    device = mute_when(sim_device(), lambda address, count: noisy[0] and count > 2)
+    line = field.line(await field.tcp(device), timeout_s=0.01)
+    driver = ModbusDevice(spec_of([*(gauge(n) for n in range(8)), gauge(50)]), line, ring, 0)
+    await polls(driver, 45)
+    assert (await driver.poll(TICK + 99_000, FAST)).asked == 5
+    noisy[0] = False
+    await driver.poll(TICK + 100_000, FAST)
+    again = KnownHoles.from_json(driver.holes.to_json(), "", line.clock()[0] // 10**9)
+    driver = ModbusDevice(driver.spec, line, ring, 0, again)  # as after a restart
+    await driver.poll(TICK + 101_000, FAST)
+    assert driver.holes.summary()
+
+    await asyncio.sleep(FIRST_TRIAL_S)
+    await driver.poll(TICK + 701_000, FAST)
+
+    values()
+    result = await driver.poll(TICK + 702_000, FAST)
+    assert (result.asked, driver.holes.summary()) == (2, "")
+    assert values() == {n: n for n in range(8)} | {8: 50}
+
+
+async def test_a_read_that_is_never_answered_is_tried_ever_less_often_and_costs_no_reading(
+    field: Field, ring: Ring, values: Values
+) -> None:
+    device = mute_when(sim_device(), lambda address, count: count > 2)
+    line = field.line(await field.tcp(device), timeout_s=0.01)
+    driver = ModbusDevice(spec_of([*(gauge(n) for n in range(8)), gauge(50)]), line, ring, 0)
+    await polls(driver, 45)
+    values()
+    before = line.stats.timeouts
+    for n in range(144):  # a day
+        await asyncio.sleep(600)
+        await driver.poll(TICK + 600_000 * n, FAST)
+        assert values() == {n: n for n in range(8)} | {8: 50}
+    assert 5 <= line.stats.timeouts - before <= 9
+
+
+async def test_noise_does_not_take_values_that_must_be_read_together(field: Field, ring: Ring, values: Values) -> None:
+    noisy = [False]
+    device = mute_when(sim_device(), lambda address, count: noisy[0] and count > 1)
+    line = field.line(await field.tcp(device), timeout_s=0.01)
+    points = [replace(gauge(0), together="pair"), replace(gauge(1), together="pair"), gauge(50)]
+    driver = ModbusDevice(spec_of(points), line, ring, 0)
+    noisy[0] = True
+    for n in range(40):
+        await asyncio.sleep(60)
+        await driver.poll(TICK + 60_000 * n, FAST)
+    noisy[0] = False
+    await asyncio.sleep(LONGEST_REST_S)
+    values()
+    await driver.poll(TICK + 10_000_000, FAST)
+    assert driver.holes.summary() == "" and values() == {0: 0, 1: 1, 2: 50}
 
 
 async def test_a_dead_device_teaches_nothing(field: Field, ring: Ring) -> None:
