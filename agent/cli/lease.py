@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
@@ -57,7 +56,9 @@ def is_same(first: object, second: str) -> bool:
         return True
     if not isinstance(first, str) or not first.startswith("serial:") or not second.startswith("serial:"):
         return False
-    return os.path.realpath(first.removeprefix("serial:")) == os.path.realpath(second.removeprefix("serial:"))
+    from drivers.line.port import is_same_port
+
+    return is_same_port(first.removeprefix("serial:"), second.removeprefix("serial:"))
 
 
 class BorrowedLine:

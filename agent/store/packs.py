@@ -151,7 +151,8 @@ class PackTable:
         self._db.execute("INSERT OR IGNORE INTO destinations (name, seen_ms) VALUES (?, -1)", (NOWHERE,))
         self._db.execute(
             "INSERT OR IGNORE INTO outbox (destination, pack)"
-            " SELECT DISTINCT n.id, o.pack FROM outbox o, destinations n WHERE n.name = ? AND o.pack < ? AND o.destination IN"
+            " SELECT DISTINCT n.id, o.pack FROM outbox o, destinations n"
+            " WHERE n.name = ? AND o.pack < ? AND o.destination IN"
             " (SELECT id FROM destinations WHERE seen_ms = (SELECT max(seen_ms) FROM destinations))",
             (NOWHERE, TALLY),
         )

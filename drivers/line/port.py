@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 import sys
 import termios
 from collections.abc import Awaitable, Callable
@@ -49,6 +50,32 @@ def down(where: str, error: OSError | None, what: str = "") -> LineDown:
             f"{what}: not a serial port", where=where, hint="Serial ports are listed under /dev/serial/by-id/"
         )
     return LineDown(": ".join(filter(None, (what, text))), where=where, hint=_HINTS.get(code, ""))
+
+
+def _is_pty(found: os.stat_result) -> bool:
+    # the major numbers of pseudo-terminals (Unix98 slaves) in Linux, devices.txt
+    return os.major(found.st_rdev) in range(136, 144)
+
+
+def is_reused(path: str) -> bool:
+    """Whether a path is a link to a pseudo-terminal that is younger than the link.
+
+    The link was made for an earlier pseudo-terminal, whose number the system has given to another program since then.
+    """
+    try:
+        link, port = os.lstat(path), os.stat(path)
+    except OSError:
+        return False
+    # some file systems keep whole seconds only
+    made_ns = link.st_mtime_ns if link.st_mtime_ns % 1_000_000_000 else link.st_mtime_ns + 999_999_999
+    return stat.S_ISLNK(link.st_mode) and _is_pty(port) and port.st_ctime_ns > made_ns
+
+
+def is_same_port(first: str, second: str) -> bool:
+    """Whether two paths name the same serial port. A port may have several paths."""
+    return first == second or (
+        os.path.realpath(first) == os.path.realpath(second) and not is_reused(first) and not is_reused(second)
+    )
 
 
 class Port:
@@ -110,6 +137,9 @@ class _SerialPort(Port):
     def __init__(self, where: str, path: str, setting: SerialSetting, rs485: bool) -> None:
         import serial  # imported only here, because it takes a megabyte of memory, and TCP lines do not need it
 
+        if is_reused(path):
+            what = f"its link is older than {os.path.realpath(path)}, so another program has got the number of its port"
+            raise OSError(f"{what}. Start the program again that makes this port")
         plain = SerialSetting(setting.baud, 8, "N", setting.stop)
         # inter_byte_timeout 0 sets VMIN to 1. Then a read without data fails with EAGAIN, and b"" means that the port
         # is lost.
@@ -173,8 +203,7 @@ class _SerialPort(Port):
         return self._is_pty() and stop == setting.stop and speed == getattr(termios, f"B{setting.baud}", speed)
 
     def _is_pty(self) -> bool:
-        # the major numbers of pseudo-terminals (Unix98 slaves) in Linux, devices.txt
-        return os.major(os.fstat(self.fd).st_rdev) in range(136, 144)
+        return _is_pty(os.fstat(self.fd))
 
     def _switch_transmitter(self) -> None:
         """Ask the driver for RS-485 mode. Both levels of RTS while sending are tried, because some UARTs support only

@@ -6,11 +6,14 @@ import errno
 import fcntl
 import os
 import termios
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import serial.serialposix
 
+from agent.cli.lease import is_same
 from drivers.line import SerialSetting
 from drivers.line.config import LineConfig, target
 from drivers.line.port import open_port
@@ -120,3 +123,38 @@ async def test_a_port_counts_the_bytes_that_it_has_not_sent_yet(ports: Ports) ->
 
     assert port.unsent() == 0
     port.close()
+
+
+@pytest.fixture
+def reused(tmp_path: Path) -> Iterator[Path]:
+    """The link to a pseudo-terminal whose program was killed, and whose number another program has got since then."""
+    link, pair = tmp_path / "bus", os.openpty()
+    link.symlink_to(os.ttyname(pair[1]))
+    before_ns = os.fstat(pair[1]).st_ctime_ns - 1_000_000_001
+    os.utime(link, ns=(before_ns, before_ns), follow_symlinks=False)
+    yield link
+    for fd in pair:
+        os.close(fd)
+
+
+async def test_a_number_that_another_program_has_got_is_not_opened_as_the_old_line(ports: Ports, reused: Path) -> None:
+    """Requests went to the terminal of somebody, and what he typed was taken for answers."""
+    line = ports.line(f"serial:{reused}")
+    with pytest.raises(LineDown, match="another program has got the number of its port"):
+        await line.exchange(ask(0, 2))
+
+
+async def test_a_number_that_another_program_has_got_is_not_the_old_port(reused: Path, tmp_path: Path) -> None:
+    """`adopt` put a device on the line that had had the number before, and `scan` borrowed that line."""
+    fresh = tmp_path / "fresh"
+    fresh.symlink_to(os.readlink(reused))
+    assert not is_same(f"serial:{reused}", f"serial:{fresh}")
+    assert is_same(f"serial:{fresh}", f"serial:{os.readlink(reused)}")
+
+
+async def test_a_port_in_use_remains_the_port_of_its_link(ports: Ports) -> None:
+    sim = await ports.pty(sim_device())
+    line = ports.line(sim)
+    for _ in range(3):
+        await line.exchange(ask(0, 2))
+    assert is_same(f"serial:{sim.link}", f"serial:{os.readlink(sim.link)}")
