@@ -244,14 +244,14 @@ class _Trial:
             return _names_itself(profile, [text for _, fit, texts in ranked for text in texts.values()])
         if not how or any(fit.profile.partition("/")[0] == profile.id.partition("/")[0] for _, fit, _ in ranked):
             return True
-        points = _chosen(profile, profile.resolve(_least(profile)).points)[:2]
+        points = _chosen(profile, profile.resolve(least_params(profile)).points)[:2]
         return self._memory.has_all({(point.function, point.address) for point in points})
 
     async def _try(self, profile: Profile, first: int) -> _Ranked | bool:
         """Try a profile. Returns its fit, or True if the device lacks all first points, or False if the profile does
         not fit for another reason.
         """
-        params = _least(profile)
+        params = least_params(profile)
         points = _chosen(profile, profile.resolve(params).points)
         if not points:
             return False
@@ -292,10 +292,11 @@ class _Trial:
         """Record the profile if it would fit with another byte order. Reads all its points only if the first ones
         suggest this.
         """
-        order, found = order_that_fits(self._spec(profile, points), readings)
+        spec = _spec(profile, points, self._address, self._serial)
+        order, found = order_that_fits(spec, readings)
         if self._brief or len(found) < len(begin):
             return
-        all_found = order_that_fits(self._spec(profile, points), await self._read(profile, points))
+        all_found = order_that_fits(spec, await self._read(profile, points))
         if all_found[0] == order and len(all_found[1]) >= MANY_TELLING:
             self.reordered.append((len(all_found[1]), profile.id, order))
 
@@ -313,7 +314,7 @@ class _Trial:
             profile = profiles[entry[1].profile]
             if not known < (registers := _registers(profile)):
                 continue
-            points = tuple(p for p in profile.resolve(_least(profile)).points if p.kind is not Kind.TEXT)
+            points = tuple(p for p in profile.resolve(least_params(profile)).points if p.kind is not Kind.TEXT)
             try:
                 lacking = _lacking(profile, points, await self._read(profile, points))
             except LineTimeout:
@@ -324,29 +325,36 @@ class _Trial:
         ranked.insert(0, best)
 
     async def _read(self, profile: Profile, points: tuple[Point, ...]) -> Mapping[str, Reading]:
-        spec = self._spec(profile, points)
-        driver = driver_class(profile.protocol)(spec, self._memory.as_line(), self._ring, 0)
-        return await driver.read_points([point.name for point in points])
+        return await read_points(self._memory.as_line(), self._ring, profile, points, self._address, self._serial)
 
-    def _spec(self, profile: Profile, points: tuple[Point, ...]) -> DeviceSpec:
-        return DeviceSpec(
-            name=f"{profile.protocol} {self._address}",
-            stream="",
-            address=self._address,
-            protocol=profile.protocol,
-            profile=profile.id,
-            points=points,
-            periods_ms=tuple(DEFAULT_PERIODS_MS[pace] for pace in PACES),
-            limits=profile.limits,
-            serial=self._serial,
-        )
+
+async def read_points(
+    line: Line, ring: Ring, profile: Profile, points: tuple[Point, ...], address: str, serial: str
+) -> Mapping[str, Reading]:
+    """Read points of a device that may fit a profile. Raises LineError if the device is silent."""
+    driver = driver_class(profile.protocol)(_spec(profile, points, address, serial), line, ring, 0)
+    return await driver.read_points([point.name for point in points])
+
+
+def _spec(profile: Profile, points: tuple[Point, ...], address: str, serial: str) -> DeviceSpec:
+    return DeviceSpec(
+        name=f"{profile.protocol} {address}",
+        stream="",
+        address=address,
+        protocol=profile.protocol,
+        profile=profile.id,
+        points=points,
+        periods_ms=tuple(DEFAULT_PERIODS_MS[pace] for pace in PACES),
+        limits=profile.limits,
+        serial=serial,
+    )
 
 
 def _registers(profile: Profile) -> frozenset[tuple[int, int]]:
-    return frozenset((point.function, point.address) for point in profile.resolve(_least(profile)).points)
+    return frozenset((point.function, point.address) for point in profile.resolve(least_params(profile)).points)
 
 
-def _least(profile: Profile) -> dict[str, int | str]:
+def least_params(profile: Profile) -> dict[str, int | str]:
     """The required parameters of a profile. Each has its smallest valid value, or the first of its choices."""
     return {
         name: param.choices[0] if param.choices else max(param.low, 1)

@@ -21,6 +21,11 @@ NOTES: Final[Mapping[str, tuple[str, str]]] = {
         "the same serial number at {others}: one device, listed once",
         "{others}的序列号与此相同：是同一台设备，只列一次",
     ),
+    "one device": (
+        "probably the same meter, at addresses {address} and {others}: all its values are equal there while they "
+        "change; listed once",
+        "地址{address}和{others}很可能是同一块表：两处数值变化时始终完全相同；只列一次",
+    ),
     "twins": (
         "{protocol} {address}, {others}: the same serial number {number}",
         "{protocol} {address}、{others}：序列号相同（{number}）",

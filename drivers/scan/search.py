@@ -24,6 +24,7 @@ from drivers.model import (
 from drivers.profile import Profile
 from drivers.registry import all_protocols, protocol_of
 from drivers.scan.device_search import Asker, DeviceSearch
+from drivers.scan.doubles import find_doubles
 from drivers.scan.fit import Effort, Identity, identify, profiles_of
 from drivers.scan.framing import other_framings
 from drivers.scan.notes import Note, note
@@ -216,6 +217,7 @@ class Scan:
             await self._identify(device, effort(self.options, device.is_slow))
             self._done_s += self._device_s(device.is_slow)
         self._note_twins()
+        await self._drop_doubles()
 
     async def _identify(self, device: FoundDevice, how: Effort) -> Identity:
         search = self._searches.get(device.protocol)
@@ -270,6 +272,23 @@ class Scan:
             else:
                 names = {"protocol": protocol, "address": twins[0].address, "others": others, "number": number}
                 self.remark(note("twins", **names))
+
+    async def _drop_doubles(self) -> None:
+        """List a device once if it answers at several addresses and reports no serial number."""
+        groups: dict[tuple[str, str, str, str], list[FoundDevice]] = {}
+        for device in self.found:
+            known = len(device.identity.get("device.serial", "")) >= MIN_SERIAL
+            if device.fits and not known and protocol_of(device.protocol).has_registers:
+                key = (device.protocol, device.serial, device.fits[0].profile, str(sorted(device.identity.items())))
+                groups.setdefault(key, []).append(device)
+        for (protocol, _, name, _), devices in groups.items():
+            profile = next((one for one in self._likeliest_first(protocol) if one.id == name), None)
+            if len(devices) < 2 or profile is None:
+                continue
+            for device, doubles in await find_doubles(self.line, profile, devices):
+                others = ", ".join(one.address for one in doubles)
+                device.notes.append(note("one device", address=device.address, others=others))
+                self.found = [one for one in self.found if one not in doubles]
 
     async def identify_one(self) -> None:
         """``identify`` for a scan with one known device (``one_device``).

@@ -124,6 +124,7 @@ async def test_a_port_counts_the_bytes_that_it_has_not_sent_yet(ports: Ports) ->
     assert port.unsent() == 0
     port.close()
 
+
 @pytest.fixture
 def reused(tmp_path: Path) -> Iterator[Path]:
     """The link to a pseudo-terminal whose program was killed, and whose number another program has got since then."""

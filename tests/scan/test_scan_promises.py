@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 import struct
 import tomllib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,6 +154,55 @@ def test_a_gateway_that_answers_a_few_units_for_one_device_is_seen_by_its_serial
     said = mh("scan", "--line", line.url, "--addresses", "1-8", "--quick", "--json")
     assert [d["address"] for d in said.lines] == ["1", "3"]
     assert said.lines[0]["notes"] == ["the same serial number at 2: one device, listed once"]
+
+
+def energy(device: SimDevice, kwh: Callable[[], float]) -> SimDevice:
+    """The same meter, but it has counted only this energy when it is read."""
+    device.image.put_words(0x101E, [0] * 20)
+
+    def before(function: int, address: int, count: int) -> None:
+        raw = struct.pack(">f", kwh())
+        device.image.put_words(0x101E, [int.from_bytes(raw[:2], "big"), int.from_bytes(raw[2:], "big")])
+
+    device.before = before
+    return device
+
+
+def moving() -> float:
+    return float(int(asyncio.get_running_loop().time() / 2) % 1000)
+
+
+@pytest.mark.parametrize("is_bus", [True, False], ids=["on a bus", "over TCP"])
+def test_a_meter_without_a_serial_number_that_answers_at_two_addresses_is_listed_once(
+    mh, field: Park, is_bus: bool
+) -> None:
+    meter = energy(sampled("chint/dtsu666", 1), lambda: 12_000.0 + moving())
+    bus = Bus([meter, replace(meter, unit=2), energy(sampled("chint/dtsu666", 3), lambda: 12_001.0 + moving())])
+    line = field.pty(bus) if is_bus else field.tcp(bus)
+    serial = ("--serial", "115200 8N1") if is_bus else ()
+    said = mh("scan", "--line", line.url, *serial, "--protocol", "modbus", "--addresses", "1-4", "--json", *MINE, *FAST)
+    assert [d["address"] for d in said.lines] == ["1", "3"], said.err
+    (note,) = said.lines[0]["notes"]
+    assert note.startswith("probably the same meter, at addresses 1 and 2: ")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (lambda: 12_345.0, lambda: 12_345.0),
+        (lambda: 0.0, lambda: 0.0),
+        (lambda: 100.0 + moving() % 8, lambda: 100.0 + moving() % 8),
+        (lambda: 12_000.0 + moving(), lambda: 12_000.0 + moving() // 2 * 2),
+    ],
+    ids=["equal, but at rest", "new", "counted little", "nearly equal"],
+)
+def test_two_equal_meters_without_serial_numbers_are_both_listed(
+    mh, field: Park, first: Callable[[], float], second: Callable[[], float]
+) -> None:
+    line = field.pty(Bus([energy(sampled("chint/dtsu666", 1), first), energy(sampled("chint/dtsu666", 2), second)]))
+    how = ("scan", "--line", line.url, "--serial", line.serial, "--protocol", "modbus", "--addresses", "1-2", "--json")
+    said = mh(*how, *MINE, *FAST)
+    assert [(d["address"], d["notes"]) for d in said.lines] == [("1", []), ("2", [])], said.err
 
 
 def test_the_language_of_a_scan_follows_the_terminal(mh, field: Park, monkeypatch: pytest.MonkeyPatch) -> None:
